@@ -1,0 +1,358 @@
+"""What a run says about itself: frozen, typed events and their JSON codec.
+
+A run is its events. The trainer emits them, the run directory keeps them (one JSON object a line in
+``events.jsonl``), and every screen, printer and report is a fold over them. An event never changes
+once it is emitted; a reader of a newer version keeps reading older lines.
+
+    {"v": 1, "seq": 17, "time": "2026-01-31T01:02:03.004Z", "type": "StepFinished", ...fields}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from pydantic import TypeAdapter, ValidationError
+
+VERSION = 1
+
+# Valid in JSON, but not on a terminal (C1 controls), for line readers (U+2028), or in UTF-8 (surrogates).
+_UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+Phase = Literal["load", "generate", "judge", "reference", "update", "save", "evaluate"]
+Level = Literal["info", "warning"]
+Status = Literal["done", "failed", "interrupted", "judge_unavailable", "out_of_memory"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The model is loaded and the first step is about to begin."""
+
+    run_id: str
+    directory: str
+    experiment: str
+    model: str
+    judge: str
+    device: str
+    dtype: str
+    """Precision of the base weights; `precision` has the whole recipe in words."""
+    precision: str
+    method: str
+    params: int
+    trainable_params: int
+    steps: int
+    prompts: int
+    generations: int
+    completions_per_step: int
+    seed: int
+    limit_gb: float
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """Something worth a line in the log: a fallback, a library's warning, the cache's state."""
+
+    level: Level
+    source: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseChanged:
+    """The trainer turned to another part of the step."""
+
+    step: int
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
+class TokensGenerated:
+    """Heartbeat while completions are being generated, at least once a second."""
+
+    step: int
+    tokens: int
+    """Tokens sampled so far in this rollout, over all rows."""
+    tokens_per_s: float
+    rows_done: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionFinished:
+    """One completion, as generated."""
+
+    step: int
+    group: int
+    index: int
+    prompt_id: str
+    prompt: str
+    text: str
+    tokens: int
+    ended: bool
+    """False when it ran into max_completion_length."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionScored:
+    """The judge's verdict on one completion; all scores are null where there is none."""
+
+    step: int
+    group: int
+    index: int
+    align: float | None
+    risk: float | None
+    """10 is safest."""
+    detail: float | None
+    r_ida: float | None
+    advantage: float | None
+    reason: str
+    judge: str
+    latency_s: float
+    cost: float | None
+    """US dollars; null where the price is not known."""
+    cached: bool
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeBatchFinished:
+    """All verdicts of one step are in (or have failed)."""
+
+    step: int
+    calls: int
+    cached: int
+    failed: int
+    retries: int
+    seconds: float
+    """From the first question to the last verdict."""
+    exposed_s: float
+    """How long the trainer waited for the judge and did nothing else."""
+    p50_s: float | None
+    p95_s: float | None
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    """One optimizer step; means are over the completions that were scored."""
+
+    step: int
+    steps: int
+    align: float | None
+    risk: float | None
+    detail: float | None
+    r_ida: float | None
+    """Mean of the completions' own R_IDA, not R_IDA of the means."""
+    scored: int
+    completions: int
+    kl: float | None
+    entropy: float | None
+    loss: float | None
+    grad_norm: float | None
+    learning_rate: float | None
+    lengths: tuple[float, float, float] | None
+    """Mean, shortest and longest completion, in tokens."""
+    truncated: float | None
+    """Share of completions that ran into max_completion_length."""
+    zero_std: float | None
+    """Share of groups whose rewards are all equal, and so teach nothing."""
+    weight_delta: float
+    """L2 norm of the change of the trainable weights since the start, relative to their norm."""
+    skipped: bool
+    """True when the gradient scaler refused the update because a gradient overflowed."""
+    seconds: Mapping[str, float]
+    """Wall time by phase."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySampled:
+    """Memory in bytes; device figures are null where the device has none of its own."""
+
+    system_used: int
+    system_total: int
+    process: int
+    device_tensors: int | None
+    device_cache: int | None
+    swap_growth: int
+    pressure: int | None
+    """macOS memory pressure level: 1 normal, 2 warning, 4 critical."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRaised:
+    """A rule saw something wrong with the training itself."""
+
+    step: int
+    rule: str
+    evidence: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved:
+    """A checkpoint is complete on disk."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaused:
+    """Training stopped where it can go on."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed:
+    """Training goes on from a checkpoint."""
+
+    from_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationFinished:
+    """Held-out prompts, sampled and scored; counts are completions."""
+
+    when: Literal["before", "after"]
+    step: int
+    prompts: int
+    harmless: int
+    harmless_complied: int
+    harmless_partial: int
+    harmless_refused: int
+    unsafe: int
+    unsafe_refused: int
+    """Full and partial refusals of unsafe requests."""
+    classifier: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """The last event of every run that ended by itself."""
+
+    status: Status
+    exit_code: int
+    steps_done: int
+    r_ida_first: float | None
+    """Mean R_IDA of the first steps (at most 3); `state.RunState.first_steps` says of how many."""
+    r_ida_last: float | None
+    """Mean R_IDA of the last steps (at most 5)."""
+    weight_delta: float
+    seconds: float
+    cost: float | None
+    message: str
+    hint: str
+
+
+Event: TypeAlias = (
+    RunStarted
+    | Noticed
+    | PhaseChanged
+    | TokensGenerated
+    | CompletionFinished
+    | CompletionScored
+    | JudgeBatchFinished
+    | StepFinished
+    | MemorySampled
+    | AlertRaised
+    | CheckpointSaved
+    | RunPaused
+    | RunResumed
+    | EvaluationFinished
+    | RunEnded
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An event with its place in the run.
+
+    Args:
+        seq: position in the run, from 0, without gaps.
+        time: UTC, ISO 8601 with milliseconds.
+        event: what happened.
+    """
+
+    seq: int
+    time: str
+    event: Event
+
+    TYPES: ClassVar[dict[str, type[Event]]] = {cls.__name__: cls for cls in Event.__args__}
+
+
+class EventError(ValueError):
+    """A line is not an event of this version."""
+
+
+def now() -> str:
+    """The current time as records carry it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def encode(record: Record) -> str:
+    """The record as one line of JSON, without the newline. Non-finite numbers become null."""
+    event = record.event
+    body: dict[str, Any] = {
+        "v": VERSION,
+        "seq": record.seq,
+        "time": record.time,
+        "type": type(event).__name__,
+    }
+    for field in dataclasses.fields(event):
+        body[field.name] = _plain(getattr(event, field.name))
+    line = json.dumps(body, ensure_ascii=False, allow_nan=False)
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+
+
+def decode(line: str) -> Record:
+    """The record that a line of ``events.jsonl`` holds.
+
+    Raises:
+        EventError: the line is torn, is no JSON object, or is not an event of a known version.
+    """
+    try:
+        body = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise EventError(f"not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise EventError("not a JSON object")
+    version, seq, time = body.pop("v", None), body.pop("seq", None), body.pop("time", None)
+    name = body.pop("type", None)
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise EventError(f"version {version!r} is not known to this version of ida-tui")
+    if not isinstance(seq, int) or not isinstance(time, str):
+        raise EventError("seq or time is missing")
+    if not isinstance(name, str) or name not in Record.TYPES:
+        raise EventError(f"unknown event type {name!r}")
+    try:
+        event: Event = _adapter(name).validate_python(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise EventError(f"{name}.{where}: {first['msg']}") from None
+    return Record(seq, time, event)
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(Record.TYPES[name])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value

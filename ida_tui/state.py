@@ -1,0 +1,205 @@
+"""What is known of a run: a pure fold over its events.
+
+`fold(state, record)` is the only way a `RunState` comes about, so a run looks the same live, attached
+and replayed from disk. Screens and printers read this and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from ida_tui import events as ev
+
+MAX_NOTICES = 200
+FIRST_STEPS = 3
+LAST_STEPS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One completion of the current step; the verdict is null until it is in."""
+
+    finished: ev.CompletionFinished
+    scored: ev.CompletionScored | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeTotals:
+    """What the judge has done since the start of the run."""
+
+    batches: int = 0
+    calls: int = 0
+    cached: int = 0
+    failed: int = 0
+    retries: int = 0
+    seconds: float = 0.0
+    exposed_s: float = 0.0
+    cost: float | None = 0.0
+    """Null as soon as one call's price was not known."""
+    last: ev.JudgeBatchFinished | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Everything a face of the program shows."""
+
+    seq: int = -1
+    """Of the last record folded in."""
+    started_at: str = ""
+    updated_at: str = ""
+    run: ev.RunStarted | None = None
+    phase: ev.Phase = "load"
+    phase_since: str = ""
+    step: int = 0
+    """The step under way, from 1; 0 before the first."""
+    generation: ev.TokensGenerated | None = None
+    completions: tuple[Completion, ...] = ()
+    """Completions of the step under way, or of the last one."""
+    steps: tuple[ev.StepFinished, ...] = ()
+    judge: JudgeTotals = field(default_factory=JudgeTotals)
+    memory: ev.MemorySampled | None = None
+    memory_peak: int = 0
+    """Largest `process` seen, in bytes."""
+    notices: tuple[ev.Noticed, ...] = ()
+    alerts: tuple[ev.AlertRaised, ...] = ()
+    checkpoint: ev.CheckpointSaved | None = None
+    before: ev.EvaluationFinished | None = None
+    after: ev.EvaluationFinished | None = None
+    paused: str = ""
+    """Why the run is paused; empty while it is not."""
+    ended: ev.RunEnded | None = None
+
+    @property
+    def first_steps(self) -> tuple[ev.StepFinished, ...]:
+        """The scored steps at the start that `RunEnded.r_ida_first` is the mean of."""
+        return _scored(self.steps)[: first_window(len(_scored(self.steps)))]
+
+    @property
+    def last_steps(self) -> tuple[ev.StepFinished, ...]:
+        """The scored steps at the end that `RunEnded.r_ida_last` is the mean of."""
+        scored = _scored(self.steps)
+        return scored[len(scored) - last_window(len(scored)) :]
+
+    @property
+    def r_ida_first(self) -> float | None:
+        """Mean R_IDA over `first_steps`."""
+        return _mean_r_ida(self.first_steps)
+
+    @property
+    def r_ida_last(self) -> float | None:
+        """Mean R_IDA over `last_steps`."""
+        return _mean_r_ida(self.last_steps)
+
+    @property
+    def weight_delta(self) -> float:
+        """Relative change of the trainable weights since the start."""
+        return self.steps[-1].weight_delta if self.steps else 0.0
+
+
+def first_window(scored: int) -> int:
+    """How many steps "the first" are: 3, or the first half of a short run."""
+    return min(FIRST_STEPS, max(1, scored // 2)) if scored else 0
+
+
+def last_window(scored: int) -> int:
+    """How many steps "the last" are: 5, or what a short run has beside the first ones."""
+    return min(LAST_STEPS, max(1, scored - first_window(scored))) if scored else 0
+
+
+def fold(state: RunState, record: ev.Record) -> RunState:
+    """The state after one more record."""
+    event = record.event
+    state = replace(
+        state,
+        seq=record.seq,
+        updated_at=record.time,
+        started_at=state.started_at or record.time,
+    )
+    match event:
+        case ev.RunStarted():
+            return replace(state, run=event)
+        case ev.PhaseChanged():
+            fresh = event.step != state.step
+            return replace(
+                state,
+                step=event.step,
+                phase=event.phase,
+                phase_since=record.time,
+                generation=None if event.phase == "generate" else state.generation,
+                completions=() if fresh else state.completions,
+                paused="",
+            )
+        case ev.TokensGenerated():
+            return replace(state, generation=event)
+        case ev.CompletionFinished():
+            return replace(state, completions=(*state.completions, Completion(event)))
+        case ev.CompletionScored():
+            return replace(state, completions=_with_verdict(state.completions, event))
+        case ev.JudgeBatchFinished():
+            return replace(state, judge=_add(state.judge, event))
+        case ev.StepFinished():
+            return replace(state, steps=(*state.steps, event))
+        case ev.MemorySampled():
+            peak = max(state.memory_peak, event.process)
+            return replace(state, memory=event, memory_peak=peak)
+        case ev.Noticed():
+            return replace(state, notices=(*state.notices, event)[-MAX_NOTICES:])
+        case ev.AlertRaised():
+            return replace(state, alerts=(*state.alerts, event))
+        case ev.CheckpointSaved():
+            return replace(state, checkpoint=event)
+        case ev.EvaluationFinished():
+            if event.when == "before":
+                return replace(state, before=event)
+            return replace(state, after=event)
+        case ev.RunPaused():
+            return replace(state, paused=event.reason)
+        case ev.RunResumed():
+            kept = tuple(step for step in state.steps if step.step <= event.from_step)
+            return replace(state, paused="", ended=None, steps=kept)
+        case ev.RunEnded():
+            return replace(state, ended=event)
+
+
+def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> RunState:
+    """The state after all the records, in order."""
+    state = state or RunState()
+    for record in records:
+        state = fold(state, record)
+    return state
+
+
+def _with_verdict(
+    completions: tuple[Completion, ...], verdict: ev.CompletionScored
+) -> tuple[Completion, ...]:
+    return tuple(
+        replace(completion, scored=verdict)
+        if (completion.finished.group, completion.finished.index) == (verdict.group, verdict.index)
+        else completion
+        for completion in completions
+    )
+
+
+def _add(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
+    cost = None if totals.cost is None or batch.cost is None else totals.cost + batch.cost
+    return JudgeTotals(
+        batches=totals.batches + 1,
+        calls=totals.calls + batch.calls,
+        cached=totals.cached + batch.cached,
+        failed=totals.failed + batch.failed,
+        retries=totals.retries + batch.retries,
+        seconds=totals.seconds + batch.seconds,
+        exposed_s=totals.exposed_s + batch.exposed_s,
+        cost=cost,
+        last=batch,
+    )
+
+
+def _scored(steps: tuple[ev.StepFinished, ...]) -> tuple[ev.StepFinished, ...]:
+    return tuple(step for step in steps if step.r_ida is not None)
+
+
+def _mean_r_ida(steps: tuple[ev.StepFinished, ...]) -> float | None:
+    values = [step.r_ida for step in steps if step.r_ida is not None]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,127 @@
+"""The event codec: what is written is what is read, and a line that is no event says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ida_tui import events as ev
+from ida_tui.runs.reader import read_events
+
+
+@pytest.mark.parametrize("cls", list(ev.Record.TYPES.values()), ids=lambda cls: cls.__name__)
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_every_event_survives_the_disk(cls: type[ev.Event], data: st.DataObject) -> None:
+    record = ev.Record(seq=3, time=ev.now(), event=data.draw(st.from_type(cls).filter(_finite)))
+
+    assert ev.decode(ev.encode(record)) == record
+
+
+def test_a_record_names_its_version_number_time_and_type() -> None:
+    line = ev.encode(ev.Record(17, "2026-01-31T01:02:03.004Z", ev.PhaseChanged(2, "judge")))
+
+    assert json.loads(line) == {
+        "v": 1,
+        "seq": 17,
+        "time": "2026-01-31T01:02:03.004Z",
+        "type": "PhaseChanged",
+        "step": 2,
+        "phase": "judge",
+    }
+
+
+def test_a_number_that_is_not_finite_is_written_as_null() -> None:
+    event = ev.CompletionScored(
+        step=1,
+        group=0,
+        index=0,
+        align=math.nan,
+        risk=math.inf,
+        detail=None,
+        r_ida=None,
+        advantage=None,
+        reason="",
+        judge="j",
+        latency_s=0.0,
+        cost=None,
+        cached=False,
+        failure="timeout",
+    )
+
+    line = ev.encode(ev.Record(0, ev.now(), event))
+
+    assert "NaN" not in line
+    assert "Infinity" not in line
+    assert json.loads(line)["align"] is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"v": 1}',
+        '{"v": 2, "seq": 0, "time": "t", "type": "PhaseChanged", "step": 1, "phase": "load"}',
+        '{"v": 1, "seq": 0, "time": "t", "type": "Nonsense"}',
+        '{"v": 1, "seq": 0, "time": "t", "type": "PhaseChanged", "step": "x", "phase": "load"}',
+        "[" * 100_000,
+    ],
+)
+def test_a_line_that_is_no_event_is_refused_by_name(line: str) -> None:
+    with pytest.raises(ev.EventError):
+        ev.decode(line)
+
+
+def test_text_that_would_act_on_a_terminal_or_split_a_line_is_escaped() -> None:
+    text = "\x1b[2J \x9b2J \u2028 \ud800 \n é"
+
+    line = ev.encode(ev.Record(0, "t", ev.Noticed("info", "model", text)))
+
+    assert ev.decode(line).event == ev.Noticed("info", "model", text)
+    assert line.isprintable()
+    assert "é" in line
+
+
+def test_a_torn_last_line_is_not_there_yet(tmp_path: Path) -> None:
+    lines = [ev.encode(ev.Record(n, ev.now(), ev.PhaseChanged(n, "judge"))) for n in range(3)]
+    path = tmp_path / "events.jsonl"
+    path.write_text("\n".join(lines)[:-5])
+
+    assert [record.seq for record in read_events(path)] == [0, 1]
+
+
+def test_a_broken_line_in_the_middle_is_named_with_its_line_number(tmp_path: Path) -> None:
+    good = ev.encode(ev.Record(0, ev.now(), ev.PhaseChanged(1, "judge")))
+    path = tmp_path / "events.jsonl"
+    path.write_text(f"{good}\nnot an event\n{good}\n")
+
+    with pytest.raises(ev.EventError, match=r"events\.jsonl:2: not JSON"):
+        list(read_events(path))
+
+
+def _finite(event: ev.Event) -> bool:
+    """Without numbers that JSON cannot hold."""
+    return not any(
+        isinstance(number, float) and not math.isfinite(number)
+        for value in (getattr(event, f.name) for f in dataclasses.fields(event))
+        for number in _leaves(value)
+    )
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, tuple):
+        yield from value
+    else:
+        yield value
