@@ -1,0 +1,105 @@
+"""The event log: gives every event its number, keeps it on disk, and hands it on.
+
+`EventLog.emit` may be called from any thread. A record is on disk (flushed to the operating system)
+before anyone is shown it; the file is fsynced when a step, a checkpoint or the run ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from types import TracebackType
+from typing import Self, TextIO
+
+from ida_tui import events as ev
+from ida_tui.runs.directory import RunDirectory
+
+DURABLE = (ev.RunStarted, ev.StepFinished, ev.CheckpointSaved, ev.EvaluationFinished, ev.RunEnded)
+
+
+class EventLog:
+    """Writes ``events.jsonl`` and ``completions.jsonl`` and feeds every subscriber's queue.
+
+    Args:
+        directory: where the run is kept; its files are made if they are not there.
+        first_seq: number of the first record.
+        redact: applied to every line before it is written, so that no secret reaches the disk.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        *,
+        first_seq: int = 0,
+        redact: Callable[[str], str] = lambda text: text,
+    ) -> None:
+        self._seq = first_seq
+        self._redact = redact
+        self._lock = threading.Lock()
+        self._subscribers: list[queue.SimpleQueue[ev.Record]] = []
+        self._events: TextIO = open(directory.events, "a", encoding="utf-8")  # noqa: SIM115
+        self._completions: TextIO = open(directory.completions, "a", encoding="utf-8")  # noqa: SIM115
+        self._texts: dict[tuple[int, int], ev.CompletionFinished] = {}
+        self._texts_step = -1
+
+    def subscribe(self, subscriber: queue.SimpleQueue[ev.Record]) -> None:
+        """Put every record emitted from now on into the queue, in order."""
+        with self._lock:
+            self._subscribers.append(subscriber)
+
+    def emit(self, event: ev.Event) -> ev.Record:
+        """Number, write and hand on one event; returns its record.
+
+        Raises:
+            OSError: the disk refused it; nothing was handed on.
+        """
+        with self._lock:
+            line = self._redact(ev.encode(ev.Record(self._seq, ev.now(), event)))
+            # What faces see is what the disk holds: the same redaction, the same rounding.
+            record = ev.decode(line)
+            self._write(self._events, line, durable=isinstance(event, DURABLE))
+            self._keep_completion(record.event)
+            self._seq += 1
+            for subscriber in self._subscribers:
+                subscriber.put(record)
+            return record
+
+    def close(self) -> None:
+        """Close the files; nothing can be emitted afterwards."""
+        with self._lock:
+            self._events.close()
+            self._completions.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _keep_completion(self, event: ev.Event) -> None:
+        """Join a completion's text and its verdict into one line of ``completions.jsonl``."""
+        if isinstance(event, ev.CompletionFinished):
+            if event.step != self._texts_step:
+                self._texts, self._texts_step = {}, event.step
+            self._texts[event.group, event.index] = event
+        elif isinstance(event, ev.CompletionScored):
+            text = self._texts.pop((event.group, event.index), None)
+            if text is not None:
+                row = asdict(text) | asdict(event)
+                self._write(self._completions, json.dumps(row, ensure_ascii=False), durable=False)
+
+    @staticmethod
+    def _write(file: TextIO, line: str, *, durable: bool) -> None:
+        file.write(line + "\n")
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""Host and process memory, read without touching the device."""
