@@ -1,0 +1,105 @@
+"""The seam between the engine and the device: choosing it, its memory, its random numbers.
+
+Everything that is particular to Metal or CUDA and is not about number formats is in this file. Only
+the trainer's thread may call it: two threads inside ``torch.mps`` can crash the process.
+
+What concerns Metal (mps) was written from public reports and has not been run on a Mac yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from ida_tui.config import Device
+from ida_tui.errors import ExitCode, IdaError
+from ida_tui.sensors.memory import DeviceMemory
+
+DeviceName = Literal["mps", "cuda", "cpu"]
+
+
+def choose(asked: Device) -> DeviceName:
+    """The device to train on: the one asked for, or the best there is (mps, then cuda, then cpu).
+
+    Raises:
+        IdaError: the device that was asked for by name is not there (exit code 5).
+    """
+    present = available()
+    if asked == "auto":
+        return present[0]
+    if asked not in present:
+        raise IdaError(
+            f"device {asked} is not available on this machine: {_why_absent(asked)}",
+            f"device={present[0]} uses what is here; device=auto chooses by itself",
+            code=ExitCode.DEVICE_UNUSABLE,
+        )
+    return asked
+
+
+def available() -> list[DeviceName]:
+    """The devices of this machine, best first; never empty."""
+    devices: list[DeviceName] = []
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    if torch.cuda.is_available():
+        devices.append("cuda")
+    return [*devices, "cpu"]
+
+
+def memory(device: DeviceName) -> DeviceMemory | None:
+    """What the device's allocator holds, in bytes; None where the device uses the host's memory."""
+    if device == "mps":
+        tensors = torch.mps.current_allocated_memory()
+        return DeviceMemory(tensors, max(0, torch.mps.driver_allocated_memory() - tensors))
+    if device == "cuda":
+        tensors = torch.cuda.memory_allocated()
+        return DeviceMemory(tensors, max(0, torch.cuda.memory_reserved() - tensors))
+    return None
+
+
+def empty_cache(device: DeviceName) -> None:
+    """Give memory that the allocator keeps but nobody uses back to the system."""
+    if device == "mps":
+        torch.mps.empty_cache()
+    elif device == "cuda":
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def isolated_randomness(device: DeviceName, seed: int) -> Iterator[None]:
+    """Seeded random numbers inside the block; the surrounding sequence goes on as if it were not."""
+    host = torch.get_rng_state()
+    kept = _device_rng_state(device)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(host)
+        if kept is not None:
+            _set_device_rng_state(device, kept)
+
+
+def _device_rng_state(device: DeviceName) -> torch.Tensor | None:
+    if device == "mps":
+        return torch.mps.get_rng_state()
+    if device == "cuda":
+        return torch.cuda.get_rng_state()
+    return None
+
+
+def _set_device_rng_state(device: DeviceName, state: torch.Tensor) -> None:
+    if device == "mps":
+        torch.mps.set_rng_state(state)
+    elif device == "cuda":
+        torch.cuda.set_rng_state(state)
+
+
+def _why_absent(device: Device) -> str:
+    if device == "mps":
+        if not torch.backends.mps.is_built():
+            return "this build of torch has no Metal support (it needs macOS on Apple silicon)"
+        return "torch finds no Metal GPU (it needs macOS 14 or newer on Apple silicon)"
+    return "torch sees no CUDA GPU"

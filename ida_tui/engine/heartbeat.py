@@ -1,0 +1,89 @@
+"""A heartbeat inside `generate`: tokens counted as they are sampled, and a stop within one token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from ida_tui.events import TokensGenerated
+
+INTERVAL_S = 0.5
+
+
+class Heartbeat(StoppingCriteria):  # type: ignore[misc]
+    """Called by transformers after every token of the batch.
+
+    It never changes which tokens are sampled; when a stop is asked for, all rows end at once and the
+    caller throws the unfinished completions away.
+
+    Args:
+        emit: takes the heartbeat.
+        stop_requested: whether to end the rollout now.
+        step: number of the step under way.
+        eos_token_ids: tokens that end a completion.
+    """
+
+    def __init__(
+        self,
+        emit: Callable[[TokensGenerated], object],
+        stop_requested: Callable[[], bool],
+        step: int,
+        eos_token_ids: Sequence[int],
+    ) -> None:
+        self._emit = emit
+        self._stop_requested = stop_requested
+        self._step = step
+        self._eos = list(eos_token_ids)
+        self._eos_tensor: torch.Tensor | None = None
+        self._ended: torch.Tensor | None = None
+        self._tokens: torch.Tensor | None = None
+        self._started = self._last_beat = time.monotonic()
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
+        """`input_ids` has shape (rows, tokens so far); returns True for rows that must end."""
+        rows = input_ids.shape[0]
+        if self._ended is None or self._tokens is None or self._eos_tensor is None:
+            self._eos_tensor = torch.tensor(self._eos, device=input_ids.device)
+            self._ended = torch.zeros(rows, dtype=torch.bool, device=input_ids.device)
+            self._tokens = torch.zeros((), dtype=torch.long, device=input_ids.device)
+        # The last token of a row that had ended before is padding, not a sample.
+        self._tokens = self._tokens + (~self._ended).sum()
+        self._ended = self._ended | torch.isin(input_ids[:, -1], self._eos_tensor)
+        now = time.monotonic()
+        # Reading a figure makes the host wait for the device: only when it is due.
+        if now - self._last_beat >= INTERVAL_S:
+            self.beat(rows, now)
+        return torch.full((rows,), self._stop_requested(), device=input_ids.device)
+
+    def beat(self, rows: int, now: float | None = None) -> None:
+        """Emit the figures as they are."""
+        now = time.monotonic() if now is None else now
+        self._last_beat = now
+        tokens = int(self._tokens) if self._tokens is not None else 0
+        ended = int(self._ended.sum()) if self._ended is not None else 0
+        seconds = now - self._started
+        self._emit(
+            TokensGenerated(
+                step=self._step,
+                tokens=tokens,
+                tokens_per_s=round(tokens / seconds, 1) if seconds > 0 else 0.0,
+                rows_done=ended,
+                rows=rows,
+            )
+        )
+
+
+@contextmanager
+def heard(model: Any, heartbeat: Heartbeat) -> Iterator[None]:
+    """Inside the block every `model.generate` call beats."""
+    model.generate = partial(model.generate, stopping_criteria=StoppingCriteriaList([heartbeat]))
+    try:
+        yield
+    finally:
+        del model.generate

@@ -1,0 +1,398 @@
+"""One run from preflight to its last event, on the thread that calls `train`.
+
+Everything that can be refused is refused before the run directory is made. After that, whatever
+happens ends in a RunEnded event with the exit code of `ida_tui.errors.ExitCode`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ida_tui import events as ev
+from ida_tui import resolve
+from ida_tui.config import Config
+from ida_tui.engine import environment
+from ida_tui.engine.monitor import MemoryMonitor
+from ida_tui.engine.stopping import RunInterrupted
+from ida_tui.errors import ExitCode, IdaError
+from ida_tui.judge.service import JudgeInterrupted, JudgeService
+from ida_tui.runs import directory as run_directories
+from ida_tui.runs import manifest
+from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.log import EventLog
+from ida_tui.state import RunState, fold
+
+if TYPE_CHECKING:
+    from ida_tui.engine.device import DeviceName
+    from ida_tui.engine.precision import Recipe
+    from ida_tui.engine.trainer import WatchedTrainer
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What is known once a run may start."""
+
+    device: DeviceName
+    recipe: Recipe
+    tokenizer: Any
+
+
+def train(
+    config: Config,
+    *,
+    key: str | None,
+    argv: Sequence[str],
+    subscriber: queue.SimpleQueue[ev.Record],
+    stop: threading.Event,
+) -> None:
+    """Run one profile to its end.
+
+    Args:
+        config: the resolved profile.
+        key: the judge's API key, where it needs one.
+        argv: the command line as typed, for the manifest.
+        subscriber: receives every record.
+        stop: set by another thread to end the run early.
+
+    Raises:
+        IdaError: the run could not start; nothing was written.
+    """
+    ready = _preflight(config)
+    started = datetime.now()
+    directory = run_directories.create(config.output_dir, config.name, started)
+    directory.config.write_text(resolve.to_yaml(config), encoding="utf-8")
+    manifest.write(
+        directory.manifest,
+        config=config,
+        run_id=directory.run_id,
+        device=ready.device,
+        started_at=ev.now(),
+        argv=argv,
+    )
+    redact = _redactor(key)
+    with EventLog(directory, redact=redact) as log:
+        log.subscribe(subscriber)
+        run = _Run(config, ready, directory, log, key=key, stop=stop)
+        outcome = run.until_the_end()
+        if outcome.crash:
+            crash = directory.logs / "crash.txt"
+            crash.write_text(redact(outcome.crash), encoding="utf-8")
+        log.emit(run.ended(outcome))
+
+
+def _preflight(config: Config) -> Preflight:
+    """Everything that can be refused without loading the weights."""
+    environment.prepare(config.model.folder())
+    from ida_tui.engine import device, precision, weights
+
+    chosen = device.choose(config.device)
+    _require_reporters(config)
+    return Preflight(
+        device=chosen,
+        recipe=precision.recipe(config, chosen),
+        tokenizer=weights.load_tokenizer(config.model),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    status: ev.Status
+    code: ExitCode
+    message: str
+    hint: str = ""
+    crash: str = ""
+    """A traceback, where this program is at fault."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """The part of a run that has a directory and a log."""
+
+    config: Config
+    ready: Preflight
+    directory: RunDirectory
+    log: EventLog
+    key: str | None
+    stop: threading.Event
+    started: float = field(default_factory=time.monotonic)
+    state: RunState = field(default_factory=RunState)
+    trainer: WatchedTrainer | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def emit(self, event: ev.Event) -> None:
+        """Emit an event and keep the run's own state in step with it; safe from any thread."""
+        with self.lock:
+            self.state = fold(self.state, self.log.emit(event))
+
+    def until_the_end(self) -> Outcome:
+        """Run everything; say how it ended."""
+        import torch
+
+        try:
+            self._run()
+        except (RunInterrupted, JudgeInterrupted):
+            return self._interrupted()
+        except IdaError as error:
+            self._save_what_there_is()
+            status: ev.Status = (
+                "judge_unavailable" if error.code is ExitCode.JUDGE_UNAVAILABLE else "failed"
+            )
+            return Outcome(status, error.code, error.title, error.hint)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            return self._out_of_memory(error)
+        except Exception as error:
+            if "out of memory" in str(error).lower():
+                return self._out_of_memory(error)
+            self._save_what_there_is()
+            return Outcome(
+                "failed",
+                ExitCode.FAILED,
+                f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                f"this is a defect of ida-tui; {self.directory.logs / 'crash.txt'} has the details",
+                crash=traceback.format_exc(),
+            )
+        return Outcome("done", ExitCode.DONE, "Training complete")
+
+    def ended(self, outcome: Outcome) -> ev.RunEnded:
+        """The last event."""
+        state = self.state
+        return ev.RunEnded(
+            status=outcome.status,
+            exit_code=int(outcome.code),
+            steps_done=state.steps[-1].step if state.steps else 0,
+            r_ida_first=state.r_ida_first,
+            r_ida_last=state.r_ida_last,
+            weight_delta=state.weight_delta,
+            seconds=round(time.monotonic() - self.started, 3),
+            cost=state.judge.cost,
+            message=outcome.message,
+            hint=outcome.hint,
+        )
+
+    # -- the run itself -----------------------------------------------------------------------
+
+    def _run(self) -> None:
+        from ida_tui.engine import quiet
+
+        config = self.config
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(quiet.captured(self.emit))
+            self.emit(ev.PhaseChanged(step=0, phase="load"))
+            for note in self.ready.recipe.notes:
+                self.emit(ev.Noticed(level="warning", source="precision", text=note))
+            monitor = stack.enter_context(MemoryMonitor(self.emit))
+            judge = stack.enter_context(self._judge())
+            self.trainer = self._build_trainer(judge, monitor.tell_device)
+            self._raise_if_stopped()
+            self._evaluate("before")
+            self.trainer.train()
+            self._raise_if_stopped()
+            self._save_weights()
+            self._evaluate("after")
+            self._report_links()
+
+    @contextlib.contextmanager
+    def _judge(self) -> Any:
+        judge = JudgeService(
+            self.config.judge, self.config.rubric, self.config.prompts, key=self.key
+        )
+        judge.start()
+        try:
+            self.emit(ev.Noticed(level="info", source="judge", text=judge.cache_status))
+            for warning in judge.warnings:
+                self.emit(ev.Noticed(level="warning", source="judge", text=warning))
+            yield judge
+        finally:
+            judge.close()
+
+    def _build_trainer(
+        self, judge: JudgeService, tell_device: Callable[[Any], None]
+    ) -> WatchedTrainer:
+        from datasets import Dataset
+        from trl import GRPOConfig
+
+        from ida_tui.engine import device, weights
+        from ida_tui.engine.arguments import grpo_arguments
+        from ida_tui.engine.trainer import WatchedTrainer
+        from ida_tui.engine.watcher import Watcher
+
+        config, ready = self.config, self.ready
+        training = config.training
+        steps = config.planned_steps()
+        model = weights.load_model(config.model, ready.recipe.weights)
+        trainer = WatchedTrainer(
+            watcher=Watcher(self.emit, self.stop, steps),
+            score=lambda questions: judge.score_batch(questions, should_stop=self.stop.is_set),
+            after_step=lambda: tell_device(device.memory(ready.device)),
+            model=model,
+            args=GRPOConfig(
+                **grpo_arguments(config, ready.recipe, ready.device, self.directory.checkpoints)
+            ),
+            processing_class=ready.tokenizer,
+            train_dataset=Dataset.from_list(training_rows(config)),
+            peft_config=weights.peft_config(config.lora) if training.method == "lora" else None,
+        )
+        _remove_printers(trainer)
+        counts = weights.count(trainer.model)
+        self.emit(
+            ev.RunStarted(
+                run_id=self.directory.run_id,
+                directory=str(self.directory.path),
+                experiment=config.name,
+                model=config.model.name or config.model.path,
+                judge=judge.label,
+                device=ready.device,
+                dtype=ready.recipe.weights,
+                precision=ready.recipe.words(training.method),
+                method=training.method,
+                params=counts.base,
+                trainable_params=counts.trainable,
+                steps=steps,
+                prompts=len(config.prompts.train()),
+                generations=training.num_generations,
+                completions_per_step=training.completions_per_step,
+                seed=config.seed,
+                limit_gb=_limit_gb(config),
+            )
+        )
+        return trainer
+
+    def _evaluate(self, when: Any) -> None:
+        if not self.config.evaluation.enabled or self.trainer is None:
+            return
+        from ida_tui.engine.evaluation import evaluate
+
+        step = int(self.trainer.state.global_step)
+        self.emit(ev.PhaseChanged(step=step, phase="evaluate"))
+        self.emit(
+            evaluate(
+                self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped),
+                self.ready.tokenizer,
+                self.config,
+                self.ready.device,
+                when=when,
+                step=step,
+                stop_requested=self.stop.is_set,
+            )
+        )
+
+    # -- what is kept -------------------------------------------------------------------------
+
+    def _save_weights(self) -> None:
+        """The final weights, and the tokenizer that belongs to them."""
+        assert self.trainer is not None
+        step = int(self.trainer.state.global_step)
+        self.emit(ev.PhaseChanged(step=step, phase="save"))
+        path = self.directory.weights(self.config.training.method)
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
+        model.save_pretrained(str(path))
+        self.ready.tokenizer.save_pretrained(str(path))
+        self.emit(ev.CheckpointSaved(step=step, path=str(path)))
+
+    def _save_what_there_is(self) -> bool:
+        """A checkpoint of the last finished step, if training had begun; never a second failure."""
+        if self.trainer is None or self.trainer.optimizer is None:
+            return False
+        step = int(self.trainer.state.global_step)
+        saved = self.state.checkpoint
+        if saved is not None and saved.step == step:
+            return True
+        try:
+            self.trainer.save_checkpoint_now()
+        except Exception as error:
+            text = f"the checkpoint of step {step} could not be written: {error}"
+            self.emit(ev.Noticed(level="warning", source="engine", text=text))
+            return False
+        return True
+
+    def _interrupted(self) -> Outcome:
+        saved = self._save_what_there_is()
+        done = self.state.steps[-1].step if self.state.steps else 0
+        where = self.state.checkpoint
+        message = f"Stopped after step {done} of {self.config.planned_steps()}"
+        kept = f"checkpoint: {where.path}" if saved and where else "training had not begun"
+        return Outcome("interrupted", ExitCode.INTERRUPTED, message, kept)
+
+    def _out_of_memory(self, error: BaseException) -> Outcome:
+        self._save_what_there_is()
+        return Outcome(
+            "out_of_memory",
+            ExitCode.OUT_OF_MEMORY,
+            f"out of memory: {' '.join(str(error).split())[:200]}",
+            "make a step smaller: training.per_device_train_batch_size=1, a shorter\n"
+            "training.max_completion_length, or the experiment's -lowmem variant",
+        )
+
+    def _raise_if_stopped(self) -> None:
+        if self.stop.is_set():
+            raise RunInterrupted
+
+    def _report_links(self) -> None:
+        """The page of the run, where somebody else keeps one."""
+        if "wandb" not in self.config.report_to:
+            return
+        import wandb
+
+        url = getattr(wandb.run, "url", None)
+        text = f"W&B run: {url}" if url else "W&B ran offline; `wandb sync` uploads it"
+        self.emit(ev.Noticed(level="info", source="wandb", text=text))
+
+
+def training_rows(config: Config) -> list[dict[str, Any]]:
+    """The training prompts as rows of TRL's dataset."""
+    return [
+        {
+            "prompt": [{"role": "user", "content": prompt.text}],
+            "prompt_id": prompt.id,
+            "prompt_text": prompt.text,
+            "kind": prompt.kind,
+        }
+        for prompt in config.prompts.train()
+    ]
+
+
+def _remove_printers(trainer: Any) -> None:
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+
+
+def _require_reporters(config: Config) -> None:
+    from importlib.util import find_spec
+
+    for name in config.report_to:
+        if find_spec(name) is None:
+            raise IdaError(
+                f"report_to names {name}, which is not installed",
+                f"uv sync --extra {name}   (or pip install 'ida-tui[{name}]')",
+                where="report_to",
+                code=ExitCode.USAGE,
+            )
+
+
+def _limit_gb(config: Config) -> float:
+    """The memory limit in GB (10^9 bytes): the profile's, or all that the machine has."""
+    if config.limit_gb != "auto":
+        return float(config.limit_gb)
+    import psutil
+
+    return round(psutil.virtual_memory().total / 1e9, 1)
+
+
+def _redactor(key: str | None) -> Callable[[str], str]:
+    """Replaces the judge's key wherever it might appear in a line."""
+    if not key or len(key) < 8:
+        return lambda text: text
+    return lambda text: text.replace(key, "[key]")

@@ -1,0 +1,100 @@
+"""A run in a thread of its own: start it, read its records from a queue, stop it, join it.
+
+    session = Session(config, key=key, argv=sys.argv)
+    session.start()
+    while (record := session.next_record(timeout=0.25)) is not None or not session.finished:
+        ...
+    session.raise_if_refused()
+
+The thread is the only one that imports torch and touches the device. Only frozen records come out of
+it, and only a request to stop goes in.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+
+from ida_tui.config import Config
+from ida_tui.errors import IdaError
+from ida_tui.events import Record
+
+
+class Session:
+    """One run of one resolved profile.
+
+    Args:
+        config: the resolved profile.
+        key: the judge's API key, where it needs one; never written anywhere.
+        argv: the command line as typed, for the manifest.
+    """
+
+    def __init__(self, config: Config, *, key: str | None = None, argv: Sequence[str] = ()) -> None:
+        self.config = config
+        self._key = key
+        self._argv = list(argv)
+        self._records: queue.SimpleQueue[Record] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._refusal: IdaError | None = None
+        # A daemon, so that a second request to stop can leave without waiting for a device.
+        self._thread = threading.Thread(target=self._main, name="ida-trainer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; returns at once."""
+        self._thread.start()
+
+    def request_stop(self) -> None:
+        """Ask the run to end; it writes a checkpoint first. Safe from any thread and from a signal."""
+        self._stop.set()
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether somebody asked the run to end."""
+        return self._stop.is_set()
+
+    def next_record(self, timeout: float) -> Record | None:
+        """The next record, or None if none came within `timeout` seconds."""
+        try:
+            return self._records.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    @property
+    def finished(self) -> bool:
+        """True once the thread has ended and every record has been read."""
+        return not self._thread.is_alive() and self._records.empty()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the thread to end."""
+        self._thread.join(timeout)
+
+    def raise_if_refused(self) -> None:
+        """Raise what kept the run from starting; a run that started tells by its RunEnded event.
+
+        Raises:
+            IdaError: the device, the model or the output folder could not be used.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _main(self) -> None:
+        from ida_tui.engine.run import train
+
+        try:
+            train(
+                self.config,
+                key=self._key,
+                argv=self._argv,
+                subscriber=self._records,
+                stop=self._stop,
+            )
+        except IdaError as error:
+            self._refusal = error
+        except Exception as error:
+            # A thread has nobody above it: whatever is not explained becomes a refusal that is shown.
+            self._refusal = IdaError(
+                f"the run could not start: {type(error).__name__}: {error}",
+                "this is a defect of ida-tui, or a broken installation (`uv sync` repairs one)",
+            )
+            self._refusal.__cause__ = error

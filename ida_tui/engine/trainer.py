@@ -1,0 +1,226 @@
+"""TRL's GRPO trainer, watched.
+
+`WatchedTrainer` computes exactly what `trl.GRPOTrainer` computes (`tests/test_parity.py` compares losses
+and final weights). Each override calls TRL's own code and tells the watcher what happened; two of them
+also guard: a number that is not finite ends the run before it reaches the weights, and with clipping
+off no gradient norm is computed through the scaler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+from ida_tui.engine.heartbeat import Heartbeat, heard
+from ida_tui.engine.stopping import NonFinite
+from ida_tui.engine.watcher import Watcher
+from ida_tui.engine.weights import WeightDelta
+from ida_tui.events import CheckpointSaved, CompletionFinished
+from ida_tui.judge import BatchStats, Question, Verdict
+
+MAX_SKIPPED_UPDATES = 20
+"""The scaler starts at 65,536 and halves at each overflow: after this many in a row it is below 0.1."""
+
+Score = Callable[[Sequence[Question]], tuple[list[Verdict], BatchStats]]
+"""Asks the judge; blocks until every verdict is in; may raise to end the run."""
+
+
+class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
+    """`trl.GRPOTrainer` with a judge as its one reward, reporting to a `Watcher`.
+
+    The dataset has the columns `prompt` (a conversation), `prompt_id`, `prompt_text` and `kind`.
+
+    Args:
+        watcher: is told what happens.
+        score: asks the judge.
+        after_step: called when a step is complete, on the trainer's thread.
+        **arguments: `trl.GRPOTrainer`'s own, without `reward_funcs`.
+    """
+
+    def __init__(
+        self,
+        *,
+        watcher: Watcher,
+        score: Score,
+        after_step: Callable[[], None] = lambda: None,
+        **arguments: Any,
+    ) -> None:
+        self._watcher = watcher
+        self._score = score
+        self._after_step = after_step
+        self._in_rollout = False
+        self._skipped_in_a_row = 0
+        super().__init__(reward_funcs=self._reward, **arguments)
+        self._weight_delta = WeightDelta(self.model)
+
+    @property
+    def _current_step(self) -> int:
+        """Number of the step under way, from 1."""
+        return int(self.state.global_step) + 1
+
+    # -- rollout ------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._in_rollout = True
+        try:
+            batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        finally:
+            self._in_rollout = False
+        self._watcher.completions_scored(
+            self._current_step, self.num_generations, batch["advantages"].tolist()
+        )
+        return batch
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], Any]:
+        self._watcher.raise_if_stopped()
+        self._watcher.enter("generate", self._current_step)
+        heartbeat = Heartbeat(
+            self._watcher.emit,
+            self._watcher.stop_requested,
+            self._current_step,
+            self.eos_token_ids,
+        )
+        try:
+            with heard(self.accelerator.unwrap_model(self.model_wrapped), heartbeat):
+                completion_ids, logps = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        except RuntimeError as error:
+            if "probability tensor" in str(error):
+                raise NonFinite("a token's probability", self._current_step) from error
+            raise
+        self._watcher.raise_if_stopped()
+        heartbeat.beat(len(completion_ids))
+        return completion_ids, logps
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        # Within the rollout this is the reference's (or the old policy's) forward pass, else the loss's.
+        if self._in_rollout:
+            self._watcher.enter("reference", self._current_step)
+        return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+
+    def _reward(
+        self,
+        completions: list[list[dict[str, str]]],
+        completion_ids: list[list[int]],
+        prompt_id: list[str],
+        prompt_text: list[str],
+        kind: list[Any],
+        **_: Any,
+    ) -> list[float | None]:
+        """The one reward function: R_IDA of each completion, or None where there is no verdict."""
+        step = self._current_step
+        texts = [turns[-1]["content"] for turns in completions]
+        self._watcher.completions_finished(
+            [
+                CompletionFinished(
+                    step=step,
+                    group=row // self.num_generations,
+                    index=row % self.num_generations,
+                    prompt_id=prompt_id[row],
+                    prompt=prompt_text[row],
+                    text=text,
+                    tokens=len(completion_ids[row]),
+                    ended=completion_ids[row][-1] in self.eos_token_ids,
+                )
+                for row, text in enumerate(texts)
+            ]
+        )
+        self._watcher.enter("judge", step)
+        seen: dict[tuple[str, str], int] = {}
+        questions = []
+        for row, text in enumerate(texts):
+            # Equal completions of one prompt are still separate samples of the judge's opinion.
+            sample = seen.get((prompt_id[row], text), 0)
+            seen[prompt_id[row], text] = sample + 1
+            questions.append(
+                Question(
+                    prompt_id=prompt_id[row],
+                    prompt=prompt_text[row],
+                    kind=kind[row],
+                    completion=text,
+                    sample_index=sample,
+                )
+            )
+        verdicts, stats = self._score(questions)
+        self._watcher.judged(step, verdicts, stats)
+        return [verdict.r_ida for verdict in verdicts]
+
+    # -- update -------------------------------------------------------------------------------
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        inputs = super()._prepare_inputs(generation_batch)
+        self._watcher.enter("update", self._current_step)
+        return inputs
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward pass over a micro-batch; returns its loss, a scalar."""
+        self._watcher.raise_if_stopped()
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise NonFinite("the loss", self._current_step)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The gradient's norm, without touching the gradients.
+
+        transformers would compute it through the scaler, which unscales the gradients in place and
+        refuses 16-bit ones; dividing the scaled norm by the scale gives the same number.
+        """
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            grad_norm = super()._get_grad_norm(model, grad_norm)
+        elif grad_norm is None:
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            grad_norm = torch.nn.utils.get_total_norm(gradients) / scaler.get_scale()
+        if torch.isfinite(torch.as_tensor(grad_norm)):
+            self._skipped_in_a_row = 0
+            return grad_norm
+        if scaler is None:
+            raise NonFinite("the gradient", self._current_step)
+        # With a scaler an overflow is ordinary: it skips the update and lowers its scale.
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row > MAX_SKIPPED_UPDATES:
+            raise NonFinite("the gradient (at every scale)", self._current_step)
+        return grad_norm
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's figures of a step, on their way to its callbacks; here the step is complete."""
+        super().log(logs, start_time)
+        if "loss" not in logs:
+            return
+        delta = self._weight_delta.relative()
+        if not math.isfinite(delta):
+            raise NonFinite("a weight", int(self.state.global_step))
+        self._watcher.step_finished(
+            int(self.state.global_step),
+            logs,
+            delta,
+            skipped=bool(self.accelerator.optimizer_step_was_skipped),
+        )
+        self._after_step()
+
+    @property
+    def weight_delta(self) -> float:
+        """Relative change of the trainable weights since the start."""
+        return self._weight_delta.relative()
+
+    # -- checkpoints --------------------------------------------------------------------------
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Cards are written at export; TRL's would ask the hub about the base model."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        step = int(self.state.global_step)
+        self._watcher.enter("save", step)
+        super()._save_checkpoint(model, trial)
+        path = f"{self._get_output_dir(trial=trial)}/checkpoint-{step}"
+        self._watcher.emit(CheckpointSaved(step=step, path=path))
+
+    def save_checkpoint_now(self) -> None:
+        """Write a checkpoint of the last finished step, outside the trainer's own schedule."""
+        self._save_checkpoint(self.model_wrapped, trial=None)

@@ -1,0 +1,173 @@
+"""What one step of training looks like from outside: phases, completions, verdicts, figures.
+
+The trainer calls these methods from its hooks; each turns into events. No torch in here: the watcher
+is the boundary that only plain values cross.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from ida_tui import events as ev
+from ida_tui.engine.stopping import RunInterrupted
+from ida_tui.judge import BatchStats, Verdict
+
+Emit = Callable[[ev.Event], object]
+
+
+class Watcher:
+    """Follows the trainer through its steps and emits what happens.
+
+    Args:
+        emit: takes every event; called on the trainer's thread only.
+        stop: set from any thread when the run should end.
+        steps: optimizer steps of the whole run.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        emit: Emit,
+        stop: threading.Event,
+        steps: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.emit = emit
+        self.steps = steps
+        self._stop = stop
+        self._clock = clock
+        self._phase: ev.Phase | None = None
+        self._phase_started = clock()
+        self._seconds: dict[str, float] = {}
+        self._verdicts: list[Verdict] = []
+
+    def stop_requested(self) -> bool:
+        """Whether the user asked to stop."""
+        return self._stop.is_set()
+
+    def raise_if_stopped(self) -> None:
+        """Leave the step here if the user asked to stop.
+
+        Raises:
+            RunInterrupted: they did.
+        """
+        if self._stop.is_set():
+            raise RunInterrupted
+
+    def enter(self, phase: ev.Phase, step: int) -> None:
+        """The trainer turns to another part of the step; the same part again says nothing."""
+        if phase == self._phase:
+            return
+        self._close_phase()
+        self._phase = phase
+        self.emit(ev.PhaseChanged(step=step, phase=phase))
+
+    def completions_finished(self, completions: Sequence[ev.CompletionFinished]) -> None:
+        """All completions of the step, as text."""
+        for completion in completions:
+            self.emit(completion)
+
+    def judged(self, step: int, verdicts: Sequence[Verdict], stats: BatchStats) -> None:
+        """The verdicts of the step are in; `completions_scored` says what became of them."""
+        self._verdicts = list(verdicts)
+        self.emit(
+            ev.JudgeBatchFinished(
+                step=step,
+                calls=stats.calls,
+                cached=stats.cached,
+                failed=stats.failed,
+                retries=stats.retries,
+                seconds=stats.seconds,
+                exposed_s=stats.seconds,
+                p50_s=stats.p50_s,
+                p95_s=stats.p95_s,
+                cost=stats.cost,
+            )
+        )
+
+    def completions_scored(self, step: int, generations: int, advantages: Sequence[float]) -> None:
+        """Every verdict of the step with the advantage it led to, in the order of the completions."""
+        for row, (verdict, advantage) in enumerate(zip(self._verdicts, advantages, strict=True)):
+            self.emit(
+                ev.CompletionScored(
+                    step=step,
+                    group=row // generations,
+                    index=row % generations,
+                    align=verdict.align,
+                    risk=verdict.risk,
+                    detail=verdict.detail,
+                    r_ida=verdict.r_ida,
+                    advantage=None if verdict.r_ida is None else advantage,
+                    reason=verdict.reason,
+                    judge=verdict.judge,
+                    latency_s=verdict.latency_s,
+                    cost=verdict.cost,
+                    cached=verdict.cached,
+                    failure=verdict.failure,
+                )
+            )
+
+    def step_finished(
+        self, step: int, logs: Mapping[str, float | None], weight_delta: float, *, skipped: bool
+    ) -> None:
+        """The optimizer has moved the weights (or the scaler has refused to).
+
+        Args:
+            step: number of the step, from 1.
+            logs: TRL's figures of the step, by TRL's names.
+            weight_delta: relative change of the trainable weights since the start.
+            skipped: whether the scaler refused the update.
+        """
+        scored = [v for v in self._verdicts if v.r_ida is not None]
+        self._close_phase()
+        self._phase = None
+        self.emit(
+            ev.StepFinished(
+                step=step,
+                steps=self.steps,
+                align=_mean([v.align for v in scored]),
+                risk=_mean([v.risk for v in scored]),
+                detail=_mean([v.detail for v in scored]),
+                r_ida=_mean([v.r_ida for v in scored]),
+                scored=len(scored),
+                completions=len(self._verdicts),
+                kl=_finite(logs.get("kl")),
+                entropy=_finite(logs.get("entropy")),
+                loss=_finite(logs.get("loss")),
+                grad_norm=_finite(logs.get("grad_norm")),
+                learning_rate=_finite(logs.get("learning_rate")),
+                lengths=_lengths(logs),
+                truncated=_finite(logs.get("completions/clipped_ratio")),
+                zero_std=_finite(logs.get("frac_reward_zero_std")),
+                weight_delta=weight_delta,
+                skipped=skipped,
+                seconds={phase: round(spent, 4) for phase, spent in self._seconds.items()},
+            )
+        )
+        self._seconds = {}
+        self._verdicts = []
+
+    def _close_phase(self) -> None:
+        now = self._clock()
+        if self._phase is not None:
+            spent = now - self._phase_started
+            self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + spent
+        self._phase_started = now
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _lengths(logs: Mapping[str, float | None]) -> tuple[float, float, float] | None:
+    figures = [_finite(logs.get(f"completions/{name}_length")) for name in ("mean", "min", "max")]
+    mean, low, high = figures
+    return None if mean is None or low is None or high is None else (mean, low, high)

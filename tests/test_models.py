@@ -1,0 +1,83 @@
+"""Any Qwen3-like model in a local folder can be trained: an adapter on it, or all of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHORT = (
+    "quickstart",
+    "evaluation.enabled=false",
+    "training.max_steps=2",
+    "training.num_generations=4",
+    "training.per_device_train_batch_size=4",
+    "training.gradient_accumulation_steps=2",
+    "training.max_completion_length=12",
+)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_model_of_another_shape_trains_from_a_local_path(
+    method: str, random_qwen3: Path, ida_tui: Any
+) -> None:
+    done = ida_tui(
+        "--run", *SHORT, f"model={random_qwen3}", f"training.method={method}", "--json"
+    )
+
+    assert done.code == 0, done.err
+    started = next(e for e in done.events if e["type"] == "RunStarted")
+    steps = [e for e in done.events if e["type"] == "StepFinished"]
+    assert (started["trainable_params"] == started["params"]) == (method == "full")
+    assert [step["step"] for step in steps] == [1, 2]
+    assert all(math.isfinite(step["loss"]) for step in steps)
+    folder = Path("outputs/quickstart/latest") / ("adapter" if method == "lora" else "model")
+    weights = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    assert (folder / weights).is_file()
+
+
+def test_weights_that_are_not_numbers_end_the_run_with_a_clear_message(
+    random_qwen3: Path, tmp_path: Path, ida_tui: Any
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in random_qwen3.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] * math.nan
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+
+    done = ida_tui("--run", *SHORT, f"model={broken}", "--json")
+
+    assert done.code == 1
+    ended = done.events[-1]
+    assert ended["type"] == "RunEnded"
+    assert "not finite at step 1" in str(ended["message"])
+    assert "learning_rate" in str(ended["hint"])
+    assert "Traceback" not in done.err
+    assert not Path("outputs/quickstart/latest/logs/crash.txt").exists()
+
+
+def test_a_learning_rate_that_destroys_the_weights_ends_the_run_and_keeps_the_last_good_checkpoint(
+    ida_tui: Any,
+) -> None:
+    done = ida_tui(
+        "--run",
+        *SHORT,
+        "training.method=full",
+        "training.learning_rate=1e30",
+        "training.max_steps=6",
+        "training.save_steps=1",
+        "--json",
+    )
+
+    assert done.code == 1
+    assert "not finite" in str(done.events[-1]["message"])
+    for checkpoint in Path("outputs/quickstart/latest/checkpoints").glob("checkpoint-*"):
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        assert all(math.isfinite(entry.get("loss", 0)) for entry in state["log_history"])
