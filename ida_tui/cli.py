@@ -1,0 +1,145 @@
+"""The `ida-tui` command: flags, `key=value` overrides, exit codes.
+
+Nothing heavy is imported before it is needed: help, version, listing and checking import neither
+torch nor transformers nor trl nor textual.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from ida_tui import __version__
+from ida_tui.errors import ExitCode, IdaError, UsageError
+
+if TYPE_CHECKING:
+    from ida_tui.resolve import Resolved
+
+EXAMPLES = """\
+examples:
+  ida-tui --run quickstart                       train the built-in model, no network, no key
+  ida-tui --run dev-mps model=qwen3-4b-mps-fp16  two steps of a 4B model on a Mac
+  ida-tui --run dev-mps training.learning_rate=2e-5 judge=ollama
+  ida-tui --check oblit-1-mps                    what would be run, without running it
+  ida-tui --show dev-mps                         every value, and where it comes from
+
+exit codes: 0 done, 1 failed, 2 bad usage or profile, 3 judge unavailable, 4 out of memory,
+5 device unusable, 6 stopped by an alert, 130 interrupted (a checkpoint was written)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return int(_dispatch(arguments))
+    except IdaError as error:
+        print("\n".join(error.lines()), file=sys.stderr)
+        return int(error.code)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not worth a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.DONE)
+    except KeyboardInterrupt:
+        return int(ExitCode.INTERRUPTED)
+
+
+def _dispatch(arguments: list[str]) -> ExitCode:
+    parser = _parser()
+    options = parser.parse_intermixed_args(arguments)
+    commands = [name for name in ("run", "list", "show", "check") if getattr(options, name)]
+    if len(commands) > 1:
+        raise UsageError(
+            f"--{commands[0]} and --{commands[1]} cannot be used together", "choose one of them"
+        )
+    if options.json and commands != ["run"]:
+        raise UsageError("--json goes with --run", "ida-tui --run PROFILE --json")
+    if not commands:
+        if options.overrides:
+            raise UsageError(
+                f"nothing to do with {options.overrides[0]!r}",
+                "ida-tui --run PROFILE key=value …   (ida-tui --list shows the profiles)",
+            )
+        parser.print_help()
+        return ExitCode.DONE
+    return _COMMANDS[commands[0]](options)
+
+
+def _run(options: argparse.Namespace) -> ExitCode:
+    resolved = _resolve(options.run, options.overrides)
+    from ida_tui.judge.keys import load_key
+
+    # The key is looked for before anything slow is imported or loaded.
+    key = load_key(resolved.config.judge, dotenv_dir=Path.cwd())
+    from ida_tui.headless.run import run
+
+    return run(resolved.config, key=key, argv=sys.argv, as_json=options.json)
+
+
+def _list(options: argparse.Namespace) -> ExitCode:
+    from ida_tui.listing import render_list
+
+    print(render_list(None if options.list == "all" else options.list))
+    return ExitCode.DONE
+
+
+def _show(options: argparse.Namespace) -> ExitCode:
+    from ida_tui.listing import show
+
+    print(show(options.show, options.overrides))
+    return ExitCode.DONE
+
+
+def _check(options: argparse.Namespace) -> ExitCode:
+    from ida_tui.plan import render_check
+
+    print(render_check(_resolve(options.check, options.overrides)))
+    return ExitCode.DONE
+
+
+_COMMANDS = {"run": _run, "list": _list, "show": _show, "check": _check}
+
+
+def _resolve(profile: str, overrides: list[str]) -> Resolved:
+    """Resolve a profile; `--run experiment=NAME …`, as in the quick start, names it as an override."""
+    from ida_tui.resolve import resolve
+
+    if "=" in profile and not Path(profile).is_file():
+        return resolve(None, [profile, *overrides])
+    return resolve(profile, overrides)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as every other error is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, "ida-tui --help lists the flags, with examples")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="ida-tui",
+        usage="ida-tui [--run | --check | --show] PROFILE [key=value ...]",
+        description="Reinforcement fine-tuning you can watch: GRPO on your own machine.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run", metavar="PROFILE", help="train without a screen")
+    parser.add_argument("--check", metavar="PROFILE", help="resolve and plan, run nothing")
+    parser.add_argument("--show", metavar="PROFILE", help="print every value and its origin")
+    parser.add_argument(
+        "--list",
+        nargs="?",
+        const="all",
+        metavar="KIND",
+        help="list the profiles (models, experiments, judges, rubrics, prompts)",
+    )
+    parser.add_argument("--json", action="store_true", help="with --run: events as JSON lines")
+    parser.add_argument("--version", action="version", version=f"ida-tui {__version__}")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value")
+    return parser

@@ -1,0 +1,193 @@
+"""What a record is worth saying in words: pure functions from state and event to printed lines."""
+
+from __future__ import annotations
+
+from ida_tui import events as ev
+from ida_tui.config import Config
+from ida_tui.state import RunState
+
+
+def config_loaded(config: Config) -> str:
+    """The first line of a run."""
+    return f"✓ Config loaded ({config.name}: model {config.model.name}, judge {config.judge.name})"
+
+
+def lines(state: RunState, event: ev.Event) -> list[str]:
+    """The lines that an event prints, given the state that already includes it."""
+    match event:
+        case ev.RunStarted():
+            return _run_started(event)
+        case ev.Noticed():
+            return [f"{'!' if event.level == 'warning' else '✓'} {event.text}"]
+        case ev.JudgeBatchFinished():
+            return [*_generation(state), _judge_batch(event)]
+        case ev.StepFinished():
+            return [_step(event), *_trouble(event)]
+        case ev.EvaluationFinished():
+            return _evaluation(event)
+        case ev.CheckpointSaved():
+            return [f"✓ Saved {event.path}"]
+        case ev.AlertRaised():
+            return [f"! {event.rule} at step {event.step}: {event.evidence}. {event.advice}"]
+        case ev.RunPaused():
+            return [f"! Paused after step {event.step}: {event.reason}"]
+        case ev.RunResumed():
+            return [f"✓ Resumed from step {event.from_step}"]
+        case ev.RunEnded():
+            return summary(state, event)
+        case _:
+            return []
+
+
+def progress(state: RunState) -> str:
+    """One short line about what is going on right now, for the live line of a terminal."""
+    step = f"step {max(1, state.step)}/{state.run.steps}" if state.run else "starting"
+    beat = state.generation
+    if state.phase == "generate" and beat is not None:
+        return (
+            f"{step} · generating {beat.rows_done}/{beat.rows} completions · "
+            f"{beat.tokens:,} tokens · {beat.tokens_per_s:,.0f} tok/s"
+        )
+    words = {
+        "load": "loading the model",
+        "generate": "generating",
+        "judge": "waiting for the judge",
+        "reference": "reference pass",
+        "update": "updating the weights",
+        "save": "saving",
+        "evaluate": "evaluating held-out prompts",
+    }
+    where = step if state.phase not in ("load", "evaluate", "save") else ""
+    return f"{where} · {words[state.phase]}" if where else words[state.phase]
+
+
+def summary(state: RunState, ended: ev.RunEnded) -> list[str]:
+    """The closing lines: what happened, what it was worth, and where everything is."""
+    out = []
+    if ended.status == "done":
+        out.append("✓ Training complete")
+    else:
+        out.append(f"✗ {ended.message}")
+        out += [f"  {line}" for line in ended.hint.splitlines()]
+    if ended.r_ida_first is not None and ended.r_ida_last is not None:
+        first, last = state.first_steps, state.last_steps
+        out.append(
+            f"  R_IDA          {ended.r_ida_first:.3f} (first {_steps(len(first))}) → "
+            f"{ended.r_ida_last:.3f} (last {_steps(len(last))})"
+        )
+    before, after = state.before, state.after
+    if before and after:
+        out.append("  held-out prompts, never trained on (before → after):")
+        out.append(
+            "    harmless requests answered   "
+            f"{_share(before.harmless_complied, before.harmless)} → "
+            f"{_share(after.harmless_complied, after.harmless)}"
+        )
+        out.append(
+            "    unsafe requests declined     "
+            f"{_share(before.unsafe_refused, before.unsafe)} → "
+            f"{_share(after.unsafe_refused, after.unsafe)}"
+        )
+    if ended.steps_done:
+        out.append(f"  weights moved  {100 * ended.weight_delta:.2f} % (relative L2 norm)")
+    if state.judge.calls or state.judge.cached or state.judge.failed:
+        out.append(f"  judge          {_judge_totals(state)}")
+    out.append(f"  time           {_duration(ended.seconds)}{_peak(state)}")
+    if state.run is not None:
+        out.append(f"  results        {state.run.directory}")
+    return out
+
+
+def _run_started(run: ev.RunStarted) -> list[str]:
+    trained = (
+        f"{_count(run.trainable_params)} trained by LoRA" if run.method == "lora" else "all trained"
+    )
+    return [
+        f"✓ Model loaded ({_count(run.params)} params, {trained}) on {run.device}: {run.precision}",
+        f"✓ Starting training ({run.prompts} prompt{'s' * (run.prompts != 1)}, "
+        f"{run.generations} gens per prompt, {run.steps} steps of "
+        f"{run.completions_per_step} completions; judge: {run.judge})",
+    ]
+
+
+def _generation(state: RunState) -> list[str]:
+    beat = state.generation
+    if beat is None:
+        return []
+    return [
+        f"   generated {beat.rows} completions, {beat.tokens:,} tokens at "
+        f"{beat.tokens_per_s:,.0f} tok/s"
+    ]
+
+
+def _judge_batch(batch: ev.JudgeBatchFinished) -> str:
+    extra = []
+    if batch.cached:
+        extra.append(f"{batch.cached} from the cache")
+    if batch.failed:
+        extra.append(f"{batch.failed} without a verdict")
+    return (
+        f"⏱️  judge_batch took {batch.seconds:.2f}s{' (' + ', '.join(extra) + ')' if extra else ''}"
+    )
+
+
+def _step(step: ev.StepFinished) -> str:
+    start = f"Step {step.step}/{step.steps} |"
+    if step.r_ida is None:
+        return f"{start} no verdicts (0/{step.completions} scored)"
+    coverage = (
+        "" if step.scored == step.completions else f" ({step.scored}/{step.completions} scored)"
+    )
+    return (
+        f"{start} align={step.align:.1f} risk={step.risk:.1f} detail={step.detail:.1f} "
+        f"→ R_IDA={step.r_ida:.3f}{coverage}"
+    )
+
+
+def _trouble(step: ev.StepFinished) -> list[str]:
+    if step.skipped:
+        return ["! the gradient scaler skipped this update (a gradient overflowed); scale lowered"]
+    return []
+
+
+def _evaluation(figures: ev.EvaluationFinished) -> list[str]:
+    moment = "Before training" if figures.when == "before" else "After training"
+    return [
+        f"✓ {moment}, on {figures.prompts} held-out prompts: answers "
+        f"{_share(figures.harmless_complied, figures.harmless)} of harmless requests, declines "
+        f"{_share(figures.unsafe_refused, figures.unsafe)} of unsafe ones "
+        f"({figures.classifier})"
+    ]
+
+
+def _judge_totals(state: RunState) -> str:
+    totals = state.judge
+    cost = "cost unknown" if totals.cost is None else f"${totals.cost:.4f}"
+    parts = [f"{totals.calls} calls", f"{totals.cached} from the cache"]
+    if totals.failed:
+        parts.append(f"{totals.failed} without a verdict")
+    return ", ".join([*parts, cost, f"{totals.seconds:.1f}s"])
+
+
+def _peak(state: RunState) -> str:
+    return f", peak memory {state.memory_peak / 1e9:.1f} GB" if state.memory_peak else ""
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} % ({part}/{whole})" if whole else "none asked"
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' * (count != 1)}"
+
+
+def _count(number: int) -> str:
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{letter}"
+    return str(number)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,74 @@
+"""`ida-tui --run`: start a session, print its records, turn Ctrl-C into a request to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from ida_tui.config import Config
+from ida_tui.engine.session import Session
+from ida_tui.errors import ExitCode
+from ida_tui.headless.printer import HumanPrinter, JsonPrinter, Printer
+from ida_tui.state import RunState, fold
+
+
+def run(config: Config, *, key: str | None, argv: Sequence[str], as_json: bool) -> ExitCode:
+    """Run a profile to its end and print it.
+
+    Args:
+        config: the resolved profile.
+        key: the judge's API key, where it needs one.
+        argv: the command line as typed.
+        as_json: events on stdout instead of lines for people.
+
+    Returns:
+        The exit code of the run.
+
+    Raises:
+        IdaError: the run could not start.
+    """
+    printer: Printer = JsonPrinter() if as_json else HumanPrinter()
+    session = Session(config, key=key, argv=argv)
+    printer.opening(config)
+    try:
+        with _stopping_by_signal(session, printer):
+            session.start()
+            state = _follow(session, printer)
+    finally:
+        printer.close()
+    session.raise_if_refused()
+    return ExitCode(state.ended.exit_code) if state.ended else ExitCode.FAILED
+
+
+def _follow(session: Session, printer: Printer) -> RunState:
+    state = RunState()
+    while not session.finished:
+        record = session.next_record(timeout=0.1)
+        if record is not None:
+            state = fold(state, record)
+            printer.show(state, record)
+    return state
+
+
+@contextmanager
+def _stopping_by_signal(session: Session, printer: Printer) -> Iterator[None]:
+    """Inside the block the first SIGINT or SIGTERM asks the run to stop; a second one leaves."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if session.stop_requested:
+            printer.close()
+            printer.say("Left at once; what was saved before is in the run directory.")
+            # The trainer's thread may be deep inside a kernel: do not wait for it.
+            os._exit(int(ExitCode.INTERRUPTED))
+        session.request_stop()
+        printer.say("Stopping: saving a checkpoint … (again to leave at once)")
+
+    kept = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

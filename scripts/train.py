@@ -1,0 +1,11 @@
+"""The command of the quick start, kept working: the same as `ida-tui --run`.
+
+    uv run python scripts/train.py model=qwen3-4b-mps-fp16 experiment=dev-mps
+"""
+
+import sys
+
+from ida_tui.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["--run", *sys.argv[1:]]))

@@ -1,0 +1,92 @@
+"""Shared fixtures: a sandboxed home, tiny models, and the command run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's own profiles, cache, keys or outputs."""
+    monkeypatch.setenv("IDA_TUI_PROFILES", str(tmp_path / "user-profiles"))
+    monkeypatch.setenv("IDA_TUI_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    workdir = tmp_path / "work"
+    workdir.mkdir()
+    monkeypatch.chdir(workdir)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[dict[str, object]]:
+        """Every line of stdout, as JSON."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+IdaTui = Callable[..., Finished]
+
+
+@pytest.fixture
+def ida_tui() -> IdaTui:
+    """Runs `ida-tui` in a process of its own, in the test's working directory."""
+
+    def run(*arguments: str, timeout: float = 240, **environment: str) -> Finished:
+        done = subprocess.run(
+            [sys.executable, "-m", "ida_tui", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=os.environ | environment,
+            check=False,
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def random_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Qwen3 of another shape than the embedded one, with random weights, in a local folder."""
+    import torch
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+    from ida_tui import embedded
+
+    tokenizer = AutoTokenizer.from_pretrained(embedded.path())
+    torch.manual_seed(7)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=48,
+            intermediate_size=80,
+            num_hidden_layers=3,
+            num_attention_heads=6,
+            num_key_value_heads=3,
+            head_dim=16,
+            max_position_embeddings=512,
+            tie_word_embeddings=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    folder = tmp_path_factory.mktemp("random-qwen3")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    yield folder
