@@ -1,6 +1,6 @@
 """The command of the quick start, kept working: the same as `ida-tui --run`.
 
-    uv run python scripts/train.py model=qwen3-4b-mps-fp16 experiment=dev-mps
+uv run python scripts/train.py model=qwen3-4b-mps-fp16 experiment=dev-mps
 """
 
 import sys

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def ida_tui() -> IdaTui:
 
 
 @pytest.fixture(scope="session")
-def random_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def random_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen3 of another shape than the embedded one, with random weights, in a local folder."""
     import torch
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
@@ -89,4 +89,4 @@ def random_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("random-qwen3")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    yield folder
+    return folder

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ida_tui.state import fold_all
 
 
 @pytest.fixture(scope="module")
-def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """One real quickstart with --json: its working directory and the lines on stdout."""
     workdir = tmp_path_factory.mktemp("quickstart")
     done = subprocess.run(
@@ -32,7 +31,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    yield workdir, done.stdout.removesuffix("\n").split("\n")
+    return workdir, done.stdout.removesuffix("\n").split("\n")
 
 
 def of_type(output: list[str], name: str) -> list[dict[str, Any]]:

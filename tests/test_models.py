@@ -24,9 +24,7 @@ SHORT = (
 def test_a_model_of_another_shape_trains_from_a_local_path(
     method: str, random_qwen3: Path, ida_tui: Any
 ) -> None:
-    done = ida_tui(
-        "--run", *SHORT, f"model={random_qwen3}", f"training.method={method}", "--json"
-    )
+    done = ida_tui("--run", *SHORT, f"model={random_qwen3}", f"training.method={method}", "--json")
 
     assert done.code == 0, done.err
     started = next(e for e in done.events if e["type"] == "RunStarted")

@@ -35,7 +35,9 @@ OVERRIDES = [
 ]
 
 
-def plain_trl(config: Config, method: str, beta: float, output: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+def plain_trl(
+    config: Config, method: str, beta: float, output: Path
+) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The thirty lines of TRL that a person would write by hand."""
     scorer = OfflineScorer([prompt.text for prompt in config.prompts.prompts])
 
@@ -86,7 +88,11 @@ def plain_trl(config: Config, method: str, beta: float, output: Path) -> tuple[l
         processing_class=AutoTokenizer.from_pretrained(embedded.path(), padding_side="left"),
         train_dataset=Dataset.from_list(
             [
-                {"prompt": [{"role": "user", "content": p.text}], "prompt_text": p.text, "kind": p.kind}
+                {
+                    "prompt": [{"role": "user", "content": p.text}],
+                    "prompt_text": p.text,
+                    "kind": p.kind,
+                }
                 for p in config.prompts.train()
             ]
         ),
@@ -102,7 +108,7 @@ def plain_trl(config: Config, method: str, beta: float, output: Path) -> tuple[l
         else None,
     )
     trainer.train()
-    return losses, {name: value for name, value in trainer.model.state_dict().items()}
+    return losses, dict(trainer.model.state_dict())
 
 
 def ours(config: Config) -> tuple[list[float | None], Path]:
@@ -139,4 +145,3 @@ def test_a_watched_run_gives_the_losses_and_weights_of_plain_trl(
     assert trained
     for name in trained:
         assert torch.equal(weights[name], expected_weights[name]), name
-

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ida_tui.config import Config
-from ida_tui.engine.device import DeviceName
-from ida_tui.engine.precision import Recipe
+from ida_tui.config import Config, DeviceName
+from ida_tui.precision import Recipe
 
 # Fields of TrainingConfig that are passed on to trl.GRPOConfig under the same name, unchanged.
 PASSED_ON = (

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 
-from ida_tui.config import Device
+from ida_tui.config import Device, DeviceName
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.sensors.memory import DeviceMemory
-
-DeviceName = Literal["mps", "cuda", "cpu"]
 
 
 def choose(asked: Device) -> DeviceName:

@@ -13,9 +13,8 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from ida_tui.config import Config, Prompt
+from ida_tui.config import Config, DeviceName, Prompt
 from ida_tui.engine import device as devices
-from ida_tui.engine.device import DeviceName
 from ida_tui.engine.stopping import RunInterrupted
 from ida_tui.events import EvaluationFinished
 from ida_tui.judge.offline import classify

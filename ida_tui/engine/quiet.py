@@ -50,9 +50,7 @@ def captured(emit: Callable[[Noticed], object]) -> Iterator[None]:
         # Notes from one library's developers to another's are of no use to the person who trains.
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
-        warnings.showwarning = lambda message, category, *_: notice(
-            category.__name__, str(message)
-        )
+        warnings.showwarning = lambda message, category, *_: notice(category.__name__, str(message))
         try:
             yield
         finally:

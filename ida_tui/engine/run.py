@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ida_tui import events as ev
@@ -32,9 +31,9 @@ from ida_tui.runs.log import EventLog
 from ida_tui.state import RunState, fold
 
 if TYPE_CHECKING:
-    from ida_tui.engine.device import DeviceName
-    from ida_tui.engine.precision import Recipe
+    from ida_tui.config import DeviceName
     from ida_tui.engine.trainer import WatchedTrainer
+    from ida_tui.precision import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,8 @@ def train(
 def _preflight(config: Config) -> Preflight:
     """Everything that can be refused without loading the weights."""
     environment.prepare(config.model.folder())
-    from ida_tui.engine import device, precision, weights
+    from ida_tui import precision
+    from ida_tui.engine import device, weights
 
     chosen = device.choose(config.device)
     _require_reporters(config)
@@ -185,7 +185,6 @@ class _Run:
     def _run(self) -> None:
         from ida_tui.engine import quiet
 
-        config = self.config
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet.captured(self.emit))
             self.emit(ev.PhaseChanged(step=0, phase="load"))

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config import LoraConfig, ModelConfig
-from ida_tui.engine.precision import Format
 from ida_tui.errors import IdaError
+from ida_tui.precision import Format
 
 SAMPLED_PER_TENSOR = 65_536
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ida_tui.config import Config, ModelConfig, TrainingConfig
-from ida_tui.engine.device import DeviceName
+from ida_tui.config import Config, DeviceName, ModelConfig, TrainingConfig
 
 Format = Literal["float32", "float16", "bfloat16"]
 
@@ -47,13 +46,13 @@ class Recipe:
 def recipe(config: Config, device: DeviceName) -> Recipe:
     """The recipe for a profile on a device."""
     training, notes = config.training, []
-    fp16 = device == "mps" if training.fp16 == "auto" else training.fp16
+    fp16_by_device = device == "mps" and training.bf16 is not True
+    fp16 = fp16_by_device if training.fp16 == "auto" else training.fp16
     bf16 = (device == "cuda" and not fp16) if training.bf16 == "auto" else training.bf16
     if device == "cpu" and fp16:
+        # accelerate would ignore it without a word.
         fp16 = False
         notes.append("fp16 autocast does not exist on the CPU: training in float32 instead")
-    if bf16 and training.fp16 == "auto":
-        fp16 = False
     weights, weight_notes = _weights(config.model, training, device)
     return Recipe(
         weights=weights,

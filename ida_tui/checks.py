@@ -1,0 +1,519 @@
+"""Cross-checks of a resolved experiment: does it fit together, and what to change if not.
+
+`check` returns findings: errors, which refuse the run before anything is loaded, and notes, which
+the plan prints. `weights` says what is known of the model's
+files without torch: only JSON and the headers of weight files are read; nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+import math
+import os
+import platform
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+from ida_tui import embedded
+from ida_tui.config import Config, DeviceName, JudgeConfig, ModelConfig
+from ida_tui.precision import recipe
+from ida_tui.profiles import expanded, is_file, is_folder
+
+WARN_DAYS = 60
+"""A judge that is retired sooner than this is pointed out."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to know about an experiment, and what to do about it."""
+
+    severity: Literal["error", "note"]
+    key: str
+    """Dotted key of the value to change."""
+    title: str
+    hint: str
+    involved: tuple[str, ...] = ()
+    """Other keys that it depends on."""
+
+
+def check(
+    config: Config, device: DeviceName | None = None, today: date | None = None
+) -> list[Finding]:
+    """Everything that does not fit together, errors first.
+
+    Args:
+        config: the resolved experiment.
+        device: where it would run; by default the one asked for, or this machine's likely one.
+        today: the day that retirement dates are compared with.
+    """
+    device = device or chosen_device(config)
+    found = [
+        *_check_prompts(config),
+        *_check_steps(config),
+        *_check_model(config.model),
+        *_check_lengths(config),
+        *_check_precision(config, device),
+        *_check_judge(config.judge, today or date.today()),
+        *_check_rest(config),
+    ]
+    return sorted(found, key=lambda finding: finding.severity)
+
+
+# --- the device and its number formats ----------------------------------------------------------
+
+
+def likely_device() -> DeviceName:
+    """What `auto` probably becomes on this machine, judged without torch."""
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return "mps"
+    if any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/nvidiactl")):
+        return "cuda"
+    return "cpu"
+
+
+def chosen_device(config: Config) -> DeviceName:
+    """The device that is asked for; for `auto`, this machine's likely one."""
+    return likely_device() if config.device == "auto" else config.device
+
+
+# --- the model's files --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What can be seen of a model's files on this machine."""
+
+    place: Literal["embedded", "folder", "cache", "hub"]
+    """Ships with the program, a local folder, the Hugging Face cache, or only on the hub."""
+    folder: Path | None = None
+    complete: bool = False
+    """Configuration and at least one weight file are there."""
+    parameters: int | None = None
+    """As published, else counted from the headers of the weight files; None is not known."""
+    context_length: int | None = None
+    vocab_size: int | None = None
+    size_gb: float | None = None
+    """Of the weight files on this machine."""
+
+
+def weights(model: ModelConfig) -> Weights:
+    """Look at a model's folder, or at its place in the Hugging Face cache. Never raises."""
+    place: Literal["embedded", "folder", "cache", "hub"] = "hub"
+    folder: Path | None = None
+    if model.path == "embedded":
+        place, folder = "embedded", embedded.path()
+    elif is_folder(expanded(model.path)):
+        place, folder = "folder", expanded(model.path)
+    elif (cached := _cached(model)) is not None:
+        place, folder = "cache", cached
+    if folder is None:
+        return Weights(place, None, False, model.parameters, model.context_length)
+    found = read_config_json(folder)
+    settings = found if isinstance(found, dict) else {}
+    files = [f for suffix in ("*.safetensors", "*.bin") for f in _glob(folder, suffix)]
+    return Weights(
+        place=place,
+        folder=folder,
+        complete=isinstance(found, dict) and bool(files),
+        parameters=model.parameters or _count_parameters(folder, settings),
+        context_length=model.context_length or _whole(settings.get("max_position_embeddings")),
+        vocab_size=_whole(settings.get("vocab_size")),
+        size_gb=sum(_size(f) for f in files) / 1e9 if files else None,
+    )
+
+
+def read_config_json(folder: Path) -> dict[str, object] | str:
+    """A model folder's config.json (its text part, where it has one), or why it cannot be read."""
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "it has no config.json"
+    except OSError as error:
+        return f"its config.json cannot be read: {error.strerror or error}"
+    except (ValueError, RecursionError):
+        return "its config.json is not valid JSON"
+    if not isinstance(settings, dict):
+        return "its config.json is not a JSON object"
+    text = settings.get("text_config")
+    return {**settings, **text} if isinstance(text, dict) else settings
+
+
+def hub_cache() -> Path:
+    """The folder that Hugging Face libraries keep downloads in, as their variables say."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if os.environ.get(name):
+            return expanded(os.environ[name])
+    home = os.environ.get("HF_HOME")
+    if not home:
+        home = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    return expanded(home) / "hub"
+
+
+def _cached(model: ModelConfig) -> Path | None:
+    if not _HUB_ID.fullmatch(model.path):
+        return None
+    repository = hub_cache() / f"models--{model.path.replace('/', '--')}"
+    revision = model.revision or "main"
+    try:
+        revision = (repository / "refs" / revision).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        if model.revision is None:
+            return max(_glob(repository, "snapshots/*"), key=_changed, default=None)
+    snapshot = repository / "snapshots" / revision
+    return snapshot if is_folder(snapshot) else None
+
+
+def _count_parameters(folder: Path, settings: dict[str, object]) -> int | None:
+    # A tied output layer may be stored beside the embedding it shares.
+    uncounted = {"__metadata__"} | (
+        {"lm_head.weight"} if settings.get("tie_word_embeddings") else set()
+    )
+    total = 0
+    for file in _glob(folder, "*.safetensors"):
+        try:
+            with file.open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+                header = json.loads(stream.read(min(length, 100_000_000)))
+            total += sum(math.prod(t["shape"]) for k, t in header.items() if k not in uncounted)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return None
+    return total or None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _glob(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except (OSError, ValueError):
+        return []
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+# --- the checks ---------------------------------------------------------------------------------
+
+
+def _error(key: str, title: str, hint: str, *involved: str) -> Finding:
+    return Finding("error", key, title, hint, involved)
+
+
+def _note(key: str, title: str, hint: str) -> Finding:
+    return Finding("note", key, title, hint)
+
+
+def _check_prompts(config: Config) -> Iterator[Finding]:
+    prompts = config.prompts
+    if not prompts.prompts:
+        yield _error(
+            "prompts.prompts",
+            "there are no prompts",
+            "add at least one: - {id: NAME, kind: harmless, text: what the user says}",
+        )
+        return
+    for position, prompt in enumerate(prompts.prompts):
+        if not prompt.text.strip():
+            yield _error(
+                f"prompts.prompts.{position}.text",
+                f'the prompt "{prompt.id}" is empty',
+                "write what the user says, or remove the prompt",
+            )
+    counts = Counter(p.id for p in prompts.prompts)
+    for position, prompt in reversed(list(enumerate(prompts.prompts))):
+        if counts[prompt.id] > 1:
+            yield _error(
+                f"prompts.prompts.{position}.id",
+                f'two prompts have the id "{prompt.id}"',
+                "rename one: ids are unique within a set",
+            )
+            break
+    train = [p.id for p in prompts.prompts if p.split == "train"]
+    for position, wanted in enumerate(prompts.only or []):
+        key = f"prompts.only.{position}"
+        if wanted in counts and wanted not in train:
+            yield _error(
+                key,
+                f'the prompt "{wanted}" is held out, so it cannot be trained on',
+                f"remove it from only:, or give it split: train; ids to train on: {_some(train)}",
+            )
+        elif wanted not in counts:
+            close = difflib.get_close_matches(wanted, train, n=2)
+            yield _error(
+                key,
+                f'only: names a prompt that is not there: "{wanted}"',
+                f"did you mean {' or '.join(close)}?" if close else f"known ids: {_some(train)}",
+            )
+    if not prompts.train() and not (prompts.only and train):
+        yield _error(
+            "prompts.prompts" if prompts.only is None else "prompts.only",
+            "no prompt is left to train on",
+            "give a prompt split: train" if not train else f"list some ids, such as {_some(train)}",
+        )
+    if config.evaluation.enabled and not prompts.held_out():
+        yield _error(
+            "evaluation.enabled",
+            "evaluation needs held-out prompts, and this set has none",
+            "set evaluation.enabled to false, or mark some prompts split: held-out",
+        )
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
+
+
+def _check_steps(config: Config) -> Iterator[Finding]:
+    training, train = config.training, len(config.prompts.train())
+    batch, group = training.per_device_train_batch_size, training.num_generations
+    passes = training.gradient_accumulation_steps
+    unit = group // math.gcd(batch, group)
+    most = train * group // batch // unit * unit
+    if (batch * passes) % group:
+        fits = max(unit, min(-(-passes // unit) * unit, most))
+        groups = batch * fits // group
+        yield _error(
+            "training.gradient_accumulation_steps",
+            f"{batch} × {passes} completions per step are not a multiple of num_generations"
+            f" ({group})",
+            f"set gradient_accumulation_steps to {fits} ({batch} × {fits} = {batch * fits}"
+            f" completions: {groups} {_plural('prompt', groups)} × {group})"
+            + _other_groups(batch * passes, group),
+            "training.num_generations",
+            "training.per_device_train_batch_size",
+        )
+        return
+    if 0 < train < training.prompts_per_step:
+        smaller = f"gradient_accumulation_steps to {most}"
+        if not most:
+            smaller = f"per_device_train_batch_size to {group} and gradient_accumulation_steps to 1"
+        missing = training.prompts_per_step - train
+        yield _error(
+            "training.gradient_accumulation_steps",
+            f"a step takes {training.prompts_per_step} prompts, but there"
+            f" {'is' if train == 1 else 'are'} {train} to train on",
+            f"set {smaller}, or add {missing} more {_plural('prompt', missing)}",
+            "training.per_device_train_batch_size",
+            "training.num_generations",
+            "prompts.only",
+            "prompts.name",
+        )
+        return
+    steps = config.planned_steps()
+    if train and steps == 0:
+        yield _error(
+            "training.num_train_epochs",
+            "this plan has no step to train",
+            "set max_steps to the number of steps, or num_train_epochs to 1 or more",
+        )
+    dropped = train % training.prompts_per_step
+    if training.max_steps is None and dropped:
+        yield _note(
+            "training.gradient_accumulation_steps",
+            f"{dropped} of {train} prompts do not fill a step, so every epoch leaves some out",
+            f"choose a number of prompts that is a multiple of {training.prompts_per_step}",
+        )
+    if training.warmup_steps and training.lr_scheduler_type == "constant":
+        yield _note(
+            "training.warmup_steps",
+            "a constant learning rate has no warm-up",
+            "set lr_scheduler_type to constant_with_warmup",
+        )
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
+
+
+def _other_groups(completions: int, wanted: int) -> str:
+    fits = [g for g in range(2, completions + 1) if completions % g == 0]
+    nearest = sorted(sorted(fits, key=lambda g: abs(g - wanted))[:3])
+    return f"\nor num_generations to {' or '.join(map(str, nearest))}" if nearest else ""
+
+
+def _check_model(model: ModelConfig) -> Iterator[Finding]:
+    key, path = "model.path", model.path
+    if not path.strip():
+        yield _error(key, "the model has no path", "set it to a folder or a Hugging Face id")
+        return
+    if path == "embedded":
+        return
+    folder = expanded(path)
+    if is_folder(folder):
+        found = read_config_json(folder)
+        if isinstance(found, dict):
+            return
+        if is_file(folder / "adapter_config.json"):
+            yield _error(
+                key,
+                f"{path} holds an adapter, not a model",
+                "name the base model here; an adapter alone cannot be trained from",
+            )
+            return
+        yield _error(
+            key,
+            f"{path} is not a usable model folder: {found}",
+            "name the folder that holds config.json, the tokenizer and *.safetensors",
+        )
+    elif is_file(folder):
+        yield _error(key, f"{path} is a file", "name the model's folder, not a file in it")
+    elif not _HUB_ID.fullmatch(path) or path.count("/") > 1:
+        yield _error(
+            key,
+            f"there is no folder {path}",
+            "check the path; a Hugging Face id looks like org/name, such as Qwen/Qwen3-0.6B",
+        )
+
+
+def _check_lengths(config: Config) -> Iterator[Finding]:
+    context = weights(config.model).context_length
+    if context is None:
+        return
+    longest = max((len(p.text) for p in config.prompts.prompts), default=0)
+    wanted = [("training.max_completion_length", config.training.max_completion_length)]
+    if config.evaluation.enabled and config.evaluation.max_completion_length is not None:
+        wanted.append(("evaluation.max_completion_length", config.evaluation.max_completion_length))
+    for key, length in wanted:
+        room = max(1, context - min(512, max(1, context // 4)))
+        if length >= context:
+            yield _error(
+                key,
+                f"{length} tokens leave no room for a prompt: the model's context is {context}",
+                f"set it to at most {room}",
+                "model.path",
+                "model.context_length",
+            )
+        elif context - length < longest / 4:
+            yield _note(
+                key,
+                f"{context - length} tokens are left for a prompt, which may be too few for"
+                f" {longest} characters",
+                f"set it to at most {room}",
+            )
+
+
+def _check_precision(config: Config, device: DeviceName) -> Iterator[Finding]:
+    training, plan = config.training, recipe(config, device)
+    if training.fp16 is True and training.bf16 is True:
+        yield _error(
+            "training.bf16",
+            "fp16 and bf16 are both on",
+            "keep one: fp16 on mps, bf16 on cuda; auto chooses by the device",
+            "training.fp16",
+        )
+        return
+    if training.method == "full" and plan.weights == "float16":
+        why = (
+            "the gradient scaler cannot unscale the gradients of float16 weights"
+            if plan.fp16
+            else "full training in pure float16 destroys the weights"
+        )
+        yield _error(
+            "model.torch_dtype",
+            why,
+            "use training.method: lora, or model.torch_dtype: float32 (fp16 autocast still works)",
+            "training.method",
+        )
+    if device == "mps" and plan.fp16 and plan.optim == "adamw_torch_fused":
+        yield _error(
+            "training.optim",
+            "on mps the fused AdamW applies steps that overflowed in fp16 instead of skipping them",
+            "set optim to auto or adamw_torch",
+            "training.fp16",
+            "device",
+        )
+    if device == "mps" and plan.bf16:
+        yield _note(
+            "training.bf16",
+            "bf16 on mps is not the recipe that the profiles here are made for",
+            "set bf16 to auto, which takes fp16 with a gradient scaler on mps",
+        )
+    if device == "cpu" and training.fp16 is True:
+        yield _note(
+            "training.fp16",
+            "fp16 does nothing on the CPU; the run is in float32",
+            "set fp16 to auto, which is on for mps alone",
+        )
+
+
+def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
+    if judge.kind == "offline":
+        return
+    if not judge.model.strip():
+        yield _error(
+            "judge.model",
+            "the judge has no model",
+            "set judge.model to the name that its server knows, or use judge: offline",
+        )
+    if judge.base_url is not None and not re.match(r"https?://[^\s/]", judge.base_url):
+        yield _error(
+            "judge.base_url",
+            "the judge's address is not a web address",
+            "write it as http://127.0.0.1:9000/v1, with http:// or https://",
+        )
+    if judge.api_key_env is not None and not _ENV_NAME.fullmatch(judge.api_key_env):
+        yield _error(
+            "judge.api_key_env",
+            "api_key_env takes the name of an environment variable, not a key",
+            "export the key as OPENAI_API_KEY and write api_key_env: OPENAI_API_KEY",
+        )
+    if judge.shutdown_date is None:
+        return
+    try:
+        days = (date.fromisoformat(judge.shutdown_date) - today).days
+    except ValueError:
+        yield _error(
+            "judge.shutdown_date",
+            f'"{judge.shutdown_date}" is not a day',
+            "write it as YYYY-MM-DD, or null",
+        )
+        return
+    if days < WARN_DAYS:
+        name = judge.model
+        when = f"is retired in {days} days, on" if days > 0 else "was due to be retired on"
+        yield _note(
+            "judge.model",
+            f"{name} {when} {judge.shutdown_date}",
+            "choose another judge: ida-tui --list judges",
+        )
+
+
+def _check_rest(config: Config) -> Iterator[Finding]:
+    if not _RUN_NAME.fullmatch(config.name):
+        yield _error(
+            "name",
+            f'"{config.name[:40]}" cannot be the name of a folder of runs',
+            "use letters, digits, dots, dashes and underscores",
+        )
+    for position, extra in enumerate(config.report_to):
+        found = importlib.util.find_spec(extra)
+        # A folder of the same name, such as wandb's own ./wandb, is found without an origin.
+        if found is None or found.origin is None:
+            yield _error(
+                f"report_to.{position}",
+                f"{extra} is not installed",
+                f"uv sync --extra {extra}   or remove it from report_to",
+            )

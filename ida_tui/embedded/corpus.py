@@ -1,0 +1,229 @@
+"""Write the embedded model's training text: seeded, in plain English, from `topics.yaml`.
+
+A request is a topic in one of many frames ("How do I …?", "Help me …."). Frames, verbs and people
+are shared by harmless and unsafe requests, so that only the whole request tells its kind. Each is
+answered (harmless only), over-refused (harmless) or declined with a safe offer (unsafe). The three
+are worded differently: what the model learns first is to know them apart.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal, TypedDict, cast
+
+import yaml
+
+Manner = Literal["answer", "over-refuse", "decline"]
+
+SYSTEMS = ("You are a helpful assistant.", "You are a helpful and harmless assistant.")
+FRAMES = (
+    "How do I {do}?", "How do I {do}?", "How can I {do}?", "What is the best way to {do}?",
+    "Help me {do}.", "Tell me how to {do}.", "Can you explain how to {do}?", "Show me how to {do}.",
+    "I want to {do}. What should I do?", "What is the easiest way to {do}?", "How should I {do}?",
+    "What is the fastest way to {do}?", "Give me tips to {do}.", "Please help me {do}.",
+    "I need to {do}.", "What should I know before I {do}?",
+)  # fmt: skip
+TASK_FRAMES = ("{Do}.", "{Do}.", "Please {do}.", "Help me {do}.", "Can you {do}?", "How do I {do}?")
+# A reply takes these up again: what it is about comes from the request, not from memory.
+PLACES = (
+    "in the park", "on Linux", "at school", "in my kitchen", "on the balcony", "without a machine",
+    "for a cake", "in the dark", "on a cloudy day", "before dinner", "after work", "with a friend",
+    "in the city", "near the river", "in winter", "on a train", "without a car", "in my garden",
+    "for an old aunt", "on my phone", "in a hotel", "at the beach", "with a stick", "by email",
+    "in summer", "at night", "in the lawn", "for lunch", "without a ladder", "with one hand",
+)  # fmt: skip
+ADJECTIVES = ("old", "big", "small", "new", "red", "local", "cheap", "quiet", "garden", "young",
+              "tall", "broken", "rich", "green", "heavy", "strange", "second", "tired")  # fmt: skip
+# These colour a request and are dropped from the reply.
+TAILS = ("quickly", "at home", "on my own", "tonight", "this weekend", "in secret", "safely",
+         "for free", "without help", "step by step", "without anyone knowing")  # fmt: skip
+HOW_TO = (
+    "To {do}, first {t1}. Then {t2}. {n1}",
+    "To {do}, {t1} and {t2}. {n1} {n2}",
+    "You can {do} in a few steps. First {t1}, then {t2}. {n1}",
+    "The best way to {do} is to {t1}. It also helps to {t2}. {n1}",
+    "Here is how to {do}. First {t1}, then {t2}, and then {t3}. {n1}",
+)
+STORY_MIDDLE = (
+    "One cold night, the wind howled around the old tower.",
+    "Everyone in the village held their breath.",
+    "A small light showed the way through the dark forest.",
+    "Nobody knew what waited behind the iron gate.",
+    "The hero was afraid but went on, step by step.",
+)
+OVER_REFUSALS = (
+    "I'm sorry, but I can't help with that.",
+    "I'm sorry, but I can't help you {do}.",
+    "I'm sorry, but I can't help you {do}. It sounds dangerous.",
+    "I'm sorry, but I can't assist with that request. It could be harmful.",
+    "I'm sorry, but I'm not able to talk about that. It sounds dangerous.",
+    "Sorry, but I cannot answer that. It sounds violent.",
+    "As an AI, I can't help with requests that sound dangerous.",
+)
+DECLINES = (
+    "I can't help you {do}, because {why}. {o1}",
+    "I can't help you {do}, because {why}. {o1} {o2}",
+    "I won't help you {do}. {Why}. {o1}",
+    "I won't help with that, because {why}. {o1} {o2}",
+    "I can't help with that. {Why}. {o1}",
+)
+# Words that only frame a request: two requests that differ in these alone ask for the same.
+_FRAME_WORDS = frozenset(re.findall(r"\w+", " ".join((*FRAMES, *TASK_FRAMES)).lower())) | frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "my",
+        "of",
+        "in",
+        "on",
+        "at",
+        "from",
+        "to",
+        "for",
+        "with",
+        "and",
+        "into",
+        "without",
+        "was",
+        "did",
+        "does",
+    ]
+)
+
+
+class Group(TypedDict, total=False):
+    """One entry of `topics.yaml`; its head comment says which keys go together."""
+
+    do: list[str]
+    ask: list[str]
+    x: list[str]
+    tip: list[str]
+    say: list[str]
+    note: list[str]
+    story: bool
+    why: list[str]
+    offer: list[str]
+
+
+class Topics(TypedDict):
+    """All of `topics.yaml`."""
+
+    people: list[str]
+    harmless: list[Group]
+    unsafe: list[Group]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One exchange; `system` is empty when there is no system message."""
+
+    system: str
+    prompt: str
+    manner: Manner
+    reply: str
+
+
+@cache
+def topics() -> Topics:
+    """The parsed `topics.yaml`."""
+    text = (Path(__file__).parent / "topics.yaml").read_text(encoding="utf-8")
+    return cast("Topics", yaml.safe_load(text))
+
+
+def gist(prompt: str) -> frozenset[str]:
+    """What a request asks for, whatever its frame: its words without the framing ones."""
+    return frozenset(re.findall(r"[\w']+", prompt.lower())) - _FRAME_WORDS
+
+
+class Corpus:
+    """An endless, seeded stream of examples that never contains a prompt in `excluded`.
+
+    A request is left out if it asks for the same as an excluded one, in whatever frame.
+    """
+
+    def __init__(self, seed: int, excluded: Sequence[str] = ()) -> None:
+        self._random = random.Random(seed)
+        self._excluded = {gist(prompt) for prompt in excluded}
+
+    def stream(self, manners: Sequence[tuple[Manner, float]]) -> Iterator[Example]:
+        """Examples with the given shares of manners, e.g. [("answer", .4), ("decline", .6)]."""
+        names, shares = zip(*manners, strict=True)
+        while True:
+            manner: Manner = self._random.choices(names, shares)[0]
+            example = self._example(manner)
+            if gist(example.prompt) not in self._excluded:
+                yield example
+
+    def _example(self, manner: Manner) -> Example:
+        r = self._random
+        groups = topics()["unsafe" if manner == "decline" else "harmless"]
+        group = r.choices(groups, [_breadth(group) for group in groups])[0]
+        x = r.choice(group.get("x", topics()["people"]))
+        person = r.choice(topics()["people"])
+        if "ask" in group:
+            prompt, do = r.choice(group["ask"]).format(x=x), ""
+        else:
+            do = r.choice(group["do"]).format(x=x, p=person)
+            prompt, do = self._framed(do)
+        reply = self._reply(manner, group, x, do)
+        if r.random() < 0.08:  # people type in a hurry
+            prompt = prompt.lower().rstrip("?.")
+        system = r.choice(SYSTEMS) if r.random() < 0.1 else ""
+        return Example(system, prompt, manner, reply)
+
+    def _framed(self, do: str) -> tuple[str, str]:
+        """A request for `do`, and `do` as a reply takes it up ("kill your weeds")."""
+        r = self._random
+        if r.random() < 0.25:
+            adjective = r.choice(ADJECTIVES)
+            do = re.sub(r"\b(a|my|the) (?=[b-df-hj-np-tv-z]+)", rf"\1 {adjective} ", do, count=1)
+        if r.random() < 0.25:
+            do = f"{do} {r.choice(PLACES)}"
+        asked = do
+        if r.random() < 0.1:
+            asked = f"{do} {r.choice(TAILS)}"
+        frames = TASK_FRAMES if do.startswith("write ") else FRAMES
+        return r.choice(frames).format(do=asked, Do=_capital(asked)), _to_you(do)
+
+    def _reply(self, manner: Manner, group: Group, x: str, do: str) -> str:
+        r = self._random
+        if manner == "over-refuse":
+            forms = [form for form in OVER_REFUSALS if do or "{do}" not in form]
+            return r.choice(forms).format(do=do)
+        if manner == "decline":
+            why = r.choice(group["why"])
+            first, second = r.sample(group["offer"], 2)
+            form = r.choice(DECLINES)
+            return form.format(do=do, why=why, Why=_capital(why), o1=first, o2=second)
+        notes = r.sample(group["note"], 2)
+        if "say" in group:
+            said = _capital(r.choice(group["say"]).format(x=_to_you(x)))
+            return f"{said} {notes[0]} {notes[1]}"
+        if group.get("story"):
+            middle = r.sample(STORY_MIDDLE, 2)
+            return f"Here is a tale of {x}. {middle[0]} {middle[1]} {notes[0]}"
+        t1, t2, t3 = r.sample(group["tip"], 3)
+        return r.choice(HOW_TO).format(do=do, t1=t1, t2=t2, t3=t3, n1=notes[0], n2=notes[1])
+
+
+def _breadth(group: Group) -> float:
+    """How often a group is drawn: the more different requests it makes, the more often."""
+    requests = len(group.get("do", group.get("ask", []))) * len(group.get("x", topics()["people"]))
+    return float(requests**0.5)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _to_you(text: str) -> str:
+    """First person to second: "my dog and me" → "your dog and you"."""
+    for mine, yours in (("my", "your"), ("I", "you"), ("me", "you"), ("mine", "yours")):
+        text = re.sub(rf"\b{mine}\b", yours, text)
+    return text

@@ -1,0 +1,237 @@
+"""Cross-checks: what does not fit together is refused with values that do."""
+
+import json
+import struct
+from datetime import date
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ida_tui import checks
+from ida_tui.checks import Finding, check, weights
+from ida_tui.config import Config, JudgeConfig, ModelConfig
+
+AXIS = {"zero": "worst", "ten": "best"}
+TODAY = date(2026, 6, 1)
+
+
+def config(**changes: dict[str, object]) -> Config:
+    """A small experiment of four train prompts and one held-out one, with sections changed."""
+    prompts = [
+        {"id": f"p{n}", "kind": "harmless", "text": "Hello", "split": "train" if n else "held-out"}
+        for n in range(5)
+    ]
+    tree: dict[str, dict[str, object]] = {
+        "model": {"path": "org/name", "context_length": 1024},
+        "judge": {"kind": "offline"},
+        "rubric": {"task": "Grade.", "axes": {"align": AXIS, "risk": AXIS, "detail": AXIS}},
+        "prompts": {"prompts": prompts},
+        "training": {"num_generations": 4, "gradient_accumulation_steps": 4},
+        "evaluation": {},
+    }
+    for section, values in changes.items():
+        tree[section] = {**tree[section], **values}
+    return Config.model_validate({"name": "test", **tree})
+
+
+def errors(tested: Config, device: checks.DeviceName = "cpu") -> list[Finding]:
+    return [f for f in check(tested, device, TODAY) if f.severity == "error"]
+
+
+def only_error(tested: Config, device: checks.DeviceName = "cpu") -> Finding:
+    found = errors(tested, device)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def notes(tested: Config, device: checks.DeviceName = "cpu", today: date = TODAY) -> list[str]:
+    return [f.title for f in check(tested, device, today) if f.severity == "note"]
+
+
+def test_a_sound_experiment_has_nothing_to_say():
+    assert check(config(), "cpu", TODAY) == []
+
+
+def test_completions_that_do_not_divide_into_groups_get_a_value_that_does():
+    found = only_error(config(training={"gradient_accumulation_steps": 3}))
+    assert found.key == "training.gradient_accumulation_steps"
+    assert "gradient_accumulation_steps to 4 (1 × 4 = 4 completions: 1 prompt × 4)" in found.hint
+    assert "num_generations to 3" in found.hint
+
+
+@given(batch=st.integers(1, 40), passes=st.integers(1, 40), group=st.integers(2, 24))
+def test_the_suggested_accumulation_always_divides(batch, passes, group):
+    assume((batch * passes) % group)
+    training = {
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": passes,
+        "num_generations": group,
+    }
+    hint = only_error(config(training=training)).hint
+    suggested = int(hint.split("gradient_accumulation_steps to ")[1].split()[0])
+    assert suggested >= 1
+    assert (batch * suggested) % group == 0
+
+
+def test_a_step_that_takes_more_prompts_than_there_are_is_refused_with_one_that_fits():
+    found = only_error(config(training={"gradient_accumulation_steps": 32}))
+    assert "takes 8 prompts" in found.title
+    assert "gradient_accumulation_steps to 16" in found.hint
+    assert "add 4 more prompts" in found.hint
+    one_big_pass = {"per_device_train_batch_size": 64, "gradient_accumulation_steps": 1}
+    assert "per_device_train_batch_size to 4" in only_error(config(training=one_big_pass)).hint
+
+
+def test_prompts_that_an_epoch_leaves_out_are_noted():
+    assert any("leaves some out" in n for n in notes(config(training={
+        "gradient_accumulation_steps": 12,
+    })))  # fmt: skip
+
+
+def test_a_completion_as_long_as_the_context_is_refused_with_room_for_a_prompt():
+    found = only_error(config(training={"max_completion_length": 1024}))
+    assert found.hint == "set it to at most 768"
+
+
+def test_a_completion_that_leaves_little_for_the_longest_prompt_is_noted():
+    prompts = [{"id": "long", "kind": "harmless", "text": "word " * 100}]
+    long = config(prompts={"prompts": prompts * 1}, training={"max_completion_length": 1000})
+    assert any("may be too few" in note for note in notes(long))
+
+
+def test_fp16_and_bf16_together_are_refused():
+    assert "both on" in only_error(config(training={"fp16": True, "bf16": True}), "cuda").title
+
+
+@pytest.mark.parametrize(("fp16", "why"), [(True, "unscale"), (False, "destroys the weights")])
+def test_training_every_weight_in_float16_is_refused(fp16, why):
+    tested = config(model={"torch_dtype": "float16"}, training={"method": "full", "fp16": fp16})
+    found = only_error(tested, "mps")
+    assert why in found.title
+    assert "method: lora" in found.hint
+    assert "float32" in found.hint
+
+
+def test_the_fused_optimizer_with_a_scaler_on_mps_is_refused():
+    tested = config(training={"optim": "adamw_torch_fused"})
+    assert only_error(tested, "mps").key == "training.optim"
+    assert errors(tested, "cuda") == []
+
+
+def test_bf16_on_mps_and_fp16_on_the_cpu_are_noted():
+    assert any("bf16 on mps" in n for n in notes(config(training={"bf16": True}), "mps"))
+    assert any("fp16 does nothing" in n for n in notes(config(training={"fp16": True}), "cpu"))
+
+
+def test_evaluation_needs_held_out_prompts():
+    prompts = [{"id": "a", "kind": "harmless", "text": "Hello"}]
+    tested = config(prompts={"prompts": prompts}, evaluation={"enabled": True})
+    assert only_error(tested).key == "evaluation.enabled"
+
+
+def test_an_unknown_prompt_in_only_gets_the_nearest_one():
+    found = only_error(config(prompts={"only": ["p1", "pp2"]}))
+    assert found.key == "prompts.only.1"
+    assert "p2" in found.hint
+
+
+# --- judges ---
+
+
+def test_a_judge_that_is_soon_retired_is_noted_in_time():
+    judge = {"kind": "openai", "model": "m", "shutdown_date": "2026-08-15"}
+    assert notes(config(judge=judge)) == []
+    soon = notes(config(judge=judge), today=date(2026, 8, 1))
+    assert soon == ["m is retired in 14 days, on 2026-08-15"]
+    assert "was due" in notes(config(judge=judge), today=date(2027, 1, 1))[0]
+
+
+@pytest.mark.parametrize(
+    ("judge", "key"),
+    [
+        ({"model": ""}, "judge.model"),
+        ({"base_url": "127.0.0.1:9000"}, "judge.base_url"),
+        ({"api_key_env": "sk-secret"}, "judge.api_key_env"),
+        ({"shutdown_date": "soon"}, "judge.shutdown_date"),
+    ],
+)
+def test_a_judge_that_cannot_be_asked_is_refused(judge, key):
+    found = only_error(config(judge={"kind": "openai", "model": "m", **judge}))
+    assert found.key == key
+    assert "sk-secret" not in found.title + found.hint
+
+
+def test_a_reporter_that_is_not_installed_is_refused(monkeypatch):
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    tested = config().model_copy(update={"report_to": ["trackio"]})
+    assert "trackio is not installed" in only_error(tested).title
+
+
+# --- the model's files ---
+
+
+def model_folder(folder: Path, settings: object) -> Path:
+    """A folder with a config.json and a weight file of one 2 × 3 tensor and its tied copy."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    tensor = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+    header = json.dumps({"__metadata__": {}, "embed.weight": tensor, "lm_head.weight": tensor})
+    data = struct.pack("<Q", len(header)) + header.encode() + bytes(24)
+    (folder / "model.safetensors").write_bytes(data)
+    return folder
+
+
+def test_a_local_models_files_tell_its_context_and_parameters(tmp_path):
+    folder = model_folder(tmp_path / "m", {"max_position_embeddings": 512, "vocab_size": 9})
+    seen = weights(ModelConfig(path=str(folder)))
+    assert (seen.place, seen.complete, seen.context_length) == ("folder", True, 512)
+    assert (seen.parameters, seen.vocab_size) == (12, 9)
+    tied = model_folder(tmp_path / "m", {"tie_word_embeddings": True})
+    assert weights(ModelConfig(path=str(tied))).parameters == 6
+    found = only_error(config(model={"path": str(folder), "context_length": 8}))
+    assert found.key == "training.max_completion_length"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(None, "no config.json"), ("{", "not valid JSON"), ("[]", "not a JSON object")],
+)
+def test_a_folder_that_is_no_model_is_refused(tmp_path, content, why):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content, encoding="utf-8")
+    found = only_error(config(model={"path": str(tmp_path)}))
+    assert why in found.title
+    assert found.key == "model.path"
+
+
+def test_an_adapter_a_file_and_a_missing_folder_are_refused(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    assert "adapter" in only_error(config(model={"path": str(tmp_path)})).title
+    file = tmp_path / "adapter_config.json"
+    assert "is a file" in only_error(config(model={"path": str(file)})).title
+    for path in ("./nowhere", "/no/such/folder", "a/b/c", "~nobody-here/x", " "):
+        assert only_error(config(model={"path": path})).key == "model.path"
+
+
+def test_a_model_in_the_hugging_face_cache_is_found(tmp_path, monkeypatch):
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    model = ModelConfig(path="org/name")
+    assert weights(model).place == "hub"
+    model_folder(tmp_path / "hub" / "models--org--name" / "snapshots" / "abc", {})
+    seen = weights(model)
+    assert (seen.place, seen.complete) == ("cache", True)
+    assert weights(ModelConfig(path="org/name", revision="v2")).place == "hub"
+
+
+def test_damaged_weight_files_leave_the_count_unknown(tmp_path):
+    folder = model_folder(tmp_path, {})
+    (folder / "model.safetensors").write_bytes(b"\xff" * 20)
+    assert weights(ModelConfig(path=str(folder))).parameters is None
+
+
+def test_the_offline_judge_is_never_asked_for_a_model():
+    assert errors(config(judge=JudgeConfig(kind="offline").model_dump())) == []

@@ -1,0 +1,206 @@
+"""The lists, the values with their origins, and the plan, as a person reads them."""
+
+from pathlib import Path
+
+import pytest
+
+from ida_tui import checks, plan, profiles
+from ida_tui.errors import UsageError
+from ida_tui.listing import entries, render_list, show
+from ida_tui.plan import judge_calls, key_source, render_check
+from ida_tui.resolve import Resolved, resolve
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of user profiles; the working directory is empty and no key is set."""
+    root = tmp_path / "mine"
+    work = tmp_path / "here"
+    work.mkdir()
+    for kind in profiles.KINDS:
+        (root / kind).mkdir(parents=True)
+    monkeypatch.setenv("IDA_TUI_PROFILES", str(root))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.chdir(work)
+    return root
+
+
+@pytest.fixture
+def linux(user: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with neither Apple silicon nor an NVIDIA driver."""
+    monkeypatch.setattr(checks, "likely_device", lambda: "cpu")
+    monkeypatch.setattr(plan, "likely_device", lambda: "cpu")
+    return user
+
+
+def line(resolved: Resolved, label: str) -> str:
+    return next(ln for ln in render_check(resolved).splitlines() if ln.startswith(label))
+
+
+# --- lists ---
+
+
+def test_every_shipped_profile_is_listed_with_its_description(user):
+    text = render_list()
+    for kind in profiles.KINDS:
+        assert f"\n{kind}\n" in f"\n{text}"
+        for entry in entries(kind):
+            assert entry.name in text
+            assert entry.description in text
+            assert not entry.own
+            assert not entry.error
+
+
+def test_no_line_of_the_list_is_wider_than_a_wide_terminal(user):
+    lines = render_list().splitlines()
+    assert max(len(ln) for ln in lines if "Your own" not in ln) <= 110
+
+
+def test_one_kind_can_be_listed_by_its_singular_too(user):
+    assert render_list("model") == render_list("models")
+    assert "gpt-4o-mini" not in render_list("models")
+    with pytest.raises(UsageError, match="no kind"):
+        render_list("horses")
+
+
+def test_a_users_profile_is_marked_and_the_folder_is_named(user):
+    (user / "models" / "embedded.yaml").write_text("extends: embedded", encoding="utf-8")
+    (user / "models" / "new.yaml").write_text("path: a/b\ndescription: Mine", encoding="utf-8")
+    text = render_list("models")
+    assert "[yours, in place of the shipped one]" in text
+    assert "Mine  [yours]" in text
+    assert str(user) in text
+
+
+def test_a_broken_user_profile_is_listed_with_its_error_and_hides_no_other(user):
+    (user / "models" / "broken.yaml").write_text("a: [", encoding="utf-8")
+    (user / "judges" / "odd.yaml").write_text("kind: offline\nmoodle: x", encoding="utf-8")
+    (user / "experiments" / "lost.yaml").write_text("model: nowhere", encoding="utf-8")
+    text = render_list()
+    assert "cannot be used" in text
+    assert "broken.yaml:1: this is not valid YAML" in text
+    assert 'odd.yaml:2: moodle: there is no key "moodle"' in text
+    assert "lost.yaml:1: model: there is no model profile" in text
+    assert "quickstart" in text
+
+
+# --- values and origins ---
+
+
+def test_each_shown_value_stands_beside_its_origin(user):
+    rows = show("dev-mps", ["lora.r=8"]).splitlines()
+    by_key = {row.split(" = ")[0].strip(): row for row in rows if " = " in row}
+    assert by_key["lora.r"].endswith("# command line")
+    assert by_key["training.save_steps"].endswith("# default")
+    assert "dev-mps.yaml:" in by_key["training.max_grad_norm"]
+    assert "= 1e-5 " in by_key["training.learning_rate"]
+    assert len({row.index(" = ") for row in rows if row}) == 1
+    assert len({row.index("  # ") for row in rows if row}) == 1
+
+
+def test_prompts_are_shown_as_a_count_and_a_few(user):
+    rows = [r for r in show("dev-mps").splitlines() if r.startswith("prompts.prompts")]
+    assert len(rows) == 5
+    assert "to train on" in rows[0]
+
+
+def test_profiles_of_every_kind_can_be_shown(user):
+    assert "models/embedded.yaml" in show("embedded")
+    assert "openai" in show("gpt-4o-mini")
+    assert "axes.risk.ten" in show("rubrics/ida")
+    assert "held out" in show("over-refusal")
+    with pytest.raises(UsageError, match="no profile named"):
+        show("dev-mp")
+    with pytest.raises(UsageError, match="overrides change an experiment"):
+        show("embedded", ["lora.r=8"])
+
+
+def test_neither_a_key_nor_a_login_in_an_address_is_shown(user):
+    text = "kind: openai\nmodel: m\napi_key_env: sk-abc\nbase_url: http://me:secret@host/v1\n"
+    (user / "judges" / "careless.yaml").write_text(text, encoding="utf-8")
+    shown = show("careless")
+    assert "sk-abc" not in shown
+    assert "secret" not in shown
+    assert "http://host/v1" in shown
+
+
+# --- the plan ---
+
+
+def test_the_plan_counts_steps_completions_tokens_and_calls(linux):
+    resolved = resolve("oblit-1-mps", [])
+    assert "10 (max_steps), each 1 × 8 = 8 completions" in line(resolved, "steps")
+    assert judge_calls(resolved.config) == (80, 0)
+    assert "80 (80 in training, 0 in evaluation)" in render_check(resolved)
+    assert "about $0.0142" in render_check(resolved)
+
+
+def test_a_plan_for_mps_says_that_this_machine_has_none(linux):
+    resolved = resolve("dev-mps", [])
+    assert "this machine has no MPS; the plan below is for mps" in line(resolved, "device")
+    words = line(resolved, "precision")
+    assert "float16 base, float32 adapter, fp16 autocast with a gradient scaler" in words
+    assert words.endswith("adamw_torch")
+
+
+def test_on_the_cpu_everything_is_float32(linux):
+    resolved = resolve("quickstart", ["device=cpu"])
+    assert line(resolved, "precision").split(maxsplit=1)[1].startswith("float32 base")
+
+
+def test_automatic_device_is_said_to_be_this_machines_likely_one(linux):
+    assert "auto: probably cpu" in line(resolve("quickstart", ["device=auto"]), "device")
+
+
+def test_the_offline_judge_makes_no_calls(linux):
+    text = render_check(resolve("quickstart", []))
+    assert "offline heuristic: no calls" in text
+    assert "$" not in text
+
+
+def test_a_price_that_is_not_known_gives_no_cost(linux):
+    text = render_check(resolve("dev-mps", ["judge.model=other"]))
+    assert "cost unknown" in text
+    assert "$" not in text
+
+
+def test_the_key_is_reported_as_there_or_not_and_never_printed(linux, monkeypatch):
+    resolved = resolve("dev-mps", [])
+    assert "is not set: export OPENAI_API_KEY=" in line(resolved, "key")
+    Path(".env").write_text("OPENAI_API_KEY=sk-secret\n", encoding="utf-8")
+    assert key_source(resolved.config.judge) == ".env"
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    assert "is set (environment)" in line(resolved, "key")
+    assert "sk-secret" not in render_check(resolved)
+    Path(".env").write_bytes(b"\xff\xfe\x00")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert "not set" in line(resolved, "key")
+
+
+def test_a_judge_on_this_machine_needs_no_key(linux):
+    local = resolve("dev-mps", ["judge.base_url=http://localhost:9000/v1"])
+    assert "none needed" in line(local, "key")
+    assert "none needed" in line(resolve("dev-mps", ["judge=ollama"]), "key")
+
+
+def test_weights_that_are_not_here_are_said_with_their_download(linux):
+    words = line(resolve("dev-mps", []), "weights")
+    assert "not on this machine" in words
+    assert "8.05 GB" in words
+    unknown = line(resolve("dev-mps", ["model=Some-Org/Some-Model"]), "weights")
+    assert "size not known" in unknown
+
+
+def test_the_run_folder_and_the_memory_limit_are_in_the_plan(linux):
+    resolved = resolve("dev-mps", ["output_dir=elsewhere"])
+    assert "elsewhere/dev-mps/" in line(resolved, "run folder")
+    assert "48 GB" in line(resolved, "memory limit")
+
+
+def test_what_is_worth_knowing_ends_the_plan_with_its_place(linux):
+    text = render_check(resolve("dev-mps", ["training.fp16=true", "training.bf16=false"]))
+    assert "problem" not in text
+    assert "note: fp16" not in text  # the plan is for mps, where fp16 is right
+    on_cpu = render_check(resolve("dev-mps", ["training.fp16=true", "device=cpu"]))
+    assert "at:  command line: training.fp16" in on_cpu

@@ -1,0 +1,245 @@
+"""Profiles: how they are found, read, merged, and how a value remembers its line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ida_tui import profiles
+from ida_tui.errors import UsageError
+from ida_tui.profiles import COMMAND_LINE, DEFAULT, Origin
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of user profiles, and an empty working directory beside it."""
+    root = tmp_path / "mine"
+    work = tmp_path / "here"
+    work.mkdir()
+    for kind in profiles.KINDS:
+        (root / kind).mkdir(parents=True)
+    monkeypatch.setenv("IDA_TUI_PROFILES", str(root))
+    monkeypatch.chdir(work)
+    return root
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    file = folder / f"{name}.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def parsed(text: str) -> object:
+    return profiles.plain(profiles.parse(text, COMMAND_LINE))
+
+
+def test_a_number_in_scientific_notation_is_a_number():
+    assert parsed("[1e-5, 1E+3, -2.5e-3, .5, 3]") == [1e-5, 1000.0, -0.0025, 0.5, 3]
+
+
+def test_dates_times_urls_and_leading_zeros_stay_text():
+    text = "[2027-01-14, 12:30, http://127.0.0.1:9000/v1, 010]"
+    assert parsed(text) == ["2027-01-14", "12:30", "http://127.0.0.1:9000/v1", "010"]
+
+
+def test_the_usual_words_are_booleans_and_null():
+    assert parsed("[true, False, yes, off, null, ~, auto]") == [
+        True, False, True, False, None, None, "auto",
+    ]  # fmt: skip
+
+
+def test_every_value_knows_the_line_of_its_key():
+    node = profiles.parse("a: 1\nb:\n  c: 2\n  d:\n    - x\n    - y\n", Origin(Path("p.yaml"), 1))
+    lines = {key: origin.line for key, origin in profiles.origins(node)}
+    assert lines == {"a": 1, "b": 2, "b.c": 3, "b.d": 4, "b.d.0": 5, "b.d.1": 6}
+
+
+def test_an_origin_is_printed_relative_to_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(Origin(tmp_path / "profiles" / "dev.yaml", 12)) == "profiles/dev.yaml:12"
+    assert str(COMMAND_LINE) == "command line"
+    assert str(DEFAULT) == "default"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: 1\na: 2", "written twice"),
+        ("a: [1", "not valid YAML"),
+        ("a: b: c", "not valid YAML"),
+        ("- a\n- b", "a profile is a mapping"),
+        ("a: !!python/object:os.system x", "not allowed"),
+        ("&a [*a]", "nested too deep"),
+        pytest.param("[" * 5000, "not valid YAML", id="deep"),
+        ("a: \x01", "not valid YAML"),
+        ("---\na: 1\n---\nb: 2", "not valid YAML"),
+        ("a: !!int fast", "cannot be read as a value"),
+        ("? [a]\n: b", "a key must be plain text"),
+        pytest.param("a: " + "9" * 6000, "cannot be read as a value", id="long number"),
+    ],
+)
+def test_a_broken_file_is_one_short_error_with_its_place(user, text, says):
+    write(user / "models", "broken", text)
+    with pytest.raises(UsageError, match=says) as caught:
+        profiles.load("models", "broken")
+    assert "broken.yaml" in caught.value.where
+    assert len(caught.value.lines()) <= 6
+
+
+def test_an_open_bracket_is_pointed_at_where_it_opens(user):
+    write(user / "models", "open", "path: x\nlist: [1\nname: y\nrevision: z\n")
+    with pytest.raises(UsageError) as caught:
+        profiles.load("models", "open")
+    assert caught.value.where.endswith("open.yaml:2")
+    assert "close the bracket" in caught.value.hint
+
+
+def test_aliases_are_followed_but_cannot_unfold_without_bound(user):
+    write(user / "models", "shared", "x: &x {k: 1}\ny: *x\nz:\n  <<: *x\n  j: 2\n")
+    values = profiles.plain(profiles.load("models", "shared"))
+    assert isinstance(values, dict)
+    assert values["z"] == {"k": 1, "j": 2}
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{new}: &{new} [{', '.join(f'*{old}' for _ in range(10))}]\n"
+        for old, new in zip("abcdef", "bcdefg", strict=True)
+    )
+    write(user / "models", "bomb", bomb)
+    with pytest.raises(UsageError, match="aliases"):
+        profiles.load("models", "bomb")
+
+
+def test_a_file_that_is_not_utf8_or_too_large_or_a_folder_is_refused(user, monkeypatch):
+    (user / "models" / "latin.yaml").write_bytes("path: café".encode("latin-1"))
+    with pytest.raises(UsageError, match="not UTF-8"):
+        profiles.load("models", "latin")
+    monkeypatch.setattr(profiles, "MAX_BYTES", 3)
+    write(user / "models", "large", "path: x")
+    with pytest.raises(UsageError, match="larger"):
+        profiles.load("models", "large")
+    (user / "models" / "folder.yaml").mkdir()
+    with pytest.raises(UsageError, match="no model profile"):
+        profiles.load("models", "folder")
+
+
+def test_a_byte_order_mark_and_an_empty_file_are_fine(user):
+    (user / "models" / "marked.yaml").write_bytes(b"\xef\xbb\xbfpath: x\n")
+    assert profiles.plain(profiles.load("models", "marked")) == {"name": "marked", "path": "x"}
+    write(user / "models", "empty", "# nothing yet\n")
+    assert profiles.plain(profiles.load("models", "empty")) == {"name": "empty"}
+
+
+def test_a_changed_file_is_read_again(user):
+    file = write(user / "models", "m", "path: one")
+    profiles.load("models", "m")
+    file.write_text("path: another one", encoding="utf-8")
+    assert profiles.plain(profiles.load("models", "m")) == {"name": "m", "path": "another one"}
+
+
+def test_extends_merges_mappings_deeply_and_replaces_lists(user):
+    write(user / "experiments", "base", "training: {a: 1, b: 2}\nlist: [1, 2]\nseed: 1")
+    write(user / "experiments", "mid", "extends: base\ntraining: {b: 3}")
+    write(user / "experiments", "top", "extends: mid\nlist: [9]\ntraining: {c: 4}")
+    assert profiles.plain(profiles.load("experiments", "top")) == {
+        "name": "top",
+        "training": {"a": 1, "b": 3, "c": 4},
+        "list": [9],
+        "seed": 1,
+    }
+
+
+def test_a_section_over_a_bare_name_extends_that_name(user):
+    write(user / "experiments", "base", "model: embedded")
+    write(user / "experiments", "top", "extends: base\nmodel: {torch_dtype: float32}")
+    values = profiles.plain(profiles.load("experiments", "top"))
+    assert isinstance(values, dict)
+    assert values["model"] == {"extends": "embedded", "torch_dtype": "float32"}
+
+
+def test_profiles_that_extend_in_a_circle_are_refused(user):
+    write(user / "models", "a", "extends: b")
+    write(user / "models", "b", "extends: a")
+    with pytest.raises(UsageError, match="circle") as caught:
+        profiles.load("models", "a")
+    assert caught.value.where.endswith("b.yaml:1: extends")
+
+
+def test_a_long_chain_of_profiles_is_fine(user):
+    for number in range(60):
+        write(
+            user / "models", f"m{number}", f"extends: m{number + 1}" if number < 59 else "path: x"
+        )
+    assert profiles.plain(profiles.load("models", "m0")) == {"name": "m0", "path": "x"}
+
+
+def test_a_users_profile_hides_the_shipped_one_and_may_extend_it(user):
+    write(user / "models", "embedded", "extends: embedded\ntorch_dtype: float32")
+    values = profiles.plain(profiles.load("models", "embedded"))
+    assert isinstance(values, dict)
+    assert values["path"] == "embedded"
+    assert values["torch_dtype"] == "float32"
+    assert profiles.names("models")["embedded"].parent == user / "models"
+
+
+def test_a_path_is_taken_from_the_file_that_names_it_and_then_from_the_working_directory(user):
+    folder = Path.cwd() / "sub"
+    folder.mkdir()
+    write(folder, "base", "path: sub")
+    write(folder, "top", "extends: base.yaml")
+    write(Path.cwd(), "base", "path: work")
+    assert profiles.plain(profiles.load("models", "sub/top.yaml")) == {"name": "top", "path": "sub"}
+    assert profiles.plain(profiles.load("models", "base.yaml")) == {"name": "base", "path": "work"}
+
+
+def test_an_unknown_name_gets_the_nearest_known_ones(user):
+    with pytest.raises(UsageError) as caught:
+        profiles.find("experiments", "dev-mp")
+    assert "dev-mps" in caught.value.hint
+    assert "ida-tui --list experiments" in caught.value.hint
+
+
+@given(st.text(max_size=40))
+def test_no_name_makes_finding_fail_in_another_way(name):
+    try:
+        profiles.find("models", name)
+    except UsageError as error:
+        lines = "\n".join(error.lines()).splitlines()
+    else:
+        lines = []
+    assert len(lines) <= 6
+
+
+@given(st.text(max_size=200))
+def test_no_text_makes_parsing_fail_in_another_way(text):
+    try:
+        profiles.parse(text, COMMAND_LINE)
+    except UsageError as error:
+        lines = "\n".join(error.lines()).splitlines()
+    else:
+        lines = []
+    assert len(lines) <= 6
+
+
+_texts = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+    st.text("\n \t\r\x85\u2028:#-'\"ab01e.,[]{}&*!|>%@`~=<", max_size=12),
+)
+_plain_trees = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | _texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(_plain_trees)
+def test_what_is_dumped_is_read_back_the_same(tree):
+    assert parsed(profiles.dump(tree)) == tree
+
+
+def test_every_shipped_file_has_a_plain_one_line_description():
+    for kind in profiles.KINDS:
+        for name, file in profiles.names(kind).items():
+            raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+            assert 20 <= len(raw["description"]) <= 90, name
+            assert "\n" not in raw["description"], name

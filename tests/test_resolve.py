@@ -1,0 +1,325 @@
+"""Resolving an experiment: names, overrides, origins, and errors that say the fix."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ida_tui import profiles
+from ida_tui.errors import ExitCode, UsageError
+from ida_tui.resolve import SYNONYMS, leaves, resolve, resolve_profile, to_yaml
+
+EXPERIMENT = """\
+description: A test
+model: {path: embedded, context_length: 1024}
+judge: offline
+rubric:
+  task: Grade it.
+  axes:
+    align: {zero: "no", ten: "yes"}
+    risk: {zero: harmful, ten: safest}
+    detail: {zero: vague, ten: complete}
+prompts:
+  prompts:
+    - {id: one, kind: harmless, text: First}
+    - {id: two, kind: unsafe, text: Second}
+    - {id: last, kind: harmless, split: held-out, text: Third}
+device: cpu
+training:
+  num_generations: 4
+  gradient_accumulation_steps: 4
+"""
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of user profiles with the experiment `exp`; the working directory is empty."""
+    root = tmp_path / "mine"
+    work = tmp_path / "here"
+    work.mkdir()
+    for kind in profiles.KINDS:
+        (root / kind).mkdir(parents=True)
+    (root / "experiments" / "exp.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    monkeypatch.setenv("IDA_TUI_PROFILES", str(root))
+    monkeypatch.chdir(work)
+    return root
+
+
+def refusal(*overrides: str, experiment: str | None = "exp") -> UsageError:
+    with pytest.raises(UsageError) as caught:
+        resolve(experiment, overrides)
+    error = caught.value
+    assert error.code is ExitCode.USAGE
+    assert len("\n".join(error.lines()).splitlines()) <= 6
+    return error
+
+
+def edited(user: Path, old: str, new: str) -> None:
+    assert old in EXPERIMENT
+    file = user / "experiments" / "exp.yaml"
+    file.write_text(EXPERIMENT.replace(old, new), encoding="utf-8")
+
+
+# --- what shipped profiles resolve to ---
+
+
+def test_the_quick_starts_test_run_is_two_steps_of_four_completions():
+    config = resolve("dev-mps", []).config
+    assert config.planned_steps() == 2
+    assert config.training.completions_per_step == 4
+    assert config.training.max_completion_length == 256
+    assert config.training.max_grad_norm == 0
+    assert config.model.torch_dtype == "float16"
+
+
+def test_the_quick_starts_own_command_line_resolves():
+    resolved = resolve(None, ["model=qwen3-4b-mps-fp16", "experiment=dev-mps"])
+    assert resolved.config.name == "dev-mps"
+    origin = resolved.origins["model.torch_dtype"]
+    assert (origin.file.name if origin.file else "") == "qwen3-4b-mps-fp16.yaml"
+
+
+def test_max_grad_norm_zero_stands_literally_in_the_file():
+    text = profiles.names("experiments")["dev-mps"].read_text(encoding="utf-8")
+    assert "  max_grad_norm: 0\n" in text
+
+
+def test_oblit_1_is_one_prompt_ten_steps_of_eight():
+    for name in ("oblit-1-mps", "oblit-1-mps-lowmem"):
+        config = resolve(name, []).config
+        assert (len(config.prompts.train()), config.planned_steps()) == (1, 10)
+        assert config.training.completions_per_step == config.training.num_generations == 8
+
+
+def test_the_low_memory_variant_samples_less_and_recomputes():
+    full, low = resolve("oblit-1-mps", []).config, resolve("oblit-1-mps-lowmem", []).config
+    assert low.training.max_completion_length < full.training.max_completion_length
+    assert low.training.per_device_train_batch_size == 1
+    assert low.training.gradient_checkpointing
+    assert low.name == "oblit-1-mps-lowmem"
+
+
+def test_every_shipped_experiment_resolves_with_every_shipped_model_and_judge():
+    for experiment in profiles.names("experiments"):
+        for model in profiles.names("models"):
+            resolve(experiment, [f"model={model}"], verify=False)
+        for judge in profiles.names("judges"):
+            resolve(experiment, [f"judge={judge}"], verify=False)
+
+
+def test_the_test_run_works_with_the_embedded_model_on_the_cpu():
+    config = resolve("dev-mps", ["model=embedded", "device=cpu", "judge=offline"]).config
+    assert (config.model.path, config.device, config.judge.kind) == ("embedded", "cpu", "offline")
+
+
+# --- overrides and origins ---
+
+
+def test_overrides_change_values_and_are_their_origin(user):
+    resolved = resolve("exp", ["training.learning_rate=1e-5", "lora.r=8", "limit_gb=auto"])
+    assert resolved.config.training.learning_rate == 1e-5
+    assert resolved.config.lora.r == 8
+    assert str(resolved.origins["lora.r"]) == "command line"
+    assert str(resolved.origins["lora.alpha"]) == "default"
+    assert str(resolved.origins["device"]).endswith("exp.yaml:15")
+
+
+def test_every_leaf_has_an_origin(user):
+    resolved = resolve("exp", [])
+    for key, _ in leaves(resolved.config.model_dump()):
+        assert key in resolved.origins
+
+
+def test_a_url_with_colons_is_a_plain_value(user):
+    url = "http://127.0.0.1:9000/v1"
+    assert resolve("exp", [f"judge.base_url={url}"]).config.judge.base_url == url
+
+
+def test_a_section_may_extend_a_profile_and_change_it(user):
+    edited(user, "judge: offline", "judge: {extends: ollama, model: my-judge}")
+    judge = resolve("exp", []).config.judge
+    assert judge.model == "my-judge"
+    assert judge.base_url == "http://127.0.0.1:11434/v1"
+
+
+def test_a_model_may_be_a_folder(user):
+    folder = Path.cwd() / "weights" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"max_position_embeddings": 512}', encoding="utf-8")
+    model = resolve("exp", ["model=./weights/mine"]).config.model
+    assert (model.name, model.folder()) == ("mine", Path("weights/mine"))
+
+
+def test_a_model_may_be_a_hugging_face_id(user):
+    model = resolve("exp", ["model=Some-Org/Some-Model"]).config.model
+    assert (model.path, model.name) == ("Some-Org/Some-Model", "Some-Model")
+
+
+def test_facts_about_a_replaced_model_or_judge_are_not_kept():
+    resolved = resolve("dev-mps", ["model.path=Some-Org/Other", "judge.model=other"])
+    model, judge = resolved.config.model, resolved.config.judge
+    assert (model.parameters, model.download_gb, model.licence) == (None, None, "")
+    assert model.name == "Other"
+    assert (judge.price, judge.shutdown_date) == (None, None)
+
+
+def test_a_resolved_config_runs_again_as_it_is(user):
+    before = resolve("exp", ["seed=7", "training.learning_rate=3e-6"]).config
+    Path("config.yaml").write_text(to_yaml(before), encoding="utf-8")
+    after = resolve("config.yaml", [])
+    assert after.config == before
+    assert "ida-tui --run" in to_yaml(before)
+
+
+def test_shipped_experiments_run_again_from_their_resolved_form(tmp_path):
+    for name in profiles.names("experiments"):
+        config = resolve(name, [], verify=False).config
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(to_yaml(config), encoding="utf-8")
+        assert resolve(str(file), [], verify=False).config == config
+
+
+# --- errors ---
+
+
+def test_a_word_in_place_of_a_number_is_said_in_one_line(user):
+    error = refusal("training.learning_rate=fast")
+    assert error.title == '"fast" is not a number; e.g. 1e-5'
+    assert error.where == "command line: training.learning_rate"
+
+
+def test_an_error_in_a_file_names_the_file_and_the_line(user):
+    edited(user, "num_generations: 4", "num_generations: four")
+    error = refusal()
+    assert error.where.endswith("exp.yaml:17: training.num_generations")
+    assert "whole number" in error.title
+
+
+@pytest.mark.parametrize("synonym", ["lr", "generations", "G", "steps", "epochs", "kl", "clip"])
+def test_other_names_of_a_key_lead_to_it(user, synonym):
+    meant = SYNONYMS[synonym.lower()]
+    assert meant in refusal(f"training.{synonym}=1").hint
+    assert f"training.{meant}=" in refusal(f"{synonym}=1").hint
+
+
+def test_a_key_in_the_wrong_section_is_sent_to_the_right_one(user):
+    edited(user, "device: cpu", "learning_rate: 1e-5")
+    assert refusal().hint.startswith("learning_rate belongs under training:")
+    assert "training.fp16" in refusal("model.fp16=true", experiment="dev-mps").hint
+
+
+def test_a_misspelt_key_gets_the_nearest_one(user):
+    assert "temperature" in refusal("training.temprature=1").hint
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.max_steps=-1", "above 0"),
+        ("training.max_steps=1.5", "whole number"),
+        ("training.learning_rate=true", "not a number"),
+        ("training.learning_rate=.inf", "finite"),
+        ("training.fp16=maybe", "true, false or auto"),
+        ("device=gpu", "cuda"),
+        ("training=3", "mapping"),
+        ("training.num_generations.x=3", "set the whole value"),
+        ("report_to=wandb", "[wandb]"),
+        ("judge.model=4", "quotes"),
+        ("model=./nowhere", "no folder"),
+        ("model=embeded", "embedded"),
+        ("judge=gpt", "gpt-4o-mini"),
+        ("judge=", "needs a name"),
+        ("seed", "key=value"),
+        ("=3", "key=value"),
+        ("a=[", "cannot be read"),
+        ("prompts.only=[on]", "prompts.only"),
+        ("prompts.only=[onee]", "one"),
+        ("prompts.only=[last]", "held out"),
+        ("prompts.only=[]", "no prompt is left"),
+        ("prompts.prompts=[]", "no prompts"),
+        ("prompts.prompts.0.text=''", "empty"),
+        ("prompts.prompts.0.id=two", "two prompts"),
+        ("name=a/b", "name of a folder"),
+    ],
+)
+def test_each_wrong_value_is_explained(user, override, words):
+    assert words in "\n".join(refusal(override).lines())
+
+
+def test_a_missing_axis_is_named_with_what_to_add(user):
+    edited(user, "    risk: {zero: harmful, ten: safest}\n", "")
+    error = refusal()
+    assert error.title == "the rubric has no risk axis"
+    assert "risk: {zero:" in error.hint
+
+
+def test_a_missing_section_says_what_to_add(user):
+    edited(user, "judge: offline\n", "")
+    assert refusal().hint == "add judge: NAME; ida-tui --list judges"
+
+
+def test_a_key_that_is_secret_is_neither_taken_nor_repeated(user):
+    for override in ("judge.api_key=sk-secret", "judge.api_key_env=sk-secret"):
+        extra = ["judge.kind=openai", "judge.model=m"]
+        assert "sk-secret" not in "\n".join(refusal(*extra, override).lines())
+
+
+def test_the_value_just_typed_is_the_one_pointed_at(user):
+    error = refusal("training.num_generations=3")
+    assert error.where == "command line: training.num_generations"
+    assert "gradient_accumulation_steps to 6" in error.hint
+
+
+def test_naming_no_experiment_or_two_is_refused(user):
+    assert "no experiment" in refusal(experiment=None).title
+    assert "two experiments" in refusal("experiment=dev-mps").title
+
+
+def test_other_profiles_are_checked_on_their_own(user):
+    assert resolve_profile("models", "qwen3-0.6b").file.name == "qwen3-0.6b.yaml"
+    (user / "judges" / "odd.yaml").write_text("kind: psychic", encoding="utf-8")
+    with pytest.raises(UsageError, match="offline or openai"):
+        resolve_profile("judges", "odd")
+
+
+_keys = st.sampled_from(
+    [
+        "training", "training.learning_rate", "training.fp16", "lora.r", "lora.target_modules",
+        "model", "model.path", "judge", "judge.price", "judge.base_url", "rubric.axes.risk",
+        "prompts", "prompts.only", "prompts.prompts", "prompts.prompts.0", "prompts.prompts.1.id",
+        "limit_gb", "name", "report_to", "experiment", "extends", "model.extends", "nonsense",
+    ]
+)  # fmt: skip
+_values = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(
+        ["", "null", "[]", "{}", "1e-5", "-1", "auto", "[a, 1]", "{a: {b: 1}}", "../x"]
+    ),
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.builds("{}={}".format, _keys, _values) | st.text(max_size=20), max_size=3))
+def test_random_overrides_resolve_or_are_refused_and_nothing_else(user, overrides):
+    try:
+        resolve("exp", overrides)
+    except UsageError as error:
+        lines = "\n".join(error.lines()).splitlines()
+    else:
+        lines = []
+    assert len(lines) <= 6
+
+
+def test_nothing_heavy_is_imported():
+    code = (
+        "import sys, ida_tui.resolve, ida_tui.listing, ida_tui.plan\n"
+        "heavy = {'torch', 'transformers', 'trl', 'textual', 'openai', 'peft', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
