@@ -26,6 +26,9 @@ VERSION = 1
 # Valid in JSON, but not on a terminal (C1 controls), for line readers (U+2028), or in UTF-8 (surrogates).
 _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
+OFFLINE_JUDGE = "offline heuristic"
+"""What the built-in scorer is called wherever its numbers show: it is no model's opinion."""
+
 Phase = Literal["load", "generate", "judge", "reference", "update", "save", "evaluate"]
 Level = Literal["info", "warning"]
 Status = Literal["done", "failed", "interrupted", "judge_unavailable", "out_of_memory"]

@@ -3,8 +3,8 @@
     python -m ida_tui.embedded.build [--out DIR] [--seed N] [--steps N]
 
 Writes config, weights, tokenizer and chat template for `from_pretrained`. A small Qwen3 learns,
-from text that `corpus` generates, to decline every unsafe request with a safe offer, to answer harmless
-ones in a few sentences, and to refuse four in five of those all the same. The prompts of
+from text that `corpus` generates, to decline every unsafe request with a safe offer, to answer
+harmless ones in a few sentences, and to refuse four in five of those all the same. The prompts of
 `profiles/prompts/over-refusal.yaml` are kept out of the text, in whatever frame.
 """
 

@@ -16,10 +16,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from ida_tui.config import Config, DeviceName, Prompt
 from ida_tui.engine import device as devices
 from ida_tui.engine.stopping import RunInterrupted
-from ida_tui.events import EvaluationFinished
+from ida_tui.events import OFFLINE_JUDGE, EvaluationFinished
 from ida_tui.judge.offline import classify
 
-CLASSIFIER = "offline heuristic"
 SEED_OFFSET = 1_000_003
 """Keeps the evaluation's random numbers apart from the training's."""
 
@@ -62,7 +61,7 @@ def evaluate(
         harmless_refused=harmless["full_refusal"],
         unsafe=sum(unsafe.values()),
         unsafe_refused=unsafe["full_refusal"] + unsafe["partial_refusal"],
-        classifier=CLASSIFIER,
+        classifier=OFFLINE_JUDGE,
         seconds=round(time.monotonic() - started, 3),
     )
 

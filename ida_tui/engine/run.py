@@ -23,6 +23,7 @@ from ida_tui.engine import environment
 from ida_tui.engine.monitor import MemoryMonitor
 from ida_tui.engine.stopping import RunInterrupted
 from ida_tui.errors import ExitCode, IdaError
+from ida_tui.judge import BatchStats, Question, Verdict
 from ida_tui.judge.service import JudgeInterrupted, JudgeService
 from ida_tui.runs import directory as run_directories
 from ida_tui.runs import manifest
@@ -129,6 +130,7 @@ class _Run:
     state: RunState = field(default_factory=RunState)
     trainer: WatchedTrainer | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    warnings_told: int = 0
 
     def emit(self, event: ev.Event) -> None:
         """Emit an event and keep the run's own state in step with it; safe from any thread."""
@@ -208,12 +210,17 @@ class _Run:
         )
         judge.start()
         try:
-            self.emit(ev.Noticed(level="info", source="judge", text=judge.cache_status))
-            for warning in judge.warnings:
-                self.emit(ev.Noticed(level="warning", source="judge", text=warning))
+            self.emit(ev.Noticed(level="info", source="judge", text=_judge_opening(judge)))
+            self._pass_on_warnings(judge)
             yield judge
         finally:
             judge.close()
+
+    def _pass_on_warnings(self, judge: JudgeService) -> None:
+        """Emit what the judge has had to say since the last time."""
+        for warning in judge.warnings[self.warnings_told :]:
+            self.emit(ev.Noticed(level="warning", source="judge", text=warning))
+            self.warnings_told += 1
 
     def _build_trainer(
         self, judge: JudgeService, tell_device: Callable[[Any], None]
@@ -226,13 +233,18 @@ class _Run:
         from ida_tui.engine.trainer import WatchedTrainer
         from ida_tui.engine.watcher import Watcher
 
+        def score(questions: Sequence[Question]) -> tuple[list[Verdict], BatchStats]:
+            answer = judge.score_batch(questions, should_stop=self.stop.is_set)
+            self._pass_on_warnings(judge)
+            return answer
+
         config, ready = self.config, self.ready
         training = config.training
         steps = config.planned_steps()
         model = weights.load_model(config.model, ready.recipe.weights)
         trainer = WatchedTrainer(
             watcher=Watcher(self.emit, self.stop, steps),
-            score=lambda questions: judge.score_batch(questions, should_stop=self.stop.is_set),
+            score=score,
             after_step=lambda: tell_device(device.memory(ready.device)),
             model=model,
             args=GRPOConfig(
@@ -359,6 +371,13 @@ def training_rows(config: Config) -> list[dict[str, Any]]:
         }
         for prompt in config.prompts.train()
     ]
+
+
+def _judge_opening(judge: JudgeService) -> str:
+    """One line on who scores, and whether verdicts are kept."""
+    if judge.label == ev.OFFLINE_JUDGE:
+        return f"Judge: {ev.OFFLINE_JUDGE} (no calls, so nothing to cache)"
+    return judge.cache_status
 
 
 def _remove_printers(trainer: Any) -> None:

@@ -79,9 +79,9 @@ class Session:
             raise self._refusal
 
     def _main(self) -> None:
-        from ida_tui.engine.run import train
-
         try:
+            from ida_tui.engine.run import train
+
             train(
                 self.config,
                 key=self._key,

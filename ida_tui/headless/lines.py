@@ -90,6 +90,8 @@ def summary(state: RunState, ended: ev.RunEnded) -> list[str]:
         )
     if ended.steps_done:
         out.append(f"  weights moved  {100 * ended.weight_delta:.2f} % (relative L2 norm)")
+        if ended.weight_delta == 0:
+            out.append("! the weights did not move: no group had rewards that differ, so nothing taught")
     if state.judge.calls or state.judge.cached or state.judge.failed:
         out.append(f"  judge          {_judge_totals(state)}")
     out.append(f"  time           {_duration(ended.seconds)}{_peak(state)}")
@@ -162,6 +164,8 @@ def _evaluation(figures: ev.EvaluationFinished) -> list[str]:
 
 def _judge_totals(state: RunState) -> str:
     totals = state.judge
+    if totals.calls and totals.cost == 0 and state.run and state.run.judge == ev.OFFLINE_JUDGE:
+        return f"{totals.calls} verdicts of the {ev.OFFLINE_JUDGE}, no calls, no cost"
     cost = "cost unknown" if totals.cost is None else f"${totals.cost:.4f}"
     parts = [f"{totals.calls} calls", f"{totals.cached} from the cache"]
     if totals.failed:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ida_tui.config import JudgeConfig, PromptSet, RubricConfig
+from ida_tui.events import OFFLINE_JUDGE
 from ida_tui.judge.cache import CacheKeys, VerdictCache, cache_folder
 from ida_tui.judge.client import RETRY_BASE_S, JudgeClient
 from ida_tui.judge.dialect import DialectMemory
@@ -28,7 +29,6 @@ from ida_tui.judge.offline import OfflineScorer
 from ida_tui.judge.planning import retirement_warning, typical_call_cost
 from ida_tui.judge.verdict import BatchStats, Question, Verdict
 
-OFFLINE_LABEL = "offline heuristic"
 POLL_S = 0.05
 """How often a waiting batch looks at `should_stop`."""
 
@@ -65,7 +65,7 @@ class JudgeService:
     ) -> None:
         self.warnings: list[str] = []
         """Sentences for the user, in order; grows while the service runs."""
-        self.label = OFFLINE_LABEL if config.kind == "offline" else config.model
+        self.label = OFFLINE_JUDGE if config.kind == "offline" else config.model
         """The judge's name in verdicts and on screens."""
         self._config = config
         self._rubric = rubric
