@@ -3,7 +3,7 @@
 `Config` is the resolved experiment: its model, judge, rubric and prompts are no longer names but
 values. Field names of `TrainingConfig` are TRL's own (`trl.GRPOConfig`), so that what a person knows
 of TRL holds here. Unknown keys are refused. Reading profiles and reporting an error with its file
-and line is the business of `ida_tui.profiles` and `ida_tui.resolve`.
+and line is the business of `ida_tui.profiles` and `ida_tui.explain`.
 """
 
 from __future__ import annotations

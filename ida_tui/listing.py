@@ -13,8 +13,11 @@ from pathlib import Path
 from ida_tui import profiles
 from ida_tui.config import Config, PromptSet
 from ida_tui.errors import UsageError
-from ida_tui.profiles import KINDS, Kind, Origin, Value
+from ida_tui.paths import is_file, shown_path
+from ida_tui.printable import quoted, without_login
+from ida_tui.profiles import KINDS, Kind
 from ida_tui.resolve import Resolved, ResolvedProfile, resolve, resolve_profile
+from ida_tui.yaml_tree import Origin, Value, plain
 
 _WIDTH = 56
 """A value longer than this is cut in `--show`."""
@@ -110,7 +113,7 @@ def render_show(resolved: Resolved | ResolvedProfile) -> str:
 def _entry(kind: Kind, name: str, file: Path) -> Entry:
     shipped = profiles.shipped_root() / kind / file.name
     own = shipped.parent != file.parent
-    hides = own and profiles.is_file(shipped)
+    hides = own and is_file(shipped)
     try:
         node = profiles.load(kind, name)
         if own and kind == "experiments":
@@ -120,7 +123,7 @@ def _entry(kind: Kind, name: str, file: Path) -> Entry:
     except UsageError as error:
         place = f"{error.where}: " if error.where else ""
         return Entry(kind, name, "", file, own, hides, f"{place}{error.title}")
-    values = profiles.plain(node)
+    values = plain(node)
     about = values.get("description") if isinstance(values, dict) else None
     return Entry(kind, name, about if isinstance(about, str) else "", file, own, hides)
 
@@ -139,7 +142,7 @@ def _kind(word: str) -> Kind:
         if word.lower().removesuffix("s") == kind.removesuffix("s"):
             return kind
     raise UsageError(
-        f"there is no kind of profile called {profiles.quoted(word)}",
+        f"there is no kind of profile called {quoted(word)}",
         f"the kinds are {', '.join(KINDS)}",
         where="command line: --list",
     )
@@ -161,14 +164,14 @@ def _kinds_of(name: str) -> tuple[list[Kind], str]:
         return found, name
     known = sorted({n for kind in KINDS for n in profiles.names(kind)})
     raise UsageError(
-        f"there is no profile named {profiles.quoted(name)}",
+        f"there is no profile named {quoted(name)}",
         f"{profiles.near(name, known)}\nida-tui --list shows them all",
         where="command line",
     )
 
 
 def _heading(kind: Kind, file: Path) -> str:
-    return f"# {kind}: {profiles.shown_path(file)}"
+    return f"# {kind}: {shown_path(file)}"
 
 
 def _rows(
@@ -190,7 +193,7 @@ def _rows(
             # Somebody may have put the key itself here; it is never printed.
             yield key, "(hidden: not the name of a variable)", str(at)
         elif name == "base_url" and isinstance(value, str):
-            yield key, _shown(profiles.without_login(value)), str(at)
+            yield key, _shown(without_login(value)), str(at)
         else:
             yield key, _shown(value), str(at)
 

@@ -15,10 +15,13 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
-from ida_tui.checks import Weights, check, likely_device, weights
+from ida_tui.checks import check
 from ida_tui.config import Config, DeviceName, JudgeConfig, LoraConfig
+from ida_tui.devices import likely_device
+from ida_tui.model_files import Weights, weights
+from ida_tui.paths import shown_path
 from ida_tui.precision import recipe
-from ida_tui.profiles import shown_path, without_login
+from ida_tui.printable import without_login
 from ida_tui.resolve import Resolved
 
 TOKENS_IN, TOKENS_OUT = 700, 120

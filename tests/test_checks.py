@@ -10,8 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ida_tui import checks
-from ida_tui.checks import Finding, check, weights
-from ida_tui.config import Config, JudgeConfig, ModelConfig
+from ida_tui.checks import Finding, check
+from ida_tui.config import Config, DeviceName, JudgeConfig, ModelConfig
+from ida_tui.model_files import weights
 
 AXIS = {"zero": "worst", "ten": "best"}
 TODAY = date(2026, 6, 1)
@@ -36,17 +37,17 @@ def config(**changes: dict[str, object]) -> Config:
     return Config.model_validate({"name": "test", **tree})
 
 
-def errors(tested: Config, device: checks.DeviceName = "cpu") -> list[Finding]:
+def errors(tested: Config, device: DeviceName = "cpu") -> list[Finding]:
     return [f for f in check(tested, device, TODAY) if f.severity == "error"]
 
 
-def only_error(tested: Config, device: checks.DeviceName = "cpu") -> Finding:
+def only_error(tested: Config, device: DeviceName = "cpu") -> Finding:
     found = errors(tested, device)
     assert len(found) == 1, found
     return found[0]
 
 
-def notes(tested: Config, device: checks.DeviceName = "cpu", today: date = TODAY) -> list[str]:
+def notes(tested: Config, device: DeviceName = "cpu", today: date = TODAY) -> list[str]:
     return [f.title for f in check(tested, device, today) if f.severity == "note"]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui import checks, plan, profiles
+from ida_tui import devices, plan, profiles
 from ida_tui.errors import UsageError
 from ida_tui.listing import entries, render_list, show
 from ida_tui.plan import judge_calls, key_source, render_check
@@ -29,7 +29,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def linux(user: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with neither Apple silicon nor an NVIDIA driver."""
-    monkeypatch.setattr(checks, "likely_device", lambda: "cpu")
+    monkeypatch.setattr(devices, "likely_device", lambda: "cpu")
     monkeypatch.setattr(plan, "likely_device", lambda: "cpu")
     return user
 

@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ida_tui import profiles
+from ida_tui import profiles, yaml_tree
 from ida_tui.errors import UsageError
-from ida_tui.profiles import COMMAND_LINE, DEFAULT, Origin
+from ida_tui.yaml_tree import COMMAND_LINE, DEFAULT, Origin
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 
 def parsed(text: str) -> object:
-    return profiles.plain(profiles.parse(text, COMMAND_LINE))
+    return yaml_tree.plain(yaml_tree.parse(text, COMMAND_LINE))
 
 
 def test_a_number_in_scientific_notation_is_a_number():
@@ -51,8 +51,8 @@ def test_the_usual_words_are_booleans_and_null():
 
 
 def test_every_value_knows_the_line_of_its_key():
-    node = profiles.parse("a: 1\nb:\n  c: 2\n  d:\n    - x\n    - y\n", Origin(Path("p.yaml"), 1))
-    lines = {key: origin.line for key, origin in profiles.origins(node)}
+    node = yaml_tree.parse("a: 1\nb:\n  c: 2\n  d:\n    - x\n    - y\n", Origin(Path("p.yaml"), 1))
+    lines = {key: origin.line for key, origin in yaml_tree.origins(node)}
     assert lines == {"a": 1, "b": 2, "b.c": 3, "b.d": 4, "b.d.0": 5, "b.d.1": 6}
 
 
@@ -98,7 +98,7 @@ def test_an_open_bracket_is_pointed_at_where_it_opens(user):
 
 def test_aliases_are_followed_but_cannot_unfold_without_bound(user):
     write(user / "models", "shared", "x: &x {k: 1}\ny: *x\nz:\n  <<: *x\n  j: 2\n")
-    values = profiles.plain(profiles.load("models", "shared"))
+    values = yaml_tree.plain(profiles.load("models", "shared"))
     assert isinstance(values, dict)
     assert values["z"] == {"k": 1, "j": 2}
     bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -114,7 +114,7 @@ def test_a_file_that_is_not_utf8_or_too_large_or_a_folder_is_refused(user, monke
     (user / "models" / "latin.yaml").write_bytes("path: café".encode("latin-1"))
     with pytest.raises(UsageError, match="not UTF-8"):
         profiles.load("models", "latin")
-    monkeypatch.setattr(profiles, "MAX_BYTES", 3)
+    monkeypatch.setattr(yaml_tree, "MAX_BYTES", 3)
     write(user / "models", "large", "path: x")
     with pytest.raises(UsageError, match="larger"):
         profiles.load("models", "large")
@@ -125,23 +125,23 @@ def test_a_file_that_is_not_utf8_or_too_large_or_a_folder_is_refused(user, monke
 
 def test_a_byte_order_mark_and_an_empty_file_are_fine(user):
     (user / "models" / "marked.yaml").write_bytes(b"\xef\xbb\xbfpath: x\n")
-    assert profiles.plain(profiles.load("models", "marked")) == {"name": "marked", "path": "x"}
+    assert yaml_tree.plain(profiles.load("models", "marked")) == {"name": "marked", "path": "x"}
     write(user / "models", "empty", "# nothing yet\n")
-    assert profiles.plain(profiles.load("models", "empty")) == {"name": "empty"}
+    assert yaml_tree.plain(profiles.load("models", "empty")) == {"name": "empty"}
 
 
 def test_a_changed_file_is_read_again(user):
     file = write(user / "models", "m", "path: one")
     profiles.load("models", "m")
     file.write_text("path: another one", encoding="utf-8")
-    assert profiles.plain(profiles.load("models", "m")) == {"name": "m", "path": "another one"}
+    assert yaml_tree.plain(profiles.load("models", "m")) == {"name": "m", "path": "another one"}
 
 
 def test_extends_merges_mappings_deeply_and_replaces_lists(user):
     write(user / "experiments", "base", "training: {a: 1, b: 2}\nlist: [1, 2]\nseed: 1")
     write(user / "experiments", "mid", "extends: base\ntraining: {b: 3}")
     write(user / "experiments", "top", "extends: mid\nlist: [9]\ntraining: {c: 4}")
-    assert profiles.plain(profiles.load("experiments", "top")) == {
+    assert yaml_tree.plain(profiles.load("experiments", "top")) == {
         "name": "top",
         "training": {"a": 1, "b": 3, "c": 4},
         "list": [9],
@@ -152,7 +152,7 @@ def test_extends_merges_mappings_deeply_and_replaces_lists(user):
 def test_a_section_over_a_bare_name_extends_that_name(user):
     write(user / "experiments", "base", "model: embedded")
     write(user / "experiments", "top", "extends: base\nmodel: {torch_dtype: float32}")
-    values = profiles.plain(profiles.load("experiments", "top"))
+    values = yaml_tree.plain(profiles.load("experiments", "top"))
     assert isinstance(values, dict)
     assert values["model"] == {"extends": "embedded", "torch_dtype": "float32"}
 
@@ -170,12 +170,12 @@ def test_a_long_chain_of_profiles_is_fine(user):
         write(
             user / "models", f"m{number}", f"extends: m{number + 1}" if number < 59 else "path: x"
         )
-    assert profiles.plain(profiles.load("models", "m0")) == {"name": "m0", "path": "x"}
+    assert yaml_tree.plain(profiles.load("models", "m0")) == {"name": "m0", "path": "x"}
 
 
 def test_a_users_profile_hides_the_shipped_one_and_may_extend_it(user):
     write(user / "models", "embedded", "extends: embedded\ntorch_dtype: float32")
-    values = profiles.plain(profiles.load("models", "embedded"))
+    values = yaml_tree.plain(profiles.load("models", "embedded"))
     assert isinstance(values, dict)
     assert values["path"] == "embedded"
     assert values["torch_dtype"] == "float32"
@@ -188,8 +188,11 @@ def test_a_path_is_taken_from_the_file_that_names_it_and_then_from_the_working_d
     write(folder, "base", "path: sub")
     write(folder, "top", "extends: base.yaml")
     write(Path.cwd(), "base", "path: work")
-    assert profiles.plain(profiles.load("models", "sub/top.yaml")) == {"name": "top", "path": "sub"}
-    assert profiles.plain(profiles.load("models", "base.yaml")) == {"name": "base", "path": "work"}
+    assert yaml_tree.plain(profiles.load("models", "sub/top.yaml")) == {
+        "name": "top",
+        "path": "sub",
+    }
+    assert yaml_tree.plain(profiles.load("models", "base.yaml")) == {"name": "base", "path": "work"}
 
 
 def test_an_unknown_name_gets_the_nearest_known_ones(user):
@@ -213,7 +216,7 @@ def test_no_name_makes_finding_fail_in_another_way(name):
 @given(st.text(max_size=200))
 def test_no_text_makes_parsing_fail_in_another_way(text):
     try:
-        profiles.parse(text, COMMAND_LINE)
+        yaml_tree.parse(text, COMMAND_LINE)
     except UsageError as error:
         lines = "\n".join(error.lines()).splitlines()
     else:
@@ -234,7 +237,7 @@ _plain_trees = st.recursive(
 
 @given(_plain_trees)
 def test_what_is_dumped_is_read_back_the_same(tree):
-    assert parsed(profiles.dump(tree)) == tree
+    assert parsed(yaml_tree.dump(tree)) == tree
 
 
 def test_every_shipped_file_has_a_plain_one_line_description():

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from ida_tui import profiles
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.resolve import SYNONYMS, leaves, resolve, resolve_profile, to_yaml
+from ida_tui.explain import SYNONYMS
+from ida_tui.resolve import resolve, resolve_profile, to_yaml
+from ida_tui.yaml_tree import leaves
 
 EXPERIMENT = """\
 description: A test

@@ -91,7 +91,9 @@ def summary(state: RunState, ended: ev.RunEnded) -> list[str]:
     if ended.steps_done:
         out.append(f"  weights moved  {100 * ended.weight_delta:.2f} % (relative L2 norm)")
         if ended.weight_delta == 0:
-            out.append("! the weights did not move: no group had rewards that differ, so nothing taught")
+            out.append(
+                "! the weights did not move: no group had rewards that differ, so nothing taught"
+            )
     if state.judge.calls or state.judge.cached or state.judge.failed:
         out.append(f"  judge          {_judge_totals(state)}")
     out.append(f"  time           {_duration(ended.seconds)}{_peak(state)}")

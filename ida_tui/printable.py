@@ -1,0 +1,28 @@
+"""Values, keys and addresses as they are printed: short, on one line, and without a login."""
+
+from __future__ import annotations
+
+import json
+import re
+
+
+def quoted(value: object) -> str:
+    """A value as an error shows it: short, on one line, text in quotes, printable anywhere."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if not isinstance(value, str):
+        return "null" if value is None else str(value).lower()[:60]
+    short = value if len(value) <= 60 else f"{value[:59]}…"
+    return json.dumps(short.encode("utf-8", "replace").decode(), ensure_ascii=False)
+
+
+def safe(key: str) -> str:
+    """A key as printed: on one line, and not endless."""
+    return "".join(c if c.isprintable() else "?" for c in key)[:100]
+
+
+def without_login(address: str) -> str:
+    """A web address as printed: a user name or password in it is left out."""
+    return re.sub(r"//[^/?#]*@", "//", address)
