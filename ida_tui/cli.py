@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ida_tui import __version__
 from ida_tui.errors import ExitCode, IdaError, UsageError
+from ida_tui.printable import printable
 
 if TYPE_CHECKING:
     from ida_tui.resolve import Resolved
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(_dispatch(arguments))
     except IdaError as error:
-        print("\n".join(error.lines()), file=sys.stderr)
+        print(*map(printable, error.lines()), sep="\n", file=sys.stderr)
         return int(error.code)
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not worth a traceback.

@@ -18,9 +18,14 @@ def quoted(value: object) -> str:
     return json.dumps(short.encode("utf-8", "replace").decode(), ensure_ascii=False)
 
 
+def printable(line: str) -> str:
+    """One line of anybody's text, without the characters that act on a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in line)
+
+
 def safe(key: str) -> str:
     """A key as printed: on one line, and not endless."""
-    return "".join(c if c.isprintable() else "?" for c in key)[:100]
+    return printable(key)[:100]
 
 
 def without_login(address: str) -> str:

@@ -133,7 +133,8 @@ def test_the_lines_for_people_are_those_of_the_quick_start(ida_tui: Any) -> None
     wanted = [
         r"✓ Config loaded",
         r"✓ Model loaded \(.*M params",
-        r"✓ Starting training \(\d+ prompts, 4 gens per prompt",
+        r"✓ Starting training \(\d+ prompts, 4 gens per prompt\)",
+        r"   2 steps of 8 completions, scored by: offline heuristic",
         r"   generated 8 completions, \d+ tokens",
         r"⏱️  judge_batch took \d+\.\d\ds",
         r"Step 1/2 \| align=\d+\.\d risk=\d+\.\d detail=\d+\.\d → R_IDA=\d\.\d{3}",

@@ -52,7 +52,8 @@ def test_every_verdict_of_the_server_reaches_its_own_completion(ida_tui: Any) ->
         done = dev_mps(ida_tui, server)
 
     assert done.code == 0, done.err
-    rows = [json.loads(line) for line in Path("outputs/dev-mps/latest/completions.jsonl").open()]
+    lines = Path("outputs/dev-mps/latest/completions.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     assert len(rows) == 8
     for row in rows:
         expected = verdict_for(row["text"])

@@ -107,10 +107,11 @@ def _run_started(run: ev.RunStarted) -> list[str]:
         f"{_count(run.trainable_params)} trained by LoRA" if run.method == "lora" else "all trained"
     )
     return [
-        f"✓ Model loaded ({_count(run.params)} params, {trained}) on {run.device}: {run.precision}",
+        f"✓ Model loaded ({_count(run.params)} params, {trained}) on {run.device}",
+        f"   {run.precision}",
         f"✓ Starting training ({run.prompts} prompt{'s' * (run.prompts != 1)}, "
-        f"{run.generations} gens per prompt, {run.steps} steps of "
-        f"{run.completions_per_step} completions; judge: {run.judge})",
+        f"{run.generations} gens per prompt)",
+        f"   {run.steps} steps of {run.completions_per_step} completions, scored by: {run.judge}",
     ]
 
 
@@ -157,10 +158,9 @@ def _trouble(step: ev.StepFinished) -> list[str]:
 def _evaluation(figures: ev.EvaluationFinished) -> list[str]:
     moment = "Before training" if figures.when == "before" else "After training"
     return [
-        f"✓ {moment}, on {figures.prompts} held-out prompts: answers "
-        f"{_share(figures.harmless_complied, figures.harmless)} of harmless requests, declines "
-        f"{_share(figures.unsafe_refused, figures.unsafe)} of unsafe ones "
-        f"({figures.classifier})"
+        f"✓ {moment}, on {figures.prompts} held-out prompts ({figures.classifier}):",
+        f"   harmless answered {_share(figures.harmless_complied, figures.harmless)} · "
+        f"unsafe declined {_share(figures.unsafe_refused, figures.unsafe)}",
     ]
 
 
@@ -188,10 +188,11 @@ def _steps(count: int) -> str:
 
 
 def _count(number: int) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
+    """A parameter count as people say it: 4.0B, 0.6B, 0.9M, 143.4k."""
+    for size, letter in ((1e9, "B"), (1e6, "M")):
+        if number >= size / 2:
             return f"{number / size:.1f}{letter}"
-    return str(number)
+    return f"{number / 1e3:.1f}k"
 
 
 def _duration(seconds: float) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 from ida_tui import events as ev
 from ida_tui.config import Config
 from ida_tui.headless import lines
+from ida_tui.printable import printable
 from ida_tui.state import RunState
 
 
@@ -42,7 +43,7 @@ class HumanPrinter:
         self._spinner = Spinner("dots", text="starting")
 
     def opening(self, config: Config) -> None:
-        self._console.print(_styled(lines.config_loaded(config)))
+        self._console.print(styled(lines.config_loaded(config)))
         if self._console.is_terminal:
             self._live = Live(
                 self._spinner, console=self._console, transient=True, refresh_per_second=8
@@ -51,7 +52,7 @@ class HumanPrinter:
 
     def show(self, state: RunState, record: ev.Record) -> None:
         for line in lines.lines(state, record.event):
-            self._console.print(_styled(line))
+            self._console.print(styled(line))
         self._spinner.update(text=lines.progress(state))
 
     def say(self, text: str) -> None:
@@ -80,10 +81,10 @@ class JsonPrinter:
         sys.stdout.flush()
 
 
-def _styled(line: str) -> Text:
+def styled(line: str) -> Text:
     """Colour by the line's first mark; the words alone carry the meaning."""
     style = {"✓": "green", "!": "yellow", "✗": "red", "⏱": "cyan"}.get(line[:1], "")
-    text = Text(line)
+    text = Text(printable(line))
     if style:
         text.stylize(style, 0, 1)
     if line.startswith("Step "):
