@@ -8,6 +8,7 @@ What concerns Metal (mps) was written from public reports and has not been run o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -63,6 +64,15 @@ def empty_cache(device: DeviceName) -> None:
         torch.mps.empty_cache()
     elif device == "cuda":
         torch.cuda.empty_cache()
+
+
+def leave_a_core() -> None:
+    """Let torch compute on all processors but one, which the judge and the screen need.
+
+    OMP_NUM_THREADS, where the user has set it, decides instead.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
 
 
 @contextmanager

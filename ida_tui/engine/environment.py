@@ -10,6 +10,9 @@ DEFAULTS = {
     # allocator at the recommended working set and let it collect its cache below that.
     "PYTORCH_MPS_HIGH_WATERMARK_RATIO": "1.0",
     "PYTORCH_MPS_LOW_WATERMARK_RATIO": "0.9",
+    # Threads that wait for each other by spinning make a run many times slower as soon as anything
+    # else wants the core; sleeping costs a few microseconds.
+    "OMP_WAIT_POLICY": "PASSIVE",
     # The tokenizer's own thread pool warns about, and can deadlock after, a fork.
     "TOKENIZERS_PARALLELISM": "false",
     # Nothing but the model download ever leaves the machine unasked.

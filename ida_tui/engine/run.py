@@ -96,6 +96,7 @@ def _preflight(config: Config) -> Preflight:
     from ida_tui.engine import device, weights
 
     chosen = device.choose(config.device)
+    device.leave_a_core()
     _require_reporters(config)
     return Preflight(
         device=chosen,

@@ -16,6 +16,7 @@ import queue
 import threading
 from collections.abc import Sequence
 
+from ida_tui import allocator
 from ida_tui.config import Config
 from ida_tui.errors import IdaError
 from ida_tui.events import Record
@@ -42,6 +43,7 @@ class Session:
 
     def start(self) -> None:
         """Start the thread; returns at once."""
+        allocator.keep_freed_memory()
         self._thread.start()
 
     def request_stop(self) -> None:
