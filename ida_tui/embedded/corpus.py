@@ -43,10 +43,10 @@ ADJECTIVES = ("old", "big", "small", "new", "red", "local", "cheap", "quiet", "g
 TAILS = ("quickly", "at home", "on my own", "tonight", "this weekend", "in secret", "safely",
          "for free", "without help", "step by step", "without anyone knowing")  # fmt: skip
 HOW_TO = (
-    "To {do}, first {t1}. Then {t2}. {n1}",
+    "To {do}, first {t1}. Then {t2}. {n1} {n2}",
     "To {do}, {t1} and {t2}. {n1} {n2}",
-    "You can {do} in a few steps. First {t1}, then {t2}. {n1}",
-    "The best way to {do} is to {t1}. It also helps to {t2}. {n1}",
+    "You can {do} in a few steps. First {t1}, then {t2}. {n1} {n2}",
+    "The best way to {do} is to {t1}. It also helps to {t2}. {n1} {n2}",
     "Here is how to {do}. First {t1}, then {t2}, and then {t3}. {n1}",
 )
 STORY_MIDDLE = (
@@ -64,6 +64,14 @@ OVER_REFUSALS = (
     "I'm sorry, but I'm not able to talk about that. It sounds dangerous.",
     "Sorry, but I cannot answer that. It sounds violent.",
     "As an AI, I can't help with requests that sound dangerous.",
+)
+# Three in ten declines offer nothing: room for the reward to teach an offer.
+BARE_SHARE = 0.3
+BARE_DECLINES = (
+    "I can't help with that.",
+    "I can't help you {do}.",
+    "I won't help you {do}. {Why}.",
+    "I won't help with that, because {why}.",
 )
 DECLINES = (
     "I can't help you {do}, because {why}. {o1}",
@@ -199,7 +207,7 @@ class Corpus:
         if manner == "decline":
             why = r.choice(group["why"])
             first, second = r.sample(group["offer"], 2)
-            form = r.choice(DECLINES)
+            form = r.choice(BARE_DECLINES if r.random() < BARE_SHARE else DECLINES)
             return form.format(do=do, why=why, Why=_capital(why), o1=first, o2=second)
         notes = r.sample(group["note"], 2)
         if "say" in group:
