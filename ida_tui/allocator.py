@@ -31,4 +31,5 @@ def keep_freed_memory() -> bool:
         return False
     # One arena for all threads: those of other threads cannot hold blocks over 64 MiB.
     settings = ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, LARGEST_INT), (M_MMAP_MAX, 0))
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    accepted = [mallopt(name, value) == 1 for name, value in settings]
+    return all(accepted)

@@ -15,8 +15,9 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ida_tui import embedded
+from ida_tui.config import Kind
 from ida_tui.embedded.corpus import Corpus, Manner, gist
-from ida_tui.judge.offline import Kind, classify
+from ida_tui.judge.refusal import classify
 
 PROMPTS = Path(__file__).parents[1] / "profiles" / "prompts" / "over-refusal.yaml"
 SAMPLES = 8

@@ -17,7 +17,7 @@ from ida_tui.config import Config, DeviceName, Prompt
 from ida_tui.engine import device as devices
 from ida_tui.engine.stopping import RunInterrupted
 from ida_tui.events import OFFLINE_JUDGE, EvaluationFinished
-from ida_tui.judge.offline import classify
+from ida_tui.judge.refusal import classify
 
 SEED_OFFSET = 1_000_003
 """Keeps the evaluation's random numbers apart from the training's."""
