@@ -61,6 +61,23 @@ def ida_tui() -> IdaTui:
     return run
 
 
+@pytest.fixture
+def ida_tui_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> IdaTui:
+    """Runs `ida-tui` inside the test's own process, where torch is imported only once."""
+
+    def run(*arguments: str, **environment: str) -> Finished:
+        from ida_tui.cli import main
+
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        return Finished(code, out, err)
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def random_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen3 of another shape than the embedded one, with random weights, in a local folder."""

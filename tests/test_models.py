@@ -22,9 +22,11 @@ SHORT = (
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_model_of_another_shape_trains_from_a_local_path(
-    method: str, random_qwen3: Path, ida_tui: Any
+    method: str, random_qwen3: Path, ida_tui_here: Any
 ) -> None:
-    done = ida_tui("--run", *SHORT, f"model={random_qwen3}", f"training.method={method}", "--json")
+    done = ida_tui_here(
+        "--run", *SHORT, f"model={random_qwen3}", f"training.method={method}", "--json"
+    )
 
     assert done.code == 0, done.err
     started = next(e for e in done.events if e["type"] == "RunStarted")
@@ -38,7 +40,7 @@ def test_a_model_of_another_shape_trains_from_a_local_path(
 
 
 def test_weights_that_are_not_numbers_end_the_run_with_a_clear_message(
-    random_qwen3: Path, tmp_path: Path, ida_tui: Any
+    random_qwen3: Path, tmp_path: Path, ida_tui_here: Any
 ) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -50,7 +52,7 @@ def test_weights_that_are_not_numbers_end_the_run_with_a_clear_message(
     weights["model.norm.weight"] = weights["model.norm.weight"] * math.nan
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
 
-    done = ida_tui("--run", *SHORT, f"model={broken}", "--json")
+    done = ida_tui_here("--run", *SHORT, f"model={broken}", "--json")
 
     assert done.code == 1
     ended = done.events[-1]
@@ -62,14 +64,16 @@ def test_weights_that_are_not_numbers_end_the_run_with_a_clear_message(
 
 
 def test_a_learning_rate_that_destroys_the_weights_ends_the_run_and_keeps_the_last_good_checkpoint(
-    ida_tui: Any,
+    ida_tui_here: Any,
 ) -> None:
-    done = ida_tui(
+    done = ida_tui_here(
         "--run",
         *SHORT,
         "training.method=full",
         "training.learning_rate=1e30",
         "training.max_steps=6",
+        "training.temperature=2.0",
+        "training.max_completion_length=32",
         "training.save_steps=1",
         "--json",
     )

@@ -11,8 +11,8 @@ from tests.judge_server import ScriptedJudge, Status, verdict_for
 KEY = "sk-test-0123456789abcdef"
 
 
-def dev_mps(ida_tui: Any, server: ScriptedJudge, *more: str) -> Any:
-    return ida_tui(
+def dev_mps(ida_tui_here: Any, server: ScriptedJudge, *more: str) -> Any:
+    return ida_tui_here(
         "--run",
         "dev-mps",
         "model=embedded",
@@ -29,11 +29,13 @@ def events_of_latest_run() -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.open()]
 
 
-def test_two_steps_of_two_prompts_make_eight_calls_and_none_the_second_time(ida_tui: Any) -> None:
+def test_two_steps_of_two_prompts_make_eight_calls_and_none_the_second_time(
+    ida_tui_here: Any,
+) -> None:
     with ScriptedJudge() as server:
-        first = dev_mps(ida_tui, server)
+        first = dev_mps(ida_tui_here, server)
         calls_of_first = server.calls
-        second = dev_mps(ida_tui, server)
+        second = dev_mps(ida_tui_here, server)
 
         assert first.code == 0, first.err
         assert second.code == 0, second.err
@@ -47,9 +49,9 @@ def test_two_steps_of_two_prompts_make_eight_calls_and_none_the_second_time(ida_
     assert [step["scored"] for step in steps] == [4, 4]
 
 
-def test_every_verdict_of_the_server_reaches_its_own_completion(ida_tui: Any) -> None:
+def test_every_verdict_of_the_server_reaches_its_own_completion(ida_tui_here: Any) -> None:
     with ScriptedJudge() as server:
-        done = dev_mps(ida_tui, server)
+        done = dev_mps(ida_tui_here, server)
 
     assert done.code == 0, done.err
     lines = Path("outputs/dev-mps/latest/completions.jsonl").read_text().splitlines()
@@ -62,9 +64,11 @@ def test_every_verdict_of_the_server_reaches_its_own_completion(ida_tui: Any) ->
         }
 
 
-def test_a_verdict_that_never_comes_is_shown_as_missing_and_scores_nothing(ida_tui: Any) -> None:
+def test_a_verdict_that_never_comes_is_shown_as_missing_and_scores_nothing(
+    ida_tui_here: Any,
+) -> None:
     with ScriptedJudge([Status(500)] * 4) as server:
-        done = dev_mps(ida_tui, server, "judge.max_retries=0", "judge.concurrency=1")
+        done = dev_mps(ida_tui_here, server, "judge.max_retries=0", "judge.concurrency=1")
 
     assert done.code == 0, done.err
     failed = [
@@ -79,10 +83,10 @@ def test_a_verdict_that_never_comes_is_shown_as_missing_and_scores_nothing(ida_t
 
 
 def test_a_refused_key_ends_the_run_with_the_judges_exit_code_and_a_checkpoint(
-    ida_tui: Any,
+    ida_tui_here: Any,
 ) -> None:
     with ScriptedJudge([Status(401, message=f"bad key {KEY}")] * 9) as server:
-        done = dev_mps(ida_tui, server)
+        done = dev_mps(ida_tui_here, server)
 
     assert done.code == 3
     assert KEY not in done.out + done.err
@@ -91,9 +95,9 @@ def test_a_refused_key_ends_the_run_with_the_judges_exit_code_and_a_checkpoint(
     assert list(Path("outputs/dev-mps/latest/checkpoints").glob("checkpoint-*"))
 
 
-def test_the_key_is_in_no_file_that_the_run_left(ida_tui: Any, tmp_path: Path) -> None:
+def test_the_key_is_in_no_file_that_the_run_left(ida_tui_here: Any, tmp_path: Path) -> None:
     with ScriptedJudge() as server:
-        done = dev_mps(ida_tui, server)
+        done = dev_mps(ida_tui_here, server)
 
     assert done.code == 0, done.err
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -102,9 +106,9 @@ def test_the_key_is_in_no_file_that_the_run_left(ida_tui: Any, tmp_path: Path) -
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
-def test_the_quick_starts_own_command_line_works(ida_tui: Any) -> None:
+def test_the_quick_starts_own_command_line_works(ida_tui_here: Any) -> None:
     with ScriptedJudge() as server:
-        done = ida_tui(
+        done = ida_tui_here(
             "--run",
             "experiment=dev-mps",
             "model=embedded",
