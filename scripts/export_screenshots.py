@@ -14,6 +14,7 @@ from rich.console import Console
 from ida_tui import events as ev
 from ida_tui.headless import lines
 from ida_tui.headless.printer import styled
+from ida_tui.resolve import resolve
 from ida_tui.runs.reader import read_events
 from ida_tui.state import RunState, fold
 
@@ -24,7 +25,8 @@ STEPS_SHOWN = 2
 
 def transcript(run: Path) -> list[str]:
     """The lines that the run printed, without the steps in the middle."""
-    state, printed, steps = RunState(), [], 0
+    config = resolve(str(run / "config.yaml")).config
+    state, printed, steps = RunState(), [lines.config_loaded(config)], 0
     for record in read_events(run / "events.jsonl"):
         state = fold(state, record)
         spoken = lines.lines(state, record.event)
