@@ -20,6 +20,8 @@ DEFAULTS = {
     "DO_NOT_TRACK": "1",
     # Progress bars write to the terminal that a face of the program owns.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "WANDB_SILENT": "true",
+    "WANDB_CONSOLE": "off",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }

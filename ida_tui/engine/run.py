@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ida_tui import events as ev
@@ -356,9 +357,14 @@ class _Run:
             return
         import wandb
 
-        url = getattr(wandb.run, "url", None)
-        text = f"W&B run: {url}" if url else "W&B ran offline; `wandb sync` uploads it"
+        if wandb.run is None:
+            return
+        if wandb.run.offline:
+            text = f"W&B ran offline; upload it with: wandb sync {Path(wandb.run.dir).parent}"
+        else:
+            text = f"W&B run: {wandb.run.url}"
         self.emit(ev.Noticed(level="info", source="wandb", text=text))
+        wandb.finish()
 
 
 def training_rows(config: Config) -> list[dict[str, Any]]:

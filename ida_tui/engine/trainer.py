@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from ida_tui.config import AXES
 from ida_tui.engine.heartbeat import Heartbeat, heard
 from ida_tui.engine.stopping import NonFinite
 from ida_tui.engine.watcher import Watcher
@@ -54,7 +55,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self._after_step = after_step
         self._in_rollout = False
         self._skipped_in_a_row = 0
-        super().__init__(reward_funcs=self._reward, **arguments)
+        super().__init__(reward_funcs=self.r_ida, **arguments)
         self._weight_delta = WeightDelta(self.model)
 
     @property
@@ -103,16 +104,20 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             self._watcher.enter("reference", self._current_step)
         return super()._get_per_token_logps_and_entropies(*args, **kwargs)
 
-    def _reward(
+    def r_ida(
         self,
         completions: list[list[dict[str, str]]],
         completion_ids: list[list[int]],
         prompt_id: list[str],
         prompt_text: list[str],
         kind: list[Any],
+        log_metric: Callable[[str, float], None],
         **_: Any,
     ) -> list[float | None]:
-        """The one reward function: R_IDA of each completion, or None where there is no verdict."""
+        """The one reward function: R_IDA of each completion, or None where there is no verdict.
+
+        TRL calls it with a list per column, one item per completion, and reports it by its name.
+        """
         step = self._current_step
         texts = [turns[-1]["content"] for turns in completions]
         self._watcher.completions_finished(
@@ -148,6 +153,10 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             )
         verdicts, stats = self._score(questions)
         self._watcher.judged(step, verdicts, stats)
+        for axis in AXES:
+            scores = [score for v in verdicts if (score := getattr(v, axis)) is not None]
+            if scores:
+                log_metric(axis, sum(scores) / len(scores))
         return [verdict.r_ida for verdict in verdicts]
 
     # -- update -------------------------------------------------------------------------------
