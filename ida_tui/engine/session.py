@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from ida_tui import allocator
 from ida_tui.config import Config
+from ida_tui.devices import chosen_device
 from ida_tui.errors import IdaError
 from ida_tui.events import Record
 
@@ -43,7 +44,9 @@ class Session:
 
     def start(self) -> None:
         """Start the thread; returns at once."""
-        allocator.keep_freed_memory()
+        if chosen_device(self.config) == "cpu":
+            # Elsewhere the host only loads the weights, and should give that memory back.
+            allocator.keep_freed_memory()
         self._thread.start()
 
     def request_stop(self) -> None:

@@ -56,7 +56,11 @@ class HumanPrinter:
         self._spinner.update(text=lines.progress(state))
 
     def say(self, text: str) -> None:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+        if self._live is not None:
+            # Above the live line, which would otherwise be overwritten in the middle.
+            self._console.print(Text(text))
+        else:
+            print(text, file=sys.stderr)
 
     def close(self) -> None:
         if self._live is not None:
