@@ -15,6 +15,7 @@ from trl import GRPOConfig
 from ida_tui import embedded, precision
 from ida_tui.config import Config, DeviceName, ModelConfig
 from ida_tui.engine import weights
+from ida_tui.engine.assembly import training_rows
 from ida_tui.engine.trainer import WatchedTrainer
 from ida_tui.engine.watcher import Watcher
 from ida_tui.events import StepFinished
@@ -110,17 +111,7 @@ def train_with_a_scaler(tmp_path: Path, max_grad_norm: float) -> tuple[SpyingSca
             disable_tqdm=True,
         ),
         processing_class=weights.load_tokenizer(ModelConfig(path=str(embedded.path()))),
-        train_dataset=Dataset.from_list(
-            [
-                {
-                    "prompt": [{"role": "user", "content": prompt.text}],
-                    "prompt_id": prompt.id,
-                    "prompt_text": prompt.text,
-                    "kind": prompt.kind,
-                }
-                for prompt in profile.prompts.train()[:4]
-            ]
-        ),
+        train_dataset=Dataset.from_list(training_rows(profile)),
         peft_config=weights.peft_config(profile.lora),
     )
     scaler = SpyingScaler()

@@ -11,17 +11,17 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from ida_tui import events as ev
 from ida_tui import resolve
 from ida_tui.config import Config
-from ida_tui.engine import environment
 from ida_tui.engine.monitor import MemoryMonitor
+from ida_tui.engine.preflight import Preflight, preflight
 from ida_tui.engine.stopping import RunInterrupted
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.judge import BatchStats, Question, Verdict
@@ -30,21 +30,11 @@ from ida_tui.runs import directory as run_directories
 from ida_tui.runs import manifest
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log import EventLog
+from ida_tui.sensors.memory import DeviceMemory
 from ida_tui.state import RunState, fold
 
 if TYPE_CHECKING:
-    from ida_tui.config import DeviceName
     from ida_tui.engine.trainer import WatchedTrainer
-    from ida_tui.precision import Recipe
-
-
-@dataclass(frozen=True, slots=True)
-class Preflight:
-    """What is known once a run may start."""
-
-    device: DeviceName
-    recipe: Recipe
-    tokenizer: Any
 
 
 def train(
@@ -67,7 +57,7 @@ def train(
     Raises:
         IdaError: the run could not start; nothing was written.
     """
-    ready = _preflight(config)
+    ready = preflight(config)
     started = datetime.now()
     directory = run_directories.create(config.output_dir, config.name, started)
     directory.config.write_text(resolve.to_yaml(config), encoding="utf-8")
@@ -88,22 +78,6 @@ def train(
             crash = directory.logs / "crash.txt"
             crash.write_text(redact(outcome.crash), encoding="utf-8")
         log.emit(run.ended(outcome))
-
-
-def _preflight(config: Config) -> Preflight:
-    """Everything that can be refused without loading the weights."""
-    environment.prepare(config.model.folder())
-    from ida_tui import precision
-    from ida_tui.engine import device, weights
-
-    chosen = device.choose(config.device)
-    device.leave_a_core()
-    _require_reporters(config)
-    return Preflight(
-        device=chosen,
-        recipe=precision.recipe(config, chosen),
-        tokenizer=weights.load_tokenizer(config.model),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +180,7 @@ class _Run:
             self._report_links()
 
     @contextlib.contextmanager
-    def _judge(self) -> Any:
+    def _judge(self) -> Iterator[JudgeService]:
         judge = JudgeService(
             self.config.judge, self.config.rubric, self.config.prompts, key=self.key
         )
@@ -225,14 +199,9 @@ class _Run:
             self.warnings_told += 1
 
     def _build_trainer(
-        self, judge: JudgeService, tell_device: Callable[[Any], None]
+        self, judge: JudgeService, tell_device: Callable[[DeviceMemory | None], None]
     ) -> WatchedTrainer:
-        from datasets import Dataset
-        from trl import GRPOConfig
-
-        from ida_tui.engine import device, weights
-        from ida_tui.engine.arguments import grpo_arguments
-        from ida_tui.engine.trainer import WatchedTrainer
+        from ida_tui.engine import assembly, device
         from ida_tui.engine.watcher import Watcher
 
         def score(questions: Sequence[Question]) -> tuple[list[Verdict], BatchStats]:
@@ -240,48 +209,20 @@ class _Run:
             self._pass_on_warnings(judge)
             return answer
 
-        config, ready = self.config, self.ready
-        training = config.training
-        steps = config.planned_steps()
-        model = weights.load_model(config.model, ready.recipe.weights)
-        trainer = WatchedTrainer(
-            watcher=Watcher(self.emit, self.stop, steps),
+        trainer = assembly.build_trainer(
+            self.config,
+            self.ready,
+            self.directory,
+            watcher=Watcher(self.emit, self.stop, self.config.planned_steps()),
             score=score,
-            after_step=lambda: tell_device(device.memory(ready.device)),
-            model=model,
-            args=GRPOConfig(
-                **grpo_arguments(config, ready.recipe, ready.device, self.directory.checkpoints)
-            ),
-            processing_class=ready.tokenizer,
-            train_dataset=Dataset.from_list(training_rows(config)),
-            peft_config=weights.peft_config(config.lora) if training.method == "lora" else None,
+            after_step=lambda: tell_device(device.memory(self.ready.device)),
         )
-        _remove_printers(trainer)
-        counts = weights.count(trainer.model)
         self.emit(
-            ev.RunStarted(
-                run_id=self.directory.run_id,
-                directory=str(self.directory.path),
-                experiment=config.name,
-                model=config.model.name or config.model.path,
-                judge=judge.label,
-                device=ready.device,
-                dtype=ready.recipe.weights,
-                precision=ready.recipe.words(training.method),
-                method=training.method,
-                params=counts.base,
-                trainable_params=counts.trainable,
-                steps=steps,
-                prompts=len(config.prompts.train()),
-                generations=training.num_generations,
-                completions_per_step=training.completions_per_step,
-                seed=config.seed,
-                limit_gb=_limit_gb(config),
-            )
+            assembly.run_started(self.config, self.ready, self.directory, trainer, judge.label)
         )
         return trainer
 
-    def _evaluate(self, when: Any) -> None:
+    def _evaluate(self, when: Literal["before", "after"]) -> None:
         if not self.config.evaluation.enabled or self.trainer is None:
             return
         from ida_tui.engine.evaluation import evaluate
@@ -367,53 +308,11 @@ class _Run:
         wandb.finish()
 
 
-def training_rows(config: Config) -> list[dict[str, Any]]:
-    """The training prompts as rows of TRL's dataset."""
-    return [
-        {
-            "prompt": [{"role": "user", "content": prompt.text}],
-            "prompt_id": prompt.id,
-            "prompt_text": prompt.text,
-            "kind": prompt.kind,
-        }
-        for prompt in config.prompts.train()
-    ]
-
-
 def _judge_opening(judge: JudgeService) -> str:
     """One line on who scores, and whether verdicts are kept."""
     if judge.label == ev.OFFLINE_JUDGE:
         return f"Judge: {ev.OFFLINE_JUDGE} (no calls, so nothing to cache)"
     return judge.cache_status
-
-
-def _remove_printers(trainer: Any) -> None:
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-
-
-def _require_reporters(config: Config) -> None:
-    from importlib.util import find_spec
-
-    for name in config.report_to:
-        if find_spec(name) is None:
-            raise IdaError(
-                f"report_to names {name}, which is not installed",
-                f"uv sync --extra {name}   (or pip install 'ida-tui[{name}]')",
-                where="report_to",
-                code=ExitCode.USAGE,
-            )
-
-
-def _limit_gb(config: Config) -> float:
-    """The memory limit in GB (10^9 bytes): the profile's, or all that the machine has."""
-    if config.limit_gb != "auto":
-        return float(config.limit_gb)
-    import psutil
-
-    return round(psutil.virtual_memory().total / 1e9, 1)
 
 
 def _redactor(key: str | None) -> Callable[[str], str]:

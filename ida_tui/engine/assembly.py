@@ -1,0 +1,106 @@
+"""Put the trainer together: model, adapter, prompts, TRL's arguments, watcher and judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+from datasets import Dataset
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import GRPOConfig
+
+from ida_tui.config import Config
+from ida_tui.engine import weights
+from ida_tui.engine.arguments import grpo_arguments
+from ida_tui.engine.preflight import Preflight
+from ida_tui.engine.trainer import Score, WatchedTrainer
+from ida_tui.engine.watcher import Watcher
+from ida_tui.events import RunStarted
+from ida_tui.runs.directory import RunDirectory
+
+
+def build_trainer(
+    config: Config,
+    ready: Preflight,
+    directory: RunDirectory,
+    *,
+    watcher: Watcher,
+    score: Score,
+    after_step: Callable[[], None],
+) -> WatchedTrainer:
+    """The trainer of one run, with its model loaded.
+
+    Args:
+        config: the resolved profile.
+        ready: device, number formats and tokenizer.
+        directory: where checkpoints go.
+        watcher: is told what happens.
+        score: asks the judge.
+        after_step: called when a step is complete.
+
+    Raises:
+        IdaError: the weights cannot be loaded.
+    """
+    arguments = grpo_arguments(config, ready.recipe, ready.device, directory.checkpoints)
+    adapter = weights.peft_config(config.lora) if config.training.method == "lora" else None
+    trainer = WatchedTrainer(
+        watcher=watcher,
+        score=score,
+        after_step=after_step,
+        model=weights.load_model(config.model, ready.recipe.weights),
+        args=GRPOConfig(**arguments),
+        processing_class=ready.tokenizer,
+        train_dataset=Dataset.from_list(training_rows(config)),
+        peft_config=adapter,
+    )
+    # transformers' own printers would write to a terminal that a face of the program owns.
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def training_rows(config: Config) -> list[dict[str, Any]]:
+    """The training prompts as rows of TRL's dataset."""
+    return [
+        {
+            "prompt": [{"role": "user", "content": prompt.text}],
+            "prompt_id": prompt.id,
+            "prompt_text": prompt.text,
+            "kind": prompt.kind,
+        }
+        for prompt in config.prompts.train()
+    ]
+
+
+def run_started(
+    config: Config, ready: Preflight, directory: RunDirectory, trainer: WatchedTrainer, judge: str
+) -> RunStarted:
+    """What the run is made of, as its first figures; `judge` is the judge's label."""
+    training, counts = config.training, weights.count(trainer.model)
+    return RunStarted(
+        run_id=directory.run_id,
+        directory=str(directory.path),
+        experiment=config.name,
+        model=config.model.name or config.model.path,
+        judge=judge,
+        device=ready.device,
+        dtype=ready.recipe.weights,
+        precision=ready.recipe.words(training.method),
+        method=training.method,
+        params=counts.base,
+        trainable_params=counts.trainable,
+        steps=config.planned_steps(),
+        prompts=len(config.prompts.train()),
+        generations=training.num_generations,
+        completions_per_step=training.completions_per_step,
+        seed=config.seed,
+        limit_gb=_limit_gb(config),
+    )
+
+
+def _limit_gb(config: Config) -> float:
+    """The memory limit in GB (10^9 bytes): the profile's, or all that the machine has."""
+    if config.limit_gb != "auto":
+        return float(config.limit_gb)
+    return round(psutil.virtual_memory().total / 1e9, 1)
