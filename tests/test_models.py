@@ -39,9 +39,11 @@ def test_a_model_of_another_shape_trains_from_a_local_path(
     assert (folder / weights).is_file()
 
 
-def test_weights_that_are_not_numbers_end_the_run_with_a_clear_message(
-    random_qwen3: Path, tmp_path: Path, ida_tui_here: Any
+@pytest.mark.parametrize(("method", "checkpoints"), [("lora", 1), ("full", 0)])
+def test_weights_that_are_not_numbers_end_the_run_and_are_in_no_checkpoint(
+    method: str, checkpoints: int, random_qwen3: Path, tmp_path: Path, ida_tui_here: Any
 ) -> None:
+    # With LoRA the broken weights are the frozen base's, and the adapter is still worth keeping.
     from safetensors.torch import load_file, save_file
 
     broken = tmp_path / "broken"
@@ -52,7 +54,7 @@ def test_weights_that_are_not_numbers_end_the_run_with_a_clear_message(
     weights["model.norm.weight"] = weights["model.norm.weight"] * math.nan
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
 
-    done = ida_tui_here("--run", *SHORT, f"model={broken}", "--json")
+    done = ida_tui_here("--run", *SHORT, f"model={broken}", f"training.method={method}", "--json")
 
     assert done.code == 1
     ended = done.events[-1]
@@ -60,7 +62,9 @@ def test_weights_that_are_not_numbers_end_the_run_with_a_clear_message(
     assert "not finite at step 1" in str(ended["message"])
     assert "learning_rate" in str(ended["hint"])
     assert "Traceback" not in done.err
-    assert not Path("outputs/quickstart/latest/logs/crash.txt").exists()
+    run = Path("outputs/quickstart/latest")
+    assert not (run / "logs" / "crash.txt").exists()
+    assert len(list(run.glob("checkpoints/checkpoint-*"))) == checkpoints
 
 
 def test_a_learning_rate_that_destroys_the_weights_ends_the_run_and_keeps_the_last_good_checkpoint(

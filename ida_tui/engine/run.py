@@ -7,6 +7,7 @@ happens ends in a RunEnded event with the exit code of `ida_tui.errors.ExitCode`
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -255,8 +256,13 @@ class _Run:
         self.emit(ev.CheckpointSaved(step=step, path=str(path)))
 
     def _save_what_there_is(self) -> bool:
-        """A checkpoint of the last finished step, if training had begun; never a second failure."""
+        """A checkpoint of the last finished step, if training had begun; never a second failure.
+
+        Weights that are not finite are not saved: they would push good checkpoints out.
+        """
         if self.trainer is None or self.trainer.optimizer is None:
+            return False
+        if not math.isfinite(self.trainer.weight_delta):
             return False
         step = int(self.trainer.state.global_step)
         saved = self.state.checkpoint
