@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ida_tui import events as ev
-from ida_tui.headless import lines
+from ida_tui import narration
 from ida_tui.headless.printer import styled
 from ida_tui.resolve import resolve
 from ida_tui.runs.reader import read_events
@@ -26,10 +26,10 @@ STEPS_SHOWN = 2
 def transcript(run: Path) -> list[str]:
     """The lines that the run printed, without the steps in the middle."""
     config = resolve(str(run / "config.yaml")).config
-    state, printed, steps = RunState(), [lines.config_loaded(config)], 0
+    state, printed, steps = RunState(), [narration.config_loaded(config)], 0
     for record in read_events(run / "events.jsonl"):
         state = fold(state, record)
-        spoken = lines.lines(state, record.event)
+        spoken = narration.lines(state, record.event)
         total = state.run.steps if state.run else 0
         if isinstance(record.event, ev.JudgeBatchFinished):
             steps += 1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ida_tui import events as ev
-from ida_tui.headless import lines
+from ida_tui import narration
 from ida_tui.runs.reader import read_events
 from ida_tui.state import fold_all
 
@@ -76,7 +76,7 @@ def test_the_same_events_are_on_disk_and_refold_to_what_was_printed(
     from_disk = fold_all(read_events(path))
     assert from_disk == fold_all(ev.decode(line) for line in output)
     assert from_disk.ended is not None
-    assert lines.summary(from_disk, from_disk.ended)[0] == "✓ Training complete"
+    assert narration.summary(from_disk, from_disk.ended)[0] == "✓ Training complete"
 
 
 def test_the_run_directory_is_complete(quickstart: tuple[Path, list[str]]) -> None:

@@ -11,8 +11,8 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from ida_tui import events as ev
+from ida_tui import narration
 from ida_tui.config import Config
-from ida_tui.headless import lines
 from ida_tui.printable import printable
 from ida_tui.state import RunState
 
@@ -43,7 +43,7 @@ class HumanPrinter:
         self._spinner = Spinner("dots", text="starting")
 
     def opening(self, config: Config) -> None:
-        self._console.print(styled(lines.config_loaded(config)))
+        self._console.print(styled(narration.config_loaded(config)))
         if self._console.is_terminal:
             self._live = Live(
                 self._spinner, console=self._console, transient=True, refresh_per_second=8
@@ -51,9 +51,9 @@ class HumanPrinter:
             self._live.start()
 
     def show(self, state: RunState, record: ev.Record) -> None:
-        for line in lines.lines(state, record.event):
+        for line in narration.lines(state, record.event):
             self._console.print(styled(line))
-        self._spinner.update(text=lines.progress(state))
+        self._spinner.update(text=narration.progress(state))
 
     def say(self, text: str) -> None:
         if self._live is not None:
@@ -72,7 +72,7 @@ class JsonPrinter:
     """Every event as one line of JSON on stdout, the same line as in events.jsonl; talk on stderr."""
 
     def opening(self, config: Config) -> None:
-        self.say(lines.config_loaded(config))
+        self.say(narration.config_loaded(config))
 
     def show(self, state: RunState, record: ev.Record) -> None:
         sys.stdout.write(ev.encode(record) + "\n")
