@@ -76,6 +76,26 @@ class PhaseChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutStarted:
+    """The prompts of a step, one a group; `generations` completions of each are about to be sampled."""
+
+    step: int
+    generations: int
+    prompt_ids: tuple[str, ...]
+    kinds: tuple[str, ...]
+    """`harmless` or `unsafe`, for each prompt."""
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextGenerated:
+    """What has been sampled since the last of these, row by row; a row is group × generations + index."""
+
+    step: int
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TokensGenerated:
     """Heartbeat while completions are being generated, at least once a second."""
 
@@ -261,6 +281,8 @@ Event: TypeAlias = (
     RunStarted
     | Noticed
     | PhaseChanged
+    | RolloutStarted
+    | TextGenerated
     | TokensGenerated
     | CompletionFinished
     | CompletionScored

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from typing import Any
 
 from ida_tui import events as ev
 
 MAX_NOTICES = 200
+MEMORY_SAMPLES = 240
+"""How many of the newest memory samples are kept: four minutes, at one a second."""
 FIRST_STEPS = 3
 LAST_STEPS = 5
 
@@ -53,14 +57,22 @@ class RunState:
     phase_since: str = ""
     step: int = 0
     """The step under way, from 1; 0 before the first."""
+    rollout: ev.RolloutStarted | None = None
+    """The prompts of the step under way."""
+    streams: tuple[str, ...] = ()
+    """Text of each row of the rollout so far; a row is group × generations + index."""
     generation: ev.TokensGenerated | None = None
     completions: tuple[Completion, ...] = ()
     """Completions of the step under way, or of the last one."""
     steps: tuple[ev.StepFinished, ...] = ()
     judge: JudgeTotals = field(default_factory=JudgeTotals)
     memory: ev.MemorySampled | None = None
+    memory_recent: tuple[ev.MemorySampled, ...] = ()
+    """The newest samples, oldest first."""
     memory_peak: int = 0
     """Largest `process` seen, in bytes."""
+    system_peak: int = 0
+    """Largest `system_used` seen, in bytes."""
     notices: tuple[ev.Noticed, ...] = ()
     alerts: tuple[ev.AlertRaised, ...] = ()
     checkpoint: ev.CheckpointSaved | None = None
@@ -110,56 +122,56 @@ def last_window(scored: int) -> int:
 def fold(state: RunState, record: ev.Record) -> RunState:
     """The state after one more record."""
     event = record.event
-    state = replace(
-        state,
-        seq=record.seq,
-        updated_at=record.time,
-        started_at=state.started_at or record.time,
-    )
+
+    def but(**changes: Any) -> RunState:
+        started_at = state.started_at or record.time
+        return replace(
+            state, seq=record.seq, updated_at=record.time, started_at=started_at, **changes
+        )
+
     match event:
         case ev.RunStarted():
-            return replace(state, run=event)
+            return but(run=event)
         case ev.PhaseChanged():
-            fresh = event.step != state.step
-            return replace(
-                state,
-                step=event.step,
-                phase=event.phase,
-                phase_since=record.time,
-                generation=None if event.phase == "generate" else state.generation,
-                completions=() if fresh else state.completions,
-                paused="",
-            )
+            return but(**_phase_changed(state, event), phase_since=record.time)
+        case ev.RolloutStarted():
+            rows = len(event.prompts) * event.generations
+            return but(rollout=event, streams=("",) * rows)
+        case ev.TextGenerated():
+            texts = zip_longest(state.streams, event.texts, fillvalue="")
+            return but(streams=tuple(before + more for before, more in texts))
         case ev.TokensGenerated():
-            return replace(state, generation=event)
+            return but(generation=event)
         case ev.CompletionFinished():
-            return replace(state, completions=(*state.completions, Completion(event)))
+            return but(completions=(*state.completions, Completion(event)))
         case ev.CompletionScored():
-            return replace(state, completions=_with_verdict(state.completions, event))
+            return but(completions=_with_verdict(state.completions, event))
         case ev.JudgeBatchFinished():
-            return replace(state, judge=_add(state.judge, event))
+            return but(judge=_add(state.judge, event))
         case ev.StepFinished():
-            return replace(state, steps=(*state.steps, event))
+            return but(steps=(*state.steps, event))
         case ev.MemorySampled():
-            peak = max(state.memory_peak, event.process)
-            return replace(state, memory=event, memory_peak=peak)
+            return but(
+                memory=event,
+                memory_recent=(*state.memory_recent, event)[-MEMORY_SAMPLES:],
+                memory_peak=max(state.memory_peak, event.process),
+                system_peak=max(state.system_peak, event.system_used),
+            )
         case ev.Noticed():
-            return replace(state, notices=(*state.notices, event)[-MAX_NOTICES:])
+            return but(notices=(*state.notices, event)[-MAX_NOTICES:])
         case ev.AlertRaised():
-            return replace(state, alerts=(*state.alerts, event))
+            return but(alerts=(*state.alerts, event))
         case ev.CheckpointSaved():
-            return replace(state, checkpoint=event)
+            return but(checkpoint=event)
         case ev.EvaluationFinished():
-            if event.when == "before":
-                return replace(state, before=event)
-            return replace(state, after=event)
+            return but(before=event) if event.when == "before" else but(after=event)
         case ev.RunPaused():
-            return replace(state, paused=event.reason)
+            return but(paused=event.reason)
         case ev.RunResumed():
             kept = tuple(step for step in state.steps if step.step <= event.from_step)
-            return replace(state, paused="", ended=None, steps=kept)
+            return but(paused="", ended=None, steps=kept)
         case ev.RunEnded():
-            return replace(state, ended=event)
+            return but(ended=event)
 
 
 def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> RunState:
@@ -168,6 +180,15 @@ def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> Run
     for record in records:
         state = fold(state, record)
     return state
+
+
+def _phase_changed(state: RunState, event: ev.PhaseChanged) -> dict[str, Any]:
+    changes: dict[str, Any] = {"step": event.step, "phase": event.phase, "paused": ""}
+    if event.phase == "generate":
+        changes["generation"] = None
+    if event.step != state.step:
+        changes |= {"completions": (), "rollout": None, "streams": ()}
+    return changes
 
 
 def _with_verdict(

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from ida_tui import events as ev
-from ida_tui.state import RunState, first_window, fold_all, last_window
+from ida_tui.state import MEMORY_SAMPLES, RunState, first_window, fold_all, last_window
 
 
 def step(number: int, r_ida: float | None) -> ev.StepFinished:
@@ -113,3 +113,28 @@ def test_a_resumed_run_forgets_the_steps_after_its_checkpoint() -> None:
 def test_the_state_cannot_be_changed_in_place() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         after(step(1, 0.1)).step = 5  # type: ignore[misc]
+
+
+def test_a_rollout_shows_its_prompts_and_the_text_so_far() -> None:
+    rollout = ev.RolloutStarted(1, 2, ("a", "b"), ("harmless", "unsafe"), ("Ask a", "Ask b"))
+
+    state = after(
+        ev.PhaseChanged(1, "generate"),
+        rollout,
+        ev.TextGenerated(1, ("To", "I", "", "No")),
+        ev.TextGenerated(1, (" stop", "", "Sure", ".")),
+    )
+
+    assert state.rollout == rollout
+    assert state.streams == ("To stop", "I", "Sure", "No.")
+    assert after(rollout, ev.PhaseChanged(2, "generate")).streams == ()
+
+
+def test_only_the_newest_memory_samples_are_kept_and_the_peaks_of_all() -> None:
+    samples = [ev.MemorySampled(n, 999, 2 * n, None, None, 0, None) for n in range(300, 0, -1)]
+
+    state = after(*samples)
+
+    assert len(state.memory_recent) == MEMORY_SAMPLES
+    assert state.memory_recent[-1] == state.memory == samples[-1]
+    assert (state.memory_peak, state.system_peak) == (600, 300)

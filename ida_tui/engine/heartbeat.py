@@ -1,4 +1,4 @@
-"""A heartbeat inside `generate`: tokens counted as they are sampled, and a stop within one token."""
+"""A heartbeat inside `generate`: tokens counted and read as they are sampled, a stop within one token."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from ida_tui.events import TokensGenerated
+from ida_tui.events import TextGenerated, TokensGenerated
 
-INTERVAL_S = 0.5
+INTERVAL_S = 0.25
 
 
 class Heartbeat(StoppingCriteria):  # type: ignore[misc]
@@ -23,23 +23,28 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
     caller throws the unfinished completions away.
 
     Args:
-        emit: takes the heartbeat.
+        emit: takes the figures and the text.
         stop_requested: whether to end the rollout now.
         step: number of the step under way.
         eos_token_ids: tokens that end a completion.
+        decode: turns rows of token ids, padded with special tokens, into their texts.
     """
 
     def __init__(
         self,
-        emit: Callable[[TokensGenerated], object],
+        emit: Callable[[TokensGenerated | TextGenerated], object],
         stop_requested: Callable[[], bool],
         step: int,
         eos_token_ids: Sequence[int],
+        decode: Callable[[list[list[int]]], list[str]],
     ) -> None:
         self._emit = emit
         self._stop_requested = stop_requested
         self._step = step
         self._eos = list(eos_token_ids)
+        self._decode = decode
+        self._prompt_length = 0
+        self._told: list[str] = []
         self._eos_tensor: torch.Tensor | None = None
         self._ended: torch.Tensor | None = None
         self._tokens: torch.Tensor | None = None
@@ -52,6 +57,8 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
             self._eos_tensor = torch.tensor(self._eos, device=input_ids.device)
             self._ended = torch.zeros(rows, dtype=torch.bool, device=input_ids.device)
             self._tokens = torch.zeros((), dtype=torch.long, device=input_ids.device)
+            self._prompt_length = input_ids.shape[1] - 1
+            self._told = [""] * rows
         # The last token of a row that had ended before is padding, not a sample.
         self._tokens = self._tokens + (~self._ended).sum()
         self._ended = self._ended | torch.isin(input_ids[:, -1], self._eos_tensor)
@@ -59,6 +66,7 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
         # Reading a figure makes the host wait for the device: only when it is due.
         if now - self._last_beat >= INTERVAL_S:
             self.beat(rows, now)
+            self._tell_text(input_ids[:, self._prompt_length :].tolist())
         return torch.full((rows,), self._stop_requested(), device=input_ids.device)
 
     def beat(self, rows: int, now: float | None = None) -> None:
@@ -77,6 +85,16 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
                 rows=rows,
             )
         )
+
+    def _tell_text(self, completions: list[list[int]]) -> None:
+        """Emit what each row has gained; a character whose bytes are not all there yet waits."""
+        new = []
+        for row, text in enumerate(self._decode(completions)):
+            whole = text.rstrip("\ufffd")
+            told = self._told[row]
+            new.append(whole[len(told) :] if whole.startswith(told) else "")
+            self._told[row] = told + new[-1]
+        self._emit(TextGenerated(self._step, tuple(new)))
 
 
 @contextmanager

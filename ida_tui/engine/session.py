@@ -65,6 +65,21 @@ class Session:
         except queue.Empty:
             return None
 
+    def drain(self, most: int = 5000) -> list[Record]:
+        """The records that have come since the last call, at most so many; never waits."""
+        records: list[Record] = []
+        while len(records) < most:
+            try:
+                records.append(self._records.get_nowait())
+            except queue.Empty:
+                break
+        return records
+
+    @property
+    def refusal(self) -> IdaError | None:
+        """What kept the run from starting, if anything did."""
+        return self._refusal
+
     @property
     def finished(self) -> bool:
         """True once the thread has ended and every record has been read."""

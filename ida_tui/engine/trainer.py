@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ida_tui.engine.heartbeat import Heartbeat, heard
 from ida_tui.engine.stopping import NonFinite
 from ida_tui.engine.watcher import Watcher
 from ida_tui.engine.weights import WeightDelta
-from ida_tui.events import CheckpointSaved, CompletionFinished
+from ida_tui.events import CheckpointSaved, CompletionFinished, RolloutStarted
 from ida_tui.judge import BatchStats, Question, Verdict
 
 MAX_SKIPPED_UPDATES = 20
@@ -66,26 +67,35 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
     # -- rollout ------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        step, prompts = self._current_step, inputs[:: self.num_generations]
+        self._watcher.enter("generate", step)
+        self._watcher.emit(
+            RolloutStarted(
+                step=step,
+                generations=self.num_generations,
+                prompt_ids=tuple(row["prompt_id"] for row in prompts),
+                kinds=tuple(row["kind"] for row in prompts),
+                prompts=tuple(row["prompt_text"] for row in prompts),
+            )
+        )
         self._in_rollout = True
         try:
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         finally:
             self._in_rollout = False
-        self._watcher.completions_scored(
-            self._current_step, self.num_generations, batch["advantages"].tolist()
-        )
+        self._watcher.completions_scored(step, self.num_generations, batch["advantages"].tolist())
         return batch
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
         self._watcher.raise_if_stopped()
-        self._watcher.enter("generate", self._current_step)
         heartbeat = Heartbeat(
             self._watcher.emit,
             self._watcher.stop_requested,
             self._current_step,
             self.eos_token_ids,
+            partial(self.processing_class.batch_decode, skip_special_tokens=True),
         )
         try:
             with heard(self.accelerator.unwrap_model(self.model_wrapped), heartbeat):
