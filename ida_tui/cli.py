@@ -65,8 +65,9 @@ def _dispatch(arguments: list[str]) -> ExitCode:
                 f"nothing to do with {options.overrides[0]!r}",
                 "ida-tui --run PROFILE key=value …   (ida-tui --list shows the profiles)",
             )
-        parser.print_help()
-        return ExitCode.DONE
+        from ida_tui.tui.main import run
+
+        return run(sys.argv)
     return _COMMANDS[commands[0]](options)
 
 

@@ -1,0 +1,47 @@
+"""What a list of runs shows of each: read from the ends of its files, not from all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+RunStatus = Literal[
+    "live",
+    "died",
+    "done",
+    "failed",
+    "interrupted",
+    "judge_unavailable",
+    "out_of_memory",
+    "unreadable",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One run, as a line in a list."""
+
+    path: Path
+    experiment: str
+    run_id: str
+    started_at: str
+    """UTC, ISO 8601; empty if not known."""
+    status: RunStatus
+    model: str = ""
+    judge: str = ""
+    steps_done: int = 0
+    steps: int = 0
+    """Planned."""
+    r_ida_first: float | None = None
+    r_ida_last: float | None = None
+    cost: float | None = None
+    """US dollars; None where it is not known."""
+    seconds: float | None = None
+    problem: str = ""
+    """Why it cannot be read."""
+
+
+def summaries(output_dir: Path) -> list[RunSummary]:
+    """Every run below a folder, newest first. A run that cannot be read is in the list, and says why."""
+    return []

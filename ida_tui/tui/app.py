@@ -1,0 +1,328 @@
+"""The app itself: which screen is in front, which run is watched, and how it all ends.
+
+Four times a second the records that have come are folded into the run's state, and the screen in front is
+told. Nothing else crosses from the trainer's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+from typing import Any, ClassVar
+
+from textual import work
+from textual.app import App, SystemCommand
+from textual.binding import BindingType
+from textual.screen import Screen
+
+from ida_tui.config import Config
+from ida_tui.engine.session import Session
+from ida_tui.errors import ExitCode, IdaError
+from ida_tui.events import EventError, RunEnded
+from ida_tui.printable import printable
+from ida_tui.runs import owner
+from ida_tui.runs.directory import RunDirectory
+from ida_tui.tui import actions
+from ida_tui.tui.crash import Crash
+from ida_tui.tui.screens.base import IdaScreen
+from ida_tui.tui.screens.launch import LaunchScreen
+from ida_tui.tui.screens.questions import Ask, ErrorPanel
+from ida_tui.tui.sources import AttachedSource, LiveSource, ReplaySource
+from ida_tui.tui.watched import Watched
+
+REFRESH_S = 0.25
+"""How often the screen is brought up to date."""
+LEAVE_AFTER_S = 20.0
+"""How long leaving waits for a stopped run to save its checkpoint before it leaves all the same."""
+
+
+def _run_screen() -> Screen[Any]:
+    from ida_tui.tui.screens.run import RunScreen
+
+    return RunScreen()
+
+
+def _completions_screen() -> Screen[Any]:
+    from ida_tui.tui.screens.completions import CompletionsScreen
+
+    return CompletionsScreen()
+
+
+def _runs_screen() -> Screen[Any]:
+    from ida_tui.tui.screens.runs import RunsScreen
+
+    return RunsScreen()
+
+
+class IdaApp(App[None]):
+    """`ida-tui` on a terminal.
+
+    Args:
+        argv: the command line as typed, for the manifests of the runs that are started.
+        output_dir: where past runs are looked for.
+        clock: the present, UTC.
+        crash_log: where the details of a defect are written.
+    """
+
+    TITLE = "ida-tui"
+    CSS_PATH: ClassVar[list[str | PurePath]] = [
+        "styles/app.tcss",
+        "styles/launch.tcss",
+        "styles/run.tcss",
+        "styles/completions.tcss",
+        "styles/runs.tcss",
+    ]
+    BINDINGS: ClassVar[list[BindingType]] = actions.bindings("everywhere")
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
+        "launch": LaunchScreen,
+        "run": _run_screen,
+        "completions": _completions_screen,
+        "runs": _runs_screen,
+    }
+
+    def __init__(
+        self,
+        *,
+        argv: Sequence[str] = ("ida-tui",),
+        output_dir: Path = Path("outputs"),
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        crash_log: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.argv = tuple(argv)
+        self.output_dir = output_dir
+        self.clock = clock
+        self.watched: Watched | None = None
+        self.held = False
+        """Whether the display is held still."""
+        self.crash: Crash | None = None
+        self._crash_log = crash_log
+        self._leaving = False
+        self._end_told = False
+
+    async def on_mount(self) -> None:
+        await self.switch_mode("launch")
+        self.set_interval(REFRESH_S, self.tick, name="refresh")
+        if not self.is_headless:
+            self._listen_to_signals()
+
+    # -- the run ------------------------------------------------------------------------------
+
+    def start_run(self, config: Config, key: str | None) -> None:
+        """Train a profile in this process, and watch it.
+
+        Args:
+            config: the resolved profile.
+            key: the judge's API key, where it needs one.
+        """
+        if self.watched is not None and self.watched.live:
+            self.notify("A run is live. Stop it first: 2, then s.", severity="warning")
+            return
+        session = Session(config, key=key, argv=self.argv)
+        session.start()
+        self.put_up(Watched(LiveSource(session)))
+
+    @work(exclusive=True, group="open")
+    async def open_run(self, path: Path) -> None:
+        """Replay the run in this folder, or follow it where another process trains it now."""
+        if self.watched is not None and self.watched.live:
+            self.notify("A run is live here. Stop it first: 2, then s.", severity="warning")
+            return
+        from ida_tui.runs.replay import Replay
+
+        directory = RunDirectory(path)
+        try:
+            replay = await asyncio.to_thread(Replay.open, directory.events)
+        except (OSError, EventError) as error:
+            self.show_error(
+                IdaError(f"this run cannot be read: {error}", f"look at {directory.events}")
+            )
+            return
+        elsewhere = replay.end.ended is None and owner.alive(directory)
+        source = AttachedSource(directory, replay.offset) if elsewhere else ReplaySource(directory)
+        self.put_up(Watched(source, state=replay.end, replay=replay))
+
+    def put_up(self, watched: Watched) -> None:
+        """Put a run on the screens, and the run screen in front."""
+        self.watched = watched
+        self.held = False
+        self._end_told = watched.source.finished
+        if self.current_mode == "run":
+            self.refresh_screen()
+        else:
+            self.switch_mode("run")
+
+    def request_stop(self) -> None:
+        """Ask the run of this process to stop; it saves a checkpoint first."""
+        watched = self.watched
+        if watched is not None and isinstance(watched.source, LiveSource):
+            watched.stop_asked = True
+            watched.source.session.request_stop()
+            self.refresh_screen()
+
+    def tick(self) -> None:
+        """Take in what has come, and tell the screen in front."""
+        watched = self.watched
+        if watched is None:
+            return
+        changed, more = watched.advance()
+        if more:
+            # After a flood: keys first, then the rest at once.
+            self.call_later(self.tick)
+        if not self.held and (changed or watched.going_on):
+            self.refresh_screen(changed)
+        if (not self._end_told and watched.source.finished) or (
+            not self._end_told and RunEnded in changed
+        ):
+            self._end_told = True
+            self._tell_end(watched)
+
+    def refresh_screen(self, changed: frozenset[type] | None = None) -> None:
+        """Bring the screen in front up to date."""
+        for screen in reversed(self.screen_stack):
+            if isinstance(screen, IdaScreen):
+                screen.refresh_run(changed)
+                return
+
+    def _tell_end(self, watched: Watched) -> None:
+        self.refresh_screen()
+        if self._leaving:
+            self.exit(return_code=self._code_when_leaving())
+            return
+        if watched.refusal is not None:
+            self.show_error(watched.refusal)
+            return
+        ended = watched.state.ended
+        if ended is not None and ended.status not in ("done", "interrupted"):
+            log = f"the log is {watched.directory}" if watched.directory else ""
+            self.show_error(IdaError(ended.message, f"{ended.hint}\n{log}".strip()))
+
+    def show_error(self, error: IdaError) -> None:
+        """A panel with what went wrong, where, and what to do."""
+        self.push_screen(ErrorPanel(error))
+
+    # -- actions ------------------------------------------------------------------------------
+
+    async def action_go(self, mode: str) -> None:
+        """Bring one of the screens to the front."""
+        if self.current_mode != mode:
+            await self.switch_mode(mode)
+
+    def action_help(self) -> None:
+        """Show every key."""
+        from ida_tui.tui.screens.help import HelpScreen
+
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen())
+
+    def action_cursor_down(self) -> None:
+        """Move down."""
+        self._cursor("down")
+
+    def action_cursor_up(self) -> None:
+        """Move up."""
+        self._cursor("up")
+
+    def action_cursor_top(self) -> None:
+        """Move to the top."""
+        self._cursor("top")
+
+    def action_cursor_bottom(self) -> None:
+        """Move to the bottom."""
+        self._cursor("bottom")
+
+    def _cursor(self, direction: str) -> None:
+        if isinstance(self.screen, IdaScreen):
+            self.screen.cursor(direction)
+
+    async def action_back(self) -> None:
+        """Leave the innermost thing: a search, a pane, the screen."""
+        screen = self.screen
+        if isinstance(screen, IdaScreen) and not screen.leave() and self.current_mode != "launch":
+            await self.switch_mode("launch")
+
+    async def action_quit(self) -> None:
+        """Leave the app; a live run is asked about first."""
+        if self._leaving:
+            self.exit(return_code=self._code_when_leaving())
+            return
+        if self.watched is None or not self.watched.live:
+            self.exit()
+            return
+        if isinstance(self.screen, Ask):
+            return
+
+        def answered(leave: bool | None) -> None:
+            if leave:
+                self._leave()
+
+        self.push_screen(
+            Ask(
+                "A run is live. Stop it and leave?",
+                "It saves a checkpoint of the last finished step first.",
+                yes="Stop and leave",
+                no="Stay",
+            ),
+            answered,
+        )
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """The palette: the actions of the screen in front, then those of every screen."""
+        scope = screen.SCOPE if isinstance(screen, IdaScreen) else None
+        for action in (*(actions.of(scope) if scope else ()), *actions.of("everywhere")):
+            if action.id == "command_palette":
+                continue
+            owner_ = screen if action.scope != "everywhere" else self
+
+            async def do(name: str = action.id, target: object = owner_) -> None:
+                await self.run_action(name, target)  # type: ignore[arg-type]
+
+            yield SystemCommand(action.label, action.help, do)
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        """Stop a live run, wait for its checkpoint, leave."""
+        self._leaving = True
+        if self.watched is None or not self.watched.live:
+            self.exit(return_code=self._code_when_leaving())
+            return
+        self.request_stop()
+        self.notify("Stopping: saving a checkpoint … (q again leaves at once)", timeout=60)
+        self.set_timer(LEAVE_AFTER_S, lambda: self.exit(return_code=self._code_when_leaving()))
+
+    def _code_when_leaving(self) -> int:
+        return int(ExitCode.INTERRUPTED) if self._signalled else int(ExitCode.DONE)
+
+    _signalled = False
+
+    def _listen_to_signals(self) -> None:
+        """A request to end from outside stops the run and leaves the terminal as it was."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._signalled:
+            self.exit(return_code=int(ExitCode.INTERRUPTED))
+            return
+        self._signalled = True
+        self._leave()
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Textual's last resort prints a traceback; ours keeps it in a file and says one sentence."""
+        if self.is_headless or self._crash_log is None:
+            super()._handle_exception(error)  # tests want the exception itself
+            return
+        self._return_code = int(ExitCode.FAILED)
+        if self.crash is None:
+            self.crash = Crash.written(error, self._crash_log)
+        self._close_messages_no_wait()
+
+
+def spoken(error: IdaError) -> list[str]:
+    """An error as a panel shows it."""
+    return [printable(line) for line in error.lines()]

@@ -1,0 +1,71 @@
+"""`ida-tui` without a command: open the app, and leave everything in order afterwards."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import platformdirs
+
+from ida_tui.errors import ExitCode, UsageError
+from ida_tui.tui.sources import LiveSource
+from ida_tui.tui.terminal import kept_for_the_app
+from ida_tui.tui.watched import Watched
+
+JOIN_S = 30.0
+"""How long a run that was told to stop is waited for, after the screen is gone."""
+
+
+def run(argv: Sequence[str]) -> ExitCode:
+    """Run the app to its end.
+
+    Args:
+        argv: the command line as typed.
+
+    Raises:
+        UsageError: stdin or stderr is no terminal.
+        IdaError: the app stopped on a defect of its own.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
+        raise UsageError(
+            "the app needs a terminal, and this is none",
+            "ida-tui --run PROFILE trains without a screen; ida-tui --help lists the rest",
+        )
+    if os.environ.get("TERM") == "dumb":
+        raise UsageError(
+            "the app needs a terminal that can place its cursor, and TERM is dumb",
+            "set TERM to what your terminal is, such as xterm-256color, or use ida-tui --run",
+        )
+    logs = platformdirs.user_log_path("ida-tui")
+    with kept_for_the_app(logs / "terminal.log"):
+        from ida_tui.tui.app import IdaApp
+
+        app = IdaApp(argv=argv, crash_log=logs / "crash.txt")
+        try:
+            app.run()
+        finally:
+            _wait_for(app.watched)
+    if app.crash is not None:
+        raise app.crash.error
+    _say_goodbye(app.watched)
+    return ExitCode(app.return_code or 0)
+
+
+def _wait_for(watched: Watched | None) -> None:
+    """A run that is still live is told to stop, and has a little while to save its checkpoint."""
+    if watched is not None and isinstance(watched.source, LiveSource) and watched.live:
+        watched.source.session.request_stop()
+        watched.source.session.join(JOIN_S)
+
+
+def _say_goodbye(watched: Watched | None) -> None:
+    """Where the run of this session is, for whoever looks at the terminal afterwards."""
+    if watched is None or watched.source.kind != "live" or watched.directory is None:
+        return
+    while watched.advance()[1]:
+        pass
+    ended = watched.state.ended
+    how = ended.message if ended else "left while it was live"
+    print(f"{how} · {Path(watched.directory)}")
