@@ -53,6 +53,9 @@ class IdaScreen(Screen[None]):
             f"ida-tui needs {SMALLEST[0]}×{SMALLEST[1]}\nthis is {width}×{height}"
         )
 
+    def on_mount(self) -> None:
+        self.call_after_refresh(self.refresh_run)
+
     def on_screen_resume(self) -> None:
         # It was not told of anything while another screen was in front.
         self.refresh_run()
@@ -63,6 +66,8 @@ class IdaScreen(Screen[None]):
         Args:
             changed: types of the events since the last time; None if anything may have changed.
         """
+        if not self.is_mounted:
+            return  # a run may move on while the screen is still being made
         watched = self.app.watched
         self.query_one(TitleBar).show_run(watched, held=self.app.held)
         self.show_run(watched, changed)

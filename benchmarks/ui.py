@@ -1,0 +1,430 @@
+"""How much the app costs: first paint, smoothness, training time, opening a long run, a flood of events.
+
+    uv run python benchmarks/ui.py            # a quarter of an hour; five pairs of runs
+    uv run python benchmarks/ui.py --quick    # under four minutes; one pair
+    uv run python benchmarks/ui.py --json ui.json
+
+Everything is measured on a pseudo-terminal of 120×40 whose output is read as a terminal reads it. The runs
+with and without the app alternate. The last line has the figures against their goals; the exit status is 1
+if one is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.terminal import Terminal  # noqa: E402
+
+PROBE_S = 0.01
+"""The probe asks to be woken so often; how much later it is woken is the loop's lateness."""
+FLOOD_PER_S, FLOOD_S = 5000, 20
+LONG, SHORT = 10_000, 1_000
+"""Steps of the two synthetic runs that are opened."""
+
+MINIMAL = """
+from textual.app import App
+from textual.widgets import Footer, Static
+class Minimal(App):
+    def compose(self):
+        yield Static("the first paint")
+        yield Footer()
+Minimal().run()
+"""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One figure and the most it may be."""
+
+    name: str
+    value: float
+    most: float
+    unit: str
+
+    @property
+    def met(self) -> bool:
+        """Whether the figure is within its goal."""
+        return self.value <= self.most
+
+    def __str__(self) -> str:
+        mark = "✓" if self.met else "✗"
+        return f"{mark} {self.name} {self.value:.3g}{self.unit} (≤ {self.most:g}{self.unit})"
+
+
+def main() -> int:
+    """Measure everything; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="under four minutes")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        name, figures = options.child
+        CHILDREN[name](Path(figures))
+        return 0
+    report = options.json.resolve() if options.json else None
+    goals: list[Goal] = []
+    details: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="ida-tui-bench-") as folder:
+        os.chdir(folder)
+        parts: list[Callable[[], tuple[list[Goal], Any]]] = [
+            lambda: first_paint(5 if options.quick else 15),
+            lambda: training(1 if options.quick else 5),
+            replay,
+            flood,
+        ]
+        for part in parts:
+            found, detail = part()
+            goals += found
+            details |= detail
+            print(*found, sep="\n", flush=True)
+    if report is not None:
+        figures = {"goals": [asdict(g) | {"met": g.met} for g in goals], "details": details}
+        report.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print("ui: " + " · ".join(map(str, goals)))
+    return 0 if all(goal.met for goal in goals) else 1
+
+
+# --- first paint --------------------------------------------------------------------------------
+
+
+def first_paint(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
+    """Seconds from the start of the process to the first frame, ours against a minimal Textual app's."""
+    ours, minimal = [], []
+    for _ in range(repeats):
+        minimal.append(_seconds_until(b"the first paint", sys.executable, "-c", MINIMAL))
+        ours.append(_seconds_until(b"quickstart", sys.executable, "-m", "ida_tui"))
+    ratio = statistics.median(ours) / statistics.median(minimal)
+    print(
+        f"first paint: {statistics.median(ours):.2f} s, minimal Textual app"
+        f" {statistics.median(minimal):.2f} s (medians of {repeats})"
+    )
+    return [Goal("first paint / minimal app", ratio, 2.0, "×")], {
+        "first_paint_s": ours,
+        "minimal_first_paint_s": minimal,
+    }
+
+
+def _seconds_until(marker: bytes, *argv: str) -> float:
+    started = time.perf_counter()
+    screen = Terminal(argv, PYTHONPATH=str(ROOT))
+    try:
+        while marker not in screen.output:
+            screen.read(0.5)
+        return time.perf_counter() - started
+    finally:
+        screen.close()
+
+
+# --- a run with the app, and without ------------------------------------------------------------
+
+
+def training(pairs: int) -> tuple[list[Goal], dict[str, Any]]:
+    """The quickstart, whole, in the app and headless by turns: training seconds, lateness of the loop."""
+    with_app, headless, lateness = [], [], []
+    for number in range(pairs):
+        order: list[Callable[[], object]] = [
+            lambda: headless.append(_headless()),
+            lambda: (r := _child("quickstart"), with_app.append(_steps(r)), lateness.append(r)),
+        ]
+        for run in order if number % 2 else reversed(order):
+            run()
+        print(
+            f"training, pair {number + 1}: app {with_app[-1]:.1f} s, headless {headless[-1]:.1f} s;"
+            f" lateness p50 {lateness[-1]['p50_ms']:.1f} p99 {lateness[-1]['p99_ms']:.1f}"
+            f" max {lateness[-1]['max_ms']:.0f} ms ({lateness[-1]['import_max_ms']:.0f} in imports)",
+            flush=True,
+        )
+    ratio = statistics.median(a / h for a, h in zip(with_app, headless, strict=True))
+    return [
+        Goal("lateness p99", max(r["p99_ms"] for r in lateness), 50, " ms"),
+        Goal("lateness max after import", max(r["max_ms"] for r in lateness), 250, " ms"),
+        Goal("training in the app / headless", ratio, 1.03, "×"),
+    ], {"training_app_s": with_app, "training_headless_s": headless, "lateness": lateness}
+
+
+def _headless() -> float:
+    figures = Path("headless.json")
+    screen = Terminal(
+        (sys.executable, "-m", "ida_tui", "--run", "quickstart", "output_dir=headless"),
+        PYTHONPATH=str(ROOT),
+    )
+    try:
+        while screen.process.poll() is None:
+            screen.read(0.5)
+        if screen.process.returncode:
+            raise RuntimeError(screen.output[-2000:].decode(errors="replace"))
+    finally:
+        screen.close()
+    newest = sorted(Path("headless/quickstart").glob("2*/events.jsonl"))[-1]
+    figures.write_text(json.dumps({"events": str(newest)}))
+    return _steps({"events": str(newest)})
+
+
+def _steps(figures: dict[str, Any]) -> float:
+    """Seconds spent in training steps, from the run's own events."""
+    from ida_tui.events import StepFinished
+    from ida_tui.runs.reader import read_events
+
+    return sum(
+        sum(record.event.seconds.values())
+        for record in read_events(Path(figures["events"]))
+        if isinstance(record.event, StepFinished)
+    )
+
+
+# --- opening a long run -------------------------------------------------------------------------
+
+
+def replay() -> tuple[list[Goal], dict[str, Any]]:
+    """Seconds from asking for a run of 10,000 steps to its end on the screen, and the memory it takes."""
+    from tests.synthetic_run import write
+
+    for steps in (LONG, SHORT):
+        write(Path(f"long/synthetic/{steps}/events.jsonl"), steps=steps)
+    figures = _child("replay")
+    print(
+        f"replay: {LONG:,} steps ({Path(f'long/synthetic/{LONG}/events.jsonl').stat().st_size / 1e6:.0f}"
+        f" MB) in {figures['seconds']:.2f} s; memory +{figures['grown_mb']:.0f} MB the first time,"
+        f" +{figures['again_mb']:.0f} MB after three more"
+    )
+    return [
+        Goal(f"opening {LONG:,} steps", figures["seconds"], 1.5, " s"),
+        Goal("memory of opening it", figures["grown_mb"], 64, " MB"),
+        Goal("memory of opening it three times more", figures["again_mb"], 16, " MB"),
+    ], {"replay": figures}
+
+
+# --- a flood ------------------------------------------------------------------------------------
+
+
+def flood() -> tuple[list[Goal], dict[str, Any]]:
+    """5,000 events a second for 20 s: is the app still there, and is every event on the disk."""
+    figures = _child("flood")
+    print(
+        f"flood: {figures['emitted']:,} events at {figures['per_s']:,.0f}/s, {figures['on_disk']:,} on"
+        f" disk, {figures['folded']:,} on the screen; lateness p99 {figures['p99_ms']:.1f}"
+        f" max {figures['max_ms']:.0f} ms"
+    )
+    return [
+        Goal("events lost in a flood", figures["emitted"] - figures["on_disk"], 0, ""),
+        Goal("events not shown after it", figures["emitted"] - figures["folded"], 0, ""),
+        Goal("flood's shortfall", max(0.0, 1 - figures["per_s"] / FLOOD_PER_S), 0.02, ""),
+        Goal("flood lateness p99", figures["p99_ms"], 50, " ms"),
+        Goal("flood lateness max", figures["max_ms"], 250, " ms"),
+    ], {"flood": figures}
+
+
+# --- in the child: the app itself, with a probe beside it ---------------------------------------
+
+
+def _child(name: str) -> dict[str, Any]:
+    """Run this file again on a pseudo-terminal, as the app; returns the figures it wrote."""
+    figures = Path(f"{name}.json").resolve()
+    figures.unlink(missing_ok=True)
+    screen = Terminal((sys.executable, __file__, "--child", name, str(figures)))
+    try:
+        while screen.process.poll() is None:
+            screen.read(0.5)
+    finally:
+        screen.close()
+    if not figures.is_file():
+        raise RuntimeError(screen.output[-2000:].decode(errors="replace"))
+    found: dict[str, Any] = json.loads(figures.read_text())
+    return found
+
+
+class Probe:
+    """How much later than asked the event loop wakes a task."""
+
+    def __init__(self) -> None:
+        self.samples: list[float] = []
+
+    @contextlib.asynccontextmanager
+    async def beside(self) -> Any:
+        """Inside the block the loop is watched."""
+        task = asyncio.create_task(self._watch())
+        try:
+            yield self
+        finally:
+            task.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            asked = time.perf_counter()
+            await asyncio.sleep(PROBE_S)
+            self.samples.append(time.perf_counter() - asked - PROBE_S)
+
+    def figures(self) -> dict[str, float]:
+        """Median, 99th percentile and maximum, in milliseconds."""
+        ordered = sorted(self.samples)
+        return {
+            "p50_ms": 1000 * ordered[len(ordered) // 2],
+            "p99_ms": 1000 * ordered[int(0.99 * (len(ordered) - 1))],
+            "max_ms": 1000 * ordered[-1],
+        }
+
+
+def _run_app(scenario: Callable[[Any], Any]) -> None:
+    """The real app on this terminal, with a scenario beside it; leaves when that is over."""
+    from ida_tui.tui.app import IdaApp
+
+    class Measured(IdaApp):
+        async def on_mount(self) -> None:
+            self.run_worker(self._measure())
+
+        async def _measure(self) -> None:
+            await scenario(self)
+            self.exit()
+
+    app = Measured(output_dir=Path("long"))
+    # Class names choose styles in Textual: this one is the app it measures.
+    app.run()
+
+
+def _quickstart(figures: Path) -> None:
+    from ida_tui.resolve import resolve
+
+    async def scenario(app: Any) -> None:
+        importing, training = Probe(), Probe()
+        app.start_run(resolve("quickstart", ["output_dir=with-app"]).config, None)
+        async with importing.beside():
+            while app.watched.state.run is None:
+                await asyncio.sleep(0.1)
+        async with training.beside():
+            while not app.watched.source.finished:
+                await asyncio.sleep(0.1)
+        events = Path(app.watched.state.run.directory).resolve() / "events.jsonl"
+        figures.write_text(
+            json.dumps(
+                training.figures()
+                | {"import_max_ms": importing.figures()["max_ms"], "events": str(events)}
+            )
+        )
+
+    _run_app(scenario)
+
+
+def _replay(figures: Path) -> None:
+    import psutil
+
+    process = psutil.Process()
+
+    def memory_mb() -> float:
+        gc.collect()
+        return float(process.memory_info().rss) / 1e6
+
+    async def opened(app: Any, steps: int) -> float:
+        before = app.watched
+        started = time.perf_counter()
+        app.open_run(Path(f"long/synthetic/{steps}"))
+        while app.watched is before or len(app.watched.state.steps) < steps:
+            await asyncio.sleep(0.005)
+        await _painted(app)
+        return time.perf_counter() - started
+
+    async def scenario(app: Any) -> None:
+        await opened(app, SHORT)
+        small = memory_mb()
+        seconds = await opened(app, LONG)
+        grown = memory_mb()
+        for _ in range(3):
+            await opened(app, LONG)
+        figures.write_text(
+            json.dumps(
+                {
+                    "seconds": seconds,
+                    "grown_mb": grown - small,
+                    "again_mb": memory_mb() - grown,
+                }
+            )
+        )
+
+    _run_app(scenario)
+
+
+async def _painted(app: Any) -> None:
+    done = asyncio.Event()
+    app.screen.call_after_refresh(done.set)
+    await done.wait()
+
+
+def _flood(figures: Path) -> None:
+    from tests.synthetic_run import step_events
+
+    from ida_tui.runs.log import EventLog
+    from ida_tui.tui.sources import LiveSource
+    from ida_tui.tui.watched import Watched
+    from tests.scripted_session import ScriptedSession, run_ended, run_started
+
+    emitted = 0
+    seconds = 0.0
+
+    def events() -> Iterator[Any]:
+        step = 1
+        while True:
+            yield from step_events(step, steps=LONG)
+            step += 1
+
+    def script(log: EventLog, stop: threading.Event) -> None:
+        nonlocal emitted, seconds
+        log.emit(run_started(Path("flood")))
+        endless, started = events(), time.perf_counter()
+        while emitted < FLOOD_PER_S * FLOOD_S:
+            due = int((time.perf_counter() - started) * FLOOD_PER_S)
+            for _ in range(min(due, FLOOD_PER_S * FLOOD_S) - emitted):
+                log.emit(next(endless))
+                emitted += 1
+            time.sleep(0.002)
+        seconds = time.perf_counter() - started
+        log.emit(run_ended("done", "Training complete"))
+
+    async def scenario(app: Any) -> None:
+        session = ScriptedSession(Path("flood"), script)
+        probe = Probe()
+        session.start()
+        app.put_up(Watched(LiveSource(session)))
+        async with probe.beside():
+            while not session.finished:
+                await asyncio.sleep(0.1)
+            app.tick()
+        count = subprocess.run(
+            ["wc", "-l", "flood/events.jsonl"], capture_output=True, text=True, check=True
+        )
+        figures.write_text(
+            json.dumps(
+                probe.figures()
+                | {
+                    "emitted": emitted + 2,
+                    "per_s": emitted / seconds,
+                    "on_disk": int(count.stdout.split()[0]),
+                    "folded": app.watched.state.seq + 1,
+                }
+            )
+        )
+
+    _run_app(scenario)
+
+
+CHILDREN = {"quickstart": _quickstart, "replay": _replay, "flood": _flood}
+
+if __name__ == "__main__":
+    sys.exit(main())

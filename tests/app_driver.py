@@ -1,0 +1,46 @@
+"""Drives the app as a person does, without a terminal: sizes, keys, a clock that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from textual.pilot import Pilot
+from textual.widgets import Static
+
+from ida_tui.tui.app import IdaApp
+
+NOON = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
+WIDE, SMALL = (120, 40), (80, 24)
+
+
+def drive(
+    scenario: Callable[[IdaApp, Pilot[None]], Awaitable[Any]],
+    *,
+    size: tuple[int, int] = WIDE,
+    app: IdaApp | None = None,
+) -> None:
+    """Run the app without a terminal, and the scenario on it."""
+
+    async def main() -> None:
+        driven = app or IdaApp(clock=lambda: NOON)
+        async with driven.run_test(size=size) as pilot:
+            await pilot.pause()
+            await scenario(driven, pilot)
+
+    asyncio.run(main())
+
+
+def text_on_screen(app: IdaApp) -> str:
+    """What the screen in front shows, row by row, without styles."""
+    width, height = app.size
+    rows = app.screen._compositor.render_strips()
+    assert len(rows) <= height
+    return "\n".join(strip.text[:width].rstrip() for strip in rows)
+
+
+def panel_text(app: IdaApp) -> str:
+    """The words of the panel in front."""
+    return "\n".join(str(widget.render()) for widget in app.screen.query(Static))

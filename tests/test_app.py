@@ -1,0 +1,254 @@
+"""The app as a whole: going from screen to screen, watching a run, leaving."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from ida_tui import events as ev
+from ida_tui.errors import ExitCode, IdaError
+from ida_tui.runs.log import EventLog
+from ida_tui.runs.reader import read_events
+from ida_tui.state import fold_all
+from ida_tui.tui.app import IdaApp
+from ida_tui.tui.screens.help import HelpScreen
+from ida_tui.tui.screens.questions import Ask, ErrorPanel
+from ida_tui.tui.sources import LiveSource
+from ida_tui.tui.watched import Watched
+from tests.app_driver import SMALL, drive, panel_text, text_on_screen
+from tests.scripted_session import (
+    Script,
+    ScriptedSession,
+    run_ended,
+    run_started,
+    until_stopped,
+)
+
+
+def live(app: IdaApp, script: Script, directory: Path = Path("run")) -> ScriptedSession:
+    """Start a scripted run, and put it on the screens."""
+    session = ScriptedSession(directory, script)
+    session.start()
+    app.put_up(Watched(LiveSource(session)))
+    return session
+
+
+async def until_finished(app: IdaApp, pilot: Pilot[None], session: ScriptedSession) -> None:
+    """Let the app take in everything that a run has said."""
+    session.join(30)
+    while not session.finished:
+        app.tick()
+    app.tick()
+    await pilot.pause()
+
+
+@pytest.mark.parametrize(
+    ("key", "mode"), [("1", "launch"), ("2", "run"), ("3", "completions"), ("4", "runs")]
+)
+def test_a_digit_brings_a_screen_to_the_front(key: str, mode: str) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await app.action_go("runs" if mode == "launch" else "launch")
+        app.screen.set_focus(None)
+        await pilot.press(key)
+        assert app.current_mode == mode
+
+    drive(scenario)
+
+
+@pytest.mark.parametrize("key", ["question_mark", "5", "f1"])
+def test_the_help_opens_over_a_screen_and_closes_again(key: str) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        app.screen.set_focus(None)
+        await pilot.press(key)
+        assert isinstance(app.screen, HelpScreen)
+        await pilot.press("j", "k", "escape")
+        assert not isinstance(app.screen, HelpScreen)
+        assert app.current_mode == "launch"
+
+    drive(scenario, size=SMALL)
+
+
+def test_escape_leads_back_to_the_launch_screen() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await app.action_go("runs")
+        app.screen.set_focus(None)
+        await pilot.press("escape")
+        assert app.current_mode == "launch"
+
+    drive(scenario)
+
+
+def test_a_terminal_that_is_too_small_says_what_is_needed() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        assert "ida-tui needs 60×16" in text_on_screen(app)
+        assert "this is 59×16" in text_on_screen(app)
+        await pilot.resize_terminal(60, 16)
+        await pilot.pause()
+        assert "ida-tui needs" not in text_on_screen(app)
+
+    drive(scenario, size=(59, 16))
+
+
+def test_a_run_that_starts_comes_to_the_front_and_its_state_follows_its_events() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = live(app, until_stopped)
+        await pilot.pause()
+        assert app.current_mode == "run"
+        session.request_stop()
+        await until_finished(app, pilot, session)
+        assert app.watched is not None
+        assert app.watched.state == fold_all(read_events(Path("run/events.jsonl")))
+
+    drive(scenario)
+
+
+def test_a_second_run_is_not_started_while_one_is_live() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = live(app, until_stopped)
+        first = app.watched
+        app.start_run(session.config, None)
+        assert app.watched is first
+        session.request_stop()
+        session.join(30)
+
+    drive(scenario)
+
+
+def test_leaving_without_a_live_run_asks_nothing() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        app.screen.set_focus(None)
+        await pilot.press("q")
+        assert app.return_code == 0
+
+    drive(scenario)
+
+
+def test_leaving_while_a_run_is_live_is_asked_about_and_no_means_stay() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = live(app, until_stopped)
+        await pilot.pause()
+        await pilot.press("q")
+        assert isinstance(app.screen, Ask)
+        assert "Stop it and leave?" in panel_text(app)
+        await pilot.press("n")
+        assert not isinstance(app.screen, Ask)
+        assert not session.stop_requested
+        session.request_stop()
+        session.join(30)
+
+    drive(scenario)
+
+
+def test_leaving_a_live_run_stops_it_first() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = live(app, until_stopped)
+        await pilot.pause()
+        await pilot.press("q", "y")
+        assert session.stop_requested
+        await until_finished(app, pilot, session)
+        assert app.return_code == 0
+        assert app.watched is not None
+        assert app.watched.state.ended is not None
+
+    drive(scenario)
+
+
+def test_a_run_that_could_not_start_is_explained_in_a_panel() -> None:
+    def refused(log: EventLog, stop: threading.Event) -> None:
+        raise IdaError("the device [mps] cannot be used", "set device=cpu")
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await until_finished(app, pilot, live(app, refused))
+        assert isinstance(app.screen, ErrorPanel)
+        assert "the device [mps] cannot be used" in panel_text(app)
+        assert "set device=cpu" in panel_text(app)
+        await pilot.press("escape")
+        assert not isinstance(app.screen, ErrorPanel)
+
+    drive(scenario)
+
+
+def test_a_run_that_failed_is_explained_once_with_its_hint_and_its_folder() -> None:
+    def fails(log: EventLog, stop: threading.Event) -> None:
+        log.emit(run_started(Path("outputs/quickstart/now")))
+        log.emit(run_ended("failed", "the loss is not finite", "lower the learning rate", 1))
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await until_finished(app, pilot, live(app, fails))
+        assert "the loss is not finite" in panel_text(app)
+        assert "lower the learning rate" in panel_text(app)
+        assert "outputs/quickstart/now" in panel_text(app)
+        await pilot.press("escape")
+        app.tick()
+        await pilot.pause()
+        assert not isinstance(app.screen, ErrorPanel)
+
+    drive(scenario)
+
+
+def test_a_run_that_is_done_opens_no_panel() -> None:
+    def done(log: EventLog, stop: threading.Event) -> None:
+        log.emit(run_started(Path("run")))
+        log.emit(run_ended("done", "Training complete"))
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await until_finished(app, pilot, live(app, done))
+        assert app.current_mode == "run"
+        assert not isinstance(app.screen, ErrorPanel)
+
+    drive(scenario)
+
+
+def test_a_signal_stops_a_live_run_and_the_exit_code_says_interrupted() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = live(app, until_stopped)
+        await pilot.pause()
+        app._on_signal()
+        assert session.stop_requested
+        await until_finished(app, pilot, session)
+        assert app.return_code == ExitCode.INTERRUPTED
+
+    drive(scenario)
+
+
+def test_a_flood_of_events_loses_none_and_the_keys_still_work() -> None:
+    count = 20_000
+
+    def floods(log: EventLog, stop: threading.Event) -> None:
+        log.emit(run_started(Path("run")))
+        for number in range(count):
+            log.emit(ev.TokensGenerated(1, number, 1.0, 0, 64))
+        log.emit(run_ended("done", "Training complete"))
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = live(app, floods)
+        await pilot.press("3")
+        assert app.current_mode == "completions"
+        await until_finished(app, pilot, session)
+        assert app.watched is not None
+        assert app.watched.state.seq == count + 1
+        assert [r.seq for r in read_events(Path("run/events.jsonl"))] == list(range(count + 2))
+
+    drive(scenario)
+
+
+def test_the_first_paint_imports_no_heavy_library(ida_tui: object) -> None:
+    import subprocess
+    import sys
+
+    probe = """
+import asyncio, sys
+from ida_tui.tui.app import IdaApp
+async def main():
+    async with IdaApp().run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+asyncio.run(main())
+heavy = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "openai", "numpy"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"
