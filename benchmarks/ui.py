@@ -295,9 +295,7 @@ def _run_app(scenario: Callable[[Any], Any]) -> None:
             await scenario(self)
             self.exit()
 
-    app = Measured(output_dir=Path("long"))
-    # Class names choose styles in Textual: this one is the app it measures.
-    app.run()
+    Measured(output_dir=Path("long")).run()
 
 
 def _quickstart(figures: Path) -> None:
@@ -309,14 +307,22 @@ def _quickstart(figures: Path) -> None:
         async with importing.beside():
             while app.watched.state.run is None:
                 await asyncio.sleep(0.1)
+        worst: list[tuple[float, int, str]] = []
         async with training.beside():
             while not app.watched.source.finished:
                 await asyncio.sleep(0.1)
+                # Where it was late, so that the cause can be looked for.
+                late = max(training.samples[-20:], default=0.0)
+                worst.append((round(1000 * late), app.watched.state.step, app.watched.state.phase))
         events = Path(app.watched.state.run.directory).resolve() / "events.jsonl"
         figures.write_text(
             json.dumps(
                 training.figures()
-                | {"import_max_ms": importing.figures()["max_ms"], "events": str(events)}
+                | {
+                    "import_max_ms": importing.figures()["max_ms"],
+                    "worst_ms_step_phase": sorted(worst, reverse=True)[:8],
+                    "events": str(events),
+                }
             )
         )
 

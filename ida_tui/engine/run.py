@@ -162,7 +162,7 @@ class _Run:
     # -- the run itself -----------------------------------------------------------------------
 
     def _run(self) -> None:
-        from ida_tui.engine import quiet
+        from ida_tui.engine import assembly, collector, quiet
 
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet.captured(self.emit))
@@ -172,6 +172,12 @@ class _Run:
             monitor = stack.enter_context(MemoryMonitor(self.emit))
             judge = stack.enter_context(self._judge())
             self.trainer = self._build_trainer(judge, monitor.tell_device)
+            stack.enter_context(collector.settled())
+            self.emit(
+                assembly.run_started(
+                    self.config, self.ready, self.directory, self.trainer, judge.label
+                )
+            )
             self._raise_if_stopped()
             self._evaluate("before")
             self.trainer.train()
@@ -210,7 +216,7 @@ class _Run:
             self._pass_on_warnings(judge)
             return answer
 
-        trainer = assembly.build_trainer(
+        return assembly.build_trainer(
             self.config,
             self.ready,
             self.directory,
@@ -218,10 +224,6 @@ class _Run:
             score=score,
             after_step=lambda: tell_device(device.memory(self.ready.device)),
         )
-        self.emit(
-            assembly.run_started(self.config, self.ready, self.directory, trainer, judge.label)
-        )
-        return trainer
 
     def _evaluate(self, when: Literal["before", "after"]) -> None:
         if not self.config.evaluation.enabled or self.trainer is None:

@@ -33,6 +33,7 @@ from ida_tui.tui.screens.questions import Ask, ErrorPanel
 from ida_tui.tui.sources import AttachedSource, LiveSource, ReplaySource
 from ida_tui.tui.watched import Watched
 
+STYLES = Path(__file__).parent / "styles"
 REFRESH_S = 0.25
 """How often the screen is brought up to date."""
 LEAVE_AFTER_S = 20.0
@@ -69,11 +70,7 @@ class IdaApp(App[None]):
 
     TITLE = "ida-tui"
     CSS_PATH: ClassVar[list[str | PurePath]] = [
-        "styles/app.tcss",
-        "styles/launch.tcss",
-        "styles/run.tcss",
-        "styles/completions.tcss",
-        "styles/runs.tcss",
+        STYLES / f"{name}.tcss" for name in ("app", "launch", "run", "completions", "runs")
     ]
     BINDINGS: ClassVar[list[BindingType]] = actions.bindings("everywhere")
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
