@@ -212,8 +212,8 @@ class IdaApp(App[None]):
         """Show every key."""
         from ida_tui.tui.screens.help import HelpScreen
 
-        if not isinstance(self.screen, HelpScreen):
-            self.push_screen(HelpScreen())
+        if isinstance(self.screen, IdaScreen):
+            self.push_screen(HelpScreen(self.screen.SCOPE))
 
     def action_cursor_down(self) -> None:
         """Move down."""

@@ -14,36 +14,49 @@ from ida_tui.tui.actions import ACTIONS, TITLES, Action, Scope, of, shown_key
 
 
 class HelpScreen(ModalScreen[None]):
-    """All actions of all screens, with their keys."""
+    """All actions of all screens, with their keys; those of the screen in front come first.
+
+    Args:
+        scope: the screen that the help was asked for on.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,f1,5", "leave", "Close"),
         Binding("j", "scroll('down')"),
         Binding("k", "scroll('up')"),
+        Binding("g", "scroll('home')"),
+        Binding("G", "scroll('end')"),
     ]
+
+    def __init__(self, scope: Scope = "everywhere") -> None:
+        super().__init__()
+        self._scope = scope
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="panel", id="help"):
-            yield Static(help_text())
+            yield Static(help_text(self._scope))
 
     def action_leave(self) -> None:
         """Back to the screen below."""
         self.dismiss()
 
-    def action_scroll(self, direction: str) -> None:
-        """Move the text."""
-        text = self.query_one("#help")
-        if direction == "down":
-            text.scroll_down(animate=False)
-        else:
-            text.scroll_up(animate=False)
+    def action_scroll(self, where: str) -> None:
+        """Move the text; `where` is down, up, home or end."""
+        text = self.query_one("#help", VerticalScroll)
+        moves = {
+            "down": text.scroll_down,
+            "up": text.scroll_up,
+            "home": text.scroll_home,
+            "end": text.scroll_end,
+        }
+        moves[where](animate=False)
 
 
-def help_text() -> str:
-    """The help as Textual markup, scope by scope."""
+def help_text(first: Scope = "everywhere") -> str:
+    """The help as Textual markup, the scope `first` before the others."""
     width = max(len(keys_of(action)) for action in ACTIONS)
     parts = ["[b]Keys[/]   [dim]esc closes this; ^p finds any of them by name[/]"]
-    parts += [_section(scope, width) for scope in TITLES]
+    parts += [_section(scope, width) for scope in sorted(TITLES, key=lambda s: s != first)]
     parts.append(
         "[b]What the scores mean[/]\n"
         "  align   10 serves the need behind the request fully, 0 ignores or refuses it\n"

@@ -1,0 +1,45 @@
+"""SVG as the terminal records it, made fit to keep: no addresses in it, and many frames in one file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+FONTS = "Fira Code, DejaVu Sans Mono, Menlo, Consolas, monospace"
+
+
+def clean(svg: str) -> str:
+    """The picture without web fonts and their addresses; the viewer's own monospaced font draws it."""
+    svg = re.sub(r"@font-face\s*\{.*?\}\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    return svg.replace("font-family: Fira Code, monospace", f"font-family: {FONTS}").replace(
+        "font-family: Fira Code;", f"font-family: {FONTS};"
+    )
+
+
+def animated(frames: Sequence[tuple[str, float]]) -> str:
+    """One SVG that shows the pictures one after the other, for ever.
+
+    Args:
+        frames: pictures of one size, each with the seconds that it stays.
+    """
+    total = sum(seconds for _, seconds in frames)
+    head = re.match(r"\s*<svg[^>]*>", frames[0][0])
+    if head is None:
+        raise ValueError("a frame is no SVG")
+    styles, groups, start = [], [], 0.0
+    for number, (svg, seconds) in enumerate(frames):
+        begin, end = 100 * start / total, 100 * (start + seconds) / total
+        start += seconds
+        # Hidden, shown from its moment to the next one's, hidden again.
+        styles.append(
+            f"@keyframes f{number}{{0%,{begin:.3f}%{{visibility:hidden}}"
+            f"{begin + 0.001:.3f}%,{end:.3f}%{{visibility:visible}}"
+            f"{min(end + 0.001, 100):.3f}%,100%{{visibility:hidden}}}}"
+            f".f{number}{{visibility:hidden;animation:f{number} {total:.2f}s step-end infinite}}"
+        )
+        if number == 0:
+            styles[-1] = styles[-1].replace(f"0%,{begin:.3f}%{{visibility:hidden}}", "", 1)
+        inner = re.sub(r"^\s*<svg[^>]*>|</svg>\s*$", "", svg)
+        groups.append(f'<g class="f{number}">{inner}</g>')
+    return f"{head[0]}<style>{''.join(styles)}</style>{''.join(groups)}</svg>\n"

@@ -1,0 +1,234 @@
+"""Draw the pictures of the README: the real app, driven by keys, over a real run that was recorded.
+
+    uv run python screenshots/make.py            # writes screenshots/*.svg
+    uv run python screenshots/make.py FOLDER     # writes them elsewhere
+
+Nothing in a picture is drawn by hand. `tour.svg` is animated: any browser plays it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from textual.pilot import Pilot
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from ida_tui import events as ev  # noqa: E402
+from ida_tui import narration  # noqa: E402
+from ida_tui.headless.printer import styled  # noqa: E402
+from ida_tui.resolve import resolve  # noqa: E402
+from ida_tui.state import RunState, fold  # noqa: E402
+from ida_tui.tui.app import IdaApp  # noqa: E402
+from ida_tui.tui.watched import Watched  # noqa: E402
+from screenshots.drawing import animated, clean  # noqa: E402
+from screenshots.recorded import Tape, records, unpack  # noqa: E402
+
+SIZE = (120, 40)
+THEMES = {"dark": "textual-dark", "light": "textual-light"}
+MIDDLE = 14
+"""The step that the pictures of a live run are taken in."""
+
+
+@dataclass
+class Stage:
+    """The app under way, and the run it shows.
+
+    Args:
+        app: the app.
+        pilot: presses its keys.
+        tape: the recorded run.
+        now: the present, as the app sees it.
+    """
+
+    app: IdaApp
+    pilot: Pilot[None]
+    tape: Tape
+    now: datetime
+    drawn: str = ""
+    """The last picture of the scene."""
+
+    async def press(self, *keys: str) -> None:
+        """Press keys, and let the app settle."""
+        for key in keys:
+            await self.pilot.press(key)
+            await self.settled()
+
+    async def play_to(self, step: int, phase: ev.Phase, part: float = 1.0) -> None:
+        """Let the run go on to this moment."""
+        self.now = self.tape.wind_to(step=step, phase=phase, part=part)
+        await self._take_in()
+
+    async def play_to_the_end(self) -> None:
+        """Let the run end."""
+        self.now = self.tape.wind_to_the_end()
+        await self._take_in()
+
+    async def _take_in(self) -> None:
+        if self.app.watched is None:
+            self.app.put_up(Watched(self.tape))
+        await self.settled()
+        self.app.tick()
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Wait until nothing is left to draw."""
+        await self.app.workers.wait_for_complete()
+        await self.pilot.pause()
+        await self.pilot.pause()
+
+    def picture(self) -> str:
+        """What is on the screen, as SVG."""
+        return clean(self.app.export_screenshot(title="ida-tui"))
+
+
+Scene = Callable[[Stage], Awaitable[None]]
+
+
+async def launch(stage: Stage) -> None:
+    """The launch screen, as it opens."""
+
+
+async def run(stage: Stage) -> None:
+    """A run in the middle, sampling."""
+    await stage.play_to(MIDDLE, "generate", 0.9)
+
+
+async def finished(stage: Stage) -> None:
+    """The same run at its end."""
+    await stage.play_to_the_end()
+
+
+async def completions(stage: Stage) -> None:
+    """What the model wrote in an early step, best first."""
+    await stage.play_to_the_end()
+    await stage.press("3", "r")
+
+
+async def runs(stage: Stage) -> None:
+    """The list of runs."""
+    await stage.press("4")
+
+
+async def help_(stage: Stage) -> None:
+    """Every key."""
+    await stage.press("question_mark")
+
+
+SCENES: dict[str, Scene] = {
+    "launch": launch,
+    "run": run,
+    "finished": finished,
+    "completions": completions,
+    "runs": runs,
+    "help": help_,
+}
+
+
+async def tour(stage: Stage) -> list[tuple[str, float]]:
+    """A whole run, as pictures and the seconds that each stays."""
+    frames = [(stage.picture(), 2.5)]
+    await stage.play_to(1, "generate", 0.9)
+    frames.append((stage.picture(), 1.5))
+    await stage.play_to(3, "judge")
+    await stage.press("3")
+    frames.append((stage.picture(), 3.0))
+    await stage.press("2")
+    for step in (4, 7, 10, 13, 16, 20, 25, 30, 35, 40):
+        await stage.play_to(step, "generate", 0.9)
+        frames.append((stage.picture(), 0.7))
+    await stage.play_to_the_end()
+    frames.append((stage.picture(), 3.0))
+    await stage.press("3", "r")
+    frames.append((stage.picture(), 4.0))
+    return frames
+
+
+def transcript() -> str:
+    """What `ida-tui --run quickstart` prints, without the steps in the middle, as SVG."""
+    console = Console(record=True, width=96, highlight=False, file=open(os.devnull, "w"))  # noqa: SIM115
+    state, step = RunState(), 0
+    printed = [
+        "$ uv run ida-tui --run quickstart",
+        narration.config_loaded(resolve("quickstart").config),
+    ]
+    for record in records():
+        state = fold(state, record)
+        steps = state.run.steps if state.run else 0
+        if isinstance(record.event, ev.JudgeBatchFinished | ev.StepFinished):
+            step += isinstance(record.event, ev.JudgeBatchFinished)
+            if 2 < step <= steps - 2:
+                if step == 3 and isinstance(record.event, ev.StepFinished):
+                    printed.append(f"   … {steps - 4} steps later …")
+                continue
+        printed += narration.lines(state, record.event)
+    for line in printed:
+        console.print(styled(line))
+    return clean(console.export_svg(title="ida-tui --run quickstart"))
+
+
+async def on_stage(theme: str, scene: Callable[[Stage], Awaitable[object]]) -> Stage:
+    """Play one scene in an app of its own; returns the stage as the scene left it."""
+    directory = unpack(Path()) if not Path("outputs").exists() else _unpacked()
+    stage: Stage
+    app = IdaApp(clock=lambda: stage.now)
+    async with app.run_test(size=SIZE) as pilot:
+        # The morning after, so that the past run is one of yesterday.
+        stage = Stage(app, pilot, Tape(directory), datetime(2026, 11, 24, 9, 0, tzinfo=UTC))
+        app.theme = THEMES[theme]
+        app.animation_level = "none"
+        await stage.settled()
+        await scene(stage)
+        stage.drawn = stage.picture()
+    return stage
+
+
+def _unpacked() -> Path:
+    return next(Path("outputs").glob("*/2*"))
+
+
+def main(folder: Path) -> None:
+    """Write every picture into the folder."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["TZ"] = "UTC"
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory(prefix="ida-tui-") as place:
+        os.chdir(place)
+        try:
+            for theme in THEMES:
+                for name, scene in SCENES.items():
+                    stage = asyncio.run(on_stage(theme, scene))
+                    _write(folder / f"{name}-{theme}.svg", stage.drawn)
+            frames: list[tuple[str, float]] = []
+
+            async def collect(stage: Stage) -> None:
+                frames.extend(await tour(stage))
+
+            asyncio.run(on_stage("dark", collect))
+            _write(folder / "tour.svg", animated(frames))
+            _write(folder / "headless.svg", transcript())
+        finally:
+            os.chdir(here)
+
+
+def _write(file: Path, svg: str) -> None:
+    file.write_text(svg, encoding="utf-8")
+    print(f"{file.name}  {len(svg) / 1000:.0f} kB")
+
+
+def _folder(arguments: Sequence[str]) -> Path:
+    return Path(arguments[0]) if arguments else Path(__file__).parent
+
+
+if __name__ == "__main__":
+    main(_folder(sys.argv[1:]))
