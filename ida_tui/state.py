@@ -12,6 +12,7 @@ from itertools import zip_longest
 from typing import Any
 
 from ida_tui import events as ev
+from ida_tui.series import Series
 
 MAX_NOTICES = 200
 MEMORY_SAMPLES = 240
@@ -64,7 +65,7 @@ class RunState:
     generation: ev.TokensGenerated | None = None
     completions: tuple[Completion, ...] = ()
     """Completions of the step under way, or of the last one."""
-    steps: tuple[ev.StepFinished, ...] = ()
+    steps: Series[ev.StepFinished] = field(default_factory=Series)
     judge: JudgeTotals = field(default_factory=JudgeTotals)
     memory: ev.MemorySampled | None = None
     memory_recent: tuple[ev.MemorySampled, ...] = ()
@@ -149,7 +150,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.JudgeBatchFinished():
             return but(judge=_add(state.judge, event))
         case ev.StepFinished():
-            return but(steps=(*state.steps, event))
+            return but(steps=state.steps.plus(event))
         case ev.MemorySampled():
             return but(
                 memory=event,
@@ -168,7 +169,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.RunPaused():
             return but(paused=event.reason)
         case ev.RunResumed():
-            kept = tuple(step for step in state.steps if step.step <= event.from_step)
+            kept = Series(step for step in state.steps if step.step <= event.from_step)
             return but(paused="", ended=None, steps=kept)
         case ev.RunEnded():
             return but(ended=event)
@@ -217,10 +218,10 @@ def _add(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
     )
 
 
-def _scored(steps: tuple[ev.StepFinished, ...]) -> tuple[ev.StepFinished, ...]:
+def _scored(steps: Iterable[ev.StepFinished]) -> tuple[ev.StepFinished, ...]:
     return tuple(step for step in steps if step.r_ida is not None)
 
 
-def _mean_r_ida(steps: tuple[ev.StepFinished, ...]) -> float | None:
+def _mean_r_ida(steps: Iterable[ev.StepFinished]) -> float | None:
     values = [step.r_ida for step in steps if step.r_ida is not None]
     return sum(values) / len(values) if values else None

@@ -28,7 +28,7 @@ from ida_tui.errors import ExitCode, IdaError
 from ida_tui.judge import BatchStats, Question, Verdict
 from ida_tui.judge.service import JudgeInterrupted, JudgeService
 from ida_tui.runs import directory as run_directories
-from ida_tui.runs import manifest
+from ida_tui.runs import manifest, owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log import EventLog
 from ida_tui.sensors.memory import DeviceMemory
@@ -71,7 +71,7 @@ def train(
         argv=argv,
     )
     redact = _redactor(key)
-    with EventLog(directory, redact=redact) as log:
+    with EventLog(directory, redact=redact) as log, owner.owned(directory):
         log.subscribe(subscriber)
         run = _Run(config, ready, directory, log, key=key, stop=stop)
         outcome = run.until_the_end()

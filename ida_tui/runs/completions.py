@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
+from ida_tui import events as ev
 from ida_tui.state import Completion
+
+_STEP = re.compile(rb'\{"step": (\d+),')
 
 
 class CompletionStore:
@@ -16,15 +23,77 @@ class CompletionStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._offset = 0
+        self._blocks: dict[int, tuple[int, int]] = {}
+        self._last = -1
 
     def refresh(self) -> None:
-        """Take in what was appended since the last time."""
+        """Take in what was appended since the last time; a torn last line waits for the next call."""
+        try:
+            file = open(self._path, "rb")  # noqa: SIM115
+        except OSError:
+            return
+        with file:
+            file.seek(self._offset)
+            for raw in file:
+                if not raw.endswith(b"\n"):
+                    return
+                start, self._offset = self._offset, self._offset + len(raw)
+                found = _STEP.match(raw)
+                if found is None:
+                    continue
+                step = int(found[1])
+                # A resumed run may write a step a second time: what it wrote last counts.
+                if step == self._last:
+                    start = self._blocks[step][0]
+                self._blocks[step] = (start, self._offset)
+                self._last = step
 
     @property
     def steps(self) -> tuple[int, ...]:
         """The steps that have scored completions, in order."""
-        return ()
+        return tuple(sorted(self._blocks))
 
     def load(self, step: int) -> tuple[Completion, ...]:
         """The completions of one step with their verdicts, in the order they were written."""
-        return ()
+        return tuple(_completion(raw) for raw in self._lines(step))
+
+    def search(self, words: Sequence[str], start: int, direction: int) -> int | None:
+        """The nearest step with a completion that has all the words.
+
+        Args:
+            words: looked for in prompt, text and reason, whatever their case.
+            start: the step to start beside.
+            direction: 1 looks at later steps, -1 at earlier ones.
+        """
+        steps = [step for step in self.steps if (step - start) * direction > 0]
+        for step in sorted(steps, reverse=direction < 0):
+            if any(matches(completion, words) for completion in self.load(step)):
+                return step
+        return None
+
+    def _lines(self, step: int) -> Iterator[bytes]:
+        block = self._blocks.get(step)
+        if block is None:
+            return
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(block[0])
+                text = file.read(block[1] - block[0])
+        except OSError:
+            return
+        yield from text.splitlines()
+
+
+def matches(completion: Completion, words: Sequence[str]) -> bool:
+    """Whether prompt, text and reason together have all the words, whatever their case."""
+    finished, scored = completion.finished, completion.scored
+    text = f"{finished.prompt}\n{finished.text}\n{scored.reason if scored else ''}".casefold()
+    return all(word.casefold() in text for word in words)
+
+
+def _completion(raw: bytes) -> Completion:
+    row = json.loads(raw)
+    finished = ev.CompletionFinished(**{f.name: row[f.name] for f in fields(ev.CompletionFinished)})
+    scored = ev.CompletionScored(**{f.name: row[f.name] for f in fields(ev.CompletionScored)})
+    return Completion(finished, scored)

@@ -53,6 +53,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def owner(self) -> Path:
+        """Which process trains the run, while one does."""
+        return self.path / "owner.json"
+
+    @property
     def logs(self) -> Path:
         """Text for whoever has to find out what went wrong."""
         return self.path / "logs"

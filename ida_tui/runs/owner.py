@@ -1,14 +1,63 @@
-"""Which process trains a run, and whether it is still there."""
+"""Which process trains a run, and whether it is still there: ``owner.json`` in the run's directory."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import psutil
+
 from ida_tui.runs.directory import RunDirectory
+
+ELSEWHERE_S = 60.0
+"""On a disk shared with another machine, a run that wrote within this time is taken to be alive."""
+
+
+@contextlib.contextmanager
+def owned(directory: RunDirectory) -> Iterator[None]:
+    """Inside the block this process is known to train the run."""
+    claim(directory)
+    try:
+        yield
+    finally:
+        release(directory)
 
 
 def claim(directory: RunDirectory) -> None:
-    """Write down that this process trains the run."""
+    """Write down that this process trains the run.
+
+    Raises:
+        OSError: the directory cannot be written to.
+    """
+    process = psutil.Process()
+    owner = {"pid": process.pid, "started": process.create_time(), "host": socket.gethostname()}
+    beside = directory.owner.with_suffix(f".{process.pid}")
+    beside.write_text(json.dumps(owner) + "\n", encoding="utf-8")
+    beside.replace(directory.owner)
+
+
+def release(directory: RunDirectory) -> None:
+    """Nobody trains the run any more."""
+    with contextlib.suppress(OSError):
+        directory.owner.unlink(missing_ok=True)
 
 
 def alive(directory: RunDirectory) -> bool:
-    """Whether the process that trains the run is still there."""
-    return False
+    """Whether the process that trains the run is still there. Never raises."""
+    try:
+        owner = json.loads(directory.owner.read_text(encoding="utf-8"))
+        pid, started, host = int(owner["pid"]), float(owner["started"]), owner["host"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    if host != socket.gethostname():
+        with contextlib.suppress(OSError):
+            return time.time() - directory.events.stat().st_mtime < ELSEWHERE_S
+        return False
+    try:
+        # A number that another process was given later does not count.
+        return abs(psutil.Process(pid).create_time() - started) < 1.0
+    except psutil.Error:
+        return False

@@ -22,9 +22,21 @@ def read_events(path: Path) -> Iterator[ev.Record]:
         for number, raw in enumerate(file, start=1):
             if not raw.endswith(b"\n"):
                 return
-            if not raw.strip():
-                continue
-            try:
-                yield ev.decode(raw.decode("utf-8"))
-            except (ev.EventError, UnicodeDecodeError) as error:
-                raise ev.EventError(f"{path}:{number}: {error}") from None
+            if raw.strip():
+                yield decoded(raw, f"{path}:{number}")
+
+
+def decoded(raw: bytes, where: str) -> ev.Record:
+    """The record that one whole line holds.
+
+    Args:
+        raw: the line, as it is on disk.
+        where: its place, for the error.
+
+    Raises:
+        ev.EventError: it is no event.
+    """
+    try:
+        return ev.decode(raw.decode("utf-8"))
+    except (ev.EventError, UnicodeDecodeError) as error:
+        raise ev.EventError(f"{where}: {error}") from None

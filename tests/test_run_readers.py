@@ -1,0 +1,267 @@
+"""Following a run, knowing who trains it, listing runs, and reading completions back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ida_tui import events as ev
+from ida_tui.runs import owner
+from ida_tui.runs.completions import CompletionStore
+from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.follow import Follower
+from ida_tui.runs.summaries import summaries
+from ida_tui.series import Series
+from tests.scripted_session import run_ended, run_started
+from tests.synthetic_run import run_events, write
+
+
+def line(seq: int, event: ev.Event) -> bytes:
+    return ev.encode(ev.Record(seq, f"2026-01-31T12:00:{seq:02}.000Z", event)).encode() + b"\n"
+
+
+def append(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        file.write(data)
+
+
+# --- following ----------------------------------------------------------------------------------
+
+
+def test_a_follower_gives_each_record_once_and_in_order() -> None:
+    path = Path("events.jsonl")
+    follower = Follower(path)
+    assert follower.read() == []
+
+    append(path, line(0, ev.PhaseChanged(1, "generate")) + line(1, ev.PhaseChanged(1, "judge")))
+    assert [record.seq for record in follower.read()] == [0, 1]
+    assert follower.read() == []
+    append(path, line(2, ev.PhaseChanged(1, "update")))
+    assert [record.seq for record in follower.read()] == [2]
+
+
+def test_a_follower_waits_for_the_rest_of_a_line_even_within_a_character() -> None:
+    path, whole = Path("events.jsonl"), line(0, ev.Noticed("info", "judge", "três – déjà"))
+    cut = whole.index("ê".encode()) + 1
+    follower = Follower(path)
+
+    append(path, whole[:cut])
+    assert follower.read() == []
+    append(path, whole[cut:])
+    assert [record.event for record in follower.read()] == [
+        ev.Noticed("info", "judge", "três – déjà")
+    ]
+
+
+def test_a_follower_takes_no_more_than_it_is_asked_for() -> None:
+    path = Path("events.jsonl")
+    append(path, b"".join(line(n, ev.PhaseChanged(n, "judge")) for n in range(5)))
+    follower = Follower(path)
+
+    assert [len(follower.read(2)) for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_a_follower_names_a_line_that_is_no_event_and_goes_on_after_it() -> None:
+    path = Path("events.jsonl")
+    append(path, b"no event\n" + line(1, ev.PhaseChanged(1, "judge")))
+    follower = Follower(path)
+
+    with pytest.raises(ev.EventError, match=r"events\.jsonl: byte 0"):
+        follower.read()
+    assert [record.seq for record in follower.read()] == [1]
+
+
+# --- owners -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def directory() -> RunDirectory:
+    """A run directory without anything in it."""
+    Path("run").mkdir()
+    return RunDirectory(Path("run"))
+
+
+def test_a_run_is_alive_while_its_process_is(directory: RunDirectory) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ida_tui.runs import owner;"
+        "from ida_tui.runs.directory import RunDirectory;"
+        "owner.claim(RunDirectory(Path('run'))); print('claimed', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"claimed\n"
+    assert owner.alive(directory)
+
+    process.kill()
+    process.communicate()
+    assert not owner.alive(directory)
+
+
+def test_a_run_is_not_alive_after_its_process_has_let_go_of_it(directory: RunDirectory) -> None:
+    with owner.owned(directory):
+        assert owner.alive(directory)
+    assert not owner.alive(directory)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"pid": 1}', '{"pid": "x", "started": 1, "host": 1}']
+)
+def test_a_claim_that_cannot_be_read_is_none(text: str, directory: RunDirectory) -> None:
+    directory.owner.write_text(text)
+
+    assert not owner.alive(directory)
+
+
+def test_the_number_of_another_process_is_not_the_owner(directory: RunDirectory) -> None:
+    owner.claim(directory)
+    claimed = json.loads(directory.owner.read_text())
+    directory.owner.write_text(json.dumps(claimed | {"started": claimed["started"] - 500}))
+
+    assert not owner.alive(directory)
+
+
+def test_a_run_on_another_machine_is_alive_while_it_writes(directory: RunDirectory) -> None:
+    directory.events.write_text("")
+    directory.owner.write_text(json.dumps({"pid": 1, "started": 0, "host": "another-machine"}))
+    assert owner.alive(directory)
+
+    os.utime(directory.events, (0, 0))
+    assert not owner.alive(directory)
+
+
+# --- lists --------------------------------------------------------------------------------------
+
+
+def test_runs_are_listed_newest_first_with_how_they_ended() -> None:
+    write(Path("outputs/quickstart/20260101-000000/events.jsonl"), steps=3)
+    later = Path("outputs/dev-mps/20260131-120000/events.jsonl")
+    append(later, line(1, run_started(later.parent, 10)) + line(2, run_ended("failed", "no")))
+    Path("outputs/dev-mps/latest").symlink_to("20260131-120000")
+
+    listed = summaries(Path("outputs"))
+
+    assert [(run.path.parent.name, run.status) for run in listed] == [
+        ("dev-mps", "failed"),
+        ("quickstart", "done"),
+    ]
+    assert listed[1].model == "embedded"
+    assert listed[0].steps == 10
+
+
+def test_a_run_without_an_end_has_died_or_lives() -> None:
+    run = Path("outputs/quickstart/20260101-000000")
+    events = list(run_events(run, 5))[:-30]
+    append(run / "events.jsonl", b"".join(line(n % 60, event) for n, event in enumerate(events)))
+    assert summaries(Path("outputs"))[0].status == "died"
+    assert summaries(Path("outputs"))[0].steps_done == 3
+
+    with owner.owned(RunDirectory(run)):
+        assert summaries(Path("outputs"))[0].status == "live"
+
+
+def test_a_run_that_cannot_be_read_is_listed_with_the_reason() -> None:
+    append(Path("outputs/quickstart/20260101-000000/events.jsonl"), b"")
+
+    (listed,) = summaries(Path("outputs"))
+
+    assert listed.status == "unreadable"
+    assert listed.problem == "events.jsonl holds no event"
+
+
+def test_a_folder_that_is_not_there_holds_no_runs() -> None:
+    assert summaries(Path("nowhere")) == []
+
+
+def test_a_run_that_was_resumed_after_its_end_has_not_ended() -> None:
+    run = Path("outputs/quickstart/20260101-000000")
+    append(
+        run / "events.jsonl",
+        line(0, run_started(run))
+        + line(1, run_ended("interrupted", "Stopped"))
+        + line(2, ev.RunResumed(0)),
+    )
+
+    assert summaries(Path("outputs"))[0].status == "died"
+
+
+# --- completions --------------------------------------------------------------------------------
+
+
+def test_the_completions_of_any_step_are_read_back() -> None:
+    write(Path("run/events.jsonl"), steps=4)
+    store = CompletionStore(Path("run/completions.jsonl"))
+    store.refresh()
+
+    assert store.steps == (1, 2, 3, 4)
+    assert [c.finished.index for c in store.load(3)] == list(range(8))
+    assert all(c.scored is not None and c.scored.step == 3 for c in store.load(3))
+    assert store.load(9) == ()
+
+
+def test_the_store_takes_in_what_is_appended_and_waits_for_torn_lines() -> None:
+    write(Path("whole/events.jsonl"), steps=2)
+    data = Path("whole/completions.jsonl").read_bytes()
+    path = Path("growing.jsonl")
+    store = CompletionStore(path)
+    store.refresh()
+    assert store.steps == ()
+
+    cut = len(data) - 40
+    append(path, data[:cut])
+    store.refresh()
+    assert len(store.load(2)) == 7
+    append(path, data[cut:])
+    store.refresh()
+    assert len(store.load(2)) == 8
+
+
+def test_of_a_step_that_was_sampled_twice_the_later_completions_count() -> None:
+    write(Path("run/events.jsonl"), steps=3)
+    path = Path("run/completions.jsonl")
+    again = path.read_bytes().splitlines(keepends=True)[8:16]
+    append(path, b"".join(again).replace(b"First look", b"Again, look"))
+    store = CompletionStore(path)
+    store.refresh()
+
+    assert [c.finished.text[:11] for c in store.load(2)] == ["Again, look"] * 8
+    assert [c.finished.text[:10] for c in store.load(3)] == ["First look"] * 8
+
+
+def test_a_search_finds_the_nearest_step_in_its_direction() -> None:
+    write(Path("run/events.jsonl"), steps=6)
+    path = Path("run/completions.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    for at in (0, 35, 44):  # in the steps 1, 5 and 6
+        lines[at] = lines[at].replace(b"with ps", b"with TASKLIST")
+    path.write_bytes(b"".join(lines))
+    store = CompletionStore(path)
+    store.refresh()
+
+    assert store.search(["tasklist", "kill"], 2, 1) == 5
+    assert store.search(["tasklist"], 5, 1) == 6
+    assert store.search(["tasklist"], 5, -1) == 1
+    assert store.search(["tasklist"], 1, -1) is None
+    assert store.search(["nowhere"], 1, 1) is None
+
+
+# --- series -------------------------------------------------------------------------------------
+
+
+def test_a_series_that_was_extended_twice_keeps_both_ends_apart() -> None:
+    base = Series([1, 2])
+    left, right = base.plus(3), base.plus(4)
+
+    assert (list(base), list(left), list(right)) == ([1, 2], [1, 2, 3], [1, 2, 4])
+    assert left[-1] == 3
+    assert left[1:] == (2, 3)
+    assert base == (1, 2) != left
+    with pytest.raises(IndexError):
+        base[2]
