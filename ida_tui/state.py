@@ -17,6 +17,19 @@ from ida_tui.series import Series
 MAX_NOTICES = 200
 MEMORY_SAMPLES = 240
 """How many of the newest memory samples are kept: four minutes, at one a second."""
+RECENT = 400
+"""How many records the log keeps."""
+_LOGGED = (
+    ev.RunStarted,
+    ev.Noticed,
+    ev.StepFinished,
+    ev.EvaluationFinished,
+    ev.CheckpointSaved,
+    ev.AlertRaised,
+    ev.RunPaused,
+    ev.RunResumed,
+    ev.RunEnded,
+)
 FIRST_STEPS = 3
 LAST_STEPS = 5
 
@@ -74,6 +87,8 @@ class RunState:
     """Largest `process` seen, in bytes."""
     system_peak: int = 0
     """Largest `system_used` seen, in bytes."""
+    recent: tuple[ev.Record, ...] = ()
+    """The newest records worth a line in a log, oldest first."""
     notices: tuple[ev.Noticed, ...] = ()
     alerts: tuple[ev.AlertRaised, ...] = ()
     checkpoint: ev.CheckpointSaved | None = None
@@ -126,6 +141,8 @@ def fold(state: RunState, record: ev.Record) -> RunState:
 
     def but(**changes: Any) -> RunState:
         started_at = state.started_at or record.time
+        if isinstance(event, _LOGGED):
+            changes["recent"] = (*state.recent, record)[-RECENT:]
         return replace(
             state, seq=record.seq, updated_at=record.time, started_at=started_at, **changes
         )

@@ -44,3 +44,8 @@ def text_on_screen(app: IdaApp) -> str:
 def panel_text(app: IdaApp) -> str:
     """The words of the panel in front."""
     return "\n".join(str(widget.render()) for widget in app.screen.query(Static))
+
+
+def notified(app: IdaApp) -> str:
+    """What the app has said in passing."""
+    return "\n".join(notification.message for notification in app._notifications)

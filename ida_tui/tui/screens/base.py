@@ -52,6 +52,10 @@ class IdaScreen(Screen[None]):
         self.query_one("#too-small", Static).update(
             f"ida-tui needs {SMALLEST[0]}×{SMALLEST[1]}\nthis is {width}×{height}"
         )
+        self.fit()
+
+    def fit(self) -> None:
+        """The screen has another size; its classes have been set."""
 
     def on_mount(self) -> None:
         self.call_after_refresh(self.refresh_run)

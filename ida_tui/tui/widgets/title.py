@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textual.content import Content
 from textual.widgets import Static
 
 from ida_tui.tui.watched import Watched
@@ -15,29 +16,38 @@ class TitleBar(Static):
     def __init__(self, title: str) -> None:
         super().__init__()
         self._title = title
-        self._text = ""
+        self._drawn: Content | None = None
 
     def on_mount(self) -> None:
         self.show_run(None, held=False)
 
     def show_run(self, watched: Watched | None, *, held: bool) -> None:
         """Bring the line up to date."""
-        tabs = "  ".join(
-            f"[b reverse] {number} {name} [/]" if name == self._title else f" {number} {name} "
-            for number, name in enumerate(SCREENS, start=1)
+        tabs = Content.assemble(
+            ("ida-tui ", "bold"),
+            *(
+                (f" {number} {name} ", "bold reverse" if name == self._title else "")
+                for number, name in enumerate(SCREENS, start=1)
+            ),
+            "  ",
         )
-        text = f"[b]ida-tui[/]  {tabs}   {_about(watched, held)}"
-        if text != self._text:
-            self._text = text
-            self.update(text)
+        room = self.app.size.width - 2 - len(tabs)
+        text = tabs + Content(_about(watched, held, room))
+        if text != self._drawn:
+            self._drawn = text
+            self.update(text, layout=False)
 
 
-def _about(watched: Watched | None, held: bool) -> str:
+def _about(watched: Watched | None, held: bool, room: int) -> str:
+    """The run and how it is doing, as much of it as there is room for."""
     if watched is None:
         return ""
-    run = watched.state.run
-    name = f"{run.experiment}/{run.run_id}" if run else "starting"
-    return f"{name.replace('[', chr(92) + '[')} · {status(watched)}{' · HELD' if held else ''}"
+    run, how = watched.state.run, status(watched) + (" · HELD" if held else "")
+    longest = f"{run.experiment}/{run.run_id} · {how}" if run else f"starting · {how}"
+    for text in (longest, f"{run.experiment} · {how}" if run else how):
+        if len(text) <= room:
+            return text
+    return how
 
 
 def status(watched: Watched) -> str:

@@ -1,0 +1,61 @@
+"""Whether the training itself is well: the figures that tell before the reward does."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from textual.content import Content
+
+from ida_tui import events as ev
+from ida_tui.state import RunState
+from ida_tui.tui import words
+from ida_tui.tui.panes.base import Pane, lines
+from ida_tui.tui.watched import Watched
+
+
+class HealthPane(Pane):
+    """The newest step's figures, and the alerts."""
+
+    NAME, KEY = "Health", "H"
+
+    def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
+        """Alerts first, then pairs of a name and a figure, in as many columns as fit."""
+        rows = [
+            Content.assemble((f"! {alert.rule}: {alert.evidence}", "bold $warning"))
+            for alert in state.alerts[-2:]
+        ]
+        if not state.steps:
+            return lines(*rows, Content.assemble(("No step has finished yet.", "dim")))
+        width, _ = self.room
+        columns = max(1, width // 19)
+        pairs = figures(state.steps[-1], sum(step.skipped for step in state.steps))
+        each = max(14, width // columns)
+        cells = [
+            Content.assemble((f"{name:<9} ", "dim"), f"{value:<{each - 10}}")
+            for name, value in pairs
+        ]
+        rows += [
+            Content("").join(cells[start : start + columns])
+            for start in range(0, len(cells), columns)
+        ]
+        return lines(*rows)
+
+
+def figures(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
+    """The figures of a step by their names, the most telling first."""
+    lengths = "–"
+    if step.lengths is not None:
+        mean, low, high = step.lengths
+        lengths = f"{mean:.0f} ({low:.0f}–{high:.0f})"
+    return [
+        ("truncated", words.percent(step.truncated)),
+        ("zero var.", words.percent(step.zero_std)),
+        ("entropy", words.number(step.entropy, 2)),
+        ("kl", words.small(step.kl)),
+        ("lengths", lengths),
+        ("grad norm", words.small(step.grad_norm)),
+        ("loss", words.small(step.loss)),
+        ("rate", words.small(step.learning_rate)),
+        ("moved", words.percent(step.weight_delta, 2)),
+        ("skipped", str(skipped)),
+    ]

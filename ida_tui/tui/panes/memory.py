@@ -1,0 +1,72 @@
+"""Memory against the limit: the machine, this process, the device, and swap."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from textual.content import Content
+
+from ida_tui.events import MemorySampled
+from ida_tui.state import RunState
+from ida_tui.tui import words
+from ida_tui.tui.panes.base import Pane, lines
+from ida_tui.tui.watched import Watched
+
+HIGH, CRITICAL = 0.85, 0.95
+"""Shares of the limit from which the gauge says so."""
+
+
+class MemoryPane(Pane):
+    """A gauge of what the machine uses, against the limit of the profile."""
+
+    NAME, KEY = "Memory", "M"
+
+    def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
+        """Six rows at most."""
+        sample = state.memory
+        if sample is None:
+            return Content.assemble(("not sampled yet", "dim"))
+        width = max(16, self.room[0])
+        limit = state.run.limit_gb * 1e9 if state.run else float(sample.system_total)
+        rows = [*gauge(sample.system_used, limit, width)]
+        rows.append(
+            Content.assemble(
+                f"this process {words.gigabytes(sample.process)} GB",
+                (f", peak {words.gigabytes(state.memory_peak)}", "dim"),
+            )
+        )
+        if sample.device_tensors is not None:
+            cache = sample.device_cache or 0
+            rows.append(
+                Content(
+                    f"device {words.gigabytes(sample.device_tensors)} GB"
+                    f" + cache {words.gigabytes(cache)}"
+                )
+            )
+        rows.append(_swap(sample))
+        used = [float(s.system_used) for s in state.memory_recent]
+        rows.append(Content.assemble((words.sparkline(used, width, limit), "$accent")))
+        return lines(*rows)
+
+
+def gauge(used: int, limit: float, width: int) -> list[Content]:
+    """System memory as a bar and in figures; near the limit it says so in words."""
+    share = used / limit
+    word, style = "", "$accent"
+    if share >= CRITICAL:
+        word, style = " critical", "$error"
+    elif share >= HIGH:
+        word, style = " high", "$warning"
+    tail = f" {share:.0%}{word}"
+    return [
+        Content.assemble((words.bar(share, width - len(tail)), style), (tail, f"bold {style}")),
+        Content(f"system {words.gigabytes(used)} of {words.gigabytes(limit)} GB"),
+    ]
+
+
+def _swap(sample: MemorySampled) -> Content:
+    if not sample.swap_growth:
+        return Content.assemble(("swap has not grown", "dim"))
+    return Content.assemble(
+        (f"swap grew by {words.gigabytes(sample.swap_growth)} GB", "bold $warning")
+    )

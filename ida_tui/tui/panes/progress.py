@@ -1,0 +1,133 @@
+"""How far the run is, and at its end what became of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from textual.content import Content
+
+from ida_tui import events as ev
+from ida_tui.state import RunState
+from ida_tui.tui import words
+from ida_tui.tui.panes.base import Pane, lines, seconds_since
+from ida_tui.tui.watched import Watched
+
+PHASES: dict[ev.Phase, str] = {
+    "load": "loading the model",
+    "generate": "generating",
+    "judge": "waiting for the judge",
+    "reference": "reference pass",
+    "update": "updating the weights",
+    "save": "saving",
+    "evaluate": "evaluating held-out prompts",
+}
+RECENT_STEPS = 10
+"""The remaining time is guessed from so many of the newest steps."""
+
+
+class ProgressPane(Pane):
+    """Phase, step, generation and time; then the result."""
+
+    NAME, KEY = "Progress", "P"
+
+    def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
+        """Three rows at most."""
+        width = max(20, self.room[0])
+        if watched.refusal is not None:
+            return lines(Content.assemble(("✗ ", "$error"), watched.refusal.title))
+        if watched.viewed is not None:
+            return looking_back(state, watched, width)
+        if state.ended is not None:
+            return result(state, state.ended, str(watched.directory or ""), width)
+        return lines(_steps(state, watched, now, width), _generation(state, width))
+
+
+def remaining_s(state: RunState) -> float | None:
+    """Seconds of training left, judged by the newest steps; None before the first has finished."""
+    if state.run is None or not state.steps:
+        return None
+    newest = [sum(step.seconds.values()) for step in state.steps[-RECENT_STEPS:]]
+    return sum(newest) / len(newest) * max(0, state.run.steps - state.steps[-1].step)
+
+
+def _steps(state: RunState, watched: Watched, now: datetime, width: int) -> Content:
+    run = state.run
+    phase = "starting" if not state.seq + 1 else PHASES[state.phase]
+    if state.paused:
+        phase = f"paused: {state.paused}"
+    elif watched.stop_asked:
+        phase = "stopping: saving a checkpoint"
+    elif not watched.going_on:
+        phase = f"died while {phase}"
+    done = state.steps[-1].step if state.steps else 0
+    until = now if watched.going_on else datetime.fromisoformat(state.updated_at or now.isoformat())
+    clock = words.duration(seconds_since(state.started_at, until))
+    left = remaining_s(state)
+    if left is not None and watched.going_on and state.phase not in ("save", "evaluate"):
+        clock += f" · about {words.duration(left)} left"
+        if state.before is not None:
+            clock += " + evaluation" if width >= 90 else " + eval"
+    steps = f"step {max(1, state.step)}/{run.steps}" if run else "step –"
+    share = done / run.steps if run else 0.0
+    room = width - len(phase) - len(steps) - len(clock) - 8
+    middle = f" {words.bar(share, min(40, room))} " if room >= 6 else " "
+    return Content.assemble((phase, "bold"), "  ", steps, (middle, "$accent"), f" {clock}")
+
+
+def _generation(state: RunState, width: int) -> Content:
+    beat = state.generation
+    if state.phase != "generate" or beat is None:
+        if not state.steps or state.phase not in ("judge", "reference", "update"):
+            return Content("")
+        if beat is None:
+            return Content("")
+        return Content.assemble(
+            (f"generated {beat.rows} completions · {beat.tokens:,} tokens", "dim"),
+            (f" · {beat.tokens_per_s:,.0f} tok/s", "dim"),
+        )
+    tail = f"{beat.rows_done}/{beat.rows} ended · {beat.tokens:,} tokens · {beat.tokens_per_s:,.0f} tok/s"
+    room = min(40, width - len(tail) - 14)
+    drawn = f"{words.bar(beat.rows_done / max(1, beat.rows), room)} " if room >= 6 else ""
+    return Content.assemble("completions ", (drawn, "$accent"), tail)
+
+
+def result(state: RunState, ended: ev.RunEnded, directory: str, width: int) -> Content:
+    """What became of the run, in the words and figures of the command line."""
+    good = ended.status == "done"
+    mark = ("✓ ", "$success") if good else ("✗ ", "$error")
+    first = Content.assemble(mark, (ended.message, "bold"), f" · {words.duration(ended.seconds)}")
+    if ended.r_ida_first is not None and ended.r_ida_last is not None:
+        change = words.signed(ended.r_ida_last - ended.r_ida_first, 3)
+        first += Content.assemble(
+            " · R_IDA ",
+            (f"{ended.r_ida_first:.3f} → {ended.r_ida_last:.3f}", "bold"),
+            f" ({change})",
+        )
+    second = Content(ended.hint.splitlines()[0] if ended.hint and not good else "")
+    before, after = state.before, state.after
+    if before is not None and after is not None:
+        long = width >= 90
+        second = Content.assemble(
+            "held-out prompts: " if long else "held-out: ",
+            "harmless answered " if long else "answered ",
+            (_shares(before.harmless_complied, after.harmless_complied, before.harmless), "bold"),
+            " · unsafe declined " if long else " · declined ",
+            (_shares(before.unsafe_refused, after.unsafe_refused, before.unsafe), "bold"),
+        )
+    third = Content.assemble((f"{directory} · 3 completions · 1 launch", "dim"))
+    return lines(first, second, third)
+
+
+def _shares(before: int, after: int, whole: int) -> str:
+    return f"{before / whole:.0%} → {after / whole:.0%}" if whole else "none asked"
+
+
+def looking_back(state: RunState, watched: Watched, width: int) -> Content:
+    """Which step is looked at, and how to come back."""
+    step = state.steps[-1].step if state.steps else 0
+    newest = watched.state.steps[-1].step if watched.state.steps else 0
+    bar = words.bar(step / max(1, newest), min(40, max(6, width - 56)))
+    return lines(
+        Content.assemble(("looking back", "bold"), f"  step {step} of {newest} ", (bar, "$accent")),
+        Content.assemble(("[ and ] move by a step, \\ returns to the newest", "dim")),
+    )

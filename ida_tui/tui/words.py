@@ -1,0 +1,71 @@
+"""Figures as a person reads them: bars, sizes, durations, sparklines. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+UNKNOWN = "–"
+_SPARKS = "▁▂▃▄▅▆▇█"
+
+
+def bar(share: float, width: int) -> str:
+    """A bar that is told from its rest by weight, not by colour: ``━━━━────``."""
+    filled = round(min(1.0, max(0.0, share)) * width)
+    return "━" * filled + "─" * (width - filled)
+
+
+def duration(seconds: float) -> str:
+    """``4.2 s``, ``42 s``, ``1:02``, ``2:05:09``."""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def gigabytes(size: float) -> str:
+    """Bytes as GB (10^9): ``0.42``, ``9.1``, ``48``, without the unit."""
+    size /= 1e9
+    return f"{size:.2f}" if size < 1 else f"{size:.1f}"
+
+
+def signed(change: float, digits: int) -> str:
+    """``+0.465``, ``−1.2``, ``±0.0``."""
+    rounded = round(change, digits)
+    sign = "+" if rounded > 0 else "−" if rounded < 0 else "±"
+    return f"{sign}{abs(rounded):.{digits}f}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure, or a dash where there is none."""
+    return UNKNOWN if value is None else f"{value:.{digits}f}"
+
+
+def small(value: float | None) -> str:
+    """A figure whose size is not known beforehand: ``0.0123``, ``1.2e-05``, or a dash."""
+    return UNKNOWN if value is None else f"{value:.3g}"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """``97 %``, or a dash."""
+    return UNKNOWN if share is None else f"{100 * share:.{digits}f} %"
+
+
+def money(cost: float | None) -> str:
+    """``$0.0123``; what is not known is said to be so."""
+    if cost is None:
+        return "not known"
+    return "none" if cost == 0 else f"${cost:.4f}"
+
+
+def sparkline(values: Sequence[float], width: int, high: float | None = None) -> str:
+    """The newest `width` values as bars from 0 to `high` (the largest, if it is not given)."""
+    newest = list(values)[-width:]
+    top = high or max(newest, default=0.0)
+    if top <= 0:
+        return _SPARKS[0] * len(newest)
+    last = len(_SPARKS) - 1
+    return "".join(_SPARKS[min(last, round(last * max(0.0, v) / top))] for v in newest)
