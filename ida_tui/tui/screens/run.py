@@ -61,7 +61,9 @@ class RunScreen(IdaScreen):
 
     def show_run(self, watched: Watched | None, changed: Changed | None) -> None:
         """Bring the panes up to date."""
-        self.set_class(watched is None, "-no-run")
+        if self.has_class("-no-run") != (watched is None):
+            self.set_class(watched is None, "-no-run")
+            self._arrange()
         if watched is None:
             return
         now = self.app.clock()
@@ -122,7 +124,10 @@ class RunScreen(IdaScreen):
     def _arrange(self) -> None:
         if len(self.query(".pane")) < len(PANES):
             return  # still being made
-        shown = {self._maximised} if self._maximised else set(PANES) - self._hidden
+        if self.app.watched is None:
+            shown: set[str] = set()
+        else:
+            shown = {self._maximised} if self._maximised else set(PANES) - self._hidden
         no_room = self.has_class("-compact") and not self._maximised and "health" in shown
         if no_room:
             shown.discard("health")
