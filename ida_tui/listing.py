@@ -91,14 +91,19 @@ def show(name: str, overrides: Sequence[str] = ()) -> str:
     return "\n\n".join(_heading(p.kind, p.file) + "\n\n" + render_show(p) for p in shown)
 
 
+def rows(resolved: Resolved | ResolvedProfile) -> list[tuple[str, str, str]]:
+    """Every value as its dotted key, itself (cut where it is long) and its origin."""
+    return list(_rows(resolved.config.model_dump(), resolved.origins))
+
+
 def render_show(resolved: Resolved | ResolvedProfile) -> str:
     """One line for each value: ``key = value    # origin``, sections apart."""
-    rows = list(_rows(resolved.config.model_dump(), resolved.origins))
-    key_width = max(len(key) for key, _, _ in rows)
-    value_width = max(len(value) for _, value, _ in rows)
+    found = rows(resolved)
+    key_width = max(len(key) for key, _, _ in found)
+    value_width = max(len(value) for _, value, _ in found)
     lines: list[str] = []
     section = ""
-    for key, value, origin in rows:
+    for key, value, origin in found:
         here = key.rpartition(".")[0].split(".")[0] if isinstance(resolved.config, Config) else ""
         if here != section:
             lines.append("")

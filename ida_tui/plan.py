@@ -32,19 +32,9 @@ _LABEL = 13
 def render_check(resolved: Resolved) -> str:
     """The resolved plan of an experiment, line by line, then what is worth knowing about it."""
     config = resolved.config
-    device, remark = planned_device(config)
-    files = weights(config.model)
-    rows = [
-        ("experiment", f"{config.name}   ({shown_path(resolved.file)})"),
-        *_about_model(config, device, files),
-        ("device", remark),
-        ("precision", recipe(config, device).words(config.training.method)),
-        *_about_training(config),
-        *_about_judge(config),
-        ("evaluation", _evaluation(config)),
-        *_about_surroundings(config),
-    ]
-    lines = [_row(label, text) for label, text in rows]
+    device, _ = planned_device(config)
+    experiment = ("experiment", f"{config.name}   ({shown_path(resolved.file)})")
+    lines = [_row(label, text) for label, text in (experiment, *rows(config))]
     findings = check(config, device)
     if findings:
         lines.append("")
@@ -55,6 +45,20 @@ def render_check(resolved: Resolved) -> str:
         lines.append(f"  at:  {origin}: {finding.key}")
         lines += [f"  fix: {line}" for line in finding.hint.splitlines()[:1]]
     return "\n".join(lines)
+
+
+def rows(config: Config) -> list[tuple[str, str]]:
+    """The plan of an experiment, each row a label and what is known; nothing in it is guessed."""
+    device, remark = planned_device(config)
+    return [
+        *_about_model(config, device, weights(config.model)),
+        ("device", remark),
+        ("precision", recipe(config, device).words(config.training.method)),
+        *_about_training(config),
+        *_about_judge(config),
+        ("evaluation", _evaluation(config)),
+        *_about_surroundings(config),
+    ]
 
 
 def planned_device(config: Config) -> tuple[DeviceName, str]:
