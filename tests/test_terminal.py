@@ -47,6 +47,18 @@ def state_of_the_run() -> RunState:
     return fold_all(read_events(found[-1])) if found else RunState()
 
 
+def test_the_app_fills_the_terminal() -> None:
+    code = (
+        "import shutil; from pathlib import Path;"
+        "from ida_tui.tui.terminal import kept_for_the_app\n"
+        "with kept_for_the_app(Path('stray.log')): size = shutil.get_terminal_size()\n"
+        "print(*size)"
+    )
+    with terminal(sys.executable, "-c", code, size=(133, 41)) as screen:
+        assert screen.wait_for_the_end() == 0
+        assert screen.output == b"133 41\r\n"
+
+
 def test_leaving_by_key_leaves_the_terminal_clean(home: dict[str, str]) -> None:
     with terminal(*APP, **home) as screen:
         screen.wait_for("Launch")

@@ -17,6 +17,8 @@ from pathlib import Path
 def kept_for_the_app(stray: Path) -> Iterator[None]:
     """Inside the block only `sys.__stderr__`, which Textual's driver writes to, reaches the terminal.
 
+    `sys.__stdout__` is the terminal too: Python asks it for the terminal's size.
+
     Args:
         stray: receives everything else; made anew, readable by its owner only.
     """
@@ -25,18 +27,18 @@ def kept_for_the_app(stray: Path) -> Iterator[None]:
     stray.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(stray, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     out, err = os.dup(1), os.dup(2)
-    kept = sys.__stderr__
+    kept = sys.__stdout__, sys.__stderr__
     with open(os.dup(err), "w", encoding="utf-8", errors="replace") as terminal:
         os.dup2(file, 1)
         os.dup2(file, 2)
         os.close(file)
-        sys.__stderr__ = terminal  # type: ignore[misc]
+        sys.__stdout__ = sys.__stderr__ = terminal  # type: ignore[misc]
         try:
             yield
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            sys.__stderr__ = kept  # type: ignore[misc]
+            sys.__stdout__, sys.__stderr__ = kept  # type: ignore[misc]
             os.dup2(out, 1)
             os.dup2(err, 2)
             os.close(out)

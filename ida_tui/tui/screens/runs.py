@@ -1,24 +1,219 @@
-"""The runs screen."""
+"""The runs screen: what was trained before, and what another process trains now."""
 
 from __future__ import annotations
 
+import asyncio
+from datetime import datetime
 from typing import ClassVar
 
+from rich.text import Text
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.widgets import Static
+from textual.content import Content
+from textual.widgets import DataTable, Input, Static
 
+from ida_tui.events import OFFLINE_JUDGE
+from ida_tui.paths import shown_path
+from ida_tui.printable import printable
+from ida_tui.runs.summaries import RunSummary, summaries
+from ida_tui.tui import words
 from ida_tui.tui.actions import Scope, bindings
 from ida_tui.tui.screens.base import IdaScreen
+from ida_tui.tui.watched import Changed, Watched
+
+MARKS = {"done": "✓", "live": "●", "interrupted": "‖", "died": "✗"}
+COLUMNS = ("when", "experiment", "model", "status", "steps", "R_IDA", "cost", "time")
+COMPACT = ("when", "experiment", "status", "steps", "R_IDA")
 
 
 class RunsScreen(IdaScreen):
-    """The runs screen."""
+    """A table of runs; enter opens the one under the cursor."""
 
     SCOPE: ClassVar[Scope] = "runs"
     TITLE = "Runs"
     BINDINGS: ClassVar[list[BindingType]] = bindings(SCOPE)
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._runs: list[RunSummary] = []
+        self._shown: list[RunSummary] = []
+        self._letters = ""
+        self._columns: tuple[str, ...] = ()
+
     def compose_body(self) -> ComposeResult:
-        """The widgets between title and footer."""
-        yield Static("Runs")
+        """The table, and below it what is known of the run under the cursor."""
+        table: DataTable[Text] = DataTable(id="runs", cursor_type="row", classes="pane")
+        table.border_title = "Past runs"
+        yield table
+        yield Static(id="run-about", classes="pane", markup=False)
+        yield Input(id="runs-filter", placeholder="letters to look for", select_on_focus=False)
+
+    def on_mount(self) -> None:
+        self.query_one("#runs-filter").display = False
+        self.query_one("#runs").focus()
+        self._read()
+
+    def on_screen_resume(self) -> None:
+        self._read()
+
+    def fit(self) -> None:
+        """The columns follow the width."""
+        self._show()
+
+    def show_run(self, watched: Watched | None, changed: Changed | None) -> None:
+        """A run that ends is another line in the list."""
+        if watched is not None and changed and not watched.going_on:
+            self._read()
+
+    @work(exclusive=True, group="read")
+    async def _read(self) -> None:
+        self._runs = await asyncio.to_thread(summaries, self.app.output_dir)
+        self._show()
+
+    # -- the table ----------------------------------------------------------------------------
+
+    def _show(self) -> None:
+        if not self.query("#run-about"):
+            return  # still being made
+        table: DataTable[Text] = self.query_one("#runs", DataTable)
+        columns = COMPACT if self.has_class("-compact") else COLUMNS
+        at = self._under_the_cursor()
+        table.clear(columns=columns != self._columns)
+        if columns != self._columns:
+            self._columns = columns
+            for name in columns:
+                table.add_column(name)
+        now, here = self.app.clock(), self._own_run_id()
+        self._shown = [run for run in self._runs if self._matches(run)]
+        for run in self._shown:
+            cells = row(run, now, here=run.run_id == here)
+            table.add_row(*(cells[name] for name in columns))
+        if at in self._shown:
+            table.move_cursor(row=self._shown.index(at))
+        count = f"{len(self._shown)}/{len(self._runs)} “{self._letters}”" if self._letters else ""
+        table.border_title = Content(f"Past runs {count}".rstrip())
+        self._show_about()
+
+    def _matches(self, run: RunSummary) -> bool:
+        said = f"{run.experiment} {run.run_id} {run.model} {run.judge} {run.status}".casefold()
+        return all(word in said for word in self._letters.casefold().split())
+
+    def _under_the_cursor(self) -> RunSummary | None:
+        at = self.query_one("#runs", DataTable).cursor_row
+        return self._shown[at] if 0 <= at < len(self._shown) else None
+
+    def _own_run_id(self) -> str:
+        watched = self.app.watched
+        run = watched.state.run if watched is not None and watched.live else None
+        return run.run_id if run is not None else ""
+
+    @on(DataTable.RowHighlighted)
+    def _show_about(self) -> None:
+        run = self._under_the_cursor()
+        about = self.query_one("#run-about", Static)
+        if run is not None:
+            where = shown_path(run.path)
+            second = run.problem or f"{run.model} · judged by {run.judge}"
+            about.update(Content("\n".join(map(printable, (where, second)))))
+        elif self._letters:
+            about.update(Content(f"No run has “{self._letters}”. Escape shows them all."))
+        else:
+            folder = shown_path(self.app.output_dir.absolute())
+            about.update(Content(f"No runs in {folder} yet. 1 leads to the launch screen."))
+
+    # -- actions ------------------------------------------------------------------------------
+
+    @on(DataTable.RowSelected)
+    async def _selected(self) -> None:
+        await self.action_open()
+
+    async def action_open(self) -> None:
+        """Open the run under the cursor; the run of this process is on its screen already."""
+        run = self._under_the_cursor()
+        if run is None:
+            self.notify("There is no run to open.")
+        elif run.run_id == self._own_run_id():
+            await self.app.action_go("run")
+        elif run.status == "unreadable":
+            self.notify(f"It cannot be read: {run.problem}", severity="warning")
+        else:
+            self.query_one("#run-about", Static).update("Opening …")
+            self.app.open_run(run.path)
+
+    def action_reload(self) -> None:
+        """Read the folders again."""
+        self._read()
+
+    def action_filter(self) -> None:
+        """Type letters; the table shows the runs that have them."""
+        field = self.query_one("#runs-filter", Input)
+        field.value = self._letters
+        field.display = True
+        field.focus()
+
+    @on(Input.Changed, "#runs-filter")
+    def _typed(self, event: Input.Changed) -> None:
+        self._letters = event.value
+        self._show()
+
+    @on(Input.Submitted, "#runs-filter")
+    def _kept(self) -> None:
+        self.query_one("#runs-filter").display = False
+        self.query_one("#runs").focus()
+
+    def leave(self) -> bool:
+        """Leave the filter, and show all runs again."""
+        if not self._letters and not self.query_one("#runs-filter").display:
+            return False
+        self._letters = ""
+        self._kept()
+        self._show()
+        return True
+
+
+def row(run: RunSummary, now: datetime, *, here: bool) -> dict[str, Text]:
+    """A run as cells, by the names of the columns.
+
+    Args:
+        run: what is known of it.
+        now: the present.
+        here: whether this process trains it.
+    """
+    status = "live, here" if here else run.status.replace("_", " ")
+    style = {"done": "green", "live": "bold", "died": "red", "failed": "red"}.get(run.status, "")
+    steps = f"{run.steps_done}/{run.steps}" if run.steps else ""
+    cells = {
+        "when": when(run.started_at, now),
+        "experiment": run.experiment,
+        "model": run.model,
+        "steps": steps,
+        "R_IDA": _change(run),
+        "cost": "none" if run.judge == OFFLINE_JUDGE else words.money(run.cost),
+        "time": words.duration(run.seconds) if run.seconds is not None else words.UNKNOWN,
+    }
+    out = {name: Text(printable(text)) for name, text in cells.items()}
+    out["status"] = Text(f"{MARKS.get(run.status, '✗')} {status}", style=style)
+    return out
+
+
+def _change(run: RunSummary) -> str:
+    if run.r_ida_last is None:
+        return words.UNKNOWN
+    if run.r_ida_first is None:
+        return f"→ {run.r_ida_last:.3f}"
+    return f"{run.r_ida_first:.3f} → {run.r_ida_last:.3f}"
+
+
+def when(moment: str, now: datetime) -> str:
+    """A time of the past as a person says it, in the time zone of the machine."""
+    try:
+        then = datetime.fromisoformat(moment).astimezone()
+    except ValueError:
+        return "not known"
+    days = (now.astimezone().date() - then.date()).days
+    if days == 0:
+        return f"today {then:%H:%M}"
+    if days == 1:
+        return f"yesterday {then:%H:%M}"
+    return f"{then:%Y-%m-%d %H:%M}"
