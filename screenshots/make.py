@@ -82,7 +82,8 @@ class Stage:
 
     async def settled(self) -> None:
         """Wait until nothing is left to draw."""
-        await self.app.workers.wait_for_complete()
+        while any(not worker.is_finished for worker in list(self.app.workers)):
+            await self.pilot.pause(0.01)
         await self.pilot.pause()
         await self.pilot.pause()
 

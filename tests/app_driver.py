@@ -49,3 +49,11 @@ def panel_text(app: IdaApp) -> str:
 def notified(app: IdaApp) -> str:
     """What the app has said in passing."""
     return "\n".join(notification.message for notification in app._notifications)
+
+
+async def settled(app: IdaApp, pilot: Pilot[None]) -> None:
+    """Wait until what was begun in the background has ended, and is drawn."""
+    while any(not worker.is_finished for worker in list(app.workers)):
+        await pilot.pause(0.01)
+    await pilot.pause()
+    await pilot.pause()

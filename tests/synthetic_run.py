@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ida_tui import events as ev
@@ -55,7 +55,9 @@ def run_events(directory: Path, steps: int) -> Iterator[ev.Event]:
         yield from step_events(step, steps)
     yield ev.PhaseChanged(steps, "save")
     yield ev.CheckpointSaved(steps, str(directory / "adapter"))
-    yield run_ended("done", "Training complete")
+    yield replace(
+        run_ended("done", "Training complete"), steps_done=steps, r_ida_first=0.2, r_ida_last=0.8
+    )
 
 
 def write(events: Path, steps: int) -> None:

@@ -89,8 +89,8 @@ ACTIONS: tuple[Action, ...] = (
            shown="\\"),
     # -- completions --------------------------------------------------------------------------
     Action("next_step", ("n",), "Next step", "Show the next step.", "completions", footer=True),
-    Action("previous_step", ("N",), "Previous step", "Show the step before.", "completions", True,
-           "N"),
+    Action("previous_step", ("N",), "Previous step", "Show the step before.", "completions",
+           shown="N"),
     Action("follow", ("f",), "Follow", "Show the newest step, always.", "completions"),
     Action("sort_reward", ("r",), "By reward", "Sort by reward; again: turned round.",
            "completions", True),

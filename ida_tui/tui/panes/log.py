@@ -13,7 +13,8 @@ from ida_tui.printable import printable
 from ida_tui.state import RunState
 from ida_tui.tui.watched import Changed, Watched
 
-STYLES = {"!": "bold yellow", "✗": "bold red"}
+BOLD = ("!", "✗")
+"""Marks of the lines that stand out."""
 
 
 class LogPane(RichLog, can_focus=True):
@@ -37,7 +38,9 @@ class LogPane(RichLog, can_focus=True):
         for record in state.recent:
             if record.seq > self._last:
                 for line in log_lines(state, record):
-                    self.write(Text(line, style=STYLES.get(line[:1], ""), no_wrap=True))
+                    self.write(
+                        Text(line, style="bold" if line.startswith(BOLD) else "", no_wrap=True)
+                    )
         self._last = newest
 
 

@@ -45,6 +45,7 @@ class RunsScreen(IdaScreen):
         """The table, and below it what is known of the run under the cursor."""
         table: DataTable[Text] = DataTable(id="runs", cursor_type="row", classes="pane")
         table.border_title = "Past runs"
+        table.border_subtitle = "enter opens"
         yield table
         yield Static(id="run-about", classes="pane", markup=False)
         yield Input(id="runs-filter", placeholder="letters to look for", select_on_focus=False)
@@ -181,7 +182,7 @@ def row(run: RunSummary, now: datetime, *, here: bool) -> dict[str, Text]:
         here: whether this process trains it.
     """
     status = "live, here" if here else run.status.replace("_", " ")
-    style = {"done": "green", "live": "bold", "died": "red", "failed": "red"}.get(run.status, "")
+    style = "" if run.status == "done" else "bold"
     steps = f"{run.steps_done}/{run.steps}" if run.steps else ""
     cells = {
         "when": when(run.started_at, now),
