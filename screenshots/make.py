@@ -12,6 +12,7 @@ import asyncio
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -177,14 +178,20 @@ def transcript() -> str:
     return clean(console.export_svg(title="ida-tui --run quickstart"))
 
 
-async def on_stage(theme: str, scene: Callable[[Stage], Awaitable[object]]) -> Stage:
-    """Play one scene in an app of its own; returns the stage as the scene left it."""
-    directory = unpack(Path()) if not Path("outputs").exists() else _unpacked()
+async def on_stage(
+    scene: Callable[[Stage], Awaitable[object]],
+    *,
+    theme: str = "dark",
+    size: tuple[int, int] = SIZE,
+) -> Stage:
+    """Play one scene in an app of its own, in the working directory; returns the stage as it was left."""
+    directory = next(Path("outputs").glob("*/2*"), None) or unpack(Path())
     stage: Stage
     app = IdaApp(clock=lambda: stage.now)
-    async with app.run_test(size=SIZE) as pilot:
-        # The morning after, so that the past run is one of yesterday.
-        stage = Stage(app, pilot, Tape(directory), datetime(2026, 11, 24, 9, 0, tzinfo=UTC))
+    # The morning after, so that the past run is one of yesterday.
+    morning = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
+    async with app.run_test(size=size) as pilot:
+        stage = Stage(app, pilot, Tape(directory), morning)
         app.theme = THEMES[theme]
         app.animation_level = "none"
         await stage.settled()
@@ -193,29 +200,26 @@ async def on_stage(theme: str, scene: Callable[[Stage], Awaitable[object]]) -> S
     return stage
 
 
-def _unpacked() -> Path:
-    return next(Path("outputs").glob("*/2*"))
-
-
 def main(folder: Path) -> None:
     """Write every picture into the folder."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["TZ"] = "UTC"
+    time.tzset()
     here = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="ida-tui-") as place:
         os.chdir(place)
         try:
             for theme in THEMES:
                 for name, scene in SCENES.items():
-                    stage = asyncio.run(on_stage(theme, scene))
+                    stage = asyncio.run(on_stage(scene, theme=theme))
                     _write(folder / f"{name}-{theme}.svg", stage.drawn)
             frames: list[tuple[str, float]] = []
 
             async def collect(stage: Stage) -> None:
                 frames.extend(await tour(stage))
 
-            asyncio.run(on_stage("dark", collect))
+            asyncio.run(on_stage(collect))
             _write(folder / "tour.svg", animated(frames))
             _write(folder / "headless.svg", transcript())
         finally:

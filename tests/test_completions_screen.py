@@ -134,7 +134,7 @@ def test_a_judged_completion_shows_scores_reward_advantage_and_reason(
             "9 tokens, ended by itself",
         ):
             assert said in detail(app)
-        assert "mean R_IDA 0.700" in text_on_screen(app)
+        assert "R_IDA 0.700" in text_on_screen(app)
 
     drive(scenario, size=size)
 

@@ -102,7 +102,7 @@ def test_every_value_stands_with_the_place_it_comes_from() -> None:
         row = next(line for line in shown.splitlines() if "max_steps  " in line)
         assert "40" in row
         assert "quickstart.yaml:" in row
-        assert "profiles/experiments/quickstart.yaml" in shown
+        assert "shipped: experiments/quickstart.yaml:" in shown
 
     drive(scenario)
 

@@ -314,3 +314,17 @@ def test_a_figure_that_is_not_known_is_a_dash() -> None:
     step = state_of(begun(1)).steps[0]
 
     assert dict(figures(step, 0))["kl"] == "0.01"
+
+
+def test_before_the_first_event_the_time_runs_and_says_what_is_loaded() -> None:
+    now = [NOON]
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        watched = await put_up(app, pilot, Script("live"))
+        watched.begun = NOON
+        now[0] = NOON + timedelta(seconds=7)
+        await tick(app, pilot)
+        assert "starting  7.0 s" in pane(app, "progress")
+        assert "torch and trl are being loaded" in pane(app, "progress")
+
+    drive(scenario, app=IdaApp(clock=lambda: now[0]))

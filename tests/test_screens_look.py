@@ -1,22 +1,90 @@
 """What every screen looks like, at both sizes, over a recorded run and with the clock standing still.
 
 After a change that was meant: `uv run pytest tests/test_screens_look.py --snapshot-update`, then look at the
-pictures in `tests/__snapshots__` before committing them.
+pictures in `tests/__snapshots__` before they are committed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import shutil
-from collections import namedtuple
+import time
 from typing import Any
 
 import pytest
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
-from screenshots.make import SCENES
+from ida_tui.errors import IdaError
+from screenshots.make import SCENES, Scene, Stage, main, on_stage
 
 SIZES = {"wide": (120, 40), "small": (80, 24)}
+
+
+async def side_by_side(stage: Stage) -> None:
+    """A group, next to each other."""
+    await stage.play_to_the_end()
+    await stage.press("3", "v")
+
+
+async def searching(stage: Stage) -> None:
+    """Words to look for."""
+    await stage.play_to_the_end()
+    await stage.press("3", "slash", *"twist")
+
+
+async def maximised(stage: Stage) -> None:
+    """The scores alone."""
+    await stage.play_to_the_end()
+    await stage.press("S")
+
+
+async def looking_back(stage: Stage) -> None:
+    """An earlier step."""
+    await stage.play_to_the_end()
+    await stage.press("left_square_bracket", "left_square_bracket")
+
+
+async def editing(stage: Stage) -> None:
+    """A value that is wrong."""
+    await stage.press("tab", "tab", "j", "j", "e", "x")
+
+
+async def stopping(stage: Stage) -> None:
+    """The question before a run is stopped."""
+    await stage.play_to(5, "update")
+    await stage.press("s")
+
+
+async def starting(stage: Stage) -> None:
+    """A run of which nothing has been heard yet."""
+    await stage.play_to(0, "load", 0.0)
+
+
+async def no_run_yet(stage: Stage) -> None:
+    """The run screen before there is one."""
+    await stage.press("2")
+
+
+async def error(stage: Stage) -> None:
+    """Something went wrong."""
+    stage.app.show_error(
+        IdaError("this run cannot start yet", "key: OPENAI_API_KEY is not set\n  export it")
+    )
+
+
+OTHERS: dict[str, Scene] = {
+    "side-by-side": side_by_side,
+    "searching": searching,
+    "maximised": maximised,
+    "looking-back": looking_back,
+    "editing": editing,
+    "stopping": stopping,
+    "starting": starting,
+    "no-run-yet": no_run_yet,
+    "error": error,
+}
 
 
 class Svg(SingleFileSnapshotExtension):
@@ -26,17 +94,58 @@ class Svg(SingleFileSnapshotExtension):
     _write_mode = WriteMode.TEXT
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("scene", [*SCENES, "nothing-yet", "too-small", "error", "question"])
-def test_a_screen_looks_as_it_did(
-    scene: str, size: str, snapshot: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def the_same_machine_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a screen tells of the machine is the same wherever the test runs."""
+
+    class Usage:
+        free = 100e9
+
     monkeypatch.setenv("TZ", "UTC")
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(500e9, 400e9, 100e9))
+    time.tzset()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage)
+    for module in ("readiness", "plan", "devices"):
+        monkeypatch.setattr(f"ida_tui.{module}.likely_device", lambda: "cpu")
 
-    assert asyncio.run(_picture(scene, SIZES[size])) == snapshot(extension_class=Svg)
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scene", [*SCENES, *OTHERS])
+def test_a_screen_looks_as_it_did(scene: str, size: str, snapshot: Any) -> None:
+    stage = asyncio.run(on_stage((SCENES | OTHERS)[scene], size=SIZES[size]))
+
+    assert stage.drawn == snapshot(extension_class=Svg)
 
 
-async def _picture(scene: str, size: tuple[int, int]) -> str:
-    return ""
+def test_a_screen_that_is_too_small_looks_as_it_did(snapshot: Any) -> None:
+    stage = asyncio.run(on_stage(SCENES["run"], size=(50, 12)))
+
+    assert stage.drawn == snapshot(extension_class=Svg)
+
+
+def test_without_colour_the_lines_of_a_plot_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    drawn = asyncio.run(on_stage(SCENES["finished"])).drawn
+
+    colours = set(re.findall(r"fill: (#[0-9a-f]{6})", drawn))
+    frame = {"#c5c8c6"}  # of the drawn window, not of the app
+    assert all(c[1:3] == c[3:5] == c[5:7] for c in colours - frame), colours
+    assert all(name in drawn for name in ("risk&#160;8.7", "align&#160;8.3", "detail&#160;6.6"))
+    os.environ.pop("NO_COLOR", None)
+
+
+def test_the_pictures_of_the_readme_can_be_drawn(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("pictures")
+
+    main(folder)
+
+    names = {path.name for path in folder.iterdir()}
+    assert {f"{scene}-{theme}.svg" for scene in SCENES for theme in ("dark", "light")} < names
+    assert {"tour.svg", "headless.svg"} < names
+    for path in folder.iterdir():
+        text = path.read_text()
+        assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+        assert str(tmp_path_factory.getbasetemp()) not in text
+    assert (folder / "tour.svg").read_text().count("@keyframes") == 15

@@ -120,7 +120,7 @@ class IdaApp(App[None]):
             return
         session = Session(config, key=key, argv=self.argv)
         session.start()
-        self.put_up(Watched(LiveSource(session)))
+        self.put_up(Watched(LiveSource(session), begun=self.clock()))
 
     @work(exclusive=True, group="open")
     async def open_run(self, path: Path) -> None:

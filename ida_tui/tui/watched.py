@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from ida_tui import events as ev
@@ -33,6 +34,8 @@ class Watched:
     viewed: RunState | None = None
     """An earlier state that somebody looks at; None shows the newest."""
     stop_asked: bool = False
+    begun: datetime | None = None
+    """When this process was asked to start it; its first event comes seconds later."""
 
     @property
     def shown(self) -> RunState:

@@ -25,6 +25,12 @@ class Pane(Static, can_focus=True):
         super().__init__(id=self.NAME.lower(), classes="pane", markup=False)
         self.border_title = f"{self.NAME} \\[{self.KEY}]"
         self._drawn: Content | None = None
+        self._last: tuple[Watched, datetime] | None = None
+
+    def on_resize(self) -> None:
+        """Bars, columns and plots are drawn to measure."""
+        if self._last is not None:
+            self.show(*self._last, None)
 
     def show(self, watched: Watched, now: datetime, changed: Changed | None) -> None:
         """Bring the pane up to date.
@@ -34,6 +40,7 @@ class Pane(Static, can_focus=True):
             now: the present, UTC.
             changed: types of the events since the last time; None if anything may have changed.
         """
+        self._last = watched, now
         text = self.text(watched.shown, watched, now)
         if text != self._drawn:
             self._drawn = text

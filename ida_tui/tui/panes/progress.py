@@ -39,7 +39,18 @@ class ProgressPane(Pane):
             return looking_back(state, watched, width)
         if state.ended is not None:
             return result(state, state.ended, str(watched.directory or ""), width)
+        if state.seq < 0:
+            return starting(watched, now)
         return lines(_steps(state, watched, now, width), _generation(state, width))
+
+
+def starting(watched: Watched, now: datetime) -> Content:
+    """Before the first event: the libraries are being imported, in the trainer's thread."""
+    waited = (now - watched.begun).total_seconds() if watched.begun else 0.0
+    return lines(
+        Content.assemble(("starting", "bold"), f"  {words.duration(waited)}"),
+        Content.assemble(("torch and trl are being loaded; this takes some seconds", "dim")),
+    )
 
 
 def remaining_s(state: RunState) -> float | None:
@@ -52,7 +63,7 @@ def remaining_s(state: RunState) -> float | None:
 
 def _steps(state: RunState, watched: Watched, now: datetime, width: int) -> Content:
     run = state.run
-    phase = "starting" if not state.seq + 1 else PHASES[state.phase]
+    phase = PHASES[state.phase]
     if state.paused:
         phase = f"paused: {state.paused}"
     elif watched.stop_asked:

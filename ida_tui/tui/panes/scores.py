@@ -81,7 +81,7 @@ def figures(first: ev.StepFinished, last: ev.StepFinished, width: int) -> Conten
         change = words.signed(now - then, digits) if known else words.UNKNOWN
         parts.append((f"{name} ", STYLES[name][0]))
         parts += [(words.number(now, digits), "bold"), f" {change}"] if wide else [change]
-        parts.append("   " if wide else "  ")
+        parts.append("   " if wide else " ")
     parts.pop()
     if width >= 90:
         parts.append((f"   since step {first.step}", "dim"))

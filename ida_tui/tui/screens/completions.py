@@ -136,14 +136,16 @@ class CompletionsScreen(IdaScreen):
         self._show_chosen()
 
     def _title(self, samples: list[Sample], rows: list[Sample], compact: bool) -> str:
-        steps = self._steps()
-        title = f"Step {self._step}/{steps[-1] if steps else self._step}"
+        run = self._watched.state.run if self._watched is not None else None
+        title = f"Step {self._step}" + (f"/{run.steps}" if run is not None else "")
         if self._words:
             return f"{title} · {len(rows)} of {len(samples)}" + ("" if compact else " found")
         if not compact:
             title += f" · {len(samples)} completions"
         mean = mean_reward(samples)
-        return title if mean is None else f"{title} · mean R_IDA {mean:.3f}"
+        if mean is None:
+            return title
+        return f"{title} · {'' if compact else 'mean '}R_IDA {mean:.3f}"
 
     @on(SampleTable.Moved)
     def _show_chosen(self) -> None:

@@ -14,7 +14,9 @@ from textual.message import Message
 from textual.widgets import DataTable, Input, Static
 
 from ida_tui.errors import UsageError
+from ida_tui.paths import shown_path
 from ida_tui.printable import printable
+from ida_tui.profiles import shipped_root
 from ida_tui.tui.choosing import Row
 
 KEY_WIDTH = 30
@@ -112,7 +114,8 @@ class ProfileTable(Container):
         # The whole place of the value; the table has room for its end at most.
         row = self.row
         said = "" if row is None or row.heading else "changed here" if row.changed else row.origin
-        self.border_subtitle = Content(printable(said))
+        shipped = f"{shown_path(shipped_root())}/"
+        self.border_subtitle = Content(printable(said.replace(shipped, "shipped: ")))
 
     # -- editing ------------------------------------------------------------------------------
 
