@@ -21,7 +21,7 @@ class HealthPane(Pane):
     def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
         """Alerts first, then pairs of a name and a figure, in as many columns as fit."""
         rows = [
-            Content.assemble((f"! {alert.rule}: {alert.evidence}", "bold $warning"))
+            Content.assemble((f"! {alert.rule}: {alert.evidence}", "bold $text-warning"))
             for alert in state.alerts[-2:]
         ]
         if not state.steps:

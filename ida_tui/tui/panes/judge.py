@@ -25,7 +25,7 @@ class JudgePane(Pane):
         out = state.phase == "judge" and state.ended is None and watched.going_on
         if out and watched.viewed is None:
             waited = seconds_since(state.phase_since, now)
-            status = Content.assemble(("● scoring ", "bold $accent"), (f"{waited:.1f} s", "bold"))
+            status = Content.assemble(("● scoring ", "bold $text-accent"), (f"{waited:.1f} s", "bold"))
         elif last is not None:
             status = Content.assemble("last batch ", (f"{last.seconds:.2f} s", "bold"))
         else:
@@ -34,7 +34,7 @@ class JudgePane(Pane):
         if last is not None:
             rows.append(Content(f"a call: p50 {_seconds(last.p50_s)}  p95 {_seconds(last.p95_s)}"))
             rows.append(Content(f"verdicts {totals.calls:,} · cached {totals.cached:,}"))
-            failed = (f"no verdict {totals.failed:,}", "bold $error" if totals.failed else "")
+            failed = (f"no verdict {totals.failed:,}", "bold $text-error" if totals.failed else "")
             rows.append(Content.assemble(failed, f" · retries {totals.retries:,}"))
             rows.append(
                 Content(f"cost {_cost(name, totals.cost)} · waited {_waited(totals.exposed_s)}")

@@ -45,18 +45,18 @@ class MemoryPane(Pane):
             )
         rows.append(_swap(sample))
         used = [float(s.system_used) for s in state.memory_recent]
-        rows.append(Content.assemble((words.sparkline(used, width, limit), "$accent")))
+        rows.append(Content.assemble((words.sparkline(used, width, limit), "$text-accent")))
         return lines(*rows)
 
 
 def gauge(used: int, limit: float, width: int) -> list[Content]:
     """System memory as a bar and in figures; near the limit it says so in words."""
     share = used / limit
-    word, style = "", "$accent"
+    word, style = "", "$text-accent"
     if share >= CRITICAL:
-        word, style = " critical", "$error"
+        word, style = " critical", "$text-error"
     elif share >= HIGH:
-        word, style = " high", "$warning"
+        word, style = " high", "$text-warning"
     tail = f" {share:.0%}{word}"
     return [
         Content.assemble((words.bar(share, width - len(tail)), style), (tail, f"bold {style}")),
@@ -68,5 +68,5 @@ def _swap(sample: MemorySampled) -> Content:
     if not sample.swap_growth:
         return Content.assemble(("swap has not grown", "dim"))
     return Content.assemble(
-        (f"swap grew by {words.gigabytes(sample.swap_growth)} GB", "bold $warning")
+        (f"swap grew by {words.gigabytes(sample.swap_growth)} GB", "bold $text-warning")
     )

@@ -34,7 +34,7 @@ class ProgressPane(Pane):
         """Three rows at most."""
         width = max(20, self.room[0])
         if watched.refusal is not None:
-            return lines(Content.assemble(("✗ ", "$error"), watched.refusal.title))
+            return lines(Content.assemble(("✗ ", "$text-error"), watched.refusal.title))
         if watched.viewed is not None:
             return looking_back(state, watched, width)
         if state.ended is not None:
@@ -82,7 +82,7 @@ def _steps(state: RunState, watched: Watched, now: datetime, width: int) -> Cont
     share = done / run.steps if run else 0.0
     room = width - len(phase) - len(steps) - len(clock) - 8
     middle = f" {words.bar(share, min(40, room))} " if room >= 6 else " "
-    return Content.assemble((phase, "bold"), "  ", steps, (middle, "$accent"), f" {clock}")
+    return Content.assemble((phase, "bold"), "  ", steps, (middle, "$text-accent"), f" {clock}")
 
 
 def _generation(state: RunState, width: int) -> Content:
@@ -99,13 +99,13 @@ def _generation(state: RunState, width: int) -> Content:
     tail = f"{beat.rows_done}/{beat.rows} ended · {beat.tokens:,} tokens · {beat.tokens_per_s:,.0f} tok/s"
     room = min(40, width - len(tail) - 14)
     drawn = f"{words.bar(beat.rows_done / max(1, beat.rows), room)} " if room >= 6 else ""
-    return Content.assemble("completions ", (drawn, "$accent"), tail)
+    return Content.assemble("completions ", (drawn, "$text-accent"), tail)
 
 
 def result(state: RunState, ended: ev.RunEnded, directory: str, width: int) -> Content:
     """What became of the run, in the words and figures of the command line."""
     good = ended.status == "done"
-    mark = ("✓ ", "$success") if good else ("✗ ", "$error")
+    mark = ("✓ ", "$text-success") if good else ("✗ ", "$text-error")
     first = Content.assemble(mark, (ended.message, "bold"), f" · {words.duration(ended.seconds)}")
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
         change = words.signed(ended.r_ida_last - ended.r_ida_first, 3)
@@ -139,6 +139,6 @@ def looking_back(state: RunState, watched: Watched, width: int) -> Content:
     newest = watched.state.steps[-1].step if watched.state.steps else 0
     bar = words.bar(step / max(1, newest), min(40, max(6, width - 56)))
     return lines(
-        Content.assemble(("looking back", "bold"), f"  step {step} of {newest} ", (bar, "$accent")),
+        Content.assemble(("looking back", "bold"), f"  step {step} of {newest} ", (bar, "$text-accent")),
         Content.assemble(("[ and ] move by a step, \\ returns to the newest", "dim")),
     )

@@ -15,10 +15,10 @@ from ida_tui.tui.watched import Changed, Watched
 
 # Solid, dashed, dotted, dash-dot: lines differ without colour too.
 STYLES = {
-    "R_IDA": ("$accent", (1,)),
-    "align": ("$primary", (1, 1, 1, 1, 0, 0)),
-    "risk": ("$warning", (1, 0, 0)),
-    "detail": ("$success", (1, 1, 1, 0, 1, 0)),
+    "R_IDA": ("$text-accent", (1,)),
+    "align": ("$text-primary", (1, 1, 1, 1, 0, 0)),
+    "risk": ("$text-warning", (1, 0, 0)),
+    "detail": ("$text-success", (1, 1, 1, 0, 1, 0)),
 }
 
 

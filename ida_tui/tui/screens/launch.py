@@ -30,7 +30,7 @@ from ida_tui.tui.widgets.profile_table import ProfileTable
 
 PROPOSED = "quickstart"
 """The experiment that is chosen at first: it runs everywhere."""
-MARKS = {"ready": ("✓", "$success"), "note": ("!", "$warning"), "missing": ("✗", "bold $error")}
+MARKS = {"ready": ("✓", "$text-success"), "note": ("!", "$text-warning"), "missing": ("✗", "bold $text-error")}
 KNOWN = ("steps", "tokens", "judge calls", "evaluation", "memory limit")
 """Rows of the plan that are shown; the rest stands in the profile."""
 

@@ -77,7 +77,7 @@ class Choices(OptionList):
         label = printable(item.label)
         style = "bold" if item.name == self._chosen else "dim" if item.broken else ""
         return Content.assemble(
-            (f"{mark} ", "$error" if item.broken else "$accent"), (label, style)
+            (f"{mark} ", "$text-error" if item.broken else "$text-accent"), (label, style)
         )
 
     def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:

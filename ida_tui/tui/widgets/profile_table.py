@@ -171,11 +171,11 @@ class ProfileTable(Container):
         problem = self._problem(self._editing, text)
         verdict = self.query_one("#verdict", Static)
         if problem is None:
-            verdict.update(Content.assemble((" ✓ enter keeps it", "$success")))
+            verdict.update(Content.assemble((" ✓ enter keeps it", "$text-success")))
         else:
             hint = problem.hint.splitlines()[0] if problem.hint else ""
             said = f" ✗ {problem.title}" + (f": {hint}" if hint else "")
-            verdict.update(Content.assemble((printable(said), "bold $error")))
+            verdict.update(Content.assemble((printable(said), "bold $text-error")))
         return problem
 
 
