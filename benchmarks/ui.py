@@ -150,7 +150,8 @@ def training(pairs: int) -> tuple[list[Goal], dict[str, Any]]:
         print(
             f"training, pair {number + 1}: app {with_app[-1]:.1f} s, headless {headless[-1]:.1f} s;"
             f" lateness p50 {lateness[-1]['p50_ms']:.1f} p99 {lateness[-1]['p99_ms']:.1f}"
-            f" max {lateness[-1]['max_ms']:.0f} ms ({lateness[-1]['import_max_ms']:.0f} in imports)",
+            f" max {lateness[-1]['max_ms']:.0f} ms ({lateness[-1]['import_max_ms']:.0f} in imports);"
+            f" the app's thread used {lateness[-1]['app_cpu_s']:.2f} s of CPU",
             flush=True,
         )
     ratio = statistics.median(a / h for a, h in zip(with_app, headless, strict=True))
@@ -308,6 +309,7 @@ def _quickstart(figures: Path) -> None:
             while app.watched.state.run is None:
                 await asyncio.sleep(0.1)
         worst: list[tuple[float, int, str]] = []
+        cpu = time.thread_time()
         async with training.beside():
             while not app.watched.source.finished:
                 await asyncio.sleep(0.1)
@@ -320,6 +322,7 @@ def _quickstart(figures: Path) -> None:
                 training.figures()
                 | {
                     "import_max_ms": importing.figures()["max_ms"],
+                    "app_cpu_s": time.thread_time() - cpu,
                     "worst_ms_step_phase": sorted(worst, reverse=True)[:8],
                     "events": str(events),
                 }

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import TypeAdapter, ValidationError
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 VERSION = 1
 
@@ -361,8 +362,10 @@ def decode(line: str) -> Record:
         raise EventError(f"unknown event type {name!r}")
     try:
         event: Event = _adapter(name).validate_python(body)
-    except ValidationError as error:
-        first = error.errors()[0]
+    except ValueError as invalid:
+        # pydantic's ValidationError; pydantic itself is imported with the first event that is read.
+        problem: Any = invalid
+        first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise EventError(f"{name}.{where}: {first['msg']}") from None
     return Record(seq, time, event)
@@ -370,6 +373,8 @@ def decode(line: str) -> Record:
 
 @cache
 def _adapter(name: str) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(Record.TYPES[name])
 
 

@@ -27,7 +27,7 @@ def drive(
     async def main() -> None:
         driven = app or IdaApp(clock=lambda: NOON)
         async with driven.run_test(size=size) as pilot:
-            await pilot.pause()
+            await settled(driven, pilot)
             await scenario(driven, pilot)
 
     asyncio.run(main())

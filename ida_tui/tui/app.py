@@ -11,19 +11,16 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.screen import Screen
 
-from ida_tui.config import Config
-from ida_tui.engine.session import Session
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events import EventError, RunEnded
 from ida_tui.printable import printable
-from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui import actions
 from ida_tui.tui.crash import Crash
@@ -32,6 +29,9 @@ from ida_tui.tui.screens.launch import LaunchScreen
 from ida_tui.tui.screens.questions import Ask, ErrorPanel
 from ida_tui.tui.sources import AttachedSource, LiveSource, ReplaySource
 from ida_tui.tui.watched import Watched
+
+if TYPE_CHECKING:
+    from ida_tui.config import Config
 
 STYLES = Path(__file__).parent / "styles"
 REFRESH_S = 0.25
@@ -118,6 +118,8 @@ class IdaApp(App[None]):
         if self.watched is not None and self.watched.live:
             self.notify("A run is live. Stop it first: 2, then s.", severity="warning")
             return
+        from ida_tui.engine.session import Session
+
         session = Session(config, key=key, argv=self.argv)
         session.start()
         self.put_up(Watched(LiveSource(session), begun=self.clock()))
@@ -128,6 +130,7 @@ class IdaApp(App[None]):
         if self.watched is not None and self.watched.live:
             self.notify("A run is live here. Stop it first: 2, then s.", severity="warning")
             return
+        from ida_tui.runs import owner
         from ida_tui.runs.replay import Replay
 
         directory = RunDirectory(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import yaml
@@ -11,9 +11,6 @@ from ida_tui.errors import UsageError
 from ida_tui.listing import rows
 from ida_tui.resolve import Resolved, resolve
 from ida_tui.yaml_tree import Value
-
-NOT_EDITED = ("prompts.prompts",)
-"""Keys whose values are edited in their own file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +109,6 @@ def table(resolved: Resolved, changes: Mapping[str, str], letters: str = "") -> 
     return out
 
 
-def editable(key: str) -> bool:
-    """Whether a value is edited on the screen; prompts are edited in their file."""
-    return not any(key == k or key.startswith(f"{k}.") for k in NOT_EDITED)
-
-
 def as_typed(resolved: Resolved, key: str) -> str:
     """A value, whole, as a person would type it."""
     value: object = resolved.config.model_dump()
@@ -131,9 +123,3 @@ def typed(value: Value) -> str:
         return f"{value:g}".replace("e-0", "e-")
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
     return text.removesuffix("\n...\n").strip()
-
-
-def letters_in(names: Sequence[str], letters: str) -> list[int]:
-    """Positions of the names that have these letters, whatever their case."""
-    wanted = letters.casefold()
-    return [n for n, name in enumerate(names) if wanted in name.casefold()]

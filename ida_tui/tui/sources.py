@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from ida_tui.engine.session import Session
 from ida_tui.errors import IdaError
 from ida_tui.events import Record
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.follow import Follower
+
+if TYPE_CHECKING:
+    from ida_tui.engine.session import Session
 
 Kind = Literal["live", "attached", "replay"]
 """Trained in this process, followed while another process trains it, or read back from disk."""

@@ -6,12 +6,15 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ida_tui import events as ev
 from ida_tui.errors import IdaError
-from ida_tui.runs.replay import Replay
 from ida_tui.state import RunState, fold
 from ida_tui.tui.sources import Source
+
+if TYPE_CHECKING:
+    from ida_tui.runs.replay import Replay
 
 Changed = frozenset[type[ev.Event]]
 """Types of the events that came since the last time."""

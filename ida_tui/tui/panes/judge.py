@@ -25,7 +25,9 @@ class JudgePane(Pane):
         out = state.phase == "judge" and state.ended is None and watched.going_on
         if out and watched.viewed is None:
             waited = seconds_since(state.phase_since, now)
-            status = Content.assemble(("● scoring ", "bold $text-accent"), (f"{waited:.1f} s", "bold"))
+            status = Content.assemble(
+                ("● scoring ", "bold $text-accent"), (f"{waited:.1f} s", "bold")
+            )
         elif last is not None:
             status = Content.assemble("last batch ", (f"{last.seconds:.2f} s", "bold"))
         else:

@@ -139,6 +139,8 @@ def looking_back(state: RunState, watched: Watched, width: int) -> Content:
     newest = watched.state.steps[-1].step if watched.state.steps else 0
     bar = words.bar(step / max(1, newest), min(40, max(6, width - 56)))
     return lines(
-        Content.assemble(("looking back", "bold"), f"  step {step} of {newest} ", (bar, "$text-accent")),
+        Content.assemble(
+            ("looking back", "bold"), f"  step {step} of {newest} ", (bar, "$text-accent")
+        ),
         Content.assemble(("[ and ] move by a step, \\ returns to the newest", "dim")),
     )

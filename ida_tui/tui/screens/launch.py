@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -14,29 +15,36 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import DataTable, Input, OptionList, Static
 
-from ida_tui import listing, plan
-from ida_tui.config import Config
+from ida_tui import profiles
 from ida_tui.errors import IdaError, UsageError
 from ida_tui.printable import printable
 from ida_tui.profiles import Kind
-from ida_tui.readiness import Check, checks
-from ida_tui.resolve import Resolved
-from ida_tui.tui import words
 from ida_tui.tui.actions import Scope, bindings
-from ida_tui.tui.choosing import Choice, as_typed, editable, table
 from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.widgets.choices import Choices, Item
 from ida_tui.tui.widgets.profile_table import ProfileTable
 
+if TYPE_CHECKING:
+    from ida_tui.tui.desk import Desk
+
 PROPOSED = "quickstart"
 """The experiment that is chosen at first: it runs everywhere."""
-MARKS = {"ready": ("✓", "$text-success"), "note": ("!", "$text-warning"), "missing": ("✗", "bold $text-error")}
-KNOWN = ("steps", "tokens", "judge calls", "evaluation", "memory limit")
-"""Rows of the plan that are shown; the rest stands in the profile."""
+LISTS: dict[Kind, str] = {"models": "Models", "experiments": "Experiments", "judges": "Judges"}
+MARKS = {
+    "ready": ("✓", "$text-success"),
+    "note": ("!", "$text-warning"),
+    "missing": ("✗", "bold $text-error"),
+}
+NOT_EDITED = ("prompts.prompts",)
+"""Keys whose values are edited in their own file."""
 
 
 class LaunchScreen(IdaScreen):
-    """Three lists on the left; on the right the profile they make, and whether it can start."""
+    """Three lists on the left; on the right the profile they make, and whether it can start.
+
+    The first paint shows the names of the profiles; what they mean is worked out right after it, by the
+    `Desk`.
+    """
 
     SCOPE: ClassVar[Scope] = "launch"
     TITLE = "Launch"
@@ -44,13 +52,8 @@ class LaunchScreen(IdaScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        names = [entry.name for entry in listing.entries("experiments")]
-        first = PROPOSED if PROPOSED in names else names[0] if names else PROPOSED
-        self._choice = Choice(first)
-        self._resolved: Resolved | None = None
-        self._problem: UsageError | None = None
-        self._checks: list[Check] = []
-        self._past = "not known yet"
+        self._desk: Desk | None = None
+        self._start_asked = False
         self._letters = ""
         self._filtering: Widget | None = None
 
@@ -58,13 +61,18 @@ class LaunchScreen(IdaScreen):
         """Lists and description on the left, profile and readiness on the right."""
         with Horizontal(id="launch"):
             with Vertical(id="lists"):
-                yield Choices("Models", _items("models", "…"), "", id="models")
-                experiments = _items("experiments")
-                yield Choices("Experiments", experiments, self._choice.experiment, id="experiments")
-                yield Choices("Judges", _items("judges", "…"), "", id="judges")
+                for kind, title in LISTS.items():
+                    names = list(profiles.names(kind))
+                    items = [Item(name, name, "") for name in names]
+                    if kind == "experiments":
+                        chosen = PROPOSED if PROPOSED in names else next(iter(names), "")
+                    else:
+                        items.insert(0, Item("", "its own", ""))
+                        chosen = ""
+                    yield Choices(title, items, chosen, id=kind)
                 yield Static(id="about", classes="pane", markup=False)
             with Vertical(id="plan"):
-                yield ProfileTable(lambda key, text: self._choice.problem(key, text))
+                yield ProfileTable(self._problem_of)
                 with VerticalScroll(id="ready", classes="pane", can_focus=True):
                     yield Static(id="ready-text", markup=False)
         yield Input(id="filter", placeholder="letters to look for", select_on_focus=False)
@@ -73,8 +81,7 @@ class LaunchScreen(IdaScreen):
         self.query_one("#filter").display = False
         self.query_one("#ready").border_title = "Ready?"
         self.query_one("#experiments").focus()
-        self._resolve()
-        self._look_for_past_runs()
+        self.call_after_refresh(self._open_the_desk)
 
     def on_screen_resume(self) -> None:
         self._look_for_past_runs()
@@ -83,63 +90,48 @@ class LaunchScreen(IdaScreen):
         """The table is drawn to measure."""
         self.call_after_refresh(self._show)
 
+    @work(group="desk")
+    async def _open_the_desk(self) -> None:
+        module = await asyncio.to_thread(importlib.import_module, "ida_tui.tui.desk")
+        experiment = self.query_one("#experiments", Choices).chosen.name
+        self._desk = module.Desk(experiment, Path.cwd())
+        self._show()
+        self._look_for_past_runs()
+        if self._start_asked:
+            self.action_start()
+
     # -- what is chosen -----------------------------------------------------------------------
 
     @on(Choices.Chosen)
     def _chosen(self, event: Choices.Chosen) -> None:
-        name = event.choices.chosen.name
-        match event.choices.id:
-            case "models":
-                self._choice = Choice(
-                    self._choice.experiment, name, self._choice.judge, self._choice.changes
-                )
-            case "experiments":
-                self._choice = Choice(
-                    name, self._choice.model, self._choice.judge, self._choice.changes
-                )
-            case _:
-                self._choice = Choice(
-                    self._choice.experiment, self._choice.model, name, self._choice.changes
-                )
-        self._resolve()
-        self._look_for_past_runs()
+        kind = next((kind for kind in LISTS if kind == event.choices.id), None)
+        if self._desk is not None and kind is not None:
+            self._desk.choose(kind, event.choices.chosen.name)
+            self._show()
+            self._look_for_past_runs()
 
-    def _resolve(self) -> None:
-        """Work out what the choice means, and whether it can start."""
-        try:
-            self._resolved = self._choice.resolved()
-            self._problem = None
-            self._checks = checks(self._resolved.config, folder=Path.cwd())
-        except UsageError as error:
-            self._problem = error
-            self._checks = [
-                Check(
-                    "profile", "missing", f"{error.where}: {error.title}".lstrip(": "), error.hint
-                )
-            ]
-        self._show()
+    def _problem_of(self, key: str, text: str) -> UsageError | None:
+        return self._desk.problem_of(key, text) if self._desk is not None else None
 
     def _show(self) -> None:
-        if not self.query("#ready-text"):
+        desk = self._desk
+        if desk is None or not self.query("#ready-text"):
             return  # still being made
-        resolved = self._resolved
-        if resolved is not None:
-            own = Choice(self._choice.experiment)
-            for kind, key in (("models", "model"), ("judges", "judge")):
-                items = _items(kind, _own_name(own, key))  # type: ignore[arg-type]
-                self.query_one(f"#{kind}", Choices).set_items(items)
-            changed = len(self._choice.changes)
-            title = f"Profile {self._choice.experiment}"
-            title += f" · {changed} changed" if changed else ""
-            title += f" · “{self._letters}”" if self._letters else ""
-            rows = table(resolved, self._choice.changes, self._letters)
-            self.query_one(ProfileTable).show(rows, title)
+        for kind in LISTS:
+            self.query_one(f"#{kind}", Choices).set_items(desk.items(kind))
+        changed = len(desk.choice.changes)
+        title = f"Profile {desk.choice.experiment}"
+        title += f" · {changed} changed" if changed else ""
+        title += f" · “{self._letters}”" if self._letters else ""
+        self.query_one(ProfileTable).show(desk.rows(self._letters), title)
         self._show_about()
-        self.query_one("#ready-text", Static).update(self._ready_text())
-        ready = all(check.status != "missing" for check in self._checks)
-        self.query_one("#ready").border_subtitle = "enter starts" if ready else "not ready"
+        self.query_one("#ready-text", Static).update(_ready_text(desk))
+        said = "not ready" if desk.missing else "enter starts"
+        self.query_one("#ready").border_subtitle = said
 
     def _show_about(self) -> None:
+        if not self.query("#about"):
+            return
         focused = self.focused if isinstance(self.focused, Choices) else None
         item = (focused or self.query_one("#experiments", Choices)).chosen
         about = self.query_one("#about", Static)
@@ -149,56 +141,12 @@ class LaunchScreen(IdaScreen):
     def on_descendant_focus(self) -> None:
         self._show_about()
 
-    def _ready_text(self) -> Content:
-        lines = []
-        for check in self._checks:
-            mark, style = MARKS[check.status]
-            text = [f" {check.name:<8} {check.text}"]
-            if check.status != "ready" and check.fix:
-                text.append(f"           {check.fix.splitlines()[0]}")
-            lines.append(
-                Content.assemble((mark, style), *(printable(text[0])))
-                if len(text) == 1
-                else Content.assemble(
-                    (mark, style), printable(text[0]), "\n", (printable(text[1]), "dim")
-                )
-            )
-        lines.append(Content(""))
-        if self._resolved is not None and self._problem is None:
-            lines += self._known(self._resolved.config)
-        return Content("\n").join(lines)
-
-    def _known(self, config: Config) -> list[Content]:
-        rows = [(label, text) for label, text in plan.rows(config) if label in KNOWN]
-        rows += [("memory need", "not estimated before a run yet"), ("time", self._past)]
-        out = []
-        for label, text in rows:
-            first, *rest = text.splitlines()
-            out.append(Content.assemble((f"  {label:<13}", "dim"), printable(first)))
-            out += [Content(f"{'':<15}{printable(line)}") for line in rest]
-        return out
-
     @work(exclusive=True, group="past")
     async def _look_for_past_runs(self) -> None:
         """The time that the same experiment took the last time; read off the screen's thread."""
-        from ida_tui.runs.summaries import summaries
-
-        found = await asyncio.to_thread(summaries, self.app.output_dir)
-        config = self._resolved.config if self._resolved else None
-        same = [
-            run
-            for run in found
-            if config is not None
-            and run.status == "done"
-            and run.seconds is not None
-            and (run.experiment, run.model) == (config.name, config.model.name or config.model.path)
-        ]
-        if same and same[0].seconds is not None:
-            took = words.duration(same[0].seconds)
-            self._past = f"the last such run here took {took} for {same[0].steps_done} steps"
-        else:
-            self._past = "not known: no such run here yet"
-        self._show()
+        if self._desk is not None:
+            await asyncio.to_thread(self._desk.look_for_past_runs, self.app.output_dir)
+            self._show()
 
     # -- actions ------------------------------------------------------------------------------
 
@@ -212,17 +160,18 @@ class LaunchScreen(IdaScreen):
 
     def action_start(self) -> None:
         """Start the run; what is missing is said instead."""
-        self._resolve()
-        missing = [check for check in self._checks if check.status == "missing"]
+        if self._desk is None:
+            self._start_asked = True  # a moment later, when it is known what the choice means
+            return
+        self._desk.look()
+        self._show()
+        missing = self._desk.missing
         if missing:
             said = "\n".join(f"{c.name}: {c.text}\n  {c.fix}".rstrip() for c in missing)
             self.app.show_error(IdaError("this run cannot start yet", said))
             return
-        from ida_tui.judge.keys import load_key
-
         try:
-            config = self._choice.resolved(verify=True).config
-            key = load_key(config.judge, dotenv_dir=Path.cwd())
+            config, key = self._desk.start()
         except IdaError as error:
             self.app.show_error(error)
             return
@@ -232,41 +181,43 @@ class LaunchScreen(IdaScreen):
         """Edit the value under the cursor."""
         profile = self.query_one(ProfileTable)
         row = profile.row
-        if row is None or self._resolved is None or row.heading:
+        if row is None or self._desk is None or row.heading:
             self.notify("Choose a value first: tab, then the arrows.")
-        elif not editable(row.key):
+        elif row.key.startswith(NOT_EDITED):
             self.notify(f"Prompts are edited in their file: {row.origin}")
         else:
             profile.values.focus()
-            profile.edit(self._choice.changes.get(row.key) or as_typed(self._resolved, row.key))
+            profile.edit(self._desk.typed(row.key))
 
     @on(ProfileTable.Edited)
     def _edited(self, event: ProfileTable.Edited) -> None:
-        self._choice = self._choice.changed(event.key, event.text)
-        self._resolve()
+        if self._desk is not None:
+            self._desk.change(event.key, event.text)
+            self._show()
 
     def action_undo(self) -> None:
         """Take back the change to the value under the cursor."""
         row = self.query_one(ProfileTable).row
-        if row is None or row.key not in self._choice.changes:
+        if self._desk is None or row is None or row.key not in self._desk.choice.changes:
             self.notify("This value was not changed.")
             return
-        self._choice = self._choice.unchanged(row.key)
-        self._resolve()
+        self._desk.undo(row.key)
+        self._show()
 
     def action_undo_all(self) -> None:
         """Take back every change."""
-        if not self._choice.changes:
+        if self._desk is None or not self._desk.choice.changes:
             self.notify("Nothing was changed.")
             return
-        for key in self._choice.changes:
-            self._choice = self._choice.unchanged(key)
-        self._resolve()
+        self._desk.undo(*self._desk.choice.changes)
+        self._show()
 
     def action_recheck(self) -> None:
         """Look again at device, model, key and disk."""
-        self._resolve()
-        self.notify("Checked again.")
+        if self._desk is not None:
+            self._desk.look()
+            self._show()
+            self.notify("Checked again.")
 
     async def action_past_runs(self) -> None:
         """Open the list of past runs."""
@@ -319,21 +270,18 @@ class LaunchScreen(IdaScreen):
         return bool(filtered)
 
 
-def _items(kind: Kind, own: str = "") -> list[Item]:
-    """The profiles of a kind; `own` is what the experiment itself names, where it names one."""
-    items = [
-        Item(e.name, e.name, e.error or e.description or "(no description)", bool(e.error))
-        for e in listing.entries(kind)
-    ]
-    if own:
-        about = next((i.about for i in items if i.name == own), "")
-        items.insert(0, Item("", f"{own} (its own)", f"What the experiment itself names. {about}"))
-    return items
-
-
-def _own_name(choice: Choice, key: str) -> str:
-    try:
-        config = choice.resolved().config
-    except UsageError:
-        return "?"
-    return (config.model.name or config.model.path) if key == "model" else config.judge.name
+def _ready_text(desk: Desk) -> Content:
+    lines = []
+    for check in desk.checks:
+        mark, style = MARKS[check.status]
+        lines.append(Content.assemble((mark, style), printable(f" {check.name:<8} {check.text}")))
+        if check.status != "ready" and check.fix:
+            lines.append(
+                Content.assemble((printable(f"{'':<11}{check.fix.splitlines()[0]}"), "dim"))
+            )
+    lines.append(Content(""))
+    for label, text in desk.known():
+        first, *rest = text.splitlines()
+        lines.append(Content.assemble((f"  {label:<13}", "dim"), printable(first)))
+        lines += [Content(f"{'':<15}{printable(line)}") for line in rest]
+    return Content("\n").join(lines)

@@ -10,7 +10,6 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from ida_tui.printable import printable
-from ida_tui.tui.choosing import letters_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +59,8 @@ class Choices(OptionList):
         self._fill()
 
     def _fill(self) -> None:
-        named = [f"{item.label} {item.about}" for item in self._items]
-        shown = [self._items[n] for n in letters_in(named, self.letters)]
+        wanted = self.letters.casefold()
+        shown = [i for i in self._items if wanted in f"{i.label} {i.about}".casefold()]
         with self.prevent(OptionList.OptionHighlighted):
             self.clear_options()
             self.add_options([Option(self._row(item), id=f"-{item.name}") for item in shown])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual import on
@@ -17,7 +18,9 @@ from ida_tui.errors import UsageError
 from ida_tui.paths import shown_path
 from ida_tui.printable import printable
 from ida_tui.profiles import shipped_root
-from ida_tui.tui.choosing import Row
+
+if TYPE_CHECKING:
+    from ida_tui.tui.choosing import Row
 
 KEY_WIDTH = 30
 PADDING = 1
