@@ -377,12 +377,11 @@ async def _painted(app: Any) -> None:
 
 
 def _flood(figures: Path) -> None:
-    from tests.synthetic_run import step_events
-
     from ida_tui.runs.log import EventLog
     from ida_tui.tui.sources import LiveSource
     from ida_tui.tui.watched import Watched
     from tests.scripted_session import ScriptedSession, run_ended, run_started
+    from tests.synthetic_run import step_events
 
     emitted = 0
     seconds = 0.0

@@ -328,3 +328,24 @@ def test_before_the_first_event_the_time_runs_and_says_what_is_loaded() -> None:
         assert "torch and trl are being loaded" in pane(app, "progress")
 
     drive(scenario, app=IdaApp(clock=lambda: now[0]))
+
+
+def test_whoever_looks_back_in_the_log_stays_there_while_lines_come_in() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        source = Script("live", *begun(20))
+        await put_up(app, pilot, source)
+        app.screen.query_one("#log").focus()
+        await pilot.press("k", "k", "k")
+        before = pane(app, "log")
+        assert before.splitlines()[-1].startswith("Step 17/40")
+        assert app.screen.query_one("#log").border_subtitle == "3 newer below"
+        source.say(*step_events(21, 40))
+        await tick(app, pilot)
+        assert pane(app, "log") == before
+        assert app.screen.query_one("#log").border_subtitle == "4 newer below"
+        await pilot.press("g")
+        assert "Starting training" in pane(app, "log")
+        await pilot.press("G")
+        assert pane(app, "log").splitlines()[-1].startswith("Step 21/40")
+
+    drive(scenario)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar
 
@@ -67,7 +66,7 @@ class RunScreen(IdaScreen):
         if watched is None:
             return
         now = self.app.clock()
-        for pane in self._panes():
+        for pane in self.query(Pane):
             if pane.display:
                 pane.show(watched, now, changed)
 
@@ -76,10 +75,6 @@ class RunScreen(IdaScreen):
         self._arrange()
 
     # -- panes --------------------------------------------------------------------------------
-
-    def _panes(self) -> Iterator[Pane | LogPane]:
-        yield from self.query(Pane)
-        yield self.query_one(LogPane)
 
     def action_pane(self, name: str) -> None:
         """Maximise a pane; a maximised one goes back, a hidden one comes back."""
@@ -131,7 +126,7 @@ class RunScreen(IdaScreen):
         no_room = self.has_class("-compact") and not self._maximised and "health" in shown
         if no_room:
             shown.discard("health")
-        self.query_one(LogPane).border_subtitle = "H shows health" if no_room else ""
+        self.query_one(LogPane).hint("H shows health" if no_room else "")
         for name in PANES:
             self.query_one(f"#{name}").display = name in shown
         for part in ("right", "columns"):
