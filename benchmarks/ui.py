@@ -1,12 +1,12 @@
 """How much the app costs: first paint, smoothness, training time, opening a long run, a flood of events.
 
-    uv run python benchmarks/ui.py            # a quarter of an hour; five pairs of runs
-    uv run python benchmarks/ui.py --quick    # under four minutes; one pair
+    uv run python benchmarks/ui.py            # about ten minutes
+    uv run python benchmarks/ui.py --quick    # under four minutes
     uv run python benchmarks/ui.py --json ui.json
 
-Everything is measured on a pseudo-terminal of 120×40 whose output is read as a terminal reads it. The runs
-with and without the app alternate. The last line has the figures against their goals; the exit status is 1
-if one is missed.
+Everything is measured on a pseudo-terminal of 120×40 whose output is read as a terminal reads it. Training
+with the app and without takes turns, step by step. The last line has the figures against their goals; the
+exit status is 1 if one is missed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import contextlib
 import gc
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -38,6 +39,9 @@ PROBE_S = 0.01
 FLOOD_PER_S, FLOOD_S = 5000, 20
 LONG, SHORT = 10_000, 1_000
 """Steps of the two synthetic runs that are opened."""
+
+WARM_UP = 3
+"""Turns that are not counted: each process was stopped for long before its first one."""
 
 MINIMAL = """
 from textual.app import App
@@ -87,7 +91,8 @@ def main() -> int:
         os.chdir(folder)
         parts: list[Callable[[], tuple[list[Goal], Any]]] = [
             lambda: first_paint(5 if options.quick else 15),
-            lambda: training(1 if options.quick else 5),
+            lambda: smoothness(1 if options.quick else 3),
+            lambda: training(24 if options.quick else 120),
             replay,
             flood,
         ]
@@ -134,62 +139,106 @@ def _seconds_until(marker: bytes, *argv: str) -> float:
         screen.close()
 
 
-# --- a run with the app, and without ------------------------------------------------------------
+# --- a run in the app ---------------------------------------------------------------------------
 
 
-def training(pairs: int) -> tuple[list[Goal], dict[str, Any]]:
-    """The quickstart, whole, in the app and headless by turns: training seconds, lateness of the loop."""
-    with_app, headless, lateness = [], [], []
-    for number in range(pairs):
-        order: list[Callable[[], object]] = [
-            lambda: headless.append(_headless()),
-            lambda: (r := _child("quickstart"), with_app.append(_steps(r)), lateness.append(r)),
-        ]
-        for run in order if number % 2 else reversed(order):
-            run()
+def smoothness(runs: int) -> tuple[list[Goal], dict[str, Any]]:
+    """How late the event loop is over a whole quickstart in the app."""
+    figures = [_child("quickstart") for _ in range(runs)]
+    for found in figures:
         print(
-            f"training, pair {number + 1}: app {with_app[-1]:.1f} s, headless {headless[-1]:.1f} s;"
-            f" lateness p50 {lateness[-1]['p50_ms']:.1f} p99 {lateness[-1]['p99_ms']:.1f}"
-            f" max {lateness[-1]['max_ms']:.0f} ms ({lateness[-1]['import_max_ms']:.0f} in imports);"
-            f" the app's thread used {lateness[-1]['app_cpu_s']:.2f} s of CPU",
+            f"a whole quickstart in the app: lateness p50 {found['p50_ms']:.1f} p99"
+            f" {found['p99_ms']:.1f} max {found['max_ms']:.0f} ms"
+            f" ({found['import_max_ms']:.0f} while torch and trl are imported);"
+            f" the app's thread used {found['app_cpu_s']:.2f} s of CPU",
             flush=True,
         )
-    ratio = statistics.median(a / h for a, h in zip(with_app, headless, strict=True))
     return [
-        Goal("lateness p99", max(r["p99_ms"] for r in lateness), 50, " ms"),
-        Goal("lateness max after import", max(r["max_ms"] for r in lateness), 250, " ms"),
-        Goal("training in the app / headless", ratio, 1.03, "×"),
-    ], {"training_app_s": with_app, "training_headless_s": headless, "lateness": lateness}
+        Goal("lateness p99", max(r["p99_ms"] for r in figures), 50, " ms"),
+        Goal("lateness max after import", max(r["max_ms"] for r in figures), 250, " ms"),
+    ], {"lateness": figures}
 
 
-def _headless() -> float:
-    figures = Path("headless.json")
-    screen = Terminal(
-        (sys.executable, "-m", "ida_tui", "--run", "quickstart", "output_dir=headless"),
-        PYTHONPATH=str(ROOT),
+# --- with the app, and without ------------------------------------------------------------------
+
+
+def training(steps: int) -> tuple[list[Goal], dict[str, Any]]:
+    """Seconds of training in the app over headless: two processes that take turns, step by step.
+
+    While one trains a step the other is stopped (SIGSTOP), so that whatever else slows the machine down
+    slows both down. The same seed gives both the same work.
+    """
+    common = ["evaluation.enabled=false", f"training.max_steps={steps}"]
+    in_the_app = _Turns(
+        (sys.executable, __file__, "--child", "turns", json.dumps([*common, "output_dir=in-app"])),
+        Path("in-app"),
     )
+    without = _Turns(
+        (sys.executable, "-m", "ida_tui", "--run", "quickstart", *common, "output_dir=headless"),
+        Path("headless"),
+    )
+    both = (in_the_app, without)
     try:
-        while screen.process.poll() is None:
-            screen.read(0.5)
-        if screen.process.returncode:
-            raise RuntimeError(screen.output[-2000:].decode(errors="replace"))
+        for process in both:
+            process.until_a_step_has_finished()
+            process.halt()
+        for number in range(1, steps):
+            for process in both if number % 2 else reversed(both):
+                process.take_a_turn()
     finally:
-        screen.close()
-    newest = sorted(Path("headless/quickstart").glob("2*/events.jsonl"))[-1]
-    figures.write_text(json.dumps({"events": str(newest)}))
-    return _steps({"events": str(newest)})
-
-
-def _steps(figures: dict[str, Any]) -> float:
-    """Seconds spent in training steps, from the run's own events."""
-    from ida_tui.events import StepFinished
-    from ida_tui.runs.reader import read_events
-
-    return sum(
-        sum(record.event.seconds.values())
-        for record in read_events(Path(figures["events"]))
-        if isinstance(record.event, StepFinished)
+        for process in both:
+            process.screen.close()
+    in_app_s, headless_s = (sum(process.seconds[WARM_UP:]) for process in both)
+    ratio = in_app_s / headless_s
+    print(
+        f"training, {steps - 1 - WARM_UP} steps by turns: {in_app_s:.2f} s in the app,"
+        f" {headless_s:.2f} s headless"
     )
+    return [Goal("training in the app / headless", ratio, 1.03, "×")], {
+        "step_app_s": in_the_app.seconds,
+        "step_headless_s": without.seconds,
+    }
+
+
+class _Turns:
+    """A training process that goes on only when it is its turn."""
+
+    def __init__(self, argv: tuple[str, ...], output_dir: Path) -> None:
+        self.seconds: list[float] = []
+        self.screen = Terminal(argv, PYTHONPATH=str(ROOT))
+        self._output_dir = output_dir
+        self._events: Path | None = None
+        self._offset = 0
+
+    def until_a_step_has_finished(self) -> None:
+        """Let it run to the end of a step; reads what it draws, as a terminal does."""
+        deadline = time.monotonic() + 300
+        while not self._a_step_has_finished():
+            self.screen.read(0.002)
+            if self.screen.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(self.screen.output[-2000:].decode(errors="replace"))
+
+    def take_a_turn(self) -> None:
+        """One step, timed."""
+        started = time.perf_counter()
+        os.killpg(self.screen.process.pid, signal.SIGCONT)
+        self.until_a_step_has_finished()
+        self.seconds.append(time.perf_counter() - started)
+        self.halt()
+
+    def halt(self) -> None:
+        """Stop it where it is."""
+        os.killpg(self.screen.process.pid, signal.SIGSTOP)
+
+    def _a_step_has_finished(self) -> bool:
+        if self._events is None:
+            self._events = next(self._output_dir.glob("quickstart/2*/events.jsonl"), None)
+            return False
+        with open(self._events, "rb") as file:
+            file.seek(self._offset)
+            new = file.read()
+        self._offset += len(new)
+        return b'"type": "StepFinished"' in new
 
 
 # --- opening a long run -------------------------------------------------------------------------
@@ -332,6 +381,19 @@ def _quickstart(figures: Path) -> None:
     _run_app(scenario)
 
 
+def _turns(overrides: Path) -> None:
+    from ida_tui.resolve import resolve
+
+    async def scenario(app: Any) -> None:
+        # Textual would set the terminal up anew after each stop, as after ctrl+z.
+        signal.signal(signal.SIGCONT, signal.SIG_IGN)
+        app.start_run(resolve("quickstart", json.loads(str(overrides))).config, None)
+        while not app.watched.source.finished:
+            await asyncio.sleep(0.5)
+
+    _run_app(scenario)
+
+
 def _replay(figures: Path) -> None:
     import psutil
 
@@ -432,7 +494,7 @@ def _flood(figures: Path) -> None:
     _run_app(scenario)
 
 
-CHILDREN = {"quickstart": _quickstart, "replay": _replay, "flood": _flood}
+CHILDREN = {"quickstart": _quickstart, "turns": _turns, "replay": _replay, "flood": _flood}
 
 if __name__ == "__main__":
     sys.exit(main())

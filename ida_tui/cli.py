@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
+  ida-tui                                        the app: choose, start and watch a run
   ida-tui --run quickstart                       train the built-in model, no network, no key
   ida-tui --run dev-mps model=qwen3-4b-mps-fp16  two steps of a 4B model on a Mac
   ida-tui --run dev-mps training.learning_rate=2e-5 judge=ollama
@@ -125,8 +126,9 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="ida-tui",
-        usage="ida-tui [--run | --check | --show] PROFILE [key=value ...]",
-        description="Reinforcement fine-tuning you can watch: GRPO on your own machine.",
+        usage="ida-tui   or   ida-tui [--run | --check | --show] PROFILE [key=value ...]",
+        description="Reinforcement fine-tuning you can watch: GRPO on your own machine. "
+        "Without a flag the app opens.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

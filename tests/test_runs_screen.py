@@ -11,9 +11,10 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
+from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.screens.runs import when
-from ida_tui.tui.sources import LiveSource
+from ida_tui.tui.sources import SILENCE, AttachedSource, LiveSource
 from ida_tui.tui.watched import Watched
 from tests.app_driver import NOON, SMALL, WIDE, drive, notified, settled, text_on_screen
 from tests.scripted_session import ScriptedSession, until_stopped
@@ -234,6 +235,48 @@ def test_a_run_of_another_process_is_followed_to_its_end() -> None:
     finally:
         trainer.kill()
         trainer.communicate()
+
+
+def test_a_run_whose_process_dies_while_it_is_followed_has_died() -> None:
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", ANOTHER_PROCESS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert trainer.stdout is not None
+    assert trainer.stdout.readline() == "1\n"
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        app.open_run(Path("outputs/quickstart/20260105-000000"))
+        await settled(app, pilot)
+        assert app.watched is not None
+        trainer.kill()
+        trainer.communicate()
+        for _ in range(2 * SILENCE):
+            app.tick()
+        await pilot.pause()
+        assert not app.watched.going_on
+        assert "· died" in text_on_screen(app)
+
+    drive(scenario)
+
+
+def test_a_run_that_can_no_longer_be_followed_is_explained() -> None:
+    path = Path("outputs/quickstart/20260105-000000/events.jsonl")
+    write(path, steps=2)
+    source = AttachedSource(RunDirectory(path.parent), path.stat().st_size)
+    with open(path, "ab") as file:
+        file.write(b"no event\n")
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        app.put_up(Watched(source))
+        app.tick()
+        await pilot.pause()
+        said = "\n".join(str(w.render()) for w in app.screen.query(Static))
+        assert "the run cannot be followed any more" in said
+
+    drive(scenario)
 
 
 def test_a_run_whose_process_is_gone_has_died_and_shows_where_it_got_to() -> None:

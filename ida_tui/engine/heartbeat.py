@@ -13,7 +13,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from ida_tui.events import TextGenerated, TokensGenerated
 
-INTERVAL_S = 0.25
+INTERVAL_S = 0.5
 
 
 class Heartbeat(StoppingCriteria):  # type: ignore[misc]

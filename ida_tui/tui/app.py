@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 STYLES = Path(__file__).parent / "styles"
 REFRESH_S = 0.25
 """How often the screen is brought up to date."""
+SWITCH_S = 0.0005
+"""How long drawing may keep the interpreter while the trainer wants it. Python's own 5 ms halts a trainer of
+many small operations for as long as the screen is drawn: each of its operations waits again."""
 LEAVE_AFTER_S = 20.0
 """How long leaving waits for a stopped run to save its checkpoint before it leaves all the same."""
 
@@ -101,6 +105,7 @@ class IdaApp(App[None]):
         self._end_told = False
 
     async def on_mount(self) -> None:
+        sys.setswitchinterval(SWITCH_S)
         await self.switch_mode("launch")
         self.set_interval(REFRESH_S, self.tick, name="refresh")
         if not self.is_headless:

@@ -40,7 +40,8 @@ def run(argv: Sequence[str]) -> ExitCode:
             "set TERM to what your terminal is, such as xterm-256color, or use ida-tui --run",
         )
     logs = platformdirs.user_log_path("ida-tui")
-    with kept_for_the_app(logs / "terminal.log"):
+    stray = logs / "terminal.log"
+    with kept_for_the_app(stray):
         from ida_tui.tui.app import IdaApp
 
         app = IdaApp(argv=argv, crash_log=logs / "crash.txt")
@@ -48,6 +49,8 @@ def run(argv: Sequence[str]) -> ExitCode:
             app.run()
         finally:
             _wait_for(app.watched)
+    if stray.stat().st_size:
+        print(f"what libraries wrote meanwhile is in {stray}", file=sys.stderr)
     if app.crash is not None:
         raise app.crash.error
     _say_goodbye(app.watched)
@@ -57,8 +60,8 @@ def run(argv: Sequence[str]) -> ExitCode:
 
 
 def _wait_for(watched: Watched | None) -> None:
-    """A run that is still live is told to stop, and has a little while to save its checkpoint."""
-    if watched is not None and isinstance(watched.source, LiveSource) and watched.live:
+    """A run that is not over is told to stop, and has a little while to save its checkpoint."""
+    if watched is not None and isinstance(watched.source, LiveSource):
         watched.source.session.request_stop()
         watched.source.session.join(JOIN_S)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ida_tui.errors import IdaError
-from ida_tui.events import Record
+from ida_tui.events import EventError, Record, RunEnded
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.follow import Follower
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["live", "attached", "replay"]
 """Trained in this process, followed while another process trains it, or read back from disk."""
+
+SILENCE = 8
+"""After so many looks at a file that did not grow, its process is looked for: two seconds."""
 
 
 class Source(Protocol):
@@ -65,19 +68,39 @@ class LiveSource:
 
 
 class AttachedSource:
-    """A run that another process trains; its file grows under us."""
+    """A run that another process trains; its file grows under us.
+
+    It is over when its last event has come, or when nothing comes any more and its process is gone.
+    """
 
     kind: Kind = "attached"
-    refusal: IdaError | None = None
 
     def __init__(self, directory: RunDirectory, offset: int) -> None:
         self.directory: Path | None = directory.path
-        self._follower = Follower(directory.events, offset)
+        self.refusal: IdaError | None = None
         self.finished = False
+        self._run = directory
+        self._follower = Follower(directory.events, offset)
+        self._silent = 0
 
     def records(self, most: int) -> list[Record]:
         """The next records, at most so many."""
-        return self._follower.read(most)
+        if self.finished:
+            return []
+        try:
+            records = self._follower.read(most)
+        except (EventError, OSError) as error:
+            self.refusal = IdaError(f"the run cannot be followed any more: {error}")
+            self.finished = True
+            return []
+        self._silent = 0 if records else self._silent + 1
+        if any(isinstance(record.event, RunEnded) for record in records):
+            self.finished = True
+        elif self._silent and self._silent % SILENCE == 0:
+            from ida_tui.runs import owner
+
+            self.finished = not owner.alive(self._run)
+        return records
 
 
 class ReplaySource:

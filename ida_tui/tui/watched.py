@@ -48,7 +48,7 @@ class Watched:
     @property
     def live(self) -> bool:
         """Whether this process trains it, and has not finished."""
-        return self.source.kind == "live" and not self.source.finished
+        return self.source.kind == "live" and self.going_on
 
     @property
     def going_on(self) -> bool:

@@ -61,4 +61,6 @@ def status(watched: Watched) -> str:
         return "stopping"
     if state.paused:
         return "paused"
-    return {"live": "live", "attached": "live elsewhere", "replay": "died"}[watched.source.kind]
+    if watched.source.finished:
+        return "died"
+    return "live" if watched.source.kind == "live" else "live elsewhere"
