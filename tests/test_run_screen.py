@@ -19,7 +19,7 @@ from ida_tui.tui.panes import scores
 from ida_tui.tui.panes.health import figures
 from ida_tui.tui.panes.memory import gauge
 from ida_tui.tui.panes.progress import remaining_s
-from ida_tui.tui.screens.questions import Ask
+from ida_tui.tui.screens.questions import Ask, ErrorPanel
 from ida_tui.tui.sources import Kind
 from ida_tui.tui.watched import Watched
 from tests.app_driver import NOON, SMALL, WIDE, drive, notified, text_on_screen
@@ -47,6 +47,12 @@ class Script:
         for event in events:
             self._waiting.append(Record(self._seq, at.isoformat(), event))
             self._seq += 1
+
+    def keep(self) -> None:
+        """Write what waits to the run's file, as an engine does."""
+        Path("run").mkdir()
+        lines = [ev.encode(record) + "\n" for record in self._waiting]
+        Path("run/events.jsonl").write_text("".join(lines))
 
     def records(self, most: int) -> list[Record]:
         """The next records."""
@@ -249,12 +255,15 @@ def test_where_there_is_little_room_health_is_a_key_away() -> None:
 
 def test_looking_back_shows_the_figures_of_that_step_and_returns() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        watched = await put_up(app, pilot, Script("live", *begun(5)))
+        source = Script("live", *begun(5))
+        source.keep()
+        watched = await put_up(app, pilot, source)
         await pilot.press("left_square_bracket", "left_square_bracket")
         await pilot.pause()
         assert "looking back  step 4 of 5" in pane(app, "progress")
         assert watched.shown.steps[-1].step == 4
         assert "Step 5/40" not in text_on_screen(app)
+        assert "verdicts 32 ·" in pane(app, "judge")
         await pilot.press("right_square_bracket")
         assert watched.shown.steps[-1].step == 5
         await pilot.press("right_square_bracket")
@@ -263,6 +272,16 @@ def test_looking_back_shows_the_figures_of_that_step_and_returns() -> None:
         await pilot.pause()
         assert watched.viewed is None
         assert "Step 5/40" in text_on_screen(app)
+
+    drive(scenario)
+
+
+def test_looking_back_at_a_file_that_is_gone_is_explained() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await put_up(app, pilot, Script("live", *begun(5)))
+        await pilot.press("left_square_bracket")
+        await pilot.pause()
+        assert isinstance(app.screen, ErrorPanel)
 
     drive(scenario)
 

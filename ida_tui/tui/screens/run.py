@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -13,7 +12,8 @@ from textual.widgets import Static
 
 from ida_tui.errors import IdaError
 from ida_tui.events import EventError
-from ida_tui.series import Series
+from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.replay import Replay
 from ida_tui.state import RunState
 from ida_tui.tui.actions import Scope, bindings
 from ida_tui.tui.panes.base import Pane
@@ -206,36 +206,22 @@ class RunScreen(IdaScreen):
         else:
             try:
                 watched.viewed = state_at(watched, wanted)
-            except (OSError, EventError) as error:
+            except (OSError, EventError, KeyError) as error:
                 self.app.show_error(IdaError(f"the run cannot be read any more: {error}"))
                 return
         self.refresh_run()
 
 
 def state_at(watched: Watched, count: int) -> RunState:
-    """The state when so many steps had finished: whole where the run is on disk, else as far as known.
+    """The state when so many steps had finished, read back from the run's own file.
 
     Raises:
-        OSError, EventError: the run on disk cannot be read any more.
+        OSError: the file cannot be read.
+        EventError: a line in it is no event.
     """
     step = watched.state.steps[count - 1].step
-    if watched.replay is not None and step in watched.replay.steps:
-        return watched.replay.at(step)
-    known = watched.state
-    return replace(
-        known,
-        step=step,
-        steps=Series(known.steps[:count]),
-        recent=tuple(r for r in known.recent if _is_before(r.event, step)),
-        completions=(),
-        rollout=None,
-        streams=(),
-        generation=None,
-        after=None,
-        ended=None,
-    )
-
-
-def _is_before(event: object, step: int) -> bool:
-    at = getattr(event, "step", 0)
-    return isinstance(at, int) and at <= step
+    if watched.replay is None or step not in watched.replay.steps:
+        if watched.directory is None:
+            raise FileNotFoundError("it has no directory yet")
+        watched.replay = Replay.open(RunDirectory(watched.directory).events)
+    return watched.replay.at(step)
