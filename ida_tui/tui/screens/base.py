@@ -70,10 +70,11 @@ class IdaScreen(Screen[None]):
         Args:
             changed: types of the events since the last time; None if anything may have changed.
         """
-        if not self.is_mounted:
+        titles = self.query(TitleBar)
+        if not titles:
             return  # a run may move on while the screen is still being made
         watched = self.app.watched
-        self.query_one(TitleBar).show_run(watched, held=self.app.held)
+        titles.first().show_run(watched, held=self.app.held)
         self.show_run(watched, changed)
 
     def show_run(self, watched: Watched | None, changed: Changed | None) -> None:
