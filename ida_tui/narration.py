@@ -6,6 +6,16 @@ from ida_tui import events as ev
 from ida_tui.config import Config
 from ida_tui.state import RunState
 
+PHASES: dict[ev.Phase, str] = {
+    "load": "loading the model",
+    "generate": "generating",
+    "judge": "waiting for the judge",
+    "reference": "reference pass",
+    "update": "updating the weights",
+    "save": "saving",
+    "evaluate": "evaluating held-out prompts",
+}
+
 
 def config_loaded(config: Config) -> str:
     """The first line of a run."""
@@ -48,17 +58,8 @@ def progress(state: RunState) -> str:
             f"{step} · generating {beat.rows_done}/{beat.rows} completions · "
             f"{beat.tokens:,} tokens · {beat.tokens_per_s:,.0f} tok/s"
         )
-    words = {
-        "load": "loading the model",
-        "generate": "generating",
-        "judge": "waiting for the judge",
-        "reference": "reference pass",
-        "update": "updating the weights",
-        "save": "saving",
-        "evaluate": "evaluating held-out prompts",
-    }
     where = step if state.phase not in ("load", "evaluate", "save") else ""
-    return f"{where} · {words[state.phase]}" if where else words[state.phase]
+    return f"{where} · {PHASES[state.phase]}" if where else PHASES[state.phase]
 
 
 def summary(state: RunState, ended: ev.RunEnded) -> list[str]:

@@ -171,6 +171,22 @@ def test_a_run_that_could_not_start_is_explained_in_a_panel() -> None:
     drive(scenario)
 
 
+def test_a_run_that_is_refused_before_it_is_on_the_screen_is_explained_all_the_same() -> None:
+    def refused(log: EventLog, stop: threading.Event) -> None:
+        raise IdaError("no such device")
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = ScriptedSession(Path("run"), refused)
+        session.start()
+        session.join(30)
+        app.put_up(Watched(LiveSource(session)))
+        app.tick()
+        await pilot.pause()
+        assert "no such device" in panel_text(app)
+
+    drive(scenario)
+
+
 def test_a_run_that_failed_is_explained_once_with_its_hint_and_its_folder() -> None:
     def fails(log: EventLog, stop: threading.Event) -> None:
         log.emit(run_started(Path("outputs/quickstart/now")))

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
+from textual.dom import DOMNode
 from textual.screen import Screen
 
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events import EventError, RunEnded
-from ida_tui.printable import printable
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui import actions
 from ida_tui.tui.crash import Crash
@@ -102,6 +102,7 @@ class IdaApp(App[None]):
         self.crash: Crash | None = None
         self._crash_log = crash_log
         self._leaving = False
+        self._signalled = False
         self._end_told = False
 
     async def on_mount(self) -> None:
@@ -154,7 +155,8 @@ class IdaApp(App[None]):
         """Put a run on the screens, and the run screen in front."""
         self.watched = watched
         self.held = False
-        self._end_told = watched.source.finished
+        # The end of a run that was opened from disk is no news.
+        self._end_told = watched.source.kind == "replay"
         if self.current_mode == "run":
             self.refresh_screen()
         else:
@@ -179,9 +181,7 @@ class IdaApp(App[None]):
             self.call_later(self.tick)
         if not self.held and (changed or watched.going_on):
             self.refresh_screen(changed)
-        if (not self._end_told and watched.source.finished) or (
-            not self._end_told and RunEnded in changed
-        ):
+        if not self._end_told and (watched.source.finished or RunEnded in changed):
             self._end_told = True
             self._tell_end(watched)
 
@@ -280,10 +280,10 @@ class IdaApp(App[None]):
         for action in (*(actions.of(scope) if scope else ()), *actions.of("everywhere")):
             if action.id == "command_palette":
                 continue
-            owner_ = screen if action.scope != "everywhere" else self
+            target = self if action.scope == "everywhere" else screen
 
-            async def do(name: str = action.id, target: object = owner_) -> None:
-                await self.run_action(name, target)  # type: ignore[arg-type]
+            async def do(name: str = action.id, target: DOMNode = target) -> None:
+                await self.run_action(name, target)
 
             yield SystemCommand(action.label, action.help, do)
 
@@ -301,8 +301,6 @@ class IdaApp(App[None]):
 
     def _code_when_leaving(self) -> int:
         return int(ExitCode.INTERRUPTED) if self._signalled else int(ExitCode.DONE)
-
-    _signalled = False
 
     def _listen_to_signals(self) -> None:
         """A request to end from outside stops the run and leaves the terminal as it was."""
@@ -326,8 +324,3 @@ class IdaApp(App[None]):
         if self.crash is None:
             self.crash = Crash.written(error, self._crash_log)
         self._close_messages_no_wait()
-
-
-def spoken(error: IdaError) -> list[str]:
-    """An error as a panel shows it."""
-    return [printable(line) for line in error.lines()]

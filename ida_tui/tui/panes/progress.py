@@ -7,20 +7,12 @@ from datetime import datetime
 from textual.content import Content
 
 from ida_tui import events as ev
+from ida_tui.narration import PHASES
 from ida_tui.state import RunState
 from ida_tui.tui import words
 from ida_tui.tui.panes.base import Pane, lines, seconds_since
 from ida_tui.tui.watched import Watched
 
-PHASES: dict[ev.Phase, str] = {
-    "load": "loading the model",
-    "generate": "generating",
-    "judge": "waiting for the judge",
-    "reference": "reference pass",
-    "update": "updating the weights",
-    "save": "saving",
-    "evaluate": "evaluating held-out prompts",
-}
 RECENT_STEPS = 10
 """The remaining time is guessed from so many of the newest steps."""
 

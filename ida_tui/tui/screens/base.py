@@ -53,6 +53,7 @@ class IdaScreen(Screen[None]):
             f"ida-tui needs {SMALLEST[0]}×{SMALLEST[1]}\nthis is {width}×{height}"
         )
         self.fit()
+        self.call_after_refresh(self.refresh_run)
 
     def fit(self) -> None:
         """The screen has another size; its classes have been set."""

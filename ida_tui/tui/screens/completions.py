@@ -69,10 +69,6 @@ class CompletionsScreen(IdaScreen):
         self.query_one(SideBySide).display = False
         self.query_one(SampleTable).focus()
 
-    def fit(self) -> None:
-        """The table has other columns where there is little room."""
-        self.call_after_refresh(self.refresh_run)
-
     # -- what is shown ------------------------------------------------------------------------
 
     def show_run(self, watched: Watched | None, changed: Changed | None) -> None:

@@ -138,6 +138,7 @@ class RunScreen(IdaScreen):
         keys = ", ".join(f"{name.capitalize()} ({name[0].upper()})" for name in names)
         hint.update(f"hidden: {keys} · X shows all" if names else "")
         hint.display = bool(names) and not self._maximised
+        # A pane that was hidden knows nothing of what happened meanwhile.
         self.call_after_refresh(self.refresh_run)
 
     # -- the run ------------------------------------------------------------------------------
