@@ -90,7 +90,7 @@ OTHERS: dict[str, Scene] = {
 class Svg(SingleFileSnapshotExtension):
     """One picture a file."""
 
-    _file_extension = "svg"
+    file_extension = "svg"
     _write_mode = WriteMode.TEXT
 
 
