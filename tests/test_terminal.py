@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from pathlib import Path
@@ -95,7 +96,10 @@ def test_a_signal_while_a_run_is_live_saves_a_checkpoint_and_leaves_the_terminal
 
         assert screen.wait_for_the_end() == 130
         assert screen.is_left_clean
-        assert b"Traceback" not in screen.output
+        after = screen.output.rpartition(b"\x1b[?1049l")[2]
+        said = re.sub(rb"\x1b\[[^a-zA-Z]*[a-zA-Z]", b"", after).decode().split("\r\n")
+        assert len(said) == 2, said
+        assert re.fullmatch(r"Stopped after step \d+ of 200 · outputs/quickstart/[\d-]+", said[0])
     ended = state_of_the_run().ended
     assert ended is not None
     assert ended.status == "interrupted"
