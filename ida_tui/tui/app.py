@@ -21,7 +21,13 @@ from textual.dom import DOMNode
 from textual.screen import Screen
 
 from ida_tui.errors import ExitCode, IdaError
-from ida_tui.events import EventError, RunEnded
+from ida_tui.events import (
+    EventError,
+    MemorySampled,
+    RunEnded,
+    TextGenerated,
+    TokensGenerated,
+)
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui import actions
 from ida_tui.tui.crash import Crash
@@ -29,7 +35,7 @@ from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.screens.launch import LaunchScreen
 from ida_tui.tui.screens.questions import Ask, ErrorPanel
 from ida_tui.tui.sources import AttachedSource, LiveSource, ReplaySource
-from ida_tui.tui.watched import Watched
+from ida_tui.tui.watched import Changed, Watched
 
 if TYPE_CHECKING:
     from ida_tui.config import Config
@@ -37,6 +43,8 @@ if TYPE_CHECKING:
 STYLES = Path(__file__).parent / "styles"
 REFRESH_S = 0.25
 """How often the screen is brought up to date."""
+SMALL_NEWS: Changed = frozenset({TokensGenerated, TextGenerated, MemorySampled})
+"""Drawn on every second tick only."""
 SWITCH_S = 0.0005
 """How long drawing may keep the interpreter while the trainer wants it. Python's own 5 ms halts a trainer of
 many small operations for as long as the screen is drawn: each of its operations waits again."""
@@ -104,11 +112,14 @@ class IdaApp(App[None]):
         self._leaving = False
         self._signalled = False
         self._end_told = False
+        self._ticks = 0
+        self._unshown: Changed = frozenset()
+        """Types of the events that the screen in front has not been told of."""
 
     async def on_mount(self) -> None:
         sys.setswitchinterval(SWITCH_S)
         await self.switch_mode("launch")
-        self.set_interval(REFRESH_S, self.tick, name="refresh")
+        self.set_interval(REFRESH_S, self._timed_tick, name="refresh")
         if not self.is_headless:
             self._listen_to_signals()
 
@@ -170,8 +181,16 @@ class IdaApp(App[None]):
             watched.source.session.request_stop()
             self.refresh_screen()
 
-    def tick(self) -> None:
-        """Take in what has come, and tell the screen in front."""
+    def _timed_tick(self) -> None:
+        self._ticks += 1
+        self.tick(calm=self._ticks % 2 == 1)
+
+    def tick(self, *, calm: bool = False) -> None:
+        """Take in what has come, and tell the screen in front.
+
+        Args:
+            calm: small news may wait for the next tick: what is drawn, the trainer waits for.
+        """
         watched = self.watched
         if watched is None:
             return
@@ -179,8 +198,11 @@ class IdaApp(App[None]):
         if more:
             # After a flood: keys first, then the rest at once.
             self.call_later(self.tick)
-        if not self.held and (changed or watched.going_on):
-            self.refresh_screen(changed)
+        self._unshown |= changed
+        small = calm and self._unshown <= SMALL_NEWS and watched.state.phase != "judge"
+        if not self.held and not small and (self._unshown or watched.going_on):
+            self.refresh_screen(self._unshown)
+            self._unshown = frozenset()
         if not self._end_told and (watched.source.finished or RunEnded in changed):
             self._end_told = True
             self._tell_end(watched)
