@@ -92,7 +92,7 @@ def main() -> int:
         parts: list[Callable[[], tuple[list[Goal], Any]]] = [
             lambda: first_paint(5 if options.quick else 15),
             lambda: smoothness(1 if options.quick else 3),
-            lambda: training(24 if options.quick else 80),
+            lambda: training(28 if options.quick else 80),
             replay,
             flood,
         ]
