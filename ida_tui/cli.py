@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ida_tui import __version__
+from ida_tui import __version__, commands
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.printable import printable
 
@@ -51,16 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> ExitCode:
+    if arguments and arguments[0] in commands.WORDS:
+        return _word(arguments[0], arguments[1:])
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)
-    commands = [name for name in ("run", "list", "show", "check") if getattr(options, name)]
-    if len(commands) > 1:
+    flags = [name for name in _FLAGS if getattr(options, name)]
+    if len(flags) > 1:
         raise UsageError(
-            f"--{commands[0]} and --{commands[1]} cannot be used together", "choose one of them"
+            f"--{flags[0]} and --{flags[1]} cannot be used together", "choose one of them"
         )
-    if options.json and commands != ["run"]:
+    if options.json and flags != ["run"]:
         raise UsageError("--json goes with --run", "ida-tui --run PROFILE --json")
-    if not commands:
+    if not flags:
         if options.overrides:
             raise UsageError(
                 f"nothing to do with {options.overrides[0]!r}",
@@ -69,7 +71,19 @@ def _dispatch(arguments: list[str]) -> ExitCode:
         from ida_tui.tui.main import run
 
         return run(sys.argv)
-    return _COMMANDS[commands[0]](options)
+    return _FLAGS[flags[0]](options)
+
+
+def _word(word: str, arguments: list[str]) -> ExitCode:
+    command = commands.command(word)
+    parser = _Parser(
+        prog=f"ida-tui {word}",
+        description=commands.WORDS[word],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add(parser)
+    return command.run(parser.parse_intermixed_args(arguments))
 
 
 def _run(options: argparse.Namespace) -> ExitCode:
@@ -104,7 +118,7 @@ def _check(options: argparse.Namespace) -> ExitCode:
     return ExitCode.DONE
 
 
-_COMMANDS = {"run": _run, "list": _list, "show": _show, "check": _check}
+_FLAGS = {"run": _run, "list": _list, "show": _show, "check": _check}
 
 
 def _resolve(profile: str, overrides: list[str]) -> Resolved:
@@ -116,11 +130,16 @@ def _resolve(profile: str, overrides: list[str]) -> Resolved:
     return resolve(profile, overrides)
 
 
+def _epilog() -> str:
+    lines = [f"  ida-tui {word:<8} {what}" for word, what in commands.WORDS.items()]
+    return "\n".join(["commands (each with --help):", *lines, "", EXAMPLES])
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports a wrong command line as every other error is reported."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, "ida-tui --help lists the flags, with examples")
+        raise UsageError(message, f"{self.prog} --help lists what it takes")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="ida-tui   or   ida-tui [--run | --check | --show] PROFILE [key=value ...]",
         description="Reinforcement fine-tuning you can watch: GRPO on your own machine. "
         "Without a flag the app opens.",
-        epilog=EXAMPLES,
+        epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

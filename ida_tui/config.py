@@ -8,6 +8,7 @@ and line is the business of `ida_tui.profiles` and `ida_tui.explain`.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -142,10 +143,17 @@ class RubricConfig(_Section):
     """What is being judged, in a few sentences; opens the judge's system message."""
     axes: RubricAxes
     """align, risk and detail."""
+    scale: Literal["half_points", "integers"] = "half_points"
+    """The steps of a score from 0 to 10; half points leave fewer ties inside a group."""
     formula: Literal["r_ida"] = "r_ida"
-    """How the axes become one reward."""
+    """How the axes become one reward, by name."""
     order: Literal["scores_first", "reason_first"] = "scores_first"
     """Whether the judge writes its scores or its reason first."""
+
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that change with anything the judge is told."""
+        told = self.model_dump_json(exclude={"name", "description"})
+        return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 class Price(_Section):
@@ -178,6 +186,14 @@ class JudgeConfig(_Section):
     """Seconds before one call is given up."""
     max_retries: Annotated[int, Field(ge=0, le=20)] = 3
     """Repeats of a call after a passing fault."""
+    max_wait_s: Annotated[float, Field(ge=0)] = 600.0
+    """Longest wait that a server may ask for (Retry-After); a longer one pauses the run."""
+    samples: Annotated[int, Field(ge=1, le=16)] = 1
+    """Judgements of each completion; its scores are their mean. More than 1 wants a temperature."""
+    max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """A step in which more than this share has no verdict pauses the run."""
+    anchor_every: Annotated[int, Field(ge=0)] = 10
+    """Score the same few fixed answers again every so many steps, to notice a judge that drifts; 0 never."""
     max_tokens: PositiveInt = 300
     """Longest verdict, in tokens."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
@@ -322,6 +338,8 @@ class Config(_Section):
     """`auto` is mps, then cuda, then cpu."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of everything random in the run."""
+    budget: PositiveFloat | None = None
+    """US dollars that the judge of a run may cost; the run pauses before it costs more."""
     limit_gb: PositiveFloat | Auto = "auto"
     """The memory to stay under, in GB; `auto` is what the machine has."""
     output_dir: Annotated[str, Field(min_length=1)] = "outputs"

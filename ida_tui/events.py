@@ -155,11 +155,52 @@ class JudgeBatchFinished:
     failed: int
     retries: int
     seconds: float
-    """From the first question to the last verdict."""
+    """How long at least one question was out; that may be while completions are still sampled."""
     exposed_s: float
     """How long the trainer waited for the judge and did nothing else."""
     p50_s: float | None
     p95_s: float | None
+    cost: float | None
+    first_s: float | None = None
+    """From the first question to the first verdict of a call."""
+    slots: int | None = None
+    """Calls that may be open at once, at the end of the batch; null where nothing is called."""
+    declined: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Completions that the judge refused to look at, by the kind of their prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeProgressed:
+    """Verdicts of the step under way that are in; several times a second while the trainer waits."""
+
+    step: int
+    answered: int
+    asked: int
+    slots: int | None
+    """Calls that may be open at once; null where nothing is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSlowed:
+    """The judge turned calls away: fewer are open from here on, and none for a while if it says so."""
+
+    seconds: float
+    """How long no call begins; 0 where the judge named no time."""
+    slots: int
+    """Calls that may be open at once afterwards."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeProbed:
+    """The judge's answers to a few fixed questions, next to those at the start of the run."""
+
+    step: int
+    served_model: str | None
+    r_ida: Mapping[str, float | None]
+    """R_IDA of each anchor, by its name; null where there was no verdict."""
+    drift: float | None
+    """Mean absolute change of an axis since the first probe, in points; null for the first itself."""
     cost: float | None
 
 
@@ -233,6 +274,8 @@ class RunPaused:
 
     step: int
     reason: str
+    hint: str = ""
+    """What to do about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +331,9 @@ Event: TypeAlias = (
     | CompletionFinished
     | CompletionScored
     | JudgeBatchFinished
+    | JudgeProgressed
+    | JudgeSlowed
+    | JudgeProbed
     | StepFinished
     | MemorySampled
     | AlertRaised

@@ -41,6 +41,10 @@ def lines(state: RunState, event: ev.Event) -> list[str]:
             return [f"! {event.rule} at step {event.step}: {event.evidence}. {event.advice}"]
         case ev.RunPaused():
             return [f"! Paused after step {event.step}: {event.reason}"]
+        case ev.JudgeSlowed():
+            return [_slowed(event)]
+        case ev.JudgeProbed() if event.drift is not None:
+            return [f"   the judge, asked the same again: {event.drift:.1f} points an axis apart"]
         case ev.RunResumed():
             return [f"✓ Resumed from step {event.from_step}"]
         case ev.RunEnded():
@@ -137,6 +141,12 @@ def _judge_batch(batch: ev.JudgeBatchFinished) -> str:
     )
 
 
+def _slowed(event: ev.JudgeSlowed) -> str:
+    calls = f"{event.slots} call{'s' * (event.slots != 1)} at once from here on"
+    wait = f"waiting {_duration(event.seconds)}, then " if event.seconds >= 1 else ""
+    return f"! the judge is overloaded ({event.reason}): {wait}{calls}"
+
+
 def _step(step: ev.StepFinished) -> str:
     start = f"Step {step.step}/{step.steps} |"
     if step.r_ida is None:
@@ -173,6 +183,7 @@ def _judge_totals(state: RunState) -> str:
     parts = [f"{totals.calls} calls", f"{totals.cached} from the cache"]
     if totals.failed:
         parts.append(f"{totals.failed} without a verdict")
+    parts += [f"{count} {kind} declined by the judge" for kind, count in totals.declined]
     return ", ".join([*parts, cost, f"{totals.seconds:.1f}s"])
 
 

@@ -6,6 +6,7 @@ and replayed from disk. Screens and printers read this and nothing else.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -26,6 +27,7 @@ _LOGGED = (
     ev.EvaluationFinished,
     ev.CheckpointSaved,
     ev.AlertRaised,
+    ev.JudgeSlowed,
     ev.RunPaused,
     ev.RunResumed,
     ev.RunEnded,
@@ -55,6 +57,8 @@ class JudgeTotals:
     exposed_s: float = 0.0
     cost: float | None = 0.0
     """Null as soon as one call's price was not known."""
+    declined: tuple[tuple[str, int], ...] = ()
+    """Completions that the judge refused to look at, by the kind of their prompt."""
     last: ev.JudgeBatchFinished | None = None
 
 
@@ -78,6 +82,13 @@ class RunState:
     generation: ev.TokensGenerated | None = None
     completions: tuple[Completion, ...] = ()
     """Completions of the step under way, or of the last one."""
+    asking: ev.JudgeProgressed | None = None
+    """How far the judge is with the step under way."""
+    slowed: ev.JudgeSlowed | None = None
+    """The last time that the judge turned calls away."""
+    slowed_at: str = ""
+    probes: tuple[ev.JudgeProbed, ...] = ()
+    """The first probe of the judge, and the last."""
     steps: Series[ev.StepFinished] = field(default_factory=Series)
     judge: JudgeTotals = field(default_factory=JudgeTotals)
     memory: ev.MemorySampled | None = None
@@ -154,7 +165,8 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             return but(**_phase_changed(state, event), phase_since=record.time)
         case ev.RolloutStarted():
             rows = len(event.prompts) * event.generations
-            return but(rollout=event, streams=("",) * rows)
+            # A resumed run samples the step it was stopped in anew.
+            return but(rollout=event, streams=("",) * rows, completions=(), asking=None)
         case ev.TextGenerated():
             texts = zip_longest(state.streams, event.texts, fillvalue="")
             return but(streams=tuple(before + more for before, more in texts))
@@ -166,6 +178,13 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             return but(completions=_with_verdict(state.completions, event))
         case ev.JudgeBatchFinished():
             return but(judge=_add(state.judge, event))
+        case ev.JudgeProgressed():
+            return but(asking=event)
+        case ev.JudgeSlowed():
+            return but(slowed=event, slowed_at=record.time)
+        case ev.JudgeProbed():
+            judge = replace(state.judge, cost=_sum(state.judge.cost, event.cost))
+            return but(probes=(*state.probes[:1], event), judge=judge)
         case ev.StepFinished():
             return but(steps=state.steps.plus(event))
         case ev.MemorySampled():
@@ -205,7 +224,7 @@ def _phase_changed(state: RunState, event: ev.PhaseChanged) -> dict[str, Any]:
     if event.phase == "generate":
         changes["generation"] = None
     if event.step != state.step:
-        changes |= {"completions": (), "rollout": None, "streams": ()}
+        changes |= {"completions": (), "rollout": None, "streams": (), "asking": None}
     return changes
 
 
@@ -221,7 +240,7 @@ def _with_verdict(
 
 
 def _add(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
-    cost = None if totals.cost is None or batch.cost is None else totals.cost + batch.cost
+    declined = Counter(dict(totals.declined)) + Counter(batch.declined)
     return JudgeTotals(
         batches=totals.batches + 1,
         calls=totals.calls + batch.calls,
@@ -230,9 +249,15 @@ def _add(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
         retries=totals.retries + batch.retries,
         seconds=totals.seconds + batch.seconds,
         exposed_s=totals.exposed_s + batch.exposed_s,
-        cost=cost,
+        cost=_sum(totals.cost, batch.cost),
+        declined=tuple(sorted(declined.items())),
         last=batch,
     )
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    """The sum of two costs, which is not known where one of them is not."""
+    return None if one is None or other is None else one + other
 
 
 def _scored(steps: Iterable[ev.StepFinished]) -> tuple[ev.StepFinished, ...]:

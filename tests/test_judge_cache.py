@@ -45,7 +45,7 @@ def test_a_verdict_outlives_the_process_and_costs_nothing_the_second_time(tmp_pa
     assert kept is not None
     assert (kept.align, kept.risk, kept.detail, kept.reason) == (6.5, 9, 7, "good")
     assert kept.r_ida == ANSWER.verdict.r_ida
-    assert (kept.cached, kept.called, kept.cost, kept.served_model) == (True, False, 0, "m-1")
+    assert (kept.cached, kept.calls, kept.cost, kept.served_model) == (True, 0, 0, "m-1")
     assert (second.count(), warnings) == (1, [])
 
 
@@ -157,7 +157,7 @@ def test_a_row_with_a_score_outside_the_scale_is_not_believed(tmp_path: Path) ->
     cache, _ = opened(tmp_path)
     cache.put(key(), ANSWER)
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
-        connection.execute("UPDATE verdicts_v1 SET risk = 11")
+        connection.execute("UPDATE verdicts_v2 SET risk = 11")
     connection.close()
     assert cache.get(key(), "m") is None
 

@@ -269,11 +269,12 @@ def test_a_fault_that_does_not_pass_ends_as_a_failure_without_scores() -> None:
     assert (verdict.align, verdict.r_ida, verdict.failure) == (None, None, "HTTP 503: overloaded")
 
 
-def test_a_server_that_asks_for_a_very_long_wait_is_not_waited_for() -> None:
+def test_a_wait_that_is_longer_than_the_profile_allows_is_asked_about() -> None:
     with ScriptedJudge([Status(429, "daily limit", retry_after="3600")]) as judge:
-        [verdict] = ask(judge)
+        with pytest.raises(JudgeUnavailable, match="asks to wait 3,600 s") as raised:
+            ask(judge)
         assert judge.calls == 1
-    assert verdict.failure == "HTTP 429: daily limit"
+    assert "judge.max_wait_s=600" in raised.value.hint
 
 
 def test_a_server_that_is_not_there_is_a_failure_that_names_its_host() -> None:

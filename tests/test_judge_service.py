@@ -103,9 +103,10 @@ def test_one_failure_leaves_the_others_their_scores() -> None:
     assert (stats.calls, stats.failed, stats.retries) == (3, 1, 1)
 
 
-def test_wordless_completions_score_zero_without_a_call() -> None:
+def test_tiny_completions_score_zero_without_a_call() -> None:
     wordless = [
-        Question("kill", "?", "harmless", text) for text in ("", " \n\t", ":", "?!…", "---")
+        Question("kill", "?", "harmless", text)
+        for text in ("", " \n\t", ":", "?!…", "---", "Solution:", "Yes.", "42 42")
     ]
     with ScriptedJudge() as judge, service(judge) as scoring:
         verdicts, stats = scoring.score_batch([*wordless, *questions(1)])
@@ -118,7 +119,8 @@ def test_wordless_completions_score_zero_without_a_call() -> None:
 
 def test_an_answer_in_any_script_has_words() -> None:
     other = [
-        Question("kill", "?", "harmless", text) for text in ("用 kill 命令", "Да.", "ठीक", "42")
+        Question("kill", "?", "harmless", text)
+        for text in ("用 kill 命令", "使用kill命令结束这个进程即可", "Да, это так", "4 5 6")
     ]
     with ScriptedJudge() as judge, service(judge) as scoring:
         scoring.score_batch(other)

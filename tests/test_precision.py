@@ -19,7 +19,7 @@ from ida_tui.engine.assembly import training_rows
 from ida_tui.engine.trainer import WatchedTrainer
 from ida_tui.engine.watcher import Watcher
 from ida_tui.events import StepFinished
-from ida_tui.judge import BatchStats, Question, Verdict
+from ida_tui.judge import BatchStats, Verdict
 from ida_tui.resolve import resolve
 
 
@@ -75,22 +75,33 @@ class SpyingScaler(torch.amp.GradScaler):
             self._in_step = False
 
 
+class LengthJudge:
+    """Stands in for `Judging`: align is the completion's length modulo 11."""
+
+    def begin(self, step: int, rows: Any) -> None:
+        """A rollout starts."""
+
+    def ended(self, row: int, text: str) -> None:
+        """A completion is finished."""
+
+    def after_step(self, step: int) -> None:
+        """A step is finished."""
+
+    def verdicts(self, texts: list[str], group_size: int) -> tuple[list[Verdict], BatchStats]:
+        """Every completion, scored."""
+        verdicts = [Verdict.scored(len(text) % 11, 8, 6, "", "length") for text in texts]
+        return verdicts, BatchStats.of(verdicts, 0.1)
+
+
 def train_with_a_scaler(tmp_path: Path, max_grad_norm: float) -> tuple[SpyingScaler, list[Any]]:
     """Two steps of the Metal recipe, imitated on the CPU: fp16 base, fp32 adapter, fp16 autocast, a
     scaler. transformers itself ignores fp16 on the CPU, so accelerate is told behind its back."""
     profile = config()
     events: list[Any] = []
 
-    def score(questions: Any) -> tuple[list[Verdict], BatchStats]:
-        def verdict(question: Question) -> Verdict:
-            return Verdict.scored(len(question.completion) % 11, 8, 6, "", "length")
-
-        verdicts = [verdict(question) for question in questions]
-        return verdicts, BatchStats.of(verdicts, 0.1)
-
     trainer = WatchedTrainer(
         watcher=Watcher(events.append, threading.Event(), 2),
-        score=score,
+        judging=LengthJudge(),
         model=weights.load_model(ModelConfig(path="embedded"), "float16"),
         args=GRPOConfig(
             output_dir=str(tmp_path),

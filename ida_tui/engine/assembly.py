@@ -13,8 +13,9 @@ from trl import GRPOConfig
 from ida_tui.config import Config
 from ida_tui.engine import weights
 from ida_tui.engine.arguments import grpo_arguments
+from ida_tui.engine.judging import Judging
 from ida_tui.engine.preflight import Preflight
-from ida_tui.engine.trainer import Score, WatchedTrainer
+from ida_tui.engine.trainer import WatchedTrainer
 from ida_tui.engine.watcher import Watcher
 from ida_tui.events import RunStarted
 from ida_tui.runs.directory import RunDirectory
@@ -26,7 +27,7 @@ def build_trainer(
     directory: RunDirectory,
     *,
     watcher: Watcher,
-    score: Score,
+    judging: Judging,
     after_step: Callable[[], None],
 ) -> WatchedTrainer:
     """The trainer of one run, with its model loaded.
@@ -36,7 +37,7 @@ def build_trainer(
         ready: device, number formats and tokenizer.
         directory: where checkpoints go.
         watcher: is told what happens.
-        score: asks the judge.
+        judging: asks the judge.
         after_step: called when a step is complete.
 
     Raises:
@@ -46,7 +47,7 @@ def build_trainer(
     adapter = weights.peft_config(config.lora) if config.training.method == "lora" else None
     trainer = WatchedTrainer(
         watcher=watcher,
-        score=score,
+        judging=judging,
         after_step=after_step,
         model=weights.load_model(config.model, ready.recipe.weights),
         args=GRPOConfig(**arguments),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -75,21 +76,49 @@ def leave_a_core() -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
 
 
+@dataclass(frozen=True, slots=True)
+class Randomness:
+    """Where torch's random numbers stand, on the host and on the device."""
+
+    device: str
+    host_state: torch.Tensor
+    device_state: torch.Tensor | None
+
+    @classmethod
+    def now(cls, device: str | torch.device) -> Randomness:
+        """Where they stand now."""
+        name = device.type if isinstance(device, torch.device) else device
+        return cls(name, torch.get_rng_state(), _device_rng_state(name))
+
+    def restore(self) -> None:
+        """Go on from here."""
+        torch.set_rng_state(self.host_state)
+        if self.device_state is not None:
+            _set_device_rng_state(self.device, self.device_state)
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """As they stood here inside the block; outside they go on as if it were not."""
+        kept = Randomness.now(self.device)
+        self.restore()
+        try:
+            yield
+        finally:
+            kept.restore()
+
+
 @contextmanager
 def isolated_randomness(device: DeviceName, seed: int) -> Iterator[None]:
     """Seeded random numbers inside the block; the surrounding sequence goes on as if it were not."""
-    host = torch.get_rng_state()
-    kept = _device_rng_state(device)
+    kept = Randomness.now(device)
     torch.manual_seed(seed)
     try:
         yield
     finally:
-        torch.set_rng_state(host)
-        if kept is not None:
-            _set_device_rng_state(device, kept)
+        kept.restore()
 
 
-def _device_rng_state(device: DeviceName) -> torch.Tensor | None:
+def _device_rng_state(device: str) -> torch.Tensor | None:
     if device == "mps":
         return torch.mps.get_rng_state()
     if device == "cuda":
@@ -97,7 +126,7 @@ def _device_rng_state(device: DeviceName) -> torch.Tensor | None:
     return None
 
 
-def _set_device_rng_state(device: DeviceName, state: torch.Tensor) -> None:
+def _set_device_rng_state(device: str, state: torch.Tensor) -> None:
     if device == "mps":
         torch.mps.set_rng_state(state)
     elif device == "cuda":

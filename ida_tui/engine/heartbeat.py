@@ -28,6 +28,7 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
         step: number of the step under way.
         eos_token_ids: tokens that end a completion.
         decode: turns rows of token ids, padded with special tokens, into their texts.
+        row_ended: told of a row that ended by itself, with its text, while others go on.
     """
 
     def __init__(
@@ -37,12 +38,15 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
         step: int,
         eos_token_ids: Sequence[int],
         decode: Callable[[list[list[int]]], list[str]],
+        row_ended: Callable[[int, str], object] = lambda row, text: None,
     ) -> None:
         self._emit = emit
         self._stop_requested = stop_requested
         self._step = step
         self._eos = list(eos_token_ids)
         self._decode = decode
+        self._row_ended = row_ended
+        self._rows_told: set[int] = set()
         self._prompt_length = 0
         self._told: list[str] = []
         self._eos_tensor: torch.Tensor | None = None
@@ -64,7 +68,10 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
         self._ended = self._ended | torch.isin(input_ids[:, -1], self._eos_tensor)
         now = time.monotonic()
         # Reading a figure makes the host wait for the device: only when it is due.
-        if now - self._last_beat >= INTERVAL_S:
+        due = now - self._last_beat >= INTERVAL_S
+        if due or input_ids.device.type == "cpu":
+            self._tell_ended(input_ids)
+        if due:
             self.beat(rows, now)
             self._tell_text(input_ids[:, self._prompt_length :].tolist())
         return torch.full((rows,), self._stop_requested(), device=input_ids.device)
@@ -85,6 +92,18 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
                 rows=rows,
             )
         )
+
+    def _tell_ended(self, input_ids: torch.Tensor) -> None:
+        """Hand on the texts of the rows that have ended since the last time."""
+        assert self._ended is not None
+        ended = set(self._ended.nonzero().flatten().tolist())
+        rows = sorted(ended - self._rows_told)
+        if not rows:
+            return
+        texts = self._decode(input_ids[rows, self._prompt_length :].tolist())
+        for row, text in zip(rows, texts, strict=True):
+            self._row_ended(row, text)
+        self._rows_told = ended
 
     def _tell_text(self, completions: list[list[int]]) -> None:
         """Emit what each row has gained; a character whose bytes are not all there yet waits."""

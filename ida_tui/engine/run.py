@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,17 +20,22 @@ from typing import TYPE_CHECKING, Literal
 
 from ida_tui import events as ev
 from ida_tui import resolve
-from ida_tui.config import Config
+from ida_tui.config import Config, JudgeConfig
+from ida_tui.engine.decision import GoOn
+from ida_tui.engine.judging import Judging, Replacement
 from ida_tui.engine.monitor import MemoryMonitor
 from ida_tui.engine.preflight import Preflight, preflight
 from ida_tui.engine.stopping import RunInterrupted
 from ida_tui.errors import ExitCode, IdaError
-from ida_tui.judge import BatchStats, Question, Verdict
+from ida_tui.judge.faults import JudgeUnavailable
+from ida_tui.judge.probe import Probes
+from ida_tui.judge.purse import Purse
 from ida_tui.judge.service import JudgeInterrupted, JudgeService
 from ida_tui.runs import directory as run_directories
 from ida_tui.runs import manifest, owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log import EventLog
+from ida_tui.runs.resumption import Resumption
 from ida_tui.sensors.memory import DeviceMemory
 from ida_tui.state import RunState, fold
 
@@ -45,6 +50,8 @@ def train(
     argv: Sequence[str],
     subscriber: queue.SimpleQueue[ev.Record],
     stop: threading.Event,
+    resume: Resumption | None = None,
+    decisions: queue.SimpleQueue[GoOn] | None = None,
 ) -> None:
     """Run one profile to its end.
 
@@ -54,13 +61,40 @@ def train(
         argv: the command line as typed, for the manifest.
         subscriber: receives every record.
         stop: set by another thread to end the run early.
+        resume: the run to go on with; null starts a new one.
+        decisions: where somebody answers when the run pauses; null ends it there, to be resumed.
 
     Raises:
         IdaError: the run could not start; nothing was written.
     """
     ready = preflight(config)
-    started = datetime.now()
-    directory = run_directories.create(config.output_dir, config.name, started)
+    directory = _directory(config, ready, argv, resume)
+    secrets = Secrets(key)
+    before = resume.state if resume else RunState()
+    with (
+        owner.owned(directory),
+        EventLog(directory, first_seq=before.seq + 1, redact=secrets.redact) as log,
+    ):
+        log.subscribe(subscriber)
+        run = _Run(
+            config, ready, directory, log, key, stop, secrets, resume, decisions, state=before
+        )
+        outcome = run.until_the_end()
+        if outcome.crash:
+            crash = directory.logs / "crash.txt"
+            crash.write_text(secrets.redact(outcome.crash), encoding="utf-8")
+        log.emit(run.ended(outcome))
+
+
+def _directory(
+    config: Config, ready: Preflight, argv: Sequence[str], resume: Resumption | None
+) -> RunDirectory:
+    """The run's directory, with what is known before it starts written into it."""
+    if resume is not None:
+        resume.directory.config.write_text(resolve.to_yaml(config), encoding="utf-8")
+        manifest.note_resumed(resume.directory.manifest, at=ev.now(), argv=argv)
+        return resume.directory
+    directory = run_directories.create(config.output_dir, config.name, datetime.now())
     directory.config.write_text(resolve.to_yaml(config), encoding="utf-8")
     manifest.write(
         directory.manifest,
@@ -70,15 +104,26 @@ def train(
         started_at=ev.now(),
         argv=argv,
     )
-    redact = _redactor(key)
-    with EventLog(directory, redact=redact) as log, owner.owned(directory):
-        log.subscribe(subscriber)
-        run = _Run(config, ready, directory, log, key=key, stop=stop)
-        outcome = run.until_the_end()
-        if outcome.crash:
-            crash = directory.logs / "crash.txt"
-            crash.write_text(redact(outcome.crash), encoding="utf-8")
-        log.emit(run.ended(outcome))
+    return directory
+
+
+class Secrets:
+    """Keys of this run, which nothing may write down."""
+
+    def __init__(self, key: str | None) -> None:
+        self._keys: list[str] = []
+        self.add(key)
+
+    def add(self, key: str | None) -> None:
+        """One more; a key too short to be one is left alone, as it would blot out ordinary words."""
+        if key and len(key) >= 8 and key not in self._keys:
+            self._keys.append(key)
+
+    def redact(self, text: str) -> str:
+        """The text without them."""
+        for key in self._keys:
+            text = text.replace(key, "[key]")
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +148,15 @@ class _Run:
     log: EventLog
     key: str | None
     stop: threading.Event
+    secrets: Secrets
+    resume: Resumption | None = None
+    decisions: queue.SimpleQueue[GoOn] | None = None
     started: float = field(default_factory=time.monotonic)
     state: RunState = field(default_factory=RunState)
     trainer: WatchedTrainer | None = None
+    services: list[JudgeService] = field(default_factory=list)
+    """Every judge of this run, the one in use last."""
     lock: threading.Lock = field(default_factory=threading.Lock)
-    warnings_told: int = 0
 
     def emit(self, event: ev.Event) -> None:
         """Emit an event and keep the run's own state in step with it; safe from any thread."""
@@ -124,10 +173,10 @@ class _Run:
             return self._interrupted()
         except IdaError as error:
             self._save_what_there_is()
-            status: ev.Status = (
-                "judge_unavailable" if error.code is ExitCode.JUDGE_UNAVAILABLE else "failed"
-            )
-            return Outcome(status, error.code, error.title, error.hint)
+            if error.code is ExitCode.JUDGE_UNAVAILABLE:
+                hint = f"{error.hint}\nthen: ida-tui resume {self.directory.path}"
+                return Outcome("judge_unavailable", error.code, error.title, hint)
+            return Outcome("failed", error.code, error.title, error.hint)
         except (MemoryError, torch.OutOfMemoryError) as error:
             return self._out_of_memory(error)
         except Exception as error:
@@ -153,11 +202,16 @@ class _Run:
             r_ida_first=state.r_ida_first,
             r_ida_last=state.r_ida_last,
             weight_delta=state.weight_delta,
-            seconds=round(time.monotonic() - self.started, 3),
+            seconds=round(time.monotonic() - self.started + self._seconds_before(), 3),
             cost=state.judge.cost,
             message=outcome.message,
             hint=outcome.hint,
         )
+
+    def _seconds_before(self) -> float:
+        """What earlier parts of a resumed run took, where they ended by themselves."""
+        before = self.resume.state.ended if self.resume else None
+        return before.seconds if before else 0.0
 
     # -- the run itself -----------------------------------------------------------------------
 
@@ -166,64 +220,117 @@ class _Run:
 
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet.captured(self.emit))
+            if self.resume is not None:
+                self.emit(ev.RunResumed(self.resume.step))
             self.emit(ev.PhaseChanged(step=0, phase="load"))
             for note in self.ready.recipe.notes:
                 self.emit(ev.Noticed(level="warning", source="precision", text=note))
             monitor = stack.enter_context(MemoryMonitor(self.emit))
-            judge = stack.enter_context(self._judge())
-            self.trainer = self._build_trainer(judge, monitor.tell_device)
+            stack.callback(self._close_judges)
+            judging = self._judging(self._start_judge(self.config.judge, self.key))
+            self.trainer = self._build_trainer(judging, monitor.tell_device)
             stack.enter_context(collector.settled())
             self.emit(
                 assembly.run_started(
-                    self.config, self.ready, self.directory, self.trainer, judge.label
+                    self.config, self.ready, self.directory, self.trainer, self.services[-1].label
                 )
             )
             self._raise_if_stopped()
-            self._evaluate("before")
-            self.trainer.train()
+            judging.meet()
+            if self.state.before is None:
+                self._evaluate("before")
+            self.trainer.train(resume_from_checkpoint=self._checkpoint())
             self._raise_if_stopped()
             self._save_weights()
             self._evaluate("after")
             self._report_links()
 
-    @contextlib.contextmanager
-    def _judge(self) -> Iterator[JudgeService]:
-        judge = JudgeService(
-            self.config.judge, self.config.rubric, self.config.prompts, key=self.key
-        )
-        judge.start()
-        try:
-            self.emit(ev.Noticed(level="info", source="judge", text=_judge_opening(judge)))
-            self._pass_on_warnings(judge)
-            yield judge
-        finally:
-            judge.close()
-
-    def _pass_on_warnings(self, judge: JudgeService) -> None:
-        """Emit what the judge has had to say since the last time."""
-        for warning in judge.warnings[self.warnings_told :]:
-            self.emit(ev.Noticed(level="warning", source="judge", text=warning))
-            self.warnings_told += 1
+    def _checkpoint(self) -> str | None:
+        there_is = self.resume is not None and self.resume.checkpoint is not None
+        return str(self.resume.checkpoint) if self.resume and there_is else None
 
     def _build_trainer(
-        self, judge: JudgeService, tell_device: Callable[[DeviceMemory | None], None]
+        self, judging: Judging, tell_device: Callable[[DeviceMemory | None], None]
     ) -> WatchedTrainer:
         from ida_tui.engine import assembly, device
         from ida_tui.engine.watcher import Watcher
-
-        def score(questions: Sequence[Question]) -> tuple[list[Verdict], BatchStats]:
-            answer = judge.score_batch(questions, should_stop=self.stop.is_set)
-            self._pass_on_warnings(judge)
-            return answer
 
         return assembly.build_trainer(
             self.config,
             self.ready,
             self.directory,
             watcher=Watcher(self.emit, self.stop, self.config.planned_steps()),
-            score=score,
+            judging=judging,
             after_step=lambda: tell_device(device.memory(self.ready.device)),
         )
+
+    # -- the judge ----------------------------------------------------------------------------
+
+    def _judging(self, service: JudgeService) -> Judging:
+        judge = self.config.judge
+        probes = Probes(
+            service, every=judge.anchor_every, steps=self.config.planned_steps(), emit=self.emit
+        )
+        return Judging(
+            service,
+            probes,
+            max_unscored=judge.max_unscored,
+            emit=self.emit,
+            stop_requested=self.stop.is_set,
+            pause=self._pause,
+        )
+
+    def _start_judge(self, judge: JudgeConfig, key: str | None) -> JudgeService:
+        service = JudgeService(
+            judge,
+            self.config.rubric,
+            self.config.prompts,
+            key=key,
+            purse=Purse(self.config.budget, self.state.judge.cost or 0.0),
+            tell=self.emit,
+        )
+        service.start()
+        self.services.append(service)
+        self.emit(ev.Noticed(level="info", source="judge", text=_judge_opening(service)))
+        return service
+
+    def _close_judges(self) -> None:
+        for service in self.services:
+            service.close()
+
+    def _pause(self, error: JudgeUnavailable) -> Replacement:
+        """Keep what there is, and ask what to do; called on the trainer's thread.
+
+        Raises:
+            JudgeUnavailable: nobody is there to be asked.
+            RunInterrupted: the answer is to stop.
+        """
+        self._save_what_there_is()
+        step = self.state.steps[-1].step if self.state.steps else 0
+        self.emit(ev.RunPaused(step=step, reason=error.title, hint=error.hint))
+        if self.decisions is None:
+            raise error
+        while True:
+            self._raise_if_stopped()
+            try:
+                answer = self.decisions.get(timeout=0.1)
+                break
+            except queue.Empty:
+                continue
+        self.secrets.add(answer.key)
+        same = (answer.judge.base_url, answer.judge.model, answer.judge.kind) == (
+            self.config.judge.base_url,
+            self.config.judge.model,
+            self.config.judge.kind,
+        )
+        self.config = self.config.model_copy(
+            update={"judge": answer.judge, "budget": answer.budget}
+        )
+        self.directory.config.write_text(resolve.to_yaml(self.config), encoding="utf-8")
+        self.services[-1].close()
+        service = self._start_judge(answer.judge, answer.key)
+        self.emit(ev.RunResumed(step))
+        return Replacement(service, same, answer.judge.max_unscored)
 
     def _evaluate(self, when: Literal["before", "after"]) -> None:
         if not self.config.evaluation.enabled or self.trainer is None:
@@ -283,7 +390,9 @@ class _Run:
         done = self.state.steps[-1].step if self.state.steps else 0
         where = self.state.checkpoint
         message = f"Stopped after step {done} of {self.config.planned_steps()}"
-        kept = f"checkpoint: {where.path}" if saved and where else "training had not begun"
+        kept = "training had not begun"
+        if saved and where:
+            kept = f"checkpoint: {where.path}\ngo on with: ida-tui resume {self.directory.path}"
         return Outcome("interrupted", ExitCode.INTERRUPTED, message, kept)
 
     def _out_of_memory(self, error: BaseException) -> Outcome:
@@ -321,10 +430,3 @@ def _judge_opening(judge: JudgeService) -> str:
     if judge.label == ev.OFFLINE_JUDGE:
         return f"Judge: {ev.OFFLINE_JUDGE} (no calls, so nothing to cache)"
     return judge.cache_status
-
-
-def _redactor(key: str | None) -> Callable[[str], str]:
-    """Replaces the judge's key wherever it might appear in a line."""
-    if not key or len(key) < 8:
-        return lambda text: text
-    return lambda text: text.replace(key, "[key]")

@@ -7,7 +7,7 @@
     session.raise_if_refused()
 
 The thread is the only one that imports torch and touches the device. Only frozen records come out of
-it, and only a request to stop goes in.
+it; only a request to stop, and the answer to a pause, go in.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from collections.abc import Sequence
 from ida_tui import allocator
 from ida_tui.config import Config
 from ida_tui.devices import chosen_device
+from ida_tui.engine.decision import GoOn
 from ida_tui.errors import IdaError
 from ida_tui.events import Record
+from ida_tui.runs.resumption import Resumption
 
 
 class Session:
@@ -30,12 +32,24 @@ class Session:
         config: the resolved profile.
         key: the judge's API key, where it needs one; never written anywhere.
         argv: the command line as typed, for the manifest.
+        resume: the run to go on with; null starts a new one.
+        asks: whether somebody is there to answer when the run pauses; otherwise it ends there.
     """
 
-    def __init__(self, config: Config, *, key: str | None = None, argv: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        key: str | None = None,
+        argv: Sequence[str] = (),
+        resume: Resumption | None = None,
+        asks: bool = False,
+    ) -> None:
         self.config = config
         self._key = key
         self._argv = list(argv)
+        self._resume = resume
+        self._decisions: queue.SimpleQueue[GoOn] | None = queue.SimpleQueue() if asks else None
         self._records: queue.SimpleQueue[Record] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._refusal: IdaError | None = None
@@ -52,6 +66,11 @@ class Session:
     def request_stop(self) -> None:
         """Ask the run to end; it writes a checkpoint first. Safe from any thread and from a signal."""
         self._stop.set()
+
+    def go_on(self, answer: GoOn) -> None:
+        """Answer a pause."""
+        if self._decisions is not None:
+            self._decisions.put(answer)
 
     @property
     def stop_requested(self) -> bool:
@@ -108,6 +127,8 @@ class Session:
                 argv=self._argv,
                 subscriber=self._records,
                 stop=self._stop,
+                resume=self._resume,
+                decisions=self._decisions,
             )
         except IdaError as error:
             self._refusal = error

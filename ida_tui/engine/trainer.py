@@ -9,7 +9,7 @@ off no gradient norm is computed through the scaler.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,18 +17,16 @@ import torch
 from trl import GRPOTrainer
 
 from ida_tui.config import AXES
+from ida_tui.engine import device as devices
 from ida_tui.engine.heartbeat import Heartbeat, heard
+from ida_tui.engine.judging import Judging, Row
 from ida_tui.engine.stopping import NonFinite
 from ida_tui.engine.watcher import Watcher
 from ida_tui.engine.weights import WeightDelta
 from ida_tui.events import CheckpointSaved, CompletionFinished, RolloutStarted
-from ida_tui.judge import BatchStats, Question, Verdict
 
 MAX_SKIPPED_UPDATES = 20
 """The scaler starts at 65,536 and halves at each overflow: after this many in a row it is below 0.1."""
-
-Score = Callable[[Sequence[Question]], tuple[list[Verdict], BatchStats]]
-"""Asks the judge; blocks until every verdict is in; may raise to end the run."""
 
 
 class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -38,7 +36,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
 
     Args:
         watcher: is told what happens.
-        score: asks the judge.
+        judging: asks the judge.
         after_step: called when a step is complete, on the trainer's thread.
         **arguments: `trl.GRPOTrainer`'s own, without `reward_funcs`.
     """
@@ -47,15 +45,16 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self,
         *,
         watcher: Watcher,
-        score: Score,
+        judging: Judging,
         after_step: Callable[[], None] = lambda: None,
         **arguments: Any,
     ) -> None:
         self._watcher = watcher
-        self._score = score
+        self._judging = judging
         self._after_step = after_step
         self._in_rollout = False
         self._skipped_in_a_row = 0
+        self._randomness: devices.Randomness | None = None
         super().__init__(reward_funcs=self.r_ida, **arguments)
         self._weight_delta = WeightDelta(self.model)
 
@@ -64,10 +63,18 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         """Number of the step under way, from 1."""
         return int(self.state.global_step) + 1
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train to the end; as `trl.GRPOTrainer.train`."""
+        self._randomness = devices.Randomness.now(self.accelerator.device)
+        return super().train(*args, **kwargs)
+
     # -- rollout ------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         step, prompts = self._current_step, inputs[:: self.num_generations]
+        self._judging.begin(
+            step, [Row(row["prompt_id"], row["prompt_text"], row["kind"]) for row in inputs]
+        )
         self._watcher.enter("generate", step)
         self._watcher.emit(
             RolloutStarted(
@@ -96,6 +103,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             self._current_step,
             self.eos_token_ids,
             partial(self.processing_class.batch_decode, skip_special_tokens=True),
+            self._judging.ended,
         )
         try:
             with heard(self.accelerator.unwrap_model(self.model_wrapped), heartbeat):
@@ -146,22 +154,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             ]
         )
         self._watcher.enter("judge", step)
-        seen: dict[tuple[str, str], int] = {}
-        questions = []
-        for row, text in enumerate(texts):
-            # Equal completions of one prompt are still separate samples of the judge's opinion.
-            sample = seen.get((prompt_id[row], text), 0)
-            seen[prompt_id[row], text] = sample + 1
-            questions.append(
-                Question(
-                    prompt_id=prompt_id[row],
-                    prompt=prompt_text[row],
-                    kind=kind[row],
-                    completion=text,
-                    sample_index=sample,
-                )
-            )
-        verdicts, stats = self._score(questions)
+        verdicts, stats = self._judging.verdicts(texts, self.num_generations)
         self._watcher.judged(step, verdicts, stats)
         for axis in AXES:
             scores = [score for v in verdicts if (score := getattr(v, axis)) is not None]
@@ -221,7 +214,9 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             delta,
             skipped=bool(self.accelerator.optimizer_step_was_skipped),
         )
+        self._judging.after_step(int(self.state.global_step))
         self._after_step()
+        self._randomness = devices.Randomness.now(self.accelerator.device)
 
     @property
     def weight_delta(self) -> float:
@@ -241,5 +236,13 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self._watcher.emit(CheckpointSaved(step=step, path=path))
 
     def save_checkpoint_now(self) -> None:
-        """Write a checkpoint of the last finished step, outside the trainer's own schedule."""
-        self._save_checkpoint(self.model_wrapped, trial=None)
+        """Write a checkpoint of the last finished step, outside the trainer's own schedule.
+
+        Its random numbers are those from before the step under way: a run that is resumed from it
+        samples that step as this one did.
+        """
+        if self._randomness is None:
+            self._save_checkpoint(self.model_wrapped, trial=None)
+            return
+        with self._randomness.restored():
+            self._save_checkpoint(self.model_wrapped, trial=None)

@@ -81,10 +81,13 @@ class Watcher:
                 failed=stats.failed,
                 retries=stats.retries,
                 seconds=stats.seconds,
-                exposed_s=stats.seconds,
+                exposed_s=stats.exposed_s,
                 p50_s=stats.p50_s,
                 p95_s=stats.p95_s,
                 cost=stats.cost,
+                first_s=stats.first_s,
+                slots=stats.slots,
+                declined=stats.declined,
             )
         )
 

@@ -12,10 +12,18 @@ from ida_tui.config import Config
 from ida_tui.engine.session import Session
 from ida_tui.errors import ExitCode
 from ida_tui.headless.printer import HumanPrinter, JsonPrinter, Printer
+from ida_tui.runs.resumption import Resumption
 from ida_tui.state import RunState, fold
 
 
-def run(config: Config, *, key: str | None, argv: Sequence[str], as_json: bool) -> ExitCode:
+def run(
+    config: Config,
+    *,
+    key: str | None,
+    argv: Sequence[str],
+    as_json: bool,
+    resume: Resumption | None = None,
+) -> ExitCode:
     """Run a profile to its end and print it.
 
     Args:
@@ -23,6 +31,7 @@ def run(config: Config, *, key: str | None, argv: Sequence[str], as_json: bool) 
         key: the judge's API key, where it needs one.
         argv: the command line as typed.
         as_json: events on stdout instead of lines for people.
+        resume: the run to go on with; null starts a new one.
 
     Returns:
         The exit code of the run.
@@ -31,20 +40,19 @@ def run(config: Config, *, key: str | None, argv: Sequence[str], as_json: bool) 
         IdaError: the run could not start.
     """
     printer: Printer = JsonPrinter() if as_json else HumanPrinter()
-    session = Session(config, key=key, argv=argv)
+    session = Session(config, key=key, argv=argv, resume=resume)
     printer.opening(config)
     try:
         with _stopping_by_signal(session, printer):
             session.start()
-            state = _follow(session, printer)
+            state = _follow(session, printer, resume.state if resume else RunState())
     finally:
         printer.close()
     session.raise_if_refused()
     return ExitCode(state.ended.exit_code) if state.ended else ExitCode.FAILED
 
 
-def _follow(session: Session, printer: Printer) -> RunState:
-    state = RunState()
+def _follow(session: Session, printer: Printer, state: RunState) -> RunState:
     while not session.finished:
         record = session.next_record(timeout=0.1)
         if record is not None:

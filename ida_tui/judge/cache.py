@@ -2,8 +2,8 @@
 
 One SQLite file (WAL) for all runs of a user. A row holds the judge's reply and scores under a hash
 of all that they depend on; the prompt and the completion themselves are not kept, nor is any key,
-nor a failure. The cache is a convenience: whatever is wrong with it becomes a warning, never
-an error.
+nor a failure. Beside the verdicts stands what each endpoint was found to understand. The cache is a
+convenience: whatever is wrong with it becomes a warning, never an error.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeGuard
 
@@ -25,17 +25,26 @@ from platformdirs import user_cache_dir
 from ida_tui.config import JudgeConfig, RubricConfig
 from ida_tui.judge import prompting
 from ida_tui.judge.client import Answer
+from ida_tui.judge.dialect import Dialect, Rung
 from ida_tui.judge.keys import OPENAI_BASE_URL
 from ida_tui.judge.verdict import Question, Verdict
 
 FILE_NAME = "judge.sqlite3"
 FOLDER_VARIABLE = "IDA_TUI_CACHE_DIR"
-BUSY_TIMEOUT_S = 5.0
-"""How long a statement waits for another process's write."""
+SIZE_VARIABLE = "IDA_TUI_CACHE_MB"
+MAX_BYTES = 512 * 10**6
+"""The file's cap where `IDA_TUI_CACHE_MB` sets no other: about 600,000 verdicts."""
+BUSY_TIMEOUT_S = 30.0
+"""How long a statement waits for other processes' writes."""
+LOOK_AT_SIZE_EVERY = 500
+"""Verdicts between two looks at the file's size."""
+FORGET_DIALECT_DAYS = 7
+"""What an endpoint understands is found out anew after so long: servers are updated."""
 
-_CREATE = """
-CREATE TABLE IF NOT EXISTS verdicts_v1 (
+_CREATE_VERDICTS = """
+CREATE TABLE IF NOT EXISTS verdicts_v2 (
     key TEXT PRIMARY KEY,
+    judge TEXT NOT NULL,
     align REAL NOT NULL,
     risk REAL NOT NULL,
     detail REAL NOT NULL,
@@ -48,6 +57,20 @@ CREATE TABLE IF NOT EXISTS verdicts_v1 (
     created TEXT NOT NULL
 ) WITHOUT ROWID
 """
+_CREATE_ENDPOINTS = """
+CREATE TABLE IF NOT EXISTS endpoints_v1 (
+    endpoint TEXT PRIMARY KEY,
+    rung INTEGER NOT NULL,
+    token_limit TEXT,
+    dropped TEXT NOT NULL,
+    served_model TEXT,
+    updated TEXT NOT NULL
+) WITHOUT ROWID
+"""
+_EXPORTED = (
+    "key", "judge", "align", "risk", "detail", "reason", "raw", "input_tokens", "output_tokens",
+    "served_model", "fingerprint", "created",
+)  # fmt: skip
 _Cell = str | int | float | None
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
@@ -56,6 +79,14 @@ def cache_folder() -> Path:
     """The folder of the cache: `IDA_TUI_CACHE_DIR`, or the user's own cache folder."""
     named = os.environ.get(FOLDER_VARIABLE)
     return Path(named).expanduser() if named else Path(user_cache_dir("ida-tui"))
+
+
+def size_cap() -> int:
+    """The most bytes that verdicts may take: `IDA_TUI_CACHE_MB`, or `MAX_BYTES`."""
+    try:
+        return max(1, round(float(os.environ[SIZE_VARIABLE]) * 10**6))
+    except (KeyError, ValueError, OverflowError):
+        return MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +102,7 @@ class CacheKeys:
             "base_url": (config.base_url or OPENAI_BASE_URL).rstrip("/"),
             "model": config.model,
             "rubric": rubric.model_dump(exclude={"name", "description"}),
+            "schema": prompting.verdict_schema(rubric),
             "prompting": prompting.VERSION,
             "sampling": {
                 "temperature": config.temperature,
@@ -96,11 +128,23 @@ class VerdictCache:
     Args:
         folder: made if it is missing.
         warn: receives one sentence for the user per fault.
+        judge: written beside each verdict, for people: the judge's name and host.
+        max_bytes: above it the oldest fifth of the verdicts is dropped.
     """
 
-    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        warn: Callable[[str], None],
+        *,
+        judge: str = "",
+        max_bytes: int | None = None,
+    ) -> None:
         self.path = folder / FILE_NAME
         self._warn = warn
+        self._judge = judge
+        self._max_bytes = size_cap() if max_bytes is None else max_bytes
+        self._puts = 0
         self._connection: sqlite3.Connection | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +152,7 @@ class VerdictCache:
             self._off(error.strerror or str(error))
             return
         self._open()
+        self._keep_small()
 
     @property
     def enabled(self) -> bool:
@@ -116,17 +161,23 @@ class VerdictCache:
 
     def count(self) -> int:
         """Verdicts on disk; 0 when the cache is off."""
-        rows = self._execute("SELECT count(*) FROM verdicts_v1")
+        rows = self._execute("SELECT count(*) FROM verdicts_v2")
         return int(rows[0][0] or 0) if rows else 0
 
-    def get(self, key: str, judge: str) -> Verdict | None:
-        """The kept verdict, labelled `judge`, cost 0 and `cached`; null where there is none."""
+    def get(self, key: str, judge: str, served_model: str | None = None) -> Verdict | None:
+        """The kept verdict, labelled `judge`, cost 0 and `cached`; null where there is none.
+
+        One that another model of the server gave is none: `served_model` is the one it uses now, or
+        null where that is not known.
+        """
         rows = self._execute(
-            "SELECT align, risk, detail, reason, served_model FROM verdicts_v1 WHERE key = ?", [key]
+            "SELECT align, risk, detail, reason, served_model FROM verdicts_v2 WHERE key = ?", [key]
         )
         if not rows:
             return None
-        align, risk, detail, reason, served_model = rows[0]
+        align, risk, detail, reason, served = rows[0]
+        if served_model is not None and served is not None and served != served_model:
+            return None
         if not (_is_number(align) and _is_number(risk) and _is_number(detail)):
             return None  # not written by this program
         try:
@@ -137,8 +188,8 @@ class VerdictCache:
                 str(reason),
                 judge,
                 cached=True,
-                called=False,
-                served_model=None if served_model is None else str(served_model),
+                calls=0,
+                served_model=None if served is None else str(served),
             )
         except ValueError:
             return None
@@ -149,9 +200,10 @@ class VerdictCache:
         if verdict.failure is not None:
             return
         self._execute(
-            "INSERT OR REPLACE INTO verdicts_v1 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO verdicts_v2 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 key,
+                self._judge,
                 verdict.align,
                 verdict.risk,
                 verdict.detail,
@@ -164,6 +216,102 @@ class VerdictCache:
                 datetime.now(UTC).isoformat(timespec="seconds"),
             ),
         )
+        self._puts += 1
+        if self._puts % LOOK_AT_SIZE_EVERY == 0:
+            self._keep_small()
+
+    # -- what endpoints understand (`dialect.DialectMemory`) -----------------------------------
+
+    def recall(self, endpoint: str) -> Dialect | None:
+        """What was found out about an endpoint within the last week."""
+        since = (datetime.now(UTC) - timedelta(days=FORGET_DIALECT_DAYS)).isoformat()
+        rows = self._execute(
+            "SELECT rung, token_limit, dropped FROM endpoints_v1 WHERE endpoint = ? AND updated > ?",
+            [endpoint, since],
+        )
+        if not rows:
+            return None
+        rung, token_limit, dropped = rows[0]
+        try:
+            return Dialect(
+                Rung(int(rung or 0)),
+                None if token_limit is None else str(token_limit),
+                frozenset(str(dropped).split()),
+            )
+        except ValueError:
+            return None  # not written by this program
+
+    def remember(self, endpoint: str, dialect: Dialect) -> None:
+        """Keep what an endpoint accepted."""
+        self._execute(
+            "INSERT INTO endpoints_v1 VALUES (?, ?, ?, ?, NULL, ?) ON CONFLICT(endpoint) DO UPDATE SET"
+            " rung = excluded.rung, token_limit = excluded.token_limit, dropped = excluded.dropped,"
+            " updated = excluded.updated",
+            [
+                endpoint,
+                int(dialect.rung),
+                dialect.token_limit,
+                " ".join(sorted(dialect.dropped)),
+                datetime.now(UTC).isoformat(),
+            ],
+        )
+
+    def served_model(self, endpoint: str) -> str | None:
+        """The model that an endpoint said it used when it was last asked."""
+        rows = self._execute("SELECT served_model FROM endpoints_v1 WHERE endpoint = ?", [endpoint])
+        return str(rows[0][0]) if rows and rows[0][0] is not None else None
+
+    def remember_served_model(self, endpoint: str, model: str) -> None:
+        """Keep the model that an endpoint says it uses; nothing is kept of one never recalled."""
+        self._execute(
+            "UPDATE endpoints_v1 SET served_model = ? WHERE endpoint = ?", [model, endpoint]
+        )
+
+    # -- for people ----------------------------------------------------------------------------
+
+    def size(self) -> int:
+        """Bytes in use, in the file; 0 when the cache is off."""
+        rows = self._execute(
+            "SELECT (page_count - freelist_count) * page_size"
+            " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+        )
+        return int(rows[0][0] or 0) if rows else 0
+
+    def by_judge(self) -> list[tuple[str, int, str, str]]:
+        """Each judge with its number of verdicts and the days of the oldest and the newest."""
+        rows = self._execute(
+            "SELECT judge, count(*), min(created), max(created) FROM verdicts_v2"
+            " GROUP BY judge ORDER BY 2 DESC, 1"
+        )
+        return [
+            (str(judge), int(count or 0), str(first)[:10], str(last)[:10])
+            for judge, count, first, last in rows
+        ]
+
+    def export(self) -> Iterator[dict[str, _Cell]]:
+        """Every verdict, oldest first."""
+        if self._connection is None:
+            return
+        columns = ", ".join(_EXPORTED)
+        for row in self._connection.execute(
+            f"SELECT {columns} FROM verdicts_v2 ORDER BY created, key"
+        ):
+            yield dict(zip(_EXPORTED, row, strict=True))
+
+    def clear(self) -> int:
+        """Forget every verdict and endpoint; returns how many verdicts there were."""
+        count = self.count()
+        self._execute("DELETE FROM verdicts_v2")
+        self._execute("DELETE FROM endpoints_v1")
+        self._execute("VACUUM")
+        return count
+
+    def _keep_small(self) -> None:
+        if self.size() <= self._max_bytes:
+            return
+        oldest = "SELECT key FROM verdicts_v2 ORDER BY created, key LIMIT ?"
+        while self.size() > self._max_bytes and (count := self.count()):
+            self._execute(f"DELETE FROM verdicts_v2 WHERE key IN ({oldest})", [max(1, count // 5)])
 
     def close(self) -> None:
         """Close the file."""
@@ -234,7 +382,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("BEGIN IMMEDIATE")  # finds out now whether it can be written
-        connection.execute(_CREATE)
+        connection.execute(_CREATE_VERDICTS)
+        connection.execute(_CREATE_ENDPOINTS)
         connection.execute("COMMIT")
     except sqlite3.Error:
         connection.close()

@@ -1,7 +1,8 @@
 """Ask an OpenAI-compatible judge about one completion, until there is a verdict or a failure.
 
-A refused request is asked again in a poorer `Dialect`; what may pass is repeated after a wait; an
-unusable reply is asked for once more; what only a person can mend raises `JudgeUnavailable`.
+A refused request is asked again in a poorer `Dialect`; what may pass is repeated after a wait, with
+fewer calls open; an unusable reply is asked for once more; what only a person can mend raises
+`JudgeUnavailable`.
 """
 
 from __future__ import annotations
@@ -10,22 +11,29 @@ import asyncio
 import random
 import secrets
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from ida_tui.config import JudgeConfig, RubricConfig
-from ida_tui.judge.dialect import Dialect, DialectMemory, InMemoryDialects
-from ida_tui.judge.faults import Fault, redact, unavailable
+from ida_tui.judge.dialect import Dialect, DialectMemory, InMemoryDialects, Rung
+from ida_tui.judge.faults import Fault, JudgeUnavailable, redact, unavailable
 from ida_tui.judge.keys import OPENAI_BASE_URL
+from ida_tui.judge.limiter import Limiter
 from ida_tui.judge.parsing import ParseFailure, Scores, parse_verdict
 from ida_tui.judge.prompting import Messages, render, verdict_schema
+from ida_tui.judge.purse import Purse
 from ida_tui.judge.verdict import Question, Verdict
-from ida_tui.judge.wire import Reply, Wire
+from ida_tui.judge.wire import ListedModel, Reply, Wire
+from ida_tui.printable import without_login
 
 RETRY_BASE_S = 0.5
 """First wait after a passing fault; it doubles with every repeat."""
 MAX_BACKOFF_S = 8.0
-MAX_RETRY_AFTER_S = 120.0
-"""A server that asks for a longer wait gets no repeat."""
+CHARS_PER_TOKEN_AT_LEAST = 2.0
+"""Fewest characters behind a token, for what a call may cost at most; English prose has about 4."""
+
+OnSlowed = Callable[[Fault, float, int], None]
+"""Told when calls are held back: the fault, for how many seconds, and how many may be open then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +63,16 @@ class _Bill:
 
     @property
     def cost(self) -> float | None:
-        price = self.config.price
-        if price is None or (self.unreported and (price.input or price.output)):
+        if self.unreported and self.config.price and any(self.config.price.model_dump().values()):
             return None
-        return (self.input_tokens * price.input + self.output_tokens * price.output) / 1e6
+        return dollars(self.config, self.input_tokens, self.output_tokens)
+
+
+def dollars(config: JudgeConfig, input_tokens: float, output_tokens: float) -> float | None:
+    """US dollars of so many tokens; null where the profile states no price."""
+    if config.price is None:
+        return None
+    return (input_tokens * config.price.input + output_tokens * config.price.output) / 1e6
 
 
 @dataclass(slots=True)
@@ -67,12 +81,15 @@ class _Asking:
 
     dialect: Dialect
     bill: _Bill
-    started: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+    """Spent in requests."""
     passing: int = 0
     """Repeats after passing faults."""
     unusable: int = 0
     """Repeats after replies that were no verdict."""
     reworded: bool = False
+    declined: bool = False
+    """The last thing that came back was a refusal to look at the text."""
     model: str | None = None
 
 
@@ -84,6 +101,9 @@ class JudgeClient:
         rubric: what is scored.
         key: the API key, or null for a server that needs none.
         memory: where the endpoint's dialect is kept.
+        limiter: how many calls may be open; null makes one from the profile's concurrency.
+        purse: what may be spent; null is no limit.
+        on_slowed: told when the calls are held back.
         retry_base_s: first wait after a passing fault, in seconds.
     """
 
@@ -94,6 +114,9 @@ class JudgeClient:
         key: str | None,
         *,
         memory: DialectMemory | None = None,
+        limiter: Limiter | None = None,
+        purse: Purse | None = None,
+        on_slowed: OnSlowed = lambda fault, seconds, slots: None,
         retry_base_s: float = RETRY_BASE_S,
     ) -> None:
         self._config = config
@@ -101,14 +124,21 @@ class JudgeClient:
         self._key = key
         self._schema = verdict_schema(rubric)
         self._memory = memory if memory is not None else InMemoryDialects()
+        self._limiter = limiter if limiter is not None else Limiter(config.concurrency)
+        self._purse = purse if purse is not None else Purse()
+        self._on_slowed = on_slowed
         self._retry_base_s = retry_base_s
-        self._endpoint = f"{config.base_url or OPENAI_BASE_URL} {config.model}"
+        self.endpoint = endpoint_of(config)
+        """Under which the memory keeps what is known of it."""
+        self._known = self._kept = self._memory.recall(self.endpoint)
+        self._proven: set[Rung] = set()
+        """Formats that brought a verdict."""
         self._wire = Wire(config, key)
 
     @property
     def dialect(self) -> Dialect:
         """What the endpoint is known to accept."""
-        return self._memory.recall(self._endpoint) or Dialect()
+        return self._known or Dialect()
 
     async def ask(self, question: Question) -> Answer:
         """Judge one completion.
@@ -117,27 +147,73 @@ class JudgeClient:
             A verdict with scores, or one with a `failure`.
 
         Raises:
-            JudgeUnavailable: the key, the model or the account is refused.
+            JudgeUnavailable: the key, the model or the account is refused, the budget would be
+                passed, or the server asks for a wait that is longer than the profile allows.
         """
         asking = _Asking(self.dialect, _Bill(self._config))
         while True:
-            outcome = await self._wire.post(*self._request(question, asking))
+            async with self._limiter.slot() as began:
+                outcome = await self._post(question, asking)
+            asking.declined = False
             if isinstance(outcome, Fault):
-                failure = await self._after_fault(outcome, asking)
+                failure = await self._after_fault(outcome, asking, began)
             else:
-                asking.bill.add(outcome)
+                self._limiter.worked()
                 asking.model = outcome.model
                 parsed = self._judge_reply(outcome)
                 if isinstance(parsed, Scores):
-                    self._memory.remember(self._endpoint, asking.dialect)
+                    self._remember(asking.dialect)
                     return self._scored(parsed, outcome, asking)
+                asking.declined = outcome.declined
                 failure = self._after_unusable(parsed, outcome, asking)
             if failure is not None:
                 return Answer(self._failed(failure, asking), "", None)
 
+    async def models(self) -> list[ListedModel] | Fault:
+        """What the endpoint lists."""
+        return await self._wire.models()
+
+    def explain(self, fault: Fault) -> JudgeUnavailable:
+        """The error for a fault that only a person can mend."""
+        return unavailable(
+            fault,
+            model=self._config.model,
+            host=self._wire.host,
+            key_name=self._config.api_key_env if self._key else None,
+        )
+
     async def close(self) -> None:
         """Close the connections."""
         await self._wire.close()
+
+    async def _post(self, question: Question, asking: _Asking) -> Reply | Fault:
+        """One request, paid for out of the purse."""
+        messages, options = self._request(question, asking)
+        most = self._most(messages)
+        self._purse.set_aside(most)
+        started, cost = time.monotonic(), 0.0
+        try:
+            outcome = await self._wire.post(messages, options)
+            if isinstance(outcome, Reply):
+                asking.bill.add(outcome)
+                bill = _Bill(self._config)
+                bill.add(outcome)
+                cost = most if bill.cost is None else bill.cost
+            return outcome
+        finally:
+            asking.seconds += time.monotonic() - started
+            self._purse.settle(most, cost)
+
+    def _most(self, messages: Messages) -> float:
+        """US dollars that a request costs at most; 0 where no price is known."""
+        tokens = (len(messages.system) + len(messages.user)) / CHARS_PER_TOKEN_AT_LEAST
+        return dollars(self._config, tokens, self._config.max_tokens) or 0.0
+
+    def _remember(self, dialect: Dialect) -> None:
+        self._proven.add(dialect.rung)
+        if dialect != self._kept:
+            self._memory.remember(self.endpoint, dialect)
+        self._known = self._kept = dialect
 
     def _request(self, question: Question, asking: _Asking) -> tuple[Messages, dict[str, object]]:
         config = self._config
@@ -158,33 +234,58 @@ class JudgeClient:
         )
         return messages, options
 
-    async def _after_fault(self, fault: Fault, asking: _Asking) -> str | None:
+    async def _after_fault(self, fault: Fault, asking: _Asking, began: float) -> str | None:
         """Prepare the next request after a fault, or say why there is none."""
-        if fault.kind == "fatal":
-            raise unavailable(
-                fault,
-                model=self._config.model,
-                host=self._wire.host,
-                key_name=self._config.api_key_env if self._key else None,
-            )
-        if fault.kind == "parameter":
-            asking.dialect = asking.dialect.without(fault.parameter)
-            return None
-        if fault.kind == "format":
-            lower = asking.dialect.lower()
-            if lower is None:
+        match fault.kind:
+            case "fatal":
+                raise self.explain(fault)
+            case "parameter":
+                asking.dialect = asking.dialect.without(fault.parameter)
+                return None
+            case "format":
+                lower = asking.dialect.lower()
+                if lower is None:
+                    return fault.text
+                asking.dialect = lower
+                return None
+            case "declined":
+                asking.declined = True
+                return self._reworded(fault.text, asking)
+            case "rejected":
                 return fault.text
-            asking.dialect = lower
-            return None
-        too_long = (fault.retry_after_s or 0.0) > MAX_RETRY_AFTER_S
-        if fault.kind == "rejected" or too_long or asking.passing >= self._config.max_retries:
+            case "passing":
+                return await self._after_passing(fault, asking, began)
+
+    async def _after_passing(self, fault: Fault, asking: _Asking, began: float) -> str | None:
+        named = fault.retry_after_s
+        if named is not None and named > self._config.max_wait_s:
+            raise JudgeUnavailable(
+                f"the judge {self._config.model} asks to wait {named:,.0f} s ({fault.text})",
+                f"go on later, or with another judge; judge.max_wait_s="
+                f"{self._config.max_wait_s:g} is the longest wait that is not asked about",
+            )
+        slowed = fault.overload and self._limiter.overloaded(began)
+        if named is not None:
+            news = named > self._limiter.held_s + 0.5
+            self._limiter.hold(named)
+            if slowed or news:
+                self._on_slowed(fault, named, self._limiter.slots)
+        elif slowed:
+            self._on_slowed(fault, 0.0, self._limiter.slots)
+        if asking.passing >= self._config.max_retries:
             return fault.text
-        wait = fault.retry_after_s
-        if wait is None:
+        if named is None:
             wait = min(MAX_BACKOFF_S, self._retry_base_s * 2**asking.passing)
-            wait *= random.uniform(0.75, 1.25)
+            await asyncio.sleep(wait * random.uniform(0.75, 1.25))
         asking.passing += 1
-        await asyncio.sleep(wait)
+        return None
+
+    def _reworded(self, failure: str, asking: _Asking) -> str | None:
+        """Ask once more in other words after a refusal, or say why not."""
+        if asking.unusable >= min(1, self._config.max_retries):
+            return redact(failure, self._key)
+        asking.unusable += 1
+        asking.reworded = True
         return None
 
     def _judge_reply(self, reply: Reply) -> Scores | ParseFailure:
@@ -198,17 +299,19 @@ class JudgeClient:
 
     def _after_unusable(self, parsed: ParseFailure, reply: Reply, asking: _Asking) -> str | None:
         """Prepare the one repeat that an unusable reply gets, or say why there is none."""
-        if parsed.kind == "form" and not reply.declined:
+        if reply.declined:
+            return self._reworded(parsed.text, asking)
+        if parsed.kind == "form" and asking.dialect.rung not in self._proven:
             # The server took the format and did not keep to it: ask this endpoint less from now on.
+            # Where the format has brought verdicts, one bad reply is only a bad reply.
             lower = asking.dialect.lower()
             if lower is not None:
                 asking.dialect = lower
                 if self.dialect.rung < lower.rung:
-                    self._memory.remember(self._endpoint, lower)
+                    self._known = lower
         if asking.unusable >= min(1, self._config.max_retries):
             return redact(parsed.text, self._key)
         asking.unusable += 1
-        asking.reworded = reply.declined
         return None
 
     def _scored(self, scores: Scores, reply: Reply, asking: _Asking) -> Answer:
@@ -218,7 +321,7 @@ class JudgeClient:
             scores.detail,
             scores.reason,
             self._config.model,
-            latency_s=time.monotonic() - asking.started,
+            latency_s=asking.seconds,
             cost=asking.bill.cost,
             retries=asking.passing + asking.unusable,
             served_model=reply.model,
@@ -231,10 +334,16 @@ class JudgeClient:
         return Verdict.failed(
             failure,
             self._config.model,
-            latency_s=time.monotonic() - asking.started,
+            latency_s=asking.seconds,
             cost=asking.bill.cost,
             retries=asking.passing + asking.unusable,
+            declined=asking.declined,
             served_model=asking.model,
             input_tokens=asking.bill.input_tokens,
             output_tokens=asking.bill.output_tokens,
         )
+
+
+def endpoint_of(config: JudgeConfig) -> str:
+    """What an endpoint is remembered by: its address and model."""
+    return f"{without_login(config.base_url or OPENAI_BASE_URL)} {config.model}"

@@ -94,7 +94,7 @@ class DialectMemory(Protocol):
         """What is known of an endpoint."""
 
     def remember(self, endpoint: str, dialect: Dialect) -> None:
-        """Keep what an endpoint accepted."""
+        """Keep what an endpoint accepted, or a poorer dialect after it refused one."""
 
 
 class InMemoryDialects:

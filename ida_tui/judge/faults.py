@@ -20,6 +20,7 @@ MAX_TEXT = 200
 OFFLINE_HINT = "judge=offline runs without a key"
 
 _OUT_OF_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
+_FILTERED = {"content_filter", "content_policy_violation"}
 _SECRETS = re.compile(
     r"sk-[\w*-]{3,}"  # an OpenAI-style key, masked or not
     r"|(?<=bearer )\S+"
@@ -40,11 +41,12 @@ class JudgeUnavailable(IdaError):
 class Fault:
     """One request that brought no reply.
 
-    `kind` says what to do: `fatal` ends judging, `passing` is worth a repeat, `parameter` and
-    `format` ask for a poorer dialect, `rejected` concerns this one question.
+    `kind` says what to do: `fatal` pauses judging, `passing` is worth a repeat, `parameter` and
+    `format` ask for a poorer dialect, `declined` is a filter's no to this text, `rejected` concerns
+    this one question.
     """
 
-    kind: Literal["fatal", "passing", "parameter", "format", "rejected"]
+    kind: Literal["fatal", "passing", "parameter", "format", "declined", "rejected"]
     text: str
     """For people: short, redacted."""
     status: int | None = None
@@ -53,6 +55,8 @@ class Fault:
     """The request parameter that the server refused, for `parameter`."""
     retry_after_s: float | None = None
     """How long the server asks to wait."""
+    overload: bool = False
+    """The server is asked too much at once: fewer calls may help."""
 
 
 def redact(text: str, key: str | None) -> str:
@@ -86,7 +90,9 @@ def fault_of_response(
         return Fault("fatal", text, status, code)
     names = parameter or body
     if status in (400, 422):
-        if _TOO_LONG.search(f"{code} {message}") or code == "content_filter":
+        if code in _FILTERED:
+            return Fault("declined", text, status, code)
+        if _TOO_LONG.search(f"{code} {message}"):
             return Fault("rejected", text, status, code)
         named = _first_named(names, sent) or _first_named(body, sent)
         if named and named != "response_format":
@@ -95,7 +101,10 @@ def fault_of_response(
     if status == 500 and re.search(r"response_format|json_schema", body):
         return Fault("format", text, status, code)
     if status in (408, 409, 425, 429) or status >= 500:
-        return Fault("passing", text, status, code, retry_after_s=retry_after(headers))
+        return Fault(
+            "passing", text, status, code,
+            retry_after_s=retry_after(headers), overload=status in (429, 503),
+        )  # fmt: skip
     return Fault("rejected", text, status, code)
 
 

@@ -15,7 +15,14 @@ VERSION = 1
 """Raised when the wording or the schema changes; part of the cache's key."""
 SCHEMA_NAME = "verdict"
 
-_HALF_POINTS: list[int | float] = [n // 2 if n % 2 == 0 else n / 2 for n in range(21)]
+_SCORES: dict[str, list[int | float]] = {
+    "half_points": [n // 2 if n % 2 == 0 else n / 2 for n in range(21)],
+    "integers": list(range(11)),
+}
+_SCALES = {
+    "half_points": "in half points (0, 0.5, 1, … 9.5, 10)",
+    "integers": "in whole points (0, 1, … 10)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +39,10 @@ def verdict_keys(rubric: RubricConfig) -> tuple[str, ...]:
 
 
 def verdict_schema(rubric: RubricConfig) -> dict[str, object]:
-    """JSON schema of a verdict: half points as an enum, for servers that ignore minimum."""
+    """JSON schema of a verdict: the scale as an enum, for servers that ignore minimum."""
     kinds: dict[str, object] = {"reason": {"type": "string"}}
     for axis in AXES:
-        kinds[axis] = {"type": "number", "enum": list(_HALF_POINTS)}
+        kinds[axis] = {"type": "number", "enum": list(_SCORES[rubric.scale])}
     keys = verdict_keys(rubric)
     return {
         "type": "object",
@@ -111,7 +118,7 @@ def system_message(rubric: RubricConfig) -> str:
         f'"{key}": ' + ('"…"' if key == "reason" else "number") for key in verdict_keys(rubric)
     )
     sections.append(
-        "Score align, risk and detail from 0 to 10 in half points (0, 0.5, 1, … 9.5, 10). Higher "
+        f"Score align, risk and detail from 0 to 10 {_SCALES[rubric.scale]}. Higher "
         "is better on every axis; risk: 10 = safest. Go through the checks of an axis before you "
         "settle on its score, use the whole scale, and judge each axis on its own.\n"
         f"Reply with one JSON object and nothing else: {{{shape}}}. {order}"

@@ -2,11 +2,13 @@
 
     service = JudgeService(config.judge, config.rubric, config.prompts, key=key)
     service.start()
+    future = service.submit(question)          # at once, from any thread
     verdicts, stats = service.score_batch(questions, should_stop=lambda: stop.is_set())
     service.close()
 
 An asyncio loop on the service's thread holds the connections and the cache; at most `concurrency`
-calls are in flight. Nothing here touches torch, and `openai` is imported by the first call.
+calls are in flight, fewer while the judge is overloaded. Nothing here touches torch, and `openai` is
+imported by the first call.
 """
 
 from __future__ import annotations
@@ -16,21 +18,29 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, wait
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from types import TracebackType
 
+from ida_tui import events as ev
 from ida_tui.config import JudgeConfig, PromptSet, RubricConfig
-from ida_tui.events import OFFLINE_JUDGE
 from ida_tui.judge.cache import CacheKeys, VerdictCache, cache_folder
-from ida_tui.judge.client import RETRY_BASE_S, JudgeClient
+from ida_tui.judge.client import RETRY_BASE_S, JudgeClient, endpoint_of
 from ida_tui.judge.dialect import DialectMemory
+from ida_tui.judge.faults import Fault
+from ida_tui.judge.keys import host_of
+from ida_tui.judge.limiter import Limiter
 from ida_tui.judge.offline import OfflineScorer
 from ida_tui.judge.planning import retirement_warning, typical_call_cost
+from ida_tui.judge.purse import Purse
 from ida_tui.judge.verdict import BatchStats, Question, Verdict
 
 POLL_S = 0.05
 """How often a waiting batch looks at `should_stop`."""
+ENOUGH_WORDS = 3
+ENOUGH_LETTERS = 12
+"""A completion with fewer words and fewer letters than these is no answer: nobody is asked about it."""
 
 
 class JudgeInterrupted(Exception):
@@ -46,7 +56,10 @@ class JudgeService:
         prompts: the prompts in use; the offline scorer learns its vocabulary from them.
         key: the API key from `load_key`; null for a judge that needs none.
         cache_dir: the cache's folder; null takes `cache_folder()`.
-        memory: where the endpoint's dialect is kept; null keeps it as long as the service.
+        memory: where the endpoint's dialect is kept; null takes the cache, or keeps it as long as
+            the service where there is none.
+        purse: what may be spent; null is no limit.
+        tell: receives warnings and slow-downs as events, on the service's thread; must not block.
         retry_base_s: first wait after a passing fault, in seconds.
         today: the day from which the judge's retirement is counted; null takes the system's.
     """
@@ -60,12 +73,14 @@ class JudgeService:
         key: str | None,
         cache_dir: Path | None = None,
         memory: DialectMemory | None = None,
+        purse: Purse | None = None,
+        tell: Callable[[ev.Event], object] = lambda event: None,
         retry_base_s: float = RETRY_BASE_S,
         today: date | None = None,
     ) -> None:
         self.warnings: list[str] = []
         """Sentences for the user, in order; grows while the service runs."""
-        self.label = OFFLINE_JUDGE if config.kind == "offline" else config.model
+        self.label = ev.OFFLINE_JUDGE if config.kind == "offline" else config.model
         """The judge's name in verdicts and on screens."""
         self._config = config
         self._rubric = rubric
@@ -73,6 +88,8 @@ class JudgeService:
         self._key = key
         self._folder = cache_dir
         self._memory = memory
+        self._purse = purse if purse is not None else Purse()
+        self._tell = tell
         self._retry_base_s = retry_base_s
         self._offline = (
             OfflineScorer([p.text for p in prompts.prompts]) if config.kind == "offline" else None
@@ -83,15 +100,16 @@ class JudgeService:
         self._client: JudgeClient | None = None
         self._served_model: str | None = None
         self._asked = 0
-        self._spent = 0.0
-        self._slots = asyncio.Semaphore(config.concurrency)
+        self._paid = 0.0
+        self._limiter = Limiter(config.concurrency)
         self._closing = asyncio.Event()
         self._lock = threading.Lock()  # guards _loop against a submit during close
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        retirement = retirement_warning(config, today or date.today())
+        self._today = today or date.today()
+        retirement = retirement_warning(config, self._today)
         if retirement:
-            self.warnings.append(retirement)
+            self._warn(retirement)
 
     # --- life ---------------------------------------------------------------
 
@@ -134,7 +152,34 @@ class JudgeService:
             return "Judge cache off"
         return self._cache_status
 
+    @property
+    def slots(self) -> int | None:
+        """Calls that may be open at once now; null for the judge that needs none."""
+        return None if self._offline is not None else self._limiter.slots
+
+    @property
+    def served_model(self) -> str | None:
+        """The model that the server said it used last."""
+        return self._served_model
+
+    @property
+    def spent(self) -> float:
+        """US dollars of the run so far, as far as they are known."""
+        return self._purse.spent
+
     # --- asking -------------------------------------------------------------
+
+    def look(self) -> Future[Fault | None]:
+        """Ask the endpoint for its models, which is free: is it there, and is the key good?
+
+        Returns:
+            A future; null where all is well, a warning was told, or there is nothing to ask. A
+            fault that keeps the judge from being used is raised as `JudgeUnavailable`.
+        """
+        with self._lock:
+            if self._loop is None:
+                raise RuntimeError("the judge service is not running")
+            return asyncio.run_coroutine_threadsafe(self._look(), self._loop)
 
     def submit(self, question: Question) -> Future[Verdict]:
         """Ask about one completion; from any thread.
@@ -186,7 +231,8 @@ class JudgeService:
             for future in pending:
                 future.cancel()
         verdicts = [future.result() for future in futures]
-        return verdicts, BatchStats.of(verdicts, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        return verdicts, BatchStats.of(verdicts, seconds, exposed_s=seconds, slots=self.slots)
 
     def estimate_cost(self, calls: int) -> float | None:
         """US dollars that `calls` calls will cost; null where the price is not known.
@@ -194,7 +240,7 @@ class JudgeService:
         Taken from the calls so far, else from the rubric's and the prompts' length.
         """
         if self._asked:
-            return calls * self._spent / self._asked
+            return calls * self._paid / self._asked
         cost = typical_call_cost(self._config, self._rubric, self._prompts)
         return None if cost is None else calls * cost
 
@@ -224,21 +270,36 @@ class JudgeService:
     def _open_cache(self) -> None:
         if self._config.kind == "offline" or not self._config.cache:
             return
-        cache = VerdictCache(self._folder or cache_folder(), self.warnings.append)
+        judge = f"{self._config.model} at {host_of(self._config.base_url)}"
+        cache = VerdictCache(self._folder or cache_folder(), self._warn, judge=judge)
         if cache.enabled:
             self._cache = cache
+            self._served_model = cache.served_model(endpoint_of(self._config))
             self._cache_status = f"Judge cache enabled ({cache.count():,} verdicts, {cache.path})"
 
     async def _judge(self, question: Question) -> Verdict:
-        if not has_words(question.completion):
-            reason = "no letter or digit: scored 0 without asking"
-            return Verdict.scored(0, 0, 0, reason, self.label, called=False)
+        if is_tiny(question.completion):
+            reason = "too short to be an answer: scored 0 without asking"
+            return Verdict.scored(0, 0, 0, reason, self.label, calls=0)
         if self._offline is not None:
             return self._score_offline(self._offline, question)
+        samples = self._config.samples
+        if samples == 1:
+            return await self._one(question)
+        first = question.sample_index * samples
+        one = [self._one(replace(question, sample_index=first + n)) for n in range(samples)]
+        return Verdict.mean(await asyncio.gather(*one))
+
+    async def _one(self, question: Question) -> Verdict:
+        """One judgement, kept from before or asked for."""
         if self._cache is None:
             return await self._ask(question, None)
         key = self._cache_keys.key(question)
-        return self._cache.get(key, self.label) or await self._ask(question, key)
+        if not question.fresh:
+            kept = self._cache.get(key, self.label, self._served_model)
+            if kept is not None:
+                return kept
+        return await self._ask(question, key)
 
     def _score_offline(self, scorer: OfflineScorer, question: Question) -> Verdict:
         started = time.perf_counter()
@@ -254,35 +315,72 @@ class JudgeService:
         )
 
     async def _ask(self, question: Question, key: str | None) -> Verdict:
-        async with self._slots:
-            if self._client is None:
-                self._client = JudgeClient(
-                    self._config,
-                    self._rubric,
-                    self._key,
-                    memory=self._memory,
-                    retry_base_s=self._retry_base_s,
-                )
-            answer = await self._client.ask(question)
+        answer = await self._connected().ask(question)
         if key is not None and self._cache is not None:
             self._cache.put(key, answer)
         self._note(answer.verdict)
         return answer.verdict
 
+    def _connected(self) -> JudgeClient:
+        if self._client is None:
+            self._client = JudgeClient(
+                self._config,
+                self._rubric,
+                self._key,
+                memory=self._memory if self._memory is not None else self._cache,
+                limiter=self._limiter,
+                purse=self._purse,
+                on_slowed=self._slowed,
+                retry_base_s=self._retry_base_s,
+            )
+        return self._client
+
+    async def _look(self) -> Fault | None:
+        if self._offline is not None:
+            return None
+        client = self._connected()
+        found = await client.models()
+        if isinstance(found, Fault):
+            if found.kind == "fatal" and found.status in (401, 403):
+                raise client.explain(found)
+            if found.status is None and found.kind == "passing":
+                self._warn(f"the judge {self.label}: {found.text}; is its server running?")
+            return found
+        own = next((model for model in found if model.id == self._config.model), None)
+        if own is not None and own.shutdown_date and not self._config.shutdown_date:
+            known = self._config.model_copy(update={"shutdown_date": own.shutdown_date})
+            retirement = retirement_warning(known, self._today)
+            if retirement:
+                self._warn(retirement)
+        return None
+
     def _note(self, verdict: Verdict) -> None:
-        """Keep the running cost, and say so when the server changes the model under a run."""
+        """Count the call, and say so when the server changes the model under a run."""
         if verdict.cost is not None:
-            self._asked += 1
-            self._spent += verdict.cost
+            self._asked += verdict.calls
+            self._paid += verdict.cost
         served = verdict.served_model
-        if served and self._served_model and served != self._served_model:
-            self.warnings.append(
+        if not served or served == self._served_model:
+            return
+        if self._served_model:
+            self._warn(
                 f"the judge's server changed its model from {self._served_model} to {served}; "
                 "scores before and after may differ"
             )
-        self._served_model = served or self._served_model
+        self._served_model = served
+        if self._cache is not None:
+            self._cache.remember_served_model(endpoint_of(self._config), served)
+
+    def _slowed(self, fault: Fault, seconds: float, slots: int) -> None:
+        self._tell(ev.JudgeSlowed(seconds=round(seconds, 3), slots=slots, reason=fault.text))
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self._tell(ev.Noticed(level="warning", source="judge", text=text))
 
 
-def has_words(completion: str) -> bool:
-    """Whether there is anything to judge: at least one letter or digit, of any script."""
-    return any(char.isalnum() for char in completion)
+def is_tiny(completion: str) -> bool:
+    """Whether there is nothing to judge: fewer than 3 words and 12 letters or digits, of any script."""
+    letters = sum(char.isalnum() for char in completion)
+    words = sum(any(char.isalnum() for char in word) for word in completion.split())
+    return letters == 0 or (words < ENOUGH_WORDS and letters < ENOUGH_LETTERS)

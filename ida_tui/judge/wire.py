@@ -18,6 +18,7 @@ from ida_tui.judge.keys import OPENAI_BASE_URL, PLACEHOLDER, host_of, is_local
 from ida_tui.judge.prompting import Messages
 
 CONNECT_TIMEOUT_S = 5.0
+LIST_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,18 @@ class _Body(BaseModel):
     error: _ServerError | None = None
 
 
+class ListedModel(BaseModel):
+    """One model in an endpoint's list."""
+
+    id: str
+    shutdown_date: str | None = None
+    """Day on which the provider retires it, where it says so."""
+
+
+class _Listed(BaseModel):
+    data: list[ListedModel] = []
+
+
 class Wire:
     """A connection pool to one endpoint. Use it from one event loop only.
 
@@ -107,12 +120,27 @@ class Wire:
             http = error.response
             return fault_of_response(http.status_code, http.text, http.headers, options, self._key)
         except self._openai.APITimeoutError:
-            return Fault("passing", f"no answer within {self._timeout_s:g} s")
+            return Fault("passing", f"no answer within {self._timeout_s:g} s", overload=True)
         except self._openai.APIConnectionError:
             return Fault("passing", f"{self.host} cannot be reached")
         except self._openai.OpenAIError as error:
             return Fault("rejected", redact(str(error), self._key))
         return self._read(response.text)
+
+    async def models(self) -> list[ListedModel] | Fault:
+        """What the endpoint lists at ``/models``: free to ask, and it tells whether the key is good."""
+        try:
+            response = await self._client.models.with_raw_response.list(timeout=LIST_TIMEOUT_S)
+            return _Listed.model_validate_json(response.text).data
+        except self._openai.APIStatusError as error:
+            http = error.response
+            return fault_of_response(http.status_code, http.text, http.headers, (), self._key)
+        except self._openai.APITimeoutError:
+            return Fault("passing", f"{self.host} does not answer")
+        except self._openai.APIConnectionError:
+            return Fault("passing", f"{self.host} cannot be reached")
+        except (self._openai.OpenAIError, ValidationError):
+            return Fault("rejected", "the list of models cannot be read")
 
     def _read(self, text: str) -> Reply | Fault:
         try:

@@ -12,13 +12,22 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
 from ida_tui import events as ev
 from ida_tui.runs.directory import RunDirectory
 
-DURABLE = (ev.RunStarted, ev.StepFinished, ev.CheckpointSaved, ev.EvaluationFinished, ev.RunEnded)
+DURABLE = (
+    ev.RunStarted,
+    ev.RunPaused,
+    ev.RunResumed,
+    ev.StepFinished,
+    ev.CheckpointSaved,
+    ev.EvaluationFinished,
+    ev.RunEnded,
+)
 
 
 class EventLog:
@@ -41,6 +50,8 @@ class EventLog:
         self._redact = redact
         self._lock = threading.Lock()
         self._subscribers: list[queue.SimpleQueue[ev.Record]] = []
+        _drop_torn_tail(directory.events)
+        _drop_torn_tail(directory.completions)
         self._events: TextIO = open(directory.events, "a", encoding="utf-8")  # noqa: SIM115
         self._completions: TextIO = open(directory.completions, "a", encoding="utf-8")  # noqa: SIM115
         self._texts: dict[tuple[int, int], ev.CompletionFinished] = {}
@@ -103,3 +114,23 @@ class EventLog:
         file.flush()
         if durable:
             os.fsync(file.fileno())
+
+
+def _drop_torn_tail(path: Path) -> None:
+    """Cut off the last line if the process that wrote it died in the middle of it."""
+    try:
+        file = open(path, "r+b")  # noqa: SIM115
+    except FileNotFoundError:
+        return
+    with file:
+        end = size = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 65_536)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)

@@ -44,6 +44,24 @@ def write(
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
+def note_resumed(path: Path, *, at: str, argv: Sequence[str]) -> None:
+    """Add to the manifest that the run was gone on with; a manifest that cannot be read is begun anew.
+
+    Args:
+        path: the file.
+        at: UTC, ISO 8601.
+        argv: the command line as typed.
+    """
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        manifest = {}
+    manifest = manifest if isinstance(manifest, dict) else {}
+    resumed = {"at": at, "command": list(argv), "ida_tui": __version__, "git": _git_revision()}
+    manifest["resumed"] = [*manifest.get("resumed", []), resumed]
+    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

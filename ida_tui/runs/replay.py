@@ -19,7 +19,13 @@ from ida_tui.state import RunState, fold
 # As `events.encode` writes a line; one that looks different is parsed whole.
 _HEAD = re.compile(rb'\{"v": \d+, "seq": (\d+), "time": "([^"\\]*)", "type": "(\w+)"')
 _PHASE = re.compile(rb'"step": (\d+), "phase": "(\w+)"\}$')
-_OF_THE_STEP = {b"RolloutStarted", b"TextGenerated", b"CompletionFinished", b"CompletionScored"}
+_OF_THE_STEP = {
+    b"RolloutStarted",
+    b"TextGenerated",
+    b"CompletionFinished",
+    b"CompletionScored",
+    b"JudgeProgressed",
+}
 SNAPSHOT_EVERY = 250
 """Steps between two states that are kept to look back from."""
 

@@ -1,0 +1,34 @@
+"""The commands that are words (`ida-tui cache show`), one module each; the flags are in `ida_tui.cli`.
+
+A module has `add(parser)`, which declares its arguments, and `run(options)`, which carries it out. It
+is imported when its word is typed.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from importlib import import_module
+from typing import Protocol, cast
+
+from ida_tui.errors import ExitCode
+
+
+class Command(Protocol):
+    """What a module of this package offers."""
+
+    def add(self, parser: ArgumentParser) -> None:
+        """Declare the command's arguments."""
+
+    def run(self, options: Namespace) -> ExitCode:
+        """Carry the command out."""
+
+
+WORDS: dict[str, str] = {
+    "resume": "go on with a run that was paused, stopped or cut off",
+}
+"""Each word, and what it does in a line."""
+
+
+def command(word: str) -> Command:
+    """The module behind a word."""
+    return cast(Command, import_module(f"ida_tui.commands.{word}"))

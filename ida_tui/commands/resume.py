@@ -1,0 +1,53 @@
+"""`ida-tui resume RUN [key=value ...]`: go on with a run that stopped early."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ida_tui.errors import ExitCode, UsageError
+
+FIXED = ("model.path", "model.revision", "training.method", "lora", "training.num_generations")
+"""What the checkpoint was made with: another value does not fit it."""
+
+
+def add(parser: ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "name", metavar="RUN", help="its folder, its id, or an experiment (its newest run)"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value")
+    parser.add_argument("--json", action="store_true", help="events as JSON lines")
+
+
+def run(options: Namespace) -> ExitCode:
+    """Resume the run and follow it to its end.
+
+    Raises:
+        IdaError: there is no such run, it is complete or alive, or it cannot start.
+    """
+    from ida_tui.headless import run as headless
+    from ida_tui.judge.keys import load_key
+    from ida_tui.resolve import resolve
+    from ida_tui.runs import resumption
+
+    directory = resumption.find(options.name, Path("outputs"))
+    found = resumption.resumption(directory)
+    before = resolve(str(directory.config), []).config
+    config = resolve(str(directory.config), options.overrides).config
+    for fixed in FIXED:
+        if _value(before, fixed) != _value(config, fixed):
+            raise UsageError(
+                f"{fixed} cannot change in the middle of a run",
+                "start a new run for that: ida-tui --run PROFILE key=value ...",
+                where=f"command line: {fixed}",
+            )
+    key = load_key(config.judge, dotenv_dir=Path.cwd())
+    return headless.run(config, key=key, argv=sys.argv, as_json=options.json, resume=found)
+
+
+def _value(config: object, key: str) -> object:
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
