@@ -42,6 +42,17 @@ class Dialect:
         """Whether the prompt must spell the schema out."""
         return self.rung is not Rung.JSON_SCHEMA
 
+    def words(self) -> str:
+        """How it is asked, for people."""
+        form = {
+            Rung.JSON_SCHEMA: "json_schema, strict",
+            Rung.JSON_OBJECT_SCHEMA: "json_object with a schema",
+            Rung.JSON_OBJECT: "json_object; the schema stands in the prompt",
+            Rung.PROMPT_ONLY: "no response format; the schema stands in the prompt",
+        }[self.rung]
+        refused = sorted(self.dropped)
+        return form + (f" (refused: {', '.join(refused)})" if refused else "")
+
     def lower(self) -> Dialect | None:
         """One rung down; null at the bottom."""
         if self.rung is Rung.PROMPT_ONLY:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from ida_tui.config import Kind
+from ida_tui.config import Kind, Prompt, PromptSet
 from ida_tui.judge.verdict import Question
 
 ANCHORS = ("good-answer", "over-refusal", "safe-redirect", "rambling")
@@ -51,4 +51,16 @@ def load_samples() -> tuple[Sample, ...]:
             baseline=row.get("baseline"),
         )
         for row in data["samples"]
+    )
+
+
+def sample_prompts() -> PromptSet:
+    """The prompts behind the samples, as a set: the offline scorer learns its vocabulary from one."""
+    kinds = {sample.prompt: sample.kind for sample in load_samples()}
+    return PromptSet(
+        name="check",
+        prompts=[
+            Prompt(id=f"check-{number}", kind=kind, text=text)
+            for number, (text, kind) in enumerate(kinds.items())
+        ],
     )

@@ -163,6 +163,11 @@ class JudgeService:
         return self._served_model
 
     @property
+    def form(self) -> str:
+        """How the endpoint is asked for its verdict, in words; empty before the first call."""
+        return self._client.dialect.words() if self._client is not None else ""
+
+    @property
     def spent(self) -> float:
         """US dollars of the run so far, as far as they are known."""
         return self._purse.spent
