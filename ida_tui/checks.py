@@ -58,6 +58,7 @@ def check(
         *_check_lengths(config),
         *_check_precision(config, device),
         *_check_judge(config.judge, today or date.today()),
+        *_check_budget(config),
         *_check_rest(config),
     ]
     return sorted(found, key=lambda finding: finding.severity)
@@ -299,6 +300,12 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
             "api_key_env takes the name of an environment variable, not a key",
             "export the key as OPENAI_API_KEY and write api_key_env: OPENAI_API_KEY",
         )
+    if judge.samples > 1 and judge.temperature == 0:
+        yield _note(
+            "judge.samples",
+            f"{judge.samples} judgements at temperature 0 say nearly the same {judge.samples} times",
+            "set judge.temperature=0.7, or judge.samples=1",
+        )
     if judge.shutdown_date is None:
         return
     try:
@@ -317,6 +324,16 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
             "judge.model",
             f"{name} {when} {judge.shutdown_date}",
             "choose another judge: ida-tui --list judges",
+        )
+
+
+def _check_budget(config: Config) -> Iterator[Finding]:
+    if config.budget is not None and config.judge.kind != "offline" and config.judge.price is None:
+        yield _error(
+            "budget",
+            "a budget needs a price, and the judge's profile states none",
+            "set judge.price={input: DOLLARS, output: DOLLARS} per million tokens, or leave budget out",
+            "judge.price",
         )
 
 

@@ -18,14 +18,14 @@ from dotenv import dotenv_values
 from ida_tui.checks import check
 from ida_tui.config import Config, DeviceName, JudgeConfig, LoraConfig
 from ida_tui.devices import likely_device
+from ida_tui.judge.planning import typical_call_tokens
+from ida_tui.judge.samples import ANCHORS
 from ida_tui.model_files import Weights, weights
 from ida_tui.paths import shown_path
 from ida_tui.precision import recipe
 from ida_tui.printable import without_login
 from ida_tui.resolve import Resolved
 
-TOKENS_IN, TOKENS_OUT = 700, 120
-"""Tokens of one judge call that the cost estimate assumes."""
 _LABEL = 13
 
 
@@ -89,13 +89,16 @@ def key_source(judge: JudgeConfig) -> str:
 
 
 def judge_calls(config: Config) -> tuple[int, int]:
-    """Verdicts asked for in training and in evaluation, none of them answered from the cache."""
-    training = config.training
-    batches = -(-config.planned_steps() // training.num_iterations)
-    asked = batches * training.completions_per_step
-    evaluation = config.evaluation
-    rounds = 2 if evaluation.enabled else 0
-    return asked, rounds * len(config.prompts.held_out()) * evaluation.samples
+    """Calls for the verdicts of training, none of them cached, and for the anchors that watch for drift."""
+    training, judge = config.training, config.judge
+    steps = config.planned_steps()
+    batches = -(-steps // training.num_iterations)
+    every = judge.anchor_every if judge.kind != "offline" else 0
+    probes = 1 + steps // every if 0 < every < steps else 0
+    return (
+        batches * training.completions_per_step * judge.samples,
+        probes * len(ANCHORS) * judge.samples,
+    )
 
 
 def _row(label: str, text: str) -> str:
@@ -198,11 +201,13 @@ def _about_judge(config: Config) -> Iterator[tuple[str, str]]:
     where = without_login(judge.base_url) if judge.base_url else "OpenAI"
     yield "judge", f"{judge.name or judge.model}   ({judge.model} at {where})"
     yield "key", _key(judge)
-    in_training, in_evaluation = judge_calls(config)
-    calls = in_training + in_evaluation
-    parts = f"{in_training:,} in training, {in_evaluation:,} in evaluation"
+    in_training, anchors = judge_calls(config)
+    calls = in_training + anchors
+    parts = f"{in_training:,} for completions, {anchors:,} to watch for drift"
     cached = "; the cache may answer some" if judge.cache else ""
-    yield "judge calls", f"{calls:,} ({parts}){cached}\n{_cost(judge, calls)}"
+    yield "judge calls", f"{calls:,} ({parts}){cached}\n{_cost(config, calls)}"
+    if config.budget is not None:
+        yield "budget", f"${config.budget:g}; the run pauses before the judge costs more"
 
 
 def _key(judge: JudgeConfig) -> str:
@@ -225,14 +230,16 @@ def _on_this_machine(base_url: str | None) -> bool:
         return False
 
 
-def _cost(judge: JudgeConfig, calls: int) -> str:
+def _cost(config: Config, calls: int) -> str:
+    judge = config.judge
     if judge.price is None:
         return "cost unknown: the profile states no price"
     if not judge.price.input and not judge.price.output:
         return "free"
-    each = (TOKENS_IN * judge.price.input + TOKENS_OUT * judge.price.output) / 1e6
+    tokens = typical_call_tokens(config.rubric, config.prompts)
+    cost = calls * (tokens[0] * judge.price.input + tokens[1] * judge.price.output) / 1e6
     return (
-        f"about ${calls * each:.4f}, if a call takes {TOKENS_IN} tokens in and {TOKENS_OUT} out;"
+        f"about ${cost:.4f}, if a call takes {tokens[0]:,} tokens in and {tokens[1]} out;"
         " the run shows what it really cost"
     )
 

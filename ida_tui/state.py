@@ -105,8 +105,8 @@ class RunState:
     checkpoint: ev.CheckpointSaved | None = None
     before: ev.EvaluationFinished | None = None
     after: ev.EvaluationFinished | None = None
-    paused: str = ""
-    """Why the run is paused; empty while it is not."""
+    pause: ev.RunPaused | None = None
+    """Why the run is paused; null while it is not."""
     ended: ev.RunEnded | None = None
 
     @property
@@ -203,10 +203,10 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.EvaluationFinished():
             return but(before=event) if event.when == "before" else but(after=event)
         case ev.RunPaused():
-            return but(paused=event.reason)
+            return but(pause=event)
         case ev.RunResumed():
             kept = Series(step for step in state.steps if step.step <= event.from_step)
-            return but(paused="", ended=None, steps=kept)
+            return but(pause=None, ended=None, steps=kept)
         case ev.RunEnded():
             return but(ended=event)
 
@@ -220,7 +220,7 @@ def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> Run
 
 
 def _phase_changed(state: RunState, event: ev.PhaseChanged) -> dict[str, Any]:
-    changes: dict[str, Any] = {"step": event.step, "phase": event.phase, "paused": ""}
+    changes: dict[str, Any] = {"step": event.step, "phase": event.phase, "pause": None}
     if event.phase == "generate":
         changes["generation"] = None
     if event.step != state.step:

@@ -263,17 +263,6 @@ def test_a_shutdown_date_that_is_no_date_is_a_warning_too() -> None:
     assert "no day" in (retirement_warning(config, date(2026, 1, 1)) or "")
 
 
-def test_the_estimate_is_near_what_calls_then_cost_and_follows_them() -> None:
-    with ScriptedJudge() as judge, service(judge) as scoring:
-        before = scoring.estimate_cost(80)
-        scoring.score_batch(questions(2))
-        after = scoring.estimate_cost(80)
-        assert service(judge, price=None).estimate_cost(80) is None
-    assert before is not None
-    assert 0.005 < before < 0.05
-    assert after == pytest.approx(80 * CALL_COST)
-
-
 # --- the offline judge ----------------------------------------------------------
 
 
@@ -288,7 +277,6 @@ def test_the_offline_judge_is_labelled_deterministic_free_and_needs_no_server() 
         offline = JudgeConfig(kind="offline")
         with JudgeService(offline, RUBRIC, PROMPTS, key=None) as scoring:
             assert (scoring.label, scoring.cache_status) == ("offline heuristic", "Judge cache off")
-            assert scoring.estimate_cost(80) == 0
             verdicts, stats = scoring.score_batch(asked)
         assert (stats.calls, stats.failed, stats.cost) == (2, 0, 0)
         runs.append([(v.align, v.risk, v.detail, v.judge, v.refusal) for v in verdicts])

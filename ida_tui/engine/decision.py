@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ida_tui.config import JudgeConfig
+if TYPE_CHECKING:
+    from ida_tui.config import JudgeConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,10 @@ class Session:
         asks: bool = False,
     ) -> None:
         self.config = config
+        self.judge = config.judge
+        """The judge in use; another than the profile's once a pause was answered with it."""
+        self.budget = config.budget
+        """What it may cost, in US dollars; null is no limit."""
         self._key = key
         self._argv = list(argv)
         self._resume = resume
@@ -70,6 +74,7 @@ class Session:
     def go_on(self, answer: GoOn) -> None:
         """Answer a pause."""
         if self._decisions is not None:
+            self.judge, self.budget = answer.judge, answer.budget
             self._decisions.put(answer)
 
     @property

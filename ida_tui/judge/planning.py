@@ -1,4 +1,4 @@
-"""What can be said of a judge before it is asked: the cost of a call, and its last day."""
+"""What can be said of a judge before it is asked: the tokens of a call, and its last day."""
 
 from __future__ import annotations
 
@@ -14,18 +14,11 @@ _TYPICAL_COMPLETION_TOKENS = 250
 _TYPICAL_REPLY_TOKENS = 60
 
 
-def typical_call_cost(
-    config: JudgeConfig, rubric: RubricConfig, prompts: PromptSet
-) -> float | None:
-    """US dollars of one call, from the rubric's and the prompts' length; null without a price."""
-    if config.kind == "offline":
-        return 0.0
-    if config.price is None:
-        return None
+def typical_call_tokens(rubric: RubricConfig, prompts: PromptSet) -> tuple[int, int]:
+    """Tokens of one call, in and out, from the rubric's and the prompts' length."""
     texts = [p.text for p in prompts.prompts]
     chars = len(system_message(rubric)) + sum(map(len, texts)) / max(1, len(texts))
-    tokens = chars / _CHARS_PER_TOKEN + _TYPICAL_COMPLETION_TOKENS
-    return (tokens * config.price.input + _TYPICAL_REPLY_TOKENS * config.price.output) / 1e6
+    return round(chars / _CHARS_PER_TOKEN + _TYPICAL_COMPLETION_TOKENS), _TYPICAL_REPLY_TOKENS
 
 
 def retirement_warning(config: JudgeConfig, today: date) -> str | None:

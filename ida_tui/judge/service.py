@@ -32,7 +32,7 @@ from ida_tui.judge.faults import Fault
 from ida_tui.judge.keys import host_of
 from ida_tui.judge.limiter import Limiter
 from ida_tui.judge.offline import OfflineScorer
-from ida_tui.judge.planning import retirement_warning, typical_call_cost
+from ida_tui.judge.planning import retirement_warning
 from ida_tui.judge.purse import Purse
 from ida_tui.judge.verdict import BatchStats, Question, Verdict
 
@@ -84,7 +84,6 @@ class JudgeService:
         """The judge's name in verdicts and on screens."""
         self._config = config
         self._rubric = rubric
-        self._prompts = prompts
         self._key = key
         self._folder = cache_dir
         self._memory = memory
@@ -99,8 +98,6 @@ class JudgeService:
         self._cache_status = ""
         self._client: JudgeClient | None = None
         self._served_model: str | None = None
-        self._asked = 0
-        self._paid = 0.0
         self._limiter = Limiter(config.concurrency)
         self._closing = asyncio.Event()
         self._lock = threading.Lock()  # guards _loop against a submit during close
@@ -239,16 +236,6 @@ class JudgeService:
         seconds = time.monotonic() - started
         return verdicts, BatchStats.of(verdicts, seconds, exposed_s=seconds, slots=self.slots)
 
-    def estimate_cost(self, calls: int) -> float | None:
-        """US dollars that `calls` calls will cost; null where the price is not known.
-
-        Taken from the calls so far, else from the rubric's and the prompts' length.
-        """
-        if self._asked:
-            return calls * self._paid / self._asked
-        cost = typical_call_cost(self._config, self._rubric, self._prompts)
-        return None if cost is None else calls * cost
-
     # --- on the service's thread ----------------------------------------------
 
     def _run(self, ready: Future[None]) -> None:
@@ -360,10 +347,7 @@ class JudgeService:
         return None
 
     def _note(self, verdict: Verdict) -> None:
-        """Count the call, and say so when the server changes the model under a run."""
-        if verdict.cost is not None:
-            self._asked += verdict.calls
-            self._paid += verdict.cost
+        """Say so when the server changes the model under a run."""
         served = verdict.served_model
         if not served or served == self._served_model:
             return

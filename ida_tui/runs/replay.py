@@ -43,7 +43,7 @@ class _Scan:
     of_the_step: list[bytes] = field(default_factory=list)
     """Lines about the step under way, not yet parsed."""
     generation: bytes | None = None
-    paused: str = ""
+    pause: ev.RunPaused | None = None
     offset: int = 0
     number: int = 0
     """Lines read."""
@@ -79,9 +79,9 @@ class _Scan:
         record = record or decoded(raw, f"{path}:{self.number}")
         self.state = fold(self.state, record)
         if isinstance(record.event, ev.RunPaused):
-            self.paused = record.event.reason
+            self.pause = record.event
         elif isinstance(record.event, ev.RunResumed):
-            self.paused = ""
+            self.pause = None
         return record.event if isinstance(record.event, ev.StepFinished) else None
 
     def _phase_changed(self, raw: bytes, path: Path) -> None:
@@ -97,7 +97,7 @@ class _Scan:
             self.step = step
         if phase == "generate":
             self.generation = None
-        self.paused = ""
+        self.pause = None
         self.of_the_step.append(raw)
 
     def result(self, path: Path) -> RunState:
@@ -113,7 +113,7 @@ class _Scan:
             updated_at=self.last[1],
             started_at=self.first_time,
             generation=beat,
-            paused=self.paused,
+            pause=self.pause,
         )
 
 

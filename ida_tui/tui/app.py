@@ -20,11 +20,13 @@ from textual.binding import BindingType
 from textual.dom import DOMNode
 from textual.screen import Screen
 
+from ida_tui.engine.decision import GoOn
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events import (
     EventError,
     MemorySampled,
     RunEnded,
+    RunPaused,
     TextGenerated,
     TokensGenerated,
 )
@@ -39,6 +41,7 @@ from ida_tui.tui.watched import Changed, Watched
 
 if TYPE_CHECKING:
     from ida_tui.config import Config
+    from ida_tui.tui.screens.paused import Stop
 
 STYLES = Path(__file__).parent / "styles"
 REFRESH_S = 0.25
@@ -137,7 +140,7 @@ class IdaApp(App[None]):
             return
         from ida_tui.engine.session import Session
 
-        session = Session(config, key=key, argv=self.argv)
+        session = Session(config, key=key, argv=self.argv, asks=True)
         session.start()
         self.put_up(Watched(LiveSource(session), begun=self.clock()))
 
@@ -203,9 +206,30 @@ class IdaApp(App[None]):
         if not self.held and not small and (self._unshown or watched.going_on):
             self.refresh_screen(self._unshown)
             self._unshown = frozenset()
+        if RunPaused in changed and watched.live:
+            self._ask_how_to_go_on(watched)
         if not self._end_told and (watched.source.finished or RunEnded in changed):
             self._end_told = True
             self._tell_end(watched)
+
+    def _ask_how_to_go_on(self, watched: Watched) -> None:
+        """A paused run waits for an answer."""
+        from ida_tui.tui.screens.paused import PausedPanel, key_in
+
+        pause = watched.state.pause
+        if pause is None or not isinstance(watched.source, LiveSource) or self._leaving:
+            return
+        session = watched.source.session
+
+        def answered(answer: GoOn | Stop | None) -> None:
+            if isinstance(answer, GoOn):
+                session.go_on(answer)
+            else:
+                self.request_stop()
+
+        self.push_screen(
+            PausedPanel(pause, session.judge, session.budget, key_in(Path.cwd())), answered
+        )
 
     def refresh_screen(self, changed: frozenset[type] | None = None) -> None:
         """Bring the screen in front up to date."""

@@ -21,7 +21,7 @@ from ida_tui.tui import words
 from ida_tui.tui.choosing import Choice, Row, as_typed, table
 from ida_tui.tui.widgets.choices import Item
 
-KNOWN = ("steps", "tokens", "judge calls", "evaluation", "memory limit")
+KNOWN = ("steps", "tokens", "judge calls", "budget", "evaluation", "memory limit")
 """Rows of the plan that are shown; the rest stands in the profile."""
 
 

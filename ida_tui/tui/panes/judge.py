@@ -23,10 +23,19 @@ class JudgePane(Pane):
         name = state.run.judge if state.run else ""
         totals, last = state.judge, state.judge.last
         out = state.phase == "judge" and state.ended is None and watched.going_on
-        if out and watched.viewed is None:
-            waited = seconds_since(state.phase_since, now)
+        held = _held_s(state, now) if watched.going_on and watched.viewed is None else 0.0
+        if state.pause is not None:
+            status = Content.assemble(("‖ paused", "bold $text-warning"))
+        elif held:
             status = Content.assemble(
-                ("● scoring ", "bold $text-accent"), (f"{waited:.1f} s", "bold")
+                ("◌ told to wait ", "bold $text-warning"), (f"{held:.0f} s", "bold")
+            )
+        elif out and watched.viewed is None:
+            waited = seconds_since(state.phase_since, now)
+            there = state.asking
+            counted = f" · {there.answered}/{there.asked}" if there is not None else ""
+            status = Content.assemble(
+                ("● scoring ", "bold $text-accent"), (f"{waited:.1f} s", "bold"), counted
             )
         elif last is not None:
             status = Content.assemble("last batch ", (f"{last.seconds:.2f} s", "bold"))
@@ -37,7 +46,8 @@ class JudgePane(Pane):
             rows.append(Content(f"a call: p50 {_seconds(last.p50_s)}  p95 {_seconds(last.p95_s)}"))
             rows.append(Content(f"verdicts {totals.calls:,} · cached {totals.cached:,}"))
             failed = (f"no verdict {totals.failed:,}", "bold $text-error" if totals.failed else "")
-            rows.append(Content.assemble(failed, f" · retries {totals.retries:,}"))
+            slots = f" · {last.slots} at once" if last.slots is not None else ""
+            rows.append(Content.assemble(failed, f" · retries {totals.retries:,}{slots}"))
             rows.append(
                 Content(f"cost {_cost(name, totals.cost)} · waited {_waited(totals.exposed_s)}")
             )
@@ -45,6 +55,13 @@ class JudgePane(Pane):
             step = state.steps[-1]
             rows.append(Content(f"coverage {step.scored}/{step.completions} in step {step.step}"))
         return lines(*rows)
+
+
+def _held_s(state: RunState, now: datetime) -> float:
+    """Seconds for which the judge has asked to be left alone from now on."""
+    if state.slowed is None:
+        return 0.0
+    return max(0.0, state.slowed.seconds - seconds_since(state.slowed_at, now))
 
 
 def _seconds(value: float | None) -> str:

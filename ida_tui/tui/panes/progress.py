@@ -56,8 +56,8 @@ def remaining_s(state: RunState) -> float | None:
 def _steps(state: RunState, watched: Watched, now: datetime, width: int) -> Content:
     run = state.run
     phase = PHASES[state.phase]
-    if state.paused:
-        phase = f"paused: {state.paused}"
+    if state.pause is not None:
+        phase = f"paused: {state.pause.reason}"
     elif watched.stop_asked:
         phase = "stopping: saving a checkpoint"
     elif not watched.going_on:

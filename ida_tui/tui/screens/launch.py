@@ -21,6 +21,7 @@ from ida_tui.printable import printable
 from ida_tui.profiles import Kind
 from ida_tui.tui.actions import Scope, bindings
 from ida_tui.tui.screens.base import IdaScreen
+from ida_tui.tui.screens.questions import Ask
 from ida_tui.tui.widgets.choices import Choices, Item
 from ida_tui.tui.widgets.profile_table import ProfileTable
 
@@ -218,6 +219,36 @@ class LaunchScreen(IdaScreen):
             self._desk.look()
             self._show()
             self.notify("Checked again.")
+
+    def action_check_judge(self) -> None:
+        """Have ten fixed answers scored by the chosen judge; one that costs money is asked about first."""
+        if self._desk is None:
+            return
+        try:
+            config, key = self._desk.start()
+        except IdaError as error:
+            self.app.show_error(error)
+            return
+        from ida_tui.tui.screens.judge_check import SAMPLES, JudgeCheckPanel
+
+        def answered(go_on: bool | None) -> None:
+            if go_on:
+                self.app.push_screen(JudgeCheckPanel(config, key))
+
+        price = config.judge.price
+        if price is not None and not (price.input or price.output):
+            answered(True)
+            return
+        name = config.judge.name or config.judge.model
+        self.app.push_screen(
+            Ask(
+                f"Check the judge {name}?",
+                f"It is asked about ten fixed answers, {SAMPLES} times each, and that is paid for.",
+                yes="Check",
+                no="Not now",
+            ),
+            answered,
+        )
 
     async def action_past_runs(self) -> None:
         """Open the list of past runs."""

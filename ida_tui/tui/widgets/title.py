@@ -59,7 +59,7 @@ def status(watched: Watched) -> str:
         return state.ended.status.replace("_", " ")
     if watched.stop_asked:
         return "stopping"
-    if state.paused:
+    if state.pause is not None:
         return "paused"
     if watched.source.finished:
         return "died"

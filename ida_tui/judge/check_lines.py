@@ -1,4 +1,4 @@
-"""The report of `ida-tui judge check` as lines for people."""
+"""The report of a judge check as lines for people: `ida-tui judge check`, and `c` on the launch screen."""
 
 from __future__ import annotations
 
