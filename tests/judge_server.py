@@ -15,6 +15,8 @@ import argparse
 import hashlib
 import json
 import re
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,13 +73,30 @@ class Raw:
 
 
 @dataclass(frozen=True)
+class Filtered:
+    """Answer 200 with an empty message that a content filter stopped."""
+
+
+@dataclass(frozen=True)
+class Reset:
+    """Close the connection without an answer."""
+
+
+@dataclass(frozen=True)
+class Stall:
+    """Answer nothing for so long, or until the server stops; then judge."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Hold:
     """Hold the call until `release` is set, then judge."""
 
     release: threading.Event
 
 
-Behaviour = Judge | Status | Text | Refusal | Raw | Hold
+Behaviour = Judge | Status | Text | Refusal | Filtered | Reset | Stall | Raw | Hold
 Rule = Callable[[Mapping[str, Any]], Behaviour | None]
 """Looks at a request body; null leaves the call to the script."""
 
@@ -109,6 +128,7 @@ class ScriptedJudge:
         rule: asked first for every call, for servers that refuse some requests always.
         delay_s: how long every call is held before it is answered; stopping ends the wait.
         port: 0 takes a free one.
+        models: an HTTP error that the list of models is answered with, in place of the list.
     """
 
     def __init__(
@@ -118,7 +138,10 @@ class ScriptedJudge:
         rule: Rule | None = None,
         delay_s: float = 0.0,
         port: int = 0,
+        models: Status | None = None,
     ) -> None:
+        self.models = models
+        """An error in place of the list of models."""
         self.requests: list[dict[str, Any]] = []
         """Bodies of the chat completion requests, in order of arrival."""
         self.authorizations: list[str] = []
@@ -187,6 +210,10 @@ class ScriptedJudge:
             self.arrived.notify_all()
             return behaviour
 
+    def wait(self, seconds: float) -> None:
+        """Let time pass; stopping ends the wait."""
+        self._stopping.wait(seconds)
+
     def leave(self) -> None:
         """Wait out the delay, then note that the call is about to be answered."""
         if self._delay_s:
@@ -195,7 +222,9 @@ class ScriptedJudge:
             self._open -= 1
 
 
-def _completion(body: Mapping[str, Any], behaviour: Judge | Text | Refusal) -> dict[str, Any]:
+def _completion(
+    body: Mapping[str, Any], behaviour: Judge | Text | Refusal | Filtered
+) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
     finish_reason, model = "stop", MODEL
     if isinstance(behaviour, Judge):
@@ -203,9 +232,12 @@ def _completion(body: Mapping[str, Any], behaviour: Judge | Text | Refusal) -> d
         for axis in ("align", "risk", "detail"):
             given = getattr(behaviour, axis)
             verdict[axis] = verdict[axis] if given is None else given
+        verdict["reason"] = f"{verdict['reason']} by {behaviour.model}"
         message["content"], model = json.dumps(verdict), behaviour.model
     elif isinstance(behaviour, Text):
         message["content"], finish_reason = behaviour.content, behaviour.finish_reason
+    elif isinstance(behaviour, Filtered):
+        finish_reason = "content_filter"
     else:
         message["refusal"] = behaviour.text
     return {
@@ -236,7 +268,9 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
-            if self.path == "/v1/models":
+            if self.path == "/v1/models" and judge.models is not None:
+                self._send(judge.models.status, {"error": {"message": judge.models.message}})
+            elif self.path == "/v1/models":
                 self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
             else:
                 self._send(404, {"error": {"message": f"no route {self.path}"}})
@@ -250,8 +284,17 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
             if isinstance(behaviour, Hold):
                 behaviour.release.wait(30)
                 behaviour = Judge()
+            elif isinstance(behaviour, Stall):
+                judge.wait(behaviour.seconds)
+                behaviour = Judge()
             judge.leave()
-            if isinstance(behaviour, Status):
+            if isinstance(behaviour, Reset):
+                # RST in place of FIN: what a crashed server or a proxy leaves behind.
+                linger = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                self.connection.close()
+                self.close_connection = True
+            elif isinstance(behaviour, Status):
                 error = {
                     "message": behaviour.message,
                     "type": behaviour.code or "error",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from ida_tui.config import JudgeConfig, RubricConfig
 from ida_tui.judge.cache import FILE_NAME, CacheKeys, VerdictCache, cache_folder
 from ida_tui.judge.client import Answer
+from ida_tui.judge.dialect import Dialect, Rung
 from ida_tui.judge.verdict import Question, Verdict
 
 AXIS = {"zero": "worst", "ten": "best"}
@@ -203,3 +205,118 @@ def test_the_folder_can_be_named_by_the_environment(
     assert cache_folder() == tmp_path
     monkeypatch.delenv("IDA_TUI_CACHE_DIR")
     assert cache_folder().name == "ida-tui"
+
+
+# --- several processes -----------------------------------------------------------
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.test_judge_cache import ANSWER
+from ida_tui.judge.cache import VerdictCache
+
+folder, start, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+cache = VerdictCache(folder, lambda text: print("WARNING", text, flush=True))
+for number in range(start, start + count):
+    cache.put(f"{number:064}", ANSWER)
+    if number == start:
+        print("writing", flush=True)
+cache.close()
+"""
+
+
+def writer(folder: Path, start: int, count: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder), str(start), str(count)],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_two_processes_hammering_one_file_lose_no_entry_and_meet_no_lock(tmp_path: Path) -> None:
+    writers = [writer(tmp_path, start, 10_000) for start in (0, 10_000)]
+    said = [process.communicate(timeout=240)[0] for process in writers]
+
+    assert said == ["writing\n"] * 2
+    cache, warnings = opened(tmp_path)
+    assert (cache.count(), warnings) == (20_000, [])
+
+
+def test_a_file_whose_writer_was_killed_opens_with_what_was_written(tmp_path: Path) -> None:
+    process = writer(tmp_path, 0, 1_000_000)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    process.kill()
+    process.communicate(timeout=30)
+
+    cache, warnings = opened(tmp_path)
+    assert warnings == []
+    assert cache.get(f"{0:064}", "m") is not None
+    cache.put("x" * 64, ANSWER)
+    assert cache.get("x" * 64, "m") is not None
+
+
+# --- size, and what people ask of it -----------------------------------------------
+
+
+def test_above_its_cap_the_cache_drops_its_oldest_verdicts(tmp_path: Path) -> None:
+    cache, _ = opened(tmp_path)
+    for number in range(600):
+        cache.put(f"{number:064}", ANSWER)
+    size = cache.size()
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        connection.execute(
+            "UPDATE verdicts_v2 SET created = '2020-01-01' WHERE key < ?", [f"{300:064}"]
+        )
+    cache.close()
+
+    small = VerdictCache(tmp_path, lambda text: None, max_bytes=size // 2)
+    assert small.size() <= size // 2
+    assert 0 < small.count() <= 300
+    assert small.get(f"{599:064}", "m") is not None
+    assert small.get(f"{0:064}", "m") is None
+
+
+def test_a_verdict_of_another_model_of_the_same_server_is_none(tmp_path: Path) -> None:
+    cache, _ = opened(tmp_path)
+    cache.put(key(), ANSWER)
+    assert cache.get(key(), "m", served_model="m-1") is not None
+    assert cache.get(key(), "m", served_model="m-2") is None
+    assert cache.get(key(), "m") is not None
+
+
+def test_what_an_endpoint_understands_outlives_the_process_for_a_week(tmp_path: Path) -> None:
+    learnt = Dialect(Rung.JSON_OBJECT, "max_completion_tokens", frozenset({"temperature"}))
+    first, _ = opened(tmp_path)
+    first.remember("http://host/v1 m", learnt)
+    first.remember_served_model("http://host/v1 m", "m-1")
+    first.close()
+
+    second, _ = opened(tmp_path)
+    assert second.recall("http://host/v1 m") == learnt
+    assert second.served_model("http://host/v1 m") == "m-1"
+    assert second.recall("http://host/v1 other") is None
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        connection.execute("UPDATE endpoints_v1 SET updated = '2020-01-01'")
+    assert second.recall("http://host/v1 m") is None
+
+
+def test_the_cache_command_shows_exports_and_clears(tmp_path: Path, ida_tui_here: Any) -> None:
+    cache = VerdictCache(tmp_path / "cache", lambda text: None, judge="m at host")
+    cache.put(key(), ANSWER)
+    cache.close()
+
+    shown = ida_tui_here("cache")
+    assert shown.code == 0
+    assert "verdicts  1" in shown.out
+    assert "m at host" in shown.out
+    exported = ida_tui_here("cache", "export", "verdicts.jsonl")
+    assert exported.code == 0
+    row = json.loads(Path("verdicts.jsonl").read_text(encoding="utf-8"))
+    assert (row["align"], row["judge"], row["served_model"]) == (6.5, "m at host", "m-1")
+    assert ida_tui_here("cache", "export", "verdicts.jsonl").code == 2
+    assert ida_tui_here("cache", "clear").code == 2  # nobody is there to be asked
+    assert "1 verdicts forgotten" in ida_tui_here("cache", "clear", "--yes").out
+    assert "verdicts  0" in ida_tui_here("cache", "show").out

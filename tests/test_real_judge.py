@@ -67,7 +67,7 @@ def test_every_verdict_of_the_server_reaches_its_own_completion(ida_tui_here: An
 def test_a_verdict_that_never_comes_is_shown_as_missing_and_scores_nothing(
     ida_tui_here: Any,
 ) -> None:
-    with ScriptedJudge([Status(500)] * 4) as server:
+    with ScriptedJudge([Status(500)]) as server:
         done = dev_mps(ida_tui_here, server, "judge.max_retries=0", "judge.concurrency=1")
 
     assert done.code == 0, done.err

@@ -1,0 +1,95 @@
+"""A real model server on loopback whose random model cannot judge: nothing is scored, nothing is learnt."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def server(random_qwen3: Path) -> Iterator[str]:
+    """`transformers serve` with a tiny random model; gives its base_url."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "transformers.cli.transformers", "serve", str(random_qwen3)),
+            *("--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--log-level", "info"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if "Uvicorn running" in line:
+            break
+    else:
+        pytest.fail(f"the server did not start: {''.join(said)}")
+    # Whatever it says later is read, so that it never waits for a full pipe.
+    threading.Thread(target=process.stdout.read, daemon=True).start()
+    yield f"http://127.0.0.1:{port}/v1"
+    process.terminate()
+    process.wait(timeout=30)
+
+
+def test_a_model_that_cannot_judge_pauses_the_run_with_nothing_scored(
+    server: str, random_qwen3: Path, ida_tui_here: Any
+) -> None:
+    done = ida_tui_here(
+        "--run",
+        "quickstart",
+        "judge=transformers-serve",
+        f"judge.base_url={server}",
+        f"judge.model={random_qwen3}",
+        "judge.max_tokens=24",
+        "evaluation.enabled=false",
+        "training.num_generations=4",
+        "training.per_device_train_batch_size=8",
+        "training.max_completion_length=16",
+    )
+
+    assert done.code == 3, done.err
+    assert "ida-tui resume outputs/quickstart/" in done.out
+    path = Path("outputs/quickstart/latest/events.jsonl")
+    events = [json.loads(line) for line in path.open(encoding="utf-8")]
+    kinds = [event["type"] for event in events]
+    assert kinds.count("CompletionFinished") == 8
+    assert "StepFinished" not in kinds
+    assert "CompletionScored" not in kinds
+    [paused] = [event for event in events if event["type"] == "RunPaused"]
+    assert "no verdict on 8 of 8 completions" in paused["reason"]
+    answered = [e for e in events if e["type"] == "JudgeProgressed"]
+    assert answered[-1]["answered"] == answered[-1]["asked"] == 8
+
+
+def test_the_judge_check_says_that_it_cannot_be_trusted(
+    server: str, random_qwen3: Path, ida_tui_here: Any
+) -> None:
+    done = ida_tui_here(
+        "judge",
+        "check",
+        "transformers-serve",
+        f"judge.base_url={server}",
+        f"judge.model={random_qwen3}",
+        "judge.max_tokens=24",
+        "--samples",
+        "1",
+    )
+
+    assert done.code == 1, done.err
+    assert "✗ 1 of 10 judgements have scores" in done.out  # the empty one needs no judge
+    assert "GRPO would learn nothing" in done.out
