@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from ida_tui import events as ev
 from ida_tui.config import Config
 from ida_tui.state import RunState
@@ -53,8 +55,8 @@ def lines(state: RunState, event: ev.Event) -> list[str]:
             return []
 
 
-def progress(state: RunState) -> str:
-    """One short line about what is going on right now, for the live line of a terminal."""
+def progress(state: RunState, now: datetime) -> str:
+    """One short line about what is going on right now (`now`, UTC), for the live line of a terminal."""
     step = f"step {max(1, state.step)}/{state.run.steps}" if state.run else "starting"
     beat = state.generation
     if state.phase == "generate" and beat is not None:
@@ -62,6 +64,11 @@ def progress(state: RunState) -> str:
             f"{step} · generating {beat.rows_done}/{beat.rows} completions · "
             f"{beat.tokens:,} tokens · {beat.tokens_per_s:,.0f} tok/s"
         )
+    held = state.held_s(now)
+    if state.phase == "judge" and held:
+        return f"{step} · the judge asked to wait: {held:.0f} s"
+    if state.phase == "judge" and state.asking is not None:
+        return f"{step} · {PHASES['judge']}: {state.asking.answered}/{state.asking.asked} verdicts"
     where = step if state.phase not in ("load", "evaluate", "save") else ""
     return f"{where} · {PHASES[state.phase]}" if where else PHASES[state.phase]
 

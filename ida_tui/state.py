@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import zip_longest
 from typing import Any
 
@@ -129,6 +130,13 @@ class RunState:
     def r_ida_last(self) -> float | None:
         """Mean R_IDA over `last_steps`."""
         return _mean_r_ida(self.last_steps)
+
+    def held_s(self, now: datetime) -> float:
+        """Seconds for which the judge has asked to be left alone, from `now` (UTC) on."""
+        if self.slowed is None or self.ended is not None:
+            return 0.0
+        since = (now - datetime.fromisoformat(self.slowed_at)).total_seconds()
+        return max(0.0, self.slowed.seconds - since)
 
     @property
     def weight_delta(self) -> float:

@@ -30,7 +30,7 @@ from tests.judge_server import (
     verdict_for,
 )
 
-KEY = "sk-test-0123456789abcdef"
+KEY = "no-usual-shape/0123456789abcdef"
 STEPS, ROWS = 40, 8
 SMALL = (
     "evaluation.enabled=false",
@@ -96,6 +96,7 @@ def arguments(server: ScriptedJudge, steps: int) -> tuple[str, ...]:
         "quickstart",
         "judge=gpt-4o-mini",
         f"judge.base_url={server.base_url}",
+        "judge.api_key_env=JUDGE_KEY",
         "judge.timeout_s=3",
         "judge.cache=false",
         f"training.max_steps={steps}",
@@ -104,7 +105,7 @@ def arguments(server: ScriptedJudge, steps: int) -> tuple[str, ...]:
 
 
 def quickstart(ida_tui_here: Any, server: ScriptedJudge, *more: str, steps: int = STEPS) -> Any:
-    return ida_tui_here(*arguments(server, steps), *more, OPENAI_API_KEY=KEY)
+    return ida_tui_here(*arguments(server, steps), *more, JUDGE_KEY=KEY)
 
 
 def events(kind: str, folder: Path = Path()) -> list[dict[str, Any]]:
@@ -144,7 +145,7 @@ def survived(tmp_path_factory: pytest.TempPathFactory) -> Survived:
         done = subprocess.run(
             [sys.executable, "-m", "ida_tui", *arguments(server, STEPS)],
             cwd=folder,
-            env=os.environ | {"OPENAI_API_KEY": KEY},
+            env=os.environ | {"JUDGE_KEY": KEY},
             capture_output=True,
             text=True,
             timeout=240,
@@ -213,7 +214,7 @@ def test_a_key_that_expires_pauses_the_run_and_a_good_one_resumes_it(ida_tui_her
         assert KEY not in paused.out + paused.err
 
         rule.renewed = True
-        resumed = ida_tui_here("resume", "quickstart", OPENAI_API_KEY=KEY)
+        resumed = ida_tui_here("resume", "quickstart", JUDGE_KEY=KEY)
 
     assert resumed.code == 0, resumed.err
     assert f"✓ Resumed from step {stopped_at}" in resumed.out
@@ -237,7 +238,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_paused(
     with ScriptedJudge(rule=rule) as server:
         assert quickstart(ida_tui_here, server, steps=10).code == 3
         rule.renewed = True
-        assert ida_tui_here("resume", "quickstart", OPENAI_API_KEY=KEY).code == 0
+        assert ida_tui_here("resume", "quickstart", JUDGE_KEY=KEY).code == 0
 
     assert (OUTPUT / adapter).read_bytes() == undisturbed
 
@@ -275,7 +276,7 @@ def test_the_run_pauses_before_the_judge_costs_more_than_the_budget(ida_tui_here
         spent = events("RunEnded")[0]["cost"]
         assert 0.02 < spent <= 0.05
 
-        more = ida_tui_here("resume", "quickstart", "budget=1", OPENAI_API_KEY=KEY)
+        more = ida_tui_here("resume", "quickstart", "budget=1", JUDGE_KEY=KEY)
     assert more.code == 0, more.err
     assert [e["step"] for e in events("StepFinished")] == list(range(1, 21))
     assert events("RunEnded")[-1]["cost"] > 0.05
@@ -285,7 +286,9 @@ def test_nothing_that_a_run_leaves_behind_holds_the_key(ida_tui_here: Any, tmp_p
     rule = KeyExpires(calls=20)
     with ScriptedJudge(rule=rule) as server:
         done = quickstart(ida_tui_here, server, "judge.cache=true", steps=5)
+        assert f"Bearer {KEY}" in server.authorizations
     assert done.code == 3
+    assert "bad key [key]" in done.out
 
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"events.jsonl", "judge.sqlite3"} <= {path.name for path in files}

@@ -16,7 +16,10 @@ from typing import Any
 import pytest
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
+from ida_tui.config import JudgeConfig
 from ida_tui.errors import IdaError
+from ida_tui.events import RunPaused
+from ida_tui.tui.screens.paused import PausedPanel
 from screenshots.make import SCENES, Scene, Stage, main, on_stage
 
 SIZES = {"wide": (120, 40), "small": (80, 24)}
@@ -74,6 +77,28 @@ async def error(stage: Stage) -> None:
     )
 
 
+async def paused(stage: Stage) -> None:
+    """A run that waits for a person."""
+    await stage.play_to(5, "judge")
+    await stage.app.push_screen(
+        PausedPanel(
+            RunPaused(
+                step=4,
+                reason="the judge gpt-4o-mini rejected the API key",
+                hint="export OPENAI_API_KEY=sk-..., or a line OPENAI_API_KEY=sk-... in .env",
+            ),
+            JudgeConfig(name="gpt-4o-mini", kind="openai", model="gpt-4o-mini"),
+            0.5,
+            lambda judge: None,
+        )
+    )
+
+
+async def judge_check(stage: Stage) -> None:
+    """What the offline heuristic says of ten fixed answers."""
+    await stage.press("c")
+
+
 OTHERS: dict[str, Scene] = {
     "side-by-side": side_by_side,
     "searching": searching,
@@ -84,6 +109,8 @@ OTHERS: dict[str, Scene] = {
     "starting": starting,
     "no-run-yet": no_run_yet,
     "error": error,
+    "paused": paused,
+    "judge-check": judge_check,
 }
 
 

@@ -79,6 +79,7 @@ class Judging:
         self._rows: Sequence[Row] = ()
         self._questions: dict[int, Question] = {}
         self._seen: dict[tuple[str, str], int] = {}
+        self._told: tuple[int, int | None] | None = None
         self._told_at = float("-inf")
 
     def meet(self) -> None:
@@ -95,6 +96,7 @@ class Judging:
         self._docket.give_up()
         self._step, self._rows = step, rows
         self._questions, self._seen = {}, {}
+        self._told, self._told_at = None, float("-inf")
 
     def ended(self, row: int, text: str) -> None:
         """A completion is finished: ask about it while the others are still being sampled."""
@@ -163,12 +165,13 @@ class Judging:
         return question
 
     def _progress(self, answered: int, asked: int) -> None:
-        now = time.monotonic()
-        if answered < asked and now - self._told_at < PROGRESS_S:
-            return
-        if answered == asked and self._told_at == float("-inf"):
+        """Tell how many verdicts are in, when that has changed and the last figure is old enough."""
+        if self._told is None and answered == asked:
             return  # all of it was there at once: nothing to watch
-        self._told_at = float("-inf") if answered == asked else now
+        now, figures = time.monotonic(), (answered, self._service.slots)
+        if figures == self._told or (answered < asked and now - self._told_at < PROGRESS_S):
+            return
+        self._told, self._told_at = figures, now
         self._emit(
             ev.JudgeProgressed(
                 step=self._step, answered=answered, asked=asked, slots=self._service.slots

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from typing import Protocol
 
 from rich.console import Console
@@ -53,7 +54,7 @@ class HumanPrinter:
     def show(self, state: RunState, record: ev.Record) -> None:
         for line in narration.lines(state, record.event):
             self._console.print(styled(line))
-        self._spinner.update(text=narration.progress(state))
+        self._spinner.update(text=narration.progress(state, datetime.now(UTC)))
 
     def say(self, text: str) -> None:
         if self._live is not None:

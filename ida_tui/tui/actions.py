@@ -69,8 +69,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("undo_all", ("U",), "Undo all", "Take back every change.", "launch", shown="U"),
     Action("filter", ("slash",), "Filter", "Show what has these letters.", "launch", True, "/"),
     Action("recheck", ("r",), "Check again", "Look again at device, model, key, disk.", "launch"),
-    Action("check_judge", ("c",), "Check judge", "Have ten fixed answers scored: can the judge be trusted?",
-           "launch"),
+    Action("check_judge", ("c",), "Check judge", "See how far the judge can be trusted.",
+           "launch", footer=True),
     Action("past_runs", ("o",), "Past runs", "Open the list of past runs.", "launch", footer=True),
     # -- run ----------------------------------------------------------------------------------
     Action("stop", ("s",), "Stop", "Stop the training and keep a checkpoint.", "run", footer=True),

@@ -23,7 +23,7 @@ class JudgePane(Pane):
         name = state.run.judge if state.run else ""
         totals, last = state.judge, state.judge.last
         out = state.phase == "judge" and state.ended is None and watched.going_on
-        held = _held_s(state, now) if watched.going_on and watched.viewed is None else 0.0
+        held = state.held_s(now) if watched.going_on and watched.viewed is None else 0.0
         if state.pause is not None:
             status = Content.assemble(("‖ paused", "bold $text-warning"))
         elif held:
@@ -55,13 +55,6 @@ class JudgePane(Pane):
             step = state.steps[-1]
             rows.append(Content(f"coverage {step.scored}/{step.completions} in step {step.step}"))
         return lines(*rows)
-
-
-def _held_s(state: RunState, now: datetime) -> float:
-    """Seconds for which the judge has asked to be left alone from now on."""
-    if state.slowed is None:
-        return 0.0
-    return max(0.0, state.slowed.seconds - seconds_since(state.slowed_at, now))
 
 
 def _seconds(value: float | None) -> str:

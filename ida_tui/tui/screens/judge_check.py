@@ -46,10 +46,10 @@ class JudgeCheckPanel(ModalScreen[None]):
         with Vertical(classes="panel -wide", id="judge-check"):
             name = judge.name or judge.model
             yield Static(f"Can {name} be trusted?", classes="panel-title", markup=False)
+            waiting = "asking about ten fixed answers …"
+            yield Static(waiting, id="judge-check-lesson", markup=False)
             with VerticalScroll(id="judge-check-scroll"):
-                yield Static(
-                    "asking about ten fixed answers …", id="judge-check-text", markup=False
-                )
+                yield Static(id="judge-check-text", markup=False)
             yield Static("\n[b]esc[/] Close   [b]↑↓[/] Scroll")
 
     def on_mount(self) -> None:
@@ -81,16 +81,16 @@ class JudgeCheckPanel(ModalScreen[None]):
                 service.look().result()
                 report = check(service, samples=SAMPLES, should_stop=self._leaving.is_set)
                 offline = judge.kind == "offline"
-                *rest, lesson = lines(report, service.form, service.warnings, offline=offline)
-                said = [lesson, *rest]  # the end of a page is what a screen shows last
+                *said, lesson = lines(report, service.form, service.warnings, offline=offline)
         except JudgeInterrupted:
             return
         except IdaError as error:
-            said = error.lines()
+            lesson, *said = error.lines()
         if not self._leaving.is_set():
-            self.app.call_from_thread(self._show, said)
+            self.app.call_from_thread(self._show, lesson, said)
 
-    def _show(self, said: list[str]) -> None:
+    def _show(self, lesson: str, said: list[str]) -> None:
+        self.query_one("#judge-check-lesson", Static).update(printable(lesson))
         rows = [_styled(printable(line)) for line in said]
         self.query_one("#judge-check-text", Static).update(Content("\n").join(rows))
 
