@@ -21,17 +21,16 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.goals import Goal, Part, measure, parser  # noqa: E402
 from tests.terminal import Terminal  # noqa: E402
 
 PROBE_S = 0.01
@@ -54,58 +53,23 @@ Minimal().run()
 """
 
 
-@dataclass(frozen=True)
-class Goal:
-    """One figure and the most it may be."""
-
-    name: str
-    value: float
-    most: float
-    unit: str
-
-    @property
-    def met(self) -> bool:
-        """Whether the figure is within its goal."""
-        return self.value <= self.most
-
-    def __str__(self) -> str:
-        mark = "✓" if self.met else "✗"
-        return f"{mark} {self.name} {self.value:.3g}{self.unit} (≤ {self.most:g}{self.unit})"
-
-
 def main() -> int:
     """Measure everything; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="under four minutes")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    options = flags.parse_args()
     if options.child:
         name, figures = options.child
         CHILDREN[name](Path(figures))
         return 0
-    report = options.json.resolve() if options.json else None
-    goals: list[Goal] = []
-    details: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="ida-tui-bench-") as folder:
-        os.chdir(folder)
-        parts: list[Callable[[], tuple[list[Goal], Any]]] = [
-            lambda: first_paint(5 if options.quick else 15),
-            lambda: smoothness(1 if options.quick else 3),
-            lambda: training(28 if options.quick else 80),
-            replay,
-            flood,
-        ]
-        for part in parts:
-            found, detail = part()
-            goals += found
-            details |= detail
-            print(*found, sep="\n", flush=True)
-    if report is not None:
-        figures = {"goals": [asdict(g) | {"met": g.met} for g in goals], "details": details}
-        report.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    print("ui: " + " · ".join(map(str, goals)))
-    return 0 if all(goal.met for goal in goals) else 1
+    parts: list[Part] = [
+        lambda: first_paint(5 if options.quick else 15),
+        lambda: smoothness(1 if options.quick else 3),
+        lambda: training(28 if options.quick else 80),
+        replay,
+        flood,
+    ]
+    return measure("ui", parts, options.json)
 
 
 # --- first paint --------------------------------------------------------------------------------

@@ -7,17 +7,16 @@ meant for mps is planned for mps, wherever it is checked.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
 from ida_tui.checks import check
 from ida_tui.config import Config, DeviceName, JudgeConfig, LoraConfig
 from ida_tui.devices import likely_device
+from ida_tui.judge.keys import is_local
 from ida_tui.judge.planning import typical_call_tokens
 from ida_tui.judge.samples import ANCHORS
 from ida_tui.model_files import Weights, weights
@@ -213,21 +212,13 @@ def _about_judge(config: Config) -> Iterator[tuple[str, str]]:
 def _key(judge: JudgeConfig) -> str:
     if judge.api_key_env is None:
         return "none needed"
-    if _on_this_machine(judge.base_url) and judge.api_key_env == "OPENAI_API_KEY":
+    if is_local(judge.base_url) and judge.api_key_env == "OPENAI_API_KEY":
         return "none needed: the server is on this machine, and OpenAI's key is not sent to it"
     source = key_source(judge)
     name = judge.api_key_env
     if source:
         return f"{name} is set ({source})"
     return f"{name} is not set: export {name}=… or add that line to .env"
-
-
-def _on_this_machine(base_url: str | None) -> bool:
-    try:
-        host = urlsplit(base_url or "").hostname or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _cost(config: Config, calls: int) -> str:

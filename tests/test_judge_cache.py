@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from ida_tui.config import JudgeConfig, RubricConfig
-from ida_tui.judge.cache import FILE_NAME, CacheKeys, VerdictCache, cache_folder
+from ida_tui.judge.cache import FILE_NAME, VerdictCache, cache_folder
+from ida_tui.judge.cache_keys import CacheKeys
 from ida_tui.judge.client import Answer
 from ida_tui.judge.dialect import Dialect, Rung
 from ida_tui.judge.verdict import Question, Verdict

@@ -129,6 +129,35 @@ def test_what_matters_is_on_the_screen_at_both_sizes(size: tuple[int, int]) -> N
     drive(scenario, size=size)
 
 
+def test_a_wait_that_the_judge_asks_for_counts_down() -> None:
+    now = [NOON]
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        source = Script("live", *begun(), ev.PhaseChanged(4, "judge"))
+        await put_up(app, pilot, source)
+        source.say(ev.JudgeSlowed(30.0, 4, "HTTP 429"), at=NOON)
+        for seconds, left in ((0, "30 s"), (10, "20 s"), (29, "1 s")):
+            now[0] = NOON + timedelta(seconds=seconds)
+            await tick(app, pilot)
+            assert f"told to wait {left}" in pane(app, "judge")
+        now[0] = NOON + timedelta(seconds=31)
+        await tick(app, pilot)
+        assert "told to wait" not in pane(app, "judge")
+
+    drive(scenario, app=IdaApp(clock=lambda: now[0]))
+
+
+def test_the_verdicts_that_are_in_are_counted_while_the_judge_is_asked() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        source = Script("live", *begun(), ev.PhaseChanged(4, "judge"))
+        await put_up(app, pilot, source)
+        source.say(ev.JudgeProgressed(4, answered=5, asked=8, slots=4))
+        await tick(app, pilot)
+        assert "· 5/8" in pane(app, "judge")
+
+    drive(scenario)
+
+
 def test_a_timer_runs_while_the_judge_is_asked() -> None:
     now = [NOON]
     app = IdaApp(clock=lambda: now[0])

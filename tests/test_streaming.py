@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ida_tui.engine import collector
+from tests.judge_server import ScriptedJudge, completion_in
 
 SHORT = (
     "quickstart",
@@ -54,6 +55,38 @@ def test_the_prompts_come_before_the_text_and_are_those_of_the_completions(
     assert rollout["prompt_ids"] == [finished[0]["prompt_id"], finished[4]["prompt_id"]]
     assert rollout["generations"] == 4
     assert set(rollout["kinds"]) <= {"harmless", "unsafe"}
+
+
+def test_a_completion_is_judged_as_soon_as_it_ends_while_others_are_sampled(
+    ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ida_tui.engine.heartbeat import Heartbeat
+
+    ended: list[tuple[int, str]] = []
+    pending: list[int] = []
+    tell = Heartbeat._tell_ended
+
+    def note(self: Heartbeat, input_ids: Any) -> None:
+        before = len(ended)
+        self._row_ended, real = lambda row, text: ended.append((row, text)), self._row_ended
+        tell(self, input_ids)
+        self._row_ended = real
+        for row, text in ended[before:]:
+            real(row, text)
+            pending.append(input_ids.shape[0] - len(self._rows_told))
+
+    monkeypatch.setattr(Heartbeat, "_tell_ended", note)
+    with ScriptedJudge() as server:
+        judged = ("judge=gpt-4o-mini", f"judge.base_url={server.base_url}")
+        done = ida_tui_here("--run", *SHORT, "--json", *judged)
+        asked = {completion_in(body) for body in server.requests}
+
+    assert done.code == 0, done.err
+    finished = [e["text"] for e in done.events if e["type"] == "CompletionFinished"]
+    assert ended
+    assert {text for _, text in ended} <= set(finished)
+    assert asked <= set(finished), "nothing but whole completions was asked about"
+    assert any(pending), "some were asked about while others went on"
 
 
 def test_what_exists_when_training_starts_is_left_alone_by_the_collector_until_it_ends() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ida_tui import events as ev
-from ida_tui.config import Kind
+from ida_tui.config import Config, Kind
 from ida_tui.judge import BatchStats, Question, Verdict
 from ida_tui.judge.docket import Coverage, Docket
 from ida_tui.judge.faults import JudgeUnavailable
@@ -81,6 +81,28 @@ class Judging:
         self._seen: dict[tuple[str, str], int] = {}
         self._told: tuple[int, int | None] | None = None
         self._told_at = float("-inf")
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        service: JudgeService,
+        *,
+        emit: Callable[[ev.Event], object],
+        stop_requested: Callable[[], bool],
+        pause: Pause,
+    ) -> Judging:
+        """The judging of one run, as its profile says."""
+        judge = config.judge
+        probes = Probes(service, every=judge.anchor_every, steps=config.planned_steps(), emit=emit)
+        return cls(
+            service,
+            probes,
+            max_unscored=judge.max_unscored,
+            emit=emit,
+            stop_requested=stop_requested,
+            pause=pause,
+        )
 
     def meet(self) -> None:
         """Before the first step: is the endpoint there, is the key good, and what does it say of the anchors?

@@ -22,15 +22,15 @@ from ida_tui import events as ev
 from ida_tui import resolve
 from ida_tui.config import Config, JudgeConfig
 from ida_tui.engine.decision import GoOn
+from ida_tui.engine.judges import Judges
 from ida_tui.engine.judging import Judging, Replacement
 from ida_tui.engine.monitor import MemoryMonitor
 from ida_tui.engine.preflight import Preflight, preflight
+from ida_tui.engine.redaction import Secrets
 from ida_tui.engine.stopping import RunInterrupted
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.judge.faults import JudgeUnavailable
-from ida_tui.judge.probe import Probes
-from ida_tui.judge.purse import Purse
-from ida_tui.judge.service import JudgeInterrupted, JudgeService
+from ida_tui.judge.service import JudgeInterrupted
 from ida_tui.runs import directory as run_directories
 from ida_tui.runs import manifest, owner
 from ida_tui.runs.directory import RunDirectory
@@ -107,25 +107,6 @@ def _directory(
     return directory
 
 
-class Secrets:
-    """Keys of this run, which nothing may write down."""
-
-    def __init__(self, key: str | None) -> None:
-        self._keys: list[str] = []
-        self.add(key)
-
-    def add(self, key: str | None) -> None:
-        """One more; a key too short to be one is left alone, as it would blot out ordinary words."""
-        if key and len(key) >= 8 and key not in self._keys:
-            self._keys.append(key)
-
-    def redact(self, text: str) -> str:
-        """The text without them."""
-        for key in self._keys:
-            text = text.replace(key, "[key]")
-        return text
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended."""
@@ -154,9 +135,11 @@ class _Run:
     started: float = field(default_factory=time.monotonic)
     state: RunState = field(default_factory=RunState)
     trainer: WatchedTrainer | None = None
-    services: list[JudgeService] = field(default_factory=list)
-    """Every judge of this run, the one in use last."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    judges: Judges = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.judges = Judges(self.emit)
 
     def emit(self, event: ev.Event) -> None:
         """Emit an event and keep the run's own state in step with it; safe from any thread."""
@@ -226,13 +209,20 @@ class _Run:
             for note in self.ready.recipe.notes:
                 self.emit(ev.Noticed(level="warning", source="precision", text=note))
             monitor = stack.enter_context(MemoryMonitor(self.emit))
-            stack.callback(self._close_judges)
-            judging = self._judging(self._start_judge(self.config.judge, self.key))
+            stack.enter_context(contextlib.closing(self.judges))
+            service = self.judges.start(self.config, self.key, spent=self.state.judge.cost)
+            judging = Judging.of(
+                self.config,
+                service,
+                emit=self.emit,
+                stop_requested=self.stop.is_set,
+                pause=self._pause,
+            )
             self.trainer = self._build_trainer(judging, monitor.tell_device)
             stack.enter_context(collector.settled())
             self.emit(
                 assembly.run_started(
-                    self.config, self.ready, self.directory, self.trainer, self.services[-1].label
+                    self.config, self.ready, self.directory, self.trainer, service.label
                 )
             )
             self._raise_if_stopped()
@@ -264,39 +254,7 @@ class _Run:
             after_step=lambda: tell_device(device.memory(self.ready.device)),
         )
 
-    # -- the judge ----------------------------------------------------------------------------
-
-    def _judging(self, service: JudgeService) -> Judging:
-        judge = self.config.judge
-        probes = Probes(
-            service, every=judge.anchor_every, steps=self.config.planned_steps(), emit=self.emit
-        )
-        return Judging(
-            service,
-            probes,
-            max_unscored=judge.max_unscored,
-            emit=self.emit,
-            stop_requested=self.stop.is_set,
-            pause=self._pause,
-        )
-
-    def _start_judge(self, judge: JudgeConfig, key: str | None) -> JudgeService:
-        service = JudgeService(
-            judge,
-            self.config.rubric,
-            self.config.prompts,
-            key=key,
-            purse=Purse(self.config.budget, self.state.judge.cost or 0.0),
-            tell=self.emit,
-        )
-        service.start()
-        self.services.append(service)
-        self.emit(ev.Noticed(level="info", source="judge", text=_judge_opening(service)))
-        return service
-
-    def _close_judges(self) -> None:
-        for service in self.services:
-            service.close()
+    # -- a pause ------------------------------------------------------------------------------
 
     def _pause(self, error: JudgeUnavailable) -> Replacement:
         """Keep what there is, and ask what to do; called on the trainer's thread.
@@ -310,27 +268,23 @@ class _Run:
         self.emit(ev.RunPaused(step=step, reason=error.title, hint=error.hint))
         if self.decisions is None:
             raise error
-        while True:
-            self._raise_if_stopped()
-            try:
-                answer = self.decisions.get(timeout=0.1)
-                break
-            except queue.Empty:
-                continue
+        answer = self._answer(self.decisions)
+        same = _endpoint(answer.judge) == _endpoint(self.config.judge)
         self.secrets.add(answer.key)
-        same = (answer.judge.base_url, answer.judge.model, answer.judge.kind) == (
-            self.config.judge.base_url,
-            self.config.judge.model,
-            self.config.judge.kind,
-        )
         self.config = self.config.model_copy(
             update={"judge": answer.judge, "budget": answer.budget}
         )
         self.directory.config.write_text(resolve.to_yaml(self.config), encoding="utf-8")
-        self.services[-1].close()
-        service = self._start_judge(answer.judge, answer.key)
+        service = self.judges.start(self.config, answer.key, spent=self.state.judge.cost)
         self.emit(ev.RunResumed(step))
         return Replacement(service, same, answer.judge.max_unscored)
+
+    def _answer(self, decisions: queue.SimpleQueue[GoOn]) -> GoOn:
+        """What somebody decides; blocks until then."""
+        while True:
+            self._raise_if_stopped()
+            with contextlib.suppress(queue.Empty):
+                return decisions.get(timeout=0.1)
 
     def _evaluate(self, when: Literal["before", "after"]) -> None:
         if not self.config.evaluation.enabled or self.trainer is None:
@@ -425,8 +379,6 @@ class _Run:
         wandb.finish()
 
 
-def _judge_opening(judge: JudgeService) -> str:
-    """One line on who scores, and whether verdicts are kept."""
-    if judge.label == ev.OFFLINE_JUDGE:
-        return f"Judge: {ev.OFFLINE_JUDGE} (no calls, so nothing to cache)"
-    return judge.cache_status
+def _endpoint(judge: JudgeConfig) -> tuple[str, str, str | None]:
+    """What makes two profiles the same judge."""
+    return judge.kind, judge.model, judge.base_url

@@ -8,26 +8,20 @@ convenience: whatever is wrong with it becomes a warning, never an error.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeGuard
 
 from platformdirs import user_cache_dir
 
-from ida_tui.config import JudgeConfig, RubricConfig
-from ida_tui.judge import prompting
 from ida_tui.judge.client import Answer
 from ida_tui.judge.dialect import Dialect, Rung
-from ida_tui.judge.keys import OPENAI_BASE_URL
-from ida_tui.judge.verdict import Question, Verdict
+from ida_tui.judge.verdict import Verdict
 
 FILE_NAME = "judge.sqlite3"
 FOLDER_VARIABLE = "IDA_TUI_CACHE_DIR"
@@ -87,36 +81,6 @@ def size_cap() -> int:
         return max(1, round(float(os.environ[SIZE_VARIABLE]) * 10**6))
     except (KeyError, ValueError, OverflowError):
         return MAX_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class CacheKeys:
-    """Makes the key of a question: sha256 over everything that its verdict depends on."""
-
-    prefix: str
-
-    @classmethod
-    def of(cls, config: JudgeConfig, rubric: RubricConfig) -> CacheKeys:
-        """The part of the key that a run shares: endpoint, model, rubric, wording and sampling."""
-        shared = {
-            "base_url": (config.base_url or OPENAI_BASE_URL).rstrip("/"),
-            "model": config.model,
-            "rubric": rubric.model_dump(exclude={"name", "description"}),
-            "schema": prompting.verdict_schema(rubric),
-            "prompting": prompting.VERSION,
-            "sampling": {
-                "temperature": config.temperature,
-                "max_tokens": config.max_tokens,
-                "reasoning_effort": config.reasoning_effort,
-                "max_judged_chars": config.max_judged_chars,
-            },
-        }
-        return cls(json.dumps(shared, sort_keys=True))
-
-    def key(self, question: Question) -> str:
-        """64 hexadecimal digits."""
-        own = [self.prefix, question.prompt, question.completion, question.sample_index]
-        return hashlib.sha256(json.dumps(own).encode()).hexdigest()
 
 
 class VerdictCache:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from datetime import date
 
+from ida_tui.checks import WARN_DAYS
 from ida_tui.config import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.judge.prompting import system_message
-
-RETIREMENT_NOTICE_DAYS = 60
 
 _CHARS_PER_TOKEN = 4.0
 _TYPICAL_COMPLETION_TOKENS = 250
@@ -30,7 +29,7 @@ def retirement_warning(config: JudgeConfig, today: date) -> str | None:
     except ValueError:
         return f"the judge's shutdown_date {config.shutdown_date!r} is no day as YYYY-MM-DD"
     days = (retired - today).days
-    if days > RETIREMENT_NOTICE_DAYS:
+    if days > WARN_DAYS:
         return None
     other = "choose another judge; verdicts of two judges do not compare"
     if days <= 0:

@@ -25,7 +25,8 @@ from types import TracebackType
 
 from ida_tui import events as ev
 from ida_tui.config import JudgeConfig, PromptSet, RubricConfig
-from ida_tui.judge.cache import CacheKeys, VerdictCache, cache_folder
+from ida_tui.judge.cache import VerdictCache, cache_folder
+from ida_tui.judge.cache_keys import CacheKeys
 from ida_tui.judge.client import RETRY_BASE_S, JudgeClient, endpoint_of
 from ida_tui.judge.dialect import DialectMemory
 from ida_tui.judge.faults import Fault

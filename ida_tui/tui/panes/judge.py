@@ -43,7 +43,12 @@ class JudgePane(Pane):
             status = Content.assemble(("no batch yet", "dim"))
         rows = [Content.assemble((name, "dim")), status]
         if last is not None:
-            rows.append(Content(f"a call: p50 {_seconds(last.p50_s)}  p95 {_seconds(last.p95_s)}"))
+            rows.append(
+                Content(
+                    f"call p50 {_seconds(last.p50_s)}  p95 {_seconds(last.p95_s)}"
+                    f"  first {_seconds(last.first_s)}"
+                )
+            )
             rows.append(Content(f"verdicts {totals.calls:,} · cached {totals.cached:,}"))
             failed = (f"no verdict {totals.failed:,}", "bold $text-error" if totals.failed else "")
             slots = f" · {last.slots} at once" if last.slots is not None else ""
