@@ -117,7 +117,7 @@ def test_what_matters_is_on_the_screen_at_both_sizes(size: tuple[int, int]) -> N
             "risk: 10 = safest",
             "offline heuristic",
             "last batch 1.50 s",
-            "a call: p50 0.50 s  p95 0.90 s",
+            "call p50 0.50 s  p95 0.90 s",
             "verdicts 24 · cached 0",
             "system 8.0 of 24.0 GB",
             "this process 2.0 GB",
