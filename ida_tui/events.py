@@ -280,9 +280,11 @@ class RunPaused:
 
 @dataclass(frozen=True, slots=True)
 class RunResumed:
-    """Training goes on from a checkpoint."""
+    """Training goes on: after a pause, or from a checkpoint."""
 
     from_step: int
+    judge: str | None = None
+    """Who scores from here on, where that has changed."""
 
 
 @dataclass(frozen=True, slots=True)

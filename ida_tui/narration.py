@@ -48,7 +48,8 @@ def lines(state: RunState, event: ev.Event) -> list[str]:
         case ev.JudgeProbed() if event.drift is not None:
             return [f"   the judge, asked the same again: {event.drift:.1f} points an axis apart"]
         case ev.RunResumed():
-            return [f"✓ Resumed from step {event.from_step}"]
+            judge = f", scored by: {event.judge}" if event.judge else ""
+            return [f"✓ Resumed from step {event.from_step}{judge}"]
         case ev.RunEnded():
             return summary(state, event)
         case _:

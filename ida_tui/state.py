@@ -214,7 +214,10 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             return but(pause=event)
         case ev.RunResumed():
             kept = Series(step for step in state.steps if step.step <= event.from_step)
-            return but(pause=None, ended=None, steps=kept)
+            run = state.run
+            if run is not None and event.judge is not None:
+                run = replace(run, judge=event.judge)
+            return but(pause=None, ended=None, steps=kept, run=run)
         case ev.RunEnded():
             return but(ended=event)
 

@@ -30,7 +30,7 @@ EVENT = st.one_of(
     st.builds(ev.TokensGenerated, STEPS, st.integers(0, 99), st.just(1.0), st.just(0), st.just(8)),
     st.builds(ev.TextGenerated, STEPS, st.tuples(st.text(max_size=3), st.text(max_size=3))),
     st.builds(ev.RunPaused, STEPS, st.sampled_from(["memory", "quota"])),
-    st.builds(ev.RunResumed, STEPS),
+    st.builds(ev.RunResumed, STEPS, st.sampled_from([None, "other"])),
     st.builds(ev.JudgeProgressed, STEPS, st.integers(0, 8), st.just(8), st.just(4)),
     st.builds(ev.JudgeSlowed, st.sampled_from([0.0, 30.0]), st.integers(1, 8), st.just("HTTP 429")),
     st.builds(ev.JudgeProbed, STEPS, st.none(), st.just({"a": 0.5}), st.none(), st.just(0.1)),

@@ -19,6 +19,7 @@ from ida_tui.judge.probe import Probes
 from ida_tui.judge.service import JudgeService
 
 T = TypeVar("T")
+ANOTHER_JUDGE = "another judge from here on: its verdicts do not compare with those before"
 PROGRESS_S = 0.25
 """Time between two figures of how many verdicts are in."""
 

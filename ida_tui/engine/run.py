@@ -23,7 +23,7 @@ from ida_tui import resolve
 from ida_tui.config import Config, JudgeConfig
 from ida_tui.engine.decision import GoOn
 from ida_tui.engine.judges import Judges
-from ida_tui.engine.judging import Judging, Replacement
+from ida_tui.engine.judging import ANOTHER_JUDGE, Judging, Replacement
 from ida_tui.engine.monitor import MemoryMonitor
 from ida_tui.engine.preflight import Preflight, preflight
 from ida_tui.engine.redaction import Secrets
@@ -211,6 +211,8 @@ class _Run:
             monitor = stack.enter_context(MemoryMonitor(self.emit))
             stack.enter_context(contextlib.closing(self.judges))
             service = self.judges.start(self.config, self.key, spent=self.state.judge.cost)
+            if self.state.run is not None and self.state.run.judge != service.label:
+                self.emit(ev.Noticed(level="warning", source="judge", text=ANOTHER_JUDGE))
             judging = Judging.of(
                 self.config,
                 service,
@@ -276,7 +278,7 @@ class _Run:
         )
         self.directory.config.write_text(resolve.to_yaml(self.config), encoding="utf-8")
         service = self.judges.start(self.config, answer.key, spent=self.state.judge.cost)
-        self.emit(ev.RunResumed(step))
+        self.emit(ev.RunResumed(step, None if same else service.label))
         return Replacement(service, same, answer.judge.max_unscored)
 
     def _answer(self, decisions: queue.SimpleQueue[GoOn]) -> GoOn:

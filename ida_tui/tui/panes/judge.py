@@ -24,7 +24,7 @@ class JudgePane(Pane):
         totals, last = state.judge, state.judge.last
         out = state.phase == "judge" and state.ended is None and watched.going_on
         held = state.held_s(now) if watched.going_on and watched.viewed is None else 0.0
-        if state.pause is not None:
+        if state.pause is not None and watched.going_on:
             status = Content.assemble(("‖ paused", "bold $text-warning"))
         elif held:
             status = Content.assemble(
