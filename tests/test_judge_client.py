@@ -25,6 +25,7 @@ from ida_tui.judge.parsing import ParseFailure, Scores, parse_verdict
 from ida_tui.judge.prompting import render, verdict_schema
 from ida_tui.judge.verdict import Question, Verdict
 from tests.judge_server import (
+    MODEL,
     Behaviour,
     Judge,
     Raw,
@@ -85,7 +86,7 @@ def test_a_verdict_carries_the_servers_scores_its_reward_and_what_it_cost() -> N
         [verdict] = ask(judge)
     assert (verdict.align, verdict.risk, verdict.detail) == (6, 4, 8)
     assert verdict.r_ida == pytest.approx(0.8 * 6 * 12 / 200)
-    assert verdict.reason == verdict_for(ANSWER)["reason"]
+    assert verdict.reason == f"{verdict_for(ANSWER)['reason']} by {MODEL}"
     assert verdict.cost == pytest.approx((700 * 0.15 + 120 * 0.6) / 1e6)
     assert verdict.failure is None
     assert verdict.latency_s > 0
