@@ -336,6 +336,8 @@ class Config(_Section):
     """What is asked."""
     device: Device = "auto"
     """`auto` is mps, then cuda, then cpu."""
+    engine: Literal["fast", "plain"] = "fast"
+    """`fast` computes the same step in less time and memory; `plain` is TRL's own code throughout."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of everything random in the run."""
     budget: PositiveFloat | None = None

@@ -24,6 +24,7 @@ from ida_tui.resolve import resolve
 
 STEPS, SEED = 4, 11
 OVERRIDES = [
+    "engine=plain",
     "evaluation.enabled=false",
     f"seed={SEED}",
     f"training.max_steps={STEPS}",

@@ -57,36 +57,36 @@ def test_the_prompts_come_before_the_text_and_are_those_of_the_completions(
     assert set(rollout["kinds"]) <= {"harmless", "unsafe"}
 
 
+@pytest.mark.parametrize("engine", ["fast", "plain"])
 def test_a_completion_is_judged_as_soon_as_it_ends_while_others_are_sampled(
-    ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
+    engine: str, ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ida_tui.engine.heartbeat import Heartbeat
+    from ida_tui.engine.judging import Judging
 
-    ended: list[tuple[int, str]] = []
-    pending: list[int] = []
-    tell = Heartbeat._tell_ended
+    told: list[str | None] = []
+    ended, begin = Judging.ended, Judging.begin
 
-    def note(self: Heartbeat, input_ids: Any) -> None:
-        before = len(ended)
-        self._row_ended, real = lambda row, text: ended.append((row, text)), self._row_ended
-        tell(self, input_ids)
-        self._row_ended = real
-        for row, text in ended[before:]:
-            real(row, text)
-            pending.append(input_ids.shape[0] - len(self._rows_told))
+    def note(self: Judging, row: int, text: str) -> None:
+        told.append(text)
+        ended(self, row, text)
 
-    monkeypatch.setattr(Heartbeat, "_tell_ended", note)
+    def start(self: Judging, *arguments: Any) -> None:
+        told.append(None)
+        begin(self, *arguments)
+
+    monkeypatch.setattr(Judging, "ended", note)
+    monkeypatch.setattr(Judging, "begin", start)
     with ScriptedJudge() as server:
-        judged = ("judge=gpt-4o-mini", f"judge.base_url={server.base_url}")
+        judged = ("judge=gpt-4o-mini", f"judge.base_url={server.base_url}", f"engine={engine}")
         done = ida_tui_here("--run", *SHORT, "--json", *judged)
         asked = {completion_in(body) for body in server.requests}
 
     assert done.code == 0, done.err
     finished = [e["text"] for e in done.events if e["type"] == "CompletionFinished"]
-    assert ended
-    assert {text for _, text in ended} <= set(finished)
-    assert asked <= set(finished), "nothing but whole completions was asked about"
-    assert any(pending), "some were asked about while others went on"
+    early = [text for text in told if text is not None]
+    assert early, "no row was told of before the rollout was over"
+    assert set(early) <= set(finished)
+    assert asked <= set(finished), "something else than whole completions was asked about"
 
 
 def test_what_exists_when_training_starts_is_left_alone_by_the_collector_until_it_ends() -> None:

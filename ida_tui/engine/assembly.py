@@ -13,6 +13,7 @@ from trl import GRPOConfig
 from ida_tui.config import Config
 from ida_tui.engine import weights
 from ida_tui.engine.arguments import grpo_arguments
+from ida_tui.engine.fast import FastTrainer
 from ida_tui.engine.judging import Judging
 from ida_tui.engine.preflight import Preflight
 from ida_tui.engine.trainer import WatchedTrainer
@@ -45,7 +46,8 @@ def build_trainer(
     """
     arguments = grpo_arguments(config, ready.recipe, ready.device, directory.checkpoints)
     adapter = weights.peft_config(config.lora) if config.training.method == "lora" else None
-    trainer = WatchedTrainer(
+    kind = FastTrainer if config.engine == "fast" else WatchedTrainer
+    trainer = kind(
         watcher=watcher,
         judging=judging,
         after_step=after_step,

@@ -14,7 +14,10 @@ import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config import Config, DeviceName, Prompt
+from ida_tui.engine import decoder
 from ida_tui.engine import device as devices
+from ida_tui.engine.rollout import sample
+from ida_tui.engine.sampling import Sampling
 from ida_tui.engine.stopping import RunInterrupted
 from ida_tui.events import OFFLINE_JUDGE, EvaluationFinished
 from ida_tui.judge.refusal import classify
@@ -79,6 +82,44 @@ def _sample(
 ) -> list[str]:
     """One completion for each prompt, in order."""
     evaluation = config.evaluation
+    longest = evaluation.max_completion_length or config.training.max_completion_length
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        if config.engine == "fast" and decoder.unsupported(model) is None:
+            tokens = _rolled_out(model, tokenizer, config, prompts, longest)
+        else:
+            tokens = _generated(model, tokenizer, config, prompts, longest)
+    model.train(was_training)
+    texts: list[str] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return texts
+
+
+def _rolled_out(
+    model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt], longest: int
+) -> list[list[int]]:
+    ids = tokenizer.apply_chat_template(
+        [[{"role": "user", "content": prompt.text}] for prompt in prompts],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        **config.model.chat_template_kwargs,
+    )["input_ids"]
+    ends = model.generation_config.eos_token_id or tokenizer.eos_token_id
+    return sample(
+        model,
+        ids,
+        Sampling(temperature=config.evaluation.temperature),
+        max_new_tokens=longest,
+        eos=[ends] if isinstance(ends, int) else ends,
+        pad=tokenizer.pad_token_id,
+    )
+
+
+def _generated(
+    model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt], longest: int
+) -> Any:
+    evaluation = config.evaluation
     inputs = tokenizer.apply_chat_template(
         [[{"role": "user", "content": prompt.text}] for prompt in prompts],
         add_generation_prompt=True,
@@ -93,22 +134,14 @@ def _sample(
         if evaluation.temperature > 0
         else {"do_sample": False}
     )
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        tokens = model.generate(
-            **inputs,
-            **sampling,
-            max_new_tokens=evaluation.max_completion_length
-            or config.training.max_completion_length,
-            pad_token_id=tokenizer.pad_token_id,
-            use_cache=True,
-        )
-    model.train(was_training)
-    texts: list[str] = tokenizer.batch_decode(
-        tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    tokens = model.generate(
+        **inputs,
+        **sampling,
+        max_new_tokens=longest,
+        pad_token_id=tokenizer.pad_token_id,
+        use_cache=True,
     )
-    return texts
+    return tokens[:, inputs["input_ids"].shape[1] :]
 
 
 def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[Sequence[Prompt]]:

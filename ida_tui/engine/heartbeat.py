@@ -52,6 +52,8 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
         self._eos_tensor: torch.Tensor | None = None
         self._ended: torch.Tensor | None = None
         self._tokens: torch.Tensor | None = None
+        self._counted: tuple[int, int] | None = None
+        """Tokens and ended rows, where the rollout counts them itself."""
         self._started = self._last_beat = time.monotonic()
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
@@ -80,8 +82,7 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
         """Emit the figures as they are."""
         now = time.monotonic() if now is None else now
         self._last_beat = now
-        tokens = int(self._tokens) if self._tokens is not None else 0
-        ended = int(self._ended.sum()) if self._ended is not None else 0
+        tokens, ended = self._counts()
         seconds = now - self._started
         self._emit(
             TokensGenerated(
@@ -92,6 +93,33 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
                 rows=rows,
             )
         )
+
+    def told(self, completions: list[list[int]], ended: list[int]) -> None:
+        """After every token of a rollout that keeps its tokens on the host.
+
+        Args:
+            completions: the tokens of every row so far.
+            ended: rows that ended with the last one.
+        """
+        if ended:
+            texts = self._decode([completions[row] for row in ended])
+            for row, text in zip(ended, texts, strict=True):
+                self._row_ended(row, text)
+        if not self._told:
+            self._told = [""] * len(completions)
+        done = (self._counted or (0, 0))[1] + len(ended)
+        self._counted = (sum(map(len, completions)), done)
+        now = time.monotonic()
+        if now - self._last_beat >= INTERVAL_S:
+            self.beat(len(completions), now)
+            self._tell_text(completions)
+
+    def _counts(self) -> tuple[int, int]:
+        """Tokens sampled, and rows that have ended."""
+        if self._counted is not None:
+            return self._counted
+        tokens = int(self._tokens) if self._tokens is not None else 0
+        return tokens, int(self._ended.sum()) if self._ended is not None else 0
 
     def _tell_ended(self, input_ids: torch.Tensor) -> None:
         """Hand on the texts of the rows that have ended since the last time."""

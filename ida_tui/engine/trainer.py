@@ -106,21 +106,31 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             self._judging.ended,
         )
         try:
-            with heard(self.accelerator.unwrap_model(self.model_wrapped), heartbeat):
-                completion_ids, logps = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+            completion_ids = self._sample(heartbeat, prompt_ids, *args, **kwargs)
         except RuntimeError as error:
-            if "probability tensor" in str(error):
+            if "probability" in str(error):
                 raise NonFinite("a token's probability", self._current_step) from error
             raise
         self._watcher.raise_if_stopped()
         heartbeat.beat(len(completion_ids))
-        return completion_ids, logps
+        return completion_ids, None
+
+    def _sample(
+        self, heartbeat: Heartbeat, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
+    ) -> list[list[int]]:
+        """The completions' token ids, one list a row."""
+        with heard(self.accelerator.unwrap_model(self.model_wrapped), heartbeat):
+            completion_ids, _ = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        return list(completion_ids)
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        # Within the rollout this is the reference's (or the old policy's) forward pass, else the loss's.
+        self._enter_reference()
+        return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+
+    def _enter_reference(self) -> None:
+        """Within the rollout, scoring is the reference's (or the old policy's) pass, else the loss's."""
         if self._in_rollout:
             self._watcher.enter("reference", self._current_step)
-        return super()._get_per_token_logps_and_entropies(*args, **kwargs)
 
     def r_ida(
         self,

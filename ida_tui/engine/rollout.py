@@ -1,0 +1,128 @@
+"""A step's completions: a prompt is read once, its group sampled together, finished rows are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from ida_tui.engine.decoder import Decoder
+from ida_tui.engine.sampling import Sampling
+
+
+def sample(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    max_new_tokens: int,
+    eos: Sequence[int],
+    pad: int,
+    stop: Callable[[], bool] = lambda: False,
+    told: Callable[[list[list[int]], list[int]], object] = lambda completions, ended: None,
+) -> list[list[int]]:
+    """Sample one completion for each prompt; equal prompts that stand together are read once.
+
+    Args:
+        model: the policy, one that `decoder.unsupported` has nothing to say of; called without gradients.
+        prompts: token ids, one list a row.
+        sampling: how tokens are drawn.
+        max_new_tokens: longest completion.
+        eos: tokens that end one; the token is part of it.
+        pad: token id that fills shorter prompts.
+        stop: asked before every token; true ends the rollout with what there is.
+        told: after every token, given all completions so far and the rows that have just ended.
+
+    Raises:
+        RuntimeError: a logit is not finite, so that there is no probability to draw from.
+    """
+    device = model.device
+    unique, row_of = _unique(prompts)
+    logits, decoder, seen = _prefill(model, unique, row_of, sampling, max_new_tokens, pad)
+    ends = frozenset(eos)
+    completions: list[list[int]] = [[] for _ in prompts]
+    alive = list(range(len(prompts)))
+    # Reading a token makes the host wait for the device. Where that costs something, the next forward pass is
+    # under way by then; a row that turns out to have ended has been computed once too often.
+    late = device.type != "cpu"
+    for _ in range(max_new_tokens):
+        if stop():
+            break
+        tokens = sampling.draw(logits, seen)
+        last = len(completions[alive[0]]) + 1 == max_new_tokens
+        ahead = decoder.step(tokens) if late and not last else None
+        drawn = tokens.tolist()
+        if max(drawn) >= logits.shape[-1]:  # what drawing from NaN gives
+            raise RuntimeError("a logit is not finite: there is no probability to draw from")
+        for row, token in zip(alive, drawn, strict=True):
+            completions[row].append(token)
+        staying = [place for place, token in enumerate(drawn) if token not in ends]
+        ended = [row for row, token in zip(alive, drawn, strict=True) if token in ends]
+        if ended:
+            alive = [alive[place] for place in staying]
+            if alive:
+                decoder.keep(staying)
+                index = torch.tensor(staying, device=device)
+                tokens = tokens[index]
+                seen = None if seen is None else seen[index]
+                ahead = None if ahead is None else ahead[index]
+        told(completions, ended)
+        if not alive or last:
+            break
+        if seen is not None:
+            seen.scatter_(1, tokens[:, None], True)
+        logits = decoder.step(tokens) if ahead is None else ahead
+    return completions
+
+
+def _unique(prompts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[int]]:
+    """The different prompts, and for each row which one it has."""
+    places: dict[tuple[int, ...], int] = {}
+    row_of = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
+    return [list(prompt) for prompt in places], row_of
+
+
+def _prefill(
+    model: Any,
+    unique: list[list[int]],
+    row_of: list[int],
+    sampling: Sampling,
+    room: int,
+    pad: int,
+) -> tuple[torch.Tensor, Decoder, torch.Tensor | None]:
+    """Read every prompt once: the logits after it, (rows, vocabulary), and a decoder that holds all rows."""
+    device = model.device
+    longest = max(map(len, unique))
+    ids = torch.tensor([[pad] * (longest - len(p)) + p for p in unique], device=device)
+    padded = any(len(prompt) < longest for prompt in unique)
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in unique], device=device)
+    cache = DynamicCache()
+    out = model(
+        input_ids=ids,
+        attention_mask=mask if padded else None,
+        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    index = torch.tensor(row_of, device=device)
+    decoder = Decoder(
+        model,
+        [layer.keys[index] for layer in cache.layers],
+        [layer.values[index] for layer in cache.layers],
+        mask.bool()[index] if padded else None,
+        room,
+    )
+    logits = out.logits[:, -1][index]
+    seen = None
+    if sampling.needs_history:
+        one_hot = torch.zeros(len(unique), logits.shape[-1], dtype=torch.bool, device=device)
+        one_hot.scatter_(1, ids, mask.bool())
+        if padded:
+            # The padding's own id counts only where a prompt really holds it.
+            holds = torch.tensor([[pad in prompt] for prompt in unique], device=device)
+            one_hot[:, pad : pad + 1] = holds
+        seen = one_hot[index]
+    return logits, decoder, seen
