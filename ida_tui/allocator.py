@@ -33,3 +33,12 @@ def keep_freed_memory() -> bool:
     settings = ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, LARGEST_INT), (M_MMAP_MAX, 0))
     accepted = [mallopt(name, value) == 1 for name, value in settings]
     return all(accepted)
+
+
+def give_back() -> None:
+    """Return what is free to the system once, whatever `keep_freed_memory` has said."""
+    if sys.platform.startswith("linux"):
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        except (OSError, AttributeError):
+            return

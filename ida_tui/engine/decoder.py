@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from ida_tui.engine.linear import linear
+
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 Product = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 """One input through several linear layers."""
@@ -39,8 +41,8 @@ def unsupported(model: Any) -> str | None:
     if type(base.lm_head) is not torch.nn.Linear:
         return "its output layer has an adapter"
     for layer in base.model.layers:
-        for linear in _linears(layer):
-            problem = _unsupported_linear(linear)
+        for one in _linears(layer):
+            problem = _unsupported_linear(one)
             if problem:
                 return problem
     return None
@@ -130,7 +132,7 @@ class Decoder:
             (down,) = layer.mlp_out(functional.silu(gate).mul_(up))
             x = x + down
         norm = _rms_norm(self._norm)
-        return functional.linear(norm(x), self._output.weight, self._output.bias)
+        return linear(norm(x), self._output.weight, self._output.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,7 @@ def _product(*linears: Any) -> Product:
     weights = [(base.weight, base.bias) for base in bases]
     sides = [_adapter(linear) for linear in linears]
     if not any(sides):
-        return lambda x: tuple(functional.linear(x, w, b) for w, b in weights)
+        return lambda x: tuple(linear(x, w, b) for w, b in weights)
     dtype = weights[0][0].dtype
     down = torch.cat([side[0] for side in sides if side]).to(dtype)
     ups = [side[1].to(dtype) if side else None for side in sides]
@@ -204,7 +206,7 @@ def _product(*linears: Any) -> Product:
         thin = torch.split(functional.linear(x, down), ranks, dim=-1)
         out = []
         for (weight, bias), side, up in zip(weights, thin, ups, strict=True):
-            y = functional.linear(x, weight, bias)
+            y = linear(x, weight, bias)
             out.append(y if up is None else y.addmm_(side, up))
         return tuple(out)
 

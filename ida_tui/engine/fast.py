@@ -42,6 +42,8 @@ class FastTrainer(WatchedTrainer):
         self._plain_because = decoder.unsupported(self.accelerator.unwrap_model(self.model))
         if self._plain_because is None and (self.tools or self._is_vlm):
             self._plain_because = "it uses tools or images"
+        if self._plain_because is None and self._entropy_bonus_enabled:
+            self._plain_because = "the loss has an entropy bonus"
         if self._plain_because is not None:
             self._say("warning", f"TRL's own code trains this model: {self._plain_because}")
 

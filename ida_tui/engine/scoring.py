@@ -10,15 +10,16 @@ and only completion positions reach the output layer. The numbers are the same:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DynamicCache
-from trl.kernels import ChunkedLogProbFunction
 
-VOCABULARY_TILE = 8192
-"""Width of the tiles in which the output layer is computed; a whole row of 152 k logits is never held."""
+from ida_tui.engine.head import score
+from ida_tui.engine.linear import quicker_linears
+
 WASTE = 0.25
 """Padding that is put up with before completions are put into another pass."""
 
@@ -109,22 +110,24 @@ def log_probabilities(
     backbone, head = base.model, base.lm_head
     # Recomputed activations and a cache exclude each other.
     recomputes = backbone.is_gradient_checkpointing and backbone.training
-    states_of = _whole_rows(backbone, batch) if recomputes else _after_prompts(backbone, batch)
-    hidden, labels, places = [], [], []
-    for rows in batch.passes():
-        longest = batch.lengths[rows[0]]
-        if longest == 0:
-            continue
-        index = torch.tensor(rows, device=ids.device)
-        tokens = batch.completions[index, :longest]
-        states = states_of(batch.prompt_of[index], tokens)
-        valid = torch.zeros(len(rows), longest, dtype=torch.bool, device=ids.device)
-        for place, row in enumerate(rows):
-            valid[place, : batch.lengths[row]] = True
-        hidden.append(states[valid])
-        labels.append(tokens[valid])
-        columns = torch.arange(longest, device=ids.device)
-        places.append((index[:, None] * kept + columns)[valid])
+    # What is recomputed in the backward pass has to be what was computed here.
+    with nullcontext() if recomputes else quicker_linears(backbone):
+        states_of = _whole_rows(backbone, batch) if recomputes else _after_prompts(backbone, batch)
+        hidden, labels, places = [], [], []
+        for rows in batch.passes():
+            longest = batch.lengths[rows[0]]
+            if longest == 0:
+                continue
+            index = torch.tensor(rows, device=ids.device)
+            tokens = batch.completions[index, :longest]
+            states = states_of(batch.prompt_of[index], tokens)
+            valid = torch.zeros(len(rows), longest, dtype=torch.bool, device=ids.device)
+            for place, row in enumerate(rows):
+                valid[place, : batch.lengths[row]] = True
+            hidden.append(states[valid])
+            labels.append(tokens[valid])
+            columns = torch.arange(longest, device=ids.device)
+            places.append((index[:, None] * kept + columns)[valid])
     return _score(base, head, hidden, labels, places, (ids.shape[0], kept), temperature, entropy)
 
 
@@ -214,21 +217,13 @@ def _score(
     temperature: float,
     entropy: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    states, place = torch.cat(hidden), torch.cat(places)
-    found = ChunkedLogProbFunction.apply(
-        states,
-        head.weight,
-        head.bias,
-        torch.cat(labels),
-        temperature,
-        VOCABULARY_TILE,
-        None,
-        1.0,
-        ("log_probs", "entropy") if entropy else ("log_probs",),
+    place = torch.cat(places)
+    scores, entropies = score(
+        torch.cat(hidden), head.weight, head.bias, torch.cat(labels), temperature
     )
 
     def spread(values: torch.Tensor) -> torch.Tensor:
         flat = values.new_zeros(shape[0] * shape[1])
         return flat.scatter(0, place, values).view(shape)
 
-    return spread(found[0]), spread(found[1]) if entropy else None
+    return spread(scores), spread(entropies) if entropy else None
