@@ -171,7 +171,8 @@ def test_greedy_decoding_is_generates_token_for_token(method: str, family: str) 
         assert ours == generated(model, prompts, 40)
 
 
-def test_a_row_that_ends_leaves_the_others_as_they_were() -> None:
+@pytest.mark.parametrize("ahead", [False, True], ids=["cpu", "device"])
+def test_a_row_that_ends_leaves_the_others_as_they_were(ahead: bool) -> None:
     model = policy("full").eval()
     prompts = [[n + 5, n + 6, n + 7] for n in range(6)]
     whole = generated(model, prompts, 30)
@@ -179,7 +180,13 @@ def test_a_row_that_ends_leaves_the_others_as_they_were() -> None:
     end = whole[2][4]
     with torch.no_grad():
         ours = sample(
-            model, prompts, Sampling(temperature=0), max_new_tokens=30, eos=[end], pad=PAD
+            model,
+            prompts,
+            Sampling(temperature=0),
+            max_new_tokens=30,
+            eos=[end],
+            pad=PAD,
+            ahead=ahead,
         )
     assert ours == [row[: row.index(end) + 1] if end in row else row for row in whole]
     assert len({len(row) for row in ours}) > 1

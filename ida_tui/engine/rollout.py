@@ -22,6 +22,7 @@ def sample(
     pad: int,
     stop: Callable[[], bool] = lambda: False,
     told: Callable[[list[list[int]], list[int]], object] = lambda completions, ended: None,
+    ahead: bool | None = None,
 ) -> list[list[int]]:
     """Sample one completion for each prompt; equal prompts that stand together are read once.
 
@@ -34,6 +35,7 @@ def sample(
         pad: token id that fills shorter prompts.
         stop: asked before every token; true ends the rollout with what there is.
         told: after every token, given all completions so far and the rows that have just ended.
+        ahead: whether a forward pass is under way while its tokens are read; None decides by the device.
 
     Raises:
         RuntimeError: a logit is not finite, so that there is no probability to draw from.
@@ -46,13 +48,13 @@ def sample(
     alive = list(range(len(prompts)))
     # Reading a token makes the host wait for the device. Where that costs something, the next forward pass is
     # under way by then; a row that turns out to have ended has been computed once too often.
-    late = device.type != "cpu"
+    late = device.type != "cpu" if ahead is None else ahead
     for _ in range(max_new_tokens):
         if stop():
             break
         tokens = sampling.draw(logits, seen)
         last = len(completions[alive[0]]) + 1 == max_new_tokens
-        ahead = decoder.step(tokens) if late and not last else None
+        coming = decoder.step(tokens) if late and not last else None
         drawn = tokens.tolist()
         if max(drawn) >= logits.shape[-1]:  # what drawing from NaN gives
             raise RuntimeError("a logit is not finite: there is no probability to draw from")
@@ -67,13 +69,13 @@ def sample(
                 index = torch.tensor(staying, device=device)
                 tokens = tokens[index]
                 seen = None if seen is None else seen[index]
-                ahead = None if ahead is None else ahead[index]
+                coming = None if coming is None else coming[index]
         told(completions, ended)
         if not alive or last:
             break
         if seen is not None:
             seen.scatter_(1, tokens[:, None], True)
-        logits = decoder.step(tokens) if ahead is None else ahead
+        logits = decoder.step(tokens) if coming is None else coming
     return completions
 
 
