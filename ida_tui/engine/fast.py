@@ -138,8 +138,9 @@ class FastTrainer(WatchedTrainer):
             ours, _ = self._own(model, ids, mask, kept, entropy=False)
         there = mask[:, -kept:].bool()
         gap = ((ours - theirs).abs() / theirs.abs().clamp(min=1.0))[there]
-        dtype = str(ours.dtype).removeprefix("torch.") if not self.args.fp16 else "float16"
-        dtype = "bfloat16" if self.args.bf16 else dtype
+        weights = self.accelerator.unwrap_model(model).get_output_embeddings().weight.dtype
+        half = "float16" if self.args.fp16 else "bfloat16" if self.args.bf16 else ""
+        dtype = half or str(weights).removeprefix("torch.")
         mean = float(gap.mean()) if gap.numel() else 0.0
         if mean <= TOLERANCE.get(dtype, TOLERANCE["bfloat16"]):
             self._say("info", f"Fast step: log-probabilities agree with TRL's within {mean:.0e}")
