@@ -1,19 +1,21 @@
-"""The same GRPO step in less time and memory: three of TRL's methods, computed another way.
+"""The same GRPO step in less time and memory: two of TRL's methods, computed another way.
 
     _sample                                 `rollout.sample`: shared prompts read once, finished rows dropped
     _get_per_token_logps_and_entropies      `scoring.log_probabilities`: nothing computed twice or for padding
 
-Everything else (advantages, loss, optimizer, schedule, logging) stays TRL's code. What the two do not cover
-is left to TRL, and the log says so; on the first real batch the two ways are compared.
+Where a step is one batch, its log-probabilities (with their graph) are computed while the judge still works,
+and the loss takes them from there. Everything else (advantages, loss, optimizer, schedule, logging) stays
+TRL's code. What the two do not cover is left to TRL, and the log says so; on the first real group the two
+ways are compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import pad
 
 from ida_tui.engine import decoder
 from ida_tui.engine.heartbeat import Heartbeat
@@ -25,6 +27,8 @@ from ida_tui.events import Noticed
 
 Scores = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 """Log-probabilities, entropies and auxiliary loss, as TRL returns them."""
+Early = tuple[torch.Tensor, torch.Tensor]
+"""Log-probabilities and entropies of the rows in the order they were sampled in, before anyone asked."""
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}
 """Most that a log-probability may differ from TRL's on average, in nats, relative where it exceeds 1.
 
@@ -39,19 +43,33 @@ class FastTrainer(WatchedTrainer):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._compared = False
+        self._prompt_ids: list[list[int]] = []
+        self._early: Early | None = None
+        self._rows: torch.Tensor | None = None
         self._plain_because = decoder.unsupported(self.accelerator.unwrap_model(self.model))
         if self._plain_because is None and (self.tools or self._is_vlm):
             self._plain_because = "it uses tools or images"
         if self._plain_because is None and self._entropy_bonus_enabled:
             self._plain_because = "the loss has an entropy bonus"
+        if self._plain_because is None and self.accelerator.num_processes > 1:
+            self._plain_because = "it is trained by several processes"
         if self._plain_because is not None:
             self._say("warning", f"TRL's own code trains this model: {self._plain_because}")
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._early = None
+        batch = super()._generate_and_score_completions(inputs)
+        if self._early is not None:
+            # TRL shuffles the rows after this, and their numbers with them.
+            batch["row"] = torch.arange(len(inputs), device=batch["completion_ids"].device)
+        return batch
 
     def _sample(
         self, heartbeat: Heartbeat, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> list[list[int]]:
         if self._plain_because is not None:
             return super()._sample(heartbeat, prompt_ids, *args, **kwargs)
+        self._prompt_ids = prompt_ids
         settings = self.generation_config
         sampling = Sampling(
             temperature=self.args.temperature,
@@ -86,8 +104,11 @@ class FastTrainer(WatchedTrainer):
         compute_aux_loss: bool = False,
         **other: Any,
     ) -> Scores:
-        def plain() -> Scores:
-            found: Scores = super(FastTrainer, self)._get_per_token_logps_and_entropies(
+        uncovered = compute_aux_loss or any(value is not None for value in other.values())
+        if not uncovered and not self._compared:
+            self._compare(model, input_ids, attention_mask, logits_to_keep)
+        if self._plain_because is not None or uncovered:
+            found: Scores = super()._get_per_token_logps_and_entropies(
                 model,
                 input_ids,
                 attention_mask,
@@ -98,17 +119,68 @@ class FastTrainer(WatchedTrainer):
                 **other,
             )
             return found
-
-        uncovered = compute_aux_loss or any(value is not None for value in other.values())
-        if self._plain_because is not None or uncovered:
-            return plain()
-        if not self._compared:
-            self._compare(plain, model, input_ids, attention_mask, logits_to_keep)
-            if self._plain_because is not None:
-                return plain()
         self._enter_reference()
-        found = self._own(model, input_ids, attention_mask, logits_to_keep, compute_entropy)
-        return found[0], found[1], None
+        early, self._early = self._early if torch.is_grad_enabled() else None, None
+        if early is not None and self._rows is not None:
+            return early[0][self._rows], early[1][self._rows], None
+        scores, entropies = self._own(
+            model, input_ids, attention_mask, logits_to_keep, compute_entropy
+        )
+        return scores, entropies, None
+
+    # -- while verdicts are out ---------------------------------------------------------------
+
+    def _while_judged(self, completion_ids: list[list[int]]) -> None:
+        """The loss's forward pass, which needs no verdict; done whether or not the judge is slow."""
+        if (
+            self._plain_because is not None
+            or not self._one_batch_a_step()
+            or not self.model.training
+        ):
+            return
+        ids, mask, kept = self._as_trl_pads(completion_ids)
+        if not self._compared:
+            self._compare(self.model, ids, mask, kept)
+            if self._plain_because is not None:
+                return
+        self._watcher.enter("update", self._current_step)
+        with torch.enable_grad():
+            scores, entropies = self._own(self.model, ids, mask, kept, entropy=True)
+        assert entropies is not None
+        self._early = scores, entropies
+
+    def _one_batch_a_step(self) -> bool:
+        """Whether the rows of a rollout are one micro-batch, used once."""
+        args = self.args
+        batches = (args.steps_per_generation, args.gradient_accumulation_steps, self.num_iterations)
+        return batches == (1, 1, 1)
+
+    def _as_trl_pads(
+        self, completion_ids: list[list[int]]
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Ids and mask of the step, and the columns of its completions, as the loss will get them."""
+
+        def padded(rows: list[list[int]], value: int | None, side: str) -> torch.Tensor:
+            filler = self.processing_class.pad_token_id if value is None else value
+            tensors = [torch.tensor(row if value is None else [1] * len(row)) for row in rows]
+            joined: torch.Tensor = pad(
+                tensors,
+                padding_value=filler,
+                padding_side=side,
+                pad_to_multiple_of=self.pad_to_multiple_of,
+            )
+            return joined.to(self.accelerator.device)
+
+        prompts = self._prompt_ids
+        ids = (padded(prompts, None, "left"), padded(completion_ids, None, "right"))
+        mask = (padded(prompts, 0, "left"), padded(completion_ids, 0, "right"))
+        return torch.cat(ids, dim=1), torch.cat(mask, dim=1), ids[1].shape[1]
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        self._rows = inputs.pop("row", None)
+        return super()._compute_loss(model, inputs)
+
+    # -- our way, and TRL's beside it -----------------------------------------------------------
 
     def _own(
         self, model: Any, ids: torch.Tensor, mask: torch.Tensor, kept: int, entropy: bool
@@ -123,18 +195,14 @@ class FastTrainer(WatchedTrainer):
                 entropy=entropy,
             )
 
-    def _compare(
-        self,
-        plain: Callable[[], Scores],
-        model: Any,
-        ids: torch.Tensor,
-        mask: torch.Tensor,
-        kept: int,
-    ) -> None:
-        """Compute the first real batch both ways; where they differ, TRL's way is taken from here on."""
+    def _compare(self, model: Any, ids: torch.Tensor, mask: torch.Tensor, kept: int) -> None:
+        """Compute the first real group both ways; where they differ, TRL's way is taken from here on."""
         self._compared = True
+        ids, mask = ids[: self.num_generations], mask[: self.num_generations]
         with torch.no_grad():
-            theirs, _, _ = plain()
+            theirs, _, _ = super()._get_per_token_logps_and_entropies(
+                model, ids, mask, kept, batch_size=self.args.per_device_train_batch_size
+            )
             ours, _ = self._own(model, ids, mask, kept, entropy=False)
         there = mask[:, -kept:].bool()
         gap = ((ours - theirs).abs() / theirs.abs().clamp(min=1.0))[there]

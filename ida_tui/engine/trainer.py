@@ -163,6 +163,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
                 for row, text in enumerate(texts)
             ]
         )
+        self._while_judged(completion_ids)
         self._watcher.enter("judge", step)
         verdicts, stats = self._judging.verdicts(texts, self.num_generations)
         self._watcher.judged(step, verdicts, stats)
@@ -171,6 +172,9 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             if scores:
                 log_metric(axis, sum(scores) / len(scores))
         return [verdict.r_ida for verdict in verdicts]
+
+    def _while_judged(self, completion_ids: list[list[int]]) -> None:
+        """What can be computed while verdicts are out; here nothing."""
 
     # -- update -------------------------------------------------------------------------------
 
