@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from trl.trainer.utils import add_fused_lm_head
 
 from ida_tui.engine import decoder
+from ida_tui.engine.fast import TOLERANCE
 from ida_tui.engine.rollout import sample
 from ida_tui.engine.sampling import Sampling
 from ida_tui.engine.scoring import log_probabilities
@@ -82,7 +83,11 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12))
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["cached", "checkpointing"])
+@pytest.mark.parametrize(
+    ("checkpointing", "bucket"),
+    [(False, 1), (True, 1), (False, 16)],
+    ids=["cached", "checkpointing", "in-buckets"],
+)
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize(
     ("rows", "prompts", "lengths"),
@@ -98,7 +103,7 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     ids=["G1", "G2", "G8", "two-prompts", "three-prompts", "all-truncated", "short"],
 )
 def test_log_probabilities_entropies_and_every_gradient_are_trls(
-    rows: int, prompts: int, lengths: list[int], method: str, checkpointing: bool
+    rows: int, prompts: int, lengths: list[int], method: str, checkpointing: bool, bucket: int
 ) -> None:
     model = policy(method)
     if checkpointing:
@@ -113,7 +118,9 @@ def test_log_probabilities_entropies_and_every_gradient_are_trls(
         if way == "theirs":
             scores, entropy = trls(model, ids, mask, 40)
         else:
-            scores, entropy = log_probabilities(model, ids, mask, 40, TEMPERATURE, entropy=True)
+            scores, entropy = log_probabilities(
+                model, ids, mask, 40, TEMPERATURE, entropy=True, bucket=bucket
+            )
         # GRPO's loss at the first iteration, where the ratio is 1 and its gradient is not 0.
         ratio = torch.exp(scores - scores.detach())
         loss = -(ratio * advantages * there).sum() / there.sum()
@@ -129,6 +136,20 @@ def test_log_probabilities_entropies_and_every_gradient_are_trls(
     assert ours[3].keys() == theirs[3].keys()
     for name, gradient in theirs[3].items():
         assert relative(ours[3][name], gradient) <= RELATIVE, name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_in_16_bits_the_two_ways_differ_by_less_than_the_stated_tolerance(
+    dtype: torch.dtype,
+) -> None:
+    model = policy().to(dtype)
+    ids, mask = batch(8, 2, [40, 3, 22, 9])
+    there = mask[:, 20:].bool()
+    with torch.no_grad():
+        theirs, _ = trls(model, ids, mask, 40)
+        ours, _ = log_probabilities(model, ids, mask, 40, TEMPERATURE, entropy=False)
+    gap = ((ours.float() - theirs.float()).abs() / theirs.float().abs().clamp(min=1.0))[there]
+    assert 0 < float(gap.mean()) <= TOLERANCE[str(dtype).removeprefix("torch.")]
 
 
 def test_the_reference_is_the_model_without_its_adapter() -> None:
@@ -156,9 +177,12 @@ def generated(model: Any, prompts: list[list[int]], tokens: int) -> list[list[in
     return [row[: row.index(EOS) + 1] if EOS in row else row for row in rows]
 
 
+@pytest.mark.parametrize("bucket", [1, 16], ids=["", "in-buckets"])
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_greedy_decoding_is_generates_token_for_token(method: str, family: str) -> None:
+def test_greedy_decoding_is_generates_token_for_token(
+    method: str, family: str, bucket: int
+) -> None:
     model = policy(method, family).eval()
     generator = torch.Generator().manual_seed(9)
     same = torch.randint(5, 600, (18,), generator=generator).tolist()
@@ -166,8 +190,9 @@ def test_greedy_decoding_is_generates_token_for_token(method: str, family: str) 
     for prompts in ([same] * 3, [same, same, shorter, shorter], [shorter]):
         with torch.no_grad():
             ours = sample(
-                model, prompts, Sampling(temperature=0), max_new_tokens=40, eos=[EOS], pad=PAD
-            )
+                model, prompts, Sampling(temperature=0), max_new_tokens=40, eos=[EOS], pad=PAD,
+                bucket=bucket,
+            )  # fmt: skip
         assert ours == generated(model, prompts, 40)
 
 

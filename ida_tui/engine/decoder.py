@@ -58,6 +58,8 @@ class Decoder:
         padding: (rows, tokens), true where a prompt has a token and false where it is padded on its left;
             None where no row is padded.
         room: tokens that may follow the prompt.
+        bucket: what is attended to has a length that is a multiple of this. More than 1 is for devices that
+            compile, and keep memory, for every length they meet (Metal).
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Decoder:
         values: Sequence[torch.Tensor],
         padding: torch.Tensor | None,
         room: int,
+        bucket: int = 1,
     ) -> None:
         base = _base(model)
         config = base.config
@@ -79,13 +82,17 @@ class Decoder:
         self._rotary = base.model.rotary_emb
         self._layers = [_Layer.of(layer) for layer in base.model.layers]
         rows, _, length, _ = keys[0].shape
-        self._rows, self._length = rows, length
+        self._rows, self._length, self._bucket = rows, length, bucket
+        room = _up(length + room, bucket) - length
         self._keys = [_buffer(tensor, room) for tensor in keys]
         self._values = [_buffer(tensor, room) for tensor in values]
         self._mask: torch.Tensor | None = None
         lengths = torch.full((rows,), length, device=keys[0].device)
+        if padding is None and bucket > 1:
+            padding = torch.ones(rows, length, dtype=torch.bool, device=keys[0].device)
         if padding is not None:
-            self._mask = functional.pad(padding, (0, room), value=True)[:, None, None, :]
+            # In a bucket what has not been written yet is hidden until it is.
+            self._mask = functional.pad(padding, (0, room), value=bucket == 1)[:, None, None, :]
             lengths = padding.sum(dim=1)
         self._positions = lengths
 
@@ -109,7 +116,10 @@ class Decoder:
         cos, sin = self._rotary(self._embedding, self._positions[:, None])  # (rows, 1, head size)
         cos, sin = cos.to(self._embedding.dtype), sin.to(self._embedding.dtype)
         self._positions = self._positions + 1
-        mask = None if self._mask is None else self._mask[:, :, :, : self._length]
+        until = _up(self._length, self._bucket)
+        mask = None if self._mask is None else self._mask[:, :, :, :until]
+        if mask is not None and self._bucket > 1:
+            mask[:, :, :, at] = True
         x = functional.embedding(tokens, self._embedding)
         for layer, keys, values in zip(self._layers, self._keys, self._values, strict=True):
             q, k, v = layer.attention_in(layer.norm_in(x))
@@ -122,8 +132,8 @@ class Decoder:
             # The queries that share a key-value head stand in a row: nothing is repeated in memory.
             seen = functional.scaled_dot_product_attention(
                 q.reshape(rows, self._kv_heads, self._groups, self._head),
-                keys[:rows, :, : self._length],
-                values[:rows, :, : self._length],
+                keys[:rows, :, :until],
+                values[:rows, :, :until],
                 attn_mask=mask,
             )
             (out,) = layer.attention_out(seen.reshape(rows, -1))
@@ -246,6 +256,10 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 def _buffer(prompt: torch.Tensor, room: int) -> torch.Tensor:
     """A tensor with the prompt's keys or values in it, and room for what follows."""
     rows, heads, length, size = prompt.shape
-    buffer = prompt.new_empty(rows, heads, length + room, size)
+    buffer = prompt.new_zeros(rows, heads, length + room, size)
     buffer[:, :, :length] = prompt
     return buffer
+
+
+def _up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple

@@ -67,6 +67,11 @@ def empty_cache(device: DeviceName) -> None:
         torch.cuda.empty_cache()
 
 
+def length_bucket(device: DeviceName | str) -> int:
+    """Lengths of a batch are rounded up to a multiple of this: Metal keeps a graph and memory for each."""
+    return 64 if device == "mps" else 1
+
+
 def leave_a_core() -> None:
     """Let torch compute on all processors but one, which the judge and the screen need.
 

@@ -18,6 +18,7 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
 from ida_tui.engine import decoder
+from ida_tui.engine.device import length_bucket
 from ida_tui.engine.heartbeat import Heartbeat
 from ida_tui.engine.rollout import sample
 from ida_tui.engine.sampling import Sampling
@@ -43,6 +44,7 @@ class FastTrainer(WatchedTrainer):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._compared = False
+        self._bucket = length_bucket(self.accelerator.device.type)
         self._prompt_ids: list[list[int]] = []
         self._early: Early | None = None
         self._rows: torch.Tensor | None = None
@@ -91,6 +93,7 @@ class FastTrainer(WatchedTrainer):
                 pad=settings.pad_token_id,
                 stop=self._watcher.stop_requested,
                 told=heartbeat.told,
+                bucket=self._bucket,
             )
 
     def _get_per_token_logps_and_entropies(
@@ -193,6 +196,7 @@ class FastTrainer(WatchedTrainer):
                 kept,
                 self.temperature,
                 entropy=entropy,
+                bucket=self._bucket,
             )
 
     def _compare(self, model: Any, ids: torch.Tensor, mask: torch.Tensor, kept: int) -> None:

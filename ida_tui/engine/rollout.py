@@ -23,6 +23,7 @@ def sample(
     stop: Callable[[], bool] = lambda: False,
     told: Callable[[list[list[int]], list[int]], object] = lambda completions, ended: None,
     ahead: bool | None = None,
+    bucket: int = 1,
 ) -> list[list[int]]:
     """Sample one completion for each prompt; equal prompts that stand together are read once.
 
@@ -36,13 +37,14 @@ def sample(
         stop: asked before every token; true ends the rollout with what there is.
         told: after every token, given all completions so far and the rows that have just ended.
         ahead: whether a forward pass is under way while its tokens are read; None decides by the device.
+        bucket: lengths that are attended to are multiples of this (`device.length_bucket`).
 
     Raises:
         RuntimeError: a logit is not finite, so that there is no probability to draw from.
     """
     device = model.device
     unique, row_of = _unique(prompts)
-    logits, decoder, seen = _prefill(model, unique, row_of, sampling, max_new_tokens, pad)
+    logits, decoder, seen = _prefill(model, unique, row_of, sampling, max_new_tokens, pad, bucket)
     ends = frozenset(eos)
     completions: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))
@@ -93,10 +95,11 @@ def _prefill(
     sampling: Sampling,
     room: int,
     pad: int,
+    bucket: int,
 ) -> tuple[torch.Tensor, Decoder, torch.Tensor | None]:
     """Read every prompt once: the logits after it, (rows, vocabulary), and a decoder that holds all rows."""
     device = model.device
-    longest = max(map(len, unique))
+    longest = -(-max(map(len, unique)) // bucket) * bucket
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in unique], device=device)
     padded = any(len(prompt) < longest for prompt in unique)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in unique], device=device)
@@ -116,6 +119,7 @@ def _prefill(
         [layer.values[index] for layer in cache.layers],
         mask.bool()[index] if padded else None,
         room,
+        bucket,
     )
     logits = out.logits[:, -1][index]
     seen = None

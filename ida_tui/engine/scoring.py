@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
 from transformers import DynamicCache
 
 from ida_tui.engine.head import score
@@ -34,6 +35,7 @@ class Batch:
         prompt_of: for each row the prompt that it has.
         completions: right-padded, (rows, longest completion).
         lengths: tokens of each completion.
+        bucket: completions go through the model at a multiple of this many tokens.
     """
 
     prompts: torch.Tensor
@@ -41,16 +43,22 @@ class Batch:
     prompt_of: torch.Tensor
     completions: torch.Tensor
     lengths: list[int]
+    bucket: int = 1
 
     @classmethod
-    def of(cls, ids: torch.Tensor, mask: torch.Tensor, kept: int) -> Batch:
+    def of(cls, ids: torch.Tensor, mask: torch.Tensor, kept: int, bucket: int = 1) -> Batch:
         """From TRL's tensors.
 
         Args:
             ids: (rows, prompt + completion), prompts padded on the left and completions on the right.
             mask: 1 for tokens, the same shape.
             kept: columns of the completions.
+            bucket: both widths are made multiples of this by padding.
         """
+        if bucket > 1:
+            before, after = -(ids.shape[1] - kept) % bucket, -kept % bucket
+            ids, mask = (functional.pad(tensor, (before, after)) for tensor in (ids, mask))
+            kept += after
         width = ids.shape[1] - kept
         prompts, prompt_mask = ids[:, :width], mask[:, :width]
         both = torch.cat((prompts * prompt_mask, prompt_mask), dim=1)
@@ -58,12 +66,14 @@ class Batch:
         unique_mask = unique[:, width:]
         used = int(unique_mask.sum(dim=1).max()) if width else 0
         lengths = mask[:, width:].sum(dim=1).tolist()
+        used = min(width, -(-used // bucket) * bucket)
         return cls(
             prompts=unique[:, width - used : width],
             prompt_mask=unique_mask[:, width - used :],
             prompt_of=prompt_of,
             completions=ids[:, width:],
             lengths=[int(length) for length in lengths],
+            bucket=bucket,
         )
 
     def passes(self) -> Iterator[list[int]]:
@@ -91,6 +101,7 @@ def log_probabilities(
     temperature: float,
     *,
     entropy: bool,
+    bucket: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probability, and entropy, of every completion token under the model at a temperature.
 
@@ -101,11 +112,12 @@ def log_probabilities(
         kept: columns of the completions.
         temperature: the logits are divided by it.
         entropy: whether the entropy is wanted too.
+        bucket: lengths that go through the model are multiples of this (`device.length_bucket`).
 
     Returns:
         Two (rows, kept) tensors, zero where there is no token; the second None where it is not wanted.
     """
-    batch = Batch.of(ids, mask, kept)
+    batch = Batch.of(ids, mask, kept, bucket)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     backbone, head = base.model, base.lm_head
     # Recomputed activations and a cache exclude each other.
@@ -115,7 +127,7 @@ def log_probabilities(
         states_of = _whole_rows(backbone, batch) if recomputes else _after_prompts(backbone, batch)
         hidden, labels, places = [], [], []
         for rows in batch.passes():
-            longest = batch.lengths[rows[0]]
+            longest = -(-batch.lengths[rows[0]] // bucket) * bucket
             if longest == 0:
                 continue
             index = torch.tensor(rows, device=ids.device)
