@@ -73,13 +73,6 @@ class FastTrainer(WatchedTrainer):
             return super()._sample(heartbeat, prompt_ids, *args, **kwargs)
         self._prompt_ids = prompt_ids
         settings = self.generation_config
-        sampling = Sampling(
-            temperature=self.args.temperature,
-            top_k=self.args.top_k or 0,
-            top_p=self.args.top_p,
-            min_p=self.args.min_p,
-            repetition_penalty=self.args.repetition_penalty,
-        )
         with (
             unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
             torch.no_grad(),
@@ -87,7 +80,7 @@ class FastTrainer(WatchedTrainer):
             return sample(
                 model,
                 prompt_ids,
-                sampling,
+                self._sampling(),
                 max_new_tokens=settings.max_new_tokens,
                 eos=self.eos_token_ids,
                 pad=settings.pad_token_id,
@@ -95,6 +88,16 @@ class FastTrainer(WatchedTrainer):
                 told=heartbeat.told,
                 bucket=self._bucket,
             )
+
+    def _sampling(self) -> Sampling:
+        """How tokens are drawn."""
+        return Sampling(
+            temperature=self.args.temperature,
+            top_k=self.args.top_k or 0,
+            top_p=self.args.top_p,
+            min_p=self.args.min_p,
+            repetition_penalty=self.args.repetition_penalty,
+        )
 
     def _get_per_token_logps_and_entropies(
         self,

@@ -1,0 +1,74 @@
+"""What is measured: shapes of models, and steps of different size."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+from ida_tui.errors import UsageError
+
+WAYS = ("default", "tuned", "ours")
+PROMPT = 128
+SHAPES: dict[str, dict[str, int]] = {
+    "S": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6,
+          "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "vocab_size": 4096},
+    "M": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 8,
+          "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 8192},
+    "S152k": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6,
+              "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "vocab_size": 151_936},
+    "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
+             "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of the table."""
+
+    shape: str
+    generations: int
+    longest: int
+    beta: float = 0.0
+    slots: int = 8
+    prompts: int = 1
+
+    @property
+    def name(self) -> str:
+        """As it is printed and asked for."""
+        parts = [self.shape, f"G{self.generations}", f"T{self.longest}"]
+        parts += [f"b{self.beta:g}"] if self.beta else []
+        parts += [f"j{self.slots}"] if self.slots != 8 else []
+        parts += [f"p{self.prompts}"] if self.prompts != 1 else []
+        return "-".join(parts)
+
+    def lengths(self, step: int) -> list[int]:
+        """Tokens of each completion of a step; one of them in four is as long as it gets."""
+        rng = random.Random(f"{self.name} {step}")
+        return [
+            min(self.longest, max(4, round(rng.lognormvariate(math.log(self.longest / 3), 0.6))))
+            for _ in range(self.generations * self.prompts)
+        ]
+
+
+TABLE = [
+    Cell("S", 4, 64), Cell("S", 8, 64), Cell("S", 8, 256), Cell("S", 8, 512),
+    Cell("S", 8, 256, beta=0.04), Cell("S", 8, 256, beta=0.04, slots=2), Cell("S", 4, 256, prompts=2),
+    Cell("M", 8, 64), Cell("M", 8, 256),
+    Cell("S152k", 4, 256), Cell("S152k", 8, 64),
+    Cell("0.6B", 4, 64),
+]  # fmt: skip
+QUICK = [Cell("S", 8, 64), Cell("S", 8, 256, beta=0.04), Cell("S152k", 4, 64)]
+
+
+def named(names: str) -> list[Cell]:
+    """The cells of these names, with commas between them.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    cells = {cell.name: cell for cell in (*TABLE, *QUICK)}
+    for name in names.split(","):
+        if name not in cells:
+            raise UsageError(f"there is no cell {name}", f"the cells are {', '.join(cells)}")
+    return [cells[name] for name in names.split(",")]

@@ -1,0 +1,24 @@
+"""`ida-tui bench` measures this machine; a cell that there is not is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def test_bench_times_a_step_by_plain_trl_and_by_ours(tmp_path: Path, ida_tui_here: Any) -> None:
+    report = tmp_path / "figures.json"
+    done = ida_tui_here("bench", "--device=cpu", "--cells=S-G4-T64", f"--json={report}")
+    assert done.code == 0, done.err
+    (row,) = json.loads(report.read_text())
+    assert 0 < row["ours_s"] < row["default_s"], "ours is slower than TRL as it comes"
+    assert f"{row['default_s']:.2f}s" in done.out
+    assert set(row["phases"]["ours"]) >= {"generate", "update", "judge"}
+
+
+def test_a_cell_that_there_is_not_is_refused_with_those_that_there_are(ida_tui_here: Any) -> None:
+    done = ida_tui_here("bench", "--cells=S-G4-T65")
+    assert done.code == 2
+    assert "there is no cell S-G4-T65" in done.err
+    assert "S-G4-T64" in done.err
