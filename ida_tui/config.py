@@ -58,6 +58,8 @@ class ModelConfig(_Section):
     """Parameter count as published, for the plan; the true count is reported once it is loaded."""
     context_length: PositiveInt | None = None
     """Longest prompt plus completion, in tokens."""
+    shape: dict[str, int | bool | str] = Field(default_factory=dict)
+    """Its sizes by the names of config.json, for the memory plan while its files are not here."""
     download_gb: PositiveFloat | None = None
     """Size of the download in GB (10^9 bytes), where the weights come from a hub."""
     licence: str = ""

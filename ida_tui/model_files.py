@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,60 @@ from ida_tui.config import ModelConfig
 from ida_tui.paths import expanded, is_file, is_folder
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a decoder of the Llama family, from its config.json."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    vocabulary: int
+    tied: bool
+    """Whether the output layer is the embedding."""
+    head_norms: bool
+    """Whether queries and keys are normalised (Qwen3)."""
+
+    @property
+    def q(self) -> int:
+        """Width of all queries of a token."""
+        return self.heads * self.head
+
+    @property
+    def kv(self) -> int:
+        """Width of all keys, or of all values, of a token."""
+        return self.kv_heads * self.head
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of a layer's linear parts, by the names that adapters know them by."""
+        h, i = self.hidden, self.intermediate
+        return {
+            "q_proj": (h, self.q),
+            "k_proj": (h, self.kv),
+            "v_proj": (h, self.kv),
+            "o_proj": (self.q, h),
+            "gate_proj": (h, i),
+            "up_proj": (h, i),
+            "down_proj": (i, h),
+        }
+
+    def parameters(self) -> int:
+        """Parameters of the whole model; biases are left out."""
+        norms = 2 * self.hidden + (2 * self.head if self.head_norms else 0)
+        layer = sum(inputs * outputs for inputs, outputs in self.linears().values()) + norms
+        ends = self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
+        return self.layers * layer + ends
+
+    def adapter_parameters(self, rank: int, target_modules: str | list[str]) -> int:
+        """Parameters of a LoRA adapter on these parts of every layer."""
+        linears = self.linears()
+        names = linears if target_modules == "all-linear" else target_modules
+        wanted = [linears[name] for name in names if name in linears]
+        return self.layers * rank * sum(inputs + outputs for inputs, outputs in wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +91,8 @@ class Weights:
     vocab_size: int | None = None
     size_gb: float | None = None
     """Of the weight files on this machine."""
+    shape: Shape | None = None
+    """As the model's config.json says, else as its profile does."""
 
 
 def weights(model: ModelConfig) -> Weights:
@@ -49,7 +106,8 @@ def weights(model: ModelConfig) -> Weights:
     elif (cached := _cached(model)) is not None:
         place, folder = "cache", cached
     if folder is None:
-        return Weights(place, None, False, model.parameters, model.context_length)
+        published = _shape(model.shape) if model.shape else None
+        return Weights(place, None, False, model.parameters, model.context_length, shape=published)
     found = read_config_json(folder)
     settings = found if isinstance(found, dict) else {}
     files = [f for suffix in ("*.safetensors", "*.bin") for f in _glob(folder, suffix)]
@@ -61,6 +119,7 @@ def weights(model: ModelConfig) -> Weights:
         context_length=model.context_length or _whole(settings.get("max_position_embeddings")),
         vocab_size=_whole(settings.get("vocab_size")),
         size_gb=sum(_size(f) for f in files) / 1e9 if files else None,
+        shape=_shape(settings),
     )
 
 
@@ -150,6 +209,34 @@ def _count_parameters(folder: Path, settings: dict[str, object]) -> int | None:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
     return total or None
+
+
+def _shape(settings: Mapping[str, object]) -> Shape | None:
+    """The sizes in a config.json; None where one is missing or the model has experts."""
+    names = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "vocab_size",
+    )
+    sizes = [_whole(settings.get(name)) for name in names]
+    hidden, intermediate, layers, heads, vocabulary = sizes
+    if not (hidden and intermediate and layers and heads and vocabulary):
+        return None
+    if settings.get("num_experts") or settings.get("num_local_experts"):
+        return None
+    return Shape(
+        hidden=hidden,
+        intermediate=intermediate,
+        layers=layers,
+        heads=heads,
+        kv_heads=_whole(settings.get("num_key_value_heads")) or heads,
+        head=_whole(settings.get("head_dim")) or hidden // heads,
+        vocabulary=vocabulary,
+        tied=bool(settings.get("tie_word_embeddings", False)),
+        head_norms=settings.get("model_type") == "qwen3",
+    )
 
 
 def _whole(value: object) -> int | None:

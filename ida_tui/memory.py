@@ -1,0 +1,227 @@
+"""How much memory a run will need, from the shape of its model alone; nothing is loaded.
+
+A run holds its weights, adapter, gradients and optimizer state all the time, and on top of them, in turn,
+what sampling needs (keys and values) and what the update needs (activations, tiles of the output layer).
+The terms below are those of the fast engine's own code and of transformers' Llama family; they were checked
+against the tensors that autograd saves, and whole runs against the process (`benchmarks/memory.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ida_tui.config import Config, DeviceName
+from ida_tui.model_files import Shape, weights
+from ida_tui.precision import Format, Recipe, recipe
+
+BYTES: dict[Format, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+RUNTIME = {"cpu": 0.62e9, "mps": 0.9e9, "cuda": 1.0e9}
+"""Python, torch and the Hugging Face libraries; measured on Linux with the CPU, an estimate elsewhere."""
+CHARACTERS_A_TOKEN = 3.0
+"""Of English in the smaller vocabularies; prompts are short, so that little hangs on it."""
+TEMPLATE_TOKENS = 24
+"""What a chat template adds to a prompt."""
+HEAD_TILE = 8192
+"""Columns of the output layer that are computed at a time (`engine.head`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing that takes memory.
+
+    Args:
+        name: what it is.
+        size: bytes.
+        when: held all the time, while sampling, or in the update.
+    """
+
+    name: str
+    size: float
+    when: Literal["always", "sampling", "update"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The memory of one run, part by part."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def total(self) -> float:
+        """Most that is held at once, in bytes."""
+        return self._held("always") + max(self._held("sampling"), self._held("update"))
+
+    def size(self, name: str) -> float:
+        """Bytes of the part of this name; 0 where there is none."""
+        return sum(part.size for part in self.parts if part.name == name)
+
+    def _held(self, when: str) -> float:
+        return sum(part.size for part in self.parts if part.when == when)
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """One change of a profile that needs less memory."""
+
+    setting: str
+    """As it is typed: ``key=value``."""
+    total: float
+    """Bytes at once with it."""
+
+
+def plan(config: Config, device: DeviceName) -> Plan | None:
+    """The memory of a run; None where the shape of its model is not known."""
+    shape = weights(config.model).shape
+    if shape is None:
+        return None
+    return Plan(tuple(part for part in _parts(config, device, shape) if part.size))
+
+
+def savings(config: Config, device: DeviceName) -> list[Saving]:
+    """Changes that lower the plan, the mildest first: none of them changes the group of a prompt."""
+    now = plan(config, device)
+    if now is None:
+        return []
+    training = config.training
+    changes: list[tuple[str, dict[str, object]]] = []
+    if training.method == "full":
+        changes.append(("training.method=lora", {"method": "lora"}))
+    if training.per_device_train_batch_size > 1:
+        rows = training.completions_per_step
+        changes.append(
+            (
+                f"training.per_device_train_batch_size=1 training.gradient_accumulation_steps={rows}",
+                {"per_device_train_batch_size": 1, "gradient_accumulation_steps": rows},
+            )
+        )
+    if not training.gradient_checkpointing:
+        changes.append(("training.gradient_checkpointing=true", {"gradient_checkpointing": True}))
+    if training.max_completion_length > 64:
+        half = training.max_completion_length // 2
+        changes.append((f"training.max_completion_length={half}", {"max_completion_length": half}))
+    found = []
+    for setting, change in changes:
+        changed = config.model_copy(update={"training": training.model_copy(update=change)})
+        less = plan(changed, device)
+        if less is not None and less.total < now.total:
+            found.append(Saving(setting, less.total))
+    return found
+
+
+# --- the parts ------------------------------------------------------------------------------------
+
+
+def _parts(config: Config, device: DeviceName, shape: Shape) -> Iterator[Part]:
+    training, numbers = config.training, recipe(config, device)
+    lora = training.method == "lora"
+    each = BYTES[numbers.weights]
+    policy = (config.model.parameters or shape.parameters()) * each
+    trained = shape.adapter_parameters(config.lora.r, config.lora.target_modules) if lora else 0
+    yield Part("policy", policy, "always")
+    # With LoRA the reference is the policy with its adapter switched off.
+    yield Part("reference", 0 if lora or not training.beta else policy, "always")
+    yield Part("adapter", 4 * trained, "always")
+    learned = 4 * trained if lora else policy
+    yield Part("gradients", learned, "always")
+    yield Part(
+        "optimizer", 2 * learned if numbers.optim != "adafactor" else 0.02 * learned, "always"
+    )
+    yield Part("runtime", RUNTIME[device], "always")
+    step = _Step.of(config)
+    compute = 2 if numbers.fp16 or numbers.bf16 else each
+    yield Part("KV cache", _kv_cache(shape, step, each), "sampling")
+    yield Part("sampling", 6.0 * step.rows * shape.vocabulary * 4, "sampling")
+    batch = replace(step, rows=training.per_device_train_batch_size)
+    yield Part("activations", _activations(config, shape, batch, numbers, compute), "update")
+    yield Part("LM-head tiles", _tiles(shape, batch, lora, compute), "update")
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Rows that are held together, and their tokens."""
+
+    rows: int
+    group: int
+    prompt: int
+    completion: int
+
+    @classmethod
+    def of(cls, config: Config) -> _Step:
+        training = config.training
+        longest = max((len(prompt.text) for prompt in config.prompts.train()), default=0)
+        return cls(
+            training.completions_per_step,
+            training.num_generations,
+            TEMPLATE_TOKENS + round(longest / CHARACTERS_A_TOKEN),
+            training.max_completion_length,
+        )
+
+    @property
+    def prompts(self) -> int:
+        """Different prompts among the rows."""
+        return max(1, -(-self.rows // self.group))
+
+
+def _kv_cache(shape: Shape, step: _Step, each: int) -> float:
+    """One buffer for all rows, and the prompts as they were read, for each row once more."""
+    a_token = shape.layers * 2 * shape.kv * each
+    tokens = step.rows * (2 * step.prompt + step.completion) + step.prompts * step.prompt
+    return float(tokens * a_token)
+
+
+def _activations(
+    config: Config, shape: Shape, batch: _Step, numbers: Recipe, compute: int
+) -> float:
+    """What the forward pass keeps for the backward pass, and what that holds while it goes back."""
+    checkpointed = config.training.gradient_checkpointing
+    shared = not checkpointed and config.engine == "fast"
+    if shared:
+        tokens = batch.prompts * batch.prompt + batch.rows * batch.completion
+    else:
+        tokens = batch.rows * (batch.prompt + batch.completion)
+    length = batch.prompt + batch.completion
+    queries = batch.completion if shared else length
+    lora = config.training.method == "lora"
+    a_layer = _layer(shape, lora, config.lora.r, tokens, batch.rows, queries, length, compute)
+    if shared:
+        a_layer += 2 * batch.prompts * batch.prompt * shape.kv * compute
+    # The gradients of the widest tensors stand beside what was kept for them.
+    backward = tokens * (2 * shape.intermediate + 3 * shape.hidden) * compute
+    if checkpointed:
+        return shape.layers * tokens * shape.hidden * compute + a_layer + backward
+    casts = 0.0
+    if not lora and BYTES[numbers.weights] > compute:
+        casts = shape.parameters() * compute  # autocast keeps its copy of the weights for the pass
+    return shape.layers * a_layer + backward + casts
+
+
+def _layer(
+    shape: Shape,
+    lora: bool,
+    rank: int,
+    tokens: int,
+    rows: int,
+    queries: int,
+    length: int,
+    compute: int,
+) -> float:
+    """Bytes that one layer keeps: residuals, projections, attention and the gated feed-forward part."""
+    h, q, kv, i = shape.hidden, shape.q, shape.kv, shape.intermediate
+    norms = 2 * h + q + kv if shape.head_norms else 2 * h  # kept in float32 whatever is computed in
+    rest = 2 * h + 2 * q + 4 * i + (7 * rank if lora else norms)
+    if compute < 4 and lora:
+        rest += 3 * h + q  # autocast's own copy of each projection's input
+    # The prompt's keys and values stand before each row's own, repeated for the heads that share them.
+    attention = 2 * rows * length * q * compute + rows * queries * length * 4
+    return tokens * (4 * norms + rest * compute) + attention
+
+
+def _tiles(shape: Shape, batch: _Step, lora: bool, compute: int) -> float:
+    """States that reach the output layer, three tiles of logits, and its gradient where it learns."""
+    tokens = batch.rows * batch.completion
+    tile = min(HEAD_TILE, shape.vocabulary)
+    states = 4 * tokens * shape.hidden * compute
+    learned = 0 if lora else shape.vocabulary * shape.hidden * compute
+    return float(3 * tokens * tile * 4 + states + learned)
