@@ -208,7 +208,11 @@ class FastTrainer(WatchedTrainer):
         ids, mask = ids[: self.num_generations], mask[: self.num_generations]
         with torch.no_grad():
             theirs, _, _ = super()._get_per_token_logps_and_entropies(
-                model, ids, mask, kept, batch_size=self.args.per_device_train_batch_size
+                model,
+                ids,
+                mask,
+                kept,
+                batch_size=1,  # TRL's way takes far more memory for more
             )
             ours, _ = self._own(model, ids, mask, kept, entropy=False)
         there = mask[:, -kept:].bool()
