@@ -13,7 +13,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +59,26 @@ def covered(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 @contextmanager
 def quicker_linears(model: torch.nn.Module) -> Iterator[None]:
-    """Inside the block every linear layer of the model computes by `linear`.
+    """Inside the block linear layers compute by `linear`, and those with an adapter as one operation.
 
-    Backward passes may come later, but not those that compute the block again (gradient checkpointing).
+    PEFT's module adds, scales and keeps tensors as wide as its output; `_Adapted` keeps the input and the
+    thin half. Backward passes may come later, but not those that compute the block again (gradient
+    checkpointing).
     """
-    if not prefers_onednn():
-        yield
-        return
-    layers = [module for module in model.modules() if type(module) is torch.nn.Linear]
-    for layer in layers:
-        layer.forward = _bound(layer)  # type: ignore[method-assign]
+    changed: list[torch.nn.Module] = []
+    for module in model.modules():
+        if hasattr(module, "lora_A") and (one := _one_adapter(module)) is not None:
+            module.forward = partial(_adapted, module, one, module.forward)
+        elif type(module) is torch.nn.Linear and prefers_onednn():
+            module.forward = _bound(module)  # type: ignore[method-assign]
+        else:
+            continue
+        changed.append(module)
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward
+        for module in changed:
+            del module.forward
 
 
 @cache
@@ -92,6 +97,70 @@ def prefers_onednn() -> bool:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return False
+
+
+def _one_adapter(layer: Any) -> str | None:
+    """The name of the layer's only adapter, where it is plain LoRA in float32 on a frozen float32 base."""
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    if len(names) != 1 or layer.disable_adapters or layer.merged:
+        return None
+    (name,) = names
+    base = layer.base_layer
+    if type(base) is not torch.nn.Linear or any(p.requires_grad for p in base.parameters()):
+        return None
+    if getattr(layer, "use_dora", {}).get(name) or getattr(layer, "lora_bias", {}).get(name):
+        return None
+    still = layer.lora_dropout[name]
+    if not isinstance(still, torch.nn.Identity) and getattr(still, "p", 1) != 0:
+        return None
+    formats = {base.weight.dtype, layer.lora_A[name].weight.dtype, layer.lora_B[name].weight.dtype}
+    return name if formats == {torch.float32} else None
+
+
+def _adapted(layer: Any, name: str, otherwise: Any, x: torch.Tensor, **more: Any) -> torch.Tensor:
+    if more or x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
+        found: torch.Tensor = otherwise(x, **more)
+        return found
+    base, down, up = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
+    out: torch.Tensor = _Adapted.apply(x, base.weight, base.bias, down, up, layer.scaling[name])
+    return out
+
+
+class _Adapted(torch.autograd.Function):
+    """``x @ W.T + b + scale * (x @ A.T) @ B.T`` with W and b frozen."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        thin = functional.linear(flat, down)
+        out = linear(flat, weight, bias).addmm_(thin, up.t(), alpha=scale)
+        ctx.save_for_backward(x, weight, down, up, thin)
+        ctx.scale = scale
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        x, weight, down, up, thin = ctx.saved_tensors
+        gradient = gradients[0].reshape(-1, weight.shape[0])
+        for_thin = (gradient @ up).mul_(ctx.scale)
+        for_x = for_down = for_up = None
+        if ctx.needs_input_grad[0]:
+            own = by_onednn(gradient, weight)
+            flat = onednn(gradient.contiguous(), weight.t(), None) if own else gradient @ weight
+            for_x = flat.addmm_(for_thin, down).view(x.shape)
+        if ctx.needs_input_grad[3]:
+            for_down = for_thin.t() @ x.reshape(-1, x.shape[-1])
+        if ctx.needs_input_grad[4]:
+            for_up = (gradient.t() @ thin).mul_(ctx.scale)
+        return for_x, None, None, for_down, for_up, None
 
 
 def _bound(layer: torch.nn.Linear) -> Any:
