@@ -346,6 +346,8 @@ class Config(_Section):
     """US dollars that the judge of a run may cost; the run pauses before it costs more."""
     limit_gb: PositiveFloat | Auto = "auto"
     """The memory to stay under, in GB; `auto` is what the machine has."""
+    over_limit: Literal["refuse", "try"] = "refuse"
+    """Whether a run whose memory plan is over limit_gb is refused, or tried until the guard stops it."""
     output_dir: Annotated[str, Field(min_length=1)] = "outputs"
     """Where run directories are made."""
     report_to: list[Literal["wandb", "trackio", "tensorboard"]] = Field(default_factory=list)

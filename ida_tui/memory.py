@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ida_tui import profiles
 from ida_tui.config import Config, DeviceName
 from ida_tui.model_files import Shape, weights
 from ida_tui.precision import Format, Recipe, recipe
@@ -82,6 +83,26 @@ def plan(config: Config, device: DeviceName) -> Plan | None:
     if shape is None:
         return None
     return Plan(tuple(part for part in _parts(config, device, shape) if part.size))
+
+
+def limit(config: Config, machine: float) -> float:
+    """The memory to stay under, in bytes: the profile's limit, or what the machine has."""
+    return machine if config.limit_gb == "auto" else float(config.limit_gb) * 1e9
+
+
+def advice(config: Config, device: DeviceName, most: float) -> str:
+    """What to change so that the plan is at most so many bytes, as lines of a hint."""
+    found = savings(config, device)
+    fits = next((saving for saving in found if saving.total <= most), None)
+    lines = []
+    variant = f"{config.name}-lowmem"
+    if variant in profiles.names("experiments"):
+        lines.append(f"its low-memory variant: ida-tui --run {variant}")
+    for saving in [fits] if fits else found[-1:]:
+        lines.append(f"{saving.setting}   (planned: {saving.total / 1e9:.1f} GB)")
+    if not fits:
+        lines.append("or a smaller model: ida-tui --list models")
+    return "\n".join(lines)
 
 
 def savings(config: Config, device: DeviceName) -> list[Saving]:
@@ -195,8 +216,10 @@ def _activations(
         tokens = batch.rows * (batch.prompt + batch.completion)
     length = batch.prompt + batch.completion
     queries = batch.completion if shared else length
-    lora = config.training.method == "lora"
-    a_layer = _layer(shape, lora, config.lora.r, tokens, batch.rows, queries, length, compute)
+    lora, autocast = config.training.method == "lora", numbers.fp16 or numbers.bf16
+    a_layer = _layer(
+        shape, lora, config.lora.r, tokens, batch.rows, queries, length, compute, autocast
+    )
     if shared:
         a_layer += 2 * batch.prompts * batch.prompt * shape.kv * compute
     # The gradients of the widest tensors stand beside what was kept for them.
@@ -218,16 +241,20 @@ def _layer(
     queries: int,
     length: int,
     compute: int,
+    autocast: bool,
 ) -> float:
     """Bytes that one layer keeps: residuals, projections, attention and the gated feed-forward part."""
     h, q, kv, i = shape.hidden, shape.q, shape.kv, shape.intermediate
     norms = 2 * h + q + kv if shape.head_norms else 2 * h  # kept in float32 whatever is computed in
     rest = 2 * h + 2 * q + 4 * i + (7 * rank if lora else norms)
-    if compute < 4 and lora:
-        rest += 3 * h + q  # autocast's own copy of each projection's input
+    casts = 0
+    if compute < 4 and lora and autocast:
+        casts = compute * (3 * h + q)  # autocast's own copy of the projections' inputs
+    elif compute < 4 and lora:
+        casts = 4 * (5 * h + q + i)  # PEFT's, in the adapter's float32
     # The prompt's keys and values stand before each row's own, repeated for the heads that share them.
     attention = 2 * rows * length * q * compute + rows * queries * length * 4
-    return tokens * (4 * norms + rest * compute) + attention
+    return tokens * (4 * norms + rest * compute + casts) + attention
 
 
 def _tiles(shape: Shape, batch: _Step, lora: bool, compute: int) -> float:

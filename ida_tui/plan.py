@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from ida_tui import memory
 from ida_tui.checks import check
 from ida_tui.config import Config, DeviceName, JudgeConfig, LoraConfig
 from ida_tui.devices import likely_device
@@ -56,6 +57,7 @@ def rows(config: Config) -> list[tuple[str, str]]:
         *_about_training(config),
         *_about_judge(config),
         ("evaluation", _evaluation(config)),
+        *_about_memory(config, device),
         *_about_surroundings(config),
     ]
 
@@ -244,6 +246,25 @@ def _evaluation(config: Config) -> str:
         f"before and after: {held_out} held-out prompts × {samples} = {held_out * samples}"
         f" completions of at most {length} tokens"
     )
+
+
+def _about_memory(config: Config, device: DeviceName) -> Iterator[tuple[str, str]]:
+    planned = memory.plan(config, device)
+    if planned is None:
+        yield "memory", "not planned: the sizes of the model are not known before it is here"
+        return
+    lines = [f"about {planned.total / 1e9:.1f} GB at once"]
+    for when, words in (
+        ("always", "all the time"),
+        ("sampling", "while sampling"),
+        ("update", "in the update"),
+    ):
+        parts = [f"{p.name} {_gigabytes(p.size / 1e9)}" for p in planned.parts if p.when == when]
+        lines.append(f"{words}: {', '.join(parts)}")
+    if config.limit_gb != "auto" and planned.total > config.limit_gb * 1e9:
+        lines.append("more than the limit; to make it fit:")
+        lines += memory.advice(config, device, config.limit_gb * 1e9).splitlines()
+    yield "memory", "\n".join(lines)
 
 
 def _about_surroundings(config: Config) -> Iterator[tuple[str, str]]:

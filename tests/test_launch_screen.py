@@ -279,7 +279,7 @@ def test_the_time_is_that_of_the_last_such_run_or_not_known() -> None:
     async def not_known(app: IdaApp, pilot: Pilot[None]) -> None:
         await settled(app, pilot)
         assert "not known: no such run here yet" in ready(app)
-        assert "not estimated before a run yet" in ready(app)
+        assert "GB at once" in ready(app)
 
     async def known(app: IdaApp, pilot: Pilot[None]) -> None:
         await settled(app, pilot)

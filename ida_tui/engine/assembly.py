@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import psutil
 from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig
@@ -98,12 +97,5 @@ def run_started(
         generations=training.num_generations,
         completions_per_step=training.completions_per_step,
         seed=config.seed,
-        limit_gb=_limit_gb(config),
+        limit_gb=round(ready.limit / 1e9, 1),
     )
-
-
-def _limit_gb(config: Config) -> float:
-    """The memory limit in GB (10^9 bytes): the profile's, or all that the machine has."""
-    if config.limit_gb != "auto":
-        return float(config.limit_gb)
-    return round(psutil.virtual_memory().total / 1e9, 1)

@@ -59,6 +59,11 @@ def memory(device: DeviceName) -> DeviceMemory | None:
     return None
 
 
+def total_memory(device: DeviceName) -> int | None:
+    """What a device with memory of its own has, in bytes; None where it shares the host's."""
+    return int(torch.cuda.get_device_properties(0).total_memory) if device == "cuda" else None
+
+
 def empty_cache(device: DeviceName) -> None:
     """Give memory that the allocator keeps but nobody uses back to the system."""
     if device == "mps":

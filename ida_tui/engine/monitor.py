@@ -18,10 +18,16 @@ class MemoryMonitor:
 
     Args:
         emit: takes the samples; must be safe to call from another thread.
+        look: sees every sample too.
     """
 
-    def __init__(self, emit: Callable[[MemorySampled], object]) -> None:
+    def __init__(
+        self,
+        emit: Callable[[MemorySampled], object],
+        look: Callable[[MemorySampled], object] = lambda sample: None,
+    ) -> None:
         self._emit = emit
+        self._look = look
         self._sensor = MemorySensor()
         self._device: DeviceMemory | None = None
         self._leave = threading.Event()
@@ -46,6 +52,8 @@ class MemoryMonitor:
 
     def _watch(self) -> None:
         while True:
-            self._emit(self._sensor.sample(self._device))
+            sample = self._sensor.sample(self._device)
+            self._emit(sample)
+            self._look(sample)
             if self._leave.wait(INTERVAL_S):
                 return

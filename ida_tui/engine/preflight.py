@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from ida_tui import precision
+from ida_tui import memory, precision
 from ida_tui.config import Config, DeviceName
 from ida_tui.engine import environment
-from ida_tui.errors import UsageError
+from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.precision import Recipe
+from ida_tui.sensors.cap import room
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,16 @@ class Preflight:
     device: DeviceName
     recipe: Recipe
     tokenizer: Any
+    limit: float
+    """Memory to stay under, in bytes."""
 
 
 def preflight(config: Config) -> Preflight:
     """Choose the device and load what costs little; imports torch.
 
     Raises:
-        IdaError: the device is not there, a reporter is not installed, or the model cannot be read.
+        IdaError: the device is not there, a reporter is not installed, the model cannot be read, or the run
+            does not fit into the memory that it may use (exit code 4).
     """
     environment.prepare(config.model.folder())
     from ida_tui.engine import device, weights
@@ -34,10 +38,26 @@ def preflight(config: Config) -> Preflight:
     chosen = device.choose(config.device)
     device.leave_a_core()
     _require_reporters(config)
+    most = memory.limit(config, device.total_memory(chosen) or room().total)
+    _require_room(config, chosen, most)
     return Preflight(
         device=chosen,
         recipe=precision.recipe(config, chosen),
         tokenizer=weights.load_tokenizer(config.model),
+        limit=most,
+    )
+
+
+def _require_room(config: Config, device: DeviceName, most: float) -> None:
+    planned = memory.plan(config, device)
+    if config.over_limit == "try" or planned is None or planned.total <= most:
+        return
+    raise IdaError(
+        f"the run does not fit: about {planned.total / 1e9:.1f} GB are needed, the limit is"
+        f" {most / 1e9:.1f} GB",
+        f"{memory.advice(config, device, most)}\nover_limit=try starts it all the same",
+        where="limit_gb",
+        code=ExitCode.OUT_OF_MEMORY,
     )
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ida_tui import events as ev
-from ida_tui import resolve
+from ida_tui import memory, resolve
 from ida_tui.config import Config, JudgeConfig
 from ida_tui.engine.decision import GoOn
+from ida_tui.engine.guard import Guard
 from ida_tui.engine.judges import Judges
 from ida_tui.engine.judging import ANOTHER_JUDGE, Judging, Replacement
 from ida_tui.engine.monitor import MemoryMonitor
@@ -36,6 +37,7 @@ from ida_tui.runs import manifest, owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log import EventLog
 from ida_tui.runs.resumption import Resumption
+from ida_tui.sensors.cap import room
 from ida_tui.sensors.memory import DeviceMemory
 from ida_tui.state import RunState, fold
 
@@ -137,9 +139,13 @@ class _Run:
     trainer: WatchedTrainer | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     judges: Judges = field(init=False)
+    guard: Guard = field(init=False)
 
     def __post_init__(self) -> None:
         self.judges = Judges(self.emit)
+        # The guard watches the host; a device with memory of its own runs out by an exception.
+        watched = room().total if self.ready.device == "cuda" else self.ready.limit
+        self.guard = Guard(watched, self.emit, self.stop)
 
     def emit(self, event: ev.Event) -> None:
         """Emit an event and keep the run's own state in step with it; safe from any thread."""
@@ -161,10 +167,12 @@ class _Run:
                 return Outcome("judge_unavailable", error.code, error.title, hint)
             return Outcome("failed", error.code, error.title, error.hint)
         except (MemoryError, torch.OutOfMemoryError) as error:
-            return self._out_of_memory(error)
+            return self._out_of_memory(_exhausted(error))
         except Exception as error:
-            if "out of memory" in str(error).lower():
-                return self._out_of_memory(error)
+            if any(
+                words in str(error).lower() for words in ("out of memory", "can't allocate memory")
+            ):
+                return self._out_of_memory(_exhausted(error))
             self._save_what_there_is()
             return Outcome(
                 "failed",
@@ -208,7 +216,7 @@ class _Run:
             self.emit(ev.PhaseChanged(step=0, phase="load"))
             for note in self.ready.recipe.notes:
                 self.emit(ev.Noticed(level="warning", source="precision", text=note))
-            monitor = stack.enter_context(MemoryMonitor(self.emit))
+            monitor = stack.enter_context(MemoryMonitor(self.emit, self.guard.look))
             stack.enter_context(contextlib.closing(self.judges))
             service = self.judges.start(self.config, self.key, spent=self.state.judge.cost)
             if self.state.run is not None and self.state.run.judge != service.label:
@@ -342,6 +350,8 @@ class _Run:
         return True
 
     def _interrupted(self) -> Outcome:
+        if self.guard.reason:
+            return self._out_of_memory(self.guard.reason)
         saved = self._save_what_there_is()
         done = self.state.steps[-1].step if self.state.steps else 0
         where = self.state.checkpoint
@@ -351,15 +361,17 @@ class _Run:
             kept = f"checkpoint: {where.path}\ngo on with: ida-tui resume {self.directory.path}"
         return Outcome("interrupted", ExitCode.INTERRUPTED, message, kept)
 
-    def _out_of_memory(self, error: BaseException) -> Outcome:
-        self._save_what_there_is()
-        return Outcome(
-            "out_of_memory",
-            ExitCode.OUT_OF_MEMORY,
-            f"out of memory: {' '.join(str(error).split())[:200]}",
-            "make a step smaller: training.per_device_train_batch_size=1, a shorter\n"
-            "training.max_completion_length, or the experiment's -lowmem variant",
-        )
+    def _out_of_memory(self, why: str) -> Outcome:
+        saved = self._save_what_there_is()
+        change = memory.advice(self.config, self.ready.device, self.ready.limit)
+        if saved and self.state.checkpoint:
+            smaller = next(iter(memory.savings(self.config, self.ready.device)), None)
+            setting = f" {smaller.setting}" if smaller else ""
+            change = (
+                f"go on, smaller: ida-tui resume {self.directory.path}{setting}\n"
+                f"or start anew with {change}"
+            )
+        return Outcome("out_of_memory", ExitCode.OUT_OF_MEMORY, why, change)
 
     def _raise_if_stopped(self) -> None:
         if self.stop.is_set():
@@ -379,6 +391,10 @@ class _Run:
             text = f"W&B run: {wandb.run.url}"
         self.emit(ev.Noticed(level="info", source="wandb", text=text))
         wandb.finish()
+
+
+def _exhausted(error: BaseException) -> str:
+    return f"out of memory: {' '.join(str(error).split())[:200]}"
 
 
 def _endpoint(judge: JudgeConfig) -> tuple[str, str, str | None]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import psutil
 
 from ida_tui.events import MemorySampled
+from ida_tui.sensors.cap import room
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,10 @@ class MemorySensor:
 
     def sample(self, device: DeviceMemory | None = None) -> MemorySampled:
         """One sample. `system_used` is total minus available, the only figure that macOS and Linux
-        both mean in the same way."""
-        system = psutil.virtual_memory()
+        both mean in the same way; in a control group with a limit of its own, the group's."""
+        system = room()
         return MemorySampled(
-            system_used=system.total - system.available,
+            system_used=system.used,
             system_total=system.total,
             process=self._process.memory_info().rss,
             device_tensors=device.tensors if device else None,

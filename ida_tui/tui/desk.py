@@ -128,8 +128,10 @@ class Desk:
         """What can be said of the run before it: nothing of it is guessed."""
         if self.resolved is None or self.problem is not None:
             return []
-        rows = [row for row in plan.rows(self.resolved.config) if row[0] in KNOWN]
-        return [*rows, ("memory need", "not estimated before a run yet"), ("time", self.past)]
+        planned = plan.rows(self.resolved.config)
+        rows = [row for row in planned if row[0] in KNOWN]
+        need = next(text for label, text in planned if label == "memory").splitlines()[0]
+        return [*rows, ("memory need", need), ("time", self.past)]
 
     def look_for_past_runs(self, output_dir: Path) -> None:
         """Find the time that the last such run took; reads the disk."""

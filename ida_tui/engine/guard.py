@@ -1,0 +1,60 @@
+"""Ends a run, with its checkpoint, before the machine swaps or the system kills it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ida_tui.events import Event, MemorySampled, Noticed
+
+WARN, ACT = 0.85, 0.95
+"""Shares of the limit: from the first the log says so, at the second the run is ended."""
+SWAP = 0.05
+"""Growth of swap since the start, as a share of the limit, that ends the run."""
+CRITICAL_PRESSURE = 4
+"""macOS's memory pressure level at which it begins to kill."""
+
+
+class Guard:
+    """Looks at every sample of memory.
+
+    Args:
+        limit: bytes to stay under.
+        emit: takes what the log should say.
+        stop: set when the run has to end.
+    """
+
+    def __init__(
+        self, limit: float, emit: Callable[[Event], object], stop: threading.Event
+    ) -> None:
+        self._limit = limit
+        self._emit = emit
+        self._stop = stop
+        self._warned = False
+        self.reason = ""
+        """Why the guard has ended the run; empty while it has not."""
+
+    def look(self, sample: MemorySampled) -> None:
+        """Warn or end the run, each at most once."""
+        if self.reason:
+            return
+        share = sample.system_used / self._limit
+        if share >= ACT or self._swapped(sample) or sample.pressure == CRITICAL_PRESSURE:
+            self.reason = self._why(sample, share)
+            self._emit(Noticed(level="warning", source="memory", text=f"{self.reason}: stopping"))
+            self._stop.set()
+        elif share >= WARN and not self._warned:
+            self._warned = True
+            text = f"memory is at {share:.0%} of the limit; at {ACT:.0%} the run is stopped"
+            self._emit(Noticed(level="warning", source="memory", text=text))
+
+    def _swapped(self, sample: MemorySampled) -> bool:
+        return sample.swap_growth >= SWAP * self._limit
+
+    def _why(self, sample: MemorySampled, share: float) -> str:
+        if share >= ACT:
+            used, limit = sample.system_used / 1e9, self._limit / 1e9
+            return f"memory reached {share:.0%} of the limit ({used:.1f} of {limit:.1f} GB)"
+        if self._swapped(sample):
+            return f"the machine began to swap ({sample.swap_growth / 1e9:.1f} GB)"
+        return "macOS reports critical memory pressure"

@@ -1,0 +1,207 @@
+"""Memory: planned before anything is loaded, watched while a run goes, and the run saved in time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ida_tui import memory
+from ida_tui.config import Config
+from ida_tui.engine.guard import Guard
+from ida_tui.events import Event, MemorySampled, Noticed
+from ida_tui.model_files import weights
+from ida_tui.resolve import resolve
+from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.resumption import resumption
+from ida_tui.sensors.cap import room
+from tests.test_stopping import LONG, read_until, start
+
+GB = 1e9
+QUICK_START = (
+    "oblit-1-mps",
+    "training.per_device_train_batch_size=8",
+    "training.gradient_accumulation_steps=1",
+)
+"""The case of the quick start's memory table: a group of 8 answers of up to 512 tokens at once."""
+
+
+def config(profile: str, *overrides: str, verify: bool = True) -> Config:
+    return resolve(profile, list(overrides), verify=verify).config
+
+
+def total(made: Config, device: Any = "mps") -> float:
+    planned = memory.plan(made, device)
+    assert planned is not None
+    return planned.total / GB
+
+
+# --- the plan -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["qwen3-0.6b", "qwen3-1.7b", "qwen3-4b-mps-fp16"])
+def test_the_sizes_in_a_model_profile_add_up_to_its_published_parameters(model: str) -> None:
+    made = config("dev-mps", f"model={model}")
+    shape = weights(made.model).shape
+    assert shape is not None
+    assert shape.parameters() == made.model.parameters
+
+
+def test_the_quick_starts_full_float16_case_needs_43_to_46_gb_not_28() -> None:
+    full = config(*QUICK_START, "training.method=full", "model.torch_dtype=float16", verify=False)
+    assert 43 <= total(full) <= 46
+
+
+def test_with_an_adapter_the_same_run_needs_11_to_12_and_a_half_gb() -> None:
+    assert 11 <= total(config(*QUICK_START)) <= 12.5
+
+
+def test_every_change_that_is_proposed_needs_less_and_keeps_the_group() -> None:
+    base = (*QUICK_START, "training.gradient_checkpointing=false")
+    made = config(*base)
+    proposed = memory.savings(made, "mps")
+    assert {saving.setting.split("=")[0] for saving in proposed} == {
+        "training.per_device_train_batch_size",
+        "training.gradient_checkpointing",
+        "training.max_completion_length",
+    }
+    for saving in proposed:
+        changed = config(*base, *saving.setting.split())
+        assert total(changed) == pytest.approx(saving.total / GB)
+        assert total(changed) < total(made)
+        assert changed.training.num_generations == made.training.num_generations
+        assert changed.training.completions_per_step == made.training.completions_per_step
+
+
+def test_the_low_memory_variant_plans_less_for_the_same_group_and_adapter() -> None:
+    usual, low = config("oblit-1-mps"), config("oblit-1-mps-lowmem")
+    assert total(low) < total(usual)
+    assert low.lora == usual.lora
+    assert low.training.num_generations == usual.training.num_generations
+
+
+def test_a_run_that_does_not_fit_is_refused_before_anything_is_loaded(ida_tui_here: Any) -> None:
+    done = ida_tui_here("--run", "quickstart", "limit_gb=1")
+    assert done.code == 4
+    assert "does not fit" in done.err
+    assert "the limit is 1.0 GB" in done.err
+    assert "training.per_device_train_batch_size=1" in done.err
+    assert not Path("outputs").exists()
+
+
+def test_the_check_shows_the_plan_and_how_to_make_it_fit(ida_tui_here: Any) -> None:
+    done = ida_tui_here("--check", "oblit-1-mps", "limit_gb=9.8")
+    assert "about 10." in done.out
+    assert "KV cache 0.69 GB" in done.out
+    assert "ida-tui --run oblit-1-mps-lowmem" in done.out
+
+
+# --- the guard ----------------------------------------------------------------------------
+
+
+def sample(used: float, swap: float = 0, pressure: int | None = None) -> MemorySampled:
+    return MemorySampled(
+        int(used * GB), int(24 * GB), int(GB), None, None, int(swap * GB), pressure
+    )
+
+
+def guarded() -> tuple[Guard, list[Event], threading.Event]:
+    said: list[Event] = []
+    stop = threading.Event()
+    return Guard(10 * GB, said.append, stop), said, stop
+
+
+def test_near_the_limit_the_guard_warns_once_and_the_run_goes_on() -> None:
+    guard, said, stop = guarded()
+    for used in (5, 8.6, 9.0, 8.7):
+        guard.look(sample(used))
+    assert [event.text for event in said if isinstance(event, Noticed)] == [
+        "memory is at 86% of the limit; at 95% the run is stopped"
+    ]
+    assert not stop.is_set()
+
+
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [
+        (sample(9.6), "memory reached 96% of the limit (9.6 of 10.0 GB)"),
+        (sample(5, swap=0.6), "the machine began to swap (0.6 GB)"),
+        (sample(5, pressure=4), "macOS reports critical memory pressure"),
+    ],
+    ids=["limit", "swap", "pressure"],
+)
+def test_at_the_limit_the_guard_ends_the_run_and_says_why(last: MemorySampled, reason: str) -> None:
+    guard, _, stop = guarded()
+    guard.look(sample(5))
+    assert not stop.is_set()
+    guard.look(last)
+    assert stop.is_set()
+    assert guard.reason == reason
+
+
+def test_a_run_that_fills_the_memory_is_saved_ends_with_4_and_goes_on_smaller(
+    ida_tui_here: Any,
+) -> None:
+    limit = room().used / GB + 4
+    run = start(*LONG, f"limit_gb={limit:.2f}", "over_limit=try")
+    read_until(run, "StepFinished", 2)
+    # Something else on the machine takes what is left: 5 GB that are really touched.
+    hog = subprocess.Popen(
+        ["python3", "-c", "b = b'x' * 5_000_000_000; input()"], stdin=subprocess.PIPE
+    )
+    try:
+        out, err = run.communicate(timeout=120)
+    finally:
+        hog.kill()
+        hog.wait()
+
+    assert run.returncode == 4, err
+    ended = json.loads(out.splitlines()[-1])
+    assert ended["status"] == "out_of_memory"
+    assert "memory reached" in ended["message"]
+    assert "ida-tui resume" in ended["hint"]
+    found = resumption(RunDirectory(Path("outputs/quickstart/latest").resolve()))
+    assert found.step == ended["steps_done"] > 0
+
+    steps = found.step + 2
+    smaller = ("training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=2")
+    done = ida_tui_here(
+        "resume", "quickstart", f"training.max_steps={steps}", "limit_gb=auto", *smaller
+    )
+    assert done.code == 0, done.err
+    assert f"Step {steps}/{steps}" in done.out
+
+
+# --- control groups ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+    """Files as Linux writes them for a process in the group a/b."""
+
+    def made(*, most: str, current: int, inactive: int = 0) -> tuple[Path, Path]:
+        folder = tmp_path / "cgroup" / "a"
+        (folder / "b").mkdir(parents=True)
+        (folder / "memory.max").write_text(f"{most}\n")
+        (folder / "memory.current").write_text(f"{current}\n")
+        (folder / "memory.stat").write_text(f"anon 5\ninactive_file {inactive}\n")
+        (tmp_path / "self").write_text("0::/a/b\n")
+        return tmp_path / "cgroup", tmp_path / "self"
+
+    return made
+
+
+def test_a_control_groups_limit_counts_where_it_is_tighter_than_the_machine(group: Any) -> None:
+    found = room(*group(most="3000000000", current=2_000_000_000, inactive=500_000_000))
+    assert (found.total, found.used) == (3_000_000_000, 1_500_000_000)
+
+
+def test_a_control_group_without_a_limit_leaves_the_machines_memory(group: Any) -> None:
+    import psutil
+
+    assert room(*group(most="max", current=5)).total == psutil.virtual_memory().total
