@@ -24,6 +24,7 @@ class Command(Protocol):
 
 
 WORDS: dict[str, str] = {
+    "doctor": "look at this machine: device, memory, versions, keys",
     "judge": "check a judge before a run is spent on it: ida-tui judge check [JUDGE]",
     "cache": "see, export or clear the kept verdicts: ida-tui cache [show|export|clear]",
     "bench": "time a step on this machine, plain TRL beside ours",

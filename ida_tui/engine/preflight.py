@@ -29,15 +29,17 @@ def preflight(config: Config) -> Preflight:
     """Choose the device and load what costs little; imports torch.
 
     Raises:
-        IdaError: the device is not there, a reporter is not installed, the model cannot be read, or the run
-            does not fit into the memory that it may use (exit code 4).
+        IdaError: the device is not there or computes wrongly, a reporter is not installed, the model
+            cannot be read, or the run does not fit into the memory that it may use (exit code 4).
     """
     environment.prepare(config.model.folder())
-    from ida_tui.engine import device, weights
+    from ida_tui.engine import device, selftest, weights
 
     chosen = device.choose(config.device)
     device.leave_a_core()
     _require_reporters(config)
+    if chosen != "cpu":
+        selftest.require(chosen)
     most = memory.limit(config, device.total_memory(chosen) or room().total)
     _require_room(config, chosen, most)
     return Preflight(
