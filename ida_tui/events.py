@@ -57,6 +57,8 @@ class RunStarted:
     completions_per_step: int
     seed: int
     limit_gb: float
+    planned_gb: float | None = None
+    """What the memory plan says that the run holds at once; null where it could not be planned."""
 
 
 @dataclass(frozen=True, slots=True)

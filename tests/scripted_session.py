@@ -60,6 +60,7 @@ def run_started(directory: Path, steps: int = 40) -> ev.RunStarted:
         completions_per_step=64,
         seed=0,
         limit_gb=24.0,
+        planned_gb=1.4,
     )
 
 

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig
 
+from ida_tui import memory
 from ida_tui.config import Config
 from ida_tui.engine import weights
 from ida_tui.engine.arguments import grpo_arguments
@@ -80,6 +81,7 @@ def run_started(
 ) -> RunStarted:
     """What the run is made of, as its first figures; `judge` is the judge's label."""
     training, counts = config.training, weights.count(trainer.model)
+    planned = memory.plan(config, ready.device)
     return RunStarted(
         run_id=directory.run_id,
         directory=str(directory.path),
@@ -98,4 +100,5 @@ def run_started(
         completions_per_step=training.completions_per_step,
         seed=config.seed,
         limit_gb=round(ready.limit / 1e9, 1),
+        planned_gb=round(planned.total / 1e9, 2) if planned else None,
     )

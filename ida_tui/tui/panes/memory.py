@@ -33,6 +33,7 @@ class MemoryPane(Pane):
             Content.assemble(
                 f"this process {words.gigabytes(sample.process)} GB",
                 (f", peak {words.gigabytes(state.memory_peak)}", "dim"),
+                (_planned(state), "dim"),
             )
         )
         if sample.device_tensors is not None:
@@ -62,6 +63,12 @@ def gauge(used: int, limit: float, width: int) -> list[Content]:
         Content.assemble((words.bar(share, width - len(tail)), style), (tail, f"bold {style}")),
         Content(f"system {words.gigabytes(used)} of {words.gigabytes(limit)} GB"),
     ]
+
+
+def _planned(state: RunState) -> str:
+    """What was planned for it before anything was loaded."""
+    planned = state.run.planned_gb if state.run else None
+    return "" if planned is None else f", plan {words.gigabytes(round(planned * 1e9))}"
 
 
 def _swap(sample: MemorySampled) -> Content:
