@@ -25,6 +25,8 @@ SLACK = {"cpu": 0.6, "mps": 0.0, "cuda": 0.0}
 
 Measured for glibc (it lies between 0 and 1); not known for the devices, whose figures are without it.
 """
+RECOMPUTED_SLACK = 1.8
+"""The same on the CPU where activations are recomputed: little is in use, most of it for a moment."""
 CHARACTERS_A_TOKEN = 3.0
 """Of English in the smaller vocabularies; prompts are short, so that little hangs on it."""
 TEMPLATE_TOKENS = 24
@@ -168,7 +170,9 @@ def _parts(config: Config, device: DeviceName, shape: Shape) -> Iterator[Part]:
     )
     yield Part("activations", kept, "update")
     yield Part("LM-head tiles", tiles, "update")
-    yield Part("allocator", SLACK[device] * (kept + tiles), "update")
+    recomputed = device == "cpu" and training.gradient_checkpointing
+    slack = RECOMPUTED_SLACK if recomputed else SLACK[device]
+    yield Part("allocator", slack * (kept + tiles), "update")
 
 
 @dataclass(frozen=True, slots=True)
