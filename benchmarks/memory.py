@@ -6,8 +6,9 @@
 
 Every case is one `ida-tui --run` of two steps in a process of its own, with the embedded tokenizer and the
 offline judge. Random weights never end an answer, so that every row is as long as it may be: what the plan
-counts with. Measured is the most that the process held (VmHWM), planned is `ida_tui.memory`, before anything
-is loaded.
+counts with. Measured is the most that the process held of its own, and the libraries' pages; the pages of the
+weights' file while it is read are not among them, for the system takes those back. Planned is
+`ida_tui.memory`, before anything is loaded.
 """
 
 from __future__ import annotations
@@ -69,13 +70,26 @@ CASES = [
 QUICK = [CASES[1], CASES[2], CASES[4], CASES[6], CASES[7]]
 
 CHILD = """
-import json, sys
+import json, sys, threading
 from pathlib import Path
 from ida_tui.cli import main
+
+def held(kind):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(kind)).split()[1]) * 1024
+
+peak, leave = 0, threading.Event()
+
+def watch():
+    global peak
+    while not leave.wait(0.01):
+        peak = max(peak, held("RssAnon"))
+
+threading.Thread(target=watch, daemon=True).start()
 code = main(sys.argv[1:])
-status = Path("/proc/self/status").read_text()
-line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-print(json.dumps({"code": code, "peak": int(line.split()[1]) * 1024}))
+leave.set()
+peak += held("RssFile")
+print(json.dumps({"code": code, "peak": peak}))
 """
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
-from ida_tui.config import Config, DeviceName, JudgeConfig, ModelConfig
+from ida_tui.config import Config, DeviceName, JudgeConfig, ModelConfig, TrainingConfig
 from ida_tui.devices import chosen_device
 from ida_tui.model_files import unusable, weights
-from ida_tui.precision import recipe
+from ida_tui.precision import Recipe, Row, nearest, recipe
 
 WARN_DAYS = 60
 """A judge that is retired sooner than this is pointed out."""
@@ -245,26 +245,9 @@ def _check_precision(config: Config, device: DeviceName) -> Iterator[Finding]:
             "training.fp16",
         )
         return
-    if training.method == "full" and plan.weights == "float16":
-        why = (
-            "the gradient scaler cannot unscale the gradients of float16 weights"
-            if plan.fp16
-            else "full training in pure float16 destroys the weights"
-        )
-        yield _error(
-            "model.torch_dtype",
-            why,
-            "use training.method: lora, or model.torch_dtype: float32 (fp16 autocast still works)",
-            "training.method",
-        )
-    if device == "mps" and plan.fp16 and plan.optim == "adamw_torch_fused":
-        yield _error(
-            "training.optim",
-            "on mps the fused AdamW applies steps that overflowed in fp16 instead of skipping them",
-            "set optim to auto or adamw_torch",
-            "training.fp16",
-            "device",
-        )
+    instead = nearest(config, device)
+    if instead is not None:
+        yield _error(*_refused(training, device, plan, instead))
     if device == "mps" and plan.bf16:
         yield _note(
             "training.bf16",
@@ -277,6 +260,41 @@ def _check_precision(config: Config, device: DeviceName) -> Iterator[Finding]:
             "fp16 does nothing on the CPU; the run is in float32",
             "set fp16 to auto, which is on for mps alone",
         )
+
+
+def _refused(
+    training: TrainingConfig, device: DeviceName, plan: Recipe, instead: Row
+) -> tuple[str, ...]:
+    """Key, reason, way out and other keys of number formats that are not in the table."""
+    way = f"the nearest that works: {instead.settings()}"
+    if training.method == "full" and plan.weights == "float16":
+        why = (
+            "the gradient scaler cannot unscale the gradients of float16 weights"
+            if plan.fp16
+            else "full training in pure float16 destroys the weights"
+        )
+        way = (
+            "use training.method: lora, or model.torch_dtype: float32 (fp16 autocast still works),"
+            " or bfloat16"
+        )
+        return "model.torch_dtype", why, way, "training.method"
+    if device == "mps" and plan.fp16 and plan.optim == "adamw_torch_fused":
+        why = (
+            "on mps the fused AdamW applies steps that overflowed in fp16 instead of skipping them"
+        )
+        return "training.optim", why, "set optim to auto or adamw_torch", "training.fp16", "device"
+    if training.method == "full" and plan.weights == "bfloat16" and plan.optim != "adamw_kahan":
+        why = f"with {plan.optim} most updates are too small for bfloat16 weights and are lost"
+        return "training.optim", why, "set optim to auto or adamw_kahan", "model.torch_dtype"
+    if plan.weights == "float16" and not plan.fp16:
+        why = "without a gradient scaler small gradients vanish in float16"
+        return "training.fp16", why, way, "model.torch_dtype"
+    autocast = "fp16" if plan.fp16 else "bf16" if plan.bf16 else "no"
+    why = (
+        f"{training.method} with {plan.weights} weights, {autocast} autocast and {plan.optim} is not"
+        f" known to learn on {device}"
+    )
+    return "model.torch_dtype", why, way, "training.fp16", "training.bf16", "training.optim"
 
 
 def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:

@@ -252,12 +252,12 @@ class TrainingConfig(_Section):
     """AdamW's weight decay."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """AdamW's first-moment decay."""
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """AdamW's second-moment decay."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
+    """AdamW's second-moment decay; `auto` is 0.999, or 0.99 where the moment itself is bfloat16."""
     adam_epsilon: PositiveFloat = 1e-8
     """AdamW's epsilon."""
-    optim: Literal["auto", "adamw_torch", "adamw_torch_fused", "adafactor"] = "auto"
-    """The optimizer; `auto` is adamw_torch, fused only on cuda."""
+    optim: Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_kahan", "adafactor"] = "auto"
+    """The optimizer; `auto` is adamw_torch, fused only on cuda, or adamw_kahan for bfloat16 weights."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 0.0
     """Gradient clipping; 0 means no clipping, and no norm computed through the scaler."""
     fp16: bool | Auto = "auto"

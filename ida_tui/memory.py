@@ -20,13 +20,16 @@ from ida_tui.precision import Format, Recipe, recipe
 BYTES: dict[Format, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 RUNTIME = {"cpu": 0.95e9, "mps": 0.9e9, "cuda": 1.0e9}
 """Python, torch and the Hugging Face libraries; measured on Linux with the CPU, an estimate elsewhere."""
-SLACK = {"cpu": 0.6, "mps": 0.0, "cuda": 0.0}
+SLACK = {"cpu": 0.35, "mps": 0.0, "cuda": 0.0}
 """What the allocator keeps beside what is in use, as a share of it: blocks between longer-lived ones.
 
-Measured for glibc (it lies between 0 and 1); not known for the devices, whose figures are without it.
+Measured for glibc, where it lies between 0.1 and 0.7 by processor (each takes other temporary tensors); not
+known for the devices, whose figures are without it.
 """
-RECOMPUTED_SLACK = 1.8
+RECOMPUTED_SLACK = 1.6
 """The same on the CPU where activations are recomputed: little is in use, most of it for a moment."""
+MOMENTS = {"adafactor": 0.02, "adamw_kahan": 3.0}
+"""State of the optimizer over what it trains: Kahan's sum is a third tensor beside Adam's two moments."""
 CHARACTERS_A_TOKEN = 3.0
 """Of English in the smaller vocabularies; prompts are short, so that little hangs on it."""
 TEMPLATE_TOKENS = 24
@@ -153,9 +156,7 @@ def _parts(config: Config, device: DeviceName, shape: Shape) -> Iterator[Part]:
     yield Part("adapter", 4 * trained, "always")
     learned = 4 * trained if lora else policy
     yield Part("gradients", learned, "always")
-    yield Part(
-        "optimizer", 2 * learned if numbers.optim != "adafactor" else 0.02 * learned, "always"
-    )
+    yield Part("optimizer", MOMENTS.get(numbers.optim, 2.0) * learned, "always")
     yield Part("runtime", RUNTIME[device], "always")
     step = _Step.of(config)
     compute = 2 if numbers.fp16 or numbers.bf16 else each

@@ -71,7 +71,6 @@ def plain_trl(
             learning_rate=1e-3,
             lr_scheduler_type=config.training.lr_scheduler_type,
             warmup_steps=config.training.warmup_steps,
-            adam_beta2=config.training.adam_beta2,
             loss_type=config.training.loss_type,
             max_grad_norm=config.training.max_grad_norm,
             temperature=config.training.temperature,

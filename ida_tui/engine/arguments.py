@@ -20,7 +20,6 @@ PASSED_ON = (
     "warmup_steps",
     "weight_decay",
     "adam_beta1",
-    "adam_beta2",
     "adam_epsilon",
     "max_grad_norm",
     "beta",
@@ -60,7 +59,9 @@ def grpo_arguments(
         # TRL turns bf16 on unless told otherwise, also where the device cannot.
         "fp16": recipe.fp16,
         "bf16": recipe.bf16,
-        "optim": recipe.optim,
+        "adam_beta2": recipe.beta2,
+        # `weights.optimizer` makes the one that transformers does not know by name.
+        "optim": "adamw_torch" if recipe.optim == "adamw_kahan" else recipe.optim,
         "gradient_checkpointing": training.gradient_checkpointing,
         "chat_template_kwargs": dict(config.model.chat_template_kwargs),
         "report_to": list(config.report_to) or "none",

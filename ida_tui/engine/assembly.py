@@ -53,6 +53,7 @@ def build_trainer(
         after_step=after_step,
         model=weights.load_model(config.model, ready.recipe.weights),
         args=GRPOConfig(**arguments),
+        optimizer=weights.optimizer(config.training, ready.recipe),
         processing_class=ready.tokenizer,
         train_dataset=Dataset.from_list(training_rows(config)),
         peft_config=adapter,

@@ -38,6 +38,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         watcher: is told what happens.
         judging: asks the judge.
         after_step: called when a step is complete, on the trainer's thread.
+        optimizer: class and arguments of an optimizer that transformers does not know by name.
         **arguments: `trl.GRPOTrainer`'s own, without `reward_funcs`.
     """
 
@@ -47,6 +48,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         watcher: Watcher,
         judging: Judging,
         after_step: Callable[[], None] = lambda: None,
+        optimizer: tuple[Any, dict[str, Any]] | None = None,
         **arguments: Any,
     ) -> None:
         self._watcher = watcher
@@ -56,6 +58,8 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self._skipped_in_a_row = 0
         self._randomness: devices.Randomness | None = None
         super().__init__(reward_funcs=self.r_ida, **arguments)
+        # transformers' own argument for it, which TRL's constructor does not pass on.
+        self.optimizer_cls_and_kwargs = optimizer
         self._weight_delta = WeightDelta(self.model)
 
     @property

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from ida_tui.config import LoraConfig, ModelConfig
+from ida_tui.config import LoraConfig, ModelConfig, TrainingConfig
 from ida_tui.errors import IdaError
-from ida_tui.precision import Format
+from ida_tui.precision import Format, Recipe
 
 SAMPLED_PER_TENSOR = 65_536
 
@@ -71,6 +71,25 @@ def peft_config(lora: LoraConfig) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def optimizer(training: TrainingConfig, numbers: Recipe) -> tuple[Any, dict[str, Any]] | None:
+    """Class and arguments of an optimizer that transformers cannot make from its name; None where it can.
+
+    Kahan's AdamW keeps, beside the weights, what bfloat16 rounds away from each update, and adds it to
+    the next one (https://optimi.benjaminwarner.dev/kahan_summation).
+    """
+    if numbers.optim != "adamw_kahan":
+        return None
+    import optimi
+
+    return optimi.AdamW, {
+        "lr": training.learning_rate,
+        "betas": (training.adam_beta1, numbers.beta2),
+        "eps": training.adam_epsilon,
+        "kahan_sum": True,
+        "triton": False,  # its kernels are compiled at the first step; the plain ones run anywhere
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,51 @@
+"""Metal's number formats on the CPU: fp16 autocast with a gradient scaler, through the whole engine.
+
+accelerate ignores fp16 on the CPU without a word. Inside `simulated_metal` a run on the CPU takes the recipe
+of mps (float16 base, float32 adapter, AdamW that honours the scaler), and accelerate is told behind its back
+to use autocast and a scaler. What stays different from a Mac is the device: its kernels, its memory and its
+random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from ida_tui import precision
+from ida_tui.config import Config, DeviceName
+
+
+def with_scaler(trainer: Any, patch: pytest.MonkeyPatch, scaler: torch.amp.GradScaler) -> None:
+    """Make a trainer that is on the CPU train in fp16 with this scaler."""
+    trainer.accelerator.scaler = scaler
+    trainer.accelerator.native_amp = True
+    patch.setitem(AcceleratorState._shared_state, "_mixed_precision", "fp16")
+
+
+@contextmanager
+def simulated_metal() -> Iterator[list[torch.amp.GradScaler]]:
+    """Runs inside the block are trained as on mps; yields the scalers that they used."""
+    from ida_tui.engine import assembly, preflight
+
+    scalers: list[torch.amp.GradScaler] = []
+    build = assembly.build_trainer
+
+    def metals(config: Config, device: DeviceName) -> precision.Recipe:
+        return precision.recipe(config, "mps")
+
+    def built(*arguments: Any, **named: Any) -> Any:
+        trainer = build(*arguments, **named)
+        scalers.append(torch.amp.GradScaler("cpu"))
+        with_scaler(trainer, patch, scalers[-1])
+        return trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight, "precision", SimpleNamespace(recipe=metals))
+        patch.setattr(assembly, "build_trainer", built)
+        yield scalers

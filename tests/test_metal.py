@@ -1,0 +1,46 @@
+"""The mps profiles end to end in Metal's number formats, simulated on the CPU with the embedded model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.metal import simulated_metal
+
+EMBEDDED = ("model=embedded", "judge=offline", "device=cpu", "training.max_completion_length=64")
+"""The rest is the profile's. An adapter of a 0.9 M model wants larger steps than one of a 4 B model."""
+RATE = "training.learning_rate=2e-3"
+
+
+@pytest.mark.parametrize(
+    ("profile", "more"),
+    [("oblit-1-mps", ()), ("dev-mps", ("training.num_train_epochs=10",))],
+    ids=["oblit-1-mps", "dev-mps for ten epochs"],
+)
+def test_the_mps_profiles_raise_r_ida_under_autocast_and_a_scaler(
+    profile: str, more: tuple[str, ...], ida_tui_here: Any
+) -> None:
+    with simulated_metal() as scalers:
+        done = ida_tui_here("--run", profile, *EMBEDDED, RATE, *more, "--json")
+
+    assert done.code == 0, done.err
+    ended = done.events[-1]
+    assert ended["r_ida_last"] > 2 * ended["r_ida_first"]
+    assert scalers[0].get_scale() >= 1.0
+    started = next(event for event in done.events if event["type"] == "RunStarted")
+    assert started["dtype"] == "float16"
+    assert "fp16 autocast with a gradient scaler, adamw_torch" in started["precision"]
+
+
+def test_dev_mps_as_it_is_moves_the_weights_in_its_two_steps(ida_tui_here: Any) -> None:
+    with simulated_metal():
+        done = ida_tui_here("--run", "dev-mps", *EMBEDDED, "--json")
+
+    assert done.code == 0, done.err
+    lines = Path("outputs/dev-mps/latest/events.jsonl").read_text().splitlines()
+    steps = [event for event in map(json.loads, lines) if event["type"] == "StepFinished"]
+    assert [step["skipped"] for step in steps] == [False, False]
+    assert steps[1]["weight_delta"] > steps[0]["weight_delta"] > 0
