@@ -236,6 +236,14 @@ class StepFinished:
     """True when the gradient scaler refused the update because a gradient overflowed."""
     seconds: Mapping[str, float]
     """Wall time by phase."""
+    weight_norm: float = 0.0
+    """L2 norm of the trainable weights (the adapter's, with LoRA)."""
+    largest_change: float = 0.0
+    """Largest change of a single trainable weight since the start, by absolute value."""
+    non_finite: int = 0
+    """Gradient elements that were NaN or infinite in this step."""
+    loss_scale: float | None = None
+    """What the gradient scaler multiplies the loss by after this step; null where there is no scaler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +331,11 @@ class RunEnded:
     cost: float | None
     message: str
     hint: str
+
+    @property
+    def good(self) -> bool:
+        """Whether the run came to its end with other weights than it began with."""
+        return self.status == "done" and self.weight_delta != 0
 
 
 Event: TypeAlias = (

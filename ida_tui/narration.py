@@ -77,10 +77,8 @@ def progress(state: RunState, now: datetime) -> str:
 def summary(state: RunState, ended: ev.RunEnded) -> list[str]:
     """The closing lines: what happened, what it was worth, and where everything is."""
     out = []
-    if ended.status == "done":
-        out.append("✓ Training complete")
-    else:
-        out.append(f"✗ {ended.message}")
+    out.append(f"{'✓' if ended.good else '✗'} {ended.message}")
+    if not ended.good:
         out += [f"  {line}" for line in ended.hint.splitlines()]
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
         first, last = state.first_steps, state.last_steps
@@ -103,10 +101,12 @@ def summary(state: RunState, ended: ev.RunEnded) -> list[str]:
         )
     if ended.steps_done:
         out.append(f"  weights moved  {100 * ended.weight_delta:.2f} % (relative L2 norm)")
-        if ended.weight_delta == 0:
-            out.append(
-                "! the weights did not move: no group had rewards that differ, so nothing taught"
-            )
+    skipped = [step for step in state.steps if step.skipped]
+    if skipped:
+        out.append(
+            f"  scaler         skipped {len(skipped)} of {_steps(len(state.steps))}, whose gradients"
+            f" overflowed; scale {skipped[-1].loss_scale or 0:g} after the last"
+        )
     if state.judge.calls or state.judge.cached or state.judge.failed:
         out.append(f"  judge          {_judge_totals(state)}")
     out.append(f"  time           {_duration(ended.seconds)}{_peak(state)}")
@@ -170,7 +170,10 @@ def _step(step: ev.StepFinished) -> str:
 
 def _trouble(step: ev.StepFinished) -> list[str]:
     if step.skipped:
-        return ["! the gradient scaler skipped this update (a gradient overflowed); scale lowered"]
+        scale = f" to {step.loss_scale:g}" if step.loss_scale is not None else ""
+        return [
+            f"! the gradient scaler skipped this update (a gradient overflowed); scale lowered{scale}"
+        ]
     return []
 
 

@@ -29,8 +29,12 @@ def with_scaler(trainer: Any, patch: pytest.MonkeyPatch, scaler: torch.amp.GradS
 
 
 @contextmanager
-def simulated_metal() -> Iterator[list[torch.amp.GradScaler]]:
-    """Runs inside the block are trained as on mps; yields the scalers that they used."""
+def simulated_metal(scale: float = 65536.0) -> Iterator[list[torch.amp.GradScaler]]:
+    """Runs inside the block are trained as on mps; yields the scalers that they used.
+
+    Args:
+        scale: what the scaler begins with; its own beginning is 65,536.
+    """
     from ida_tui.engine import assembly, preflight
 
     scalers: list[torch.amp.GradScaler] = []
@@ -41,7 +45,7 @@ def simulated_metal() -> Iterator[list[torch.amp.GradScaler]]:
 
     def built(*arguments: Any, **named: Any) -> Any:
         trainer = build(*arguments, **named)
-        scalers.append(torch.amp.GradScaler("cpu"))
+        scalers.append(torch.amp.GradScaler("cpu", init_scale=scale))
         with_scaler(trainer, patch, scalers[-1])
         return trainer
 

@@ -72,7 +72,7 @@ def run_ended(status: ev.Status, message: str, hint: str = "", code: int = 0) ->
         steps_done=0,
         r_ida_first=None,
         r_ida_last=None,
-        weight_delta=0.0,
+        weight_delta=0.01,
         seconds=1.0,
         cost=0.0,
         message=message,

@@ -307,7 +307,7 @@ def test_every_row_can_be_asked_for_in_a_profile(row: Row, optim: str) -> None:
 def test_float16_weights_under_a_scaler_crash_with_and_without_clipping_so_they_are_refused(
     tmp_path: Path, max_grad_norm: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The quick start's ValueError. Its own `max_grad_norm: 0` does not mend it: TRL computes the norm anyway."""
+    """The quick start's ValueError, which its own `max_grad_norm: 0` does not mend: TRL computes a norm."""
     monkeypatch.setattr(WatchedTrainer, "_get_grad_norm", GRPOTrainer._get_grad_norm)
     with pytest.raises(ValueError, match="Attempting to unscale FP16 gradients"):
         train_with_a_scaler(tmp_path, max_grad_norm, adapter=False)

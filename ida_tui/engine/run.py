@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from ida_tui.engine.trainer import WatchedTrainer
 
 
+NOTHING_LEARNED = "Nothing was learned: the weights did not move"
+
+
 def train(
     config: Config,
     *,
@@ -181,7 +184,25 @@ class _Run:
                 f"this is a defect of ida-tui; {self.directory.logs / 'crash.txt'} has the details",
                 crash=traceback.format_exc(),
             )
+        if self.state.steps and self.state.weight_delta == 0:
+            return Outcome("done", ExitCode.DONE, NOTHING_LEARNED, self._why_nothing())
         return Outcome("done", ExitCode.DONE, "Training complete")
+
+    def _why_nothing(self) -> str:
+        """What kept the weights where they were."""
+        steps = self.state.steps
+        taught = [step for step in steps if step.zero_std != 1]
+        if taught and all(step.skipped for step in taught):
+            return (
+                "every update overflowed and the gradient scaler skipped it:\n"
+                "lower training.learning_rate, or train in another format (training.bf16=true)"
+            )
+        if not any(step.scored for step in steps):
+            return "no completion was scored: ida-tui judge check"
+        return (
+            "no group had rewards that differ, so nothing taught: raise training.num_generations or\n"
+            "training.temperature, or choose prompts that the model answers in different ways"
+        )
 
     def ended(self, outcome: Outcome) -> ev.RunEnded:
         """The last event."""

@@ -21,7 +21,7 @@ from ida_tui.engine import device as devices
 from ida_tui.engine.heartbeat import Heartbeat, heard
 from ida_tui.engine.judging import Judging, Row
 from ida_tui.engine.stopping import NonFinite
-from ida_tui.engine.watcher import Watcher
+from ida_tui.engine.watcher import Movement, Watcher
 from ida_tui.engine.weights import WeightDelta
 from ida_tui.events import CheckpointSaved, CompletionFinished, RolloutStarted
 
@@ -56,6 +56,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self._after_step = after_step
         self._in_rollout = False
         self._skipped_in_a_row = 0
+        self._non_finite = 0
         self._randomness: devices.Randomness | None = None
         super().__init__(reward_funcs=self.r_ida, **arguments)
         # transformers' own argument for it, which TRL's constructor does not pass on.
@@ -210,6 +211,8 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         if torch.isfinite(torch.as_tensor(grad_norm)):
             self._skipped_in_a_row = 0
             return grad_norm
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        self._non_finite = sum(int((~torch.isfinite(g)).sum()) for g in gradients)
         if scaler is None:
             raise NonFinite("the gradient", self._current_step)
         # With a scaler an overflow is ordinary: it skips the update and lowers its scale.
@@ -223,15 +226,22 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         super().log(logs, start_time)
         if "loss" not in logs:
             return
-        delta = self._weight_delta.relative()
-        if not math.isfinite(delta):
+        change, scaler = self._weight_delta.change(), self.accelerator.scaler
+        if not math.isfinite(change.relative):
             raise NonFinite("a weight", int(self.state.global_step))
         self._watcher.step_finished(
             int(self.state.global_step),
             logs,
-            delta,
-            skipped=bool(self.accelerator.optimizer_step_was_skipped),
+            Movement(
+                relative=change.relative,
+                norm=change.norm,
+                largest=change.largest,
+                skipped=bool(self.accelerator.optimizer_step_was_skipped),
+                non_finite=self._non_finite,
+                loss_scale=scaler.get_scale() if scaler else None,
+            ),
         )
+        self._non_finite = 0
         self._judging.after_step(int(self.state.global_step))
         self._after_step()
         self._randomness = devices.Randomness.now(self.accelerator.device)
@@ -239,7 +249,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
     @property
     def weight_delta(self) -> float:
         """Relative change of the trainable weights since the start."""
-        return self._weight_delta.relative()
+        return self._weight_delta.change().relative
 
     # -- checkpoints --------------------------------------------------------------------------
 

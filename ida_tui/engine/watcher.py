@@ -10,12 +10,31 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from ida_tui import events as ev
 from ida_tui.engine.stopping import RunInterrupted
 from ida_tui.judge import BatchStats, Verdict
 
 Emit = Callable[[ev.Event], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """What an update did to the trainable weights."""
+
+    relative: float
+    """L2 norm of their change since the start, relative to their norm then."""
+    norm: float
+    """Their L2 norm."""
+    largest: float
+    """Largest change of one of them since the start, by absolute value."""
+    skipped: bool = False
+    """Whether the scaler refused the update."""
+    non_finite: int = 0
+    """Gradient elements that were NaN or infinite."""
+    loss_scale: float | None = None
+    """The scaler's scale; null where there is none."""
 
 
 class Watcher:
@@ -113,16 +132,13 @@ class Watcher:
                 )
             )
 
-    def step_finished(
-        self, step: int, logs: Mapping[str, float | None], weight_delta: float, *, skipped: bool
-    ) -> None:
+    def step_finished(self, step: int, logs: Mapping[str, float | None], moved: Movement) -> None:
         """The optimizer has moved the weights (or the scaler has refused to).
 
         Args:
             step: number of the step, from 1.
             logs: TRL's figures of the step, by TRL's names.
-            weight_delta: relative change of the trainable weights since the start.
-            skipped: whether the scaler refused the update.
+            moved: what the update did to the weights.
         """
         scored = [v for v in self._verdicts if v.r_ida is not None]
         self._close_phase()
@@ -145,9 +161,13 @@ class Watcher:
                 lengths=_lengths(logs),
                 truncated=_finite(logs.get("completions/clipped_ratio")),
                 zero_std=_finite(logs.get("frac_reward_zero_std")),
-                weight_delta=weight_delta,
-                skipped=skipped,
+                weight_delta=moved.relative,
+                skipped=moved.skipped,
                 seconds={phase: round(spent, 4) for phase, spent in self._seconds.items()},
+                weight_norm=moved.norm,
+                largest_change=moved.largest,
+                non_finite=moved.non_finite,
+                loss_scale=moved.loss_scale,
             )
         )
         self._seconds = {}

@@ -111,6 +111,18 @@ def count(model: torch.nn.Module) -> Counts:
     return Counts(base, trainable)
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How far weights have moved."""
+
+    relative: float
+    """L2 norm of the change over the L2 norm at the start; not finite if a weight is not."""
+    norm: float
+    """L2 norm of the weights now."""
+    largest: float
+    """Largest change of a single weight, by absolute value."""
+
+
 class WeightDelta:
     """How far the trainable weights have moved since it was made.
 
@@ -123,13 +135,15 @@ class WeightDelta:
         self._start = [_sample(p) for p in self._parameters]
         self._norm = _norm(self._start)
 
-    def relative(self) -> float:
-        """L2 norm of the change over the L2 norm at the start; not finite if a weight is not."""
-        change = [
-            _sample(parameter) - start
-            for parameter, start in zip(self._parameters, self._start, strict=True)
-        ]
-        return _norm(change) / self._norm if self._norm else 0.0
+    def change(self) -> Change:
+        """The change since then, of the elements that are kept."""
+        now = [_sample(parameter) for parameter in self._parameters]
+        change = [after - start for after, start in zip(now, self._start, strict=True)]
+        return Change(
+            relative=_norm(change) / self._norm if self._norm else 0.0,
+            norm=_norm(now),
+            largest=max((float(tensor.abs().max()) for tensor in change), default=0.0),
+        )
 
 
 def _sample(parameter: torch.Tensor) -> torch.Tensor:

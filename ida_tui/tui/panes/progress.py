@@ -96,7 +96,7 @@ def _generation(state: RunState, width: int) -> Content:
 
 def result(state: RunState, ended: ev.RunEnded, directory: str, width: int) -> Content:
     """What became of the run, in the words and figures of the command line."""
-    good = ended.status == "done"
+    good = ended.good
     mark = ("✓ ", "$text-success") if good else ("✗ ", "$text-error")
     first = Content.assemble(mark, (ended.message, "bold"), f" · {words.duration(ended.seconds)}")
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
