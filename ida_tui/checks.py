@@ -59,6 +59,7 @@ def check(
         *_check_precision(config, device),
         *_check_judge(config.judge, today or date.today()),
         *_check_budget(config),
+        *_check_rollout(config),
         *_check_rest(config),
     ]
     return sorted(found, key=lambda finding: finding.severity)
@@ -352,6 +353,16 @@ def _check_budget(config: Config) -> Iterator[Finding]:
             "a budget needs a price, and the judge's profile states none",
             "set judge.price={input: DOLLARS, output: DOLLARS} per million tokens, or leave budget out",
             "judge.price",
+        )
+
+
+def _check_rollout(config: Config) -> Iterator[Finding]:
+    if config.training.rollout_rows is not None and config.engine == "plain":
+        yield _error(
+            "training.rollout_rows",
+            "TRL samples all completions of a step at once",
+            "set engine to fast, or leave rollout_rows out",
+            "engine",
         )
 
 

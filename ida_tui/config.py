@@ -264,8 +264,12 @@ class TrainingConfig(_Section):
     """fp16 autocast with a gradient scaler; `auto` is on for mps."""
     bf16: bool | Auto = "auto"
     """bf16 autocast; `auto` is on for cuda."""
-    gradient_checkpointing: bool = True
-    """Recompute activations in the backward pass: slower, for less memory."""
+    gradient_checkpointing: bool | Auto = "auto"
+    """Recompute activations in the backward pass: slower, for less memory; `auto` does where it must."""
+    token_budget: PositiveInt | Auto | None = None
+    """Tokens in one pass; sets batch size and accumulation, not their product; `auto` is what fits."""
+    rollout_rows: PositiveInt | None = None
+    """Completions sampled at once, for less memory; null is all of a step."""
     beta: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the KL penalty towards the reference; 0 needs no reference pass."""
     epsilon: PositiveFloat = 0.2

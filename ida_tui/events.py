@@ -31,6 +31,7 @@ OFFLINE_JUDGE = "offline heuristic"
 """What the built-in scorer is called wherever its numbers show: it is no model's opinion."""
 
 Phase = Literal["load", "generate", "judge", "reference", "update", "save", "evaluate"]
+When = Literal["always", "sampling", "update"]
 Level = Literal["info", "warning"]
 Status = Literal["done", "failed", "interrupted", "judge_unavailable", "out_of_memory"]
 
@@ -59,6 +60,8 @@ class RunStarted:
     limit_gb: float
     planned_gb: float | None = None
     """What the memory plan says that the run holds at once; null where it could not be planned."""
+    plan: tuple[tuple[str, When, int], ...] = ()
+    """The plan: each part's name, when it is held, and its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +261,10 @@ class MemorySampled:
     swap_growth: int
     pressure: int | None
     """macOS memory pressure level: 1 normal, 2 warning, 4 critical."""
+    process_peak: int = 0
+    """The most that this process has held since the run began, as far as the kernel says."""
+    device_limit: int | None = None
+    """What the device recommends to stay under, or has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,9 @@ HEAD_TILE = 8192
 """Columns of the output layer that are computed at a time (`engine.head`)."""
 
 
+When = Literal["always", "sampling", "update"]
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One thing that takes memory.
@@ -50,7 +53,7 @@ class Part:
 
     name: str
     size: float
-    when: Literal["always", "sampling", "update"]
+    when: When
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,10 @@ class Plan:
     def total(self) -> float:
         """Most that is held at once, in bytes."""
         return self._held("always") + max(self._held("sampling"), self._held("update"))
+
+    def rows(self) -> tuple[tuple[str, When, int], ...]:
+        """Name, when it is held, and bytes of every part."""
+        return tuple((part.name, part.when, round(part.size)) for part in self.parts)
 
     def size(self, name: str) -> float:
         """Bytes of the part of this name; 0 where there is none."""
@@ -90,6 +97,56 @@ def plan(config: Config, device: DeviceName) -> Plan | None:
     return Plan(tuple(part for part in _parts(config, device, shape) if part.size))
 
 
+COMFORT = 0.7
+"""Share of the limit that `chosen` plans for: the system, the judge and the screen are there too."""
+
+
+def chosen(config: Config, device: DeviceName, most: float) -> Config:
+    """The profile with what it leaves to the plan filled in: batch size and checkpointing.
+
+    Of the splits of a step into equal passes, and of keeping activations or not, the quickest whose plan
+    stays under `COMFORT` of the limit; all of them train the same step. The smallest where none does.
+
+    Args:
+        config: the resolved profile.
+        device: where it runs.
+        most: the limit, in bytes.
+    """
+    training = config.training
+    splits = _splits(config)
+    recomputes = training.gradient_checkpointing
+    ways = [False, True] if recomputes == "auto" else [recomputes]
+    tried = [_settled(config, rows, way) for way in ways for rows in splits]
+    plans = [(made, plan(made, device)) for made in tried]
+    fitting = (made for made, found in plans if found and found.total <= COMFORT * most)
+    return next(fitting, tried[-1])
+
+
+def _splits(config: Config) -> list[int]:
+    """Batch sizes that the profile allows, the largest first; each divides the step evenly."""
+    training, budget = config.training, config.training.token_budget
+    if budget is None:
+        return [training.per_device_train_batch_size]
+    rows = training.completions_per_step
+    divisors = [n for n in range(rows, 0, -1) if rows % n == 0]
+    if budget == "auto":
+        return divisors
+    step = _Step.of(config)
+    a_row = step.prompt + step.completion
+    return [next((n for n in divisors if n * a_row <= budget), 1)]
+
+
+def _settled(config: Config, rows: int, recomputes: bool) -> Config:
+    training = config.training
+    changes = {
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": training.completions_per_step // rows,
+        "gradient_checkpointing": recomputes,
+        "token_budget": None,
+    }
+    return config.model_copy(update={"training": training.model_copy(update=changes)})
+
+
 def limit(config: Config, machine: float) -> float:
     """The memory to stay under, in bytes: the profile's limit, or what the machine has."""
     return machine if config.limit_gb == "auto" else float(config.limit_gb) * 1e9
@@ -110,25 +167,38 @@ def advice(config: Config, device: DeviceName, most: float) -> str:
     return "\n".join(lines)
 
 
+def smaller(config: Config, device: DeviceName) -> str:
+    """What to add to `ida-tui resume RUN` so that it needs less: the profile's own variant, or a setting."""
+    variant = f"{config.name}-lowmem"
+    if variant in profiles.names("experiments"):
+        return f"--with {variant}"
+    return next((saving.setting for saving in savings(config, device)), "")
+
+
 def savings(config: Config, device: DeviceName) -> list[Saving]:
     """Changes that lower the plan, the mildest first: none of them changes the group of a prompt."""
     now = plan(config, device)
     if now is None:
         return []
-    training = config.training
+    training, step_rows = config.training, config.training.completions_per_step
     changes: list[tuple[str, dict[str, object]]] = []
     if training.method == "full":
         changes.append(("training.method=lora", {"method": "lora"}))
     if training.per_device_train_batch_size > 1:
-        rows = training.completions_per_step
         changes.append(
             (
-                f"training.per_device_train_batch_size=1 training.gradient_accumulation_steps={rows}",
-                {"per_device_train_batch_size": 1, "gradient_accumulation_steps": rows},
+                f"training.per_device_train_batch_size=1 training.gradient_accumulation_steps={step_rows}",
+                {"per_device_train_batch_size": 1, "gradient_accumulation_steps": step_rows},
             )
         )
-    if not training.gradient_checkpointing:
+    if training.gradient_checkpointing is False:
         changes.append(("training.gradient_checkpointing=true", {"gradient_checkpointing": True}))
+    if (
+        config.engine == "fast"
+        and (training.rollout_rows or step_rows) > training.num_generations // 2
+    ):
+        half = training.num_generations // 2
+        changes.append((f"training.rollout_rows={half}", {"rollout_rows": half}))
     if training.max_completion_length > 64:
         half = training.max_completion_length // 2
         changes.append((f"training.max_completion_length={half}", {"max_completion_length": half}))
@@ -161,7 +231,11 @@ def _parts(config: Config, device: DeviceName, shape: Shape) -> Iterator[Part]:
     step = _Step.of(config)
     compute = 2 if numbers.fp16 or numbers.bf16 else each
     batch = replace(step, rows=training.per_device_train_batch_size)
-    cache, logits = _kv_cache(shape, step, each), 6.0 * step.rows * shape.vocabulary * 4
+    at_once = step.rows
+    if config.engine == "fast":
+        at_once = min(step.rows, training.rollout_rows or step.rows)
+    sampled = replace(step, rows=at_once)
+    cache, logits = _kv_cache(shape, sampled, each), 6.0 * at_once * shape.vocabulary * 4
     yield Part("KV cache", cache, "sampling")
     yield Part("logits", logits, "sampling")
     yield Part("allocator", SLACK[device] * (cache + logits), "sampling")
@@ -171,7 +245,7 @@ def _parts(config: Config, device: DeviceName, shape: Shape) -> Iterator[Part]:
     )
     yield Part("activations", kept, "update")
     yield Part("LM-head tiles", tiles, "update")
-    recomputed = device == "cpu" and training.gradient_checkpointing
+    recomputed = device == "cpu" and training.gradient_checkpointing is not False
     slack = RECOMPUTED_SLACK if recomputed else SLACK[device]
     yield Part("allocator", slack * (kept + tiles), "update")
 
@@ -213,7 +287,7 @@ def _activations(
     config: Config, shape: Shape, batch: _Step, numbers: Recipe, compute: int
 ) -> float:
     """What the forward pass keeps for the backward pass, and what that holds while it goes back."""
-    checkpointed = config.training.gradient_checkpointing
+    checkpointed = config.training.gradient_checkpointing is not False
     shared = not checkpointed and config.engine == "fast"
     if shared:
         tokens = batch.prompts * batch.prompt + batch.rows * batch.completion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from ida_tui import events as ev
@@ -113,6 +114,57 @@ def summary(state: RunState, ended: ev.RunEnded) -> list[str]:
     if state.run is not None:
         out.append(f"  results        {state.run.directory}")
     return out
+
+
+def memory_table(
+    plan: Sequence[tuple[str, ev.When, int]], limit: float | None, measured: Mapping[ev.When, int]
+) -> list[str]:
+    """What was planned, part by part, beside what a run has held: a line each, 44 columns at most.
+
+    Args:
+        plan: name, when it is held, and bytes.
+        limit: bytes to stay under; None where none is known.
+        measured: most that was held at each time, in bytes, as far as it is known; may be empty.
+    """
+    if not plan:
+        return ["not planned: the model's sizes were not known"]
+    out = [f"{'':<22} {'planned':>9}" + (f"  {'measured':>9}" if measured else "")]
+    base, most = sum(size for _, when, size in plan if when == "always"), 0
+    for moment, words in MOMENTS.items():
+        parts = [(name, size) for name, when, size in plan if when == moment]
+        held = sum(size for _, size in parts) + (0 if moment == "always" else base)
+        most = max(most, held)
+        found = f"  {_size(measured[moment]):>9}" if moment in measured else ""
+        out.append(f"{words:<22} {_size(held):>9}{found}")
+        out += [f"  {name:<20} {_size(size):>9}" for name, size in parts if size]
+    of = f" of {_size(limit)}: {most / limit:.0%}" if limit else ""
+    out.append(f"{'at once':<22} {_size(most):>9}{of}")
+    return out
+
+
+MOMENTS: Mapping[ev.When, str] = {
+    "always": "all the time",
+    "sampling": "and while sampling",
+    "update": "or in the update",
+}
+
+
+def measured_memory(state: RunState) -> dict[ev.When, int]:
+    """Most that a run has held while each part of its memory plan was in use, in bytes."""
+    seen = state.memory_by_phase
+    times = {when: [seen[p] for p in phases if p in seen] for when, phases in PHASES_OF.items()}
+    return {when: max(held) for when, held in times.items() if held}
+
+
+PHASES_OF: Mapping[ev.When, tuple[ev.Phase, ...]] = {
+    "always": ("load",),
+    "sampling": ("generate",),
+    "update": ("reference", "update"),
+}
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def _run_started(run: ev.RunStarted) -> list[str]:

@@ -13,18 +13,22 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from ida_tui import memory
+from ida_tui import memory, narration
 from ida_tui.checks import check
 from ida_tui.config import Config, DeviceName, JudgeConfig, LoraConfig
 from ida_tui.devices import likely_device
+from ida_tui.events import EventError
 from ida_tui.judge.keys import is_local
 from ida_tui.judge.planning import typical_call_tokens
 from ida_tui.judge.samples import ANCHORS
 from ida_tui.model_files import Weights, weights
-from ida_tui.paths import shown_path
+from ida_tui.paths import expanded, shown_path
 from ida_tui.precision import recipe
 from ida_tui.printable import without_login
 from ida_tui.resolve import Resolved
+from ida_tui.runs.replay import Replay
+from ida_tui.sensors.cap import room
+from ida_tui.state import RunState
 
 _LABEL = 13
 
@@ -34,7 +38,7 @@ def render_check(resolved: Resolved) -> str:
     config = resolved.config
     device, _ = planned_device(config)
     experiment = ("experiment", f"{config.name}   ({shown_path(resolved.file)})")
-    lines = [_row(label, text) for label, text in (experiment, *rows(config))]
+    lines = [_row(label, text) for label, text in (experiment, *rows(config, newest_run(config)))]
     findings = check(config, device)
     if findings:
         lines.append("")
@@ -47,9 +51,15 @@ def render_check(resolved: Resolved) -> str:
     return "\n".join(lines)
 
 
-def rows(config: Config) -> list[tuple[str, str]]:
-    """The plan of an experiment, each row a label and what is known; nothing in it is guessed."""
+def rows(config: Config, earlier: RunState | None = None) -> list[tuple[str, str]]:
+    """The plan of an experiment, each row a label and what is known; nothing in it is guessed.
+
+    Args:
+        config: the resolved profile.
+        earlier: a run of it, whose memory is shown beside what is planned.
+    """
     device, remark = planned_device(config)
+    config = memory.chosen(config, device, memory_limit(config))
     return [
         *_about_model(config, device, weights(config.model)),
         ("device", remark),
@@ -57,7 +67,7 @@ def rows(config: Config) -> list[tuple[str, str]]:
         *_about_training(config),
         *_about_judge(config),
         ("evaluation", _evaluation(config)),
-        *_about_memory(config, device),
+        *_about_memory(config, device, earlier),
         *_about_surroundings(config),
     ]
 
@@ -74,6 +84,11 @@ def planned_device(config: Config) -> tuple[DeviceName, str]:
     if asked == "cuda" and likely != "cuda":
         return "cuda", "cuda: no NVIDIA driver is seen on this machine; the plan is for cuda"
     return ("cpu" if asked == "auto" else asked), f"{asked}"
+
+
+def memory_limit(config: Config) -> float:
+    """The memory that the plan is held against, in bytes: the profile's limit, or what is here."""
+    return memory.limit(config, room().total)
 
 
 def key_source(judge: JudgeConfig) -> str:
@@ -167,7 +182,8 @@ def _about_training(config: Config) -> Iterator[tuple[str, str]]:
         f"{steps} ({long}), each {training.prompts_per_step} × {group} ="
         f" {training.completions_per_step} completions\n"
         f"batch {training.per_device_train_batch_size} × accumulation"
-        f" {training.gradient_accumulation_steps}",
+        f" {training.gradient_accumulation_steps}, activations"
+        f" {'kept' if training.gradient_checkpointing is False else 'recomputed'}",
     )
     most = training.completions_per_step * training.max_completion_length
     yield (
@@ -248,23 +264,35 @@ def _evaluation(config: Config) -> str:
     )
 
 
-def _about_memory(config: Config, device: DeviceName) -> Iterator[tuple[str, str]]:
+def _about_memory(
+    config: Config, device: DeviceName, earlier: RunState | None
+) -> Iterator[tuple[str, str]]:
     planned = memory.plan(config, device)
     if planned is None:
         yield "memory", "not planned: the sizes of the model are not known before it is here"
         return
+    most = memory_limit(config)
+    measured = narration.measured_memory(earlier) if earlier else {}
     lines = [f"about {planned.total / 1e9:.1f} GB at once"]
-    for when, words in (
-        ("always", "all the time"),
-        ("sampling", "while sampling"),
-        ("update", "in the update"),
-    ):
-        parts = [f"{p.name} {_gigabytes(p.size / 1e9)}" for p in planned.parts if p.when == when]
-        lines.append(f"{words}: {', '.join(parts)}")
-    if config.limit_gb != "auto" and planned.total > config.limit_gb * 1e9:
+    stated = None if config.limit_gb == "auto" else most
+    lines += narration.memory_table(planned.rows(), stated, measured)
+    if earlier is not None and earlier.run is not None and measured:
+        lines.append(f"measured: in the newest run of it, {earlier.run.run_id}")
+    if planned.total > most:
         lines.append("more than the limit; to make it fit:")
-        lines += memory.advice(config, device, config.limit_gb * 1e9).splitlines()
+        lines += memory.advice(config, device, most).splitlines()
     yield "memory", "\n".join(lines)
+
+
+def newest_run(config: Config) -> RunState | None:
+    """What is known of the newest run of this experiment with this model; None where there is none."""
+    events = expanded(config.output_dir) / config.name / "latest" / "events.jsonl"
+    try:
+        state = Replay.open(events).end
+    except (OSError, EventError):
+        return None
+    same = state.run is not None and state.run.model in (config.model.name, config.model.path)
+    return state if same else None
 
 
 def _about_surroundings(config: Config) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ and replayed from disk. Screens and printers read this and nothing else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import zip_longest
@@ -17,8 +17,8 @@ from ida_tui import events as ev
 from ida_tui.series import Series
 
 MAX_NOTICES = 200
-MEMORY_SAMPLES = 240
-"""How many of the newest memory samples are kept: four minutes, at one a second."""
+MEMORY_SAMPLES = 480
+"""How many of the newest memory samples are kept: four minutes, at two a second."""
 RECENT = 400
 """How many records the log keeps."""
 _LOGGED = (
@@ -99,6 +99,8 @@ class RunState:
     """Largest `process` seen, in bytes."""
     system_peak: int = 0
     """Largest `system_used` seen, in bytes."""
+    memory_by_phase: Mapping[ev.Phase, int] = field(default_factory=dict)
+    """Most that was held in each phase, in bytes: by the process, or on CUDA's device."""
     recent: tuple[ev.Record, ...] = ()
     """The newest records worth a line in a log, oldest first."""
     notices: tuple[ev.Noticed, ...] = ()
@@ -199,7 +201,8 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             return but(
                 memory=event,
                 memory_recent=(*state.memory_recent, event)[-MEMORY_SAMPLES:],
-                memory_peak=max(state.memory_peak, event.process),
+                memory_peak=max(state.memory_peak, event.process, event.process_peak),
+                memory_by_phase=_highest(state, event),
                 system_peak=max(state.system_peak, event.system_used),
             )
         case ev.Noticed():
@@ -237,6 +240,17 @@ def _phase_changed(state: RunState, event: ev.PhaseChanged) -> dict[str, Any]:
     if event.step != state.step:
         changes |= {"completions": (), "rollout": None, "streams": (), "asking": None}
     return changes
+
+
+def _highest(state: RunState, sample: ev.MemorySampled) -> Mapping[ev.Phase, int]:
+    """The most that was held in each phase, with one more sample."""
+    held = sample.process
+    if state.run is not None and state.run.device == "cuda":
+        # CUDA's memory is its own, and what its plan is about; Metal's is part of the process's.
+        held = (sample.device_tensors or 0) + (sample.device_cache or 0)
+    if held <= state.memory_by_phase.get(state.phase, 0):
+        return state.memory_by_phase
+    return {**state.memory_by_phase, state.phase: held}
 
 
 def _with_verdict(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import threading
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from ida_tui.resolve import resolve
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.resumption import resumption
 from ida_tui.sensors.cap import room
-from tests.test_stopping import LONG, read_until, start
+from tests.test_stopping import read_until, start
 
 GB = 1e9
 QUICK_START = (
@@ -85,6 +86,51 @@ def test_the_low_memory_variant_plans_less_for_the_same_group_and_adapter() -> N
     assert low.training.num_generations == usual.training.num_generations
 
 
+def test_what_a_profile_leaves_to_the_plan_is_the_quickest_split_that_fits() -> None:
+    made = config("oblit-1-mps")
+    roomy, tight = (memory.chosen(made, "mps", most * GB).training for most in (96, 16))
+    assert (roomy.per_device_train_batch_size, roomy.gradient_checkpointing) == (8, False)
+    assert tight.gradient_checkpointing is True
+    for training in (roomy, tight):
+        assert training.completions_per_step == 8
+        assert training.num_generations == 8
+
+
+def test_what_a_profile_states_is_not_changed_by_the_plan() -> None:
+    stated = ("training.token_budget=null", "training.gradient_checkpointing=true")
+    made = config("oblit-1-mps", *stated)
+    assert memory.chosen(made, "mps", 96 * GB) == made
+
+
+def test_a_token_budget_in_figures_bounds_a_pass() -> None:
+    made = config(
+        "oblit-1-mps", "training.token_budget=1200", "training.gradient_checkpointing=true"
+    )
+    # 512 tokens of completion and some forty of prompt: two rows fit into 1,200.
+    assert memory.chosen(made, "mps", 96 * GB).training.per_device_train_batch_size == 2
+
+
+def test_the_choice_stands_in_the_runs_own_profile(ida_tui_here: Any) -> None:
+    small = ("training.max_steps=1", "training.num_generations=4", "evaluation.enabled=false")
+    left = ("training.token_budget=auto", "training.gradient_checkpointing=auto")
+    done = ida_tui_here("--run", "quickstart", *small, *left)
+    assert done.code == 0, done.err
+    written = config(str(Path("outputs/quickstart/latest/config.yaml").resolve())).training
+    assert written.gradient_checkpointing is False
+    assert written.token_budget is None
+    assert written.completions_per_step == 64
+
+
+def test_the_check_shows_what_the_newest_run_held_beside_what_is_planned(ida_tui_here: Any) -> None:
+    small = ("training.max_steps=2", "evaluation.enabled=false")
+    assert "measured" not in ida_tui_here("--check", "quickstart", *small).out
+    assert ida_tui_here("--run", "quickstart", *small).code == 0
+    shown = ida_tui_here("--check", "quickstart", *small).out
+    planned, measured = re.findall(r"all the time +([\d.]+) GB +([\d.]+) GB", shown)[0]
+    assert 0.5 < float(measured) / float(planned) < 3
+    assert "measured: in the newest run of it" in shown
+
+
 def test_a_run_that_does_not_fit_is_refused_before_anything_is_loaded(ida_tui_here: Any) -> None:
     done = ida_tui_here("--run", "quickstart", "limit_gb=1")
     assert done.code == 4
@@ -97,7 +143,8 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_is_loaded(ida_tui_he
 def test_the_check_shows_the_plan_and_how_to_make_it_fit(ida_tui_here: Any) -> None:
     done = ida_tui_here("--check", "oblit-1-mps", "limit_gb=9.8")
     assert "about 10." in done.out
-    assert "KV cache 0.69 GB" in done.out
+    assert re.search(r"KV cache +0\.69 GB", done.out)
+    assert re.search(r"at once +10\.\d\d GB of 9\.80 GB: 10\d%", done.out)
     assert "ida-tui --run oblit-1-mps-lowmem" in done.out
 
 
@@ -144,11 +191,12 @@ def test_at_the_limit_the_guard_ends_the_run_and_says_why(last: MemorySampled, r
     assert guard.reason == reason
 
 
-def test_a_run_that_fills_the_memory_is_saved_ends_with_4_and_goes_on_smaller(
+def test_a_run_that_fills_the_memory_is_saved_ends_with_4_and_goes_on_as_its_lowmem_variant(
     ida_tui_here: Any,
 ) -> None:
+    own = ("model=embedded", "judge=offline", "device=cpu", "training.max_completion_length=64")
     limit = room().used / GB + 4
-    run = start(*LONG, f"limit_gb={limit:.2f}", "over_limit=try")
+    run = start("oblit-1-mps", *own, "training.max_steps=500", f"limit_gb={limit:.2f}")
     read_until(run, "StepFinished", 2)
     # Something else on the machine takes what is left: 5 GB that are really touched.
     hog = subprocess.Popen(
@@ -164,17 +212,24 @@ def test_a_run_that_fills_the_memory_is_saved_ends_with_4_and_goes_on_smaller(
     ended = json.loads(out.splitlines()[-1])
     assert ended["status"] == "out_of_memory"
     assert "memory reached" in ended["message"]
-    assert "ida-tui resume" in ended["hint"]
-    found = resumption(RunDirectory(Path("outputs/quickstart/latest").resolve()))
+    directory = RunDirectory(Path("outputs/oblit-1-mps/latest").resolve())
+    command = ended["hint"].splitlines()[0].removeprefix("go on, smaller: ")
+    assert re.fullmatch(
+        "ida-tui resume outputs/oblit-1-mps/[^ ]+ --with oblit-1-mps-lowmem", command
+    )
+    found = resumption(directory)
     assert found.step == ended["steps_done"] > 0
 
     steps = found.step + 2
-    smaller = ("training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=2")
-    done = ida_tui_here(
-        "resume", "quickstart", f"training.max_steps={steps}", "limit_gb=auto", *smaller
-    )
+    more = (f"training.max_steps={steps}", "limit_gb=auto")
+    done = ida_tui_here(*command.split()[1:], *more)
     assert done.code == 0, done.err
     assert f"Step {steps}/{steps}" in done.out
+    went_on, low = config(str(directory.config)).training, config("oblit-1-mps-lowmem").training
+    assert went_on.rollout_rows == low.rollout_rows == 4
+    assert went_on.num_generations == low.num_generations == 8
+    assert went_on.per_device_train_batch_size == 1
+    assert went_on.gradient_checkpointing is True
 
 
 # --- control groups ------------------------------------------------------------------------
@@ -205,3 +260,14 @@ def test_a_control_group_without_a_limit_leaves_the_machines_memory(group: Any) 
     import psutil
 
     assert room(*group(most="max", current=5)).total == psutil.virtual_memory().total
+
+
+def test_a_control_group_of_version_1_counts_too(tmp_path: Path) -> None:
+    folder = tmp_path / "cgroup" / "memory" / "a"
+    folder.mkdir(parents=True)
+    (folder / "memory.limit_in_bytes").write_text("3000000000\n")
+    (folder / "memory.usage_in_bytes").write_text("2000000000\n")
+    (folder / "memory.stat").write_text("inactive_file 7\ntotal_inactive_file 500000000\n")
+    (tmp_path / "self").write_text("4:memory:/a\n0::/\n")
+    found = room(tmp_path / "cgroup", tmp_path / "self")
+    assert (found.total, found.used, found.capped) == (3_000_000_000, 1_500_000_000, True)

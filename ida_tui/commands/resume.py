@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -11,6 +12,15 @@ from ida_tui.errors import ExitCode, UsageError
 FIXED = ("model.path", "model.revision", "training.method", "lora", "training.num_generations")
 """What the checkpoint was made with: another value does not fit it."""
 
+SPLIT = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "token_budget",
+    "rollout_rows",
+)
+"""How much of a step is held at once."""
+
 
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -18,6 +28,12 @@ def add(parser: ArgumentParser) -> None:
         "name", metavar="RUN", help="its folder, its id, or an experiment (its newest run)"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value")
+    parser.add_argument(
+        "--with",
+        dest="variant",
+        metavar="PROFILE",
+        help="take over what this experiment changes in the run's own, such as oblit-1-mps-lowmem",
+    )
     parser.add_argument("--json", action="store_true", help="events as JSON lines")
 
 
@@ -35,7 +51,8 @@ def run(options: Namespace) -> ExitCode:
     directory = resumption.find(options.name, Path("outputs"))
     found = resumption.resumption(directory)
     before = resolve(str(directory.config), []).config
-    config = resolve(str(directory.config), options.overrides).config
+    taken = changes(before.name, options.variant) if options.variant else []
+    config = resolve(str(directory.config), [*taken, *options.overrides]).config
     for fixed in FIXED:
         if _value(before, fixed) != _value(config, fixed):
             raise UsageError(
@@ -45,6 +62,28 @@ def run(options: Namespace) -> ExitCode:
             )
     key = load_key(config.judge, dotenv_dir=Path.cwd())
     return headless.run(config, key=key, argv=sys.argv, as_json=options.json, resume=found)
+
+
+def changes(name: str, variant: str) -> list[str]:
+    """What an experiment changes in the training and limit of another one, as ``key=value``.
+
+    Args:
+        name: the run's own experiment.
+        variant: the one that is taken over.
+
+    Raises:
+        UsageError: one of the two is not known here.
+    """
+    from ida_tui.resolve import resolve
+
+    own, other = (resolve(n, [], verify=False).config for n in (name, variant))
+    ours, theirs = own.training.model_dump(), other.training.model_dump()
+    # How a step is split was chosen when the run began; the variant's own way is what saves memory.
+    taken = [key for key in ours if key in SPLIT or ours[key] != theirs[key]]
+    found = [f"training.{key}={json.dumps(theirs[key])}" for key in taken]
+    if own.limit_gb != other.limit_gb:
+        found.append(f"limit_gb={json.dumps(other.limit_gb)}")
+    return found
 
 
 def _value(config: object, key: str) -> object:

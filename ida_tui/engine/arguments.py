@@ -62,7 +62,7 @@ def grpo_arguments(
         "adam_beta2": recipe.beta2,
         # `weights.optimizer` makes the one that transformers does not know by name.
         "optim": "adamw_torch" if recipe.optim == "adamw_kahan" else recipe.optim,
-        "gradient_checkpointing": training.gradient_checkpointing,
+        "gradient_checkpointing": training.gradient_checkpointing is not False,
         "chat_template_kwargs": dict(config.model.chat_template_kwargs),
         "report_to": list(config.report_to) or "none",
         "run_name": config.name,

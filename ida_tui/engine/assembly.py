@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -46,7 +47,9 @@ def build_trainer(
     """
     arguments = grpo_arguments(config, ready.recipe, ready.device, directory.checkpoints)
     adapter = weights.peft_config(config.lora) if config.training.method == "lora" else None
-    kind = FastTrainer if config.engine == "fast" else WatchedTrainer
+    kind: Callable[..., WatchedTrainer] = WatchedTrainer
+    if config.engine == "fast":
+        kind = partial(FastTrainer, rollout_rows=config.training.rollout_rows)
     trainer = kind(
         watcher=watcher,
         judging=judging,
@@ -102,4 +105,5 @@ def run_started(
         seed=config.seed,
         limit_gb=round(ready.limit / 1e9, 1),
         planned_gb=round(planned.total / 1e9, 2) if planned else None,
+        plan=planned.rows() if planned else (),
     )

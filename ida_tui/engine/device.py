@@ -52,10 +52,12 @@ def memory(device: DeviceName) -> DeviceMemory | None:
     """What the device's allocator holds, in bytes; None where the device uses the host's memory."""
     if device == "mps":
         tensors = torch.mps.current_allocated_memory()
-        return DeviceMemory(tensors, max(0, torch.mps.driver_allocated_memory() - tensors))
+        cache = max(0, torch.mps.driver_allocated_memory() - tensors)
+        return DeviceMemory(tensors, cache, torch.mps.recommended_max_memory())
     if device == "cuda":
         tensors = torch.cuda.memory_allocated()
-        return DeviceMemory(tensors, max(0, torch.cuda.memory_reserved() - tensors))
+        cache = max(0, torch.cuda.memory_reserved() - tensors)
+        return DeviceMemory(tensors, cache, total_memory(device))
     return None
 
 

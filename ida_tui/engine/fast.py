@@ -20,7 +20,7 @@ from trl.trainer.utils import pad
 from ida_tui.engine import decoder
 from ida_tui.engine.device import length_bucket
 from ida_tui.engine.heartbeat import Heartbeat
-from ida_tui.engine.rollout import sample
+from ida_tui.engine.rollout import sample_in_parts
 from ida_tui.engine.sampling import Sampling
 from ida_tui.engine.scoring import log_probabilities
 from ida_tui.engine.trainer import WatchedTrainer
@@ -39,10 +39,16 @@ bfloat16 keeps 8 bits of a logit, float16 keeps 11.
 
 
 class FastTrainer(WatchedTrainer):
-    """A `WatchedTrainer` that samples and scores its own way."""
+    """A `WatchedTrainer` that samples and scores its own way.
 
-    def __init__(self, **arguments: Any) -> None:
+    Args:
+        rollout_rows: completions sampled at once; None is all of a step.
+        **arguments: `WatchedTrainer`'s.
+    """
+
+    def __init__(self, *, rollout_rows: int | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self._rollout_rows = rollout_rows
         self._compared = False
         self._bucket = length_bucket(self.accelerator.device.type)
         self._prompt_ids: list[list[int]] = []
@@ -57,6 +63,10 @@ class FastTrainer(WatchedTrainer):
             self._plain_because = "it is trained by several processes"
         if self._plain_because is not None:
             self._say("warning", f"TRL's own code trains this model: {self._plain_because}")
+
+    def drop_step(self) -> None:
+        super().drop_step()
+        self._early = None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._early = None
@@ -77,10 +87,11 @@ class FastTrainer(WatchedTrainer):
             unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
             torch.no_grad(),
         ):
-            return sample(
+            return sample_in_parts(
                 model,
                 prompt_ids,
                 self._sampling(),
+                self._rollout_rows,
                 max_new_tokens=settings.max_new_tokens,
                 eos=self.eos_token_ids,
                 pad=settings.pad_token_id,

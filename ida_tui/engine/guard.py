@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from collections.abc import Callable
 
 from ida_tui.events import Event, MemorySampled, Noticed
+from ida_tui.sensors import procfs
+from ida_tui.sensors.cap import room
 
 WARN, ACT = 0.85, 0.95
 """Shares of the limit: from the first the log says so, at the second the run is ended."""
 SWAP = 0.05
 """Growth of swap since the start, as a share of the limit, that ends the run."""
+RESERVE = 0.97
+"""Share of what a control group has left that may be allocated; the rest is for page tables and files."""
 CRITICAL_PRESSURE = 4
 """macOS's memory pressure level at which it begins to kill."""
 
@@ -58,3 +63,34 @@ class Guard:
         if self._swapped(sample):
             return f"the machine began to swap ({sample.swap_growth / 1e9:.1f} GB)"
         return "macOS reports critical memory pressure"
+
+
+class AllocationCap:
+    """Makes an allocation fail that a control group would kill the process for.
+
+    The kernel ends a process that goes beyond its group's limit without a word, between two looks of the
+    guard. Under such a limit the process's own (`RLIMIT_DATA`) is set to what it has mapped plus what the
+    group has left: the allocation raises, the run is saved and ends with 4. A native library may crash there
+    all the same, which is why a run over its plan saves every step (`preflight`). On a bare machine nothing
+    is set.
+    """
+
+    def __init__(self) -> None:
+        self._before: tuple[int, int] | None = None
+
+    def set(self) -> None:
+        """Cap this process, if it is in a group that would kill it."""
+        here, mapped = room(), procfs.status("VmData")
+        if not here.capped or mapped is None:
+            return
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = mapped + int(RESERVE * max(0, here.total - here.used))
+        if soft == resource.RLIM_INFINITY or most < soft:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+            self._before = soft, hard
+
+    def lift(self) -> None:
+        """As it was before: what is freed on the way out may be used to write the checkpoint."""
+        if self._before is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, self._before)
+            self._before = None

@@ -1,4 +1,4 @@
-"""Samples memory once a second beside the run, without touching the device."""
+"""Samples memory twice a second beside the run, without touching the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Self
 from ida_tui.events import MemorySampled
 from ida_tui.sensors.memory import DeviceMemory, MemorySensor
 
-INTERVAL_S = 1.0
+INTERVAL_S = 0.5
 
 
 class MemoryMonitor:

@@ -18,11 +18,15 @@ from ida_tui.sensors.cap import room
 class Preflight:
     """What is known once a run may start."""
 
+    config: Config
+    """The profile, with what it leaves to the memory plan filled in."""
     device: DeviceName
     recipe: Recipe
     tokenizer: Any
     limit: float
     """Memory to stay under, in bytes."""
+    notes: tuple[str, ...] = ()
+    """What a person should know before it starts."""
 
 
 def preflight(config: Config) -> Preflight:
@@ -41,19 +45,35 @@ def preflight(config: Config) -> Preflight:
     if chosen != "cpu":
         selftest.require(chosen)
     most = memory.limit(config, device.total_memory(chosen) or room().total)
-    _require_room(config, chosen, most)
+    config = memory.chosen(config, chosen, most)
+    over = _require_room(config, chosen, most)
+    if over and not config.training.save_steps:
+        every = config.training.model_copy(update={"save_steps": 1})
+        config = config.model_copy(update={"training": every})
     return Preflight(
+        config=config,
         device=chosen,
         recipe=precision.recipe(config, chosen),
         tokenizer=weights.load_tokenizer(config.model),
         limit=most,
+        notes=(over,) if over else (),
     )
 
 
-def _require_room(config: Config, device: DeviceName, most: float) -> None:
+def _require_room(config: Config, device: DeviceName, most: float) -> str:
+    """Nothing where the plan fits; a warning where it does not and is tried all the same.
+
+    Raises:
+        IdaError: it does not fit (exit code 4).
+    """
     planned = memory.plan(config, device)
-    if config.over_limit == "try" or planned is None or planned.total <= most:
-        return
+    if planned is None or planned.total <= most:
+        return ""
+    if config.over_limit == "try":
+        return (
+            f"about {planned.total / 1e9:.1f} GB are planned, the limit is {most / 1e9:.1f} GB: every step"
+            " is saved"
+        )
     raise IdaError(
         f"the run does not fit: about {planned.total / 1e9:.1f} GB are needed, the limit is"
         f" {most / 1e9:.1f} GB",

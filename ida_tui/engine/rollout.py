@@ -11,6 +11,48 @@ from transformers import DynamicCache
 from ida_tui.engine.decoder import Decoder
 from ida_tui.engine.sampling import Sampling
 
+Told = Callable[[list[list[int]], list[int]], object]
+"""Given all completions so far and the rows that have just ended."""
+
+
+def _tell_nobody(completions: list[list[int]], ended: list[int]) -> None:
+    pass
+
+
+def sample_in_parts(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    at_once: int | None,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    told: Told = _tell_nobody,
+    **settings: Any,
+) -> list[list[int]]:
+    """As `sample`, so many rows after each other: their keys and values are not held together.
+
+    Args:
+        model: the policy.
+        prompts: token ids, one list a row.
+        sampling: how tokens are drawn.
+        at_once: rows of a part; None is all of them.
+        stop: asked before every token; true ends the rollout with what there is.
+        told: after every token, given all completions so far and the rows that have just ended.
+        **settings: `sample`'s others.
+    """
+    completions: list[list[int]] = [[] for _ in prompts]
+    for start in range(0, len(prompts), at_once or len(prompts)):
+        part = slice(start, start + (at_once or len(prompts)))
+
+        def tell(rows: list[list[int]], ended: list[int], part: slice = part) -> None:
+            completions[part] = rows
+            told(completions, [part.start + row for row in ended])
+
+        completions[part] = sample(model, prompts[part], sampling, stop=stop, told=tell, **settings)
+        if stop():
+            break
+    return completions
+
 
 def sample(
     model: Any,
@@ -21,7 +63,7 @@ def sample(
     eos: Sequence[int],
     pad: int,
     stop: Callable[[], bool] = lambda: False,
-    told: Callable[[list[list[int]], list[int]], object] = lambda completions, ended: None,
+    told: Told = _tell_nobody,
     ahead: bool | None = None,
     bucket: int = 1,
 ) -> list[list[int]]:

@@ -7,6 +7,7 @@ happens ends in a RunEnded event with the exit code of `ida_tui.errors.ExitCode`
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import queue
 import threading
@@ -18,14 +19,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ida_tui import allocator, memory, resolve
 from ida_tui import events as ev
-from ida_tui import memory, resolve
 from ida_tui.config import Config, JudgeConfig
 from ida_tui.engine.decision import GoOn
-from ida_tui.engine.guard import Guard
+from ida_tui.engine.guard import AllocationCap, Guard
 from ida_tui.engine.judges import Judges
 from ida_tui.engine.judging import ANOTHER_JUDGE, Judging, Replacement
 from ida_tui.engine.monitor import MemoryMonitor
+from ida_tui.engine.outcome import (
+    NOTHING_LEARNED,
+    Outcome,
+    exhausted,
+    smaller_batch,
+    stopped_by_watchdog,
+    why_nothing,
+)
 from ida_tui.engine.preflight import Preflight, preflight
 from ida_tui.engine.redaction import Secrets
 from ida_tui.engine.stopping import RunInterrupted
@@ -43,9 +52,6 @@ from ida_tui.state import RunState, fold
 
 if TYPE_CHECKING:
     from ida_tui.engine.trainer import WatchedTrainer
-
-
-NOTHING_LEARNED = "Nothing was learned: the weights did not move"
 
 
 def train(
@@ -73,6 +79,7 @@ def train(
         IdaError: the run could not start; nothing was written.
     """
     ready = preflight(config)
+    config = ready.config
     directory = _directory(config, ready, argv, resume)
     secrets = Secrets(key)
     before = resume.state if resume else RunState()
@@ -85,6 +92,7 @@ def train(
             config, ready, directory, log, key, stop, secrets, resume, decisions, state=before
         )
         outcome = run.until_the_end()
+        run.cap.lift()
         if outcome.crash:
             crash = directory.logs / "crash.txt"
             crash.write_text(secrets.redact(outcome.crash), encoding="utf-8")
@@ -112,18 +120,6 @@ def _directory(
     return directory
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended."""
-
-    status: ev.Status
-    code: ExitCode
-    message: str
-    hint: str = ""
-    crash: str = ""
-    """A traceback, where this program is at fault."""
-
-
 @dataclass(slots=True)
 class _Run:
     """The part of a run that has a directory and a log."""
@@ -143,6 +139,7 @@ class _Run:
     lock: threading.Lock = field(default_factory=threading.Lock)
     judges: Judges = field(init=False)
     guard: Guard = field(init=False)
+    cap: AllocationCap = field(default_factory=AllocationCap)
 
     def __post_init__(self) -> None:
         self.judges = Judges(self.emit)
@@ -157,8 +154,6 @@ class _Run:
 
     def until_the_end(self) -> Outcome:
         """Run everything; say how it ended."""
-        import torch
-
         try:
             self._run()
         except (RunInterrupted, JudgeInterrupted):
@@ -169,39 +164,36 @@ class _Run:
                 hint = f"{error.hint}\nthen: ida-tui resume {self.directory.path}"
                 return Outcome("judge_unavailable", error.code, error.title, hint)
             return Outcome("failed", error.code, error.title, error.hint)
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            return self._out_of_memory(_exhausted(error))
         except Exception as error:
-            if any(
-                words in str(error).lower() for words in ("out of memory", "can't allocate memory")
-            ):
-                return self._out_of_memory(_exhausted(error))
-            self._save_what_there_is()
+            why = exhausted(error)
+            if not why:
+                return self._unexpected(error)
+        else:
+            if self.state.steps and self.state.weight_delta == 0:
+                why = why_nothing(self.state.steps)
+                return Outcome("done", ExitCode.DONE, NOTHING_LEARNED, why)
+            return Outcome("done", ExitCode.DONE, "Training complete")
+        # Outside of the handler: the frames that held the step's tensors are gone.
+        return self._out_of_memory(why)
+
+    def _unexpected(self, error: Exception) -> Outcome:
+        self._save_what_there_is()
+        if stopped_by_watchdog(error):
+            smaller = smaller_batch(self.config)
             return Outcome(
                 "failed",
-                ExitCode.FAILED,
-                f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}",
-                f"this is a defect of ida-tui; {self.directory.logs / 'crash.txt'} has the details",
-                crash=traceback.format_exc(),
+                ExitCode.DEVICE_UNUSABLE,
+                "macOS ended a command of the GPU because the screen had to wait for it",
+                f"in smaller pieces: ida-tui resume {self.directory.path} {smaller}"
+                if smaller
+                else "shorter answers make shorter commands: lower training.max_completion_length",
             )
-        if self.state.steps and self.state.weight_delta == 0:
-            return Outcome("done", ExitCode.DONE, NOTHING_LEARNED, self._why_nothing())
-        return Outcome("done", ExitCode.DONE, "Training complete")
-
-    def _why_nothing(self) -> str:
-        """What kept the weights where they were."""
-        steps = self.state.steps
-        taught = [step for step in steps if step.zero_std != 1]
-        if taught and all(step.skipped for step in taught):
-            return (
-                "every update overflowed and the gradient scaler skipped it:\n"
-                "lower training.learning_rate, or train in another format (training.bf16=true)"
-            )
-        if not any(step.scored for step in steps):
-            return "no completion was scored: ida-tui judge check"
-        return (
-            "no group had rewards that differ, so nothing taught: raise training.num_generations or\n"
-            "training.temperature, or choose prompts that the model answers in different ways"
+        return Outcome(
+            "failed",
+            ExitCode.FAILED,
+            f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            f"this is a defect of ida-tui; {self.directory.logs / 'crash.txt'} has the details",
+            crash=traceback.format_exc(),
         )
 
     def ended(self, outcome: Outcome) -> ev.RunEnded:
@@ -237,6 +229,10 @@ class _Run:
             self.emit(ev.PhaseChanged(step=0, phase="load"))
             for note in self.ready.recipe.notes:
                 self.emit(ev.Noticed(level="warning", source="precision", text=note))
+            for note in self.ready.notes:
+                self.emit(ev.Noticed(level="warning", source="memory", text=note))
+            if self.ready.device == "cpu":
+                self.cap.set()
             monitor = stack.enter_context(MemoryMonitor(self.emit, self.guard.look))
             stack.enter_context(contextlib.closing(self.judges))
             service = self.judges.start(self.config, self.key, spent=self.state.judge.cost)
@@ -383,16 +379,27 @@ class _Run:
         return Outcome("interrupted", ExitCode.INTERRUPTED, message, kept)
 
     def _out_of_memory(self, why: str) -> Outcome:
+        self._make_room()
         saved = self._save_what_there_is()
         change = memory.advice(self.config, self.ready.device, self.ready.limit)
         if saved and self.state.checkpoint:
-            smaller = next(iter(memory.savings(self.config, self.ready.device)), None)
-            setting = f" {smaller.setting}" if smaller else ""
+            smaller = memory.smaller(self.config, self.ready.device)
             change = (
-                f"go on, smaller: ida-tui resume {self.directory.path}{setting}\n"
+                f"go on, smaller: ida-tui resume {self.directory.path} {smaller}\n"
                 f"or start anew with {change}"
             )
         return Outcome("out_of_memory", ExitCode.OUT_OF_MEMORY, why, change)
+
+    def _make_room(self) -> None:
+        """Let go of what the step under way held, so that its checkpoint can be written."""
+        from ida_tui.engine import device
+
+        if self.trainer is not None:
+            self.trainer.drop_step()
+        gc.collect()
+        device.empty_cache(self.ready.device)
+        allocator.give_back()
+        self.cap.lift()
 
     def _raise_if_stopped(self) -> None:
         if self.stop.is_set():
@@ -412,10 +419,6 @@ class _Run:
             text = f"W&B run: {wandb.run.url}"
         self.emit(ev.Noticed(level="info", source="wandb", text=text))
         wandb.finish()
-
-
-def _exhausted(error: BaseException) -> str:
-    return f"out of memory: {' '.join(str(error).split())[:200]}"
 
 
 def _endpoint(judge: JudgeConfig) -> tuple[str, str, str | None]:

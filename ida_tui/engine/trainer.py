@@ -246,6 +246,11 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self._after_step()
         self._randomness = devices.Randomness.now(self.accelerator.device)
 
+    def drop_step(self) -> None:
+        """Let go of gradients and of what the step under way has computed."""
+        self._buffered_inputs = None
+        self.model.zero_grad(set_to_none=True)
+
     @property
     def weight_delta(self) -> float:
         """Relative change of the trainable weights since the start."""

@@ -17,6 +17,7 @@ from ida_tui.profiles import Kind
 from ida_tui.readiness import Check, checks
 from ida_tui.resolve import Resolved
 from ida_tui.runs.summaries import summaries
+from ida_tui.state import RunState
 from ida_tui.tui import words
 from ida_tui.tui.choosing import Choice, Row, as_typed, table
 from ida_tui.tui.widgets.choices import Item
@@ -41,6 +42,8 @@ class Desk:
         self.checks: list[Check] = []
         self.past = "not known yet"
         """How long the last such run took."""
+        self._earlier: RunState | None = None
+        """That run, whose memory is shown beside what is planned."""
         self._folder = folder
         self.look()
 
@@ -128,15 +131,17 @@ class Desk:
         """What can be said of the run before it: nothing of it is guessed."""
         if self.resolved is None or self.problem is not None:
             return []
-        planned = plan.rows(self.resolved.config)
+        planned = plan.rows(self.resolved.config, self._earlier)
         rows = [row for row in planned if row[0] in KNOWN]
-        need = next(text for label, text in planned if label == "memory").splitlines()[0]
-        return [*rows, ("memory need", need), ("time", self.past)]
+        need, *table = next(text for label, text in planned if label == "memory").splitlines()
+        shown = [("its parts", "\n".join(table))] if table else []
+        return [*rows, ("memory need", need), ("time", self.past), *shown]
 
     def look_for_past_runs(self, output_dir: Path) -> None:
         """Find the time that the last such run took; reads the disk."""
         config = self.resolved.config if self.resolved else None
         self.past = "not known: no such run here yet"
+        self._earlier = plan.newest_run(config) if config else None
         if config is None:
             return
         wanted = (config.name, config.model.name or config.model.path)

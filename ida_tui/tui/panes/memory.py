@@ -6,6 +6,7 @@ from datetime import datetime
 
 from textual.content import Content
 
+from ida_tui import narration
 from ida_tui.events import MemorySampled
 from ida_tui.state import RunState
 from ida_tui.tui import words
@@ -38,16 +39,25 @@ class MemoryPane(Pane):
         )
         if sample.device_tensors is not None:
             cache = sample.device_cache or 0
+            of = f" of {words.gigabytes(sample.device_limit)}" if sample.device_limit else ""
             rows.append(
                 Content(
                     f"device {words.gigabytes(sample.device_tensors)} GB"
-                    f" + cache {words.gigabytes(cache)}"
+                    f" + cache {words.gigabytes(cache)}{of}"
                 )
             )
         rows.append(_swap(sample))
+        rows += self._table(state, limit, len(rows))
         used = [float(s.system_used) for s in state.memory_recent]
         rows.append(Content.assemble((words.sparkline(used, width, limit), "$text-accent")))
         return lines(*rows)
+
+    def _table(self, state: RunState, limit: float, above: int) -> list[Content]:
+        """The memory plan beside what was measured, where the pane has room for it."""
+        if state.run is None or not state.run.plan:
+            return []
+        table = narration.memory_table(state.run.plan, limit, narration.measured_memory(state))
+        return [Content(line) for line in table] if len(table) + above < self.room[1] else []
 
 
 def gauge(used: int, limit: float, width: int) -> list[Content]:
