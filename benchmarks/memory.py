@@ -8,7 +8,7 @@ Every case is one `ida-tui --run` of two steps in a process of its own, with the
 offline judge. Random weights never end an answer, so that every row is as long as it may be: what the plan
 counts with. Measured is the most that the process held of its own, and the libraries' pages; the pages of the
 weights' file while it is read are not among them, for the system takes those back. Planned is
-`ida_tui.memory`, before anything is loaded.
+`ida_tui.memory`, before anything is loaded. The last line also says what the gauge itself costs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,23 @@ def main() -> int:
     if options.cases:
         known = {case.name: case for case in CASES}
         cases = [known[name] for name in options.cases.split(",")]
-    return measure("memory", [lambda: table(cases)], options.json)
+    return measure("memory", [lambda: table(cases), sampling], options.json)
+
+
+def sampling() -> tuple[list[Goal], dict[str, Any]]:
+    """What the gauge itself costs: processor time of a sample, times how many there are in a second."""
+    from ida_tui.engine.monitor import INTERVAL_S
+    from ida_tui.sensors.memory import MemorySensor
+
+    sensor, samples = MemorySensor(), 200
+    sensor.sample()
+    started = time.thread_time()
+    for _ in range(samples):
+        sensor.sample()
+    each = (time.thread_time() - started) / samples
+    share = each / INTERVAL_S
+    print(f"a sample takes {each * 1e3:.2f} ms of a core, {1 / INTERVAL_S:g} a second: {share:.2%}")
+    return [Goal("memory gauge, share of a core", share, 0.005)], {"sample_s": each}
 
 
 def table(cases: list[Case]) -> tuple[list[Goal], dict[str, Any]]:

@@ -265,6 +265,8 @@ class MemorySampled:
     """The most that this process has held since the run began, as far as the kernel says."""
     device_limit: int | None = None
     """What the device recommends to stay under, or has."""
+    phase: Phase = "load"
+    """What the trainer was doing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,9 +248,9 @@ def _highest(state: RunState, sample: ev.MemorySampled) -> Mapping[ev.Phase, int
     if state.run is not None and state.run.device == "cuda":
         # CUDA's memory is its own, and what its plan is about; Metal's is part of the process's.
         held = (sample.device_tensors or 0) + (sample.device_cache or 0)
-    if held <= state.memory_by_phase.get(state.phase, 0):
+    if held <= state.memory_by_phase.get(sample.phase, 0):
         return state.memory_by_phase
-    return {**state.memory_by_phase, state.phase: held}
+    return {**state.memory_by_phase, sample.phase: held}
 
 
 def _with_verdict(

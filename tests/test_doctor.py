@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from torch.nn import functional
 
 from ida_tui.engine import doctor, selftest
@@ -89,7 +91,7 @@ def test_doctor_says_what_this_machine_is_and_shows_no_key(ida_tui_here: Any) ->
 
 def test_doctor_in_json_has_every_finding_with_its_verdict(ida_tui_here: Any) -> None:
     found = json.loads(ida_tui_here("doctor", "--json").out)
-    assert {"system", "memory", "libraries", "device", "disk", "models"} <= {
+    assert {"system", "memory", "libraries", "device", "disk", "models", "network"} <= {
         finding["about"] for finding in found
     }
     assert {finding["verdict"] for finding in found} <= {"good", "note", "bad"}
@@ -102,6 +104,19 @@ def test_doctor_ends_with_5_where_the_judge_that_is_asked_for_cannot_be_used(
     done = ida_tui_here("doctor", "--judge", "gpt-4o-mini")
     assert done.code == 5
     assert "OPENAI_API_KEY is not set" in done.out
+
+
+def test_doctor_says_whether_models_could_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        port = hub.getsockname()[1]
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+        there = doctor.network()
+    gone = doctor.network()
+    assert (there.verdict, there.text) == ("good", "127.0.0.1 can be reached")
+    assert (gone.verdict, gone.text) == ("note", "127.0.0.1 cannot be reached: Connection refused")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert doctor.network().text == "not tried: HF_HUB_OFFLINE is set"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from ida_tui.engine import decoder
 from ida_tui.engine.fast import TOLERANCE
-from ida_tui.engine.rollout import sample
+from ida_tui.engine.rollout import sample, sample_in_parts
 from ida_tui.engine.sampling import Sampling
 from ida_tui.engine.scoring import log_probabilities
 
@@ -194,6 +194,24 @@ def test_greedy_decoding_is_generates_token_for_token(
                 bucket=bucket,
             )  # fmt: skip
         assert ours == generated(model, prompts, 40)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 8, None])
+def test_rows_that_are_sampled_in_parts_are_those_that_are_sampled_together(
+    at_once: int | None,
+) -> None:
+    model = policy("full").eval()
+    prompts = [[5, 6, 7]] * 3 + [[8, 9]] * 2
+    told: list[tuple[list[int], list[int]]] = []
+    with torch.no_grad():
+        ours = sample_in_parts(
+            model, prompts, Sampling(temperature=0), at_once, max_new_tokens=20, eos=[EOS], pad=PAD,
+            told=lambda rows, ended: told.append(([len(row) for row in rows], list(ended))),
+        )  # fmt: skip
+    assert ours == generated(model, prompts, 20)
+    assert all(len(lengths) == len(prompts) for lengths, _ in told)
+    rows = [row for _, ended in told for row in ended]
+    assert sorted(rows) == [row for row, ids in enumerate(ours) if ids[-1] == EOS]
 
 
 @pytest.mark.parametrize("ahead", [False, True], ids=["cpu", "device"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.judge_server import ScriptedJudge
 from tests.metal import simulated_metal
 
 EMBEDDED = ("model=embedded", "judge=offline", "device=cpu", "training.max_completion_length=64")
@@ -17,8 +16,8 @@ RATE = "training.learning_rate=2e-3"
 
 @pytest.mark.parametrize(
     ("profile", "more"),
-    [("oblit-1-mps", ()), ("dev-mps", ("training.num_train_epochs=10",))],
-    ids=["oblit-1-mps", "dev-mps for ten epochs"],
+    [("oblit-1-mps", ()), ("dev-mps", ("training.num_train_epochs=20",))],
+    ids=["oblit-1-mps", "dev-mps for twenty epochs"],
 )
 def test_the_mps_profiles_raise_r_ida_under_autocast_and_a_scaler(
     profile: str, more: tuple[str, ...], ida_tui_here: Any
@@ -35,12 +34,17 @@ def test_the_mps_profiles_raise_r_ida_under_autocast_and_a_scaler(
     assert "fp16 autocast with a gradient scaler, adamw_torch" in started["precision"]
 
 
-def test_dev_mps_as_it_is_moves_the_weights_in_its_two_steps(ida_tui_here: Any) -> None:
-    with simulated_metal():
-        done = ida_tui_here("--run", "dev-mps", *EMBEDDED, "--json")
+def test_dev_mps_with_its_own_judge_moves_the_weights_in_each_of_its_two_steps(
+    ida_tui_here: Any,
+) -> None:
+    """Everything as in the profile, the rate too; the judge answers over HTTP on this machine."""
+    with simulated_metal(), ScriptedJudge() as server:
+        url = f"judge.base_url={server.base_url}"
+        own = [item for item in EMBEDDED if item != "judge=offline"]
+        key = {"OPENAI_API_KEY": "sk-test-0123456789"}
+        done = ida_tui_here("--run", "dev-mps", *own, url, "--json", **key)
 
     assert done.code == 0, done.err
-    lines = Path("outputs/dev-mps/latest/events.jsonl").read_text().splitlines()
-    steps = [event for event in map(json.loads, lines) if event["type"] == "StepFinished"]
+    steps = [event for event in done.events if event["type"] == "StepFinished"]
     assert [step["skipped"] for step in steps] == [False, False]
     assert steps[1]["weight_delta"] > steps[0]["weight_delta"] > 0

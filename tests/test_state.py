@@ -131,10 +131,10 @@ def test_a_rollout_shows_its_prompts_and_the_text_so_far() -> None:
 
 
 def test_only_the_newest_memory_samples_are_kept_and_the_peaks_of_all() -> None:
-    samples = [ev.MemorySampled(n, 999, 2 * n, None, None, 0, None) for n in range(300, 0, -1)]
+    samples = [ev.MemorySampled(n, 999, 2 * n, None, None, 0, None) for n in range(600, 0, -1)]
 
     state = after(*samples)
 
     assert len(state.memory_recent) == MEMORY_SAMPLES
     assert state.memory_recent[-1] == state.memory == samples[-1]
-    assert (state.memory_peak, state.system_peak) == (600, 300)
+    assert (state.memory_peak, state.system_peak) == (1200, 600)

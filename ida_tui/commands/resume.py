@@ -8,6 +8,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ida_tui.errors import ExitCode, UsageError
+from ida_tui.printable import printable
 
 FIXED = ("model.path", "model.revision", "training.method", "lora", "training.num_generations")
 """What the checkpoint was made with: another value does not fit it."""
@@ -46,10 +47,14 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.headless import run as headless
     from ida_tui.judge.keys import load_key
     from ida_tui.resolve import resolve
-    from ida_tui.runs import resumption
+    from ida_tui.runs import postmortem, resumption
 
     directory = resumption.find(options.name, Path("outputs"))
     found = resumption.resumption(directory)
+    if found.state.ended is None:
+        print(printable(f"! it died: {postmortem.likely_cause(found.state)}"), file=sys.stderr)
+        kept = f"step {found.step} is safe on disk" if found.step else "no step was saved"
+        print(printable(f"  {kept}; going on from there"), file=sys.stderr)
     before = resolve(str(directory.config), []).config
     taken = changes(before.name, options.variant) if options.variant else []
     config = resolve(str(directory.config), [*taken, *options.overrides]).config

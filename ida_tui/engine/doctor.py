@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from ida_tui import profiles
 from ida_tui.config import DeviceName
@@ -24,6 +27,7 @@ from ida_tui.sensors.cap import room
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "openai", "textual", "psutil")
 LITTLE_DISK_GB = 10.0
+NETWORK_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ def examine(*, folder: Path, judge: str | None = None) -> list[Finding]:
 
     chosen = device.available()[0]
     findings = [_system(), _memory(), _versions(), *_known(chosen, metadata.version("torch"))]
-    findings += [*_device(chosen), _disk(folder), _hub(), *_keys()]
+    findings += [*_device(chosen), _disk(folder), _hub(), network(), *_keys()]
     if config is not None:
         findings.append(_judge(config, folder))
     return findings
@@ -80,13 +84,29 @@ def known_bad(system: str, device: str, torch_version: str) -> tuple[str, str] |
 
 
 def _system() -> Finding:
-    chip = platform.processor() or platform.machine()
+    chip = _chip() or platform.processor() or platform.machine()
     return Finding(
         "system",
         "good",
         f"{platform.system()} {platform.release()}, {chip}, {os.cpu_count()} processors, Python"
         f" {platform.python_version()}",
     )
+
+
+def _chip() -> str:
+    """The processor's own name, such as Apple M4 Pro; empty where the system does not say."""
+    if sys.platform == "darwin":
+        asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        try:
+            told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=5)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return told.stdout.strip()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
 
 
 def _memory() -> Finding:
@@ -141,6 +161,26 @@ def _hub() -> Finding:
     models = len(list(cache.glob("models--*"))) if cache.is_dir() else 0
     offline = " · HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else ""
     return Finding("models", "good", f"{models} downloaded, in {shown_path(cache)}{offline}")
+
+
+def network() -> Finding:
+    """Whether the hub that models come from can be reached; models that are here need none."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return Finding("network", "good", "not tried: HF_HUB_OFFLINE is set")
+    hub = urlsplit(constants.ENDPOINT)
+    place = hub.hostname or "", hub.port or (443 if hub.scheme == "https" else 80)
+    try:
+        socket.create_connection(place, timeout=NETWORK_TIMEOUT_S).close()
+    except OSError as error:
+        return Finding(
+            "network",
+            "note",
+            f"{place[0]} cannot be reached: {error.strerror or error}",
+            "models that are here already, and model=embedded, need no network",
+        )
+    return Finding("network", "good", f"{place[0]} can be reached")
 
 
 def _keys() -> Iterator[Finding]:

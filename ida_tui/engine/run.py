@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -152,6 +152,9 @@ class _Run:
         with self.lock:
             self.state = fold(self.state, self.log.emit(event))
 
+    def _sampled(self, sample: ev.MemorySampled) -> None:
+        self.emit(replace(sample, phase=self.state.phase))
+
     def until_the_end(self) -> Outcome:
         """Run everything; say how it ended."""
         try:
@@ -220,10 +223,11 @@ class _Run:
     # -- the run itself -----------------------------------------------------------------------
 
     def _run(self) -> None:
-        from ida_tui.engine import assembly, collector, quiet
+        from ida_tui.engine import assembly, awake, collector, quiet
 
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet.captured(self.emit))
+            stack.enter_context(awake.awake())
             if self.resume is not None:
                 self.emit(ev.RunResumed(self.resume.step))
             self.emit(ev.PhaseChanged(step=0, phase="load"))
@@ -233,7 +237,7 @@ class _Run:
                 self.emit(ev.Noticed(level="warning", source="memory", text=note))
             if self.ready.device == "cpu":
                 self.cap.set()
-            monitor = stack.enter_context(MemoryMonitor(self.emit, self.guard.look))
+            monitor = stack.enter_context(MemoryMonitor(self._sampled, self.guard.look))
             stack.enter_context(contextlib.closing(self.judges))
             service = self.judges.start(self.config, self.key, spent=self.state.judge.cost)
             if self.state.run is not None and self.state.run.judge != service.label:

@@ -8,6 +8,7 @@ from textual.content import Content
 
 from ida_tui import events as ev
 from ida_tui.narration import PHASES
+from ida_tui.runs.postmortem import likely_cause
 from ida_tui.state import RunState
 from ida_tui.tui import words
 from ida_tui.tui.panes.base import Pane, lines, seconds_since
@@ -61,7 +62,7 @@ def _steps(state: RunState, watched: Watched, now: datetime, width: int) -> Cont
     elif watched.stop_asked:
         phase = "stopping: saving a checkpoint"
     elif not watched.going_on:
-        phase = f"died while {phase}"
+        phase = f"died while {phase}: {likely_cause(state)}"
     done = state.steps[-1].step if state.steps else 0
     until = now if watched.going_on else datetime.fromisoformat(state.updated_at or now.isoformat())
     clock = words.duration(seconds_since(state.started_at, until))
