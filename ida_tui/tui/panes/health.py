@@ -57,8 +57,8 @@ def figures(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
         ("loss", words.small(step.loss)),
         ("rate", words.small(step.learning_rate)),
         ("moved", words.percent(step.weight_delta, 2)),
-        ("largest Δ", words.small(step.largest_change)),
         ("skipped", str(skipped)),
+        ("largest Δ", words.small(step.largest_change)),
         *([("scale", f"{step.loss_scale:g}")] if step.loss_scale is not None else []),
         *([("not finite", f"{step.non_finite:,}")] if step.non_finite else []),
     ]
