@@ -20,7 +20,7 @@ from ida_tui.precision import Format, Recipe, recipe
 BYTES: dict[Format, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 RUNTIME = {"cpu": 0.95e9, "mps": 0.9e9, "cuda": 1.0e9}
 """Python, torch and the Hugging Face libraries; measured on Linux with the CPU, an estimate elsewhere."""
-SLACK = {"cpu": 0.35, "mps": 0.0, "cuda": 0.0}
+SLACK = {"cpu": 0.3, "mps": 0.0, "cuda": 0.0}
 """What the allocator keeps beside what is in use, as a share of it: blocks between longer-lived ones.
 
 Measured for glibc, where it lies between 0.1 and 0.7 by processor (each takes other temporary tensors); not

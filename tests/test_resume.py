@@ -10,9 +10,10 @@ import pytest
 from ida_tui import events as ev
 from ida_tui.errors import UsageError
 from ida_tui.runs import owner
+from ida_tui.runs.checkpoints import NEEDED, save
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log import EventLog
-from ida_tui.runs.resumption import complete_checkpoints, find, resumption
+from ida_tui.runs.resumption import find, resumption
 from tests.scripted_session import run_ended, run_started
 
 OUTPUTS = Path("outputs")
@@ -28,13 +29,17 @@ def stopped_run(name: str = "20260131-120000", experiment: str = "quickstart") -
     return directory
 
 
-def checkpoint(directory: RunDirectory, step: int, *, without: str = "") -> Path:
-    path = directory.checkpoints / f"checkpoint-{step}"
-    path.mkdir(parents=True)
-    files = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors")
-    for name in (*files, "trainer_state.json"):
-        if name != without:
-            (path / name).write_text(f'{{"global_step": {step}}}')
+def checkpoint(directory: RunDirectory, step: int, *, without: str = "", made_by: str = "") -> Path:
+    """A sealed checkpoint; `without` is lost afterwards."""
+
+    def write(folder: Path) -> None:
+        for name in (*NEEDED, "adapter_model.safetensors"):
+            (folder / name).write_text(f"{name} of step {step}")
+
+    facts = {"run_id": made_by or directory.run_id}
+    path = save(directory.checkpoints, step, write, r_ida=0.5, facts=facts, keep=9)
+    if without:
+        (path / without).unlink()
     return path
 
 
@@ -76,7 +81,10 @@ def test_the_newest_checkpoint_that_is_whole_is_resumed_from() -> None:
     checkpoint(directory, 14, without="trainer_state.json")
     found = resumption(directory)
     assert (found.step, found.checkpoint) == (10, whole)
-    assert sorted(complete_checkpoints(directory)) == [2, 10]
+    assert [(bad.path.name, bad.why) for bad in found.rejected] == [
+        ("checkpoint-14", "trainer_state.json is missing"),
+        ("checkpoint-12", "optimizer.pt is missing"),
+    ]
 
 
 def test_a_run_without_a_checkpoint_begins_anew_in_its_own_directory() -> None:

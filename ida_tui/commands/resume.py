@@ -55,6 +55,11 @@ def run(options: Namespace) -> ExitCode:
         print(printable(f"! it died: {postmortem.likely_cause(found.state)}"), file=sys.stderr)
         kept = f"step {found.step} is safe on disk" if found.step else "no step was saved"
         print(printable(f"  {kept}; going on from there"), file=sys.stderr)
+    used = found.checkpoint.name if found.checkpoint else "the beginning"
+    for bad in found.rejected:
+        print(printable(f"! {bad.path.name} is not used: {bad.why}"), file=sys.stderr)
+    if found.rejected:
+        print(f"  going on from {used} instead", file=sys.stderr)
     before = resolve(str(directory.config), []).config
     taken = changes(before.name, options.variant) if options.variant else []
     config = resolve(str(directory.config), [*taken, *options.overrides]).config

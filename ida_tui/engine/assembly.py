@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ def build_trainer(
     watcher: Watcher,
     judging: Judging,
     after_step: Callable[[], None],
+    checkpoint_facts: Callable[[], Mapping[str, Any]],
 ) -> WatchedTrainer:
     """The trainer of one run, with its model loaded.
 
@@ -41,6 +42,7 @@ def build_trainer(
         watcher: is told what happens.
         judging: asks the judge.
         after_step: called when a step is complete.
+        checkpoint_facts: what a checkpoint's seal says of the run.
 
     Raises:
         IdaError: the weights cannot be loaded.
@@ -54,6 +56,7 @@ def build_trainer(
         watcher=watcher,
         judging=judging,
         after_step=after_step,
+        checkpoint_facts=checkpoint_facts,
         model=weights.load_model(config.model, ready.recipe.weights),
         args=GRPOConfig(**arguments),
         optimizer=weights.optimizer(config.training, ready.recipe),

@@ -13,11 +13,11 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ida_tui import allocator, memory, resolve
 from ida_tui import events as ev
@@ -41,8 +41,8 @@ from ida_tui.engine.stopping import RunInterrupted
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.judge.faults import JudgeUnavailable
 from ida_tui.judge.service import JudgeInterrupted
+from ida_tui.runs import completions, manifest, owner
 from ida_tui.runs import directory as run_directories
-from ida_tui.runs import manifest, owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log import EventLog
 from ida_tui.runs.resumption import Resumption
@@ -104,6 +104,8 @@ def _directory(
 ) -> RunDirectory:
     """The run's directory, with what is known before it starts written into it."""
     if resume is not None:
+        # What came after the checkpoint is done again, and would be in the file twice.
+        completions.drop_after(resume.directory.completions, resume.step)
         resume.directory.config.write_text(resolve.to_yaml(config), encoding="utf-8")
         manifest.note_resumed(resume.directory.manifest, at=ev.now(), argv=argv)
         return resume.directory
@@ -260,15 +262,19 @@ class _Run:
             judging.meet()
             if self.state.before is None:
                 self._evaluate("before")
-            self.trainer.train(resume_from_checkpoint=self._checkpoint())
+            self._train(self.trainer)
             self._raise_if_stopped()
             self._save_weights()
             self._evaluate("after")
             self._report_links()
 
-    def _checkpoint(self) -> str | None:
-        there_is = self.resume is not None and self.resume.checkpoint is not None
-        return str(self.resume.checkpoint) if self.resume and there_is else None
+    def _train(self, trainer: WatchedTrainer) -> None:
+        """Every step that is left; a run that was cut off after its last one only needs its weights."""
+        kept = self.resume.checkpoint if self.resume else None
+        if self.resume is not None and kept and self.resume.step >= self.config.planned_steps():
+            trainer.load(kept)
+        else:
+            trainer.train(resume_from_checkpoint=str(kept) if kept else None)
 
     def _build_trainer(
         self, judging: Judging, tell_device: Callable[[DeviceMemory | None], None]
@@ -283,7 +289,18 @@ class _Run:
             watcher=Watcher(self.emit, self.stop, self.config.planned_steps()),
             judging=judging,
             after_step=lambda: tell_device(device.memory(self.ready.device)),
+            checkpoint_facts=self._checkpoint_facts,
         )
+
+    def _checkpoint_facts(self) -> Mapping[str, Any]:
+        """What has to be the same when it is resumed from, and how far the judge had come."""
+        config, judge = self.config, self.state.judge
+        return {
+            "run_id": self.state.run.run_id if self.state.run else self.directory.run_id,
+            "model": config.model.name or config.model.path,
+            "method": config.training.method,
+            "judge": {"calls": judge.calls, "failed": judge.failed, "cost": judge.cost},
+        }
 
     # -- a pause ------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ off no gradient norm is computed through the scaler.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,10 @@ from ida_tui.engine.stopping import NonFinite
 from ida_tui.engine.watcher import Movement, Watcher
 from ida_tui.engine.weights import WeightDelta
 from ida_tui.events import CheckpointSaved, CompletionFinished, RolloutStarted
+from ida_tui.runs import checkpoints
 
+DEVICE_RNG = "device_rng.pt"
+"""Metal's random numbers in a checkpoint: transformers saves CUDA's alone."""
 MAX_SKIPPED_UPDATES = 20
 """The scaler starts at 65,536 and halves at each overflow: after this many in a row it is below 0.1."""
 
@@ -38,6 +42,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         watcher: is told what happens.
         judging: asks the judge.
         after_step: called when a step is complete, on the trainer's thread.
+        checkpoint_facts: what a checkpoint's seal says of the run.
         optimizer: class and arguments of an optimizer that transformers does not know by name.
         **arguments: `trl.GRPOTrainer`'s own, without `reward_funcs`.
     """
@@ -48,12 +53,15 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         watcher: Watcher,
         judging: Judging,
         after_step: Callable[[], None] = lambda: None,
+        checkpoint_facts: Callable[[], Mapping[str, Any]] = dict,
         optimizer: tuple[Any, dict[str, Any]] | None = None,
         **arguments: Any,
     ) -> None:
         self._watcher = watcher
         self._judging = judging
         self._after_step = after_step
+        self._checkpoint_facts = checkpoint_facts
+        self._writing_to: str | None = None
         self._in_rollout = False
         self._skipped_in_a_row = 0
         self._non_finite = 0
@@ -264,9 +272,46 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = int(self.state.global_step)
         self._watcher.enter("save", step)
-        super()._save_checkpoint(model, trial)
-        path = f"{self._get_output_dir(trial=trial)}/checkpoint-{step}"
-        self._watcher.emit(CheckpointSaved(step=step, path=path))
+        path = checkpoints.save(
+            Path(self.args.output_dir),
+            step,
+            partial(self._write_checkpoint, model, trial),
+            r_ida=self._watcher.r_ida,
+            facts=self._checkpoint_facts(),
+            keep=self.args.save_total_limit or 1,
+        )
+        self._watcher.emit(CheckpointSaved(step=step, path=str(path)))
+
+    def _write_checkpoint(self, model: Any, trial: Any, folder: Path) -> None:
+        """transformers' own files of a checkpoint, and the device's random numbers where it forgets them."""
+        self._writing_to = str(folder)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._writing_to = None
+        # It makes a folder of its own below the one that it is given.
+        made = folder / f"checkpoint-{self.state.global_step}"
+        for file in made.iterdir():
+            file.replace(folder / file.name)
+        made.rmdir()
+        if self.accelerator.device.type == "mps":
+            state = devices.Randomness.now("mps").device_state
+            torch.save(state, folder / DEVICE_RNG)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._writing_to or str(super()._get_output_dir(trial))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        kept = Path(checkpoint or "") / DEVICE_RNG
+        if checkpoint and kept.is_file():
+            state = torch.load(kept, weights_only=True)
+            devices.Randomness("mps", torch.get_rng_state(), state).restore()
+
+    def load(self, checkpoint: Path) -> None:
+        """Take the weights of a checkpoint, to go on without training."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state.global_step = int(checkpoint.name.rsplit("-", 1)[1])
 
     def save_checkpoint_now(self) -> None:
         """Write a checkpoint of the last finished step, outside the trainer's own schedule.

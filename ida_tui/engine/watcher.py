@@ -62,6 +62,8 @@ class Watcher:
         self._phase_started = clock()
         self._seconds: dict[str, float] = {}
         self._verdicts: list[Verdict] = []
+        self.r_ida: float | None = None
+        """Mean R_IDA of the last finished step; null where nothing was scored."""
 
     def stop_requested(self) -> bool:
         """Whether the user asked to stop."""
@@ -143,6 +145,7 @@ class Watcher:
         scored = [v for v in self._verdicts if v.r_ida is not None]
         self._close_phase()
         self._phase = None
+        self.r_ida = _mean([v.r_ida for v in scored])
         self.emit(
             ev.StepFinished(
                 step=step,
@@ -150,7 +153,7 @@ class Watcher:
                 align=_mean([v.align for v in scored]),
                 risk=_mean([v.risk for v in scored]),
                 detail=_mean([v.detail for v in scored]),
-                r_ida=_mean([v.r_ida for v in scored]),
+                r_ida=self.r_ida,
                 scored=len(scored),
                 completions=len(self._verdicts),
                 kl=_finite(logs.get("kl")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -83,6 +84,34 @@ class CompletionStore:
         except OSError:
             return
         yield from text.splitlines()
+
+
+def drop_after(path: Path, step: int) -> None:
+    """Leave the completions of steps up to this one; the file is replaced in one step, or left as it is.
+
+    Nothing is lost by it: ``events.jsonl`` has them all.
+
+    Raises:
+        OSError: the disk refused it.
+    """
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with open(path, "rb") as old, open(beside, "wb") as new:
+            dropped = False
+            for raw in old:
+                found = _STEP.match(raw)
+                keeps = raw.endswith(b"\n") and found is not None and int(found[1]) <= step
+                dropped = dropped or not keeps
+                if keeps:
+                    new.write(raw)
+            new.flush()
+            os.fsync(new.fileno())
+        if dropped:
+            beside.replace(path)
+    except FileNotFoundError:
+        return
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def matches(completion: Completion, words: Sequence[str]) -> bool:

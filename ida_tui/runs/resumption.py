@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,11 @@ from pathlib import Path
 from ida_tui.errors import UsageError
 from ida_tui.events import EventError
 from ida_tui.paths import shown_path
-from ida_tui.runs import owner
+from ida_tui.runs import checkpoints, owner
+from ida_tui.runs.checkpoints import Broken, Checkpoint
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.replay import Replay
 from ida_tui.state import RunState
-
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
-_WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +27,8 @@ class Resumption:
     """Null where no step was finished and saved: the run begins anew, in the same directory."""
     step: int
     """The last finished step that the checkpoint holds."""
+    rejected: tuple[Broken, ...] = ()
+    """Newer folders that look like checkpoints and are none."""
 
 
 def find(name: str, output_dir: Path) -> RunDirectory:
@@ -71,31 +69,30 @@ def resumption(directory: RunDirectory) -> Resumption:
         raise UsageError(f"{where} cannot be read: {error}") from None
     if state.ended is not None and state.ended.status == "done":
         raise UsageError(f"{where} is complete", "ida-tui opens it: 4, then enter")
-    checkpoints = complete_checkpoints(directory)
-    step = max(checkpoints, default=0)
-    return Resumption(directory, state, checkpoints.get(step), step)
+    newest, rejected = newest_whole(directory, state.run.run_id if state.run else "")
+    step = newest.step if newest else 0
+    return Resumption(directory, state, newest.path if newest else None, step, tuple(rejected))
 
 
-def complete_checkpoints(directory: RunDirectory) -> dict[int, Path]:
-    """Step → folder of the checkpoints that have all their files."""
-    found = {}
-    for path in directory.checkpoints.glob("checkpoint-*"):
-        match = _CHECKPOINT.fullmatch(path.name)
-        if match and _is_complete(path, int(match[1])):
-            found[int(match[1])] = path
-    return found
+def newest_whole(directory: RunDirectory, run_id: str) -> tuple[Checkpoint | None, list[Broken]]:
+    """The newest checkpoint whose every byte is as it was written, and those newer than it that are not.
 
-
-def _is_complete(path: Path, step: int) -> bool:
-    if not all((path / name).is_file() for name in _NEEDED):
-        return False
-    if not any((path / name).is_file() for name in _WEIGHTS):
-        return False
-    try:
-        state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(state, dict) and state.get("global_step") == step
+    Args:
+        directory: the run.
+        run_id: the run that it must have been made by; empty accepts any.
+    """
+    whole, broken = checkpoints.find(directory.checkpoints)
+    rejected = list(broken)
+    for candidate in whole:
+        maker = candidate.facts.get("run_id", run_id)
+        found = checkpoints.look(candidate.path, thorough=True)
+        if run_id and maker != run_id:
+            found = Broken(candidate.path, candidate.step, f"it was made by another run, {maker}")
+        if isinstance(found, Checkpoint):
+            return found, [bad for bad in rejected if bad.step >= found.step]
+        if isinstance(found, Broken):
+            rejected.append(found)
+    return None, rejected
 
 
 def _literal(name: str) -> str:
