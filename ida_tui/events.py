@@ -31,7 +31,7 @@ OFFLINE_JUDGE = "offline heuristic"
 """What the built-in scorer is called wherever its numbers show: it is no model's opinion."""
 
 Phase = Literal["load", "generate", "judge", "reference", "update", "save", "evaluate"]
-When = Literal["always", "sampling", "update"]
+When = Literal["always", "loading", "sampling", "update"]
 Level = Literal["info", "warning"]
 Status = Literal["done", "failed", "interrupted", "judge_unavailable", "out_of_memory"]
 

@@ -15,9 +15,9 @@ from typing import Literal
 from ida_tui import profiles
 from ida_tui.config import Config, DeviceName
 from ida_tui.model_files import Shape, weights
-from ida_tui.precision import Format, Recipe, recipe
+from ida_tui.precision import Recipe, recipe
 
-BYTES: dict[Format, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 RUNTIME = {"cpu": 0.95e9, "mps": 0.9e9, "cuda": 1.0e9}
 """Python, torch and the Hugging Face libraries; measured on Linux with the CPU, an estimate elsewhere."""
 SLACK = {"cpu": 0.3, "mps": 0.0, "cuda": 0.0}
@@ -28,6 +28,8 @@ known for the devices, whose figures are without it.
 """
 RECOMPUTED_SLACK = 1.6
 """The same on the CPU where activations are recomputed: little is in use, most of it for a moment."""
+USUALLY_STORED = "bfloat16"
+"""Number format of the weight files that hubs have, where the files are not here yet."""
 MOMENTS = {"adafactor": 0.02, "adamw_kahan": 3.0}
 """State of the optimizer over what it trains: Kahan's sum is a third tensor beside Adam's two moments."""
 CHARACTERS_A_TOKEN = 3.0
@@ -38,7 +40,7 @@ HEAD_TILE = 8192
 """Columns of the output layer that are computed at a time (`engine.head`)."""
 
 
-When = Literal["always", "sampling", "update"]
+When = Literal["always", "loading", "sampling", "update"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Part:
     Args:
         name: what it is.
         size: bytes.
-        when: held all the time, while sampling, or in the update.
+        when: held all the time, or while loading, while sampling, or in the update.
     """
 
     name: str
@@ -65,7 +67,8 @@ class Plan:
     @property
     def total(self) -> float:
         """Most that is held at once, in bytes."""
-        return self._held("always") + max(self._held("sampling"), self._held("update"))
+        moments = max(self._held("loading"), self._held("sampling"), self._held("update"))
+        return self._held("always") + moments
 
     def rows(self) -> tuple[tuple[str, When, int], ...]:
         """Name, when it is held, and bytes of every part."""
@@ -91,10 +94,11 @@ class Saving:
 
 def plan(config: Config, device: DeviceName) -> Plan | None:
     """The memory of a run; None where the shape of its model is not known."""
-    shape = weights(config.model).shape
-    if shape is None:
+    files = weights(config.model)
+    if files.shape is None:
         return None
-    return Plan(tuple(part for part in _parts(config, device, shape) if part.size))
+    parts = _parts(config, device, files.shape, files.stored)
+    return Plan(tuple(part for part in parts if part.size))
 
 
 COMFORT = 0.7
@@ -214,7 +218,7 @@ def savings(config: Config, device: DeviceName) -> list[Saving]:
 # --- the parts ------------------------------------------------------------------------------------
 
 
-def _parts(config: Config, device: DeviceName, shape: Shape) -> Iterator[Part]:
+def _parts(config: Config, device: DeviceName, shape: Shape, stored: str) -> Iterator[Part]:
     training, numbers = config.training, recipe(config, device)
     lora = training.method == "lora"
     each = BYTES[numbers.weights]
@@ -228,6 +232,10 @@ def _parts(config: Config, device: DeviceName, shape: Shape) -> Iterator[Part]:
     yield Part("gradients", learned, "always")
     yield Part("optimizer", MOMENTS.get(numbers.optim, 2.0) * learned, "always")
     yield Part("runtime", RUNTIME[device], "always")
+    if (stored or USUALLY_STORED) != numbers.weights:
+        # The largest tensor as it is in its file, beside what it becomes; on the host, whatever the device.
+        each_stored = BYTES.get(stored or USUALLY_STORED, 4)
+        yield Part("conversion", _largest(shape) * each_stored, "loading")
     step = _Step.of(config)
     compute = 2 if numbers.fp16 or numbers.bf16 else each
     batch = replace(step, rows=training.per_device_train_batch_size)
@@ -248,6 +256,11 @@ def _parts(config: Config, device: DeviceName, shape: Shape) -> Iterator[Part]:
     recomputed = device == "cpu" and training.gradient_checkpointing is not False
     slack = RECOMPUTED_SLACK if recomputed else SLACK[device]
     yield Part("allocator", slack * (kept + tiles), "update")
+
+
+def _largest(shape: Shape) -> int:
+    """Numbers of the largest tensor."""
+    return max(shape.vocabulary, shape.intermediate) * shape.hidden
 
 
 @dataclass(frozen=True, slots=True)

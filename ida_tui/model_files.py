@@ -93,6 +93,8 @@ class Weights:
     """Of the weight files on this machine."""
     shape: Shape | None = None
     """As the model's config.json says, else as its profile does."""
+    stored: str = ""
+    """Number format of the weight files, such as ``bfloat16``; empty where config.json does not say."""
 
 
 def weights(model: ModelConfig) -> Weights:
@@ -120,6 +122,7 @@ def weights(model: ModelConfig) -> Weights:
         vocab_size=_whole(settings.get("vocab_size")),
         size_gb=sum(_size(f) for f in files) / 1e9 if files else None,
         shape=_shape(settings),
+        stored=str(settings.get("dtype") or settings.get("torch_dtype") or ""),
     )
 
 

@@ -132,9 +132,13 @@ def memory_table(
     base, most = sum(size for _, when, size in plan if when == "always"), 0
     for moment, words in MOMENTS.items():
         parts = [(name, size) for name, when, size in plan if when == moment]
+        if not parts:
+            continue
         held = sum(size for _, size in parts) + (0 if moment == "always" else base)
         most = max(most, held)
-        found = f"  {_size(measured[moment]):>9}" if moment in measured else ""
+        # What was held while loading is what is held all the time, where nothing is converted.
+        told = "loading" if moment == "always" and not _loads(plan) else moment
+        found = f"  {_size(measured[told]):>9}" if told in measured else ""
         out.append(f"{words:<22} {_size(held):>9}{found}")
         out += [f"  {name:<20} {_size(size):>9}" for name, size in parts if size]
     of = f" of {_size(limit)}: {most / limit:.0%}" if limit else ""
@@ -142,8 +146,13 @@ def memory_table(
     return out
 
 
+def _loads(plan: Sequence[tuple[str, ev.When, int]]) -> bool:
+    return any(when == "loading" for _, when, _ in plan)
+
+
 MOMENTS: Mapping[ev.When, str] = {
     "always": "all the time",
+    "loading": "and while loading",
     "sampling": "and while sampling",
     "update": "or in the update",
 }
@@ -157,7 +166,7 @@ def measured_memory(state: RunState) -> dict[ev.When, int]:
 
 
 PHASES_OF: Mapping[ev.When, tuple[ev.Phase, ...]] = {
-    "always": ("load",),
+    "loading": ("load",),
     "sampling": ("generate",),
     "update": ("reference", "update"),
 }
