@@ -26,6 +26,7 @@ examples:
   ida-tui --run quickstart                       train the built-in model, no network, no key
   ida-tui --run dev-mps model=qwen3-4b-mps-fp16  two steps of a 4B model on a Mac
   ida-tui --run dev-mps training.learning_rate=2e-5 judge=ollama
+  ida-tui --run oblit-1-mps --detach             train on without this terminal; then ida-tui attach
   ida-tui --check oblit-1-mps                    what would be run, without running it
   ida-tui --show dev-mps                         every value, and where it comes from
 
@@ -62,6 +63,12 @@ def _dispatch(arguments: list[str]) -> ExitCode:
         )
     if options.json and flags != ["run"]:
         raise UsageError("--json goes with --run", "ida-tui --run PROFILE --json")
+    if options.detach and flags != ["run"]:
+        raise UsageError("--detach goes with --run", "ida-tui --run PROFILE --detach")
+    if options.detach and options.json:
+        raise UsageError(
+            "--detach prints no events", "ida-tui attach RUN --json follows the run that it starts"
+        )
     if not flags:
         if options.overrides:
             raise UsageError(
@@ -92,6 +99,10 @@ def _run(options: argparse.Namespace) -> ExitCode:
 
     # The key is looked for before anything slow is imported or loaded.
     key = load_key(resolved.config.judge, dotenv_dir=Path.cwd())
+    if options.detach:
+        from ida_tui.headless.detach import detach
+
+        return detach(resolved.config, ["--run", options.run, *options.overrides])
     from ida_tui.headless.run import run
 
     return run(resolved.config, key=key, argv=sys.argv, as_json=options.json)
@@ -163,6 +174,9 @@ def _parser() -> argparse.ArgumentParser:
         help="list the profiles (models, experiments, judges, rubrics, prompts)",
     )
     parser.add_argument("--json", action="store_true", help="with --run: events as JSON lines")
+    parser.add_argument(
+        "--detach", action="store_true", help="with --run: train on without this terminal"
+    )
     parser.add_argument("--version", action="version", version=f"ida-tui {__version__}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value")
     return parser

@@ -295,6 +295,8 @@ class RunPaused:
     reason: str
     hint: str = ""
     """What to do about it."""
+    by: Literal["judge", "person", "disk"] = "judge"
+    """What made it pause."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from trl import GRPOConfig, GRPOTrainer
 from ida_tui import embedded
 from ida_tui.config import Config
 from ida_tui.engine import device
+from ida_tui.engine.control import Control
 from ida_tui.engine.run import train
 from ida_tui.events import Record, RunEnded, StepFinished
 from ida_tui.judge.formula import r_ida
@@ -114,7 +114,7 @@ def plain_trl(
 
 def ours(config: Config) -> tuple[list[float | None], Path]:
     records: queue.SimpleQueue[Record] = queue.SimpleQueue()
-    train(config, key=None, argv=[], subscriber=records, stop=threading.Event())
+    train(config, key=None, argv=[], subscriber=records, control=Control())
     events = []
     while not records.empty():
         events.append(records.get().event)

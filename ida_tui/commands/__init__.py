@@ -28,6 +28,8 @@ WORDS: dict[str, str] = {
     "judge": "check a judge before a run is spent on it: ida-tui judge check [JUDGE]",
     "cache": "see, export or clear the kept verdicts: ida-tui cache [show|export|clear]",
     "bench": "time a step on this machine, plain TRL beside ours",
+    "attach": "follow a run, live or finished; pause, resume or stop it",
+    "runs": "list the runs, newest first",
     "resume": "go on with a run that was paused, stopped or cut off",
 }
 """Each word, and what it does in a line."""

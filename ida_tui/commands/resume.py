@@ -6,9 +6,14 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ida_tui.errors import ExitCode, UsageError
+from ida_tui.events import EventError
 from ida_tui.printable import printable
+
+if TYPE_CHECKING:
+    from ida_tui.runs.directory import RunDirectory
 
 FIXED = ("model.path", "model.revision", "training.method", "lora", "training.num_generations")
 """What the checkpoint was made with: another value does not fit it."""
@@ -50,6 +55,8 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.runs import postmortem, resumption
 
     directory = resumption.find(options.name, Path("outputs"))
+    if _goes_on_elsewhere(directory):
+        return ExitCode.DONE
     found = resumption.resumption(directory)
     if found.state.ended is None:
         print(printable(f"! it died: {postmortem.likely_cause(found.state)}"), file=sys.stderr)
@@ -72,6 +79,24 @@ def run(options: Namespace) -> ExitCode:
             )
     key = load_key(config.judge, dotenv_dir=Path.cwd())
     return headless.run(config, key=key, argv=sys.argv, as_json=options.json, resume=found)
+
+
+def _goes_on_elsewhere(directory: RunDirectory) -> bool:
+    """A run that another process has paused only has to be asked."""
+    from ida_tui.runs import control, owner
+    from ida_tui.runs.replay import Replay
+
+    if not owner.alive(directory):
+        return False
+    try:
+        pause = Replay.open(directory.events).end.pause
+    except (OSError, EventError):
+        return False
+    if pause is None or pause.by != "person":
+        return False
+    control.ask(directory, "go_on")
+    print("✓ asked: the process that holds it goes on")
+    return True
 
 
 def changes(name: str, variant: str) -> list[str]:

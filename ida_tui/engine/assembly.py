@@ -31,6 +31,7 @@ def build_trainer(
     watcher: Watcher,
     judging: Judging,
     after_step: Callable[[], None],
+    between_steps: Callable[[], None],
     checkpoint_facts: Callable[[], Mapping[str, Any]],
 ) -> WatchedTrainer:
     """The trainer of one run, with its model loaded.
@@ -42,6 +43,7 @@ def build_trainer(
         watcher: is told what happens.
         judging: asks the judge.
         after_step: called when a step is complete.
+        between_steps: called where the run may pause.
         checkpoint_facts: what a checkpoint's seal says of the run.
 
     Raises:
@@ -56,6 +58,7 @@ def build_trainer(
         watcher=watcher,
         judging=judging,
         after_step=after_step,
+        between_steps=between_steps,
         checkpoint_facts=checkpoint_facts,
         model=weights.load_model(config.model, ready.recipe.weights),
         args=GRPOConfig(**arguments),

@@ -16,12 +16,14 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ida_tui import allocator, memory, resolve
 from ida_tui import events as ev
 from ida_tui.config import Config, JudgeConfig
+from ida_tui.engine.control import Control, Listener
 from ida_tui.engine.decision import GoOn
 from ida_tui.engine.guard import AllocationCap, Guard
 from ida_tui.engine.judges import Judges
@@ -37,7 +39,7 @@ from ida_tui.engine.outcome import (
 )
 from ida_tui.engine.preflight import Preflight, preflight
 from ida_tui.engine.redaction import Secrets
-from ida_tui.engine.stopping import RunInterrupted
+from ida_tui.engine.stopping import PauseAsked, RunInterrupted
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.judge.faults import JudgeUnavailable
 from ida_tui.judge.service import JudgeInterrupted
@@ -54,13 +56,17 @@ if TYPE_CHECKING:
     from ida_tui.engine.trainer import WatchedTrainer
 
 
+KEPT_WHILE_PAUSED = 2e9
+"""Bytes of weights up to which a paused run keeps its memory; a larger one is loaded again afterwards."""
+
+
 def train(
     config: Config,
     *,
     key: str | None,
     argv: Sequence[str],
     subscriber: queue.SimpleQueue[ev.Record],
-    stop: threading.Event,
+    control: Control,
     resume: Resumption | None = None,
     decisions: queue.SimpleQueue[GoOn] | None = None,
 ) -> None:
@@ -71,7 +77,7 @@ def train(
         key: the judge's API key, where it needs one.
         argv: the command line as typed, for the manifest.
         subscriber: receives every record.
-        stop: set by another thread to end the run early.
+        control: what others ask of it.
         resume: the run to go on with; null starts a new one.
         decisions: where somebody answers when the run pauses; null ends it there, to be resumed.
 
@@ -85,11 +91,12 @@ def train(
     before = resume.state if resume else RunState()
     with (
         owner.owned(directory),
+        Listener(directory, control),
         EventLog(directory, first_seq=before.seq + 1, redact=secrets.redact) as log,
     ):
         log.subscribe(subscriber)
         run = _Run(
-            config, ready, directory, log, key, stop, secrets, resume, decisions, state=before
+            config, ready, directory, log, key, control, secrets, resume, decisions, state=before
         )
         outcome = run.until_the_end()
         run.cap.lift()
@@ -131,7 +138,7 @@ class _Run:
     directory: RunDirectory
     log: EventLog
     key: str | None
-    stop: threading.Event
+    control: Control
     secrets: Secrets
     resume: Resumption | None = None
     decisions: queue.SimpleQueue[GoOn] | None = None
@@ -147,7 +154,7 @@ class _Run:
         self.judges = Judges(self.emit)
         # The guard watches the host; a device with memory of its own runs out by an exception.
         watched = room().total if self.ready.device == "cuda" else self.ready.limit
-        self.guard = Guard(watched, self.emit, self.stop)
+        self.guard = Guard(watched, self.emit, self.control.stop)
 
     def emit(self, event: ev.Event) -> None:
         """Emit an event and keep the run's own state in step with it; safe from any thread."""
@@ -248,10 +255,11 @@ class _Run:
                 self.config,
                 service,
                 emit=self.emit,
-                stop_requested=self.stop.is_set,
+                stop_requested=self.control.stop.is_set,
                 pause=self._pause,
             )
-            self.trainer = self._build_trainer(judging, monitor.tell_device)
+            build = partial(self._build_trainer, judging, monitor.tell_device)
+            self.trainer = build()
             stack.enter_context(collector.settled())
             self.emit(
                 assembly.run_started(
@@ -262,11 +270,20 @@ class _Run:
             judging.meet()
             if self.state.before is None:
                 self._evaluate("before")
-            self._train(self.trainer)
+            while not self._trained(self.trainer):
+                self.trainer = self._rebuilt(build)
             self._raise_if_stopped()
             self._save_weights()
             self._evaluate("after")
             self._report_links()
+
+    def _trained(self, trainer: WatchedTrainer) -> bool:
+        """Whether every step that is left was made; False where it has to make room for a pause."""
+        try:
+            self._train(trainer)
+        except PauseAsked:
+            return False
+        return True
 
     def _train(self, trainer: WatchedTrainer) -> None:
         """Every step that is left; a run that was cut off after its last one only needs its weights."""
@@ -286,9 +303,10 @@ class _Run:
             self.config,
             self.ready,
             self.directory,
-            watcher=Watcher(self.emit, self.stop, self.config.planned_steps()),
+            watcher=Watcher(self.emit, self.control.stop, self.config.planned_steps()),
             judging=judging,
             after_step=lambda: tell_device(device.memory(self.ready.device)),
+            between_steps=self._between_steps,
             checkpoint_facts=self._checkpoint_facts,
         )
 
@@ -303,6 +321,39 @@ class _Run:
         }
 
     # -- a pause ------------------------------------------------------------------------------
+
+    def _between_steps(self) -> None:
+        """Pause here if somebody asked for it; called on the trainer's thread after every step but the last.
+
+        Raises:
+            PauseAsked: the model is large, and its memory is given back meanwhile.
+        """
+        if not self.control.pausing or not self._save_what_there_is():
+            return
+        step = self.state.steps[-1].step
+        hint = f"ida-tui attach {self.directory.path} --resume"
+        self.emit(ev.RunPaused(step=step, reason="paused", hint=hint, by="person"))
+        held = (self.state.run.params if self.state.run else 0) * 4
+        if held > KEPT_WHILE_PAUSED:
+            raise PauseAsked
+        allocator.give_back()
+        self.control.wait_while_paused()
+        if not self.control.stop.is_set():
+            self.emit(ev.RunResumed(step))
+
+    def _rebuilt(self, build: Callable[[], WatchedTrainer]) -> WatchedTrainer:
+        """Give everything back, wait, and load the run again where it was."""
+        saved = self.state.checkpoint
+        assert saved is not None
+        self._make_room()
+        self.trainer = None
+        gc.collect()
+        self.control.wait_while_paused()
+        self._raise_if_stopped()
+        self.emit(ev.RunResumed(saved.step))
+        self.emit(ev.PhaseChanged(step=saved.step, phase="load"))
+        self.resume = Resumption(self.directory, self.state, Path(saved.path), saved.step)
+        return build()
 
     def _pause(self, error: JudgeUnavailable) -> Replacement:
         """Keep what there is, and ask what to do; called on the trainer's thread.
@@ -349,7 +400,7 @@ class _Run:
                 self.ready.device,
                 when=when,
                 step=step,
-                stop_requested=self.stop.is_set,
+                stop_requested=self.control.stop.is_set,
             )
         )
 
@@ -423,7 +474,7 @@ class _Run:
         self.cap.lift()
 
     def _raise_if_stopped(self) -> None:
-        if self.stop.is_set():
+        if self.control.stop.is_set():
             raise RunInterrupted
 
     def _report_links(self) -> None:

@@ -7,7 +7,7 @@
     session.raise_if_refused()
 
 The thread is the only one that imports torch and touches the device. Only frozen records come out of
-it; only a request to stop, and the answer to a pause, go in.
+it; only requests to stop, to pause and to go on, and the answer to a pause, go in.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from ida_tui import allocator
 from ida_tui.config import Config
 from ida_tui.devices import chosen_device
+from ida_tui.engine.control import Control
 from ida_tui.engine.decision import GoOn
 from ida_tui.errors import IdaError
 from ida_tui.events import Record
@@ -55,7 +56,7 @@ class Session:
         self._resume = resume
         self._decisions: queue.SimpleQueue[GoOn] | None = queue.SimpleQueue() if asks else None
         self._records: queue.SimpleQueue[Record] = queue.SimpleQueue()
-        self._stop = threading.Event()
+        self._control = Control()
         self._refusal: IdaError | None = None
         # A daemon, so that a second request to stop can leave without waiting for a device.
         self._thread = threading.Thread(target=self._main, name="ida-trainer", daemon=True)
@@ -69,7 +70,20 @@ class Session:
 
     def request_stop(self) -> None:
         """Ask the run to end; it writes a checkpoint first. Safe from any thread and from a signal."""
-        self._stop.set()
+        self._control.request_stop()
+
+    def request_pause(self) -> None:
+        """Ask the run to pause after the step under way. Safe from any thread and from a signal."""
+        self._control.request_pause()
+
+    def request_go_on(self) -> None:
+        """Ask a run that was paused so to go on."""
+        self._control.go_on()
+
+    @property
+    def pausing(self) -> bool:
+        """Whether somebody asked it to pause."""
+        return self._control.pausing
 
     def go_on(self, answer: GoOn) -> None:
         """Answer a pause."""
@@ -80,7 +94,7 @@ class Session:
     @property
     def stop_requested(self) -> bool:
         """Whether somebody asked the run to end."""
-        return self._stop.is_set()
+        return self._control.stop.is_set()
 
     def next_record(self, timeout: float) -> Record | None:
         """The next record, or None if none came within `timeout` seconds."""
@@ -131,7 +145,7 @@ class Session:
                 key=self._key,
                 argv=self._argv,
                 subscriber=self._records,
-                stop=self._stop,
+                control=self._control,
                 resume=self._resume,
                 decisions=self._decisions,
             )

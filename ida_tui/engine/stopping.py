@@ -9,6 +9,10 @@ class RunInterrupted(Exception):
     """The user asked to stop. Raised on the trainer's thread at a place where that is safe."""
 
 
+class PauseAsked(Exception):
+    """The run pauses, and what it holds is given back meanwhile. Raised between two steps."""
+
+
 class NonFinite(IdaError):
     """A loss, gradient or probability is NaN or infinite; going on would destroy the weights."""
 

@@ -42,6 +42,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         watcher: is told what happens.
         judging: asks the judge.
         after_step: called when a step is complete, on the trainer's thread.
+        between_steps: called after every step but the last, where everything can be saved.
         checkpoint_facts: what a checkpoint's seal says of the run.
         optimizer: class and arguments of an optimizer that transformers does not know by name.
         **arguments: `trl.GRPOTrainer`'s own, without `reward_funcs`.
@@ -53,6 +54,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         watcher: Watcher,
         judging: Judging,
         after_step: Callable[[], None] = lambda: None,
+        between_steps: Callable[[], None] = lambda: None,
         checkpoint_facts: Callable[[], Mapping[str, Any]] = dict,
         optimizer: tuple[Any, dict[str, Any]] | None = None,
         **arguments: Any,
@@ -60,6 +62,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self._watcher = watcher
         self._judging = judging
         self._after_step = after_step
+        self._between_steps = between_steps
         self._checkpoint_facts = checkpoint_facts
         self._writing_to: str | None = None
         self._in_rollout = False
@@ -253,6 +256,8 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self._judging.after_step(int(self.state.global_step))
         self._after_step()
         self._randomness = devices.Randomness.now(self.accelerator.device)
+        if self.state.global_step < self.state.max_steps:
+            self._between_steps()
 
     def drop_step(self) -> None:
         """Let go of gradients and of what the step under way has computed."""

@@ -63,7 +63,19 @@ def _follow(session: Session, printer: Printer, state: RunState) -> RunState:
 
 @contextmanager
 def _stopping_by_signal(session: Session, printer: Printer) -> Iterator[None]:
-    """Inside the block the first SIGINT or SIGTERM asks the run to stop; a second one leaves."""
+    """Inside the block signals ask the run for something.
+
+    The first SIGINT, SIGTERM or SIGHUP (the terminal is gone) asks it to stop, a second one leaves; SIGUSR1
+    pauses it after the step under way, or lets it go on. What was ignored at the start, as nohup ignores
+    SIGHUP, stays ignored.
+    """
+
+    def turn(number: int, frame: FrameType | None) -> None:
+        if session.pausing:
+            session.request_go_on()
+        else:
+            session.request_pause()
+            printer.say("Pausing after the step under way … (SIGUSR1 again goes on)")
 
     def handle(number: int, frame: FrameType | None) -> None:
         if session.stop_requested:
@@ -74,7 +86,12 @@ def _stopping_by_signal(session: Session, printer: Printer) -> Iterator[None]:
         session.request_stop()
         printer.say("Stopping: saving a checkpoint … (again to leave at once)")
 
-    kept = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {signal.SIGINT: handle, signal.SIGTERM: handle, signal.SIGHUP: handle}
+    kept = {
+        number: signal.signal(number, handler)
+        for number, handler in {**handlers, signal.SIGUSR1: turn}.items()
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     finally:

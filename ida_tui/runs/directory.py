@@ -58,6 +58,16 @@ class RunDirectory:
         return self.path / "owner.json"
 
     @property
+    def lock(self) -> Path:
+        """Locked by the process that trains the run."""
+        return self.path / ".lock"
+
+    @property
+    def control(self) -> Path:
+        """What another process asks of the run, until it is read."""
+        return self.path / "control.json"
+
+    @property
     def logs(self) -> Path:
         """Text for whoever has to find out what went wrong."""
         return self.path / "logs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import socket
 import time
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 
 import psutil
 
+from ida_tui.errors import UsageError
+from ida_tui.paths import shown_path
 from ida_tui.runs.directory import RunDirectory
 
 ELSEWHERE_S = 60.0
@@ -18,12 +21,28 @@ ELSEWHERE_S = 60.0
 
 @contextlib.contextmanager
 def owned(directory: RunDirectory) -> Iterator[None]:
-    """Inside the block this process is known to train the run."""
-    claim(directory)
-    try:
-        yield
-    finally:
-        release(directory)
+    """Inside the block this process is known to train the run, and no other one can.
+
+    The kernel holds the lock for as long as the process lives, however that ends.
+
+    Raises:
+        UsageError: another process trains it.
+    """
+    with open(directory.lock, "a", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{shown_path(directory.path)} is being trained now, by another process",
+                f"watch it: ida-tui attach {shown_path(directory.path)}",
+            ) from None
+        except OSError:
+            pass  # a file system without locks: owner.json is what there is
+        claim(directory)
+        try:
+            yield
+        finally:
+            release(directory)
 
 
 def claim(directory: RunDirectory) -> None:
@@ -43,6 +62,14 @@ def release(directory: RunDirectory) -> None:
     """Nobody trains the run any more."""
     with contextlib.suppress(OSError):
         directory.owner.unlink(missing_ok=True)
+
+
+def pid(directory: RunDirectory) -> int | None:
+    """The process that says it trains the run; None where none does."""
+    try:
+        return int(json.loads(directory.owner.read_text(encoding="utf-8"))["pid"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def alive(directory: RunDirectory) -> bool:

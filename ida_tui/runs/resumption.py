@@ -54,6 +54,23 @@ def find(name: str, output_dir: Path) -> RunDirectory:
     )
 
 
+def newest(output_dir: Path) -> RunDirectory:
+    """The run of any experiment that began last.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = [
+        path.parent for path in output_dir.glob("*/*/events.jsonl") if path.parent.name != "latest"
+    ]
+    if not found:
+        raise UsageError(
+            f"there is no run in {shown_path(output_dir)}", "start one: ida-tui --run quickstart"
+        )
+    # Their names are their moments.
+    return RunDirectory(max(found, key=lambda path: path.name).resolve())
+
+
 def resumption(directory: RunDirectory) -> Resumption:
     """Where this run can go on.
 

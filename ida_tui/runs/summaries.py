@@ -53,7 +53,7 @@ class RunSummary:
 
 def summaries(output_dir: Path) -> list[RunSummary]:
     """Every run below a folder, newest first. A run that cannot be read is in the list, and says why."""
-    found = [summary(RunDirectory(path)) for path in _run_directories(output_dir)]
+    found = [summary(RunDirectory(path)) for path in run_directories(output_dir)]
     return sorted(found, key=lambda run: (run.started_at or run.run_id, run.run_id), reverse=True)
 
 
@@ -92,7 +92,8 @@ def _unreadable(path: Path, problem: str) -> RunSummary:
     return RunSummary(path, path.parent.name, path.name, "", "unreadable", problem=problem)
 
 
-def _run_directories(output_dir: Path) -> Iterator[Path]:
+def run_directories(output_dir: Path) -> Iterator[Path]:
+    """The directories below a folder that hold a run."""
     for experiment in _folders(output_dir):
         for run in _folders(experiment):
             if (run / "events.jsonl").exists():

@@ -74,6 +74,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("past_runs", ("o",), "Past runs", "Open the list of past runs.", "launch", footer=True),
     # -- run ----------------------------------------------------------------------------------
     Action("stop", ("s",), "Stop", "Stop the training and keep a checkpoint.", "run", footer=True),
+    Action("pause", ("p",), "Pause", "Pause the training after this step, or let it go on.", "run",
+           footer=True),
     Action("hold", ("space",), "Hold", "Hold the display still; the run goes on.", "run", True),
     Action("pane('progress')", ("P",), "Progress", "Maximise this pane, or show it again.", "run"),
     Action("pane('scores')", ("S",), "Scores", "Maximise this pane, or show it again.", "run"),

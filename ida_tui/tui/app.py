@@ -41,6 +41,7 @@ from ida_tui.tui.watched import Changed, Watched
 
 if TYPE_CHECKING:
     from ida_tui.config import Config
+    from ida_tui.runs.control import Asked
     from ida_tui.tui.screens.paused import Stop
 
 STYLES = Path(__file__).parent / "styles"
@@ -81,6 +82,7 @@ class IdaApp(App[None]):
         output_dir: where past runs are looked for.
         clock: the present, UTC.
         crash_log: where the details of a defect are written.
+        opened: a run's directory that is on the screen from the start.
     """
 
     TITLE = "ida-tui"
@@ -102,6 +104,7 @@ class IdaApp(App[None]):
         output_dir: Path = Path("outputs"),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         crash_log: Path | None = None,
+        opened: Path | None = None,
     ) -> None:
         super().__init__()
         self.argv = tuple(argv)
@@ -112,6 +115,7 @@ class IdaApp(App[None]):
         """Whether the display is held still."""
         self.crash: Crash | None = None
         self._crash_log = crash_log
+        self._opened = opened
         self._leaving = False
         self._signalled = False
         self._end_told = False
@@ -123,6 +127,8 @@ class IdaApp(App[None]):
         sys.setswitchinterval(SWITCH_S)
         await self.switch_mode("launch")
         self.set_interval(REFRESH_S, self._timed_tick, name="refresh")
+        if self._opened is not None:
+            self.open_run(self._opened)
         if not self.is_headless:
             self._listen_to_signals()
 
@@ -177,12 +183,32 @@ class IdaApp(App[None]):
             self.switch_mode("run")
 
     def request_stop(self) -> None:
-        """Ask the run of this process to stop; it saves a checkpoint first."""
+        """Ask the run to stop; it saves a checkpoint first."""
+        self.ask_run("stop")
+
+    def ask_run(self, what: Asked) -> None:
+        """Ask the run on the screens, here or in another process, to pause, go on or stop."""
         watched = self.watched
-        if watched is not None and isinstance(watched.source, LiveSource):
-            watched.stop_asked = True
-            watched.source.session.request_stop()
-            self.refresh_screen()
+        if watched is None:
+            return
+        if isinstance(watched.source, LiveSource):
+            session = watched.source.session
+            {
+                "stop": session.request_stop,
+                "pause": session.request_pause,
+                "go_on": session.request_go_on,
+            }[what]()
+        elif watched.directory is not None:
+            from ida_tui.runs import control
+
+            try:
+                control.ask(RunDirectory(watched.directory), what)
+            except OSError as error:
+                self.show_error(IdaError(f"the run cannot be asked: {error.strerror or error}"))
+                return
+        watched.stop_asked = watched.stop_asked or what == "stop"
+        watched.pause_asked = what == "pause"
+        self.refresh_screen()
 
     def _timed_tick(self) -> None:
         self._ticks += 1
@@ -206,8 +232,10 @@ class IdaApp(App[None]):
         if not self.held and not small and (self._unshown or watched.going_on):
             self.refresh_screen(self._unshown)
             self._unshown = frozenset()
-        if RunPaused in changed and watched.live:
-            self._ask_how_to_go_on(watched)
+        if RunPaused in changed:
+            watched.pause_asked = False
+            if watched.live:
+                self._ask_how_to_go_on(watched)
         if not self._end_told and (watched.source.finished or RunEnded in changed):
             self._end_told = True
             self._tell_end(watched)
@@ -217,7 +245,12 @@ class IdaApp(App[None]):
         from ida_tui.tui.screens.paused import PausedPanel, key_in
 
         pause = watched.state.pause
-        if pause is None or not isinstance(watched.source, LiveSource) or self._leaving:
+        if (
+            pause is None
+            or pause.by != "judge"
+            or not isinstance(watched.source, LiveSource)
+            or self._leaving
+        ):
             return
         session = watched.source.session
 

@@ -16,7 +16,7 @@ from ida_tui.judge.keys import load_key
 from ida_tui.profiles import Kind
 from ida_tui.readiness import Check, checks
 from ida_tui.resolve import Resolved
-from ida_tui.runs.summaries import summaries
+from ida_tui.runs.index import listed
 from ida_tui.state import RunState
 from ida_tui.tui import words
 from ida_tui.tui.choosing import Choice, Row, as_typed, table
@@ -145,7 +145,7 @@ class Desk:
         if config is None:
             return
         wanted = (config.name, config.model.name or config.model.path)
-        for run in summaries(output_dir):
+        for run in listed(output_dir):
             same = run.status == "done" and (run.experiment, run.model) == wanted
             if same and run.seconds is not None:
                 took = words.duration(run.seconds)

@@ -19,11 +19,12 @@ JOIN_S = 30.0
 """How long a run that was told to stop is waited for, after the screen is gone."""
 
 
-def run(argv: Sequence[str]) -> ExitCode:
+def run(argv: Sequence[str], *, opened: Path | None = None) -> ExitCode:
     """Run the app to its end.
 
     Args:
         argv: the command line as typed.
+        opened: a run's directory to begin with; None begins with the launch screen.
 
     Raises:
         UsageError: stdin or stderr is no terminal.
@@ -44,7 +45,7 @@ def run(argv: Sequence[str]) -> ExitCode:
     with kept_for_the_app(stray):
         from ida_tui.tui.app import IdaApp
 
-        app = IdaApp(argv=argv, crash_log=logs / "crash.txt")
+        app = IdaApp(argv=argv, crash_log=logs / "crash.txt", opened=opened)
         try:
             app.run()
         finally:

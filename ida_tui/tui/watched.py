@@ -37,6 +37,7 @@ class Watched:
     viewed: RunState | None = None
     """An earlier state that somebody looks at; None shows the newest."""
     stop_asked: bool = False
+    pause_asked: bool = False
     begun: datetime | None = None
     """When this process was asked to start it; its first event comes seconds later."""
 

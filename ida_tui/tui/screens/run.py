@@ -149,9 +149,6 @@ class RunScreen(IdaScreen):
         if watched is None or not watched.going_on:
             self.notify("No run is live.")
             return
-        if not watched.live:
-            self.notify("Another process trains this run: stop it in its own terminal.")
-            return
         if watched.stop_asked:
             self.notify("It is stopping: a checkpoint is being saved.")
             return
@@ -169,6 +166,21 @@ class RunScreen(IdaScreen):
             ),
             answered,
         )
+
+    def action_pause(self) -> None:
+        """Pause the training after the step under way, or let it go on."""
+        watched = self.app.watched
+        if watched is None or not watched.going_on:
+            self.notify("No run is live.")
+            return
+        paused = watched.state.pause
+        if paused is not None and paused.by == "judge":
+            self.notify("It waits for its judge: answer the question on the screen.")
+        elif paused is not None or watched.pause_asked:
+            self.app.ask_run("go_on")
+        else:
+            self.app.ask_run("pause")
+            self.notify("It pauses after the step under way. p lets it go on.")
 
     def action_hold(self) -> None:
         """Hold the display still, or let it go; the run goes on either way."""

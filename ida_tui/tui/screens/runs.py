@@ -16,7 +16,8 @@ from textual.widgets import DataTable, Input, Static
 from ida_tui.events import OFFLINE_JUDGE
 from ida_tui.paths import shown_path
 from ida_tui.printable import printable
-from ida_tui.runs.summaries import RunSummary, summaries
+from ida_tui.runs.index import listed
+from ida_tui.runs.summaries import RunSummary
 from ida_tui.tui import words
 from ida_tui.tui.actions import Scope, bindings
 from ida_tui.tui.screens.base import IdaScreen
@@ -69,7 +70,7 @@ class RunsScreen(IdaScreen):
 
     @work(exclusive=True, group="read")
     async def _read(self) -> None:
-        self._runs = await asyncio.to_thread(summaries, self.app.output_dir)
+        self._runs = await asyncio.to_thread(listed, self.app.output_dir)
         self._show()
 
     # -- the table ----------------------------------------------------------------------------

@@ -1,0 +1,58 @@
+"""`ida-tui runs`: what was trained here, newest first."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ida_tui.errors import ExitCode
+from ida_tui.printable import printable
+
+if TYPE_CHECKING:
+    from ida_tui.runs.summaries import RunSummary
+
+SHOWN = 30
+MARKS = {"done": "✓", "live": "●", "interrupted": "‖"}
+
+
+def add(parser: ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("experiment", nargs="?", help="only the runs of this one")
+    parser.add_argument("--all", action="store_true", help=f"more than the newest {SHOWN}")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(options: Namespace) -> ExitCode:
+    """Print the list."""
+    from ida_tui.runs.index import listed
+
+    found = [one for one in listed(Path("outputs")) if options.experiment in (None, one.experiment)]
+    shown = found if options.all else found[:SHOWN]
+    for one in shown:
+        print(_json(one) if options.json else printable(line(one)))
+    if options.json:
+        return ExitCode.DONE
+    if not found:
+        print("no runs here yet: ida-tui --run quickstart")
+    elif len(found) > len(shown):
+        print(f"… and {len(found) - len(shown):,} older ones: ida-tui runs --all")
+    return ExitCode.DONE
+
+
+def line(one: RunSummary) -> str:
+    """A run as one line: what it is, how it stands, what it was worth."""
+    name = f"{one.experiment}/{one.run_id}"
+    steps = f"{one.steps_done}/{one.steps}" if one.steps else "–"
+    worth = "" if one.r_ida_last is None else f"R_IDA {one.r_ida_last:.3f}"
+    if one.r_ida_first is not None and one.r_ida_last is not None:
+        worth = f"R_IDA {one.r_ida_first:.3f} → {one.r_ida_last:.3f}"
+    said = one.problem or worth
+    mark, status = MARKS.get(one.status, "✗"), one.status.replace("_", " ")
+    return f"{mark} {name:<40} {status:<17} {steps:>9} steps  {one.model}  {said}".rstrip()
+
+
+def _json(one: RunSummary) -> str:
+    return json.dumps({**asdict(one), "path": str(one.path)}, ensure_ascii=False)

@@ -1,0 +1,103 @@
+"""`ida-tui runs`, and the index that keeps it quick: a copy that may be old, torn or gone."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ida_tui.runs import index
+from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.log import EventLog
+from ida_tui.runs.summaries import summaries
+from tests.scripted_session import run_ended, run_started
+
+OUTPUTS = Path("outputs")
+
+
+def made(name: str, experiment: str = "quickstart", status: Any = "done") -> RunDirectory:
+    directory = RunDirectory(OUTPUTS / experiment / name)
+    directory.logs.mkdir(parents=True)
+    with EventLog(directory) as log:
+        log.emit(run_started(directory.path))
+        if status:
+            log.emit(run_ended(status, "it ended"))
+    return directory
+
+
+def test_the_runs_are_listed_newest_first_with_what_became_of_them(ida_tui_here: Any) -> None:
+    made("20260101-000000")
+    made("20260102-000000", "oblit-1", "interrupted")
+    made("20260103-000000", "oblit-1", "")
+    lines = ida_tui_here("runs").out.splitlines()
+    assert [line.split()[:3] for line in lines] == [
+        ["✗", "quickstart/20260103-000000", "died"],
+        ["‖", "quickstart/20260102-000000", "interrupted"],
+        ["✓", "quickstart/20260101-000000", "done"],
+    ]
+    assert ida_tui_here("runs", "oblit-1").out == "no runs here yet: ida-tui --run quickstart\n"
+    assert len(ida_tui_here("runs", "quickstart").out.splitlines()) == 3
+    newest = ida_tui_here("runs", "--json").events[0]
+    assert newest["run_id"] == "20260103-000000"
+
+
+def test_only_the_newest_are_shown_unless_all_are_asked_for(ida_tui_here: Any) -> None:
+    for number in range(35):
+        made(f"20260101-0000{number:02}")
+    lines = ida_tui_here("runs").out.splitlines()
+    assert len(lines) == 31
+    assert lines[-1] == "… and 5 older ones: ida-tui runs --all"
+    assert len(ida_tui_here("runs", "--all").out.splitlines()) == 35
+
+
+def test_without_runs_it_says_how_to_start_one(ida_tui_here: Any) -> None:
+    done = ida_tui_here("runs")
+    assert (done.code, done.out) == (0, "no runs here yet: ida-tui --run quickstart\n")
+
+
+def test_what_has_not_changed_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made("20260101-000000")
+    changing = made("20260102-000000")
+    first = index.listed(OUTPUTS)
+    read: list[str] = []
+    summary = index.summary
+    monkeypatch.setattr(index, "summary", lambda d: (read.append(d.run_id), summary(d))[1])
+    assert index.listed(OUTPUTS) == first == summaries(OUTPUTS)
+    assert read == []
+    with EventLog(changing, first_seq=9) as log:
+        log.emit(run_ended("failed", "it broke"))
+    assert index.listed(OUTPUTS)[0].status == "failed"
+    assert read == ["20260102-000000"]
+
+
+@pytest.mark.parametrize("damage", ["torn", "other version", "gone", "locked"])
+def test_an_index_that_cannot_be_used_changes_nothing(damage: str) -> None:
+    made("20260101-000000")
+    wanted = index.listed(OUTPUTS)
+    file = OUTPUTS / index.NAME
+    lock = None
+    if damage == "torn":
+        file.write_bytes(b"SQLite format 3\x00" + b"\x07" * 300)
+    elif damage == "other version":
+        with sqlite3.connect(file) as other:
+            other.execute("PRAGMA user_version = 99")
+    elif damage == "gone":
+        file.unlink()
+    else:
+        lock = sqlite3.connect(file, isolation_level=None)
+        lock.execute("BEGIN EXCLUSIVE")
+    assert index.listed(OUTPUTS) == wanted == summaries(OUTPUTS)
+    if lock is not None:
+        lock.close()
+
+
+def test_a_run_that_was_removed_leaves_the_list() -> None:
+    import shutil
+
+    shutil.rmtree(made("20260101-000000").path)
+    made("20260102-000000")
+    index.listed(OUTPUTS)
+    shutil.rmtree(OUTPUTS / "quickstart/20260102-000000")
+    assert index.listed(OUTPUTS) == []
