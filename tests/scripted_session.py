@@ -35,7 +35,7 @@ class ScriptedSession(Session):
         try:
             with EventLog(self._directory) as log:
                 log.subscribe(self._records)
-                self._script(log, self._stop)
+                self._script(log, self._control.stop)
         except IdaError as error:
             self._refusal = error
 

@@ -36,7 +36,7 @@ class PausingSession(ScriptedSession):
 
     def go_on(self, answer: GoOn) -> None:
         self.answers.put(answer)
-        self._stop.set()
+        self._control.stop.set()
 
     def _script_of_a_pause(self, log: EventLog, stop: threading.Event) -> None:
         log.emit(run_started(Path("run")))

@@ -13,17 +13,19 @@ from textual.widgets import Static
 from ida_tui import events as ev
 from ida_tui.errors import IdaError
 from ida_tui.events import Record
+from ida_tui.runs import control
+from ida_tui.runs.directory import RunDirectory
 from ida_tui.state import RunState, fold_all
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.panes import scores
 from ida_tui.tui.panes.health import figures
 from ida_tui.tui.panes.memory import gauge
 from ida_tui.tui.panes.progress import remaining_s
-from ida_tui.tui.screens.questions import Ask, ErrorPanel
-from ida_tui.tui.sources import Kind
+from ida_tui.tui.screens.questions import ErrorPanel
+from ida_tui.tui.sources import Kind, LiveSource
 from ida_tui.tui.watched import Watched
 from tests.app_driver import NOON, SMALL, WIDE, drive, notified, text_on_screen
-from tests.scripted_session import run_ended, run_started
+from tests.scripted_session import ScriptedSession, run_ended, run_started, until_stopped
 from tests.synthetic_run import run_events, step_events
 
 START = NOON - timedelta(seconds=60)
@@ -333,13 +335,39 @@ def test_a_held_display_stands_still_while_the_run_goes_on() -> None:
     drive(scenario)
 
 
-def test_stopping_an_attached_run_is_left_to_its_own_process() -> None:
+@pytest.mark.parametrize(
+    ("keys", "asked"),
+    [(("s", "y"), "stop"), (("p",), "pause"), (("p", "p"), "go_on")],
+    ids=["stop", "pause", "pause and go on"],
+)
+def test_an_attached_run_is_asked_through_its_directory(keys: tuple[str, ...], asked: str) -> None:
+    directory = RunDirectory(Path("run").resolve())
+
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await put_up(app, pilot, Script("attached", *begun()))
-        await pilot.press("s")
+        directory.path.mkdir()
+        script = Script("attached", *begun())
+        script.directory = directory.path
+        await put_up(app, pilot, script)
+        for key in keys:
+            await pilot.press(key)
+            await pilot.pause()
+        assert control.take(directory) == asked
+
+    drive(scenario)
+
+
+def test_p_pauses_the_run_of_this_process_and_lets_it_go_on() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = ScriptedSession(Path("run"), until_stopped)
+        session.start()
+        app.put_up(Watched(LiveSource(session)))
         await pilot.pause()
-        assert not isinstance(app.screen, Ask)
-        assert "Another process trains this run" in notified(app)
+        await pilot.press("p")
+        assert session.pausing
+        assert "It pauses after the step under way" in notified(app)
+        await pilot.press("p")
+        assert not session.pausing
+        session.request_stop()
 
     drive(scenario)
 

@@ -13,6 +13,10 @@ DEFAULTS = {
     # Threads that wait for each other by spinning make a run many times slower as soon as anything
     # else wants the core; sleeping costs a few microseconds.
     "OMP_WAIT_POLICY": "PASSIVE",
+    # oneDNN, and torch's layer over it, keep compiled products for 1,024 shapes. Lengths change with every
+    # token and step, so that a run would gather hundreds of megabytes of them; few are ever met again.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    "LRU_CACHE_CAPACITY": "64",
     # The tokenizer's own thread pool warns about, and can deadlock after, a fork.
     "TOKENIZERS_PARALLELISM": "false",
     # Nothing but the model download ever leaves the machine unasked.
