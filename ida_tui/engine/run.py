@@ -45,6 +45,7 @@ from ida_tui.judge.faults import JudgeUnavailable
 from ida_tui.judge.service import JudgeInterrupted
 from ida_tui.runs import completions, manifest, owner
 from ida_tui.runs import directory as run_directories
+from ida_tui.runs.append import FULL
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log import EventLog
 from ida_tui.runs.resumption import Resumption
@@ -92,7 +93,12 @@ def train(
     with (
         owner.owned(directory),
         Listener(directory, control),
-        EventLog(directory, first_seq=before.seq + 1, redact=secrets.redact) as log,
+        EventLog(
+            directory,
+            first_seq=before.seq + 1,
+            redact=secrets.redact,
+            gives_up=control.stop.is_set,
+        ) as log,
     ):
         log.subscribe(subscriber)
         run = _Run(
@@ -103,7 +109,14 @@ def train(
         if outcome.crash:
             crash = directory.logs / "crash.txt"
             crash.write_text(secrets.redact(outcome.crash), encoding="utf-8")
-        log.emit(run.ended(outcome))
+        try:
+            log.emit(run.ended(outcome))
+        except OSError as error:
+            raise IdaError(
+                f"{outcome.message}; its end could not be written: {error.strerror or error}",
+                f"free some space, then: ida-tui resume {directory.path}",
+                code=outcome.code,
+            ) from None
 
 
 def _directory(
@@ -157,9 +170,17 @@ class _Run:
         self.guard = Guard(watched, self.emit, self.control.stop)
 
     def emit(self, event: ev.Event) -> None:
-        """Emit an event and keep the run's own state in step with it; safe from any thread."""
+        """Emit an event and keep the run's own state in step with it; safe from any thread.
+
+        A run that is stopped while its disk is full ends all the same: what it says on the way is not
+        written, and `train` tells so.
+        """
         with self.lock:
-            self.state = fold(self.state, self.log.emit(event))
+            try:
+                self.state = fold(self.state, self.log.emit(event))
+            except OSError as error:
+                if error.errno not in FULL or not self.control.stop.is_set():
+                    raise
 
     def _sampled(self, sample: ev.MemorySampled) -> None:
         self.emit(replace(sample, phase=self.state.phase))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from trl import GRPOTrainer
 
 from ida_tui.config import AXES
@@ -24,8 +25,16 @@ from ida_tui.engine.judging import Judging, Row
 from ida_tui.engine.stopping import NonFinite
 from ida_tui.engine.watcher import Movement, Watcher
 from ida_tui.engine.weights import WeightDelta
-from ida_tui.events import CheckpointSaved, CompletionFinished, RolloutStarted
+from ida_tui.events import (
+    CheckpointSaved,
+    CompletionFinished,
+    RolloutStarted,
+    RunPaused,
+    RunResumed,
+)
 from ida_tui.runs import checkpoints
+from ida_tui.runs.append import is_full
+from ida_tui.runs.log import DISK_FULL, DISK_HINT, LOOK_AGAIN_S
 
 DEVICE_RNG = "device_rng.pt"
 """Metal's random numbers in a checkpoint: transformers saves CUDA's alone."""
@@ -277,14 +286,28 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = int(self.state.global_step)
         self._watcher.enter("save", step)
-        path = checkpoints.save(
-            Path(self.args.output_dir),
-            step,
-            partial(self._write_checkpoint, model, trial),
-            r_ida=self._watcher.r_ida,
-            facts=self._checkpoint_facts(),
-            keep=self.args.save_total_limit or 1,
-        )
+        folder, waiting = Path(self.args.output_dir), False
+        while True:
+            try:
+                path = checkpoints.save(
+                    folder,
+                    step,
+                    partial(self._write_checkpoint, model, trial),
+                    r_ida=self._watcher.r_ida,
+                    facts=self._checkpoint_facts(),
+                    keep=self.args.save_total_limit or 1,
+                )
+                break
+            except (OSError, RuntimeError, SafetensorError) as error:
+                if not is_full(error, folder.parent):
+                    raise
+            if not waiting:
+                waiting = True
+                paused = RunPaused(step, DISK_FULL, DISK_HINT, by="disk")
+                self._watcher.emit(paused)
+            self._watcher.wait(LOOK_AGAIN_S)
+        if waiting:
+            self._watcher.emit(RunResumed(step))
         self._watcher.emit(CheckpointSaved(step=step, path=str(path)))
 
     def _write_checkpoint(self, model: Any, trial: Any, folder: Path) -> None:

@@ -78,6 +78,15 @@ class Watcher:
         if self._stop.is_set():
             raise RunInterrupted
 
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until the user asks to stop.
+
+        Raises:
+            RunInterrupted: they did.
+        """
+        if self._stop.wait(seconds):
+            raise RunInterrupted
+
     def enter(self, phase: ev.Phase, step: int) -> None:
         """The trainer turns to another part of the step; the same part again says nothing."""
         if phase == self._phase:

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 
 from ida_tui import events as ev
+from ida_tui.runs.append import FULL, Appender
 from ida_tui.runs.directory import RunDirectory
 
 DURABLE = (
@@ -30,6 +31,11 @@ DURABLE = (
 )
 
 
+DISK_FULL = "the disk is full"
+DISK_HINT = "free some space: the run goes on by itself, and nothing of it is lost"
+LOOK_AGAIN_S = 0.5
+
+
 class EventLog:
     """Writes ``events.jsonl`` and ``completions.jsonl`` and feeds every subscriber's queue.
 
@@ -37,6 +43,7 @@ class EventLog:
         directory: where the run is kept; its files are made if they are not there.
         first_seq: number of the first record.
         redact: applied to every line before it is written, so that no secret reaches the disk.
+        gives_up: asked while the disk is full; true ends the wait for room.
     """
 
     def __init__(
@@ -45,15 +52,18 @@ class EventLog:
         *,
         first_seq: int = 0,
         redact: Callable[[str], str] = lambda text: text,
+        gives_up: Callable[[], bool] = lambda: True,
     ) -> None:
         self._seq = first_seq
         self._redact = redact
+        self._gives_up = gives_up
+        self._step = 0
         self._lock = threading.Lock()
         self._subscribers: list[queue.SimpleQueue[ev.Record]] = []
         _drop_torn_tail(directory.events)
         _drop_torn_tail(directory.completions)
-        self._events: TextIO = open(directory.events, "a", encoding="utf-8")  # noqa: SIM115
-        self._completions: TextIO = open(directory.completions, "a", encoding="utf-8")  # noqa: SIM115
+        self._events = Appender(directory.events)
+        self._completions = Appender(directory.completions)
         self._texts: dict[tuple[int, int], ev.CompletionFinished] = {}
         self._texts_step = -1
 
@@ -63,7 +73,7 @@ class EventLog:
             self._subscribers.append(subscriber)
 
     def emit(self, event: ev.Event) -> ev.Record:
-        """Number, write and hand on one event; returns its record.
+        """Number, write and hand on one event; returns its record. Waits while the disk is full.
 
         Raises:
             OSError: the disk refused it; nothing was handed on.
@@ -75,9 +85,14 @@ class EventLog:
             self._write(self._events, line, durable=isinstance(event, DURABLE))
             self._keep_completion(record.event)
             self._seq += 1
-            for subscriber in self._subscribers:
-                subscriber.put(record)
+            if isinstance(event, ev.StepFinished):
+                self._step = event.step
+            self._hand_on(record)
             return record
+
+    def _hand_on(self, record: ev.Record) -> None:
+        for subscriber in self._subscribers:
+            subscriber.put(record)
 
     def close(self) -> None:
         """Close the files; nothing can be emitted afterwards."""
@@ -108,12 +123,26 @@ class EventLog:
                 row = asdict(text) | asdict(event)
                 self._write(self._completions, json.dumps(row, ensure_ascii=False), durable=False)
 
-    @staticmethod
-    def _write(file: TextIO, line: str, *, durable: bool) -> None:
-        file.write(line + "\n")
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
+    def _write(self, file: Appender, line: str, *, durable: bool) -> None:
+        """Add a line, and wait where there is no room: everyone who emits stands still meanwhile.
+
+        The pause is shown and not written, for that is what there is no room for.
+        """
+        waiting = False
+        while True:
+            try:
+                file.write(line, durable=durable)
+                break
+            except OSError as error:
+                if error.errno not in FULL or self._gives_up():
+                    raise
+            if not waiting:
+                waiting = True
+                paused = ev.RunPaused(self._step, DISK_FULL, DISK_HINT, by="disk")
+                self._hand_on(ev.Record(self._seq, ev.now(), paused))
+            threading.Event().wait(LOOK_AGAIN_S)
+        if waiting:
+            self._hand_on(ev.Record(self._seq, ev.now(), ev.RunResumed(self._step)))
 
 
 def _drop_torn_tail(path: Path) -> None:
