@@ -54,6 +54,7 @@ def load_model(model: ModelConfig, weights: Format) -> Any:
             revision=model.revision,
             dtype=getattr(torch, weights),
             attn_implementation=model.attn_implementation,
+            use_safetensors=True,  # pickled weights can run code when they are read
         )
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load(model, error) from error
