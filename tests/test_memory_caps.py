@@ -69,12 +69,16 @@ def test_a_run_that_something_else_pushes_to_the_groups_limit_is_saved(group: Pa
     group.write_text(str(3_000_000_000))
     run = started(joined(group, *IDA_TUI, *LONG))
     read_until(run, "StepFinished", 2)
-    # Grows slowly, as a leak does, once half of the group is its own.
+    # Grows as a leak does, until 97 % of the group are in use; there it stays.
     grow = (
-        "import time\nkept = [b'x' * 1_500_000_000]\n"
-        "for _ in range(150):\n  kept.append(b'x' * 5_000_000); time.sleep(0.1)\ninput()"
+        "import sys, time\nkept = []\n"
+        "while True:\n"
+        "  stat = dict(line.split() for line in open(sys.argv[1] + '/memory.stat'))\n"
+        "  used = int(stat.get('total_rss', stat.get('anon', 0)))\n"
+        "  if used < 0.97 * 3e9: kept.append(b'x' * 10_000_000)\n"
+        "  time.sleep(0.02)\n"
     )
-    hog = subprocess.Popen(joined(group, sys.executable, "-c", grow), stdin=subprocess.PIPE)
+    hog = subprocess.Popen(joined(group, sys.executable, "-c", grow, str(group.parent)))
     try:
         out, err = run.communicate(timeout=120)
     finally:
