@@ -101,14 +101,14 @@ def begun() -> None:
 
 
 def going_on() -> list[str]:
-    return [*IDA_TUI, "resume", "quickstart", *WIDE, "--json"]
+    return [*IDA_TUI, "resume", "quickstart", *WIDE, "training.max_steps=8", "--json"]
 
 
 def test_a_step_that_needs_more_than_the_group_has_ends_with_4_and_nothing_is_lost(
     group: Path,
 ) -> None:
     begun()
-    group.write_text(str(1_600_000_000))
+    group.write_text(str(1_200_000_000))
     run = started(joined(group, *going_on()))
     out, err = run.communicate(timeout=240)
     nothing_lost(run.returncode, out, err)
@@ -117,7 +117,7 @@ def test_a_step_that_needs_more_than_the_group_has_ends_with_4_and_nothing_is_lo
 def test_a_step_that_needs_more_than_the_shell_allows_loses_nothing() -> None:
     begun()
     # As `ulimit -d` sets it.
-    run = started(["prlimit", "--data=1700000000", *going_on()])
+    run = started(["prlimit", "--data=1500000000", *going_on()])
     out, err = run.communicate(timeout=240)
     nothing_lost(run.returncode, out, err)
 
