@@ -31,7 +31,13 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OPENAI_API_KEY": "sk-test-0123456789"},
+        preexec_fn=as_in_a_terminal,
     )
+
+
+def as_in_a_terminal() -> None:
+    """Nothing is ignored from the start, whatever the tests themselves were started by."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def read_until(run: subprocess.Popen[str], event_type: str, step: int) -> list[dict[str, object]]:

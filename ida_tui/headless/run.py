@@ -66,8 +66,8 @@ def _stopping_by_signal(session: Session, printer: Printer) -> Iterator[None]:
     """Inside the block signals ask the run for something.
 
     The first SIGINT, SIGTERM or SIGHUP (the terminal is gone) asks it to stop, a second one leaves; SIGUSR1
-    pauses it after the step under way, or lets it go on. What was ignored at the start, as nohup ignores
-    SIGHUP, stays ignored.
+    pauses it after the step under way, or lets it go on. Under nohup, which ignores SIGHUP, that stays
+    ignored.
     """
 
     def turn(number: int, frame: FrameType | None) -> None:
@@ -90,7 +90,7 @@ def _stopping_by_signal(session: Session, printer: Printer) -> Iterator[None]:
     kept = {
         number: signal.signal(number, handler)
         for number, handler in {**handlers, signal.SIGUSR1: turn}.items()
-        if signal.getsignal(number) != signal.SIG_IGN
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         yield
