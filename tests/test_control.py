@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ida_tui.engine import run as engine_run
+from ida_tui.engine import pausing
 from ida_tui.engine.control import Control
 from ida_tui.errors import UsageError
 from ida_tui.runs import control, owner
@@ -143,15 +143,15 @@ def test_a_run_that_is_paused_and_goes_on_by_signal_ends_with_the_same_bytes(
 def test_a_large_model_is_given_back_while_it_is_paused_and_ends_with_the_same_bytes(
     never_paused: bytes, ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_run, "KEPT_WHILE_PAUSED", 0)
+    monkeypatch.setattr(pausing, "KEPT_WHILE_PAUSED", 0)
     held: list[bool] = []
-    between = engine_run._Run._between_steps
+    between = pausing.Pauses.between_steps
     wait = Control.wait_while_paused
 
-    def ask_once(run: Any) -> None:
+    def ask_once(pauses: pausing.Pauses) -> None:
         if not held:
-            run.control.request_pause()
-        between(run)
+            pauses.run.control.request_pause()
+        between(pauses)
 
     def look_and_go_on(asked: Control) -> None:
         import gc
@@ -162,7 +162,7 @@ def test_a_large_model_is_given_back_while_it_is_paused_and_ends_with_the_same_b
         asked.go_on()
         wait(asked)
 
-    monkeypatch.setattr(engine_run._Run, "_between_steps", ask_once)
+    monkeypatch.setattr(pausing.Pauses, "between_steps", ask_once)
     monkeypatch.setattr(Control, "wait_while_paused", look_and_go_on)
     done = ida_tui_here("--run", *SHORT, "training.max_steps=5")
     assert done.code == 0, done.err

@@ -38,7 +38,7 @@ def write(
         "ida_tui": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version_of(name) for name in PACKAGES},
         "git": _git_revision(),
     }
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -62,7 +62,8 @@ def note_resumed(path: Path, *, at: str, argv: Sequence[str]) -> None:
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed version of a package; null where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

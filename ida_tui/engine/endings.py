@@ -1,0 +1,101 @@
+"""Every way in which a run ends: what is saved, what is said, and the exit code."""
+
+from __future__ import annotations
+
+import time
+import traceback
+
+from ida_tui import events as ev
+from ida_tui import memory
+from ida_tui.engine.outcome import (
+    NOTHING_LEARNED,
+    Outcome,
+    smaller_batch,
+    stopped_by_watchdog,
+    why_nothing,
+)
+from ida_tui.engine.under_way import UnderWay
+from ida_tui.errors import ExitCode, IdaError
+
+
+def complete(run: UnderWay) -> Outcome:
+    """Every step was made; whether anything came of it is another matter."""
+    if run.state.steps and run.state.weight_delta == 0:
+        return Outcome("done", ExitCode.DONE, NOTHING_LEARNED, why_nothing(run.state.steps))
+    return Outcome("done", ExitCode.DONE, "Training complete")
+
+
+def interrupted(run: UnderWay) -> Outcome:
+    """Somebody asked to stop."""
+    saved = run.checkpoint()
+    where = run.state.checkpoint
+    message = f"Stopped after step {run.last_step} of {run.config.planned_steps()}"
+    kept = "training had not begun"
+    if saved and where:
+        kept = f"checkpoint: {where.path}\ngo on with: ida-tui resume {run.directory.path}"
+    return Outcome("interrupted", ExitCode.INTERRUPTED, message, kept)
+
+
+def refused(run: UnderWay, error: IdaError) -> Outcome:
+    """Something that has an explanation, such as a judge that is gone."""
+    run.checkpoint()
+    if error.code is ExitCode.JUDGE_UNAVAILABLE:
+        hint = f"{error.hint}\nthen: ida-tui resume {run.directory.path}"
+        return Outcome("judge_unavailable", error.code, error.title, hint)
+    return Outcome("failed", error.code, error.title, error.hint)
+
+
+def unexpected(run: UnderWay, error: Exception) -> Outcome:
+    """Something that has none; call it where the error is handled."""
+    run.checkpoint()
+    if stopped_by_watchdog(error):
+        smaller = smaller_batch(run.config)
+        return Outcome(
+            "failed",
+            ExitCode.DEVICE_UNUSABLE,
+            "macOS ended a command of the GPU because the screen had to wait for it",
+            f"in smaller pieces: ida-tui resume {run.directory.path} {smaller}"
+            if smaller
+            else "shorter answers make shorter commands: lower training.max_completion_length",
+        )
+    return Outcome(
+        "failed",
+        ExitCode.FAILED,
+        f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+        f"this is a defect of ida-tui; {run.directory.logs / 'crash.txt'} has the details",
+        crash=traceback.format_exc(),
+    )
+
+
+def out_of_memory(run: UnderWay, why: str) -> Outcome:
+    """Memory ran out, or was about to; call it where no frame holds the step's tensors any more."""
+    run.make_room()
+    saved = run.checkpoint()
+    change = memory.advice(run.config, run.ready.device, run.ready.limit)
+    if saved and run.state.checkpoint:
+        smaller = memory.smaller(run.config, run.ready.device)
+        change = (
+            f"go on, smaller: ida-tui resume {run.directory.path} {smaller}\n"
+            f"or start anew with {change}"
+        )
+    return Outcome("out_of_memory", ExitCode.OUT_OF_MEMORY, why, change)
+
+
+def last_event(run: UnderWay, outcome: Outcome) -> ev.RunEnded:
+    """The run in figures."""
+    state = run.state
+    # What earlier parts of a resumed run took, where they ended by themselves.
+    before = run.resume.state.ended if run.resume else None
+    seconds = time.monotonic() - run.started + (before.seconds if before else 0.0)
+    return ev.RunEnded(
+        status=outcome.status,
+        exit_code=int(outcome.code),
+        steps_done=run.last_step,
+        r_ida_first=state.r_ida_first,
+        r_ida_last=state.r_ida_last,
+        weight_delta=state.weight_delta,
+        seconds=round(seconds, 3),
+        cost=state.judge.cost,
+        message=outcome.message,
+        hint=outcome.hint,
+    )
