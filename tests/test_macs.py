@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from ida_tui.engine.awake import awake
+from ida_tui.engine.awake import Sleep, awake
 from ida_tui.engine.outcome import smaller_batch, stopped_by_watchdog
 from ida_tui.engine.trainer import WatchedTrainer
 from ida_tui.events import MemorySampled
@@ -61,12 +62,30 @@ def last(used: float, *, swap: float = 0, pressure: int | None = None) -> RunSta
         (last(30, pressure=4), "macOS probably killed it for memory: 30.0 of 48.0 GB were in use"),
         (last(30, swap=3, pressure=1), "macOS probably killed it for memory"),
         (last(47), "the system probably killed it for memory"),
-        (last(20, pressure=1), "killed, crashed in a library, or the power went"),
-        (RunState(), "killed, crashed in a library, or the power went"),
+        (last(20, pressure=1), "it was killed, or crashed in a library"),
+        (RunState(), "it was killed, or crashed in a library"),
     ],
 )
 def test_the_last_sample_tells_why_a_run_is_gone(state: RunState, said: str) -> None:
     assert likely_cause(state).startswith(said)
+
+
+def test_a_machine_that_was_started_since_the_last_event_is_named_as_the_cause() -> None:
+    state = replace(last(47), updated_at="2026-01-31T01:02:03.004Z")
+    then = datetime.fromisoformat(state.updated_at).timestamp()
+    assert likely_cause(state, lambda: then + 1).startswith("the machine was started anew since")
+    assert likely_cause(state, lambda: then - 1).startswith("the system probably killed it")
+
+
+def test_sleep_is_told_from_time_that_passed_awake_and_from_a_corrected_clock() -> None:
+    now = {"wall": 1000.0, "running": 5.0}
+    sleep = Sleep(lambda: now["wall"], lambda: now["running"])
+    looks = []
+    for asleep in (0.0, 720.0, 0.0, 2.0, -3600.0):
+        now["running"] += 100
+        now["wall"] += 100 + asleep
+        looks.append(sleep.look())
+    assert looks == [0, 720, 0, 0, 0]
 
 
 def test_going_on_with_a_run_that_was_killed_says_so_and_what_is_safe(ida_tui_here: Any) -> None:

@@ -1,6 +1,7 @@
-"""Keep a Mac from going to sleep while a run goes: `caffeinate`, which ends with this process.
+"""Keep a Mac from going to sleep while a run goes, and notice where a machine has slept all the same.
 
-Written from its manual page; not run on a Mac yet. Elsewhere nothing is done: servers do not sleep.
+`caffeinate` ends with this process. Written from its manual page; not run on a Mac yet. Elsewhere nothing is
+done: servers do not sleep.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
@@ -33,3 +35,32 @@ def awake() -> Iterator[bool]:
     finally:
         child.terminate()
         child.wait()
+
+
+ASLEEP_S = 30.0
+"""A smaller difference of the clocks is a correction of the time of day."""
+
+
+class Sleep:
+    """Notices that the machine has slept: the time of day went on, the monotonic clock stood still.
+
+    So it is on macOS and Linux, whose monotonic clocks leave sleep out.
+
+    Args:
+        wall: seconds, the time of day.
+        running: seconds that the machine was awake.
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        running: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._wall, self._running = wall, running
+        self._ahead = wall() - running()
+
+    def look(self) -> float:
+        """Seconds slept since the last look; 0 where it was awake."""
+        ahead = self._wall() - self._running()
+        slept, self._ahead = ahead - self._ahead, ahead
+        return slept if slept >= ASLEEP_S else 0.0

@@ -37,12 +37,14 @@ from ida_tui.runs import completions, manifest, owner
 from ida_tui.runs import directory as run_directories
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log import EventLog
+from ida_tui.runs.refusals import refusal
 from ida_tui.runs.resumption import Resumption
 from ida_tui.sensors.cap import room
 from ida_tui.sensors.memory import DeviceMemory
 from ida_tui.state import RunState
 
 if TYPE_CHECKING:
+    from ida_tui.engine.awake import Sleep
     from ida_tui.engine.trainer import WatchedTrainer
 
 
@@ -72,46 +74,64 @@ def train(
     """
     ready = preflight(config)
     config = ready.config
-    directory = _directory(config, ready, argv, resume)
+    if resume is not None:
+        directory = resume.directory
+    else:
+        directory = run_directories.create(config.output_dir, config.name, datetime.now())
     secrets = Secrets(key)
     before = resume.state if resume else RunState()
-    with (
-        owner.owned(directory),
-        Listener(directory, control),
-        EventLog(
-            directory,
-            first_seq=before.seq + 1,
-            redact=secrets.redact,
-            gives_up=control.stop.is_set,
-        ) as log,
-    ):
-        log.subscribe(subscriber)
-        run = UnderWay(config, ready, directory, log, control, resume, before)
-        outcome = _Course(run, key, secrets, decisions).to_the_end()
-        run.cap.lift()
-        if outcome.crash:
-            crash.write(directory, secrets.redact(outcome.crash), redact=secrets.redact)
-        try:
-            log.emit(endings.last_event(run, outcome))
-        except OSError as error:
-            raise IdaError(
-                f"{outcome.message}; its end could not be written: {error.strerror or error}",
-                f"free some space, then: ida-tui resume {directory.path}",
-                code=outcome.code,
-            ) from None
+
+    def put_back() -> None:
+        _describe(directory, run.config, ready, argv)
+        run_directories.point_latest(directory)
+        ownership.renew()
+
+    with owner.owned(directory) as ownership:
+        if resume is None:
+            _describe(directory, config, ready, argv)
+        else:
+            _go_on(resume, config, argv)
+        with (
+            Listener(directory, control),
+            EventLog(
+                directory,
+                first_seq=before.seq + 1,
+                redact=secrets.redact,
+                gives_up=control.stop.is_set,
+                put_back=put_back,
+            ) as log,
+        ):
+            log.subscribe(subscriber)
+            run = UnderWay(config, ready, directory, log, control, resume, before)
+            outcome = _Course(run, key, secrets, decisions).to_the_end()
+            run.cap.lift()
+            _end(run, outcome, secrets)
 
 
-def _directory(
-    config: Config, ready: Preflight, argv: Sequence[str], resume: Resumption | None
-) -> RunDirectory:
-    """The run's directory, with what is known before it starts written into it."""
-    if resume is not None:
-        # What came after the checkpoint is done again, and would be in the file twice.
-        completions.drop_after(resume.directory.completions, resume.step)
-        resume.directory.config.write_text(resolve.to_yaml(config), encoding="utf-8")
-        manifest.note_resumed(resume.directory.manifest, at=ev.now(), argv=argv)
-        return resume.directory
-    directory = run_directories.create(config.output_dir, config.name, datetime.now())
+def _end(run: UnderWay, outcome: Outcome, secrets: Secrets) -> None:
+    """The last word of a run.
+
+    Raises:
+        IdaError: it could not be written.
+    """
+    if outcome.crash:
+        crash.write(run.directory, secrets.redact(outcome.crash), redact=secrets.redact)
+    try:
+        run.log.emit(endings.last_event(run, outcome))
+    except OSError as error:
+        refused = refusal(error, run.directory.path)
+        helps = refused.hint.partition(":")[0] if refused else "look at the disk"
+        raise IdaError(
+            f"{outcome.message}; its end could not be written: {error.strerror or error}",
+            f"{helps}, then: ida-tui resume {run.directory.path}",
+            code=outcome.code,
+        ) from None
+
+
+def _describe(
+    directory: RunDirectory, config: Config, ready: Preflight, argv: Sequence[str]
+) -> None:
+    """What a run is made with, for whoever reads or repeats it."""
     directory.config.write_text(resolve.to_yaml(config), encoding="utf-8")
     manifest.write(
         directory.manifest,
@@ -121,7 +141,15 @@ def _directory(
         started_at=ev.now(),
         argv=argv,
     )
-    return directory
+
+
+def _go_on(resume: Resumption, config: Config, argv: Sequence[str]) -> None:
+    """Make the directory of a run that is gone on with ready for its next event."""
+    directory = resume.directory
+    # What came after the checkpoint is done again, and would be in the file twice.
+    completions.drop_after(directory.completions, resume.step)
+    directory.config.write_text(resolve.to_yaml(config), encoding="utf-8")
+    manifest.note_resumed(directory.manifest, at=ev.now(), argv=argv)
 
 
 @dataclass(slots=True)
@@ -167,6 +195,13 @@ class _Course:
     def _sampled(self, sample: ev.MemorySampled) -> None:
         self.run.emit(replace(sample, phase=self.run.state.phase))
 
+    def _look(self, sleep: Sleep, sample: ev.MemorySampled) -> None:
+        """Twice a second: is there room, and was the machine asleep?"""
+        self.guard.look(sample)
+        if slept := sleep.look():
+            text = f"the machine slept for {slept / 60:.0f} min; the run goes on where it was"
+            self.run.emit(ev.Noticed(level="warning", source="machine", text=text))
+
     def _course(self) -> None:
         from ida_tui.engine import assembly, awake, collector, quiet
 
@@ -183,7 +218,8 @@ class _Course:
                 run.emit(ev.Noticed(level="warning", source="memory", text=note))
             if run.ready.device == "cpu":
                 run.cap.set()
-            monitor = stack.enter_context(MemoryMonitor(self._sampled, self.guard.look))
+            look = partial(self._look, awake.Sleep())
+            monitor = stack.enter_context(MemoryMonitor(self._sampled, look))
             stack.enter_context(contextlib.closing(self.judges))
             service = self.judges.start(run.config, self.key, spent=run.state.judge.cost)
             if run.state.run is not None and run.state.run.judge != service.label:

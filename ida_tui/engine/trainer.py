@@ -33,8 +33,8 @@ from ida_tui.events import (
     RunResumed,
 )
 from ida_tui.runs import checkpoints
-from ida_tui.runs.append import is_full
-from ida_tui.runs.log import DISK_FULL, DISK_HINT, LOOK_AGAIN_S
+from ida_tui.runs.log import LOOK_AGAIN_S
+from ida_tui.runs.refusals import Refusal, refusal
 
 DEVICE_RNG = "device_rng.pt"
 """Metal's random numbers in a checkpoint: transformers saves CUDA's alone."""
@@ -286,7 +286,8 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = int(self.state.global_step)
         self._watcher.enter("save", step)
-        folder, waiting = Path(self.args.output_dir), False
+        folder = Path(self.args.output_dir)
+        refused: Refusal | None = None
         while True:
             try:
                 path = checkpoints.save(
@@ -299,14 +300,14 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
                 )
                 break
             except (OSError, RuntimeError, SafetensorError) as error:
-                if not is_full(error, folder.parent):
+                now = refusal(error, folder.parent)
+                if now is None:
                     raise
-            if not waiting:
-                waiting = True
-                paused = RunPaused(step, DISK_FULL, DISK_HINT, by="disk")
-                self._watcher.emit(paused)
+            if now != refused:
+                refused = now
+                self._watcher.emit(RunPaused(step, now.reason, now.hint, by="disk"))
             self._watcher.wait(LOOK_AGAIN_S)
-        if waiting:
+        if refused:
             self._watcher.emit(RunResumed(step))
         self._watcher.emit(CheckpointSaved(step=step, path=str(path)))
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ida_tui import allocator
@@ -17,9 +18,9 @@ from ida_tui.engine.control import Control
 from ida_tui.engine.guard import AllocationCap
 from ida_tui.engine.preflight import Preflight
 from ida_tui.engine.stopping import RunInterrupted
-from ida_tui.runs.append import FULL
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log import EventLog
+from ida_tui.runs.refusals import refusal
 from ida_tui.runs.resumption import Resumption
 from ida_tui.state import RunState, fold
 
@@ -49,14 +50,15 @@ class UnderWay:
     def emit(self, event: ev.Event) -> None:
         """Emit an event and keep the run's own state in step with it; safe from any thread.
 
-        A run that is stopped while its disk is full ends all the same: what it says on the way is not
-        written, and `run.train` tells so.
+        A run that is stopped while its disk refuses to be written to ends all the same: what it says on the
+        way is not written, and `run.train` tells so.
         """
         with self._lock:
             try:
                 self.state = fold(self.state, self.log.emit(event))
             except OSError as error:
-                if error.errno not in FULL or not self.control.stop.is_set():
+                known = refusal(error, self.directory.path)
+                if known is None or not self.control.stop.is_set():
                     raise
 
     def raise_if_stopped(self) -> None:
@@ -99,7 +101,7 @@ class UnderWay:
             return False
         step = int(self.trainer.state.global_step)
         saved = self.state.checkpoint
-        if saved is not None and saved.step == step:
+        if saved is not None and saved.step == step and Path(saved.path).is_dir():
             return True
         try:
             self.trainer.save_checkpoint_now()

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shutil
 from pathlib import Path
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-SAID = ("no space left", "os error 28", "disk quota exceeded", "failed writing file")
-"""How libraries put it that raise something else than an OSError."""
-LITTLE = 64e6
-"""Bytes; with more free than this, a library's "failed writing file" means something else."""
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND
+_PIECE = 1 << 20
 
 
 class Appender:
@@ -23,7 +18,8 @@ class Appender:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self.path = path
+        self._file = os.open(path, _FLAGS, 0o644)
         self._end = os.fstat(self._file).st_size
 
     def write(self, line: str, *, durable: bool) -> None:
@@ -45,19 +41,35 @@ class Appender:
             raise
         self._end += len(data)
 
+    def is_gone(self) -> bool:
+        """Whether there is no file of that name any more: its folder was moved or removed."""
+        return not self.path.exists()
+
+    def put_back(self) -> None:
+        """Write the file anew where it was, with every line that it had, and go on there.
+
+        Raises:
+            OSError: the disk refused it; lines still go to the file that has no name.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_name(f".{self.path.name}-{os.getpid()}")
+        new = os.open(beside, _FLAGS | os.O_TRUNC, 0o644)
+        try:
+            at = 0
+            while piece := os.pread(self._file, _PIECE, at):
+                at += len(piece)
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[os.write(new, rest) :]
+            os.fsync(new)
+            beside.replace(self.path)
+        except OSError:
+            os.close(new)
+            beside.unlink(missing_ok=True)
+            raise
+        os.close(self._file)
+        self._file = new
+
     def close(self) -> None:
         """Nothing can be written afterwards."""
         os.close(self._file)
-
-
-def is_full(error: BaseException, folder: Path) -> bool:
-    """Whether an error means that the disk of a folder has no room left."""
-    if isinstance(error, OSError) and error.errno in FULL:
-        return True
-    said = str(error).lower()
-    if not any(words in said for words in SAID):
-        return False
-    try:
-        return shutil.disk_usage(folder).free < LITTLE
-    except OSError:
-        return False

@@ -99,7 +99,7 @@ def create(output_dir: str | Path, experiment: str, moment: datetime) -> RunDire
             f"cannot make a run directory in {parent}: {error.strerror or error}",
             "make the folder writable, or choose another with output_dir=PATH",
         ) from None
-    _point_latest(parent, directory.path.name)
+    point_latest(directory)
     return directory
 
 
@@ -112,10 +112,11 @@ def _fresh(parent: Path, stamp: str) -> Path:
     raise FileExistsError(f"a thousand runs named {stamp}")
 
 
-def _point_latest(parent: Path, name: str) -> None:
-    """Move the ``latest`` link in one step; a file system without links goes without it."""
+def point_latest(directory: RunDirectory) -> None:
+    """Move the ``latest`` link to this run in one step; a file system without links goes without it."""
+    parent = directory.path.parent
     beside = parent / f".latest-{os.getpid()}"
     with contextlib.suppress(OSError):
         beside.unlink(missing_ok=True)
-        beside.symlink_to(name)
+        beside.symlink_to(directory.path.name)
         beside.replace(parent / "latest")

@@ -17,8 +17,9 @@ from types import TracebackType
 from typing import Self
 
 from ida_tui import events as ev
-from ida_tui.runs.append import FULL, Appender
+from ida_tui.runs.append import Appender
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.refusals import Refusal, refusal
 
 DURABLE = (
     ev.RunStarted,
@@ -29,11 +30,11 @@ DURABLE = (
     ev.EvaluationFinished,
     ev.RunEnded,
 )
-
-
-DISK_FULL = "the disk is full"
-DISK_HINT = "free some space: the run goes on by itself, and nothing of it is lost"
 LOOK_AGAIN_S = 0.5
+PUT_BACK = (
+    "the run's directory was moved or removed: it was made anew with every event and completion so far; "
+    "checkpoints begin with the next one"
+)
 
 
 class EventLog:
@@ -43,7 +44,8 @@ class EventLog:
         directory: where the run is kept; its files are made if they are not there.
         first_seq: number of the first record.
         redact: applied to every line before it is written, so that no secret reaches the disk.
-        gives_up: asked while the disk is full; true ends the wait for room.
+        gives_up: asked while the disk refuses to be written to; true ends the wait.
+        put_back: called after the directory had to be made anew, to write what else belongs into it.
     """
 
     def __init__(
@@ -53,10 +55,13 @@ class EventLog:
         first_seq: int = 0,
         redact: Callable[[str], str] = lambda text: text,
         gives_up: Callable[[], bool] = lambda: True,
+        put_back: Callable[[], object] = lambda: None,
     ) -> None:
+        self._directory = directory
         self._seq = first_seq
         self._redact = redact
         self._gives_up = gives_up
+        self._put_back = put_back
         self._step = 0
         self._lock = threading.Lock()
         self._subscribers: list[queue.SimpleQueue[ev.Record]] = []
@@ -73,7 +78,7 @@ class EventLog:
             self._subscribers.append(subscriber)
 
     def emit(self, event: ev.Event) -> ev.Record:
-        """Number, write and hand on one event; returns its record. Waits while the disk is full.
+        """Number, write and hand on one event; returns its record. Waits while the disk refuses it.
 
         Raises:
             OSError: the disk refused it; nothing was handed on.
@@ -88,7 +93,24 @@ class EventLog:
             if isinstance(event, ev.StepFinished):
                 self._step = event.step
             self._hand_on(record)
-            return record
+        if isinstance(event, DURABLE) and self._events.is_gone():
+            self._make_anew()
+        return record
+
+    def _make_anew(self) -> None:
+        """The directory is gone: make it again, and say so.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        with self._lock:
+            if not self._events.is_gone():
+                return
+            self._directory.logs.mkdir(parents=True, exist_ok=True)
+            for file in (self._events, self._completions):
+                file.put_back()
+            self._put_back()
+        self.emit(ev.Noticed(level="warning", source="disk", text=PUT_BACK))
 
     def _hand_on(self, record: ev.Record) -> None:
         for subscriber in self._subscribers:
@@ -124,24 +146,25 @@ class EventLog:
                 self._write(self._completions, json.dumps(row, ensure_ascii=False), durable=False)
 
     def _write(self, file: Appender, line: str, *, durable: bool) -> None:
-        """Add a line, and wait where there is no room: everyone who emits stands still meanwhile.
+        """Add a line, and wait where the disk refuses it: everyone who emits stands still meanwhile.
 
-        The pause is shown and not written, for that is what there is no room for.
+        The pause is shown and not written, for that is what the disk refuses.
         """
-        waiting = False
+        refused: Refusal | None = None
         while True:
             try:
                 file.write(line, durable=durable)
                 break
             except OSError as error:
-                if error.errno not in FULL or self._gives_up():
+                now = refusal(error, self._directory.path)
+                if now is None or self._gives_up():
                     raise
-            if not waiting:
-                waiting = True
-                paused = ev.RunPaused(self._step, DISK_FULL, DISK_HINT, by="disk")
+            if now != refused:
+                refused = now
+                paused = ev.RunPaused(self._step, now.reason, now.hint, by="disk")
                 self._hand_on(ev.Record(self._seq, ev.now(), paused))
             threading.Event().wait(LOOK_AGAIN_S)
-        if waiting:
+        if refused:
             self._hand_on(ev.Record(self._seq, ev.now(), ev.RunResumed(self._step)))
 
 

@@ -8,6 +8,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from typing import TextIO
 
 import psutil
 
@@ -19,30 +20,65 @@ ELSEWHERE_S = 60.0
 """On a disk shared with another machine, a run that wrote within this time is taken to be alive."""
 
 
-@contextlib.contextmanager
-def owned(directory: RunDirectory) -> Iterator[None]:
-    """Inside the block this process is known to train the run, and no other one can.
+class Ownership:
+    """This process's hold on a run: a lock that the kernel keeps for as long as the process lives.
 
-    The kernel holds the lock for as long as the process lives, however that ends.
+    Args:
+        directory: the run.
 
     Raises:
         UsageError: another process trains it.
     """
-    with open(directory.lock, "a", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"{shown_path(directory.path)} is being trained now, by another process",
-                f"watch it: ida-tui attach {shown_path(directory.path)}",
-            ) from None
-        except OSError:
-            pass  # a file system without locks: owner.json is what there is
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self._lock = _locked(directory)
         claim(directory)
-        try:
-            yield
-        finally:
-            release(directory)
+
+    def renew(self) -> None:
+        """Hold the directory that was made anew in place of one that is gone.
+
+        Raises:
+            UsageError: another process was faster.
+        """
+        lock = _locked(self._directory)
+        self._lock.close()
+        self._lock = lock
+        claim(self._directory)
+
+    def end(self) -> None:
+        """Nobody trains the run any more."""
+        release(self._directory)
+        self._lock.close()
+
+
+@contextlib.contextmanager
+def owned(directory: RunDirectory) -> Iterator[Ownership]:
+    """Inside the block this process is known to train the run, and no other one can.
+
+    Raises:
+        UsageError: another process trains it.
+    """
+    ownership = Ownership(directory)
+    try:
+        yield ownership
+    finally:
+        ownership.end()
+
+
+def _locked(directory: RunDirectory) -> TextIO:
+    lock = open(directory.lock, "a", encoding="utf-8")  # noqa: SIM115
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UsageError(
+            f"{shown_path(directory.path)} is being trained now, by another process",
+            f"watch it: ida-tui attach {shown_path(directory.path)}",
+        ) from None
+    except OSError:
+        pass  # a file system without locks: owner.json is what there is
+    return lock
 
 
 def claim(directory: RunDirectory) -> None:

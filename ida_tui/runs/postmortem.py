@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
+
+import psutil
+
 from ida_tui.events import MemorySampled
 from ida_tui.state import RunState
 
@@ -12,11 +17,18 @@ SWAPPED = 0.05
 CRITICAL_PRESSURE = 4
 
 
-def likely_cause(state: RunState) -> str:
-    """Who probably ended a run that has no RunEnded and no process, as half a sentence."""
+def likely_cause(state: RunState, booted: Callable[[], float] = psutil.boot_time) -> str:
+    """Who probably ended a run that has no RunEnded and no process, as half a sentence.
+
+    Args:
+        state: what is known of the run.
+        booted: when the machine was started, in seconds since 1970.
+    """
+    if state.updated_at and datetime.fromisoformat(state.updated_at).timestamp() < booted():
+        return "the machine was started anew since: the power went, or it crashed or was rebooted"
     sample = state.memory
     if sample is None or not _short(sample):
-        return "killed, crashed in a library, or the power went"
+        return "it was killed, or crashed in a library"
     # Only macOS reports a pressure.
     system = "the system" if sample.pressure is None else "macOS"
     used, total = sample.system_used / 1e9, sample.system_total / 1e9

@@ -1,9 +1,13 @@
-"""A disk that fills up while a run goes: it waits, says so, loses nothing, and goes on once there is room."""
+"""A disk that refuses to be written to while a run goes: it waits, says so, loses nothing, and goes on."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
+import queue
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,10 +16,13 @@ from typing import Any
 
 import pytest
 
+from ida_tui import events as ev
 from ida_tui.runs import checkpoints
-from ida_tui.runs.append import Appender, is_full
+from ida_tui.runs.append import Appender
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.log import PUT_BACK, EventLog
 from ida_tui.runs.reader import read_events
+from ida_tui.runs.refusals import FULL, refusal
 from ida_tui.runs.resumption import resumption
 from ida_tui.state import fold_all
 from tests.test_control import SHORT
@@ -51,7 +58,7 @@ def test_a_line_that_does_not_fit_leaves_no_half_of_itself(small_disk: Path) -> 
     filler = fill(small_disk)
     with pytest.raises(OSError, match="No space left") as refused:
         file.write("x" * 100_000, durable=False)
-    assert is_full(refused.value, small_disk)
+    assert refusal(refused.value, small_disk) == FULL
     filler.unlink()
     file.write("second", durable=True)
     file.close()
@@ -117,3 +124,66 @@ def test_a_run_that_is_stopped_while_the_disk_is_full_can_be_gone_on_with(small_
     assert "free some space, then: ida-tui resume" in err
     filler.unlink()
     assert resumption(RunDirectory((small_disk / "quickstart/latest").resolve())).step >= 2
+
+
+@pytest.mark.parametrize("how", ["removed", "moved"])
+def test_a_run_whose_directory_is_taken_away_makes_it_anew_with_everything_so_far(
+    how: str, ida_tui_here: Any
+) -> None:
+    saving = ("training.max_steps=6", "training.save_steps=1")
+    assert ida_tui_here("--run", *SHORT, *saving).code == 0
+    never = RunDirectory(Path("outputs/quickstart/latest").resolve())
+
+    run = start(*SHORT, *saving, "output_dir=taken")
+    read_until(run, "StepFinished", 2)
+    if how == "removed":
+        shutil.rmtree("taken", ignore_errors=True)
+    else:
+        Path("taken").rename("elsewhere")
+    out, err = run.communicate(timeout=60)
+
+    assert run.returncode == 0, err
+    assert PUT_BACK in out
+    directory = RunDirectory(Path("taken/quickstart/latest").resolve())
+    records = list(read_events(directory.events))
+    assert [record.seq for record in records] == list(range(len(records)))
+    assert [step.step for step in fold_all(records).steps] == [1, 2, 3, 4, 5, 6]
+    rows = [len(d.completions.read_text().splitlines()) for d in (directory, never)]
+    assert rows[0] == rows[1]
+    adapter = "adapter/adapter_model.safetensors"
+    assert (directory.path / adapter).read_bytes() == (never.path / adapter).read_bytes()
+    assert directory.config.is_file()
+    assert directory.manifest.is_file()
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EROFS, "the disk can only be read"),
+        (errno.EACCES, "the run's folder may not be written to"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EIO, "the disk reports an error"),
+    ],
+)
+def test_whatever_the_disk_refuses_pauses_the_run_until_it_takes_it_again(
+    number: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [OSError(number, "no")] * 2
+    write = os.write
+
+    def refuse(file: int, data: memoryview) -> int:
+        if refusals:
+            raise refusals.pop()
+        return write(file, data)
+
+    records: queue.SimpleQueue[ev.Record] = queue.SimpleQueue()
+    with EventLog(RunDirectory(tmp_path), gives_up=lambda: False) as log:
+        log.subscribe(records)
+        monkeypatch.setattr(os, "write", refuse)
+        log.emit(ev.PhaseChanged(1, "save"))
+        monkeypatch.undo()
+    shown = [records.get_nowait().event for _ in range(3)]
+    assert isinstance(shown[0], ev.RunPaused)
+    assert (shown[0].by, shown[0].reason) == ("disk", reason)
+    assert isinstance(shown[1], ev.RunResumed)
+    assert [r.event for r in read_events(tmp_path / "events.jsonl")] == [shown[2]]
