@@ -17,7 +17,7 @@ from ida_tui.events import OFFLINE_JUDGE
 from ida_tui.paths import shown_path
 from ida_tui.printable import printable
 from ida_tui.runs.index import listed
-from ida_tui.runs.summaries import RunSummary
+from ida_tui.runs.summary import RunSummary
 from ida_tui.tui import words
 from ida_tui.tui.actions import Scope, bindings
 from ida_tui.tui.screens.base import IdaScreen
