@@ -4,14 +4,18 @@
     uv run python benchmarks/runs.py --quick    # under four minutes
     uv run python benchmarks/runs.py --json runs.json
 
-Whole processes are timed, `ida-tui runs` and `ida-tui --version` by turns. Memory is what a process holds after
-it has opened a run, over what the same process held after it had opened a run of 10 steps. The last line has the
-figures against their goals; the exit status is 1 if one is missed. It needs 3 GB of disk for a while.
+Whole processes are timed, `ida-tui runs` and `ida-tui --version` by turns. Memory is what a process holds
+after it has opened a run, over what it held after one of 10 steps; for `attach --lines` it is the most that
+the whole process has held, over the same with 10 steps. The last line has the figures against their goals;
+the exit status is 1 if one is missed. It needs 2 GB of disk for a while.
 """
 
 from __future__ import annotations
 
+import argparse
+import gc
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -25,13 +29,21 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.goals import Goal, Part, measure, parser  # noqa: E402
 
 RUNS, STEPS = 5_000, 200
+TINY, SHORT, LONG = 10, 10_000, 100_000
+"""Steps of the runs that are opened."""
 COMMAND = (sys.executable, "-m", "ida_tui")
 
 
 def main() -> int:
     """Measure everything; returns the exit status."""
-    options = parser(__doc__).parse_args()
-    parts: list[Part] = [lambda: many_runs(9 if options.quick else 31)]
+    flags = parser(__doc__)
+    flags.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    options = flags.parse_args()
+    if options.child:
+        what, path = options.child
+        print(json.dumps(CHILDREN[what](Path(path))))
+        return 0
+    parts: list[Part] = [lambda: many_runs(9 if options.quick else 31), long_run]
     return measure("runs", parts, options.json)
 
 
@@ -48,9 +60,9 @@ def many_runs(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
         version.append(_seconds("--version"))
     ratio = statistics.median(runs) / statistics.median(version)
     print(
-        f"{RUNS:,} runs of {STEPS} steps ({size / 1e6:,.0f} MB): listed the first time in {first_s:.1f} s, then"
-        f" in {statistics.median(runs):.3f} s; --version {statistics.median(version):.3f} s"
-        f" (medians of {repeats})"
+        f"{RUNS:,} runs of {STEPS} steps ({size / 1e6:,.0f} MB): listed the first time in"
+        f" {first_s:.1f} s, then in {statistics.median(runs):.3f} s;"
+        f" --version {statistics.median(version):.3f} s (medians of {repeats})"
     )
     return [
         Goal("`runs` / `--version`", ratio, 3.0, "×"),
@@ -96,6 +108,110 @@ def _seconds(*arguments: str) -> float:
     if done.returncode != 0 or not done.stdout:
         raise RuntimeError(done.stderr[-2000:])
     return seconds
+
+
+# --- one long run -------------------------------------------------------------------------------
+
+
+def long_run() -> tuple[list[Goal], dict[str, Any]]:
+    """What is held, and for how long one waits, at 10,000 steps and at 100,000."""
+    from tests.synthetic_run import write
+
+    for steps in (TINY, SHORT, LONG):
+        write(_long(steps), steps, rows=1)
+    short, long = _child("open", SHORT), _child("open", LONG)
+    in_app = _child("app", LONG)
+    tiny, lines = _child("lines", TINY)["peak_mb"], _child("lines", LONG)["peak_mb"]
+    size = _long(LONG).stat().st_size
+    per_step = 1e6 * (long["grown_mb"] - short["grown_mb"]) / (LONG - SHORT)
+    print(
+        f"{LONG:,} steps ({size / 1e6:,.0f} MB) read in {long['seconds']:.1f} s ({SHORT:,}:"
+        f" {short['seconds']:.1f} s); memory +{long['grown_mb']:.0f} MB ({SHORT:,}:"
+        f" +{short['grown_mb']:.0f} MB, so {per_step:.0f} bytes a step); a step looked back at in"
+        f" {long['back_s']:.2f} s\n"
+        f"in the app +{in_app['grown_mb']:.0f} MB, {in_app['seconds']:.1f} s;"
+        f" attach --lines +{lines - tiny:.0f} MB at its most"
+    )
+    return [
+        Goal(f"memory of {LONG:,} steps", long["grown_mb"], 64, " MB"),
+        Goal("memory a step", per_step, 256, " B"),
+        Goal("memory in the app", in_app["grown_mb"], 64, " MB"),
+        Goal("memory of attach --lines", lines - tiny, 64, " MB"),
+        Goal(f"opening {LONG:,} / {SHORT:,} steps", long["seconds"] / short["seconds"], 15, "×"),
+        Goal("looking back", long["back_s"], 0.5, " s"),
+    ], {"short": short, "long": long, "app": in_app, "lines_mb": lines, "lines_tiny_mb": tiny}
+
+
+def _long(steps: int) -> Path:
+    return Path(f"long/synthetic/{steps}/events.jsonl")
+
+
+def _child(what: str, steps: int) -> dict[str, float]:
+    """Run this file again, in a process that has opened nothing else; returns what it found."""
+    argv = [sys.executable, __file__, "--child", what, str(_long(steps))]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _open(path: Path) -> dict[str, float]:
+    from ida_tui.runs.replay import Replay
+
+    Replay.open(_long(TINY))
+    before = _memory_mb()
+    started = time.perf_counter()
+    replay = Replay.open(path)
+    seconds = time.perf_counter() - started
+    grown = _memory_mb() - before
+    started = time.perf_counter()
+    replay.at(replay.steps[-2])
+    return {"seconds": seconds, "grown_mb": grown, "back_s": time.perf_counter() - started}
+
+
+def _app(path: Path) -> dict[str, float]:
+    import asyncio
+
+    from ida_tui.tui.app import IdaApp
+
+    async def opened(app: Any, pilot: Any, path: Path) -> None:
+        before = app.watched
+        app.open_run(path.parent.absolute())
+        while app.watched is before:
+            await asyncio.sleep(0.02)
+        await pilot.pause()
+
+    async def scenario() -> dict[str, float]:
+        app = IdaApp(output_dir=Path("long"))
+        async with app.run_test(size=(120, 40)) as pilot:
+            await opened(app, pilot, _long(TINY))
+            before = _memory_mb()
+            started = time.perf_counter()
+            await opened(app, pilot, path)
+            seconds = time.perf_counter() - started
+            return {"seconds": seconds, "grown_mb": _memory_mb() - before}
+
+    return asyncio.run(scenario())
+
+
+def _lines(path: Path) -> dict[str, float]:
+    argv = [*COMMAND, "attach", str(path.parent), "--lines"]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(argv)} ended with {process.returncode}")
+    # Linux says kilobytes, macOS bytes.
+    return {"peak_mb": used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)}
+
+
+CHILDREN = {"open": _open, "app": _app, "lines": _lines}
+
+
+def _memory_mb() -> float:
+    import psutil
+
+    gc.collect()
+    return float(psutil.Process().memory_info().rss) / 1e6
 
 
 if __name__ == "__main__":

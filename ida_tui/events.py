@@ -457,14 +457,15 @@ def parsed(line: str) -> dict[str, Any]:
         EventError: the line is torn, or is no event of a known version.
     """
     try:
-        body = json.loads(line)
+        found = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise EventError(f"not JSON: {error}") from None
-    if not isinstance(body, dict):
+    if not isinstance(found, dict):
         raise EventError("not a JSON object")
+    body: dict[str, Any] = found
     version = body.pop("v", None)
     if type(version) is not int or version < 1:
-        raise EventError(f"version {version!r:.40} is none")
+        raise EventError(f"version {repr(version)[:40]} is none")
     if version > VERSION:
         raise NewerError(
             f"written by a newer ida-tui (events of version {str(version)[:20]}; this one reads up to"

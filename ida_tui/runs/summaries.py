@@ -72,9 +72,9 @@ def _summary(directory: RunDirectory, first: Body, started: Body, last: Body) ->
             steps_done=done,
             r_ida_last=_figure(last, "r_ida"),
         )
-    status = last.get("status")
+    status: Any = last.get("status")
     if status not in get_args(ev.Status):
-        raise ev.EventError(f"it ended as {status!r:.40}, which is not known here")
+        raise ev.EventError(f"it ended as {repr(status)[:40]}, which is not known here")
     return seen._replace(
         status=status,
         steps_done=_count(last, "steps_done"),
