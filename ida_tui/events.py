@@ -2,7 +2,15 @@
 
 A run is its events. The trainer emits them, the run directory keeps them (one JSON object a line in
 ``events.jsonl``), and every screen, printer and report is a fold over them. An event never changes
-once it is emitted; a reader of a newer version keeps reading older lines.
+once it is emitted; a newer ida-tui keeps reading older lines.
+
+How the format may change:
+    a new field       has a default, which is what older lines mean. An older reader passes it over.
+    anything else     a new type, or a field that is gone or means something else, raises `VERSION` and adds
+                      the step from the version before to `UPGRADES`. An older reader refuses such a line and
+                      says that ida-tui has to be updated: what it does not know could be what matters.
+
+So a type that is not known in a version that is known is damage, and is named as such.
 
     {"v": 1, "seq": 17, "time": "2026-01-31T01:02:03.004Z", "type": "StepFinished", ...fields}
 """
@@ -13,7 +21,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -23,6 +31,8 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 VERSION = 1
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""For each version before this one: a line's body (with its type, without its version) as the next has it."""
 
 # Valid in JSON, but not on a terminal (C1 controls), for line readers (U+2028), or in UTF-8 (surrogates).
 _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -394,6 +404,10 @@ class EventError(ValueError):
     """A line is not an event of this version."""
 
 
+class NewerError(EventError):
+    """A line is of a version that this ida-tui does not know yet."""
+
+
 def now() -> str:
     """The current time as records carry it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -420,20 +434,10 @@ def decode(line: str) -> Record:
     Raises:
         EventError: the line is torn, is no JSON object, or is not an event of a known version.
     """
-    try:
-        body = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise EventError(f"not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise EventError("not a JSON object")
-    version, seq, time = body.pop("v", None), body.pop("seq", None), body.pop("time", None)
-    name = body.pop("type", None)
-    if not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise EventError(f"version {version!r} is not known to this version of ida-tui")
-    if not isinstance(seq, int) or not isinstance(time, str):
-        raise EventError("seq or time is missing")
-    if not isinstance(name, str) or name not in Record.TYPES:
-        raise EventError(f"unknown event type {name!r}")
+    body = parsed(line)
+    seq, time, name = body.pop("seq"), body.pop("time"), body.pop("type")
+    if name not in Record.TYPES:
+        raise EventError(f"unknown event type {name[:60]!r}")
     try:
         event: Event = _adapter(name).validate_python(body)
     except ValueError as invalid:
@@ -443,6 +447,41 @@ def decode(line: str) -> Record:
         where = ".".join(str(part) for part in first["loc"])
         raise EventError(f"{name}.{where}: {first['msg']}") from None
     return Record(seq, time, event)
+
+
+def parsed(line: str) -> dict[str, Any]:
+    """A line as this version has it, its fields not yet looked at: ``seq``, ``time``, ``type`` and the rest.
+
+    Raises:
+        NewerError: a newer ida-tui wrote it.
+        EventError: the line is torn, or is no event of a known version.
+    """
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise EventError(f"not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise EventError("not a JSON object")
+    body: dict[str, Any] = found
+    version = body.pop("v", None)
+    if type(version) is not int or version < 1:
+        raise EventError(f"version {repr(version)[:40]} is none")
+    if version > VERSION:
+        raise NewerError(
+            f"written by a newer ida-tui (events of version {str(version)[:20]}; this one reads up to"
+            f" {VERSION}): update ida-tui"
+        )
+    _has_a_head(body)
+    for older in range(version, VERSION):
+        body = UPGRADES[older](body)
+    return body
+
+
+def _has_a_head(body: Mapping[str, Any]) -> None:
+    if type(body.get("seq")) is not int or not isinstance(body.get("time"), str):
+        raise EventError("seq or time is missing")
+    if not isinstance(body.get("type"), str):
+        raise EventError("its type is missing")
 
 
 @cache

@@ -102,11 +102,11 @@ def summary(state: RunState, ended: ev.RunEnded) -> list[str]:
         )
     if ended.steps_done:
         out.append(f"  weights moved  {100 * ended.weight_delta:.2f} % (relative L2 norm)")
-    skipped = [step for step in state.steps if step.skipped]
+    skipped = [n for n, yes in enumerate(state.steps.figures("skipped")) if yes]
     if skipped:
         out.append(
             f"  scaler         skipped {len(skipped)} of {_steps(len(state.steps))}, whose gradients"
-            f" overflowed; scale {skipped[-1].loss_scale or 0:g} after the last"
+            f" overflowed; scale {state.steps[skipped[-1]].loss_scale or 0:g} after the last"
         )
     if state.judge.calls or state.judge.cached or state.judge.failed:
         out.append(f"  judge          {_judge_totals(state)}")

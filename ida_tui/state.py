@@ -7,10 +7,10 @@ and replayed from disk. Screens and printers read this and nothing else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any
 
 from ida_tui import events as ev
@@ -21,7 +21,7 @@ MEMORY_SAMPLES = 480
 """How many of the newest memory samples are kept: four minutes, at two a second."""
 RECENT = 400
 """How many records the log keeps."""
-_LOGGED = (
+LOGGED = (
     ev.RunStarted,
     ev.Noticed,
     ev.StepFinished,
@@ -33,6 +33,9 @@ _LOGGED = (
     ev.RunResumed,
     ev.RunEnded,
 )
+"""What is worth a line in a log."""
+FIGURES = ("step", "align", "risk", "detail", "r_ida", "skipped")
+"""What is shown of every step at once."""
 FIRST_STEPS = 3
 LAST_STEPS = 5
 
@@ -90,7 +93,7 @@ class RunState:
     slowed_at: str = ""
     probes: tuple[ev.JudgeProbed, ...] = ()
     """The first probe of the judge, and the last."""
-    steps: Series[ev.StepFinished] = field(default_factory=Series)
+    steps: Series[ev.StepFinished] = field(default_factory=lambda: Series(figures=FIGURES))
     judge: JudgeTotals = field(default_factory=JudgeTotals)
     memory: ev.MemorySampled | None = None
     memory_recent: tuple[ev.MemorySampled, ...] = ()
@@ -115,13 +118,19 @@ class RunState:
     @property
     def first_steps(self) -> tuple[ev.StepFinished, ...]:
         """The scored steps at the start that `RunEnded.r_ida_first` is the mean of."""
-        return _scored(self.steps)[: first_window(len(_scored(self.steps)))]
+        return tuple(islice(_scored(self.steps), first_window(self._scored_steps)))
 
     @property
     def last_steps(self) -> tuple[ev.StepFinished, ...]:
         """The scored steps at the end that `RunEnded.r_ida_last` is the mean of."""
-        scored = _scored(self.steps)
-        return scored[len(scored) - last_window(len(scored)) :]
+        newest = islice(_scored(reversed(self.steps)), last_window(self._scored_steps))
+        return tuple(newest)[::-1]
+
+    @property
+    def _scored_steps(self) -> int:
+        """How many steps are scored, as far as it matters for the first and the last ones."""
+        enough = FIRST_STEPS * 2 + LAST_STEPS
+        return sum(1 for _ in islice(_scored(self.steps), enough))
 
     @property
     def r_ida_first(self) -> float | None:
@@ -162,7 +171,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
 
     def but(**changes: Any) -> RunState:
         started_at = state.started_at or record.time
-        if isinstance(event, _LOGGED):
+        if isinstance(event, LOGGED):
             changes["recent"] = (*state.recent, record)[-RECENT:]
         return replace(
             state, seq=record.seq, updated_at=record.time, started_at=started_at, **changes
@@ -216,7 +225,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.RunPaused():
             return but(pause=event)
         case ev.RunResumed():
-            kept = Series(step for step in state.steps if step.step <= event.from_step)
+            kept = _until(state.steps, event.from_step)
             run = state.run
             if run is not None and event.judge is not None:
                 run = replace(run, judge=event.judge)
@@ -285,8 +294,16 @@ def _sum(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one + other
 
 
-def _scored(steps: Iterable[ev.StepFinished]) -> tuple[ev.StepFinished, ...]:
-    return tuple(step for step in steps if step.r_ida is not None)
+def _scored(steps: Iterable[ev.StepFinished]) -> Iterator[ev.StepFinished]:
+    return (step for step in steps if step.r_ida is not None)
+
+
+def _until(steps: Series[ev.StepFinished], last: int) -> Series[ev.StepFinished]:
+    """The steps up to this one, however they are ordered."""
+    kept = [n for n, step in enumerate(steps.figures("step")) if step is not None and step <= last]
+    if not kept or kept[-1] == len(kept) - 1:
+        return steps.first(len(kept))
+    return Series((steps[n] for n in kept), FIGURES)
 
 
 def _mean_r_ida(steps: Iterable[ev.StepFinished]) -> float | None:

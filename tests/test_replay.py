@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from ida_tui import events as ev
 from ida_tui.runs.reader import read_events
-from ida_tui.runs.replay import Replay
+from ida_tui.runs.replay import GivenUp, Replay
 from ida_tui.state import RunState, fold, fold_all
 from tests.scripted_session import run_ended, run_started
 from tests.synthetic_run import run_events, step_events, write
@@ -112,3 +114,28 @@ def test_a_line_that_is_no_event_is_named_with_its_number(tmp_path: Path) -> Non
 
     with pytest.raises(ev.EventError, match=r"events\.jsonl:2: not JSON"):
         Replay.open(path)
+
+
+def test_what_is_held_of_a_long_run_grows_by_a_few_bytes_a_step(tmp_path: Path) -> None:
+    def held(steps: int) -> int:
+        path = tmp_path / f"{steps}.jsonl"
+        with open(path, "wb") as file:
+            file.write(lines_of([e for n in range(1, steps + 1) for e in step_events(n, steps, 1)]))
+        gc.collect()
+        tracemalloc.start()
+        replay = Replay.open(path)
+        gc.collect()
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(replay.steps) == steps
+        return size
+
+    held(10)  # what is imported and compiled the first time
+    assert (held(4000) - held(1000)) / 3000 < 400
+
+
+def test_opening_a_run_can_be_given_up(tmp_path: Path) -> None:
+    write(tmp_path / "events.jsonl", steps=200)
+
+    with pytest.raises(GivenUp):
+        Replay.open(tmp_path / "events.jsonl", lambda: True)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from ida_tui.runs.follow import Follower
 from ida_tui.runs.summaries import summaries
 from ida_tui.series import Series
 from tests.scripted_session import run_ended, run_started
-from tests.synthetic_run import run_events, write
+from tests.synthetic_run import run_events, step_events, write
 
 
 def line(seq: int, event: ev.Event) -> bytes:
@@ -265,3 +266,38 @@ def test_a_series_that_was_extended_twice_keeps_both_ends_apart() -> None:
     assert base == (1, 2) != left
     with pytest.raises(IndexError):
         base[2]
+
+
+def test_a_long_series_packs_what_is_behind_and_gives_it_back_as_it_was() -> None:
+    steps = [step for n in range(1, 1301) for step in step_events(n, 1300) if is_step(step)]
+    series = Series(steps, figures=("step", "kl"))
+
+    assert list(series) == steps == series
+    assert (series[0], series[-1], series[255:257]) == (steps[0], steps[-1], tuple(steps[255:257]))
+    assert list(series.figures("step")) == list(range(1, 1301))
+    assert series.figures("step").mean(100, 200) == 150.5
+    assert series.figures("kl")[7] == steps[7].kl
+
+
+def test_a_long_series_can_branch_off_anywhere() -> None:
+    steps = [step for n in range(1, 1301) for step in step_events(n, 1300) if is_step(step)]
+    series = Series(steps, figures=("step",))
+
+    for length in (0, 1, 255, 256, 257, 700, 1299, 1300):
+        branch = series.first(length).plus(steps[5])
+        assert list(branch) == [*steps[:length], steps[5]]
+        assert list(branch.figures("step")) == [*range(1, length + 1), 6]
+    assert series == steps
+
+
+def test_figures_leave_out_what_is_not_known() -> None:
+    known = next(step for step in step_events(1, 9) if isinstance(step, ev.StepFinished))
+    steps = [replace(known, kl=value) for value in (1.0, None, 3.0, None)]
+    figures = Series(steps, figures=("kl",)).figures("kl")
+
+    assert list(figures) == [1.0, None, 3.0, None]
+    assert (figures.total(), figures.mean(0, 4), figures.mean(3, 4)) == (4.0, 2.0, None)
+
+
+def is_step(event: ev.Event) -> bool:
+    return isinstance(event, ev.StepFinished)

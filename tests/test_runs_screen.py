@@ -12,6 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.summary import RunSummary
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.screens.runs import when
 from ida_tui.tui.sources import SILENCE, AttachedSource, LiveSource
@@ -312,3 +313,21 @@ def test_a_time_is_said_as_a_person_says_it(
     time.tzset()
 
     assert when(moment, NOON) == said
+
+
+def test_of_thousands_of_runs_the_newest_are_there_at_once_and_then_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many = [RunSummary(Path(f"o/e/{n}"), "e", str(n), "2026-01-01", "done") for n in range(1500)]
+    monkeypatch.setattr("ida_tui.tui.screens.runs.listed", lambda _: many)
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        table = await to_the_runs(app, pilot)
+        await pilot.app.workers.wait_for_complete()
+        assert table.row_count == 1500
+        app.screen._show()
+        assert table.row_count == 100
+        await pilot.app.workers.wait_for_complete()
+        assert table.row_count == 1500
+
+    drive(scenario)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from ida_tui.errors import ExitCode
 from ida_tui.printable import printable
 
 if TYPE_CHECKING:
-    from ida_tui.runs.summaries import RunSummary
+    from ida_tui.runs.summary import RunSummary
 
 SHOWN = 30
 MARKS = {"done": "✓", "live": "●", "interrupted": "‖"}
@@ -27,18 +26,18 @@ def add(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> ExitCode:
     """Print the list."""
-    from ida_tui.runs.index import listed
+    from ida_tui.runs.index import listing
 
-    found = [one for one in listed(Path("outputs")) if options.experiment in (None, one.experiment)]
-    shown = found if options.all else found[:SHOWN]
+    most = None if options.all else SHOWN
+    shown, total = listing(Path("outputs"), experiment=options.experiment, most=most)
     for one in shown:
         print(_json(one) if options.json else printable(line(one)))
     if options.json:
         return ExitCode.DONE
-    if not found:
+    if not total:
         print("no runs here yet: ida-tui --run quickstart")
-    elif len(found) > len(shown):
-        print(f"… and {len(found) - len(shown):,} older ones: ida-tui runs --all")
+    elif total > len(shown):
+        print(f"… and {total - len(shown):,} older ones: ida-tui runs --all")
     return ExitCode.DONE
 
 
@@ -55,4 +54,4 @@ def line(one: RunSummary) -> str:
 
 
 def _json(one: RunSummary) -> str:
-    return json.dumps({**asdict(one), "path": str(one.path)}, ensure_ascii=False)
+    return json.dumps({**one._asdict(), "path": str(one.path)}, ensure_ascii=False)

@@ -1,90 +1,87 @@
-"""What a list of runs shows of each: read from the ends of its files, not from all of it."""
+"""What a list of runs shows of each: read from the ends of its files, not from all of it.
+
+Lines are parsed but not validated field by field, which would cost more than all the rest; a value of a wrong
+type is left out.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, BinaryIO, get_args
 
 from ida_tui import events as ev
-from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.summary import RunSummary
 
-RunStatus = Literal[
-    "live",
-    "died",
-    "done",
-    "failed",
-    "interrupted",
-    "judge_unavailable",
-    "out_of_memory",
-    "unreadable",
-]
-EDGE = 256 * 1024
-"""Bytes that are read at the head and at the tail of an ``events.jsonl``."""
-E = TypeVar("E", bound=ev.Event)
-
-
-@dataclass(frozen=True, slots=True)
-class RunSummary:
-    """One run, as a line in a list."""
-
-    path: Path
-    experiment: str
-    run_id: str
-    started_at: str
-    """UTC, ISO 8601; empty if not known."""
-    status: RunStatus
-    model: str = ""
-    judge: str = ""
-    steps_done: int = 0
-    steps: int = 0
-    """Planned."""
-    r_ida_first: float | None = None
-    r_ida_last: float | None = None
-    cost: float | None = None
-    """US dollars; None where it is not known."""
-    seconds: float | None = None
-    problem: str = ""
-    """Why it cannot be read."""
+HEAD = 1024 * 1024
+"""RunStarted is looked for in so many bytes: while a large model is loaded, memory is sampled before it."""
+TAIL = (16 * 1024, 256 * 1024, 4 * 1024 * 1024, 32 * 1024 * 1024)
+"""The last step is looked for in so many bytes, then in more: a step of many long completions is long."""
+_LAST = (b'"StepFinished"', b'"RunEnded"', b'"RunResumed"')
+_KIND = 120
+"""The type of a line stands in so many bytes of it."""
+Body = Mapping[str, Any]
 
 
 def summaries(output_dir: Path) -> list[RunSummary]:
     """Every run below a folder, newest first. A run that cannot be read is in the list, and says why."""
-    found = [summary(RunDirectory(path)) for path in run_directories(output_dir)]
-    return sorted(found, key=lambda run: (run.started_at or run.run_id, run.run_id), reverse=True)
+    from ida_tui.runs.index import order, stamps
+
+    found = [summary(RunDirectory(output_dir / name)) for name, _ in stamps(output_dir)]
+    return sorted(found, key=lambda run: order(run.started_at, run.run_id), reverse=True)
 
 
 def summary(directory: RunDirectory) -> RunSummary:
     """One run. Never raises."""
     path = directory.path
     try:
-        head, tail = _edges(directory.events)
+        with open(directory.events, "rb") as file:
+            first, started = _head(file)
+            last = _tail(file)
+        if first is None:
+            return _unreadable(path, f"{directory.events.name} holds no event")
+        return _summary(directory, first, started or {}, last or {})
     except OSError as error:
         return _unreadable(path, f"{directory.events.name}: {error.strerror or error}")
-    first = next(iter(head), None)
-    if first is None:
-        return _unreadable(path, f"{directory.events.name} holds no event")
-    started = _first(ev.RunStarted, head)
-    ended = _first(ev.RunEnded, tail[:1])
-    step = _first(ev.StepFinished, tail)
-    alive = ended is None and owner.alive(directory)
-    return RunSummary(
+    except ev.EventError as error:
+        return _unreadable(path, f"{directory.events.name}: {error}")
+
+
+def _summary(directory: RunDirectory, first: Body, started: Body, last: Body) -> RunSummary:
+    path = directory.path
+    seen = RunSummary(
         path=path,
-        experiment=started.experiment if started else path.parent.name,
+        experiment=_text(started, "experiment") or path.parent.name,
         run_id=path.name,
-        started_at=first.time,
-        status=ended.status if ended else "live" if alive else "died",
-        model=started.model if started else "",
-        judge=started.judge if started else "",
-        steps_done=ended.steps_done if ended else step.step if step else 0,
-        steps=started.steps if started else 0,
-        r_ida_first=ended.r_ida_first if ended else None,
-        r_ida_last=ended.r_ida_last if ended else step.r_ida if step else None,
-        cost=ended.cost if ended else None,
-        seconds=ended.seconds if ended else None,
+        started_at=_text(first, "time"),
+        status="died",
+        model=_text(started, "model"),
+        judge=_text(started, "judge"),
+        steps=_count(started, "steps"),
+    )
+    if last.get("type") != "RunEnded":
+        from ida_tui.runs import owner
+
+        # A run that went on has finished the steps that its checkpoint holds.
+        done = _count(last, "from_step" if last.get("type") == "RunResumed" else "step")
+        return seen._replace(
+            status="live" if owner.alive(directory) else "died",
+            steps_done=done,
+            r_ida_last=_figure(last, "r_ida"),
+        )
+    status: Any = last.get("status")
+    if status not in get_args(ev.Status):
+        raise ev.EventError(f"it ended as {repr(status)[:40]}, which is not known here")
+    return seen._replace(
+        status=status,
+        steps_done=_count(last, "steps_done"),
+        r_ida_first=_figure(last, "r_ida_first"),
+        r_ida_last=_figure(last, "r_ida_last"),
+        cost=_figure(last, "cost"),
+        seconds=_figure(last, "seconds"),
     )
 
 
@@ -92,50 +89,71 @@ def _unreadable(path: Path, problem: str) -> RunSummary:
     return RunSummary(path, path.parent.name, path.name, "", "unreadable", problem=problem)
 
 
-def run_directories(output_dir: Path) -> Iterator[Path]:
-    """The directories below a folder that hold a run."""
-    for experiment in _folders(output_dir):
-        for run in _folders(experiment):
-            if (run / "events.jsonl").exists():
-                yield run
+def _head(file: BinaryIO) -> tuple[Body | None, Body | None]:
+    """The first event, and the one that says what is trained."""
+    first: Body | None = None
+    while file.tell() < HEAD:
+        raw = file.readline(HEAD)
+        if not raw.endswith(b"\n"):
+            break
+        if first is None:
+            first = _parsed(raw)
+        if b'"RunStarted"' in raw[:_KIND]:
+            return first, _parsed(raw)
+    return first, None
 
 
-def _folders(path: Path) -> list[Path]:
+def _tail(file: BinaryIO) -> Body | None:
+    """The last event that says how far the run is."""
+    size = file.seek(0, os.SEEK_END)
+    for length in TAIL:
+        start = max(0, size - length)
+        file.seek(start)
+        for raw in _backwards(file.read(size - start), cut=start > 0):
+            if any(kind in raw[:_KIND] for kind in _LAST) and (body := _parsed(raw)):
+                return body
+        if start == 0:
+            return None
+    return None
+
+
+def _backwards(text: bytes, *, cut: bool) -> Iterator[bytes]:
+    """The whole lines of a piece of a file, the last one first."""
+    lines = text.split(b"\n")
+    lines.pop()  # torn, or nothing
+    yield from reversed(lines[1:] if cut else lines)
+
+
+def _parsed(raw: bytes) -> Body | None:
+    """What a line says; None where it is no event.
+
+    Raises:
+        NewerError: a newer ida-tui wrote it.
+    """
     try:
-        with os.scandir(path) as entries:
-            return sorted(
-                Path(entry.path)
-                for entry in entries
-                # `latest` is a link to a run that is listed under its own name.
-                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
-            )
-    except OSError:
-        return []
+        return ev.parsed(raw.decode("utf-8"))
+    except ev.NewerError:
+        raise
+    except (ev.EventError, UnicodeDecodeError):
+        return None
 
 
-def _edges(path: Path) -> tuple[list[ev.Record], list[ev.Record]]:
-    """The records at the head of a file, in order, and those at its tail, the last one first."""
-    with open(path, "rb") as file:
-        start = file.read(EDGE)
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - EDGE))
-        end = file.read()
-    lines = start.split(b"\n")[:-1]
-    last = end.split(b"\n")[:-1]
-    if size > EDGE:
-        del last[:1]  # cut in the middle
-    wanted = (b'"StepFinished"', b'"RunEnded"', b'"RunResumed"')
-    tail = [raw for raw in reversed(last) if any(w in raw[:120] for w in wanted)]
-    return list(_records(lines[:40])), list(_records(tail[:2]))
+def _text(body: Body, name: str) -> str:
+    value = body.get(name)
+    return value if isinstance(value, str) else ""
 
 
-def _records(lines: list[bytes]) -> Iterator[ev.Record]:
-    for raw in lines:
-        try:
-            yield ev.decode(raw.decode("utf-8"))
-        except (ev.EventError, UnicodeDecodeError):
-            continue
+def _count(body: Body, name: str) -> int:
+    value = body.get(name)
+    return value if type(value) is int and 0 <= value < 2**63 else 0
 
 
-def _first(kind: type[E], records: list[ev.Record]) -> E | None:
-    return next((r.event for r in records if isinstance(r.event, kind)), None)
+def _figure(body: Body, name: str) -> float | None:
+    value = body.get(name)
+    if type(value) not in (int, float):
+        return None
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
@@ -52,6 +53,8 @@ SMALL_NEWS: Changed = frozenset({TokensGenerated, TextGenerated, MemorySampled})
 SWITCH_S = 0.0005
 """How long drawing may keep the interpreter while the trainer wants it. Python's own 5 ms halts a trainer of
 many small operations for as long as the screen is drawn: each of its operations waits again."""
+LONG_RUN = 64e6
+"""Bytes of events from which opening a run takes more than a moment, and is announced."""
 LEAVE_AFTER_S = 20.0
 """How long leaving waits for a stopped run to save its checkpoint before it leaves all the same."""
 
@@ -159,9 +162,14 @@ class IdaApp(App[None]):
         from ida_tui.runs import owner
         from ida_tui.runs.replay import Replay
 
-        directory = RunDirectory(path)
+        directory, left = RunDirectory(path), threading.Event()
         try:
-            replay = await asyncio.to_thread(Replay.open, directory.events)
+            self._note_a_long_run(directory)
+            replay = await asyncio.to_thread(Replay.open, directory.events, left.is_set)
+        except asyncio.CancelledError:
+            # Another run was asked for, or the app is being left: nobody waits for this one.
+            left.set()
+            raise
         except (OSError, EventError) as error:
             self.show_error(
                 IdaError(f"this run cannot be read: {error}", f"look at {directory.events}")
@@ -170,6 +178,11 @@ class IdaApp(App[None]):
         elsewhere = replay.end.ended is None and owner.alive(directory)
         source = AttachedSource(directory, replay.offset) if elsewhere else ReplaySource(directory)
         self.put_up(Watched(source, state=replay.end, replay=replay))
+
+    def _note_a_long_run(self, directory: RunDirectory) -> None:
+        size = directory.events.stat().st_size
+        if size > LONG_RUN:
+            self.notify(f"Opening a long run ({size / 1e6:,.0f} MB) …")
 
     def put_up(self, watched: Watched) -> None:
         """Put a run on the screens, and the run screen in front."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from textual.content import Content
 
+from ida_tui.series import Figures
+
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """Bit of each braille dot: column (left, right), then row from the top."""
 _BLANK = 0x2800
@@ -95,8 +97,8 @@ def plot(
 
 
 def _label(line: Line) -> str:
-    known = [value for value in line.values if value is not None]
-    return f"{line.name} {known[-1]:.{line.digits}f}" if known else ""
+    newest = next((value for value in reversed(line.values) if value is not None), None)
+    return f"{line.name} {newest:.{line.digits}f}" if newest is not None else ""
 
 
 def _tick(value: float) -> str:
@@ -123,9 +125,8 @@ def _heights(
         if count > columns:
             # More steps than dots: the mean of those that share one.
             start = column * count // columns
-            bucket = values[start : max(start + 1, (column + 1) * count // columns)]
-            known = [v for v in bucket if v is not None]
-            out.append(level(sum(known) / len(known)) if known else None)
+            mean = _mean(values, start, max(start + 1, (column + 1) * count // columns))
+            out.append(None if mean is None else level(mean))
             continue
         place = column * (count - 1) / (columns - 1)
         before = int(place)
@@ -136,6 +137,13 @@ def _heights(
         else:
             out.append(level(a + (b - a) * (place - before)))
     return out
+
+
+def _mean(values: Sequence[float | None], start: int, stop: int) -> float | None:
+    if isinstance(values, Figures):
+        return values.mean(start, stop)
+    known = [value for value in values[start:stop] if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _draw(

@@ -28,7 +28,7 @@ class HealthPane(Pane):
             return lines(*rows, Content.assemble(("No step has finished yet.", "dim")))
         width, _ = self.room
         columns = max(1, width // 19)
-        pairs = figures(state.steps[-1], sum(step.skipped for step in state.steps))
+        pairs = figures(state.steps[-1], round(state.steps.figures("skipped").total()))
         each = max(14, width // columns)
         cells = [
             Content.assemble((f"{name:<9} ", "dim"), f"{value:<{each - 10}}")

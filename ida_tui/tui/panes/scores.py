@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from textual.content import Content
@@ -52,21 +53,21 @@ class ScoresPane(Pane):
         first = state.steps[0].step
         parts.append(
             plot(
-                [_line("R_IDA", [step.r_ida for step in state.steps], 3)],
+                [_line("R_IDA", state.steps.figures("r_ida"), 3)],
                 low=0, high=1, width=width, height=max(1, above), first=first, axis=rows >= 12,
             )
         )  # fmt: skip
         if above < rows:
             axes = [
-                _line("risk", [step.risk for step in state.steps], 1),
-                _line("detail", [step.detail for step in state.steps], 1),
-                _line("align", [step.align for step in state.steps], 1),
+                _line("risk", state.steps.figures("risk"), 1),
+                _line("detail", state.steps.figures("detail"), 1),
+                _line("align", state.steps.figures("align"), 1),
             ]
             parts.append(plot(axes, low=0, high=10, width=width, height=rows - above, first=first))
         return lines(*parts)
 
 
-def _line(name: str, values: list[float | None], digits: int) -> Line:
+def _line(name: str, values: Sequence[float | None], digits: int) -> Line:
     style, pattern = STYLES[name]
     return Line(name, values, style, pattern, digits)
 

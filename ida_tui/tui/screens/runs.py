@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from ida_tui.events import OFFLINE_JUDGE
 from ida_tui.paths import shown_path
 from ida_tui.printable import printable
 from ida_tui.runs.index import listed
-from ida_tui.runs.summaries import RunSummary
+from ida_tui.runs.summary import RunSummary
 from ida_tui.tui import words
 from ida_tui.tui.actions import Scope, bindings
 from ida_tui.tui.screens.base import IdaScreen
@@ -26,6 +27,10 @@ from ida_tui.tui.watched import Changed, Watched
 MARKS = {"done": "✓", "live": "●", "interrupted": "‖", "died": "✗"}
 COLUMNS = ("when", "experiment", "model", "status", "steps", "R_IDA", "cost", "time")
 COMPACT = ("when", "experiment", "status", "steps", "R_IDA")
+
+AT_ONCE, BATCH = 100, 500
+"""Rows that are added at first, and then after each pause."""
+PAUSE_S = 0.02
 
 
 class RunsScreen(IdaScreen):
@@ -88,14 +93,28 @@ class RunsScreen(IdaScreen):
                 table.add_column(name)
         now, here = self.app.clock(), self._own_run_id()
         self._shown = [run for run in self._runs if self._matches(run)]
-        for run in self._shown:
-            cells = row(run, now, here=run.run_id == here)
-            table.add_row(*(cells[name] for name in columns))
-        if at in self._shown:
-            table.move_cursor(row=self._shown.index(at))
+        cursor = self._shown.index(at) if at in self._shown else 0
+        first = max(AT_ONCE, cursor + 1)
+        self._add(self._shown[:first], now, here)
+        if cursor:
+            table.move_cursor(row=cursor)
+        self._add_the_rest(self._shown[first:], now, here)
         count = f"{len(self._shown)}/{len(self._runs)} “{self._letters}”" if self._letters else ""
         table.border_title = Content(f"Past runs {count}".rstrip())
         self._show_about()
+
+    def _add(self, runs: Sequence[RunSummary], now: datetime, here: str) -> None:
+        table: DataTable[Text] = self.query_one("#runs", DataTable)
+        for run in runs:
+            cells = row(run, now, here=run.run_id == here)
+            table.add_row(*(cells[name] for name in self._columns))
+
+    @work(exclusive=True, group="rows")
+    async def _add_the_rest(self, runs: Sequence[RunSummary], now: datetime, here: str) -> None:
+        """Thousands of rows, a few at a time: keys come first."""
+        for start in range(0, len(runs), BATCH):
+            await asyncio.sleep(PAUSE_S)
+            self._add(runs[start : start + BATCH], now, here)
 
     def _matches(self, run: RunSummary) -> bool:
         said = f"{run.experiment} {run.run_id} {run.model} {run.judge} {run.status}".casefold()

@@ -1,0 +1,88 @@
+"""Events of older versions are read as they were meant, and those of a newer one are refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ida_tui import events as ev
+from ida_tui.runs.replay import Replay
+
+# As the first ida-tui wrote them: without the fields that came later.
+OLD_STEP = (
+    '{"v": 1, "seq": 2, "time": "t2", "type": "StepFinished", "step": 1, "steps": 2, "align": 5.0,'
+    ' "risk": 9.0, "detail": 4.0, "r_ida": 0.3, "scored": 8, "completions": 8, "kl": null,'
+    ' "entropy": 1.0, "loss": 0.1, "grad_norm": 0.5, "learning_rate": 1e-05, "lengths": null,'
+    ' "truncated": 0.0, "zero_std": 0.0, "weight_delta": 0.01, "skipped": false, "seconds": {}}'
+)
+OLD_MEMORY = (
+    '{"v": 1, "seq": 1, "time": "t1", "type": "MemorySampled", "system_used": 1, "system_total": 2,'
+    ' "process": 1, "device_tensors": null, "device_cache": null, "swap_growth": 0, "pressure": null}'
+)
+OLD_BATCH = (
+    '{"v": 1, "seq": 3, "time": "t3", "type": "JudgeBatchFinished", "step": 1, "calls": 8,'
+    ' "cached": 0, "failed": 0, "retries": 0, "seconds": 1.0, "exposed_s": 1.0, "p50_s": 0.5,'
+    ' "p95_s": 0.9, "cost": 0.001}'
+)
+
+
+def test_lines_without_the_fields_that_came_later_mean_their_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(f"{OLD_MEMORY}\n{OLD_STEP}\n{OLD_BATCH}\n")
+
+    state = Replay.open(path).end
+
+    assert (state.steps[0].weight_norm, state.steps[0].loss_scale) == (0.0, None)
+    assert state.memory is not None
+    assert (state.memory.process_peak, state.memory.phase) == (0, "load")
+    assert state.judge.last is not None
+    assert state.judge.last.declined == {}
+
+
+def test_a_field_of_a_later_ida_tui_is_passed_over() -> None:
+    line = OLD_MEMORY.replace('"process": 1', '"process": 1, "since_then": [1]')
+
+    assert ev.decode(line) == ev.decode(OLD_MEMORY)
+
+
+def test_an_older_version_is_brought_up_step_by_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def from_1(body: dict[str, Any]) -> dict[str, Any]:
+        return {**body, "source": "judge"} if body["type"] == "Noticed" else body
+
+    def from_2(body: dict[str, Any]) -> dict[str, Any]:
+        text = body.pop("words", None)
+        return {**body, "text": text} if text is not None else body
+
+    monkeypatch.setattr(ev, "VERSION", 3)
+    monkeypatch.setattr(ev, "UPGRADES", {1: from_1, 2: from_2})
+    head = '"seq": 0, "time": "t", "type": "Noticed", "level": "info"'
+
+    first = ev.decode(f'{{"v": 1, {head}, "words": "hello"}}')
+    second = ev.decode(f'{{"v": 2, {head}, "source": "judge", "words": "hello"}}')
+    third = ev.decode(f'{{"v": 3, {head}, "source": "judge", "text": "hello"}}')
+
+    assert first == second == third
+    assert first.event == ev.Noticed("info", "judge", "hello")
+
+
+def test_every_older_version_has_a_step_to_the_next() -> None:
+    assert sorted(ev.UPGRADES) == list(range(1, ev.VERSION))
+
+
+def test_a_newer_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(OLD_STEP + "\n" + OLD_MEMORY.replace('"v": 1', '"v": 2') + "\n")
+
+    with pytest.raises(
+        ev.EventError, match=r"events\.jsonl:2: written by a newer ida-tui .* update"
+    ):
+        Replay.open(path)
+
+
+def test_a_type_that_is_not_known_in_a_known_version_is_damage() -> None:
+    with pytest.raises(ev.EventError, match="unknown event type 'Nonsense'"):
+        ev.decode('{"v": 1, "seq": 0, "time": "t", "type": "Nonsense"}')
