@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,20 +145,21 @@ def _completions(run: Path) -> list[tuple[int, int, int, str, float]]:
     return [(r["step"], r["group"], r["index"], r["text"], r["r_ida"]) for r in rows]
 
 
-def moments(count: int, reference: Path, seed: int) -> list[Moment]:
-    """Moments of a run: a third while it saves, the others anywhere."""
+def moments(reference: Path, seed: int) -> Iterator[Moment]:
+    """Moments of a run, without end: a third while it saves, the others anywhere."""
     records = list(read_events(reference / "events.jsonl"))
     saving = [r.seq for r in records if getattr(r.event, "phase", "") == "save"]
     chance = random.Random(seed)
-    found = []
-    for number in range(count):
+    for number in itertools.count():
         seqs = saving if number % 3 == 0 else range(len(records) - 1)
-        found.append(Moment(chance.choice(seqs), chance.uniform(0, 0.06)))
-    return found
+        yield Moment(chance.choice(seqs), chance.uniform(0, 0.06))
 
 
 def check(count: int, seed: int) -> list[Killed]:
-    """Kill that many runs in the working directory; what became of each."""
+    """Kill that many runs in the working directory; what became of each.
+
+    A run that was over before its moment does not count, and another one is started.
+    """
     prepare()
     home = Path.cwd()
     (home / "never-killed").mkdir()
@@ -166,7 +169,9 @@ def check(count: int, seed: int) -> list[Killed]:
     reference = newest()
     assert reference is not None
     found = []
-    for number, moment in enumerate(moments(count, reference, seed)):
+    for number, moment in enumerate(moments(reference, seed)):
+        if len(found) == count:
+            break
         folder = home / f"killed-{number}"
         folder.mkdir()
         os.chdir(folder)
@@ -176,6 +181,7 @@ def check(count: int, seed: int) -> list[Killed]:
         if run is None:
             continue  # nothing had begun
         found.append(look(run, reference, moment))
+        print(f"{len(found)} of {count}: {found[-1]}", file=sys.stderr, flush=True)
     os.chdir(home)
     return found
 
