@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ida_tui import __version__, commands
 from ida_tui.errors import ExitCode, IdaError, UsageError
+from ida_tui.leaving import leave
 from ida_tui.printable import printable
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ examples:
 exit codes: 0 done, 1 failed, 2 bad usage or profile, 3 judge unavailable, 4 out of memory,
 5 device unusable, 6 stopped by an alert, 130 interrupted (a checkpoint was written)
 """
+
+
+def entry() -> NoReturn:
+    """The `ida-tui` command as a whole process."""
+    code = main()
+    leave(code)
+    raise SystemExit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import platformdirs
 
@@ -55,21 +54,7 @@ def run(argv: Sequence[str], *, opened: Path | None = None) -> ExitCode:
     if app.crash is not None:
         raise app.crash.error
     _say_goodbye(app.watched)
-    code = ExitCode(app.return_code or 0)
-    if "torch" in sys.modules:
-        _end_at_once(code)
-    return code
-
-
-def _end_at_once(code: ExitCode) -> NoReturn:
-    """End the process; everything of the run is on disk.
-
-    Python would take the libraries apart first, object by object, with the person waiting two seconds for
-    their prompt.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(int(code))
+    return ExitCode(app.return_code or 0)
 
 
 def _wait_for(watched: Watched | None) -> None:

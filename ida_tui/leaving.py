@@ -1,0 +1,21 @@
+"""End a process that has used torch without waiting for it to be taken apart."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+
+def leave(code: int) -> None:
+    """End the process here if torch was loaded; otherwise return.
+
+    Everything of a run is on disk when its command returns. Python would take the libraries apart first,
+    object by object, with a person waiting seconds for their prompt.
+    """
+    if "torch" in sys.modules:
+        for stream in (sys.stdout, sys.stderr):
+            # Whoever read it may be gone.
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
