@@ -290,6 +290,14 @@ class IdaApp(App[None]):
 
     # -- actions ------------------------------------------------------------------------------
 
+    def allows(self, action: str, parameters: tuple[object, ...]) -> bool:
+        """Whether this may be done here; what may not is in no footer, and no key does it."""
+        return True
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Textual asks before it carries out an action, or shows its key."""
+        return self.allows(action, parameters) and super().check_action(action, parameters)
+
     async def action_go(self, mode: str) -> None:
         """Bring one of the screens to the front."""
         if self.current_mode != mode:
@@ -396,7 +404,7 @@ class IdaApp(App[None]):
 
     def _handle_exception(self, error: Exception) -> None:
         """Textual's last resort prints a traceback; ours keeps it in a file and says one sentence."""
-        if self.is_headless or self._crash_log is None:
+        if self._crash_log is None:
             super()._handle_exception(error)  # tests want the exception itself
             return
         self._return_code = int(ExitCode.FAILED)
