@@ -348,9 +348,12 @@ class _Run:
 
         Raises:
             PauseAsked: the model is large, and its memory is given back meanwhile.
+            RunInterrupted: another process goes on.
         """
-        if not self.control.pausing or not self._save_what_there_is():
+        asked = self.control.pausing or self.control.handing_over
+        if not asked or not self._save_what_there_is():
             return
+        self._raise_if_handed_over()
         step = self.state.steps[-1].step
         hint = f"ida-tui attach {self.directory.path} --resume"
         self.emit(ev.RunPaused(step=step, reason="paused", hint=hint, by="person"))
@@ -359,6 +362,7 @@ class _Run:
             raise PauseAsked
         allocator.give_back()
         self.control.wait_while_paused()
+        self._raise_if_handed_over()
         if not self.control.stop.is_set():
             self.emit(ev.RunResumed(step))
 
@@ -371,6 +375,7 @@ class _Run:
         gc.collect()
         self.control.wait_while_paused()
         self._raise_if_stopped()
+        self._raise_if_handed_over()
         self.emit(ev.RunResumed(saved.step))
         self.emit(ev.PhaseChanged(step=saved.step, phase="load"))
         self.resume = Resumption(self.directory, self.state, Path(saved.path), saved.step)
@@ -465,9 +470,11 @@ class _Run:
         saved = self._save_what_there_is()
         done = self.state.steps[-1].step if self.state.steps else 0
         where = self.state.checkpoint
-        message = f"Stopped after step {done} of {self.config.planned_steps()}"
+        how = "Handed over" if self.control.handing_over else "Stopped"
+        message = f"{how} after step {done} of {self.config.planned_steps()}"
         kept = "training had not begun"
-        if saved and where:
+        # Without a trainer it was paused, with everything given back: its checkpoint came first.
+        if where and (saved or self.trainer is None):
             kept = f"checkpoint: {where.path}\ngo on with: ida-tui resume {self.directory.path}"
         return Outcome("interrupted", ExitCode.INTERRUPTED, message, kept)
 
@@ -496,6 +503,10 @@ class _Run:
 
     def _raise_if_stopped(self) -> None:
         if self.control.stop.is_set():
+            raise RunInterrupted
+
+    def _raise_if_handed_over(self) -> None:
+        if self.control.handing_over:
             raise RunInterrupted
 
     def _report_links(self) -> None:

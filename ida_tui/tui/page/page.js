@@ -40,7 +40,7 @@ function draw({ columns, count, rows }) {
 function connect() {
   const socket = new WebSocket(`ws://${location.host}/socket`);
   socket.onmessage = (message) => draw(JSON.parse(message.data));
-  socket.onopen = () => { said.textContent = "read-only"; };
+  socket.onopen = () => { said.textContent = "read-only · 2 run · 3 completions"; };
   socket.onclose = () => {
     said.textContent = "not connected; trying again …";
     setTimeout(connect, 2000);
