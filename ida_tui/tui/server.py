@@ -182,9 +182,9 @@ def serve(directory: Path, *, port: int) -> ExitCode:
 async def _serve(directory: Path, listener: socket.socket, port: int) -> None:
     gallery = Gallery()
     app = ServedApp(directory, gallery.show)
-    runner = web.AppRunner(site(gallery, app.press, port), access_log=None)
+    runner = web.AppRunner(site(gallery, app.press, port), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    await web.SockSite(runner, listener, shutdown_timeout=1.0).start()
+    await web.SockSite(runner, listener).start()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, app.exit)
