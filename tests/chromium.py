@@ -1,4 +1,4 @@
-"""A real browser without a window, told what to do over its debugging socket: what it shows, and a picture."""
+"""A real browser without a window, told what to do over its debugging socket."""
 
 from __future__ import annotations
 

@@ -28,9 +28,6 @@ from tests.chromium import CHROMIUM
 
 WAIT_S = 60.0
 RUN = Path("outputs/quickstart/20260101-000000")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
 
 
 class Browser:
