@@ -52,8 +52,10 @@ class Page:
     async def until_shown(self, *words: str) -> str:
         """Wait until all of these are on the page; returns everything that is."""
         async with asyncio.timeout(WAIT_S):
-            while not all(word in (text := await self.text()) for word in words):
+            text = await self.text()
+            while not all(word in text for word in words):
                 await asyncio.sleep(0.1)
+                text = await self.text()
         return text
 
     async def press(self, key: str) -> None:
