@@ -45,8 +45,8 @@ class Page:
 
     async def text(self) -> str:
         """The words on the page, line by line."""
-        script = "document.body.innerText"
-        value = (await self.tell("Runtime.evaluate", expression=script))["result"]["value"]
+        script = "document.body?.innerText ?? ''"  # there is no body at first
+        value = (await self.tell("Runtime.evaluate", expression=script))["result"].get("value", "")
         return str(value).replace("\xa0", " ")
 
     async def until_shown(self, *words: str) -> str:
