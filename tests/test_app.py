@@ -15,7 +15,7 @@ from ida_tui.runs.reader import read_events
 from ida_tui.state import fold_all
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.screens.help import HelpScreen
-from ida_tui.tui.screens.questions import Ask, ErrorPanel
+from ida_tui.tui.screens.questions import AskHowToLeave, ErrorPanel
 from ida_tui.tui.sources import LiveSource
 from ida_tui.tui.watched import Watched
 from tests.app_driver import SMALL, drive, panel_text, text_on_screen
@@ -131,10 +131,10 @@ def test_leaving_while_a_run_is_live_is_asked_about_and_no_means_stay() -> None:
         session = live(app, until_stopped)
         await pilot.pause()
         await pilot.press("q")
-        assert isinstance(app.screen, Ask)
+        assert isinstance(app.screen, AskHowToLeave)
         assert "Stop it and leave?" in panel_text(app)
         await pilot.press("n")
-        assert not isinstance(app.screen, Ask)
+        assert not isinstance(app.screen, AskHowToLeave)
         assert not session.stop_requested
         session.request_stop()
         session.join(30)

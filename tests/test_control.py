@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,9 +12,14 @@ from typing import Any
 
 import pytest
 
+from ida_tui import events as ev
 from ida_tui.engine import pausing
 from ida_tui.engine.control import Control
+from ida_tui.engine.detached import handed_over
+from ida_tui.engine.session import Session
 from ida_tui.errors import UsageError
+from ida_tui.headless.attach import follow
+from ida_tui.resolve import resolve
 from ida_tui.runs import control, owner
 from ida_tui.runs.directory import RunDirectory
 from tests.test_stopping import LONG, read_until, start
@@ -221,6 +227,44 @@ def test_a_detached_run_goes_on_alone_and_is_followed_from_its_directory(ida_tui
     assert "✓ Training complete" in followed.out
     events = [json.loads(x) for x in (LATEST / "events.jsonl").read_text().splitlines()]
     assert ida_tui("attach", "--json").events == events
+
+
+def test_a_run_goes_on_in_a_process_of_its_own_and_ends_with_the_same_bytes(
+    never_paused: bytes, ida_tui_here: Any
+) -> None:
+    run = start(*SHORT, "training.max_steps=5")
+    read_until(run, "StepFinished", 2)
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=30)
+    resumed = ida_tui_here("resume", "quickstart", "--detach")
+    assert resumed.code == 0, resumed.err
+    assert "✓ It trains on its own, process " in resumed.out
+    assert ida_tui_here("attach", "quickstart", "--lines").code == 0
+    assert (LATEST / ADAPTER).read_bytes() == never_paused
+
+
+def test_a_run_that_is_handed_over_ends_after_a_whole_step_and_another_process_ends_it_the_same(
+    never_paused: bytes,
+) -> None:
+    session = Session(resolve("quickstart", [*SHORT[1:], "training.max_steps=5"]).config)
+    session.start()
+    events: list[Any] = []
+    while not session.finished:
+        record = session.next_record(timeout=0.1)
+        if record is None:
+            continue
+        events.append(record.event)
+        if isinstance(record.event, ev.PhaseChanged) and record.event.step == 2:
+            session.request_hand_over()
+    session.raise_if_refused()
+    ended = events[-1]
+    assert (ended.status, ended.message) == ("interrupted", "Handed over after step 2 of 5")
+    assert [e.step for e in events if isinstance(e, ev.StepFinished)] == [1, 2]
+    directory = RunDirectory(LATEST.resolve())
+    detached = handed_over(directory)
+    assert owner.pid(directory) == detached.pid != os.getpid()
+    assert follow(directory, as_json=True) == 0
+    assert (LATEST / ADAPTER).read_bytes() == never_paused
 
 
 def test_a_detached_run_that_cannot_begin_says_why(ida_tui: Any) -> None:

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ida_tui.events import RunEnded, StepFinished
+from ida_tui.headless.attach import follow
+from ida_tui.runs import owner
+from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.reader import read_events
 from ida_tui.state import RunState, fold_all
 from tests.terminal import Terminal, terminal
@@ -104,6 +108,37 @@ def test_a_signal_while_a_run_is_live_saves_a_checkpoint_and_leaves_the_terminal
     assert ended is not None
     assert ended.status == "interrupted"
     assert "checkpoint" in ended.hint
+
+
+def test_a_run_that_is_left_to_itself_goes_on_after_the_terminal_is_gone(
+    home: dict[str, str], tmp_path: Path
+) -> None:
+    own = tmp_path / "user-profiles" / "experiments"
+    own.mkdir(parents=True)
+    short = TINY.replace("max_steps: 200", "max_steps: 40")
+    (own / "quickstart.yaml").write_text(
+        short.replace("extends: quickstart", f"extends: {SHIPPED}")
+    )
+    with terminal(*APP, **home) as screen:
+        start_the_only_profile(screen)
+        screen.send("q")
+        screen.wait_for("Train on without the terminal")
+        screen.send("d")
+
+        assert screen.wait_for_the_end() == 0
+        assert screen.is_left_clean
+        after = screen.output.rpartition(b"\x1b[?1049l")[2].decode()
+        assert "✓ It trains on its own, process " in after
+        assert "ida-tui attach outputs/quickstart/" in after
+    directory = RunDirectory(next(Path("outputs/quickstart").glob("2*")).resolve())
+    assert owner.alive(directory)
+    assert owner.pid(directory) != screen.process.pid
+    assert follow(directory, as_json=True) == 0
+    seen = [r.event for r in read_events(directory.events)]
+    ends = [e.message for e in seen if isinstance(e, RunEnded)]
+    assert re.fullmatch(r"Handed over after step \d+ of 40", ends[0])
+    assert ends[1:] == ["Training complete"]
+    assert [e.step for e in seen if isinstance(e, StepFinished)] == list(range(1, 41))
 
 
 SHIPPED = Path(__file__).parents[1] / "profiles" / "experiments" / "quickstart.yaml"

@@ -1,4 +1,7 @@
-"""`ida-tui attach [RUN]`: follow a run, live or finished; or ask a live one to pause, go on or stop."""
+"""`ida-tui attach [RUN]`: follow a run, live or finished; or ask a live one to pause, go on or stop.
+
+With `--serve` browsers on this machine may look at it.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,14 @@ if TYPE_CHECKING:
     from ida_tui.runs.control import Asked
     from ida_tui.runs.directory import RunDirectory
 
+PORT = 8765
+"""Where `--serve` is found unless told otherwise."""
+
 EPILOG = """\
 examples:
   ida-tui attach                      the newest run, on the screens of the app
   ida-tui attach quickstart --lines   as lines, such as over a slow connection
+  ida-tui attach quickstart --serve   in a browser on this machine, to be looked at only
   ida-tui attach quickstart --pause   pause it after the step under way; --resume lets it go on
 """
 
@@ -33,17 +40,23 @@ def add(parser: ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--lines", action="store_true", help="lines instead of the app")
     how.add_argument("--json", action="store_true", help="events as JSON lines")
+    how.add_argument("--serve", action="store_true", help="show it to browsers on this machine")
     how.add_argument("--pause", action="store_true", help="ask it to pause after this step")
     how.add_argument("--resume", action="store_true", help="ask it to go on")
     how.add_argument("--stop", action="store_true", help="ask it to stop; it saves a checkpoint")
+    parser.add_argument(
+        "--port", type=int, metavar="N", help=f"with --serve: on 127.0.0.1 (default {PORT})"
+    )
 
 
 def run(options: Namespace) -> ExitCode:
     """Follow the run, or ask it for something.
 
     Raises:
-        UsageError: there is no such run, or nobody trains it.
+        UsageError: there is no such run, nobody trains it, or it cannot be served.
     """
+    if options.port is not None and not options.serve:
+        raise UsageError("--port goes with --serve", "ida-tui attach RUN --serve --port N")
     from ida_tui.runs.resumption import find, newest
 
     outputs = Path("outputs")
@@ -54,6 +67,8 @@ def run(options: Namespace) -> ExitCode:
         return _ask(directory, "go_on")
     if options.stop:
         return _ask(directory, "stop")
+    if options.serve:
+        return _serve(directory, PORT if options.port is None else options.port)
     if not options.lines and not options.json and sys.stdin.isatty() and sys.stdout.isatty():
         from ida_tui.tui.main import run as app
 
@@ -61,6 +76,19 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.headless.attach import follow
 
     return follow(directory, as_json=options.json)
+
+
+def _serve(directory: RunDirectory, port: int) -> ExitCode:
+    from importlib.util import find_spec
+
+    if find_spec("aiohttp") is None:
+        raise UsageError(
+            "--serve needs aiohttp, which is not installed",
+            "uv sync --extra serve   or   pip install 'ida-tui[serve]'",
+        )
+    from ida_tui.tui.server import serve
+
+    return serve(directory.path, port=port)
 
 
 SAID = {

@@ -40,11 +40,13 @@ def add(parser: ArgumentParser) -> None:
         metavar="PROFILE",
         help="take over what this experiment changes in the run's own, such as oblit-1-mps-lowmem",
     )
-    parser.add_argument("--json", action="store_true", help="events as JSON lines")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="events as JSON lines")
+    how.add_argument("--detach", action="store_true", help="train on without this terminal")
 
 
 def run(options: Namespace) -> ExitCode:
-    """Resume the run and follow it to its end.
+    """Resume the run and follow it to its end, or leave it to a process of its own.
 
     Raises:
         IdaError: there is no such run, it is complete or alive, or it cannot start.
@@ -78,6 +80,11 @@ def run(options: Namespace) -> ExitCode:
                 where=f"command line: {fixed}",
             )
     key = load_key(config.judge, dotenv_dir=Path.cwd())
+    if options.detach:
+        from ida_tui.headless.detach import resume_detached
+
+        variant = ["--with", options.variant] if options.variant else []
+        return resume_detached(directory, [*variant, *options.overrides])
     return headless.run(config, key=key, argv=sys.argv, as_json=options.json, resume=found)
 
 

@@ -17,17 +17,28 @@ class Control:
     def __init__(self) -> None:
         self.stop = threading.Event()
         """Set once the run should end."""
+        self._handed_over = threading.Event()
         self._paused = threading.Event()
         self._woken = threading.Event()
 
     @property
     def pausing(self) -> bool:
         """Whether the run should pause, or stay paused."""
-        return self._paused.is_set() and not self.stop.is_set()
+        return self._paused.is_set() and not self.handing_over and not self.stop.is_set()
+
+    @property
+    def handing_over(self) -> bool:
+        """Whether the run should end after the step under way, and another process go on with it."""
+        return self._handed_over.is_set() and not self.stop.is_set()
 
     def request_stop(self) -> None:
         """End the run; it saves a checkpoint first."""
         self.stop.set()
+        self._woken.set()
+
+    def request_hand_over(self) -> None:
+        """End the run after the step under way, at once if it is paused, so that another process goes on."""
+        self._handed_over.set()
         self._woken.set()
 
     def request_pause(self) -> None:

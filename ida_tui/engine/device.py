@@ -8,6 +8,7 @@ What concerns Metal (mps) was written from public reports and has not been run o
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ida_tui import allocator
 from ida_tui.config import Device, DeviceName
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.sensors.memory import DeviceMemory
@@ -72,6 +74,13 @@ def empty_cache(device: DeviceName) -> None:
         torch.mps.empty_cache()
     elif device == "cuda":
         torch.cuda.empty_cache()
+
+
+def give_back(device: DeviceName) -> None:
+    """Give back what a run that has ended held, as far as libraries let go of it."""
+    gc.collect()
+    empty_cache(device)
+    allocator.give_back()
 
 
 def length_bucket(device: DeviceName | str) -> int:

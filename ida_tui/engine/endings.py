@@ -26,12 +26,14 @@ def complete(run: UnderWay) -> Outcome:
 
 
 def interrupted(run: UnderWay) -> Outcome:
-    """Somebody asked to stop."""
+    """Somebody asked to stop, or to hand the run over."""
     saved = run.checkpoint()
     where = run.state.checkpoint
-    message = f"Stopped after step {run.last_step} of {run.config.planned_steps()}"
+    how = "Handed over" if run.control.handing_over else "Stopped"
+    message = f"{how} after step {run.last_step} of {run.config.planned_steps()}"
     kept = "training had not begun"
-    if saved and where:
+    # Without a trainer it was paused, with everything given back: its checkpoint came first.
+    if where and (saved or run.trainer is None):
         kept = f"checkpoint: {where.path}\ngo on with: ida-tui resume {run.directory.path}"
     return Outcome("interrupted", ExitCode.INTERRUPTED, message, kept)
 

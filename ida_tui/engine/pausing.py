@@ -53,10 +53,13 @@ class Pauses:
 
         Raises:
             PauseAsked: the model is large, and its memory is given back meanwhile.
+            RunInterrupted: another process goes on.
         """
         run = self.run
-        if not run.control.pausing or not run.checkpoint():
+        asked = run.control.pausing or run.control.handing_over
+        if not asked or not run.checkpoint():
             return
+        run.raise_if_handed_over()
         hint = f"ida-tui attach {run.directory.path} --resume"
         run.emit(ev.RunPaused(step=run.last_step, reason="paused", hint=hint, by="person"))
         held = (run.state.run.params if run.state.run else 0) * 4
@@ -64,6 +67,7 @@ class Pauses:
             raise PauseAsked
         allocator.give_back()
         run.control.wait_while_paused()
+        run.raise_if_handed_over()
         if not run.control.stop.is_set():
             run.emit(ev.RunResumed(run.last_step))
 
@@ -71,7 +75,7 @@ class Pauses:
         """Give everything back, wait, and load the run again where it was.
 
         Raises:
-            RunInterrupted: somebody asked to stop meanwhile.
+            RunInterrupted: somebody asked to stop meanwhile, or another process goes on.
         """
         run = self.run
         saved = run.state.checkpoint
@@ -81,6 +85,7 @@ class Pauses:
         gc.collect()
         run.control.wait_while_paused()
         run.raise_if_stopped()
+        run.raise_if_handed_over()
         run.emit(ev.RunResumed(saved.step))
         run.emit(ev.PhaseChanged(step=saved.step, phase="load"))
         run.resume = Resumption(run.directory, run.state, Path(saved.path), saved.step)

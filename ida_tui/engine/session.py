@@ -80,6 +80,10 @@ class Session:
         """Ask a run that was paused so to go on."""
         self._control.go_on()
 
+    def request_hand_over(self) -> None:
+        """Ask the run to end after the step under way, so that another process can go on with it."""
+        self._control.request_hand_over()
+
     @property
     def pausing(self) -> bool:
         """Whether somebody asked it to pause."""
@@ -149,6 +153,11 @@ class Session:
                 resume=self._resume,
                 decisions=self._decisions,
             )
+            if self._control.handing_over:
+                # This process may live on; the one that goes on needs the memory.
+                from ida_tui.engine.device import give_back
+
+                give_back(chosen_device(self.config))
         except IdaError as error:
             self._refusal = error
         except Exception as error:

@@ -70,6 +70,15 @@ class UnderWay:
         if self.control.stop.is_set():
             raise RunInterrupted
 
+    def raise_if_handed_over(self) -> None:
+        """Leave here if another process is to go on with the run.
+
+        Raises:
+            RunInterrupted: one is.
+        """
+        if self.control.handing_over:
+            raise RunInterrupted
+
     @property
     def last_step(self) -> int:
         """The last finished step; 0 before the first."""

@@ -76,6 +76,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("stop", ("s",), "Stop", "Stop the training and keep a checkpoint.", "run", footer=True),
     Action("pause", ("p",), "Pause", "Pause the training after this step, or let it go on.", "run",
            footer=True),
+    Action("detach", ("d",), "Detach", "Train on in a process of its own; the app only follows.",
+           "run", footer=True),
     Action("hold", ("space",), "Hold", "Hold the display still; the run goes on.", "run", True),
     Action("pane('progress')", ("P",), "Progress", "Maximise this pane, or show it again.", "run"),
     Action("pane('scores')", ("S",), "Scores", "Maximise this pane, or show it again.", "run"),

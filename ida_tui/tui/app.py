@@ -36,12 +36,13 @@ from ida_tui.tui import actions
 from ida_tui.tui.crash import Crash
 from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.screens.launch import LaunchScreen
-from ida_tui.tui.screens.questions import Ask, ErrorPanel
+from ida_tui.tui.screens.questions import Answer, AskHowToLeave, ErrorPanel
 from ida_tui.tui.sources import AttachedSource, LiveSource, ReplaySource
 from ida_tui.tui.watched import Changed, Watched
 
 if TYPE_CHECKING:
     from ida_tui.config import Config
+    from ida_tui.engine.detached import Detached
     from ida_tui.runs.control import Asked
     from ida_tui.tui.screens.paused import Stop
 
@@ -55,6 +56,8 @@ SWITCH_S = 0.0005
 many small operations for as long as the screen is drawn: each of its operations waits again."""
 LONG_RUN = 64e6
 """Bytes of events from which opening a run takes more than a moment, and is announced."""
+GOES_ON_EVERY = 8
+"""Ticks between two looks whether a run that had ended goes on in another process: two seconds."""
 LEAVE_AFTER_S = 20.0
 """How long leaving waits for a stopped run to save its checkpoint before it leaves all the same."""
 
@@ -119,7 +122,11 @@ class IdaApp(App[None]):
         self.crash: Crash | None = None
         self._crash_log = crash_log
         self._opened = opened
+        self.detached: Detached | None = None
+        """The process that a run of this app was handed over to."""
         self._leaving = False
+        self._leaving_it = False
+        """Whether the app ends when the run that is handed over goes on."""
         self._signalled = False
         self._end_told = False
         self._ticks = 0
@@ -184,13 +191,13 @@ class IdaApp(App[None]):
         if size > LONG_RUN:
             self.notify(f"Opening a long run ({size / 1e6:,.0f} MB) …")
 
-    def put_up(self, watched: Watched) -> None:
-        """Put a run on the screens, and the run screen in front."""
+    def put_up(self, watched: Watched, *, in_front: bool = True) -> None:
+        """Put a run on the screens, and the run screen in front of the others."""
         self.watched = watched
         self.held = False
         # The end of a run that was opened from disk is no news.
         self._end_told = watched.source.kind == "replay"
-        if self.current_mode == "run":
+        if self.current_mode == "run" or not in_front:
             self.refresh_screen()
         else:
             self.switch_mode("run")
@@ -219,12 +226,98 @@ class IdaApp(App[None]):
             except OSError as error:
                 self.show_error(IdaError(f"the run cannot be asked: {error.strerror or error}"))
                 return
-        watched.stop_asked = watched.stop_asked or what == "stop"
+        if what == "stop":
+            watched.stop_asked = True
+            watched.handing_over = False
         watched.pause_asked = what == "pause"
         self.refresh_screen()
 
+    def hand_over(self, *, leave: bool = False) -> None:
+        """Let the live run end after the step under way, and a process of its own train on.
+
+        Args:
+            leave: whether the app ends then; otherwise it follows that process.
+        """
+        watched = self.watched
+        if watched is None or not isinstance(watched.source, LiveSource) or not watched.live:
+            return
+        if watched.state.pause is not None and watched.state.pause.by == "judge":
+            self.notify("It waits for its judge: answer the question on the screen first.")
+            return
+        if watched.stop_asked:
+            self.notify("It is stopping: a checkpoint is being saved.")
+            return
+        self._leaving_it = leave
+        watched.handing_over = True
+        watched.source.session.request_hand_over()
+        self.notify(
+            "It goes on in a process of its own after the step under way. s stops it instead."
+        )
+        self.refresh_screen()
+
+    def _after_hand_over(self, watched: Watched) -> None:
+        """The run has ended here: as it was asked to, or by itself meanwhile."""
+        ended = watched.state.ended
+        if ended is None or ended.status != "interrupted" or watched.directory is None:
+            self._leaving = self._leaving or self._leaving_it
+            self._end_told = True
+            self._tell_end(watched)
+            return
+        self._end_told = True
+        self._go_on_detached(RunDirectory(watched.directory), leave=self._leaving_it)
+
+    @work(exclusive=True, group="open")
+    async def _go_on_detached(self, directory: RunDirectory, *, leave: bool) -> None:
+        from ida_tui.engine.detached import handed_over
+
+        def begin() -> Detached:
+            # Set by the thread itself: the app may be left while the process begins.
+            self.detached = handed_over(directory)
+            return self.detached
+
+        self.notify("A process of its own is starting …", timeout=10)
+        try:
+            detached = await asyncio.to_thread(begin)
+        except IdaError as error:
+            self.show_error(error)
+            return
+        if leave:
+            self.exit()
+            return
+        first, *rest = detached.lines()
+        self.notify("\n".join([first, rest[0].strip()]), timeout=15)
+        self.open_run(directory.path)
+
+    @work(exclusive=True, group="open")
+    async def _follow_again(self, directory: RunDirectory) -> None:
+        """Follow a run that had ended and goes on; the screen in front stays there."""
+        from ida_tui.runs.replay import Replay
+
+        try:
+            replay = await asyncio.to_thread(Replay.open, directory.events)
+        except (OSError, EventError):
+            return  # what was read before stays on the screen
+        if replay.end.ended is None:
+            source = AttachedSource(directory, replay.offset)
+            self.put_up(Watched(source, state=replay.end, replay=replay), in_front=False)
+
+    def _look_whether_it_goes_on(self) -> None:
+        """Another process may have resumed the run that is on the screens."""
+        watched = self.watched
+        if watched is None or watched.going_on or watched.viewed is not None:
+            return
+        directory = watched.source.directory
+        if directory is None or any(w.group == "open" and not w.is_finished for w in self.workers):
+            return
+        from ida_tui.runs import owner
+
+        if owner.alive(RunDirectory(directory)):
+            self._follow_again(RunDirectory(directory))
+
     def _timed_tick(self) -> None:
         self._ticks += 1
+        if self._ticks % GOES_ON_EVERY == 0:
+            self._look_whether_it_goes_on()
         self.tick(calm=self._ticks % 2 == 1)
 
     def tick(self, *, calm: bool = False) -> None:
@@ -249,6 +342,12 @@ class IdaApp(App[None]):
             watched.pause_asked = False
             if watched.live:
                 self._ask_how_to_go_on(watched)
+        if watched.handing_over and not watched.going_on:
+            # Its lock is free once the trainer's thread has ended, which is after its last event.
+            if watched.source.finished:
+                watched.handing_over = False
+                self._after_hand_over(watched)
+            return
         if not self._end_told and (watched.source.finished or RunEnded in changed):
             self._end_told = True
             self._tell_end(watched)
@@ -303,6 +402,14 @@ class IdaApp(App[None]):
 
     # -- actions ------------------------------------------------------------------------------
 
+    def allows(self, action: str, parameters: tuple[object, ...]) -> bool:
+        """Whether this may be done here; what may not is in no footer, and no key does it."""
+        return True
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Textual asks before it carries out an action, or shows its key."""
+        return self.allows(action, parameters) and super().check_action(action, parameters)
+
     async def action_go(self, mode: str) -> None:
         """Bring one of the screens to the front."""
         if self.current_mode != mode:
@@ -349,22 +456,16 @@ class IdaApp(App[None]):
         if self.watched is None or not self.watched.live:
             self.exit()
             return
-        if isinstance(self.screen, Ask):
+        if isinstance(self.screen, AskHowToLeave):
             return
 
-        def answered(leave: bool | None) -> None:
-            if leave:
+        def answered(answer: Answer | None) -> None:
+            if answer == "stop":
                 self._leave()
+            elif answer == "detach":
+                self.hand_over(leave=True)
 
-        self.push_screen(
-            Ask(
-                "A run is live. Stop it and leave?",
-                "It saves a checkpoint of the last finished step first.",
-                yes="Stop and leave",
-                no="Stay",
-            ),
-            answered,
-        )
+        self.push_screen(AskHowToLeave(), answered)
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette: the actions of the screen in front, then those of every screen."""
@@ -409,7 +510,7 @@ class IdaApp(App[None]):
 
     def _handle_exception(self, error: Exception) -> None:
         """Textual's last resort prints a traceback; ours keeps it in a file and says one sentence."""
-        if self.is_headless or self._crash_log is None:
+        if self._crash_log is None:
             super()._handle_exception(error)  # tests want the exception itself
             return
         self._return_code = int(ExitCode.FAILED)

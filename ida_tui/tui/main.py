@@ -10,6 +10,7 @@ from pathlib import Path
 import platformdirs
 
 from ida_tui.errors import ExitCode, UsageError
+from ida_tui.runs import owner
 from ida_tui.tui.sources import LiveSource
 from ida_tui.tui.terminal import kept_for_the_app
 from ida_tui.tui.watched import Watched
@@ -53,7 +54,10 @@ def run(argv: Sequence[str], *, opened: Path | None = None) -> ExitCode:
         print(f"what libraries wrote meanwhile is in {stray}", file=sys.stderr)
     if app.crash is not None:
         raise app.crash.error
-    _say_goodbye(app.watched)
+    if app.detached is not None and owner.alive(app.detached.directory):
+        print(*app.detached.lines(), sep="\n")
+    else:
+        _say_goodbye(app.watched)
     return ExitCode(app.return_code or 0)
 
 

@@ -38,6 +38,8 @@ class Watched:
     """An earlier state that somebody looks at; None shows the newest."""
     stop_asked: bool = False
     pause_asked: bool = False
+    handing_over: bool = False
+    """Another process is to go on with it."""
     begun: datetime | None = None
     """When this process was asked to start it; its first event comes seconds later."""
 

@@ -34,6 +34,10 @@ class IdaScreen(Screen[None]):
 
     app: IdaApp
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Textual asks before it carries out an action, or shows its key."""
+        return self.app.allows(action, parameters) and super().check_action(action, parameters)
+
     def compose(self) -> ComposeResult:
         yield TitleBar(self.TITLE)
         with Vertical(id="body"):

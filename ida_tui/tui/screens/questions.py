@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -12,6 +12,8 @@ from textual.widgets import Static
 
 from ida_tui.errors import IdaError
 from ida_tui.printable import printable
+
+Answer = Literal["stop", "detach", "stay"]
 
 
 class Ask(ModalScreen[bool]):
@@ -33,6 +35,32 @@ class Ask(ModalScreen[bool]):
             yield Static(f"\n[b]y[/] {self._yes}    [b]n[/] {self._no}")
 
     def action_answer(self, answer: bool) -> None:
+        """Leave with the answer."""
+        self.dismiss(answer)
+
+
+class AskHowToLeave(ModalScreen[Answer]):
+    """A run is live here: stop it, let another process train on, or stay; escape stays."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y,enter,s", "answer('stop')", "Stop"),
+        Binding("d,t", "answer('detach')", "Train on"),
+        Binding("n,escape", "answer('stay')", "Stay"),
+    ]
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="panel"):
+            yield Static("A run is live. Stop it and leave?", classes="panel-title", markup=False)
+            yield Static(
+                "Stopping saves a checkpoint of the last finished step first. Or it trains on in a "
+                "process of its own, after the step under way; ida-tui attach finds it again.",
+                markup=False,
+            )
+            yield Static(
+                "\n[b]y[/] Stop and leave    [b]d[/] Train on without the terminal    [b]n[/] Stay"
+            )
+
+    def action_answer(self, answer: Answer) -> None:
         """Leave with the answer."""
         self.dismiss(answer)
 

@@ -182,6 +182,16 @@ class RunScreen(IdaScreen):
             self.app.ask_run("pause")
             self.notify("It pauses after the step under way. p lets it go on.")
 
+    def action_detach(self) -> None:
+        """Let a process of its own train on, and follow it."""
+        watched = self.app.watched
+        if watched is None or not watched.going_on:
+            self.notify("No run is live.")
+        elif not watched.live:
+            self.notify("Another process trains it already: leaving the app leaves it alone.")
+        else:
+            self.app.hand_over()
+
     def action_hold(self) -> None:
         """Hold the display still, or let it go; the run goes on either way."""
         if self.app.watched is None:

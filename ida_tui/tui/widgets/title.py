@@ -55,6 +55,8 @@ def status(watched: Watched) -> str:
     state = watched.state
     if watched.refusal is not None:
         return "refused"
+    if watched.handing_over:
+        return "detaching"
     if state.ended is not None:
         return state.ended.status.replace("_", " ")
     if watched.stop_asked:
