@@ -32,6 +32,7 @@ class Terminal:
         self.ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
         self._theirs = theirs
+        self._open: tuple[int, ...] = (self.ours, theirs)
         self.settings = termios.tcgetattr(theirs)
         kept = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
@@ -94,13 +95,18 @@ class Terminal:
         """The line discipline as it is now."""
         return termios.tcgetattr(self._theirs)
 
+    def hang_up(self) -> None:
+        """Close the terminal under the process, which is sent no signal."""
+        for file in self._open:
+            os.close(file)
+        self._open = ()
+
     def close(self) -> None:
         """End whatever is left."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        os.close(self.ours)
-        os.close(self._theirs)
+        self.hang_up()
 
 
 @contextlib.contextmanager

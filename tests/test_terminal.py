@@ -110,6 +110,22 @@ def test_a_signal_while_a_run_is_live_saves_a_checkpoint_and_leaves_the_terminal
     assert "checkpoint" in ended.hint
 
 
+def test_a_terminal_that_vanishes_without_a_signal_stops_the_run_with_a_checkpoint(
+    home: dict[str, str], tmp_path: Path
+) -> None:
+    own = tmp_path / "user-profiles" / "experiments"
+    own.mkdir(parents=True)
+    (own / "quickstart.yaml").write_text(TINY.replace("extends: quickstart", f"extends: {SHIPPED}"))
+    with terminal(*APP, **home) as screen:
+        start_the_only_profile(screen)
+        screen.hang_up()
+        screen.process.wait(timeout=60)
+    ended = state_of_the_run().ended
+    assert ended is not None
+    assert ended.status == "interrupted"
+    assert "checkpoint" in ended.hint
+
+
 def test_a_run_that_is_left_to_itself_goes_on_after_the_terminal_is_gone(
     home: dict[str, str], tmp_path: Path
 ) -> None:

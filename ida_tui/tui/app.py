@@ -32,7 +32,7 @@ from ida_tui.events import (
     TokensGenerated,
 )
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.tui import actions
+from ida_tui.tui import actions, terminal
 from ida_tui.tui.crash import Crash
 from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.screens.launch import LaunchScreen
@@ -58,6 +58,8 @@ LONG_RUN = 64e6
 """Bytes of events from which opening a run takes more than a moment, and is announced."""
 GOES_ON_EVERY = 8
 """Ticks between two looks whether a run that had ended goes on in another process: two seconds."""
+LOOK_EVERY = 8
+"""Ticks between two looks whether the terminal is still there: two seconds."""
 LEAVE_AFTER_S = 20.0
 """How long leaving waits for a stopped run to save its checkpoint before it leaves all the same."""
 
@@ -316,6 +318,9 @@ class IdaApp(App[None]):
 
     def _timed_tick(self) -> None:
         self._ticks += 1
+        looks = self._ticks % LOOK_EVERY == 0 and not self.is_headless and not self._signalled
+        if looks and terminal.is_gone():
+            self._on_signal()  # as with SIGHUP, which only reaches what the terminal controlled
         if self._ticks % GOES_ON_EVERY == 0:
             self._look_whether_it_goes_on()
         self.tick(calm=self._ticks % 2 == 1)

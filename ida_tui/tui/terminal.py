@@ -7,10 +7,15 @@ draw over the screen. The app gets a private copy of the terminal, and descripto
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
+
+GONE = (errno.EIO, errno.ENXIO)
+"""What a terminal that has closed answers."""
 
 
 @contextlib.contextmanager
@@ -43,3 +48,16 @@ def kept_for_the_app(stray: Path) -> Iterator[None]:
             os.dup2(err, 2)
             os.close(out)
             os.close(err)
+
+
+def is_gone() -> bool:
+    """Whether the terminal on standard input was there once and is no more.
+
+    A terminal that closes sends SIGHUP to what it controls, and to nothing else; Textual would go on reading
+    the end of a file for ever.
+    """
+    try:
+        termios.tcgetattr(0)
+    except termios.error as error:
+        return error.args[0] in GONE
+    return False
