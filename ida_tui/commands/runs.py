@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ida_tui.errors import ExitCode
-from ida_tui.printable import printable
+from ida_tui.printable import as_json, printable
 
 if TYPE_CHECKING:
     from ida_tui.runs.summaries import RunSummary
@@ -55,4 +54,4 @@ def line(one: RunSummary) -> str:
 
 
 def _json(one: RunSummary) -> str:
-    return json.dumps({**asdict(one), "path": str(one.path)}, ensure_ascii=False)
+    return as_json({**asdict(one), "path": str(one.path)})

@@ -15,6 +15,7 @@ import psutil
 from ida_tui.config import Config
 from ida_tui.errors import ExitCode
 from ida_tui.paths import expanded, shown_path
+from ida_tui.printable import printable, printable_text
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 
@@ -44,11 +45,11 @@ def detach(config: Config, arguments: Sequence[str]) -> ExitCode:
         directory = _begun(child, expanded(config.output_dir) / config.name)
         if directory is None:
             talk.seek(0)
-            print(talk.read().rstrip(), file=sys.stderr)
+            print(printable_text(talk.read().rstrip()), file=sys.stderr)
             return (
                 ExitCode(child.returncode) if child.returncode in set(ExitCode) else ExitCode.FAILED
             )
-    shown = shown_path(directory.path)
+    shown = printable(shown_path(directory.path))
     print(f"✓ It trains on its own, process {child.pid}: {shown}")
     print(f"  watch     ida-tui attach {shown}")
     print(f"  pause     ida-tui attach {shown} --pause   (--resume goes on)")
