@@ -30,9 +30,7 @@ def printable_text(text: str) -> str:
 
 # Valid in JSON, but not on a terminal (C1 controls, what turns the direction of text), for line
 # readers (U+2028), or in UTF-8 (surrogates).
-_ACTING = re.compile(
-    "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
+_ACTING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def as_json(value: object, *, indent: int | None = None) -> str:

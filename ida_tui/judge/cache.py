@@ -8,6 +8,7 @@ convenience: whatever is wrong with it becomes a warning, never an error.
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import time
@@ -260,7 +261,7 @@ class VerdictCache:
         for row in self._connection.execute(
             f"SELECT {columns} FROM verdicts_v2 ORDER BY created, key"
         ):
-            cells = (_text(cell) if isinstance(cell, bytes) else cell for cell in row)
+            cells = (_text(cell) if isinstance(cell, bytes) else _finite(cell) for cell in row)
             yield dict(zip(_EXPORTED, cells, strict=True))
 
     def clear(self) -> int:
@@ -355,6 +356,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _finite(cell: _Cell) -> _Cell:
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 
 def _text(cell: bytes) -> str:

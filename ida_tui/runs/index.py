@@ -28,7 +28,7 @@ def listed(output_dir: Path) -> list[RunSummary]:
     try:
         with contextlib.closing(_opened(output_dir)) as index:
             found = list(_through(index, output_dir))
-    except sqlite3.Error:
+    except (sqlite3.Error, ValueError, KeyError, TypeError):
         found = [summary(RunDirectory(path)) for path in run_directories(output_dir)]
     return sorted(found, key=lambda run: (run.started_at or run.run_id, run.run_id), reverse=True)
 

@@ -176,7 +176,9 @@ def some_of_each() -> tuple[dict[str, Any], ...]:
     from tests.faults import sample_events
 
     found = [json.loads(raw) for raw in events()]
-    made = [json.loads(ev.encode(ev.Record(n, ev.now(), e))) for n, e in enumerate(sample_events.ALL)]
+    made = [
+        json.loads(ev.encode(ev.Record(n, ev.now(), e))) for n, e in enumerate(sample_events.ALL)
+    ]
     return (*found, *made * 10)
 
 

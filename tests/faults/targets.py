@@ -91,7 +91,9 @@ def profile(chance: Random) -> bool:
     file.write_bytes(data)
     name = str(file) if how < 0.7 else "mine"
     section = {"models": "model", "judges": "judge", "rubrics": "rubric", "prompts": "prompts"}
-    words: list[str] = [name] if kind == "experiments" else ["quickstart", f"{section[kind]}={name}"]
+    words: list[str] = (
+        [name] if kind == "experiments" else ["quickstart", f"{section[kind]}={name}"]
+    )
     try:
         with heard():
             kinds = ("--check", "--check", "--show") if how < 0.95 else ("--list",)
@@ -154,7 +156,9 @@ def _dumped(tree: Any, chance: Random) -> bytes:
     """A tree as YAML; JSON is YAML too, and keeps every escape."""
     if chance.random() < 0.7:
         with contextlib.suppress(RecursionError, ValueError):
-            return json.dumps(tree, ensure_ascii=chance.random() < 0.7).encode("utf-8", "surrogatepass")
+            return json.dumps(tree, default=str, ensure_ascii=chance.random() < 0.7).encode(
+                "utf-8", "surrogatepass"
+            )
     with contextlib.suppress(RecursionError, ValueError, yaml.YAMLError):
         return yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass")
     return b"a: b\n"
@@ -394,9 +398,13 @@ def exchange(chance: Random) -> bool:
     with contextlib.suppress(RecursionError, ValueError):
         body = json.dumps(tree, ensure_ascii=chance.random() < 0.7)
     if chance.random() < 0.3:
-        body = hostile.mutated(body.encode("utf-8", "surrogatepass"), chance).decode("utf-8", "replace")
+        body = hostile.mutated(body.encode("utf-8", "surrogatepass"), chance).decode(
+            "utf-8", "replace"
+        )
     if not _WIRE:
-        _WIRE.append(Wire(JudgeConfig(kind="openai", model="m", base_url="http://127.0.0.1:1/v1"), None))
+        _WIRE.append(
+            Wire(JudgeConfig(kind="openai", model="m", base_url="http://127.0.0.1:1/v1"), None)
+        )
     reply = _WIRE[0]._read(body)
     header = {chance.choice(("retry-after", "retry-after-ms")): hostile.text(chance)}
     if chance.random() < 0.5:
@@ -423,10 +431,25 @@ def cache(chance: Random) -> bool:
     if chance.random() < 0.5:
         VerdictCache(folder, said.append).close()
         with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as file, file:
-            row = ["key", "judge", 5.0, 5.0, 5.0, "why", "raw", 1, 1, "m", "fp", "2026-01-01T00:00:00"]
+            row = [
+                "key",
+                "judge",
+                5.0,
+                5.0,
+                5.0,
+                "why",
+                "raw",
+                1,
+                1,
+                "m",
+                "fp",
+                "2026-01-01T00:00:00",
+            ]
             for _ in range(chance.randint(1, 3)):
                 cell = hostile.value(chance)
-                bad = isinstance(cell, list | dict) or (isinstance(cell, int) and abs(cell) >= 2**63)
+                bad = isinstance(cell, list | dict) or (
+                    isinstance(cell, int) and abs(cell) >= 2**63
+                )
                 sane = b"\xff\xfe" if bad or cell is None else cell
                 with contextlib.suppress(UnicodeEncodeError):
                     row[chance.randrange(1, 12)] = (
@@ -434,11 +457,16 @@ def cache(chance: Random) -> bool:
                     )
             with contextlib.suppress(sqlite3.Error):
                 file.execute(f"INSERT INTO verdicts_v2 VALUES ({', '.join('?' * 12)})", row)
-            ends = [chance.choice((0, 9, -1, "x", b"\xff", 2**40)), chance.choice((None, "x", b"\xff"))]
+            ends = [
+                chance.choice((0, 9, -1, "x", b"\xff", 2**40)),
+                chance.choice((None, "x", b"\xff")),
+            ]
             file.execute("INSERT INTO endpoints_v1 VALUES ('e', ?, ?, 'a b', 'm', '2999')", ends)
     else:
         size = chance.choice((0, 10, 100, 5000))
-        (folder / FILE_NAME).write_bytes(b"SQLite format 3\0" * chance.randint(0, 1) + chance.randbytes(size))
+        (folder / FILE_NAME).write_bytes(
+            b"SQLite format 3\0" * chance.randint(0, 1) + chance.randbytes(size)
+        )
     kept = VerdictCache(folder, said.append)
     verdict = kept.get("key", "judge")
     kept.recall("e")
@@ -480,7 +508,9 @@ def small_file(chance: Random) -> bool:
     elif how < 0.06:
         path.mkdir()
     elif how < 0.09:
-        path.symlink_to(chance.choice(("/dev/zero", "nowhere", name.rpartition("/")[2], "/etc/passwd")))
+        path.symlink_to(
+            chance.choice(("/dev/zero", "nowhere", name.rpartition("/")[2], "/etc/passwd"))
+        )
     else:
         tree = hostile.in_a_tree(_SMALL[name], chance)
         data = b"[" * 100_000 if how < 0.1 else b"{}"

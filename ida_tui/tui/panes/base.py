@@ -8,6 +8,7 @@ from typing import ClassVar
 from textual.content import Content
 from textual.widgets import Static
 
+from ida_tui.printable import printable_text
 from ida_tui.state import RunState
 from ida_tui.tui.watched import Changed, Watched
 
@@ -41,7 +42,7 @@ class Pane(Static, can_focus=True):
             changed: types of the events since the last time; None if anything may have changed.
         """
         self._last = watched, now
-        text = self.text(watched.shown, watched, now)
+        text = harmless(self.text(watched.shown, watched, now))
         if text != self._drawn:
             self._drawn = text
             self.update(text, layout=False)
@@ -54,6 +55,12 @@ class Pane(Static, can_focus=True):
     def room(self) -> tuple[int, int]:
         """Columns and rows inside the frame."""
         return self.content_size.width, self.content_size.height
+
+
+def harmless(content: Content) -> Content:
+    """The same, without the characters that a terminal acts on; styles stay in their places."""
+    shown = printable_text(content.plain)
+    return content if shown == content.plain else Content(shown, content.spans)
 
 
 def seconds_since(moment: str, now: datetime) -> float:

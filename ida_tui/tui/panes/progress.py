@@ -72,7 +72,7 @@ def _steps(state: RunState, watched: Watched, now: datetime, width: int) -> Cont
         if state.before is not None:
             clock += " + evaluation" if width >= 90 else " + eval"
     steps = f"step {max(1, state.step)}/{run.steps}" if run else "step –"
-    share = done / run.steps if run else 0.0
+    share = done / max(1, run.steps) if run else 0.0
     room = width - len(phase) - len(steps) - len(clock) - 8
     middle = f" {words.bar(share, min(40, room))} " if room >= 6 else " "
     return Content.assemble((phase, "bold"), "  ", steps, (middle, "$text-accent"), f" {clock}")
