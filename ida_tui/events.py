@@ -475,7 +475,7 @@ def _is_moment(time: str) -> bool:
 
 def _impossible(event: Event) -> str:
     """The field that no run can have emitted, and why, though its type is right; empty where all can be."""
-    for name in _figures(type(event)):
+    for name in _figures(type(event).__name__):
         if not _within(getattr(event, name)):
             return f"{name}: no figure of a run is that large"
     if isinstance(event, RolloutStarted):
@@ -494,9 +494,9 @@ def _impossible(event: Event) -> str:
 
 
 @cache
-def _figures(kind: type[Event]) -> tuple[str, ...]:
+def _figures(kind: str) -> tuple[str, ...]:
     """The fields of an event type that are numbers, or hold some."""
-    fields = dataclasses.fields(kind)
+    fields = dataclasses.fields(Record.TYPES[kind])
     return tuple(f.name for f in fields if re.search(r"\b(?:int|float)\b", str(f.type)))
 
 

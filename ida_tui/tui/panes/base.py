@@ -60,7 +60,7 @@ class Pane(Static, can_focus=True):
 def harmless(content: Content) -> Content:
     """The same, without the characters that a terminal acts on; styles stay in their places."""
     shown = printable_text(content.plain)
-    return content if shown == content.plain else Content(shown, content.spans)
+    return content if shown == content.plain else Content(shown, list(content.spans))
 
 
 def seconds_since(moment: str, now: datetime) -> float:
