@@ -24,8 +24,10 @@ Scalar: TypeAlias = "bool | int | float | str | None"
 Value: TypeAlias = "Scalar | list[Value] | dict[str, Value]"
 
 MAX_BYTES = 4_000_000
-MAX_NODES = 200_000
+MAX_NODES = 60_000
 """Values in one file once its aliases are written out: a bound on alias bombs."""
+MAX_WRITTEN = 30_000
+"""Keys and values that one file may have: a bound on the seconds that reading it takes."""
 MAX_DEPTH = 40
 
 
@@ -309,7 +311,20 @@ _RESOLVERS = (
 
 
 class _Loader(yaml.SafeLoader):
+    """Gives up while it reads, not after: a text can take minutes to compose."""
+
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - typed so by yaml itself
+    _depth = 0
+    _composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._composed += 1
+        self._depth += 1
+        if self._composed > MAX_WRITTEN or self._depth > 2 * MAX_DEPTH:
+            raise yaml.YAMLError("it is nested too deep, or holds too many values")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 class _Dumper(yaml.SafeDumper):

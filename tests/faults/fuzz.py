@@ -3,7 +3,7 @@
     python -m tests.faults.fuzz --cases 100000     # some minutes; prints what it saw
     uv run pytest tests/faults/test_fuzz.py        # some hundreds, in CI
 
-No case may end in a traceback, take longer than two seconds, or bring out a character that a terminal acts
+No case may end in a traceback, take longer than five seconds, or bring out a character that a terminal acts
 on. Case N of a seed is the same wherever it is run: `--only N` runs that one alone.
 """
 
@@ -23,7 +23,8 @@ from pathlib import Path
 from random import Random
 from types import FrameType
 
-LIMIT_S = 2.0
+LIMIT_S = 5.0
+"""The largest file that is read takes two to four seconds on a slow core."""
 
 
 class Hang(BaseException):

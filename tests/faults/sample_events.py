@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from ida_tui import events as ev
 
+STEP = ev.StepFinished(
+    1, 40, 6.2, 7.1, 5.8, 0.402, 8, 8, 0.01, 1.2, 0.1, 0.5, 1e-5, (40.0, 12.0, 64.0), 0.1, 0.0, 0.01,
+    True, {"generate": 1.2, "judge": 1.5}, 12.0, 0.01, 3, 1024.0,
+)  # fmt: skip
+
 ALL: tuple[ev.Event, ...] = (
     ev.RunStarted(
         "20260101-000000", "outputs/q/20260101-000000", "quickstart", "embedded", "gpt-4o-mini", "mps",
@@ -23,10 +28,7 @@ ALL: tuple[ev.Event, ...] = (
     ev.JudgeProgressed(1, 3, 8, 4),
     ev.JudgeSlowed(12.0, 2, "429 Too Many Requests"),
     ev.JudgeProbed(10, "gpt-4o-mini-2024", {"good": 0.9, "bad": None}, 0.4, 0.001),
-    ev.StepFinished(
-        1, 40, 6.2, 7.1, 5.8, 0.402, 8, 8, 0.01, 1.2, 0.1, 0.5, 1e-5, (40.0, 12.0, 64.0), 0.1, 0.0, 0.01,
-        True, {"generate": 1.2, "judge": 1.5}, 12.0, 0.01, 3, 1024.0,
-    ),
+    STEP,
     ev.MemorySampled(8 * 10**9, 24 * 10**9, 2 * 10**9, 10**9, 10**8, 0, 1, 3 * 10**9, 36 * 10**9, "judge"),
     ev.AlertRaised(3, "collapse", "all rewards are equal", "raise the temperature"),
     ev.CheckpointSaved(2, "outputs/q/20260101-000000/checkpoints/checkpoint-2"),
