@@ -65,7 +65,10 @@ def harmless(content: Content) -> Content:
 
 def seconds_since(moment: str, now: datetime) -> float:
     """Seconds from a record's time to the present; 0 where there is none."""
-    return max(0.0, (now - datetime.fromisoformat(moment)).total_seconds()) if moment else 0.0
+    try:
+        return max(0.0, (now - datetime.fromisoformat(moment)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0  # a replay takes the times of most lines as they are written
 
 
 def lines(*parts: Content | str) -> Content:

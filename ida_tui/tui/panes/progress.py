@@ -64,8 +64,10 @@ def _steps(state: RunState, watched: Watched, now: datetime, width: int) -> Cont
     elif not watched.going_on:
         phase = f"died while {phase}: {likely_cause(state)}"
     done = state.steps[-1].step if state.steps else 0
-    until = now if watched.going_on else datetime.fromisoformat(state.updated_at or now.isoformat())
-    clock = words.duration(seconds_since(state.started_at, until))
+    lasted = seconds_since(state.started_at, now)
+    if not watched.going_on:
+        lasted -= seconds_since(state.updated_at, now)
+    clock = words.duration(max(0.0, lasted))
     left = remaining_s(state)
     if left is not None and watched.going_on and state.phase not in ("save", "evaluate"):
         clock += f" · about {words.duration(left)} left"
