@@ -198,7 +198,7 @@ def _plural(word: str, count: int) -> str:
 
 
 def _other_groups(completions: int, wanted: int) -> str:
-    fits = [g for g in range(2, completions + 1) if completions % g == 0]
+    fits = [g for g in range(2, min(completions, 4096) + 1) if completions % g == 0]
     nearest = sorted(sorted(fits, key=lambda g: abs(g - wanted))[:3])
     return f"\nor num_generations to {' or '.join(map(str, nearest))}" if nearest else ""
 
@@ -207,6 +207,12 @@ def _check_model(model: ModelConfig) -> Iterator[Finding]:
     problem = unusable(model.path)
     if problem is not None:
         yield _error("model.path", *problem)
+    if model.trust_remote_code:
+        yield _note(
+            "model.trust_remote_code",
+            "Python code that comes with the model will be run, with all your rights",
+            "leave trust_remote_code out, unless you have read that code",
+        )
 
 
 def _check_lengths(config: Config) -> Iterator[Finding]:

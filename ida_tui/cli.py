@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ida_tui import __version__, commands
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.leaving import leave
-from ida_tui.printable import printable
+from ida_tui.printable import printable, printable_text
 
 if TYPE_CHECKING:
     from ida_tui.resolve import Resolved
@@ -119,21 +119,21 @@ def _run(options: argparse.Namespace) -> ExitCode:
 def _list(options: argparse.Namespace) -> ExitCode:
     from ida_tui.listing import render_list
 
-    print(render_list(None if options.list == "all" else options.list))
+    print(printable_text(render_list(None if options.list == "all" else options.list)))
     return ExitCode.DONE
 
 
 def _show(options: argparse.Namespace) -> ExitCode:
     from ida_tui.listing import show
 
-    print(show(options.show, options.overrides))
+    print(printable_text(show(options.show, options.overrides)))
     return ExitCode.DONE
 
 
 def _check(options: argparse.Namespace) -> ExitCode:
     from ida_tui.plan import render_check
 
-    print(render_check(_resolve(options.check, options.overrides)))
+    print(printable_text(render_check(_resolve(options.check, options.overrides))))
     return ExitCode.DONE
 
 

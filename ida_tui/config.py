@@ -12,7 +12,7 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 from ida_tui import embedded
 
@@ -23,6 +23,7 @@ Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Kind = Literal["harmless", "unsafe"]
 Split = Literal["train", "held-out"]
 AXES = ("align", "risk", "detail")
+PositiveInt = Annotated[int, Field(gt=0, le=10**15)]
 
 
 class _Section(BaseModel):
@@ -48,6 +49,8 @@ class ModelConfig(_Section):
     """`embedded`, a folder on disk, or a Hugging Face model id."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
+    trust_remote_code: bool = False
+    """Run the Python code that comes with the model; only where you have read it yourself."""
     torch_dtype: Dtype = "auto"
     """Precision of the base weights; `auto` is float16 on mps, bfloat16 on cuda, float32 on cpu."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
@@ -103,7 +106,10 @@ class PromptSet(_Section):
     def train(self) -> list[Prompt]:
         """The prompts that are trained on, in order."""
         train = [p for p in self.prompts if p.split == "train"]
-        return train if self.only is None else [p for p in train if p.id in self.only]
+        if self.only is None:
+            return train
+        only = set(self.only)
+        return [p for p in train if p.id in only]
 
     def held_out(self) -> list[Prompt]:
         """The prompts that are only evaluated, in order."""

@@ -27,6 +27,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from ida_tui.printable import as_json
+
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
@@ -34,8 +36,10 @@ VERSION = 1
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """For each version before this one: a line's body (with its type, without its version) as the next has it."""
 
-# Valid in JSON, but not on a terminal (C1 controls), for line readers (U+2028), or in UTF-8 (surrogates).
-_UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+MOST = 10**18
+"""No figure of a run is further from zero than this; a larger one would only overflow whoever shows it."""
+MOST_ROWS = 1_000_000
+"""Completions of one rollout."""
 
 OFFLINE_JUDGE = "offline heuristic"
 """What the built-in scorer is called wherever its numbers show: it is no model's opinion."""
@@ -424,20 +428,35 @@ def encode(record: Record) -> str:
     }
     for field in dataclasses.fields(event):
         body[field.name] = _plain(getattr(event, field.name))
-    line = json.dumps(body, ensure_ascii=False, allow_nan=False)
-    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+    return as_json(body)
 
 
 def decode(line: str) -> Record:
     """The record that a line of ``events.jsonl`` holds.
 
     Raises:
-        EventError: the line is torn, is no JSON object, or is not an event of a known version.
+        EventError: the line is torn, is no JSON object, or is not an event of a known version, or one
+            that no run can have emitted.
     """
     body = parsed(line)
     seq, time, name = body.pop("seq"), body.pop("time"), body.pop("type")
+    if abs(seq) > MOST or not _is_moment(time):
+        raise EventError("seq or time is none")
     if name not in Record.TYPES:
         raise EventError(f"unknown event type {name[:60]!r}")
+    return Record(seq, time, made(name, body))
+
+
+def made(name: str, body: Mapping[str, Any]) -> Event:
+    """An event from its fields; others are left out.
+
+    Args:
+        name: one of `Record.TYPES`.
+        body: the fields, as JSON has them.
+
+    Raises:
+        EventError: a field is missing or wrong, or no run can have emitted it.
+    """
     try:
         event: Event = _adapter(name).validate_python(body)
     except ValueError as invalid:
@@ -446,7 +465,53 @@ def decode(line: str) -> Record:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise EventError(f"{name}.{where}: {first['msg']}") from None
-    return Record(seq, time, event)
+    if problem := _impossible(event):
+        raise EventError(f"{name}.{problem}")
+    return event
+
+
+def _is_moment(time: str) -> bool:
+    try:
+        return datetime.fromisoformat(time).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _impossible(event: Event) -> str:
+    """The field that no run can have emitted, and why, though its type is right; empty where all can be."""
+    for name in _figures(type(event).__name__):
+        if not _within(getattr(event, name)):
+            return f"{name}: no figure of a run is that large"
+    if isinstance(event, RolloutStarted):
+        prompts = len(event.prompts)
+        if not 1 <= event.generations <= MOST_ROWS // max(1, prompts):
+            return "generations: no rollout has so many completions"
+        if not len(event.prompt_ids) == len(event.kinds) == prompts:
+            return "prompts: not each of them has an id and a kind"
+    if (
+        isinstance(event, CompletionScored | StepFinished)
+        and event.r_ida is not None
+        and None in (event.align, event.risk, event.detail)
+    ):
+        return "r_ida: there is none without its axes"
+    return ""
+
+
+@cache
+def _figures(kind: str) -> tuple[str, ...]:
+    """The fields of an event type that are numbers, or hold some."""
+    fields = dataclasses.fields(Record.TYPES[kind])
+    return tuple(f.name for f in fields if re.search(r"\b(?:int|float)\b", str(f.type)))
+
+
+def _within(value: object) -> bool:
+    if isinstance(value, int | float):
+        return -MOST <= value <= MOST  # NaN is not
+    if isinstance(value, tuple):
+        return all(map(_within, value))
+    if isinstance(value, Mapping):
+        return all(map(_within, value.values()))
+    return True
 
 
 def parsed(line: str) -> dict[str, Any]:

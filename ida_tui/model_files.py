@@ -112,7 +112,7 @@ def weights(model: ModelConfig) -> Weights:
         return Weights(place, None, False, model.parameters, model.context_length, shape=published)
     found = read_config_json(folder)
     settings = found if isinstance(found, dict) else {}
-    files = [f for suffix in ("*.safetensors", "*.bin") for f in _glob(folder, suffix)]
+    files = _glob(folder, "*.safetensors")  # pickled weights are never read
     return Weights(
         place=place,
         folder=folder,

@@ -1,4 +1,4 @@
-"""Values, keys and addresses as they are printed: short, on one line, and without a login."""
+"""Anybody's text as it is printed: on one line, without what acts on a terminal, and without a login."""
 
 from __future__ import annotations
 
@@ -21,6 +21,26 @@ def quoted(value: object) -> str:
 def printable(line: str) -> str:
     """One line of anybody's text, without the characters that act on a terminal."""
     return "".join(c if c.isprintable() else "?" for c in line)
+
+
+def printable_text(text: str) -> str:
+    """Several lines of anybody's text: each is kept, without the characters that act on a terminal."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+# Valid in JSON, but not on a terminal (C1 controls, what turns the direction of text), for line
+# readers (U+2028), or in UTF-8 (surrogates).
+_ACTING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def as_json(value: object, *, indent: int | None = None) -> str:
+    """A value as JSON that is safe to print and to write: what would act on a terminal is escaped.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    return _ACTING.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def safe(key: str) -> str:

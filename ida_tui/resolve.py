@@ -220,7 +220,8 @@ def _without_stale_facts(root: Node, dotted: Mapping[str, str]) -> Node:
     stale: dict[str, list[str]] = {}
     if "model.path" in dotted:
         stale["model"] = [
-            "description", "revision", "parameters", "context_length", "download_gb", "licence",
+            "description", "revision", "trust_remote_code", "parameters", "context_length",
+            "download_gb", "licence",
         ]  # fmt: skip
     if "judge.model" in dotted or "judge.base_url" in dotted:
         stale["judge"] = ["description", "price", "shutdown_date"]

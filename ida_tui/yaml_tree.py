@@ -18,14 +18,16 @@ import yaml
 
 from ida_tui.errors import UsageError
 from ida_tui.paths import shown_path
-from ida_tui.printable import quoted
+from ida_tui.printable import quoted, safe
 
 Scalar: TypeAlias = "bool | int | float | str | None"
 Value: TypeAlias = "Scalar | list[Value] | dict[str, Value]"
 
 MAX_BYTES = 4_000_000
-MAX_NODES = 200_000
+MAX_NODES = 60_000
 """Values in one file once its aliases are written out: a bound on alias bombs."""
+MAX_WRITTEN = 30_000
+"""Keys and values that one file may have: a bound on the seconds that reading it takes."""
 MAX_DEPTH = 40
 
 
@@ -225,6 +227,8 @@ class _Reader:
             return Node(self._mapping(node, depth), origin)
         if isinstance(node, yaml.SequenceNode) and node.tag == _tag("seq"):
             return Node([self.read(n, self._at(n), depth + 1) for n in node.value], origin)
+        if isinstance(node, yaml.ScalarNode):
+            _refuse_half_characters(node, origin)
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             try:
                 return Node(_SCALARS[node.tag](node.value), origin)
@@ -235,7 +239,7 @@ class _Reader:
                     where=str(origin),
                 ) from error
         raise UsageError(
-            f"the YAML tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is not allowed",
+            f"the YAML tag {safe(node.tag.replace('tag:yaml.org,2002:', '!!'))} is not allowed",
             "use plain text, numbers, true, false, null, lists and mappings",
             where=str(origin),
         )
@@ -247,6 +251,7 @@ class _Reader:
             at = self._at(key)
             if not isinstance(key, yaml.ScalarNode):
                 raise UsageError("a key must be plain text", "write key: value", where=str(at))
+            _refuse_half_characters(key, at)
             child = self.read(value, at, depth + 1)
             if key.tag == _tag("merge"):
                 for part in child.value if isinstance(child.value, list) else [child]:
@@ -267,6 +272,15 @@ class _Reader:
         if self.origin.file is None:
             return self.origin
         return Origin(self.origin.file, node.start_mark.line + 1)
+
+
+def _refuse_half_characters(node: yaml.ScalarNode, origin: Origin) -> None:
+    if re.search("[\ud800-\udfff]", node.value):
+        raise UsageError(
+            f"{quoted(node.value)} holds half a character",
+            "write the character itself, not one of the two halves of its \\u escape",
+            where=str(origin),
+        )
 
 
 def _tag(name: str) -> str:
@@ -297,7 +311,20 @@ _RESOLVERS = (
 
 
 class _Loader(yaml.SafeLoader):
+    """Gives up while it reads, not after: a text can take minutes to compose."""
+
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - typed so by yaml itself
+    _depth = 0
+    _composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._composed += 1
+        self._depth += 1
+        if self._composed > MAX_WRITTEN or self._depth > 2 * MAX_DEPTH:
+            raise yaml.YAMLError("it is nested too deep, or holds too many values")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 class _Dumper(yaml.SafeDumper):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from ida_tui.tui.screens.help import HelpScreen
 from ida_tui.tui.screens.questions import AskHowToLeave, ErrorPanel
 from ida_tui.tui.sources import LiveSource
 from ida_tui.tui.watched import Watched
-from tests.app_driver import SMALL, drive, panel_text, text_on_screen
+from tests.app_driver import SMALL, drive, panel_text, settled, text_on_screen
 from tests.scripted_session import (
     Script,
     ScriptedSession,
@@ -26,6 +27,7 @@ from tests.scripted_session import (
     run_started,
     until_stopped,
 )
+from tests.synthetic_run import step_events
 
 
 def live(app: IdaApp, script: Script, directory: Path = Path("run")) -> ScriptedSession:
@@ -268,3 +270,35 @@ print(sorted(heavy & set(sys.modules)))
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("key", ["2", "3", "4"])
+def test_words_of_a_model_or_a_judge_are_shown_literally_and_act_on_nothing(key: str) -> None:
+    nasty = "[red]\x1b[2J\x9b31m\u202e[@click=app.quit]x[/]\x07"
+    run = Path("outputs/quickstart/20260131-120000")
+    run.mkdir(parents=True)
+    started = replace(run_started(run, 3), model=nasty, judge=nasty, experiment=nasty)
+    spoiled = (
+        replace(event, text=nasty, prompt=nasty, prompt_id=nasty)
+        if isinstance(event, ev.CompletionFinished)
+        else replace(event, reason=nasty, judge=nasty)
+        if isinstance(event, ev.CompletionScored)
+        else event
+        for event in step_events(1, 3)
+    )
+    last = (ev.AlertRaised(1, nasty, nasty, nasty), ev.RunPaused(1, nasty, nasty))
+    records = (ev.Record(n, ev.now(), e) for n, e in enumerate((started, *spoiled, *last)))
+    (run / "events.jsonl").write_text("".join(ev.encode(record) + "\n" for record in records))
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        app.open_run(run.absolute())
+        await settled(app, pilot)
+        await pilot.press(key)
+        await settled(app, pilot)
+        app.notify(nasty)
+        await pilot.pause()
+        shown = text_on_screen(app)
+        assert "[red]?[2J" in shown
+        assert shown.replace("\n", "").isprintable()
+
+    drive(scenario)

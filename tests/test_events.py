@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -14,13 +15,14 @@ from hypothesis import strategies as st
 
 from ida_tui import events as ev
 from ida_tui.runs.reader import read_events
+from tests.faults import sample_events
 
 
 @pytest.mark.parametrize("cls", list(ev.Record.TYPES.values()), ids=lambda cls: cls.__name__)
 @settings(deadline=None, max_examples=30)
 @given(data=st.data())
 def test_every_event_survives_the_disk(cls: type[ev.Event], data: st.DataObject) -> None:
-    record = ev.Record(seq=3, time=ev.now(), event=data.draw(st.from_type(cls).filter(_finite)))
+    record = ev.Record(seq=3, time=ev.now(), event=data.draw(_possible(cls)))
 
     assert ev.decode(ev.encode(record)) == record
 
@@ -85,7 +87,7 @@ def test_a_line_that_is_no_event_is_refused_by_name(line: str) -> None:
 def test_text_that_would_act_on_a_terminal_or_split_a_line_is_escaped() -> None:
     text = "\x1b[2J \x9b2J \u2028 \ud800 \n é"
 
-    line = ev.encode(ev.Record(0, "t", ev.Noticed("info", "model", text)))
+    line = ev.encode(ev.Record(0, ev.now(), ev.Noticed("info", "model", text)))
 
     assert ev.decode(line).event == ev.Noticed("info", "model", text)
     assert line.isprintable()
@@ -107,6 +109,68 @@ def test_a_broken_line_in_the_middle_is_named_with_its_line_number(tmp_path: Pat
 
     with pytest.raises(ev.EventError, match=r"events\.jsonl:2: not JSON"):
         list(read_events(path))
+
+
+@pytest.mark.parametrize(
+    ("event", "changes"),
+    [
+        (ev.PhaseChanged(1, "judge"), {"step": 10**400}),
+        (ev.PhaseChanged(1, "judge"), {"time": "yesterday"}),
+        (ev.PhaseChanged(1, "judge"), {"time": "2026-01-31T01:02:03"}),
+        (ev.TokensGenerated(1, 2, 3.0, 4, 5), {"tokens_per_s": math.inf}),
+        (ev.RolloutStarted(1, 8, ("a",), ("harmless",), ("Hi",)), {"generations": 10**12}),
+        (ev.RolloutStarted(1, 8, ("a",), ("harmless",), ("Hi",)), {"generations": 0}),
+        (ev.RolloutStarted(1, 8, ("a",), ("harmless",), ("Hi",)), {"kinds": []}),
+        (sample_events.STEP, {"align": None}),
+    ],
+)
+def test_an_event_that_no_run_can_have_emitted_is_refused(
+    event: ev.Event, changes: dict[str, object]
+) -> None:
+    body = json.loads(ev.encode(ev.Record(0, ev.now(), event)))
+
+    with pytest.raises(ev.EventError):
+        ev.decode(json.dumps(body | changes))
+
+
+def _possible(cls: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
+    """Events of a type with figures of a sane size."""
+    count = st.integers(-(10**18), 10**18)
+    hints = get_type_hints(cls)
+    figure = st.floats(-1e18, 1e18)
+    fields: dict[str, st.SearchStrategy[object]] = {}
+    for name, kind in hints.items():
+        if kind is int:
+            fields[name] = count
+        elif kind is float or name in ("align", "risk", "detail"):
+            fields[name] = figure
+        elif kind == float | None:
+            fields[name] = st.none() | figure
+    if cls is ev.RolloutStarted:
+        rows = st.lists(st.tuples(st.text(), st.text(), st.text()), max_size=3)
+        return st.builds(
+            lambda step, generations, rows: ev.RolloutStarted(
+                step, generations, *(tuple(row[n] for row in rows) for n in range(3))
+            ),
+            count,
+            st.integers(1, 100),
+            rows,
+        )
+    return st.builds(cls, **fields).filter(
+        lambda event: _finite(event) and _of_a_sane_size(event) and _whole_verdict(event)
+    )
+
+
+def _of_a_sane_size(event: ev.Event) -> bool:
+    values = (getattr(event, f.name) for f in dataclasses.fields(event))
+    leaves = [leaf for value in values for leaf in _leaves(value)]
+    parts = [part for leaf in leaves for part in (leaf if isinstance(leaf, tuple) else (leaf,))]
+    return all(abs(n) <= 10**18 for n in parts if isinstance(n, int | float))
+
+
+def _whole_verdict(event: ev.Event) -> bool:
+    axes = (getattr(event, axis, 0) for axis in ("align", "risk", "detail"))
+    return getattr(event, "r_ida", None) is None or None not in axes
 
 
 def _finite(event: ev.Event) -> bool:

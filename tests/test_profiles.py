@@ -1,6 +1,7 @@
 """Profiles: how they are found, read, merged, and how a value remembers its line."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from ida_tui import profiles, yaml_tree
 from ida_tui.errors import UsageError
+from ida_tui.resolve import resolve
 from ida_tui.yaml_tree import COMMAND_LINE, DEFAULT, Origin
 
 
@@ -246,3 +248,35 @@ def test_every_shipped_file_has_a_plain_one_line_description():
             raw = yaml.safe_load(file.read_text(encoding="utf-8"))
             assert 20 <= len(raw["description"]) <= 90, name
             assert "\n" not in raw["description"], name
+
+
+def test_what_a_profile_says_reaches_no_terminal_raw(ida_tui_here: Any) -> None:
+    Path("mine.yaml").write_text('extends: quickstart\ndescription: "\\e[31m\\x9b2J\\u202E"\n')
+
+    for flag in ("--show", "--check"):
+        done = ida_tui_here(flag, "mine.yaml")
+        assert done.code == 0
+        assert done.out.replace("\n", "").isprintable()
+
+
+def test_half_a_character_in_a_profile_is_refused_with_its_line() -> None:
+    Path("mine.yaml").write_text('extends: quickstart\ndescription: "\\uD800"\n')
+
+    with pytest.raises(UsageError, match="half a character") as refused:
+        resolve("mine.yaml")
+    assert refused.value.where.startswith("mine.yaml:2")
+
+
+def test_a_file_of_too_many_values_is_refused_while_it_is_read() -> None:
+    Path("mine.yaml").write_text("".join(f"k{n}: {n}\n" for n in range(40_000)))
+
+    with pytest.raises(UsageError, match="too many values"):
+        resolve("mine.yaml")
+
+
+def test_code_that_comes_with_a_model_is_run_only_where_the_profile_says_so() -> None:
+    assert resolve("quickstart").config.model.trust_remote_code is False
+
+    trusting = resolve("quickstart", ["model.trust_remote_code=true"])
+
+    assert "will be run, with all your rights" in " ".join(n.title for n in trusting.notes)

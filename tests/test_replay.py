@@ -21,7 +21,10 @@ from tests.synthetic_run import run_events, step_events, write
 
 
 def lines_of(events: Sequence[ev.Event]) -> bytes:
-    records = (ev.Record(n, f"t{n:05}", event) for n, event in enumerate(events))
+    records = (
+        ev.Record(n, f"2026-01-01T00:00:{n % 60:02}.{n % 1000:03}Z", event)
+        for n, event in enumerate(events)
+    )
     return b"".join(ev.encode(record).encode() + b"\n" for record in records)
 
 

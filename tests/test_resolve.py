@@ -325,3 +325,13 @@ def test_nothing_heavy_is_imported():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_trust_in_one_models_code_is_not_trust_in_anothers(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "extends: quickstart\nmodel: {extends: embedded, trust_remote_code: true}\n"
+    )
+    mine = str(tmp_path / "mine.yaml")
+
+    assert resolve(mine).config.model.trust_remote_code
+    assert not resolve(mine, ["model.path=Qwen/Qwen3-0.6B"]).config.model.trust_remote_code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from ida_tui import events as ev
-from ida_tui.runs import owner
+from ida_tui.errors import UsageError
+from ida_tui.runs import checkpoints, control, owner, resumption
 from ida_tui.runs.completions import CompletionStore
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.follow import Follower
@@ -301,3 +303,105 @@ def test_figures_leave_out_what_is_not_known() -> None:
 
 def is_step(event: ev.Event) -> bool:
     return isinstance(event, ev.StepFinished)
+
+
+# --- what somebody else may have put there --------------------------------------------------------
+
+
+HERE = json.dumps({"pid": -1, "started": 1, "host": socket.gethostname()})
+
+
+@pytest.mark.parametrize("text", [HERE, HERE.replace("-1", "1e400"), "[" * 100_000])
+def test_an_owner_that_no_process_can_be_is_not_alive(text: str, directory: RunDirectory) -> None:
+    directory.owner.write_text(text)
+
+    assert not owner.alive(directory)
+
+
+@pytest.mark.parametrize("name", ["owner.json", "control.json"])
+def test_a_pipe_or_a_device_in_the_place_of_a_small_file_is_not_waited_for(
+    name: str, directory: RunDirectory
+) -> None:
+    os.mkfifo(directory.path / name)
+    assert not owner.alive(directory)
+    assert control.take(directory) is None
+
+    (directory.path / name).unlink(missing_ok=True)
+    (directory.path / name).symlink_to("/dev/zero")
+    assert not owner.alive(directory)
+    assert control.take(directory) is None
+
+
+def test_a_completion_that_cannot_be_read_says_so_in_its_place() -> None:
+    write(Path("run/events.jsonl"), steps=1)
+    path = Path("run/completions.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[3] = b'{"step": 1, "group": "x"}\n'
+    path.write_bytes(b"".join(lines))
+    store = CompletionStore(path)
+    store.refresh()
+
+    found = store.load(1)
+
+    assert len(found) == 8
+    assert "line 4 of this step cannot be read" in found[3].finished.text
+
+
+def test_a_run_with_a_link_in_it_is_not_gone_on_with(directory: RunDirectory) -> None:
+    Path("elsewhere").mkdir()
+    append(directory.events, line(0, run_started(directory.path, 10)))
+    directory.checkpoints.symlink_to(Path("elsewhere").absolute())
+
+    with pytest.raises(UsageError, match="checkpoints in run is no file or folder"):
+        resumption.resumption(directory)
+
+
+def test_a_latest_that_leads_out_of_its_folder_is_not_followed() -> None:
+    write(Path("elsewhere/run/events.jsonl"), steps=1)
+    Path("outputs/quickstart").mkdir(parents=True)
+    Path("outputs/quickstart/latest").symlink_to(Path("elsewhere/run").absolute())
+
+    with pytest.raises(UsageError, match="leads to another place"):
+        resumption.find("quickstart", Path("outputs"))
+
+
+def whole_checkpoint(folder: Path) -> None:
+    for name in (*checkpoints.NEEDED, "adapter_model.safetensors"):
+        (folder / name).write_text(name)
+
+
+def saved(folder: Path, step: int, run_id: str = "mine") -> Path:
+    return checkpoints.save(
+        folder, step, whole_checkpoint, r_ida=0.1 * step, facts={"run_id": run_id}, keep=1
+    )
+
+
+def test_a_file_beside_the_sealed_ones_makes_a_checkpoint_none() -> None:
+    place = saved(Path("checkpoints"), 1)
+    (place / "pytorch_model.bin").write_text("pickled")
+
+    found = checkpoints.look(place)
+
+    assert isinstance(found, checkpoints.Broken)
+    assert found.why == "pytorch_model.bin in it is not its own"
+
+
+def test_making_room_for_checkpoints_removes_nothing_that_a_link_leads_to() -> None:
+    other = saved(Path("elsewhere"), 1, "other")
+    Path("checkpoints").mkdir()
+    Path("checkpoints/checkpoint-1").symlink_to(other.absolute())
+    Path("checkpoints/.saving-1-2").symlink_to(other.absolute())
+
+    for step in (1, 2, 3):
+        saved(Path("checkpoints"), step)
+
+    assert isinstance(checkpoints.look(other, thorough=True), checkpoints.Checkpoint)
+    assert sorted(p.name for p in Path("checkpoints").iterdir()) == ["checkpoint-3", "latest"]
+
+
+def test_checkpoints_of_another_run_are_left_alone() -> None:
+    other = saved(Path("checkpoints"), 1, "other")
+    for step in (2, 3):
+        saved(Path("checkpoints"), step)
+
+    assert other.is_dir()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ida_tui.errors import ExitCode, UsageError
+from ida_tui.printable import printable
 
 if TYPE_CHECKING:
     from ida_tui.runs.control import Asked
@@ -109,5 +110,5 @@ def _ask(directory: RunDirectory, what: Asked) -> ExitCode:
         control.ask(directory, what)
     except OSError as error:
         raise UsageError(f"{shown} cannot be written to: {error.strerror or error}") from None
-    print(f"✓ asked: {SAID[what]} ({shown})")
+    print(printable(f"✓ asked: {SAID[what]} ({shown})"))
     return ExitCode.DONE

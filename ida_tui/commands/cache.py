@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ida_tui.errors import ExitCode, IdaError, UsageError
+from ida_tui.printable import as_json, printable
 
 if TYPE_CHECKING:
     from ida_tui.judge.cache import VerdictCache
@@ -40,7 +40,7 @@ def run(options: Namespace) -> ExitCode:
     if not cache.enabled:
         raise IdaError(warnings[-1], "set IDA_TUI_CACHE_DIR to a folder that can be written to")
     for warning in warnings:
-        print(f"! {warning}", file=sys.stderr)
+        print(printable(f"! {warning}"), file=sys.stderr)
     try:
         match options.what:
             case "export":
@@ -54,13 +54,13 @@ def run(options: Namespace) -> ExitCode:
 
 
 def _show(cache: VerdictCache, cap: int) -> ExitCode:
-    print(f"file      {cache.path}")
+    print(printable(f"file      {cache.path}"))
     print(f"verdicts  {cache.count():,}")
     print(
         f"size      {cache.size() / 1e6:.1f} MB of at most {cap / 1e6:,.0f} MB (IDA_TUI_CACHE_MB)"
     )
     for judge, count, first, last in cache.by_judge():
-        print(f"  {count:>8,}  {judge}   {first} to {last}")
+        print(printable(f"  {count:>8,}  {judge}   {first} to {last}"))
     return ExitCode.DONE
 
 
@@ -69,7 +69,7 @@ def _export(cache: VerdictCache, file: str | None) -> ExitCode:
         raise UsageError(
             "export needs a file", "ida-tui cache export FILE   (- is standard output)"
         )
-    rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in cache.export())
+    rows = (as_json(row) + "\n" for row in cache.export())
     if file == "-":
         sys.stdout.writelines(rows)
         return ExitCode.DONE
@@ -81,7 +81,7 @@ def _export(cache: VerdictCache, file: str | None) -> ExitCode:
         raise UsageError(f"{path} is there already", "name a file that is not") from None
     except OSError as error:
         raise IdaError(f"cannot write {path}: {error.strerror}", "name another file") from None
-    print(f"✓ {cache.count():,} verdicts written to {path}")
+    print(printable(f"✓ {cache.count():,} verdicts written to {path}"))
     return ExitCode.DONE
 
 

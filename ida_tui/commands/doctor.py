@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 
 from ida_tui.errors import ExitCode
-from ida_tui.printable import printable
+from ida_tui.printable import as_json, printable
 
 MARKS = {"good": "✓", "note": "!", "bad": "✗"}
 
@@ -32,7 +31,7 @@ def run(options: Namespace) -> ExitCode:
     findings = doctor.examine(folder=Path.cwd(), judge=options.judge)
     bad = any(finding.verdict == "bad" for finding in findings)
     if options.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+        print(as_json([asdict(finding) for finding in findings], indent=2))
     else:
         for finding in findings:
             print(printable(f"{MARKS[finding.verdict]} {finding.about:<12} {finding.text}"))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, Namespace
 from datetime import date
 from pathlib import Path
 
 from ida_tui.config import Config
 from ida_tui.errors import ExitCode, UsageError
+from ida_tui.printable import as_json as json_text
 from ida_tui.printable import printable
 
 DEFAULT = "gpt-4o-mini"
@@ -56,7 +56,7 @@ def run(options: Namespace) -> ExitCode:
         form = service.form
         warnings = list(service.warnings)
     if options.json:
-        print(json.dumps(as_json(report) | {"form": form}, indent=2, ensure_ascii=False))
+        print(json_text(as_json(report) | {"form": form}, indent=2))
     else:
         from ida_tui.judge.check_lines import lines
 
@@ -84,7 +84,7 @@ def _opening(config: Config) -> None:
 
     judge = config.judge
     where = "built in" if judge.kind == "offline" else f"{judge.model} at {host_of(judge.base_url)}"
-    print(f"judge {judge.name or judge.model} ({where}), rubric {config.rubric.name}"
-          f" v{config.rubric.version} [{config.rubric.digest()}]")  # fmt: skip
+    print(printable(f"judge {judge.name or judge.model} ({where}), rubric {config.rubric.name}"
+                    f" v{config.rubric.version} [{config.rubric.digest()}]"))  # fmt: skip
     if judge.shutdown_date and retirement_warning(judge, date.today()) is None:
         print(f"✓ served until {judge.shutdown_date}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ida_tui.errors import ExitCode
-from ida_tui.printable import printable
+from ida_tui.printable import as_json, printable
 
 if TYPE_CHECKING:
     from ida_tui.runs.summary import RunSummary
@@ -54,4 +53,4 @@ def line(one: RunSummary) -> str:
 
 
 def _json(one: RunSummary) -> str:
-    return json.dumps({**one._asdict(), "path": str(one.path)}, ensure_ascii=False)
+    return as_json({**one._asdict(), "path": str(one.path)})

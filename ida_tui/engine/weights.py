@@ -28,9 +28,15 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
         IdaError: it cannot be loaded, or the model has no chat template.
     """
     try:
-        AutoConfig.from_pretrained(source(model), revision=model.revision)
+        # Said in so many words: where it is left open, transformers asks on the terminal.
+        trusted = {"trust_remote_code": model.trust_remote_code}
+        AutoConfig.from_pretrained(source(model), revision=model.revision, **trusted)
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
-            source(model), revision=model.revision, truncation_side="left", padding_side="left"
+            source(model),
+            revision=model.revision,
+            truncation_side="left",
+            padding_side="left",
+            **trusted,
         )
     except (OSError, ValueError) as error:
         raise _cannot_load(model, error) from error
@@ -54,6 +60,7 @@ def load_model(model: ModelConfig, weights: Format) -> Any:
             revision=model.revision,
             dtype=getattr(torch, weights),
             attn_implementation=model.attn_implementation,
+            trust_remote_code=model.trust_remote_code,
             use_safetensors=True,  # pickled weights can run code when they are read
         )
     except (OSError, ValueError, ImportError) as error:

@@ -40,7 +40,7 @@ def follow(directory: RunDirectory, *, as_json: bool) -> ExitCode:
                 state = fold(state, record)
                 printer.show(state, record)
             if state.ended is not None and not alive:
-                return ExitCode(state.ended.exit_code)
+                return _code(state.ended.exit_code)
             if not alive and not records:
                 printer.say(f"✗ it died without a word: {likely_cause(state)}")
                 printer.say(f"  go on with it: ida-tui resume {directory.path}")
@@ -51,3 +51,8 @@ def follow(directory: RunDirectory, *, as_json: bool) -> ExitCode:
         raise IdaError(f"the run cannot be read: {error}") from None
     finally:
         printer.close()
+
+
+def _code(number: int) -> ExitCode:
+    """The run's own exit code; a number that is none of ours means that it failed."""
+    return ExitCode(number) if number in set(ExitCode) else ExitCode.FAILED

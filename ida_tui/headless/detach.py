@@ -9,6 +9,7 @@ from ida_tui.config import Config
 from ida_tui.engine.detached import Detached, NotBegun, launch, resumed
 from ida_tui.errors import ExitCode
 from ida_tui.paths import expanded
+from ida_tui.printable import printable, printable_text
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 
@@ -49,7 +50,7 @@ def _told(begin: Callable[[], Detached]) -> ExitCode:
     try:
         detached = begin()
     except NotBegun as error:
-        print(error.talk, file=sys.stderr)
+        print(printable_text(error.talk), file=sys.stderr)
         return error.code
-    print(*detached.lines(), sep="\n")
+    print(*map(printable, detached.lines()), sep="\n")
     return ExitCode.DONE

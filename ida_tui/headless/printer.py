@@ -14,7 +14,7 @@ from rich.text import Text
 from ida_tui import events as ev
 from ida_tui import narration
 from ida_tui.config import Config
-from ida_tui.printable import printable
+from ida_tui.printable import printable, printable_text
 from ida_tui.state import RunState
 
 
@@ -54,14 +54,14 @@ class HumanPrinter:
     def show(self, state: RunState, record: ev.Record) -> None:
         for line in narration.lines(state, record.event):
             self._console.print(styled(line))
-        self._spinner.update(text=narration.progress(state, datetime.now(UTC)))
+        self._spinner.update(text=Text(printable(narration.progress(state, datetime.now(UTC)))))
 
     def say(self, text: str) -> None:
         if self._live is not None:
             # Above the live line, which would otherwise be overwritten in the middle.
-            self._console.print(Text(text))
+            self._console.print(Text(printable_text(text)))
         else:
-            print(text, file=sys.stderr)
+            print(printable_text(text), file=sys.stderr)
 
     def close(self) -> None:
         if self._live is not None:
@@ -80,7 +80,7 @@ class JsonPrinter:
         sys.stdout.flush()
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr)
+        print(printable_text(text), file=sys.stderr)
 
     def close(self) -> None:
         sys.stdout.flush()

@@ -8,6 +8,7 @@ convenience: whatever is wrong with it becomes a warning, never an error.
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import time
@@ -260,7 +261,8 @@ class VerdictCache:
         for row in self._connection.execute(
             f"SELECT {columns} FROM verdicts_v2 ORDER BY created, key"
         ):
-            yield dict(zip(_EXPORTED, row, strict=True))
+            cells = (_text(cell) if isinstance(cell, bytes) else _finite(cell) for cell in row)
+            yield dict(zip(_EXPORTED, cells, strict=True))
 
     def clear(self) -> int:
         """Forget every verdict and endpoint; returns how many verdicts there were."""
@@ -342,6 +344,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         sqlite3.Error: it cannot be opened, written or read; nothing is left open.
     """
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    connection.text_factory = _text  # a cell that is no UTF-8 was not written by this program
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -353,6 +356,14 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _finite(cell: _Cell) -> _Cell:
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
+
+
+def _text(cell: bytes) -> str:
+    return cell.decode("utf-8", "replace")
 
 
 def _code(error: sqlite3.Error) -> int | None:

@@ -6,6 +6,7 @@ No key ever leaves here: `redact` goes over every text that a server wrote.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -146,16 +147,21 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     """Seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` (seconds or date)."""
     try:
         if milliseconds := headers.get("retry-after-ms"):
-            return max(0.0, float(milliseconds) / 1000)
+            return _wait(float(milliseconds) / 1000)
         value = headers.get("retry-after")
         if value is None:
             return None
         if re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
-            return float(value)
+            return _wait(float(value))
         moment = parsedate_to_datetime(value)
-        return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
-    except (ValueError, TypeError):
+        return _wait((moment - (now or datetime.now(UTC))).total_seconds())
+    except (ValueError, TypeError, OverflowError):
         return None
+
+
+def _wait(seconds: float) -> float | None:
+    """A wait that can be waited for; null for one that is no number or has no end."""
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def unavailable(fault: Fault, *, model: str, host: str, key_name: str | None) -> JudgeUnavailable:

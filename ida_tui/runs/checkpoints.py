@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ida_tui.runs.small_files import read_json
+
 SEAL = "checkpoint.json"
 VERSION = 1
 NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
@@ -91,15 +93,14 @@ def save(
         }
         (beside / SEAL).write_text(json.dumps(seal, indent=1) + "\n", encoding="utf-8")
         _sync(beside)
-        if place.exists():
-            shutil.rmtree(place)
+        _remove(place)
         beside.replace(place)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
     _sync_folder(folder)
     _point_latest(folder, place.name)
-    _rotate(folder, keep)
+    _rotate(folder, keep, facts.get("run_id"))
     return place
 
 
@@ -130,13 +131,17 @@ def look(path: Path, *, thorough: bool = False) -> Checkpoint | Broken | None:
     if match is None or not path.is_dir():
         return None
     step = int(match[1])
+    if path.is_symlink():
+        return Broken(path, step, "it is a link to another place")
     try:
-        seal = json.loads((path / SEAL).read_text(encoding="utf-8"))
-        files: dict[str, dict[str, Any]] = seal["files"]
+        seal: Any = read_json(path / SEAL)
+        files: dict[str, dict[str, Any]] = dict(seal["files"])
         version, sealed_step, r_ida = seal["version"], seal["step"], seal.get("r_ida")
     except FileNotFoundError:
         return Broken(path, step, "it was never finished")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Broken(path, step, f"its {SEAL} cannot be read")
+    if r_ida is not None and not (isinstance(r_ida, int | float) and 0 <= r_ida <= 1):
         return Broken(path, step, f"its {SEAL} cannot be read")
     if version != VERSION:
         return Broken(path, step, f"it is of version {version}, which is not known here")
@@ -144,6 +149,8 @@ def look(path: Path, *, thorough: bool = False) -> Checkpoint | Broken | None:
         return Broken(path, step, f"it was made for step {sealed_step}")
     if lacking := _lacking(files):
         return Broken(path, step, f"it lacks {lacking}")
+    if stranger := _stranger(path, files):
+        return Broken(path, step, stranger)
     for name, wanted in files.items():
         problem = _differs(path / name, wanted, thorough)
         if problem:
@@ -151,11 +158,33 @@ def look(path: Path, *, thorough: bool = False) -> Checkpoint | Broken | None:
     return Checkpoint(path, step, r_ida, seal)
 
 
+def _stranger(folder: Path, files: Collection[str]) -> str:
+    """What is in a checkpoint and is not its own: a link, or a file that its seal does not know.
+
+    A library may read, and run, whatever lies beside the files that are sealed.
+    """
+    for place, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            file = Path(place) / name
+            known = name in folders or str(file.relative_to(folder)) in (*files, SEAL)
+            if file.is_symlink() or not known:
+                return f"{name} in it is not its own"
+    return ""
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder; of a link only the link, never what it leads to."""
+    with contextlib.suppress(OSError):
+        if path.is_symlink():
+            path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def clear_unfinished(folder: Path) -> None:
     """Remove what a process that died in the middle of saving has left."""
     with contextlib.suppress(OSError):
         for path in folder.glob(".saving-*"):
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
 
 
 def _lacking(names: Collection[str]) -> str:
@@ -173,7 +202,7 @@ def _differs(file: Path, wanted: Mapping[str, Any], thorough: bool) -> str:
             return "is not what was written"
     except FileNotFoundError:
         return "is missing"
-    except (OSError, KeyError, TypeError):
+    except (OSError, KeyError, TypeError, ValueError):
         return "cannot be read"
     return ""
 
@@ -224,9 +253,9 @@ def _point_latest(folder: Path, name: str) -> None:
         beside.replace(folder / "latest")
 
 
-def _rotate(folder: Path, keep: int) -> None:
-    """The newest stay, and the best by R_IDA; a folder that is no checkpoint is left for a person to see."""
-    whole, _ = find(folder)
+def _rotate(folder: Path, keep: int, run_id: object = None) -> None:
+    """The newest stay, and the best by R_IDA; what is no checkpoint, or another run's, is left alone."""
+    whole = [one for one in find(folder)[0] if one.facts.get("run_id") == run_id]
     best = max(whole, key=lambda c: (-1.0 if c.r_ida is None else c.r_ida, c.step), default=None)
     for old in whole[keep:]:
         if best is None or old.path != best.path:
@@ -234,7 +263,7 @@ def _rotate(folder: Path, keep: int) -> None:
             gone = folder / f".saving-old-{old.step}"
             with contextlib.suppress(OSError):
                 old.path.replace(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            _remove(gone)
 
 
 def _named(folder: Path) -> Iterator[Path]:

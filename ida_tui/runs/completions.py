@@ -6,13 +6,12 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 from ida_tui import events as ev
 from ida_tui.state import Completion
 
-_STEP = re.compile(rb'\{"step": (\d+),')
+_STEP = re.compile(rb'\{"step": (\d{1,18}),')
 
 
 class CompletionStore:
@@ -56,8 +55,11 @@ class CompletionStore:
         return tuple(sorted(self._blocks))
 
     def load(self, step: int) -> tuple[Completion, ...]:
-        """The completions of one step with their verdicts, in the order they were written."""
-        return tuple(_completion(raw) for raw in self._lines(step))
+        """The completions of one step with their verdicts, in the order they were written.
+
+        In the place of a line that is no completion stands one that says so.
+        """
+        return tuple(_completion(raw, step, n) for n, raw in enumerate(self._lines(step)))
 
     def search(self, words: Sequence[str], start: int, direction: int) -> int | None:
         """The nearest step with a completion that has all the words.
@@ -121,8 +123,16 @@ def matches(completion: Completion, words: Sequence[str]) -> bool:
     return all(word.casefold() in text for word in words)
 
 
-def _completion(raw: bytes) -> Completion:
-    row = json.loads(raw)
-    finished = ev.CompletionFinished(**{f.name: row[f.name] for f in fields(ev.CompletionFinished)})
-    scored = ev.CompletionScored(**{f.name: row[f.name] for f in fields(ev.CompletionScored)})
+def _completion(raw: bytes, step: int, number: int) -> Completion:
+    try:
+        row = json.loads(raw)
+        if not isinstance(row, dict):
+            raise ev.EventError("not a JSON object")
+        finished = ev.made("CompletionFinished", row)
+        scored = ev.made("CompletionScored", row)
+    except (ValueError, RecursionError) as error:
+        said = f"(line {number + 1} of this step cannot be read: {error})"
+        return Completion(ev.CompletionFinished(step, -1, number, "", "", said, 0, True))
+    assert isinstance(finished, ev.CompletionFinished)
+    assert isinstance(scored, ev.CompletionScored)
     return Completion(finished, scored)

@@ -33,12 +33,17 @@ def take(directory: RunDirectory) -> Asked | None:
     """The request that is there, which is removed; None where there is none that may be obeyed."""
     path = directory.control
     try:
-        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        # Without waiting: it may be a pipe that nobody writes to.
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
-    with os.fdopen(number, encoding="utf-8", errors="replace") as file:
-        found = os.fstat(file.fileno())
-        text = file.read(1000)
+    try:
+        found = os.fstat(number)
+        text = os.read(number, 1000) if stat.S_ISREG(found.st_mode) else b""
+    except OSError:
+        return None
+    finally:
+        os.close(number)
     with contextlib.suppress(OSError):
         path.unlink()
     others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

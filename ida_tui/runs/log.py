@@ -6,7 +6,6 @@ before anyone is shown it; the file is fsynced when a step, a checkpoint or the 
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import threading
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from ida_tui import events as ev
+from ida_tui.printable import as_json
 from ida_tui.runs.append import Appender
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.refusals import Refusal, refusal
@@ -143,7 +143,7 @@ class EventLog:
             text = self._texts.pop((event.group, event.index), None)
             if text is not None:
                 row = asdict(text) | asdict(event)
-                self._write(self._completions, json.dumps(row, ensure_ascii=False), durable=False)
+                self._write(self._completions, as_json(row), durable=False)
 
     def _write(self, file: Appender, line: str, *, durable: bool) -> None:
         """Add a line, and wait where the disk refuses it: everyone who emits stands still meanwhile.

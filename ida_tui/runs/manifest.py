@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from ida_tui import __version__
 from ida_tui.config import Config
+from ida_tui.runs.small_files import read_json
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "openai", "textual")
 
@@ -53,13 +55,17 @@ def note_resumed(path: Path, *, at: str, argv: Sequence[str]) -> None:
         argv: the command line as typed.
     """
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError):
-        manifest = {}
-    manifest = manifest if isinstance(manifest, dict) else {}
+        found = {}
+    manifest = found if isinstance(found, dict) else {}
     resumed = {"at": at, "command": list(argv), "ida_tui": __version__, "git": _git_revision()}
-    manifest["resumed"] = [*manifest.get("resumed", []), resumed]
-    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    earlier = manifest.get("resumed")
+    manifest["resumed"] = [*(earlier if isinstance(earlier, list) else []), resumed]
+    # In its place, not into it: it may be a link to another file.
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    beside.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    beside.replace(path)
 
 
 def version_of(package: str) -> str | None:

@@ -8,13 +8,14 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 import psutil
 
 from ida_tui.errors import UsageError
 from ida_tui.paths import shown_path
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.small_files import read_json
 
 ELSEWHERE_S = 60.0
 """On a disk shared with another machine, a run that wrote within this time is taken to be alive."""
@@ -103,17 +104,17 @@ def release(directory: RunDirectory) -> None:
 def pid(directory: RunDirectory) -> int | None:
     """The process that says it trains the run; None where none does."""
     try:
-        return int(json.loads(directory.owner.read_text(encoding="utf-8"))["pid"])
-    except (OSError, ValueError, TypeError, KeyError):
+        return int(_written(directory)["pid"])
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
 
 
 def alive(directory: RunDirectory) -> bool:
     """Whether the process that trains the run is still there. Never raises."""
     try:
-        owner = json.loads(directory.owner.read_text(encoding="utf-8"))
+        owner = _written(directory)
         pid, started, host = int(owner["pid"]), float(owner["started"]), owner["host"]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return False
     if host != socket.gethostname():
         with contextlib.suppress(OSError):
@@ -122,5 +123,12 @@ def alive(directory: RunDirectory) -> bool:
     try:
         # A number that another process was given later does not count.
         return abs(psutil.Process(pid).create_time() - started) < 1.0
-    except psutil.Error:
-        return False
+    except (psutil.Error, ValueError, OverflowError):
+        return False  # no process has such a number
+
+
+def _written(directory: RunDirectory) -> dict[str, Any]:
+    found = read_json(directory.owner)
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,13 @@ def find(name: str, output_dir: Path) -> RunDirectory:
         if (path / "events.jsonl").is_file():
             return RunDirectory(path.resolve())
         if (path / "latest" / "events.jsonl").is_file():
-            return RunDirectory((path / "latest").resolve())
+            latest = (path / "latest").resolve()
+            if latest.parent != path.resolve():
+                raise UsageError(
+                    f"{shown_path(path)}/latest leads to another place: {latest}",
+                    "name the run's own folder",
+                )
+            return RunDirectory(latest)
     found = sorted(output_dir.glob(f"*/{_literal(name)}/events.jsonl"))
     if len(found) == 1:
         return RunDirectory(found[0].parent.resolve())
@@ -61,7 +68,9 @@ def newest(output_dir: Path) -> RunDirectory:
         UsageError: there is none.
     """
     found = [
-        path.parent for path in output_dir.glob("*/*/events.jsonl") if path.parent.name != "latest"
+        path.parent
+        for path in output_dir.glob("*/*/events.jsonl")
+        if path.parent.name != "latest" and not path.parent.is_symlink()
     ]
     if not found:
         raise UsageError(
@@ -78,6 +87,11 @@ def resumption(directory: RunDirectory) -> Resumption:
         UsageError: it is complete, it is being trained now, or it cannot be read.
     """
     where = shown_path(directory.path)
+    if strange := _strange(directory.path):
+        raise UsageError(
+            f"{strange} in {where} is no file or folder of the run's own",
+            "a run is written to as it goes on; put a copy in the place of the link",
+        )
     if owner.alive(directory):
         raise UsageError(f"{where} is being trained now, by another process", "stop it there first")
     try:
@@ -110,6 +124,19 @@ def newest_whole(directory: RunDirectory, run_id: str) -> tuple[Checkpoint | Non
         if isinstance(found, Broken):
             rejected.append(found)
     return None, rejected
+
+
+def _strange(folder: Path) -> str:
+    """A link, a pipe or a device in a run's directory, which would be written to or waited for."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                own = entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+                if not own:
+                    return entry.name
+    except OSError:
+        return ""
+    return ""
 
 
 def _literal(name: str) -> str:

@@ -31,6 +31,7 @@ from ida_tui.events import (
     TextGenerated,
     TokensGenerated,
 )
+from ida_tui.printable import printable_text
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui import actions, terminal
 from ida_tui.tui.crash import Crash
@@ -400,6 +401,10 @@ class IdaApp(App[None]):
         if ended is not None and ended.status not in ("done", "interrupted"):
             log = f"the log is {watched.directory}" if watched.directory else ""
             self.show_error(IdaError(ended.message, f"{ended.hint}\n{log}".strip()))
+
+    def notify(self, message: str, **more: Any) -> None:
+        """Say something in passing, literally: words of a model or a file name are no markup."""
+        super().notify(printable_text(message), **(more | {"markup": False}))
 
     def show_error(self, error: IdaError) -> None:
         """A panel with what went wrong, where, and what to do."""

@@ -213,7 +213,7 @@ def _x_axis(first: int, count: int, columns: int, left: int, right: int) -> Cont
     if count > 1:
         _write(row, columns - len(str(last)), str(last))
         every = _round_step(count, max(1, columns // 12))
-        for step in range(every, last, every):
+        for step in range(first - first % every + every, last, every):
             middle = round((step - first) * (columns - 1) / (count - 1))
             start = middle - len(str(step)) // 2
             free = range(max(0, start - 2), min(columns, start + len(str(step)) + 2))

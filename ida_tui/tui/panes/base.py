@@ -8,6 +8,7 @@ from typing import ClassVar
 from textual.content import Content
 from textual.widgets import Static
 
+from ida_tui.printable import printable_text
 from ida_tui.state import RunState
 from ida_tui.tui.watched import Changed, Watched
 
@@ -41,7 +42,7 @@ class Pane(Static, can_focus=True):
             changed: types of the events since the last time; None if anything may have changed.
         """
         self._last = watched, now
-        text = self.text(watched.shown, watched, now)
+        text = harmless(self.text(watched.shown, watched, now))
         if text != self._drawn:
             self._drawn = text
             self.update(text, layout=False)
@@ -56,9 +57,18 @@ class Pane(Static, can_focus=True):
         return self.content_size.width, self.content_size.height
 
 
+def harmless(content: Content) -> Content:
+    """The same, without the characters that a terminal acts on; styles stay in their places."""
+    shown = printable_text(content.plain)
+    return content if shown == content.plain else Content(shown, list(content.spans))
+
+
 def seconds_since(moment: str, now: datetime) -> float:
     """Seconds from a record's time to the present; 0 where there is none."""
-    return max(0.0, (now - datetime.fromisoformat(moment)).total_seconds()) if moment else 0.0
+    try:
+        return max(0.0, (now - datetime.fromisoformat(moment)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0  # a replay takes the times of most lines as they are written
 
 
 def lines(*parts: Content | str) -> Content:

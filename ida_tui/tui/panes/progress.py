@@ -64,15 +64,17 @@ def _steps(state: RunState, watched: Watched, now: datetime, width: int) -> Cont
     elif not watched.going_on:
         phase = f"died while {phase}: {likely_cause(state)}"
     done = state.steps[-1].step if state.steps else 0
-    until = now if watched.going_on else datetime.fromisoformat(state.updated_at or now.isoformat())
-    clock = words.duration(seconds_since(state.started_at, until))
+    lasted = seconds_since(state.started_at, now)
+    if not watched.going_on:
+        lasted -= seconds_since(state.updated_at, now)
+    clock = words.duration(max(0.0, lasted))
     left = remaining_s(state)
     if left is not None and watched.going_on and state.phase not in ("save", "evaluate"):
         clock += f" · about {words.duration(left)} left"
         if state.before is not None:
             clock += " + evaluation" if width >= 90 else " + eval"
     steps = f"step {max(1, state.step)}/{run.steps}" if run else "step –"
-    share = done / run.steps if run else 0.0
+    share = done / max(1, run.steps) if run else 0.0
     room = width - len(phase) - len(steps) - len(clock) - 8
     middle = f" {words.bar(share, min(40, room))} " if room >= 6 else " "
     return Content.assemble((phase, "bold"), "  ", steps, (middle, "$text-accent"), f" {clock}")

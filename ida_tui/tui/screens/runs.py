@@ -141,7 +141,9 @@ class RunsScreen(IdaScreen):
             about.update(Content(f"No run has “{self._letters}”. Escape shows them all."))
         else:
             folder = shown_path(self.app.output_dir.absolute())
-            about.update(Content(f"No runs in {folder} yet. 1 leads to the launch screen."))
+            about.update(
+                Content(f"No runs in {printable(folder)} yet. 1 leads to the launch screen.")
+            )
 
     # -- actions ------------------------------------------------------------------------------
 
@@ -230,7 +232,7 @@ def when(moment: str, now: datetime) -> str:
     """A time of the past as a person says it, in the time zone of the machine."""
     try:
         then = datetime.fromisoformat(moment).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):
         return "not known"
     days = (now.astimezone().date() - then.date()).days
     if days == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widgets import Static
 
+from ida_tui.printable import printable
 from ida_tui.tui.watched import Watched
 
 SCREENS = ("Launch", "Run", "Completions", "Runs")
@@ -32,7 +33,7 @@ class TitleBar(Static):
             "  ",
         )
         room = self.app.size.width - 2 - len(tabs)
-        text = tabs + Content(_about(watched, held, room))
+        text = tabs + Content(printable(_about(watched, held, room)))
         if text != self._drawn:
             self._drawn = text
             self.update(text, layout=False)

@@ -1,0 +1,40 @@
+"""One well-formed event of every type, with the fields that a real CPU run leaves empty."""
+
+from __future__ import annotations
+
+from ida_tui import events as ev
+
+STEP = ev.StepFinished(
+    1, 40, 6.2, 7.1, 5.8, 0.402, 8, 8, 0.01, 1.2, 0.1, 0.5, 1e-5, (40.0, 12.0, 64.0), 0.1, 0.0, 0.01,
+    True, {"generate": 1.2, "judge": 1.5}, 12.0, 0.01, 3, 1024.0,
+)  # fmt: skip
+
+ALL: tuple[ev.Event, ...] = (
+    ev.RunStarted(
+        "20260101-000000", "outputs/q/20260101-000000", "quickstart", "embedded", "gpt-4o-mini", "mps",
+        "float16", "float16 base", "lora", 900_000, 143_000, 40, 60, 8, 64, 0, 48.0, 11.8,
+        (("policy", "always", 8_000_000), ("KV cache", "sampling", 700)),
+    ),
+    ev.Noticed("warning", "judge", "it is slow"),
+    ev.PhaseChanged(1, "generate"),
+    ev.RolloutStarted(1, 8, ("one",), ("harmless",), ("How do I kill a process?",)),
+    ev.TextGenerated(1, ("Use kill.",) * 8),
+    ev.TokensGenerated(1, 200, 410.5, 3, 8),
+    ev.CompletionFinished(1, 0, 0, "one", "How do I kill a process?", "Use kill.", 4, True),
+    ev.CompletionScored(
+        1, 0, 0, 7.5, 9.0, 6.0, 0.56, 0.3, "It helps.", "gpt-4o-mini", 0.8, 0.0002, False, None
+    ),
+    ev.JudgeBatchFinished(1, 8, 0, 1, 2, 3.1, 1.0, 0.8, 1.9, 0.002, 0.7, 8, {"unsafe": 1}),
+    ev.JudgeProgressed(1, 3, 8, 4),
+    ev.JudgeSlowed(12.0, 2, "429 Too Many Requests"),
+    ev.JudgeProbed(10, "gpt-4o-mini-2024", {"good": 0.9, "bad": None}, 0.4, 0.001),
+    STEP,
+    ev.MemorySampled(8 * 10**9, 24 * 10**9, 2 * 10**9, 10**9, 10**8, 0, 1, 3 * 10**9, 36 * 10**9, "judge"),
+    ev.AlertRaised(3, "collapse", "all rewards are equal", "raise the temperature"),
+    ev.CheckpointSaved(2, "outputs/q/20260101-000000/checkpoints/checkpoint-2"),
+    ev.RunPaused(3, "the account has no credit left", "add credit", "judge"),
+    ev.RunResumed(2, "ollama"),
+    ev.EvaluationFinished("before", 0, 30, 80, 3, 2, 75, 40, 40, "offline heuristic", 2.0),
+    ev.EvaluationFinished("after", 40, 30, 80, 79, 1, 0, 40, 40, "offline heuristic", 2.0),
+    ev.RunEnded("done", 0, 40, 0.296, 0.753, 0.48, 31.0, 0.01, "Training complete", "look at it"),
+)  # fmt: skip
