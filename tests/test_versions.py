@@ -12,17 +12,20 @@ from ida_tui.runs.replay import Replay
 
 # As the first ida-tui wrote them: without the fields that came later.
 OLD_STEP = (
-    '{"v": 1, "seq": 2, "time": "t2", "type": "StepFinished", "step": 1, "steps": 2, "align": 5.0,'
+    '{"v": 1, "seq": 2, "time": "2026-01-31T01:02:03.002Z", "type": "StepFinished",'
+    ' "step": 1, "steps": 2, "align": 5.0,'
     ' "risk": 9.0, "detail": 4.0, "r_ida": 0.3, "scored": 8, "completions": 8, "kl": null,'
     ' "entropy": 1.0, "loss": 0.1, "grad_norm": 0.5, "learning_rate": 1e-05, "lengths": null,'
     ' "truncated": 0.0, "zero_std": 0.0, "weight_delta": 0.01, "skipped": false, "seconds": {}}'
 )
 OLD_MEMORY = (
-    '{"v": 1, "seq": 1, "time": "t1", "type": "MemorySampled", "system_used": 1, "system_total": 2,'
+    '{"v": 1, "seq": 1, "time": "2026-01-31T01:02:03.001Z", "type": "MemorySampled",'
+    ' "system_used": 1, "system_total": 2,'
     ' "process": 1, "device_tensors": null, "device_cache": null, "swap_growth": 0, "pressure": null}'
 )
 OLD_BATCH = (
-    '{"v": 1, "seq": 3, "time": "t3", "type": "JudgeBatchFinished", "step": 1, "calls": 8,'
+    '{"v": 1, "seq": 3, "time": "2026-01-31T01:02:03.003Z", "type": "JudgeBatchFinished",'
+    ' "step": 1, "calls": 8,'
     ' "cached": 0, "failed": 0, "retries": 0, "seconds": 1.0, "exposed_s": 1.0, "p50_s": 0.5,'
     ' "p95_s": 0.9, "cost": 0.001}'
 )
@@ -59,7 +62,7 @@ def test_an_older_version_is_brought_up_step_by_step(
 
     monkeypatch.setattr(ev, "VERSION", 3)
     monkeypatch.setattr(ev, "UPGRADES", {1: from_1, 2: from_2})
-    head = '"seq": 0, "time": "t", "type": "Noticed", "level": "info"'
+    head = '"seq": 0, "time": "2026-01-31T01:02:03.000Z", "type": "Noticed", "level": "info"'
 
     first = ev.decode(f'{{"v": 1, {head}, "words": "hello"}}')
     second = ev.decode(f'{{"v": 2, {head}, "source": "judge", "words": "hello"}}')
@@ -85,4 +88,4 @@ def test_a_newer_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
 
 def test_a_type_that_is_not_known_in_a_known_version_is_damage() -> None:
     with pytest.raises(ev.EventError, match="unknown event type 'Nonsense'"):
-        ev.decode('{"v": 1, "seq": 0, "time": "t", "type": "Nonsense"}')
+        ev.decode('{"v": 1, "seq": 0, "time": "2026-01-31T01:02:03.000Z", "type": "Nonsense"}')
