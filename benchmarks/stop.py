@@ -144,7 +144,8 @@ def _problem(run: subprocess.Popen[str], last: dict[str, Any], talk: str, phase:
     if last["message"] != f"Stopped after step {done} of 500":
         return f"it said {last['message']}"
     if not phase.trained:
-        return "" if last["hint"] == "training had not begun" else f"it said {last['hint']}"
+        nothing = ("training had not begun", "no step was finished: ida-tui resume begins anew")
+        return "" if last["hint"] in nothing else f"it said {last['hint']}"
     place = Path(f"outputs/quickstart/latest/checkpoints/checkpoint-{done}")
     if not isinstance(checkpoints.look(place, thorough=True), checkpoints.Checkpoint):
         return f"{place} is no whole checkpoint"

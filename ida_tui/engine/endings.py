@@ -31,7 +31,11 @@ def interrupted(run: UnderWay) -> Outcome:
     where = run.state.checkpoint
     how = "Handed over" if run.control.handing_over else "Stopped"
     message = f"{how} after step {run.last_step} of {run.config.planned_steps()}"
-    kept = "training had not begun"
+    kept = (
+        "no step was finished: ida-tui resume begins anew"
+        if run.trainer
+        else "training had not begun"
+    )
     # Without a trainer it was paused, with everything given back: its checkpoint came first.
     if where and (saved or run.trainer is None):
         kept = f"checkpoint: {where.path}\ngo on with: ida-tui resume {run.directory.path}"

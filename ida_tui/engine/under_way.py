@@ -109,6 +109,8 @@ class UnderWay:
         if not math.isfinite(self.trainer.weight_delta):
             return False
         step = int(self.trainer.state.global_step)
+        if step == 0:
+            return False  # the run's first step is the same one again when it begins anew
         saved = self.state.checkpoint
         if saved is not None and saved.step == step and Path(saved.path).is_dir():
             return True
