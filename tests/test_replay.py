@@ -115,3 +115,12 @@ def test_a_line_that_is_no_event_is_named_with_its_number(tmp_path: Path) -> Non
 
     with pytest.raises(ev.EventError, match=r"events\.jsonl:2: not JSON"):
         Replay.open(path)
+
+
+def test_a_time_that_is_no_text_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    good = lines_of([ev.PhaseChanged(1, "generate"), ev.TextGenerated(1, ("a",))])
+    path.write_bytes(good.replace(b"2026-01-01T00:00:01", b"2026\x8c"))
+
+    with pytest.raises(ev.EventError, match=r"events\.jsonl:2"):
+        Replay.open(path)

@@ -17,7 +17,7 @@ from ida_tui.runs.reader import decoded
 from ida_tui.state import RunState, fold
 
 # As `events.encode` writes a line; one that looks different is parsed whole.
-_HEAD = re.compile(rb'\{"v": \d+, "seq": (\d+), "time": "([^"\\]*)", "type": "(\w+)"')
+_HEAD = re.compile(rb'\{"v": \d+, "seq": (\d{1,18}), "time": "([0-9TZ:.+-]*)", "type": "(\w+)"')
 _PHASE = re.compile(rb'"step": (\d+), "phase": "(\w+)"\}$')
 _OF_THE_STEP = {
     b"RolloutStarted",
