@@ -243,7 +243,9 @@ def _shape(settings: Mapping[str, object]) -> Shape | None:
 
 
 def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    """A size as a model can have one; None for anything else."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if isinstance(value, int) and whole and 0 < value < 10**12 else None
 
 
 def _glob(folder: Path, pattern: str) -> list[Path]:

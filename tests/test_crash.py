@@ -38,7 +38,7 @@ def test_a_defect_in_a_step_leaves_versions_trace_and_last_events_without_the_ke
         "torch ",
         "trl ",
         "Traceback (most recent call last)",
-        "CompletionScored",
+        "PhaseChanged",
     ):
         assert wanted in text
     assert KEY not in text + done.out + done.err

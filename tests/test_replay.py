@@ -142,3 +142,12 @@ def test_opening_a_run_can_be_given_up(tmp_path: Path) -> None:
 
     with pytest.raises(GivenUp):
         Replay.open(tmp_path / "events.jsonl", lambda: True)
+
+
+def test_a_time_that_is_no_text_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    good = lines_of([ev.PhaseChanged(1, "generate"), ev.TextGenerated(1, ("a",))])
+    path.write_bytes(good.replace(b"2026-01-01T00:00:01", b"2026\x8c"))
+
+    with pytest.raises(ev.EventError, match=r"events\.jsonl:2"):
+        Replay.open(path)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -335,3 +336,12 @@ def test_trust_in_one_models_code_is_not_trust_in_anothers(tmp_path: Path) -> No
 
     assert resolve(mine).config.model.trust_remote_code
     assert not resolve(mine, ["model.path=Qwen/Qwen3-0.6B"]).config.model.trust_remote_code
+
+
+def test_sizes_that_no_model_has_are_not_planned_with(ida_tui_here: Any) -> None:
+    shape = f"{{hidden_size: {10**400}, intermediate_size: 8, num_hidden_layers: 2,"
+    shape += " num_attention_heads: 2, vocab_size: 9}"
+    done = ida_tui_here("--check", "quickstart", "model.path=some/model", f"model.shape={shape}")
+
+    assert done.code == 0
+    assert "not planned" in done.out
