@@ -22,13 +22,10 @@ from ida_tui import events as ev
 from ida_tui.runs.reader import decoded
 from ida_tui.state import LOGGED, MEMORY_SAMPLES, RECENT, RunState, fold
 
-<<<<<<< HEAD
 # As `events.encode` writes a line; one that looks different, or is of an older version, is parsed whole.
-_HEAD = re.compile(rb'\{"v": %d, "seq": (\d+), "time": "([^"\\]*)", "type": "(\w+)"' % ev.VERSION)
-=======
-# As `events.encode` writes a line; one that looks different is parsed whole.
-_HEAD = re.compile(rb'\{"v": \d+, "seq": (\d{1,18}), "time": "([0-9TZ:.+-]*)", "type": "(\w+)"')
->>>>>>> fuzz
+_HEAD = re.compile(
+    rb'\{"v": %d, "seq": (\d{1,18}), "time": "([0-9TZ:.+-]*)", "type": "(\w+)"' % ev.VERSION
+)
 _PHASE = re.compile(rb'"step": (\d+), "phase": "(\w+)"\}$')
 _OF_THE_STEP = {
     b"RolloutStarted",
