@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ida_tui.comparison.reading import CURVES, Comparison
 from ida_tui.comparison.words import difference_rows, figure_rows, letters
-from ida_tui.headless.curves import curve, table
+from ida_tui.headless.curves import curve
+from ida_tui.printable import table
 
 HIGHEST = {"r_ida": 1.0, "align": 10.0, "risk": 10.0, "detail": 10.0}
 TITLES = {"r_ida": "R_IDA", "align": "align", "risk": "risk (10 is safest)", "detail": "detail"}

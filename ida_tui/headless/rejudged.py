@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ida_tui.headless.curves import table
+from ida_tui.printable import table
 from ida_tui.rejudging import Agreement, Drawn, Rejudging
 
 NAMES = {"r_ida": "R_IDA"}
