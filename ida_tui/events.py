@@ -36,8 +36,8 @@ VERSION = 1
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """For each version before this one: a line's body (with its type, without its version) as the next has it."""
 
-MOST = 10**18
-"""No figure of a run is further from zero than this; a larger one would only overflow whoever shows it."""
+MOST = 2**53
+"""No figure of a run is further from zero than this: up to here a float holds every whole number exactly."""
 MOST_ROWS = 1_000_000
 """Completions of one rollout."""
 

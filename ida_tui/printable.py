@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+
+WIDEST = 44
+"""Columns of one cell of a table; what is longer is cut."""
 
 
 def quoted(value: object) -> str:
@@ -51,3 +55,27 @@ def safe(key: str) -> str:
 def without_login(address: str) -> str:
     """A web address as printed: a user name or password in it is left out."""
     return re.sub(r"//[^/?#]*@", "//", address)
+
+
+def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """A label and cells a row, in columns as wide as they have to be.
+
+    Args:
+        head: names of the columns after the first.
+        rows: each has as many cells as the head.
+    """
+    cells = [[_cut(cell) for cell in row] for _, row in rows]
+    first = max((len(label) for label, _ in rows), default=0)
+    columns = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    out = []
+    for label, row in (
+        ("", head),
+        *((label, row) for (label, _), row in zip(rows, cells, strict=True)),
+    ):
+        texts = [f"{cell:<{width}}" for cell, width in zip(row, columns, strict=True)]
+        out.append("   ".join([f"  {label:<{first}}", *texts]).rstrip())
+    return out
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"

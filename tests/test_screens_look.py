@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from ida_tui.config import JudgeConfig
 from ida_tui.errors import IdaError
 from ida_tui.events import RunPaused
+from ida_tui.resolve import resolve, to_yaml
 from ida_tui.tui.screens.paused import PausedPanel
 from screenshots.make import SCENES, Scene, Stage, main, on_stage
+from tests import synthetic_run
 
 SIZES = {"wide": (120, 40), "small": (80, 24)}
 
@@ -99,6 +102,38 @@ async def judge_check(stage: Stage) -> None:
     await stage.press("c")
 
 
+def another_run() -> None:
+    """A second run, of another profile and shorter."""
+    path = Path("outputs/quickstart/20261120-080000")
+    synthetic_run.write(path / "events.jsonl", steps=30)
+    changes = ["seed=1", "training.max_steps=30", "training.learning_rate=5e-4"]
+    (path / "config.yaml").write_text(to_yaml(resolve("quickstart", changes).config))
+
+
+async def marked(stage: Stage) -> None:
+    """Runs that are marked, to be compared."""
+    another_run()
+    await stage.press("4", "r", "space", "space")
+
+
+async def comparing(stage: Stage) -> None:
+    """Two runs side by side."""
+    another_run()
+    await stage.press("4", "r", "space", "space", "c")
+
+
+async def comparing_one_figure(stage: Stage) -> None:
+    """Two runs side by side, and one figure of theirs."""
+    another_run()
+    await stage.press("4", "r", "space", "space", "c", "n", "n")
+
+
+async def spot_checked(stage: Stage) -> None:
+    """Completions whose scores a person agreed and disagreed with."""
+    await stage.play_to_the_end()
+    await stage.press("3", "plus", "j", "minus", "j", "plus")
+
+
 OTHERS: dict[str, Scene] = {
     "side-by-side": side_by_side,
     "searching": searching,
@@ -111,6 +146,10 @@ OTHERS: dict[str, Scene] = {
     "error": error,
     "paused": paused,
     "judge-check": judge_check,
+    "marked": marked,
+    "comparing": comparing,
+    "comparing-one-figure": comparing_one_figure,
+    "spot-checked": spot_checked,
 }
 
 

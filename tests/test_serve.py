@@ -243,6 +243,8 @@ def test_what_is_harmless_is_in_the_table_of_actions_and_asks_nothing() -> None:
     assert {action.id for action in ACTIONS} >= HARMLESS
     for risky in ("stop", "pause", "detach", "quit", "start", "save", "open", "command_palette"):
         assert risky not in HARMLESS
+    for writes in ("agree", "disagree", "take_back"):
+        assert writes not in HARMLESS
 
 
 def test_the_footer_offers_no_key_that_is_refused(live: RunDirectory) -> None:

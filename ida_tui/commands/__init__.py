@@ -30,6 +30,9 @@ WORDS: dict[str, str] = {
     "bench": "time a step on this machine, plain TRL beside ours",
     "attach": "follow a run, live or finished; pause, resume or stop it",
     "runs": "list the runs, newest first",
+    "compare": "put runs side by side: profiles, curves, evaluation, cost",
+    "rescore": "what another formula would have paid in a run; asks nobody",
+    "replay-judge": "have a run's completions judged again, by another judge",
     "resume": "go on with a run that was paused, stopped or cut off",
 }
 """Each word, and what it does in a line."""
@@ -37,4 +40,4 @@ WORDS: dict[str, str] = {
 
 def command(word: str) -> Command:
     """The module behind a word."""
-    return cast(Command, import_module(f"ida_tui.commands.{word}"))
+    return cast(Command, import_module(f"ida_tui.commands.{word.replace('-', '_')}"))

@@ -9,6 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ida_tui import events as ev
+from ida_tui.errors import UsageError
+from ida_tui.paths import shown_path
+from ida_tui.runs.directory import RunDirectory
 from ida_tui.state import Completion
 
 _STEP = re.compile(rb'\{"step": (\d{1,18}),')
@@ -86,6 +89,26 @@ class CompletionStore:
         except OSError:
             return
         yield from text.splitlines()
+
+
+def stored(directory: RunDirectory) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+    """The judged completions of a run, step by step, in the order of group and index.
+
+    Raises:
+        UsageError: they cannot be read.
+    """
+    store = CompletionStore(directory.completions)
+    store.refresh()
+    for step in store.steps:
+        try:
+            found = store.load(step)
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(
+                f"{shown_path(directory.completions)} cannot be read: "
+                f"a line of step {step} is no completion"
+            ) from None
+        latest = {(c.finished.group, c.finished.index): c for c in found}
+        yield step, tuple(latest[place] for place in sorted(latest))
 
 
 def drop_after(path: Path, step: int) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from textual.binding import Binding, BindingType
 
-Scope = Literal["everywhere", "launch", "run", "completions", "runs"]
+Scope = Literal["everywhere", "launch", "run", "completions", "runs", "compare"]
 
 TITLES: dict[Scope, str] = {
     "everywhere": "Everywhere",
@@ -19,6 +19,7 @@ TITLES: dict[Scope, str] = {
     "run": "Run",
     "completions": "Completions",
     "runs": "Runs",
+    "compare": "Compare",
 }
 
 
@@ -110,11 +111,26 @@ ACTIONS: tuple[Action, ...] = (
     Action("copy", ("y",), "Copy", "Copy the completion to the clipboard.", "completions"),
     Action("save", ("w",), "Save", "Write the completion to a file in the run's folder.",
            "completions"),
+    Action("agree", ("plus",), "Agree", "Say that its scores are right; kept with the run.",
+           "completions", shown="+"),
+    Action("disagree", ("minus",), "Disagree", "Say that its scores are wrong; kept with the run.",
+           "completions", shown="-"),
+    Action("take_back", ("0",), "Take back", "Take back what you said of its scores.",
+           "completions"),
     # -- runs ---------------------------------------------------------------------------------
     Action("open", ("enter",), "Open", "Open the run: replay it, or follow it if it is live.",
            "runs", footer=True),
     Action("filter", ("slash",), "Filter", "Show runs with these letters.", "runs", True, "/"),
     Action("reload", ("r",), "Reload", "Read the folders again.", "runs", footer=True),
+    Action("mark", ("space", "m"), "Mark", "Mark the run, to compare it with others.", "runs",
+           footer=True),
+    Action("compare", ("c",), "Compare", "Put the marked runs side by side.", "runs", footer=True),
+    # -- compare ------------------------------------------------------------------------------
+    Action("next_curve", ("n",), "Next curve", "Show the next figure alone, then all again.",
+           "compare", footer=True),
+    Action("previous_curve", ("N",), "Previous curve", "Show the figure before.", "compare",
+           shown="N"),
+    Action("reload", ("r",), "Reload", "Read the runs again.", "compare", footer=True),
 )  # fmt: skip
 
 

@@ -33,10 +33,9 @@ from ida_tui.events import (
 )
 from ida_tui.printable import printable_text
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.tui import actions, terminal
+from ida_tui.tui import actions, modes, terminal
 from ida_tui.tui.crash import Crash
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.screens.launch import LaunchScreen
 from ida_tui.tui.screens.questions import Answer, AskHowToLeave, ErrorPanel
 from ida_tui.tui.sources import AttachedSource, LiveSource, ReplaySource
 from ida_tui.tui.watched import Changed, Watched
@@ -65,24 +64,6 @@ LEAVE_AFTER_S = 20.0
 """How long leaving waits for a stopped run to save its checkpoint before it leaves all the same."""
 
 
-def _run_screen() -> Screen[Any]:
-    from ida_tui.tui.screens.run import RunScreen
-
-    return RunScreen()
-
-
-def _completions_screen() -> Screen[Any]:
-    from ida_tui.tui.screens.completions import CompletionsScreen
-
-    return CompletionsScreen()
-
-
-def _runs_screen() -> Screen[Any]:
-    from ida_tui.tui.screens.runs import RunsScreen
-
-    return RunsScreen()
-
-
 class IdaApp(App[None]):
     """`ida-tui` on a terminal.
 
@@ -96,15 +77,11 @@ class IdaApp(App[None]):
 
     TITLE = "ida-tui"
     CSS_PATH: ClassVar[list[str | PurePath]] = [
-        STYLES / f"{name}.tcss" for name in ("app", "launch", "run", "completions", "runs")
+        STYLES / f"{name}.tcss"
+        for name in ("app", "launch", "run", "completions", "runs", "compare")
     ]
     BINDINGS: ClassVar[list[BindingType]] = actions.bindings("everywhere")
-    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
-        "launch": LaunchScreen,
-        "run": _run_screen,
-        "completions": _completions_screen,
-        "runs": _runs_screen,
-    }
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {**modes.MODES}
 
     def __init__(
         self,
@@ -123,6 +100,8 @@ class IdaApp(App[None]):
         self.held = False
         """Whether the display is held still."""
         self.crash: Crash | None = None
+        self.compared: tuple[Path, ...] = ()
+        """The runs that the compare screen shows."""
         self._crash_log = crash_log
         self._opened = opened
         self.detached: Detached | None = None

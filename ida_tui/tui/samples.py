@@ -26,6 +26,8 @@ class Sample:
     text: str
     finished: ev.CompletionFinished | None = None
     scored: ev.CompletionScored | None = None
+    agree: bool | None = None
+    """Whether a person agreed with its scores; None where nobody has looked."""
 
     @property
     def place(self) -> tuple[int, int]:
@@ -54,6 +56,8 @@ class Sample:
             said.append("no verdict")
         elif self.scored is not None and self.scored.cached:
             said.append("cached")
+        if self.agree is not None:
+            said.append("agreed" if self.agree else "disagreed")
         return ", ".join(said)
 
 
@@ -164,4 +168,6 @@ def about(sample: Sample) -> list[str]:
     where = "from the cache" if scored.cached else f"in {scored.latency_s:.2f} s"
     cost = "" if not scored.cost else f", ${scored.cost:.5f}"
     out.append(f"judged by {scored.judge}, {where}{cost}")
+    if sample.agree is not None:
+        out.append(f"you {'agree' if sample.agree else 'disagree'} with these scores")
     return out

@@ -16,6 +16,7 @@ from ida_tui.errors import IdaError
 from ida_tui.paths import shown_path
 from ida_tui.runs.completions import CompletionStore
 from ida_tui.tui.actions import Scope, bindings
+from ida_tui.tui.checked import SpotChecks
 from ida_tui.tui.samples import (
     Order,
     Sample,
@@ -54,6 +55,7 @@ class CompletionsScreen(IdaScreen):
         self._words: list[str] = []
         self._loaded: tuple[int, list[Sample]] = (0, [])
         self._side = False
+        self._checks = SpotChecks()
 
     def compose_body(self) -> ComposeResult:
         """Table and completion, or the group side by side; a line to search in."""
@@ -76,13 +78,17 @@ class CompletionsScreen(IdaScreen):
         if watched is not self._watched:
             self._watched, self._store = watched, None
             self._step, self._following, self._loaded = 0, True, (0, [])
+            self._checks = SpotChecks()
         if changed is not None and not (changed & NEWS):
             return
         if watched is not None and self._store is None and watched.directory is not None:
             self._store = CompletionStore(watched.directory / "completions.jsonl")
             self._store.refresh()
+            self._checks = SpotChecks(watched.directory)
         elif self._store is not None and (changed is None or ev.CompletionScored in changed):
             self._store.refresh()
+            if changed is None:
+                self._checks.read()
         if watched is not None and watched.viewed is not None and changed is None:
             self._step, self._following = watched.viewed.step, False
         if self._following:
@@ -113,7 +119,7 @@ class CompletionsScreen(IdaScreen):
     def _show(self) -> None:
         if not self.query("#sample-text"):
             return  # still being made
-        samples = self._samples()
+        samples = self._checks.on(self._samples())
         self.query_one("#no-completions").display = not samples
         self.query_one("#completions").display = bool(samples) and not self._side
         self.query_one(SideBySide).display = bool(samples) and self._side
@@ -148,12 +154,16 @@ class CompletionsScreen(IdaScreen):
         chosen = self.query_one(SampleTable).chosen
         if self._side and chosen is not None:
             self.run_worker(
-                self.query_one(SideBySide).show(self._samples(), chosen, self._words),
+                self.query_one(SideBySide).show(
+                    self._checks.on(self._samples()), chosen, self._words
+                ),
                 exclusive=True,
                 group="side",
             )
         else:
-            self.query_one(SampleView).show(chosen, self._words)
+            view = self.query_one(SampleView)
+            view.show(chosen, self._words)
+            view.border_subtitle = self._checks.words()
 
     def cursor(self, direction: str) -> None:
         """Side by side, up and down lead from completion to completion."""
@@ -266,6 +276,32 @@ class CompletionsScreen(IdaScreen):
             self.action_side_by_side()
             return True
         return False
+
+    # -- actions: spot checks -----------------------------------------------------------------
+
+    def action_agree(self) -> None:
+        """Say that the scores of the chosen completion are right."""
+        self._say(True)
+
+    def action_disagree(self) -> None:
+        """Say that the scores of the chosen completion are wrong."""
+        self._say(False)
+
+    def action_take_back(self) -> None:
+        """Take back what was said of the chosen completion's scores."""
+        self._say(None)
+
+    def _say(self, agree: bool | None) -> None:
+        sample = self.query_one(SampleTable).chosen
+        try:
+            said = sample is not None and self._checks.say(sample, agree, self.app.clock())
+        except OSError as error:
+            self.app.show_error(IdaError(f"it cannot be kept: {error.strerror or error}"))
+            return
+        if said:
+            self._show()
+        else:
+            self.notify("There are no scores here to agree or disagree with.")
 
     # -- actions: taking one away -------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
@@ -12,8 +13,10 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
+from textual.coordinate import Coordinate
 from textual.widgets import DataTable, Input, Static
 
+from ida_tui.comparison.reading import LETTERS, MOST
 from ida_tui.events import OFFLINE_JUDGE
 from ida_tui.paths import shown_path
 from ida_tui.printable import printable
@@ -25,8 +28,8 @@ from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.watched import Changed, Watched
 
 MARKS = {"done": "✓", "live": "●", "interrupted": "‖", "died": "✗"}
-COLUMNS = ("when", "experiment", "model", "status", "steps", "R_IDA", "cost", "time")
-COMPACT = ("when", "experiment", "status", "steps", "R_IDA")
+COLUMNS = ("", "when", "experiment", "model", "status", "steps", "R_IDA", "cost", "time")
+COMPACT = ("", "when", "experiment", "status", "steps", "R_IDA")
 
 AT_ONCE, BATCH = 100, 500
 """Rows that are added at first, and then after each pause."""
@@ -34,7 +37,7 @@ PAUSE_S = 0.02
 
 
 class RunsScreen(IdaScreen):
-    """A table of runs; enter opens the one under the cursor."""
+    """A table of runs; enter opens the one under the cursor, and marked ones are compared."""
 
     SCOPE: ClassVar[Scope] = "runs"
     TITLE = "Runs"
@@ -44,6 +47,8 @@ class RunsScreen(IdaScreen):
         super().__init__()
         self._runs: list[RunSummary] = []
         self._shown: list[RunSummary] = []
+        self._marked: list[Path] = []
+        """What `c` compares, in the order in which it was marked."""
         self._letters = ""
         self._columns: tuple[str, ...] = ()
 
@@ -51,7 +56,7 @@ class RunsScreen(IdaScreen):
         """The table, and below it what is known of the run under the cursor."""
         table: DataTable[Text] = DataTable(id="runs", cursor_type="row", classes="pane")
         table.border_title = "Past runs"
-        table.border_subtitle = "enter opens"
+        table.border_subtitle = "enter opens, space marks, c compares"
         yield table
         yield Static(id="run-about", classes="pane", markup=False)
         yield Input(id="runs-filter", placeholder="letters to look for", select_on_focus=False)
@@ -106,7 +111,7 @@ class RunsScreen(IdaScreen):
     def _add(self, runs: Sequence[RunSummary], now: datetime, here: str) -> None:
         table: DataTable[Text] = self.query_one("#runs", DataTable)
         for run in runs:
-            cells = row(run, now, here=run.run_id == here)
+            cells = row(run, now, here=run.run_id == here) | {"": self._mark(run)}
             table.add_row(*(cells[name] for name in self._columns))
 
     @work(exclusive=True, group="rows")
@@ -115,6 +120,11 @@ class RunsScreen(IdaScreen):
         for start in range(0, len(runs), BATCH):
             await asyncio.sleep(PAUSE_S)
             self._add(runs[start : start + BATCH], now, here)
+
+    def _mark(self, run: RunSummary) -> Text:
+        """The letter by which a marked run goes in the comparison."""
+        marked = run.path in self._marked
+        return Text(LETTERS[self._marked.index(run.path)] if marked else " ", style="bold")
 
     def _matches(self, run: RunSummary) -> bool:
         said = f"{run.experiment} {run.run_id} {run.model} {run.judge} {run.status}".casefold()
@@ -167,6 +177,37 @@ class RunsScreen(IdaScreen):
     def action_reload(self) -> None:
         """Read the folders again."""
         self._read()
+
+    def action_mark(self) -> None:
+        """Mark the run under the cursor, or take its mark away, and go on to the next."""
+        run = self._under_the_cursor()
+        if run is None:
+            self.notify("There is no run to mark.")
+            return
+        if run.path not in self._marked and len(self._marked) == MOST:
+            self.notify(f"At most {MOST} runs are compared at once. Space takes a mark away.")
+            return
+        before = list(self._marked)
+        if run.path in before:
+            self._marked.remove(run.path)
+        else:
+            self._marked.append(run.path)
+        table: DataTable[Text] = self.query_one("#runs", DataTable)
+        for at, shown in enumerate(self._shown[: table.row_count]):
+            if shown.path in before or shown.path in self._marked:
+                table.update_cell_at(Coordinate(at, 0), self._mark(shown))
+        table.action_cursor_down()
+
+    async def action_compare(self) -> None:
+        """Put the marked runs side by side; a single one is held against the one under the cursor."""
+        chosen, run = list(self._marked), self._under_the_cursor()
+        if len(chosen) == 1 and run is not None and run.path not in chosen:
+            chosen.append(run.path)
+        if len(chosen) < 2:
+            self.notify("Mark two or more runs first: space marks the one under the cursor.")
+            return
+        self.app.compared = tuple(chosen)
+        await self.app.action_go("compare")
 
     def action_filter(self) -> None:
         """Type letters; the table shows the runs that have them."""

@@ -82,7 +82,7 @@ class SampleTable(DataTable[Text]):
 
 def _key(sample: Sample) -> tuple[object, ...]:
     """What a row shows of a completion: it is drawn again when this has changed."""
-    return sample.place, sample.step, sample.finished is None, sample.scored
+    return sample.place, sample.step, sample.finished is None, sample.scored, sample.agree
 
 
 def _labels(columns: tuple[str, ...], by: Order, turned: bool) -> tuple[str, ...]:

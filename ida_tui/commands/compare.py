@@ -1,0 +1,40 @@
+"""`ida-tui compare A B [C …]`: runs side by side."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ida_tui.errors import ExitCode
+from ida_tui.printable import printable
+
+
+def add(parser: ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="its folder, its id, or an experiment (its newest run); two to six of them",
+    )
+    parser.add_argument("--json", action="store_true", help="the figures and curves as JSON")
+
+
+def run(options: Namespace) -> ExitCode:
+    """Print the comparison.
+
+    Raises:
+        UsageError: a run is not there or cannot be read, or there are too few or too many.
+    """
+    from ida_tui.comparison.reading import compare
+    from ida_tui.comparison.words import as_json
+    from ida_tui.headless.compared import lines
+    from ida_tui.runs.resumption import find
+
+    comparison = compare([find(name, Path("outputs")) for name in options.runs])
+    if options.json:
+        print(json.dumps(as_json(comparison), indent=1, ensure_ascii=False))
+    else:
+        print(*map(printable, lines(comparison)), sep="\n")
+    return ExitCode.DONE

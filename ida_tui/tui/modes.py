@@ -1,0 +1,43 @@
+"""The screens by their names; each is imported when it is first shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from textual.screen import Screen
+
+from ida_tui.tui.screens.launch import LaunchScreen
+
+
+def _run_screen() -> Screen[Any]:
+    from ida_tui.tui.screens.run import RunScreen
+
+    return RunScreen()
+
+
+def _completions_screen() -> Screen[Any]:
+    from ida_tui.tui.screens.completions import CompletionsScreen
+
+    return CompletionsScreen()
+
+
+def _runs_screen() -> Screen[Any]:
+    from ida_tui.tui.screens.runs import RunsScreen
+
+    return RunsScreen()
+
+
+def _compare_screen() -> Screen[Any]:
+    from ida_tui.tui.screens.compare import CompareScreen
+
+    return CompareScreen()
+
+
+MODES: Mapping[str, Callable[[], Screen[Any]]] = {
+    "launch": LaunchScreen,
+    "run": _run_screen,
+    "completions": _completions_screen,
+    "runs": _runs_screen,
+    "compare": _compare_screen,
+}

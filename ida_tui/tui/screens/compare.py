@@ -1,0 +1,199 @@
+"""The compare screen: the runs that were marked, side by side, and their curves over each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, ScrollableContainer
+from textual.content import Content
+from textual.widgets import Static
+
+from ida_tui.comparison.reading import CURVES, Comparison, compare
+from ida_tui.comparison.words import difference_rows, figure_rows, letters
+from ida_tui.errors import IdaError
+from ida_tui.printable import printable, table
+from ida_tui.runs.directory import RunDirectory
+from ida_tui.tui.actions import Scope, bindings
+from ida_tui.tui.plot import Line, plot
+from ida_tui.tui.screens.base import IdaScreen
+
+STYLES = (
+    ("$text-accent", (1,)),
+    ("$text-warning", (1, 1, 1, 1, 0, 0)),
+    ("$text-success", (1, 0, 0)),
+    ("$text-primary", (1, 1, 1, 0, 1, 0)),
+    ("$text-error", (1, 1, 0)),
+    ("$foreground", (1, 0)),
+)
+"""Colour and pattern of each run's line: they differ without colour too."""
+TITLES = {"r_ida": "R_IDA", "align": "align", "risk": "risk (10 is safest)", "detail": "detail"}
+HIGHEST = {"r_ida": 1.0, "align": 10.0, "risk": 10.0, "detail": 10.0}
+DIGITS = {"r_ida": 3, "align": 1, "risk": 1, "detail": 1}
+NOTHING = "Nothing is compared yet.  4 lists past runs: space marks one, c compares those marked."
+
+
+class CompareScreen(IdaScreen):
+    """What differs, what became of the runs, and how they got there."""
+
+    SCOPE: ClassVar[Scope] = "compare"
+    TITLE = "Compare"
+    BINDINGS: ClassVar[list[BindingType]] = bindings(SCOPE)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._paths: tuple[Path, ...] = ()
+        self._comparison: Comparison | None = None
+        self._alone: str | None = None
+        """The figure that is shown alone; None shows them all, where there is room."""
+
+    def compose_body(self) -> ComposeResult:
+        """Facts and curves; a word where nothing is compared."""
+        yield Static(NOTHING, id="no-comparison", markup=False)
+        with Horizontal(id="comparison"):
+            with ScrollableContainer(id="compare-facts", classes="pane", can_focus=True) as facts:
+                facts.border_title = "Side by side"
+                yield Static(id="compare-said", markup=False)
+                yield Static(id="compare-tables", markup=False)
+            curves = Static(id="compare-curves", classes="pane", markup=False)
+            curves.border_title = "Over the steps"
+            yield curves
+
+    def on_mount(self) -> None:
+        self.query_one("#comparison").display = False
+        self.query_one("#compare-facts").focus()
+
+    def on_screen_resume(self) -> None:
+        if self.app.compared != self._paths:
+            self._read(self.app.compared)
+
+    def fit(self) -> None:
+        """The curves follow the size."""
+        self.call_after_refresh(self._show_curves)
+
+    @work(exclusive=True, group="read")
+    async def _read(self, paths: tuple[Path, ...]) -> None:
+        try:
+            found = await asyncio.to_thread(compare, [RunDirectory(path) for path in paths])
+        except IdaError as error:
+            self.app.show_error(error)
+            return
+        self._paths, self._comparison = paths, found
+        self.query_one("#no-comparison").display = False
+        self.query_one("#comparison").display = True
+        self.query_one("#compare-said", Static).update(said(found))
+        self.query_one("#compare-tables", Static).update(tables(found))
+        self.query_one("#compare-facts").scroll_home(animate=False)
+        self.call_after_refresh(self._show_curves)
+
+    # -- curves -------------------------------------------------------------------------------
+
+    def _views(self) -> tuple[str | None, ...]:
+        """What the keys lead through; all at once only where there is room."""
+        return CURVES if self.has_class("-compact") else (None, *CURVES)
+
+    def _show_curves(self) -> None:
+        if self._comparison is None:
+            return
+        pane = self.query_one("#compare-curves", Static)
+        width, height = pane.content_size
+        views = self._views()
+        alone = self._alone if self._alone in views else views[0]
+        names = CURVES if alone is None else (alone,)
+        pane.border_title = "Over the steps" if alone is None else TITLES[alone]
+        pane.border_subtitle = "n: one of them alone" if alone is None else "n: the next"
+        pane.update(curves(self._comparison, names, width, height))
+
+    def _turn(self, direction: int) -> None:
+        views = self._views()
+        at = views.index(self._alone) if self._alone in views else 0
+        self._alone = views[(at + direction) % len(views)]
+        self._show_curves()
+
+    # -- actions ------------------------------------------------------------------------------
+
+    def action_next_curve(self) -> None:
+        """Show the next figure alone; after the last, all of them."""
+        self._turn(1)
+
+    def action_previous_curve(self) -> None:
+        """Show the figure before."""
+        self._turn(-1)
+
+    def action_reload(self) -> None:
+        """Read the runs again: one of them may go on."""
+        if self.app.compared:
+            self._read(self.app.compared)
+
+    def leave(self) -> bool:
+        """Back to the list that the runs were marked in."""
+        self.app.call_later(self.app.action_go, "runs")
+        return True
+
+
+def said(comparison: Comparison) -> Content:
+    """Which run is which, and what does not compare."""
+    parts: list[Content] = []
+    for letter, run, (style, _) in zip(letters(comparison), comparison.runs, STYLES, strict=False):
+        about = f" {run.name} · {run.summary.model}"
+        parts.append(Content.assemble((letter, f"bold {style}"), printable(about)))
+    parts += [Content.styled(f"! {printable(w)}", "bold") for w in comparison.warnings]
+    return Content("\n").join(parts)
+
+
+def tables(comparison: Comparison) -> Content:
+    """What differs in the profiles, and what became of the runs."""
+    names, differing = letters(comparison), difference_rows(comparison)
+    out = ["", "what differs in their profiles"]
+    out += table(names, differing) if differing else ["  nothing"]
+    out += ["", "what became of them", *table(names, figure_rows(comparison))]
+    return Content("\n".join(map(printable, out)))
+
+
+def curves(comparison: Comparison, names: Sequence[str], width: int, height: int) -> Content:
+    """Plots below each other, of the same steps; the first is the tallest.
+
+    Args:
+        comparison: the runs.
+        names: the figures, of `CURVES`.
+        width: columns of all of it.
+        height: rows of all of it.
+    """
+    rest = (height // (len(names) + 1)) if len(names) > 1 else 0
+    first = height - rest * (len(names) - 1)
+    parts: list[Content] = []
+    for number, name in enumerate(names):
+        rows = first if number == 0 else rest
+        if len(names) > 1:
+            parts.append(Content.styled(TITLES[name], "bold"))
+            rows -= 1
+        parts.append(
+            plot(
+                _lines(comparison, name),
+                low=0,
+                high=HIGHEST[name],
+                width=width,
+                height=max(1, rows),
+                axis=rows >= 8 or number == len(names) - 1,
+            )
+        )
+    return Content("\n").join(parts)
+
+
+def _lines(comparison: Comparison, name: str) -> list[Line]:
+    lines = []
+    for letter, run, (style, pattern) in zip(
+        letters(comparison), comparison.runs, STYLES, strict=False
+    ):
+        values = run.curve(name)
+        missing = comparison.steps - len(values)
+        if missing:
+            # A shorter run ends where it ended, on the same scale of steps.
+            values = [*values, *[None] * missing]
+        lines.append(Line(letter, values, style, pattern, DIGITS[name]))
+    return lines
