@@ -131,16 +131,31 @@ def of_trackio(directory: Path) -> dict[int, dict[str, float]]:
     )
 
 
+def wandb_records(path: Path) -> Iterator[bytes]:
+    """The records of a W&B file: LevelDB's log format, in blocks of 32 KiB, after a head of 7 bytes."""
+    data, record = path.read_bytes(), b""
+    assert data.startswith(b":W&B")
+    at = 7
+    while at < len(data):
+        left = 32_768 - at % 32_768
+        if left < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)  # whole, first, middle, last
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            yield record
+            record = b""
+
+
 def of_wandb(directory: Path) -> dict[int, dict[str, float]]:
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     found: dict[int, dict[str, float]] = {}
     ids = set()
     for path in sorted(directory.glob("wandb/offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (raw := store.scan_data()) is not None:
+        for raw in wandb_records(path):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(raw)
             if record.HasField("run"):

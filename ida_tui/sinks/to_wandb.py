@@ -60,7 +60,7 @@ class Wandb:
         self._run.define_metric("*", step_metric="step")
         if lacks_key or (self._run.offline and not os.environ.get("WANDB_MODE")):
             return NO_KEY
-        return "" if self._run.offline else f"W&B run: {self._run.url}"
+        return "" if self._run.offline or self._run.disabled else f"W&B run: {self._run.url}"
 
     def step(self, step: ev.StepFinished) -> None:
         """Send a step's figures."""
@@ -73,7 +73,8 @@ class Wandb:
     def end(self, ended: ev.RunEnded) -> str:
         """Upload what is left, or say how to."""
         self._run.summary["status"] = ended.status
-        offline, folder, url = self._run.offline, Path(self._run.dir).parent, self._run.url
+        offline, folder = self._run.offline, Path(self._run.dir).parent
+        url = None if offline else self._run.url
         # An exit code other than 0 marks a crash; a run that somebody stopped has not crashed.
         self._run.finish(exit_code=0 if ended.status in ("done", "interrupted") else 1)
         if self._run.disabled:
