@@ -360,8 +360,8 @@ class Config(_Section):
     """Whether a run whose memory plan is over limit_gb is refused, or tried until the guard stops it."""
     output_dir: Annotated[str, Field(min_length=1)] = "outputs"
     """Where run directories are made."""
-    report_to: list[Literal["wandb", "trackio", "tensorboard"]] = Field(default_factory=list)
-    """Other places the step figures are sent to; each needs its extra installed."""
+    report_to: list[Literal["wandb", "trackio", "tensorboard", "csv"]] = Field(default_factory=list)
+    """Other places the step figures are sent to; each but `csv` needs its extra installed."""
     training: TrainingConfig = TrainingConfig()
     """The GRPO step."""
     lora: LoraConfig = LoraConfig()

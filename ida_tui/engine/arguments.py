@@ -64,7 +64,8 @@ def grpo_arguments(
         "optim": "adamw_torch" if recipe.optim == "adamw_kahan" else recipe.optim,
         "gradient_checkpointing": training.gradient_checkpointing is not False,
         "chat_template_kwargs": dict(config.model.chat_template_kwargs),
-        "report_to": list(config.report_to) or "none",
+        # `ida_tui.sinks` sends the figures on, from what the run has written down.
+        "report_to": "none",
         "run_name": config.name,
         "save_strategy": "steps" if training.save_steps else "no",
         "save_steps": training.save_steps or 500,

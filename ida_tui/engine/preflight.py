@@ -85,7 +85,9 @@ def _require_room(config: Config, device: DeviceName, most: float) -> str:
 
 def _require_reporters(config: Config) -> None:
     for name in config.report_to:
-        if find_spec(name) is None:
+        found = find_spec(name)
+        # A folder of the same name, such as W&B's own ./wandb, is found without an origin.
+        if found is None or found.origin is None:
             raise UsageError(
                 f"report_to names {name}, which is not installed",
                 f"uv sync --extra {name}   (or pip install 'ida-tui[{name}]')",

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ida_tui import events as ev
@@ -41,11 +40,19 @@ from ida_tui.runs.refusals import refusal
 from ida_tui.runs.resumption import Resumption
 from ida_tui.sensors.cap import room
 from ida_tui.sensors.memory import DeviceMemory
+from ida_tui.sinks.base import Place
+from ida_tui.sinks.feed import Feed
+from ida_tui.sinks.made import sinks
+from ida_tui.sinks.settings import settings
 from ida_tui.state import RunState
 
 if TYPE_CHECKING:
     from ida_tui.engine.awake import Sleep
     from ida_tui.engine.trainer import WatchedTrainer
+
+SINKS_S = 30.0
+"""How long a run that is done waits for the other places that its figures are sent to."""
+SINKS_WHEN_STOPPED_S = 5.0
 
 
 def train(
@@ -103,6 +110,8 @@ def train(
         ):
             log.subscribe(subscriber)
             run = UnderWay(config, ready, directory, log, control, resume, before)
+            run.feed = _feed(run, secrets)
+            log.subscribe(run.feed)
             outcome = _Course(run, key, secrets, decisions).to_the_end()
             run.cap.lift()
             _end(run, outcome, secrets)
@@ -117,6 +126,9 @@ def _end(run: UnderWay, outcome: Outcome, secrets: Secrets) -> None:
     if outcome.crash:
         crash.write(run.directory, secrets.redact(outcome.crash), redact=secrets.redact)
     try:
+        if run.feed is not None:
+            limit = SINKS_S if outcome.status == "done" else SINKS_WHEN_STOPPED_S
+            run.feed.end(endings.last_event(run, outcome), limit)
         run.log.emit(endings.last_event(run, outcome))
     except OSError as error:
         refused = refusal(error, run.directory.path)
@@ -126,6 +138,18 @@ def _end(run: UnderWay, outcome: Outcome, secrets: Secrets) -> None:
             f"{helps}, then: ida-tui resume {run.directory.path}",
             code=outcome.code,
         ) from None
+
+
+def _feed(run: UnderWay, secrets: Secrets) -> Feed:
+    """The other places that this run's figures are sent to."""
+    place = Place(
+        directory=run.directory.path,
+        experiment=run.config.name,
+        run_id=run.directory.run_id,
+        settings=settings(run.config, secrets.redact),
+        resumed_from=run.resume.step if run.resume else None,
+    )
+    return Feed(sinks(run.config.report_to), place, run.emit)
 
 
 def _describe(
@@ -198,6 +222,8 @@ class _Course:
     def _look(self, sleep: Sleep, sample: ev.MemorySampled) -> None:
         """Twice a second: is there room, and was the machine asleep?"""
         self.guard.look(sample)
+        if self.run.feed is not None:
+            self.run.feed.look()
         if slept := sleep.look():
             text = f"the machine slept for {slept / 60:.0f} min; the run goes on where it was"
             self.run.emit(ev.Noticed(level="warning", source="machine", text=text))
@@ -248,7 +274,6 @@ class _Course:
             run.raise_if_stopped()
             run.save_weights()
             self._evaluate("after")
-            self._report_links()
 
     def _trained(self, trainer: WatchedTrainer) -> bool:
         """Whether every step that is left was made; False where it has to make room for a pause."""
@@ -305,18 +330,3 @@ class _Course:
                 stop_requested=self.run.control.stop.is_set,
             )
         )
-
-    def _report_links(self) -> None:
-        """The page of the run, where somebody else keeps one."""
-        if "wandb" not in self.run.config.report_to:
-            return
-        import wandb
-
-        if wandb.run is None:
-            return
-        if wandb.run.offline:
-            text = f"W&B ran offline; upload it with: wandb sync {Path(wandb.run.dir).parent}"
-        else:
-            text = f"W&B run: {wandb.run.url}"
-        self.run.emit(ev.Noticed(level="info", source="wandb", text=text))
-        wandb.finish()

@@ -22,6 +22,7 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log import EventLog
 from ida_tui.runs.refusals import refusal
 from ida_tui.runs.resumption import Resumption
+from ida_tui.sinks.feed import Feed
 from ida_tui.state import RunState, fold
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class UnderWay:
     state: RunState = field(default_factory=RunState)
     """Everything emitted so far, folded."""
     trainer: WatchedTrainer | None = None
+    feed: Feed | None = None
+    """The other places that its figures are sent to."""
     cap: AllocationCap = field(default_factory=AllocationCap)
     started: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -7,13 +7,12 @@ before anyone is shown it; the file is fsynced when a step, a checkpoint or the 
 from __future__ import annotations
 
 import os
-import queue
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from ida_tui import events as ev
 from ida_tui.printable import as_json
@@ -35,6 +34,13 @@ PUT_BACK = (
     "the run's directory was moved or removed: it was made anew with every event and completion so far; "
     "checkpoints begin with the next one"
 )
+
+
+class Subscriber(Protocol):
+    """Whoever is handed every record; a queue is one. It is called where events are emitted: never waits."""
+
+    def put(self, record: ev.Record, /) -> object:
+        """Take one record."""
 
 
 class EventLog:
@@ -64,7 +70,7 @@ class EventLog:
         self._put_back = put_back
         self._step = 0
         self._lock = threading.Lock()
-        self._subscribers: list[queue.SimpleQueue[ev.Record]] = []
+        self._subscribers: list[Subscriber] = []
         _drop_torn_tail(directory.events)
         _drop_torn_tail(directory.completions)
         self._events = Appender(directory.events)
@@ -72,8 +78,8 @@ class EventLog:
         self._texts: dict[tuple[int, int], ev.CompletionFinished] = {}
         self._texts_step = -1
 
-    def subscribe(self, subscriber: queue.SimpleQueue[ev.Record]) -> None:
-        """Put every record emitted from now on into the queue, in order."""
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Hand it every record emitted from now on, in order."""
         with self._lock:
             self._subscribers.append(subscriber)
 
