@@ -150,7 +150,7 @@ def _resolve(profile: str, overrides: list[str]) -> Resolved:
 
 
 def _epilog() -> str:
-    lines = [f"  ida-tui {word:<8} {what}" for word, what in commands.WORDS.items()]
+    lines = [f"  ida-tui {word:<9} {what}" for word, what in commands.WORDS.items()]
     return "\n".join(["commands (each with --help):", *lines, "", EXAMPLES])
 
 

@@ -30,6 +30,7 @@ WORDS: dict[str, str] = {
     "bench": "time a step on this machine, plain TRL beside ours",
     "attach": "follow a run, live or finished; pause, resume or stop it",
     "runs": "list the runs, newest first",
+    "evaluate": "the model before and after, on prompts that it was not trained on",
     "resume": "go on with a run that was paused, stopped or cut off",
 }
 """Each word, and what it does in a line."""
