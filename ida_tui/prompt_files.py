@@ -48,7 +48,6 @@ class Chosen:
     """Of the set, or of the file."""
     prompts: tuple[Prompt, ...]
 
-
     def apart_from(self, trained: Iterable[Prompt]) -> Chosen:
         """Those whose text was not trained on, each text once; case, spaces and end marks do not count."""
         seen = {normalised(prompt.text) for prompt in trained}
@@ -242,9 +241,7 @@ def _text(path: Path) -> str:
 
 
 def _tells_itself(name: str) -> UsageError:
-    return UsageError(
-        f"{printable(name)} tells the kind of each prompt itself", "leave --kind out"
-    )
+    return UsageError(f"{printable(name)} tells the kind of each prompt itself", "leave --kind out")
 
 
 def _names(columns: Mapping[str, Any]) -> str:

@@ -90,10 +90,14 @@ def run(options: Namespace) -> ExitCode:
     try:
         folder = evaluations.write(directory, evaluation, answers)
     except OSError as error:
-        raise IdaError(f"{directory.path} cannot be written to: {error.strerror or error}") from None
+        raise IdaError(
+            f"{directory.path} cannot be written to: {error.strerror or error}"
+        ) from None
     _say(f"kept in {folder}")
     if options.json:
-        print(json.dumps(asdict(evaluation) | {"folder": str(folder)}, ensure_ascii=False, indent=1))
+        print(
+            json.dumps(asdict(evaluation) | {"folder": str(folder)}, ensure_ascii=False, indent=1)
+        )
     else:
         print(*map(printable, lines(evaluation)), sep="\n")
     return ExitCode.DONE

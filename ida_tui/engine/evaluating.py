@@ -212,9 +212,7 @@ def questions_of(answers: Sequence[Sampled]) -> list[Question]:
     for one in answers:
         times = seen.get((one.prompt.id, one.text), 0)
         seen[one.prompt.id, one.text] = times + 1
-        questions.append(
-            Question(one.prompt.id, one.prompt.text, one.prompt.kind, one.text, times)
-        )
+        questions.append(Question(one.prompt.id, one.prompt.text, one.prompt.kind, one.text, times))
     return questions
 
 
