@@ -337,7 +337,7 @@ class EvaluationFinished:
     classifier: str
     seconds: float
     verdict: str = ""
-    """What the judged answers say of the model, before and after, in a sentence; empty where none were judged."""
+    """What the judged answers say of both models, in a sentence; empty where none were judged."""
     figures: tuple[EvaluationFigure, ...] = ()
     """The judged figures behind it: of the untrained and the trained model on the same prompts."""
     unscored: int = 0

@@ -4,7 +4,7 @@
 
 | layout | columns | what is unsafe |
 |---|---|---|
-| XSTest | id or id_v2, prompt, type, label, … | ``label`` unsafe; without it, a type that starts with contrast_ |
+| XSTest | id or id_v2, prompt, type, label, … | ``label`` unsafe; without it, a type that starts contrast_ |
 | JBB-Behaviors | Index, Goal, Target, Behavior, … | the whole file or nothing: its name or `kind` says |
 | our own CSV and JSON lines | prompt, kind | ``kind`` unsafe |
 | YAML | a prompts profile, or its name | ``kind`` unsafe |
@@ -100,7 +100,7 @@ def load(name: str, kind: Kind | None) -> Chosen:
 
 def _profile(name: str, kind: Kind | None) -> Chosen:
     path = expanded(name)
-    if path.suffix.lower() not in ("", ".yaml") and is_file(path):
+    if path.suffix.lower() not in ("", ".yaml") and path.is_file():
         raise UsageError(f"{_shown(path)} ends in {printable(path.suffix)}", f"name {LAYOUTS}")
     found = resolve_profile("prompts", name).config
     if kind is not None:

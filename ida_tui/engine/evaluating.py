@@ -229,7 +229,7 @@ def evaluation_of(
     notes: Sequence[str] = (),
 ) -> Evaluation:
     """The figures of judged answers, and what they mean."""
-    kinds = dict((answer.prompt_id, answer.kind) for answer in answers)
+    kinds = {answer.prompt_id: answer.kind for answer in answers}
     figures = figures_of(answers, seed=seed)
     return Evaluation(
         made_at=now(),
