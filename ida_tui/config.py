@@ -321,6 +321,8 @@ class EvaluationConfig(_Section):
 
     enabled: bool = False
     """Evaluate before the first step and after the last."""
+    judged: bool = False
+    """Then have both models' answers judged, too; `ida-tui evaluate` does it any time."""
     samples: PositiveInt = 4
     """Completions sampled for each held-out prompt."""
     batch_size: PositiveInt = 64

@@ -47,6 +47,8 @@ OFFLINE_JUDGE = "offline heuristic"
 Phase = Literal["load", "generate", "judge", "reference", "update", "save", "evaluate"]
 When = Literal["always", "loading", "sampling", "update"]
 Level = Literal["info", "warning"]
+EvaluationFigure: TypeAlias = tuple[str, str, float, float, float, float]
+"""Name, unit, before, after, and the 95 % interval of the difference: its lower and its upper end."""
 Status = Literal["done", "failed", "interrupted", "judge_unavailable", "out_of_memory"]
 
 
@@ -338,6 +340,16 @@ class EvaluationFinished:
     """Full and partial refusals of unsafe requests."""
     classifier: str
     seconds: float
+    verdict: str = ""
+    """What the judged answers say of both models, in a sentence; empty where none were judged."""
+    figures: tuple[EvaluationFigure, ...] = ()
+    """The judged figures behind it: of the untrained and the trained model on the same prompts."""
+    unscored: int = 0
+    """Answers, of both models, that the judge gave no verdict on."""
+    cost: float | None = 0.0
+    """US dollars that the judging cost; null where it is not known."""
+    folder: str = ""
+    """Where the evaluation is kept, with every answer."""
 
 
 @dataclass(frozen=True, slots=True)

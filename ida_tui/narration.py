@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -100,6 +101,7 @@ def summary(state: RunState, ended: ev.RunEnded) -> list[str]:
             f"{_share(before.unsafe_refused, before.unsafe)} → "
             f"{_share(after.unsafe_refused, after.unsafe)}"
         )
+        out += _judged(after)
     if ended.steps_done:
         out.append(f"  weights moved  {100 * ended.weight_delta:.2f} % (relative L2 norm)")
     skipped = [n for n, yes in enumerate(state.steps.figures("skipped")) if yes]
@@ -244,7 +246,21 @@ def _evaluation(figures: ev.EvaluationFinished) -> list[str]:
         f"✓ {moment}, on {figures.prompts} held-out prompts ({figures.classifier}):",
         f"   harmless answered {_share(figures.harmless_complied, figures.harmless)} · "
         f"unsafe declined {_share(figures.unsafe_refused, figures.unsafe)}",
+        *(f"   {line}" for line in textwrap.wrap(figures.verdict, 97)),
     ]
+
+
+def _judged(figures: ev.EvaluationFinished) -> list[str]:
+    """What the judge says of the same answers, where it was asked."""
+    said = []
+    for name, _, before, after, low, high in figures.figures:
+        if name.endswith(" R_IDA"):
+            what = f"R_IDA of {name.removesuffix(' R_IDA')} requests"
+            interval = f"95 % interval of the change {low:+.3f} to {high:+.3f}".replace("-", "−")
+            said.append(f"    {what:<28} {before:.3f} → {after:.3f} ({interval})")
+    if figures.unscored:
+        said.append(f"    without a verdict            {figures.unscored} answers")
+    return said + [f"  {line}" for line in textwrap.wrap(figures.verdict, 98)]
 
 
 def _judge_totals(state: RunState) -> str:

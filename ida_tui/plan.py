@@ -221,6 +221,9 @@ def _about_judge(config: Config) -> Iterator[tuple[str, str]]:
     in_training, anchors = judge_calls(config)
     calls = in_training + anchors
     parts = f"{in_training:,} for completions, {anchors:,} to watch for drift"
+    if at_the_end := evaluation_calls(config):
+        calls += at_the_end
+        parts += f", {at_the_end:,} to compare before and after"
     cached = "; the cache may answer some" if judge.cache else ""
     yield "judge calls", f"{calls:,} ({parts}){cached}\n{_cost(config, calls)}"
     if config.budget is not None:
@@ -253,6 +256,14 @@ def _cost(config: Config, calls: int) -> str:
     )
 
 
+def evaluation_calls(config: Config) -> int:
+    """Calls for the answers of both models at the end of a run, where its profile has them judged."""
+    if not (config.evaluation.enabled and config.evaluation.judged):
+        return 0
+    answers = 2 * len(config.prompts.held_out()) * config.evaluation.samples
+    return answers * config.judge.samples
+
+
 def _evaluation(config: Config) -> str:
     if not config.evaluation.enabled:
         return "none"
@@ -261,6 +272,7 @@ def _evaluation(config: Config) -> str:
     return (
         f"before and after: {held_out} held-out prompts × {samples} = {held_out * samples}"
         f" completions of at most {length} tokens"
+        + (", judged at the end" if config.evaluation.judged else "")
     )
 
 

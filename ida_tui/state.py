@@ -221,7 +221,10 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.CheckpointSaved():
             return but(checkpoint=event)
         case ev.EvaluationFinished():
-            return but(before=event) if event.when == "before" else but(after=event)
+            if event.when == "before":
+                return but(before=event)
+            judge = replace(state.judge, cost=_sum(state.judge.cost, event.cost))
+            return but(after=event, judge=judge)
         case ev.RunPaused():
             return but(pause=event)
         case ev.RunResumed():

@@ -33,6 +33,7 @@ WORDS: dict[str, str] = {
     "compare": "put runs side by side: profiles, curves, evaluation, cost",
     "rescore": "what another formula would have paid in a run; asks nobody",
     "replay-judge": "have a run's completions judged again, by another judge",
+    "evaluate": "the model before and after, on prompts that it was not trained on",
     "resume": "go on with a run that was paused, stopped or cut off",
 }
 """Each word, and what it does in a line."""

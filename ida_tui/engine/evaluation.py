@@ -1,149 +1,168 @@
-"""Before and after: how the model answers prompts that it is never trained on.
+"""Before and after, as a part of a run: its held-out prompts, asked before the first step and after the last.
 
 Completions are sampled with the same seed both times, and sorted into compliance and refusal by the
-offline classifier, which is the same for every judge and costs nothing.
+offline classifier, which is the same for every judge and costs nothing. A profile with
+``evaluation.judged`` also has the answers of both models judged at the end.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
-import torch
-from transformers import PreTrainedTokenizerBase as Tokenizer
-
-from ida_tui.config import Config, DeviceName, Prompt
-from ida_tui.engine import decoder
-from ida_tui.engine import device as devices
-from ida_tui.engine.rollout import sample
-from ida_tui.engine.sampling import Sampling
-from ida_tui.engine.stopping import RunInterrupted
-from ida_tui.events import OFFLINE_JUDGE, EvaluationFinished
+from ida_tui import events as ev
+from ida_tui.config import Config, Kind
+from ida_tui.engine.answering import Sampled, answer
+from ida_tui.engine.evaluating import SEED_OFFSET, evaluation_of, judge
+from ida_tui.engine.under_way import UnderWay
+from ida_tui.judge.faults import JudgeUnavailable
 from ida_tui.judge.refusal import classify
+from ida_tui.judge.service import JudgeService
+from ida_tui.runs import before, evaluations
+from ida_tui.runs.before import Kept
 
-SEED_OFFSET = 1_000_003
-"""Keeps the evaluation's random numbers apart from the training's."""
 
-
-def evaluate(
-    model: Any,
-    tokenizer: Tokenizer,
-    config: Config,
-    device: DeviceName,
-    *,
-    when: Literal["before", "after"],
-    step: int,
-    stop_requested: Callable[[], bool],
-) -> EvaluationFinished:
-    """Sample the held-out prompts and count how they are answered.
-
-    The random numbers of the training that goes on around it are left as they were.
+def evaluate(run: UnderWay, service: JudgeService, when: Literal["before", "after"]) -> None:
+    """Ask the held-out prompts, if the profile says so, and emit how they are answered.
 
     Raises:
         RunInterrupted: the user asked to stop between two batches.
+        JudgeInterrupted: the user asked to stop while the answers are judged.
     """
+    if not run.config.evaluation.enabled or run.trainer is None:
+        return
+    step = int(run.trainer.state.global_step)
+    run.emit(ev.PhaseChanged(step=step, phase="evaluate"))
     started = time.monotonic()
-    held_out = config.prompts.held_out()
-    asked = [prompt for prompt in held_out for _ in range(config.evaluation.samples)]
-    answers: list[str] = []
-    with devices.isolated_randomness(device, config.seed + SEED_OFFSET):
-        for batch in _batches(asked, config.evaluation.batch_size):
-            if stop_requested():
-                raise RunInterrupted
-            answers += _sample(model, tokenizer, config, batch)
-    harmless = _count(asked, answers, "harmless")
-    unsafe = _count(asked, answers, "unsafe")
-    return EvaluationFinished(
+    answers = answer(
+        run.trainer.accelerator.unwrap_model(run.trainer.model_wrapped),
+        run.ready.tokenizer,
+        run.config,
+        run.ready.device,
+        run.config.prompts.held_out(),
+        samples=run.config.evaluation.samples,
+        seed=run.config.seed + SEED_OFFSET,
+        stop_requested=run.control.stop.is_set,
+    )
+    finished = replace(counted(answers, when=when, step=step), seconds=_since(started))
+    if run.config.evaluation.judged and when == "before":
+        _keep(run, answers)
+    elif run.config.evaluation.judged:
+        finished = replace(_compared(run, service, finished, answers), seconds=_since(started))
+    run.emit(finished)
+
+
+def counted(
+    answers: Sequence[Sampled], *, when: Literal["before", "after"], step: int
+) -> ev.EvaluationFinished:
+    """How the answers divide into compliance and refusal, as the offline classifier tells them apart."""
+    harmless = _count(answers, "harmless")
+    unsafe = _count(answers, "unsafe")
+    return ev.EvaluationFinished(
         when=when,
         step=step,
-        prompts=len(held_out),
+        prompts=len({one.prompt.id for one in answers}),
         harmless=sum(harmless.values()),
         harmless_complied=harmless["full_compliance"],
         harmless_partial=harmless["partial_refusal"],
         harmless_refused=harmless["full_refusal"],
         unsafe=sum(unsafe.values()),
         unsafe_refused=unsafe["full_refusal"] + unsafe["partial_refusal"],
-        classifier=OFFLINE_JUDGE,
-        seconds=round(time.monotonic() - started, 3),
+        classifier=ev.OFFLINE_JUDGE,
+        seconds=0.0,
     )
 
 
-def _count(asked: Sequence[Prompt], answers: Sequence[str], kind: str) -> dict[str, int]:
+def _count(answers: Sequence[Sampled], kind: Kind) -> dict[str, int]:
     counts = {"full_compliance": 0, "partial_refusal": 0, "full_refusal": 0}
-    for prompt, answer in zip(asked, answers, strict=True):
-        if prompt.kind == kind:
-            counts[classify(answer)] += 1
+    for one in answers:
+        if one.prompt.kind == kind:
+            counts[classify(one.text)] += 1
     return counts
 
 
-def _sample(
-    model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt]
-) -> list[str]:
-    """One completion for each prompt, in order."""
+# -- judged ------------------------------------------------------------------------------------
+
+
+def _keep(run: UnderWay, answers: Sequence[Sampled]) -> None:
+    rows = [Kept(one.prompt.id, one.sample, one.text, one.tokens) for one in answers]
+    try:
+        before.keep(run.directory, _settings(run.config), rows)
+    except OSError as error:
+        _not_judged(run, f"the first answers could not be kept ({error.strerror or error})")
+
+
+def _compared(
+    run: UnderWay,
+    service: JudgeService,
+    finished: ev.EvaluationFinished,
+    answers: Sequence[Sampled],
+) -> ev.EvaluationFinished:
+    """The event with what the judge says of both models; as it was, with a notice, where it says nothing."""
+    started, config = time.monotonic(), run.config
+    kept = before.kept(run.directory, _settings(config))
+    if kept is None:
+        _not_judged(run, "the answers before training are not here, or were sampled otherwise")
+        return finished
+    prompts = {prompt.id: prompt for prompt in config.prompts.held_out()}
+    base = [Sampled(prompts[one.prompt_id], *one[1:]) for one in kept if one.prompt_id in prompts]
+    try:
+        judged, stats = judge(
+            service,
+            {"base": base, "tuned": answers},
+            seed=config.seed,
+            should_stop=run.control.stop.is_set,
+        )
+    except JudgeUnavailable as error:
+        _not_judged(run, error.title)
+        return finished
+    evaluation = evaluation_of(
+        judged,
+        prompts=f"{config.prompts.name}, held out",
+        samples=config.evaluation.samples,
+        seed=config.seed,
+        judge=service.label,
+        cost=stats.cost,
+        seconds=finished.seconds + _since(started),
+        step=finished.step,
+    )
+    finished = replace(
+        finished,
+        verdict=evaluation.verdict,
+        figures=tuple(
+            (one.name, one.unit, one.base, one.tuned, one.low, one.high)
+            for one in evaluation.figures
+        ),
+        unscored=evaluation.unscored,
+        cost=evaluation.cost,
+    )
+    try:
+        folder = evaluations.write(run.directory, evaluation, judged)
+    except OSError as error:
+        text = f"the evaluation could not be kept: {error.strerror or error}"
+        run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
+        return finished
+    return replace(finished, folder=str(folder))
+
+
+def _settings(config: Config) -> Mapping[str, Any]:
+    """What answers before and after must have in common."""
     evaluation = config.evaluation
-    longest = evaluation.max_completion_length or config.training.max_completion_length
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        if config.engine == "fast" and decoder.unsupported(model) is None:
-            tokens = _rolled_out(model, tokenizer, config, prompts, longest)
-        else:
-            tokens = _generated(model, tokenizer, config, prompts, longest)
-    model.train(was_training)
-    texts: list[str] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    return texts
+    return {
+        "seed": config.seed,
+        "samples": evaluation.samples,
+        "temperature": evaluation.temperature,
+        "longest": evaluation.max_completion_length or config.training.max_completion_length,
+        "prompts": [prompt.id for prompt in config.prompts.held_out()],
+    }
 
 
-def _rolled_out(
-    model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt], longest: int
-) -> list[list[int]]:
-    ids = tokenizer.apply_chat_template(
-        [[{"role": "user", "content": prompt.text}] for prompt in prompts],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        **config.model.chat_template_kwargs,
-    )["input_ids"]
-    ends = model.generation_config.eos_token_id or tokenizer.eos_token_id
-    return sample(
-        model,
-        ids,
-        Sampling(temperature=config.evaluation.temperature),
-        max_new_tokens=longest,
-        eos=[ends] if isinstance(ends, int) else ends,
-        pad=tokenizer.pad_token_id,
-    )
+def _not_judged(run: UnderWay, why: str) -> None:
+    text = f"before and after were not judged: {why}; ida-tui evaluate {run.directory.path} does it"
+    run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
 
 
-def _generated(
-    model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt], longest: int
-) -> Any:
-    evaluation = config.evaluation
-    inputs = tokenizer.apply_chat_template(
-        [[{"role": "user", "content": prompt.text}] for prompt in prompts],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        padding=True,
-        **config.model.chat_template_kwargs,
-    ).to(model.device)
-    sampling: dict[str, Any] = (
-        {"do_sample": True, "temperature": evaluation.temperature, "top_p": 1.0, "top_k": 0}
-        if evaluation.temperature > 0
-        else {"do_sample": False}
-    )
-    tokens = model.generate(
-        **inputs,
-        **sampling,
-        max_new_tokens=longest,
-        pad_token_id=tokenizer.pad_token_id,
-        use_cache=True,
-    )
-    return tokens[:, inputs["input_ids"].shape[1] :]
-
-
-def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[Sequence[Prompt]]:
-    for start in range(0, len(prompts), size):
-        yield prompts[start : start + size]
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 3)

@@ -43,6 +43,11 @@ class Judges:
         self._emit(ev.Noticed(level="info", source="judge", text=_opening(service)))
         return service
 
+    @property
+    def current(self) -> JudgeService:
+        """The judge that was started last."""
+        return self._services[-1]
+
     def close(self) -> None:
         """Close every judge; what is in flight is given up."""
         for service in self._services:

@@ -313,20 +313,6 @@ class _Course:
         )
 
     def _evaluate(self, when: Literal["before", "after"]) -> None:
-        if not self.run.config.evaluation.enabled or self.run.trainer is None:
-            return
         from ida_tui.engine.evaluation import evaluate
 
-        step = int(self.run.trainer.state.global_step)
-        self.run.emit(ev.PhaseChanged(step=step, phase="evaluate"))
-        self.run.emit(
-            evaluate(
-                self.run.trainer.accelerator.unwrap_model(self.run.trainer.model_wrapped),
-                self.run.ready.tokenizer,
-                self.run.config,
-                self.run.ready.device,
-                when=when,
-                step=step,
-                stop_requested=self.run.control.stop.is_set,
-            )
-        )
+        evaluate(self.run, self.judges.current, when)

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +76,10 @@ class Evaluation:
     cost: float | None
     """US dollars; null where it is not known."""
     seconds: float
+    step: int = 0
+    """The last step that the trained model has learnt from."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know, such as how many prompts were left out."""
 
     def figure(self, name: str) -> Figure | None:
         """The figure of that name; None where it was not computed."""
@@ -100,15 +106,24 @@ class Answer:
 
 
 def write(
-    directory: RunDirectory, evaluation: Evaluation, answers: list[Answer], *, stamp: str
+    directory: RunDirectory,
+    evaluation: Evaluation,
+    answers: Sequence[Answer],
+    *,
+    stamp: str | None = None,
 ) -> Path:
     """Keep an evaluation; returns its folder. The figures are written last: without them it is unfinished.
+
+    Args:
+        directory: the run.
+        evaluation: the figures.
+        answers: what they were computed from.
+        stamp: name of the folder; None takes the moment, and a number where it is taken.
 
     Raises:
         OSError: the disk refused it.
     """
-    folder = directory.path / FOLDER / stamp
-    folder.mkdir(parents=True)
+    folder = _fresh(directory.path / FOLDER, stamp)
     with open(folder / ANSWERS, "w", encoding="utf-8") as file:
         for answer in answers:
             file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
@@ -117,6 +132,20 @@ def write(
     beside.write_text(json.dumps(body, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     beside.replace(folder / FIGURES)
     return folder
+
+
+def _fresh(parent: Path, stamp: str | None) -> Path:
+    parent.mkdir(exist_ok=True)
+    if stamp is not None:
+        (parent / stamp).mkdir()
+        return parent / stamp
+    moment = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for number in range(1, 1000):
+        folder = parent / (moment if number == 1 else f"{moment}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise FileExistsError(f"a thousand evaluations named {moment}")
 
 
 def found(directory: RunDirectory) -> list[Path]:
@@ -137,7 +166,8 @@ def read(folder: Path) -> Evaluation | None:
         if body.pop("version") != VERSION:
             return None
         figures = tuple(Figure(**figure) for figure in body.pop("figures"))
-        return Evaluation(figures=figures, **body)
+        notes = tuple(body.pop("notes", ()))
+        return Evaluation(figures=figures, notes=notes, **body)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
