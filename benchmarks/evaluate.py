@@ -4,9 +4,9 @@
     uv run python benchmarks/evaluate.py --quick    # about three minutes
     uv run python benchmarks/evaluate.py --json evaluate.json
 
-The untrained embedded model is compared with itself, 20 times, with other random numbers on either
-side each time: its interval has to include 0 in 19. Then a quickstart is trained and evaluated. The last line has
-the figures against their goals; the exit status is 1 if one is missed.
+The untrained embedded model is compared with itself, 20 times, with other random numbers on either side each
+time: its interval has to include 0 in 19. Then a quickstart is trained and evaluated. The last line has the
+figures against their goals; the exit status is 1 if one is missed.
 """
 
 from __future__ import annotations
