@@ -178,7 +178,7 @@ def _shown(value: object) -> str:
     if isinstance(value, str):
         return value if value else '""'
     if isinstance(value, float):
-        return f"{value:g}"
+        return repr(value)  # two values that differ are shown to
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -25,9 +25,9 @@ from ida_tui.tui.screens.base import IdaScreen
 
 STYLES = (
     ("$text-accent", (1,)),
-    ("$text-warning", (1, 1, 1, 1, 0, 0)),
+    ("$text-primary", (1, 1, 1, 1, 0, 0)),
     ("$text-success", (1, 0, 0)),
-    ("$text-primary", (1, 1, 1, 0, 1, 0)),
+    ("$text-warning", (1, 1, 1, 0, 1, 0)),
     ("$text-error", (1, 1, 0)),
     ("$foreground", (1, 0)),
 )
