@@ -63,7 +63,8 @@ class Pauses:
         hint = f"ida-tui attach {run.directory.path} --resume"
         run.emit(ev.RunPaused(step=run.last_step, reason="paused", hint=hint, by="person"))
         held = (run.state.run.params if run.state.run else 0) * 4
-        if held > KEPT_WHILE_PAUSED:
+        # Other processes would wait with their memory in use: this one giving its own back helps little.
+        if held > KEPT_WHILE_PAUSED and run.ranks.alone:
             raise PauseAsked
         allocator.give_back()
         run.control.wait_while_paused()
