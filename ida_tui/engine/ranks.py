@@ -183,7 +183,9 @@ class Ranks:
             for rank in (rank for rank in range(self.world) if rank != self.rank):
                 why = self._get(f"ida/why/{rank}")
                 if why or self.gone(rank):
-                    return f"{named(rank, self.world)} ended: " + (why or "it was killed")
+                    return f"{named(rank, self.world)} ended: " + (
+                        why or "killed, or crashed without a word"
+                    )
             if time.monotonic() >= until:
                 break
             time.sleep(0.05)
