@@ -76,10 +76,12 @@ def _one_of_several(where: Place, arguments: list[str]) -> int:
 
     code = int(ExitCode.FAILED)
     try:
-        if not arguments or "--detach" in arguments:
+        trains = arguments[:1] == ["resume"] or any(word.startswith("--run") for word in arguments)
+        if not trains or "--detach" in arguments:
             raise UsageError(
-                f"{where.world} processes train without a screen, and in the foreground",
-                "torchrun --nproc_per_node N -m ida_tui --run PROFILE, and ida-tui attach to watch it",
+                f"{where.world} processes are for a run or its resumption, without a screen and in the"
+                " foreground",
+                "torchrun --nproc_per_node N -m ida_tui run PROFILE; ida-tui attach watches it",
             )
         code = int(_dispatch(arguments))
     except IdaError as error:

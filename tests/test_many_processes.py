@@ -178,7 +178,7 @@ def test_a_run_that_is_stopped_and_then_loses_a_rank_is_ended_by_one_process_wit
     assert (died["status"], died["exit_code"]) == ("failed", ExitCode.FAILED)
     assert died["message"].startswith("process 2 of 2 (rank 1) ended: killed")
     assert stopped["steps_done"] < died["steps_done"] < STEPS
-    assert f"ida-tui resume outputs/quickstart/{latest(here).name}" in died["hint"]
+    assert re.search(rf"ida-tui resume \S+/{latest(here).name}$", died["hint"], re.MULTILINE)
 
     gone_on = ida_tui("resume", "quickstart", "--json")
     assert gone_on.code == 0, gone_on.err
@@ -220,6 +220,15 @@ def test_a_step_that_cannot_be_divided_names_the_numbers_of_processes_that_fit(
     assert shared(TrainingConfig(per_device_train_batch_size=64,
                                  gradient_accumulation_steps=int(more[1])), 3)  # fmt: skip
     assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("runs",), ("--run", "quickstart", "--detach")])
+def test_several_processes_are_for_runs_in_the_foreground(
+    words: tuple[str, ...], ida_tui_here: IdaTui
+) -> None:
+    refused = ida_tui_here(*words, RANK="0", WORLD_SIZE="2")
+    assert refused.code == ExitCode.USAGE
+    assert "2 processes are for a run or its resumption" in refused.err
 
 
 def test_what_a_launcher_sets_is_read_and_nonsense_is_refused(
@@ -278,7 +287,7 @@ def test_a_missing_vllm_is_named_with_the_command_that_installs_it(
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(UsageError, match="vLLM, which is not installed") as refused:
         vllm.require_installed()
-    assert refused.value.hint.startswith("pip install vllm")
+    assert refused.value.hint.startswith("uv pip install 'vllm>=0.22,<=0.31'")
 
 
 def test_a_vllm_server_that_does_not_answer_is_named() -> None:
@@ -287,4 +296,4 @@ def test_a_vllm_server_that_does_not_answer_is_named() -> None:
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         with pytest.raises(IdaError, match=f"no vLLM server answers at {url}") as refused:
             vllm.require_server(url)
-    assert "vllm-serve" in refused.value.hint
+    assert "vllm serve MODEL" in refused.value.hint

@@ -42,8 +42,8 @@ class RankLost(IdaError):
 class Ranks:
     """This process among the others. Made with `joined`; `Ranks()` is one process alone.
 
-    Every method but `missing`, `leave` and `word` is an exchange: all ranks call the same ones in the same
-    order, and each raises `RankLost` where another rank is gone.
+    The methods below "exchanges" are that: all ranks call the same ones in the same order, and each raises
+    `RankLost` where another rank is gone.
     """
 
     def __init__(self, place: Place = ALONE, store: Any = None) -> None:
@@ -51,6 +51,7 @@ class Ranks:
         self.rank, self.world, self.alone = place.rank, place.world, place.alone
         self._store = store
         self._talk: Any = None
+        self._needed = not place.alone
 
     @property
     def first(self) -> bool:
@@ -170,6 +171,10 @@ class Ranks:
         said = self._get(ENDED)
         return int(said) if said else None
 
+    def release(self) -> None:
+        """Every step is made: whether the others are still there does not matter any more."""
+        self._needed = False
+
     def missing(self, wait_s: float = 0.0) -> str:
         """Which other process has ended and, where it said so, why; empty where all seem to be there.
 
@@ -179,7 +184,7 @@ class Ranks:
             wait_s: how long to look for one: its connections close a moment before it is gone.
         """
         until = time.monotonic() + wait_s
-        while not self.alone:
+        while self._needed:
             for rank in (rank for rank in range(self.world) if rank != self.rank):
                 why = self._get(f"ida/why/{rank}")
                 if why or self.gone(rank):
@@ -193,12 +198,15 @@ class Ranks:
 
     def lost(self, error: BaseException) -> RankLost | None:
         """What an error of a library means if another rank's end is behind it; None where none is."""
-        if isinstance(error, RankLost) or self.alone:
+        if isinstance(error, RankLost) or not self._needed:
             return error if isinstance(error, RankLost) else None
         said = str(error).lower()
-        if not any(word in said for word in ("gloo", "nccl", "connection", "broken pipe", "peer")):
+        if not any(word in said for word in ("gloo", "nccl", "connection", "broken pipe")):
             return None
-        return RankLost(self.missing(REAPED_S) or f"another of {self.world} processes ended")
+        gone = self.missing(REAPED_S)
+        if not gone and ("gloo" in said or "nccl" in said):
+            gone = f"another of {self.world} processes ended, or cannot be reached"
+        return RankLost(gone) if gone else None
 
     @contextmanager
     def _naming_the_lost(self) -> Iterator[None]:

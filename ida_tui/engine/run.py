@@ -301,6 +301,7 @@ class _Course:
             run.ranks.meet()
             while not self._trained(run.trainer):
                 run.trainer = self.pauses.rebuilt(build)
+            run.ranks.release()
             run.raise_if_stopped()
             run.save_weights()
             self._evaluate("after")

@@ -12,7 +12,15 @@ from importlib.util import find_spec
 from ida_tui.config import Config, DeviceName
 from ida_tui.errors import ExitCode, IdaError, UsageError
 
-INSTALL = "pip install vllm   (in the environment of ida-tui: uv pip install vllm)"
+INSTALL = (
+    "uv pip install 'vllm>=0.22,<=0.31'   (what TRL works with; it brings an older torch with it)"
+)
+"""No extra of ida-tui: these versions pin torch 2.11 or 2.13, which the rest is not tested with."""
+SERVE = (
+    'VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --weight-transfer-config \'{"backend": "nccl"}\''
+    " --logprobs-mode processed_logprobs --max-logprobs -1"
+)
+"""How TRL wants its server started."""
 LOOK_S = 5.0
 """How long a server may take to say that it is there."""
 
@@ -66,7 +74,7 @@ def require_server(url: str) -> None:
         why = getattr(error, "reason", None) or error
         raise IdaError(
             f"no vLLM server answers at {url}: {' '.join(str(why).split())[:200]}",
-            "start one on other GPUs: trl vllm-serve --model MODEL (TRL's documentation, vLLM integration);\n"
+            f"start one on other GPUs: {SERVE}\n"
             "training.vllm_server_base_url says where it is, training.vllm_mode=colocate needs none",
             where="training.vllm_server_base_url",
         ) from None
