@@ -110,6 +110,10 @@ def summary(state: RunState, ended: ev.RunEnded) -> list[str]:
             f"  scaler         skipped {len(skipped)} of {_steps(len(state.steps))}, whose gradients"
             f" overflowed; scale {state.steps[skipped[-1]].loss_scale or 0:g} after the last"
         )
+    if state.alerts:
+        named = ", ".join(f"{alert.rule} (step {alert.step})" for alert in state.alerts[:4])
+        more = f" and {state.alerted - 4} more" if state.alerted > 4 else ""
+        out.append(f"  alerts         {named}{more}")
     if state.judge.calls or state.judge.cached or state.judge.failed:
         out.append(f"  judge          {_judge_totals(state)}")
     out.append(f"  time           {_duration(ended.seconds)}{_peak(state)}")
