@@ -42,7 +42,10 @@ def lines(state: RunState, event: ev.Event) -> list[str]:
         case ev.CheckpointSaved():
             return [f"✓ Saved {event.path}"]
         case ev.AlertRaised():
-            return [f"! {event.rule} at step {event.step}: {event.evidence}. {event.advice}"]
+            return [
+                f"! {event.rule} at step {event.step}: {event.evidence}",
+                f"  → {event.advice}",
+            ]
         case ev.RunPaused():
             return [f"! Paused after step {event.step}: {event.reason}"]
         case ev.JudgeSlowed():
