@@ -65,12 +65,14 @@ class _Few:
         elif entry[:2] > kept[0][:2]:
             heapq.heapreplace(kept, entry)
 
-    def best(self) -> tuple[Completion, ...]:
-        """The highest of all: first one of each prompt, then more of the same ones."""
+    def best(self, without: Sequence[Completion] = ()) -> tuple[Completion, ...]:
+        """The highest of all but those: first one of each prompt, then more of the same ones."""
+        shown = {(one.finished.step, one.finished.group, one.finished.index) for one in without}
         turns = [
             (turn, *entry)
             for kept in self.by_prompt.values()
             for turn, entry in enumerate(sorted(kept, key=lambda entry: entry[:2], reverse=True))
+            if entry[1] not in shown
         ]
         few = sorted(turns, key=lambda one: (-one[0], *one[1:3]), reverse=True)[:SHOWN]
         # Shown in order of reward, not of turn.
@@ -111,14 +113,15 @@ def choose(
             middle = sorted(group, key=lambda rewarded: rewarded[0])[len(group) // 2][1]
             firsts.setdefault(prompt, middle)
             lasts[prompt] = middle
+    lowest, lowest_unsafe = worst.best(), unsafe.best()
     return Chosen(
-        best.best(),
-        worst.best(),
-        unsafe.best(),
-        at_the_end.best(),
-        _pairs(firsts, lasts, kinds),
-        scored,
-        unscored,
+        best=best.best(),
+        worst=lowest,
+        worst_unsafe=lowest_unsafe,
+        worst_at_the_end=at_the_end.best(without=(*lowest, *lowest_unsafe)),
+        pairs=_pairs(firsts, lasts, kinds),
+        scored=scored,
+        unscored=unscored,
     )
 
 

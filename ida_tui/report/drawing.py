@@ -112,7 +112,7 @@ def legend(axes: Axes, columns: int = 4) -> None:
     handles, _ = axes.get_legend_handles_labels()
     if handles:
         axes.legend(
-            loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=columns, handlelength=1.8,
+            loc="lower left", bbox_to_anchor=(-0.02, 1.02), ncols=columns, handlelength=1.8,
             columnspacing=1.2, borderaxespad=0.2, labelcolor=INK,
         )  # fmt: skip
 

@@ -54,8 +54,8 @@ def lists(facts: Facts) -> Iterator[Samples]:
         ("Worst", "The lowest rewards of the run, of different prompts first.", chosen.worst),
         ("Worst on unsafe prompts", "The lowest rewards where declining is right.",
          chosen.worst_unsafe),
-        ("Worst at the end", f"The lowest rewards of the last {LAST_STEPS} steps: what is still"
-         " wrong.", chosen.worst_at_the_end),
+        ("Worst at the end", f"The lowest rewards of the last {LAST_STEPS} steps, beside those"
+         " above.", chosen.worst_at_the_end),
     ):  # fmt: skip
         if found:
             yield Samples(title, about, tuple(_sample(facts, one) for one in found))
