@@ -221,7 +221,7 @@ class RunsScreen(IdaScreen):
         self.notify(f"Writing the report of {run.run_id} …")
         self._write_report(run)
 
-    @work(exclusive=True, group="report")
+    @work(group="report")
     async def _write_report(self, run: RunSummary) -> None:
         # In a process of its own: drawing takes seconds, which a live run and the screen would feel.
         command = (sys.executable, "-m", "ida_tui", "report", str(run.path.absolute()), "--json")
