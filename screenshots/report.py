@@ -9,7 +9,6 @@ The table of the setup, which stands between the two, is left out of the picture
 from __future__ import annotations
 
 import asyncio
-import base64
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +32,7 @@ async def picture(page: Path) -> bytes:
         await shown.tell("Emulation.setEmulatedMedia", media="", features=[light])
         size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
         await shown.tell("Emulation.setDeviceMetricsOverride", **size)
+        await shown.tell("Emulation.setScrollbarsHidden", hidden=True)
         await shown.tell("Runtime.evaluate", expression=LEFT_OUT, awaitPromise=True)
         return await shown.picture()
 
