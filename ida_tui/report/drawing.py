@@ -148,7 +148,9 @@ def svg(figure: Figure, said: str) -> str:
     text = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", text)
     for colour, name in _NAMES.items():
         text = text.replace(colour, f"var({name})")
-    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font: \1 var(--sans)", text)
+    # In the page's font, whichever way this version of matplotlib names its own.
+    text = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", text)
+    text = re.sub(r"font: ((?:\w+ )?[\d.]+px)[^;\"]*", r"font: \1 var(--sans)", text)
     text = re.sub(r"\n\s*", "\n", text)
     head = re.match(r"<svg[^>]*>", text)
     assert head is not None

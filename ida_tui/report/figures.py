@@ -93,7 +93,10 @@ def _alerts(axes: Axes, curves: _Curves) -> str:
         # Numbers that would lie over each other are left to the list.
         if x - taken >= (high - low) * 0.05:
             shown = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"
-            axes.text(x, 1.0, f" {shown}", color=LINES[1], fontweight="bold", va="top", fontsize=9)
+            axes.annotate(
+                shown, (x, 1.0), (3, 0), textcoords="offset points", color=LINES[1],
+                fontweight="bold", va="top", fontsize=9,
+            )  # fmt: skip
             taken = x
     return "Vertical lines: the alerts below, by number." if at else ""
 

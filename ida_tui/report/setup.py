@@ -46,7 +46,9 @@ def setup(facts: Facts) -> list[Row]:
         train, held = len(config.prompts.train()), len(config.prompts.held_out())
         rows.append(Row("prompts", f"{config.prompts.name}: {train} trained on, {held} held out"))
     elif facts.run.problem:
-        rows.append(Row("profile", f"cannot be read: {facts.run.problem}"))
+        # Where the folder lies on this machine is nobody's business.
+        why = facts.run.problem.replace(f"{facts.run.directory.path}/", "")
+        rows.append(Row("profile", f"cannot be read: {why}"))
     rows.append(Row("seed", str(run.seed) if run is not None else UNKNOWN))
     if made.started_at:
         rows.append(Row("started", made.started_at))
