@@ -10,6 +10,7 @@ from ida_tui import events as ev
 from ida_tui.report import drawing
 from ida_tui.report.drawing import INK, LINES, QUIET, Values, draw, legend, over_steps, thinned
 from ida_tui.report.reading import Facts
+from ida_tui.report.tables import first_alert
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +84,8 @@ def _reward(curves: _Curves) -> Iterator[Picture]:
 def _alerts(axes: Axes, curves: _Curves) -> str:
     """Mark where alerts were raised, by their numbers in the list; returns what the marks mean."""
     at: dict[int, list[int]] = {}
-    for number, alert in enumerate(curves.facts.run.state.alerts, start=1):
+    state = curves.facts.run.state
+    for number, alert in enumerate(state.alerts, start=first_alert(state)):
         at.setdefault(alert.step, []).append(number)
     low, high = curves.xs[0], curves.xs[-1]
     taken = -math.inf

@@ -39,9 +39,14 @@ def alerts(state: RunState) -> tuple[list[Alert], int]:
     """The alerts that are listed, and how many more there are."""
     numbered = [
         Alert(number, one.step, one.rule, one.evidence, one.advice)
-        for number, one in enumerate(state.alerts, start=1)
+        for number, one in enumerate(state.alerts, start=first_alert(state))
     ]
-    return numbered[:MOST_ALERTS], max(0, len(numbered) - MOST_ALERTS)
+    return numbered[:MOST_ALERTS], max(0, state.alerted - min(MOST_ALERTS, len(numbered)))
+
+
+def first_alert(state: RunState) -> int:
+    """The number of the first alert that the state still keeps."""
+    return state.alerted - len(state.alerts) + 1
 
 
 def warnings(state: RunState) -> list[str]:
