@@ -34,6 +34,7 @@ WORDS: dict[str, str] = {
     "rescore": "what another formula would have paid in a run; asks nobody",
     "replay-judge": "have a run's completions judged again, by another judge",
     "evaluate": "the model before and after, on prompts that it was not trained on",
+    "report": "a run as one page, HTML and Markdown: curves, completions, how to reproduce",
     "resume": "go on with a run that was paused, stopped or cut off",
 }
 """Each word, and what it does in a line."""

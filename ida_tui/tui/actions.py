@@ -125,6 +125,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("mark", ("space", "m"), "Mark", "Mark the run, to compare it with others.", "runs",
            footer=True),
     Action("compare", ("c",), "Compare", "Put the marked runs side by side.", "runs", footer=True),
+    Action("report", ("w",), "Report", "Write the report of the run: report.html in its folder.",
+           "runs", footer=True),
     # -- compare ------------------------------------------------------------------------------
     Action("next_curve", ("n",), "Next curve", "Show the next figure alone, then all again.",
            "compare", footer=True),
