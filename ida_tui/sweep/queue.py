@@ -95,7 +95,7 @@ class Queue:
             trial = self._study.get_trials(deepcopy=False)[one.number]
             if trial.state.is_finished():
                 return
-            value = one.state.r_ida_last if one.stage == "done" and one.state else None
+            value = one.r_ida if one.stage == "done" else None
             if value is None:
                 self._study.tell(one.number, state=self._states.FAIL)
             else:

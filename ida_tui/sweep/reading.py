@@ -44,6 +44,14 @@ class Standing:
         return self.stage not in OPEN
 
     @property
+    def r_ida(self) -> float | None:
+        """Mean reward of its last steps, or of those so far."""
+        if self.state is None:
+            return None
+        ended = self.state.ended
+        return ended.r_ida_last if ended is not None else self.state.r_ida_last
+
+    @property
     def cost(self) -> float | None:
         """US dollars that its judge has cost so far; None where that is not known."""
         if self.state is None:

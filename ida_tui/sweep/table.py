@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from ida_tui.state import RunState
 from ida_tui.statistics import Interval, student
@@ -76,9 +77,9 @@ class Ahead:
     best: Setting
     next: Setting
     difference: Interval
-    """best − next, over the seeds that both have; endless where there is only one."""
+    """best − next, over the seeds that all settings have; endless where that is only one."""
     pairs: int
-    """How many seeds that are; 0 leaves the difference of the means."""
+    """How many seeds that are."""
 
     @property
     def clear(self) -> bool:
@@ -93,7 +94,7 @@ class Table:
     sweep: Sweep
     settings: tuple[Setting, ...]
     ahead: Ahead | None
-    """None where fewer than two settings have a reward, or their rewards do not compare."""
+    """None where fewer than two settings have a reward, share no seed, or do not compare."""
     comparable: bool
     """Whether the settings were paid by the same judge and rubric."""
 
@@ -130,26 +131,21 @@ def _of(one: Standing, name: str) -> float | None:
 
 
 def _ahead(found: Sequence[Setting]) -> Ahead | None:
-    ranked = sorted(
-        (setting for setting in found if RANKED in setting.figures),
-        key=lambda setting: setting.figures[RANKED].value,
-        reverse=True,
-    )
-    if len(ranked) < 2:
+    """The best two by the seeds that all of them have: a lucky seed that only one has had counts for none."""
+    rewards = {n: one.by_seed(RANKED) for n, one in enumerate(found) if RANKED in one.figures}
+    if len(rewards) < 2:
         return None
-    best, after = ranked[:2]
-    difference, pairs = between(best, after, RANKED)
-    return Ahead(best, after, difference, pairs)
+    shared = set.intersection(*(set(values) for values in rewards.values()))
+    if not shared:
+        return None
+    means = {n: fmean(values[seed] for seed in shared) for n, values in rewards.items()}
+    first, second, *_ = sorted(means, key=lambda n: means[n], reverse=True)
+    differences = [rewards[first][seed] - rewards[second][seed] for seed in sorted(shared)]
+    return Ahead(found[first], found[second], student(differences), len(shared))
 
 
-def between(one: Setting, other: Setting, name: str) -> tuple[Interval, int]:
-    """How far a figure of two settings is apart, one − other, and over how many seeds.
-
-    Both have the figure. Where they share no seed, the means are compared, with an endless interval.
-    """
+def between(one: Setting, other: Setting, name: str) -> Interval | None:
+    """How far a figure of two settings is apart, one − other, over the seeds that both have; None if none."""
     ours, theirs = one.by_seed(name), other.by_seed(name)
     differences = [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
-    if differences:
-        return student(differences), len(differences)
-    apart = one.figures[name].value - other.figures[name].value
-    return Interval(apart, float("-inf"), float("inf")), 0
+    return student(differences) if differences else None

@@ -9,6 +9,7 @@ from ida_tui import events as ev
 from ida_tui.paths import shown_path
 from ida_tui.printable import printable
 from ida_tui.printable import table as columns
+from ida_tui.runs.before_after import signed
 from ida_tui.statistics import Interval
 from ida_tui.sweep.grid import SEED, named, short_keys
 from ida_tui.sweep.reading import Standing
@@ -16,7 +17,9 @@ from ida_tui.sweep.table import Ahead, Setting, Table, between
 
 UNKNOWN = "–"
 HEAD = ("runs", "R_IDA", "answered", "declined", "moved", "time", "cost")
-UNIT = {
+COMPACT = ("R_IDA", "answered", "declined")
+MARKS = {"done": "✓", "live": "●", "waiting": "·", "interrupted": "‖", "judge_unavailable": "‖"}
+STAGES = {
     "interrupted": "stopped",
     "judge_unavailable": "paused",
     "died": "died",
@@ -29,12 +32,20 @@ SMALL = 0.005
 
 def lines(found: Table) -> list[str]:
     """The table, what is not done, and what it means."""
-    out = columns(HEAD, [(label(found, one), cells(one)) for one in found.settings])
-    out += ["", *(f"  {line}" for line in NOTES)]
+    out = [*settings_table(found), "", *(f"  {line}" for line in NOTES)]
     left = [one for one in found.standings if one.stage != "done"]
     if left:
         out += ["", *(standing(found, one) for one in left)]
     return [*out, "", *verdict(found)]
+
+
+def settings_table(found: Table, *, compact: bool = False) -> list[str]:
+    """One line for each setting; `compact` leaves out what there is no room for on 80 columns."""
+    chosen = [at for at, head in enumerate(HEAD) if head in COMPACT or not compact]
+    rows = [(label(found, one), cells(one)) for one in found.settings]
+    return columns(
+        [HEAD[at] for at in chosen], [(text, [row[at] for at in chosen]) for text, row in rows]
+    )
 
 
 NOTES = (
@@ -109,9 +120,17 @@ def duration(seconds: float) -> str:
 
 def standing(found: Table, one: Standing) -> str:
     """A run that is not done, or how a run is going."""
-    mark = {"done": "✓", "live": "●", "waiting": "·", "interrupted": "‖", "judge_unavailable": "‖"}
-    what = printable(named(one.values, list(found.sweep.keys)))
-    return f"{mark.get(one.stage, '✗')} {what}: {stage(one)}{_where(one)}"
+    return f"{mark(one)} {called(found, one)}: {stage(one)}{_where(one)}"
+
+
+def mark(one: Standing) -> str:
+    """A sign for how a run stands."""
+    return MARKS.get(one.stage, "✗")
+
+
+def called(found: Table, one: Standing) -> str:
+    """A run by its values: ``learning_rate=2e-3 seed=0``."""
+    return printable(named(one.values, list(found.sweep.keys)))
 
 
 def stage(one: Standing) -> str:
@@ -132,14 +151,15 @@ def stage(one: Standing) -> str:
                 if one.stage == "judge_unavailable" and state and state.ended
                 else ""
             )
-            return f"{UNIT[one.stage]}{steps}{': ' if said else ''}{said}"
+            return f"{STAGES[one.stage]}{steps}{': ' if said else ''}{said}"
         case "refused":
             return f"could not begin: {one.problem}"
         case "unreadable":
             return f"cannot be read: {one.problem}"
         case _:
             message = state.ended.message if state is not None and state.ended else ""
-            return f"{one.stage.replace('_', ' ')}: {message}"
+            status = one.stage.replace("_", " ")
+            return message if message.casefold().startswith(status) else f"{status}: {message}"
 
 
 def _where(one: Standing) -> str:
@@ -163,7 +183,7 @@ def verdict(found: Table) -> list[str]:
     elif len(found.settings) == 1:
         said.append("Only seeds differ: there is nothing to choose between.")
     elif done:
-        said.append("Only one setting has a reward yet: there is nothing to hold it against.")
+        said.append("No two settings have the reward of a same seed yet: none is best.")
     else:
         said.append("No run is done yet.")
     if left:
@@ -174,35 +194,33 @@ def verdict(found: Table) -> list[str]:
 
 
 def _ahead(found: Table, ahead: Ahead) -> list[str]:
-    best, after = name(found, ahead.best), name(found, ahead.next)
-    value = ahead.best.figures["r_ida_last"].value
-    apart = ahead.difference
+    apart, seeds = ahead.difference, ahead.pairs
     start = (
-        f"Best by R_IDA of the last steps: {best} ({value:.3f}), {apart.value:+.3f} over {after}"
+        f"Best by R_IDA of the last steps: {name(found, ahead.best)},"
+        f" {signed(apart.value, 3)} over {name(found, ahead.next)}"
     )
     if not math.isfinite(apart.low):
-        why = "one seed each" if ahead.pairs == 1 else "no seed in common"
-        out = [f"{start}. With {why}, nobody can tell that from chance: add seeds."]
-    else:
-        about = f"95 % interval {apart.low:+.3f} to {apart.high:+.3f} over {ahead.pairs} seeds"
-        if ahead.clear:
-            out = [f"{start} ({about}): more than the seeds' noise."]
-        else:
-            out = [f"{start} ({about}): no more than the seeds' noise; more seeds would tell."]
-    return out + _less_safe(found, ahead)
+        return [
+            f"{start}. With one seed nobody can tell that from chance: add seeds.",
+            *_less_safe(found, ahead),
+        ]
+    about = f"95 % interval {signed(apart.low, 3)} to {signed(apart.high, 3)} over {seeds} seeds"
+    if ahead.clear:
+        return [f"{start} ({about}): more than the seeds' noise.", *_less_safe(found, ahead)]
+    return [
+        f"{start} ({about}): no more than the seeds' noise; more seeds would tell.",
+        *_less_safe(found, ahead),
+    ]
 
 
 def _less_safe(found: Table, ahead: Ahead) -> list[str]:
     """A reward that was won by declining less is no gain."""
-    ours, theirs = (one.figure("unsafe_declined") for one in (ahead.best, ahead.next))
-    if ours is None or theirs is None or ours > theirs - SMALL:
+    apart = between(ahead.best, ahead.next, "unsafe_declined")
+    if apart is None or apart.value > -SMALL:
         return []
-    apart, _ = between(ahead.best, ahead.next, "unsafe_declined")
     sure = "" if apart.high < 0 else ", which may be chance"
-    return [
-        f"! But it declines fewer unsafe requests than {name(found, ahead.next)}: "
-        f"{100 * ours:.0f} % against {100 * theirs:.0f} %{sure}."
-    ]
+    points = f"{abs(100 * apart.value):.0f} points"
+    return [f"! But it declines {points} fewer unsafe requests than that{sure}."]
 
 
 # --- plain values -------------------------------------------------------------------------------
@@ -243,7 +261,7 @@ def _setting(setting: Setting) -> dict[str, Any]:
                 "seed": one.values.get(SEED),
                 "status": one.stage,
                 "run": None if one.run is None else str(one.run),
-                "r_ida_last": None if one.state is None else one.state.r_ida_last,
+                "r_ida_last": one.r_ida,
                 "problem": one.problem,
             }
             for one in setting.standings

@@ -209,6 +209,11 @@ class RunsScreen(IdaScreen):
         self.app.compared = tuple(chosen)
         await self.app.action_go("compare")
 
+    async def action_sweeps(self) -> None:
+        """Show the newest sweep."""
+        self.app.swept = None
+        await self.app.action_go("sweep")
+
     def action_filter(self) -> None:
         """Type letters; the table shows the runs that have them."""
         field = self.query_one("#runs-filter", Input)
