@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from textual.pilot import Pilot
 
+from ida_tui import events as ev
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
@@ -314,6 +314,23 @@ def test_a_study_that_is_lost_is_made_anew_from_the_runs(ida_tui_here: Any) -> N
     assert "✓ All 2 runs are done" in done.out
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"v": 1}', '{"v": 2}', "null", "[" * 9000, '{"v": 1, "keys": {"seed": 5}}'],
+    ids=range(8),
+)
+def test_a_folder_whose_file_is_no_sweeps_is_refused_in_a_sentence(
+    text: str, ida_tui_here: Any
+) -> None:
+    one = made_up({"seed": ("0", "1")}, [])
+    (one.path / folder.FILE).write_text(text)
+
+    done = ida_tui_here("sweep", "--show", one.sweep_id)
+
+    assert done.code == ExitCode.USAGE
+    assert done.err.startswith(f"error: outputs/sweeps/{one.sweep_id}/sweep.json ")
+
+
 # -- in the app ----------------------------------------------------------------------------------
 
 
@@ -344,54 +361,83 @@ SMALL = (
 )  # fmt: skip
 
 
-def began() -> subprocess.Popen[str]:
+def begun(*arguments: str) -> subprocess.Popen[str]:
+    """`ida-tui sweep` in a process of its own, which may be killed."""
     return subprocess.Popen(
-        [sys.executable, "-m", "ida_tui", "sweep", "quickstart", *SMALL],
+        [sys.executable, "-m", "ida_tui", "sweep", *arguments],
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
 
 
-def until(what: str, number: int) -> Path:
-    """The directory of a combination's run, once this event of it is on the disk."""
+def until(what: str, number: int) -> RunDirectory:
+    """The run of a combination, once this event of it is on the disk."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for path in folder.listed(Path("outputs")):
             run = Reader(folder.read(path)).one(number).run
             if run is not None and what in RunDirectory(run).events.read_text():
-                return run
+                return RunDirectory(run)
         time.sleep(0.02)
     raise AssertionError(f"no {what} of run {number + 1} in {PATIENCE_S:g} s")
 
 
+def killed(process: subprocess.Popen[str]) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
 @pytest.mark.timeout(600)
-def test_a_sweep_and_its_run_that_are_killed_go_on_and_end_with_a_table(ida_tui_here: Any) -> None:
-    sweep = began()
-    run = until('"CheckpointSaved"', 1)
-    os.kill(sweep.pid, signal.SIGKILL)
-    sweep.wait()
-    child = owner.pid(RunDirectory(run))
+def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends_with_its_table(
+    ida_tui_here: Any,
+) -> None:
+    # Killed together with its run, which has a checkpoint.
+    sweep = begun("quickstart", *SMALL)
+    cut_off = until('"CheckpointSaved"', 0)
+    child = owner.pid(cut_off)
     assert child is not None
+    killed(sweep)
     os.kill(child, signal.SIGKILL)
 
-    done = ida_tui_here("sweep", "--resume", "quickstart", "--json")
+    # Killed alone: its run goes on without it, and the next sweep waits for that one.
+    sweep = begun("--resume", "quickstart")
+    until('"RunStarted"', 1)
+    killed(sweep)
+    sweep = begun("--resume")
+    assert sweep.stdout is not None
+    for line in sweep.stdout:
+        if line.startswith("● 3/4"):
+            break
+        assert not line.startswith("● 2/4") or "goes on by itself" in line
+    # Stopped: its run saves a checkpoint first.
+    until('"RunStarted"', 2)
+    sweep.terminate()
+    said = sweep.stdout.read()
+    assert sweep.wait() == ExitCode.INTERRUPTED
+    assert "‖ 3/4 learning_rate=1e-3 seed=1 stopped at step" in said
+    assert "! Stopped, 2 of 4 runs done. Go on: ida-tui sweep --resume outputs/sweeps/" in said
 
-    assert done.code == 0, done.err
+    done = ida_tui_here("sweep", "--resume", "--json")
+
+    assert done.code == ExitCode.DONE, done.err
     found = json.loads(done.out)
     assert [(row["done"], row["runs"]) for row in found["settings"]] == [(2, 2), (2, 2)]
     assert found["best"]["seeds"] == 2
-    runs = [each["run"] for row in found["settings"] for each in row["each"]]
-    assert len(set(runs)) == 4
-    # None was begun twice, and the one that was cut off went on in its own directory.
-    assert sorted(
-        p.parent.name for p in Path("outputs/quickstart").glob("2*/events.jsonl")
-    ) == sorted(Path(run).name for run in runs)
-    assert str(run) in runs
-    kinds = Counter(type(record.event).__name__ for record in read_events(run / "events.jsonl"))
-    assert kinds["RunResumed"] == 1
-    assert kinds["RunStarted"] == 2
-    for path in runs:
-        steps = [r.event.step for r in read_events(Path(path) / "events.jsonl")
-                 if type(r.event).__name__ == "StepFinished"]  # fmt: skip
-        assert set(steps) == {1, 2}
+    # No combination has two runs, and what was cut off went on in its own directory.
+    runs = {each["run"] for row in found["settings"] for each in row["each"]}
+    there = {
+        str(path.parent.resolve()) for path in Path("outputs/quickstart").glob("2*/events.jsonl")
+    }
+    assert there == runs
+    assert len(runs) == 4
+    assert str(cut_off.path) in runs
+    resumed = [
+        sum(
+            isinstance(record.event, ev.RunResumed)
+            for record in read_events(Path(run) / "events.jsonl")
+        )
+        for run in sorted(runs)
+    ]
+    assert resumed == [1, 0, 1, 0]

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ida_tui.config import Config
-from ida_tui.errors import ExitCode, UsageError
+from ida_tui.errors import ExitCode, IdaError, UsageError
+from ida_tui.paths import shown_path
 from ida_tui.printable import as_json
 from ida_tui.resolve import resolve
 from ida_tui.runs.directory import RunDirectory
@@ -48,8 +49,8 @@ class Course:
     """Asked for before, and perhaps not over."""
     _next: int | None = None
     """Asked for, and waiting for room."""
-    _left: set[int] = field(default_factory=set)
-    """Tried here, and not over all the same: for the next time."""
+    _asked: dict[int, int] = field(default_factory=dict)
+    """How often each run under way was asked to stop."""
 
     def __post_init__(self) -> None:
         self._reader = Reader(self.sweep)
@@ -57,13 +58,11 @@ class Course:
     def to_the_end(self) -> ExitCode:
         """Run what is left; the sweep's exit code."""
         self._again = self.queue.asked()
-        passed_on = 0
         while True:
             for child in list(self._active.values()):
                 self._look(child)
-            if passed_on < self.stops:
-                passed_on += 1
-                self._stop()
+            if self.stopping:
+                self._pass_on()
             while not self.stopping and not self.paused and self._begin_one():
                 pass
             if not self._active:
@@ -77,10 +76,14 @@ class Course:
         """Whether no run is begun any more, because somebody asked it to stop."""
         return self.stops > 0
 
-    def _stop(self) -> None:
-        """Ask every run under way for a checkpoint and an end; a second time: for an end at once."""
+    def _pass_on(self) -> None:
+        """Ask the runs under way for a checkpoint and an end; a second time: for an end at once."""
         for number, child in self._active.items():
-            child.stop(self._reader.one(number).run)
+            run = self._reader.one(number).run
+            # One that somebody else began is asked through its directory, once there is one.
+            if self._asked.get(number, 0) < self.stops and (child.process or run):
+                self._asked[number] = self._asked.get(number, 0) + 1
+                child.stop(run)
 
     def table(self) -> Table:
         """How it stands now."""
@@ -115,7 +118,13 @@ class Course:
                 if cap is None:
                     self.paused = f"the sweep's budget of ${self.sweep.budget:g} is spent"
                     return False
-        child = children.begin(self.sweep, one.number, one.run, cap)
+        try:
+            child = children.begin(self.sweep, one.number, one.run, cap)
+        except OSError as error:
+            raise IdaError(
+                f"{named(one.values)} cannot be begun: {error.strerror or error}",
+                f"then go on: ida-tui sweep --resume {shown_path(self.sweep.path)}",
+            ) from None
         self._active[one.number] = child
         if child.process is None:
             cap = self._own_cap(one)
@@ -180,7 +189,6 @@ class Course:
             # It was begun by a sweep that is gone, and went the same way.
             self._again.insert(0, number)
             return
-        self._left.add(number)
         self.say(f"‖ {self._called(one)} {words.stage(one)}")
         if (
             one.stage == "judge_unavailable"

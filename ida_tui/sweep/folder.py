@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from ida_tui.runs.small_files import read_json
 FOLDER = "sweeps"
 FILE = "sweep.json"
 VERSION = 1
+_CONFIG = r"[0-9]{3,4}\.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +104,8 @@ class Sweep:
         """The combination that a run's command line names; None where it names none of this sweep's."""
         for word in command if isinstance(command, list) else ():
             parts = Path(word).parts[-3:] if isinstance(word, str) else ()
-            if parts[:2] == (self.sweep_id, "configs") and parts[2][:-5].isdecimal():
-                number = int(parts[2][:-5]) - 1
+            if parts[:2] == (self.sweep_id, "configs") and re.fullmatch(_CONFIG, parts[2]):
+                number = int(parts[2].partition(".")[0]) - 1
                 return number if 0 <= number < len(self.combinations) else None
         return None
 
@@ -143,13 +145,17 @@ def keep(sweep: Sweep) -> None:
     """Write down what a sweep is made of, in one step.
 
     Raises:
-        OSError: the disk refused it.
+        UsageError: the disk refused it.
     """
     body = asdict(replace(sweep, path=Path())) | {"v": VERSION}
     del body["path"]
     beside = sweep.path / f".{FILE}-{os.getpid()}"
-    beside.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(sweep.path / FILE)
+    try:
+        beside.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+        beside.replace(sweep.path / FILE)
+    except OSError as error:
+        where = shown_path(sweep.path)
+        raise UsageError(f"{where} cannot be written to: {error.strerror or error}") from None
 
 
 def read(path: Path) -> Sweep:
@@ -165,13 +171,14 @@ def read(path: Path) -> Sweep:
         if type(version) is int and version > VERSION:
             raise UsageError(f"{where} was written by a newer ida-tui", "update ida-tui")
         budget = found["budget"]
+        keys = {str(key): tuple(map(str, values)) for key, values in found["keys"].items()}
         return Sweep(
             path=path.resolve(),
             profile=str(found["profile"]),
             experiment=_name(found["experiment"]),
-            keys={str(key): tuple(map(str, values)) for key, values in found["keys"].items()},
+            keys=keys,
             fixed=tuple(map(str, found["fixed"])),
-            combinations=tuple(map(_combination, found["combinations"])),
+            combinations=tuple(_combination(one, keys) for one in found["combinations"]),
             jobs=max(1, int(found["jobs"])),
             budget=None if budget is None else float(budget),
         )
@@ -181,10 +188,10 @@ def read(path: Path) -> Sweep:
         raise UsageError(f"{where} is no sweep's: {type(error).__name__}") from None
 
 
-def _combination(found: Any) -> Combination:
+def _combination(found: Any, keys: Collection[str]) -> Combination:
     planned = found["planned"]
     return Combination(
-        {str(key): str(value) for key, value in found["values"].items()},
+        {key: str(found["values"][key]) for key in keys},
         None if planned is None else float(planned),
         float(found["limit"]),
     )
