@@ -46,6 +46,7 @@ class SweepScreen(IdaScreen):
         """Whether a process carries the sweep out."""
         self._reading = False
         self._columns: tuple[str, ...] = ()
+        self._rows: list[tuple[str, ...]] = []
 
     def compose_body(self) -> ComposeResult:
         """What was found, then every run."""
@@ -121,16 +122,23 @@ class SweepScreen(IdaScreen):
         )
         said = [*words.verdict(found), *([] if compact else words.NOTES)]
         self.query_one("#sweep-said", Static).update(Content("\n".join(map(printable, said))))
+        columns = COMPACT if compact else COLUMNS
+        self._show_runs(columns, [cells(found, one)[: len(columns)] for one in found.standings])
+
+    def _show_runs(self, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        """The lower table; one that has not changed is left as it is."""
+        if (columns, rows) == (self._columns, self._rows):
+            return
         runs: DataTable[Text] = self.query_one("#sweep-runs", DataTable)
-        at, columns = runs.cursor_row, COMPACT if compact else COLUMNS
+        at, self._rows = runs.cursor_row, rows
         runs.clear(columns=columns != self._columns)
         if columns != self._columns:
             first, self._columns = not self._columns, columns
             runs.add_columns(*columns)
             if first:
                 runs.focus()
-        for one in found.standings:
-            runs.add_row(*(Text(printable(cell)) for cell in cells(found, one)[: len(columns)]))
+        for row in rows:
+            runs.add_row(*(Text(printable(cell)) for cell in row))
         runs.move_cursor(row=at)
 
     def _heading(self, found: Table) -> str:
