@@ -177,7 +177,7 @@ class Course:
         if not child.over(self._reader.one(number).run):
             return
         del self._active[number]
-        self._caps.pop(number, None)
+        cap = self._caps.pop(number, None)
         code = child.process.returncode if child.process is not None else None
         one = self._reader.one(number)
         if one.stage == "waiting" and code is not None and code > 0:
@@ -190,12 +190,15 @@ class Course:
             self._again.insert(0, number)
             return
         self.say(f"‖ {self._called(one)} {words.stage(one)}")
-        if (
-            one.stage == "judge_unavailable"
-            and one.state is not None
-            and one.state.ended is not None
-        ):
-            self.paused = one.state.ended.message
+        ended = one.state.ended if one.state is not None else None
+        if one.stage == "judge_unavailable" and ended is not None:
+            self.paused = ended.message
+            if cap is not None:
+                gone = allowance.spent(self._reader.all(), self._caps)
+                self.paused += (
+                    f" (it had ${cap:.4f} of the sweep's ${self.sweep.budget:g}, of which"
+                    f" ${gone:.4f} is spent or set aside)"
+                )
 
     def _without_a_run(self, one: Standing, code: int) -> Standing:
         """Its process ended before it had a run: that is its end, or the judge's key is missing."""
