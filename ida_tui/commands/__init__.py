@@ -30,6 +30,7 @@ WORDS: dict[str, str] = {
     "bench": "time a step on this machine, plain TRL beside ours",
     "attach": "follow a run, live or finished; pause, resume or stop it",
     "runs": "list the runs, newest first",
+    "sweep": "a run for each combination of values, and one table of them all",
     "compare": "put runs side by side: profiles, curves, evaluation, cost",
     "rescore": "what another formula would have paid in a run; asks nobody",
     "replay-judge": "have a run's completions judged again, by another judge",

@@ -236,6 +236,11 @@ class RunsScreen(IdaScreen):
             said = err.decode(errors="replace").strip() or f"it ended with {process.returncode}"
             self.notify("\n".join(said.splitlines()[-4:]), severity="warning")
 
+    async def action_sweeps(self) -> None:
+        """Show the newest sweep."""
+        self.app.swept = None
+        await self.app.action_go("sweep")
+
     def action_filter(self) -> None:
         """Type letters; the table shows the runs that have them."""
         field = self.query_one("#runs-filter", Input)
