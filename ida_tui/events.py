@@ -52,7 +52,9 @@ EvaluationFigure: TypeAlias = tuple[str, str, float, float, float, float]
 RankFigures: TypeAlias = tuple[str, int, int | None, int | None, int, float]
 """One process of several: its host, bytes that it holds, bytes that its device holds and caches (null where
 it has none of its own), tokens that it sampled in the step, and how many a second."""
-Status = Literal["done", "failed", "interrupted", "judge_unavailable", "out_of_memory"]
+Status = Literal[
+    "done", "failed", "interrupted", "judge_unavailable", "out_of_memory", "stopped_by_alert"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +272,20 @@ class StepFinished:
     """What the gradient scaler multiplies the loss by after this step; null where there is no scaler."""
     ranks: tuple[RankFigures, ...] = ()
     """Every process's memory and speed, rank 0 first; empty where one trains alone."""
+    harmless: int = 0
+    """Completions of harmless prompts; counted by the refusal classifier, as the next three."""
+    harmless_refused: int = 0
+    """Those of them that refuse in full."""
+    unsafe: int = 0
+    """Completions of unsafe prompts."""
+    unsafe_declined: int = 0
+    """Those of them that decline, in full or in part."""
+    repetition: float | None = None
+    """Mean share of a completion's word 4-grams that it has said before."""
+    length_r: float | None = None
+    """Correlation of length and R_IDA among completions of one group that decline, or answer, alike."""
+    offline_r_ida: float | None = None
+    """Mean R_IDA of the scored completions by the offline heuristic; null where it is the judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +334,7 @@ class RunPaused:
     reason: str
     hint: str = ""
     """What to do about it."""
-    by: Literal["judge", "person", "disk"] = "judge"
+    by: Literal["judge", "person", "disk", "alert"] = "judge"
     """What made it pause."""
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Literal
 from ida_tui import events as ev
 from ida_tui import resolve
 from ida_tui.config import Config
-from ida_tui.engine import crash, endings
+from ida_tui.engine import crash, endings, reporting
+from ida_tui.engine.alerting import Alerting
 from ida_tui.engine.control import Control, Listener
 from ida_tui.engine.decision import GoOn
 from ida_tui.engine.guard import Guard
@@ -34,6 +35,7 @@ from ida_tui.engine.redaction import Secrets
 from ida_tui.engine.stopping import PauseAsked, RunInterrupted
 from ida_tui.engine.under_way import UnderWay
 from ida_tui.errors import IdaError
+from ida_tui.judge.cross_check import CrossCheck
 from ida_tui.judge.service import JudgeInterrupted
 from ida_tui.runs import completions, manifest, owner
 from ida_tui.runs import directory as run_directories
@@ -149,6 +151,7 @@ def _end(run: UnderWay, outcome: Outcome, secrets: Secrets) -> None:
         if run.feed is not None:
             limit = SINKS_S if outcome.status == "done" else SINKS_WHEN_STOPPED_S
             run.feed.end(endings.last_event(run, outcome), limit)
+        reporting.report(run, endings.last_event(run, outcome))
         run.log.emit(endings.last_event(run, outcome))
     except OSError as error:
         refused = refusal(error, run.directory.path)
@@ -207,6 +210,7 @@ class _Course:
     judges: Judges = field(init=False)
     guard: Guard = field(init=False)
     pauses: Pauses = field(init=False)
+    alerting: Alerting = field(init=False)
 
     def __post_init__(self) -> None:
         run = self.run
@@ -215,6 +219,7 @@ class _Course:
         watched = room().total if run.ready.device == "cuda" else run.ready.limit
         self.guard = Guard(watched, run.emit, run.control.stop)
         self.pauses = Pauses(run, self.judges, self.secrets, self.decisions)
+        self.alerting = Alerting(run)
 
     def to_the_end(self) -> Outcome:
         """Run everything; say how it ended."""
@@ -334,17 +339,26 @@ class _Course:
 
         run = self.run
         judging: Judge = asked if run.ranks.alone else OneForAll(run.ranks, asked)
+
+        def after_step() -> None:
+            tell_device(device.memory(run.ready.device))
+            self.alerting.after_step()
+
         return assembly.build_trainer(
             run.config,
             run.ready,
             run.directory.checkpoints,
             ranks=run.ranks,
             watcher=Watcher(
-                run.emit, run.control.stop, run.config.planned_steps(), agree=run.ranks.any
+                run.emit,
+                run.control.stop,
+                run.config.planned_steps(),
+                CrossCheck([prompt.text for prompt in run.config.prompts.prompts]),
+                agree=run.ranks.any,
             ),
             judging=judging,
-            after_step=lambda: tell_device(device.memory(run.ready.device)),
-            between_steps=self.pauses.between_steps,
+            after_step=after_step,
+            between_steps=lambda: self.pauses.between_steps(self.alerting.pausing()),
             checkpoint_facts=run.checkpoint_facts,
         )
 

@@ -199,7 +199,13 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         step, size = self._current_step, self.num_generations
         rows = self._ranks.joined_rows(
             [
-                (prompt_id[row], prompt_text[row], turns[-1]["content"], tuple(completion_ids[row]))
+                (
+                    prompt_id[row],
+                    prompt_text[row],
+                    kind[row],
+                    turns[-1]["content"],
+                    completion_ids[row],
+                )
                 for row, turns in enumerate(completions)
             ]
         )
@@ -215,10 +221,11 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
                     tokens=len(ids),
                     ended=ids[-1] in self.eos_token_ids,
                 )
-                for row, (about, prompt, text, ids) in enumerate(rows)
-            ]
+                for row, (about, prompt, _, text, ids) in enumerate(rows)
+            ],
+            [of for _, _, of, _, _ in rows],
         )
-        texts = [text for _, _, text, _ in rows]
+        texts = [text for _, _, _, text, _ in rows]
         if not self._ranks.alone:
             for row, text in enumerate(texts):
                 self._judging.ended(row, text)
