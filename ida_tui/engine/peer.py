@@ -6,13 +6,14 @@ the next exchange. When it ends the run it leaves its exit code behind, and they
 
 from __future__ import annotations
 
+import os
 import time
 
 from ida_tui.engine import environment
 from ida_tui.engine.control import Control
 from ida_tui.engine.orders import Orders
 from ida_tui.engine.place import Place
-from ida_tui.engine.ranks import RankLost, Ranks, joined
+from ida_tui.engine.ranks import RankLost, Ranks, announced, joined
 from ida_tui.engine.stopping import RunInterrupted
 from ida_tui.errors import IdaError
 
@@ -42,10 +43,18 @@ class Peer:
         """
         environment.prepare(None)
         try:
+            coming = announced(self._place)
+            if not coming:
+                return 0  # rank 0 was asked for something else, or has refused it and said why
+            if coming == "offline":
+                os.environ.setdefault("HF_HUB_OFFLINE", "1")
+            # Seconds, while rank 0 makes its checks.
+            from ida_tui.engine import assembly  # noqa: F401
+
             with joined(self._place, _device()) as ranks:
                 return self._follow(ranks)
         except RankLost:
-            return 0  # rank 0 has not begun a run, and has said why
+            return 0  # rank 0 has refused it, and said why
 
     def _follow(self, ranks: Ranks) -> int:
         try:

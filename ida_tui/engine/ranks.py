@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import psutil
@@ -32,7 +33,8 @@ GATHERING_S = 600.0
 """How long the processes wait for each other at the start."""
 REAPED_S = 3.0
 """How long it may take until a process whose connections are closed is seen to be gone."""
-ENDED = "ida/ended"
+COMING, READY, ENDED = "ida/coming", "ida/ready", "ida/ended"
+"""What rank 0 leaves at the meeting point: a run is coming, it has passed its checks, it has ended."""
 
 
 class RankLost(IdaError):
@@ -259,9 +261,9 @@ def joined(place: Place, device: str) -> Iterator[Ranks]:
     store.set(f"ida/where/{place.rank}", f"{socket.gethostname()} {os.getpid()}")
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     try:
-        if place.rank and not _begun(store):
+        if place.rank and not _said(store, READY):
             raise RankLost("the run did not begin")
-        store.set("ida/begun", "1")
+        store.set(READY, "1")
         dist.init_process_group(
             backend,
             store=PrefixStore("ida-group", store),
@@ -283,6 +285,7 @@ def joined(place: Place, device: str) -> Iterator[Ranks]:
         raise
 
 
+@cache
 def meeting_point(place: Place) -> Any:
     """The store that the launcher, or rank 0, keeps for all ranks.
 
@@ -303,13 +306,29 @@ def meeting_point(place: Place) -> Any:
     return store
 
 
-def _begun(store: Any) -> bool:
-    """Wait until rank 0 begins a run, or leaves without one."""
-    while not store.check(["ida/begun"]):
+def announce(place: Place, *, offline: bool) -> None:
+    """Tell the other ranks that a run is about to begin, so that they load the libraries meanwhile.
+
+    Args:
+        place: this process's; nothing is told but by rank 0 of several.
+        offline: whether the model is on this machine, and no library has to ask a hub.
+    """
+    if not place.alone:
+        meeting_point(place).set(COMING, "offline" if offline else "online")
+
+
+def announced(place: Place) -> str:
+    """Wait for that; empty where rank 0 has left without a run."""
+    return _said(meeting_point(place), COMING)
+
+
+def _said(store: Any, key: str) -> str:
+    """Wait for what rank 0 says; empty where it leaves without."""
+    while not store.check([key]):
         if store.check([ENDED]):
-            return False
+            return ""
         time.sleep(0.1)
-    return True
+    return str(store.get(key), "utf-8")
 
 
 def dismiss(place: Place, code: int) -> None:

@@ -30,7 +30,7 @@ from ida_tui.engine.outcome import Outcome, exhausted
 from ida_tui.engine.pausing import Pauses
 from ida_tui.engine.place import place
 from ida_tui.engine.preflight import Preflight, preflight
-from ida_tui.engine.ranks import RankLost, Ranks, joined
+from ida_tui.engine.ranks import RankLost, Ranks, announce, joined
 from ida_tui.engine.redaction import Secrets
 from ida_tui.engine.stopping import PauseAsked, RunInterrupted
 from ida_tui.engine.under_way import UnderWay
@@ -85,6 +85,7 @@ def train(
         IdaError: the run could not start; nothing was written.
     """
     where = place()
+    announce(where, offline=config.model.folder() is not None)
     ready = preflight(config, where)
     with joined(where, ready.device) as ranks:
         _train(ready, ranks, key, argv, subscriber, control, resume, decisions)
