@@ -28,7 +28,7 @@ from ida_tui.engine.monitor import MemoryMonitor
 from ida_tui.engine.orders import Orders
 from ida_tui.engine.outcome import Outcome, exhausted
 from ida_tui.engine.pausing import Pauses
-from ida_tui.engine.place import place
+from ida_tui.engine.place import part_of, place
 from ida_tui.engine.preflight import Preflight, preflight
 from ida_tui.engine.ranks import RankLost, Ranks, announce, joined
 from ida_tui.engine.redaction import Secrets
@@ -85,6 +85,7 @@ def train(
         IdaError: the run could not start; nothing was written.
     """
     where = place()
+    part_of(config, where.world)  # refused before the others load anything
     announce(where, offline=config.model.folder() is not None)
     ready = preflight(config, where)
     with joined(where, ready.device) as ranks:
