@@ -34,6 +34,7 @@ WORDS: dict[str, str] = {
     "rescore": "what another formula would have paid in a run; asks nobody",
     "replay-judge": "have a run's completions judged again, by another judge",
     "evaluate": "the model before and after, on prompts that it was not trained on",
+    "export": "the trained model as a folder for others: adapter or whole, checked, with a card",
     "resume": "go on with a run that was paused, stopped or cut off",
 }
 """Each word, and what it does in a line."""
