@@ -113,14 +113,14 @@ def _opening(facts: Facts) -> Iterator[str]:
     run = found.state.run
     name = f"run {_text(run.run_id)} of " if run else ""
     yield (
-        f"{what}, from {name}the experiment {_text(config.name)}, after {found.words}. It was trained"
+        f"{what}, from {name}the experiment {_text(config.name)}, after {found.moment}. It was trained"
         " with ida-tui, on TRL's trainer, against a judge that scores how far an answer serves the"
         " legitimate need behind a request (align), how safe it is (risk, 10 is safest) and how"
         " complete (detail)."
     )
     if not found.final:
         yield ""
-        yield f"**The run was not finished**: these are the weights of {found.words}."
+        yield f"**The run was not finished**: these are the weights of {found.moment}."
     yield ""
     yield f"Read back from the disk and held against the run's own weights: {facts.checked}."
 

@@ -81,7 +81,7 @@ def _write(
             _copy_adapter(found.path, folder, config)
         else:
             _write_whole(model, folder, config, written_in)
-        tokenizer.save_pretrained(folder)
+        weights.save_tokenizer(config.model, folder)
     except (OSError, SafetensorError) as error:
         raise _cannot_write(folder, error) from None
     del model
