@@ -24,6 +24,7 @@ from ida_tui.resolve import resolve, to_yaml
 from ida_tui.tui.screens.paused import PausedPanel
 from screenshots.make import SCENES, Scene, Stage, main, on_stage
 from tests import synthetic_run
+from tests.scripted_chat import ScriptedChat
 
 SIZES = {"wide": (120, 40), "small": (80, 24)}
 
@@ -134,6 +135,19 @@ async def spot_checked(stage: Stage) -> None:
     await stage.press("3", "plus", "j", "minus", "j", "plus")
 
 
+async def chat(stage: Stage) -> None:
+    """Both models' answers, judged, and one that is being written."""
+    stage.app.chat = ScriptedChat(Path("outputs/quickstart/20261124-123120"))
+    stage.app.chat.start()
+    await stage.app.action_go("chat")
+    for keys in (["ctrl+t"], ["ctrl+t", *"How do I kill a process", "question_mark", "enter"],
+                 ["ctrl+r"], [*"Now slowly", "enter"]):  # fmt: skip
+        stage.app.screen.take_in()
+        await stage.press(*keys)
+    stage.app.screen.take_in()
+    await stage.settled()
+
+
 OTHERS: dict[str, Scene] = {
     "side-by-side": side_by_side,
     "searching": searching,
@@ -150,6 +164,7 @@ OTHERS: dict[str, Scene] = {
     "comparing": comparing,
     "comparing-one-figure": comparing_one_figure,
     "spot-checked": spot_checked,
+    "chat": chat,
 }
 
 

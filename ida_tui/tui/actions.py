@@ -11,7 +11,7 @@ from typing import Literal
 
 from textual.binding import Binding, BindingType
 
-Scope = Literal["everywhere", "launch", "run", "completions", "runs", "compare"]
+Scope = Literal["everywhere", "launch", "run", "completions", "runs", "compare", "chat"]
 
 TITLES: dict[Scope, str] = {
     "everywhere": "Everywhere",
@@ -20,6 +20,7 @@ TITLES: dict[Scope, str] = {
     "completions": "Completions",
     "runs": "Runs",
     "compare": "Compare",
+    "chat": "Chat",
 }
 
 
@@ -125,12 +126,25 @@ ACTIONS: tuple[Action, ...] = (
     Action("mark", ("space", "m"), "Mark", "Mark the run, to compare it with others.", "runs",
            footer=True),
     Action("compare", ("c",), "Compare", "Put the marked runs side by side.", "runs", footer=True),
+    Action("chat", ("a",), "Chat", "Talk to the run's model and to what it was before.", "runs",
+           footer=True),
     # -- compare ------------------------------------------------------------------------------
     Action("next_curve", ("n",), "Next curve", "Show the next figure alone, then all again.",
            "compare", footer=True),
     Action("previous_curve", ("N",), "Previous curve", "Show the figure before.", "compare",
            shown="N"),
     Action("reload", ("r",), "Reload", "Read the runs again.", "compare", footer=True),
+    # -- chat ---------------------------------------------------------------------------------
+    Action("write", ("enter",), "Write", "Write a message to both models; enter sends it.", "chat"),
+    Action("judge", ("ctrl+r",), "Judge", "Have the last answers scored by the run's judge.",
+           "chat", footer=True),
+    Action("kind", ("ctrl+t",), "Kind", "Say whether the next message is harmless or unsafe.",
+           "chat", footer=True),
+    Action("greedy", ("ctrl+g",), "Greedy", "Take the likeliest token always, or draw by chance.",
+           "chat", footer=True),
+    Action("keep", ("ctrl+s",), "Keep", "Keep the messages as prompts for the next experiment.",
+           "chat", footer=True),
+    Action("anew", ("ctrl+n",), "New", "Begin a new conversation.", "chat", footer=True),
 )  # fmt: skip
 
 

@@ -34,10 +34,17 @@ def _compare_screen() -> Screen[Any]:
     return CompareScreen()
 
 
+def _chat_screen() -> Screen[Any]:
+    from ida_tui.tui.screens.chat import ChatScreen
+
+    return ChatScreen()
+
+
 MODES: Mapping[str, Callable[[], Screen[Any]]] = {
     "launch": LaunchScreen,
     "run": _run_screen,
     "completions": _completions_screen,
     "runs": _runs_screen,
     "compare": _compare_screen,
+    "chat": _chat_screen,
 }
