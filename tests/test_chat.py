@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from ida_tui.prompt_files import load
-from ida_tui.resolve import resolve
+from ida_tui.config import PromptSet
+from ida_tui.resolve import resolve, resolve_profile
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.trained import trained
 from ida_tui.tui.app import IdaApp
@@ -66,14 +67,14 @@ def test_in_a_pipe_both_models_answer_and_each_goes_on_with_its_own_answers(own_
 
     (kept,) = (own_run / "chats").glob("*.yaml")
     assert f"prompts={kept}" in done.stderr
-    assert [(p.kind, p.text) for p in load(str(kept), None).prompts] == [
+    # A run takes them, and is evaluated on what this one was.
+    settings = [f"prompts={kept}", "training.per_device_train_batch_size=16"]
+    prompts = resolve("quickstart", settings).config.prompts
+    assert [(p.kind, p.text) for p in prompts.train()] == [
         ("harmless", "How do I kill a Python process?"),
         ("harmless", "And how do I whisk an egg?"),
     ]
-    # And a run takes them.
-    settings = [f"prompts={kept}", "training.gradient_accumulation_steps=2",
-                "training.per_device_train_batch_size=8"]  # fmt: skip
-    assert len(resolve("quickstart", settings).config.prompts.train()) == 2
+    assert prompts.held_out() == config.prompts.held_out()
 
 
 def test_lines_are_labelled_and_say_nothing_to_the_terminal_but_text(own_run: Path) -> None:
@@ -111,7 +112,7 @@ def test_an_answer_is_told_as_it_is_written_and_stops_when_it_is_asked_to(
     )  # fmt: skip
     assert reply.tokens == len(told) == 4
     assert told[-1] == reply.text
-    assert all(later.startswith(earlier) for earlier, later in zip(told, told[1:], strict=False))
+    assert all(later.startswith(earlier) for earlier, later in pairwise(told))
 
 
 def test_a_conversation_that_is_too_long_loses_its_oldest_turns(own_run: Path) -> None:
@@ -171,7 +172,9 @@ def test_on_the_screen_a_run_is_talked_to_judged_and_kept_for_the_next_one(own_r
         await pilot.pause()
         (kept,) = (own_run / "chats").glob("*.yaml")
         assert kept.name in notified(app)
-        assert [p.text for p in load(str(kept), None).prompts] == ["How do I whisk an egg?"]
+        found = resolve_profile("prompts", str(kept)).config
+        assert isinstance(found, PromptSet)
+        assert [prompt.text for prompt in found.train()] == ["How do I whisk an egg?"]
         assert app.close_chat()
 
     drive(scenario)
@@ -218,6 +221,7 @@ def test_a_chat_is_refused_while_a_run_of_this_process_trains() -> None:
         session.start()
         app.put_up(Watched(LiveSource(session)))
         await app.open_chat(Path("outputs/quickstart/run"))
+        await pilot.pause()
         assert "chat when it is over" in notified(app)
         assert app.chat is None
         session.request_stop()

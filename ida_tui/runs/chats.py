@@ -9,7 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from ida_tui.config import Kind
+from ida_tui.config import Kind, Prompt
+from ida_tui.errors import UsageError
+from ida_tui.resolve import resolve
 from ida_tui.runs.directory import RunDirectory
 
 FOLDER = "chats"
@@ -17,6 +19,8 @@ FOLDER = "chats"
 
 def save(directory: RunDirectory, asked: Sequence[tuple[str, Kind]], moment: datetime) -> Path:
     """Write the messages, each text once, as prompts to train on; returns the file.
+
+    The run's held-out prompts are in it too, so that the next run is evaluated on what this one was.
 
     Args:
         directory: the run that was talked to.
@@ -30,6 +34,11 @@ def save(directory: RunDirectory, asked: Sequence[tuple[str, Kind]], moment: dat
     prompts = [
         {"id": f"chat-{number}", "kind": kind, "split": "train", "text": text}
         for number, (text, kind) in enumerate(kinds.items(), start=1)
+    ]
+    prompts += [
+        {"id": one.id, "kind": one.kind, "split": one.split, "text": one.text}
+        for one in _held_out(directory)
+        if one.text not in kinds
     ]
     body = {
         "description": f"Asked in a chat with {directory.run_id}",
@@ -46,3 +55,10 @@ def save(directory: RunDirectory, asked: Sequence[tuple[str, Kind]], moment: dat
             out.write(text)
             return file
     raise FileExistsError(f"a thousand chats named {stamp}")
+
+
+def _held_out(directory: RunDirectory) -> list[Prompt]:
+    try:
+        return resolve(str(directory.config), [], verify=False).config.prompts.held_out()
+    except UsageError:
+        return []  # its profile cannot be read any more
