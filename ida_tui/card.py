@@ -65,7 +65,7 @@ def front_matter(facts: Facts) -> dict[str, Any]:
     if base:
         out["base_model"] = base
         out["base_model_relation"] = "adapter" if facts.kind == "adapter" else "finetune"
-    out["library_name"] = "peft" if facts.kind == "adapter" else "transformers"
+    out["library_name"] = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[facts.kind]
     out["pipeline_tag"] = "text-generation"
     if licence:
         out["license"] = licence.lower()
@@ -109,6 +109,7 @@ def _opening(facts: Facts) -> Iterator[str]:
     what = {
         "adapter": "A LoRA adapter",
         "merged": f"The whole model in {facts.dtype}",
+        "gguf": f"The whole model in {facts.dtype}, as a GGUF file",
     }[facts.kind]
     run = found.state.run
     name = f"run {_text(run.run_id)} of " if run else ""
@@ -129,6 +130,9 @@ def _use(facts: Facts) -> Iterator[str]:
     base = hub_id(facts.config) or "FOLDER_OF_THE_BASE_MODEL"
     yield "## Use it"
     yield ""
+    if facts.kind == "gguf":
+        yield "With llama.cpp: `llama-cli -m FILE.gguf`; Ollama and LM Studio read the same file."
+        return
     yield "```python"
     yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
     if facts.kind == "adapter":

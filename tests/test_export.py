@@ -163,6 +163,32 @@ def test_an_adapter_is_exported_without_where_its_base_lies_here(
     assert front_matter(folder)["library_name"] == "peft"
 
 
+def test_a_gguf_file_has_the_runs_matrices_words_and_chat_template(
+    ida_tui_here: Any, own_run: Path
+) -> None:
+    done = ida_tui_here("export", "quickstart", "--gguf")
+    assert done.code == 0, done.err
+    assert "the GGUF file was read back: 46 tensors, their matrices the same" in done.err
+    folder = own_run / "export/gguf"
+    (file,) = folder.glob("*.gguf")
+    assert {path.name for path in folder.iterdir()} == {"README.md", "export.json", file.name}
+    assert file.read_bytes()[:4] == b"GGUF"
+    for word in (b"qwen3.block_count", b"tokenizer.chat_template", b"gpt-2"):
+        assert word in file.read_bytes()
+
+
+def test_without_a_converter_nothing_is_converted_and_the_commands_are_printed(
+    ida_tui_here: Any, own_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ida_tui.engine.gguf_file.SCRIPT", "a_converter_that_is_not_here")
+    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    done = ida_tui_here("export", "quickstart", "--gguf")
+    assert done.code == 1
+    assert "nothing was converted" in done.err
+    assert "uv sync --extra gguf" in done.err
+    assert not (own_run / "export").exists()
+
+
 def test_an_earlier_export_is_replaced_only_when_that_is_said(
     ida_tui_here: Any, own_run: Path
 ) -> None:

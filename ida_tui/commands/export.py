@@ -24,6 +24,7 @@ examples:
   ida-tui export quickstart --merged                   one folder that transformers loads
   ida-tui export quickstart --merged --dtype bfloat16 --output ~/models/mine
   ida-tui export oblit-1-mps --adapter                 a few MB, to be put on its base
+  ida-tui export oblit-1-mps --gguf --dtype float16    a file for llama.cpp, Ollama, LM Studio
   ida-tui export oblit-1-mps --merged --push me/mine   then upload it, to a private repository
 """
 FORMATS = ("float32", "float16", "bfloat16")
@@ -38,6 +39,7 @@ def add(parser: ArgumentParser) -> None:
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--adapter", action="store_true", help="the LoRA adapter alone")
     kind.add_argument("--merged", action="store_true", help="the whole model, the adapter in it")
+    kind.add_argument("--gguf", action="store_true", help="the whole model as a file for llama.cpp")
     parser.add_argument(
         "--dtype",
         choices=FORMATS,
@@ -64,17 +66,20 @@ def run(options: Namespace) -> ExitCode:
         IdaError: the model cannot be loaded or written, what was written is not the run's model, or the
             hub does not take it.
     """
+    from ida_tui.engine import gguf_file
     from ida_tui.resolve import resolve
     from ida_tui.runs import exports, pushing, resumption, trained
 
     directory = resumption.find(options.name, Path("outputs"))
     config = resolve(str(directory.config), []).config
-    kind: Kind = "adapter" if options.adapter else "merged"
+    kind: Kind = "adapter" if options.adapter else "merged" if options.merged else "gguf"
     _check(options, config, kind)
     found = trained.trained(directory, config)
     target = Path(options.output).expanduser() if options.output else exports.place(directory, kind)
     target = target.absolute()
     exports.require_free(target, overwrite=options.overwrite)
+    if kind == "gguf":
+        gguf_file.require_converter()
     token = pushing.token() if options.push else ""
     _say(f"{config.name}/{directory.run_id} ({found.words}) → {_shown(target)}")
     if not found.final:
@@ -85,8 +90,8 @@ def run(options: Namespace) -> ExitCode:
     environment.prepare(None if options.push else config.model.folder())
     replaced = exports.is_export(target)
     with exports.staged(target) as folder:
-        agreed = _write(directory, config, found, kind, folder, options.dtype)
-    _say(f"✓ {agreed.words}")
+        agreed, checked = _write(directory, config, found, kind, folder, options.dtype)
+    _say(f"✓ {checked}")
     _say(f"✓ {'replaced' if replaced else 'wrote'} {_shown(target)}")
     address = ""
     if options.push:
@@ -105,7 +110,7 @@ def _check(options: Namespace, config: Config, kind: Kind) -> None:
             "every weight of this run was trained: it has no adapter", "--merged is the whole model"
         )
     if kind == "adapter" and options.dtype:
-        raise UsageError("--dtype goes with --merged", "an adapter stays in float32")
+        raise UsageError("--dtype goes with --merged or --gguf", "an adapter stays in float32")
     if options.public and not options.push:
         raise UsageError("--public goes with --push")
 
@@ -117,12 +122,19 @@ def _write(
     kind: Kind,
     folder: Path,
     dtype: Format | None,
-) -> Agreement:
+) -> tuple[Agreement, str]:
+    """Everything that goes into the folder; returns how far it agrees, also in words."""
     from ida_tui.card import Facts, card
-    from ida_tui.engine.exporting import write
+    from ida_tui.engine.exporting import write, write_gguf
     from ida_tui.runs import evaluations, exports, manifest
 
-    agreed = write(config, found, kind, folder, dtype=dtype, tell=_say)
+    if kind == "gguf":
+        name = f"{config.name}-{directory.run_id}"
+        agreed, looked = write_gguf(config, found, folder, name, dtype=dtype, tell=_say)
+        checked = f"{agreed.words}; {looked}"
+    else:
+        agreed = write(config, found, kind, folder, dtype=dtype, tell=_say)
+        checked = agreed.words
     evaluated = map(evaluations.read, evaluations.found(directory))
     same = (one for one in evaluated if one is not None and one.step == found.step)
     facts = Facts(
@@ -130,7 +142,7 @@ def _write(
         found=found,
         kind=kind,
         dtype=agreed.dtype,
-        checked=agreed.words,
+        checked=checked,
         manifest=manifest.read(directory.manifest),
         evaluation=next(same, None),
     )
@@ -145,14 +157,14 @@ def _write(
                 "run": directory.run_id,
                 "step": found.step,
                 "final": found.final,
-                "checked": agreed.words,
+                "checked": checked,
             },
         )
     except OSError as error:
         raise IdaError(
             f"the export cannot be written: {error.strerror or error}", "nothing was put in place"
         ) from None
-    return agreed
+    return agreed, checked
 
 
 def _as_json(

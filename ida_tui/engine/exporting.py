@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from ida_tui import precision
 from ida_tui.config import Config, DeviceName
 from ida_tui.engine import device as devices
-from ida_tui.engine import quiet, tuned, weights
+from ida_tui.engine import gguf_file, quiet, tuned, weights
 from ida_tui.engine.agreement import Agreement, agreement, asked, behaviour
 from ida_tui.errors import IdaError
 from ida_tui.precision import Format
@@ -54,6 +54,40 @@ def write(
     """
     with quiet.captured(lambda noticed: tell(f"! {noticed.text}")):
         return _write(config, found, kind, folder, dtype, tell)
+
+
+def write_gguf(
+    config: Config,
+    found: Trained,
+    folder: Path,
+    name: str,
+    *,
+    dtype: Format | None = None,
+    tell: Callable[[str], object] = lambda line: None,
+) -> tuple[Agreement, str]:
+    """Write the model as one GGUF file into a folder that is there and empty.
+
+    Args:
+        config: the run's profile.
+        found: the run's weights.
+        folder: where to.
+        name: of the file, without its ending.
+        dtype: format of the weights; None is the one that the run held them in.
+        tell: takes a line about what is going on.
+
+    Returns:
+        How far the whole model that was converted agrees with the run's, and what is in the file, in words.
+
+    Raises:
+        IdaError: as `write`, or the model cannot be converted.
+    """
+    whole = folder / ".whole"
+    whole.mkdir()
+    agreed = write(config, found, "merged", whole, dtype=dtype, tell=tell)
+    tell("converting it to GGUF")
+    looked = gguf_file.convert(whole, folder / f"{name}.gguf", agreed.dtype)
+    shutil.rmtree(whole)
+    return agreed, looked
 
 
 def _write(

@@ -18,7 +18,7 @@ from ida_tui.paths import shown_path
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.small_files import read_json
 
-Kind = Literal["adapter", "merged"]
+Kind = Literal["adapter", "merged", "gguf"]
 FACTS = "export.json"
 CARD = "README.md"
 VERSION = 1
