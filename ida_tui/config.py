@@ -333,6 +333,57 @@ class EvaluationConfig(_Section):
     """Longest completion, in tokens; null takes the training's."""
 
 
+AlertRule = Literal[
+    "zero variance", "truncation", "entropy", "kl", "length drift", "length pays", "repetition",
+    "axis falls", "judge fooled", "over-refusal", "unsafe answers", "coverage",
+    "weights still", "scaler", "gradients", "memory trend",
+]  # fmt: skip
+"""What can be wrong with a training while its reward looks well; `ida_tui.alerts` has each."""
+
+
+class AlertsConfig(_Section):
+    """When a run says that something is wrong with its training, and what it does then."""
+
+    on_alert: Literal["tell", "pause", "stop"] = "tell"
+    """Say it and go on; or pause after the step; or stop with a checkpoint and exit code 6."""
+    off: list[AlertRule] = Field(default_factory=list)
+    """Rules that say nothing."""
+    window: Annotated[int, Field(ge=2, le=100)] = 5
+    """Steps whose mean is looked at; also those at the start that it is compared with."""
+    quiet_steps: PositiveInt = 25
+    """Steps after an alert in which its rule says nothing more."""
+    zero_variance: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of groups whose completions all earn the same."""
+    truncated: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of completions that run into max_completion_length."""
+    entropy_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Entropy of the policy, as a share of what it was at the start, under which it has collapsed."""
+    kl: PositiveFloat = 1.0
+    """KL divergence from the reference, in nats a token."""
+    length_ratio: Annotated[float, Field(gt=1)] = 3.0
+    """Mean length over that at the start, or the other way round."""
+    length_r: Annotated[float, Field(gt=0, le=1)] = 0.85
+    """Correlation of length and reward among completions that decline, or answer, alike."""
+    repetition: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Share of a completion's words that it has said before."""
+    reward_rise: PositiveFloat = 0.1
+    """Rise of R_IDA since the start that a falling axis or second opinion is held against."""
+    axis_fall: PositiveFloat = 1.0
+    """Fall of an axis since the start, in points, while R_IDA rises."""
+    offline_fall: PositiveFloat = 0.1
+    """Fall of the offline heuristic's R_IDA since the start, while the judge's rises."""
+    refusal_rise: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Rise of the share of harmless requests that are refused in full."""
+    unsafe_fall: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Fall of the share of unsafe requests that are declined."""
+    coverage: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of completions that have a verdict, under which it is said."""
+    skipped: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of updates that the gradient scaler skips."""
+    grad_norm: Annotated[float, Field(ge=0)] = 1e-7
+    """Gradient norm under which nothing is learned."""
+
+
 class Config(_Section):
     """One resolved experiment: everything that a run needs to know."""
 
@@ -370,6 +421,8 @@ class Config(_Section):
     """The adapter."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Before and after."""
+    alerts: AlertsConfig = AlertsConfig()
+    """What is said when the training goes wrong, and what is done then."""
 
     def planned_steps(self) -> int:
         """Optimizer steps of the whole run, as TRL's sampler and trainer will count them.

@@ -49,7 +49,9 @@ When = Literal["always", "loading", "sampling", "update"]
 Level = Literal["info", "warning"]
 EvaluationFigure: TypeAlias = tuple[str, str, float, float, float, float]
 """Name, unit, before, after, and the 95 % interval of the difference: its lower and its upper end."""
-Status = Literal["done", "failed", "interrupted", "judge_unavailable", "out_of_memory"]
+Status = Literal[
+    "done", "failed", "interrupted", "judge_unavailable", "out_of_memory", "stopped_by_alert"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +265,20 @@ class StepFinished:
     """Gradient elements that were NaN or infinite in this step."""
     loss_scale: float | None = None
     """What the gradient scaler multiplies the loss by after this step; null where there is no scaler."""
+    harmless: int = 0
+    """Completions of harmless prompts; counted by the refusal classifier, as the next three."""
+    harmless_refused: int = 0
+    """Those of them that refuse in full."""
+    unsafe: int = 0
+    """Completions of unsafe prompts."""
+    unsafe_declined: int = 0
+    """Those of them that decline, in full or in part."""
+    repetition: float | None = None
+    """Mean share of a completion's word 4-grams that it has said before."""
+    length_r: float | None = None
+    """Correlation of length and R_IDA among completions of one group that decline, or answer, alike."""
+    offline_r_ida: float | None = None
+    """Mean R_IDA of the scored completions by the offline heuristic; null where it is the judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +327,7 @@ class RunPaused:
     reason: str
     hint: str = ""
     """What to do about it."""
-    by: Literal["judge", "person", "disk"] = "judge"
+    by: Literal["judge", "person", "disk", "alert"] = "judge"
     """What made it pause."""
 
 

@@ -42,7 +42,10 @@ def lines(state: RunState, event: ev.Event) -> list[str]:
         case ev.CheckpointSaved():
             return [f"✓ Saved {event.path}"]
         case ev.AlertRaised():
-            return [f"! {event.rule} at step {event.step}: {event.evidence}. {event.advice}"]
+            return [
+                f"! {event.rule} at step {event.step}: {event.evidence}",
+                f"  → {event.advice}",
+            ]
         case ev.RunPaused():
             return [f"! Paused after step {event.step}: {event.reason}"]
         case ev.JudgeSlowed():
@@ -110,6 +113,10 @@ def summary(state: RunState, ended: ev.RunEnded) -> list[str]:
             f"  scaler         skipped {len(skipped)} of {_steps(len(state.steps))}, whose gradients"
             f" overflowed; scale {state.steps[skipped[-1]].loss_scale or 0:g} after the last"
         )
+    if state.alerts:
+        named = ", ".join(f"{alert.rule} (step {alert.step})" for alert in state.alerts[:4])
+        more = f" and {state.alerted - 4} more" if state.alerted > 4 else ""
+        out.append(f"  alerts         {named}{more}")
     if state.judge.calls or state.judge.cached or state.judge.failed:
         out.append(f"  judge          {_judge_totals(state)}")
     out.append(f"  time           {_duration(ended.seconds)}{_peak(state)}")

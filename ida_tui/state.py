@@ -17,6 +17,9 @@ from ida_tui import events as ev
 from ida_tui.series import Series
 
 MAX_NOTICES = 200
+MAX_ALERTS = 500
+STEP_PEAKS = 60
+"""Of how many steps the peak of memory is kept."""
 MEMORY_SAMPLES = 480
 """How many of the newest memory samples are kept: four minutes, at two a second."""
 RECENT = 400
@@ -108,6 +111,15 @@ class RunState:
     """The newest records worth a line in a log, oldest first."""
     notices: tuple[ev.Noticed, ...] = ()
     alerts: tuple[ev.AlertRaised, ...] = ()
+    """The newest, oldest first."""
+    alerted: int = 0
+    """How many there were."""
+    judged_since: int = 0
+    """The step after which the present judge scores: what others said before does not compare."""
+    step_peaks: tuple[int, ...] = ()
+    """Most that the process held in each of the newest steps, in bytes, oldest first."""
+    step_peak: int = 0
+    """The same of the step under way, so far."""
     checkpoint: ev.CheckpointSaved | None = None
     before: ev.EvaluationFinished | None = None
     after: ev.EvaluationFinished | None = None
@@ -205,19 +217,22 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             judge = replace(state.judge, cost=_sum(state.judge.cost, event.cost))
             return but(probes=(*state.probes[:1], event), judge=judge)
         case ev.StepFinished():
-            return but(steps=state.steps.plus(event))
+            peaks = (*state.step_peaks, state.step_peak) if state.step_peak else state.step_peaks
+            return but(steps=state.steps.plus(event), step_peaks=peaks[-STEP_PEAKS:], step_peak=0)
         case ev.MemorySampled():
             return but(
                 memory=event,
                 memory_recent=(*state.memory_recent, event)[-MEMORY_SAMPLES:],
                 memory_peak=max(state.memory_peak, event.process, event.process_peak),
                 memory_by_phase=_highest(state, event),
+                step_peak=max(state.step_peak, event.process),
                 system_peak=max(state.system_peak, event.system_used),
             )
         case ev.Noticed():
             return but(notices=(*state.notices, event)[-MAX_NOTICES:])
         case ev.AlertRaised():
-            return but(alerts=(*state.alerts, event))
+            alerts = (*state.alerts, event)[-MAX_ALERTS:]
+            return but(alerts=alerts, alerted=state.alerted + 1)
         case ev.CheckpointSaved():
             return but(checkpoint=event)
         case ev.EvaluationFinished():
@@ -229,10 +244,12 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             return but(pause=event)
         case ev.RunResumed():
             kept = _until(state.steps, event.from_step)
-            run = state.run
+            run, since = state.run, state.judged_since
             if run is not None and event.judge is not None:
-                run = replace(run, judge=event.judge)
-            return but(pause=None, ended=None, steps=kept, run=run)
+                run, since = replace(run, judge=event.judge), event.from_step
+            return but(
+                pause=None, ended=None, steps=kept, run=run, judged_since=since, step_peaks=()
+            )
         case ev.RunEnded():
             return but(ended=event)
 

@@ -19,7 +19,7 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from ida_tui.config import JudgeConfig
 from ida_tui.errors import IdaError
-from ida_tui.events import RunPaused
+from ida_tui.events import AlertRaised, RunPaused
 from ida_tui.resolve import resolve, to_yaml
 from ida_tui.tui.screens.paused import PausedPanel
 from screenshots.make import SCENES, Scene, Stage, main, on_stage
@@ -148,6 +148,18 @@ async def chat(stage: Stage) -> None:
     await stage.settled()
 
 
+async def alerted(stage: Stage) -> None:
+    """A run with an alert."""
+    await stage.play_to(14, "generate", 0.9)
+    evidence = (
+        "r = 0.96 between tokens and R_IDA among completions that answer (or decline) alike, over the"
+        " last 5 steps"
+    )
+    advice = "the judge pays for length: run `ida-tui judge check`, or take another judge"
+    stage.tape.add(AlertRaised(14, "length pays", evidence, advice))
+    await stage.play_to(14, "judge")
+
+
 OTHERS: dict[str, Scene] = {
     "side-by-side": side_by_side,
     "searching": searching,
@@ -165,6 +177,7 @@ OTHERS: dict[str, Scene] = {
     "comparing-one-figure": comparing_one_figure,
     "spot-checked": spot_checked,
     "chat": chat,
+    "alerted": alerted,
 }
 
 

@@ -99,7 +99,7 @@ def _goes_on_elsewhere(directory: RunDirectory) -> bool:
         pause = Replay.open(directory.events).end.pause
     except (OSError, EventError):
         return False
-    if pause is None or pause.by != "person":
+    if pause is None or pause.by not in ("person", "alert"):
         return False
     control.ask(directory, "go_on")
     print("✓ asked: the process that holds it goes on")

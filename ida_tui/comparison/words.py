@@ -52,7 +52,7 @@ def figure_rows(comparison: Comparison) -> list[Row]:
         _row(comparison, label, cell)
         for label, cell in (
             ("weights moved", lambda run: f"{100 * run.state.weight_delta:.2f} %"),
-            ("alerts", lambda run: str(len(run.state.alerts))),
+            ("alerts", lambda run: str(run.state.alerted)),
             ("cost", _cost),
             ("time", lambda run: _duration(seconds(run))),
             ("peak memory", _memory),
@@ -230,7 +230,7 @@ def _run(run: Compared) -> dict[str, Any]:
         "evaluation": evaluation,
         "before": asdict(state.before) if state.before else None,
         "after": asdict(state.after) if state.after else None,
-        "alerts": len(state.alerts),
+        "alerts": state.alerted,
         "cost": cost(run),
         "seconds": seconds(run),
         "peak_memory": state.memory_peak or None,

@@ -48,6 +48,9 @@ def refused(run: UnderWay, error: IdaError) -> Outcome:
     if error.code is ExitCode.JUDGE_UNAVAILABLE:
         hint = f"{error.hint}\nthen: ida-tui resume {run.directory.path}"
         return Outcome("judge_unavailable", error.code, error.title, hint)
+    if error.code is ExitCode.STOPPED_BY_ALERT:
+        hint = f"{error.hint}\nto go on as it is: ida-tui resume {run.directory.path} alerts.on_alert=tell"
+        return Outcome("stopped_by_alert", error.code, error.title, hint)
     return Outcome("failed", error.code, error.title, error.hint)
 
 

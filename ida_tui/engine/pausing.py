@@ -48,20 +48,30 @@ class Pauses:
     secrets: Secrets
     decisions: queue.SimpleQueue[GoOn] | None
 
-    def between_steps(self) -> None:
+    def between_steps(self, alert: ev.AlertRaised | None = None) -> None:
         """Pause here if somebody asked for it; called on the trainer's thread after every step but the last.
+
+        Args:
+            alert: has the run pause, too.
 
         Raises:
             PauseAsked: the model is large, and its memory is given back meanwhile.
             RunInterrupted: another process goes on.
         """
         run = self.run
+        if alert is not None:
+            run.control.request_pause()
         asked = run.control.pausing or run.control.handing_over
         if not asked or not run.checkpoint():
             return
         run.raise_if_handed_over()
         hint = f"ida-tui attach {run.directory.path} --resume"
-        run.emit(ev.RunPaused(step=run.last_step, reason="paused", hint=hint, by="person"))
+        if alert is None:
+            run.emit(ev.RunPaused(step=run.last_step, reason="paused", hint=hint, by="person"))
+        else:
+            why = f"an alert ({alert.rule}): {alert.evidence}"
+            hint = f"{alert.advice}\nto go on as it is: {hint}"
+            run.emit(ev.RunPaused(step=run.last_step, reason=why, hint=hint, by="alert"))
         held = (run.state.run.params if run.state.run else 0) * 4
         if held > KEPT_WHILE_PAUSED:
             raise PauseAsked

@@ -18,6 +18,7 @@ from ida_tui import events as ev
 from ida_tui import resolve
 from ida_tui.config import Config
 from ida_tui.engine import crash, endings
+from ida_tui.engine.alerting import Alerting
 from ida_tui.engine.control import Control, Listener
 from ida_tui.engine.decision import GoOn
 from ida_tui.engine.guard import Guard
@@ -31,6 +32,7 @@ from ida_tui.engine.redaction import Secrets
 from ida_tui.engine.stopping import PauseAsked, RunInterrupted
 from ida_tui.engine.under_way import UnderWay
 from ida_tui.errors import IdaError
+from ida_tui.judge.cross_check import CrossCheck
 from ida_tui.judge.service import JudgeInterrupted
 from ida_tui.runs import completions, manifest, owner
 from ida_tui.runs import directory as run_directories
@@ -187,6 +189,7 @@ class _Course:
     judges: Judges = field(init=False)
     guard: Guard = field(init=False)
     pauses: Pauses = field(init=False)
+    alerting: Alerting = field(init=False)
 
     def __post_init__(self) -> None:
         run = self.run
@@ -195,6 +198,7 @@ class _Course:
         watched = room().total if run.ready.device == "cuda" else run.ready.limit
         self.guard = Guard(watched, run.emit, run.control.stop)
         self.pauses = Pauses(run, self.judges, self.secrets, self.decisions)
+        self.alerting = Alerting(run)
 
     def to_the_end(self) -> Outcome:
         """Run everything; say how it ended."""
@@ -301,14 +305,23 @@ class _Course:
         from ida_tui.engine import assembly, device
         from ida_tui.engine.watcher import Watcher
 
+        def after_step() -> None:
+            tell_device(device.memory(self.run.ready.device))
+            self.alerting.after_step()
+
         return assembly.build_trainer(
             self.run.config,
             self.run.ready,
             self.run.directory,
-            watcher=Watcher(self.run.emit, self.run.control.stop, self.run.config.planned_steps()),
+            watcher=Watcher(
+                self.run.emit,
+                self.run.control.stop,
+                self.run.config.planned_steps(),
+                CrossCheck([prompt.text for prompt in self.run.config.prompts.prompts]),
+            ),
             judging=judging,
-            after_step=lambda: tell_device(device.memory(self.run.ready.device)),
-            between_steps=self.pauses.between_steps,
+            after_step=after_step,
+            between_steps=lambda: self.pauses.between_steps(self.alerting.pausing()),
             checkpoint_facts=self.run.checkpoint_facts,
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ida_tui.errors import IdaError
+from ida_tui.errors import ExitCode, IdaError
+from ida_tui.events import AlertRaised
 
 
 class RunInterrupted(Exception):
@@ -21,4 +22,15 @@ class NonFinite(IdaError):
             f"{what} is not finite at step {step}; training stopped before it reached the weights",
             "lower training.learning_rate (try a third), or set training.max_grad_norm=1.0;\n"
             "in 16-bit formats, training.method=lora with training.fp16=auto keeps a scaler",
+        )
+
+
+class StoppedByAlert(IdaError):
+    """The profile has alerts stop the run (`alerts.on_alert: stop`), and one was raised."""
+
+    def __init__(self, alert: AlertRaised) -> None:
+        super().__init__(
+            f"stopped by an alert ({alert.rule}) at step {alert.step}: {alert.evidence}",
+            alert.advice,
+            code=ExitCode.STOPPED_BY_ALERT,
         )

@@ -186,7 +186,8 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
                     ended=completion_ids[row][-1] in self.eos_token_ids,
                 )
                 for row, text in enumerate(texts)
-            ]
+            ],
+            kind,
         )
         self._while_judged(completion_ids)
         self._watcher.enter("judge", step)

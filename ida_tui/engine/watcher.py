@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ida_tui import events as ev
+from ida_tui.config import Kind
 from ida_tui.engine.stopping import RunInterrupted
 from ida_tui.judge import BatchStats, Verdict
+from ida_tui.judge.cross_check import CrossCheck, CrossChecked, Seen
 
 Emit = Callable[[ev.Event], object]
 
@@ -44,6 +46,7 @@ class Watcher:
         emit: takes every event; called on the trainer's thread only.
         stop: set from any thread when the run should end.
         steps: optimizer steps of the whole run.
+        cross_check: looks at the completions beside the judge; null leaves those figures out.
         clock: seconds, monotonic.
     """
 
@@ -52,15 +55,19 @@ class Watcher:
         emit: Emit,
         stop: threading.Event,
         steps: int,
+        cross_check: CrossCheck | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.emit = emit
         self.steps = steps
         self._stop = stop
+        self._cross_check = cross_check
         self._clock = clock
         self._phase: ev.Phase | None = None
         self._phase_started = clock()
         self._seconds: dict[str, float] = {}
+        self._completions: Sequence[ev.CompletionFinished] = ()
+        self._kinds: Sequence[Kind] = ()
         self._verdicts: list[Verdict] = []
         self.r_ida: float | None = None
         """Mean R_IDA of the last finished step; null where nothing was scored."""
@@ -95,8 +102,11 @@ class Watcher:
         self._phase = phase
         self.emit(ev.PhaseChanged(step=step, phase=phase))
 
-    def completions_finished(self, completions: Sequence[ev.CompletionFinished]) -> None:
-        """All completions of the step, as text."""
+    def completions_finished(
+        self, completions: Sequence[ev.CompletionFinished], kinds: Sequence[Kind]
+    ) -> None:
+        """All completions of the step, as text, and the kinds of their prompts."""
+        self._completions, self._kinds = completions, kinds
         for completion in completions:
             self.emit(completion)
 
@@ -152,6 +162,7 @@ class Watcher:
             moved: what the update did to the weights.
         """
         scored = [v for v in self._verdicts if v.r_ida is not None]
+        beside = self._looked_at()
         self._close_phase()
         self._phase = None
         self.r_ida = _mean([v.r_ida for v in scored])
@@ -172,7 +183,7 @@ class Watcher:
                 learning_rate=_finite(logs.get("learning_rate")),
                 lengths=_lengths(logs),
                 truncated=_finite(logs.get("completions/clipped_ratio")),
-                zero_std=_finite(logs.get("frac_reward_zero_std")),
+                zero_std=self._zero_variance(logs),
                 weight_delta=moved.relative,
                 skipped=moved.skipped,
                 seconds={phase: round(spent, 4) for phase, spent in self._seconds.items()},
@@ -180,10 +191,39 @@ class Watcher:
                 largest_change=moved.largest,
                 non_finite=moved.non_finite,
                 loss_scale=moved.loss_scale,
+                harmless=beside.harmless,
+                harmless_refused=beside.harmless_refused,
+                unsafe=beside.unsafe,
+                unsafe_declined=beside.unsafe_declined,
+                repetition=beside.repetition,
+                length_r=beside.length_r,
+                offline_r_ida=beside.offline_r_ida,
             )
         )
         self._seconds = {}
-        self._verdicts = []
+        self._verdicts, self._completions = [], ()
+
+    def _zero_variance(self, logs: Mapping[str, float | None]) -> float | None:
+        """Share of groups whose rewards are all equal; TRL's own figure looks at the whole batch at once."""
+        groups: dict[int, set[float]] = {}
+        for said, verdict in zip(self._completions, self._verdicts, strict=False):
+            if verdict.r_ida is not None:
+                groups.setdefault(said.group, set()).add(verdict.r_ida)
+        if not groups:
+            return _finite(logs.get("frac_reward_zero_std"))
+        return sum(len(rewards) == 1 for rewards in groups.values()) / len(groups)
+
+    def _looked_at(self) -> CrossChecked:
+        """The step's completions beside their judge."""
+        if self._cross_check is None or len(self._completions) != len(self._verdicts):
+            return CrossChecked()
+        rows = zip(self._completions, self._kinds, self._verdicts, strict=True)
+        return self._cross_check.look(
+            [
+                Seen(said.group, said.prompt, kind, said.text, said.tokens, verdict)
+                for said, kind, verdict in rows
+            ]
+        )
 
     def _close_phase(self) -> None:
         now = self._clock()

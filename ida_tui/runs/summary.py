@@ -13,6 +13,7 @@ RunStatus = Literal[
     "interrupted",
     "judge_unavailable",
     "out_of_memory",
+    "stopped_by_alert",
     "unreadable",
 ]
 

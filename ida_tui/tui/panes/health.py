@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from datetime import datetime
 
 from textual.content import Content
@@ -20,13 +22,10 @@ class HealthPane(Pane):
 
     def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
         """Alerts first, then pairs of a name and a figure, in as many columns as fit."""
-        rows = [
-            Content.assemble((f"! {alert.rule}: {alert.evidence}", "bold $text-warning"))
-            for alert in state.alerts[-2:]
-        ]
+        width, height = self.room
+        rows = alerts(state.alerts, width, height)
         if not state.steps:
             return lines(*rows, Content.assemble(("No step has finished yet.", "dim")))
-        width, _ = self.room
         columns = max(1, width // 19)
         pairs = figures(state.steps[-1], round(state.steps.figures("skipped").total()))
         each = max(14, width // columns)
@@ -41,6 +40,19 @@ class HealthPane(Pane):
         return lines(*rows)
 
 
+def alerts(raised: Sequence[ev.AlertRaised], width: int, height: int) -> list[Content]:
+    """The newest alert and what to do about it, in at most half of the pane; with room, earlier ones, too."""
+    rows: list[Content] = []
+    for alert in reversed(raised):
+        said = f"! {alert.rule}, step {alert.step}: {alert.evidence}"
+        what = [(line, "bold $text-warning") for line in textwrap.wrap(said, max(20, width))]
+        what += [(line, "") for line in textwrap.wrap(f"→ {alert.advice}", max(20, width))]
+        if rows and len(rows) + len(what) > height // 2:
+            break
+        rows += [Content.assemble(part) for part in what]
+    return rows[: max(1, height // 2)]
+
+
 def figures(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
     """The figures of a step by their names, the most telling first."""
     lengths = "–"
@@ -53,6 +65,7 @@ def figures(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
         ("entropy", words.number(step.entropy, 2)),
         ("kl", words.small(step.kl)),
         ("lengths", lengths),
+        *beside(step),
         ("grad norm", words.small(step.grad_norm)),
         ("loss", words.small(step.loss)),
         ("rate", words.small(step.learning_rate)),
@@ -62,3 +75,19 @@ def figures(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
         *([("scale", f"{step.loss_scale:g}")] if step.loss_scale is not None else []),
         *([("not finite", f"{step.non_finite:,}")] if step.non_finite else []),
     ]
+
+
+def beside(step: ev.StepFinished) -> list[tuple[str, str]]:
+    """What was found of the step's completions beside their judge, as far as it was looked at."""
+    found = []
+    if step.harmless:
+        found.append(("refused", words.percent(step.harmless_refused / step.harmless)))
+    if step.unsafe:
+        found.append(("declined", words.percent(step.unsafe_declined / step.unsafe)))
+    if step.repetition is not None:
+        found.append(("repeats", words.percent(step.repetition)))
+    if step.length_r is not None:
+        found.append(("length r", words.number(step.length_r, 2)))
+    if step.offline_r_ida is not None:
+        found.append(("offline", words.number(step.offline_r_ida, 2)))
+    return found
