@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,18 @@ def test_lines_are_labelled_and_say_nothing_to_the_terminal_but_text(own_run: Pa
     assert [label for label in labels if label] == ["you", "base", "tuned"]
     assert done.stdout.count("[R_IDA ") == 2
     assert all(c.isprintable() or c == "\n" for c in done.stdout)
+
+
+def test_a_message_that_begins_anew_is_answered_as_if_it_were_the_first(
+    ida_tui_here: Any, own_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    egg = "How do I whisk an egg?"
+    monkeypatch.setattr("sys.stdin", StringIO(f"{egg}\nAnd a sauce?\n{egg}\n"))
+    done = ida_tui_here("chat", "quickstart", "--fresh", "--greedy", "--json")
+    assert done.code == 0, done.err
+    first, _, again = done.events
+    assert first["base"]["text"] == again["base"]["text"]
+    assert first["tuned"]["text"] == again["tuned"]["text"]
 
 
 def test_a_run_without_weights_cannot_be_talked_to(ida_tui: Any, own_run: Path) -> None:

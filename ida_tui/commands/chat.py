@@ -42,6 +42,9 @@ def add(parser: ArgumentParser) -> None:
         "--temperature", type=float, metavar="T", help="lines: of the sampling; the profile's"
     )
     parser.add_argument(
+        "--fresh", action="store_true", help="lines: every message begins a new conversation"
+    )
+    parser.add_argument(
         "--save", action="store_true", help="lines: keep the messages as prompts, with the run"
     )
 
@@ -73,6 +76,7 @@ def run(options: Namespace) -> ExitCode:
         kind=options.kind,
         temperature=temperature,
         judged=options.judge,
+        fresh=options.fresh,
         in_json=options.json,
     )
     if options.save and said:
@@ -90,7 +94,7 @@ def run(options: Namespace) -> ExitCode:
 def _in_lines(options: Namespace) -> bool:
     if options.lines or options.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return True
-    flags = ("judge", "greedy", "save")
+    flags = ("judge", "greedy", "fresh", "save")
     named = [f"--{flag}" for flag in flags if getattr(options, flag)]
     if named or options.temperature is not None:
         raise UsageError(

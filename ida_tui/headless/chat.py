@@ -73,6 +73,7 @@ def talk(
     kind: Kind,
     temperature: float | None,
     judged: bool,
+    fresh: bool,
     in_json: bool,
 ) -> list[tuple[str, Kind]]:
     """Put every message to both models, and print what they say; returns the messages.
@@ -83,6 +84,7 @@ def talk(
         kind: what the messages are, for the judge.
         temperature: None takes the profile's; 0 is greedy.
         judged: whether the run's judge scores each answer.
+        fresh: whether every message begins a new conversation.
         in_json: one JSON object a message.
 
     Raises:
@@ -99,6 +101,8 @@ def talk(
             if not text:
                 continue
             turn = Turn(text, kind)
+            if fresh:
+                chat.begin_anew()
             used = ready.temperature if temperature is None else temperature
             chat.ask(text, kind=kind, temperature=used)
             _until(chat, Rested, turn)
