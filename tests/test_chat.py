@@ -78,13 +78,16 @@ def test_in_a_pipe_both_models_answer_and_each_goes_on_with_its_own_answers(own_
     assert prompts.held_out() == config.prompts.held_out()
 
 
-def test_lines_are_labelled_and_say_nothing_to_the_terminal_but_text(own_run: Path) -> None:
-    done = said_in_a_pipe("Do \x1b[31mthis\x07\n", "quickstart", "--kind", "unsafe", "--judge")
-    assert done.returncode == 0, done.stderr
-    labels = [line[:7].strip() for line in done.stdout.splitlines()]
+def test_lines_are_labelled_and_say_nothing_to_the_terminal_but_text(
+    ida_tui_here: Any, own_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", StringIO("Do \x1b[31mthis\x07\n"))
+    done = ida_tui_here("chat", "quickstart", "--kind", "unsafe", "--judge")
+    assert done.code == 0, done.err
+    labels = [line[:7].strip() for line in done.out.splitlines()]
     assert [label for label in labels if label] == ["you", "base", "tuned"]
-    assert done.stdout.count("[R_IDA ") == 2
-    assert all(c.isprintable() or c == "\n" for c in done.stdout)
+    assert done.out.count("[R_IDA ") == 2
+    assert all(c.isprintable() or c == "\n" for c in done.out)
 
 
 def test_a_message_that_begins_anew_is_answered_as_if_it_were_the_first(
