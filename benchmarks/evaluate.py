@@ -6,10 +6,10 @@
 
 The untrained embedded model is compared with itself under 20 seeds, as `ida-tui evaluate` does it (the same
 random numbers on either side): the intervals of all figures have to include 0 in 19 of them. Then with other
-random numbers on either side, where an interval of 95 % is wrong in one of twenty by its meaning: of 4 figures
-and 20 seeds at most 8 may exclude 0, twice what is expected (so many come by chance in 5 % of cases). Then a
-quickstart is trained and evaluated. The last line has the figures against their goals; the exit status is 1 if
-one is missed.
+random numbers on either side, where an interval of 95 % is wrong in one of twenty by its meaning: of 4
+figures and 20 seeds at most 8 may exclude 0, twice what is expected (so many come by chance in 5 % of cases).
+Then a quickstart is trained and evaluated. The last line has the figures against their goals; the exit status
+is 1 if one is missed.
 """
 
 from __future__ import annotations
