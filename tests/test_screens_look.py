@@ -21,10 +21,13 @@ from ida_tui.config import JudgeConfig
 from ida_tui.errors import IdaError
 from ida_tui.events import AlertRaised, RunPaused
 from ida_tui.resolve import resolve, to_yaml
+from ida_tui.runs import owner
+from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.screens.paused import PausedPanel
 from screenshots.make import SCENES, Scene, Stage, main, on_stage
-from tests import synthetic_run
+from tests import synthetic_run, synthetic_sweep
 from tests.scripted_chat import ScriptedChat
+from tests.synthetic_sweep import Made
 
 SIZES = {"wide": (120, 40), "small": (80, 24)}
 
@@ -129,6 +132,19 @@ async def comparing_one_figure(stage: Stage) -> None:
     await stage.press("4", "r", "space", "space", "c", "n", "n")
 
 
+async def sweeping(stage: Stage) -> None:
+    """A sweep of three settings and three seeds that is carried out now."""
+    rewards = (0.61, 0.74, 0.70, 0.60, 0.75, 0.68)
+    made: list[Made | None] = [Made(reward, cost=0.0123) for reward in rewards]
+    made[5] = Made(status="out_of_memory", message="Out of memory at step 2 of 2")
+    sweep = synthetic_sweep.sweep(
+        {"training.learning_rate": ("5e-4", "1e-3", "2e-3"), "seed": ("0", "1", "2")}, made
+    )
+    owner.claim(RunDirectory(sweep.path))
+    owner.claim(synthetic_sweep.add_run(sweep, 6, Made(status=None, steps=1)))
+    await stage.press("4", "s")
+
+
 async def spot_checked(stage: Stage) -> None:
     """Completions whose scores a person agreed and disagreed with."""
     await stage.play_to_the_end()
@@ -178,6 +194,7 @@ OTHERS: dict[str, Scene] = {
     "spot-checked": spot_checked,
     "chat": chat,
     "alerted": alerted,
+    "sweeping": sweeping,
 }
 
 

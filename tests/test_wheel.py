@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import synthetic_run
 from tests.conftest import REPOSITORY
 
 
@@ -56,3 +57,11 @@ def test_an_installed_wheel_carries_the_embedded_model_whole(installed: Path) ->
 
     assert checked.returncode == 0, checked.stderr
     assert "ship with ida-tui" in checked.stdout
+
+
+def test_an_installed_wheel_writes_a_report(installed: Path, tmp_path: Path) -> None:
+    synthetic_run.write(tmp_path / "run" / "events.jsonl", steps=1, rows=1)
+    written = command(installed, "report", str(tmp_path / "run"))
+
+    assert written.returncode == 0, written.stderr
+    assert "</html>" in (tmp_path / "run" / "report.html").read_text()

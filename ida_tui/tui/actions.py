@@ -11,7 +11,7 @@ from typing import Literal
 
 from textual.binding import Binding, BindingType
 
-Scope = Literal["everywhere", "launch", "run", "completions", "runs", "compare", "chat"]
+Scope = Literal["everywhere", "launch", "run", "completions", "runs", "compare", "sweep", "chat"]
 
 TITLES: dict[Scope, str] = {
     "everywhere": "Everywhere",
@@ -20,6 +20,7 @@ TITLES: dict[Scope, str] = {
     "completions": "Completions",
     "runs": "Runs",
     "compare": "Compare",
+    "sweep": "Sweep",
     "chat": "Chat",
 }
 
@@ -126,6 +127,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("mark", ("space", "m"), "Mark", "Mark the run, to compare it with others.", "runs",
            footer=True),
     Action("compare", ("c",), "Compare", "Put the marked runs side by side.", "runs", footer=True),
+    Action("report", ("w",), "Report", "Write the report of the run: report.html in its folder.",
+           "runs", footer=True),
+    Action("sweeps", ("s",), "Sweeps", "Show the newest sweep: its table and its runs.", "runs"),
     Action("chat", ("a",), "Chat", "Talk to the run's model and to what it was before.", "runs",
            footer=True),
     # -- compare ------------------------------------------------------------------------------
@@ -134,6 +138,13 @@ ACTIONS: tuple[Action, ...] = (
     Action("previous_curve", ("N",), "Previous curve", "Show the figure before.", "compare",
            shown="N"),
     Action("reload", ("r",), "Reload", "Read the runs again.", "compare", footer=True),
+    # -- sweep --------------------------------------------------------------------------------
+    Action("open", ("enter",), "Open", "Open the run: replay it, or follow it if it is live.",
+           "sweep", footer=True),
+    Action("next_sweep", ("n",), "Older sweep", "Show the sweep before this one.", "sweep",
+           footer=True),
+    Action("previous_sweep", ("N",), "Newer sweep", "Show the sweep after this one.", "sweep",
+           shown="N"),
     # -- chat ---------------------------------------------------------------------------------
     Action("write", ("enter",), "Write", "Write a message to both models; enter sends it.", "chat"),
     Action("judge", ("ctrl+r",), "Judge", "Have the last answers scored by the run's judge.",

@@ -26,7 +26,7 @@ def run(
 
     Args:
         argv: the command line as typed.
-        opened: a run's directory to begin with; None begins with the launch screen.
+        opened: a run's or a sweep's directory to begin with; None begins with the launch screen.
         chatting: a run's directory, whose model is talked to from the start.
 
     Raises:

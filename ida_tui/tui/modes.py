@@ -34,6 +34,12 @@ def _compare_screen() -> Screen[Any]:
     return CompareScreen()
 
 
+def _sweep_screen() -> Screen[Any]:
+    from ida_tui.tui.screens.sweep import SweepScreen
+
+    return SweepScreen()
+
+
 def _chat_screen() -> Screen[Any]:
     from ida_tui.tui.screens.chat import ChatScreen
 
@@ -46,5 +52,6 @@ MODES: Mapping[str, Callable[[], Screen[Any]]] = {
     "completions": _completions_screen,
     "runs": _runs_screen,
     "compare": _compare_screen,
+    "sweep": _sweep_screen,
     "chat": _chat_screen,
 }
