@@ -19,12 +19,13 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from ida_tui.config import JudgeConfig
 from ida_tui.errors import IdaError
-from ida_tui.events import AlertRaised, RunPaused
+from ida_tui.events import AlertRaised, RunPaused, StepFinished
 from ida_tui.resolve import resolve, to_yaml
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.screens.paused import PausedPanel
 from screenshots.make import SCENES, Scene, Stage, main, on_stage
+from screenshots.recorded import records
 from tests import synthetic_run, synthetic_sweep
 from tests.scripted_chat import ScriptedChat
 from tests.synthetic_sweep import Made
@@ -241,7 +242,9 @@ def test_without_colour_the_lines_of_a_plot_differ(monkeypatch: pytest.MonkeyPat
     colours = set(re.findall(r"fill: (#[0-9a-f]{6})", drawn))
     frame = {"#c5c8c6"}  # of the drawn window, not of the app
     assert all(c[1:3] == c[3:5] == c[5:7] for c in colours - frame), colours
-    assert all(name in drawn for name in ("risk&#160;8.7", "align&#160;8.3", "detail&#160;6.6"))
+    last = next(r.event for r in reversed(records()) if isinstance(r.event, StepFinished))
+    for axis in ("risk", "align", "detail"):
+        assert f"{axis}&#160;{getattr(last, axis):.1f}" in drawn
     os.environ.pop("NO_COLOR", None)
 
 
