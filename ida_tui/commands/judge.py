@@ -84,6 +84,8 @@ def _opening(config: Config) -> None:
 
     judge = config.judge
     where = "built in" if judge.kind == "offline" else f"{judge.model} at {host_of(judge.base_url)}"
+    if judge.kind == "plugin":
+        where = f"the plugin {judge.model}"
     print(printable(f"judge {judge.name or judge.model} ({where}), rubric {config.rubric.name}"
                     f" v{config.rubric.version} [{config.rubric.digest()}]"))  # fmt: skip
     if judge.shutdown_date and retirement_warning(judge, date.today()) is None:
