@@ -1,4 +1,4 @@
-"""Judges and formulas of other packages: the example is installed and trained with; a broken one never scores."""
+"""Judges and formulas of other packages: the example is trained with; a broken one never scores."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ WORDS: dict[str, str] = {
     "replay-judge": "have a run's completions judged again, by another judge",
     "evaluate": "the model before and after, on prompts that it was not trained on",
     "resume": "go on with a run that was paused, stopped or cut off",
+    "completions": "print the script that completes commands in bash, zsh or fish",
 }
 """Each word, and what it does in a line."""
 

@@ -14,9 +14,17 @@ from ida_tui.printable import printable
 DEFAULT = "gpt-4o-mini"
 SAMPLES = 3
 
+EPILOG = """\
+examples:
+  ida-tui judge check gpt-4o-mini
+  ida-tui judge check offline --samples 1
+  ida-tui judge check ollama judge.model=qwen3:8b --samples 5 --json
+"""
+
 
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = EPILOG
     parser.add_argument("what", choices=["check"], help="have ten fixed answers scored")
     parser.add_argument(
         "words",

@@ -15,6 +15,14 @@ from ida_tui.printable import printable
 if TYPE_CHECKING:
     from ida_tui.runs.directory import RunDirectory
 
+EPILOG = """\
+examples:
+  ida-tui resume quickstart                      its newest run, from its newest whole checkpoint
+  ida-tui resume quickstart judge=offline        with another judge
+  ida-tui resume oblit-1-mps budget=2 --detach
+  ida-tui resume oblit-1-mps --with oblit-1-mps-lowmem
+"""
+
 SPLIT = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -27,6 +35,7 @@ SPLIT = (
 
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = EPILOG
     parser.add_argument(
         "name", metavar="RUN", help="its folder, its id, or an experiment (its newest run)"
     )
