@@ -117,7 +117,8 @@ def word_parser(word: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands.command(word).add(parser)
-    parser.epilog = f"{parser.epilog or ''}\n{EXITS}"
+    if "exit codes:" not in (parser.epilog or ""):
+        parser.epilog = f"{parser.epilog or ''}\n{EXITS}"
     return parser
 
 

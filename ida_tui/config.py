@@ -417,6 +417,8 @@ class Config(_Section):
     """Where run directories are made."""
     report_to: list[Literal["wandb", "trackio", "tensorboard", "csv"]] = Field(default_factory=list)
     """Other places the step figures are sent to; each but `csv` needs its extra installed."""
+    report: bool = False
+    """Write the report of the run when it is done; `ida-tui report` does it any time."""
     training: TrainingConfig = TrainingConfig()
     """The GRPO step."""
     lora: LoraConfig = LoraConfig()

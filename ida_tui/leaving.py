@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
+import tempfile
 
 
 def leave(code: int) -> None:
@@ -18,4 +20,13 @@ def leave(code: int) -> None:
             # Whoever read it may be gone.
             with contextlib.suppress(OSError):
                 stream.flush()
+        _clear_away()
         os._exit(code)
+
+
+def _clear_away() -> None:
+    """Remove temporary directories that are still held; wandb, where installed, makes two when imported."""
+    for thing in gc.get_objects():
+        if type(thing) is tempfile.TemporaryDirectory:
+            with contextlib.suppress(OSError):
+                thing.cleanup()

@@ -271,12 +271,19 @@ def _phase_changed(state: RunState, event: ev.PhaseChanged) -> dict[str, Any]:
     return changes
 
 
+def held_by(run: ev.RunStarted | None, sample: ev.MemorySampled) -> int:
+    """Bytes that the run holds where its plan counts them: in the process, or on CUDA's device.
+
+    CUDA's memory is its own, and what its plan is about; Metal's is part of the process's.
+    """
+    if run is not None and run.device == "cuda":
+        return (sample.device_tensors or 0) + (sample.device_cache or 0)
+    return sample.process
+
+
 def _highest(state: RunState, sample: ev.MemorySampled) -> Mapping[ev.Phase, int]:
     """The most that was held in each phase, with one more sample."""
-    held = sample.process
-    if state.run is not None and state.run.device == "cuda":
-        # CUDA's memory is its own, and what its plan is about; Metal's is part of the process's.
-        held = (sample.device_tensors or 0) + (sample.device_cache or 0)
+    held = held_by(state.run, sample)
     if held <= state.memory_by_phase.get(sample.phase, 0):
         return state.memory_by_phase
     return {**state.memory_by_phase, sample.phase: held}

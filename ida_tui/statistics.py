@@ -38,7 +38,8 @@ def bootstrap(
 ) -> Interval:
     """The mean of some values with a percentile bootstrap interval (Efron 1979).
 
-    Of few values the plain interval is too narrow; it is widened by sqrt(n / (n − 1)).
+    Of few values the plain interval is too narrow; it is expanded by sqrt(n / (n − 1)) and by Student's t over
+    the normal quantile (Hesterberg 2015).
 
     Args:
         values: independent of each other, such as one difference a prompt; not empty.
@@ -56,8 +57,9 @@ def bootstrap(
         return Interval(mean, -math.inf, math.inf)
     chance = random.Random(seed)
     means = sorted(fmean(chance.choices(values, k=count)) for _ in range(resamples))
-    wider = math.sqrt(count / (count - 1))
     tail = (1 - level) / 2
+    wider = math.sqrt(count / (count - 1))
+    wider *= t_quantile(1 - tail, count - 1) / NormalDist().inv_cdf(1 - tail)
     low, high = (means[round(share * (resamples - 1))] for share in (tail, 1 - tail))
     return Interval(mean, mean + (low - mean) * wider, mean + (high - mean) * wider)
 
@@ -75,6 +77,61 @@ def paired(
     """
     differences = [new - old for old, new in zip(before, after, strict=True)]
     return bootstrap(differences, seed=seed, resamples=resamples)
+
+
+def student(values: Sequence[float], *, level: float = LEVEL) -> Interval:
+    """The mean of a few values with Student's t interval (1908), which holds of as few as two.
+
+    A bootstrap of three values sees ten different means; this one trusts in their being about normal.
+
+    Args:
+        values: independent of each other, such as one figure a seed; not empty.
+        level: the share of cases that the interval should cover.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("no values")
+    mean, count = fmean(values), len(values)
+    if count == 1:
+        return Interval(mean, -math.inf, math.inf)
+    error = math.sqrt(sum((x - mean) ** 2 for x in values) / (count - 1) / count)
+    half = t_quantile(1 - (1 - level) / 2, count - 1) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+def t_quantile(share: float, freedom: int) -> float:
+    """The value that so large a share of Student's t distribution lies below.
+
+    Args:
+        share: from 0.5 to below 1.
+        freedom: degrees of freedom, at least 1.
+    """
+    low, high = 0.0, 1.0
+    while _t_within(high, freedom) < 2 * share - 1:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        if _t_within(middle, freedom) < 2 * share - 1:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _t_within(t: float, freedom: int) -> float:
+    """The share between −t and t, as a finite sum (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
+    angle = math.atan2(t, math.sqrt(freedom))
+    cosine = math.cos(angle)
+    odd = freedom % 2
+    term = cosine if odd else 1.0
+    total = 0.0
+    for power in range(1 + odd, freedom, 2):
+        total += term
+        term *= cosine * cosine * power / (power + 1)
+    inner = math.sin(angle) * total
+    return 2 / math.pi * (angle + inner) if odd else inner
 
 
 def wilson(hits: int, of: int, *, level: float = LEVEL) -> Interval:

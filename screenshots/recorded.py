@@ -92,6 +92,13 @@ class Tape(LiveSource):
         self._until = len(self._tape)
         return self.moment
 
+    def add(self, event: ev.Event) -> None:
+        """Have something happen here that did not when the run was recorded."""
+        now = self._tape[max(0, self._until - 1)]
+        added = ev.Record(now.seq, now.time, event)
+        self._tape = (*self._tape[: self._until], added, *self._tape[self._until :])
+        self._until += 1
+
     @property
     def moment(self) -> datetime:
         """When the newest record was made."""

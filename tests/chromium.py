@@ -33,13 +33,16 @@ class Page:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self._number = 0
+        self.heard: list[dict[str, Any]] = []
+        """What the browser told of by itself, of the domains that were enabled."""
 
     async def tell(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Carry out one command of the debugging protocol; returns its result."""
         self._number += 1
         await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
         while (answer := await self._socket.receive_json()).get("id") != self._number:
-            pass
+            if "method" in answer:
+                self.heard.append(answer)
         result: dict[str, Any] = answer["result"]
         return result
 

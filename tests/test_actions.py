@@ -17,6 +17,7 @@ from ida_tui.tui.screens.help import help_text, keys_of
 from ida_tui.tui.screens.launch import LaunchScreen
 from ida_tui.tui.screens.run import RunScreen
 from ida_tui.tui.screens.runs import RunsScreen
+from ida_tui.tui.screens.sweep import SweepScreen
 from tests.app_driver import drive
 
 SCREENS: dict[Scope, type[IdaScreen]] = {
@@ -25,6 +26,7 @@ SCREENS: dict[Scope, type[IdaScreen]] = {
     "completions": CompletionsScreen,
     "runs": RunsScreen,
     "compare": CompareScreen,
+    "sweep": SweepScreen,
 }
 each_action = pytest.mark.parametrize("action", ACTIONS, ids=lambda a: f"{a.scope}-{a.id}")
 

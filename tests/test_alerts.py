@@ -80,7 +80,7 @@ MUST_FIRE: list[tuple[AlertRule, Change, int, str, str]] = [
     ("truncation", since(6, truncated=0.97), 8, "truncated at 64 tokens", "to 128"),
     ("entropy", since(12, entropy=0.001), 16, "collapsing", "beta"),
     ("kl", growing("kl", 0.0, 4.0), 8, "reference", "raise training.beta"),
-    ("length drift", longer, 14, "went from 24 to", "pay for length"),
+    ("length drift", longer, 17, "went from 24 to", "pay for length"),
     ("length pays", since(1, length_r=0.96), 5, "r = 0.96", "judge check"),
     ("repetition", since(8, repetition=0.6), 10, "said again", "rubric"),
     ("axis falls", growing("risk", 9.5, 3.0, 40), 12, "while risk (10 is safest) fell", "rescore"),

@@ -7,7 +7,17 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "openai", "textual")
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "openai",
+    "textual",
+    "optuna",
+)
 
 PROBE = """
 import sys
@@ -31,6 +41,7 @@ raise SystemExit(code)
         ("--show", "dev-mps"),
         ("--check", "dev-mps", "model=qwen3-4b-mps-fp16"),
         ("--check", "quickstart"),
+        ("sweep", "quickstart", "seed=0,1", "--check"),
     ],
     ids=" ".join,
 )

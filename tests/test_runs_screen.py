@@ -146,6 +146,26 @@ def test_reading_again_shows_what_is_new_and_keeps_the_cursor() -> None:
     drive(scenario)
 
 
+def test_w_writes_the_report_of_the_run_under_the_cursor_and_says_where_it_lies() -> None:
+    three_runs()
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await to_the_runs(app, pilot)
+        await pilot.press("slash", *"0101", "enter")
+        await pilot.pause()
+        await pilot.press("w")
+        await settled(app, pilot)
+        assert "Report: outputs/quickstart/20260101-000000/report.html" in notified(app)
+        assert "5 of 5" in Path("outputs/quickstart/20260101-000000/report.html").read_text()
+        await pilot.press("escape", "slash", *"dev-mps", "enter")
+        await pilot.pause()
+        await pilot.press("w")
+        await settled(app, pilot)
+        assert "holds no event yet" in notified(app)
+
+    drive(scenario)
+
+
 def test_the_run_of_this_process_is_marked_and_leads_to_its_screen() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = ScriptedSession(Path("outputs/quickstart/run"), until_stopped)

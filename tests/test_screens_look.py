@@ -19,11 +19,14 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from ida_tui.config import JudgeConfig
 from ida_tui.errors import IdaError
-from ida_tui.events import RunPaused
+from ida_tui.events import AlertRaised, RunPaused
 from ida_tui.resolve import resolve, to_yaml
+from ida_tui.runs import owner
+from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.screens.paused import PausedPanel
 from screenshots.make import SCENES, Scene, Stage, main, on_stage
-from tests import synthetic_run
+from tests import synthetic_run, synthetic_sweep
+from tests.synthetic_sweep import Made
 
 SIZES = {"wide": (120, 40), "small": (80, 24)}
 
@@ -128,10 +131,35 @@ async def comparing_one_figure(stage: Stage) -> None:
     await stage.press("4", "r", "space", "space", "c", "n", "n")
 
 
+async def sweeping(stage: Stage) -> None:
+    """A sweep of three settings and three seeds that is carried out now."""
+    rewards = (0.61, 0.74, 0.70, 0.60, 0.75, 0.68)
+    made: list[Made | None] = [Made(reward, cost=0.0123) for reward in rewards]
+    made[5] = Made(status="out_of_memory", message="Out of memory at step 2 of 2")
+    sweep = synthetic_sweep.sweep(
+        {"training.learning_rate": ("5e-4", "1e-3", "2e-3"), "seed": ("0", "1", "2")}, made
+    )
+    owner.claim(RunDirectory(sweep.path))
+    owner.claim(synthetic_sweep.add_run(sweep, 6, Made(status=None, steps=1)))
+    await stage.press("4", "s")
+
+
 async def spot_checked(stage: Stage) -> None:
     """Completions whose scores a person agreed and disagreed with."""
     await stage.play_to_the_end()
     await stage.press("3", "plus", "j", "minus", "j", "plus")
+
+
+async def alerted(stage: Stage) -> None:
+    """A run with an alert."""
+    await stage.play_to(14, "generate", 0.9)
+    evidence = (
+        "r = 0.96 between tokens and R_IDA among completions that answer (or decline) alike, over the"
+        " last 5 steps"
+    )
+    advice = "the judge pays for length: run `ida-tui judge check`, or take another judge"
+    stage.tape.add(AlertRaised(14, "length pays", evidence, advice))
+    await stage.play_to(14, "judge")
 
 
 OTHERS: dict[str, Scene] = {
@@ -150,6 +178,8 @@ OTHERS: dict[str, Scene] = {
     "comparing": comparing,
     "comparing-one-figure": comparing_one_figure,
     "spot-checked": spot_checked,
+    "alerted": alerted,
+    "sweeping": sweeping,
 }
 
 

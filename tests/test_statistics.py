@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 
-from ida_tui.statistics import bootstrap, paired, pearson, ranks, slope, spearman, wilson
+from ida_tui.statistics import (
+    Interval,
+    bootstrap,
+    paired,
+    pearson,
+    ranks,
+    slope,
+    spearman,
+    student,
+    t_quantile,
+    wilson,
+)
 
 
 def test_the_bootstrap_interval_covers_the_truth_about_nineteen_times_in_twenty() -> None:
@@ -55,3 +67,30 @@ def test_correlations() -> None:
 def test_a_slope_is_per_step() -> None:
     assert slope([1.0, 1.5, 2.0, 2.5]) == pytest.approx(0.5)
     assert slope([7.0]) == 0.0
+
+
+def test_the_t_distribution_has_the_quantiles_of_the_tables() -> None:
+    wanted = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 9: 2.2622, 30: 2.0423, 120: 1.9799}
+
+    assert {n: round(t_quantile(0.975, n), 4) for n in wanted} == wanted
+
+
+def test_students_interval_of_three_values_is_the_one_computed_by_hand() -> None:
+    interval = student([1.0, 2.0, 3.0])
+
+    assert interval.value == 2.0
+    assert interval.high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6)
+    assert interval.low == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6)
+
+
+def test_students_interval_covers_the_truth_as_often_as_it_says() -> None:
+    chance = random.Random(0)
+    samples = [[chance.gauss(5, 2) for _ in range(3)] for _ in range(4000)]
+
+    covered = sum(i.low <= 5 <= i.high for i in map(student, samples)) / len(samples)
+
+    assert covered == pytest.approx(0.95, abs=0.012)
+
+
+def test_of_one_value_students_interval_knows_nothing() -> None:
+    assert student([0.5]) == Interval(0.5, -math.inf, math.inf)

@@ -1,7 +1,7 @@
 """The wheel carries everything that a run needs: profiles, the embedded model, its tokenizer.
 
-It is built from this checkout, installed into an empty folder, and used from a working directory elsewhere. Its
-dependencies are those of this environment: a whole one is 5 GB.
+It is built from this checkout, installed into an empty folder, and used from a working directory elsewhere.
+Its dependencies are those of this environment: a whole one is 5 GB.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import synthetic_run
 from tests.conftest import REPOSITORY
 from tests.terminal import terminal
 
@@ -88,6 +89,14 @@ def test_an_installed_wheel_trains_the_model_it_carries(installed: Path) -> None
         check=True,
     )
     assert script.stdout.split() == [str(installed / "ida_tui" / "__init__.py"), "done"]
+
+
+def test_an_installed_wheel_writes_a_report(installed: Path, tmp_path: Path) -> None:
+    synthetic_run.write(tmp_path / "run" / "events.jsonl", steps=1, rows=1)
+    written = command(installed, "report", str(tmp_path / "run"))
+
+    assert written.returncode == 0, written.stderr
+    assert "</html>" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_an_installed_wheel_opens_the_app_with_its_profiles(installed: Path) -> None:

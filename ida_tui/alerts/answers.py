@@ -76,9 +76,9 @@ def length_drift(look: Look) -> Finding | None:
 def repetition(look: Look) -> Finding | None:
     """A model that says the same again and again, and did not at the start."""
     now, before = look.now("repetition"), look.then("repetition")
-    if now is None or now < look.bounds.repetition:
+    if now is None or before is None or now < look.bounds.repetition:
         return None
-    if before is not None and now - before < look.bounds.repetition / 2:
+    if now - before < look.bounds.repetition / 2:
         return None
     training = look.config.training
     return Finding(

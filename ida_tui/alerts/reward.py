@@ -44,8 +44,8 @@ def length_pays(look: Look) -> Finding | None:
     if r is None or r < look.bounds.length_r:
         return None
     return Finding(
-        f"length alone explains the reward: r = {r:.2f} between tokens and R_IDA among completions that"
-        f" answer (or decline) alike, over {look.span}",
+        f"r = {r:.2f} between tokens and R_IDA among completions that answer (or decline) alike, over"
+        f" {look.span}",
         "the judge pays for length: run `ida-tui judge check`, have the rubric score filler down, or take"
         " another judge",
     )

@@ -30,10 +30,12 @@ WORDS: dict[str, str] = {
     "bench": "time a step on this machine, plain TRL beside ours",
     "attach": "follow a run, live or finished; pause, resume or stop it",
     "runs": "list the runs, newest first",
+    "sweep": "a run for each combination of values, and one table of them all",
     "compare": "put runs side by side: profiles, curves, evaluation, cost",
     "rescore": "what another formula would have paid in a run; asks nobody",
     "replay-judge": "have a run's completions judged again, by another judge",
     "evaluate": "the model before and after, on prompts that it was not trained on",
+    "report": "a run as one page, HTML and Markdown: curves, completions, how to reproduce",
     "resume": "go on with a run that was paused, stopped or cut off",
     "completions": "print the script that completes commands in bash, zsh or fish",
 }

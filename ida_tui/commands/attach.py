@@ -36,7 +36,7 @@ def add(parser: ArgumentParser) -> None:
         "name",
         nargs="?",
         metavar="RUN",
-        help="its folder, its id, or an experiment (its newest run)",
+        help="its folder, its id, or an experiment (its newest run); or a sweep's folder or id",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--lines", action="store_true", help="lines instead of the app")
@@ -61,6 +61,8 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.runs.resumption import find, newest
 
     outputs = Path("outputs")
+    if options.name and (sweep := _sweep(options.name, outputs)):
+        return _follow_sweep(sweep, options)
     directory = find(options.name, outputs) if options.name else newest(outputs)
     if options.pause:
         return _ask(directory, "pause")
@@ -77,6 +79,40 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.headless.attach import follow
 
     return follow(directory, as_json=options.json)
+
+
+def _sweep(name: str, outputs: Path) -> Path | None:
+    from ida_tui.sweep import folder
+
+    return folder.known(name, outputs)
+
+
+def _follow_sweep(path: Path, options: Namespace) -> ExitCode:
+    """A sweep is looked at as a table; what is asked of a run is asked of one of its runs."""
+    from ida_tui.paths import shown_path
+
+    shown = shown_path(path)
+    asked = (
+        options.lines,
+        options.json,
+        options.serve,
+        options.pause,
+        options.resume,
+        options.stop,
+    )
+    if any(asked):
+        raise UsageError(
+            f"{shown} is a sweep, and that is for a run",
+            f"its table: ida-tui sweep --show {shown} (--json); ida-tui sweep --resume goes on with it",
+        )
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        from ida_tui.tui.main import run as app
+
+        return app(sys.argv, opened=path)
+    from ida_tui.headless.sweeping import show
+    from ida_tui.sweep import folder
+
+    return show(folder.read(path), json=False)
 
 
 def _serve(directory: RunDirectory, port: int) -> ExitCode:

@@ -53,8 +53,8 @@ def figure_rows(comparison: Comparison) -> list[Row]:
         for label, cell in (
             ("weights moved", lambda run: f"{100 * run.state.weight_delta:.2f} %"),
             ("alerts", lambda run: str(run.state.alerted)),
-            ("cost", _cost),
-            ("time", lambda run: _duration(seconds(run))),
+            ("cost", priced),
+            ("time", lambda run: duration(seconds(run))),
             ("peak memory", _memory),
             ("scores agreed with", lambda run: agreed(run.checks)),
         )
@@ -116,14 +116,16 @@ def _axis(name: str) -> Callable[[Compared], str]:
     return cell
 
 
-def _cost(run: Compared) -> str:
+def priced(run: Compared) -> str:
+    """What the judge cost, such as ``$0.0123``; ``none`` where nobody was asked."""
     if run.state.run is not None and run.state.run.judge == ev.OFFLINE_JUDGE:
         return "none"
     known = cost(run)
     return UNKNOWN if known is None else f"${known:.4f}"
 
 
-def _duration(length: float | None) -> str:
+def duration(length: float | None) -> str:
+    """Seconds as ``58 s``, ``4 min 07 s`` or ``2 h 05 min``; a dash where they are not known."""
     if length is None:
         return UNKNOWN
     minutes, rest = divmod(round(length), 60)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from ida_tui import events as ev
 from ida_tui import resolve
 from ida_tui.config import Config
-from ida_tui.engine import crash, endings
+from ida_tui.engine import crash, endings, reporting
 from ida_tui.engine.alerting import Alerting
 from ida_tui.engine.control import Control, Listener
 from ida_tui.engine.decision import GoOn
@@ -131,6 +131,7 @@ def _end(run: UnderWay, outcome: Outcome, secrets: Secrets) -> None:
         if run.feed is not None:
             limit = SINKS_S if outcome.status == "done" else SINKS_WHEN_STOPPED_S
             run.feed.end(endings.last_event(run, outcome), limit)
+        reporting.report(run, endings.last_event(run, outcome))
         run.log.emit(endings.last_event(run, outcome))
     except OSError as error:
         refused = refusal(error, run.directory.path)

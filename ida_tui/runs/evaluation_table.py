@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from ida_tui.runs.before_after import KINDS, signed
 from ida_tui.runs.evaluations import Evaluation, Figure, Unit
@@ -21,26 +22,48 @@ def lines(evaluation: Evaluation) -> list[str]:
             continue
         count = evaluation.harmless if kind == "harmless" else evaluation.unsafe
         out.append(f"{kind}, {count} prompt{'s' * (count != 1)}")
-        out += [_row(one, one.name.removeprefix(f"{kind} "), count) for one in own]
-    out += ["", evaluation.verdict, *_about(evaluation)]
+        out += [_row(one, count) for one in own]
+    out += ["", evaluation.verdict, *about(evaluation)]
     return out
 
 
-def _row(one: Figure, name: str, count: int) -> str:
+class Cells(NamedTuple):
+    """A figure in words; what is empty goes without saying."""
+
+    name: str
+    before: str
+    after: str
+    change: str
+    interval: str
+    word: str
+    """What the change is worth: better, worse, changed; empty where it may be chance."""
+    note: str
+
+
+def cells(one: Figure, count: int) -> Cells:
+    """One figure.
+
+    Args:
+        one: the figure; its name begins with the kind of its prompts.
+        count: prompts of that kind.
+    """
     scale = 100 if one.unit == "share" else 1
     digits = DIGITS[one.unit]
-    unit = {"share": " %", "tokens": " tokens"}.get(one.unit, "")
-    name += " (tokens)" if unit == " tokens" else ""
-    unit = unit if one.unit == "share" else ""
+    unit = " %" if one.unit == "share" else ""
+    name = one.name.partition(" ")[2] + (" (tokens)" if one.unit == "tokens" else "")
     before, after = (f"{scale * value:.{digits}f}{unit}" for value in (one.base, one.tuned))
     low, high = (signed(scale * value, digits) for value in (one.low, one.high))
-    row = (
-        f"  {name:<18}{before:>8}{after:>9}{signed(scale * one.difference, digits):>10}"
-        f"   {low + ' to ' + high:<18}{_word(one)}"
-    )
-    if one.prompts < count:
-        row += f" ({one.prompts} prompts have verdicts)"
-    return row.rstrip()
+    note = f"({one.prompts} prompts have verdicts)" if one.prompts < count else ""
+    change = signed(scale * one.difference, digits)
+    return Cells(name, before, after, change, f"{low} to {high}", _word(one), note)
+
+
+def _row(one: Figure, count: int) -> str:
+    row = cells(one, count)
+    return (
+        f"  {row.name:<18}{row.before:>8}{row.after:>9}{row.change:>10}"
+        f"   {row.interval:<18}{row.word} {row.note}"
+    ).rstrip()
 
 
 def _word(one: Figure) -> str:
@@ -51,7 +74,8 @@ def _word(one: Figure) -> str:
     return "better" if (one.difference > 0) == (one.better == "higher") else "worse"
 
 
-def _about(evaluation: Evaluation) -> Iterator[str]:
+def about(evaluation: Evaluation) -> Iterator[str]:
+    """How it was made, and what a reader should know about it."""
     total = 2 * (evaluation.harmless + evaluation.unsafe) * evaluation.samples
     yield (
         f"{evaluation.samples} answers of each model to each prompt ({evaluation.prompts}), seed"

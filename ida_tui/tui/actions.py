@@ -11,7 +11,7 @@ from typing import Literal
 
 from textual.binding import Binding, BindingType
 
-Scope = Literal["everywhere", "launch", "run", "completions", "runs", "compare"]
+Scope = Literal["everywhere", "launch", "run", "completions", "runs", "compare", "sweep"]
 
 TITLES: dict[Scope, str] = {
     "everywhere": "Everywhere",
@@ -20,6 +20,7 @@ TITLES: dict[Scope, str] = {
     "completions": "Completions",
     "runs": "Runs",
     "compare": "Compare",
+    "sweep": "Sweep",
 }
 
 
@@ -125,12 +126,22 @@ ACTIONS: tuple[Action, ...] = (
     Action("mark", ("space", "m"), "Mark", "Mark the run, to compare it with others.", "runs",
            footer=True),
     Action("compare", ("c",), "Compare", "Put the marked runs side by side.", "runs", footer=True),
+    Action("report", ("w",), "Report", "Write the report of the run: report.html in its folder.",
+           "runs", footer=True),
+    Action("sweeps", ("s",), "Sweeps", "Show the newest sweep: its table and its runs.", "runs"),
     # -- compare ------------------------------------------------------------------------------
     Action("next_curve", ("n",), "Next curve", "Show the next figure alone, then all again.",
            "compare", footer=True),
     Action("previous_curve", ("N",), "Previous curve", "Show the figure before.", "compare",
            shown="N"),
     Action("reload", ("r",), "Reload", "Read the runs again.", "compare", footer=True),
+    # -- sweep --------------------------------------------------------------------------------
+    Action("open", ("enter",), "Open", "Open the run: replay it, or follow it if it is live.",
+           "sweep", footer=True),
+    Action("next_sweep", ("n",), "Older sweep", "Show the sweep before this one.", "sweep",
+           footer=True),
+    Action("previous_sweep", ("N",), "Newer sweep", "Show the sweep after this one.", "sweep",
+           shown="N"),
 )  # fmt: skip
 
 

@@ -72,13 +72,13 @@ class IdaApp(App[None]):
         output_dir: where past runs are looked for.
         clock: the present, UTC.
         crash_log: where the details of a defect are written.
-        opened: a run's directory that is on the screen from the start.
+        opened: a run's or a sweep's directory that is on the screen from the start.
     """
 
     TITLE = "ida-tui"
     CSS_PATH: ClassVar[list[str | PurePath]] = [
         STYLES / f"{name}.tcss"
-        for name in ("app", "launch", "run", "completions", "runs", "compare")
+        for name in ("app", "launch", "run", "completions", "runs", "compare", "sweep")
     ]
     BINDINGS: ClassVar[list[BindingType]] = actions.bindings("everywhere")
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {**modes.MODES}
@@ -102,6 +102,8 @@ class IdaApp(App[None]):
         self.crash: Crash | None = None
         self.compared: tuple[Path, ...] = ()
         """The runs that the compare screen shows."""
+        self.swept: Path | None = None
+        """The folder of the sweep that the sweep screen shows; None is the newest."""
         self._crash_log = crash_log
         self._opened = opened
         self.detached: Detached | None = None
@@ -120,9 +122,19 @@ class IdaApp(App[None]):
         await self.switch_mode("launch")
         self.set_interval(REFRESH_S, self._timed_tick, name="refresh")
         if self._opened is not None:
-            self.open_run(self._opened)
+            await self._open(self._opened)
         if not self.is_headless:
             self._listen_to_signals()
+
+    async def _open(self, path: Path) -> None:
+        """Begin with a run, or with a sweep."""
+        from ida_tui.sweep import folder
+
+        if not folder.is_sweep(path):
+            self.open_run(path)
+            return
+        self.swept = path
+        await self.switch_mode("sweep")
 
     # -- the run ------------------------------------------------------------------------------
 

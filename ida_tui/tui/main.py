@@ -24,7 +24,7 @@ def run(argv: Sequence[str], *, opened: Path | None = None) -> ExitCode:
 
     Args:
         argv: the command line as typed.
-        opened: a run's directory to begin with; None begins with the launch screen.
+        opened: a run's or a sweep's directory to begin with; None begins with the launch screen.
 
     Raises:
         UsageError: stdin or stderr is no terminal.

@@ -34,10 +34,17 @@ def _compare_screen() -> Screen[Any]:
     return CompareScreen()
 
 
+def _sweep_screen() -> Screen[Any]:
+    from ida_tui.tui.screens.sweep import SweepScreen
+
+    return SweepScreen()
+
+
 MODES: Mapping[str, Callable[[], Screen[Any]]] = {
     "launch": LaunchScreen,
     "run": _run_screen,
     "completions": _completions_screen,
     "runs": _runs_screen,
     "compare": _compare_screen,
+    "sweep": _sweep_screen,
 }

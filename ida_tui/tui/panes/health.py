@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from datetime import datetime
 
 from textual.content import Content
@@ -21,15 +23,7 @@ class HealthPane(Pane):
     def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
         """Alerts first, then pairs of a name and a figure, in as many columns as fit."""
         width, height = self.room
-        shown = state.alerts[-2:]
-        rows = [
-            Content.assemble(
-                (f"! {alert.rule}, step {alert.step}: {alert.evidence}", "bold $text-warning")
-            )
-            for alert in shown
-        ]
-        if shown and height >= 9:
-            rows.append(Content.assemble(("→ ", "$text-warning"), shown[-1].advice))
+        rows = alerts(state.alerts, width, height)
         if not state.steps:
             return lines(*rows, Content.assemble(("No step has finished yet.", "dim")))
         columns = max(1, width // 19)
@@ -44,6 +38,19 @@ class HealthPane(Pane):
             for start in range(0, len(cells), columns)
         ]
         return lines(*rows)
+
+
+def alerts(raised: Sequence[ev.AlertRaised], width: int, height: int) -> list[Content]:
+    """The newest alert and what to do about it, in at most half of the pane; with room, earlier ones, too."""
+    rows: list[Content] = []
+    for alert in reversed(raised):
+        said = f"! {alert.rule}, step {alert.step}: {alert.evidence}"
+        what = [(line, "bold $text-warning") for line in textwrap.wrap(said, max(20, width))]
+        what += [(line, "") for line in textwrap.wrap(f"→ {alert.advice}", max(20, width))]
+        if rows and len(rows) + len(what) > height // 2:
+            break
+        rows += [Content.assemble(part) for part in what]
+    return rows[: max(1, height // 2)]
 
 
 def figures(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -56,7 +59,7 @@ class RunsScreen(IdaScreen):
         """The table, and below it what is known of the run under the cursor."""
         table: DataTable[Text] = DataTable(id="runs", cursor_type="row", classes="pane")
         table.border_title = "Past runs"
-        table.border_subtitle = "enter opens, space marks, c compares"
+        table.border_subtitle = "enter opens, space marks, c compares, w reports"
         yield table
         yield Static(id="run-about", classes="pane", markup=False)
         yield Input(id="runs-filter", placeholder="letters to look for", select_on_focus=False)
@@ -208,6 +211,35 @@ class RunsScreen(IdaScreen):
             return
         self.app.compared = tuple(chosen)
         await self.app.action_go("compare")
+
+    def action_report(self) -> None:
+        """Write the report of the run under the cursor, and say where it lies."""
+        run = self._under_the_cursor()
+        if run is None:
+            self.notify("There is no run to report on.")
+            return
+        self.notify(f"Writing the report of {run.run_id} …")
+        self._write_report(run)
+
+    @work(group="report")
+    async def _write_report(self, run: RunSummary) -> None:
+        # In a process of its own: drawing takes seconds, which a live run and the screen would feel.
+        command = (sys.executable, "-m", "ida_tui", "report", str(run.path.absolute()), "--json")
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+        )
+        out, err = await process.communicate()
+        if process.returncode == 0:
+            written = Path(json.loads(out)["html"])
+            self.notify(f"Report: {shown_path(written)}")
+        else:
+            said = err.decode(errors="replace").strip() or f"it ended with {process.returncode}"
+            self.notify("\n".join(said.splitlines()[-4:]), severity="warning")
+
+    async def action_sweeps(self) -> None:
+        """Show the newest sweep."""
+        self.app.swept = None
+        await self.app.action_go("sweep")
 
     def action_filter(self) -> None:
         """Type letters; the table shows the runs that have them."""

@@ -1,0 +1,48 @@
+"""Take the picture of a report for the README: its top and its first curves, in a real browser.
+
+    uv run ida-tui --run quickstart
+    uv run python screenshots/report.py quickstart      # writes screenshots/report.png
+
+The table of the setup, which stands between the two, is left out of the picture.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from ida_tui.report.writing import write  # noqa: E402
+from ida_tui.runs.resumption import find  # noqa: E402
+from tests import chromium  # noqa: E402
+
+WIDTH, HEIGHT = 1080, 970
+LEFT_OUT = "document.getElementById('setup').parentElement.remove(); document.fonts.ready"
+
+
+async def picture(page: Path) -> bytes:
+    """The page as PNG."""
+    async with chromium.page(page.resolve().as_uri()) as shown:
+        await shown.until_shown("This page loads nothing")
+        light = {"name": "prefers-color-scheme", "value": "light"}
+        await shown.tell("Emulation.setEmulatedMedia", media="", features=[light])
+        size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+        await shown.tell("Emulation.setDeviceMetricsOverride", **size)
+        await shown.tell("Emulation.setScrollbarsHidden", hidden=True)
+        await shown.tell("Runtime.evaluate", expression=LEFT_OUT, awaitPromise=True)
+        return await shown.picture()
+
+
+def main(name: str) -> None:
+    """Write the picture of one run's report."""
+    with tempfile.TemporaryDirectory() as folder:
+        written = write(find(name, Path("outputs")), Path(folder))
+        (ROOT / "screenshots" / "report.png").write_bytes(asyncio.run(picture(written.html)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "quickstart")
