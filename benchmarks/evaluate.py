@@ -4,9 +4,12 @@
     uv run python benchmarks/evaluate.py --quick    # about three minutes
     uv run python benchmarks/evaluate.py --json evaluate.json
 
-The untrained embedded model is compared with itself, 20 times, with other random numbers on either side each
-time: its interval has to include 0 in 19. Then a quickstart is trained and evaluated. The last line has the
-figures against their goals; the exit status is 1 if one is missed.
+The untrained embedded model is compared with itself under 20 seeds, as `ida-tui evaluate` does it (the same
+random numbers on either side): the intervals of all figures have to include 0 in 19 of them. Then with other
+random numbers on either side, where an interval of 95 % is wrong in one of twenty by its meaning: of 4
+figures and 20 seeds at most 8 may exclude 0, twice what is expected (so many come by chance in 5 % of cases).
+Then a quickstart is trained and evaluated. The last line has the figures against their goals; the exit status
+is 1 if one is missed.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from ida_tui.resolve import resolve  # noqa: E402
 
 LOOKED_AT = ("harmless answered", "harmless R_IDA", "unsafe declined", "unsafe R_IDA")
 SEEDS = 20
+BY_CHANCE = 8
 
 
 def main() -> int:
@@ -35,7 +40,7 @@ def main() -> int:
 
 
 def against_itself(samples: int) -> tuple[list[Goal], dict[str, Any]]:
-    """The untrained model on both sides, with independent samples: how often is there a difference?"""
+    """The untrained model on both sides: how often is there a difference?"""
     from ida_tui.engine import environment, evaluating
     from ida_tui.judge.service import JudgeService
     from ida_tui.prompt_files import Chosen
@@ -44,10 +49,11 @@ def against_itself(samples: int) -> tuple[list[Goal], dict[str, Any]]:
     environment.prepare(config.model.folder())
     chosen = Chosen("held out", tuple(config.prompts.held_out()))
     found = dict.fromkeys(LOOKED_AT, 0)
+    wrong = 0
     with JudgeService(config.judge, config.rubric, config.prompts, key=None) as service:
-        for seed in range(SEEDS):
+        for seed, apart in product(range(SEEDS), (0, 1)):
             both = evaluating.sample_both(
-                config, None, chosen, samples=samples, seeds=(2 * seed, 2 * seed + 1)
+                config, None, chosen, samples=samples, seeds=(2 * seed, 2 * seed + apart)
             )
             answers, stats = evaluating.judge(service, both, seed=seed)
             evaluation = evaluating.evaluation_of(
@@ -60,14 +66,20 @@ def against_itself(samples: int) -> tuple[list[Goal], dict[str, Any]]:
                 seconds=0.0,
                 step=0,
             )
+            if not apart:
+                wrong += any(figure.differs for figure in evaluation.figures)
+                continue
             for name in LOOKED_AT:
                 figure = evaluation.figure(name)
                 assert figure is not None
                 found[name] += figure.differs
+    print(f"as it is evaluated, it differs from itself under {wrong} of {SEEDS} seeds")
     for name, times in found.items():
-        print(f"{name:<18} differs from itself in {times} of {SEEDS} evaluations", flush=True)
-    goals = [Goal(f"false differences of {name}", n, SEEDS // 20) for name, n in found.items()]
-    return goals, {"false_differences": found}
+        print(f"sampled anew, {name} differs from itself under {times}", flush=True)
+    return [
+        Goal("seeds under which it differs from itself", wrong, SEEDS // 20),
+        Goal("intervals of 80 that exclude 0, sampled anew", sum(found.values()), BY_CHANCE),
+    ], {"wrong": wrong, "false_differences": found}
 
 
 def trained() -> tuple[list[Goal], dict[str, Any]]:

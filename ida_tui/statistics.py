@@ -38,8 +38,8 @@ def bootstrap(
 ) -> Interval:
     """The mean of some values with a percentile bootstrap interval (Efron 1979).
 
-    Of few values the plain interval is too narrow; it is expanded by sqrt(n / (n − 1)) and by Student's t over
-    the normal quantile (Hesterberg 2015).
+    Of few values the plain interval is too narrow; it is expanded by sqrt(n / (n − 1)) and by Student's t
+    over the normal quantile (Hesterberg 2015).
 
     Args:
         values: independent of each other, such as one difference a prompt; not empty.
