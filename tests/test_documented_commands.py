@@ -96,6 +96,11 @@ def test_every_example_of_the_help_works() -> None:
     assert_all_work(of_the_help())
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/quick-start.md", "docs/mac.md"])
+def test_the_pages_have_commands_to_look_at(page: str) -> None:
+    assert sum(one.whole for one in of_page(page)) >= 12
+
+
 def test_a_command_that_is_wrong_is_found(here: Path) -> None:
     def problem(command: str) -> str:
         return _problem(Command(command, "page.md:1"))
