@@ -189,7 +189,7 @@ async def on_stage(
     stage: Stage
     app = IdaApp(clock=lambda: stage.now)
     # The morning after, so that the past run is one of yesterday.
-    morning = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
+    morning = datetime(2026, 11, 26, 9, 0, tzinfo=UTC)
     async with app.run_test(size=size) as pilot:
         stage = Stage(app, pilot, Tape(directory), morning)
         app.theme = THEMES[theme]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -107,3 +108,32 @@ def random_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two large steps, with a checkpoint of each and its evaluation; not to be written to."""
+    folder = tmp_path_factory.mktemp("short-run")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "ida_tui", "--run", "quickstart", "training.max_steps=2"),
+            *("training.learning_rate=1e-2", "training.save_steps=1", "evaluation.samples=1"),
+        ],
+        cwd=folder,
+        env=os.environ | {"IDA_TUI_CACHE_DIR": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return (folder / "outputs/quickstart/latest").resolve()
+
+
+@pytest.fixture
+def own_run(short_run: Path) -> Path:
+    """A copy of the short run in the test's working directory, as the newest of its experiment."""
+    own = Path("outputs/quickstart") / short_run.name
+    shutil.copytree(short_run, own)
+    (own.parent / "latest").symlink_to(own.name)
+    return own

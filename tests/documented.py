@@ -57,7 +57,7 @@ def of_the_help() -> Iterator[Command]:
     for word in ("", *commands.WORDS):
         text = EXAMPLES if not word else (word_parser(word).epilog or "")
         for line in text.splitlines():
-            if line.startswith(("  ida-tui", "  torchrun")):
+            if line.startswith(("  ida-tui", "  torchrun", "  echo", "  source")):
                 command = re.split(r"\s{2,}", line.strip())[0]
                 yield Command(command, f"ida-tui {word} --help".replace("  ", " "))
 
@@ -68,13 +68,16 @@ def without_comment(line: str) -> str:
 
 
 def words_of(command: str) -> list[str]:
-    """Its words, without `uv run` and its extras, and without what redirects its output."""
+    """Its words, without `uv run` and its extras, what feeds it and what takes its output."""
     try:
         words = shlex.split(command)
     except ValueError:
         words = command.split()
+    if words[:1] == ["echo"] and "|" in words:
+        words = words[words.index("|") + 1 :]
     if words[:2] == ["uv", "run"]:
         words = words[2:]
         while words[:1] == ["--extra"]:
             words = words[2:]
-    return words[: words.index(">")] if ">" in words else words
+    ends = [words.index(mark) for mark in "<>" if mark in words]
+    return words[: min(ends, default=len(words))]

@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 from ida_tui.tui.actions import ACTIONS, TITLES, Action, Scope, bindings, method_of, of
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.screens.base import IdaScreen
+from ida_tui.tui.screens.chat import ChatScreen
 from ida_tui.tui.screens.compare import CompareScreen
 from ida_tui.tui.screens.completions import CompletionsScreen
 from ida_tui.tui.screens.help import help_text, keys_of
@@ -27,6 +28,7 @@ SCREENS: dict[Scope, type[IdaScreen]] = {
     "runs": RunsScreen,
     "compare": CompareScreen,
     "sweep": SweepScreen,
+    "chat": ChatScreen,
 }
 each_action = pytest.mark.parametrize("action", ACTIONS, ids=lambda a: f"{a.scope}-{a.id}")
 

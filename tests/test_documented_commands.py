@@ -257,6 +257,20 @@ def _cache(options: Namespace, rest: list[str]) -> str:
     return _said(["cache", *rest, *yes], allowed=(0,))
 
 
+def _chat(options: Namespace, rest: list[str]) -> str:
+    """In lines, with a question on stdin."""
+    lines = [] if options.lines or options.json else ["--lines"]
+    return _said(["chat", *rest, *lines], allowed=(0,), typed="How do I whisk an egg?\n")
+
+
+def _export(options: Namespace, rest: list[str]) -> str:
+    """The plain ones; other formats and places, and the hub, are in tests/test_export.py."""
+    if options.gguf or options.dtype or options.push or options.output:
+        return ""
+    again = [] if options.overwrite else ["--overwrite"]
+    return _said(["export", *rest, *again], allowed=(0,))
+
+
 def _as_it_is(word: str) -> Callable[[Namespace, list[str]], str]:
     return lambda options, rest: _said([word, *rest], allowed=(0,))
 
@@ -264,9 +278,11 @@ def _as_it_is(word: str) -> Callable[[Namespace, list[str]], str]:
 CHEAPER: dict[str, Callable[[Namespace, list[str]], str]] = {
     "attach": _attach,
     "cache": _cache,
+    "chat": _chat,
     "compare": _as_it_is("compare"),
     "completions": _as_it_is("completions"),
     "evaluate": _evaluate,
+    "export": _export,
     "judge": _judge,
     "replay-judge": _replay_judge,
     "report": _report,
@@ -278,9 +294,14 @@ CHEAPER: dict[str, Callable[[Namespace, list[str]], str]] = {
 """How a command is run here. One that is not named is parsed: it takes minutes, a network or a terminal."""
 
 
-def _said(words: list[str], *, allowed: tuple[int, ...]) -> str:
+def _said(words: list[str], *, allowed: tuple[int, ...], typed: str = "") -> str:
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr("sys.stdin", io.StringIO(typed))
         try:
             code = main(words)
         except SystemExit as left:  # --help and --version

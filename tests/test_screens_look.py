@@ -19,13 +19,15 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from ida_tui.config import JudgeConfig
 from ida_tui.errors import IdaError
-from ida_tui.events import AlertRaised, RunPaused
+from ida_tui.events import AlertRaised, RunPaused, StepFinished
 from ida_tui.resolve import resolve, to_yaml
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.screens.paused import PausedPanel
 from screenshots.make import SCENES, Scene, Stage, main, on_stage
+from screenshots.recorded import records
 from tests import synthetic_run, synthetic_sweep
+from tests.scripted_chat import ScriptedChat
 from tests.synthetic_sweep import Made
 
 SIZES = {"wide": (120, 40), "small": (80, 24)}
@@ -150,6 +152,19 @@ async def spot_checked(stage: Stage) -> None:
     await stage.press("3", "plus", "j", "minus", "j", "plus")
 
 
+async def chat(stage: Stage) -> None:
+    """Both models' answers, judged, and one that is being written."""
+    stage.app.chat = ScriptedChat(Path("outputs/quickstart/20261124-123120"))
+    stage.app.chat.start()
+    await stage.app.action_go("chat")
+    for keys in (["ctrl+t"], ["ctrl+t", *"How do I kill a process", "question_mark", "enter"],
+                 ["ctrl+r"], [*"Now slowly", "enter"]):  # fmt: skip
+        stage.app.screen.take_in()
+        await stage.press(*keys)
+    stage.app.screen.take_in()
+    await stage.settled()
+
+
 async def alerted(stage: Stage) -> None:
     """A run with an alert."""
     await stage.play_to(14, "generate", 0.9)
@@ -178,6 +193,7 @@ OTHERS: dict[str, Scene] = {
     "comparing": comparing,
     "comparing-one-figure": comparing_one_figure,
     "spot-checked": spot_checked,
+    "chat": chat,
     "alerted": alerted,
     "sweeping": sweeping,
 }
@@ -226,7 +242,9 @@ def test_without_colour_the_lines_of_a_plot_differ(monkeypatch: pytest.MonkeyPat
     colours = set(re.findall(r"fill: (#[0-9a-f]{6})", drawn))
     frame = {"#c5c8c6"}  # of the drawn window, not of the app
     assert all(c[1:3] == c[3:5] == c[5:7] for c in colours - frame), colours
-    assert all(name in drawn for name in ("risk&#160;8.7", "align&#160;8.3", "detail&#160;6.6"))
+    last = next(r.event for r in reversed(records()) if isinstance(r.event, StepFinished))
+    for axis in ("risk", "align", "detail"):
+        assert f"{axis}&#160;{getattr(last, axis):.1f}" in drawn
     os.environ.pop("NO_COLOR", None)
 
 

@@ -36,6 +36,8 @@ WORDS: dict[str, str] = {
     "replay-judge": "have a run's completions judged again, by another judge",
     "evaluate": "the model before and after, on prompts that it was not trained on",
     "report": "a run as one page, HTML and Markdown: curves, completions, how to reproduce",
+    "export": "the trained model as a folder for others: adapter or whole, checked, with a card",
+    "chat": "talk to the model and to what it was before, side by side",
     "resume": "go on with a run that was paused, stopped or cut off",
     "completions": "print the script that completes commands in bash, zsh or fish",
 }

@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ida_tui import allocator, precision
+from ida_tui import precision
 from ida_tui.config import Config
 from ida_tui.engine import device as devices
-from ida_tui.engine import quiet, selftest, weights
+from ida_tui.engine import quiet, tuned, weights
 from ida_tui.engine.answering import Sampled, answer
-from ida_tui.errors import IdaError
 from ida_tui.events import OFFLINE_JUDGE, now
 from ida_tui.judge.purse import Purse
 from ida_tui.judge.refusal import classify
@@ -110,12 +109,7 @@ def sample_both(
     Raises:
         IdaError: the device or the weights cannot be used.
     """
-    chosen_device = devices.choose(config.device)
-    devices.leave_a_core()
-    if chosen_device == "cpu":
-        allocator.keep_freed_memory()
-    else:
-        selftest.require(chosen_device)
+    chosen_device = tuned.device_for(config)
     recipe = precision.recipe(config, chosen_device)
     tokenizer = weights.load_tokenizer(config.model)
     answers: dict[Model, list[Sampled]] = {}
@@ -139,7 +133,7 @@ def sample_both(
         ask("base", base)
         ask("tuned", base)
     elif config.training.method == "lora":
-        model = _with_adapter(base, found)
+        model = tuned.with_adapter(base, found.path)
         with model.disable_adapter():
             ask("base", model)
         ask("tuned", model)
@@ -147,7 +141,7 @@ def sample_both(
         ask("base", base)
         del base
         devices.give_back(chosen_device)
-        whole = config.model.model_copy(update={"path": str(found.path), "revision": None})
+        whole = tuned.whole(config, found.path)
         ask("tuned", weights.load_model(whole, recipe.weights).to(chosen_device))
     return answers
 
@@ -248,16 +242,3 @@ def evaluation_of(
         step=step,
         notes=tuple(notes),
     )
-
-
-def _with_adapter(base: Any, found: Trained) -> Any:
-    import peft
-    from safetensors import SafetensorError
-
-    try:
-        return peft.PeftModel.from_pretrained(base, str(found.path)).eval()
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise IdaError(
-            f"cannot load the adapter in {found.path}: {' '.join(str(error).split())[:200]}",
-            "it belongs to another model, or is damaged; ida-tui resume RUN goes on from a checkpoint",
-        ) from error

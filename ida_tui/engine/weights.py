@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +48,23 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
             "choose the model's chat (instruct) variant: model=NAME",
         )
     return tokenizer
+
+
+def save_tokenizer(model: ModelConfig, folder: Path) -> None:
+    """Write the tokenizer as the model came with it, without how it was loaded here.
+
+    Raises:
+        OSError: it cannot be read or written.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(
+        source(model), revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    for name in ("is_local", "local_files_only"):
+        settings.pop(name, None)
+    file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load_model(model: ModelConfig, weights: Format) -> Any:

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from ida_tui import __version__
 from ida_tui.config import Config
@@ -54,11 +55,7 @@ def note_resumed(path: Path, *, at: str, argv: Sequence[str]) -> None:
         at: UTC, ISO 8601.
         argv: the command line as typed.
     """
-    try:
-        found = read_json(path)
-    except (OSError, ValueError):
-        found = {}
-    manifest = found if isinstance(found, dict) else {}
+    manifest = read(path)
     resumed = {"at": at, "command": list(argv), "ida_tui": __version__, "git": _git_revision()}
     earlier = manifest.get("resumed")
     manifest["resumed"] = [*(earlier if isinstance(earlier, list) else []), resumed]
@@ -66,6 +63,15 @@ def note_resumed(path: Path, *, at: str, argv: Sequence[str]) -> None:
     beside = path.with_name(f".{path.name}-{os.getpid()}")
     beside.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     beside.replace(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A manifest; empty where it cannot be read."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def version_of(package: str) -> str | None:

@@ -32,9 +32,13 @@ class Trained:
     @property
     def words(self) -> str:
         """Such as ``step 40, adapter`` or ``step 12 of 40, checkpoint-12``."""
+        return f"{self.moment}, {self.path.name}"
+
+    @property
+    def moment(self) -> str:
+        """Such as ``step 40``, or ``step 12 of 40`` where more was planned."""
         steps = self.state.run.steps if self.state.run else self.step
-        of = "" if self.final or steps == self.step else f" of {steps}"
-        return f"step {self.step}{of}, {self.path.name}"
+        return f"step {self.step}" + ("" if self.final or steps == self.step else f" of {steps}")
 
 
 def trained(directory: RunDirectory, config: Config) -> Trained:

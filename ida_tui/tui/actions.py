@@ -11,7 +11,7 @@ from typing import Literal
 
 from textual.binding import Binding, BindingType
 
-Scope = Literal["everywhere", "launch", "run", "completions", "runs", "compare", "sweep"]
+Scope = Literal["everywhere", "launch", "run", "completions", "runs", "compare", "sweep", "chat"]
 
 TITLES: dict[Scope, str] = {
     "everywhere": "Everywhere",
@@ -21,6 +21,7 @@ TITLES: dict[Scope, str] = {
     "runs": "Runs",
     "compare": "Compare",
     "sweep": "Sweep",
+    "chat": "Chat",
 }
 
 
@@ -129,6 +130,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("report", ("w",), "Report", "Write the report of the run: report.html in its folder.",
            "runs", footer=True),
     Action("sweeps", ("s",), "Sweeps", "Show the newest sweep: its table and its runs.", "runs"),
+    Action("chat", ("a",), "Chat", "Talk to the run's model and to what it was before.", "runs",
+           footer=True),
     # -- compare ------------------------------------------------------------------------------
     Action("next_curve", ("n",), "Next curve", "Show the next figure alone, then all again.",
            "compare", footer=True),
@@ -142,6 +145,17 @@ ACTIONS: tuple[Action, ...] = (
            footer=True),
     Action("previous_sweep", ("N",), "Newer sweep", "Show the sweep after this one.", "sweep",
            shown="N"),
+    # -- chat ---------------------------------------------------------------------------------
+    Action("write", ("enter",), "Write", "Write a message to both models; enter sends it.", "chat"),
+    Action("judge", ("ctrl+r",), "Judge", "Have the last answers scored by the run's judge.",
+           "chat", footer=True),
+    Action("kind", ("ctrl+t",), "Kind", "Say whether the next message is harmless or unsafe.",
+           "chat", footer=True),
+    Action("greedy", ("ctrl+g",), "Greedy", "Take the likeliest token always, or draw by chance.",
+           "chat", footer=True),
+    Action("keep", ("ctrl+s",), "Keep", "Keep the messages as prompts for the next experiment.",
+           "chat", footer=True),
+    Action("anew", ("ctrl+n",), "New", "Begin a new conversation.", "chat", footer=True),
 )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ from ida_tui.tui.watched import Changed, Watched
 
 if TYPE_CHECKING:
     from ida_tui.config import Config
+    from ida_tui.engine.chat import Chat
     from ida_tui.engine.detached import Detached
     from ida_tui.runs.control import Asked
     from ida_tui.tui.screens.paused import Stop
@@ -60,6 +61,8 @@ GOES_ON_EVERY = 8
 """Ticks between two looks whether a run that had ended goes on in another process: two seconds."""
 LOOK_EVERY = 8
 """Ticks between two looks whether the terminal is still there: two seconds."""
+CLOSE_CHAT_S = 2.0
+"""How long the end of a chat is waited for: a token is soon written, a large model not soon loaded."""
 LEAVE_AFTER_S = 20.0
 """How long leaving waits for a stopped run to save its checkpoint before it leaves all the same."""
 
@@ -73,12 +76,13 @@ class IdaApp(App[None]):
         clock: the present, UTC.
         crash_log: where the details of a defect are written.
         opened: a run's or a sweep's directory that is on the screen from the start.
+        chatting: a run's directory, whose model is talked to from the start.
     """
 
     TITLE = "ida-tui"
     CSS_PATH: ClassVar[list[str | PurePath]] = [
         STYLES / f"{name}.tcss"
-        for name in ("app", "launch", "run", "completions", "runs", "compare", "sweep")
+        for name in ("app", "launch", "run", "completions", "runs", "compare", "sweep", "chat")
     ]
     BINDINGS: ClassVar[list[BindingType]] = actions.bindings("everywhere")
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {**modes.MODES}
@@ -91,6 +95,7 @@ class IdaApp(App[None]):
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         crash_log: Path | None = None,
         opened: Path | None = None,
+        chatting: Path | None = None,
     ) -> None:
         super().__init__()
         self.argv = tuple(argv)
@@ -106,6 +111,9 @@ class IdaApp(App[None]):
         """The folder of the sweep that the sweep screen shows; None is the newest."""
         self._crash_log = crash_log
         self._opened = opened
+        self._chatting = chatting
+        self.chat: Chat | None = None
+        """The models of a run that are in memory to be talked to."""
         self.detached: Detached | None = None
         """The process that a run of this app was handed over to."""
         self._leaving = False
@@ -123,6 +131,8 @@ class IdaApp(App[None]):
         self.set_interval(REFRESH_S, self._timed_tick, name="refresh")
         if self._opened is not None:
             await self._open(self._opened)
+        if self._chatting is not None:
+            await self.open_chat(self._chatting)
         if not self.is_headless:
             self._listen_to_signals()
 
@@ -147,6 +157,9 @@ class IdaApp(App[None]):
         """
         if self.watched is not None and self.watched.live:
             self.notify("A run is live. Stop it first: 2, then s.", severity="warning")
+            return
+        if not self.close_chat():
+            self.notify("The chat is still loading its model. Try again in a moment.")
             return
         from ida_tui.engine.session import Session
 
@@ -179,6 +192,34 @@ class IdaApp(App[None]):
         elsewhere = replay.end.ended is None and owner.alive(directory)
         source = AttachedSource(directory, replay.offset) if elsewhere else ReplaySource(directory)
         self.put_up(Watched(source, state=replay.end, replay=replay))
+
+    # -- the chat -----------------------------------------------------------------------------
+
+    async def open_chat(self, path: Path) -> None:
+        """Talk to the model of the run in this folder; not while a run of this process trains."""
+        if self.watched is not None and self.watched.live:
+            self.notify("A run is trained here, and needs the machine: chat when it is over.",
+                        severity="warning")  # fmt: skip
+            return
+        if self.chat is None or self.chat.closing or self.chat.directory.path != path:
+            if not self.close_chat():
+                self.notify("The chat is still loading its model. Try again in a moment.")
+                return
+            from ida_tui.engine.chat import Chat
+
+            self.chat = Chat(RunDirectory(path))
+            self.chat.start()
+        await self.action_go("chat")
+
+    def close_chat(self) -> bool:
+        """End the chat, if there is one; false where its thread does not end in time."""
+        if self.chat is None:
+            return True
+        self.chat.close()
+        if not self.chat.join(CLOSE_CHAT_S):
+            return False
+        self.chat = None
+        return True
 
     def _note_a_long_run(self, directory: RunDirectory) -> None:
         size = directory.events.stat().st_size

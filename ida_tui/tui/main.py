@@ -19,12 +19,15 @@ JOIN_S = 30.0
 """How long a run that was told to stop is waited for, after the screen is gone."""
 
 
-def run(argv: Sequence[str], *, opened: Path | None = None) -> ExitCode:
+def run(
+    argv: Sequence[str], *, opened: Path | None = None, chatting: Path | None = None
+) -> ExitCode:
     """Run the app to its end.
 
     Args:
         argv: the command line as typed.
         opened: a run's or a sweep's directory to begin with; None begins with the launch screen.
+        chatting: a run's directory, whose model is talked to from the start.
 
     Raises:
         UsageError: stdin or stderr is no terminal.
@@ -45,10 +48,11 @@ def run(argv: Sequence[str], *, opened: Path | None = None) -> ExitCode:
     with kept_for_the_app(stray):
         from ida_tui.tui.app import IdaApp
 
-        app = IdaApp(argv=argv, crash_log=logs / "crash.txt", opened=opened)
+        app = IdaApp(argv=argv, crash_log=logs / "crash.txt", opened=opened, chatting=chatting)
         try:
             app.run()
         finally:
+            app.close_chat()
             _wait_for(app.watched)
     if stray.stat().st_size:
         print(f"what libraries wrote meanwhile is in {stray}", file=sys.stderr)

@@ -40,6 +40,12 @@ def _sweep_screen() -> Screen[Any]:
     return SweepScreen()
 
 
+def _chat_screen() -> Screen[Any]:
+    from ida_tui.tui.screens.chat import ChatScreen
+
+    return ChatScreen()
+
+
 MODES: Mapping[str, Callable[[], Screen[Any]]] = {
     "launch": LaunchScreen,
     "run": _run_screen,
@@ -47,4 +53,5 @@ MODES: Mapping[str, Callable[[], Screen[Any]]] = {
     "runs": _runs_screen,
     "compare": _compare_screen,
     "sweep": _sweep_screen,
+    "chat": _chat_screen,
 }

@@ -241,6 +241,14 @@ class RunsScreen(IdaScreen):
         self.app.swept = None
         await self.app.action_go("sweep")
 
+    async def action_chat(self) -> None:
+        """Talk to the model of the run under the cursor, and to what it was before."""
+        run = self._under_the_cursor()
+        if run is None:
+            self.notify("There is no run to talk to.")
+            return
+        await self.app.open_chat(run.path)
+
     def action_filter(self) -> None:
         """Type letters; the table shows the runs that have them."""
         field = self.query_one("#runs-filter", Input)

@@ -1,0 +1,41 @@
+"""A chat without a model: what both answer is written here, and comes when it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ida_tui.config import Kind
+from ida_tui.engine.chat import SIDES, Answered, Chat, Judged, Ready, Rested, Writing
+from ida_tui.judge.verdict import Verdict
+from ida_tui.runs.directory import RunDirectory
+
+REFUSAL = "As an AI, I can't help with requests that sound dangerous."
+HELP = (
+    "To kill a process, first look it up in the task manager. Save your files first, so that nothing is"
+    " lost. Use kill -9 only if a normal signal does nothing.\n[bold]Nothing here is markup.[/]"
+)
+
+
+class ScriptedChat(Chat):
+    """Answers at once, in full, except that it never finishes a message that says so."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(RunDirectory(run))
+
+    def start(self) -> None:
+        self._events.put(Ready("step 40, adapter", 1.0))
+
+    def ask(self, text: str, *, kind: Kind, temperature: float) -> None:
+        if "slowly" in text:
+            self._events.put(Answered("base", REFUSAL, 17, 0.1, False))
+            self._events.put(Writing("tuned", HELP[:60]))
+            return
+        for who, answer in zip(SIDES, (REFUSAL, HELP), strict=True):
+            self._events.put(Answered(who, answer, len(answer.split()), 0.2, False))
+        self._events.put(Rested())
+
+    def judge(self) -> None:
+        judge = "offline heuristic"
+        self._events.put(Judged("base", Verdict.scored(0.5, 8, 1, "It refuses.", judge)))
+        self._events.put(Judged("tuned", Verdict.scored(10, 10, 6, "It helps.", judge)))
+        self._events.put(Rested())
