@@ -63,6 +63,7 @@ def check(
         *_check_formula(config.rubric.formula),
         *_check_budget(config),
         *_check_rollout(config),
+        *_check_vllm(config),
         *_check_rest(config),
     ]
     return sorted(found, key=lambda finding: finding.severity)
@@ -388,6 +389,16 @@ def _check_rollout(config: Config) -> Iterator[Finding]:
             "training.rollout_rows",
             "TRL samples all completions of a step at once",
             "set engine to fast, or leave rollout_rows out",
+            "engine",
+        )
+
+
+def _check_vllm(config: Config) -> Iterator[Finding]:
+    if config.training.use_vllm and config.engine != "plain":
+        yield _error(
+            "training.use_vllm",
+            "vLLM samples through TRL's own trainer, which engine: fast replaces",
+            "set engine to plain, or leave use_vllm out",
             "engine",
         )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ida_tui import __version__, commands
+from ida_tui.engine.place import Place, place
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.leaving import leave
 from ida_tui.printable import printable, printable_text
@@ -30,6 +31,7 @@ examples:
   ida-tui --run oblit-1-mps --detach             train on without this terminal; then ida-tui attach
   ida-tui --check oblit-1-mps                    what would be run, without running it
   ida-tui --show dev-mps                         every value, and where it comes from
+  torchrun --nproc_per_node 2 -m ida_tui run quickstart     two processes, the same training
 
 """
 EXITS = """\
@@ -48,7 +50,12 @@ def entry() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["run"]:
+        arguments[0] = "--run"  # torchrun would take --run for its own --run-path
     try:
+        where = place()
+        if not where.alone:
+            return _one_of_several(where, arguments)
         return int(_dispatch(arguments))
     except IdaError as error:
         print(*map(printable, error.lines()), sep="\n", file=sys.stderr)
@@ -59,6 +66,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(ExitCode.DONE)
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
+
+
+def _one_of_several(where: Place, arguments: list[str]) -> int:
+    """Rank 0 does what is asked; the others take part in the run that comes of it, if one does."""
+    if where.rank:
+        from ida_tui.headless.peer import take_part
+
+        return take_part(where)
+    from ida_tui.engine.ranks import dismiss
+
+    code = int(ExitCode.FAILED)
+    try:
+        trains = arguments[:1] == ["resume"] or any(word.startswith("--run") for word in arguments)
+        if not trains or "--detach" in arguments:
+            raise UsageError(
+                f"{where.world} processes are for a run or its resumption, without a screen and in the"
+                " foreground",
+                "torchrun --nproc_per_node N -m ida_tui run PROFILE; ida-tui attach watches it",
+            )
+        code = int(_dispatch(arguments))
+    except IdaError as error:
+        code = int(error.code)
+        raise
+    finally:
+        dismiss(where, code)
+    return code
 
 
 def _dispatch(arguments: list[str]) -> ExitCode:

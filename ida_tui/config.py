@@ -278,6 +278,16 @@ class TrainingConfig(_Section):
     """Tokens in one pass; sets batch size and accumulation, not their product; `auto` is what fits."""
     rollout_rows: PositiveInt | None = None
     """Completions sampled at once, for less memory; null is all of a step."""
+    use_vllm: bool = False
+    """Sample with vLLM, through TRL: CUDA alone, with `engine: plain`, and vLLM installed."""
+    vllm_mode: Literal["colocate", "server"] = "colocate"
+    """In the processes that train, on their GPUs; or asked of a server on other GPUs."""
+    vllm_server_base_url: str = "http://127.0.0.1:8000"
+    """Where vLLM's server is."""
+    vllm_gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Share of each GPU's memory for vLLM, where it is colocated."""
+    vllm_tensor_parallel_size: PositiveInt = 1
+    """GPUs that divide the model while sampling, where it is colocated."""
     beta: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the KL penalty towards the reference; 0 needs no reference pass."""
     epsilon: PositiveFloat = 0.2

@@ -49,6 +49,9 @@ When = Literal["always", "loading", "sampling", "update"]
 Level = Literal["info", "warning"]
 EvaluationFigure: TypeAlias = tuple[str, str, float, float, float, float]
 """Name, unit, before, after, and the 95 % interval of the difference: its lower and its upper end."""
+RankFigures: TypeAlias = tuple[str, int, int | None, int | None, int, float]
+"""One process of several: its host, bytes that it holds, bytes that its device holds and caches (null where
+it has none of its own), tokens that it sampled in the step, and how many a second."""
 Status = Literal[
     "done", "failed", "interrupted", "judge_unavailable", "out_of_memory", "stopped_by_alert"
 ]
@@ -80,6 +83,8 @@ class RunStarted:
     """What the memory plan says that the run holds at once; null where it could not be planned."""
     plan: tuple[tuple[str, When, int], ...] = ()
     """The plan: each part's name, when it is held, and its bytes."""
+    processes: int = 1
+    """How many train together; the plan is one's, and `completions_per_step` all of theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +270,8 @@ class StepFinished:
     """Gradient elements that were NaN or infinite in this step."""
     loss_scale: float | None = None
     """What the gradient scaler multiplies the loss by after this step; null where there is no scaler."""
+    ranks: tuple[RankFigures, ...] = ()
+    """Every process's memory and speed, rank 0 first; empty where one trains alone."""
     harmless: int = 0
     """Completions of harmless prompts; counted by the refusal classifier, as the next three."""
     harmless_refused: int = 0

@@ -194,8 +194,13 @@ def _run_started(run: ev.RunStarted) -> list[str]:
         f"   {run.precision}",
         f"✓ Starting training ({run.prompts} prompt{'s' * (run.prompts != 1)}, "
         f"{run.generations} gens per prompt)",
-        f"   {run.steps} steps of {run.completions_per_step} completions, scored by: {run.judge}",
+        f"   {run.steps} steps of {run.completions_per_step} completions{_together(run)}, scored by:"
+        f" {run.judge}",
     ]
+
+
+def _together(run: ev.RunStarted) -> str:
+    return f" on {run.processes} processes" if run.processes > 1 else ""
 
 
 def _generation(state: RunState) -> list[str]:

@@ -154,10 +154,10 @@ def test_a_large_model_is_given_back_while_it_is_paused_and_ends_with_the_same_b
     between = pausing.Pauses.between_steps
     wait = Control.wait_while_paused
 
-    def ask_once(pauses: pausing.Pauses) -> None:
+    def ask_once(pauses: pausing.Pauses, *alert: Any) -> None:
         if not held:
             pauses.run.control.request_pause()
-        between(pauses)
+        between(pauses, *alert)
 
     def look_and_go_on(asked: Control) -> None:
         import gc

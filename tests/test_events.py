@@ -135,9 +135,9 @@ def test_an_event_that_no_run_can_have_emitted_is_refused(
 
 def _possible(cls: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
     """Events of a type with figures of a sane size."""
-    count = st.integers(-(10**18), 10**18)
+    count = st.integers(-ev.MOST, ev.MOST)
     hints = get_type_hints(cls)
-    figure = st.floats(-1e18, 1e18)
+    figure = st.floats(-ev.MOST, ev.MOST)
     fields: dict[str, st.SearchStrategy[object]] = {}
     for name, kind in hints.items():
         if kind is int:
@@ -165,7 +165,7 @@ def _of_a_sane_size(event: ev.Event) -> bool:
     values = (getattr(event, f.name) for f in dataclasses.fields(event))
     leaves = [leaf for value in values for leaf in _leaves(value)]
     parts = [part for leaf in leaves for part in (leaf if isinstance(leaf, tuple) else (leaf,))]
-    return all(abs(n) <= 10**18 for n in parts if isinstance(n, int | float))
+    return all(abs(n) <= ev.MOST for n in parts if isinstance(n, int | float))
 
 
 def _whole_verdict(event: ev.Event) -> bool:

@@ -194,11 +194,16 @@ def _ours(cell: Cell, eos: int) -> Any:
             object.__setattr__(self, "_left", cell.lengths(step))
             return self
 
-        def draw(self, logits: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
+        def draw(
+            self,
+            logits: torch.Tensor,
+            seen: torch.Tensor | None = None,
+            numbers: torch.Tensor | None = None,
+        ) -> torch.Tensor:
             left = [n - 1 for n in self._left]  # type: ignore[attr-defined]
             logits = logits.clone()
             logits[:, eos] = -torch.inf
-            tokens = super().draw(logits, seen)
+            tokens = super().draw(logits, seen, numbers)
             tokens[[place for place, n in enumerate(left) if n == 0]] = eos
             object.__setattr__(self, "_left", [n for n in left if n > 0])
             return tokens

@@ -36,6 +36,13 @@ PASSED_ON = (
     "shuffle_dataset",
     "save_total_limit",
 )
+VLLM = (
+    "use_vllm",
+    "vllm_mode",
+    "vllm_server_base_url",
+    "vllm_gpu_memory_utilization",
+    "vllm_tensor_parallel_size",
+)
 
 
 def grpo_arguments(
@@ -50,7 +57,8 @@ def grpo_arguments(
         output_dir: the folder that checkpoints are written to.
     """
     training = config.training
-    arguments: dict[str, Any] = {name: getattr(training, name) for name in PASSED_ON}
+    names = (*PASSED_ON, *(VLLM if training.use_vllm else ()))
+    arguments: dict[str, Any] = {name: getattr(training, name) for name in names}
     return arguments | {
         "output_dir": str(output_dir),
         "max_steps": training.max_steps or -1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -15,8 +16,10 @@ from ida_tui.config import Config
 from ida_tui.engine import weights
 from ida_tui.engine.arguments import grpo_arguments
 from ida_tui.engine.fast import FastTrainer
-from ida_tui.engine.judging import Judging
+from ida_tui.engine.judging import Judge
+from ida_tui.engine.place import part_of
 from ida_tui.engine.preflight import Preflight
+from ida_tui.engine.ranks import Ranks
 from ida_tui.engine.trainer import WatchedTrainer
 from ida_tui.engine.watcher import Watcher
 from ida_tui.events import RunStarted
@@ -26,10 +29,11 @@ from ida_tui.runs.directory import RunDirectory
 def build_trainer(
     config: Config,
     ready: Preflight,
-    directory: RunDirectory,
+    checkpoints: Path,
     *,
+    ranks: Ranks,
     watcher: Watcher,
-    judging: Judging,
+    judging: Judge,
     after_step: Callable[[], None],
     between_steps: Callable[[], None],
     checkpoint_facts: Callable[[], Mapping[str, Any]],
@@ -39,7 +43,8 @@ def build_trainer(
     Args:
         config: the resolved profile.
         ready: device, number formats and tokenizer.
-        directory: where checkpoints go.
+        checkpoints: the folder that they go to.
+        ranks: the processes that train it.
         watcher: is told what happens.
         judging: asks the judge.
         after_step: called when a step is complete.
@@ -49,12 +54,15 @@ def build_trainer(
     Raises:
         IdaError: the weights cannot be loaded.
     """
-    arguments = grpo_arguments(config, ready.recipe, ready.device, directory.checkpoints)
+    arguments = grpo_arguments(
+        part_of(config, ranks.world), ready.recipe, ready.device, checkpoints
+    )
     adapter = weights.peft_config(config.lora) if config.training.method == "lora" else None
     kind: Callable[..., WatchedTrainer] = WatchedTrainer
     if config.engine == "fast":
         kind = partial(FastTrainer, rollout_rows=config.training.rollout_rows)
     trainer = kind(
+        ranks=ranks,
         watcher=watcher,
         judging=judging,
         after_step=after_step,
@@ -91,7 +99,7 @@ def run_started(
 ) -> RunStarted:
     """What the run is made of, as its first figures; `judge` is the judge's label."""
     training, counts = config.training, weights.count(trainer.model)
-    planned = memory.plan(config, ready.device)
+    planned = memory.plan(part_of(config, trainer.processes), ready.device)
     return RunStarted(
         run_id=directory.run_id,
         directory=str(directory.path),
@@ -112,4 +120,5 @@ def run_started(
         limit_gb=round(ready.limit / 1e9, 1),
         planned_gb=round(planned.total / 1e9, 2) if planned else None,
         plan=planned.rows() if planned else (),
+        processes=trainer.processes,
     )

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy
 import torch
 
 from ida_tui import allocator
@@ -48,6 +52,23 @@ def available() -> list[DeviceName]:
     if torch.cuda.is_available():
         devices.append("cuda")
     return [*devices, "cpu"]
+
+
+def take(device: DeviceName, number: int) -> None:
+    """Compute on this one of several CUDA devices.
+
+    Raises:
+        IdaError: there are fewer (exit code 5).
+    """
+    if device != "cuda":
+        return
+    if number >= torch.cuda.device_count():
+        raise IdaError(
+            f"process {number + 1} of this machine has no GPU: torch sees {torch.cuda.device_count()}",
+            f"start as many processes as GPUs: torchrun --nproc_per_node {torch.cuda.device_count()} …",
+            code=ExitCode.DEVICE_UNUSABLE,
+        )
+    torch.cuda.set_device(number)
 
 
 def memory(device: DeviceName) -> DeviceMemory | None:
@@ -126,6 +147,35 @@ class Randomness:
             yield
         finally:
             kept.restore()
+
+
+def keep_one_device(file: Path) -> None:
+    """Of the random numbers that transformers has saved, keep those of this process's CUDA device alone."""
+    if not torch.cuda.is_available():
+        return
+    kept = _kept(file)
+    kept["cuda"] = torch.cuda.get_rng_state()
+    torch.save(kept, file)
+
+
+def restore_kept(file: Path) -> None:
+    """Go on from the random numbers of a checkpoint, on every rank from the same ones."""
+    if not file.is_file():
+        return
+    kept = _kept(file)
+    random.setstate(kept["python"])
+    numpy.random.set_state(kept["numpy"])
+    torch.set_rng_state(kept["cpu"])
+    if "cuda" in kept and torch.cuda.is_available():
+        torch.cuda.set_rng_state(kept["cuda"])
+
+
+def _kept(file: Path) -> dict[str, Any]:
+    from transformers.trainer_pt_utils import safe_globals
+
+    with safe_globals():
+        found: dict[str, Any] = torch.load(file, weights_only=True)
+    return found
 
 
 @contextmanager

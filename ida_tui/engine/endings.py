@@ -14,6 +14,7 @@ from ida_tui.engine.outcome import (
     stopped_by_watchdog,
     why_nothing,
 )
+from ida_tui.engine.ranks import RankLost
 from ida_tui.engine.under_way import UnderWay
 from ida_tui.errors import ExitCode, IdaError
 
@@ -52,6 +53,22 @@ def refused(run: UnderWay, error: IdaError) -> Outcome:
         hint = f"{error.hint}\nto go on as it is: ida-tui resume {run.directory.path} alerts.on_alert=tell"
         return Outcome("stopped_by_alert", error.code, error.title, hint)
     return Outcome("failed", error.code, error.title, error.hint)
+
+
+def rank_lost(run: UnderWay, error: RankLost) -> Outcome:
+    """Another process is gone; the last finished step is kept, and any number of them can go on with it."""
+    saved = run.checkpoint()
+    where = run.state.checkpoint
+    hint = "no step was finished: ida-tui resume begins anew"
+    if saved and where:
+        hint = (
+            f"checkpoint: {where.path}\ngo on with: ida-tui resume {run.directory.path}\n"
+            f"or with as many: torchrun --nproc_per_node {run.ranks.place.local_world}"
+            f" -m ida_tui resume {run.directory.path}"
+        )
+    if error.hint:
+        hint = f"{error.hint}\n{hint}"
+    return Outcome("failed", ExitCode.FAILED, error.title, hint)
 
 
 def unexpected(run: UnderWay, error: Exception) -> Outcome:

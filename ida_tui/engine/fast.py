@@ -11,6 +11,7 @@ ways are compared.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from trl.trainer.utils import pad
 from ida_tui.engine import decoder
 from ida_tui.engine.device import length_bucket
 from ida_tui.engine.heartbeat import Heartbeat
+from ida_tui.engine.lockstep import Lockstep
 from ida_tui.engine.rollout import sample_in_parts
 from ida_tui.engine.sampling import Sampling
 from ida_tui.engine.scoring import log_probabilities
@@ -59,10 +61,14 @@ class FastTrainer(WatchedTrainer):
             self._plain_because = "it uses tools or images"
         if self._plain_because is None and self._entropy_bonus_enabled:
             self._plain_because = "the loss has an entropy bonus"
-        if self._plain_because is None and self.accelerator.num_processes > 1:
-            self._plain_because = "it is trained by several processes"
+        self._after_shuffle: torch.Tensor | None = None
         if self._plain_because is not None:
             self._say("warning", f"TRL's own code trains this model: {self._plain_because}")
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        # TRL seeds every process differently; ours draw the step's numbers together.
+        self._ranks.share_random_numbers()
+        return super().train(*args, **kwargs)
 
     def drop_step(self) -> None:
         super().drop_step()
@@ -74,20 +80,44 @@ class FastTrainer(WatchedTrainer):
         if self._early is not None:
             # TRL shuffles the rows after this, and their numbers with them.
             batch["row"] = torch.arange(len(inputs), device=batch["completion_ids"].device)
+        if not self._ranks.alone:
+            # TRL shuffles a rank's rows next; one process would shuffle, and draw numbers for, all of them.
+            before = torch.get_rng_state()
+            torch.randperm(len(inputs) * self._ranks.world)
+            self._after_shuffle = torch.get_rng_state()
+            torch.set_rng_state(before)
         return batch
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._after_shuffle is not None:
+            torch.set_rng_state(self._after_shuffle)
+            self._after_shuffle = None
+        return inputs
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        # Our pass goes around the wrapper that would average the gradients.
+        if self._plain_because is None and self.accelerator.sync_gradients:
+            self._ranks.mean_gradients(self.model.parameters())
+        return loss
 
     def _sample(
         self, heartbeat: Heartbeat, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
-    ) -> list[list[int]]:
+    ) -> tuple[list[list[int]], Any]:
         if self._plain_because is not None:
             return super()._sample(heartbeat, prompt_ids, *args, **kwargs)
         self._prompt_ids = prompt_ids
         settings = self.generation_config
+        lockstep, told = None, heartbeat.told
+        if not self._ranks.alone:
+            lockstep = Lockstep(self._ranks, len(prompt_ids) * self._ranks.world)
+            told = partial(heartbeat.told, everywhere=lockstep.counts)
         with (
             unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
             torch.no_grad(),
         ):
-            return sample_in_parts(
+            found = sample_in_parts(
                 model,
                 prompt_ids,
                 self._sampling(),
@@ -96,9 +126,11 @@ class FastTrainer(WatchedTrainer):
                 eos=self.eos_token_ids,
                 pad=settings.pad_token_id,
                 stop=self._watcher.stop_requested,
-                told=heartbeat.told,
+                told=told,
                 bucket=self._bucket,
+                lockstep=lockstep,
             )
+        return found, None
 
     def _sampling(self) -> Sampling:
         """How tokens are drawn."""
@@ -231,7 +263,8 @@ class FastTrainer(WatchedTrainer):
         weights = self.accelerator.unwrap_model(model).get_output_embeddings().weight.dtype
         half = "float16" if self.args.fp16 else "bfloat16" if self.args.bf16 else ""
         dtype = half or str(weights).removeprefix("torch.")
-        mean = float(gap.mean()) if gap.numel() else 0.0
+        # The same on every rank, and so is what follows from it.
+        mean = max(self._ranks.every(float(gap.mean()) if gap.numel() else 0.0))
         if mean <= TOLERANCE.get(dtype, TOLERANCE["bfloat16"]):
             self._say("info", f"Fast step: log-probabilities agree with TRL's within {mean:.0e}")
         else:

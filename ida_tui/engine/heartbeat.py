@@ -94,12 +94,22 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
             )
         )
 
-    def told(self, completions: list[list[int]], ended: list[int]) -> None:
+    def count(self, tokens: int, ended: int) -> None:
+        """Take these figures for the rollout: others have sampled rows of it, too."""
+        self._counted = (tokens, ended)
+
+    def told(
+        self,
+        completions: list[list[int]],
+        ended: list[int],
+        everywhere: Callable[[], tuple[int, int, int]] | None = None,
+    ) -> None:
         """After every token of a rollout that keeps its tokens on the host.
 
         Args:
             completions: the tokens of every row so far.
             ended: rows that ended with the last one.
+            everywhere: tokens, ended rows and rows of all processes, where there are several.
         """
         if ended:
             texts = self._decode([completions[row] for row in ended])
@@ -111,7 +121,11 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
         self._counted = (sum(map(len, completions)), done)
         now = time.monotonic()
         if now - self._last_beat >= INTERVAL_S:
-            self.beat(len(completions), now)
+            rows = len(completions)
+            if everywhere is not None:
+                tokens, done, rows = everywhere()
+                self._counted = (tokens, done)
+            self.beat(rows, now)
             self._tell_text(completions)
 
     def _counts(self) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ida_tui import events as ev
 from ida_tui.config import Config, Kind
@@ -17,6 +17,9 @@ from ida_tui.judge.docket import Coverage, Docket
 from ida_tui.judge.faults import JudgeUnavailable
 from ida_tui.judge.probe import Probes
 from ida_tui.judge.service import JudgeService
+
+if TYPE_CHECKING:
+    from ida_tui.engine.ranks import Ranks
 
 T = TypeVar("T")
 ANOTHER_JUDGE = "another judge from here on: its verdicts do not compare with those before"
@@ -45,6 +48,22 @@ class Row:
     prompt_id: str
     prompt: str
     kind: Kind
+
+
+class Judge(Protocol):
+    """What the trainer asks of a judge; see `Judging`."""
+
+    def begin(self, step: int, rows: Sequence[Row]) -> None:
+        """A rollout starts; one row a completion."""
+
+    def ended(self, row: int, text: str) -> None:
+        """A completion is finished."""
+
+    def verdicts(self, texts: Sequence[str], group_size: int) -> tuple[list[Verdict], BatchStats]:
+        """Wait for the verdicts of the whole step."""
+
+    def after_step(self, step: int) -> None:
+        """A step is finished."""
 
 
 class Judging:
@@ -200,3 +219,41 @@ class Judging:
                 step=self._step, answered=answered, asked=asked, slots=self._service.slots
             )
         )
+
+
+class OneForAll:
+    """The judge of a run of several processes: rank 0 asks it about everybody's completions, once.
+
+    Args:
+        ranks: the processes.
+        judging: rank 0's; null on the others.
+    """
+
+    def __init__(self, ranks: Ranks, judging: Judging | None) -> None:
+        self._ranks = ranks
+        self._judging = judging
+
+    def begin(self, step: int, rows: Sequence[Row]) -> None:
+        """A rollout starts; the rows of all ranks."""
+        if self._judging is not None:
+            self._judging.begin(step, rows)
+
+    def ended(self, row: int, text: str) -> None:
+        """A completion of rank 0 is finished, or all of them are known there; rows are the step's."""
+        if self._judging is not None:
+            self._judging.ended(row, text)
+
+    def verdicts(self, texts: Sequence[str], group_size: int) -> tuple[list[Verdict], BatchStats]:
+        """The verdicts of the whole step, on every rank.
+
+        Raises:
+            RankLost: rank 0 has ended the run meanwhile, or another rank is gone.
+            IdaError: on rank 0, as `Judging.verdicts`.
+        """
+        said = None if self._judging is None else self._judging.verdicts(texts, group_size)
+        return self._ranks.told(said)
+
+    def after_step(self, step: int) -> None:
+        """A step is finished."""
+        if self._judging is not None:
+            self._judging.after_step(step)

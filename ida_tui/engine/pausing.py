@@ -73,7 +73,8 @@ class Pauses:
             hint = f"{alert.advice}\nto go on as it is: {hint}"
             run.emit(ev.RunPaused(step=run.last_step, reason=why, hint=hint, by="alert"))
         held = (run.state.run.params if run.state.run else 0) * 4
-        if held > KEPT_WHILE_PAUSED:
+        # Other processes would wait with their memory in use: this one giving its own back helps little.
+        if held > KEPT_WHILE_PAUSED and run.ranks.alone:
             raise PauseAsked
         allocator.give_back()
         run.control.wait_while_paused()

@@ -8,7 +8,8 @@ from typing import Any
 
 from ida_tui import memory, precision
 from ida_tui.config import Config, DeviceName
-from ida_tui.engine import environment
+from ida_tui.engine import environment, several, vllm
+from ida_tui.engine.place import ALONE, Place, part_of
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.precision import Recipe
 from ida_tui.sensors.cap import room
@@ -29,8 +30,12 @@ class Preflight:
     """What a person should know before it starts."""
 
 
-def preflight(config: Config) -> Preflight:
+def preflight(config: Config, where: Place = ALONE) -> Preflight:
     """Choose the device and load what costs little; imports torch.
+
+    Args:
+        config: the resolved profile.
+        where: this process among those that train together.
 
     Raises:
         IdaError: the device is not there or computes wrongly, a reporter is not installed, the model
@@ -40,13 +45,18 @@ def preflight(config: Config) -> Preflight:
     from ida_tui.engine import device, selftest, weights
 
     chosen = device.choose(config.device)
+    several.require(config, chosen, where)
+    device.take(chosen, where.local)
     device.leave_a_core()
     _require_reporters(config)
+    vllm.require(config, chosen)
     if chosen != "cpu":
         selftest.require(chosen)
     most = memory.limit(config, device.total_memory(chosen) or room().total)
-    config = memory.chosen(config, chosen, most)
-    over = _require_room(config, chosen, most)
+    # On the CPU the processes of a machine share its memory; each CUDA device has its own.
+    each = most / where.local_world if chosen == "cpu" else most
+    config = memory.chosen(config, chosen, each)
+    over = _require_room(part_of(config, where.world), chosen, each)
     if over and not config.training.save_steps:
         every = config.training.model_copy(update={"save_steps": 1})
         config = config.model_copy(update={"training": every})

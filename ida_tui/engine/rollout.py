@@ -9,6 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from ida_tui.engine.decoder import Decoder
+from ida_tui.engine.lockstep import Lockstep
 from ida_tui.engine.sampling import Sampling
 
 Told = Callable[[list[list[int]], list[int]], object]
@@ -27,6 +28,7 @@ def sample_in_parts(
     *,
     stop: Callable[[], bool] = lambda: False,
     told: Told = _tell_nobody,
+    lockstep: Lockstep | None = None,
     **settings: Any,
 ) -> list[list[int]]:
     """As `sample`, so many rows after each other: their keys and values are not held together.
@@ -38,6 +40,7 @@ def sample_in_parts(
         at_once: rows of a part; None is all of them.
         stop: asked before every token; true ends the rollout with what there is.
         told: after every token, given all completions so far and the rows that have just ended.
+        lockstep: the other processes that sample rows of the same step; it has a word in stopping, too.
         **settings: `sample`'s others.
     """
     completions: list[list[int]] = [[] for _ in prompts]
@@ -48,8 +51,10 @@ def sample_in_parts(
             completions[part] = rows
             told(completions, [part.start + row for row in ended])
 
-        completions[part] = sample(model, prompts[part], sampling, stop=stop, told=tell, **settings)
-        if stop():
+        completions[part] = sample(
+            model, prompts[part], sampling, stop=stop, told=tell, lockstep=lockstep, **settings
+        )
+        if lockstep.stopped if lockstep else stop():
             break
     return completions
 
@@ -66,6 +71,7 @@ def sample(
     told: Told = _tell_nobody,
     ahead: bool | None = None,
     bucket: int = 1,
+    lockstep: Lockstep | None = None,
 ) -> list[list[int]]:
     """Sample one completion for each prompt; equal prompts that stand together are read once.
 
@@ -80,8 +86,10 @@ def sample(
         told: after every token, given all completions so far and the rows that have just ended.
         ahead: whether a forward pass is under way while its tokens are read; None decides by the device.
         bucket: lengths that are attended to are multiples of this (`device.length_bucket`).
+        lockstep: the other processes that sample rows of the same step; None draws for these rows alone.
 
     Raises:
+        RankLost: one of them is gone.
         RuntimeError: a logit is not finite, so that there is no probability to draw from.
     """
     device = model.device
@@ -94,9 +102,16 @@ def sample(
     # under way by then; a row that turns out to have ended has been computed once too often.
     late = device.type != "cpu" if ahead is None else ahead
     for _ in range(max_new_tokens):
-        if stop():
+        numbers = None
+        if lockstep is not None:
+            numbers = lockstep.numbers(len(alive), stop(), device)
+            if numbers is None:
+                break
+            if not alive:
+                continue  # rows of other processes are still being sampled
+        elif stop():
             break
-        tokens = sampling.draw(logits, seen)
+        tokens = sampling.draw(logits, seen, numbers)
         last = len(completions[alive[0]]) + 1 == max_new_tokens
         coming = decoder.step(tokens) if late and not last else None
         drawn = tokens.tolist()
@@ -115,8 +130,10 @@ def sample(
                 seen = None if seen is None else seen[index]
                 coming = None if coming is None else coming[index]
         told(completions, ended)
-        if not alive or last:
+        if last or (not alive and lockstep is None):
             break
+        if not alive:
+            continue
         if seen is not None:
             seen.scatter_(1, tokens[:, None], True)
         logits = decoder.step(tokens) if coming is None else coming

@@ -23,11 +23,14 @@ from ida_tui.engine.control import Control, Listener
 from ida_tui.engine.decision import GoOn
 from ida_tui.engine.guard import Guard
 from ida_tui.engine.judges import Judges
-from ida_tui.engine.judging import ANOTHER_JUDGE, Judging
+from ida_tui.engine.judging import ANOTHER_JUDGE, Judge, Judging, OneForAll
 from ida_tui.engine.monitor import MemoryMonitor
+from ida_tui.engine.orders import Orders
 from ida_tui.engine.outcome import Outcome, exhausted
 from ida_tui.engine.pausing import Pauses
+from ida_tui.engine.place import part_of, place
 from ida_tui.engine.preflight import Preflight, preflight
+from ida_tui.engine.ranks import RankLost, Ranks, announce, joined
 from ida_tui.engine.redaction import Secrets
 from ida_tui.engine.stopping import PauseAsked, RunInterrupted
 from ida_tui.engine.under_way import UnderWay
@@ -81,7 +84,25 @@ def train(
     Raises:
         IdaError: the run could not start; nothing was written.
     """
-    ready = preflight(config)
+    where = place()
+    part_of(config, where.world)  # refused before the others load anything
+    announce(where, offline=config.model.folder() is not None)
+    ready = preflight(config, where)
+    with joined(where, ready.device) as ranks:
+        _train(ready, ranks, key, argv, subscriber, control, resume, decisions)
+
+
+def _train(
+    ready: Preflight,
+    ranks: Ranks,
+    key: str | None,
+    argv: Sequence[str],
+    subscriber: queue.SimpleQueue[ev.Record],
+    control: Control,
+    resume: Resumption | None,
+    decisions: queue.SimpleQueue[GoOn] | None,
+) -> None:
+    """`train`, with the other processes of the run at hand."""
     config = ready.config
     if resume is not None:
         directory = resume.directory
@@ -111,12 +132,13 @@ def train(
             ) as log,
         ):
             log.subscribe(subscriber)
-            run = UnderWay(config, ready, directory, log, control, resume, before)
+            run = UnderWay(config, ready, directory, log, control, resume, before, ranks=ranks)
             run.feed = _feed(run, secrets)
             log.subscribe(run.feed)
             outcome = _Course(run, key, secrets, decisions).to_the_end()
             run.cap.lift()
             _end(run, outcome, secrets)
+            ranks.leave(int(outcome.code))
 
 
 def _end(run: UnderWay, outcome: Outcome, secrets: Secrets) -> None:
@@ -207,13 +229,20 @@ class _Course:
         try:
             self._course()
         except (RunInterrupted, JudgeInterrupted):
+            # Where a process dies, its launcher asks the others to stop: that is not the user's word.
+            if gone := self.run.ranks.missing():
+                return endings.rank_lost(self.run, RankLost(gone))
             if not self.guard.reason:
                 return endings.interrupted(self.run)
             why = self.guard.reason
+        except RankLost as error:
+            return endings.rank_lost(self.run, error)
         except IdaError as error:
             return endings.refused(self.run, error)
         except Exception as error:
             why = exhausted(error)
+            if lost := self.run.ranks.lost(error):
+                return endings.rank_lost(self.run, lost)
             if not why:
                 return endings.unexpected(self.run, error)
         else:
@@ -247,6 +276,8 @@ class _Course:
                 run.emit(ev.Noticed(level="warning", source="precision", text=note))
             for note in run.ready.notes:
                 run.emit(ev.Noticed(level="warning", source="memory", text=note))
+            if not run.ranks.alone:
+                run.ranks.told(Orders.of(run))
             if run.ready.device == "cpu":
                 run.cap.set()
             look = partial(self._look, awake.Sleep())
@@ -274,8 +305,10 @@ class _Course:
             judging.meet()
             if run.state.before is None:
                 self._evaluate("before")
+            run.ranks.meet()
             while not self._trained(run.trainer):
                 run.trainer = self.pauses.rebuilt(build)
+            run.ranks.release()
             run.raise_if_stopped()
             run.save_weights()
             self._evaluate("after")
@@ -301,29 +334,34 @@ class _Course:
             trainer.train(resume_from_checkpoint=str(kept) if kept else None)
 
     def _build_trainer(
-        self, judging: Judging, tell_device: Callable[[DeviceMemory | None], None]
+        self, asked: Judging, tell_device: Callable[[DeviceMemory | None], None]
     ) -> WatchedTrainer:
         from ida_tui.engine import assembly, device
         from ida_tui.engine.watcher import Watcher
 
+        run = self.run
+        judging: Judge = asked if run.ranks.alone else OneForAll(run.ranks, asked)
+
         def after_step() -> None:
-            tell_device(device.memory(self.run.ready.device))
+            tell_device(device.memory(run.ready.device))
             self.alerting.after_step()
 
         return assembly.build_trainer(
-            self.run.config,
-            self.run.ready,
-            self.run.directory,
+            run.config,
+            run.ready,
+            run.directory.checkpoints,
+            ranks=run.ranks,
             watcher=Watcher(
-                self.run.emit,
-                self.run.control.stop,
-                self.run.config.planned_steps(),
-                CrossCheck([prompt.text for prompt in self.run.config.prompts.prompts]),
+                run.emit,
+                run.control.stop,
+                run.config.planned_steps(),
+                CrossCheck([prompt.text for prompt in run.config.prompts.prompts]),
+                agree=run.ranks.any,
             ),
             judging=judging,
             after_step=after_step,
             between_steps=lambda: self.pauses.between_steps(self.alerting.pausing()),
-            checkpoint_facts=self.run.checkpoint_facts,
+            checkpoint_facts=run.checkpoint_facts,
         )
 
     def _evaluate(self, when: Literal["before", "after"]) -> None:

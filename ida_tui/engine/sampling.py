@@ -32,12 +32,18 @@ class Sampling:
         """Whether the tokens so far have a say."""
         return self.repetition_penalty != 1.0
 
-    def draw(self, logits: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
+    def draw(
+        self,
+        logits: torch.Tensor,
+        seen: torch.Tensor | None = None,
+        numbers: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """One token for each row.
 
         Args:
             logits: (rows, vocabulary), any floating format.
             seen: (rows, vocabulary), true for tokens that the row holds already, prompt included.
+            numbers: (rows, 1), uniform in [0, 1); drawn here where they are not given.
 
         Returns:
             (rows,), token ids.
@@ -51,7 +57,7 @@ class Sampling:
             return logits.argmax(dim=-1)
         if self.temperature != 1.0:
             logits = logits / self.temperature
-        return _inverse_cdf(self._masked(logits))
+        return _inverse_cdf(self._masked(logits), numbers)
 
     def _masked(self, logits: torch.Tensor) -> torch.Tensor:
         """The logits with what top-k, top-p and min-p leave out at minus infinity."""
@@ -81,9 +87,11 @@ class Sampling:
             width = logits.shape[-1]
 
 
-def _inverse_cdf(logits: torch.Tensor) -> torch.Tensor:
+def _inverse_cdf(logits: torch.Tensor, numbers: torch.Tensor | None = None) -> torch.Tensor:
     """Draw from softmax(logits), (rows, vocabulary) → (rows,)."""
     rows, vocabulary = logits.shape
+    if numbers is None:
+        numbers = torch.rand(rows, 1, device=logits.device)
     weights = torch.exp(logits - logits.amax(dim=-1, keepdim=True))
     short = -vocabulary % BLOCK
     if short:
@@ -91,7 +99,7 @@ def _inverse_cdf(logits: torch.Tensor) -> torch.Tensor:
     blocks = weights.view(rows, -1, BLOCK)
     upto = blocks.sum(dim=-1).cumsum(dim=-1)
     # Just below the sum: a uniform number that rounds up to it would fall off the end.
-    wanted = torch.rand(rows, 1, device=logits.device) * upto[:, -1:] * (1 - 1e-6)
+    wanted = numbers * upto[:, -1:] * (1 - 1e-6)
     block = torch.searchsorted(upto, wanted, right=True).clamp(max=upto.shape[1] - 1)
     below = torch.where(block > 0, upto.gather(1, (block - 1).clamp(min=0)), 0.0)
     inside = blocks[torch.arange(rows, device=logits.device), block[:, 0]].cumsum(dim=-1)

@@ -21,13 +21,16 @@ from trl import GRPOTrainer
 from ida_tui.config import AXES
 from ida_tui.engine import device as devices
 from ida_tui.engine.heartbeat import Heartbeat, heard
-from ida_tui.engine.judging import Judging, Row
+from ida_tui.engine.judging import Judge, Row
+from ida_tui.engine.rank_figures import figures
+from ida_tui.engine.ranks import Ranks
 from ida_tui.engine.stopping import NonFinite
 from ida_tui.engine.watcher import Movement, Watcher
 from ida_tui.engine.weights import WeightDelta
 from ida_tui.events import (
     CheckpointSaved,
     CompletionFinished,
+    RankFigures,
     RolloutStarted,
     RunPaused,
     RunResumed,
@@ -38,6 +41,8 @@ from ida_tui.runs.refusals import Refusal, refusal
 
 DEVICE_RNG = "device_rng.pt"
 """Metal's random numbers in a checkpoint: transformers saves CUDA's alone."""
+RANDOM = "rng_state.pth"
+"""The other random numbers in a checkpoint, by the name that transformers gives them for one process."""
 MAX_SKIPPED_UPDATES = 20
 """The scaler starts at 65,536 and halves at each overflow: after this many in a row it is below 0.1."""
 
@@ -54,6 +59,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         between_steps: called after every step but the last, where everything can be saved.
         checkpoint_facts: what a checkpoint's seal says of the run.
         optimizer: class and arguments of an optimizer that transformers does not know by name.
+        ranks: the processes of the run; what happens to the step's rows on all of them is told by rank 0.
         **arguments: `trl.GRPOTrainer`'s own, without `reward_funcs`.
     """
 
@@ -61,13 +67,16 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self,
         *,
         watcher: Watcher,
-        judging: Judging,
+        judging: Judge,
         after_step: Callable[[], None] = lambda: None,
         between_steps: Callable[[], None] = lambda: None,
         checkpoint_facts: Callable[[], Mapping[str, Any]] = dict,
         optimizer: tuple[Any, dict[str, Any]] | None = None,
+        ranks: Ranks | None = None,
         **arguments: Any,
     ) -> None:
+        self._ranks = ranks or Ranks()
+        self._tokens = 0
         self._watcher = watcher
         self._judging = judging
         self._after_step = after_step
@@ -84,6 +93,11 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self._weight_delta = WeightDelta(self.model)
 
     @property
+    def processes(self) -> int:
+        """How many train together."""
+        return self._ranks.world
+
+    @property
     def _current_step(self) -> int:
         """Number of the step under way, from 1."""
         return int(self.state.global_step) + 1
@@ -96,18 +110,20 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
     # -- rollout ------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        step, prompts = self._current_step, inputs[:: self.num_generations]
-        self._judging.begin(
-            step, [Row(row["prompt_id"], row["prompt_text"], row["kind"]) for row in inputs]
+        step = self._current_step
+        rows = self._ranks.joined_rows(
+            [Row(row["prompt_id"], row["prompt_text"], row["kind"]) for row in inputs]
         )
+        prompts = rows[:: self.num_generations]
+        self._judging.begin(step, rows)
         self._watcher.enter("generate", step)
         self._watcher.emit(
             RolloutStarted(
                 step=step,
                 generations=self.num_generations,
-                prompt_ids=tuple(row["prompt_id"] for row in prompts),
-                kinds=tuple(row["kind"] for row in prompts),
-                prompts=tuple(row["prompt_text"] for row in prompts),
+                prompt_ids=tuple(row.prompt_id for row in prompts),
+                kinds=tuple(row.kind for row in prompts),
+                prompts=tuple(row.prompt for row in prompts),
             )
         )
         self._in_rollout = True
@@ -115,7 +131,8 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         finally:
             self._in_rollout = False
-        self._watcher.completions_scored(step, self.num_generations, batch["advantages"].tolist())
+        advantages = self._ranks.joined_rows(batch["advantages"].tolist())
+        self._watcher.completions_scored(step, self.num_generations, advantages)
         return batch
 
     def _generate_single_turn(
@@ -131,22 +148,30 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             self._judging.ended,
         )
         try:
-            completion_ids = self._sample(heartbeat, prompt_ids, *args, **kwargs)
+            completion_ids, scores = self._sample(heartbeat, prompt_ids, *args, **kwargs)
         except RuntimeError as error:
             if "probability" in str(error):
                 raise NonFinite("a token's probability", self._current_step) from error
             raise
         self._watcher.raise_if_stopped()
-        heartbeat.beat(len(completion_ids))
-        return completion_ids, None
+        self._tokens = sum(map(len, completion_ids))
+        if not self._ranks.alone or self.use_vllm:
+            ended = sum(ids[-1] in self.eos_token_ids for ids in completion_ids)
+            found = self._ranks.numbers(self._tokens, ended)
+            heartbeat.count(sum(found[::2]), sum(found[1::2]))
+        heartbeat.beat(len(completion_ids) * self._ranks.world)
+        return completion_ids, scores
 
     def _sample(
         self, heartbeat: Heartbeat, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
-    ) -> list[list[int]]:
-        """The completions' token ids, one list a row."""
+    ) -> tuple[list[list[int]], Any]:
+        """The completions' token ids, one list a row, and vLLM's log-probabilities where it sampled them."""
+        if self.use_vllm:
+            found, scores = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+            return list(found), scores
         with heard(self.accelerator.unwrap_model(self.model_wrapped), heartbeat):
             completion_ids, _ = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        return list(completion_ids)
+        return list(completion_ids), None
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         self._enter_reference()
@@ -171,33 +196,48 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
 
         TRL calls it with a list per column, one item per completion, and reports it by its name.
         """
-        step = self._current_step
-        texts = [turns[-1]["content"] for turns in completions]
+        step, size = self._current_step, self.num_generations
+        rows = self._ranks.joined_rows(
+            [
+                (
+                    prompt_id[row],
+                    prompt_text[row],
+                    kind[row],
+                    turns[-1]["content"],
+                    completion_ids[row],
+                )
+                for row, turns in enumerate(completions)
+            ]
+        )
         self._watcher.completions_finished(
             [
                 CompletionFinished(
                     step=step,
-                    group=row // self.num_generations,
-                    index=row % self.num_generations,
-                    prompt_id=prompt_id[row],
-                    prompt=prompt_text[row],
+                    group=row // size,
+                    index=row % size,
+                    prompt_id=about,
+                    prompt=prompt,
                     text=text,
-                    tokens=len(completion_ids[row]),
-                    ended=completion_ids[row][-1] in self.eos_token_ids,
+                    tokens=len(ids),
+                    ended=ids[-1] in self.eos_token_ids,
                 )
-                for row, text in enumerate(texts)
+                for row, (about, prompt, _, text, ids) in enumerate(rows)
             ],
-            kind,
+            [of for _, _, of, _, _ in rows],
         )
+        texts = [text for _, _, _, text, _ in rows]
+        if not self._ranks.alone:
+            for row, text in enumerate(texts):
+                self._judging.ended(row, text)
         self._while_judged(completion_ids)
         self._watcher.enter("judge", step)
-        verdicts, stats = self._judging.verdicts(texts, self.num_generations)
+        verdicts, stats = self._judging.verdicts(texts, size)
         self._watcher.judged(step, verdicts, stats)
         for axis in AXES:
             scores = [score for v in verdicts if (score := getattr(v, axis)) is not None]
             if scores:
                 log_metric(axis, sum(scores) / len(scores))
-        return [verdict.r_ida for verdict in verdicts]
+        return [verdict.r_ida for verdict in verdicts[self._ranks.part(len(verdicts))]]
 
     def _while_judged(self, completion_ids: list[list[int]]) -> None:
         """What can be computed while verdicts are out; here nothing."""
@@ -213,7 +253,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         """One forward and backward pass over a micro-batch; returns its loss, a scalar."""
         self._watcher.raise_if_stopped()
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
+        if self._ranks.any(not torch.isfinite(loss)):
             raise NonFinite("the loss", self._current_step)
         return loss
 
@@ -261,6 +301,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
                 non_finite=self._non_finite,
                 loss_scale=scaler.get_scale() if scaler else None,
             ),
+            self._rank_figures(),
         )
         self._non_finite = 0
         self._judging.after_step(int(self.state.global_step))
@@ -268,6 +309,13 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self._randomness = devices.Randomness.now(self.accelerator.device)
         if self.state.global_step < self.state.max_steps:
             self._between_steps()
+
+    def _rank_figures(self) -> tuple[RankFigures, ...]:
+        """What every process of the run holds, and how fast it is; nothing where there is one."""
+        if self._ranks.alone:
+            return ()
+        mine = figures(self._tokens, self._watcher.seconds, self.accelerator.device)
+        return tuple(self._ranks.every(mine))
 
     def drop_step(self) -> None:
         """Let go of gradients and of what the step under way has computed."""
@@ -284,7 +332,14 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Cards are written at export; TRL's would ask the hub about the base model."""
 
+    def store_flos(self) -> None:
+        """As transformers counts them, of this process alone: rank 0 also saves when the others are gone."""
+        self.state.total_flos += self.current_flos
+        self.current_flos: float = 0
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if not self._ranks.first:
+            return
         step = int(self.state.global_step)
         self._watcher.enter("save", step)
         folder = Path(self.args.output_dir)
@@ -324,6 +379,10 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         for file in made.iterdir():
             file.replace(folder / file.name)
         made.rmdir()
+        if not self._ranks.alone:
+            # Rank 0's, for however many processes go on: with the fast engine they are everybody's.
+            (folder / "rng_state_0.pth").replace(folder / RANDOM)
+            devices.keep_one_device(folder / RANDOM)
         if self.accelerator.device.type == "mps":
             state = devices.Randomness.now("mps").device_state
             torch.save(state, folder / DEVICE_RNG)
@@ -332,6 +391,9 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         return self._writing_to or str(super()._get_output_dir(trial))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint and not self._ranks.alone:
+            devices.restore_kept(Path(checkpoint) / RANDOM)
+            return
         super()._load_rng_state(checkpoint)
         kept = Path(checkpoint or "") / DEVICE_RNG
         if checkpoint and kept.is_file():

@@ -17,6 +17,7 @@ from ida_tui.config import Config
 from ida_tui.engine.control import Control
 from ida_tui.engine.guard import AllocationCap
 from ida_tui.engine.preflight import Preflight
+from ida_tui.engine.ranks import Ranks
 from ida_tui.engine.stopping import RunInterrupted
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log import EventLog
@@ -46,6 +47,8 @@ class UnderWay:
     trainer: WatchedTrainer | None = None
     feed: Feed | None = None
     """The other places that its figures are sent to."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """The processes that train it; this is rank 0."""
     cap: AllocationCap = field(default_factory=AllocationCap)
     started: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock)

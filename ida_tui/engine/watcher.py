@@ -48,6 +48,7 @@ class Watcher:
         steps: optimizer steps of the whole run.
         cross_check: looks at the completions beside the judge; null leaves those figures out.
         clock: seconds, monotonic.
+        agree: whether any process of the run wants what this one does; all of them ask at the same places.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class Watcher:
         steps: int,
         cross_check: CrossCheck | None = None,
         clock: Callable[[], float] = time.monotonic,
+        agree: Callable[[bool], bool] = lambda wanted: wanted,
     ) -> None:
         self.emit = emit
         self.steps = steps
         self._stop = stop
         self._cross_check = cross_check
         self._clock = clock
+        self._agree = agree
         self._phase: ev.Phase | None = None
         self._phase_started = clock()
         self._seconds: dict[str, float] = {}
@@ -81,8 +84,9 @@ class Watcher:
 
         Raises:
             RunInterrupted: they did.
+            RankLost: another process of the run is gone.
         """
-        if self._stop.is_set():
+        if self._agree(self._stop.is_set()):
             raise RunInterrupted
 
     def wait(self, seconds: float) -> None:
@@ -101,6 +105,11 @@ class Watcher:
         self._close_phase()
         self._phase = phase
         self.emit(ev.PhaseChanged(step=step, phase=phase))
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """What each part of the step under way has taken so far, but for the part it is in."""
+        return dict(self._seconds)
 
     def completions_finished(
         self, completions: Sequence[ev.CompletionFinished], kinds: Sequence[Kind]
@@ -153,13 +162,20 @@ class Watcher:
                 )
             )
 
-    def step_finished(self, step: int, logs: Mapping[str, float | None], moved: Movement) -> None:
+    def step_finished(
+        self,
+        step: int,
+        logs: Mapping[str, float | None],
+        moved: Movement,
+        ranks: tuple[ev.RankFigures, ...] = (),
+    ) -> None:
         """The optimizer has moved the weights (or the scaler has refused to).
 
         Args:
             step: number of the step, from 1.
             logs: TRL's figures of the step, by TRL's names.
             moved: what the update did to the weights.
+            ranks: every process's figures, where there are several.
         """
         scored = [v for v in self._verdicts if v.r_ida is not None]
         beside = self._looked_at()
@@ -191,6 +207,7 @@ class Watcher:
                 largest_change=moved.largest,
                 non_finite=moved.non_finite,
                 loss_scale=moved.loss_scale,
+                ranks=ranks,
                 harmless=beside.harmless,
                 harmless_refused=beside.harmless_refused,
                 unsafe=beside.unsafe,

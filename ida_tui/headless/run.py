@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 from ida_tui.api import follow
 from ida_tui.config import Config
+from ida_tui.engine.place import place
 from ida_tui.engine.session import Session
 from ida_tui.errors import ExitCode
 from ida_tui.headless.printer import HumanPrinter, JsonPrinter, Printer
 from ida_tui.runs.resumption import Resumption
 from ida_tui.state import RunState
+
+ONE_REQUEST_S = 3.0
+"""Signals within this time are one request, where a launcher passes them on."""
 
 
 def run(
@@ -57,7 +62,8 @@ def _stopping_by_signal(session: Session, printer: Printer) -> Iterator[None]:
 
     The first SIGINT, SIGTERM or SIGHUP (the terminal is gone) asks it to stop, a second one leaves; SIGUSR1
     pauses it after the step under way, or lets it go on. Under nohup, which ignores SIGHUP, that stays
-    ignored.
+    ignored. A launcher of several processes may pass on what the terminal has sent to all of them: that is
+    one request.
     """
 
     def turn(number: int, frame: FrameType | None) -> None:
@@ -67,8 +73,15 @@ def _stopping_by_signal(session: Session, printer: Printer) -> Iterator[None]:
             session.request_pause()
             printer.say("Pausing after the step under way … (SIGUSR1 again goes on)")
 
+    asked_at = 0.0
+
     def handle(number: int, frame: FrameType | None) -> None:
-        if session.stop_requested:
+        nonlocal asked_at
+        again = session.stop_requested
+        if again and several and time.monotonic() - asked_at < ONE_REQUEST_S:
+            return
+        asked_at = asked_at if again else time.monotonic()
+        if again:
             printer.close()
             printer.say("Left at once; what was saved before is in the run directory.")
             # The trainer's thread may be deep inside a kernel: do not wait for it.
@@ -76,6 +89,7 @@ def _stopping_by_signal(session: Session, printer: Printer) -> Iterator[None]:
         session.request_stop()
         printer.say("Stopping: saving a checkpoint … (again to leave at once)")
 
+    several = not place().alone
     handlers = {signal.SIGINT: handle, signal.SIGTERM: handle, signal.SIGHUP: handle}
     kept = {
         number: signal.signal(number, handler)

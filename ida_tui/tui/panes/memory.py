@@ -23,7 +23,7 @@ class MemoryPane(Pane):
     NAME, KEY = "Memory", "M"
 
     def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
-        """Six rows at most."""
+        """Six rows at most; seven where several processes train."""
         sample = state.memory
         if sample is None:
             return Content.assemble(("not sampled yet", "dim"))
@@ -46,6 +46,7 @@ class MemoryPane(Pane):
                     f" + cache {words.gigabytes(cache)}{of}"
                 )
             )
+        rows += _processes(state)
         rows.append(_swap(sample))
         rows += self._table(state, limit, len(rows))
         used = [float(s.system_used) for s in state.memory_recent]
@@ -72,6 +73,24 @@ def gauge(used: int, limit: float, width: int) -> list[Content]:
     return [
         Content.assemble((words.bar(share, width - len(tail)), style), (tail, f"bold {style}")),
         Content(f"system {words.gigabytes(used)} of {words.gigabytes(limit)} GB"),
+    ]
+
+
+def _processes(state: RunState) -> list[Content]:
+    """What all processes hold after the last step, and the one that holds most."""
+    ranks = state.steps[-1].ranks if state.steps else ()
+    if not ranks:
+        return []
+    # On a device of their own, what is there; elsewhere what the processes hold.
+    held = [
+        process if tensors is None else tensors + (cache or 0)
+        for _, process, tensors, cache, *_ in ranks
+    ]
+    return [
+        Content.assemble(
+            f"{len(ranks)} processes {words.gigabytes(sum(held))} GB",
+            (f", most rank {held.index(max(held))}: {words.gigabytes(max(held))}", "dim"),
+        )
     ]
 
 
