@@ -46,7 +46,6 @@ ELSEWHERE: dict[str, str] = {
     r"(ollama|vllm|llama-server|transformers)\b.*": "another program, with a model that is not here",
     r"hf\b.*": "the model hub, which is not reached from a test",
     r"ls outputs/.*": "lists a run's folder",
-    r"torchrun\b.*": "another program; tests of several processes start it",
 }
 """What is not run here, and why."""
 MINUTES = re.compile(r"python (-m )?(benchmarks|tests|screenshots|scripts|ida_tui)[./]")
@@ -156,8 +155,9 @@ def _problem(command: Command) -> str:
     words = words_of(command.text)
     if MINUTES.match(" ".join(words)):
         return _problem_of_a_script(words[1:])
-    if words[:3] == ["python", "-m", "ida_tui"]:
-        words = ["ida-tui", *words[3:]]
+    if words[:1] in (["python"], ["torchrun"], ["accelerate"]) and "ida_tui" in words:
+        # In one process here; tests/test_many_processes.py starts several.
+        words = ["ida-tui", *words[words.index("ida_tui") + 1 :]]
     if not words or words[0] != "ida-tui":
         return "nothing here knows what that is"
     if "<TAB>" in words[-1]:
