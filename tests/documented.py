@@ -17,8 +17,8 @@ PAGES = sorted(
 )
 FENCE = re.compile(r"^\s*```(\w*)")
 BEGINNINGS = (
-    "ida-tui", "uv ", "uvx ", "pip ", "pipx ", "export ", "kill ", "torchrun ", "accelerate ", "python ", "hf ",
-    "ollama ", "vllm ", "llama-server ", "transformers serve",
+    "ida-tui", "uv ", "uvx ", "pip ", "pipx ", "export ", "kill ", "torchrun ", "accelerate ",
+    "python ", "hf ", "ollama ", "vllm ", "llama-server ", "transformers serve",
 )  # fmt: skip
 """What a span of code in the text, or a line in a block of text, begins with when it is a command."""
 
