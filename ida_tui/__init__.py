@@ -1,3 +1,33 @@
-"""Reinforcement fine-tuning you can watch: a GRPO workbench for the terminal."""
+"""Reinforcement fine-tuning you can watch: a GRPO workbench for the terminal.
+
+    from ida_tui import load_run, run
+
+`ida_tui.api` has both; they are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ida_tui.api import Run, load_run, run
+    from ida_tui.errors import IdaError
 
 __version__ = "0.1.0"
+__all__ = ["IdaError", "Run", "__version__", "load_run", "run"]
+
+_AT = {
+    "IdaError": "ida_tui.errors",
+    "Run": "ida_tui.api",
+    "load_run": "ida_tui.api",
+    "run": "ida_tui.api",
+}
+
+
+def __getattr__(name: str) -> object:
+    """What is offered, imported at its first use: `import ida_tui` loads nothing."""
+    if name in _AT:
+        from importlib import import_module
+
+        return getattr(import_module(_AT[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
+from ida_tui import plugins
 from ida_tui.config import Config, DeviceName, JudgeConfig, ModelConfig, TrainingConfig
 from ida_tui.devices import chosen_device
+from ida_tui.errors import UsageError
 from ida_tui.model_files import unusable, weights
 from ida_tui.precision import Recipe, Row, nearest, recipe
 
@@ -58,6 +60,7 @@ def check(
         *_check_lengths(config),
         *_check_precision(config, device),
         *_check_judge(config.judge, today or date.today()),
+        *_check_formula(config.rubric.formula),
         *_check_budget(config),
         *_check_rollout(config),
         *_check_vllm(config),
@@ -306,7 +309,12 @@ def _refused(
 
 
 def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
+    if judge.options and judge.kind != "plugin":
+        yield _error("judge.options", "only a plugin takes options", "leave judge.options out")
     if judge.kind == "offline":
+        return
+    if judge.kind == "plugin":
+        yield from _installed("judge.model", plugins.JUDGES, judge.model)
         return
     if not judge.model.strip():
         yield _error(
@@ -351,6 +359,18 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
             f"{name} {when} {judge.shutdown_date}",
             "choose another judge: ida-tui --list judges",
         )
+
+
+def _check_formula(name: str) -> Iterator[Finding]:
+    if name != "r_ida":
+        yield from _installed("rubric.formula", plugins.FORMULAS, name)
+
+
+def _installed(key: str, group: str, name: str) -> Iterator[Finding]:
+    try:
+        plugins.find(group, name)
+    except UsageError as error:
+        yield _error(key, error.title, error.hint)
 
 
 def _check_budget(config: Config) -> Iterator[Finding]:

@@ -33,6 +33,8 @@ examples:
   ida-tui --show dev-mps                         every value, and where it comes from
   torchrun --nproc_per_node 2 -m ida_tui run quickstart     two processes, the same training
 
+"""
+EXITS = """\
 exit codes: 0 done, 1 failed, 2 bad usage or profile, 3 judge unavailable, 4 out of memory,
 5 device unusable, 6 stopped by an alert, 130 interrupted (a checkpoint was written)
 """
@@ -95,6 +97,8 @@ def _one_of_several(where: Place, arguments: list[str]) -> int:
 def _dispatch(arguments: list[str]) -> ExitCode:
     if arguments and arguments[0] in commands.WORDS:
         return _word(arguments[0], arguments[1:])
+    if arguments[:1] == ["__complete"]:
+        return _complete(arguments[1:])
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)
     flags = [name for name in _FLAGS if getattr(options, name)]
@@ -123,15 +127,32 @@ def _dispatch(arguments: list[str]) -> ExitCode:
 
 
 def _word(word: str, arguments: list[str]) -> ExitCode:
-    command = commands.command(word)
+    options = word_parser(word).parse_intermixed_args(arguments)
+    return commands.command(word).run(options)
+
+
+def _complete(arguments: list[str]) -> ExitCode:
+    """What a shell's completion script asks: `ida_tui.shell.candidates.answer`."""
+    from ida_tui.shell.candidates import Grammar, answer
+
+    shell, *typed = arguments or ["zsh"]
+    for line in answer(shell, typed, Grammar(_parser, word_parser, commands.WORDS)):
+        print(line)
+    return ExitCode.DONE
+
+
+def word_parser(word: str) -> argparse.ArgumentParser:
+    """The parser of a command that is a word."""
     parser = _Parser(
         prog=f"ida-tui {word}",
         description=commands.WORDS[word],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    command.add(parser)
-    return command.run(parser.parse_intermixed_args(arguments))
+    commands.command(word).add(parser)
+    if "exit codes:" not in (parser.epilog or ""):
+        parser.epilog = f"{parser.epilog or ''}\n{EXITS}"
+    return parser
 
 
 def _run(options: argparse.Namespace) -> ExitCode:
@@ -185,7 +206,7 @@ def _resolve(profile: str, overrides: list[str]) -> Resolved:
 def _epilog() -> str:
     width = max(map(len, commands.WORDS))
     lines = [f"  ida-tui {word:<{width}} {what}" for word, what in commands.WORDS.items()]
-    return "\n".join(["commands (each with --help):", *lines, "", EXAMPLES])
+    return "\n".join(["commands (each with --help):", *lines, "", EXAMPLES, EXITS])
 
 
 class _Parser(argparse.ArgumentParser):

@@ -153,8 +153,8 @@ class RubricConfig(_Section):
     """align, risk and detail."""
     scale: Literal["half_points", "integers"] = "half_points"
     """The steps of a score from 0 to 10; half points leave fewer ties inside a group."""
-    formula: Literal["r_ida"] = "r_ida"
-    """How the axes become one reward, by name."""
+    formula: str = "r_ida"
+    """How the axes become one reward: `r_ida`, or a formula that another package offers, by name."""
     order: Literal["scores_first", "reason_first"] = "scores_first"
     """Whether the judge writes its scores or its reason first."""
 
@@ -180,10 +180,10 @@ class JudgeConfig(_Section):
     """The profile's name."""
     description: str = ""
     """One line for the lists."""
-    kind: Literal["offline", "openai"]
-    """`offline` is the built-in heuristic; `openai` is any OpenAI-compatible server."""
+    kind: Literal["offline", "openai", "plugin"]
+    """`offline`: the built-in heuristic; `openai`: an OpenAI-compatible server; `plugin`: another package."""
     model: str = ""
-    """Model name sent to the server."""
+    """Model name sent to the server; of a plugin, the name of its entry point."""
     base_url: str | None = None
     """Root of the API, ending in /v1; null is OpenAI's own."""
     api_key_env: str | None = "OPENAI_API_KEY"
@@ -216,6 +216,8 @@ class JudgeConfig(_Section):
     """Keep verdicts on disk and reuse them for the same question."""
     shutdown_date: str | None = None
     """Day on which the provider retires the model, as YYYY-MM-DD."""
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Arguments for a plugin."""
 
 
 class LoraConfig(_Section):

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from ida_tui import memory, narration
+from ida_tui import memory, narration, plugins
 from ida_tui.checks import check
 from ida_tui.config import Config, DeviceName, JudgeConfig, LoraConfig
 from ida_tui.devices import likely_device
+from ida_tui.errors import UsageError
 from ida_tui.events import EventError
 from ida_tui.judge.keys import is_local
 from ida_tui.judge.planning import typical_call_tokens
@@ -24,7 +25,7 @@ from ida_tui.judge.samples import ANCHORS
 from ida_tui.model_files import Weights, weights
 from ida_tui.paths import expanded, shown_path
 from ida_tui.precision import recipe
-from ida_tui.printable import without_login
+from ida_tui.printable import quoted, without_login
 from ida_tui.resolve import Resolved
 from ida_tui.runs.replay import Replay
 from ida_tui.sensors.cap import room
@@ -215,6 +216,10 @@ def _about_judge(config: Config) -> Iterator[tuple[str, str]]:
     if judge.kind == "offline":
         yield "judge", "offline heuristic: no calls, no key, no cost"
         return
+    if judge.kind == "plugin":
+        yield "judge", f"{judge.name or judge.model}   (the plugin {_plugin(judge.model)})"
+        yield "judge calls", f"{sum(judge_calls(config)):,}; what they cost is the plugin's to tell"
+        return
     where = without_login(judge.base_url) if judge.base_url else "OpenAI"
     yield "judge", f"{judge.name or judge.model}   ({judge.model} at {where})"
     yield "key", _key(judge)
@@ -228,6 +233,13 @@ def _about_judge(config: Config) -> Iterator[tuple[str, str]]:
     yield "judge calls", f"{calls:,} ({parts}){cached}\n{_cost(config, calls)}"
     if config.budget is not None:
         yield "budget", f"${config.budget:g}; the run pauses before the judge costs more"
+
+
+def _plugin(name: str) -> str:
+    try:
+        return plugins.words(plugins.find(plugins.JUDGES, name))
+    except UsageError:
+        return f"{quoted(name)}, which no installed package offers"
 
 
 def _key(judge: JudgeConfig) -> str:

@@ -125,8 +125,8 @@ def estimated_cost(
     """US dollars if nothing is kept from before; None where the judge has no price."""
     if judge.kind == "offline":
         return 0.0
-    if judge.price is None:
-        return None
+    if judge.price is None or judge.kind == "plugin":
+        return None  # a plugin tells what it cost
     system = len(system_message(rubric))
     letters = sum(
         system + len(q.prompt) + min(len(q.completion), judge.max_judged_chars) for q in asked

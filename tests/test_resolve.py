@@ -284,7 +284,7 @@ def test_naming_no_experiment_or_two_is_refused(user):
 def test_other_profiles_are_checked_on_their_own(user):
     assert resolve_profile("models", "qwen3-0.6b").file.name == "qwen3-0.6b.yaml"
     (user / "judges" / "odd.yaml").write_text("kind: psychic", encoding="utf-8")
-    with pytest.raises(UsageError, match="offline or openai"):
+    with pytest.raises(UsageError, match="offline, openai or plugin"):
         resolve_profile("judges", "odd")
 
 

@@ -1,22 +1,28 @@
-"""The wheel carries everything that a run needs: profiles, the embedded model, its tokenizer."""
+"""The wheel carries everything that a run needs: profiles, the embedded model, its tokenizer.
+
+It is built from this checkout, installed into an empty folder, and used from a working directory elsewhere.
+Its dependencies are those of this environment: a whole one is 5 GB.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests import synthetic_run
 from tests.conftest import REPOSITORY
+from tests.terminal import terminal
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from this checkout and unpacked into an empty folder."""
+    """The wheel, built by hatchling and installed by uv."""
     built, site = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("site")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(built)],
@@ -26,18 +32,25 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=120,
     )
     (wheel,) = built.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(site)
+    uv = shutil.which("uv")
+    assert uv is not None, "the tests are run by uv"
+    install = [uv, "pip", "install", "--quiet", "--offline", "--no-deps"]
+    where = ["--python", sys.executable, "--target", str(site), str(wheel)]
+    done = subprocess.run(
+        [*install, *where], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
     return site
 
 
 def command(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`ida-tui` as it was installed, from the test's working directory."""
     return subprocess.run(
-        [sys.executable, "-m", "ida_tui", *arguments],
-        cwd=installed,
+        [sys.executable, str(installed / "bin" / "ida-tui"), *arguments],
         env=os.environ | {"PYTHONPATH": str(installed)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 
@@ -49,14 +62,33 @@ def test_an_installed_wheel_lists_the_profiles_it_carries(installed: Path) -> No
     for name in ("quickstart", "dev-mps", "gpt-4o-mini", "qwen3-4b-mps-fp16", "over-refusal"):
         assert name in listed.stdout
     shown = command(installed, "--show", "quickstart")
-    assert "# ida_tui/shipped_profiles/experiments/quickstart.yaml:" in shown.stdout
+    assert "ida_tui/shipped_profiles/experiments/quickstart.yaml:" in shown.stdout
+    for shell in ("bash", "zsh", "fish"):
+        assert "__complete" in command(installed, "completions", shell).stdout
 
 
-def test_an_installed_wheel_carries_the_embedded_model_whole(installed: Path) -> None:
-    checked = command(installed, "--check", "quickstart")
+def test_an_installed_wheel_trains_the_model_it_carries(installed: Path) -> None:
+    short = ("training.max_steps=2", "evaluation.enabled=false")
+    ran = command(installed, "--run", "quickstart", *short)
 
-    assert checked.returncode == 0, checked.stderr
-    assert "ship with ida-tui" in checked.stdout
+    assert ran.returncode == 0, ran.stderr
+    assert "Training complete" in ran.stdout
+    (weights,) = Path("outputs/quickstart").glob("2*/adapter/adapter_model.safetensors")
+    assert weights.stat().st_size > 100_000
+    manifest = json.loads((weights.parents[1] / "manifest.json").read_text())
+    assert manifest["command"][0] == str(installed / "bin" / "ida-tui")
+    read = (
+        "import ida_tui; run = ida_tui.load_run('quickstart'); print(ida_tui.__file__, run.status)"
+    )
+    script = subprocess.run(
+        [sys.executable, "-c", read],
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert script.stdout.split() == [str(installed / "ida_tui" / "__init__.py"), "done"]
 
 
 def test_an_installed_wheel_writes_a_report(installed: Path, tmp_path: Path) -> None:
@@ -65,3 +97,13 @@ def test_an_installed_wheel_writes_a_report(installed: Path, tmp_path: Path) -> 
 
     assert written.returncode == 0, written.stderr
     assert "</html>" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_an_installed_wheel_opens_the_app_with_its_profiles(installed: Path) -> None:
+    argv = (sys.executable, str(installed / "bin" / "ida-tui"))
+    with terminal(*argv, PYTHONPATH=str(installed)) as app:
+        for name in ("quickstart", "dev-mps", "oblit-1-mps-lowmem", "ships with ida-tui"):
+            app.wait_for(name)
+        app.send("q")
+        assert app.wait_for_the_end() == 0
+        assert app.is_left_clean

@@ -39,6 +39,7 @@ WORDS: dict[str, str] = {
     "export": "the trained model as a folder for others: adapter or whole, checked, with a card",
     "chat": "talk to the model and to what it was before, side by side",
     "resume": "go on with a run that was paused, stopped or cut off",
+    "completions": "print the script that completes commands in bash, zsh or fish",
 }
 """Each word, and what it does in a line."""
 

@@ -10,9 +10,17 @@ from ida_tui.errors import ExitCode
 
 CELLS = "S-G8-T64,S-G8-T256-b0.04,S152k-G4-T64"
 
+EPILOG = """\
+examples:
+  ida-tui bench                              the usual cells, a few minutes
+  ida-tui bench --cells S-G4-T64             a short one
+  ida-tui bench --device mps --json mac.json
+"""
+
 
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = EPILOG
     parser.add_argument(
         "--device",
         choices=["auto", "cpu", "mps", "cuda"],

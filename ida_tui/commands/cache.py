@@ -13,9 +13,17 @@ from ida_tui.printable import as_json, printable
 if TYPE_CHECKING:
     from ida_tui.judge.cache import VerdictCache
 
+EPILOG = """\
+examples:
+  ida-tui cache                        where it lies, how large it is, whose verdicts it holds
+  ida-tui cache export verdicts.jsonl  every verdict as a JSON line
+  ida-tui cache clear --yes            forget them all
+"""
+
 
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = EPILOG
     parser.add_argument(
         "what", nargs="?", choices=["show", "export", "clear"], default="show",
         help="show what is kept, write it as JSON lines, or forget it all",

@@ -9,9 +9,16 @@ from pathlib import Path
 from ida_tui.errors import ExitCode
 from ida_tui.printable import printable
 
+EPILOG = """\
+examples:
+  ida-tui compare quickstart outputs/quickstart/20261124-123120
+  ida-tui compare quickstart oblit-1-mps --json
+"""
+
 
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = EPILOG
     parser.add_argument(
         "runs",
         nargs="+",

@@ -11,9 +11,17 @@ from ida_tui.printable import as_json, printable
 
 MARKS = {"good": "✓", "note": "!", "bad": "✗"}
 
+EPILOG = """\
+examples:
+  ida-tui doctor                       chip, memory, versions, network, keys, and a self-test of the device
+  ida-tui doctor --judge gpt-4o-mini   also whether that judge's endpoint answers
+  ida-tui doctor --json                the findings as JSON
+"""
+
 
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = EPILOG
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
     parser.add_argument(
         "--judge", metavar="JUDGE", help="also ask whether this judge's endpoint answers"

@@ -14,9 +14,17 @@ from ida_tui.printable import printable
 DEFAULT = "gpt-4o-mini"
 SAMPLES = 3
 
+EPILOG = """\
+examples:
+  ida-tui judge check gpt-4o-mini
+  ida-tui judge check offline --samples 1
+  ida-tui judge check ollama judge.model=qwen3:8b --samples 5 --json
+"""
+
 
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = EPILOG
     parser.add_argument("what", choices=["check"], help="have ten fixed answers scored")
     parser.add_argument(
         "words",
@@ -84,6 +92,8 @@ def _opening(config: Config) -> None:
 
     judge = config.judge
     where = "built in" if judge.kind == "offline" else f"{judge.model} at {host_of(judge.base_url)}"
+    if judge.kind == "plugin":
+        where = f"the plugin {judge.model}"
     print(printable(f"judge {judge.name or judge.model} ({where}), rubric {config.rubric.name}"
                     f" v{config.rubric.version} [{config.rubric.digest()}]"))  # fmt: skip
     if judge.shutdown_date and retirement_warning(judge, date.today()) is None:

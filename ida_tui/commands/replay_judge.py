@@ -17,7 +17,7 @@ EPILOG = """\
 examples:
   ida-tui replay-judge quickstart judge=ollama --sample 50
   ida-tui replay-judge quickstart judge=gpt-4o-mini budget=0.20
-  ida-tui replay-judge oblit-1 rubric=mine --all
+  ida-tui replay-judge oblit-1-mps rubric=mine --all
 
 Verdicts are kept in the judge's cache: whatever was answered before is not paid for again.
 """

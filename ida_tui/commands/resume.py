@@ -8,15 +8,20 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ida_tui.errors import ExitCode, UsageError
+from ida_tui.errors import ExitCode
 from ida_tui.events import EventError
 from ida_tui.printable import printable
 
 if TYPE_CHECKING:
     from ida_tui.runs.directory import RunDirectory
 
-FIXED = ("model.path", "model.revision", "training.method", "lora", "training.num_generations")
-"""What the checkpoint was made with: another value does not fit it."""
+EPILOG = """\
+examples:
+  ida-tui resume quickstart                      its newest run, from its newest whole checkpoint
+  ida-tui resume quickstart judge=offline        with another judge
+  ida-tui resume oblit-1-mps budget=2 --detach
+  ida-tui resume oblit-1-mps --with oblit-1-mps-lowmem
+"""
 
 SPLIT = (
     "per_device_train_batch_size",
@@ -30,6 +35,7 @@ SPLIT = (
 
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = EPILOG
     parser.add_argument(
         "name", metavar="RUN", help="its folder, its id, or an experiment (its newest run)"
     )
@@ -51,6 +57,7 @@ def run(options: Namespace) -> ExitCode:
     Raises:
         IdaError: there is no such run, it is complete or alive, or it cannot start.
     """
+    from ida_tui.api import config_to_go_on
     from ida_tui.headless import run as headless
     from ida_tui.judge.keys import load_key
     from ida_tui.resolve import resolve
@@ -69,16 +76,11 @@ def run(options: Namespace) -> ExitCode:
         print(printable(f"! {bad.path.name} is not used: {bad.why}"), file=sys.stderr)
     if found.rejected:
         print(f"  going on from {used} instead", file=sys.stderr)
-    before = resolve(str(directory.config), []).config
-    taken = changes(before.name, options.variant) if options.variant else []
-    config = resolve(str(directory.config), [*taken, *options.overrides]).config
-    for fixed in FIXED:
-        if _value(before, fixed) != _value(config, fixed):
-            raise UsageError(
-                f"{fixed} cannot change in the middle of a run",
-                "start a new run for that: ida-tui --run PROFILE key=value ...",
-                where=f"command line: {fixed}",
-            )
+    taken: list[str] = []
+    if options.variant:
+        before = resolve(str(directory.config), [], verify=False).config
+        taken = changes(before.name, options.variant)
+    config = config_to_go_on(directory, [*taken, *options.overrides])
     key = load_key(config.judge, dotenv_dir=Path.cwd())
     if options.detach:
         from ida_tui.headless.detach import resume_detached
@@ -126,9 +128,3 @@ def changes(name: str, variant: str) -> list[str]:
     if own.limit_gb != other.limit_gb:
         found.append(f"limit_gb={json.dumps(other.limit_gb)}")
     return found
-
-
-def _value(config: object, key: str) -> object:
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config

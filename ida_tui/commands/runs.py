@@ -13,11 +13,18 @@ if TYPE_CHECKING:
     from ida_tui.runs.summary import RunSummary
 
 SHOWN = 30
+EPILOG = """\
+examples:
+  ida-tui runs                  the newest of all experiments
+  ida-tui runs quickstart --all
+  ida-tui runs --json
+"""
 MARKS = {"done": "✓", "live": "●", "interrupted": "‖"}
 
 
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.epilog = EPILOG
     parser.add_argument("experiment", nargs="?", help="only the runs of this one")
     parser.add_argument("--all", action="store_true", help=f"more than the newest {SHOWN}")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")

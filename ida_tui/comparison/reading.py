@@ -54,7 +54,7 @@ class Compared:
     def judge(self) -> str:
         """Who scored it, as exactly as it is known."""
         own = self.state.run.judge if self.state.run else ""
-        if self.config is None or self.config.judge.kind == "offline":
+        if self.config is None or self.config.judge.kind != "openai":
             return own or "not known"
         judge = self.config.judge
         # A paused run may have gone on with another judge than its profile's.

@@ -188,7 +188,7 @@ def _keys() -> Iterator[Finding]:
     seen: dict[str, str] = {}
     for name in profiles.names("judges"):
         judge = resolve("quickstart", [f"judge={name}"], verify=False).config.judge
-        if judge.kind != "offline" and judge.api_key_env:
+        if judge.kind == "openai" and judge.api_key_env:
             seen[judge.api_key_env] = key_source(judge)
     for name, source in sorted(seen.items()):
         if source:

@@ -41,6 +41,9 @@ class Judges:
         service.start()
         self._services.append(service)
         self._emit(ev.Noticed(level="info", source="judge", text=_opening(service)))
+        if service.formula is not None:
+            text = f"the reward is {service.formula.name} ({service.formula.words}), shown as R_IDA"
+            self._emit(ev.Noticed(level="warning", source="judge", text=text))
         return service
 
     @property

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from ida_tui.api import follow
 from ida_tui.config import Config
 from ida_tui.engine.place import place
 from ida_tui.engine.session import Session
 from ida_tui.errors import ExitCode
 from ida_tui.headless.printer import HumanPrinter, JsonPrinter, Printer
 from ida_tui.runs.resumption import Resumption
-from ida_tui.state import RunState, fold
+from ida_tui.state import RunState
 
 ONE_REQUEST_S = 3.0
 """Signals within this time are one request, where a launcher passes them on."""
@@ -49,21 +50,10 @@ def run(
     printer.opening(config)
     try:
         with _stopping_by_signal(session, printer):
-            session.start()
-            state = _follow(session, printer, resume.state if resume else RunState())
+            state = follow(session, resume.state if resume else RunState(), printer.show)
     finally:
         printer.close()
-    session.raise_if_refused()
     return ExitCode(state.ended.exit_code) if state.ended else ExitCode.FAILED
-
-
-def _follow(session: Session, printer: Printer, state: RunState) -> RunState:
-    while not session.finished:
-        record = session.next_record(timeout=0.1)
-        if record is not None:
-            state = fold(state, record)
-            printer.show(state, record)
-    return state
 
 
 @contextmanager

@@ -17,6 +17,19 @@ class CacheKeys:
     """Makes the key of a question: sha256 over everything that its verdict depends on."""
 
     prefix: str
+    told_kind: bool = False
+    """Whether the judge is told if a prompt is harmless or unsafe."""
+
+    @classmethod
+    def of_plugin(cls, config: JudgeConfig, rubric: RubricConfig, version: str) -> CacheKeys:
+        """The same for a judge of another package: its name, version and options, and the rubric."""
+        shared = {
+            "plugin": config.model,
+            "version": version,
+            "options": config.options,
+            "rubric": rubric.model_dump(exclude={"name", "description"}),
+        }
+        return cls(json.dumps(shared, sort_keys=True), told_kind=True)
 
     @classmethod
     def of(cls, config: JudgeConfig, rubric: RubricConfig) -> CacheKeys:
@@ -39,4 +52,6 @@ class CacheKeys:
     def key(self, question: Question) -> str:
         """64 hexadecimal digits."""
         own = [self.prefix, question.prompt, question.completion, question.sample_index]
+        if self.told_kind:
+            own.append(question.kind)
         return hashlib.sha256(json.dumps(own).encode()).hexdigest()

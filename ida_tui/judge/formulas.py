@@ -3,6 +3,7 @@
     formula("r_ida")                                  the one that runs are trained with
     formula("weighted", {"align": 2.0})               the weighted mean of the axes
     formula("align * min(risk, detail) / 100")        arithmetic over align, risk and detail
+    formula("mine")                                   one that an installed package offers under this name
 
 An expression is parsed and walked here: it is never evaluated by Python.
 """
@@ -14,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ida_tui import plugins
 from ida_tui.config import AXES
 from ida_tui.errors import UsageError
 from ida_tui.judge.formula import HIGHEST, r_ida
@@ -74,6 +76,7 @@ def formula(text: str, weights: Mapping[str, float] | None = None) -> Formula:
 
     Raises:
         UsageError: it is neither, a weight is wrong, or there are weights and nothing is weighted.
+        IdaError: it is another package's, and cannot be loaded.
     """
     text = text.strip()
     if weights and text != WEIGHTED:
@@ -83,7 +86,41 @@ def formula(text: str, weights: Mapping[str, float] | None = None) -> Formula:
         )
     if text == WEIGHTED:
         return _weighted(weights or {})
-    return NAMED.get(text) or _expression(text)
+    if text in NAMED:
+        return NAMED[text]
+    if text not in AXES and text in plugins.names(plugins.FORMULAS):
+        return installed(text)
+    return _expression(text)
+
+
+def installed(name: str) -> Formula:
+    """A formula of another package: an entry point of the group ``ida_tui.formulas``.
+
+    It is a function of align, risk and detail, 0 to 10 each, that returns the reward, 0 to 1. What it raises,
+    and whatever else it returns, is no value: the completion has no reward.
+
+    Raises:
+        UsageError: no installed package offers it.
+        IdaError: it cannot be loaded.
+    """
+    offered = plugins.load(plugins.FORMULAS, name)
+    entry = plugins.find(plugins.FORMULAS, name)
+    if not callable(offered):
+        raise plugins.broken(
+            plugins.FORMULAS, entry, TypeError(f"{type(offered).__name__} cannot be called")
+        )
+    about = (getattr(offered, "__doc__", None) or "").strip().partition("\n")[0]
+
+    def reward(align: float, risk: float, detail: float) -> float:
+        try:
+            value = float(offered(align, risk, detail))
+        except Exception as error:
+            raise ArithmeticError(f"{type(error).__name__}: {error}") from error
+        if not 0 <= value <= 1:  # nor is NaN
+            raise ArithmeticError(f"{value:g} is not within 0 to 1")
+        return value
+
+    return Formula(name, about or plugins.words(entry), reward)
 
 
 def _weighted(weights: Mapping[str, float]) -> Formula:

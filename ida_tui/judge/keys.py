@@ -36,8 +36,8 @@ def load_key(config: JudgeConfig, *, dotenv_dir: Path) -> str | None:
         JudgeUnavailable: a key is needed and there is none, or it cannot be one (exit code 3).
         UsageError: the profile has no model, or a base_url that is no address (exit code 2).
     """
-    if config.kind == "offline":
-        return None
+    if config.kind != "openai":
+        return None  # a plugin looks for its own
     _check_endpoint(config)
     name = config.api_key_env
     if name is None:

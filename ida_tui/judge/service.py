@@ -27,13 +27,15 @@ from ida_tui import events as ev
 from ida_tui.config import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.judge.cache import VerdictCache, cache_folder
 from ida_tui.judge.cache_keys import CacheKeys
-from ida_tui.judge.client import RETRY_BASE_S, JudgeClient, endpoint_of
+from ida_tui.judge.client import RETRY_BASE_S, Answer, JudgeClient, endpoint_of
 from ida_tui.judge.dialect import DialectMemory
 from ida_tui.judge.faults import Fault
+from ida_tui.judge.formulas import Formula, installed
 from ida_tui.judge.keys import host_of
 from ida_tui.judge.limiter import Limiter
 from ida_tui.judge.offline import OfflineScorer
 from ida_tui.judge.planning import retirement_warning
+from ida_tui.judge.plugin import PluginJudge
 from ida_tui.judge.purse import Purse
 from ida_tui.judge.verdict import BatchStats, Question, Verdict
 
@@ -63,6 +65,9 @@ class JudgeService:
         tell: receives warnings and slow-downs as events, on the service's thread; must not block.
         retry_base_s: first wait after a passing fault, in seconds.
         today: the day from which the judge's retirement is counted; null takes the system's.
+
+    Raises:
+        IdaError: the judge or the formula is another package's, and cannot be used.
     """
 
     def __init__(
@@ -81,8 +86,15 @@ class JudgeService:
     ) -> None:
         self.warnings: list[str] = []
         """Sentences for the user, in order; grows while the service runs."""
+        self._plugin = PluginJudge(config) if config.kind == "plugin" else None
         self.label = ev.OFFLINE_JUDGE if config.kind == "offline" else config.model
         """The judge's name in verdicts and on screens."""
+        if self._plugin is not None:
+            self.label = self._plugin.label
+        self.formula: Formula | None = None
+        """What makes the reward in place of R_IDA."""
+        if rubric.formula != "r_ida":
+            self.formula = installed(rubric.formula)
         self._config = config
         self._rubric = rubric
         self._key = key
@@ -146,6 +158,8 @@ class JudgeService:
     @property
     def cache_status(self) -> str:
         """One line for the log, such as ``Judge cache enabled (1,234 verdicts, /path)``."""
+        if self._plugin is not None and self._plugin.version is None:
+            return f"Judge: {self._plugin.words} (states no version, so verdicts are not kept)"
         if self._cache is None or not self._cache.enabled:
             return "Judge cache off"
         return self._cache_status
@@ -264,13 +278,33 @@ class JudgeService:
         if self._config.kind == "offline" or not self._config.cache:
             return
         judge = f"{self._config.model} at {host_of(self._config.base_url)}"
+        if self._plugin is not None:
+            if self._plugin.version is None:
+                return
+            judge = f"{self.label} {self._plugin.version}"
+            self._cache_keys = CacheKeys.of_plugin(self._config, self._rubric, self._plugin.version)
         cache = VerdictCache(self._folder or cache_folder(), self._warn, judge=judge)
         if cache.enabled:
             self._cache = cache
-            self._served_model = cache.served_model(endpoint_of(self._config))
+            if self._plugin is None:
+                self._served_model = cache.served_model(endpoint_of(self._config))
             self._cache_status = f"Judge cache enabled ({cache.count():,} verdicts, {cache.path})"
 
     async def _judge(self, question: Question) -> Verdict:
+        return self._rewarded(await self._scored(question))
+
+    def _rewarded(self, verdict: Verdict) -> Verdict:
+        """The verdict with the reward of the rubric's own formula, where it has one."""
+        scores = (verdict.align, verdict.risk, verdict.detail)
+        if self.formula is None or None in scores:
+            return verdict
+        try:
+            return replace(verdict, r_ida=self.formula.reward(*(score or 0.0 for score in scores)))
+        except ArithmeticError as error:
+            why = f"the formula {self.formula.name} has no value: {error}"
+            return replace(verdict, align=None, risk=None, detail=None, r_ida=None, failure=why)
+
+    async def _scored(self, question: Question) -> Verdict:
         if is_tiny(question.completion):
             reason = "too short to be an answer: scored 0 without asking"
             return Verdict.scored(0, 0, 0, reason, self.label, calls=0)
@@ -308,11 +342,20 @@ class JudgeService:
         )
 
     async def _ask(self, question: Question, key: str | None) -> Verdict:
-        answer = await self._connected().ask(question)
+        answer = await (
+            self._ask_plugin(question) if self._plugin else self._connected().ask(question)
+        )
         if key is not None and self._cache is not None:
             self._cache.put(key, answer)
         self._note(answer.verdict)
         return answer.verdict
+
+    async def _ask_plugin(self, question: Question) -> Answer:
+        assert self._plugin is not None
+        self._purse.set_aside(0.0)  # what it costs is known only afterwards
+        answer = await self._plugin.ask(question)
+        self._purse.settle(0.0, answer.verdict.cost or 0.0)
+        return answer
 
     def _connected(self) -> JudgeClient:
         if self._client is None:
@@ -329,7 +372,7 @@ class JudgeService:
         return self._client
 
     async def _look(self) -> Fault | None:
-        if self._offline is not None:
+        if self._offline is not None or self._plugin is not None:
             return None
         client = self._connected()
         found = await client.models()

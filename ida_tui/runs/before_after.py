@@ -128,8 +128,8 @@ def _figure(answers: Sequence[Answer], kind: Kind, one: _Measure, seed: int) -> 
         base=fmean(base),
         tuned=fmean(tuned),
         # Of a single prompt nothing is known but that the difference is a possible one.
-        low=max(-one.most, interval.low),
-        high=min(one.most, interval.high),
+        low=max(-float(one.most), interval.low),
+        high=min(float(one.most), interval.high),
         prompts=len(both),
         better=one.better[kind],
     )

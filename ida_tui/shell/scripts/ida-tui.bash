@@ -1,0 +1,11 @@
+# Completions of ida-tui for bash (3.2 and later).
+#   ida-tui completions bash > ~/.local/share/bash-completion/completions/ida-tui
+_ida_tui() {
+    local candidate IFS=$'\n'
+    COMPREPLY=()
+    while read -r candidate; do
+        COMPREPLY+=("$candidate")
+    done < <("${COMP_WORDS[0]}" __complete bash "$COMP_WORDBREAKS" "${COMP_LINE:0:COMP_POINT}" 2>/dev/null)
+}
+# A candidate that ends the word brings its own space.
+complete -o nospace -F _ida_tui ida-tui

@@ -1,0 +1,124 @@
+"""The Python API: what a script trains and reads is what the command line trains and prints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ida_tui import IdaError, Run, load_run, run
+from ida_tui import events as ev
+from ida_tui.errors import ExitCode
+from tests.conftest import IdaTui
+
+SHORT = {
+    "training.max_steps": 3,
+    "training.per_device_train_batch_size": 16,
+    "training.max_completion_length": 16,
+    "evaluation.enabled": False,
+}
+
+
+class Enough(Exception):
+    """What a script raises to end a run."""
+
+
+def weights_of(run: Run) -> bytes:
+    assert run.weights is not None
+    return (run.weights / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_script_trains_and_reads_what_the_command_prints(ida_tui_here: IdaTui) -> None:
+    seen: list[ev.Record] = []
+    statuses: list[str] = []
+
+    def on_event(record: ev.Record) -> None:
+        seen.append(record)
+        if isinstance(record.event, ev.StepFinished) and not statuses:
+            statuses.append(load_run("quickstart").status)
+
+    trained = run("quickstart", "seed=3", SHORT, on_event=on_event)
+
+    assert statuses == ["live"], "a run can be read while it is trained"
+    assert (trained.status, trained.exit_code) == ("done", ExitCode.DONE)
+    assert [step.step for step in trained.steps] == [1, 2, 3]
+    assert trained.config.seed == 3
+    assert len(list(trained.completions())) == 48
+    assert {c.finished.step for c in trained.completions(2)} == {2}
+    assert all(c.scored is not None and c.scored.r_ida is not None for c in trained.completions())
+    assert list(trained.events()) == seen
+    assert isinstance(seen[-1].event, ev.RunEnded)
+    assert trained.evaluation is None
+
+    read = load_run(trained.directory)
+    assert (read.state, read.name) == (trained.state, trained.name)
+    typed = [f"{key}={str(value).lower()}" for key, value in SHORT.items()]
+    commanded = ida_tui_here("--run", "quickstart", "seed=3", *typed)
+    assert commanded.code == 0, commanded.err
+    assert weights_of(load_run("quickstart")) == weights_of(trained)
+
+
+def test_an_exception_of_the_script_stops_the_run_which_can_be_gone_on_with() -> None:
+    whole = run("quickstart", SHORT)
+
+    def stop_after_the_first(record: ev.Record) -> None:
+        if isinstance(record.event, ev.StepFinished):
+            raise Enough
+
+    with pytest.raises(Enough):
+        run("quickstart", SHORT, on_event=stop_after_the_first)
+    stopped = load_run("quickstart")
+    assert (stopped.status, stopped.exit_code) == ("interrupted", ExitCode.INTERRUPTED)
+    with pytest.raises(IdaError, match="Stopped"):
+        stopped.raise_if_failed()
+
+    gone_on = run(stopped.directory, resume=True).raise_if_failed()
+    assert gone_on.directory == stopped.directory
+    assert weights_of(gone_on) == weights_of(whole)
+
+
+def test_what_cannot_start_is_an_error_and_leaves_nothing_behind() -> None:
+    with pytest.raises(IdaError, match="quickstrat") as wrong:
+        run("quickstrat")
+    assert wrong.value.code == ExitCode.USAGE
+    with pytest.raises(IdaError, match="is no finite number"):
+        run("quickstart", {"training.learning_rate": float("nan")})
+    with pytest.raises(IdaError, match="is of type object, which is no value"):
+        run("quickstart", {"training.max_steps": object()})
+    with pytest.raises(IdaError, match="needs an API key") as no_key:
+        run("quickstart", {"judge": "gpt-4o-mini"})
+    assert no_key.value.code == ExitCode.JUDGE_UNAVAILABLE
+    with pytest.raises(IdaError, match="there is no run"):
+        load_run("quickstart")
+    assert not Path("outputs").exists()
+
+
+def test_a_judge_that_is_not_there_is_in_the_runs_exit_code() -> None:
+    nobody = {"judge": {"base_url": "http://127.0.0.1:9/v1", "max_retries": 0}}
+    ended = run("quickstart", SHORT, "judge=ollama", nobody)
+
+    assert ended.exit_code == ExitCode.JUDGE_UNAVAILABLE
+    assert ended.status == "judge_unavailable"
+    with pytest.raises(IdaError) as failed:
+        ended.raise_if_failed()
+    assert failed.value.code == ExitCode.JUDGE_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("import ida_tui; ida_tui.__version__", ()),
+        ("from ida_tui import load_run, run", ("pydantic",)),
+    ],
+    ids=["import ida_tui", "load_run and run"],
+)
+def test_importing_the_api_loads_no_heavy_library(code: str, allowed: tuple[str, ...]) -> None:
+    heavy = {"torch", "transformers", "trl", "openai", "textual", "pydantic", "yaml"}
+    probe = f"import sys\n{code}\nprint(sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(eval(done.stdout))
+    assert loaded <= {*allowed, *(("yaml",) if allowed else ())}

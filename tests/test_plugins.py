@@ -1,0 +1,244 @@
+"""Judges and formulas of other packages: the example is trained with; a broken one never scores."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ida_tui import IdaError, load_run, plugins
+from ida_tui.config import JudgeConfig, PromptSet, RubricConfig
+from ida_tui.errors import UsageError
+from ida_tui.judge.service import JudgeService
+from ida_tui.judge.verdict import Question, Verdict
+from ida_tui.resolve import resolve
+from tests.conftest import REPOSITORY, IdaTui
+
+EXAMPLE = REPOSITORY / "examples" / "plain-judge"
+SHORT = (
+    "training.max_steps=2",
+    "training.per_device_train_batch_size=16",
+    "training.max_completion_length=16",
+    "evaluation.enabled=false",
+)
+PLUGIN = ("judge.kind=plugin", "judge.model=plain")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example package, built and installed by uv into an empty folder."""
+    uv = shutil.which("uv")
+    assert uv is not None, "the tests are run by uv"
+    target = tmp_path_factory.mktemp("site")
+    source = tmp_path_factory.mktemp("source") / "plain-judge"
+    shutil.copytree(EXAMPLE, source)
+    command = [uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--no-build-isolation"]
+    where = ["--python", sys.executable, "--target", str(target), str(source)]
+    done = subprocess.run([*command, *where], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.fixture
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example is there for the test."""
+    monkeypatch.syspath_prepend(str(site))
+    importlib.invalidate_caches()
+
+
+@pytest.fixture
+def offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package with judges and formulas that go wrong; returns its module."""
+    site = tmp_path / "broken-site"
+    about = site / "broken-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    judges = [
+        "raises",
+        "leaves",
+        "hangs",
+        "nothing",
+        "text",
+        "far",
+        "short",
+        "waits",
+        "both",
+        "data",
+    ]
+    lines = [f"{name} = broken_plugin:{name}" for name in judges]
+    formulas = ["zero", "large"]
+    (about / "entry_points.txt").write_text(
+        "[ida_tui.judges]\nmissing = not_there:judge\n"
+        + "\n".join(lines)
+        + "\n[ida_tui.formulas]\n"
+        + "\n".join(f"{name} = broken_plugin:{name}" for name in formulas)
+    )
+    module = site / "broken_plugin.py"
+    module.write_text(
+        """
+import threading
+GOOD = {"align": 8, "risk": 10, "detail": 6, "reason": "fine"}
+data = 7
+def raises(prompt, kind, completion): raise KeyError("no sk-1234567890 here")
+def leaves(prompt, kind, completion): raise SystemExit(0)
+def hangs(prompt, kind, completion): threading.Event().wait()
+def nothing(prompt, kind, completion): return None
+def text(prompt, kind, completion): return GOOD | {"align": "8"}
+def far(prompt, kind, completion): return GOOD | {"risk": 11}
+def short(prompt, kind, completion): return {"align": 8, "risk": 10}
+async def waits(prompt, kind, completion): return GOOD | {"tone": 3.5, "cost": 0.25}
+def both(prompt, kind, completion, *, bonus=0): return GOOD | {"align": 8 + bonus}
+def zero(align, risk, detail): return 1 / (align - 8)
+def large(align, risk, detail): return 17
+"""
+    )
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.delitem(sys.modules, "broken_plugin", raising=False)
+    importlib.invalidate_caches()
+    return module
+
+
+def verdict(tmp_path: Path, name: str, **more: object) -> Verdict:
+    """What the service makes of one question to a plugin."""
+    rubric = RubricConfig.model_validate(
+        resolve("quickstart").config.rubric.model_dump() | {"formula": more.pop("formula", "r_ida")}
+    )
+    judge = JudgeConfig.model_validate({"kind": "plugin", "model": name, "timeout_s": 5, **more})
+    prompts = PromptSet(prompts=[])
+    with JudgeService(judge, rubric, prompts, key=None, cache_dir=tmp_path / "kept") as service:
+        asked = Question("p", "How do I bake bread?", "harmless", "Mix flour and water, then bake.")
+        return service.submit(asked).result(timeout=60)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_run_is_trained_with_an_installed_judge_and_formula(ida_tui_here: IdaTui) -> None:
+    formula = "rubric.formula=careful"
+    checked = ida_tui_here("--check", "quickstart", *PLUGIN, formula)
+    assert checked.code == 0, checked.err
+    assert 'the plugin "plain" (plain_judge:Plain of plain-judge 0.1.0)' in checked.out
+
+    done = ida_tui_here("--run", "quickstart", *PLUGIN, formula, *SHORT)
+
+    assert done.code == 0, done.err
+    run = load_run("quickstart")
+    said = run.state.notices
+    assert any("the reward is careful (R_IDA with a gate" in notice.text for notice in said)
+    completions = [c.scored for c in run.completions() if c.scored is not None]
+    assert len(completions) == 32
+    for scored in completions:
+        assert scored.failure is None
+        assert scored.align is not None
+        assert scored.risk is not None
+        assert scored.detail is not None
+        expected = min(1, scored.risk / 8) * scored.align * (scored.risk + scored.detail) / 200
+        assert scored.r_ida == pytest.approx(expected)
+    asked = [c for c in completions if "scored 0 without asking" not in c.reason]
+    assert asked
+    assert all("[plain " in c.reason and c.judge == "plain (plugin)" for c in asked)
+
+
+@pytest.mark.usefixtures("installed")
+def test_judge_check_and_rescore_take_what_is_installed(ida_tui_here: IdaTui) -> None:
+    profiles = Path("profiles")
+    profiles.mkdir()
+    (profiles / "mine.yaml").write_text(
+        "kind: plugin\nmodel: plain\noptions: {longest: 6}\nprice: {input: 0, output: 0}\n"
+    )
+    checked = ida_tui_here("judge", "check", "profiles/mine.yaml", "--samples", "1", "--json")
+    report = json.loads(checked.out)
+    assert report["samples"], checked.err
+
+    assert ida_tui_here("--run", "quickstart", *SHORT).code == 0
+    rescored = ida_tui_here("rescore", "quickstart", "formula=careful")
+    assert rescored.code == 0, rescored.err
+    assert "a gate that opens only at risk 8" in rescored.out
+
+
+@pytest.mark.usefixtures("installed")
+def test_verdicts_are_kept_only_under_a_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not verdict(tmp_path, "plain").cached
+    kept = verdict(tmp_path, "plain")
+    assert (kept.cached, kept.calls) == (True, 0)
+    assert not verdict(tmp_path, "plain", options={"longest": 4}).cached
+    plain = importlib.import_module("plain_judge")
+    monkeypatch.setattr(plain.Plain, "version", "2")
+    assert not verdict(tmp_path, "plain").cached
+    monkeypatch.setattr(plain.Plain, "version", None)
+    for _ in range(2):
+        assert not verdict(tmp_path, "plain").cached
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("raises", "KeyError"),
+        ("leaves", "SystemExit"),
+        ("hangs", "longer than 0.2 s"),
+        ("nothing", "NoneType in place of a mapping"),
+        ("text", "no number for align"),
+        ("far", "risk is 11"),
+        ("short", "no number for detail"),
+    ],
+)
+def test_whatever_goes_wrong_in_a_plugin_is_a_verdict_without_scores(
+    tmp_path: Path, offered: Path, name: str, why: str
+) -> None:
+    failed = verdict(tmp_path, name, timeout_s=0.2 if name == "hangs" else 5)
+
+    assert (failed.align, failed.risk, failed.detail, failed.r_ida) == (None,) * 4
+    assert failed.failure is not None
+    assert why in failed.failure
+    assert f"broken_plugin:{name} of broken 1.0" in failed.failure
+    assert "sk-1234567890" not in failed.failure
+
+
+def test_a_plugin_may_wait_take_options_and_tell_its_cost(tmp_path: Path, offered: Path) -> None:
+    waited = verdict(tmp_path, "waits")
+    assert (waited.align, waited.cost, waited.reason) == (8, 0.25, "fine [tone 3.5]")
+    assert verdict(tmp_path, "both", options={"bonus": 1}).align == 9
+    assert verdict(tmp_path, "both").cost is None, "what it costs is not known"
+
+
+@pytest.mark.parametrize("name", ["zero", "large"])
+def test_a_formula_without_a_value_leaves_no_reward(
+    tmp_path: Path, offered: Path, name: str
+) -> None:
+    failed = verdict(tmp_path, "waits", formula=name)
+
+    assert (failed.align, failed.r_ida) == (None, None)
+    assert f"the formula {name} has no value" in (failed.failure or "")
+
+
+def test_a_plugin_that_cannot_be_used_is_refused_by_its_name(tmp_path: Path, offered: Path) -> None:
+    with pytest.raises(UsageError, match='no installed package offers a judge "mine"') as unknown:
+        resolve("quickstart", ["judge.kind=plugin", "judge.model=mine"])
+    assert unknown.value.where.endswith("judge.model")
+    with pytest.raises(UsageError, match="no installed package offers a formula"):
+        resolve("quickstart", ["rubric.formula=mine"])
+    with pytest.raises(IdaError, match=r'"missing" \(not_there:judge of broken 1.0\).*not_there'):
+        verdict(tmp_path, "missing")
+    with pytest.raises(IdaError, match="int cannot be called"):
+        verdict(tmp_path, "data")
+    mistyped = verdict(tmp_path, "both", options={"bonnus": 1})
+    assert "bonnus" in (mistyped.failure or "")
+
+
+def test_nothing_of_a_package_runs_before_a_profile_names_it(
+    offered: Path, ida_tui_here: IdaTui
+) -> None:
+    offered.write_text("raise RuntimeError('imported')")
+    assert "raises" in plugins.names(plugins.JUDGES)
+
+    assert ida_tui_here("--check", "quickstart").code == 0
+    checked = ida_tui_here("--check", "quickstart", "judge.kind=plugin", "judge.model=raises")
+    assert checked.code == 0
+    run = ida_tui_here("--run", "quickstart", "judge.kind=plugin", "judge.model=raises", *SHORT)
+    assert run.code == 2
+    assert "RuntimeError: imported" in run.out
