@@ -39,11 +39,10 @@ def test_a_model_of_another_shape_trains_from_a_local_path(
     assert (folder / weights).is_file()
 
 
-@pytest.mark.parametrize(("method", "checkpoints"), [("lora", 1), ("full", 0)])
+@pytest.mark.parametrize("method", ["lora", "full"])
 def test_weights_that_are_not_numbers_end_the_run_and_are_in_no_checkpoint(
-    method: str, checkpoints: int, random_qwen3: Path, tmp_path: Path, ida_tui_here: Any
+    method: str, random_qwen3: Path, tmp_path: Path, ida_tui_here: Any
 ) -> None:
-    # With LoRA the broken weights are the frozen base's, and the adapter is still worth keeping.
     from safetensors.torch import load_file, save_file
 
     broken = tmp_path / "broken"
@@ -64,7 +63,7 @@ def test_weights_that_are_not_numbers_end_the_run_and_are_in_no_checkpoint(
     assert "Traceback" not in done.err
     run = Path("outputs/quickstart/latest")
     assert not (run / "logs" / "crash.txt").exists()
-    assert len(list(run.glob("checkpoints/checkpoint-*"))) == checkpoints
+    assert list(run.glob("checkpoints/checkpoint-*")) == []
 
 
 def test_a_learning_rate_that_destroys_the_weights_ends_the_run_and_keeps_the_last_good_checkpoint(

@@ -82,7 +82,7 @@ def test_a_verdict_that_never_comes_is_shown_as_missing_and_scores_nothing(
     assert "scored)" in done.out
 
 
-def test_a_refused_key_ends_the_run_with_the_judges_exit_code_and_a_checkpoint(
+def test_a_key_refused_in_the_first_step_ends_the_run_with_the_judges_exit_code_to_begin_anew(
     ida_tui_here: Any,
 ) -> None:
     with ScriptedJudge([Status(401, message=f"bad key {KEY}")] * 9) as server:
@@ -92,7 +92,9 @@ def test_a_refused_key_ends_the_run_with_the_judges_exit_code_and_a_checkpoint(
     assert KEY not in done.out + done.err
     ended = events_of_latest_run()[-1]
     assert (ended["type"], ended["status"]) == ("RunEnded", "judge_unavailable")
-    assert list(Path("outputs/dev-mps/latest/checkpoints").glob("checkpoint-*"))
+    assert "ida-tui resume" in str(ended["hint"])
+    # Nothing was learned yet: the first step is the same one again.
+    assert list(Path("outputs/dev-mps/latest/checkpoints").glob("checkpoint-*")) == []
 
 
 def test_the_key_is_in_no_file_that_the_run_left(ida_tui_here: Any, tmp_path: Path) -> None:

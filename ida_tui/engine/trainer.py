@@ -8,7 +8,6 @@ off no gradient norm is computed through the scaler.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from ida_tui.engine.stopping import NonFinite
 from ida_tui.engine.watcher import Movement, Watcher
 from ida_tui.engine.weights import WeightDelta
 from ida_tui.events import (
+    MOST,
     CheckpointSaved,
     CompletionFinished,
     RankFigures,
@@ -288,7 +288,8 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         if "loss" not in logs:
             return
         change, scaler = self._weight_delta.change(), self.accelerator.scaler
-        if not math.isfinite(change.relative):
+        # Beyond what a figure can be they are as good as not finite: the next step would be.
+        if not all(figure <= MOST for figure in (change.relative, change.norm, change.largest)):
             raise NonFinite("a weight", int(self.state.global_step))
         self._watcher.step_finished(
             int(self.state.global_step),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import threading
 import time
 from collections.abc import Mapping
@@ -112,7 +111,7 @@ class UnderWay:
         """
         if self.trainer is None or self.trainer.optimizer is None:
             return False
-        if not math.isfinite(self.trainer.weight_delta):
+        if not self.trainer.weight_delta <= ev.MOST:
             return False
         step = int(self.trainer.state.global_step)
         if step == 0:

@@ -6,7 +6,6 @@ is the boundary that only plain values cross.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -256,7 +255,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
+    """A figure as events have it; none where it is not finite, or larger than a figure of a run can be."""
+    return float(value) if value is not None and abs(value) <= ev.MOST else None
 
 
 def _lengths(logs: Mapping[str, float | None]) -> tuple[float, float, float] | None:
