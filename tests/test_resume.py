@@ -137,3 +137,21 @@ def test_what_the_checkpoint_was_made_with_cannot_change(ida_tui_here: Any) -> N
         done = ida_tui_here("resume", str(directory.path), change)
         assert done.code == 2
         assert "cannot change in the middle of a run" in done.err
+
+
+def test_a_run_that_goes_on_in_its_third_epoch_has_the_third_epochs_order_of_prompts() -> None:
+    from trl.trainer.utils import RepeatSampler
+
+    from ida_tui.engine.sampler import ResumedSampler
+
+    how: dict[str, Any] = {
+        "data_source": range(12),
+        "mini_repeat_count": 2,
+        "batch_size": 4,
+        "seed": 7,
+    }
+    whole = RepeatSampler(**how)
+    orders = [list(whole) for _ in range(4)]
+    resumed = ResumedSampler(lambda: 2, **how)
+    assert [list(resumed), list(resumed)] == orders[2:]
+    assert list(ResumedSampler(lambda: 0, **how)) == orders[0]

@@ -23,6 +23,7 @@ from ida_tui.engine.heartbeat import Heartbeat, heard
 from ida_tui.engine.judging import Judge, Row
 from ida_tui.engine.rank_figures import figures
 from ida_tui.engine.ranks import Ranks
+from ida_tui.engine.sampler import ResumedSampler
 from ida_tui.engine.stopping import NonFinite
 from ida_tui.engine.watcher import Movement, Watcher
 from ida_tui.engine.weights import WeightDelta
@@ -84,6 +85,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self._checkpoint_facts = checkpoint_facts
         self._writing_to: str | None = None
         self._in_rollout = False
+        self._epochs_done = 0
         self._skipped_in_a_row = 0
         self._non_finite = 0
         self._randomness: devices.Randomness | None = None
@@ -106,6 +108,24 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         """Train to the end; as `trl.GRPOTrainer.train`."""
         self._randomness = devices.Randomness.now(self.accelerator.device)
         return super().train(*args, **kwargs)
+
+    # -- data ---------------------------------------------------------------------------------
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        self._epochs_done, batches = super()._init_training_state(*args, **kwargs)
+        return self._epochs_done, batches
+
+    def _get_train_sampler(self, dataset: Any = None) -> ResumedSampler:
+        theirs = super()._get_train_sampler(dataset)
+        return ResumedSampler(
+            lambda: self._epochs_done,
+            data_source=theirs.data_source,
+            mini_repeat_count=theirs.mini_repeat_count,
+            batch_size=theirs.batch_size,
+            repeat_count=theirs.repeat_count,
+            shuffle=theirs.shuffle,
+            seed=theirs.seed,
+        )
 
     # -- rollout ------------------------------------------------------------------------------
 

@@ -25,12 +25,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ida_tui.resolve import resolve
 from ida_tui.runs.reader import read_events
 from ida_tui.state import fold_all
 
 STEPS = 6
+FEW = [prompt.id for prompt in resolve("quickstart").config.prompts.train()[:24]]
+"""Prompts of three steps, so that a run goes on in its second epoch, too."""
 RUN = (
     "--run", "quickstart", f"training.max_steps={STEPS}", "training.save_steps=2",
+    f"prompts.only={json.dumps(FEW)}",
     "evaluation.samples=1", "evaluation.batch_size=30",
 )  # fmt: skip
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -178,8 +182,8 @@ def check(count: int, seed: int) -> list[Killed]:
         if not kill_at(moment):
             continue
         run = newest()
-        if run is None:
-            continue  # nothing had begun
+        if run is None or '"RunEnded"' in (run / "events.jsonl").read_text():
+            continue  # nothing had begun, or all was said
         found.append(look(run, reference, moment))
         print(f"{len(found)} of {count}: {found[-1]}", file=sys.stderr, flush=True)
     os.chdir(home)
