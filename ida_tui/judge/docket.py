@@ -207,18 +207,20 @@ class Docket:
         self, rows: int, group_size: int, should_stop: Callable[[], bool], progress: Progress
     ) -> None:
         """Ask again for what an older model of the server said, and drop what stays apart."""
-        current = self._service.served_model
-        stale = [
-            row
-            for group in self._mixed(rows, group_size)
-            for row in group
-            if self._served(row) not in (None, current)
-        ]
-        for row in stale:
-            entry = self._entries.pop(row)
-            self.ask(row, replace(entry.question, fresh=True))
-        if stale:
-            self._await(should_stop, progress)
+        # Twice: around the change an older model's reply may come in last, and pass for the current one.
+        for _ in range(2):
+            current = self._service.served_model
+            stale = [
+                row
+                for group in self._mixed(rows, group_size)
+                for row in group
+                if self._served(row) not in (None, current)
+            ]
+            for row in stale:
+                entry = self._entries.pop(row)
+                self.ask(row, replace(entry.question, fresh=True))
+            if stale:
+                self._await(should_stop, progress)
         for group in self._mixed(rows, group_size):
             served = Counter(name for row in group if (name := self._served(row)) is not None)
             (kept, _), *_ = served.most_common(1)
