@@ -20,6 +20,7 @@ from tests.judge_server import (
     Behaviour,
     Judge,
     ScriptedJudge,
+    Stall,
     Status,
     Text,
     completion_in,
@@ -167,6 +168,22 @@ def test_a_question_asked_early_is_asked_once_and_waits_for_nobody() -> None:
     assert [v.align for v in verdicts] == [verdict_for(q.completion)["align"] for q in asked]
     assert stats.first_s is not None
     assert stats.exposed_s <= stats.seconds + 0.05
+
+
+def test_a_reply_of_the_older_model_that_comes_in_last_leaves_nothing_without_scores() -> None:
+    asked = questions(4)
+    seen: set[str] = set()
+
+    def rule(body: Mapping[str, Any]) -> Behaviour:
+        text = completion_in(body)
+        again = text in seen
+        seen.add(text)
+        return Judge(model="m-2") if again or text != asked[0].completion else Stall(0.3)
+
+    with ScriptedJudge(rule=rule) as judge, service(judge) as scoring:
+        verdicts, _ = Docket(scoring).settle(asked, group_size=4)
+    assert [verdict.failure for verdict in verdicts] == [None] * 4
+    assert {verdict.served_model for verdict in verdicts} == {"m-2"}
 
 
 def test_a_completion_that_turned_out_otherwise_is_asked_anew() -> None:
