@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,9 @@ class Look:
     def at(cls, state: RunState, config: Config) -> Look:
         """The run as it is now. What another judge scored, and what came before that, is left out."""
         window, steps = config.alerts.window, state.steps
-        start = next((n for n in _positions(state) if steps[n].step > state.judged_since), 0)
+        start = bisect_right(
+            steps.figures("step"), state.judged_since, key=lambda step: int(step or 0)
+        )
         count = len(steps) - start
         return cls(
             state,
@@ -76,11 +79,6 @@ def share(steps: Sequence[StepFinished], part: str, whole: str) -> float | None:
     """A share over all completions of some steps; None where they are too few."""
     of = sum(getattr(step, whole) for step in steps)
     return sum(getattr(step, part) for step in steps) / of if of >= LEAST_COMPLETIONS else None
-
-
-def _positions(state: RunState) -> range:
-    """Where the first step of the present judge may be."""
-    return range(len(state.steps)) if state.judged_since else range(min(1, len(state.steps)))
 
 
 def _mean(steps: Sequence[StepFinished], figure: str) -> float | None:
