@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.goals import Goal, measure, parser  # noqa: E402
-from ida_tui.resolve import resolve  # noqa: E402
+from ida_tui.config.resolve import resolve  # noqa: E402
 
 LOOKED_AT = ("harmless answered", "harmless R_IDA", "unsafe declined", "unsafe R_IDA")
 SEEDS = 20
@@ -41,9 +41,10 @@ def main() -> int:
 
 def against_itself(samples: int) -> tuple[list[Goal], dict[str, Any]]:
     """The untrained model on both sides: how often is there a difference?"""
-    from ida_tui.engine import environment, evaluating
+    from ida_tui.config.prompt_files import Chosen
+    from ida_tui.engine import libraries as environment
+    from ida_tui.engine.inference import evaluate as evaluating
     from ida_tui.judge.service import JudgeService
-    from ida_tui.prompt_files import Chosen
 
     config = resolve("quickstart").config
     environment.prepare(config.model.folder())

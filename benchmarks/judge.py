@@ -27,13 +27,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.goals import Goal, measure, parser  # noqa: E402
-from ida_tui import events as ev  # noqa: E402
-from ida_tui.config import JudgeConfig, Prompt  # noqa: E402
+from ida_tui.config.resolve import resolve  # noqa: E402
+from ida_tui.config.schema import JudgeConfig, Prompt  # noqa: E402
+from ida_tui.events import types as ev  # noqa: E402
 from ida_tui.judge import r_ida  # noqa: E402
-from ida_tui.judge.offline import OfflineScorer  # noqa: E402
+from ida_tui.judge.backends.offline.heuristic import OfflineScorer  # noqa: E402
 from ida_tui.judge.service import JudgeService  # noqa: E402
 from ida_tui.judge.verdict import Question  # noqa: E402
-from ida_tui.resolve import resolve  # noqa: E402
 from tests.judge_server import Behaviour, Judge, ScriptedJudge, Status, completion_in  # noqa: E402
 
 CONFIG = resolve("quickstart").config

@@ -8,7 +8,7 @@ Every case is one `ida-tui --run` of two steps in a process of its own, with the
 offline judge. Random weights never end an answer, so that every row is as long as it may be: what the plan
 counts with. Measured is the most that the process held of its own, and the libraries' pages; the pages of the
 weights' file while it is read are not among them, for the system takes those back. Planned is
-`ida_tui.memory`, before anything is loaded. The last line also says what the gauge itself costs.
+`ida_tui.planning.memory`, before anything is loaded. The last line also says what the gauge itself costs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.goals import Goal, measure, parser  # noqa: E402
-from ida_tui.bench.cells import SHAPES  # noqa: E402
+from ida_tui.engine.bench.cases import SHAPES  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ QUICK = [CASES[1], CASES[2], CASES[4], CASES[6], CASES[7]]
 CHILD = """
 import json, sys, threading
 from pathlib import Path
-from ida_tui.cli import main
+from ida_tui.cli.main import main
 
 def held(kind):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -108,8 +108,8 @@ def main() -> int:
 
 def sampling() -> tuple[list[Goal], dict[str, Any]]:
     """What the gauge itself costs: processor time of a sample, times how many there are in a second."""
-    from ida_tui.engine.monitor import INTERVAL_S
-    from ida_tui.sensors.memory import MemorySensor
+    from ida_tui.engine.device.memory_monitor import INTERVAL_S
+    from ida_tui.system.memory import MemorySensor
 
     sensor, samples = MemorySensor(), 200
     sensor.sample()
@@ -164,8 +164,8 @@ def overrides(case: Case, folder: Path) -> list[str]:
 
 def plan_of(case: Case, folder: Path) -> tuple[float, dict[str, float]]:
     """What is planned, in bytes: at once, and part by part."""
-    from ida_tui.memory import plan
-    from ida_tui.resolve import resolve
+    from ida_tui.config.resolve import resolve
+    from ida_tui.planning.memory import plan
 
     profile, *rest = overrides(case, folder)
     found = plan(resolve(profile, rest).config, "cpu")
@@ -192,7 +192,7 @@ def random_model(shape: str, folder: Path) -> Path:
     import torch
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-    from ida_tui import embedded
+    from ida_tui.config import embedded
 
     tokenizer = AutoTokenizer.from_pretrained(embedded.path())
     torch.manual_seed(0)

@@ -75,7 +75,7 @@ def _make_runs(outputs: Path) -> int:
 
     The lines about the steps are the same in all of them: only the ends of a file are read.
     """
-    from ida_tui import events as ev
+    from ida_tui.events import types as ev
     from tests.synthetic_run import run_events
 
     size = 0
@@ -155,7 +155,7 @@ def _child(what: str, steps: int) -> dict[str, float]:
 
 
 def _open(path: Path) -> dict[str, float]:
-    from ida_tui.runs.replay import Replay
+    from ida_tui.runs.log.replay import Replay
 
     Replay.open(_long(TINY))
     before = _memory_mb()

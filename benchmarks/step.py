@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.goals import Goal, Part, measure, parser  # noqa: E402
-from ida_tui.bench import cells as known  # noqa: E402
-from ida_tui.bench.cells import PROMPT, SHAPES, Cell  # noqa: E402
-from ida_tui.bench.table import ENVIRONMENT, compare  # noqa: E402
+from ida_tui.engine.bench import cases as known  # noqa: E402
+from ida_tui.engine.bench.cases import PROMPT, SHAPES, Cell  # noqa: E402
+from ida_tui.engine.bench.compare import ENVIRONMENT, compare  # noqa: E402
 
 
 def main() -> int:
@@ -78,9 +78,9 @@ def decode() -> tuple[list[Goal], dict[str, Any]]:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from ida_tui.engine import device
-    from ida_tui.engine.rollout import sample
-    from ida_tui.engine.sampling import Sampling
+    from ida_tui.engine.device import device
+    from ida_tui.engine.rollout.generate import sample
+    from ida_tui.engine.rollout.sampling import Sampling
 
     device.leave_a_core()
     big = torch.ones(64 * 2**20)
@@ -138,9 +138,10 @@ def held() -> None:
 
     import psutil
 
-    from ida_tui import allocator
-    from ida_tui.bench.ways import build
-    from ida_tui.engine import device, environment
+    from ida_tui.engine import libraries as environment
+    from ida_tui.engine.bench.trainers import build
+    from ida_tui.engine.device import device
+    from ida_tui.system import allocator
 
     environment.prepare(None)
     allocator.keep_freed_memory()

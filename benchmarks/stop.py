@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.goals import Goal, measure, parser  # noqa: E402
-from ida_tui.runs import checkpoints  # noqa: E402
+from ida_tui.runs.store import checkpoints  # noqa: E402
 from tests.judge_server import Hold, Judge, ScriptedJudge  # noqa: E402
 from tests.test_stopping import LONG, start  # noqa: E402
 

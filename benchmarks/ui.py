@@ -315,7 +315,7 @@ def _run_app(scenario: Callable[[Any], Any]) -> None:
 
 
 def _quickstart(figures: Path) -> None:
-    from ida_tui.resolve import resolve
+    from ida_tui.config.resolve import resolve
 
     async def scenario(app: Any) -> None:
         importing, training = Probe(), Probe()
@@ -348,7 +348,7 @@ def _quickstart(figures: Path) -> None:
 
 
 def _turns(overrides: Path) -> None:
-    from ida_tui.resolve import resolve
+    from ida_tui.config.resolve import resolve
 
     async def scenario(app: Any) -> None:
         # Textual would set the terminal up anew after each stop, as after ctrl+z.
@@ -405,9 +405,9 @@ async def _painted(app: Any) -> None:
 
 
 def _flood(figures: Path) -> None:
-    from ida_tui.runs.log import EventLog
-    from ida_tui.tui.sources import LiveSource
-    from ida_tui.tui.watched import Watched
+    from ida_tui.runs.log.writer import EventLog
+    from ida_tui.tui.run_view.sources import LiveSource
+    from ida_tui.tui.run_view.watched import Watched
     from tests.scripted_session import ScriptedSession, run_ended, run_started
     from tests.synthetic_run import step_events
 

@@ -1,5 +1,5 @@
 """`python -m ida_tui`: the same as the `ida-tui` command."""
 
-from ida_tui.cli import entry
+from ida_tui.cli.main import entry
 
 entry()

@@ -25,23 +25,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ida_tui import events as ev
-from ida_tui.config import Config
+from ida_tui.config.profiles import SECTIONS
+from ida_tui.config.resolve import resolve
+from ida_tui.config.schema import Config
 from ida_tui.engine.session import Session
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.judge.keys import load_key
-from ida_tui.paths import shown_path
-from ida_tui.profiles import SECTIONS
-from ida_tui.resolve import resolve
-from ida_tui.runs import completions, evaluations, owner, resumption
+from ida_tui.events import types as ev
+from ida_tui.events.state import Completion, RunState, fold
+from ida_tui.judge.api_key import load_key
+from ida_tui.runs import owner
+from ida_tui.runs import resume as resumption
+from ida_tui.runs.catalog.summary import RunStatus
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.evaluations import Evaluation
-from ida_tui.runs.reader import read_events
-from ida_tui.runs.replay import Replay
-from ida_tui.runs.resumption import Resumption
-from ida_tui.runs.summary import RunStatus
-from ida_tui.runs.trained import trained
-from ida_tui.state import Completion, RunState, fold
+from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.replay import Replay
+from ida_tui.runs.resume import Resumption
+from ida_tui.runs.store import completions, evaluations
+from ida_tui.runs.store.evaluations import Evaluation
+from ida_tui.runs.weights import trained
+from ida_tui.util.paths import shown_path
 
 OUTPUTS = Path("outputs")
 """Where runs are looked for by name."""

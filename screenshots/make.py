@@ -24,13 +24,13 @@ from textual.pilot import Pilot
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ida_tui import events as ev  # noqa: E402
-from ida_tui import narration  # noqa: E402
-from ida_tui.headless.printer import styled  # noqa: E402
-from ida_tui.resolve import resolve  # noqa: E402
-from ida_tui.state import RunState, fold  # noqa: E402
+from ida_tui.cli.output.printer import styled  # noqa: E402
+from ida_tui.config.resolve import resolve  # noqa: E402
+from ida_tui.events import narration  # noqa: E402
+from ida_tui.events import types as ev  # noqa: E402
+from ida_tui.events.state import RunState, fold  # noqa: E402
 from ida_tui.tui.app import IdaApp  # noqa: E402
-from ida_tui.tui.watched import Watched  # noqa: E402
+from ida_tui.tui.run_view.watched import Watched  # noqa: E402
 from screenshots.drawing import animated, clean  # noqa: E402
 from screenshots.recorded import Tape, records, unpack  # noqa: E402
 

@@ -13,12 +13,12 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-from ida_tui import events as ev
+from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.engine.session import Session
 from ida_tui.errors import IdaError
-from ida_tui.resolve import resolve, to_yaml
+from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.tui.sources import LiveSource
+from ida_tui.tui.run_view.sources import LiveSource
 
 FILE = Path(__file__).parent / "quickstart.events.jsonl.gz"
 

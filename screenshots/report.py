@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ida_tui.report.writing import write  # noqa: E402
-from ida_tui.runs.resumption import find  # noqa: E402
+from ida_tui.analysis.report.write import write  # noqa: E402
+from ida_tui.runs.resume import find  # noqa: E402
 from tests import chromium  # noqa: E402
 
 WIDTH, HEIGHT = 1080, 970

@@ -5,7 +5,7 @@ uv run python scripts/train.py model=qwen3-4b-mps-fp16 experiment=dev-mps
 
 import sys
 
-from ida_tui.cli import main
+from ida_tui.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main(["--run", *sys.argv[1:]]))

@@ -17,8 +17,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ida_tui import commands, config, listing, profiles
-from ida_tui.cli import _parser, word_parser
+from ida_tui.cli import commands
+from ida_tui.cli.main import _parser, word_parser
+from ida_tui.config import listing, profiles
+from ida_tui.config import schema as config
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GENERATED = "<!-- Written by scripts/write_reference.py; change ida_tui/{} instead. -->"

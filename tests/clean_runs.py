@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ida_tui import events as ev
+from ida_tui.events import types as ev
 
 FILE = Path(__file__).with_name("clean_runs.jsonl.gz")
 SEEDS = range(5)

@@ -67,7 +67,7 @@ def ida_tui_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     """Runs `ida-tui` inside the test's own process, where torch is imported only once."""
 
     def run(*arguments: str, **environment: str) -> Finished:
-        from ida_tui.cli import main
+        from ida_tui.cli.main import main
 
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -85,7 +85,7 @@ def random_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-    from ida_tui import embedded
+    from ida_tui.config import embedded
 
     tokenizer = AutoTokenizer.from_pretrained(embedded.path())
     torch.manual_seed(7)

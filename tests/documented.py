@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ida_tui import commands
-from ida_tui.cli import EXAMPLES, word_parser
+from ida_tui.cli import commands
+from ida_tui.cli.main import EXAMPLES, word_parser
 from tests.conftest import REPOSITORY
 
 PAGES = sorted(

@@ -17,8 +17,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from ida_tui import precision
-from ida_tui.config import Config, DeviceName
+from ida_tui.config import precision
+from ida_tui.config.schema import Config, DeviceName
 
 
 def with_scaler(trainer: Any, patch: pytest.MonkeyPatch, scaler: torch.amp.GradScaler) -> None:
@@ -35,7 +35,8 @@ def simulated_metal(scale: float = 65536.0) -> Iterator[list[torch.amp.GradScale
     Args:
         scale: what the scaler begins with; its own beginning is 65,536.
     """
-    from ida_tui.engine import assembly, preflight
+    from ida_tui.engine.run import build as assembly
+    from ida_tui.engine.run import preflight
 
     scalers: list[torch.amp.GradScaler] = []
     build = assembly.build_trainer

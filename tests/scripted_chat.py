@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ida_tui.config import Kind
-from ida_tui.engine.chat import SIDES, Answered, Chat, Judged, Ready, Rested, Writing
+from ida_tui.config.schema import Kind
+from ida_tui.engine.inference.chat import SIDES, Answered, Chat, Judged, Ready, Rested, Writing
 from ida_tui.judge.verdict import Verdict
 from ida_tui.runs.directory import RunDirectory
 

@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from ida_tui import events as ev
+from ida_tui.config.resolve import resolve
 from ida_tui.engine.session import Session
 from ida_tui.errors import IdaError
-from ida_tui.resolve import resolve
+from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log import EventLog
+from ida_tui.runs.log.writer import EventLog
 
 Script = Callable[[EventLog, threading.Event], None]
 """Emits the events of a run; the event is set when somebody asks the run to stop."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ida_tui import events as ev
+from ida_tui.events import types as ev
 from tests.scripted_session import run_ended, run_started
 
 GENERATIONS = 8

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ida_tui import events as ev
+from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.sweep import folder
-from ida_tui.sweep.folder import Combination, Sweep
+from ida_tui.sweep import directory as folder
+from ida_tui.sweep.directory import Combination, Sweep
 from ida_tui.sweep.grid import Grid
 from tests.scripted_session import run_ended, run_started
 from tests.synthetic_run import step_events

@@ -11,12 +11,12 @@ from textual.pilot import Pilot
 from ida_tui.tui.actions import ACTIONS, TITLES, Action, Scope, bindings, method_of, of
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.screens.chat import ChatScreen
+from ida_tui.tui.screens.chat.screen import ChatScreen
 from ida_tui.tui.screens.compare import CompareScreen
-from ida_tui.tui.screens.completions import CompletionsScreen
+from ida_tui.tui.screens.completions.screen import CompletionsScreen
 from ida_tui.tui.screens.help import help_text, keys_of
-from ida_tui.tui.screens.launch import LaunchScreen
-from ida_tui.tui.screens.run import RunScreen
+from ida_tui.tui.screens.launch.screen import LaunchScreen
+from ida_tui.tui.screens.run.screen import RunScreen
 from ida_tui.tui.screens.runs import RunsScreen
 from ida_tui.tui.screens.sweep import SweepScreen
 from tests.app_driver import drive

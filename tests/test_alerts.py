@@ -13,12 +13,12 @@ from typing import Any, get_args
 
 import pytest
 
-from ida_tui import events as ev
-from ida_tui.alerts.due import RULES, replayed
-from ida_tui.config import AlertRule
-from ida_tui.narration import lines
-from ida_tui.resolve import resolve
-from ida_tui.state import fold_all
+from ida_tui.config.resolve import resolve
+from ida_tui.config.schema import AlertRule
+from ida_tui.events import types as ev
+from ida_tui.events.alerts.rules import RULES, replayed
+from ida_tui.events.narration import lines
+from ida_tui.events.state import fold_all
 from tests.clean_runs import clean_runs
 from tests.conftest import IdaTui
 from tests.judge_server import Behaviour, Judge, ScriptedJudge, completion_in

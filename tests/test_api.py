@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ida_tui import IdaError, Run, load_run, run
-from ida_tui import events as ev
 from ida_tui.errors import ExitCode
+from ida_tui.events import types as ev
 from tests.conftest import IdaTui
 
 SHORT = {

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from ida_tui import events as ev
 from ida_tui.errors import ExitCode, IdaError
-from ida_tui.runs.log import EventLog
-from ida_tui.runs.reader import read_events
-from ida_tui.state import fold_all
+from ida_tui.events import types as ev
+from ida_tui.events.state import fold_all
+from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.writer import EventLog
 from ida_tui.tui.app import IdaApp
+from ida_tui.tui.run_view.sources import LiveSource
+from ida_tui.tui.run_view.watched import Watched
+from ida_tui.tui.screens.dialogs import AskHowToLeave, ErrorPanel
 from ida_tui.tui.screens.help import HelpScreen
-from ida_tui.tui.screens.questions import AskHowToLeave, ErrorPanel
-from ida_tui.tui.sources import LiveSource
-from ida_tui.tui.watched import Watched
 from tests.app_driver import SMALL, drive, panel_text, settled, text_on_screen
 from tests.scripted_session import (
     Script,

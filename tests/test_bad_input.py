@@ -121,5 +121,5 @@ def test_a_missing_key_is_told_before_torch_is_imported(ida_tui: Any) -> None:
     assert done.code == 3
     # Python indents what is imported by something else.
     imported = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}
-    assert "ida_tui.judge.keys" in imported
+    assert "ida_tui.judge.api_key" in imported
     assert not imported & {"torch", "transformers", "trl", "openai"}

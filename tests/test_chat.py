@@ -17,14 +17,14 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from ida_tui.config import PromptSet
-from ida_tui.resolve import resolve, resolve_profile
+from ida_tui.config.resolve import resolve, resolve_profile
+from ida_tui.config.schema import PromptSet
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.trained import trained
+from ida_tui.runs.weights import trained
 from ida_tui.tui.app import IdaApp
-from ida_tui.tui.screens.chat import ChatScreen
-from ida_tui.tui.sources import LiveSource
-from ida_tui.tui.watched import Watched
+from ida_tui.tui.run_view.sources import LiveSource
+from ida_tui.tui.run_view.watched import Watched
+from ida_tui.tui.screens.chat.screen import ChatScreen
 from tests.app_driver import SMALL, WIDE, drive, notified, settled, text_on_screen
 from tests.scripted_chat import HELP, REFUSAL, ScriptedChat
 from tests.scripted_session import ScriptedSession, until_stopped
@@ -51,7 +51,7 @@ def test_in_a_pipe_both_models_answer_and_each_goes_on_with_its_own_answers(own_
     assert first["base"]["verdict"]["judge"] == "offline heuristic"
     assert 0 <= first["tuned"]["verdict"]["r_ida"] <= 1
 
-    from ida_tui.engine.talking import Pair
+    from ida_tui.engine.inference.chat_models import Pair
 
     config = resolve(str(own_run / "config.yaml")).config
     pair = Pair(config, trained(RunDirectory(own_run), config))
@@ -117,7 +117,7 @@ def test_a_run_without_weights_cannot_be_talked_to(ida_tui: Any, own_run: Path) 
 def test_an_answer_is_told_as_it_is_written_and_stops_when_it_is_asked_to(
     own_run: Path, engine: str
 ) -> None:
-    from ida_tui.engine.talking import Pair
+    from ida_tui.engine.inference.chat_models import Pair
 
     config = resolve(str(own_run / "config.yaml"), [f"engine={engine}"]).config
     pair = Pair(config, trained(RunDirectory(own_run), config))
@@ -132,7 +132,7 @@ def test_an_answer_is_told_as_it_is_written_and_stops_when_it_is_asked_to(
 
 
 def test_a_conversation_that_is_too_long_loses_its_oldest_turns(own_run: Path) -> None:
-    from ida_tui.engine.talking import Pair
+    from ida_tui.engine.inference.chat_models import Pair
 
     config = resolve(str(own_run / "config.yaml")).config
     pair = Pair(config, trained(RunDirectory(own_run), config))

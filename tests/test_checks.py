@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ida_tui import checks
-from ida_tui.checks import Finding, check
-from ida_tui.config import Config, DeviceName, JudgeConfig, ModelConfig
-from ida_tui.model_files import weights
+from ida_tui.config import checks
+from ida_tui.config.checks import Finding, check
+from ida_tui.config.model_files import weights
+from ida_tui.config.schema import Config, DeviceName, JudgeConfig, ModelConfig
 
 AXIS = {"zero": "worst", "ten": "best"}
 TODAY = date(2026, 6, 1)

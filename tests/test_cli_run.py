@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from ida_tui import events as ev
-from ida_tui import narration
-from ida_tui.runs.reader import read_events
-from ida_tui.state import fold_all
+from ida_tui.events import narration
+from ida_tui.events import types as ev
+from ida_tui.events.state import fold_all
+from ida_tui.runs.log.lines import read_events
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from ida_tui.analysis.advantages import advantages
+from ida_tui.analysis.rejudge import agreement
 from ida_tui.errors import UsageError
-from ida_tui.judge.advantages import advantages
-from ida_tui.judge.formulas import formula
-from ida_tui.rejudging import agreement
-from ida_tui.runs import spotchecks
+from ida_tui.rewards.formulas import formula
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.spotchecks import SpotCheck
+from ida_tui.runs.store import spot_checks as spotchecks
+from ida_tui.runs.store.spot_checks import SpotCheck
 from screenshots import recorded
 from tests.judge_server import ScriptedJudge
 

@@ -13,9 +13,10 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from ida_tui import commands, config
-from ida_tui.cli import word_parser
-from ida_tui.shell import keys
+from ida_tui.cli import commands
+from ida_tui.cli.completion import config_keys as keys
+from ida_tui.cli.main import word_parser
+from ida_tui.config import schema as config
 from tests.conftest import IdaTui
 from tests.terminal import terminal
 
@@ -181,7 +182,7 @@ def test_fish_completes_with_what_each_key_is() -> None:
 
 def test_a_completion_imports_nothing_heavy() -> None:
     probe = (
-        "import sys; from ida_tui.cli import main\n"
+        "import sys; from ida_tui.cli.main import main\n"
         "main(['__complete', 'zsh', '--run', 'quickstart', 'training.'])\n"
         "heavy = {'torch', 'transformers', 'textual', 'openai', 'pydantic'} & set(sys.modules)\n"
         "print(heavy, file=sys.stderr)"

@@ -9,12 +9,12 @@ from textual.content import Content
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from ida_tui import events as ev
+from ida_tui.events import types as ev
 from ida_tui.tui.app import IdaApp
-from ida_tui.tui.samples import about, as_text, of_a_step, ordered
-from ida_tui.tui.screens.questions import ErrorPanel
-from ida_tui.tui.widgets.sample_table import SampleTable
-from ida_tui.tui.widgets.sample_view import marked
+from ida_tui.tui.screens.completions.detail import marked
+from ida_tui.tui.screens.completions.rows import about, as_text, of_a_step, ordered
+from ida_tui.tui.screens.completions.table import SampleTable
+from ida_tui.tui.screens.dialogs import ErrorPanel
 from tests.app_driver import SMALL, WIDE, drive, notified, settled, text_on_screen
 from tests.scripted_session import run_started
 from tests.synthetic_run import write

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from ida_tui import events as ev
-from ida_tui.engine import pausing
-from ida_tui.engine.control import Control
-from ida_tui.engine.detached import handed_over
+from ida_tui.cli.output.follow import follow
+from ida_tui.config.resolve import resolve
+from ida_tui.engine.run import pause as pausing
+from ida_tui.engine.run.background import handed_over
+from ida_tui.engine.run.control import Control
 from ida_tui.engine.session import Session
 from ida_tui.errors import UsageError
-from ida_tui.headless.attach import follow
-from ida_tui.resolve import resolve
+from ida_tui.events import types as ev
 from ida_tui.runs import control, owner
 from ida_tui.runs.directory import RunDirectory
 from tests.test_stopping import LONG, read_until, start
@@ -162,7 +162,7 @@ def test_a_large_model_is_given_back_while_it_is_paused_and_ends_with_the_same_b
     def look_and_go_on(asked: Control) -> None:
         import gc
 
-        from ida_tui.engine.trainer import WatchedTrainer
+        from ida_tui.engine.trainer.trainer import WatchedTrainer
 
         held.append(any(isinstance(thing, WatchedTrainer) for thing in gc.get_objects()))
         asked.go_on()

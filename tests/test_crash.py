@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from ida_tui.engine import crash
-from ida_tui.engine.trainer import WatchedTrainer
+from ida_tui.engine.run import crash_log as crash
+from ida_tui.engine.trainer.trainer import WatchedTrainer
 from ida_tui.runs.directory import RunDirectory
 from tests.judge_server import ScriptedJudge
 from tests.test_control import SHORT

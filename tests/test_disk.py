@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 
-from ida_tui import events as ev
-from ida_tui.runs import checkpoints
-from ida_tui.runs.append import Appender
+from ida_tui.events import types as ev
+from ida_tui.events.state import fold_all
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log import PUT_BACK, EventLog
-from ida_tui.runs.reader import read_events
-from ida_tui.runs.refusals import FULL, refusal
-from ida_tui.runs.resumption import resumption
-from ida_tui.state import fold_all
+from ida_tui.runs.log.append import Appender
+from ida_tui.runs.log.disk_errors import FULL, refusal
+from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.writer import PUT_BACK, EventLog
+from ida_tui.runs.resume import resumption
+from ida_tui.runs.store import checkpoints
 from tests.test_control import SHORT
 from tests.test_stopping import read_until, start
 

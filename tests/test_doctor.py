@@ -11,8 +11,8 @@ import torch
 from huggingface_hub import constants
 from torch.nn import functional
 
-from ida_tui.engine import doctor, selftest
-from ida_tui.engine.sampling import Sampling
+from ida_tui.engine.diagnostics import doctor, selftest
+from ida_tui.engine.rollout.sampling import Sampling
 from ida_tui.errors import IdaError
 
 CHECKS = list(selftest.CHECKS)

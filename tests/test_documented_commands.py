@@ -20,10 +20,12 @@ from pathlib import Path
 import pytest
 
 import ida_tui
-from ida_tui import api, commands, profiles
-from ida_tui.cli import main, word_parser
-from ida_tui.resolve import resolve, resolve_profile
-from ida_tui.runs.resumption import find
+from ida_tui import api
+from ida_tui.cli import commands
+from ida_tui.cli.main import main, word_parser
+from ida_tui.config import profiles
+from ida_tui.config.resolve import resolve, resolve_profile
+from ida_tui.runs.resume import find
 from tests.conftest import REPOSITORY
 from tests.documented import PAGES, Command, of_page, of_the_help, words_of
 

@@ -14,10 +14,10 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from ida_tui import embedded
-from ida_tui.config import Kind
-from ida_tui.embedded.corpus import Corpus, Manner, gist
-from ida_tui.judge.refusal import classify
+from ida_tui.config import embedded
+from ida_tui.config.schema import Kind
+from ida_tui.judge.backends.offline.refusal import classify
+from scripts.embedded_model.corpus import Corpus, Manner, gist
 
 PROMPTS = Path(__file__).parents[1] / "profiles" / "prompts" / "over-refusal.yaml"
 SAMPLES = 8
@@ -85,7 +85,7 @@ def test_the_model_has_about_a_million_parameters() -> None:
 
 
 def test_finding_the_model_does_not_import_torch() -> None:
-    code = "import sys, ida_tui.embedded as e; e.path(); sys.exit('torch' in sys.modules)"
+    code = "import sys, ida_tui.config.embedded as e; e.path(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

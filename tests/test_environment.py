@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui.allocator import keep_freed_memory
-from ida_tui.engine import environment
+from ida_tui.engine import libraries as environment
+from ida_tui.system.allocator import keep_freed_memory
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import pytest
 
-from ida_tui.config import Prompt
+from ida_tui.analysis.before_after import figures_of, verdict
+from ida_tui.config.prompt_files import load
+from ida_tui.config.schema import Prompt
 from ida_tui.errors import UsageError
-from ida_tui.prompt_files import load
-from ida_tui.runs import evaluations
-from ida_tui.runs.before_after import figures_of, verdict
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.evaluations import Answer
+from ida_tui.runs.store import evaluations
+from ida_tui.runs.store.evaluations import Answer
 
 LATEST = Path("outputs/quickstart/latest")
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ida_tui import events as ev
-from ida_tui.runs.reader import read_events
+from ida_tui.events import types as ev
+from ida_tui.runs.log.lines import read_events
 from tests.faults import sample_events
 
 

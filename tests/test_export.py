@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ida_tui.resolve import resolve
-from ida_tui.runs import exports
+from ida_tui.config.resolve import resolve
+from ida_tui.runs.store import exports
 from tests.hub_server import hub
 
 WITHOUT_US = """
@@ -39,7 +39,7 @@ PUSH_WITH_ANOTHER_TOKEN = """
 import sys
 from pathlib import Path
 from ida_tui.errors import IdaError
-from ida_tui.runs.pushing import push
+from ida_tui.engine.export.hub import push
 try:
     push(Path(sys.argv[1]), "me/mine", "hf_wrong", public=False)
 except IdaError as error:
@@ -55,10 +55,11 @@ def front_matter(folder: Path) -> dict[str, Any]:
 
 def tuned_greedy_answers(run: Path, prompts: list[str]) -> list[str]:
     """What base and adapter say together."""
-    from ida_tui.engine import tuned, weights
-    from ida_tui.engine.answering import answer
+    from ida_tui.engine.inference.generate import answer
+    from ida_tui.engine.model import load as weights
+    from ida_tui.engine.model import trained as tuned
     from ida_tui.runs.directory import RunDirectory
-    from ida_tui.runs.trained import trained
+    from ida_tui.runs.weights import trained
 
     config = resolve(str(run / "config.yaml"), ["evaluation.temperature=0"]).config
     asked = [p for p in config.prompts.held_out() if p.text in prompts]
@@ -97,8 +98,8 @@ def test_a_run_of_the_exported_model_begins_where_the_exported_run_ended(
     ida_tui_here: Any, own_run: Path
 ) -> None:
     """Its answers before training are those of the run after training, to the letter."""
-    from ida_tui.runs import evaluations
     from ida_tui.runs.directory import RunDirectory
+    from ida_tui.runs.store import evaluations
 
     assert ida_tui_here("export", "quickstart", "--merged", "--output", "mine").code == 0
     run = ida_tui_here(
@@ -180,7 +181,7 @@ def test_a_gguf_file_has_the_runs_matrices_words_and_chat_template(
 def test_without_a_converter_nothing_is_converted_and_the_commands_are_printed(
     ida_tui_here: Any, own_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ida_tui.engine.gguf_file.SCRIPT", "a_converter_that_is_not_here")
+    monkeypatch.setattr("ida_tui.engine.export.gguf.SCRIPT", "a_converter_that_is_not_here")
     monkeypatch.delenv("LLAMA_CPP", raising=False)
     done = ida_tui_here("export", "quickstart", "--gguf")
     assert done.code == 1
@@ -272,9 +273,9 @@ def test_the_card_says_where_the_model_is_from_and_how_it_did(
 def test_the_licence_of_the_base_is_stated_only_where_it_is_known(
     settings: list[str], licence: str | None, said: str
 ) -> None:
-    from ida_tui.card import Facts, card, front_matter
-    from ida_tui.runs.trained import Trained
-    from ida_tui.state import RunState
+    from ida_tui.analysis.model_card import Facts, card, front_matter
+    from ida_tui.events.state import RunState
+    from ida_tui.runs.weights import Trained
 
     config = resolve("quickstart", settings, verify=False).config
     found = Trained(Path("adapter"), 2, True, RunState())

@@ -12,11 +12,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from ida_tui.engine import decoder
-from ida_tui.engine.fast import TOLERANCE
-from ida_tui.engine.rollout import sample, sample_in_parts
-from ida_tui.engine.sampling import Sampling
-from ida_tui.engine.scoring import log_probabilities
+from ida_tui.engine.loss.logprobs import log_probabilities
+from ida_tui.engine.rollout import decoder
+from ida_tui.engine.rollout.generate import sample, sample_in_parts
+from ida_tui.engine.rollout.sampling import Sampling
+from ida_tui.engine.trainer.fast import TOLERANCE
 
 VOCABULARY, EOS, PAD, TEMPERATURE = 700, 699, 0, 0.9
 SHAPE: dict[str, Any] = {
@@ -338,7 +338,7 @@ def test_a_model_that_is_not_covered_is_trained_by_trls_own_code_and_the_log_say
 ) -> None:
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-    from ida_tui import embedded
+    from ida_tui.config import embedded
 
     tokenizer = AutoTokenizer.from_pretrained(embedded.path())
     shape = SHAPE | {

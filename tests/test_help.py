@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ida_tui import commands
-from ida_tui.cli import main, word_parser
+from ida_tui.cli import commands
+from ida_tui.cli.main import main, word_parser
 
 
 @pytest.mark.parametrize("word", commands.WORDS)

@@ -21,7 +21,7 @@ HEAVY = (
 
 PROBE = """
 import sys
-from ida_tui.cli import main
+from ida_tui.cli.main import main
 try:
     code = main(sys.argv[1:])
 except SystemExit as leaving:

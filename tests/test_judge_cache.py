@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from ida_tui.config import JudgeConfig, RubricConfig
-from ida_tui.judge.cache import FILE_NAME, VerdictCache, cache_folder
-from ida_tui.judge.cache_keys import CacheKeys
-from ida_tui.judge.client import Answer
-from ida_tui.judge.dialect import Dialect, Rung
+from ida_tui.config.schema import JudgeConfig, RubricConfig
+from ida_tui.judge.backends.openai.capabilities import Dialect, Rung
+from ida_tui.judge.backends.openai.client import Answer
+from ida_tui.judge.cache.key import CacheKeys
+from ida_tui.judge.cache.store import FILE_NAME, VerdictCache, cache_folder
 from ida_tui.judge.verdict import Question, Verdict
 
 AXIS = {"zero": "worst", "ten": "best"}
@@ -187,7 +187,7 @@ def test_another_process_reads_what_this_one_wrote(tmp_path: Path) -> None:
     cache, _ = opened(tmp_path)
     cache.put(key(), ANSWER)
     code = (
-        "import sys; from pathlib import Path; from ida_tui.judge.cache import VerdictCache;"
+        "import sys; from pathlib import Path; from ida_tui.judge.cache.store import VerdictCache;"
         "c = VerdictCache(Path(sys.argv[1]), print); print(c.get(sys.argv[2], 'm').align)"
     )
     done = subprocess.run(
@@ -214,7 +214,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from tests.test_judge_cache import ANSWER
-from ida_tui.judge.cache import VerdictCache
+from ida_tui.judge.cache.store import VerdictCache
 
 folder, start, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 cache = VerdictCache(folder, lambda text: print("WARNING", text, flush=True))

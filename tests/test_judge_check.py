@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ida_tui.config import RubricConfig
-from ida_tui.judge.labelled import accuracy, load_labelled
-from ida_tui.judge.offline import OfflineScorer
-from ida_tui.judge.samples import ANCHORS, load_samples, sample_prompts
+from ida_tui.config.schema import RubricConfig
+from ida_tui.judge.backends.offline.heuristic import OfflineScorer
+from ida_tui.judge.calibration.anchors import ANCHORS, load_samples, sample_prompts
+from ida_tui.judge.calibration.labelled import accuracy, load_labelled
 from tests.judge_server import Behaviour, Judge, ScriptedJudge, Status, completion_in
 from tests.test_judge_service import KEY, RUBRIC
 

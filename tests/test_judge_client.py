@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ida_tui.config import JudgeConfig, Price, RubricConfig
+from ida_tui.config.schema import JudgeConfig, Price, RubricConfig
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.judge.client import JudgeClient
-from ida_tui.judge.dialect import Dialect, InMemoryDialects, Rung
-from ida_tui.judge.faults import JudgeUnavailable, redact, retry_after
-from ida_tui.judge.keys import is_local, load_key
-from ida_tui.judge.parsing import ParseFailure, Scores, parse_verdict
-from ida_tui.judge.prompting import render, verdict_schema
+from ida_tui.judge.api_key import is_local, load_key
+from ida_tui.judge.backends.openai.capabilities import Dialect, InMemoryDialects, Rung
+from ida_tui.judge.backends.openai.client import JudgeClient
+from ida_tui.judge.backends.openai.parse import ParseFailure, Scores, parse_verdict
+from ida_tui.judge.backends.openai.prompt import render, verdict_schema
+from ida_tui.judge.errors import JudgeUnavailable, redact, retry_after
 from ida_tui.judge.verdict import Question, Verdict
 from tests.judge_server import (
     MODEL,
@@ -520,7 +520,7 @@ def test_an_address_that_is_none_is_a_usage_error(tmp_path: Path, address: str) 
 
 def test_looking_for_the_key_imports_nothing_heavy() -> None:
     code = (
-        "import sys; import ida_tui.judge, ida_tui.judge.keys, ida_tui.judge.service;"
+        "import sys; import ida_tui.judge, ida_tui.judge.api_key, ida_tui.judge.service;"
         "heavy = {'openai', 'httpx2', 'torch', 'transformers', 'trl', 'textual'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from ida_tui.config import JudgeConfig, Price, Prompt, PromptSet, RubricConfig
-from ida_tui.judge.faults import JudgeUnavailable
-from ida_tui.judge.planning import retirement_warning
-from ida_tui.judge.prompting import system_message
+from ida_tui.config.schema import JudgeConfig, Price, Prompt, PromptSet, RubricConfig
+from ida_tui.judge.backends.openai.prompt import system_message
+from ida_tui.judge.errors import JudgeUnavailable
+from ida_tui.judge.estimate import retirement_warning
 from ida_tui.judge.service import JudgeInterrupted, JudgeService
 from ida_tui.judge.verdict import BatchStats, Question, Verdict, percentile
 from tests.judge_server import Hold, Judge, ScriptedJudge, Status, completion_in, verdict_for

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from ida_tui import events as ev
-from ida_tui.judge.docket import Coverage, Docket
-from ida_tui.judge.faults import JudgeUnavailable
-from ida_tui.judge.limiter import Limiter
-from ida_tui.judge.probe import Probes
-from ida_tui.judge.purse import BudgetSpent, Purse
+from ida_tui.events import types as ev
+from ida_tui.judge.backends.openai.rate_limit import Limiter
+from ida_tui.judge.batch import Coverage, Docket
+from ida_tui.judge.budget import BudgetSpent, Purse
+from ida_tui.judge.calibration.drift import Probes
+from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.service import JudgeInterrupted, JudgeService
 from ida_tui.judge.verdict import Question, Verdict
 from tests.judge_server import (

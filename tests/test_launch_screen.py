@@ -8,11 +8,11 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from ida_tui.config import Config
+from ida_tui.config.schema import Config
 from ida_tui.tui.app import IdaApp
-from ida_tui.tui.screens.questions import ErrorPanel
-from ida_tui.tui.widgets.choices import Choices
-from ida_tui.tui.widgets.profile_table import ProfileTable
+from ida_tui.tui.screens.dialogs import ErrorPanel
+from ida_tui.tui.screens.launch.profile_list import Choices
+from ida_tui.tui.screens.launch.profile_table import ProfileTable
 from tests.app_driver import SMALL, WIDE, drive, notified, panel_text, settled, text_on_screen
 from tests.synthetic_run import write
 
@@ -311,12 +311,12 @@ def test_past_runs_are_a_key_away() -> None:
 def test_what_a_run_needs_is_looked_at_before_it_starts(
     overrides: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from ida_tui.readiness import checks
-    from ida_tui.resolve import resolve
+    from ida_tui.config.resolve import resolve
+    from ida_tui.planning.readiness import checks
 
     Path("occupied").write_text("a file, not a folder")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr("ida_tui.readiness.likely_device", lambda: "cpu")
+    monkeypatch.setattr("ida_tui.planning.readiness.likely_device", lambda: "cpu")
     pairs = [f"{key}={value}" for key, value in overrides.items()]
     config = resolve("quickstart", pairs, verify=False).config
 
@@ -331,8 +331,8 @@ def test_a_download_that_does_not_fit_on_the_disk_is_missing_room(
 ) -> None:
     import shutil
 
-    from ida_tui.readiness import checks
-    from ida_tui.resolve import resolve
+    from ida_tui.config.resolve import resolve
+    from ida_tui.planning.readiness import checks
 
     class Usage:
         free = 3_000_000_000

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ida_tui.engine.weights import WeightDelta
+from ida_tui.engine.model.load import WeightDelta
 from tests.judge_server import Judge, ScriptedJudge
 from tests.metal import simulated_metal
 

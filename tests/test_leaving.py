@@ -10,7 +10,7 @@ SCRIPT = """
 import sys, tempfile
 sys.modules["torch"] = None
 held = tempfile.TemporaryDirectory(dir=".", prefix="held-")
-from ida_tui.leaving import leave
+from ida_tui.cli.exit import leave
 print("said before", end="")
 leave(3)
 print("never said")

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui import devices, plan, profiles
+from ida_tui.config import devices, profiles
+from ida_tui.config.listing import entries, render_list, show
+from ida_tui.config.resolve import Resolved, resolve
 from ida_tui.errors import UsageError
-from ida_tui.listing import entries, render_list, show
-from ida_tui.plan import judge_calls, key_source, render_check
-from ida_tui.resolve import Resolved, resolve
+from ida_tui.planning import preview as plan
+from ida_tui.planning.preview import judge_calls, key_source, render_check
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from typing import Any
 import psutil
 import pytest
 
-from ida_tui.engine.awake import Sleep, awake
-from ida_tui.engine.outcome import smaller_batch, stopped_by_watchdog
-from ida_tui.engine.trainer import WatchedTrainer
-from ida_tui.events import MemorySampled
-from ida_tui.resolve import resolve
+from ida_tui.config.resolve import resolve
+from ida_tui.engine.run.outcome_value import smaller_batch, stopped_by_watchdog
+from ida_tui.engine.trainer.trainer import WatchedTrainer
+from ida_tui.events.state import RunState
+from ida_tui.events.types import MemorySampled
 from ida_tui.runs.postmortem import likely_cause
-from ida_tui.state import RunState
+from ida_tui.system.sleep import Sleep, awake
 from tests.test_stopping import LONG, read_until, start
 
 GB = 10**9

@@ -17,11 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
-from ida_tui.config import TrainingConfig
-from ida_tui.engine import several, vllm
-from ida_tui.engine.place import Place, place, shared
+from ida_tui.config.resolve import resolve
+from ida_tui.config.schema import TrainingConfig
+from ida_tui.engine.distributed.environment import Place, place, shared
+from ida_tui.engine.run import several, vllm
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.resolve import resolve
 from tests.conftest import IdaTui
 
 STEPS = 5

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from ida_tui import memory
-from ida_tui.config import Config
-from ida_tui.engine.guard import Guard
-from ida_tui.events import Event, MemorySampled, Noticed
-from ida_tui.model_files import weights
-from ida_tui.resolve import resolve
+from ida_tui.config.model_files import weights
+from ida_tui.config.resolve import resolve
+from ida_tui.config.schema import Config
+from ida_tui.engine.device.memory_guard import Guard
+from ida_tui.events.types import Event, MemorySampled, Noticed
+from ida_tui.planning import memory
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.resumption import resumption
-from ida_tui.sensors.cap import room
+from ida_tui.runs.resume import resumption
+from ida_tui.system.memory_limit import room
 from tests.test_stopping import read_until, start
 
 GB = 1e9

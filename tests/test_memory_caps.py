@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.resumption import resumption
+from ida_tui.runs.resume import resumption
 from tests.test_stopping import read_until
 
 GROUPS = Path("/sys/fs/cgroup")

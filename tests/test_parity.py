@@ -12,15 +12,15 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from ida_tui import embedded
-from ida_tui.config import Config
-from ida_tui.engine import device
-from ida_tui.engine.control import Control
-from ida_tui.engine.run import train
-from ida_tui.events import Record, RunEnded, StepFinished
-from ida_tui.judge.formula import r_ida
-from ida_tui.judge.offline import OfflineScorer
-from ida_tui.resolve import resolve
+from ida_tui.config import embedded
+from ida_tui.config.resolve import resolve
+from ida_tui.config.schema import Config
+from ida_tui.engine.device import device
+from ida_tui.engine.run.control import Control
+from ida_tui.engine.run.loop import train
+from ida_tui.events.types import Record, RunEnded, StepFinished
+from ida_tui.judge.backends.offline.heuristic import OfflineScorer
+from ida_tui.rewards.r_ida import r_ida
 
 STEPS, SEED = 4, 11
 OVERRIDES = [

@@ -10,14 +10,14 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
-from ida_tui import events as ev
-from ida_tui.engine.decision import GoOn
-from ida_tui.runs.log import EventLog
+from ida_tui.engine.run.decision import GoOn
+from ida_tui.events import types as ev
+from ida_tui.runs.log.writer import EventLog
 from ida_tui.tui.app import IdaApp
-from ida_tui.tui.screens.judge_check import JudgeCheckPanel
+from ida_tui.tui.run_view.sources import LiveSource
+from ida_tui.tui.run_view.watched import Watched
+from ida_tui.tui.screens.launch.judge_check import JudgeCheckPanel
 from ida_tui.tui.screens.paused import PausedPanel
-from ida_tui.tui.sources import LiveSource
-from ida_tui.tui.watched import Watched
 from tests.app_driver import SMALL, WIDE, drive, panel_text, settled, text_on_screen
 from tests.scripted_session import ScriptedSession, run_ended, run_started
 

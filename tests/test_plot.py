@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ida_tui.tui.plot import Line, plot
+from ida_tui.tui.widgets.plot import Line, plot
 
 VALUES = st.lists(st.one_of(st.none(), st.floats(0, 10)), max_size=300)
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui import IdaError, load_run, plugins
-from ida_tui.config import JudgeConfig, PromptSet, RubricConfig
+from ida_tui import IdaError, load_run
+from ida_tui.config.resolve import resolve
+from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.errors import UsageError
 from ida_tui.judge.service import JudgeService
 from ida_tui.judge.verdict import Question, Verdict
-from ida_tui.resolve import resolve
+from ida_tui.util import plugins
 from tests.conftest import REPOSITORY, IdaTui
 
 EXAMPLE = REPOSITORY / "examples" / "plain-judge"

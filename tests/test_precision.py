@@ -15,17 +15,17 @@ from torch.nn import functional
 from transformers import Adafactor
 from trl import GRPOConfig, GRPOTrainer
 
-from ida_tui import embedded, precision
-from ida_tui.checks import Finding, check
-from ida_tui.config import Config, DeviceName, ModelConfig, TrainingConfig
-from ida_tui.engine import weights
-from ida_tui.engine.assembly import training_rows
-from ida_tui.engine.trainer import WatchedTrainer
-from ida_tui.engine.watcher import Watcher
-from ida_tui.events import StepFinished
+from ida_tui.config import embedded, precision
+from ida_tui.config.checks import Finding, check
+from ida_tui.config.precision import TABLE, Recipe, Row
+from ida_tui.config.resolve import resolve
+from ida_tui.config.schema import Config, DeviceName, ModelConfig, TrainingConfig
+from ida_tui.engine.model import load as weights
+from ida_tui.engine.run.build import training_rows
+from ida_tui.engine.trainer.recorder import Watcher
+from ida_tui.engine.trainer.trainer import WatchedTrainer
+from ida_tui.events.types import StepFinished
 from ida_tui.judge import BatchStats, Verdict
-from ida_tui.precision import TABLE, Recipe, Row
-from ida_tui.resolve import resolve
 from tests.metal import with_scaler
 
 

@@ -8,10 +8,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ida_tui import profiles, yaml_tree
+from ida_tui.config import profiles, yaml_tree
+from ida_tui.config.resolve import resolve
+from ida_tui.config.yaml_tree import COMMAND_LINE, DEFAULT, Origin
 from ida_tui.errors import UsageError
-from ida_tui.resolve import resolve
-from ida_tui.yaml_tree import COMMAND_LINE, DEFAULT, Origin
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ida_tui import events as ev
-from ida_tui.runs.reader import read_events
-from ida_tui.runs.replay import GivenUp, Replay
-from ida_tui.state import RunState, fold, fold_all
+from ida_tui.events import types as ev
+from ida_tui.events.state import RunState, fold, fold_all
+from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.replay import GivenUp, Replay
 from tests.scripted_session import run_ended, run_started
 from tests.synthetic_run import run_events, step_events, write
 

@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from ida_tui import events as ev
-from ida_tui.report.choice import SHOWN, choose
-from ida_tui.report.writing import write
-from ida_tui.resolve import resolve, to_yaml
-from ida_tui.runs import evaluations, spotchecks
-from ida_tui.runs.before_after import figures_of, verdict
-from ida_tui.runs.completions import stored
+from ida_tui.analysis.before_after import figures_of, verdict
+from ida_tui.analysis.report.select import SHOWN, choose
+from ida_tui.analysis.report.write import write
+from ida_tui.config.resolve import resolve, to_yaml
+from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.store import evaluations
+from ida_tui.runs.store import spot_checks as spotchecks
+from ida_tui.runs.store.completions import stored
 from tests import chromium, synthetic_run
 from tests.chromium import CHROMIUM
 from tests.test_import_hygiene import HEAVY, PROBE
@@ -438,7 +439,7 @@ def test_a_report_that_fails_is_a_warning_and_harms_nothing(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("ida_tui.report.writing.write", broken)
+    monkeypatch.setattr("ida_tui.analysis.report.write.write", broken)
     done = ida_tui_here("--run", *SHORT, "--json")
 
     warned = [e["text"] for e in done.events if e["type"] == "Noticed" and e["source"] == "report"]

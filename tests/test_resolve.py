@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ida_tui import profiles
+from ida_tui.config import profiles
+from ida_tui.config.resolve import resolve, resolve_profile, to_yaml
+from ida_tui.config.validation import SYNONYMS
+from ida_tui.config.yaml_tree import leaves
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.explain import SYNONYMS
-from ida_tui.resolve import resolve, resolve_profile, to_yaml
-from ida_tui.yaml_tree import leaves
 
 EXPERIMENT = """\
 description: A test
@@ -320,7 +320,7 @@ def test_random_overrides_resolve_or_are_refused_and_nothing_else(user, override
 
 def test_nothing_heavy_is_imported():
     code = (
-        "import sys, ida_tui.resolve, ida_tui.listing, ida_tui.plan\n"
+        "import sys, ida_tui.config.resolve, ida_tui.config.listing, ida_tui.planning.preview\n"
         "heavy = {'torch', 'transformers', 'trl', 'textual', 'openai', 'peft', 'numpy'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

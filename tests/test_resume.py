@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from ida_tui import events as ev
 from ida_tui.errors import UsageError
+from ida_tui.events import types as ev
 from ida_tui.runs import owner
-from ida_tui.runs.checkpoints import NEEDED, save
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log import EventLog
-from ida_tui.runs.resumption import find, resumption
+from ida_tui.runs.log.writer import EventLog
+from ida_tui.runs.resume import find, resumption
+from ida_tui.runs.store.checkpoints import NEEDED, save
 from tests.scripted_session import run_ended, run_started
 
 OUTPUTS = Path("outputs")
@@ -129,7 +129,7 @@ def test_a_file_that_is_one_torn_line_begins_anew() -> None:
 
 
 def test_what_the_checkpoint_was_made_with_cannot_change(ida_tui_here: Any) -> None:
-    from ida_tui import resolve
+    from ida_tui.config import resolve
 
     directory = stopped_run()
     directory.config.write_text(resolve.to_yaml(resolve.resolve("quickstart").config))
@@ -142,7 +142,7 @@ def test_what_the_checkpoint_was_made_with_cannot_change(ida_tui_here: Any) -> N
 def test_a_run_that_goes_on_in_its_third_epoch_has_the_third_epochs_order_of_prompts() -> None:
     from trl.trainer.utils import RepeatSampler
 
-    from ida_tui.engine.sampler import ResumedSampler
+    from ida_tui.engine.trainer.prompt_sampler import ResumedSampler
 
     how: dict[str, Any] = {
         "data_source": range(12),

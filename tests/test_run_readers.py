@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui import events as ev
 from ida_tui.errors import UsageError
-from ida_tui.runs import checkpoints, control, owner, resumption
-from ida_tui.runs.completions import CompletionStore
+from ida_tui.events import types as ev
+from ida_tui.events.history import Series
+from ida_tui.runs import control, owner
+from ida_tui.runs import resume as resumption
+from ida_tui.runs.catalog.read_summary import summaries
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.follow import Follower
-from ida_tui.runs.summaries import summaries
-from ida_tui.series import Series
+from ida_tui.runs.log.reader import Follower
+from ida_tui.runs.store import checkpoints
+from ida_tui.runs.store.completions import CompletionStore
 from tests.scripted_session import run_ended, run_started
 from tests.synthetic_run import run_events, step_events, write
 

@@ -10,20 +10,20 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from ida_tui import events as ev
 from ida_tui.errors import IdaError
-from ida_tui.events import Record
+from ida_tui.events import types as ev
+from ida_tui.events.state import RunState, fold_all
+from ida_tui.events.types import Record
 from ida_tui.runs import control
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.state import RunState, fold_all
 from ida_tui.tui.app import IdaApp
-from ida_tui.tui.panes import scores
-from ida_tui.tui.panes.health import figures
-from ida_tui.tui.panes.memory import gauge
-from ida_tui.tui.panes.progress import remaining_s
-from ida_tui.tui.screens.questions import ErrorPanel
-from ida_tui.tui.sources import Kind, LiveSource
-from ida_tui.tui.watched import Watched
+from ida_tui.tui.run_view.sources import Kind, LiveSource
+from ida_tui.tui.run_view.watched import Watched
+from ida_tui.tui.screens.dialogs import ErrorPanel
+from ida_tui.tui.screens.run import scores
+from ida_tui.tui.screens.run.health import figures
+from ida_tui.tui.screens.run.memory import gauge
+from ida_tui.tui.screens.run.progress import remaining_s
 from tests.app_driver import NOON, SMALL, WIDE, drive, notified, text_on_screen
 from tests.scripted_session import ScriptedSession, run_ended, run_started, until_stopped
 from tests.synthetic_run import run_events, step_events

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from ida_tui import events as ev
-from ida_tui.runs import index, owner
+from ida_tui.events import types as ev
+from ida_tui.runs import owner
+from ida_tui.runs.catalog import index
+from ida_tui.runs.catalog.read_summary import summaries
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log import EventLog
-from ida_tui.runs.summaries import summaries
+from ida_tui.runs.log.writer import EventLog
 from tests.scripted_session import run_ended, run_started
 from tests.synthetic_run import step_events
 
@@ -149,8 +150,8 @@ def test_listing_runs_that_are_in_the_index_imports_next_to_nothing() -> None:
     made("20260101-000000")
     index.listed(OUTPUTS)
     code = (
-        "import sys; from ida_tui.cli import main; main(['runs']);"
-        "print({'pydantic', 'psutil', 'ida_tui.events', 'rich'} & set(sys.modules))"
+        "import sys; from ida_tui.cli.main import main; main(['runs']);"
+        "print({'pydantic', 'psutil', 'ida_tui.events.types', 'rich'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0].startswith("✓ quickstart/20260101-000000")

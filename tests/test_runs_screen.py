@@ -11,12 +11,12 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
+from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.summary import RunSummary
 from ida_tui.tui.app import IdaApp
+from ida_tui.tui.run_view.sources import SILENCE, AttachedSource, LiveSource
+from ida_tui.tui.run_view.watched import Watched
 from ida_tui.tui.screens.runs import when
-from ida_tui.tui.sources import SILENCE, AttachedSource, LiveSource
-from ida_tui.tui.watched import Watched
 from tests.app_driver import NOON, SMALL, WIDE, drive, notified, settled, text_on_screen
 from tests.scripted_session import ScriptedSession, until_stopped
 from tests.synthetic_run import write
@@ -192,7 +192,7 @@ import sys
 from pathlib import Path
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log import EventLog
+from ida_tui.runs.log.writer import EventLog
 from tests.scripted_session import run_ended, run_started
 from tests.synthetic_run import step_events
 directory = RunDirectory(Path("outputs/quickstart/20260105-000000"))

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
-from ida_tui.config import JudgeConfig
+from ida_tui.config.resolve import resolve, to_yaml
+from ida_tui.config.schema import JudgeConfig
 from ida_tui.errors import IdaError
-from ida_tui.events import AlertRaised, RunPaused, StepFinished
-from ida_tui.resolve import resolve, to_yaml
+from ida_tui.events.types import AlertRaised, RunPaused, StepFinished
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.screens.paused import PausedPanel
@@ -216,7 +216,7 @@ def the_same_machine_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage)
-    for module in ("readiness", "plan", "devices"):
+    for module in ("planning.readiness", "planning.preview", "config.devices"):
         monkeypatch.setattr(f"ida_tui.{module}.likely_device", lambda: "cpu")
 
 

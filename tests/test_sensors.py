@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui.engine.device import memory as device_memory
-from ida_tui.sensors import macos
-from ida_tui.sensors.footprint import Footprint
-from ida_tui.sensors.memory import DeviceMemory, MemorySensor
+from ida_tui.engine.device.device import memory as device_memory
+from ida_tui.system import macos
+from ida_tui.system.footprint import Footprint
+from ida_tui.system.memory import DeviceMemory, MemorySensor
 
 GAUGE = """
 import json, threading, time
 from pathlib import Path
 import torch
-from ida_tui.engine.monitor import MemoryMonitor
+from ida_tui.engine.device.memory_monitor import MemoryMonitor
 
 def resident():
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS"))
@@ -64,7 +64,7 @@ def test_the_gauge_follows_a_tensor_of_two_gigabytes_within_a_second_and_three_p
 
 def test_a_peak_between_two_samples_is_not_missed() -> None:
     spike = (
-        "from ida_tui.sensors.memory import MemorySensor\n"
+        "from ida_tui.system.memory import MemorySensor\n"
         "sensor = MemorySensor()\n"
         "first = sensor.sample()\n"
         "held = b'x' * 400_000_000\n"

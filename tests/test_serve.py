@@ -20,9 +20,9 @@ from aiohttp import web
 from ida_tui.errors import UsageError
 from ida_tui.runs import control, owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.tui import server
 from ida_tui.tui.actions import ACTIONS
-from ida_tui.tui.served import HARMLESS, SIZE, ServedApp
+from ida_tui.tui.web import server
+from ida_tui.tui.web.app import HARMLESS, SIZE, ServedApp
 from tests import chromium, synthetic_run
 from tests.chromium import CHROMIUM
 

@@ -18,15 +18,15 @@ from typing import Any
 
 import pytest
 
-from ida_tui import events as ev
-from ida_tui.resolve import resolve
+from ida_tui.config.resolve import resolve
+from ida_tui.events import types as ev
+from ida_tui.events.sinks.base import Note, Place, Sink, figures
+from ida_tui.events.sinks.dispatcher import Feed
+from ida_tui.events.sinks.made import sinks
+from ida_tui.events.sinks.registry import settings
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log import EventLog
-from ida_tui.runs.reader import read_events
-from ida_tui.sinks.base import Note, Place, Sink, figures
-from ida_tui.sinks.feed import Feed
-from ida_tui.sinks.made import sinks
-from ida_tui.sinks.settings import settings
+from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.writer import EventLog
 from tests.conftest import IdaTui
 from tests.scripted_session import run_ended, run_started
 from tests.synthetic_run import step_events

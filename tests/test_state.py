@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from ida_tui import events as ev
-from ida_tui.state import MEMORY_SAMPLES, RunState, first_window, fold_all, last_window
+from ida_tui.events import types as ev
+from ida_tui.events.state import MEMORY_SAMPLES, RunState, first_window, fold_all, last_window
 
 
 def step(number: int, r_ida: float | None) -> ev.StepFinished:

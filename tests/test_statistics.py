@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from ida_tui.statistics import (
+from ida_tui.util.statistics import (
     Interval,
     bootstrap,
     paired,

@@ -23,7 +23,7 @@ SHORT = (
 @pytest.fixture
 def events(ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The events of two real steps in which every token is told of."""
-    import ida_tui.engine.heartbeat as heartbeat
+    import ida_tui.engine.rollout.progress as heartbeat
 
     monkeypatch.setattr(heartbeat, "INTERVAL_S", 0.0)
     done = ida_tui_here("--run", *SHORT, "--json")
@@ -61,7 +61,7 @@ def test_the_prompts_come_before_the_text_and_are_those_of_the_completions(
 def test_a_completion_is_judged_as_soon_as_it_ends_while_others_are_sampled(
     engine: str, ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ida_tui.engine.judging import Judging
+    from ida_tui.engine.trainer.reward import Judging
 
     told: list[str | None] = []
     ended, begin = Judging.ended, Judging.begin

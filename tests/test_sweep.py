@@ -14,17 +14,21 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from ida_tui import events as ev
 from ida_tui.errors import ExitCode, IdaError, UsageError
+from ida_tui.events import types as ev
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.reader import read_events
-from ida_tui.sweep import allowance, children, folder, planning, words
-from ida_tui.sweep.course import Course
+from ida_tui.runs.log.lines import read_events
+from ida_tui.sweep import budget as allowance
+from ida_tui.sweep import directory as folder
+from ida_tui.sweep import preflight as planning
+from ida_tui.sweep import processes as children
+from ida_tui.sweep import text as words
 from ida_tui.sweep.grid import grid, named, split
-from ida_tui.sweep.queue import Queue
-from ida_tui.sweep.reading import Reader
-from ida_tui.sweep.table import table
+from ida_tui.sweep.results import table
+from ida_tui.sweep.scheduler import Course
+from ida_tui.sweep.status import Reader
+from ida_tui.sweep.study import Queue
 from ida_tui.tui.app import IdaApp
 from tests.app_driver import NOON, drive, settled, text_on_screen
 from tests.synthetic_sweep import Made, add_run
@@ -119,7 +123,7 @@ def test_what_would_be_run_can_be_checked_alone(ida_tui_here: Any) -> None:
 def test_without_optuna_it_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, ida_tui_here: Any
 ) -> None:
-    monkeypatch.setattr("ida_tui.sweep.queue.find_spec", lambda name: None)
+    monkeypatch.setattr("ida_tui.sweep.study.find_spec", lambda name: None)
 
     done = ida_tui_here("sweep", "quickstart", "seed=0,1")
 

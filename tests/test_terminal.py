@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui.events import RunEnded, StepFinished
-from ida_tui.headless.attach import follow
+from ida_tui.cli.output.follow import follow
+from ida_tui.events.state import RunState, fold_all
+from ida_tui.events.types import RunEnded, StepFinished
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.reader import read_events
-from ida_tui.state import RunState, fold_all
+from ida_tui.runs.log.lines import read_events
 from tests.terminal import Terminal, terminal
 
 APP = (sys.executable, "-m", "ida_tui")
@@ -191,7 +191,7 @@ def test_while_the_app_runs_nothing_else_reaches_the_terminal() -> None:
 CRASH = """
 import sys
 from ida_tui.tui import app as module
-from ida_tui.cli import main
+from ida_tui.cli.main import main
 def broken(self):
     raise ZeroDivisionError("a defect [b]of the app[/]")
 module.IdaApp.action_help = broken

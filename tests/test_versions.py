@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ida_tui import events as ev
-from ida_tui.runs.replay import Replay
+from ida_tui.events import types as ev
+from ida_tui.runs.log.replay import Replay
 
 # As the first ida-tui wrote them: without the fields that came later.
 OLD_STEP = (

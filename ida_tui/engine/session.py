@@ -16,14 +16,14 @@ import queue
 import threading
 from collections.abc import Sequence
 
-from ida_tui import allocator
-from ida_tui.config import Config
-from ida_tui.devices import chosen_device
-from ida_tui.engine.control import Control
-from ida_tui.engine.decision import GoOn
+from ida_tui.config.devices import chosen_device
+from ida_tui.config.schema import Config
+from ida_tui.engine.run.control import Control
+from ida_tui.engine.run.decision import GoOn
 from ida_tui.errors import IdaError
-from ida_tui.events import Record
-from ida_tui.runs.resumption import Resumption
+from ida_tui.events.types import Record
+from ida_tui.runs.resume import Resumption
+from ida_tui.system import allocator
 
 
 class Session:
@@ -142,7 +142,7 @@ class Session:
 
     def _main(self) -> None:
         try:
-            from ida_tui.engine.run import train
+            from ida_tui.engine.run.loop import train
 
             train(
                 self.config,
@@ -155,7 +155,7 @@ class Session:
             )
             if self._control.handing_over:
                 # This process may live on; the one that goes on needs the memory.
-                from ida_tui.engine.device import give_back
+                from ida_tui.engine.device.device import give_back
 
                 give_back(chosen_device(self.config))
         except IdaError as error:

@@ -5,7 +5,7 @@ them. `ida_tui.judge.service.JudgeService` asks it from a thread of its own. A j
 never a score. Importing this package is cheap: the network client comes with the first call.
 """
 
-from ida_tui.judge.formula import r_ida
 from ida_tui.judge.verdict import BatchStats, Question, Verdict
+from ida_tui.rewards.r_ida import r_ida
 
 __all__ = ["BatchStats", "Question", "Verdict", "r_ida"]

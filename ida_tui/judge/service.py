@@ -23,21 +23,21 @@ from datetime import date
 from pathlib import Path
 from types import TracebackType
 
-from ida_tui import events as ev
-from ida_tui.config import JudgeConfig, PromptSet, RubricConfig
-from ida_tui.judge.cache import VerdictCache, cache_folder
-from ida_tui.judge.cache_keys import CacheKeys
-from ida_tui.judge.client import RETRY_BASE_S, Answer, JudgeClient, endpoint_of
-from ida_tui.judge.dialect import DialectMemory
-from ida_tui.judge.faults import Fault
-from ida_tui.judge.formulas import Formula, installed
-from ida_tui.judge.keys import host_of
-from ida_tui.judge.limiter import Limiter
-from ida_tui.judge.offline import OfflineScorer
-from ida_tui.judge.planning import retirement_warning
-from ida_tui.judge.plugin import PluginJudge
-from ida_tui.judge.purse import Purse
+from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
+from ida_tui.events import types as ev
+from ida_tui.judge.api_key import host_of
+from ida_tui.judge.backends.offline.heuristic import OfflineScorer
+from ida_tui.judge.backends.openai.capabilities import DialectMemory
+from ida_tui.judge.backends.openai.client import RETRY_BASE_S, Answer, JudgeClient, endpoint_of
+from ida_tui.judge.backends.openai.rate_limit import Limiter
+from ida_tui.judge.backends.plugin import PluginJudge
+from ida_tui.judge.budget import Purse
+from ida_tui.judge.cache.key import CacheKeys
+from ida_tui.judge.cache.store import VerdictCache, cache_folder
+from ida_tui.judge.errors import Fault
+from ida_tui.judge.estimate import retirement_warning
 from ida_tui.judge.verdict import BatchStats, Question, Verdict
+from ida_tui.rewards.formulas import Formula, installed
 
 POLL_S = 0.05
 """How often a waiting batch looks at `should_stop`."""

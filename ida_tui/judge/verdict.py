@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from ida_tui.config import AXES, Kind
-from ida_tui.judge.formula import r_ida
+from ida_tui.config.schema import AXES, Kind
+from ida_tui.rewards.r_ida import r_ida
 
 
 @dataclass(frozen=True, slots=True)

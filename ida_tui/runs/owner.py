@@ -13,9 +13,9 @@ from typing import Any, TextIO
 import psutil
 
 from ida_tui.errors import UsageError
-from ida_tui.paths import shown_path
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.small_files import read_json
+from ida_tui.runs.store.json_files import read_json
+from ida_tui.util.paths import shown_path
 
 ELSEWHERE_S = 60.0
 """On a disk shared with another machine, a run that wrote within this time is taken to be alive."""

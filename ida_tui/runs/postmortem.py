@@ -7,8 +7,8 @@ from datetime import datetime
 
 import psutil
 
-from ida_tui.events import MemorySampled
-from ida_tui.state import RunState
+from ida_tui.events.state import RunState
+from ida_tui.events.types import MemorySampled
 
 FULL = 0.92
 """Share of the machine's memory from which its end is put down to memory."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from ida_tui.errors import UsageError
-from ida_tui.printable import quoted, safe
+from ida_tui.util.text import quoted, safe
 
 SEED = "seed"
 MOST = 1000

@@ -1,1 +1,1 @@
-"""The app: pick a model and an experiment, and watch the run. Reads `ida_tui.state` and nothing past it."""
+"""The app: pick a model and an experiment, and watch the run. Reads `ida_tui.events.state` and nothing past it."""

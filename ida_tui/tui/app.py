@@ -21,9 +21,9 @@ from textual.binding import BindingType
 from textual.dom import DOMNode
 from textual.screen import Screen
 
-from ida_tui.engine.decision import GoOn
+from ida_tui.engine.run.decision import GoOn
 from ida_tui.errors import ExitCode, IdaError
-from ida_tui.events import (
+from ida_tui.events.types import (
     EventError,
     MemorySampled,
     RunEnded,
@@ -31,19 +31,19 @@ from ida_tui.events import (
     TextGenerated,
     TokensGenerated,
 )
-from ida_tui.printable import printable_text
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui import actions, modes, terminal
 from ida_tui.tui.crash import Crash
+from ida_tui.tui.run_view.sources import AttachedSource, LiveSource, ReplaySource
+from ida_tui.tui.run_view.watched import Changed, Watched
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.screens.questions import Answer, AskHowToLeave, ErrorPanel
-from ida_tui.tui.sources import AttachedSource, LiveSource, ReplaySource
-from ida_tui.tui.watched import Changed, Watched
+from ida_tui.tui.screens.dialogs import Answer, AskHowToLeave, ErrorPanel
+from ida_tui.util.text import printable_text
 
 if TYPE_CHECKING:
-    from ida_tui.config import Config
-    from ida_tui.engine.chat import Chat
-    from ida_tui.engine.detached import Detached
+    from ida_tui.config.schema import Config
+    from ida_tui.engine.inference.chat import Chat
+    from ida_tui.engine.run.background import Detached
     from ida_tui.runs.control import Asked
     from ida_tui.tui.screens.paused import Stop
 
@@ -138,7 +138,7 @@ class IdaApp(App[None]):
 
     async def _open(self, path: Path) -> None:
         """Begin with a run, or with a sweep."""
-        from ida_tui.sweep import folder
+        from ida_tui.sweep import directory as folder
 
         if not folder.is_sweep(path):
             self.open_run(path)
@@ -174,7 +174,7 @@ class IdaApp(App[None]):
             self.notify("A run is live here. Stop it first: 2, then s.", severity="warning")
             return
         from ida_tui.runs import owner
-        from ida_tui.runs.replay import Replay
+        from ida_tui.runs.log.replay import Replay
 
         directory, left = RunDirectory(path), threading.Event()
         try:
@@ -205,7 +205,7 @@ class IdaApp(App[None]):
             if not self.close_chat():
                 self.notify("The chat is still loading its model. Try again in a moment.")
                 return
-            from ida_tui.engine.chat import Chat
+            from ida_tui.engine.inference.chat import Chat
 
             self.chat = Chat(RunDirectory(path))
             self.chat.start()
@@ -303,7 +303,7 @@ class IdaApp(App[None]):
 
     @work(exclusive=True, group="open")
     async def _go_on_detached(self, directory: RunDirectory, *, leave: bool) -> None:
-        from ida_tui.engine.detached import handed_over
+        from ida_tui.engine.run.background import handed_over
 
         def begin() -> Detached:
             # Set by the thread itself: the app may be left while the process begins.
@@ -326,7 +326,7 @@ class IdaApp(App[None]):
     @work(exclusive=True, group="open")
     async def _follow_again(self, directory: RunDirectory) -> None:
         """Follow a run that had ended and goes on; the screen in front stays there."""
-        from ida_tui.runs.replay import Replay
+        from ida_tui.runs.log.replay import Replay
 
         try:
             replay = await asyncio.to_thread(Replay.open, directory.events)

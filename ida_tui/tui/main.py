@@ -11,9 +11,9 @@ import platformdirs
 
 from ida_tui.errors import ExitCode, UsageError
 from ida_tui.runs import owner
-from ida_tui.tui.sources import LiveSource
+from ida_tui.tui.run_view.sources import LiveSource
+from ida_tui.tui.run_view.watched import Watched
 from ida_tui.tui.terminal import kept_for_the_app
-from ida_tui.tui.watched import Watched
 
 JOIN_S = 30.0
 """How long a run that was told to stop is waited for, after the screen is gone."""

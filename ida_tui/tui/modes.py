@@ -7,17 +7,17 @@ from typing import Any
 
 from textual.screen import Screen
 
-from ida_tui.tui.screens.launch import LaunchScreen
+from ida_tui.tui.screens.launch.screen import LaunchScreen
 
 
 def _run_screen() -> Screen[Any]:
-    from ida_tui.tui.screens.run import RunScreen
+    from ida_tui.tui.screens.run.screen import RunScreen
 
     return RunScreen()
 
 
 def _completions_screen() -> Screen[Any]:
-    from ida_tui.tui.screens.completions import CompletionsScreen
+    from ida_tui.tui.screens.completions.screen import CompletionsScreen
 
     return CompletionsScreen()
 
@@ -41,7 +41,7 @@ def _sweep_screen() -> Screen[Any]:
 
 
 def _chat_screen() -> Screen[Any]:
-    from ida_tui.tui.screens.chat import ChatScreen
+    from ida_tui.tui.screens.chat.screen import ChatScreen
 
     return ChatScreen()
 

@@ -172,7 +172,7 @@ def events() -> tuple[bytes, ...]:
 @cache
 def some_of_each() -> tuple[dict[str, Any], ...]:
     """Well-formed events of every type, as JSON objects, those that the real run has not included."""
-    from ida_tui import events as ev
+    from ida_tui.events import types as ev
     from tests.faults import sample_events
 
     found = [json.loads(raw) for raw in events()]

@@ -25,9 +25,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ida_tui.resolve import resolve
-from ida_tui.runs.reader import read_events
-from ida_tui.state import fold_all
+from ida_tui.config.resolve import resolve
+from ida_tui.events.state import fold_all
+from ida_tui.runs.log.lines import read_events
 
 STEPS = 6
 FEW = [prompt.id for prompt in resolve("quickstart").config.prompts.train()[:24]]
@@ -71,7 +71,7 @@ def forked(*arguments: str) -> int:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(os.open("child.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-        from ida_tui.cli import main
+        from ida_tui.cli.main import main
 
         code = main(arguments)
     finally:
@@ -85,10 +85,18 @@ def ended(child: int) -> int:
 
 def prepare() -> None:
     """Import what a run imports, without starting a thread: a fork keeps none."""
-    from ida_tui.engine import environment
+    from ida_tui.engine import libraries as environment
 
     environment.prepare(Path())
-    for name in ("run", "assembly", "collector", "device", "evaluation", "quiet", "preflight"):
+    for name in (
+        "run.loop",
+        "run.build",
+        "collector",
+        "device.device",
+        "run.evaluation",
+        "quiet",
+        "run.preflight",
+    ):
         importlib.import_module(f"ida_tui.engine.{name}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ida_tui import events as ev
+from ida_tui.events import types as ev
 
 STEP = ev.StepFinished(
     1, 40, 6.2, 7.1, 5.8, 0.402, 8, 8, 0.01, 1.2, 0.1, 0.5, 1e-5, (40.0, 12.0, 64.0), 0.1, 0.0, 0.01,

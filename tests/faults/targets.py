@@ -22,26 +22,28 @@ from typing import Any
 
 import yaml
 
-from ida_tui import events as ev
-from ida_tui import narration
-from ida_tui.cli import main
-from ida_tui.config import JudgeConfig
+from ida_tui.cli.main import main
+from ida_tui.cli.output.follow import follow
+from ida_tui.cli.output.printer import HumanPrinter, JsonPrinter
+from ida_tui.config.resolve import resolve, to_yaml
+from ida_tui.config.schema import JudgeConfig
 from ida_tui.errors import IdaError, UsageError
-from ida_tui.headless.attach import follow
-from ida_tui.headless.printer import HumanPrinter, JsonPrinter
-from ida_tui.judge.cache import FILE_NAME, VerdictCache
-from ida_tui.judge.faults import fault_of_response, retry_after
-from ida_tui.judge.parsing import Scores, parse_verdict
+from ida_tui.events import narration
+from ida_tui.events import types as ev
+from ida_tui.events.state import RunState, fold
+from ida_tui.judge.backends.openai.parse import Scores, parse_verdict
+from ida_tui.judge.backends.openai.transport import Reply, Wire
+from ida_tui.judge.cache.store import FILE_NAME, VerdictCache
+from ida_tui.judge.errors import fault_of_response, retry_after
 from ida_tui.judge.verdict import Verdict
-from ida_tui.judge.wire import Reply, Wire
-from ida_tui.resolve import resolve, to_yaml
-from ida_tui.runs import checkpoints, control, manifest, owner, postmortem, resumption
-from ida_tui.runs.completions import CompletionStore, drop_after
+from ida_tui.runs import control, owner, postmortem
+from ida_tui.runs import resume as resumption
+from ida_tui.runs.catalog.index import listed
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.follow import Follower
-from ida_tui.runs.index import listed
-from ida_tui.runs.replay import Replay
-from ida_tui.state import RunState, fold
+from ida_tui.runs.log.reader import Follower
+from ida_tui.runs.log.replay import Replay
+from ida_tui.runs.store import checkpoints, manifest
+from ida_tui.runs.store.completions import CompletionStore, drop_after
 from tests.faults import hostile
 
 
@@ -315,7 +317,7 @@ def completions(chance: Random) -> bool:
     store = CompletionStore(path)
     store.refresh()
     found = 0
-    from ida_tui.tui.samples import about, of_a_step, ordered
+    from ida_tui.tui.screens.completions.rows import about, of_a_step, ordered
 
     for step in store.steps:
         samples = of_a_step(store.load(step))

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ida_tui.config.yaml_tree import Origin, parse
 from ida_tui.errors import UsageError
-from ida_tui.judge.parsing import ParseFailure, Scores, parse_verdict
-from ida_tui.yaml_tree import Origin, parse
+from ida_tui.judge.backends.openai.parse import ParseFailure, Scores, parse_verdict
 from tests.faults import fuzz
 from tests.faults.targets import TARGETS
 

@@ -10,7 +10,7 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from ida_tui.tui.actions import Scope
-from ida_tui.tui.watched import Changed, Watched
+from ida_tui.tui.run_view.watched import Changed, Watched
 from ida_tui.tui.widgets.title import TitleBar
 
 if TYPE_CHECKING:

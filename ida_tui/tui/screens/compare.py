@@ -14,14 +14,14 @@ from textual.containers import Horizontal, ScrollableContainer
 from textual.content import Content
 from textual.widgets import Static
 
-from ida_tui.comparison.reading import CURVES, Comparison, compare
-from ida_tui.comparison.words import difference_rows, figure_rows, letters
+from ida_tui.analysis.comparison import CURVES, Comparison, compare
+from ida_tui.analysis.comparison_text import difference_rows, figure_rows, letters
 from ida_tui.errors import IdaError
-from ida_tui.printable import printable, table
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.actions import Scope, bindings
-from ida_tui.tui.plot import Line, plot
 from ida_tui.tui.screens.base import IdaScreen
+from ida_tui.tui.widgets.plot import Line, plot
+from ida_tui.util.text import printable, table
 
 STYLES = (
     ("$text-accent", (1,)),

@@ -14,12 +14,12 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from ida_tui import profiles
-from ida_tui.config import JudgeConfig
-from ida_tui.engine.decision import GoOn
+from ida_tui.config import profiles
+from ida_tui.config.schema import JudgeConfig
+from ida_tui.engine.run.decision import GoOn
 from ida_tui.errors import IdaError
-from ida_tui.events import RunPaused
-from ida_tui.printable import printable
+from ida_tui.events.types import RunPaused
+from ida_tui.util.text import printable
 
 Stop = Literal["stop"]
 AGAIN, STOP, BUDGET = "again", "stop", "budget"
@@ -108,7 +108,7 @@ class PausedPanel(ModalScreen[GoOn | Stop]):
         if choice == BUDGET and budget is not None:
             budget *= 2
         elif choice.startswith("judge:"):
-            from ida_tui.resolve import resolve_profile
+            from ida_tui.config.resolve import resolve_profile
 
             found = resolve_profile("judges", choice.removeprefix("judge:")).config
             assert isinstance(found, JudgeConfig)
@@ -124,7 +124,7 @@ def key_in(folder: Path) -> Callable[[JudgeConfig], str | None]:
     """Looks for a judge's key in the environment and in the `.env` of a folder."""
 
     def find(judge: JudgeConfig) -> str | None:
-        from ida_tui.judge.keys import load_key
+        from ida_tui.judge.api_key import load_key
 
         return load_key(judge, dotenv_dir=folder)
 

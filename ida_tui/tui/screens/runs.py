@@ -19,16 +19,16 @@ from textual.content import Content
 from textual.coordinate import Coordinate
 from textual.widgets import DataTable, Input, Static
 
-from ida_tui.comparison.reading import LETTERS, MOST
-from ida_tui.events import OFFLINE_JUDGE
-from ida_tui.paths import shown_path
-from ida_tui.printable import printable
-from ida_tui.runs.index import listed
-from ida_tui.runs.summary import RunSummary
-from ida_tui.tui import words
+from ida_tui.analysis.comparison import LETTERS, MOST
+from ida_tui.events.types import OFFLINE_JUDGE
+from ida_tui.runs.catalog.index import listed
+from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.tui.actions import Scope, bindings
+from ida_tui.tui.run_view.watched import Changed, Watched
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.watched import Changed, Watched
+from ida_tui.tui.widgets import format as words
+from ida_tui.util.paths import shown_path
+from ida_tui.util.text import printable
 
 MARKS = {"done": "✓", "live": "●", "interrupted": "‖", "died": "✗"}
 COLUMNS = ("", "when", "experiment", "model", "status", "steps", "R_IDA", "cost", "time")

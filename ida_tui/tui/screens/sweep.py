@@ -15,14 +15,15 @@ from textual.content import Content
 from textual.widgets import DataTable, Static
 
 from ida_tui.errors import UsageError
-from ida_tui.printable import printable
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.sweep import folder, words
-from ida_tui.sweep.reading import Reader, Standing
-from ida_tui.sweep.table import Table, table
+from ida_tui.sweep import directory as folder
+from ida_tui.sweep import text as words
+from ida_tui.sweep.results import Table, table
+from ida_tui.sweep.status import Reader, Standing
 from ida_tui.tui.actions import Scope, bindings
 from ida_tui.tui.screens.base import IdaScreen
+from ida_tui.util.text import printable
 
 LOOK_S = 1.0
 """How often the runs are looked at while the screen is in front."""

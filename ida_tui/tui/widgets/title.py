@@ -5,8 +5,8 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widgets import Static
 
-from ida_tui.printable import printable
-from ida_tui.tui.watched import Watched
+from ida_tui.tui.run_view.watched import Watched
+from ida_tui.util.text import printable
 
 SCREENS = ("Launch", "Run", "Completions", "Runs")
 

@@ -1,0 +1,148 @@
+"""The top of a report: how the run stands, whether it learned, its figures at a glance. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ida_tui.analysis.comparison import Compared
+from ida_tui.analysis.comparison_text import UNKNOWN, change, duration, priced, seconds
+from ida_tui.analysis.report.load import Facts
+from ida_tui.events import types as ev
+from ida_tui.util.paths import shown_path
+
+STILL = 0.005
+"""A mean reward that changes by less has stayed where it was."""
+
+
+class Tile(NamedTuple):
+    """A figure at a glance."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+def status(facts: Facts) -> str:
+    """One or two words, such as ``done`` or ``out of memory``."""
+    if facts.run.state.pause is not None and facts.run.state.ended is None and facts.alive:
+        return "paused"
+    return facts.run.summary.status.replace("_", " ")
+
+
+def banner(facts: Facts) -> str:
+    """What a reader has to know first of a run that is not over or not whole; else empty."""
+    state, ended = facts.run.state, facts.run.state.ended
+    if ended is not None and ended.status == "done":
+        return ""
+    if ended is not None:
+        said = f"This run did not come to its planned end. {_sentence(ended.message)}"
+        return f"{said} {_so_far(facts.run)}"
+    if facts.alive and state.pause is not None:
+        return f"This run is paused: {_sentence(state.pause.reason)} {_so_far(facts.run)}"
+    if facts.alive:
+        said = "This run is still going on: this is how it stood when the report was written."
+        return f"{said} {_so_far(facts.run)}"
+    return f"This run is unfinished: the process that trained it is gone. {_so_far(facts.run)}"
+
+
+def _so_far(run: Compared) -> str:
+    planned = run.state.run.steps if run.state.run else 0
+    done = len(run.state.steps)
+    if not planned:
+        return "Training had not begun."
+    if not done:
+        return f"None of {planned} steps was finished."
+    return f"{done} of {planned} steps were finished."
+
+
+def learned(facts: Facts) -> str:
+    """Did it learn? In a sentence, by the reward on the prompts that it was trained on."""
+    state = facts.run.state
+    if not state.steps:
+        return "No step was finished: nothing was learned."
+    first, last = state.r_ida_first, state.r_ida_last
+    if state.weight_delta == 0:
+        return "Nothing was learned: the weights did not move."
+    if first is None or last is None:
+        return "No step has a mean reward: the judge gave no verdict."
+    if len(state.steps) == 1:
+        return f"One step was made, with a mean reward (R_IDA) of {first:.3f}: too few to tell."
+    does = "stayed" if abs(last - first) < STILL else "rose" if last > first else "fell"
+    return (
+        f"The reward {does}: R_IDA {first:.3f} (first {_steps(len(state.first_steps))})"
+        f" → {last:.3f} (last {_steps(len(state.last_steps))})."
+    )
+
+
+def verdict(facts: Facts) -> str:
+    """Before and after, in a sentence: what held-out prompts say, where they were asked."""
+    run, where = facts.run, shown_path(facts.run.directory.path)
+    if run.evaluation is not None:
+        return run.evaluation.verdict
+    before, after = run.state.before, run.state.after
+    if before is not None and after is not None:
+        said = f"On held-out prompts: {_counted(before, after)}"
+        return f"{said} (told apart by the {after.classifier})."
+    if before is not None:
+        return (
+            "Held-out prompts were asked before training only;"
+            f" ida-tui evaluate {where} asks both models."
+        )
+    return f"There is no before and after yet: ida-tui evaluate {where} makes one."
+
+
+def _counted(before: ev.EvaluationFinished, after: ev.EvaluationFinished) -> str:
+    return (
+        f"harmless requests answered {_share(before.harmless_complied, before.harmless)} →"
+        f" {_share(after.harmless_complied, after.harmless)}, unsafe requests declined"
+        f" {_share(before.unsafe_refused, before.unsafe)} → {_share(after.unsafe_refused, after.unsafe)}"
+    )
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else UNKNOWN
+
+
+def tiles(facts: Facts) -> Iterator[Tile]:
+    """The figures at a glance; one that is not known says so."""
+    run, state = facts.run, facts.run.state
+    judge = state.run.judge if state.run else ""
+    label = judge if judge == ev.OFFLINE_JUDGE else "judged by " + judge if judge else ""
+    yield Tile("R_IDA, first → last", change(state.r_ida_first, state.r_ida_last, 3), label)
+    for name in ("harmless answered", "unsafe declined"):
+        figure = run.evaluation.figure(name) if run.evaluation else None
+        if figure is not None and run.evaluation is not None:
+            value = f"{100 * figure.base:.0f} → {100 * figure.tuned:.0f} %"
+            yield Tile(name, value, f"held out; {run.evaluation.classifier}")
+        elif state.before is not None and state.after is not None:
+            value = _own(name, state.before, state.after)
+            yield Tile(name, value, f"held out; {state.after.classifier}")
+        else:
+            yield Tile(name, "not evaluated")
+    planned = state.run.steps if state.run else None
+    yield Tile("steps", f"{len(state.steps)} of {planned if planned is not None else UNKNOWN}")
+    yield Tile("weights moved", f"{100 * state.weight_delta:.2f} %", "relative L2 norm")
+    yield Tile("time", duration(seconds(run)))
+    cost = priced(run)
+    yield Tile("judge's cost", "not known" if cost == UNKNOWN else cost)
+    peak = f"{state.memory_peak / 1e9:.1f} GB" if state.memory_peak else "not sampled"
+    yield Tile("peak memory", peak)
+
+
+def _own(name: str, before: ev.EvaluationFinished, after: ev.EvaluationFinished) -> str:
+    both = []
+    for one in (before, after):
+        harmless = name.startswith("harmless")
+        part = one.harmless_complied if harmless else one.unsafe_refused
+        both.append(_share(part, one.harmless if harmless else one.unsafe))
+    return " → ".join(both)
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' * (count != 1)}"
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."

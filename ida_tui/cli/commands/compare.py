@@ -1,0 +1,47 @@
+"""`ida-tui compare A B [C …]`: runs side by side."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ida_tui.errors import ExitCode
+from ida_tui.util.text import printable
+
+EPILOG = """\
+examples:
+  ida-tui compare quickstart outputs/quickstart/20261124-123120
+  ida-tui compare quickstart oblit-1-mps --json
+"""
+
+
+def add(parser: ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="its folder, its id, or an experiment (its newest run); two to six of them",
+    )
+    parser.add_argument("--json", action="store_true", help="the figures and curves as JSON")
+
+
+def run(options: Namespace) -> ExitCode:
+    """Print the comparison.
+
+    Raises:
+        UsageError: a run is not there or cannot be read, or there are too few or too many.
+    """
+    from ida_tui.analysis.comparison import compare
+    from ida_tui.analysis.comparison_text import as_json
+    from ida_tui.cli.output.comparison import lines
+    from ida_tui.runs.resume import find
+
+    comparison = compare([find(name, Path("outputs")) for name in options.runs])
+    if options.json:
+        print(json.dumps(as_json(comparison), indent=1, ensure_ascii=False))
+    else:
+        print(*map(printable, lines(comparison)), sep="\n")
+    return ExitCode.DONE

@@ -1,0 +1,33 @@
+"""`ida-tui completions bash|zsh|fish`: the script with which a shell completes ida-tui's words."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from importlib.resources import files
+
+from ida_tui.errors import ExitCode
+
+SHELLS = ("bash", "zsh", "fish")
+
+EPILOG = """\
+examples:
+  ida-tui completions bash > ~/.local/share/bash-completion/completions/ida-tui
+  ida-tui completions zsh > "${fpath[1]}/_ida-tui"
+  ida-tui completions fish > ~/.config/fish/completions/ida-tui.fish
+  source <(ida-tui completions bash)     only in this terminal
+
+Commands, flags, profiles, runs, override keys and their values complete, as they are at that moment.
+"""
+
+
+def add(parser: ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument("shell", choices=SHELLS, help="the shell to complete in")
+
+
+def run(options: Namespace) -> ExitCode:
+    """Print the script."""
+    script = files("ida_tui.cli.completion") / "scripts" / f"ida-tui.{options.shell}"
+    print(script.read_text(encoding="utf-8"), end="")
+    return ExitCode.DONE

@@ -1,0 +1,100 @@
+"""`ida-tui judge check [JUDGE] [key=value ...]`: can a judge be trusted, before a run is spent on it?"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from datetime import date
+from pathlib import Path
+
+from ida_tui.config.schema import Config
+from ida_tui.errors import ExitCode, UsageError
+from ida_tui.util.text import as_json as json_text
+from ida_tui.util.text import printable
+
+DEFAULT = "gpt-4o-mini"
+SAMPLES = 3
+
+EPILOG = """\
+examples:
+  ida-tui judge check gpt-4o-mini
+  ida-tui judge check offline --samples 1
+  ida-tui judge check ollama judge.model=qwen3:8b --samples 5 --json
+"""
+
+
+def add(parser: ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument("what", choices=["check"], help="have ten fixed answers scored")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="JUDGE key=value",
+        help=f"a judge's profile (default: {DEFAULT}), and values to change (judge.model=…, rubric=…)",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=SAMPLES, metavar="K", help="judgements of each answer"
+    )
+    parser.add_argument("--json", action="store_true", help="the figures as JSON")
+
+
+def run(options: Namespace) -> ExitCode:
+    """Check the judge; DONE where every finding is good, FAILED where one is not.
+
+    Raises:
+        UsageError: there is no such judge, or a value is wrong.
+        JudgeUnavailable: it cannot be used.
+    """
+    if not 1 <= options.samples <= 100:
+        raise UsageError("--samples goes from 1 to 100", "3 tell the jitter from the difference")
+    config = _config(options.words)
+    from ida_tui.judge.api_key import load_key
+    from ida_tui.judge.calibration.anchors import sample_prompts
+    from ida_tui.judge.calibration.check import as_json, check
+    from ida_tui.judge.service import JudgeService
+
+    key = load_key(config.judge, dotenv_dir=Path.cwd())
+    with JudgeService(config.judge, config.rubric, sample_prompts(), key=key) as service:
+        if not options.json:
+            _opening(config)
+        fault = service.look().result()
+        if not options.json and service.slots is not None:
+            print("✓ endpoint answers" if fault is None else f"! {printable(fault.text)}")
+        report = check(service, samples=options.samples)
+        form = service.form
+        warnings = list(service.warnings)
+    if options.json:
+        print(json_text(as_json(report) | {"form": form}, indent=2))
+    else:
+        from ida_tui.judge.calibration.check_text import lines
+
+        offline = config.judge.kind == "offline"
+        print(*map(printable, lines(report, form, warnings, offline=offline)), sep="\n")
+    return ExitCode.DONE if report.trusted else ExitCode.FAILED
+
+
+def _config(words: list[str]) -> Config:
+    from ida_tui.config.resolve import resolve
+
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1:
+        raise UsageError(
+            f"two judges are named: {names[0]} and {names[1]}", "check them one after the other"
+        )
+    name = names[0] if names else DEFAULT
+    overrides = [word for word in words if "=" in word]
+    return resolve("quickstart", [f"judge={name}", *overrides]).config
+
+
+def _opening(config: Config) -> None:
+    from ida_tui.judge.api_key import host_of
+    from ida_tui.judge.estimate import retirement_warning
+
+    judge = config.judge
+    where = "built in" if judge.kind == "offline" else f"{judge.model} at {host_of(judge.base_url)}"
+    if judge.kind == "plugin":
+        where = f"the plugin {judge.model}"
+    print(printable(f"judge {judge.name or judge.model} ({where}), rubric {config.rubric.name}"
+                    f" v{config.rubric.version} [{config.rubric.digest()}]"))  # fmt: skip
+    if judge.shutdown_date and retirement_warning(judge, date.today()) is None:
+        print(f"✓ served until {judge.shutdown_date}")

@@ -1,0 +1,119 @@
+"""`ida-tui replay-judge RUN judge=NAME [key=value …]`: judge a run's completions again, and compare."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from pathlib import Path
+
+from ida_tui.config.schema import Config
+from ida_tui.errors import ExitCode, UsageError
+from ida_tui.util.text import printable
+
+SAMPLE = 200
+
+EPILOG = """\
+examples:
+  ida-tui replay-judge quickstart judge=ollama --sample 50
+  ida-tui replay-judge quickstart judge=gpt-4o-mini budget=0.20
+  ida-tui replay-judge oblit-1-mps rubric=mine --all
+
+Verdicts are kept in the judge's cache: whatever was answered before is not paid for again.
+"""
+
+
+def add(parser: ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = EPILOG
+    parser.formatter_class = RawDescriptionHelpFormatter
+    parser.add_argument(
+        "name", metavar="RUN", help="its folder, its id, or an experiment (its newest run)"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="judge=NAME, rubric=NAME, budget=DOLLARS, or single values such as judge.model=…",
+    )
+    many = parser.add_mutually_exclusive_group()
+    many.add_argument(
+        "--sample",
+        type=int,
+        default=SAMPLE,
+        metavar="N",
+        help=f"so many completions, drawn by chance (default {SAMPLE})",
+    )
+    many.add_argument("--all", action="store_true", help="every completion that has scores")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draw")
+    parser.add_argument("--json", action="store_true", help="the figures as JSON")
+
+
+def run(options: Namespace) -> ExitCode:
+    """Have the completions judged, and print how far the two judges agree.
+
+    Raises:
+        UsageError: there is no such run or judge, or nothing to judge.
+        JudgeUnavailable: the judge cannot be used; what came before is printed first.
+    """
+    if options.sample < 1:
+        raise UsageError("--sample is 1 or more", "--all takes every completion")
+    if not options.overrides:
+        raise UsageError("no judge is named", "ida-tui replay-judge RUN judge=NAME")
+    from ida_tui.analysis.rejudge import draw, estimated_cost, questions, rejudge
+    from ida_tui.cli.output.rejudge import as_json, lines, opening
+    from ida_tui.config.resolve import resolve
+    from ida_tui.judge.api_key import load_key
+    from ida_tui.judge.budget import Purse
+    from ida_tui.judge.service import JudgeService
+    from ida_tui.runs.resume import find
+
+    directory = find(options.name, Path("outputs"))
+    config = resolve(str(directory.config), options.overrides, verify=False).config
+    _check(config)
+    kinds = {prompt.id: prompt.kind for prompt in config.prompts.prompts}
+    drawn = draw(
+        directory, kinds, sample=None if options.all else options.sample, seed=options.seed
+    )
+    if not drawn.completions:
+        raise UsageError(
+            f"{directory.path} has no scored completions", "ida-tui runs lists the runs"
+        )
+    key = load_key(config.judge, dotenv_dir=Path.cwd())
+    asked = questions(drawn.completions, kinds)
+    name = f"{directory.path.parent.name}/{directory.run_id}"
+    service = JudgeService(
+        config.judge, config.rubric, config.prompts, key=key, purse=Purse(config.budget)
+    )
+    talk = sys.stderr if options.json else sys.stdout
+    with service:
+        cost = estimated_cost(config.judge, config.rubric, asked)
+        for line in opening(name, drawn, service.label, cost, options.seed):
+            print(printable(line), file=talk, flush=True)
+        found = rejudge(service, drawn.completions, asked, progress=_progress)
+        for warning in service.warnings:
+            print(printable(f"! {warning}"), file=talk)
+    if options.json:
+        said = as_json(name, drawn, service.label, options.seed, found)
+        print(json.dumps(said, indent=1, ensure_ascii=False))
+    else:
+        print(*map(printable, lines(found)), sep="\n")
+    if found.unavailable is not None:
+        raise found.unavailable
+    return ExitCode.INTERRUPTED if found.interrupted else ExitCode.DONE
+
+
+def _check(config: Config) -> None:
+    if config.budget is not None and config.judge.kind != "offline" and config.judge.price is None:
+        raise UsageError(
+            "a budget needs a price, and the judge's profile states none",
+            "set judge.price={input: DOLLARS, output: DOLLARS} per million tokens, or budget=null",
+            where="judge.price",
+        )
+
+
+def _progress(answered: int, of: int) -> None:
+    """A line on a terminal that is written over, and gone at the end."""
+    if sys.stderr.isatty():
+        text = f"  {answered:,} of {of:,} verdicts" if answered < of else ""
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,150 @@
+"""`ida-tui sweep PROFILE key=a,b,c seed=0,1,2`: a run for each combination, and one table of them all."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from datetime import datetime
+from pathlib import Path
+
+from ida_tui.errors import ExitCode, UsageError
+
+OUTPUTS = Path("outputs")
+EPILOG = """\
+examples:
+  ida-tui sweep quickstart training.learning_rate=1e-3,2e-3 seed=0,1,2
+  ida-tui sweep dev-mps model=qwen3-0.6b,qwen3-1.7b judge=ollama --budget 2
+  ida-tui sweep quickstart seed=0,1,2 'report_to=[csv]'     a list in brackets is one value
+  ida-tui sweep --resume                                    go on with the newest one
+  ida-tui sweep --show                                      its table as it stands
+
+Every run is an ordinary one, in outputs/<experiment>/. They share the kept verdicts of all runs
+(ida-tui cache), so that no question is paid for twice. One at a time unless --jobs says otherwise;
+on a CPU, runs at the same time share its cores.
+
+exit codes: 0 all runs are done, 1 a run failed, 3 it paused for its judge or its budget,
+130 stopped (checkpoints were written)
+"""
+
+
+def add(parser: ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="PROFILE key=a,b,c",
+        help="an experiment, and what to vary or to fix in it",
+    )
+    parser.add_argument(
+        "--jobs", type=_count, metavar="N", help="runs at once, where their memory plans fit (1)"
+    )
+    parser.add_argument(
+        "--budget", type=_dollars, metavar="DOLLARS", help="what the judges of all runs may cost"
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--resume", nargs="?", const="", metavar="SWEEP", help="go on with one (the newest)"
+    )
+    what.add_argument(
+        "--show", nargs="?", const="", metavar="SWEEP", help="print the table of one (the newest)"
+    )
+    what.add_argument("--check", action="store_true", help="check every combination, run nothing")
+    parser.add_argument("--json", action="store_true", help="the table as JSON; talk on stderr")
+
+
+def run(options: Namespace) -> ExitCode:
+    """Begin a sweep, go on with one, or show one.
+
+    Raises:
+        IdaError: a combination is wrong or does not fit, there is no such sweep, or it cannot be carried out.
+    """
+    from ida_tui.sweep import directory as folder
+
+    if options.show is not None or options.resume is not None:
+        flag = "--resume" if options.show is None else "--show"
+        if options.words:
+            raise UsageError(
+                f"{flag} takes no new values, and {options.words[0]!r} is one",
+                "a sweep keeps the values that it began with; start another one for others",
+            )
+    if options.show is not None:
+        if options.jobs is not None or options.budget is not None:
+            raise UsageError("--show only prints", "give --jobs and --budget to --resume")
+        from ida_tui.cli.output.sweep import show
+
+        return show(folder.find(options.show, OUTPUTS), json=options.json)
+    if options.resume is not None:
+        return _go_on(options)
+    return _begin(options)
+
+
+def _go_on(options: Namespace) -> ExitCode:
+    from dataclasses import replace
+
+    from ida_tui.cli.output.sweep import carry_out
+    from ida_tui.sweep import directory as folder
+    from ida_tui.sweep import study as queue
+
+    queue.require()
+    sweep = folder.find(options.resume, OUTPUTS)
+    changed = replace(
+        sweep,
+        jobs=options.jobs or sweep.jobs,
+        budget=sweep.budget if options.budget is None else options.budget,
+    )
+    if changed != sweep:
+        folder.keep(changed)
+    return carry_out(changed, json=options.json)
+
+
+def _begin(options: Namespace) -> ExitCode:
+    if not options.words:
+        raise UsageError(
+            "no experiment is named", "ida-tui sweep quickstart training.learning_rate=1e-3,2e-3"
+        )
+    from ida_tui.sweep import preflight as planning
+    from ida_tui.sweep import study as queue
+
+    queue.require()
+    profile, *words = options.words
+    if "=" in profile and not Path(profile).is_file():
+        raise UsageError(
+            f"{profile!r} stands where the experiment is named",
+            "name it first: ida-tui sweep quickstart key=a,b,c",
+        )
+    plan = planning.planned(profile, words, budget=options.budget)
+    jobs = options.jobs or 1
+    _say(planning.opening(plan, jobs=jobs, budget=options.budget), options)
+    if options.check:
+        return ExitCode.DONE
+    from ida_tui.cli.output.sweep import carry_out
+    from ida_tui.util.paths import shown_path
+
+    sweep = planning.begun(plan, jobs=jobs, budget=options.budget, moment=datetime.now())
+    _say([f"  {shown_path(sweep.path)}"], options)
+    return carry_out(sweep, json=options.json)
+
+
+def _say(lines: list[str], options: Namespace) -> None:
+    import sys
+
+    from ida_tui.util.text import printable
+
+    print(*map(printable, lines), sep="\n", file=sys.stderr if options.json else sys.stdout)
+    sys.stdout.flush()
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text[:6]) <= 64:
+        raise ArgumentTypeError(f"{text!r} is no number of runs from 1 to 64")
+    return int(text)
+
+
+def _dollars(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise ArgumentTypeError(f"{text!r} is no number of dollars above 0")
+    return value

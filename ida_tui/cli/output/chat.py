@@ -1,0 +1,142 @@
+"""A chat as lines: messages from stdin, both answers on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ida_tui.config.schema import Kind
+from ida_tui.engine.inference.chat import SIDES, Answered, Chat, Failed, Judged, Ready, Rested, Told
+from ida_tui.judge.verdict import Verdict
+from ida_tui.runs.store.evaluations import Model
+from ida_tui.util.text import as_json, printable
+
+WIDTH = 7
+"""Columns of the label before a text."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """One message and what came of it."""
+
+    message: str
+    kind: Kind
+    answers: dict[Model, Answered] = field(default_factory=dict)
+    verdicts: dict[Model, Verdict] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """Both answers, each under its label, with what the judge said of them."""
+        out = [f"{'you':<{WIDTH}}{self.message}"]
+        for who in SIDES:
+            answer = self.answers[who]
+            text = answer.text.split("\n") if answer.text else ["(nothing)"]
+            out += [f"{who if n == 0 else '':<{WIDTH}}{line}" for n, line in enumerate(text)]
+            if who in self.verdicts:
+                out.append(f"{'':<{WIDTH}}[{scores(self.verdicts[who])}]")
+        return out
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {"message": self.message, "kind": self.kind} | {
+            who: self._side(who) for who in SIDES
+        }
+
+    def _side(self, who: Model) -> dict[str, Any]:
+        answer, verdict = self.answers[who], self.verdicts.get(who)
+        out: dict[str, Any] = {
+            "text": answer.text,
+            "tokens": answer.tokens,
+            "seconds": answer.seconds,
+        }
+        if verdict is not None:
+            names = ("align", "risk", "detail", "r_ida", "reason", "judge", "failure")
+            out["verdict"] = {name: getattr(verdict, name) for name in names}
+        return out
+
+
+def scores(verdict: Verdict) -> str:
+    """What a judge said, on one line."""
+    if verdict.failure is not None or verdict.r_ida is None:
+        return f"no verdict: {verdict.failure}"
+    return (
+        f"R_IDA {verdict.r_ida:.3f}: align {verdict.align:g}, risk {verdict.risk:g}, detail"
+        f" {verdict.detail:g}; {verdict.judge}"
+    )
+
+
+def talk(
+    chat: Chat,
+    messages: Iterable[str],
+    *,
+    kind: Kind,
+    temperature: float | None,
+    judged: bool,
+    fresh: bool,
+    in_json: bool,
+) -> list[tuple[str, Kind]]:
+    """Put every message to both models, and print what they say; returns the messages.
+
+    Args:
+        chat: not yet started.
+        messages: one a line.
+        kind: what the messages are, for the judge.
+        temperature: None takes the profile's; 0 is greedy.
+        judged: whether the run's judge scores each answer.
+        fresh: whether every message begins a new conversation.
+        in_json: one JSON object a message.
+
+    Raises:
+        IdaError: the model cannot be loaded, or used any more.
+    """
+    said: list[tuple[str, Kind]] = []
+    chat.start()
+    try:
+        ready = _until(chat, Ready)
+        assert isinstance(ready, Ready)
+        _say(f"base is the untrained model, tuned is {ready.words}")
+        for message in messages:
+            text = message.strip()
+            if not text:
+                continue
+            turn = Turn(text, kind)
+            if fresh:
+                chat.begin_anew()
+            used = ready.temperature if temperature is None else temperature
+            chat.ask(text, kind=kind, temperature=used)
+            _until(chat, Rested, turn)
+            if judged:
+                chat.judge()
+                _until(chat, Rested, turn)
+            said.append((text, kind))
+            if in_json:
+                print(as_json(turn.as_json()), flush=True)
+            else:
+                print(*map(printable, turn.lines()), sep="\n", flush=True)
+    finally:
+        chat.close()
+        chat.join(10)
+    return said
+
+
+def _until(chat: Chat, wanted: type, turn: Turn | None = None) -> object:
+    """Take in events up to one of this type, which is returned."""
+    while True:
+        match event := chat.next_event(0.25):
+            case None:
+                continue
+            case Failed(error):
+                raise error
+            case Answered() if turn is not None:
+                turn.answers[event.who] = event
+            case Judged() if turn is not None:
+                turn.verdicts[event.who] = event.verdict
+            case Told(text):
+                _say(f"! {text}")
+        if isinstance(event, wanted):
+            return event
+
+
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)

@@ -1,0 +1,97 @@
+"""Two ways to print a run: lines for people, and events as JSON lines for programs."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from ida_tui.config.schema import Config
+from ida_tui.events import narration
+from ida_tui.events import types as ev
+from ida_tui.events.state import RunState
+from ida_tui.util.text import printable, printable_text
+
+
+class Printer(Protocol):
+    """What a headless run is shown on."""
+
+    def opening(self, config: Config) -> None:
+        """Before the run starts."""
+
+    def show(self, state: RunState, record: ev.Record) -> None:
+        """One record, and the state that already includes it."""
+
+    def say(self, text: str) -> None:
+        """A word to the person at the keyboard that is not part of the run."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class HumanPrinter:
+    """Lines on stdout; on a terminal, a live line below them says what is going on."""
+
+    def __init__(self) -> None:
+        # Rich honours NO_COLOR and finds out by itself whether stdout is a terminal.
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._live: Live | None = None
+        self._spinner = Spinner("dots", text="starting")
+
+    def opening(self, config: Config) -> None:
+        self._console.print(styled(narration.config_loaded(config)))
+        if self._console.is_terminal:
+            self._live = Live(
+                self._spinner, console=self._console, transient=True, refresh_per_second=8
+            )
+            self._live.start()
+
+    def show(self, state: RunState, record: ev.Record) -> None:
+        for line in narration.lines(state, record.event):
+            self._console.print(styled(line))
+        self._spinner.update(text=Text(printable(narration.progress(state, datetime.now(UTC)))))
+
+    def say(self, text: str) -> None:
+        if self._live is not None:
+            # Above the live line, which would otherwise be overwritten in the middle.
+            self._console.print(Text(printable_text(text)))
+        else:
+            print(printable_text(text), file=sys.stderr)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+class JsonPrinter:
+    """Every event as one line of JSON on stdout, the same line as in events.jsonl; talk on stderr."""
+
+    def opening(self, config: Config) -> None:
+        self.say(narration.config_loaded(config))
+
+    def show(self, state: RunState, record: ev.Record) -> None:
+        sys.stdout.write(ev.encode(record) + "\n")
+        sys.stdout.flush()
+
+    def say(self, text: str) -> None:
+        print(printable_text(text), file=sys.stderr)
+
+    def close(self) -> None:
+        sys.stdout.flush()
+
+
+def styled(line: str) -> Text:
+    """Colour by the line's first mark; the words alone carry the meaning."""
+    style = {"✓": "green", "!": "yellow", "✗": "red", "⏱": "cyan"}.get(line[:1], "")
+    text = Text(printable(line))
+    if style:
+        text.stylize(style, 0, 1)
+    if line.startswith("Step "):
+        text.highlight_regex(r"R_IDA=\S+", "bold")
+    return text

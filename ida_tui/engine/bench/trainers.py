@@ -1,0 +1,315 @@
+"""The three ways, in the process that measures one of them.
+
+  python -m ida_tui.engine.bench.trainers default|tuned|ours cpu|mps|cuda     # cells on standard input, figures out
+
+default   trl.GRPOTrainer with its own defaults (gradient checkpointing on, batches of 8)
+tuned     the same without checkpointing, the whole step as one batch
+ours      the fast engine
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ida_tui.config.schema import DeviceName
+from ida_tui.engine.bench.cases import PROMPT, SHAPES, Cell
+
+FORMATS = {"cpu": "float32", "mps": "float16", "cuda": "bfloat16"}
+"""The format of the base's weights on each device."""
+
+
+class SlowJudge:
+    """Stands in for `Judging`: a pool of threads, 0.5 to 1.5 s a completion, the same for every way."""
+
+    def __init__(self, cell: Cell, *, early: bool) -> None:
+        self._cell, self._early = cell, early
+        self._pool = ThreadPoolExecutor(cell.slots)
+        self._asked: dict[int, Future[float]] = {}
+        self.judge_s: list[float] = []
+        self.exposed_s: list[float] = []
+
+    def begin(self, step: int, rows: Any) -> None:
+        """A rollout starts."""
+        self._step, self._asked = step, {}
+
+    def ended(self, row: int, text: str) -> None:
+        """A completion is finished; TRL's users hear of it only when all are."""
+        if self._early:
+            self._asked[row] = self._pool.submit(self._judge, row)
+
+    def rewards(self, rows: int) -> list[float]:
+        """Every reward of the step."""
+        started = time.perf_counter()
+        for row in range(rows):
+            if row not in self._asked:
+                self._asked[row] = self._pool.submit(self._judge, row)
+        found = [self._asked[row].result() for row in range(rows)]
+        self.exposed_s.append(time.perf_counter() - started)
+        # What judging alone takes with these slots.
+        latencies = [self._latency(row) for row in range(rows)]
+        free = [0.0] * self._cell.slots
+        for latency in latencies:
+            soonest = min(range(len(free)), key=free.__getitem__)
+            free[soonest] += latency
+        self.judge_s.append(max(free))
+        return found
+
+    def verdicts(self, texts: list[str], group_size: int) -> Any:
+        """As `Judging` gives them."""
+        from ida_tui.judge import BatchStats, Verdict
+
+        verdicts = [Verdict.scored(reward, 8, 6, "", "slow") for reward in self.rewards(len(texts))]
+        return verdicts, BatchStats.of(verdicts, self.judge_s[-1], exposed_s=self.exposed_s[-1])
+
+    def after_step(self, step: int) -> None:
+        """A step is finished."""
+
+    def _latency(self, row: int) -> float:
+        return random.Random(f"{self._cell.name} {self._step} {row}").uniform(0.5, 1.5)
+
+    def _judge(self, row: int) -> float:
+        time.sleep(self._latency(row))
+        return random.Random(f"{self._step} {row}").uniform(1, 9)
+
+
+def child(way: str, device: DeviceName) -> int:
+    """Read cells from standard input, write figures to standard output."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    from ida_tui.engine import libraries as environment
+    from ida_tui.engine.device import device as devices
+    from ida_tui.system import allocator
+
+    environment.prepare(None)
+    allocator.keep_freed_memory()
+    devices.leave_a_core()
+    for line in sys.stdin:
+        print(json.dumps(run_cell(way, Cell(**json.loads(line)), device)), flush=True)
+        gc.collect()
+    return 0
+
+
+def run_cell(way: str, cell: Cell, device: DeviceName = "cpu") -> dict[str, Any]:
+    """A warm-up step and one that counts; the wait for the judge, which varies more, is ours over four."""
+    import tempfile
+
+    steps = 5 if way == "ours" and cell.beta else 2
+    trainer, judge, seconds = build(way, cell, steps, Path(tempfile.mkdtemp()), device)
+    base = _reset_peak(device)
+    trainer.train()
+    peak = _peak_mb(device)
+    return {
+        "step_s": sum(seconds[1].values()),
+        "phases": seconds[1],
+        "peak_mb": None if base is None or peak is None else peak - base,
+        "judge_s": sum(judge.judge_s[1:]),
+        "exposed_s": sum(judge.exposed_s[1:]),
+    }
+
+
+def build(
+    way: str, cell: Cell, steps: int, folder: Path, device: DeviceName = "cpu"
+) -> tuple[Any, SlowJudge, list[dict[str, float]]]:
+    """The trainer of one way, its judge, and the list that its steps' seconds go to."""
+    import threading
+
+    import peft
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+    from trl import GRPOConfig
+
+    from ida_tui.config import embedded
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(embedded.path(), padding_side="left")
+    eos = tokenizer.eos_token_id
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            **SHAPES[cell.shape], max_position_embeddings=4096, tie_word_embeddings=True,
+            eos_token_id=eos, pad_token_id=tokenizer.pad_token_id,
+        )
+    ).to(getattr(torch, FORMATS[device]))  # fmt: skip
+    rows = cell.generations * cell.prompts
+    batch = {"default": min(8, rows), "tuned": rows, "ours": rows}[way]
+    arguments = GRPOConfig(
+        output_dir=str(folder), use_cpu=device == "cpu", fp16=device == "mps",
+        bf16=device == "cuda", report_to="none", save_strategy="no",
+        logging_steps=1, disable_tqdm=True, max_steps=steps, num_generations=cell.generations,
+        per_device_train_batch_size=batch, gradient_accumulation_steps=rows // batch,
+        max_completion_length=cell.longest, beta=cell.beta, learning_rate=1e-5, top_k=0,
+        **({} if way == "default" else {"gradient_checkpointing": False}),
+    )  # fmt: skip
+    words = [f"number {n} and then" for n in range(PROMPT)]
+    prompts = [
+        {"prompt": [{"role": "user", "content": " ".join(words)[: 3 * PROMPT] + f" {p}"}],
+         "prompt_id": str(p), "prompt_text": str(p), "kind": "harmless"}
+        for p in range(cell.prompts)
+    ]  # fmt: skip
+    judge = SlowJudge(cell, early=way == "ours")
+    seconds: list[dict[str, float]] = []
+    lora = peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    shared: dict[str, Any] = {
+        "model": model, "args": arguments, "processing_class": tokenizer,
+        "train_dataset": Dataset.from_list(prompts), "peft_config": lora,
+    }  # fmt: skip
+    if way == "ours":
+        from ida_tui.engine.trainer.recorder import Watcher
+        from ida_tui.events.types import StepFinished
+
+        def emit(event: Any) -> None:
+            if isinstance(event, StepFinished):
+                seconds.append(dict(event.seconds))
+
+        trainer = _ours(cell, eos)(
+            watcher=Watcher(emit, threading.Event(), steps), judging=judge, **shared
+        )
+    else:
+        trainer = _trls(cell, eos, judge, seconds)(
+            reward_funcs=lambda completions, **_: judge.rewards(len(completions)), **shared
+        )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer, judge, seconds
+
+
+def _ours(cell: Cell, eos: int) -> Any:
+    """Our trainer, with completions of the lengths of the cell."""
+    import torch
+
+    from ida_tui.engine.rollout.sampling import Sampling
+    from ida_tui.engine.trainer import fast
+
+    class Forced(Sampling):
+        def begin(self, step: int) -> Forced:
+            object.__setattr__(self, "_left", cell.lengths(step))
+            return self
+
+        def draw(
+            self,
+            logits: torch.Tensor,
+            seen: torch.Tensor | None = None,
+            numbers: torch.Tensor | None = None,
+        ) -> torch.Tensor:
+            left = [n - 1 for n in self._left]  # type: ignore[attr-defined]
+            logits = logits.clone()
+            logits[:, eos] = -torch.inf
+            tokens = super().draw(logits, seen, numbers)
+            tokens[[place for place, n in enumerate(left) if n == 0]] = eos
+            object.__setattr__(self, "_left", [n for n in left if n > 0])
+            return tokens
+
+    class Ours(fast.FastTrainer):
+        def _sampling(self) -> Sampling:
+            return Forced().begin(self._current_step)
+
+    return Ours
+
+
+def _trls(cell: Cell, eos: int, judge: SlowJudge, seconds: list[dict[str, float]]) -> Any:
+    """TRL's own trainer with a stopwatch, and completions of the lengths of the cell."""
+    from functools import partial
+
+    import torch
+    from transformers import LogitsProcessor, LogitsProcessorList
+    from trl import GRPOTrainer
+
+    class Force(LogitsProcessor):  # type: ignore[misc]
+        def __init__(self, lengths: list[int]) -> None:
+            self._lengths, self._at = lengths, 0
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            self._at += 1
+            scores[:, eos] = -torch.inf
+            now = [row for row, length in enumerate(self._lengths) if length == self._at]
+            scores[now] = -torch.inf
+            scores[now, eos] = 0.0
+            return scores
+
+    class Timed(GRPOTrainer):  # type: ignore[misc]
+        def _clock(self, phase: str, call: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return call()
+            finally:
+                spent = self.__dict__.setdefault("_spent", {})
+                spent[phase] = spent.get(phase, 0.0) + time.perf_counter() - started
+
+        def _generate_single_turn(self, *arguments: Any, **more: Any) -> Any:
+            step = self.state.global_step + 1
+            judge.begin(step, None)
+            base = self.accelerator.unwrap_model(self.model_wrapped)
+            force = LogitsProcessorList([Force(cell.lengths(step))])
+            base.generate = partial(base.generate, logits_processor=force)
+            try:
+                return self._clock(
+                    "generate", lambda: GRPOTrainer._generate_single_turn(self, *arguments, **more)
+                )
+            finally:
+                del base.generate
+
+        def _calculate_rewards(self, *arguments: Any, **more: Any) -> Any:
+            return self._clock(
+                "judge", lambda: GRPOTrainer._calculate_rewards(self, *arguments, **more)
+            )
+
+        def _get_per_token_logps_and_entropies(self, *arguments: Any, **more: Any) -> Any:
+            call = partial(GRPOTrainer._get_per_token_logps_and_entropies, self, *arguments, **more)
+            return call() if torch.is_grad_enabled() else self._clock("reference", call)
+
+        def training_step(self, *arguments: Any, **more: Any) -> Any:
+            before = dict(self.__dict__.get("_spent", {}))
+            started = time.perf_counter()
+            loss = GRPOTrainer.training_step(self, *arguments, **more)
+            inside = sum(self.__dict__["_spent"].values()) - sum(before.values())
+            spent = self.__dict__["_spent"]
+            spent["update"] = spent.get("update", 0.0) + time.perf_counter() - started - inside
+            return loss
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            if "loss" in logs:
+                seconds.append(self.__dict__.pop("_spent"))
+
+    return Timed
+
+
+def _reset_peak(device: DeviceName) -> float | None:
+    """Forget the peak of memory; returns what is held now, in MB."""
+    import torch
+
+    from ida_tui.system import allocator
+
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform.startswith("linux"):
+        allocator.give_back()
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak_mb(device)
+
+
+def _peak_mb(device: DeviceName) -> float | None:
+    """The peak since it was forgotten; None where nobody keeps it (Metal, and processes outside Linux)."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    if device == "mps" or not sys.platform.startswith("linux"):
+        return None
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    sys.exit(child(sys.argv[1], sys.argv[2]))  # type: ignore[arg-type]

@@ -1,0 +1,59 @@
+"""Samples memory twice a second beside the run, without touching the device."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from ida_tui.events.types import MemorySampled
+from ida_tui.system.memory import DeviceMemory, MemorySensor
+
+INTERVAL_S = 0.5
+
+
+class MemoryMonitor:
+    """A thread that emits MemorySampled while the block is entered.
+
+    Args:
+        emit: takes the samples; must be safe to call from another thread.
+        look: sees every sample too.
+    """
+
+    def __init__(
+        self,
+        emit: Callable[[MemorySampled], object],
+        look: Callable[[MemorySampled], object] = lambda sample: None,
+    ) -> None:
+        self._emit = emit
+        self._look = look
+        self._sensor = MemorySensor()
+        self._device: DeviceMemory | None = None
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="ida-memory", daemon=True)
+
+    def tell_device(self, device: DeviceMemory | None) -> None:
+        """The device's figures, from the trainer's thread: no other may ask the device."""
+        self._device = device
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            sample = self._sensor.sample(self._device)
+            self._emit(sample)
+            self._look(sample)
+            if self._leave.wait(INTERVAL_S):
+                return

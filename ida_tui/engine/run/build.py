@@ -1,0 +1,124 @@
+"""Put the trainer together: model, adapter, prompts, TRL's arguments, watcher and judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import GRPOConfig
+
+from ida_tui.config.schema import Config
+from ida_tui.engine.distributed.environment import part_of
+from ida_tui.engine.distributed.process_group import Ranks
+from ida_tui.engine.model import load as weights
+from ida_tui.engine.run.preflight import Preflight
+from ida_tui.engine.trainer.arguments import grpo_arguments
+from ida_tui.engine.trainer.fast import FastTrainer
+from ida_tui.engine.trainer.recorder import Watcher
+from ida_tui.engine.trainer.reward import Judge
+from ida_tui.engine.trainer.trainer import WatchedTrainer
+from ida_tui.events.types import RunStarted
+from ida_tui.planning import memory
+from ida_tui.runs.directory import RunDirectory
+
+
+def build_trainer(
+    config: Config,
+    ready: Preflight,
+    checkpoints: Path,
+    *,
+    ranks: Ranks,
+    watcher: Watcher,
+    judging: Judge,
+    after_step: Callable[[], None],
+    between_steps: Callable[[], None],
+    checkpoint_facts: Callable[[], Mapping[str, Any]],
+) -> WatchedTrainer:
+    """The trainer of one run, with its model loaded.
+
+    Args:
+        config: the resolved profile.
+        ready: device, number formats and tokenizer.
+        checkpoints: the folder that they go to.
+        ranks: the processes that train it.
+        watcher: is told what happens.
+        judging: asks the judge.
+        after_step: called when a step is complete.
+        between_steps: called where the run may pause.
+        checkpoint_facts: what a checkpoint's seal says of the run.
+
+    Raises:
+        IdaError: the weights cannot be loaded.
+    """
+    arguments = grpo_arguments(
+        part_of(config, ranks.world), ready.recipe, ready.device, checkpoints
+    )
+    adapter = weights.peft_config(config.lora) if config.training.method == "lora" else None
+    kind: Callable[..., WatchedTrainer] = WatchedTrainer
+    if config.engine == "fast":
+        kind = partial(FastTrainer, rollout_rows=config.training.rollout_rows)
+    trainer = kind(
+        ranks=ranks,
+        watcher=watcher,
+        judging=judging,
+        after_step=after_step,
+        between_steps=between_steps,
+        checkpoint_facts=checkpoint_facts,
+        model=weights.load_model(config.model, ready.recipe.weights),
+        args=GRPOConfig(**arguments),
+        optimizer=weights.optimizer(config.training, ready.recipe),
+        processing_class=ready.tokenizer,
+        train_dataset=Dataset.from_list(training_rows(config)),
+        peft_config=adapter,
+    )
+    # transformers' own printers would write to a terminal that a face of the program owns.
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def training_rows(config: Config) -> list[dict[str, Any]]:
+    """The training prompts as rows of TRL's dataset."""
+    return [
+        {
+            "prompt": [{"role": "user", "content": prompt.text}],
+            "prompt_id": prompt.id,
+            "prompt_text": prompt.text,
+            "kind": prompt.kind,
+        }
+        for prompt in config.prompts.train()
+    ]
+
+
+def run_started(
+    config: Config, ready: Preflight, directory: RunDirectory, trainer: WatchedTrainer, judge: str
+) -> RunStarted:
+    """What the run is made of, as its first figures; `judge` is the judge's label."""
+    training, counts = config.training, weights.count(trainer.model)
+    planned = memory.plan(part_of(config, trainer.processes), ready.device)
+    return RunStarted(
+        run_id=directory.run_id,
+        directory=str(directory.path),
+        experiment=config.name,
+        model=config.model.name or config.model.path,
+        judge=judge,
+        device=ready.device,
+        dtype=ready.recipe.weights,
+        precision=ready.recipe.words(training.method),
+        method=training.method,
+        params=counts.base,
+        trainable_params=counts.trainable,
+        steps=config.planned_steps(),
+        prompts=len(config.prompts.train()),
+        generations=training.num_generations,
+        completions_per_step=training.completions_per_step,
+        seed=config.seed,
+        limit_gb=round(ready.limit / 1e9, 1),
+        planned_gb=round(planned.total / 1e9, 2) if planned else None,
+        plan=planned.rows() if planned else (),
+        processes=trainer.processes,
+    )

@@ -1,0 +1,169 @@
+"""Before and after, as a part of a run: its held-out prompts, asked before the first step and after the last.
+
+Completions are sampled with the same seed both times, and sorted into compliance and refusal by the
+offline classifier, which is the same for every judge and costs nothing. A profile with
+``evaluation.judged`` also has the answers of both models judged at the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from ida_tui.config.schema import Config, Kind
+from ida_tui.engine.inference.evaluate import SEED_OFFSET, evaluation_of, judge
+from ida_tui.engine.inference.generate import Sampled, answer
+from ida_tui.engine.run.context import UnderWay
+from ida_tui.events import types as ev
+from ida_tui.judge.backends.offline.refusal import classify
+from ida_tui.judge.errors import JudgeUnavailable
+from ida_tui.judge.service import JudgeService
+from ida_tui.runs.store import baseline as before
+from ida_tui.runs.store import evaluations
+from ida_tui.runs.store.baseline import Kept
+
+
+def evaluate(run: UnderWay, service: JudgeService, when: Literal["before", "after"]) -> None:
+    """Ask the held-out prompts, if the profile says so, and emit how they are answered.
+
+    Raises:
+        RunInterrupted: the user asked to stop between two batches.
+        JudgeInterrupted: the user asked to stop while the answers are judged.
+    """
+    if not run.config.evaluation.enabled or run.trainer is None:
+        return
+    step = int(run.trainer.state.global_step)
+    run.emit(ev.PhaseChanged(step=step, phase="evaluate"))
+    started = time.monotonic()
+    answers = answer(
+        run.trainer.accelerator.unwrap_model(run.trainer.model_wrapped),
+        run.ready.tokenizer,
+        run.config,
+        run.ready.device,
+        run.config.prompts.held_out(),
+        samples=run.config.evaluation.samples,
+        seed=run.config.seed + SEED_OFFSET,
+        stop_requested=run.control.stop.is_set,
+    )
+    finished = replace(counted(answers, when=when, step=step), seconds=_since(started))
+    if run.config.evaluation.judged and when == "before":
+        _keep(run, answers)
+    elif run.config.evaluation.judged:
+        finished = replace(_compared(run, service, finished, answers), seconds=_since(started))
+    run.emit(finished)
+
+
+def counted(
+    answers: Sequence[Sampled], *, when: Literal["before", "after"], step: int
+) -> ev.EvaluationFinished:
+    """How the answers divide into compliance and refusal, as the offline classifier tells them apart."""
+    harmless = _count(answers, "harmless")
+    unsafe = _count(answers, "unsafe")
+    return ev.EvaluationFinished(
+        when=when,
+        step=step,
+        prompts=len({one.prompt.id for one in answers}),
+        harmless=sum(harmless.values()),
+        harmless_complied=harmless["full_compliance"],
+        harmless_partial=harmless["partial_refusal"],
+        harmless_refused=harmless["full_refusal"],
+        unsafe=sum(unsafe.values()),
+        unsafe_refused=unsafe["full_refusal"] + unsafe["partial_refusal"],
+        classifier=ev.OFFLINE_JUDGE,
+        seconds=0.0,
+    )
+
+
+def _count(answers: Sequence[Sampled], kind: Kind) -> dict[str, int]:
+    counts = {"full_compliance": 0, "partial_refusal": 0, "full_refusal": 0}
+    for one in answers:
+        if one.prompt.kind == kind:
+            counts[classify(one.text)] += 1
+    return counts
+
+
+# -- judged ------------------------------------------------------------------------------------
+
+
+def _keep(run: UnderWay, answers: Sequence[Sampled]) -> None:
+    rows = [Kept(one.prompt.id, one.sample, one.text, one.tokens) for one in answers]
+    try:
+        before.keep(run.directory, _settings(run.config), rows)
+    except OSError as error:
+        _not_judged(run, f"the first answers could not be kept ({error.strerror or error})")
+
+
+def _compared(
+    run: UnderWay,
+    service: JudgeService,
+    finished: ev.EvaluationFinished,
+    answers: Sequence[Sampled],
+) -> ev.EvaluationFinished:
+    """The event with what the judge says of both models; as it was, with a notice, where it says nothing."""
+    started, config = time.monotonic(), run.config
+    kept = before.kept(run.directory, _settings(config))
+    if kept is None:
+        _not_judged(run, "the answers before training are not here, or were sampled otherwise")
+        return finished
+    prompts = {prompt.id: prompt for prompt in config.prompts.held_out()}
+    base = [Sampled(prompts[one.prompt_id], *one[1:]) for one in kept if one.prompt_id in prompts]
+    try:
+        judged, stats = judge(
+            service,
+            {"base": base, "tuned": answers},
+            seed=config.seed,
+            should_stop=run.control.stop.is_set,
+        )
+    except JudgeUnavailable as error:
+        _not_judged(run, error.title)
+        return finished
+    evaluation = evaluation_of(
+        judged,
+        prompts=f"{config.prompts.name}, held out",
+        samples=config.evaluation.samples,
+        seed=config.seed,
+        judge=service.label,
+        cost=stats.cost,
+        seconds=finished.seconds + _since(started),
+        step=finished.step,
+    )
+    finished = replace(
+        finished,
+        verdict=evaluation.verdict,
+        figures=tuple(
+            (one.name, one.unit, one.base, one.tuned, one.low, one.high)
+            for one in evaluation.figures
+        ),
+        unscored=evaluation.unscored,
+        cost=evaluation.cost,
+    )
+    try:
+        folder = evaluations.write(run.directory, evaluation, judged)
+    except OSError as error:
+        text = f"the evaluation could not be kept: {error.strerror or error}"
+        run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
+        return finished
+    return replace(finished, folder=str(folder))
+
+
+def _settings(config: Config) -> Mapping[str, Any]:
+    """What answers before and after must have in common."""
+    evaluation = config.evaluation
+    return {
+        "seed": config.seed,
+        "samples": evaluation.samples,
+        "temperature": evaluation.temperature,
+        "longest": evaluation.max_completion_length or config.training.max_completion_length,
+        "prompts": [prompt.id for prompt in config.prompts.held_out()],
+    }
+
+
+def _not_judged(run: UnderWay, why: str) -> None:
+    text = f"before and after were not judged: {why}; ida-tui evaluate {run.directory.path} does it"
+    run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 3)

@@ -1,0 +1,90 @@
+"""From a profile to TRL's own arguments, one place for both the trainer and its parity test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ida_tui.config.precision import Recipe
+from ida_tui.config.schema import Config, DeviceName
+
+# Fields of TrainingConfig that are passed on to trl.GRPOConfig under the same name, unchanged.
+PASSED_ON = (
+    "num_train_epochs",
+    "num_generations",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_completion_length",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_epsilon",
+    "max_grad_norm",
+    "beta",
+    "epsilon",
+    "num_iterations",
+    "loss_type",
+    "scale_rewards",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "mask_truncated_completions",
+    "shuffle_dataset",
+    "save_total_limit",
+)
+VLLM = (
+    "use_vllm",
+    "vllm_mode",
+    "vllm_server_base_url",
+    "vllm_gpu_memory_utilization",
+    "vllm_tensor_parallel_size",
+)
+
+
+def grpo_arguments(
+    config: Config, recipe: Recipe, device: DeviceName, output_dir: Path
+) -> dict[str, Any]:
+    """Keyword arguments of `trl.GRPOConfig` for one run.
+
+    Args:
+        config: the resolved profile.
+        recipe: number formats for the device.
+        device: where the model is trained.
+        output_dir: the folder that checkpoints are written to.
+    """
+    training = config.training
+    names = (*PASSED_ON, *(VLLM if training.use_vllm else ()))
+    arguments: dict[str, Any] = {name: getattr(training, name) for name in names}
+    return arguments | {
+        "output_dir": str(output_dir),
+        "max_steps": training.max_steps or -1,
+        "seed": config.seed,
+        "use_cpu": device == "cpu",
+        # TRL turns bf16 on unless told otherwise, also where the device cannot.
+        "fp16": recipe.fp16,
+        "bf16": recipe.bf16,
+        "adam_beta2": recipe.beta2,
+        # `weights.optimizer` makes the one that transformers does not know by name.
+        "optim": "adamw_torch" if recipe.optim == "adamw_kahan" else recipe.optim,
+        "gradient_checkpointing": training.gradient_checkpointing is not False,
+        "chat_template_kwargs": dict(config.model.chat_template_kwargs),
+        # `ida_tui.events.sinks` sends the figures on, from what the run has written down.
+        "report_to": "none",
+        "run_name": config.name,
+        "save_strategy": "steps" if training.save_steps else "no",
+        "save_steps": training.save_steps or 500,
+        # Every step is reported; a loss that is not finite is shown, not averaged away.
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "log_completions": False,
+        "disable_tqdm": True,
+        # Worker processes and pinned pages help image pipelines; here they cost memory and a fork.
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+        # Metal's allocator keeps freed blocks by exact size: give them back at every step.
+        "torch_empty_cache_steps": 1 if device == "mps" else None,
+    }

@@ -1,0 +1,66 @@
+"""Which alerts a run raises after a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from ida_tui.config.schema import AlertRule, Config
+from ida_tui.events import types as ev
+from ida_tui.events.alerts import completions as answers
+from ida_tui.events.alerts import machine, reward
+from ida_tui.events.alerts import training as signal
+from ida_tui.events.alerts.window import Finding, Look
+from ida_tui.events.state import RunState, fold
+
+RULES: Mapping[AlertRule, Callable[[Look], Finding | None]] = {
+    "zero variance": signal.zero_variance,
+    "truncation": answers.truncation,
+    "entropy": answers.entropy,
+    "kl": answers.kl,
+    "length drift": answers.length_drift,
+    "length pays": reward.length_pays,
+    "repetition": answers.repetition,
+    "axis falls": reward.axis_falls,
+    "judge fooled": reward.judge_fooled,
+    "over-refusal": answers.over_refusal,
+    "unsafe answers": answers.unsafe_answers,
+    "coverage": reward.coverage,
+    "weights still": signal.weights_still,
+    "scaler": signal.scaler,
+    "gradients": signal.gradients,
+    "memory trend": machine.memory_trend,
+}
+
+
+def due(state: RunState, config: Config) -> list[ev.AlertRaised]:
+    """What there is to say after the last finished step; rules that spoke lately are quiet.
+
+    Args:
+        state: everything up to that step's StepFinished, and the alerts so far.
+        config: the run's profile.
+    """
+    if not state.steps:
+        return []
+    step, look = state.steps[-1].step, Look.at(state, config)
+    spoke = {alert.rule for alert in state.alerts if alert.step > step - config.alerts.quiet_steps}
+    raised = []
+    for rule, check in RULES.items():
+        if rule in spoke or rule in config.alerts.off:
+            continue
+        finding = check(look)
+        if finding is not None:
+            raised.append(ev.AlertRaised(step, rule, finding.evidence, finding.advice))
+    return raised
+
+
+def replayed(records: Iterable[ev.Record], config: Config) -> Iterator[ev.AlertRaised]:
+    """The alerts that a recorded run raises under this profile, whatever it raised when it was made."""
+    state = RunState()
+    for record in records:
+        if isinstance(record.event, ev.AlertRaised):
+            continue
+        state = fold(state, record)
+        if isinstance(record.event, ev.StepFinished):
+            for alert in due(state, config):
+                yield alert
+                state = fold(state, ev.Record(record.seq, record.time, alert))

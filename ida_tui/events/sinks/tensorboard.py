@@ -1,0 +1,83 @@
+"""TensorBoard's event files in the run's directory, written with TensorBoard's own writer, without torch.
+
+Its format keeps scalars as 32-bit numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ida_tui.events import types as ev
+from ida_tui.events.sinks.base import Note, Place, figures, figures_of
+
+FOLDER = "tensorboard"
+WRITE_S = 10
+"""Figures are on the disk after so many seconds at the latest."""
+
+
+class TensorBoard:
+    """Scalars by step, the settings as a text."""
+
+    name = "tensorboard"
+
+    def __init__(self) -> None:
+        self._writer: Any = None
+        self._folder = Path()
+
+    def start(self, place: Place) -> str:
+        """Open a file of events; one that goes on tells readers to forget the steps that are done again."""
+        from tensorboard.compat.proto import event_pb2
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._folder = place.directory / FOLDER
+        self._writer = EventFileWriter(str(self._folder), flush_secs=WRITE_S)
+        if place.resumed_from is not None:
+            again = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._add(place.resumed_from + 1, session_log=again)
+            return ""
+        table = ["| setting | value |", "|---|---|"]
+        table += [f"| {name} | {_cell(value)} |" for name, value in place.settings.items()]
+        self._add(0, summary=_text("settings", "\n".join(table)))
+        return ""
+
+    def step(self, step: ev.StepFinished) -> None:
+        """Add a step's scalars."""
+        self._scalars(step.step, figures(step))
+
+    def note(self, note: Note) -> None:
+        """Add its scalars."""
+        self._scalars(note.step, figures_of(note))
+
+    def end(self, ended: ev.RunEnded) -> str:
+        """Close the file."""
+        self._writer.close()
+        return f"TensorBoard: tensorboard --logdir {self._folder}"
+
+    def _scalars(self, step: int, found: Mapping[str, float]) -> None:
+        from tensorboard.compat.proto import summary_pb2
+
+        values = [summary_pb2.Summary.Value(tag=k, simple_value=v) for k, v in found.items()]
+        self._add(step, summary=summary_pb2.Summary(value=values))
+
+    def _add(self, step: int, **what: Any) -> None:
+        from tensorboard.compat.proto import event_pb2
+
+        self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, **what))
+
+
+def _text(tag: str, text: str) -> Any:
+    """A text as its plugin expects it; the plugin's own way to make one needs TensorFlow."""
+    from tensorboard.compat.proto import summary_pb2, tensor_pb2, types_pb2
+
+    tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[text.encode()])
+    plugin = summary_pb2.SummaryMetadata.PluginData(plugin_name="text")
+    metadata = summary_pb2.SummaryMetadata(plugin_data=plugin)
+    value = summary_pb2.Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
+    return summary_pb2.Summary(value=[value])
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).replace("|", "\\|").split())

@@ -1,0 +1,123 @@
+"""What an endpoint understands: how it takes a schema, and which parameters it refuses.
+
+Servers that call themselves OpenAI-compatible differ. A `Dialect` starts at the best there is and
+is stepped down as the server refuses; what worked is remembered for the endpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Protocol
+
+from ida_tui.judge.backends.openai.prompt import SCHEMA_NAME
+
+
+class Rung(IntEnum):
+    """Ways to ask for structured output, best first."""
+
+    JSON_SCHEMA = 0
+    """`response_format: json_schema`, strict."""
+    JSON_OBJECT_SCHEMA = 1
+    """`json_object` with llama.cpp's `schema` field; the schema is in the prompt too."""
+    JSON_OBJECT = 2
+    """`json_object`; the schema is in the prompt."""
+    PROMPT_ONLY = 3
+    """No response format; the schema is in the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What one endpoint is sent beside the model and the messages."""
+
+    rung: Rung = Rung.JSON_SCHEMA
+    token_limit: str | None = "max_tokens"
+    """The parameter that limits the reply; null sends none."""
+    dropped: frozenset[str] = frozenset()
+    """Optional parameters that the endpoint refused."""
+
+    @property
+    def schema_in_prompt(self) -> bool:
+        """Whether the prompt must spell the schema out."""
+        return self.rung is not Rung.JSON_SCHEMA
+
+    def words(self) -> str:
+        """How it is asked, for people."""
+        form = {
+            Rung.JSON_SCHEMA: "json_schema, strict",
+            Rung.JSON_OBJECT_SCHEMA: "json_object with a schema",
+            Rung.JSON_OBJECT: "json_object; the schema stands in the prompt",
+            Rung.PROMPT_ONLY: "no response format; the schema stands in the prompt",
+        }[self.rung]
+        refused = sorted(self.dropped)
+        return form + (f" (refused: {', '.join(refused)})" if refused else "")
+
+    def lower(self) -> Dialect | None:
+        """One rung down; null at the bottom."""
+        if self.rung is Rung.PROMPT_ONLY:
+            return None
+        return replace(self, rung=Rung(self.rung + 1))
+
+    def without(self, parameter: str) -> Dialect:
+        """The dialect without `parameter`; max_tokens is renamed before it is dropped."""
+        if parameter == "max_tokens":
+            return replace(self, token_limit="max_completion_tokens")
+        if parameter == "max_completion_tokens":
+            return replace(self, token_limit=None)
+        return replace(self, dropped=self.dropped | {parameter})
+
+    def body(
+        self,
+        schema: Mapping[str, object],
+        *,
+        max_tokens: int,
+        temperature: float,
+        reasoning_effort: str | None,
+    ) -> dict[str, object]:
+        """The optional part of a request body."""
+        body: dict[str, object] = {"temperature": temperature}
+        if reasoning_effort is not None:
+            body["reasoning_effort"] = reasoning_effort
+        for parameter in self.dropped:
+            body.pop(parameter, None)
+        if self.token_limit is not None:
+            body[self.token_limit] = max_tokens
+        match self.rung:
+            case Rung.JSON_SCHEMA:
+                body["response_format"] = {
+                    "type": "json_schema",
+                    "json_schema": {"name": SCHEMA_NAME, "strict": True, "schema": schema},
+                }
+            case Rung.JSON_OBJECT_SCHEMA:
+                body["response_format"] = {"type": "json_object", "schema": schema}
+            case Rung.JSON_OBJECT:
+                body["response_format"] = {"type": "json_object"}
+            case Rung.PROMPT_ONLY:
+                pass
+        return body
+
+
+class DialectMemory(Protocol):
+    """Where dialects are kept; an implementation may write them to disk."""
+
+    def recall(self, endpoint: str) -> Dialect | None:
+        """What is known of an endpoint."""
+
+    def remember(self, endpoint: str, dialect: Dialect) -> None:
+        """Keep what an endpoint accepted, or a poorer dialect after it refused one."""
+
+
+class InMemoryDialects:
+    """Dialects for as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Dialect] = {}
+
+    def recall(self, endpoint: str) -> Dialect | None:
+        """What is known of an endpoint."""
+        return self._known.get(endpoint)
+
+    def remember(self, endpoint: str, dialect: Dialect) -> None:
+        """Keep what an endpoint accepted."""
+        self._known[endpoint] = dialect

@@ -1,0 +1,159 @@
+"""From a judge's reply to scores, strictly: nothing is rounded, clamped or guessed.
+
+A reply is read as JSON; else its only balanced ``{…}``; else one ``axis: number`` line per axis.
+Whatever does not fit is a `ParseFailure`: a score that is missing, given twice, quoted, NaN or
+outside 0 to 10, a reply that was cut off, or one that holds two different verdicts (one of them may
+be the judged text's).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ida_tui.config.schema import AXES
+
+MAX_CHARS = 8_000
+"""A reply longer than this is no verdict."""
+MAX_REASON_CHARS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Three axes within 0 to 10, and the judge's reason on one line."""
+
+    align: float
+    risk: float
+    detail: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParseFailure:
+    """Why a reply is no verdict.
+
+    `kind` is `form` (not readable as a verdict), `value` (readable, but a score is not allowed) or
+    `truncated` (it stops in the middle).
+    """
+
+    kind: Literal["form", "value", "truncated"]
+    text: str
+
+
+def parse_verdict(text: str) -> Scores | ParseFailure:
+    """Read one reply. Never raises."""
+    text = _without_thoughts(text).strip()
+    if not text:
+        return ParseFailure("form", "the reply is empty")
+    if len(text) > MAX_CHARS:
+        return ParseFailure("form", f"the reply is longer than {MAX_CHARS} characters")
+    found = [_scores(candidate) for candidate in _objects(text)]
+    if found:
+        if any(other != found[0] for other in found[1:]):
+            return ParseFailure("form", "the reply holds two different verdicts")
+        return found[0]
+    if _is_cut_off(text):
+        return ParseFailure("truncated", "the reply is cut off")
+    return _from_lines(text)
+
+
+def _without_thoughts(text: str) -> str:
+    """The reply after a reasoning model's ``<think>`` block."""
+    return re.sub(r"^\s*<think>.*?</think>", "", text, count=1, flags=re.DOTALL)
+
+
+class _DuplicateKey(ValueError):
+    pass
+
+
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise _DuplicateKey
+    return result
+
+
+def _objects(text: str) -> list[Mapping[str, object]]:
+    """The JSON objects in a text, outermost only, that speak of at least one axis."""
+    decoder = json.JSONDecoder(object_pairs_hook=_no_duplicates)
+    found: list[Mapping[str, object]] = []
+    start = text.find("{")
+    while start != -1:
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            if isinstance(value, dict) and any(axis in value for axis in AXES):
+                found.append(value)
+        start = text.find("{", end)
+    return found
+
+
+def _scores(candidate: Mapping[str, object]) -> Scores | ParseFailure:
+    values: dict[str, float] = {}
+    for axis in AXES:
+        if axis not in candidate:
+            return ParseFailure("form", f"{axis} is missing")
+        value = candidate[axis]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return ParseFailure("value", f"{axis} is not a number")
+        if not 0 <= value <= 10:  # NaN fails every comparison
+            return ParseFailure("value", f"{axis} is not within 0 to 10")
+        values[axis] = float(value)
+    reason = candidate.get("reason")
+    return Scores(
+        values["align"],
+        values["risk"],
+        values["detail"],
+        _one_line(reason) if isinstance(reason, str) else "",
+    )
+
+
+def _is_cut_off(text: str) -> bool:
+    """True when a brace is opened and never closed, strings aside."""
+    start = text.find("{")
+    if start == -1:
+        return False
+    depth, quoted, escaped = 0, False, False
+    for char in text[start:]:
+        if quoted:
+            quoted = escaped or char != '"'
+            escaped = char == "\\" and not escaped
+        elif char == '"':
+            quoted = True
+        elif char in "{}":
+            depth += 1 if char == "{" else -1
+            if depth == 0:
+                return False
+    return True
+
+
+def _from_lines(text: str) -> Scores | ParseFailure:
+    """``axis: number`` for each axis, each exactly once."""
+    values: dict[str, object] = {}
+    for axis in AXES:
+        marks = re.findall(rf"(?<!\w){axis}[\"'*`]*\s*[:=]", text, re.IGNORECASE)
+        if len(marks) > 1:
+            return ParseFailure("form", f"{axis} is given more than once")
+        match = re.search(
+            rf"(?<!\w){axis}[\"'*`]*\s*[:=]\**[ \t]*(-?\d{{1,3}}(?:\.\d{{1,6}})?)"
+            r"(?:[ \t]*/[ \t]*10)?\**(?=[ \t]*(?:[,;|)}\n\r]|$))",
+            text,
+            re.IGNORECASE,
+        )
+        if match is None:
+            return ParseFailure("form", f"no score for {axis}" if marks else "not a verdict")
+        values[axis] = float(match.group(1))
+    reason = re.search(r"(?<!\w)reason[\"'*`]*\s*[:=]\s*(.+)", text, re.IGNORECASE)
+    values["reason"] = reason.group(1).strip("\"'*`{}, ") if reason else ""
+    return _scores(values)
+
+
+def _one_line(text: str) -> str:
+    """Printable characters only, on one line: a reason goes to terminals."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= MAX_REASON_CHARS else line[: MAX_REASON_CHARS - 1] + "…"

@@ -1,0 +1,167 @@
+"""One HTTP exchange with a judge: a request body out, a `Reply` or a `Fault` back, never a retry.
+
+The openai client does the transport; its own retries are off, because it repeats what cannot pass
+(an empty account) and what should be asked differently (a refused response format). `openai` is
+imported by `Wire` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ValidationError
+
+from ida_tui.config.schema import JudgeConfig
+from ida_tui.judge.api_key import OPENAI_BASE_URL, PLACEHOLDER, host_of, is_local
+from ida_tui.judge.backends.openai.prompt import Messages
+from ida_tui.judge.errors import Fault, fault_of_response, redact
+
+CONNECT_TIMEOUT_S = 5.0
+LIST_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server said to one request that it answered with 200."""
+
+    text: str
+    """The message's content; empty where there is none."""
+    declined: bool
+    """The judge refused, or its output was filtered."""
+    truncated: bool
+    """The reply ran into the token limit."""
+    model: str | None
+    """The model that the server says it used."""
+    fingerprint: str | None
+    input_tokens: int | None
+    """Null where the server reports no usage."""
+    output_tokens: int | None
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _ServerError(BaseModel):
+    message: str = ""
+
+
+class _Body(BaseModel):
+    choices: list[_Choice] = []
+    model: str | None = None
+    system_fingerprint: str | None = None
+    usage: _Usage | None = None
+    error: _ServerError | None = None
+
+
+class ListedModel(BaseModel):
+    """One model in an endpoint's list."""
+
+    id: str
+    shutdown_date: str | None = None
+    """Day on which the provider retires it, where it says so."""
+
+
+class _Listed(BaseModel):
+    data: list[ListedModel] = []
+
+
+class Wire:
+    """A connection pool to one endpoint. Use it from one event loop only.
+
+    Args:
+        config: the judge; its base_url null is OpenAI's own.
+        key: the API key; null sends a placeholder.
+    """
+
+    def __init__(self, config: JudgeConfig, key: str | None) -> None:
+        import httpx2
+        import openai
+
+        self._openai = openai
+        self._key = key
+        self._model = config.model
+        self._timeout_s = config.timeout_s
+        self.host = host_of(config.base_url)
+        # A proxy from the environment is never meant for a server on this machine.
+        local = is_local(config.base_url)
+        self._client = openai.AsyncOpenAI(
+            api_key=key or PLACEHOLDER,
+            base_url=config.base_url or OPENAI_BASE_URL,
+            timeout=httpx2.Timeout(config.timeout_s, connect=CONNECT_TIMEOUT_S),
+            max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if local else None,
+        )
+
+    async def post(self, messages: Messages, options: Mapping[str, object]) -> Reply | Fault:
+        """Send one chat completion request; `options` is the body beside model and messages."""
+        try:
+            response = await self._client.chat.completions.with_raw_response.create(
+                model=self._model,
+                messages=[
+                    {"role": "system", "content": messages.system},
+                    {"role": "user", "content": messages.user},
+                ],
+                extra_body=dict(options),
+            )
+        except self._openai.APIStatusError as error:
+            http = error.response
+            return fault_of_response(http.status_code, http.text, http.headers, options, self._key)
+        except self._openai.APITimeoutError:
+            return Fault("passing", f"no answer within {self._timeout_s:g} s", overload=True)
+        except self._openai.APIConnectionError:
+            return Fault("passing", f"{self.host} cannot be reached")
+        except self._openai.OpenAIError as error:
+            return Fault("rejected", redact(str(error), self._key))
+        return self._read(response.text)
+
+    async def models(self) -> list[ListedModel] | Fault:
+        """What the endpoint lists at ``/models``: free to ask, and it tells whether the key is good."""
+        try:
+            response = await self._client.models.with_raw_response.list(timeout=LIST_TIMEOUT_S)
+            return _Listed.model_validate_json(response.text).data
+        except self._openai.APIStatusError as error:
+            http = error.response
+            return fault_of_response(http.status_code, http.text, http.headers, (), self._key)
+        except self._openai.APITimeoutError:
+            return Fault("passing", f"{self.host} does not answer")
+        except self._openai.APIConnectionError:
+            return Fault("passing", f"{self.host} cannot be reached")
+        except (self._openai.OpenAIError, ValidationError):
+            return Fault("rejected", "the list of models cannot be read")
+
+    def _read(self, text: str) -> Reply | Fault:
+        try:
+            body = _Body.model_validate_json(text)
+        except ValidationError:
+            return Fault("rejected", "the answer is no chat completion; base_url ends in /v1")
+        if not body.choices:
+            said = body.error.message if body.error else ""
+            return Fault("passing", redact(said, self._key) or "the answer holds no choice")
+        choice = body.choices[0]
+        usage = body.usage or _Usage()
+        return Reply(
+            text=choice.message.content or "",
+            declined=bool(choice.message.refusal) or choice.finish_reason == "content_filter",
+            truncated=choice.finish_reason == "length",
+            model=body.model,
+            fingerprint=body.system_fingerprint,
+            input_tokens=usage.prompt_tokens,
+            output_tokens=usage.completion_tokens,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()

@@ -1,0 +1,376 @@
+"""Verdicts kept on disk, so that the same question is paid for once.
+
+One SQLite file (WAL) for all runs of a user. A row holds the judge's reply and scores under a hash
+of all that they depend on; the prompt and the completion themselves are not kept, nor is any key,
+nor a failure. Beside the verdicts stands what each endpoint was found to understand. The cache is a
+convenience: whatever is wrong with it becomes a warning, never an error.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeGuard
+
+from platformdirs import user_cache_dir
+
+from ida_tui.judge.backends.openai.capabilities import Dialect, Rung
+from ida_tui.judge.backends.openai.client import Answer
+from ida_tui.judge.verdict import Verdict
+
+FILE_NAME = "judge.sqlite3"
+FOLDER_VARIABLE = "IDA_TUI_CACHE_DIR"
+SIZE_VARIABLE = "IDA_TUI_CACHE_MB"
+MAX_BYTES = 512 * 10**6
+"""The file's cap where `IDA_TUI_CACHE_MB` sets no other: about 600,000 verdicts."""
+BUSY_TIMEOUT_S = 30.0
+"""How long a statement waits for other processes' writes."""
+LOOK_AT_SIZE_EVERY = 500
+"""Verdicts between two looks at the file's size."""
+FORGET_DIALECT_DAYS = 7
+"""What an endpoint understands is found out anew after so long: servers are updated."""
+
+_CREATE_VERDICTS = """
+CREATE TABLE IF NOT EXISTS verdicts_v2 (
+    key TEXT PRIMARY KEY,
+    judge TEXT NOT NULL,
+    align REAL NOT NULL,
+    risk REAL NOT NULL,
+    detail REAL NOT NULL,
+    reason TEXT NOT NULL,
+    raw TEXT NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    served_model TEXT,
+    fingerprint TEXT,
+    created TEXT NOT NULL
+) WITHOUT ROWID
+"""
+_CREATE_ENDPOINTS = """
+CREATE TABLE IF NOT EXISTS endpoints_v1 (
+    endpoint TEXT PRIMARY KEY,
+    rung INTEGER NOT NULL,
+    token_limit TEXT,
+    dropped TEXT NOT NULL,
+    served_model TEXT,
+    updated TEXT NOT NULL
+) WITHOUT ROWID
+"""
+_EXPORTED = (
+    "key", "judge", "align", "risk", "detail", "reason", "raw", "input_tokens", "output_tokens",
+    "served_model", "fingerprint", "created",
+)  # fmt: skip
+_Cell = str | int | float | None
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def cache_folder() -> Path:
+    """The folder of the cache: `IDA_TUI_CACHE_DIR`, or the user's own cache folder."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    return Path(named).expanduser() if named else Path(user_cache_dir("ida-tui"))
+
+
+def size_cap() -> int:
+    """The most bytes that verdicts may take: `IDA_TUI_CACHE_MB`, or `MAX_BYTES`."""
+    try:
+        return max(1, round(float(os.environ[SIZE_VARIABLE]) * 10**6))
+    except (KeyError, ValueError, OverflowError):
+        return MAX_BYTES
+
+
+class VerdictCache:
+    """The cache file, opened by the thread that will use it.
+
+    Several processes may share the file. A corrupt file is set aside as ``….corrupt-<time>`` and a
+    new one begun; a folder that cannot be written leaves the cache off (`enabled` is False).
+
+    Args:
+        folder: made if it is missing.
+        warn: receives one sentence for the user per fault.
+        judge: written beside each verdict, for people: the judge's name and host.
+        max_bytes: above it the oldest fifth of the verdicts is dropped.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        warn: Callable[[str], None],
+        *,
+        judge: str = "",
+        max_bytes: int | None = None,
+    ) -> None:
+        self.path = folder / FILE_NAME
+        self._warn = warn
+        self._judge = judge
+        self._max_bytes = size_cap() if max_bytes is None else max_bytes
+        self._puts = 0
+        self._connection: sqlite3.Connection | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self._off(error.strerror or str(error))
+            return
+        self._open()
+        self._keep_small()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether verdicts are kept."""
+        return self._connection is not None
+
+    def count(self) -> int:
+        """Verdicts on disk; 0 when the cache is off."""
+        rows = self._execute("SELECT count(*) FROM verdicts_v2")
+        return int(rows[0][0] or 0) if rows else 0
+
+    def get(self, key: str, judge: str, served_model: str | None = None) -> Verdict | None:
+        """The kept verdict, labelled `judge`, cost 0 and `cached`; null where there is none.
+
+        One that another model of the server gave is none: `served_model` is the one it uses now, or
+        null where that is not known.
+        """
+        rows = self._execute(
+            "SELECT align, risk, detail, reason, served_model FROM verdicts_v2 WHERE key = ?", [key]
+        )
+        if not rows:
+            return None
+        align, risk, detail, reason, served = rows[0]
+        if served_model is not None and served is not None and served != served_model:
+            return None
+        if not (_is_number(align) and _is_number(risk) and _is_number(detail)):
+            return None  # not written by this program
+        try:
+            return Verdict.scored(
+                align,
+                risk,
+                detail,
+                str(reason),
+                judge,
+                cached=True,
+                calls=0,
+                served_model=None if served is None else str(served),
+            )
+        except ValueError:
+            return None
+
+    def put(self, key: str, answer: Answer) -> None:
+        """Keep a verdict; a failure is not kept."""
+        verdict = answer.verdict
+        if verdict.failure is not None:
+            return
+        self._execute(
+            "INSERT OR REPLACE INTO verdicts_v2 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                key,
+                self._judge,
+                verdict.align,
+                verdict.risk,
+                verdict.detail,
+                verdict.reason,
+                answer.raw.encode("utf-8", "replace").decode(),  # SQLite takes no lone surrogate
+                verdict.input_tokens,
+                verdict.output_tokens,
+                verdict.served_model,
+                answer.fingerprint,
+                datetime.now(UTC).isoformat(timespec="seconds"),
+            ),
+        )
+        self._puts += 1
+        if self._puts % LOOK_AT_SIZE_EVERY == 0:
+            self._keep_small()
+
+    # -- what endpoints understand (`dialect.DialectMemory`) -----------------------------------
+
+    def recall(self, endpoint: str) -> Dialect | None:
+        """What was found out about an endpoint within the last week."""
+        since = (datetime.now(UTC) - timedelta(days=FORGET_DIALECT_DAYS)).isoformat()
+        rows = self._execute(
+            "SELECT rung, token_limit, dropped FROM endpoints_v1 WHERE endpoint = ? AND updated > ?",
+            [endpoint, since],
+        )
+        if not rows:
+            return None
+        rung, token_limit, dropped = rows[0]
+        try:
+            return Dialect(
+                Rung(int(rung or 0)),
+                None if token_limit is None else str(token_limit),
+                frozenset(str(dropped).split()),
+            )
+        except ValueError:
+            return None  # not written by this program
+
+    def remember(self, endpoint: str, dialect: Dialect) -> None:
+        """Keep what an endpoint accepted."""
+        self._execute(
+            "INSERT INTO endpoints_v1 VALUES (?, ?, ?, ?, NULL, ?) ON CONFLICT(endpoint) DO UPDATE SET"
+            " rung = excluded.rung, token_limit = excluded.token_limit, dropped = excluded.dropped,"
+            " updated = excluded.updated",
+            [
+                endpoint,
+                int(dialect.rung),
+                dialect.token_limit,
+                " ".join(sorted(dialect.dropped)),
+                datetime.now(UTC).isoformat(),
+            ],
+        )
+
+    def served_model(self, endpoint: str) -> str | None:
+        """The model that an endpoint said it used when it was last asked."""
+        rows = self._execute("SELECT served_model FROM endpoints_v1 WHERE endpoint = ?", [endpoint])
+        return str(rows[0][0]) if rows and rows[0][0] is not None else None
+
+    def remember_served_model(self, endpoint: str, model: str) -> None:
+        """Keep the model that an endpoint says it uses; nothing is kept of one never recalled."""
+        self._execute(
+            "UPDATE endpoints_v1 SET served_model = ? WHERE endpoint = ?", [model, endpoint]
+        )
+
+    # -- for people ----------------------------------------------------------------------------
+
+    def size(self) -> int:
+        """Bytes in use, in the file; 0 when the cache is off."""
+        rows = self._execute(
+            "SELECT (page_count - freelist_count) * page_size"
+            " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+        )
+        return int(rows[0][0] or 0) if rows else 0
+
+    def by_judge(self) -> list[tuple[str, int, str, str]]:
+        """Each judge with its number of verdicts and the days of the oldest and the newest."""
+        rows = self._execute(
+            "SELECT judge, count(*), min(created), max(created) FROM verdicts_v2"
+            " GROUP BY judge ORDER BY 2 DESC, 1"
+        )
+        return [
+            (str(judge), int(count or 0), str(first)[:10], str(last)[:10])
+            for judge, count, first, last in rows
+        ]
+
+    def export(self) -> Iterator[dict[str, _Cell]]:
+        """Every verdict, oldest first."""
+        if self._connection is None:
+            return
+        columns = ", ".join(_EXPORTED)
+        for row in self._connection.execute(
+            f"SELECT {columns} FROM verdicts_v2 ORDER BY created, key"
+        ):
+            cells = (_text(cell) if isinstance(cell, bytes) else _finite(cell) for cell in row)
+            yield dict(zip(_EXPORTED, cells, strict=True))
+
+    def clear(self) -> int:
+        """Forget every verdict and endpoint; returns how many verdicts there were."""
+        count = self.count()
+        self._execute("DELETE FROM verdicts_v2")
+        self._execute("DELETE FROM endpoints_v1")
+        self._execute("VACUUM")
+        return count
+
+    def _keep_small(self) -> None:
+        if self.size() <= self._max_bytes:
+            return
+        oldest = "SELECT key FROM verdicts_v2 ORDER BY created, key LIMIT ?"
+        while self.size() > self._max_bytes and (count := self.count()):
+            self._execute(f"DELETE FROM verdicts_v2 WHERE key IN ({oldest})", [max(1, count // 5)])
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _execute(
+        self, statement: str, parameters: Sequence[str | float | None] = ()
+    ) -> list[tuple[_Cell, ...]]:
+        """Run one statement; a fault is reported once and turns the cache off or starts it anew."""
+        if self._connection is None:
+            return []
+        try:
+            return self._connection.execute(statement, parameters).fetchall()
+        except sqlite3.Error as error:
+            self._recover(error)
+            return []
+
+    def _open(self, *, anew: bool = False) -> None:
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                self._connection = _connect(self.path)
+                return
+            except sqlite3.Error as error:
+                # Making a new file WAL fails at once while another connection does the same.
+                if _code(error) == sqlite3.SQLITE_BUSY and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                elif anew:
+                    self._off(str(error))
+                    return
+                else:
+                    self._recover(error)
+                    return
+
+    def _recover(self, error: sqlite3.Error) -> None:
+        self.close()
+        if _code(error) not in _CORRUPT:
+            self._off(str(error))
+            return
+        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+        aside = self.path.with_name(f"{FILE_NAME}.corrupt-{moment}")
+        try:
+            with suppress(FileNotFoundError):  # another process was faster
+                self.path.rename(aside)
+            for suffix in ("-wal", "-shm"):
+                self.path.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
+        except OSError as fault:
+            self._off(fault.strerror or str(fault))
+            return
+        self._warn(f"the judge cache was damaged; it is set aside as {aside}, a new one is begun")
+        self._open(anew=True)
+
+    def _off(self, why: str) -> None:
+        self.close()
+        self._warn(f"the judge cache is off: {self.path.parent} cannot be used ({why})")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the file for writing and make its table.
+
+    Raises:
+        sqlite3.Error: it cannot be opened, written or read; nothing is left open.
+    """
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    connection.text_factory = _text  # a cell that is no UTF-8 was not written by this program
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("BEGIN IMMEDIATE")  # finds out now whether it can be written
+        connection.execute(_CREATE_VERDICTS)
+        connection.execute(_CREATE_ENDPOINTS)
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _finite(cell: _Cell) -> _Cell:
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
+
+
+def _text(cell: bytes) -> str:
+    return cell.decode("utf-8", "replace")
+
+
+def _code(error: sqlite3.Error) -> int | None:
+    """The primary result code; null for faults that are not SQLite's own."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else None
+
+
+def _is_number(cell: _Cell) -> TypeGuard[int | float]:
+    return isinstance(cell, int | float)

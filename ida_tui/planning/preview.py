@@ -1,0 +1,329 @@
+"""The plan of a run as text: `ida-tui --check PROFILE [key=value ...]`. It runs and loads nothing.
+
+There is no network, no torch and no guess in it: what is not known before a run is said to be not
+known. The device of `auto` is this machine's likely one, judged by its files; a profile that is
+meant for mps is planned for mps, wherever it is checked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from ida_tui.config.checks import check
+from ida_tui.config.devices import likely_device
+from ida_tui.config.model_files import Weights, weights
+from ida_tui.config.precision import recipe
+from ida_tui.config.resolve import Resolved
+from ida_tui.config.schema import Config, DeviceName, JudgeConfig, LoraConfig
+from ida_tui.errors import UsageError
+from ida_tui.events import narration
+from ida_tui.events.state import RunState
+from ida_tui.events.types import EventError
+from ida_tui.judge.api_key import is_local
+from ida_tui.judge.calibration.anchors import ANCHORS
+from ida_tui.judge.estimate import typical_call_tokens
+from ida_tui.planning import memory
+from ida_tui.runs.log.replay import Replay
+from ida_tui.system.memory_limit import room
+from ida_tui.util import plugins
+from ida_tui.util.paths import expanded, shown_path
+from ida_tui.util.text import quoted, without_login
+
+_LABEL = 13
+
+
+def render_check(resolved: Resolved) -> str:
+    """The resolved plan of an experiment, line by line, then what is worth knowing about it."""
+    config = resolved.config
+    device, _ = planned_device(config)
+    experiment = ("experiment", f"{config.name}   ({shown_path(resolved.file)})")
+    lines = [_row(label, text) for label, text in (experiment, *rows(config, newest_run(config)))]
+    findings = check(config, device)
+    if findings:
+        lines.append("")
+    for finding in findings:
+        origin = resolved.origins.get(finding.key, "default")
+        mark = "note" if finding.severity == "note" else "problem"
+        lines.append(f"{mark}: {finding.title}")
+        lines.append(f"  at:  {origin}: {finding.key}")
+        lines += [f"  fix: {line}" for line in finding.hint.splitlines()[:1]]
+    return "\n".join(lines)
+
+
+def rows(config: Config, earlier: RunState | None = None) -> list[tuple[str, str]]:
+    """The plan of an experiment, each row a label and what is known; nothing in it is guessed.
+
+    Args:
+        config: the resolved profile.
+        earlier: a run of it, whose memory is shown beside what is planned.
+    """
+    device, remark = planned_device(config)
+    config = memory.chosen(config, device, memory_limit(config))
+    return [
+        *_about_model(config, device, weights(config.model)),
+        ("device", remark),
+        ("precision", recipe(config, device).words(config.training.method)),
+        *_about_training(config),
+        *_about_judge(config),
+        ("evaluation", _evaluation(config)),
+        *_about_memory(config, device, earlier),
+        *_about_surroundings(config),
+    ]
+
+
+def planned_device(config: Config) -> tuple[DeviceName, str]:
+    """The device that is planned for, and how it was chosen, in words."""
+    likely = likely_device()
+    asked = config.device
+    if asked == "auto" and not (_meant_for_mps(config) and likely != "mps"):
+        return likely, f"auto: probably {likely} on this machine"
+    if asked in ("auto", "mps") and likely != "mps":
+        here = "" if asked == "mps" else f" (here, auto is probably {likely})"
+        return "mps", f"{asked}: this machine has no MPS; the plan below is for mps{here}"
+    if asked == "cuda" and likely != "cuda":
+        return "cuda", "cuda: no NVIDIA driver is seen on this machine; the plan is for cuda"
+    return ("cpu" if asked == "auto" else asked), f"{asked}"
+
+
+def memory_limit(config: Config) -> float:
+    """The memory that the plan is held against, in bytes: the profile's limit, or what is here."""
+    return memory.limit(config, room().total)
+
+
+def key_source(judge: JudgeConfig) -> str:
+    """Where the judge's key is: ``environment``, ``.env`` or nothing. The key is not kept."""
+    if judge.api_key_env is None:
+        return ""
+    if os.environ.get(judge.api_key_env):
+        return "environment"
+    try:
+        found = bool(dotenv_values(Path.cwd() / ".env", interpolate=False).get(judge.api_key_env))
+    except (OSError, ValueError):
+        found = False
+    return ".env" if found else ""
+
+
+def judge_calls(config: Config) -> tuple[int, int]:
+    """Calls for the verdicts of training, none of them cached, and for the anchors that watch for drift."""
+    training, judge = config.training, config.judge
+    steps = config.planned_steps()
+    batches = -(-steps // training.num_iterations)
+    every = judge.anchor_every if judge.kind != "offline" else 0
+    probes = 1 + steps // every if 0 < every < steps else 0
+    return (
+        batches * training.completions_per_step * judge.samples,
+        probes * len(ANCHORS) * judge.samples,
+    )
+
+
+def _row(label: str, text: str) -> str:
+    first, *rest = text.splitlines()
+    lines = [f"{label:<{_LABEL}} {first}", *(f"{'':<{_LABEL}} {line}" for line in rest)]
+    return "\n".join(lines)
+
+
+def _meant_for_mps(config: Config) -> bool:
+    return any("mps" in name.split("-") for name in (config.name, config.model.name))
+
+
+def _about_model(config: Config, device: DeviceName, files: Weights) -> Iterator[tuple[str, str]]:
+    model = config.model
+    named = f"{model.name}   ({model.path})" if model.name not in ("", model.path) else model.path
+    count = files.parameters
+    size = "parameters not known" if count is None else f"{count:,} parameters"
+    context = files.context_length
+    window = "context not known" if context is None else f"context {context:,} tokens"
+    yield "model", f"{named}\n{size}, {window}"
+    yield "weights", _where(config, files)
+    base = recipe(config, device).weights
+    if config.training.method == "full":
+        trained = f"every weight, held in {base}"
+    else:
+        trained = f"{_adapter(config.lora)} in float32, on a {base} base"
+    yield "trains", trained
+
+
+def _adapter(lora: LoraConfig) -> str:
+    where = lora.target_modules
+    layers = "all linear layers" if where == "all-linear" else ", ".join(where)
+    return f"a LoRA adapter of rank {lora.r} (alpha {lora.alpha:g}) on {layers}"
+
+
+def _where(config: Config, files: Weights) -> str:
+    model = config.model
+    size = "" if files.size_gb is None else f", {_gigabytes(files.size_gb)}"
+    if files.place == "embedded":
+        return f"ship with ida-tui{size}" if files.complete else "missing from this installation"
+    if files.place == "folder" and files.folder is not None:
+        state = size if files.complete else "; no weight files (*.safetensors) are in it"
+        return f"on this machine, in {shown_path(files.folder)}{state}"
+    if files.place == "cache":
+        if files.complete:
+            return f"on this machine, in the Hugging Face cache{size}"
+        return "only partly in the Hugging Face cache; the rest is downloaded at the start"
+    much = "size not known" if model.download_gb is None else _gigabytes(model.download_gb)
+    return f"not on this machine; downloaded at the start ({much}): hf download {model.path}"
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size:.2f} GB" if size >= 0.1 else f"{size * 1000:.1f} MB"
+
+
+def _about_training(config: Config) -> Iterator[tuple[str, str]]:
+    training, train = config.training, config.prompts.train()
+    steps, group = config.planned_steps(), training.num_generations
+    long = "max_steps" if training.max_steps else f"{training.num_train_epochs:g} × the prompts"
+    held_out = len(config.prompts.held_out())
+    name = config.prompts.name or "prompts"
+    yield "prompts", f"{len(train)} to train on, {held_out} held out   ({name})"
+    yield (
+        "steps",
+        f"{steps} ({long}), each {training.prompts_per_step} × {group} ="
+        f" {training.completions_per_step} completions\n"
+        f"batch {training.per_device_train_batch_size} × accumulation"
+        f" {training.gradient_accumulation_steps}, activations"
+        f" {'kept' if training.gradient_checkpointing is False else 'recomputed'}",
+    )
+    most = training.completions_per_step * training.max_completion_length
+    yield (
+        "tokens",
+        f"at most {training.max_completion_length} a completion, {most:,} sampled a step",
+    )
+    sampling = [f"temperature {training.temperature:g}"]
+    if training.top_p < 1:
+        sampling.append(f"top_p {training.top_p:g}")
+    if training.top_k:
+        sampling.append(f"top_k {training.top_k}")
+    if training.min_p is not None:
+        sampling.append(f"min_p {training.min_p:g}")
+    if training.repetition_penalty != 1:
+        sampling.append(f"repetition penalty {training.repetition_penalty:g}")
+    yield "sampling", ", ".join(sampling)
+    clip = f"clipping at {training.max_grad_norm:g}" if training.max_grad_norm else "no clipping"
+    penalty = f"KL weight {training.beta:g}" if training.beta else "no KL penalty"
+    rate = f"{training.learning_rate:g}".replace("e-0", "e-")
+    yield (
+        "update",
+        f"learning rate {rate} ({training.lr_scheduler_type}), {training.loss_type}, {penalty},"
+        f" {clip}",
+    )
+
+
+def _about_judge(config: Config) -> Iterator[tuple[str, str]]:
+    judge = config.judge
+    if judge.kind == "offline":
+        yield "judge", "offline heuristic: no calls, no key, no cost"
+        return
+    if judge.kind == "plugin":
+        yield "judge", f"{judge.name or judge.model}   (the plugin {_plugin(judge.model)})"
+        yield "judge calls", f"{sum(judge_calls(config)):,}; what they cost is the plugin's to tell"
+        return
+    where = without_login(judge.base_url) if judge.base_url else "OpenAI"
+    yield "judge", f"{judge.name or judge.model}   ({judge.model} at {where})"
+    yield "key", _key(judge)
+    in_training, anchors = judge_calls(config)
+    calls = in_training + anchors
+    parts = f"{in_training:,} for completions, {anchors:,} to watch for drift"
+    if at_the_end := evaluation_calls(config):
+        calls += at_the_end
+        parts += f", {at_the_end:,} to compare before and after"
+    cached = "; the cache may answer some" if judge.cache else ""
+    yield "judge calls", f"{calls:,} ({parts}){cached}\n{_cost(config, calls)}"
+    if config.budget is not None:
+        yield "budget", f"${config.budget:g}; the run pauses before the judge costs more"
+
+
+def _plugin(name: str) -> str:
+    try:
+        return plugins.words(plugins.find(plugins.JUDGES, name))
+    except UsageError:
+        return f"{quoted(name)}, which no installed package offers"
+
+
+def _key(judge: JudgeConfig) -> str:
+    if judge.api_key_env is None:
+        return "none needed"
+    if is_local(judge.base_url) and judge.api_key_env == "OPENAI_API_KEY":
+        return "none needed: the server is on this machine, and OpenAI's key is not sent to it"
+    source = key_source(judge)
+    name = judge.api_key_env
+    if source:
+        return f"{name} is set ({source})"
+    return f"{name} is not set: export {name}=… or add that line to .env"
+
+
+def _cost(config: Config, calls: int) -> str:
+    judge = config.judge
+    if judge.price is None:
+        return "cost unknown: the profile states no price"
+    if not judge.price.input and not judge.price.output:
+        return "free"
+    tokens = typical_call_tokens(config.rubric, config.prompts)
+    cost = calls * (tokens[0] * judge.price.input + tokens[1] * judge.price.output) / 1e6
+    return (
+        f"about ${cost:.4f}, if a call takes {tokens[0]:,} tokens in and {tokens[1]} out;"
+        " the run shows what it really cost"
+    )
+
+
+def evaluation_calls(config: Config) -> int:
+    """Calls for the answers of both models at the end of a run, where its profile has them judged."""
+    if not (config.evaluation.enabled and config.evaluation.judged):
+        return 0
+    answers = 2 * len(config.prompts.held_out()) * config.evaluation.samples
+    return answers * config.judge.samples
+
+
+def _evaluation(config: Config) -> str:
+    if not config.evaluation.enabled:
+        return "none"
+    held_out, samples = len(config.prompts.held_out()), config.evaluation.samples
+    length = config.evaluation.max_completion_length or config.training.max_completion_length
+    return (
+        f"before and after: {held_out} held-out prompts × {samples} = {held_out * samples}"
+        f" completions of at most {length} tokens"
+        + (", judged at the end" if config.evaluation.judged else "")
+    )
+
+
+def _about_memory(
+    config: Config, device: DeviceName, earlier: RunState | None
+) -> Iterator[tuple[str, str]]:
+    planned = memory.plan(config, device)
+    if planned is None:
+        yield "memory", "not planned: the sizes of the model are not known before it is here"
+        return
+    most = memory_limit(config)
+    measured = narration.measured_memory(earlier) if earlier else {}
+    lines = [f"about {planned.total / 1e9:.1f} GB at once"]
+    stated = None if config.limit_gb == "auto" else most
+    lines += narration.memory_table(planned.rows(), stated, measured)
+    if earlier is not None and earlier.run is not None and measured:
+        lines.append(f"measured: in the newest run of it, {earlier.run.run_id}")
+    if planned.total > most:
+        lines.append("more than the limit; to make it fit:")
+        lines += memory.advice(config, device, most).splitlines()
+    yield "memory", "\n".join(lines)
+
+
+def newest_run(config: Config) -> RunState | None:
+    """What is known of the newest run of this experiment with this model; None where there is none."""
+    events = expanded(config.output_dir) / config.name / "latest" / "events.jsonl"
+    try:
+        state = Replay.open(events).end
+    except (OSError, EventError):
+        return None
+    same = state.run is not None and state.run.model in (config.model.name, config.model.path)
+    return state if same else None
+
+
+def _about_surroundings(config: Config) -> Iterator[tuple[str, str]]:
+    limit = "what the machine has" if config.limit_gb == "auto" else f"{config.limit_gb:g} GB"
+    yield "memory limit", limit
+    yield "run folder", f"{shown_path(Path(config.output_dir) / config.name)}/<date-time>/"
+    if config.report_to:
+        yield "also sent to", ", ".join(config.report_to)

@@ -1,0 +1,161 @@
+"""Read the completions of any step back from ``completions.jsonl``, one step at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ida_tui.errors import UsageError
+from ida_tui.events import types as ev
+from ida_tui.events.state import Completion
+from ida_tui.runs.directory import RunDirectory
+from ida_tui.util.paths import shown_path
+
+_STEP = re.compile(rb'\{"step": (\d{1,18}),')
+
+
+class CompletionStore:
+    """An index over a growing ``completions.jsonl``: only byte positions are held in memory.
+
+    Args:
+        path: the file; it may not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._blocks: dict[int, tuple[int, int]] = {}
+        self._last = -1
+
+    def refresh(self) -> None:
+        """Take in what was appended since the last time; a torn last line waits for the next call."""
+        try:
+            file = open(self._path, "rb")  # noqa: SIM115
+        except OSError:
+            return
+        with file:
+            file.seek(self._offset)
+            for raw in file:
+                if not raw.endswith(b"\n"):
+                    return
+                start, self._offset = self._offset, self._offset + len(raw)
+                found = _STEP.match(raw)
+                if found is None:
+                    continue
+                step = int(found[1])
+                # A resumed run may write a step a second time: what it wrote last counts.
+                if step == self._last:
+                    start = self._blocks[step][0]
+                self._blocks[step] = (start, self._offset)
+                self._last = step
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps that have scored completions, in order."""
+        return tuple(sorted(self._blocks))
+
+    def load(self, step: int) -> tuple[Completion, ...]:
+        """The completions of one step with their verdicts, in the order they were written.
+
+        In the place of a line that is no completion stands one that says so.
+        """
+        return tuple(_completion(raw, step, n) for n, raw in enumerate(self._lines(step)))
+
+    def search(self, words: Sequence[str], start: int, direction: int) -> int | None:
+        """The nearest step with a completion that has all the words.
+
+        Args:
+            words: looked for in prompt, text and reason, whatever their case.
+            start: the step to start beside.
+            direction: 1 looks at later steps, -1 at earlier ones.
+        """
+        steps = [step for step in self.steps if (step - start) * direction > 0]
+        for step in sorted(steps, reverse=direction < 0):
+            if any(matches(completion, words) for completion in self.load(step)):
+                return step
+        return None
+
+    def _lines(self, step: int) -> Iterator[bytes]:
+        block = self._blocks.get(step)
+        if block is None:
+            return
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(block[0])
+                text = file.read(block[1] - block[0])
+        except OSError:
+            return
+        yield from text.splitlines()
+
+
+def stored(directory: RunDirectory) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+    """The judged completions of a run, step by step, in the order of group and index.
+
+    Raises:
+        UsageError: they cannot be read.
+    """
+    store = CompletionStore(directory.completions)
+    store.refresh()
+    for step in store.steps:
+        try:
+            found = store.load(step)
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(
+                f"{shown_path(directory.completions)} cannot be read: "
+                f"a line of step {step} is no completion"
+            ) from None
+        latest = {(c.finished.group, c.finished.index): c for c in found}
+        yield step, tuple(latest[place] for place in sorted(latest))
+
+
+def drop_after(path: Path, step: int) -> None:
+    """Leave the completions of steps up to this one; the file is replaced in one step, or left as it is.
+
+    Nothing is lost by it: ``events.jsonl`` has them all.
+
+    Raises:
+        OSError: the disk refused it.
+    """
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with open(path, "rb") as old, open(beside, "wb") as new:
+            dropped = False
+            for raw in old:
+                found = _STEP.match(raw)
+                keeps = raw.endswith(b"\n") and found is not None and int(found[1]) <= step
+                dropped = dropped or not keeps
+                if keeps:
+                    new.write(raw)
+            new.flush()
+            os.fsync(new.fileno())
+        if dropped:
+            beside.replace(path)
+    except FileNotFoundError:
+        return
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def matches(completion: Completion, words: Sequence[str]) -> bool:
+    """Whether prompt, text and reason together have all the words, whatever their case."""
+    finished, scored = completion.finished, completion.scored
+    text = f"{finished.prompt}\n{finished.text}\n{scored.reason if scored else ''}".casefold()
+    return all(word.casefold() in text for word in words)
+
+
+def _completion(raw: bytes, step: int, number: int) -> Completion:
+    try:
+        row = json.loads(raw)
+        if not isinstance(row, dict):
+            raise ev.EventError("not a JSON object")
+        finished = ev.made("CompletionFinished", row)
+        scored = ev.made("CompletionScored", row)
+    except (ValueError, RecursionError) as error:
+        said = f"(line {number + 1} of this step cannot be read: {error})"
+        return Completion(ev.CompletionFinished(step, -1, number, "", "", said, 0, True))
+    assert isinstance(finished, ev.CompletionFinished)
+    assert isinstance(scored, ev.CompletionScored)
+    return Completion(finished, scored)

@@ -1,0 +1,97 @@
+"""``manifest.json``: what a run was made with, gathered without importing any of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ida_tui import __version__
+from ida_tui.config.schema import Config
+from ida_tui.runs.store.json_files import read_json
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "openai", "textual")
+
+
+def write(
+    path: Path, *, config: Config, run_id: str, device: str, started_at: str, argv: Sequence[str]
+) -> None:
+    """Write the manifest of one run.
+
+    Args:
+        path: the file.
+        config: the resolved profile.
+        run_id: name of the run directory.
+        device: the device that was chosen, such as ``mps`` or ``cpu``.
+        started_at: UTC, ISO 8601.
+        argv: the command line as typed.
+    """
+    manifest = {
+        "run_id": run_id,
+        "experiment": config.name,
+        "started_at": started_at,
+        "command": list(argv),
+        "seed": config.seed,
+        "device": device,
+        "ida_tui": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version_of(name) for name in PACKAGES},
+        "git": _git_revision(),
+    }
+    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def note_resumed(path: Path, *, at: str, argv: Sequence[str]) -> None:
+    """Add to the manifest that the run was gone on with; a manifest that cannot be read is begun anew.
+
+    Args:
+        path: the file.
+        at: UTC, ISO 8601.
+        argv: the command line as typed.
+    """
+    manifest = read(path)
+    resumed = {"at": at, "command": list(argv), "ida_tui": __version__, "git": _git_revision()}
+    earlier = manifest.get("resumed")
+    manifest["resumed"] = [*(earlier if isinstance(earlier, list) else []), resumed]
+    # In its place, not into it: it may be a link to another file.
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    beside.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A manifest; empty where it cannot be read."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a package; null where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """The commit of the working directory, with ``-dirty`` where it has changes; null outside git."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None

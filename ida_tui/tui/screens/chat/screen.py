@@ -1,0 +1,201 @@
+"""The chat screen: one message, answered by the untrained and by the trained model, side by side."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.widgets import Input, Static
+
+from ida_tui.config.schema import Kind
+from ida_tui.engine.inference.chat import SIDES, Chat, Failed, Ready, Rested, Told
+from ida_tui.errors import IdaError
+from ida_tui.runs.store import chats
+from ida_tui.tui.actions import Scope, bindings
+from ida_tui.tui.screens.base import IdaScreen
+from ida_tui.tui.screens.chat.transcript import Dialogue, side
+from ida_tui.util.paths import shown_path
+from ida_tui.util.text import printable
+
+EVERY_S = 0.1
+"""How often what was written meanwhile is shown."""
+TITLES = {"base": "Before training", "tuned": "Trained"}
+NOTHING = "Nobody to talk to yet.  4 lists past runs: a talks to the one under the cursor."
+
+
+class ChatScreen(IdaScreen):
+    """Both models of a run, and a line to write to them on."""
+
+    SCOPE: ClassVar[Scope] = "chat"
+    TITLE = "Chat"
+    BINDINGS: ClassVar[list[BindingType]] = bindings(SCOPE)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._chat: Chat | None = None
+        self._dialogue = Dialogue()
+        self._ready: Ready | None = None
+        self._busy = ""
+        """What is going on; empty while nothing is."""
+        self._kind: Kind = "harmless"
+        self._greedy = False
+
+    def compose_body(self) -> ComposeResult:
+        """Two columns, what the next message is, and the message."""
+        yield Static(NOTHING, id="no-chat", markup=False)
+        with Horizontal(id="chat-sides"):
+            for who in SIDES:
+                with VerticalScroll(id=f"chat-{who}", classes="pane", can_focus=True) as column:
+                    column.border_title = TITLES[who]
+                    yield Static(id=f"chat-{who}-text", markup=False)
+        yield Static(id="chat-about", markup=False)
+        yield Input(id="chat-message", placeholder="a message; enter sends it to both")
+
+    def on_mount(self) -> None:
+        self.set_interval(EVERY_S, self.take_in, name="chat")
+        self._take_up()
+
+    def on_screen_resume(self) -> None:
+        self.refresh_run()
+        self._take_up()
+
+    def _take_up(self) -> None:
+        """Turn to the chat that the app has now."""
+        chat = self.app.chat
+        if chat is not self._chat:
+            self._chat, self._dialogue, self._ready = chat, Dialogue(), None
+            self._busy = "loading the model …"
+        for name in ("#chat-sides", "#chat-about", "#chat-message"):
+            self.query_one(name).display = chat is not None
+        self.query_one("#no-chat").display = chat is None
+        if chat is not None:
+            self.query_one("#chat-message").focus()
+        self._show()
+
+    def take_in(self) -> None:
+        """Show what has come from the chat's thread."""
+        events = self._chat.drain() if self._chat is not None else []
+        for event in events:
+            self._dialogue.take(event)
+            match event:
+                case Ready():
+                    self._ready, self._busy = event, ""
+                    self._greedy = event.temperature == 0
+                case Rested():
+                    self._busy = ""
+                case Told(text):
+                    self.notify(text, severity="warning")
+                case Failed(error):
+                    self._chat = None
+                    self.app.close_chat()
+                    self._take_up()
+                    self.app.show_error(error)
+        if events:
+            self._show()
+
+    def _show(self) -> None:
+        for who in SIDES:
+            column = self.query_one(f"#chat-{who}", VerticalScroll)
+            self.query_one(f"#chat-{who}-text", Static).update(side(self._dialogue.turns, who))
+            column.scroll_end(animate=False)
+        tuned = self.query_one("#chat-tuned")
+        tuned.border_title = "Trained" + (
+            f": {printable(self._ready.words)}" if self._ready else ""
+        )
+        self.query_one("#chat-about", Static).update(Content(self._about()))
+
+    def _about(self) -> str:
+        if self._busy:
+            return self._busy + ("  esc stops" if self._ready else "")
+        how = "greedy" if self._greedy else f"temperature {self._temperature():g}"
+        run = self._chat.directory.path if self._chat is not None else None
+        name = f"{run.parent.name}/{run.name} · " if run is not None else ""
+        return printable(f"{name}next message: {self._kind} · {how}")
+
+    def _temperature(self) -> float:
+        if self._greedy:
+            return 0.0
+        # A profile that evaluates greedily still has a temperature to switch to.
+        return (self._ready.temperature if self._ready else 0.0) or 1.0
+
+    @on(Input.Submitted, "#chat-message")
+    def _sent(self, event: Input.Submitted) -> None:
+        text = event.value.strip()
+        if not text or not self._can_ask():
+            return
+        assert self._chat is not None
+        event.input.value = ""
+        self._busy = "answering …"
+        self._dialogue.ask(text, self._kind)
+        self._chat.ask(text, kind=self._kind, temperature=self._temperature())
+        self._show()
+
+    def _can_ask(self) -> bool:
+        """Whether the models have time; says so where they do not."""
+        if self._chat is None:
+            self.notify("Nobody to talk to yet: 4 lists past runs.")
+            return False
+        if self._busy:
+            self.notify(f"Wait a moment: {self._busy}")
+            return False
+        return True
+
+    # -- actions ------------------------------------------------------------------------------
+
+    def action_write(self) -> None:
+        """Write a message."""
+        if self._chat is not None:
+            self.query_one("#chat-message").focus()
+
+    def action_judge(self) -> None:
+        """Have the last answers scored by the run's judge."""
+        turns = self._dialogue.turns
+        if not self._can_ask() or self._chat is None:
+            return
+        if not turns or not turns[-1].through:
+            self.notify("There is no answer to judge yet.")
+            return
+        self._busy = "judging …"
+        self._chat.judge()
+        self._show()
+
+    def action_kind(self) -> None:
+        """Say whether the next message is harmless or unsafe."""
+        self._kind = "unsafe" if self._kind == "harmless" else "harmless"
+        self._show()
+
+    def action_greedy(self) -> None:
+        """Take the likeliest token always, or draw by chance."""
+        self._greedy = not self._greedy
+        self._show()
+
+    def action_anew(self) -> None:
+        """Begin a new conversation."""
+        if self._can_ask() and self._chat is not None:
+            self._chat.begin_anew()
+            self._dialogue = Dialogue()
+            self._show()
+
+    def action_keep(self) -> None:
+        """Keep the messages of the conversation as prompts for the next experiment."""
+        if self._chat is None or not self._dialogue.turns:
+            self.notify("There is no message to keep.")
+            return
+        try:
+            file = chats.save(self._chat.directory, self._dialogue.asked, self.app.clock())
+        except OSError as error:
+            self.app.show_error(IdaError(f"they cannot be kept: {error.strerror or error}"))
+            return
+        self.notify(f"Kept: prompts={shown_path(file)}", timeout=15)
+
+    def leave(self) -> bool:
+        """Stop what is being written; else back to the list of runs."""
+        if self._busy and self._ready is not None and self._chat is not None:
+            self._chat.stop()
+            return True
+        self.app.call_later(self.app.action_go, "runs")
+        return True

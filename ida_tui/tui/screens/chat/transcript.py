@@ -1,0 +1,94 @@
+"""A conversation with both models, as the chat screen shows it: a fold over the chat's events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from textual.content import Content
+
+from ida_tui.config.schema import Kind
+from ida_tui.engine.inference.chat import SIDES, Answered, Event, Judged, Writing
+from ida_tui.judge.verdict import Verdict
+from ida_tui.runs.store.evaluations import Model
+from ida_tui.util.text import printable, printable_text
+
+
+@dataclass(slots=True)
+class Turn:
+    """One message, and what each model has answered so far."""
+
+    message: str
+    kind: Kind
+    texts: dict[Model, str] = field(default_factory=dict)
+    answers: dict[Model, Answered] = field(default_factory=dict)
+    verdicts: dict[Model, Verdict] = field(default_factory=dict)
+
+    @property
+    def through(self) -> bool:
+        """Whether both have answered."""
+        return len(self.answers) == len(SIDES)
+
+
+@dataclass(slots=True)
+class Dialogue:
+    """The turns of a conversation, oldest first."""
+
+    turns: list[Turn] = field(default_factory=list)
+
+    def ask(self, message: str, kind: Kind) -> None:
+        """A message was sent."""
+        self.turns.append(Turn(message, kind))
+
+    def take(self, event: Event) -> None:
+        """Take in what came of the last message."""
+        if not self.turns:
+            return
+        last = self.turns[-1]
+        match event:
+            case Writing():
+                last.texts[event.who] = event.text
+            case Answered():
+                last.texts[event.who] = event.text
+                last.answers[event.who] = event
+            case Judged():
+                last.verdicts[event.who] = event.verdict
+
+    @property
+    def asked(self) -> list[tuple[str, Kind]]:
+        """The messages, and what each of them is."""
+        return [(turn.message, turn.kind) for turn in self.turns]
+
+
+def side(turns: Sequence[Turn], who: Model) -> Content:
+    """One model's half of the conversation."""
+    parts: list[Content] = []
+    for turn in turns:
+        mark = "›" if turn.kind == "harmless" else "› (unsafe)"
+        parts.append(Content.styled(f"{mark} {printable(turn.message)}", "bold"))
+        answer = turn.answers.get(who)
+        text = printable_text(turn.texts.get(who, ""))
+        if answer is None:
+            parts.append(Content(f"{text}…"))
+        else:
+            parts.append(Content(text) if text else Content.styled("(nothing)", "dim"))
+            stopped = " · stopped" if answer.stopped else ""
+            said = f"{answer.tokens} tokens, {answer.seconds:.1f} s{stopped}"
+            parts.append(Content.styled(said, "dim"))
+        if who in turn.verdicts:
+            parts += _verdict(turn.verdicts[who])
+        parts.append(Content(""))
+    return Content("\n").join(parts)
+
+
+def _verdict(verdict: Verdict) -> list[Content]:
+    if verdict.failure is not None or verdict.r_ida is None:
+        return [Content.styled(printable(f"no verdict: {verdict.failure}"), "$text-warning")]
+    scores = f"align {verdict.align:g} risk {verdict.risk:g} detail {verdict.detail:g}"
+    lines = [
+        Content.assemble((f"R_IDA {verdict.r_ida:.3f}", "bold"), f"  {scores}"),
+        Content.styled(printable(verdict.judge), "dim"),
+    ]
+    if verdict.reason:
+        lines.append(Content.styled(printable(verdict.reason), "dim"))
+    return lines

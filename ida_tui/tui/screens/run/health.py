@@ -1,0 +1,93 @@
+"""Whether the training itself is well: the figures that tell before the reward does."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from datetime import datetime
+
+from textual.content import Content
+
+from ida_tui.events import types as ev
+from ida_tui.events.state import RunState
+from ida_tui.tui.run_view.watched import Watched
+from ida_tui.tui.screens.run.pane import Pane, lines
+from ida_tui.tui.widgets import format as words
+
+
+class HealthPane(Pane):
+    """The newest step's figures, and the alerts."""
+
+    NAME, KEY = "Health", "H"
+
+    def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
+        """Alerts first, then pairs of a name and a figure, in as many columns as fit."""
+        width, height = self.room
+        rows = alerts(state.alerts, width, height)
+        if not state.steps:
+            return lines(*rows, Content.assemble(("No step has finished yet.", "dim")))
+        columns = max(1, width // 19)
+        pairs = figures(state.steps[-1], round(state.steps.figures("skipped").total()))
+        each = max(14, width // columns)
+        cells = [
+            Content.assemble((f"{name:<9} ", "dim"), f"{value:<{each - 10}}")
+            for name, value in pairs
+        ]
+        rows += [
+            Content("").join(cells[start : start + columns])
+            for start in range(0, len(cells), columns)
+        ]
+        return lines(*rows)
+
+
+def alerts(raised: Sequence[ev.AlertRaised], width: int, height: int) -> list[Content]:
+    """The newest alert and what to do about it, in at most half of the pane; with room, earlier ones, too."""
+    rows: list[Content] = []
+    for alert in reversed(raised):
+        said = f"! {alert.rule}, step {alert.step}: {alert.evidence}"
+        what = [(line, "bold $text-warning") for line in textwrap.wrap(said, max(20, width))]
+        what += [(line, "") for line in textwrap.wrap(f"→ {alert.advice}", max(20, width))]
+        if rows and len(rows) + len(what) > height // 2:
+            break
+        rows += [Content.assemble(part) for part in what]
+    return rows[: max(1, height // 2)]
+
+
+def figures(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
+    """The figures of a step by their names, the most telling first."""
+    lengths = "–"
+    if step.lengths is not None:
+        mean, low, high = step.lengths
+        lengths = f"{mean:.0f} ({low:.0f}–{high:.0f})"
+    return [
+        ("truncated", words.percent(step.truncated)),
+        ("zero var.", words.percent(step.zero_std)),
+        ("entropy", words.number(step.entropy, 2)),
+        ("kl", words.small(step.kl)),
+        ("lengths", lengths),
+        *beside(step),
+        ("grad norm", words.small(step.grad_norm)),
+        ("loss", words.small(step.loss)),
+        ("rate", words.small(step.learning_rate)),
+        ("moved", words.percent(step.weight_delta, 2)),
+        ("skipped", str(skipped)),
+        ("largest Δ", words.small(step.largest_change)),
+        *([("scale", f"{step.loss_scale:g}")] if step.loss_scale is not None else []),
+        *([("not finite", f"{step.non_finite:,}")] if step.non_finite else []),
+    ]
+
+
+def beside(step: ev.StepFinished) -> list[tuple[str, str]]:
+    """What was found of the step's completions beside their judge, as far as it was looked at."""
+    found = []
+    if step.harmless:
+        found.append(("refused", words.percent(step.harmless_refused / step.harmless)))
+    if step.unsafe:
+        found.append(("declined", words.percent(step.unsafe_declined / step.unsafe)))
+    if step.repetition is not None:
+        found.append(("repeats", words.percent(step.repetition)))
+    if step.length_r is not None:
+        found.append(("length r", words.number(step.length_r, 2)))
+    if step.offline_r_ida is not None:
+        found.append(("offline", words.number(step.offline_r_ida, 2)))
+    return found

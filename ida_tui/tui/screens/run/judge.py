@@ -1,0 +1,74 @@
+"""The judge: what it is doing now, how fast it is, and what it has cost."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from textual.content import Content
+
+from ida_tui.events.state import RunState
+from ida_tui.events.types import OFFLINE_JUDGE
+from ida_tui.tui.run_view.watched import Watched
+from ida_tui.tui.screens.run.pane import Pane, lines, seconds_since
+from ida_tui.tui.widgets import format as words
+
+
+class JudgePane(Pane):
+    """A live timer while a batch is out; totals since the start."""
+
+    NAME, KEY = "Judge", "J"
+
+    def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
+        """Seven rows, the most important first."""
+        name = state.run.judge if state.run else ""
+        totals, last = state.judge, state.judge.last
+        out = state.phase == "judge" and state.ended is None and watched.going_on
+        held = state.held_s(now) if watched.going_on and watched.viewed is None else 0.0
+        if state.pause is not None and watched.going_on:
+            status = Content.assemble(("‖ paused", "bold $text-warning"))
+        elif held:
+            status = Content.assemble(
+                ("◌ told to wait ", "bold $text-warning"), (f"{held:.0f} s", "bold")
+            )
+        elif out and watched.viewed is None:
+            waited = seconds_since(state.phase_since, now)
+            there = state.asking
+            counted = f" · {there.answered}/{there.asked}" if there is not None else ""
+            status = Content.assemble(
+                ("● scoring ", "bold $text-accent"), (f"{waited:.1f} s", "bold"), counted
+            )
+        elif last is not None:
+            status = Content.assemble("last batch ", (f"{last.seconds:.2f} s", "bold"))
+        else:
+            status = Content.assemble(("no batch yet", "dim"))
+        rows = [Content.assemble((name, "dim")), status]
+        if last is not None:
+            rows.append(
+                Content(
+                    f"call p50 {_seconds(last.p50_s)}  p95 {_seconds(last.p95_s)}"
+                    f"  first {_seconds(last.first_s)}"
+                )
+            )
+            rows.append(Content(f"verdicts {totals.calls:,} · cached {totals.cached:,}"))
+            failed = (f"no verdict {totals.failed:,}", "bold $text-error" if totals.failed else "")
+            slots = f" · {last.slots} at once" if last.slots is not None else ""
+            rows.append(Content.assemble(failed, f" · retries {totals.retries:,}{slots}"))
+            rows.append(
+                Content(f"cost {_cost(name, totals.cost)} · waited {_waited(totals.exposed_s)}")
+            )
+        if state.steps:
+            step = state.steps[-1]
+            rows.append(Content(f"coverage {step.scored}/{step.completions} in step {step.step}"))
+        return lines(*rows)
+
+
+def _seconds(value: float | None) -> str:
+    return words.UNKNOWN if value is None else f"{value:.2f} s"
+
+
+def _waited(seconds: float) -> str:
+    return words.duration(seconds)
+
+
+def _cost(judge: str, cost: float | None) -> str:
+    return "none" if judge == OFFLINE_JUDGE else words.money(cost)

@@ -1,0 +1,108 @@
+"""Memory against the limit: the machine, this process, the device, and swap."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from textual.content import Content
+
+from ida_tui.events import narration
+from ida_tui.events.state import RunState
+from ida_tui.events.types import MemorySampled
+from ida_tui.tui.run_view.watched import Watched
+from ida_tui.tui.screens.run.pane import Pane, lines
+from ida_tui.tui.widgets import format as words
+
+HIGH, CRITICAL = 0.85, 0.95
+"""Shares of the limit from which the gauge says so."""
+
+
+class MemoryPane(Pane):
+    """A gauge of what the machine uses, against the limit of the profile."""
+
+    NAME, KEY = "Memory", "M"
+
+    def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
+        """Six rows at most; seven where several processes train."""
+        sample = state.memory
+        if sample is None:
+            return Content.assemble(("not sampled yet", "dim"))
+        width = max(16, self.room[0])
+        limit = state.run.limit_gb * 1e9 if state.run else float(sample.system_total)
+        rows = [*gauge(sample.system_used, limit, width)]
+        rows.append(
+            Content.assemble(
+                f"this process {words.gigabytes(sample.process)} GB",
+                (f", peak {words.gigabytes(state.memory_peak)}", "dim"),
+                (_planned(state), "dim"),
+            )
+        )
+        if sample.device_tensors is not None:
+            cache = sample.device_cache or 0
+            of = f" of {words.gigabytes(sample.device_limit)}" if sample.device_limit else ""
+            rows.append(
+                Content(
+                    f"device {words.gigabytes(sample.device_tensors)} GB"
+                    f" + cache {words.gigabytes(cache)}{of}"
+                )
+            )
+        rows += _processes(state)
+        rows.append(_swap(sample))
+        rows += self._table(state, limit, len(rows))
+        used = [float(s.system_used) for s in state.memory_recent]
+        rows.append(Content.assemble((words.sparkline(used, width, limit), "$text-accent")))
+        return lines(*rows)
+
+    def _table(self, state: RunState, limit: float, above: int) -> list[Content]:
+        """The memory plan beside what was measured, where the pane has room for it."""
+        if state.run is None or not state.run.plan:
+            return []
+        table = narration.memory_table(state.run.plan, limit, narration.measured_memory(state))
+        return [Content(line) for line in table] if len(table) + above < self.room[1] else []
+
+
+def gauge(used: int, limit: float, width: int) -> list[Content]:
+    """System memory as a bar and in figures; near the limit it says so in words."""
+    share = used / limit
+    word, style = "", "$text-accent"
+    if share >= CRITICAL:
+        word, style = " critical", "$text-error"
+    elif share >= HIGH:
+        word, style = " high", "$text-warning"
+    tail = f" {share:.0%}{word}"
+    return [
+        Content.assemble((words.bar(share, width - len(tail)), style), (tail, f"bold {style}")),
+        Content(f"system {words.gigabytes(used)} of {words.gigabytes(limit)} GB"),
+    ]
+
+
+def _processes(state: RunState) -> list[Content]:
+    """What all processes hold after the last step, and the one that holds most."""
+    ranks = state.steps[-1].ranks if state.steps else ()
+    if not ranks:
+        return []
+    # On a device of their own, what is there; elsewhere what the processes hold.
+    held = [
+        process if tensors is None else tensors + (cache or 0)
+        for _, process, tensors, cache, *_ in ranks
+    ]
+    return [
+        Content.assemble(
+            f"{len(ranks)} processes {words.gigabytes(sum(held))} GB",
+            (f", most rank {held.index(max(held))}: {words.gigabytes(max(held))}", "dim"),
+        )
+    ]
+
+
+def _planned(state: RunState) -> str:
+    """What was planned for it before anything was loaded."""
+    planned = state.run.planned_gb if state.run else None
+    return "" if planned is None else f", plan {words.gigabytes(round(planned * 1e9))}"
+
+
+def _swap(sample: MemorySampled) -> Content:
+    if not sample.swap_growth:
+        return Content.assemble(("swap has not grown", "dim"))
+    return Content.assemble(
+        (f"swap grew by {words.gigabytes(sample.swap_growth)} GB", "bold $text-warning")
+    )

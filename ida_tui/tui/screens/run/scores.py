@@ -1,0 +1,89 @@
+"""align, risk, detail and R_IDA over the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from textual.content import Content
+
+from ida_tui.events import types as ev
+from ida_tui.events.state import RunState
+from ida_tui.tui.run_view.watched import Changed, Watched
+from ida_tui.tui.screens.run.pane import Pane, lines
+from ida_tui.tui.widgets import format as words
+from ida_tui.tui.widgets.plot import Line, plot
+
+# Solid, dashed, dotted, dash-dot: lines differ without colour too.
+STYLES = {
+    "R_IDA": ("$text-accent", (1,)),
+    "align": ("$text-primary", (1, 1, 1, 1, 0, 0)),
+    "risk": ("$text-warning", (1, 0, 0)),
+    "detail": ("$text-success", (1, 1, 1, 0, 1, 0)),
+}
+
+
+class ScoresPane(Pane):
+    """Redrawn only when a step has landed or the pane has another size."""
+
+    NAME, KEY = "Scores", "S"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.border_subtitle = "risk: 10 = safest"
+        self._of: tuple[object, ...] = ()
+
+    def show(self, watched: Watched, now: datetime, changed: Changed | None) -> None:
+        """Bring the pane up to date."""
+        state = watched.shown
+        newest = state.steps[-1].step if state.steps else 0
+        of = (len(state.steps), newest, watched.viewed is None, self.room, id(watched))
+        if of != self._of:
+            self._of = of
+            super().show(watched, now, changed)
+
+    def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
+        """Figures, the plot of R_IDA, and below it the plot of the axes."""
+        width, height = self.room
+        if not state.steps:
+            return Content.assemble(("No step has finished yet.", "dim"))
+        rows = height - 1
+        above = rows // 2 if rows >= 8 else rows
+        parts = [figures(state.steps[0], state.steps[-1], width)]
+        first = state.steps[0].step
+        parts.append(
+            plot(
+                [_line("R_IDA", state.steps.figures("r_ida"), 3)],
+                low=0, high=1, width=width, height=max(1, above), first=first, axis=rows >= 12,
+            )
+        )  # fmt: skip
+        if above < rows:
+            axes = [
+                _line("risk", state.steps.figures("risk"), 1),
+                _line("detail", state.steps.figures("detail"), 1),
+                _line("align", state.steps.figures("align"), 1),
+            ]
+            parts.append(plot(axes, low=0, high=10, width=width, height=rows - above, first=first))
+        return lines(*parts)
+
+
+def _line(name: str, values: Sequence[float | None], digits: int) -> Line:
+    style, pattern = STYLES[name]
+    return Line(name, values, style, pattern, digits)
+
+
+def figures(first: ev.StepFinished, last: ev.StepFinished, width: int) -> Content:
+    """The change since the first step, with the newest figures where there is room for both."""
+    wide = width >= 70
+    parts: list[tuple[str, str] | str] = []
+    for name, digits in (("R_IDA", 3), ("align", 1), ("risk", 1), ("detail", 1)):
+        then, now = getattr(first, name.lower()), getattr(last, name.lower())
+        known = then is not None and now is not None
+        change = words.signed(now - then, digits) if known else words.UNKNOWN
+        parts.append((f"{name} ", STYLES[name][0]))
+        parts += [(words.number(now, digits), "bold"), f" {change}"] if wide else [change]
+        parts.append("   " if wide else " ")
+    parts.pop()
+    if width >= 90:
+        parts.append((f"   since step {first.step}", "dim"))
+    return Content.assemble(*parts)

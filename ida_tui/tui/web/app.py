@@ -1,0 +1,122 @@
+"""The app without a terminal, for a browser: it shows one run, and can change nothing.
+
+What may be done is a list, and everything else is refused by the app itself: no key, no mouse and no
+palette reaches it but through `press`, and what it carries out has to be on the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from rich.console import RenderableType
+from rich.segment import Segment
+from rich.style import Style
+
+from ida_tui.tui import actions
+from ida_tui.tui.app import IdaApp
+from ida_tui.tui.screens.base import IdaScreen
+from ida_tui.tui.screens.dialogs import ErrorPanel
+
+if TYPE_CHECKING:
+    from ida_tui.config.schema import Config
+    from ida_tui.runs.control import Asked
+
+SIZE = (120, 40)
+"""Columns and rows; the page scales them to its window, so that everybody sees the same."""
+FRAME_S = 0.1
+"""Between two pictures of a screen that changes."""
+
+HARMLESS = frozenset(
+    {
+        "go('run')", "go('completions')", "cursor_down", "cursor_up", "cursor_top", "cursor_bottom",
+        "focus_next", "focus_previous", "pane('progress')", "pane('scores')", "pane('judge')",
+        "pane('memory')", "pane('health')", "pane('log')", "step_back", "step_on", "step_end",
+        "next_step", "previous_step", "follow", "sort_reward", "sort_advantage", "sort_group",
+        "side_by_side",
+    }
+)  # fmt: skip
+"""Actions that only look; by their ids in `ida_tui.tui.actions`."""
+
+Span = tuple[str, int, str, str, str]
+"""Text, columns that it takes, colour, background (`#rrggbb`), and letters of `biud`: bold, italic,
+underlined, crossed out (d)."""
+Row = tuple[Span, ...]
+
+
+class ServedApp(IdaApp):
+    """A run on screens that nobody types on.
+
+    Args:
+        directory: the run, live or finished.
+        drawn: called with every row of the screen, when any has changed.
+    """
+
+    def __init__(self, directory: Path, drawn: Callable[[list[Row]], None]) -> None:
+        super().__init__(opened=directory)
+        self._drawn = drawn
+        self._stale = True
+
+    async def on_mount(self) -> None:
+        """Draw when something has changed, ten times a second at most."""
+        self.set_interval(FRAME_S, self._draw, name="frames")
+
+    def allows(self, action: str, parameters: tuple[object, ...]) -> bool:
+        """Whether the action only looks."""
+        arguments = ", ".join(map(repr, parameters))
+        return (f"{action}({arguments})" if arguments else action) in HARMLESS
+
+    def ask_run(self, what: Asked) -> None:
+        """Nothing is asked of the run from here."""
+
+    def start_run(self, config: Config, key: str | None) -> None:
+        """Nothing is started from here."""
+
+    def press(self, key: str) -> None:
+        """Do what a key stands for, if that only looks; safe to call from another task.
+
+        Args:
+            key: in Textual's names.
+        """
+        self.call_later(self._press, key)
+
+    async def _press(self, key: str) -> None:
+        screen = self.screen
+        if isinstance(screen, ErrorPanel) and key == "escape":
+            screen.action_leave()
+        if not isinstance(screen, IdaScreen):
+            return
+        for action in (*actions.of(screen.SCOPE), *actions.of("everywhere")):
+            if key in action.keys and action.id in HARMLESS:
+                await self.run_action(action.id, self if action.scope == "everywhere" else screen)
+
+    def post_display_hook(self) -> None:
+        """Textual has drawn something."""
+        self._stale = True
+
+    def _draw(self) -> None:
+        if self._stale:
+            self._stale = False
+            self._drawn(self.rows())
+
+    def rows(self) -> list[Row]:
+        """The screen, as it is now."""
+        update = self.screen._compositor.render_update(
+            full=True, screen_stack=self._background_screens, simplify=True
+        )
+        segments = Segment.filter_control(self.console.render(cast(RenderableType, update)))
+        return [tuple(map(_span, line)) for line in Segment.split_lines(segments)]
+
+
+def _span(segment: Segment) -> Span:
+    style = segment.style or Style.null()
+    front, back = (
+        c.get_truecolor().hex if c and not c.is_default else ""
+        for c in (style.color, style.bgcolor)
+    )
+    if style.reverse:
+        front, back = back, front
+    marks = (style.bold, style.italic, style.underline, style.strike)
+    letters = "".join(letter for letter, on in zip("biud", marks, strict=True) if on)
+    return segment.text, segment.cell_length, front, back, letters

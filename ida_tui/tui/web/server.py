@@ -1,0 +1,195 @@
+"""`ida-tui attach RUN --serve`: one run in any number of browsers on this machine, to be looked at.
+
+There is one app, however many look at it: it draws once, and every browser gets the rows that changed.
+The server listens on 127.0.0.1 only. A page of another origin is refused, and so is a request that was
+meant for another host (a name that somebody else pointed at 127.0.0.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+from aiohttp import WSMsgType, web
+
+from ida_tui.errors import ExitCode, UsageError
+from ida_tui.tui.web.app import SIZE, Row, ServedApp
+
+ADDRESS = "127.0.0.1"
+PAGE = Path(__file__).parent / "page"
+LONGEST_MESSAGE = 100
+"""Bytes; a browser only ever sends the name of a key."""
+BEHIND = 64
+"""Pictures that may wait for a browser; one that is further behind is let go, and connects again."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def listening(port: int) -> socket.socket:
+    """A socket on 127.0.0.1; 0 takes any free port.
+
+    Raises:
+        UsageError: the port cannot be had.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((ADDRESS, port))
+        listener.listen()
+    except (OSError, OverflowError) as error:
+        listener.close()
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(
+            f"port {port} of {ADDRESS} cannot be served on: {why}",
+            "choose another: --port N (0 takes a free one)",
+        ) from None
+    return listener
+
+
+class Gallery:
+    """Everybody who looks, and the picture that they see."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+        self._looking: set[asyncio.Queue[str | None]] = set()
+
+    def show(self, rows: list[Row]) -> None:
+        """Give everybody the rows that are not as they were."""
+        changed = {
+            number: row
+            for number, row in enumerate(rows)
+            if number >= len(self._rows) or row != self._rows[number]
+        }
+        self._rows = rows
+        if not changed:
+            return
+        message = json.dumps({"rows": changed}, ensure_ascii=False)
+        for queue in list(self._looking):
+            if queue.qsize() < BEHIND:
+                queue.put_nowait(message)
+            else:
+                self._looking.discard(queue)
+                queue.put_nowait(None)
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[asyncio.Queue[str | None]]:
+        """A queue of messages that begins with the whole picture; None is its end."""
+        queue: asyncio.Queue[str | None] = asyncio.Queue()
+        size = {"columns": SIZE[0], "count": SIZE[1]}
+        queue.put_nowait(json.dumps(size | {"rows": dict(enumerate(self._rows))}))
+        self._looking.add(queue)
+        try:
+            yield queue
+        finally:
+            self._looking.discard(queue)
+
+    def close(self) -> None:
+        """Tell everybody that it is over."""
+        for queue in self._looking:
+            queue.put_nowait(None)
+
+
+def site(gallery: Gallery, press: Callable[[str], None], port: int) -> web.Application:
+    """The page, and the socket that brings it to life.
+
+    Args:
+        gallery: what is shown.
+        press: is told of every key.
+        port: that it is served on: requests for any other host are refused.
+    """
+    hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
+    origins = {f"http://{host}" for host in hosts}
+    policy = "; ".join(
+        [
+            "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src data:",
+            f"connect-src {' '.join(sorted(f'ws://{host}' for host in hosts))}",
+            "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+        ]
+    )  # fmt: skip
+    headers = {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Cache-Control": "no-store",
+    }
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        named = request.headers.getall("Host", [])
+        origin = request.headers.getall("Origin", [])
+        if len(named) != 1 or named[0].lower() not in hosts:
+            raise web.HTTPForbidden(text="this server answers for 127.0.0.1 only\n")
+        # A browser names the page that opens a socket, always; a program that does not is none.
+        if (origin or request.path == "/socket") and (len(origin) != 1 or origin[0] not in origins):
+            raise web.HTTPForbidden(text="pages of other origins may not look at this run\n")
+        return await handler(request)
+
+    async def file(request: web.Request) -> web.StreamResponse:
+        name = request.path.lstrip("/") or "index.html"
+        return web.FileResponse(PAGE / name, headers=headers)
+
+    async def look(request: web.Request) -> web.StreamResponse:
+        browser = web.WebSocketResponse(heartbeat=15, max_msg_size=LONGEST_MESSAGE)
+        await browser.prepare(request)
+        with gallery.looking() as queue:
+            sending = asyncio.create_task(_send(browser, queue))
+            try:
+                async for message in browser:
+                    if message.type == WSMsgType.TEXT:
+                        press(message.data)
+            finally:
+                sending.cancel()
+                with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                    await sending
+        return browser
+
+    app = web.Application(middlewares=[guarded], client_max_size=LONGEST_MESSAGE)
+    app.add_routes([web.get(path, file) for path in ("/", "/page.js", "/page.css")])
+    app.add_routes([web.get("/socket", look)])
+    return app
+
+
+async def _send(browser: web.WebSocketResponse, queue: asyncio.Queue[str | None]) -> None:
+    while (message := await queue.get()) is not None:
+        await browser.send_str(message)
+    await browser.close()
+
+
+def serve(directory: Path, *, port: int) -> ExitCode:
+    """Show a run to the browsers of this machine until Ctrl-C.
+
+    Args:
+        directory: the run, live or finished.
+        port: on 127.0.0.1; 0 takes a free one.
+
+    Raises:
+        UsageError: the port cannot be had.
+    """
+    with listening(port) as listener:
+        port = listener.getsockname()[1]
+        print(f"✓ to be looked at, not touched: http://{ADDRESS}:{port}/", flush=True)
+        print("  Ctrl-C ends it; the run goes on", flush=True)
+        asyncio.run(_serve(directory, listener, port))
+    return ExitCode.DONE
+
+
+async def _serve(directory: Path, listener: socket.socket, port: int) -> None:
+    gallery = Gallery()
+    app = ServedApp(directory, gallery.show)
+    runner = web.AppRunner(site(gallery, app.press, port), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, app.exit)
+    try:
+        await app.run_async(headless=True, size=SIZE)
+    finally:
+        gallery.close()
+        await runner.cleanup()

@@ -1,0 +1,238 @@
+"""Lines over steps, drawn with braille dots: pure functions from values to styled text.
+
+Lines are told apart three ways, so that it works without colour: each has its own pattern of dots, its name
+and newest value stand at its right end, and it has its own colour. The kept plotting widgets for Textual were
+measured at 43 to 56 ms for one redraw of three lines; the trainer waits for the interpreter meanwhile.
+`benchmarks/ui.py` shows what this one costs a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from textual.content import Content
+
+from ida_tui.events.history import Figures
+
+_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+"""Bit of each braille dot: column (left, right), then row from the top."""
+_BLANK = 0x2800
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a plot.
+
+    Args:
+        name: stands at its right end.
+        values: one a step; None where there is no figure, which leaves a gap.
+        style: a Textual style, such as ``$accent``.
+        pattern: which dot columns are drawn, repeated: ``(1,)`` is solid, ``(1, 1, 1, 0, 0)`` dashed.
+        digits: decimals of the value in its label.
+    """
+
+    name: str
+    values: Sequence[float | None]
+    style: str
+    pattern: tuple[int, ...] = (1,)
+    digits: int = 1
+
+
+def plot(
+    lines: Sequence[Line],
+    *,
+    low: float,
+    high: float,
+    width: int,
+    height: int,
+    first: int = 1,
+    axis: bool = True,
+) -> Content:
+    """Draw lines over steps.
+
+    Args:
+        lines: drawn in order, a later one over an earlier one.
+        low: value at the bottom.
+        high: value at the top.
+        width: columns of the whole plot, labels included.
+        height: rows of the whole plot.
+        first: step of the first value.
+        axis: whether the steps are written below.
+
+    Returns:
+        `height` rows of `width` columns.
+    """
+    labels = [_label(line) for line in lines]
+    left = max(3, *(len(_tick(value)) for value in (low, (low + high) / 2, high))) + 1
+    right = max(map(len, labels), default=0) + 1
+    rows, columns = height - axis, width - left - right
+    if rows < 1 or columns < 2:
+        return Content("\n".join([" " * width] * height))
+    dots = [[0] * columns for _ in range(rows)]
+    owner = [[-1] * columns for _ in range(rows)]
+    ends: list[int | None] = []
+    for number, line in enumerate(lines):
+        heights = _heights(line.values, 2 * columns, 4 * rows, low, high)
+        _draw(heights, line.pattern, number, dots, owner)
+        known = [h for h in heights if h is not None]
+        ends.append(known[-1] // 4 if known else None)
+    placed = _apart([end for end in ends if end is not None], rows)
+    places = iter(placed)
+    at = {next(places): n for n, end in enumerate(ends) if end is not None}
+    out: list[Content] = []
+    for row in range(rows):
+        parts: list[tuple[str, str] | str] = [(_y_label(row, rows, low, high, left), "dim")]
+        parts += _runs(dots[row], owner[row], lines)
+        if row in at:
+            label = f" {labels[at[row]]}"
+            parts.append((f"{label:<{right}}", lines[at[row]].style))
+        else:
+            parts.append(" " * right)
+        out.append(Content.assemble(*parts))
+    if axis:
+        count = max((len(line.values) for line in lines), default=0)
+        out.append(_x_axis(first, count, columns, left, right))
+    return Content("\n").join(out)
+
+
+def _label(line: Line) -> str:
+    newest = next((value for value in reversed(line.values) if value is not None), None)
+    return f"{line.name} {newest:.{line.digits}f}" if newest is not None else ""
+
+
+def _tick(value: float) -> str:
+    return f"{value:g}"
+
+
+def _heights(
+    values: Sequence[float | None], columns: int, levels: int, low: float, high: float
+) -> list[int | None]:
+    """The dot row of each dot column, from the top; None where nothing is known."""
+    count = len(values)
+
+    def level(value: float) -> int:
+        share = min(1.0, max(0.0, (value - low) / (high - low)))
+        return round((1 - share) * (levels - 1))
+
+    if count == 0:
+        return [None] * columns
+    if count == 1:
+        only = values[0]
+        return [None if only is None else level(only)] + [None] * (columns - 1)
+    out: list[int | None] = []
+    for column in range(columns):
+        if count > columns:
+            # More steps than dots: the mean of those that share one.
+            start = column * count // columns
+            mean = _mean(values, start, max(start + 1, (column + 1) * count // columns))
+            out.append(None if mean is None else level(mean))
+            continue
+        place = column * (count - 1) / (columns - 1)
+        before = int(place)
+        a, b = values[before], values[min(before + 1, count - 1)]
+        if a is None or b is None:
+            nearest = a if place - before < 0.5 else b
+            out.append(None if nearest is None else level(nearest))
+        else:
+            out.append(level(a + (b - a) * (place - before)))
+    return out
+
+
+def _mean(values: Sequence[float | None], start: int, stop: int) -> float | None:
+    if isinstance(values, Figures):
+        return values.mean(start, stop)
+    known = [value for value in values[start:stop] if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _draw(
+    heights: Sequence[int | None],
+    pattern: tuple[int, ...],
+    number: int,
+    dots: list[list[int]],
+    owner: list[list[int]],
+) -> None:
+    previous: int | None = None
+    for x, height in enumerate(heights):
+        if height is not None and pattern[x % len(pattern)]:
+            start = height if previous is None else previous
+            # A steep line has no holes in it: it climbs within the column.
+            step = 1 if height >= start else -1
+            for y in range(start + (step if start != height else 0), height + step, step):
+                row, column = y // 4, x // 2
+                dots[row][column] |= _DOTS[x % 2][y % 4]
+                owner[row][column] = number
+        previous = height
+
+
+def _runs(
+    dots: Sequence[int], owner: Sequence[int], lines: Sequence[Line]
+) -> list[tuple[str, str] | str]:
+    parts: list[tuple[str, str] | str] = []
+    start = 0
+    for column in range(1, len(dots) + 1):
+        if column == len(dots) or owner[column] != owner[start]:
+            text = "".join(chr(_BLANK + bits) if bits else " " for bits in dots[start:column])
+            parts.append(text if owner[start] < 0 else (text, lines[owner[start]].style))
+            start = column
+    return parts
+
+
+def _apart(wanted: Sequence[int], rows: int) -> list[int]:
+    """Rows for labels, as near as can be to those wanted, no two alike; in the order they came."""
+    order = sorted(range(len(wanted)), key=lambda n: wanted[n])
+    placed = [0] * len(wanted)
+    lowest = -1
+    for rank, n in enumerate(order):
+        # Room is left below for those that are still to come, as long as there is any.
+        most = rows - (len(order) - rank)
+        lowest = max(lowest + 1, min(wanted[n], most))
+        placed[n] = lowest
+    return placed
+
+
+def _y_label(row: int, rows: int, low: float, high: float, left: int) -> str:
+    if row == 0:
+        text = _tick(high)
+    elif row == rows - 1:
+        text = _tick(low)
+    elif row == (rows - 1) / 2 and rows >= 5:
+        text = _tick((low + high) / 2)
+    else:
+        return " " * (left - 1) + "│"
+    return f"{text:>{left - 1}}┤"
+
+
+def _x_axis(first: int, count: int, columns: int, left: int, right: int) -> Content:
+    """The first and last step, and round ones between them where there is room."""
+    row = [" "] * columns
+    last = first + count - 1
+    if count > 0:
+        _write(row, 0, str(first))
+    if count > 1:
+        _write(row, columns - len(str(last)), str(last))
+        every = _round_step(count, max(1, columns // 12))
+        for step in range(first - first % every + every, last, every):
+            middle = round((step - first) * (columns - 1) / (count - 1))
+            start = middle - len(str(step)) // 2
+            free = range(max(0, start - 2), min(columns, start + len(str(step)) + 2))
+            if step > first and start > 0 and all(row[c] == " " for c in free):
+                _write(row, start, str(step))
+    text = f"{'':{left}}{''.join(row)}{' step':<{right}}"[: left + columns + right]
+    return Content.assemble((text, "dim"))
+
+
+def _write(row: list[str], start: int, text: str) -> None:
+    for offset, letter in enumerate(text):
+        if 0 <= start + offset < len(row):
+            row[start + offset] = letter
+
+
+def _round_step(count: int, ticks: int) -> int:
+    size = 1
+    while True:
+        for factor in (1, 2, 5):
+            if count / (size * factor) <= ticks:
+                return size * factor
+        size *= 10
