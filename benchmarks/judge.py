@@ -34,7 +34,7 @@ from ida_tui.judge import r_ida  # noqa: E402
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer  # noqa: E402
 from ida_tui.judge.service import JudgeService  # noqa: E402
 from ida_tui.judge.verdict import Question  # noqa: E402
-from tests.judge_server import Behaviour, Judge, ScriptedJudge, Status, completion_in  # noqa: E402
+from tests.support.judge_server import Behaviour, Judge, ScriptedJudge, Status, completion_in  # noqa: E402
 
 CONFIG = resolve("quickstart").config
 COMPLETIONS, SLOTS, LATENCY_S = 64, 16, 1.0

@@ -76,7 +76,7 @@ def _make_runs(outputs: Path) -> int:
     The lines about the steps are the same in all of them: only the ends of a file are read.
     """
     from ida_tui.events import types as ev
-    from tests.synthetic_run import run_events
+    from tests.support.synthetic_run import run_events
 
     size = 0
     texts = (ev.TextGenerated, ev.CompletionFinished, ev.TokensGenerated, ev.CompletionScored)
@@ -115,7 +115,7 @@ def _seconds(*arguments: str) -> float:
 
 def long_run() -> tuple[list[Goal], dict[str, Any]]:
     """What is held, and for how long one waits, at 10,000 steps and at 100,000."""
-    from tests.synthetic_run import write
+    from tests.support.synthetic_run import write
 
     for steps in (TINY, SHORT, LONG):
         write(_long(steps), steps, rows=1)

@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.goals import Goal, measure, parser  # noqa: E402
 from ida_tui.runs.store import checkpoints  # noqa: E402
-from tests.judge_server import Hold, Judge, ScriptedJudge  # noqa: E402
-from tests.test_stopping import LONG, start  # noqa: E402
+from tests.engine.test_stopping import LONG, start  # noqa: E402
+from tests.support.judge_server import Hold, Judge, ScriptedJudge  # noqa: E402
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMPLETIONS = 8

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.goals import Goal, Part, measure, parser  # noqa: E402
-from tests.terminal import Terminal  # noqa: E402
+from tests.support.terminal import Terminal  # noqa: E402
 
 PROBE_S = 0.01
 """The probe asks to be woken so often; how much later it is woken is the loop's lateness."""
@@ -212,7 +212,7 @@ class _Turns:
 
 def replay() -> tuple[list[Goal], dict[str, Any]]:
     """Seconds from asking for a run of 10,000 steps to its end on the screen, and the memory it takes."""
-    from tests.synthetic_run import write
+    from tests.support.synthetic_run import write
 
     for steps in (LONG, SHORT):
         write(Path(f"long/synthetic/{steps}/events.jsonl"), steps=steps)
@@ -408,8 +408,8 @@ def _flood(figures: Path) -> None:
     from ida_tui.runs.log.writer import EventLog
     from ida_tui.tui.run_view.sources import LiveSource
     from ida_tui.tui.run_view.watched import Watched
-    from tests.scripted_session import ScriptedSession, run_ended, run_started
-    from tests.synthetic_run import step_events
+    from tests.support.scripted_session import ScriptedSession, run_ended, run_started
+    from tests.support.synthetic_run import step_events
 
     emitted = 0
     seconds = 0.0

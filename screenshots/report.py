@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from ida_tui.analysis.report.write import write  # noqa: E402
 from ida_tui.runs.resume import find  # noqa: E402
-from tests import chromium  # noqa: E402
+from tests.support import chromium  # noqa: E402
 
 WIDTH, HEIGHT = 1080, 970
 LEFT_OUT = "document.getElementById('setup').parentElement.remove(); document.fonts.ready"

@@ -2,7 +2,7 @@
 
 uv run python scripts/write_reference.py
 
-`tests/test_docs.py` fails while a page is not what this would write.
+`tests/docs/test_docs.py` fails while a page is not what this would write.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import synthetic_run
 from tests.conftest import REPOSITORY
-from tests.terminal import terminal
+from tests.support import synthetic_run
+from tests.support.terminal import terminal
 
 
 @pytest.fixture(scope="module")

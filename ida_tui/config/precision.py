@@ -2,7 +2,7 @@
 
 Whatever a profile asks is a row of `TABLE`, or it is refused by `ida_tui.config.checks` with the nearest row, or
 (fp16 on the CPU, which does not exist there) it is replaced with a note that the log shows.
-`tests/test_precision.py` trains every row, and shows that what is left out fails.
+`tests/engine/test_precision.py` trains every row, and shows that what is left out fails.
 """
 
 from __future__ import annotations

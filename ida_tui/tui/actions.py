@@ -1,7 +1,7 @@
 """Everything a person can do, in one table: it feeds the key bindings, the footer, the palette and the help.
 
 An action belongs to one screen, or to all of them, and is carried out by the method `action_<id>` of that
-screen (of the app, where it belongs to all). `tests/test_actions.py` holds the table to that.
+screen (of the app, where it belongs to all). `tests/tui/test_actions.py` holds the table to that.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ import aiohttp
 
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from tests import chromium
+from tests.support import chromium
 
 WAIT_S = 90.0
 RUN = (

@@ -1,7 +1,7 @@
 """The keys of a profile as `ida_tui/config/schema.py` spells them, without importing it.
 
 pydantic takes longer to load than a person waits for a completion, so the file is read as text;
-`tests/test_completions.py` compares what is found here with the real thing.
+`tests/cli/test_completion.py` compares what is found here with the real thing.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ TRL runs prompt and completion of every row through the model, padded to the lon
 and padding too where there is no Triton. Here every different prompt goes through the model once, its
 keys and values (with their gradients) serve all its completions, completions of like length go together,
 and only completion positions reach the output layer. The numbers are the same:
-`tests/test_fast_parity.py` compares them, and the gradients, with TRL's.
+`tests/engine/test_fast_parity.py` compares them, and the gradients, with TRL's.
 """
 
 from __future__ import annotations

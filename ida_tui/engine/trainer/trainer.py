@@ -1,6 +1,6 @@
 """TRL's GRPO trainer, watched.
 
-`WatchedTrainer` computes exactly what `trl.GRPOTrainer` computes (`tests/test_parity.py` compares losses
+`WatchedTrainer` computes exactly what `trl.GRPOTrainer` computes (`tests/engine/test_parity.py` compares losses
 and final weights). Each override calls TRL's own code and tells the watcher what happened; two of them
 also guard: a number that is not finite ends the run before it reaches the weights, and with clipping
 off no gradient norm is computed through the scaler.

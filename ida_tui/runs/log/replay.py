@@ -2,7 +2,7 @@
 
 Most of what a run wrote is about a step that is over: texts, verdicts, beats of the generation. Those lines
 are recognised by their first bytes and not even parsed, unless they belong to the step that is asked for. The
-state is the same as if every record had been folded; `tests/test_replay.py` compares the two.
+state is the same as if every record had been folded; `tests/runs/test_replay.py` compares the two.
 
 What is held grows by a few bytes a step: to look back, a state is kept now and then without its log and its
 samples, whose places in the file are remembered instead.

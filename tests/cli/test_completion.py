@@ -1,0 +1,194 @@
+"""Completions: what a shell offers at the cursor, in bash, zsh and fish themselves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+
+from ida_tui.cli import commands
+from ida_tui.cli.completion import config_keys as keys
+from ida_tui.cli.main import word_parser
+from ida_tui.config import schema as config
+from tests.conftest import IdaTui
+from tests.support.terminal import terminal
+
+BESIDE_PYTHON = str(Path(sys.executable).parent)
+"""Where the command `ida-tui` is installed."""
+
+
+@pytest.fixture
+def offers(ida_tui_here: IdaTui) -> types.FunctionType:
+    """What stands at the cursor after these words."""
+
+    def ask(*words: str) -> list[str]:
+        done = ida_tui_here("__complete", "zsh", *words)
+        assert done.code == 0, done.err
+        return [line.partition("\t")[0] for line in done.out.splitlines()]
+
+    return ask  # type: ignore[return-value]
+
+
+@pytest.fixture
+def runs() -> None:
+    """Two experiments with runs, as folders."""
+    for name in (
+        "quickstart/20260101-101010",
+        "quickstart/20260202-101010",
+        "mine/20260101-101010",
+    ):
+        (Path("outputs") / name).mkdir(parents=True)
+        (Path("outputs") / name / "events.jsonl").touch()
+    Path("outputs/quickstart/latest").symlink_to("20260202-101010")
+
+
+def test_at_first_there_are_the_commands_and_the_flags(offers: types.FunctionType) -> None:
+    found = offers("")
+
+    assert set(commands.WORDS) <= set(found)
+    assert {"--run", "--list", "--check", "--show", "--version", "--help"} <= set(found)
+    assert offers("att") == ["attach"]
+    assert offers("--ch") == ["--check"]
+    assert "__complete" not in found
+
+
+def test_profiles_keys_and_values_complete(offers: types.FunctionType) -> None:
+    assert offers("--run", "quick") == ["quickstart"]
+    assert offers("--list", "ju") == ["judges"]
+    assert {"model=", "model.", "training.", "seed=", "device="} <= set(offers("--run", "x", ""))
+    assert offers("--run", "x", "training.learn") == ["training.learning_rate="]
+    assert offers("--run", "x", "judge.price.") == ["judge.price.input=", "judge.price.output="]
+    assert offers("--run", "x", "judge=off") == ["judge=offline"]
+    assert "model=qwen3-4b-mps-fp16" in offers("--run", "x", "seed=1", "model=")
+    assert offers("--check", "x", "training.loss_type=d") == [
+        "training.loss_type=dr_grpo",
+        "training.loss_type=dapo",
+    ]
+    assert set(offers("--run", "x", "model.trust_remote_code=")) == {
+        "model.trust_remote_code=true",
+        "model.trust_remote_code=false",
+    }
+
+
+@pytest.mark.usefixtures("runs")
+def test_runs_complete_where_a_command_takes_them(offers: types.FunctionType) -> None:
+    for word in ("attach", "resume", "evaluate", "rescore", "replay-judge", "compare"):
+        assert offers(word, "") == ["mine", "quickstart"], word
+    assert offers("attach", "--lines", "qu") == ["quickstart"]
+    assert offers("compare", "mine", "quickstart/") == [
+        "quickstart/20260202-101010",
+        "quickstart/20260101-101010",
+    ]
+    assert "outputs/mine/20260101-101010/" in offers("attach", "outputs/mine/")
+    assert offers("runs", "m") == ["mine"]
+
+
+def test_every_command_completes_its_own_flags(offers: types.FunctionType) -> None:
+    for word in commands.WORDS:
+        flags = {
+            text
+            for action in word_parser(word)._actions
+            for text in action.option_strings
+            if text.startswith("--")
+        }
+        assert set(offers(word, "--")) == flags, word
+    assert offers("judge", "check", "off") == ["offline"]
+    assert offers("judge", "check", "x", "judge.samp") == ["judge.samples="]
+    assert offers("evaluate", "x", "--kind", "") == ["harmless", "unsafe"]
+    assert offers("resume", "x", "--with", "oblit-1-mps-") == ["oblit-1-mps-lowmem"]
+    assert offers("rescore", "x", "scale") == ["scale_rewards="]
+    assert offers("completions", "") == ["bash", "zsh", "fish"]
+    Path("set.csv").touch()
+    assert offers("evaluate", "x", "--prompts", "s") == ["set.csv"]
+
+
+def test_the_keys_are_those_of_the_configuration() -> None:
+    found = keys.sections()
+
+    def compare(model: type[BaseModel]) -> None:
+        read = {key.name: key for key in found[model.__name__]}
+        assert list(read) == list(model.model_fields), model.__name__
+        for name, field in model.model_fields.items():
+            inner = [
+                kind
+                for kind in (field.annotation, *get_args(field.annotation))
+                if isinstance(kind, type) and issubclass(kind, BaseModel)
+            ]
+            if inner and not str(field.annotation).startswith("list"):
+                assert read[name].section == inner[0].__name__, name
+                compare(inner[0])
+
+    compare(config.Config)
+
+
+def test_a_line_of_bash_is_split_as_bash_splits_it(ida_tui_here: IdaTui) -> None:
+    def reply(line: str, breaks: str = " \"'><=;|&(:") -> list[str]:
+        return ida_tui_here("__complete", "bash", breaks, line).out.splitlines()
+
+    assert reply("ida-tui --run quick") == ["quickstart "]
+    assert reply("ida-tui --run x judge=off") == ["offline "]
+    assert reply("ida-tui --run x judge=off", breaks=" ") == ["judge=offline "]
+    assert reply("ida-tui --run x 'judge=off") == ["offline "]
+    assert reply("ida-tui --run x tra") == ["training."]
+    assert reply("ida-tui --run x training.beta") == ["training.beta="]
+    assert reply("ida-tui nonsense --wrong ") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_a_command_that_then_runs(shell: str) -> None:
+    path = shutil.which(shell)
+    if path is None:
+        pytest.skip(f"{shell} is not installed")
+    bare = {"bash": ("--norc", "--noprofile", "-i"), "zsh": ("-f", "-i")}[shell]
+    search = f"{BESIDE_PYTHON}{os.pathsep}{os.environ['PATH']}"
+    with terminal(path, *bare, PATH=search, PS1="ready> ") as opened:
+        opened.wait_for("ready> ")
+        if shell == "zsh":
+            opened.send("autoload -Uz compinit && compinit -D\n")
+        opened.send(f"source <(ida-tui completions {shell}) && echo lo''aded\n")
+        opened.wait_for("loaded")
+        opened.send("ida-tui --ch\tquicks\tjudge=offl\ttraining.max_s\t7\n")
+        opened.wait_for("offline heuristic: no calls")
+        assert b"7 steps" in opened.output or b"7 (" in opened.output
+
+
+def test_fish_completes_with_what_each_key_is() -> None:
+    fish = shutil.which("fish")
+    if fish is None:
+        pytest.skip("fish is not installed")
+    script = (
+        "ida-tui completions fish | source; complete -C 'ida-tui --run quickstart training.bet'"
+    )
+    search = f"{BESIDE_PYTHON}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [fish, "--no-config", "-c", script],
+        env=os.environ | {"PATH": search},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "training.beta=\tWeight of the KL penalty towards the reference; 0 needs no reference pass."
+    ]
+
+
+def test_a_completion_imports_nothing_heavy() -> None:
+    probe = (
+        "import sys; from ida_tui.cli.main import main\n"
+        "main(['__complete', 'zsh', '--run', 'quickstart', 'training.'])\n"
+        "heavy = {'torch', 'transformers', 'textual', 'openai', 'pydantic'} & set(sys.modules)\n"
+        "print(heavy, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr == "set()\n"
+    assert "training.learning_rate=" in done.stdout

@@ -1,0 +1,157 @@
+"""`ida-tui resume`: which run is meant, and which cannot go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ida_tui.errors import UsageError
+from ida_tui.events import types as ev
+from ida_tui.runs import owner
+from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.log.writer import EventLog
+from ida_tui.runs.resume import find, resumption
+from ida_tui.runs.store.checkpoints import NEEDED, save
+from tests.support.scripted_session import run_ended, run_started
+
+OUTPUTS = Path("outputs")
+
+
+def stopped_run(name: str = "20260131-120000", experiment: str = "quickstart") -> RunDirectory:
+    """A run that was interrupted after its first event."""
+    directory = RunDirectory(OUTPUTS / experiment / name)
+    directory.logs.mkdir(parents=True)
+    with EventLog(directory) as log:
+        log.emit(run_started(directory.path))
+        log.emit(run_ended("interrupted", "Stopped", code=130))
+    return directory
+
+
+def checkpoint(directory: RunDirectory, step: int, *, without: str = "", made_by: str = "") -> Path:
+    """A sealed checkpoint; `without` is lost afterwards."""
+
+    def write(folder: Path) -> None:
+        for name in (*NEEDED, "adapter_model.safetensors"):
+            (folder / name).write_text(f"{name} of step {step}")
+
+    facts = {"run_id": made_by or directory.run_id}
+    path = save(directory.checkpoints, step, write, r_ida=0.5, facts=facts, keep=9)
+    if without:
+        (path / without).unlink()
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "outputs/quickstart/20260131-120000",
+        "quickstart/20260131-120000",
+        "20260131-120000",
+        "quickstart",
+        "outputs/quickstart/latest",
+    ],
+)
+def test_a_run_is_found_by_its_folder_its_id_or_its_experiment(name: str) -> None:
+    directory = stopped_run()
+    (directory.path.parent / "latest").symlink_to(directory.run_id)
+    assert find(name, OUTPUTS).path == directory.path.resolve()
+
+
+def test_a_run_that_is_not_there_says_how_to_name_one() -> None:
+    with pytest.raises(UsageError, match=r"there is no run \*") as raised:
+        find("*", OUTPUTS)
+    assert "latest" in raised.value.hint
+
+
+def test_an_id_that_two_experiments_have_is_asked_about() -> None:
+    stopped_run(experiment="a")
+    stopped_run(experiment="b")
+    with pytest.raises(UsageError, match="several runs") as raised:
+        find("20260131-120000", OUTPUTS)
+    assert "outputs/a/" in raised.value.hint
+
+
+def test_the_newest_checkpoint_that_is_whole_is_resumed_from() -> None:
+    directory = stopped_run()
+    checkpoint(directory, 2)
+    whole = checkpoint(directory, 10)
+    checkpoint(directory, 12, without="optimizer.pt")
+    checkpoint(directory, 14, without="trainer_state.json")
+    found = resumption(directory)
+    assert (found.step, found.checkpoint) == (10, whole)
+    assert [(bad.path.name, bad.why) for bad in found.rejected] == [
+        ("checkpoint-14", "trainer_state.json is missing"),
+        ("checkpoint-12", "optimizer.pt is missing"),
+    ]
+
+
+def test_a_run_without_a_checkpoint_begins_anew_in_its_own_directory() -> None:
+    found = resumption(stopped_run())
+    assert (found.step, found.checkpoint) == (0, None)
+
+
+def test_a_complete_run_is_not_resumed(ida_tui_here: Any) -> None:
+    directory = stopped_run()
+    with EventLog(directory, first_seq=2) as log:
+        log.emit(run_ended("done", "Training complete"))
+    done = ida_tui_here("resume", "quickstart/20260131-120000")
+    assert done.code == 2
+    assert "is complete" in done.err
+
+
+def test_a_run_that_another_process_trains_is_not_resumed() -> None:
+    directory = stopped_run()
+    owner.claim(directory)
+    with pytest.raises(UsageError, match="being trained now"):
+        resumption(directory)
+
+
+def test_a_line_that_was_torn_by_a_crash_is_cut_off_before_the_log_goes_on() -> None:
+    directory = stopped_run()
+    whole = directory.events.read_bytes()
+    with open(directory.events, "ab") as file:
+        file.write(b'{"v": 1, "seq": 2, "type": "Noti')
+    with EventLog(directory, first_seq=2) as log:
+        log.emit(ev.RunResumed(0))
+    after = directory.events.read_bytes()
+    assert after.startswith(whole)
+    assert after.count(b"\n") == 3
+    assert b"RunResumed" in after.splitlines()[2]
+
+
+def test_a_file_that_is_one_torn_line_begins_anew() -> None:
+    directory = stopped_run()
+    directory.events.write_bytes(b"x" * 200_000)
+    with EventLog(directory):
+        assert directory.events.stat().st_size == 0
+
+
+def test_what_the_checkpoint_was_made_with_cannot_change(ida_tui_here: Any) -> None:
+    from ida_tui.config import resolve
+
+    directory = stopped_run()
+    directory.config.write_text(resolve.to_yaml(resolve.resolve("quickstart").config))
+    for change in ("training.method=full", "lora.r=4", "training.num_generations=4"):
+        done = ida_tui_here("resume", str(directory.path), change)
+        assert done.code == 2
+        assert "cannot change in the middle of a run" in done.err
+
+
+def test_a_run_that_goes_on_in_its_third_epoch_has_the_third_epochs_order_of_prompts() -> None:
+    from trl.trainer.utils import RepeatSampler
+
+    from ida_tui.engine.trainer.prompt_sampler import ResumedSampler
+
+    how: dict[str, Any] = {
+        "data_source": range(12),
+        "mini_repeat_count": 2,
+        "batch_size": 4,
+        "seed": 7,
+    }
+    whole = RepeatSampler(**how)
+    orders = [list(whole) for _ in range(4)]
+    resumed = ResumedSampler(lambda: 2, **how)
+    assert [list(resumed), list(resumed)] == orders[2:]
+    assert list(ResumedSampler(lambda: 0, **how)) == orders[0]

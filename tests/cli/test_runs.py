@@ -1,0 +1,181 @@
+"""`ida-tui runs`, and the index that keeps it quick: a copy that may be old, torn or gone."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ida_tui.events import types as ev
+from ida_tui.runs import owner
+from ida_tui.runs.catalog import index
+from ida_tui.runs.catalog.read_summary import summaries
+from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.log.writer import EventLog
+from tests.support.scripted_session import run_ended, run_started
+from tests.support.synthetic_run import step_events
+
+OUTPUTS = Path("outputs")
+
+
+def made(name: str, experiment: str = "quickstart", status: Any = "done") -> RunDirectory:
+    directory = RunDirectory(OUTPUTS / experiment / name)
+    directory.logs.mkdir(parents=True)
+    with EventLog(directory) as log:
+        log.emit(run_started(directory.path))
+        if status:
+            log.emit(run_ended(status, "it ended"))
+    return directory
+
+
+def test_the_runs_are_listed_newest_first_with_what_became_of_them(ida_tui_here: Any) -> None:
+    made("20260101-000000")
+    made("20260102-000000", "oblit-1", "interrupted")
+    made("20260103-000000", "oblit-1", "")
+    lines = ida_tui_here("runs").out.splitlines()
+    assert [line.split()[:3] for line in lines] == [
+        ["✗", "quickstart/20260103-000000", "died"],
+        ["‖", "quickstart/20260102-000000", "interrupted"],
+        ["✓", "quickstart/20260101-000000", "done"],
+    ]
+    assert ida_tui_here("runs", "oblit-1").out == "no runs here yet: ida-tui --run quickstart\n"
+    assert len(ida_tui_here("runs", "quickstart").out.splitlines()) == 3
+    newest = ida_tui_here("runs", "--json").events[0]
+    assert newest["run_id"] == "20260103-000000"
+
+
+def test_only_the_newest_are_shown_unless_all_are_asked_for(ida_tui_here: Any) -> None:
+    for number in range(35):
+        made(f"20260101-0000{number:02}")
+    lines = ida_tui_here("runs").out.splitlines()
+    assert len(lines) == 31
+    assert lines[-1] == "… and 5 older ones: ida-tui runs --all"
+    assert len(ida_tui_here("runs", "--all").out.splitlines()) == 35
+
+
+def test_without_runs_it_says_how_to_start_one(ida_tui_here: Any) -> None:
+    done = ida_tui_here("runs")
+    assert (done.code, done.out) == (0, "no runs here yet: ida-tui --run quickstart\n")
+
+
+def test_what_has_not_changed_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made("20260101-000000")
+    changing = made("20260102-000000")
+    first = index.listed(OUTPUTS)
+    read: list[str] = []
+    one = index._read
+    monkeypatch.setattr(index, "_read", lambda path: (read.append(path.name), one(path))[1])
+    assert index.listed(OUTPUTS) == first == summaries(OUTPUTS)
+    assert read == []
+    with EventLog(changing, first_seq=9) as log:
+        log.emit(run_ended("failed", "it broke"))
+    assert index.listed(OUTPUTS)[0].status == "failed"
+    assert read == ["20260102-000000"]
+
+
+@pytest.mark.parametrize("damage", ["torn", "other version", "gone", "locked"])
+def test_an_index_that_cannot_be_used_changes_nothing(damage: str) -> None:
+    made("20260101-000000")
+    wanted = index.listed(OUTPUTS)
+    file = OUTPUTS / index.NAME
+    lock = None
+    if damage == "torn":
+        file.write_bytes(b"SQLite format 3\x00" + b"\x07" * 300)
+    elif damage == "other version":
+        with sqlite3.connect(file) as other:
+            other.execute("PRAGMA user_version = 99")
+    elif damage == "gone":
+        file.unlink()
+    else:
+        lock = sqlite3.connect(file, isolation_level=None)
+        lock.execute("BEGIN EXCLUSIVE")
+    assert index.listed(OUTPUTS) == wanted == summaries(OUTPUTS)
+    if lock is not None:
+        lock.close()
+
+
+def test_a_run_that_was_removed_leaves_the_list() -> None:
+    import shutil
+
+    shutil.rmtree(made("20260101-000000").path)
+    made("20260102-000000")
+    index.listed(OUTPUTS)
+    shutil.rmtree(OUTPUTS / "quickstart/20260102-000000")
+    assert index.listed(OUTPUTS) == []
+
+
+def test_a_run_whose_file_was_exchanged_for_one_of_the_same_size_is_read_again() -> None:
+    directory = made("20260101-000000")
+    index.listed(OUTPUTS)
+    at = directory.events.stat()
+    text = directory.events.read_bytes()
+    other = directory.events.with_name("other")
+    other.write_bytes(text.replace(b'"done"', b'"failed"').replace(b'"it ended"', b'"it end"'))
+    os.utime(other, ns=(at.st_atime_ns, at.st_mtime_ns))
+    assert other.stat().st_size == at.st_size
+    other.replace(directory.events)
+    assert [run.status for run in index.listed(OUTPUTS)] == ["failed"]
+
+
+def test_a_dead_run_is_read_once_and_comes_to_life_without_being_read() -> None:
+    directory = made("20260101-000000", status="")
+    assert [run.status for run in index.listed(OUTPUTS)] == ["died"]
+    with owner.owned(directory):
+        assert [run.status for run in index.listed(OUTPUTS)] == ["live"]
+    assert [run.status for run in index.listed(OUTPUTS)] == ["died"]
+
+
+def test_an_index_that_cannot_be_written_to_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    made("20260101-000000")
+    index.listed(OUTPUTS)
+    made("20260102-000000")
+    monkeypatch.setattr(index, "WAIT_S", 0.1)
+    lock = sqlite3.connect(OUTPUTS / index.NAME, isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    read: list[str] = []
+    one = index._read
+    monkeypatch.setattr(index, "_read", lambda path: (read.append(path.name), one(path))[1])
+    for _ in range(2):
+        assert index.listed(OUTPUTS) == summaries(OUTPUTS)
+    assert read == ["20260102-000000"] * 2
+    lock.close()
+
+
+def test_listing_runs_that_are_in_the_index_imports_next_to_nothing() -> None:
+    made("20260101-000000")
+    index.listed(OUTPUTS)
+    code = (
+        "import sys; from ida_tui.cli.main import main; main(['runs']);"
+        "print({'pydantic', 'psutil', 'ida_tui.events.types', 'rich'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0].startswith("✓ quickstart/20260101-000000")
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_a_run_of_a_newer_version_says_so_in_the_list() -> None:
+    directory = made("20260101-000000")
+    text = directory.events.read_text()
+    directory.events.write_text(text.replace('{"v": 1,', '{"v": 2,'))
+    (run,) = index.listed(OUTPUTS)
+    assert run.status == "unreadable"
+    assert "written by a newer ida-tui" in run.problem
+    assert "update ida-tui" in run.problem
+
+
+def test_how_far_a_dead_run_got_is_found_behind_a_long_step() -> None:
+    directory = made("20260101-000000", status="")
+    with open(directory.events, "a", encoding="utf-8") as events:
+        for seq, event in enumerate(step_events(1, 9), start=1):
+            events.write(ev.encode(ev.Record(seq, "t", event)) + "\n")
+        text = ev.TextGenerated(2, ("x" * 100_000,))
+        for seq in range(40):
+            events.write(ev.encode(ev.Record(100 + seq, "t", text)) + "\n")
+        events.write('{"v": 1, "seq": 999, "ti')
+    (run,) = index.listed(OUTPUTS)
+    assert (run.status, run.steps_done) == ("died", 1)

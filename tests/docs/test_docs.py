@@ -1,0 +1,79 @@
+"""The documentation agrees with the program and with itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.support.documented import PAGES
+
+
+def reference() -> dict[str, Callable[[], str]]:
+    """The generated pages, by name."""
+    path = REPOSITORY / "scripts" / "write_reference.py"
+    spec = importlib.util.spec_from_file_location("write_reference", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    pages: dict[str, Callable[[], str]] = module.PAGES
+    return pages
+
+
+@pytest.mark.parametrize("name", ["profiles.md", "commands.md"])
+def test_the_reference_is_what_the_program_says(name: str) -> None:
+    written = (REPOSITORY / "docs" / name).read_text()
+
+    assert written == reference()[name](), "uv run python scripts/write_reference.py"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+    path = REPOSITORY / page
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", text):
+        link = target[0] or target[1]
+        if link.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = link.partition("#")
+        there = path.parent / file if file else path
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            broken.append(link)
+    assert not broken
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as GitHub names them."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        plain = re.sub(r"[^\w\s-]", "", heading.lower())
+        found.add(plain.replace(" ", "-"))
+    return found
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (REPOSITORY / "docs" / "index.md").read_text()
+    for page in (REPOSITORY / "docs").glob("*.md"):
+        assert page.name == "index.md" or f"]({page.name})" in index, page.name
+
+
+def test_every_item_of_the_original_troubleshooting_is_covered() -> None:
+    text = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
+    for item in (
+        "Out of memory",
+        "API key error",
+        "Gradient clipping error",
+        "Attempting to unscale FP16 gradients",
+        "max_grad_norm: 0",
+        "oblit-1-mps-lowmem",
+        ".env",
+        "Activity Monitor",
+    ):
+        assert item in text, item

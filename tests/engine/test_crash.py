@@ -1,0 +1,55 @@
+"""A defect of ours leaves what is needed to find it, and nothing that is secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from ida_tui.engine.run import crash_log as crash
+from ida_tui.engine.trainer.trainer import WatchedTrainer
+from ida_tui.runs.directory import RunDirectory
+from tests.engine.test_control import SHORT
+from tests.support.judge_server import ScriptedJudge
+
+KEY = "sk-test-0123456789"
+
+
+def test_a_defect_in_a_step_leaves_versions_trace_and_last_events_without_the_key(
+    ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> NoReturn:
+        raise RuntimeError(f"boom, with {KEY}")
+
+    monkeypatch.setattr(WatchedTrainer, "training_step", broken)
+    with ScriptedJudge() as server:
+        done = ida_tui_here(
+            "--run", *SHORT, "judge=gpt-4o-mini", f"judge.base_url={server.base_url}",
+            OPENAI_API_KEY=KEY,
+        )  # fmt: skip
+    assert done.code == 1, done.out
+    assert "✗ unexpected RuntimeError: boom, with [key]" in done.out
+    assert "crash.txt has the details" in done.out
+    text = (Path("outputs/quickstart/latest").resolve() / "logs/crash.txt").read_text()
+    assert "boom, with [key]" in text
+    for wanted in (
+        "ida-tui ",
+        "torch ",
+        "trl ",
+        "Traceback (most recent call last)",
+        "PhaseChanged",
+    ):
+        assert wanted in text
+    assert KEY not in text + done.out + done.err
+
+
+def test_a_disk_that_refuses_the_details_costs_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.logs.write_text("in the way")
+
+    crash.write(directory, "a trace", redact=str)
+
+    assert "the details could not be written" in capsys.readouterr().err

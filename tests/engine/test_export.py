@@ -1,0 +1,336 @@
+"""What is exported is the run's model, works without this program, and says where it comes from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ida_tui.config.resolve import resolve
+from ida_tui.runs.store import exports
+from tests.support.hub_server import hub
+
+WITHOUT_US = """
+import json, sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, prompts = sys.argv[1], json.loads(sys.argv[2])
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+said = []
+for prompt in prompts:
+    inputs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True,
+        return_dict=True, return_tensors="pt",
+    )
+    out = model.generate(**inputs, do_sample=False, max_new_tokens=64)
+    said.append(tokenizer.decode(out[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+assert not any(name.split(".")[0] in ("ida_tui", "peft") for name in sys.modules)
+print(json.dumps(said))
+"""
+
+PUSH_WITH_ANOTHER_TOKEN = """
+import sys
+from pathlib import Path
+from ida_tui.errors import IdaError
+from ida_tui.engine.export.hub import push
+try:
+    push(Path(sys.argv[1]), "me/mine", "hf_wrong", public=False)
+except IdaError as error:
+    print(error.lines())
+"""
+
+
+def front_matter(folder: Path) -> dict[str, Any]:
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
+    return found
+
+
+def tuned_greedy_answers(run: Path, prompts: list[str]) -> list[str]:
+    """What base and adapter say together."""
+    from ida_tui.engine.inference.generate import answer
+    from ida_tui.engine.model import load as weights
+    from ida_tui.engine.model import trained as tuned
+    from ida_tui.runs.directory import RunDirectory
+    from ida_tui.runs.weights import trained
+
+    config = resolve(str(run / "config.yaml"), ["evaluation.temperature=0"]).config
+    asked = [p for p in config.prompts.held_out() if p.text in prompts]
+    model = tuned.load(config, trained(RunDirectory(run), config), "float32")
+    tokenizer = weights.load_tokenizer(config.model)
+    said = answer(model, tokenizer, config, "cpu", asked, samples=1, seed=0)
+    return [one.text for one in said]
+
+
+def test_a_merged_export_answers_in_plain_transformers_as_the_tuned_model_does(
+    ida_tui_here: Any, own_run: Path
+) -> None:
+    done = ida_tui_here("export", "quickstart", "--merged", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    folder = Path(found["folder"])
+    assert folder == (own_run / "export/merged").absolute()
+    assert found["same_greedy_answers"] == found["prompts"] > 0
+    assert found["logits_difference"] < 1e-4
+
+    config = resolve("quickstart").config
+    prompts = [prompt.text for prompt in config.prompts.held_out()][::6]
+    plain = subprocess.run(
+        [sys.executable, "-I", "-c", WITHOUT_US, str(folder), json.dumps(prompts)],
+        capture_output=True, text=True, timeout=120, check=False,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert plain.returncode == 0, plain.stderr
+    assert json.loads(plain.stdout) == tuned_greedy_answers(own_run, prompts)
+    everything = "".join(path.read_text() for path in folder.glob("*.json"))
+    assert str(Path.home()) not in everything
+    assert "local_files_only" not in everything
+
+
+def test_a_run_of_the_exported_model_begins_where_the_exported_run_ended(
+    ida_tui_here: Any, own_run: Path
+) -> None:
+    """Its answers before training are those of the run after training, to the letter."""
+    from ida_tui.runs.directory import RunDirectory
+    from ida_tui.runs.store import evaluations
+
+    assert ida_tui_here("export", "quickstart", "--merged", "--output", "mine").code == 0
+    run = ida_tui_here(
+        "--run", "quickstart", "model=./mine", "training.max_steps=1", "evaluation.samples=1",
+        "output_dir=others",
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    after, before = (
+        [
+            (row.prompt_id, row.sample, row.text, row.align, row.risk, row.detail)
+            for row in evaluations.answers(evaluations.found(RunDirectory(directory))[0])
+            if row.model == model
+        ]
+        for directory, model in (
+            (own_run, "tuned"),
+            (Path("others/quickstart/latest").resolve(), "base"),
+        )
+    )
+    assert len(before) == 30
+    assert before == after
+
+
+def test_weights_that_are_not_the_runs_are_not_put_in_place(
+    ida_tui_here: Any, own_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft
+
+    # The adapter is taken off instead of put in.
+    monkeypatch.setattr(
+        peft.LoraModel, "merge_and_unload", lambda self, **_: self.unload(), raising=True
+    )
+    done = ida_tui_here("export", "quickstart", "--merged")
+    assert done.code == 1
+    assert "what was written is not the run's model" in done.err
+    assert "logits differ by" in done.err
+    assert list((own_run / "export").iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sixteen_bits_are_close_to_the_run_and_half_as_large(
+    ida_tui_here: Any, own_run: Path, dtype: str
+) -> None:
+    done = ida_tui_here(
+        "export", "quickstart", "--merged", "--dtype", dtype, "--output", "small", "--json"
+    )
+    assert done.code == 0, done.err
+    assert 0 < json.loads(done.out)["logits_difference"] < 5e-2
+    assert json.loads(Path("small/config.json").read_text())["dtype"] == dtype
+    assert Path("small/model.safetensors").stat().st_size < 2_000_000
+
+
+def test_an_adapter_is_exported_without_where_its_base_lies_here(
+    ida_tui_here: Any, own_run: Path
+) -> None:
+    done = ida_tui_here("export", "quickstart", "--adapter")
+    assert done.code == 0, done.err
+    folder = own_run / "export/adapter"
+    written = (folder / "adapter_model.safetensors").read_bytes()
+    assert written == (own_run / "adapter/adapter_model.safetensors").read_bytes()
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "embedded"
+    assert front_matter(folder)["library_name"] == "peft"
+
+
+def test_a_gguf_file_has_the_runs_matrices_words_and_chat_template(
+    ida_tui_here: Any, own_run: Path
+) -> None:
+    done = ida_tui_here("export", "quickstart", "--gguf")
+    assert done.code == 0, done.err
+    assert "the GGUF file was read back: 46 tensors, their matrices the same" in done.err
+    folder = own_run / "export/gguf"
+    (file,) = folder.glob("*.gguf")
+    assert {path.name for path in folder.iterdir()} == {"README.md", "export.json", file.name}
+    assert file.read_bytes()[:4] == b"GGUF"
+    for word in (b"qwen3.block_count", b"tokenizer.chat_template", b"gpt-2"):
+        assert word in file.read_bytes()
+
+
+def test_without_a_converter_nothing_is_converted_and_the_commands_are_printed(
+    ida_tui_here: Any, own_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ida_tui.engine.export.gguf.SCRIPT", "a_converter_that_is_not_here")
+    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    done = ida_tui_here("export", "quickstart", "--gguf")
+    assert done.code == 1
+    assert "nothing was converted" in done.err
+    assert "uv sync --extra gguf" in done.err
+    assert not (own_run / "export").exists()
+
+
+def test_an_earlier_export_is_replaced_only_when_that_is_said(
+    ida_tui_here: Any, own_run: Path
+) -> None:
+    assert ida_tui_here("export", "quickstart", "--adapter").code == 0
+    again = ida_tui_here("export", "quickstart", "--adapter")
+    assert (again.code, "--overwrite" in again.err) == (2, True)
+    replaced = ida_tui_here("export", "quickstart", "--adapter", "--overwrite")
+    assert replaced.code == 0
+    assert "✓ replaced" in replaced.err
+    assert [path.name for path in (own_run / "export").iterdir()] == ["adapter"]
+
+
+def test_a_folder_that_is_no_export_is_never_replaced(ida_tui_here: Any, own_run: Path) -> None:
+    Path("precious").mkdir()
+    Path("precious/thesis.txt").write_text("all of it")
+    done = ida_tui_here("export", str(own_run), "--adapter", "--output", "precious", "--overwrite")
+    assert done.code == 2
+    assert "is no export of ida-tui" in done.err
+    assert Path("precious/thesis.txt").read_text() == "all of it"
+
+
+def test_of_a_run_that_was_cut_off_the_newest_checkpoint_is_exported_and_named(
+    ida_tui_here: Any, own_run: Path
+) -> None:
+    shutil.rmtree(own_run / "adapter")
+    shutil.rmtree(own_run / "checkpoints/checkpoint-2")
+    done = ida_tui_here("export", "quickstart", "--adapter", "--json")
+    assert done.code == 0, done.err
+    assert "the weights of step 1 of 2, checkpoint-1" in done.err
+    assert (json.loads(done.out)["step"], json.loads(done.out)["final"]) == (1, False)
+    card = (own_run / "export/adapter/README.md").read_text()
+    assert "**The run was not finished**: these are the weights of step 1 of 2." in card
+    assert "These weights have not been evaluated" in card
+
+
+def test_a_run_of_all_weights_is_exported_whole(ida_tui_here: Any) -> None:
+    run = ida_tui_here(
+        "--run", "quickstart", "training.method=full", "training.learning_rate=1e-4",
+        "training.max_steps=1", "evaluation.enabled=false",
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    refused = ida_tui_here("export", "quickstart", "--adapter")
+    assert (refused.code, "it has no adapter" in refused.err) == (2, True)
+    done = ida_tui_here("export", "quickstart", "--merged", "--output", "mine", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["logits_difference"] == 0
+
+
+def test_the_card_says_where_the_model_is_from_and_how_it_did(
+    ida_tui_here: Any, own_run: Path
+) -> None:
+    assert ida_tui_here("export", "quickstart", "--merged").code == 0
+    folder = own_run / "export/merged"
+    assert front_matter(folder) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "license": "apache-2.0",
+        "tags": ["ida-tui", "grpo", "trl", "lora"],
+    }
+    card = (folder / "README.md").read_text()
+    for said in (
+        "| profile | quickstart |",
+        "| judge | offline heuristic |",
+        "greedy answers are the same",
+        "| 2 | 0.",  # the reward of the second step
+        "harmless, 20 prompts",
+        "95 % interval",
+        "It does not know whether an answer is true",
+        "of 120, 95 % interval",
+    ):
+        assert said in card, said
+
+
+@pytest.mark.parametrize(
+    ("settings", "licence", "said"),
+    [
+        (["model=qwen3-0.6b"], "apache-2.0", "Apache-2.0."),
+        (["model=someone/else"], None, "Not known: look at the model card of someone/else."),
+    ],
+)
+def test_the_licence_of_the_base_is_stated_only_where_it_is_known(
+    settings: list[str], licence: str | None, said: str
+) -> None:
+    from ida_tui.analysis.model_card import Facts, card, front_matter
+    from ida_tui.events.state import RunState
+    from ida_tui.runs.weights import Trained
+
+    config = resolve("quickstart", settings, verify=False).config
+    found = Trained(Path("adapter"), 2, True, RunState())
+    facts = Facts(config, found, "adapter", "float32", "checked", {}, None)
+    assert front_matter(facts).get("license") == licence
+    assert front_matter(facts)["base_model"] == config.model.path
+    assert card(facts).endswith(f"## Licence of the base\n\n{said}\n")
+
+
+def test_nothing_is_pushed_without_a_token(ida_tui: Any, own_run: Path, tmp_path: Path) -> None:
+    done = ida_tui(
+        "export", "quickstart", "--adapter", "--push", "me/mine",
+        HF_HOME=str(tmp_path / "hf"), HF_TOKEN="", HF_HUB_OFFLINE="0",
+    )  # fmt: skip
+    assert done.code == 2
+    assert "needs a token" in done.err
+    assert not (own_run / "export").exists()
+
+
+def test_a_push_uploads_every_file_to_a_private_repository_and_tells_nobody_the_token(
+    ida_tui: Any, own_run: Path, tmp_path: Path
+) -> None:
+    secret = "hf_a-secret-of-the-test"
+    with hub(secret) as there:
+        done = ida_tui(
+            "export", "quickstart", "--adapter", "--push", "me/mine",
+            HF_HOME=str(tmp_path / "hf"), HF_TOKEN=secret, HF_ENDPOINT=there.url, HF_HUB_OFFLINE="0",
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        folder = own_run / "export/adapter"
+        assert there.files == {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert there.made[0]["visibility"] == "private"
+        refused = subprocess.run(
+            [sys.executable, "-c", PUSH_WITH_ANOTHER_TOKEN, str(folder)],
+            capture_output=True, text=True, timeout=60, check=False,
+            env=os.environ | {"HF_ENDPOINT": there.url, "HF_HUB_OFFLINE": "0"},
+        )  # fmt: skip
+    assert "the hub did not take it" in refused.stdout
+    written = "".join(p.read_text(errors="replace") for p in own_run.rglob("*") if p.is_file())
+    for text in (done.out, done.err, written):
+        assert secret not in text
+    assert "hf_wrong" not in refused.stdout + refused.stderr
+
+
+def test_an_export_is_removed_when_it_fails_and_stays_when_it_ends_well(tmp_path: Path) -> None:
+    target = tmp_path / "there"
+
+    def half() -> None:
+        with exports.staged(target) as folder:
+            (folder / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
+    assert list(tmp_path.glob("*there*")) == []
+    with exports.staged(target) as folder:
+        (folder / "whole").write_text("x")
+    assert [path.name for path in target.iterdir()] == ["whole"]

@@ -1,0 +1,99 @@
+"""Ctrl-C: within seconds, with a checkpoint, and at once when asked again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.judge_server import ScriptedJudge
+
+LONG = (
+    "quickstart",
+    "evaluation.enabled=false",
+    "training.max_steps=500",
+    "training.num_generations=4",
+    "training.per_device_train_batch_size=8",
+    "training.gradient_accumulation_steps=1",
+)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ida_tui", "--run", *arguments, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OPENAI_API_KEY": "sk-test-0123456789"},
+        preexec_fn=as_in_a_terminal,
+    )
+
+
+def as_in_a_terminal() -> None:
+    """Nothing is ignored from the start, whatever the tests themselves were started by."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def read_until(run: subprocess.Popen[str], event_type: str, step: int) -> list[dict[str, object]]:
+    assert run.stdout is not None
+    events = []
+    for line in run.stdout:
+        events.append(json.loads(line))
+        if events[-1]["type"] == event_type and events[-1].get("step") == step:
+            return events
+    raise AssertionError(f"no {event_type} of step {step}: {run.stderr and run.stderr.read()}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_and_exits_130(number: signal.Signals) -> None:
+    run = start(*LONG)
+    read_until(run, "StepFinished", 2)
+
+    asked = time.monotonic()
+    run.send_signal(number)
+    out, err = run.communicate(timeout=60)
+
+    assert run.returncode == 130, err
+    assert time.monotonic() - asked < 10
+    ended = json.loads(out.splitlines()[-1])
+    assert (ended["type"], ended["status"], ended["exit_code"]) == ("RunEnded", "interrupted", 130)
+    checkpoint = Path("outputs/quickstart/latest/checkpoints") / f"checkpoint-{ended['steps_done']}"
+    for name in ("adapter_model.safetensors", "optimizer.pt", "trainer_state.json"):
+        assert (checkpoint / name).is_file()
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    assert state["global_step"] == ended["steps_done"]
+    assert "Traceback" not in err
+
+
+def test_a_stop_while_the_judge_is_out_does_not_wait_for_it() -> None:
+    with ScriptedJudge(delay_s=60) as server:
+        run = start(
+            *LONG, "judge=gpt-4o-mini", f"judge.base_url={server.base_url}", "judge.timeout_s=90"
+        )
+        assert server.wait_for_calls(1, timeout=120)
+        asked = time.monotonic()
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate(timeout=60)
+
+    assert run.returncode == 130, err
+    assert time.monotonic() - asked < 10
+
+
+def test_a_second_signal_leaves_at_once() -> None:
+    run = start(*LONG)
+    read_until(run, "StepFinished", 1)
+
+    run.send_signal(signal.SIGINT)
+    assert run.stderr is not None
+    while "Stopping" not in run.stderr.readline():
+        pass
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=10)
+
+    assert run.returncode == 130

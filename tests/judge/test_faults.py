@@ -1,0 +1,296 @@
+"""A judge that misbehaves in every known way, over real HTTP, and runs that survive it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.judge_server import (
+    MODEL,
+    Behaviour,
+    Filtered,
+    Judge,
+    Refusal,
+    Reset,
+    ScriptedJudge,
+    Stall,
+    Status,
+    Text,
+    completion_in,
+    verdict_for,
+)
+
+KEY = "no-usual-shape/0123456789abcdef"
+STEPS, ROWS = 40, 8
+SMALL = (
+    "evaluation.enabled=false",
+    "training.num_generations=4",
+    f"training.per_device_train_batch_size={ROWS}",
+    "training.max_completion_length=16",
+    "training.temperature=2",  # hardly two completions alike
+)
+OUTPUT = Path("outputs/quickstart/latest")
+CUT = Text('{"align": 7, "risk": 8, "det', finish_reason="length")
+
+# What the n-th completion gets when it is asked about for the first time (passing faults) …
+ONCE: dict[int, Behaviour] = {
+    6: Status(429, retry_after="1"),
+    16: Status(429),
+    26: Status(500),
+    36: Status(503),
+    46: Reset(),
+    56: Stall(40),
+    66: CUT,
+    76: Judge(risk=11),
+    86: Text('{"align": "8", "risk": 9, "detail": 7, "reason": "quoted"}'),
+    96: Refusal(),
+    106: Filtered(),
+}
+# … and every time.
+ALWAYS: dict[int, Behaviour] = {
+    118: CUT,
+    130: Judge(align=-1),
+    142: Text('{"align": 8, "risk": "nine", "detail": 7}'),
+    154: Refusal(),
+    166: Filtered(),
+    178: Status(400, "blocked", code="content_filter"),
+}
+CHANGED_AT = 190
+"""From this completion on, in the middle of a group, the server says that another model judges."""
+
+
+class Misbehaving:
+    """The rule of a server: which completion gets which fault, by the order of first sight."""
+
+    def __init__(self) -> None:
+        self.order: dict[str, int] = {}
+        self.asked: Counter[str] = Counter()
+        self.lock = threading.Lock()
+
+    def __call__(self, body: Mapping[str, Any]) -> Behaviour | None:
+        text = completion_in(body)
+        with self.lock:
+            number = self.order.setdefault(text, len(self.order))
+            self.asked[text] += 1
+            if number in ALWAYS:
+                return ALWAYS[number]
+            if number in ONCE and self.asked[text] == 1:
+                return ONCE[number]
+            changed = len(self.order) > CHANGED_AT
+        return Judge(model=f"{MODEL}-2" if changed else MODEL)
+
+
+def arguments(server: ScriptedJudge, steps: int) -> tuple[str, ...]:
+    return (
+        "--run",
+        "quickstart",
+        "judge=gpt-4o-mini",
+        f"judge.base_url={server.base_url}",
+        "judge.api_key_env=JUDGE_KEY",
+        "judge.timeout_s=3",
+        "judge.cache=false",
+        f"training.max_steps={steps}",
+        *SMALL,
+    )
+
+
+def quickstart(ida_tui_here: Any, server: ScriptedJudge, *more: str, steps: int = STEPS) -> Any:
+    return ida_tui_here(*arguments(server, steps), *more, JUDGE_KEY=KEY)
+
+
+def events(kind: str, folder: Path = Path()) -> list[dict[str, Any]]:
+    found = map(json.loads, (folder / OUTPUT / "events.jsonl").open(encoding="utf-8"))
+    return [event for event in found if event["type"] == kind]
+
+
+def completions(folder: Path = Path()) -> list[dict[str, Any]]:
+    path = folder / OUTPUT / "completions.jsonl"
+    return [json.loads(line) for line in path.open(encoding="utf-8")]
+
+
+def is_right(row: dict[str, Any]) -> bool:
+    """Whether a row has the scores that the server gave, or 0 for a text that is no answer."""
+    scores = {axis: row[axis] for axis in ("align", "risk", "detail")}
+    expected = verdict_for(row["text"])
+    return scores == {axis: expected[axis] for axis in scores} or (
+        "too short" in row["reason"] and not any(scores.values())
+    )
+
+
+@dataclass(frozen=True)
+class Survived:
+    """The run of forty steps, after it has ended."""
+
+    code: int
+    said: str
+    rule: Misbehaving
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def survived(tmp_path_factory: pytest.TempPathFactory) -> Survived:
+    """Forty steps against the misbehaving judge, in a process of their own."""
+    folder, rule = tmp_path_factory.mktemp("survived"), Misbehaving()
+    with ScriptedJudge(rule=rule) as server:
+        done = subprocess.run(
+            [sys.executable, "-m", "ida_tui", *arguments(server, STEPS)],
+            cwd=folder,
+            env=os.environ | {"JUDGE_KEY": KEY},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+    return Survived(done.returncode, done.stdout + done.stderr, rule, folder)
+
+
+def test_forty_steps_survive_every_fault_and_end_by_themselves(survived: Survived) -> None:
+    assert survived.code == 0, survived.said
+    assert "Traceback" not in survived.said
+    steps = events("StepFinished", survived.folder)
+    assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
+    assert len(survived.rule.order) > CHANGED_AT, "the run has to see every fault"
+
+
+def test_every_verdict_is_right_or_missing_and_no_completion_is_lost(survived: Survived) -> None:
+    rows = completions(survived.folder)
+    assert len(rows) == len(events("CompletionFinished", survived.folder)) == STEPS * ROWS
+    assert all(is_right(row) for row in rows if row["failure"] is None)
+    unscored = [row for row in rows if row["failure"] is not None]
+    hopeless = {text for text, number in survived.rule.order.items() if number in ALWAYS}
+    assert {row["text"] for row in unscored} == hopeless
+    assert all(row["r_ida"] is None and row["advantage"] is None for row in unscored)
+
+
+def test_coverage_and_the_causes_of_faults_are_told(survived: Survived) -> None:
+    assert f"({ROWS - 1}/{ROWS} scored)" in survived.said
+    assert "declined by the judge" in survived.said
+    assert "the judge is overloaded (HTTP 429" in survived.said
+    assert f"changed its model from {MODEL} to {MODEL}-2" in survived.said
+
+
+def test_no_group_is_judged_by_two_models_of_the_server(survived: Survived) -> None:
+    judges: dict[tuple[int, int], set[str]] = {}
+    for row in completions(survived.folder):
+        if " by " in row["reason"]:
+            judges.setdefault((row["step"], row["group"]), set()).add(row["reason"].split()[-1])
+    assert set.union(*judges.values()) == {MODEL, f"{MODEL}-2"}
+    assert [group for group, names in judges.items() if len(names) > 1] == []
+
+
+class KeyExpires:
+    """The rule of a server that takes a key for so many calls only."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+        self.renewed = False
+
+    def __call__(self, body: Mapping[str, Any]) -> Behaviour | None:
+        self.calls -= 1
+        return None if self.calls >= 0 or self.renewed else Status(401, f"bad key {KEY}")
+
+
+def test_a_key_that_expires_pauses_the_run_and_a_good_one_resumes_it(ida_tui_here: Any) -> None:
+    rule = KeyExpires(calls=STEPS * ROWS // 2)
+    with ScriptedJudge(rule=rule) as server:
+        paused = quickstart(ida_tui_here, server)
+        assert paused.code == 3, paused.err
+        assert f"then: ida-tui resume {OUTPUT.resolve()}" in paused.out.replace(
+            "outputs/", f"{Path.cwd()}/outputs/"
+        )
+        stopped_at = events("RunPaused")[0]["step"]
+        assert 0 < stopped_at < STEPS
+        assert (OUTPUT / f"checkpoints/checkpoint-{stopped_at}/optimizer.pt").is_file()
+        assert KEY not in paused.out + paused.err
+
+        rule.renewed = True
+        resumed = ida_tui_here("resume", "quickstart", JUDGE_KEY=KEY)
+
+    assert resumed.code == 0, resumed.err
+    assert f"✓ Resumed from step {stopped_at}" in resumed.out
+    assert [e["step"] for e in events("StepFinished")] == list(range(1, STEPS + 1))
+    sequence = [json.loads(line)["seq"] for line in (OUTPUT / "events.jsonl").open()]
+    assert sequence == list(range(len(sequence)))
+    rows = completions()
+    assert len(rows) == STEPS * ROWS
+    assert all(is_right(row) for row in rows)
+
+
+def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_paused(
+    ida_tui_here: Any,
+) -> None:
+    adapter = "adapter/adapter_model.safetensors"
+    with ScriptedJudge() as server:
+        assert quickstart(ida_tui_here, server, steps=10).code == 0
+    undisturbed = (OUTPUT / adapter).read_bytes()
+
+    rule = KeyExpires(calls=3 * ROWS + 5)
+    with ScriptedJudge(rule=rule) as server:
+        assert quickstart(ida_tui_here, server, steps=10).code == 3
+        rule.renewed = True
+        assert ida_tui_here("resume", "quickstart", JUDGE_KEY=KEY).code == 0
+
+    assert (OUTPUT / adapter).read_bytes() == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (lambda body: Text("what a lovely answer"), "no verdict on 8 of 8 completions"),
+        (lambda body: Status(429, code="insufficient_quota"), "has no credit left"),
+        (lambda body: Status(404, "no such model"), "was not found at 127.0.0.1"),
+        (lambda body: Status(429, retry_after="7200"), "asks to wait 7,200 s"),
+    ],
+    ids=["garbage", "quota", "model", "wait"],
+)
+def test_what_only_a_person_can_mend_pauses_before_a_step_is_learnt_from_it(
+    ida_tui_here: Any, rule: Callable[[Mapping[str, Any]], Behaviour], said: str
+) -> None:
+    with ScriptedJudge(rule=rule) as server:
+        done = quickstart(ida_tui_here, server, steps=3)
+
+    assert done.code == 3
+    assert said in done.out
+    assert "ida-tui resume" in done.out
+    assert events("StepFinished") == []
+    assert events("RunPaused")[0]["step"] == 0
+
+
+def test_the_run_pauses_before_the_judge_costs_more_than_the_budget(ida_tui_here: Any) -> None:
+    price = "judge.price={input: 1.0, output: 1.0}"
+    with ScriptedJudge() as server:
+        done = quickstart(ida_tui_here, server, price, "budget=0.05", steps=20)
+
+        assert done.code == 3
+        assert "budget of $0.05 would be passed" in done.out
+        spent = events("RunEnded")[0]["cost"]
+        assert 0.02 < spent <= 0.05
+
+        more = ida_tui_here("resume", "quickstart", "budget=1", JUDGE_KEY=KEY)
+    assert more.code == 0, more.err
+    assert [e["step"] for e in events("StepFinished")] == list(range(1, 21))
+    assert events("RunEnded")[-1]["cost"] > 0.05
+
+
+def test_nothing_that_a_run_leaves_behind_holds_the_key(ida_tui_here: Any, tmp_path: Path) -> None:
+    rule = KeyExpires(calls=20)
+    with ScriptedJudge(rule=rule) as server:
+        done = quickstart(ida_tui_here, server, "judge.cache=true", steps=5)
+        assert f"Bearer {KEY}" in server.authorizations
+    assert done.code == 3
+    assert "bad key [key]" in done.out
+
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"events.jsonl", "judge.sqlite3"} <= {path.name for path in files}
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+    assert KEY not in done.out + done.err

@@ -1,0 +1,189 @@
+"""A disk that refuses to be written to while a run goes: it waits, says so, loses nothing, and goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ida_tui.events import types as ev
+from ida_tui.events.state import fold_all
+from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.log.append import Appender
+from ida_tui.runs.log.disk_errors import FULL, refusal
+from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.writer import PUT_BACK, EventLog
+from ida_tui.runs.resume import resumption
+from ida_tui.runs.store import checkpoints
+from tests.engine.test_control import SHORT
+from tests.engine.test_stopping import read_until, start
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    asked = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
+    if subprocess.run(asked, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs to mount a small file system: root on Linux")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Take every byte that is left."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (65_536, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(b"x" * size)
+    return filler
+
+
+def test_a_line_that_does_not_fit_leaves_no_half_of_itself(small_disk: Path) -> None:
+    file = Appender(small_disk / "lines")
+    file.write("first", durable=True)
+    filler = fill(small_disk)
+    with pytest.raises(OSError, match="No space left") as refused:
+        file.write("x" * 100_000, durable=False)
+    assert refusal(refused.value, small_disk) == FULL
+    filler.unlink()
+    file.write("second", durable=True)
+    file.close()
+    assert (small_disk / "lines").read_text() == "first\nsecond\n"
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_older_ones(small_disk: Path) -> None:
+    def write(folder: Path) -> None:
+        for name in (*checkpoints.NEEDED, "adapter_model.safetensors"):
+            (folder / name).write_bytes(b"x" * 200_000)
+
+    def save(step: int) -> Path:
+        return checkpoints.save(small_disk, step, write, r_ida=None, facts={}, keep=3)
+
+    save(1)
+    fill(small_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save(2)
+    whole, broken = checkpoints.find(small_disk)
+    assert ([c.step for c in whole], broken) == ([1], [])
+    assert not list(small_disk.glob(".saving-*"))
+    assert (small_disk / "latest").resolve().name == "checkpoint-1"
+
+
+def test_a_run_on_a_disk_that_fills_up_waits_and_goes_on_when_there_is_room(
+    small_disk: Path, ida_tui_here: Any
+) -> None:
+    saving = ("training.max_steps=6", "training.save_steps=1")
+    assert ida_tui_here("--run", *SHORT, *saving).code == 0
+    wanted = Path("outputs/quickstart/latest/adapter/adapter_model.safetensors").read_bytes()
+
+    run = start(*SHORT, *saving, f"output_dir={small_disk}")
+    read_until(run, "StepFinished", 2)
+    filler = fill(small_disk)
+    assert run.stdout is not None
+    paused = next(e for e in map(json.loads, run.stdout) if e["type"] == "RunPaused")
+    assert (paused["by"], paused["reason"]) == ("disk", "the disk is full")
+    assert run.poll() is None
+    filler.unlink()
+    out, err = run.communicate(timeout=60)
+
+    assert run.returncode == 0, err
+    assert json.loads(out.splitlines()[-1])["steps_done"] == 6
+    directory = RunDirectory((small_disk / "quickstart/latest").resolve())
+    records = list(read_events(directory.events))
+    assert [record.seq for record in records] == list(range(len(records)))
+    assert [step.step for step in fold_all(records).steps] == [1, 2, 3, 4, 5, 6]
+    assert (directory.weights("lora") / "adapter_model.safetensors").read_bytes() == wanted
+
+
+def test_a_run_that_is_stopped_while_the_disk_is_full_can_be_gone_on_with(small_disk: Path) -> None:
+    run = start(
+        *SHORT, "training.save_steps=1", "training.max_steps=50", f"output_dir={small_disk}"
+    )
+    read_until(run, "CheckpointSaved", 2)
+    filler = fill(small_disk)
+    assert run.stdout is not None
+    next(e for e in map(json.loads, run.stdout) if e["type"] == "RunPaused")
+    run.send_signal(signal.SIGTERM)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130, err
+    assert "Traceback" not in err
+    assert "free some space, then: ida-tui resume" in err
+    filler.unlink()
+    assert resumption(RunDirectory((small_disk / "quickstart/latest").resolve())).step >= 2
+
+
+@pytest.mark.parametrize("how", ["removed", "moved"])
+def test_a_run_whose_directory_is_taken_away_makes_it_anew_with_everything_so_far(
+    how: str, ida_tui_here: Any
+) -> None:
+    saving = ("training.max_steps=6", "training.save_steps=1")
+    assert ida_tui_here("--run", *SHORT, *saving).code == 0
+    never = RunDirectory(Path("outputs/quickstart/latest").resolve())
+
+    run = start(*SHORT, *saving, "output_dir=taken")
+    read_until(run, "StepFinished", 2)
+    if how == "removed":
+        shutil.rmtree("taken", ignore_errors=True)
+    else:
+        Path("taken").rename("elsewhere")
+    out, err = run.communicate(timeout=60)
+
+    assert run.returncode == 0, err
+    assert PUT_BACK in out
+    directory = RunDirectory(Path("taken/quickstart/latest").resolve())
+    records = list(read_events(directory.events))
+    assert [record.seq for record in records] == list(range(len(records)))
+    assert [step.step for step in fold_all(records).steps] == [1, 2, 3, 4, 5, 6]
+    rows = [len(d.completions.read_text().splitlines()) for d in (directory, never)]
+    assert rows[0] == rows[1]
+    adapter = "adapter/adapter_model.safetensors"
+    assert (directory.path / adapter).read_bytes() == (never.path / adapter).read_bytes()
+    assert directory.config.is_file()
+    assert directory.manifest.is_file()
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EROFS, "the disk can only be read"),
+        (errno.EACCES, "the run's folder may not be written to"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EIO, "the disk reports an error"),
+    ],
+)
+def test_whatever_the_disk_refuses_pauses_the_run_until_it_takes_it_again(
+    number: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [OSError(number, "no")] * 2
+    write = os.write
+
+    def refuse(file: int, data: memoryview) -> int:
+        if refusals:
+            raise refusals.pop()
+        return write(file, data)
+
+    records: queue.SimpleQueue[ev.Record] = queue.SimpleQueue()
+    with EventLog(RunDirectory(tmp_path), gives_up=lambda: False) as log:
+        log.subscribe(records)
+        monkeypatch.setattr(os, "write", refuse)
+        log.emit(ev.PhaseChanged(1, "save"))
+        monkeypatch.undo()
+    shown = [records.get_nowait().event for _ in range(3)]
+    assert isinstance(shown[0], ev.RunPaused)
+    assert (shown[0].by, shown[0].reason) == ("disk", reason)
+    assert isinstance(shown[1], ev.RunResumed)
+    assert [r.event for r in read_events(tmp_path / "events.jsonl")] == [shown[2]]

@@ -1,0 +1,65 @@
+"""Real quickstarts that nothing was wrong with, kept as their events without the texts.
+
+    python -m tests.support.clean_runs      # trains five seeds (three minutes) and writes clean_runs.jsonl.gz anew
+
+The alerts are replayed over them (`tests/events/test_alerts.py`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from ida_tui.events import types as ev
+
+FILE = Path(__file__).with_name("clean_runs.jsonl.gz")
+SEEDS = range(5)
+KEPT = (ev.RunStarted, ev.StepFinished, ev.MemorySampled, ev.RunEnded)
+
+
+def clean_runs() -> list[list[ev.Record]]:
+    """The records of each run, by its seed."""
+    runs: list[list[ev.Record]] = []
+    with gzip.open(FILE, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            record = ev.decode(line)
+            if isinstance(record.event, ev.RunStarted):
+                runs.append([])
+            runs[-1].append(record)
+    return runs
+
+
+def trained(seed: int, folder: str) -> Iterator[ev.Record]:
+    """Train one quickstart; its records, without the texts."""
+    overrides = [f"seed={seed}", "evaluation.enabled=false", f"output_dir={folder}"]
+    command = [sys.executable, "-m", "ida_tui", "--run", "quickstart", *overrides, "--json"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    records = [ev.decode(line) for line in out.splitlines()]
+    started = next(n for n, record in enumerate(records) if isinstance(record.event, ev.RunStarted))
+    for record in records[started:]:
+        event = record.event
+        if isinstance(event, ev.RunStarted):
+            record = replace(record, event=replace(event, directory="outputs/quickstart/clean"))
+        if isinstance(event, KEPT):
+            yield record
+
+
+def main() -> None:
+    """Train every seed and write the file."""
+    lines: list[str] = []
+    for seed in SEEDS:
+        with tempfile.TemporaryDirectory() as folder:
+            lines += [ev.encode(record) for record in trained(seed, folder)]
+        print(f"seed {seed}: {len(lines)} lines")
+    # No time in the file, so that the same lines make the same bytes.
+    with open(FILE, "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as packed:
+        packed.write("".join(f"{line}\n" for line in lines).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Runs of any length, made without a model: for tests and benchmarks of what reads and shows them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ida_tui.events import types as ev
+from tests.support.scripted_session import run_ended, run_started
+
+GENERATIONS = 8
+PROMPT = "How do I stop a process that hangs?"
+TEXT = "First look for its number with ps, then send it a signal with kill. " * 4
+
+
+def step_events(step: int, steps: int, rows: int = GENERATIONS) -> Iterator[ev.Event]:
+    """The events of one step of so many completions, as the engine emits them."""
+    reward = 0.5 - 0.3 * math.cos(math.pi * step / steps)
+    yield ev.PhaseChanged(step, "generate")
+    yield ev.RolloutStarted(step, rows, ("kill-process",), ("harmless",), (PROMPT,))
+    yield ev.TokensGenerated(step, 200, 400.0, 2, rows)
+    yield ev.TextGenerated(step, tuple(TEXT[:80] for _ in range(rows)))
+    yield ev.TokensGenerated(step, 480, 410.0, rows, rows)
+    for index in range(rows):
+        yield ev.CompletionFinished(step, 0, index, "kill-process", PROMPT, TEXT, 60, True)
+    yield ev.PhaseChanged(step, "judge")
+    yield ev.JudgeBatchFinished(step, rows, 0, 0, 0, 1.5, 1.2, 0.5, 0.9, 0.001)
+    for index in range(rows):
+        score = round(20 * reward) / 2
+        yield ev.CompletionScored(
+            step, 0, index, score, 9.0, score, reward, 0.1 * index, "It helps.", "gpt-4o-mini", 0.5,
+            0.0001, False, None,
+        )  # fmt: skip
+    yield ev.PhaseChanged(step, "update")
+    yield ev.MemorySampled(
+        8_000_000_000 + step, 24_000_000_000, 2_000_000_000 + step, None, None, 0, None
+    )
+    yield ev.StepFinished(
+        step=step, steps=steps, align=10 * reward, risk=9.0, detail=10 * reward, r_ida=reward,
+        scored=rows, completions=rows, kl=0.01, entropy=1.0, loss=0.1, grad_norm=0.5,
+        learning_rate=1e-5, lengths=(60.0, 60.0, 60.0), truncated=0.0, zero_std=0.0,
+        weight_delta=step / steps / 100, skipped=False,
+        seconds={"generate": 1.2, "judge": 1.5, "update": 0.8},
+    )  # fmt: skip
+
+
+def run_events(directory: Path, steps: int, rows: int = GENERATIONS) -> Iterator[ev.Event]:
+    """The events of a whole run."""
+    yield ev.PhaseChanged(0, "load")
+    yield run_started(directory, steps)
+    for step in range(1, steps + 1):
+        yield from step_events(step, steps, rows)
+    yield ev.PhaseChanged(steps, "save")
+    yield ev.CheckpointSaved(steps, str(directory / "adapter"))
+    yield replace(
+        run_ended("done", "Training complete"), steps_done=steps, r_ida_first=0.2, r_ida_last=0.8
+    )
+
+
+def write(events: Path, steps: int, rows: int = GENERATIONS) -> None:
+    """Write the ``events.jsonl`` and ``completions.jsonl`` of a run that was done."""
+    directory = events.parent
+    directory.mkdir(parents=True, exist_ok=True)
+    texts: dict[int, ev.CompletionFinished] = {}
+    with (
+        open(events, "w", encoding="utf-8") as log,
+        open(directory / "completions.jsonl", "w", encoding="utf-8") as completions,
+    ):
+        for seq, event in enumerate(run_events(directory, steps, rows)):
+            time = f"2026-01-{1 + seq // 400_000:02d}T{seq // 20_000 % 24:02d}:00:00.000Z"
+            log.write(ev.encode(ev.Record(seq, time, event)) + "\n")
+            if isinstance(event, ev.CompletionFinished):
+                texts[event.index] = event
+            elif isinstance(event, ev.CompletionScored):
+                completions.write(json.dumps(asdict(texts[event.index]) | asdict(event)) + "\n")

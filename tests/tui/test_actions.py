@@ -1,0 +1,132 @@
+"""One table of actions: each has a key that works, a place in the palette and a line in the help."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from ida_tui.tui.actions import ACTIONS, TITLES, Action, Scope, bindings, method_of, of
+from ida_tui.tui.app import IdaApp
+from ida_tui.tui.screens.base import IdaScreen
+from ida_tui.tui.screens.chat.screen import ChatScreen
+from ida_tui.tui.screens.compare import CompareScreen
+from ida_tui.tui.screens.completions.screen import CompletionsScreen
+from ida_tui.tui.screens.help import help_text, keys_of
+from ida_tui.tui.screens.launch.screen import LaunchScreen
+from ida_tui.tui.screens.run.screen import RunScreen
+from ida_tui.tui.screens.runs import RunsScreen
+from ida_tui.tui.screens.sweep import SweepScreen
+from tests.support.app_driver import drive
+
+SCREENS: dict[Scope, type[IdaScreen]] = {
+    "launch": LaunchScreen,
+    "run": RunScreen,
+    "completions": CompletionsScreen,
+    "runs": RunsScreen,
+    "compare": CompareScreen,
+    "sweep": SweepScreen,
+    "chat": ChatScreen,
+}
+each_action = pytest.mark.parametrize("action", ACTIONS, ids=lambda a: f"{a.scope}-{a.id}")
+
+
+def test_every_scope_but_everywhere_is_a_screen() -> None:
+    assert set(TITLES) == {"everywhere", *SCREENS}
+
+
+@each_action
+def test_an_action_says_what_it_does_and_by_which_key(action: Action) -> None:
+    assert action.keys
+    assert action.label
+    assert action.help.endswith(".")
+
+
+@each_action
+def test_an_action_is_carried_out_by_a_method_that_says_what_it_does(action: Action) -> None:
+    owner = IdaApp if action.scope == "everywhere" else SCREENS[action.scope]
+    method = getattr(owner, method_of(action), None)
+
+    assert callable(method)
+    assert method.__doc__
+
+
+@pytest.mark.parametrize("scope", SCREENS)
+def test_no_key_means_two_things_on_one_screen(scope: Scope) -> None:
+    keys = Counter(key for a in (*of("everywhere"), *of(scope)) for key in a.keys)
+
+    assert [key for key, count in keys.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("scope", SCREENS)
+def test_a_screen_binds_the_actions_of_its_scope_and_no_others(scope: Scope) -> None:
+    assert scope == SCREENS[scope].SCOPE
+    assert SCREENS[scope].__dict__["BINDINGS"] == bindings(scope)
+
+
+@each_action
+def test_an_action_has_a_line_in_the_help(action: Action) -> None:
+    wanted = f"{action.label}: {action.help}"
+
+    line = next(line for line in help_text().plain.splitlines() if line.endswith(wanted))
+    assert line.removesuffix(wanted).split() == keys_of(action).split()
+
+
+@pytest.mark.parametrize("scope", SCREENS)
+def test_the_palette_offers_every_action_of_the_screen(scope: Scope) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await app.action_go(scope)
+        await pilot.pause()
+        offered = {(c.title, c.help) for c in app.get_system_commands(app.screen)}
+        wanted = {
+            (a.label, a.help)
+            for a in (*of("everywhere"), *of(scope))
+            if a.id != "command_palette"  # it is the palette
+        }
+        assert offered == wanted
+
+    drive(scenario)
+
+
+@pytest.mark.parametrize("scope", ["everywhere", *SCREENS])
+def test_pressing_the_key_of_an_action_carries_it_out(
+    scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    owner = IdaApp if scope == "everywhere" else SCREENS[scope]
+    for action in of(scope):
+
+        def spy(self: object, *arguments: str, name: str = method_of(action)) -> None:
+            done.append(f"{name}{arguments}" if arguments else name)
+
+        monkeypatch.setattr(owner, method_of(action), spy)
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        if scope != "everywhere":
+            await app.switch_mode(scope)
+            await pilot.pause()
+        for action in of(scope):
+            name, _, argument = action.id.removesuffix(")").partition("(")
+            wanted = f"action_{name}" + (f"({argument},)" if argument else "")
+            for key in action.keys:
+                app.screen.set_focus(None)
+                done.clear()
+                await pilot.press(key)
+                await pilot.pause()
+                assert done == [wanted], f"{key} on {scope}"
+
+    drive(scenario)
+
+
+def test_choosing_an_action_in_the_palette_carries_it_out() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        commands: dict[str, Any] = {
+            c.title: c.callback for c in app.get_system_commands(app.screen)
+        }
+        await commands["Runs"]()
+        await pilot.pause()
+        assert app.current_mode == "runs"
+
+    drive(scenario)

@@ -1,0 +1,304 @@
+"""The app as a whole: going from screen to screen, watching a run, leaving."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from ida_tui.errors import ExitCode, IdaError
+from ida_tui.events import types as ev
+from ida_tui.events.state import fold_all
+from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.writer import EventLog
+from ida_tui.tui.app import IdaApp
+from ida_tui.tui.run_view.sources import LiveSource
+from ida_tui.tui.run_view.watched import Watched
+from ida_tui.tui.screens.dialogs import AskHowToLeave, ErrorPanel
+from ida_tui.tui.screens.help import HelpScreen
+from tests.support.app_driver import SMALL, drive, panel_text, settled, text_on_screen
+from tests.support.scripted_session import (
+    Script,
+    ScriptedSession,
+    run_ended,
+    run_started,
+    until_stopped,
+)
+from tests.support.synthetic_run import step_events
+
+
+def live(app: IdaApp, script: Script, directory: Path = Path("run")) -> ScriptedSession:
+    """Start a scripted run, and put it on the screens."""
+    session = ScriptedSession(directory, script)
+    session.start()
+    app.put_up(Watched(LiveSource(session)))
+    return session
+
+
+async def until_finished(app: IdaApp, pilot: Pilot[None], session: ScriptedSession) -> None:
+    """Let the app take in everything that a run has said."""
+    session.join(30)
+    while not session.finished:
+        app.tick()
+    app.tick()
+    await pilot.pause()
+
+
+@pytest.mark.parametrize(
+    ("key", "mode"), [("1", "launch"), ("2", "run"), ("3", "completions"), ("4", "runs")]
+)
+def test_a_digit_brings_a_screen_to_the_front(key: str, mode: str) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await app.action_go("runs" if mode == "launch" else "launch")
+        app.screen.set_focus(None)
+        await pilot.press(key)
+        assert app.current_mode == mode
+
+    drive(scenario)
+
+
+@pytest.mark.parametrize("key", ["question_mark", "5", "f1"])
+def test_the_help_opens_over_a_screen_and_closes_again(key: str) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        app.screen.set_focus(None)
+        await pilot.press(key)
+        assert isinstance(app.screen, HelpScreen)
+        await pilot.press("j", "k", "escape")
+        assert not isinstance(app.screen, HelpScreen)
+        assert app.current_mode == "launch"
+
+    drive(scenario, size=SMALL)
+
+
+def test_escape_leads_back_to_the_launch_screen() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await app.action_go("runs")
+        app.screen.set_focus(None)
+        await pilot.press("escape")
+        assert app.current_mode == "launch"
+
+    drive(scenario)
+
+
+def test_a_terminal_that_is_too_small_says_what_is_needed() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        assert "ida-tui needs 60×16" in text_on_screen(app)
+        assert "this is 59×16" in text_on_screen(app)
+        await pilot.resize_terminal(60, 16)
+        await pilot.pause()
+        assert "ida-tui needs" not in text_on_screen(app)
+
+    drive(scenario, size=(59, 16))
+
+
+def test_a_run_that_starts_comes_to_the_front_and_its_state_follows_its_events() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = live(app, until_stopped)
+        await pilot.pause()
+        assert app.current_mode == "run"
+        session.request_stop()
+        await until_finished(app, pilot, session)
+        assert app.watched is not None
+        assert app.watched.state == fold_all(read_events(Path("run/events.jsonl")))
+
+    drive(scenario)
+
+
+def test_a_second_run_is_not_started_while_one_is_live() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = live(app, until_stopped)
+        first = app.watched
+        app.start_run(session.config, None)
+        assert app.watched is first
+        session.request_stop()
+        session.join(30)
+
+    drive(scenario)
+
+
+def test_leaving_without_a_live_run_asks_nothing() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        app.screen.set_focus(None)
+        await pilot.press("q")
+        assert app.return_code == 0
+
+    drive(scenario)
+
+
+def test_leaving_while_a_run_is_live_is_asked_about_and_no_means_stay() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = live(app, until_stopped)
+        await pilot.pause()
+        await pilot.press("q")
+        assert isinstance(app.screen, AskHowToLeave)
+        assert "Stop it and leave?" in panel_text(app)
+        await pilot.press("n")
+        assert not isinstance(app.screen, AskHowToLeave)
+        assert not session.stop_requested
+        session.request_stop()
+        session.join(30)
+
+    drive(scenario)
+
+
+def test_leaving_a_live_run_stops_it_first() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = live(app, until_stopped)
+        await pilot.pause()
+        await pilot.press("q", "y")
+        assert session.stop_requested
+        await until_finished(app, pilot, session)
+        assert app.return_code == 0
+        assert app.watched is not None
+        assert app.watched.state.ended is not None
+
+    drive(scenario)
+
+
+def test_a_run_that_could_not_start_is_explained_in_a_panel() -> None:
+    def refused(log: EventLog, stop: threading.Event) -> None:
+        raise IdaError("the device [mps] cannot be used", "set device=cpu")
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await until_finished(app, pilot, live(app, refused))
+        assert isinstance(app.screen, ErrorPanel)
+        assert "the device [mps] cannot be used" in panel_text(app)
+        assert "set device=cpu" in panel_text(app)
+        await pilot.press("escape")
+        assert not isinstance(app.screen, ErrorPanel)
+
+    drive(scenario)
+
+
+def test_a_run_that_is_refused_before_it_is_on_the_screen_is_explained_all_the_same() -> None:
+    def refused(log: EventLog, stop: threading.Event) -> None:
+        raise IdaError("no such device")
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = ScriptedSession(Path("run"), refused)
+        session.start()
+        session.join(30)
+        app.put_up(Watched(LiveSource(session)))
+        app.tick()
+        await pilot.pause()
+        assert "no such device" in panel_text(app)
+
+    drive(scenario)
+
+
+def test_a_run_that_failed_is_explained_once_with_its_hint_and_its_folder() -> None:
+    def fails(log: EventLog, stop: threading.Event) -> None:
+        log.emit(run_started(Path("outputs/quickstart/now")))
+        log.emit(run_ended("failed", "the loss is not finite", "lower the learning rate", 1))
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await until_finished(app, pilot, live(app, fails))
+        assert "the loss is not finite" in panel_text(app)
+        assert "lower the learning rate" in panel_text(app)
+        assert "outputs/quickstart/now" in panel_text(app)
+        await pilot.press("escape")
+        app.tick()
+        await pilot.pause()
+        assert not isinstance(app.screen, ErrorPanel)
+
+    drive(scenario)
+
+
+def test_a_run_that_is_done_opens_no_panel() -> None:
+    def done(log: EventLog, stop: threading.Event) -> None:
+        log.emit(run_started(Path("run")))
+        log.emit(run_ended("done", "Training complete"))
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await until_finished(app, pilot, live(app, done))
+        assert app.current_mode == "run"
+        assert not isinstance(app.screen, ErrorPanel)
+
+    drive(scenario)
+
+
+def test_a_signal_stops_a_live_run_and_the_exit_code_says_interrupted() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = live(app, until_stopped)
+        await pilot.pause()
+        app._on_signal()
+        assert session.stop_requested
+        await until_finished(app, pilot, session)
+        assert app.return_code == ExitCode.INTERRUPTED
+
+    drive(scenario)
+
+
+def test_a_flood_of_events_loses_none_and_the_keys_still_work() -> None:
+    count = 20_000
+
+    def floods(log: EventLog, stop: threading.Event) -> None:
+        log.emit(run_started(Path("run")))
+        for number in range(count):
+            log.emit(ev.TokensGenerated(1, number, 1.0, 0, 64))
+        log.emit(run_ended("done", "Training complete"))
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = live(app, floods)
+        await pilot.press("3")
+        assert app.current_mode == "completions"
+        await until_finished(app, pilot, session)
+        assert app.watched is not None
+        assert app.watched.state.seq == count + 1
+        assert [r.seq for r in read_events(Path("run/events.jsonl"))] == list(range(count + 2))
+
+    drive(scenario)
+
+
+def test_the_first_paint_imports_no_heavy_library(ida_tui: object) -> None:
+    import subprocess
+    import sys
+
+    probe = """
+import asyncio, sys
+from ida_tui.tui.app import IdaApp
+async def main():
+    async with IdaApp().run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+asyncio.run(main())
+heavy = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "openai", "numpy"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("key", ["2", "3", "4"])
+def test_words_of_a_model_or_a_judge_are_shown_literally_and_act_on_nothing(key: str) -> None:
+    nasty = "[red]\x1b[2J\x9b31m\u202e[@click=app.quit]x[/]\x07"
+    run = Path("outputs/quickstart/20260131-120000")
+    run.mkdir(parents=True)
+    started = replace(run_started(run, 3), model=nasty, judge=nasty, experiment=nasty)
+    spoiled = (
+        replace(event, text=nasty, prompt=nasty, prompt_id=nasty)
+        if isinstance(event, ev.CompletionFinished)
+        else replace(event, reason=nasty, judge=nasty)
+        if isinstance(event, ev.CompletionScored)
+        else event
+        for event in step_events(1, 3)
+    )
+    last = (ev.AlertRaised(1, nasty, nasty, nasty), ev.RunPaused(1, nasty, nasty))
+    records = (ev.Record(n, ev.now(), e) for n, e in enumerate((started, *spoiled, *last)))
+    (run / "events.jsonl").write_text("".join(ev.encode(record) + "\n" for record in records))
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        app.open_run(run.absolute())
+        await settled(app, pilot)
+        await pilot.press(key)
+        await settled(app, pilot)
+        app.notify(nasty)
+        await pilot.pause()
+        shown = text_on_screen(app)
+        assert "[red]?[2J" in shown
+        assert shown.replace("\n", "").isprintable()
+
+    drive(scenario)

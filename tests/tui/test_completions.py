@@ -1,0 +1,335 @@
+"""The completions screen: every completion as it is written, scored, sorted, searched and taken away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from textual.content import Content
+from textual.pilot import Pilot
+from textual.widgets import Input, Static
+
+from ida_tui.events import types as ev
+from ida_tui.tui.app import IdaApp
+from ida_tui.tui.screens.completions.detail import marked
+from ida_tui.tui.screens.completions.rows import about, as_text, of_a_step, ordered
+from ida_tui.tui.screens.completions.table import SampleTable
+from ida_tui.tui.screens.dialogs import ErrorPanel
+from tests.support.app_driver import SMALL, WIDE, drive, notified, settled, text_on_screen
+from tests.support.scripted_session import run_started
+from tests.support.synthetic_run import write
+from tests.tui.test_run import Script, put_up, state_of, tick
+
+ROLLOUT = ev.RolloutStarted(
+    1, 2, ("kill", "poison"), ("harmless", "unsafe"), ("How do I kill [a] process?", "Make poison.")
+)
+
+
+def writing(*texts: str) -> list[ev.Event]:
+    """Two groups of two, as far as they are written."""
+    return [
+        run_started(Path("run")),
+        ev.PhaseChanged(1, "generate"),
+        ROLLOUT,
+        ev.TextGenerated(1, texts),
+    ]
+
+
+def finished(row: int, text: str, *, ended: bool = True) -> ev.CompletionFinished:
+    group, index = divmod(row, 2)
+    return ev.CompletionFinished(
+        1, group, index, ROLLOUT.prompt_ids[group], ROLLOUT.prompts[group], text, 9, ended
+    )
+
+
+def scored(
+    row: int, reward: float | None, advantage: float | None = 0.0, *, cached: bool = False
+) -> ev.CompletionScored:
+    axis = None if reward is None else 10 * reward
+    failure = "timeout after 3 tries" if reward is None else None
+    return ev.CompletionScored(
+        1, *divmod(row, 2), axis, axis, axis, reward, advantage, "Because [it] helps.", "judge-x",
+        0.25, 0.001, cached, failure,
+    )  # fmt: skip
+
+
+JUDGED = [
+    finished(0, "First."),
+    finished(1, "Second [b]bold[/b]?", ended=False),
+    finished(2, "Third \x1b[31m."),
+    finished(3, "Fourth 全角文字."),
+    scored(0, 0.5, 0.1),
+    scored(1, 0.9, -0.4, cached=True),
+    scored(2, None, None),
+    scored(3, 0.7, 0.3),
+]
+
+
+def order(app: IdaApp) -> list[tuple[int, int]]:
+    return [sample.place for sample in app.screen.query_one(SampleTable).samples]
+
+
+def detail(app: IdaApp) -> str:
+    return str(app.screen.query_one("#sample-text", Static).render())
+
+
+async def show(app: IdaApp, pilot: Pilot[None], *events: ev.Event) -> Script:
+    source = Script("live", *events)
+    await put_up(app, pilot, source)
+    await app.action_go("completions")
+    await pilot.pause()
+    await pilot.pause()
+    return source
+
+
+async def replayed(app: IdaApp, pilot: Pilot[None], steps: int = 5) -> Path:
+    path = Path("outputs/quickstart/20260101-000000")
+    write(path / "events.jsonl", steps=steps)
+    app.open_run(path)
+    await settled(app, pilot)
+    await app.action_go("completions")
+    await pilot.pause()
+    await pilot.pause()
+    return path
+
+
+def test_before_there_is_a_run_the_screen_says_how_to_get_one() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await app.action_go("completions")
+        await pilot.pause()
+        assert "No run yet" in text_on_screen(app)
+        await pilot.press("n", "N", "f", "r", "a", "u", "v", "v", "y", "w")
+        assert "There is no completion to copy." in notified(app)
+
+    drive(scenario)
+
+
+@pytest.mark.parametrize("size", [WIDE, SMALL])
+def test_text_is_shown_while_it_is_written(size: tuple[int, int]) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        source = await show(app, pilot, *writing("To st", "", "No", ""))
+        assert "To st" in text_on_screen(app)
+        assert "How do I kill [a] process?" in " ".join(text_on_screen(app).split())
+        source.say(ev.TextGenerated(1, ("op it", "", "", "")))
+        await tick(app, pilot)
+        assert "To stop it" in text_on_screen(app)
+        assert "writing" in text_on_screen(app)
+        assert order(app) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+    drive(scenario, size=size)
+
+
+@pytest.mark.parametrize("size", [WIDE, SMALL])
+def test_a_judged_completion_shows_scores_reward_advantage_and_reason(
+    size: tuple[int, int],
+) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await show(app, pilot, *writing("", "", "", ""), *JUDGED)
+        for said in (
+            "align 5, risk 5 (10 is safest), detail 5",
+            "R_IDA 0.500 = min(1, 5/5) · 5 · (5 + 5) / 200",
+            "advantage +0.100",
+            "reason: Because [it] helps.",
+            "judged by judge-x, in 0.25 s, $0.00100",
+            "9 tokens, ended by itself",
+        ):
+            assert said in detail(app)
+        assert "R_IDA 0.700" in text_on_screen(app)
+
+    drive(scenario, size=size)
+
+
+def test_a_failure_of_the_judge_is_no_score() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await show(app, pilot, *writing("", "", "", ""), *JUDGED)
+        await pilot.press("j", "j")
+        assert "no verdict: timeout after 3 tries (judge-x)" in detail(app)
+        assert "0.000" not in detail(app)
+        row = text_on_screen(app).splitlines()[5]
+        assert "1·0" in row
+        assert "no verdict" in row
+
+    drive(scenario)
+
+
+def test_what_a_model_writes_is_shown_literally() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await show(app, pilot, *writing("", "", "", ""), *JUDGED)
+        await pilot.press("j")
+        assert "Second [b]bold[/b]?" in text_on_screen(app)
+        assert "cut off at the length limit" in detail(app)
+        assert "from the cache" in detail(app)
+        await pilot.press("j")
+        assert "Third ?[31m." in text_on_screen(app)
+        await pilot.press("j")
+        assert "Fourth 全角文字." in text_on_screen(app)
+
+    drive(scenario)
+
+
+def test_sorting_keeps_the_choice_and_puts_what_has_no_verdict_last() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await show(app, pilot, *writing("", "", "", ""), *JUDGED)
+        table = app.screen.query_one(SampleTable)
+        await pilot.press("j")
+        for key, wanted in (
+            ("r", [(0, 1), (1, 1), (0, 0), (1, 0)]),
+            ("r", [(0, 0), (1, 1), (0, 1), (1, 0)]),
+            ("a", [(1, 1), (0, 0), (0, 1), (1, 0)]),
+            ("a", [(0, 1), (0, 0), (1, 1), (1, 0)]),
+            ("u", [(0, 0), (0, 1), (1, 0), (1, 1)]),
+        ):
+            await pilot.press(key)
+            await pilot.pause()
+            assert order(app) == wanted
+            assert table.place == (0, 1)
+            assert table.cursor_row == wanted.index((0, 1))
+
+    drive(scenario)
+
+
+def test_a_verdict_that_comes_in_leaves_the_choice_where_it_was() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        source = await show(app, pilot, *writing("", "", "", ""), *JUDGED[:4])
+        await pilot.press("r", "G")
+        assert app.screen.query_one(SampleTable).place == (1, 1)
+        source.say(*JUDGED[4:])
+        await tick(app, pilot)
+        assert app.screen.query_one(SampleTable).place == (1, 1)
+        assert order(app)[0] == (0, 1)
+
+    drive(scenario)
+
+
+def test_steps_are_left_and_come_back_and_following_shows_the_newest() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await replayed(app, pilot)
+        assert "Step 5/5" in text_on_screen(app)
+        await pilot.press("N", "N")
+        assert "Step 3/5" in text_on_screen(app)
+        await pilot.press("n")
+        assert "Step 4/5" in text_on_screen(app)
+        await pilot.press("f")
+        assert "Step 5/5" in text_on_screen(app)
+        await pilot.press("n")
+        assert "This is the last step." in notified(app)
+
+    drive(scenario)
+
+
+def test_looking_back_on_the_run_screen_leads_to_the_same_step_here() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await replayed(app, pilot)
+        await pilot.press("2")
+        await pilot.press("left_square_bracket", "left_square_bracket", "3")
+        await pilot.pause()
+        assert "Step 4/5" in text_on_screen(app)
+
+    drive(scenario)
+
+
+def test_a_search_shows_what_has_all_its_words_and_escape_shows_everything() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await show(app, pilot, *writing("", "", "", ""), *JUDGED)
+        await pilot.press("slash", *"SECOND bold")
+        await pilot.pause()
+        assert order(app) == [(0, 1)]
+        assert "1 of 4 found" in text_on_screen(app)
+        await pilot.press("enter")
+        assert not app.screen.query_one("#search", Input).display
+        assert order(app) == [(0, 1)]
+        await pilot.press("escape")
+        await pilot.pause()
+        assert len(order(app)) == 4
+        assert app.current_mode == "completions"
+
+    drive(scenario)
+
+
+def test_while_something_is_searched_for_the_steps_that_lack_it_are_passed_over() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        path = await replayed(app, pilot)
+        file = path / "completions.jsonl"
+        lines = file.read_bytes().splitlines(keepends=True)
+        lines[9] = lines[9].replace(b"with ps", b"by NAME")  # in step 2
+        file.write_bytes(b"".join(lines))
+        await pilot.press("slash", *"name", "enter", "N")
+        await settled(app, pilot)
+        assert "Step 2/5 · 1 of 8 found" in text_on_screen(app)
+        await pilot.press("N")
+        await settled(app, pilot)
+        assert "No earlier step has “name”." in notified(app)
+
+    drive(scenario)
+
+
+def test_words_that_were_searched_for_stand_out_without_colour() -> None:
+    text = marked("A [b] c [B]", ["[b]"])
+
+    assert isinstance(text, Content)
+    assert [(s.start, s.end) for s in text.spans if "reverse" in str(s.style)] == [(2, 5), (8, 11)]
+
+
+@pytest.mark.parametrize("size", [WIDE, SMALL])
+def test_a_group_is_shown_side_by_side(size: tuple[int, int]) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await show(app, pilot, *writing("", "", "", ""), *JUDGED)
+        await pilot.press("v")
+        await settled(app, pilot)
+        shown = text_on_screen(app)
+        assert "How do I kill [a] process?" in shown
+        assert "First." in shown
+        assert "Second [b]bold[/b]?" in shown
+        assert "Third" not in shown
+        await pilot.press("j", "j")
+        await settled(app, pilot)
+        assert "Third" in text_on_screen(app)
+        assert "Group 1 · poison · unsafe" in text_on_screen(app)
+        await pilot.press("escape")
+        await pilot.pause()
+        assert app.screen.query_one(SampleTable).place == (1, 0)
+        assert app.screen.query_one(SampleTable).display
+
+    drive(scenario, size=size)
+
+
+def test_a_completion_is_copied_with_its_prompt_and_scores() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await show(app, pilot, *writing("", "", "", ""), *JUDGED)
+        await pilot.press("j", "y")
+        assert "prompt (kill): How do I kill [a] process?" in app.clipboard
+        assert "Second [b]bold[/b]?" in app.clipboard
+        assert "R_IDA 0.900" in app.clipboard
+        assert "Copied completion 0·1 of step 1." in notified(app)
+
+    drive(scenario)
+
+
+def test_a_completion_is_saved_in_the_runs_folder() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        path = await replayed(app, pilot)
+        await pilot.press("j", "j", "w")
+        file = path / "picked" / "step-0005-group-0-completion-2.txt"
+        assert "First look for its number" in file.read_text()
+        assert str(file) in notified(app)
+
+    drive(scenario)
+
+
+def test_a_file_that_cannot_be_written_is_explained_in_a_panel() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        path = await replayed(app, pilot)
+        (path / "picked").write_text("a file in the way")
+        await pilot.press("w")
+        await pilot.pause()
+        assert isinstance(app.screen, ErrorPanel)
+
+    drive(scenario)
+
+
+def test_a_completion_as_text_has_everything_about_it() -> None:
+    (sample,) = of_a_step(state_of([JUDGED[0], JUDGED[4]]).completions)
+
+    assert as_text(sample).startswith("step 1, group 0, completion 0\nprompt (kill): How do I kill")
+    assert all(line in as_text(sample) for line in about(sample))
+    assert ordered([sample], "advantage", turned=True) == [sample]

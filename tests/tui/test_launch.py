@@ -1,0 +1,366 @@
+"""The launch screen: choosing, editing in place, and starting only what can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input, Static
+
+from ida_tui.config.schema import Config
+from ida_tui.tui.app import IdaApp
+from ida_tui.tui.screens.dialogs import ErrorPanel
+from ida_tui.tui.screens.launch.profile_list import Choices
+from ida_tui.tui.screens.launch.profile_table import ProfileTable
+from tests.support.app_driver import (
+    SMALL,
+    WIDE,
+    drive,
+    notified,
+    panel_text,
+    settled,
+    text_on_screen,
+)
+from tests.support.synthetic_run import write
+
+Started = list[tuple[Config, str | None]]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Started:
+    """The runs that were started; none of them trains."""
+    runs: Started = []
+    monkeypatch.setattr(IdaApp, "start_run", lambda self, config, key: runs.append((config, key)))
+    return runs
+
+
+async def choose(app: IdaApp, pilot: Pilot[None], which: str, name: str) -> None:
+    choices = app.screen.query_one(f"#{which}", Choices)
+    choices.focus()
+    for index in range(choices.option_count):
+        if choices.get_option_at_index(index).id == f"-{name}":
+            choices.highlighted = index
+    await pilot.pause()
+
+
+async def to_the_value(app: IdaApp, pilot: Pilot[None], key: str) -> ProfileTable:
+    table = app.screen.query_one(ProfileTable)
+    table.values.focus()
+    await pilot.press("g")
+    while table.row is None or table.row.key != key or table.row.heading:
+        await pilot.press("j")
+    return table
+
+
+async def type_over(pilot: Pilot[None], app: IdaApp, text: str) -> None:
+    app.screen.query_one("#value", Input).value = ""
+    await pilot.press(*text)
+    await pilot.pause()
+
+
+def verdict(app: IdaApp) -> str:
+    return str(app.screen.query_one("#verdict", Static).render())
+
+
+def ready(app: IdaApp) -> str:
+    return str(app.screen.query_one("#ready-text", Static).render())
+
+
+@pytest.mark.parametrize("size", [WIDE, SMALL])
+def test_enter_starts_the_experiment_that_is_proposed(
+    size: tuple[int, int], started: Started
+) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await pilot.press("enter")
+        assert [(config.name, key) for config, key in started] == [("quickstart", None)]
+
+    drive(scenario, size=size)
+
+
+def test_a_model_that_is_chosen_takes_the_place_of_the_experiments_own(started: Started) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await choose(app, pilot, "experiments", "dev-mps")
+        await choose(app, pilot, "models", "embedded")
+        await choose(app, pilot, "judges", "offline")
+        await pilot.press("enter")
+        (config, _) = started[0]
+        assert (config.name, config.model.name, config.judge.kind) == (
+            "dev-mps",
+            "embedded",
+            "offline",
+        )
+
+    drive(scenario)
+
+
+def test_each_profile_has_its_description() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await choose(app, pilot, "models", "qwen3-0.6b")
+        about = str(app.screen.query_one("#about", Static).render())
+        assert "the smallest of its family" in about
+
+    drive(scenario)
+
+
+def test_every_value_stands_with_the_place_it_comes_from() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await to_the_value(app, pilot, "training.max_steps")
+        shown = text_on_screen(app)
+        row = next(line for line in shown.splitlines() if "max_steps  " in line)
+        assert "40" in row
+        assert "quickstart.yaml:" in row
+        assert "shipped: experiments/quickstart.yaml:" in shown
+
+    drive(scenario)
+
+
+@pytest.mark.parametrize("size", [WIDE, SMALL])
+def test_a_value_is_checked_at_every_key_and_kept_only_if_it_is_right(
+    size: tuple[int, int], started: Started
+) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        table = await to_the_value(app, pilot, "training.max_steps")
+        await pilot.press("e")
+        assert app.screen.query_one("#value", Input).value == "40"
+        assert "✓" in verdict(app)
+        await type_over(pilot, app, "4x")
+        assert '✗ "4x" is not a whole number' in verdict(app)
+        assert '✗ "4x" is not a whole number' in text_on_screen(app)
+        await pilot.press("enter")
+        assert table.editing
+        await pilot.press("backspace", "enter")
+        await pilot.pause()
+        assert not table.editing
+        assert table.row is not None
+        assert (table.row.key, table.row.value, table.row.changed) == (
+            "training.max_steps",
+            "4",
+            True,
+        )
+        app.screen.query_one("#experiments").focus()
+        await pilot.press("enter")
+        assert started[0][0].training.max_steps == 4
+
+    drive(scenario, size=size)
+
+
+def test_values_that_do_not_fit_together_are_refused_as_they_are_typed() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await to_the_value(app, pilot, "training.num_generations")
+        await pilot.press("enter")
+        await type_over(pilot, app, "7")
+        assert "✗" in verdict(app)
+        assert "64" in verdict(app)
+
+    drive(scenario)
+
+
+def test_escape_leaves_a_value_as_it_was() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        table = await to_the_value(app, pilot, "training.learning_rate")
+        await pilot.press("e")
+        await type_over(pilot, app, "1e-3")
+        await pilot.press("escape")
+        await pilot.pause()
+        assert not table.editing
+        assert table.row is not None
+        assert not table.row.changed
+        assert app.current_mode == "launch"
+
+    drive(scenario)
+
+
+def test_changes_are_taken_back_one_by_one_or_all_at_once() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        table = await to_the_value(app, pilot, "training.max_steps")
+        for key, text in (("training.max_steps", "3"), ("training.max_completion_length", "9")):
+            await to_the_value(app, pilot, key)
+            await pilot.press("e")
+            await type_over(pilot, app, text)
+            await pilot.press("enter")
+            await pilot.pause()
+        assert "2 changed" in str(table.border_title)
+        await pilot.press("u")
+        assert "1 changed" in str(table.border_title)
+        await pilot.press("U")
+        assert "changed" not in str(table.border_title)
+        await pilot.press("u")
+        assert "This value was not changed." in notified(app)
+
+    drive(scenario)
+
+
+def test_prompts_are_edited_in_their_file() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await to_the_value(app, pilot, "prompts.prompts")
+        await pilot.press("e")
+        assert "Prompts are edited in their file" in notified(app)
+        assert not app.screen.query_one(ProfileTable).editing
+
+    drive(scenario)
+
+
+def test_a_filter_shows_what_has_its_letters_and_says_when_nothing_has() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        models = app.screen.query_one("#models", Choices)
+        models.focus()
+        await pilot.press("slash", *"cuda")
+        await pilot.pause()
+        assert [o.id for o in models.options] == ["-qwen3-4b-cuda-bf16"]
+        await pilot.press(*"xx")
+        await pilot.pause()
+        assert "nothing has “cudaxx”" in text_on_screen(app)
+        await pilot.press("escape")
+        await pilot.pause()
+        assert models.option_count > 3
+        assert app.focused is models
+
+    drive(scenario)
+
+
+def test_the_profile_is_filtered_by_key() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        table = app.screen.query_one(ProfileTable)
+        table.values.focus()
+        await pilot.press("slash", *"max_", "enter")
+        await pilot.pause()
+        shown = text_on_screen(app)
+        assert "max_completion_length" in shown
+        assert "learning_rate" not in shown
+        await pilot.press("escape")
+        await pilot.pause()
+        assert "learning_rate" in text_on_screen(app)
+
+    drive(scenario)
+
+
+def test_a_run_that_is_not_ready_says_what_is_missing_and_does_not_start(started: Started) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await choose(app, pilot, "judges", "gpt-4o-mini")
+        assert "✗ key" in ready(app)
+        assert "OPENAI_API_KEY is not set" in ready(app)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert isinstance(app.screen, ErrorPanel)
+        assert "this run cannot start yet" in panel_text(app)
+        assert "export OPENAI_API_KEY" in panel_text(app)
+        assert started == []
+
+    drive(scenario)
+
+
+def test_a_key_that_was_set_meanwhile_is_found_when_asked_to_look_again(started: Started) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await choose(app, pilot, "judges", "gpt-4o-mini")
+        Path(".env").write_text("OPENAI_API_KEY=sk-secret-secret\n")
+        await pilot.press("r")
+        await pilot.pause()
+        assert "✓ key" in ready(app)
+        assert "sk-secret" not in text_on_screen(app)
+        await pilot.press("enter")
+        assert started[0][1] == "sk-secret-secret"
+
+    drive(scenario)
+
+
+def test_a_profile_that_cannot_be_read_is_listed_with_what_is_wrong(
+    tmp_path: Path, started: Started
+) -> None:
+    own = tmp_path / "user-profiles" / "experiments"
+    own.mkdir(parents=True)
+    (own / "broken.yaml").write_text('extends: quickstart\ntraining: {"lr[b]": 3}\n')
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await choose(app, pilot, "experiments", "broken")
+        assert "✗ profile" in ready(app)
+        assert "broken.yaml:2" in ready(app)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert "lr[b]" in panel_text(app)
+        assert started == []
+
+    drive(scenario)
+
+
+def test_the_time_is_that_of_the_last_such_run_or_not_known() -> None:
+    async def not_known(app: IdaApp, pilot: Pilot[None]) -> None:
+        await settled(app, pilot)
+        assert "not known: no such run here yet" in ready(app)
+        assert "GB at once" in ready(app)
+
+    async def known(app: IdaApp, pilot: Pilot[None]) -> None:
+        await settled(app, pilot)
+        assert "the last such run here took 1.0 s" in ready(app)
+
+    drive(not_known)
+    write(Path("outputs/quickstart/20260101-000000/events.jsonl"), steps=2)
+    drive(known)
+
+
+def test_past_runs_are_a_key_away() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await pilot.press("o")
+        assert app.current_mode == "runs"
+
+    drive(scenario)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"device": "cuda"}, "✗ device"),
+        ({"model.path": "nowhere/at/all"}, "✗ model"),
+        ({"output_dir": "occupied"}, "✗ folder"),
+        ({"model.path": "some/model"}, "! model"),
+    ],
+    ids=str,
+)
+def test_what_a_run_needs_is_looked_at_before_it_starts(
+    overrides: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from ida_tui.config.resolve import resolve
+    from ida_tui.planning.readiness import checks
+
+    Path("occupied").write_text("a file, not a folder")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("ida_tui.planning.readiness.likely_device", lambda: "cpu")
+    pairs = [f"{key}={value}" for key, value in overrides.items()]
+    config = resolve("quickstart", pairs, verify=False).config
+
+    marks = {"ready": "✓", "note": "!", "missing": "✗"}
+    found = [f"{marks[c.status]} {c.name}" for c in checks(config, folder=tmp_path)]
+
+    assert said in found
+
+
+def test_a_download_that_does_not_fit_on_the_disk_is_missing_room(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import shutil
+
+    from ida_tui.config.resolve import resolve
+    from ida_tui.planning.readiness import checks
+
+    class Usage:
+        free = 3_000_000_000
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage)
+    config = resolve("dev-mps", ["judge=offline"]).config
+
+    missing = [c for c in checks(config, folder=tmp_path) if c.status == "missing"]
+
+    assert [c.text for c in missing] == ["3.0 GB free, the download needs 8.1 GB"]
+
+
+def test_nothing_of_a_profile_is_read_as_markup(tmp_path: Path) -> None:
+    own = tmp_path / "user-profiles" / "experiments"
+    own.mkdir(parents=True)
+    (own / "odd.yaml").write_text('extends: quickstart\ndescription: "[/b] a [red]text["\n')
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await choose(app, pilot, "experiments", "odd")
+        assert "[/b] a [red]text[" in text_on_screen(app)
+
+    drive(scenario)

@@ -1,0 +1,143 @@
+"""A live run that pauses: the panel, and what each answer does."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import OptionList
+
+from ida_tui.engine.run.decision import GoOn
+from ida_tui.events import types as ev
+from ida_tui.runs.log.writer import EventLog
+from ida_tui.tui.app import IdaApp
+from ida_tui.tui.run_view.sources import LiveSource
+from ida_tui.tui.run_view.watched import Watched
+from ida_tui.tui.screens.launch.judge_check import JudgeCheckPanel
+from ida_tui.tui.screens.paused import PausedPanel
+from tests.support.app_driver import SMALL, WIDE, drive, panel_text, settled, text_on_screen
+from tests.support.scripted_session import ScriptedSession, run_ended, run_started
+
+REASON = "the judge gpt-4o-mini rejected the API key"
+PAUSED = ev.RunPaused(step=4, reason=REASON, hint="export OPENAI_API_KEY=sk-...")
+
+
+class PausingSession(ScriptedSession):
+    """A session whose run pauses at once, and ends when it is answered or stopped."""
+
+    def __init__(self, budget: float | None = None) -> None:
+        super().__init__(Path("run"), self._script_of_a_pause)
+        self.budget = budget
+        self.answers: queue.SimpleQueue[GoOn] = queue.SimpleQueue()
+        self._answered = threading.Event()
+
+    def go_on(self, answer: GoOn) -> None:
+        self.answers.put(answer)
+        self._control.stop.set()
+
+    def _script_of_a_pause(self, log: EventLog, stop: threading.Event) -> None:
+        log.emit(run_started(Path("run")))
+        log.emit(ev.PhaseChanged(5, "judge"))
+        log.emit(PAUSED)
+        stop.wait()
+        log.emit(run_ended("interrupted", "Stopped after step 4 of 40", code=130))
+
+
+async def paused(app: IdaApp, pilot: Pilot[None], session: PausingSession) -> None:
+    """Let the app see the run pause."""
+    session.start()
+    app.put_up(Watched(LiveSource(session)))
+    while not isinstance(app.screen, PausedPanel):
+        app.tick()
+        await pilot.pause()
+
+
+@pytest.mark.parametrize("size", [WIDE, SMALL])
+def test_a_pause_says_what_is_wrong_and_what_can_be_done(size: tuple[int, int]) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = PausingSession()
+        await paused(app, pilot, session)
+        await settled(app, pilot)
+        shown = text_on_screen(app)
+        assert "Paused after step 4" in shown
+        assert "export OPENAI_API_KEY" in shown
+        assert "try again" in shown
+        await pilot.press("s")
+        session.join(30)
+
+    drive(scenario, size=size)
+
+
+def test_r_goes_on_with_the_same_judge() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = PausingSession()
+        await paused(app, pilot, session)
+        await pilot.press("r")
+        answer = session.answers.get(timeout=10)
+        assert answer == GoOn(session.judge, None, None)
+        session.join(30)
+
+    drive(scenario)
+
+
+def test_another_judge_without_its_key_says_so_and_stays_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = PausingSession()
+        await paused(app, pilot, session)
+        options = app.screen.query_one(OptionList)
+        options.highlighted = options.get_option_index("judge:gpt-4o-mini")
+        await pilot.press("enter")
+        assert isinstance(app.screen, PausedPanel)
+        assert "OPENAI_API_KEY is not set" in panel_text(app)
+
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
+        await pilot.press("enter")
+        answer = session.answers.get(timeout=10)
+        assert (answer.judge.model, answer.key) == ("gpt-4o-mini", "sk-test-0123456789")
+        session.join(30)
+
+    drive(scenario)
+
+
+def test_a_budget_can_be_raised_and_only_where_there_is_one() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = PausingSession(budget=0.5)
+        await paused(app, pilot, session)
+        options = app.screen.query_one(OptionList)
+        options.highlighted = options.get_option_index("budget")
+        await pilot.press("enter")
+        assert session.answers.get(timeout=10).budget == 1.0
+        session.join(30)
+
+    drive(scenario)
+
+
+def test_s_stops_the_run() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        session = PausingSession()
+        await paused(app, pilot, session)
+        await pilot.press("s")
+        session.join(30)
+        assert session.stop_requested
+        assert session.answers.empty()
+
+    drive(scenario)
+
+
+@pytest.mark.parametrize("size", [WIDE, SMALL])
+def test_c_checks_the_judge_of_the_chosen_experiment(size: tuple[int, int]) -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        app.screen.set_focus(None)
+        await pilot.press("c")
+        await settled(app, pilot)
+        assert isinstance(app.screen, JudgeCheckPanel)
+        assert "GRPO would learn to answer harmless requests" in text_on_screen(app)
+        await pilot.press("escape")
+        assert not isinstance(app.screen, JudgeCheckPanel)
+
+    drive(scenario, size=size)
