@@ -1,4 +1,4 @@
-"""The documentation agrees with the program and with itself."""
+"""The documentation agrees with the program and with itself: reference, links, paths, index."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def reference() -> dict[str, Callable[[], str]]:
 
 @pytest.mark.parametrize("name", ["profiles.md", "commands.md"])
 def test_the_reference_is_what_the_program_says(name: str) -> None:
-    written = (REPOSITORY / "docs" / name).read_text()
+    page = (REPOSITORY / "docs" / name).read_text()
 
-    assert written == reference()[name](), "uv run python scripts/write_reference.py"
+    assert page == reference()[name](), "uv run python scripts/write_reference.py"
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+def test_every_link_of_a_page_has_a_target(page: str) -> None:
     path = REPOSITORY / page
     text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
     broken = []
@@ -42,8 +42,8 @@ def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
         if link.startswith(("http://", "https://")):
             continue
         file, _, anchor = link.partition("#")
-        there = path.parent / file if file else path
-        if not there.exists() or (anchor and anchor not in anchors(there)):
+        linked = path.parent / file if file else path
+        if not linked.exists() or (anchor and anchor not in anchors(linked)):
             broken.append(link)
     assert not broken
 
@@ -51,11 +51,23 @@ def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
 def anchors(page: Path) -> set[str]:
     """The headings of a page as GitHub names them."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-    found = set()
+    names = set()
     for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
         plain = re.sub(r"[^\w\s-]", "", heading.lower())
-        found.add(plain.replace(" ", "-"))
-    return found
+        names.add(plain.replace(" ", "-"))
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_that_a_page_names_exists(page: str) -> None:
+    text = (REPOSITORY / page).read_text()
+    paths = set(re.findall(r"`((?:ida_tui|profiles|scripts|tests|benchmarks)/[\w./-]+)`", text))
+    missing = [path for path in sorted(paths) if not (REPOSITORY / path).exists()]
+    assert not [path for path in missing if "NAME" not in path]
+
+
+def test_the_readme_is_short() -> None:
+    assert (REPOSITORY / "README.md").stat().st_size <= 8_000
 
 
 def test_every_page_is_in_the_index() -> None:

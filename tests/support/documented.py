@@ -1,4 +1,4 @@
-"""The commands that the documentation and the help tell people to type, with the place of each."""
+"""The commands in the documentation and the help, each with its file and line."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ PAGES = sorted(
     for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"))
 )
 FENCE = re.compile(r"^\s*```(\w*)")
-BEGINNINGS = (
+COMMAND_STARTS = (
     "ida-tui", "uv ", "uvx ", "pip ", "pipx ", "export ", "kill ", "torchrun ", "accelerate ",
     "python ", "hf ", "ollama ", "vllm ", "llama-server ", "transformers serve",
 )  # fmt: skip
-"""What a span of code in the text, or a line in a block of text, begins with when it is a command."""
+"""A span of code in the text is a command if it starts with one of these."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command line, and where it stands."""
+    """One command line and its file and line."""
 
     text: str
     where: str
-    whole: bool = True
-    """False for a span in the text, which may name a command without its arguments."""
+    complete: bool = True
+    """False for a span in the text, which may mention a command without its arguments."""
 
 
 def of_page(page: str) -> Iterator[Command]:
-    """Every command of a page: each line of its blocks of bash, and spans of code that begin like one."""
+    """Every command of a page: each line of its bash blocks, and spans of code that start like a command."""
     language: str | None = None
     for number, line in enumerate((REPOSITORY / page).read_text().splitlines(), start=1):
         where = f"{page}:{number}"
@@ -48,12 +48,12 @@ def of_page(page: str) -> Iterator[Command]:
                 yield Command(without_comment(line.strip().removeprefix("$ ")), where)
         elif language is None:
             for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", line.replace("\\|", "|")):
-                if span.startswith(BEGINNINGS):
-                    yield Command(without_comment(span), where, whole=False)
+                if span.startswith(COMMAND_STARTS):
+                    yield Command(without_comment(span), where, complete=False)
 
 
 def of_the_help() -> Iterator[Command]:
-    """Every example of a command's help; what it does stands behind two spaces."""
+    """Every example in the help of every command; two spaces separate a command from its description."""
     for word in ("", *commands.WORDS):
         text = EXAMPLES if not word else (word_parser(word).epilog or "")
         for line in text.splitlines():
@@ -63,12 +63,12 @@ def of_the_help() -> Iterator[Command]:
 
 
 def without_comment(line: str) -> str:
-    """A line as bash would run it: nothing behind a # that begins a word."""
+    """A line as bash runs it: without a # at the start of a word and what follows."""
     return re.sub(r"(^|\s)#(\s|$).*", "", line).strip()
 
 
 def words_of(command: str) -> list[str]:
-    """Its words, without `uv run` and its extras, what feeds it and what takes its output."""
+    """The words of a command, without `uv run`, its extras, pipes and redirections."""
     try:
         words = shlex.split(command)
     except ValueError:
