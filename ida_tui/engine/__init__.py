@@ -1,5 +1,5 @@
-"""The GRPO engine: TRL's trainer in a thread of its own, emitting events.
+"""GRPO engine: TRL's trainer on a background thread, reporting through events.
 
-Nothing here is imported by a face of the program before a run starts; `ida_tui.engine.session` is the
-way in, and it imports torch only on the thread that it owns.
+`ida_tui.engine.session` is the entry point. It imports torch only on the thread that it owns. The app and
+the command line import nothing else from this package before a run starts.
 """

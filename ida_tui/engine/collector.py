@@ -1,4 +1,4 @@
-"""Keep Python's garbage collector from stopping everything in the middle of a run."""
+"""Garbage collection during a run: existing objects are frozen to avoid long pauses."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def settled() -> Iterator[None]:
-    """Inside the block what exists at its start is no longer searched for garbage.
+    """Exclude all objects that exist now from garbage collection inside the block.
 
-    The libraries leave about a million objects behind, and a full collection looks at each of them with
-    every thread waiting: a third of a second, again and again. They stay for good anyway.
+    The libraries create about a million permanent objects. A full collection visits each of them while every
+    thread waits, which takes about a third of a second each time.
     """
     gc.collect()
     gc.freeze()

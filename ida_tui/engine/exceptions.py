@@ -1,4 +1,4 @@
-"""Why training leaves the trainer early: asked to stop, or numbers that are no longer numbers."""
+"""Exceptions that end training early: stop, pause, non-finite values, alerts."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from ida_tui.events.types import AlertRaised
 
 
 class RunInterrupted(Exception):
-    """The user asked to stop. Raised on the trainer's thread at a place where that is safe."""
+    """The user asked to stop. Raised on the trainer's thread where it is safe to leave the step."""
 
 
 class PauseAsked(Exception):
-    """The run pauses, and what it holds is given back meanwhile. Raised between two steps."""
+    """The run pauses and frees its memory meanwhile. Raised between two steps."""
 
 
 class NonFinite(IdaError):
-    """A loss, gradient or probability is NaN or infinite; going on would destroy the weights."""
+    """A loss, gradient, probability or weight is NaN or infinite. Training on would destroy the weights."""
 
     def __init__(self, what: str, step: int) -> None:
         super().__init__(
-            f"{what} is not finite at step {step}; training stopped before it reached the weights",
-            "lower training.learning_rate (try a third), or set training.max_grad_norm=1.0;\n"
-            "in 16-bit formats, training.method=lora with training.fp16=auto keeps a scaler",
+            f"{what} is not finite at step {step}; training stopped to protect the weights",
+            "lower training.learning_rate to a third, or set training.max_grad_norm=1.0;\n"
+            "in a 16-bit format, training.method=lora with training.fp16=auto uses a loss scaler",
         )
 
 
 class StoppedByAlert(IdaError):
-    """The profile has alerts stop the run (`alerts.on_alert: stop`), and one was raised."""
+    """An alert was raised and the profile stops the run on alerts (`alerts.on_alert: stop`)."""
 
     def __init__(self, alert: AlertRaised) -> None:
         super().__init__(

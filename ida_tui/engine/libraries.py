@@ -6,23 +6,23 @@ import os
 from pathlib import Path
 
 DEFAULTS = {
-    # Metal's default watermarks lie above physical memory, so a job swaps instead of failing: cap the
-    # allocator at the recommended working set and let it collect its cache below that.
+    # Metal's default limits are above physical memory, so a run would swap instead of failing. Limit the
+    # allocator to the recommended working set, and let it free its cache below that.
     "PYTORCH_MPS_HIGH_WATERMARK_RATIO": "1.0",
     "PYTORCH_MPS_LOW_WATERMARK_RATIO": "0.9",
-    # Threads that wait for each other by spinning make a run many times slower as soon as anything
-    # else wants the core; sleeping costs a few microseconds.
+    # Threads that spin while waiting make a run many times slower as soon as another program needs the
+    # core. Sleeping costs a few microseconds.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # oneDNN, and torch's layer over it, keep compiled products for 1,024 shapes. Lengths change with every
-    # token and step, so that a run would gather hundreds of megabytes of them; few are ever met again.
+    # By default oneDNN, and torch's layer above it, cache compiled kernels for 1,024 shapes. Sequence lengths
+    # change with every token and step, so the caches would grow to hundreds of megabytes, mostly unused.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "LRU_CACHE_CAPACITY": "64",
-    # The tokenizer's own thread pool warns about, and can deadlock after, a fork.
+    # The tokenizer's thread pool prints a warning after a fork, and can deadlock.
     "TOKENIZERS_PARALLELISM": "false",
-    # Nothing but the model download ever leaves the machine unasked.
+    # Send no telemetry.
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
-    # Progress bars write to the terminal that a face of the program owns.
+    # Progress bars would write to the terminal, which belongs to the app or the command line.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "WANDB_SILENT": "true",
     "WANDB_CONSOLE": "off",
@@ -32,11 +32,10 @@ DEFAULTS = {
 
 
 def prepare(model_path: Path | None) -> None:
-    """Set what the user has not set.
+    """Set these variables unless the user has set them.
 
     Args:
-        model_path: the model's folder where it is on this machine; then no library needs to ask the
-            hub for anything, and none does.
+        model_folder: the model's folder if it is on this machine. Then the hub is switched off, too.
     """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)

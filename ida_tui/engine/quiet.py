@@ -1,4 +1,4 @@
-"""Keep the libraries from writing to a terminal that is not theirs; what they say becomes notices."""
+"""Capture of the libraries' warnings and log records as events, instead of terminal output."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ida_tui.events.types import Noticed
 
 LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "torch", "huggingface_hub")
 EXPECTED = (
-    # Metal lacks pinned memory and says so for a loader that was told not to use it.
+    # torch warns that Metal has no pinned memory, even though the data loader does not use it.
     "pin_memory",
-    # trl.GRPOTrainer itself asks for the old name of activation checkpointing.
+    # trl.GRPOTrainer itself uses the deprecated name of activation checkpointing.
     "gradient_checkpointing",
-    # Unscored completions are counted and shown by us, with their reasons.
+    # Failed verdicts are already counted and shown with their reasons.
     "All reward functions returned None",
     "use_cache=True` is incompatible",
-    # The tokenizer's special tokens are written into the model's configuration by design.
+    # It is intended that the tokenizer's special tokens are written to the model's configuration.
     "tokenizer has new PAD/BOS/EOS tokens",
 )
 
 
 @contextmanager
 def captured(emit: Callable[[Noticed], object]) -> Iterator[None]:
-    """Inside the block warnings and log records of the libraries are emitted, each text once."""
+    """Inside the block, emit the libraries' warnings and log records as notices, each text once."""
     seen: set[str] = set()
 
     def notice(source: str, text: str) -> None:
@@ -40,21 +40,21 @@ def captured(emit: Callable[[Noticed], object]) -> Iterator[None]:
 
     _turn_progress_bars_off()
     handler = Handler(level=logging.WARNING)
-    kept = []
+    previous = []
     for name in LIBRARIES:
         logger = logging.getLogger(name)
-        kept.append((logger, list(logger.handlers), logger.propagate))
+        previous.append((logger, list(logger.handlers), logger.propagate))
         logger.handlers, logger.propagate = [handler], False
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        # Notes from one library's developers to another's are of no use to the person who trains.
+        # Deprecation warnings are for developers of the libraries, not for users of this program.
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
         warnings.showwarning = lambda message, category, *_: notice(category.__name__, str(message))
         try:
             yield
         finally:
-            for logger, handlers, propagate in kept:
+            for logger, handlers, propagate in previous:
                 logger.handlers, logger.propagate = handlers, propagate
 
 

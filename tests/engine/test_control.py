@@ -218,7 +218,7 @@ def test_a_closed_terminal_saves_a_checkpoint() -> None:
 def test_a_detached_run_goes_on_alone_and_is_followed_from_its_directory(ida_tui: Any) -> None:
     started = ida_tui("--run", *SHORT, "training.max_steps=4", "--detach")
     assert started.code == 0, started.err
-    assert "✓ It trains on its own, process " in started.out
+    assert "✓ Training in the background (pid " in started.out
     assert "ida-tui attach outputs/quickstart/" in started.out
     # By the time that it is attached to it may have ended: what is printed is the same.
     followed = ida_tui("attach", "quickstart", "--lines")
@@ -238,7 +238,7 @@ def test_a_run_goes_on_in_a_process_of_its_own_and_ends_with_the_same_bytes(
     run.communicate(timeout=30)
     resumed = ida_tui_here("resume", "quickstart", "--detach")
     assert resumed.code == 0, resumed.err
-    assert "✓ It trains on its own, process " in resumed.out
+    assert "✓ Training in the background (pid " in resumed.out
     assert ida_tui_here("attach", "quickstart", "--lines").code == 0
     assert (LATEST / ADAPTER).read_bytes() == never_paused
 

@@ -52,4 +52,4 @@ def test_a_disk_that_refuses_the_details_costs_nothing_else(
 
     crash.write(directory, "a trace", redact=str)
 
-    assert "the details could not be written" in capsys.readouterr().err
+    assert "the crash log could not be written" in capsys.readouterr().err

@@ -213,7 +213,7 @@ def test_a_step_that_cannot_be_divided_names_the_numbers_of_processes_that_fit(
 ) -> None:
     refused = ida_tui_here("--run", *RUN, RANK="0", WORLD_SIZE="3", LOCAL_RANK="0")
     assert refused.code == ExitCode.USAGE
-    assert "64 completions of a step cannot be divided evenly among 3 processes" in refused.err
+    assert "64 completions per step cannot be divided evenly among 3 processes" in refused.err
     assert "use 1 or 2 or 4 processes" in refused.err
     more = re.search(r"gradient_accumulation_steps=(\d+)", refused.err)
     assert more is not None
@@ -243,7 +243,7 @@ def test_what_a_launcher_sets_is_read_and_nonsense_is_refused(
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert place() == Place(rank=3, world=4, local=1, local_world=4)
     monkeypatch.setenv("RANK", "4")
-    with pytest.raises(UsageError, match="RANK=4 is none of 4 processes"):
+    with pytest.raises(UsageError, match="RANK=4 is out of range for WORLD_SIZE=4"):
         place()
     monkeypatch.setenv("RANK", "one")
     with pytest.raises(UsageError, match="RANK='one'"):
@@ -255,12 +255,12 @@ def test_a_launcher_that_would_divide_the_model_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
-    with pytest.raises(UsageError, match=f"accelerate asks for {name}"):
+    with pytest.raises(UsageError, match=f"accelerate is configured for {name}"):
         several.require(resolve("quickstart").config, "cuda", Place(0, 2, 0, 2))
 
 
 def test_a_macs_gpu_is_not_shared() -> None:
-    with pytest.raises(IdaError, match="cannot share the one GPU") as refused:
+    with pytest.raises(IdaError, match="cannot share the GPU") as refused:
         several.require(resolve("quickstart").config, "mps", Place(0, 2, 0, 2))
     assert refused.value.code is ExitCode.DEVICE_UNUSABLE
 
@@ -271,7 +271,7 @@ def test_a_macs_gpu_is_not_shared() -> None:
 def test_vllm_is_refused_where_there_is_no_cuda_gpu(ida_tui_here: IdaTui) -> None:
     refused = ida_tui_here("--run", *RUN, "engine=plain", "training.use_vllm=true")
     assert refused.code == ExitCode.DEVICE_UNUSABLE
-    assert "training.use_vllm needs a CUDA GPU, and this run is on cpu" in refused.err
+    assert "training.use_vllm needs a CUDA GPU, but this run uses cpu" in refused.err
 
 
 def test_vllm_is_refused_with_the_fast_engine(ida_tui_here: IdaTui) -> None:
@@ -294,6 +294,6 @@ def test_a_vllm_server_that_does_not_answer_is_named() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        with pytest.raises(IdaError, match=f"no vLLM server answers at {url}") as refused:
+        with pytest.raises(IdaError, match=f"no vLLM server responds at {url}") as refused:
             vllm.require_server(url)
     assert "vllm serve MODEL" in refused.value.hint

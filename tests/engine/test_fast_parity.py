@@ -330,7 +330,7 @@ def test_models_outside_the_covered_families_say_why() -> None:
         Qwen3ForCausalLM(Qwen3Config(**SHAPE)),
         peft.LoraConfig(r=4, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
-    assert "more than LoRA" in (decoder.unsupported(dora) or "")
+    assert "DoRA" in (decoder.unsupported(dora) or "")
 
 
 def test_a_model_that_is_not_covered_is_trained_by_trls_own_code_and_the_log_says_so(
@@ -355,7 +355,7 @@ def test_a_model_that_is_not_covered_is_trained_by_trls_own_code_and_the_log_say
         "training.max_completion_length=8", "evaluation.enabled=false",
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert "TRL's own code trains this model: it attends through a sliding window" in done.out
+    assert "Fast step is off, using TRL's code: the model uses sliding-window attention" in done.out
 
 
 # --- TRL's side of the contract ------------------------------------------------------------

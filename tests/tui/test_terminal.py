@@ -144,7 +144,7 @@ def test_a_run_that_is_left_to_itself_goes_on_after_the_terminal_is_gone(
         assert screen.wait_for_the_end() == 0
         assert screen.is_left_clean
         after = screen.output.rpartition(b"\x1b[?1049l")[2].decode()
-        assert "✓ It trains on its own, process " in after
+        assert "✓ Training in the background (pid " in after
         assert "ida-tui attach outputs/quickstart/" in after
     directory = RunDirectory(next(Path("outputs/quickstart").glob("2*")).resolve())
     assert owner.alive(directory)

@@ -1,4 +1,4 @@
-"""What one process of a run holds and how fast it is, for `StepFinished.ranks`."""
+"""Memory use and generation speed of one process, for `StepFinished.ranks`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from ida_tui.system.memory import MemorySensor
 
 
 def figures(tokens: int, seconds: Mapping[str, float], device: Any) -> RankFigures:
-    """The figures of this process after a step.
+    """Measure this process after a step.
 
     Args:
-        tokens: what it has sampled in the step.
-        seconds: what the parts of the step have taken it.
-        device: torch's device that it computes on.
+        tokens: number of tokens it has generated in the step.
+        seconds: seconds per phase of the step.
+        device: the torch device that it computes on.
+
+    Returns:
+        Host name, process memory, device tensors and device cache (bytes), tokens, tokens per second.
     """
-    held = MemorySensor().sample(devices.memory(device.type))
-    spent = seconds.get("generate", 0.0)
+    sample = MemorySensor().sample(devices.memory(device.type))
+    generate_s = seconds.get("generate", 0.0)
     return (
         socket.gethostname(),
-        held.process,
-        held.device_tensors,
-        held.device_cache,
+        sample.process,
+        sample.device_tensors,
+        sample.device_cache,
         tokens,
-        round(tokens / spent, 1) if spent else 0.0,
+        round(tokens / generate_s, 1) if generate_s else 0.0,
     )

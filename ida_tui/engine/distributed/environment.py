@@ -1,7 +1,7 @@
-"""Which of several processes this one is, as `torchrun` and `accelerate launch` say it.
+"""Rank and world size of this process, as set by `torchrun` or `accelerate launch`.
 
-They set RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE. Nothing heavy is imported here, so that the
-command line can ask before anything else is.
+The launchers set RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE. This module imports nothing heavy,
+because the command line needs these values before anything else is loaded.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One process among those that train together."""
+    """Position of a process among the processes that train together."""
 
     rank: int = 0
-    """From 0; rank 0 owns the run's directory, its judge and everything that is printed."""
+    """Rank, from 0. Rank 0 owns the run directory, the judge and all printed output."""
     world: int = 1
-    """How many processes there are."""
+    """Number of processes."""
     local: int = 0
-    """From 0, among the processes of this machine; on CUDA also the number of its GPU."""
+    """Rank among the processes of this machine, from 0; on CUDA also the index of the GPU."""
     local_world: int = 1
-    """How many of them are on this machine."""
+    """Number of processes on this machine."""
 
     @property
     def alone(self) -> bool:
-        """Whether one process trains by itself."""
+        """Whether there is only one process."""
         return self.world == 1
 
     @property
     def words(self) -> str:
-        """As a person is told: ``process 2 of 4 (rank 1)``."""
+        """Display name, for example ``process 2 of 4 (rank 1)``."""
         return named(self.rank, self.world)
 
 
@@ -45,32 +45,32 @@ ALONE = Place()
 
 
 def named(rank: int, world: int) -> str:
-    """A process as a person is told of it."""
+    """Display name of a process."""
     return f"process {rank + 1} of {world} (rank {rank})"
 
 
 def place() -> Place:
-    """This process's place; alone where no launcher has set one.
+    """Read rank and world size of this process; a single process if no launcher has set them.
 
     Raises:
-        UsageError: what the launcher has set is no place.
+        UsageError: an environment variable has an invalid value.
     """
     world = _number("WORLD_SIZE", 1)
     if world <= 1 or "RANK" not in os.environ:
         return ALONE
-    found = Place(
+    process = Place(
         _number("RANK", 0),
         world,
         _number("LOCAL_RANK", 0),
         _number("LOCAL_WORLD_SIZE", world),
     )
-    if not 0 <= found.rank < world:
+    if not 0 <= process.rank < world:
         raise UsageError(
-            f"RANK={found.rank} is none of {world} processes",
-            "start it with torchrun or accelerate launch, which set RANK and WORLD_SIZE;\n"
-            "for one process: unset RANK WORLD_SIZE LOCAL_RANK",
+            f"RANK={process.rank} is out of range for WORLD_SIZE={world}",
+            "start with torchrun or accelerate launch, which set RANK and WORLD_SIZE;\n"
+            "for a single process: unset RANK WORLD_SIZE LOCAL_RANK",
         )
-    return found
+    return process
 
 
 def _number(name: str, default: int) -> int:
@@ -79,45 +79,48 @@ def _number(name: str, default: int) -> int:
         return int(text) if text else default
     except ValueError:
         raise UsageError(
-            f"the environment says {name}={text[:40]!r}, which is no number",
-            "start it with torchrun or accelerate launch, which set it",
+            f"the environment variable {name}={text[:40]!r} is not a number",
+            f"start with torchrun or accelerate launch, which set {name}",
         ) from None
 
 
 def shared(training: TrainingConfig, world: int) -> TrainingConfig:
-    """One process's part of a step.
+    """Divide a step evenly among the processes.
 
-    The step stays the profile's: its per_device_train_batch_size × gradient_accumulation_steps completions
-    are divided evenly, rank by rank in the order that one process has them in, so that a group may begin on
-    one rank and end on the next. As many go through the model at once as the profile says, or the next
-    smaller number that divides a rank's part.
+    The number of completions per step stays per_device_train_batch_size × gradient_accumulation_steps of the
+    profile. Each rank gets a contiguous part of the rows, so a group may start on one rank and end on the
+    next. The micro-batch size stays the profile's, or is reduced to the next size that divides a rank's rows.
+
+    Args:
+        training: the profile's training section.
+        world_size: number of processes.
 
     Raises:
-        UsageError: they cannot be divided evenly.
+        UsageError: the completions cannot be divided evenly.
     """
     rows = training.completions_per_step
     if rows % world:
-        fits = [n for n in range(1, rows + 1) if rows % n == 0]
-        near = sorted(sorted(fits, key=lambda n: abs(n - world))[:3])
+        divisors = [n for n in range(1, rows + 1) if rows % n == 0]
+        nearest = sorted(sorted(divisors, key=lambda n: abs(n - world))[:3])
         raise UsageError(
-            f"{rows} completions of a step cannot be divided evenly among {world} processes",
-            f"use {' or '.join(map(str, near))} processes, or a multiple of {world} completions:\n"
+            f"{rows} completions per step cannot be divided evenly among {world} processes",
+            f"use {' or '.join(map(str, nearest))} processes, or a multiple of {world} completions:\n"
             f"training.gradient_accumulation_steps={_passes(training, world)}",
             where="training.per_device_train_batch_size × training.gradient_accumulation_steps",
         )
-    part = rows // world
-    at_once = min(part, training.per_device_train_batch_size)
-    at_once = next(n for n in range(at_once, 0, -1) if part % n == 0)
+    rank_rows = rows // world
+    batch_size = min(rank_rows, training.per_device_train_batch_size)
+    batch_size = next(n for n in range(batch_size, 0, -1) if rank_rows % n == 0)
     return training.model_copy(
         update={
-            "per_device_train_batch_size": at_once,
-            "gradient_accumulation_steps": part // at_once,
+            "per_device_train_batch_size": batch_size,
+            "gradient_accumulation_steps": rank_rows // batch_size,
         }
     )
 
 
 def _passes(training: TrainingConfig, world: int) -> int:
-    """The next number of passes with which whole groups make up whole parts."""
+    """Next number of accumulation steps for which the processes get equal numbers of complete groups."""
     batch, group = training.per_device_train_batch_size, training.num_generations
     unit = world * group // gcd(world, group)
     unit //= gcd(unit, batch)
@@ -125,7 +128,7 @@ def _passes(training: TrainingConfig, world: int) -> int:
 
 
 def sharding() -> str:
-    """What `accelerate launch` was told to divide the model with: `FSDP`, `DeepSpeed`, or empty."""
+    """Sharding that `accelerate launch` is configured for: `FSDP`, `DeepSpeed`, or empty."""
     for name in ("FSDP", "DeepSpeed"):
         if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() in ("1", "true"):
             return name
@@ -133,7 +136,7 @@ def sharding() -> str:
 
 
 def part_of(config: Config, world: int) -> Config:
-    """The profile as one process computes it; itself where there is only one."""
+    """The profile with each process's share of the step; unchanged for a single process."""
     if world == 1:
         return config
     return config.model_copy(update={"training": shared(config.training, world)})

@@ -1,11 +1,12 @@
-"""The one seam between the processes of a run: who is there, what they tell each other, who is gone.
+"""Process group of a run: collectives between the ranks, and detection of ranks that have exited.
 
-With one process (`Ranks()`) everything here returns what it was given and touches no library. Several
-processes talk over gloo, also where the gradients go over NCCL: a process that dies closes its
-connections, so that the others' next exchange raises `RankLost` at once instead of waiting. Rank 0 may
-wait for a judge or a person for days; only these exchanges are waited in, and they have the time.
+With a single process (`ProcessGroup()`) every collective returns its argument and imports nothing. Several
+processes communicate over gloo, even when their gradients use NCCL: a process that dies closes its gloo
+connections, so the next collective on the other ranks raises `PeerLostError` immediately instead of waiting.
+Rank 0 may wait for a judge or a user for days. The other ranks wait for it inside a gloo collective, whose
+timeout is long enough.
 
-What was written for CUDA and for several machines has not been run there yet.
+The code for CUDA and for several machines has not been tested on such hardware yet.
 """
 
 from __future__ import annotations
@@ -26,26 +27,26 @@ from ida_tui.errors import IdaError
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)
-"""How long one rank waits for what another has to say: rank 0 may be paused."""
+"""Timeout of the gloo collectives. It is long because rank 0 may be paused."""
 COMPUTING = timedelta(minutes=30)
-"""How long one rank waits for the gradients of another."""
+"""Timeout of the collectives that average gradients."""
 GATHERING_S = 600.0
-"""How long the processes wait for each other at the start."""
+"""How long the processes wait for each other at the start of a run."""
 REAPED_S = 3.0
-"""How long it may take until a process whose connections are closed is seen to be gone."""
+"""How long a process may take to exit after its connections have closed."""
 COMING, READY, ENDED = "ida/coming", "ida/ready", "ida/ended"
-"""What rank 0 leaves at the meeting point: a run is coming, it has passed its checks, it has ended."""
+"""Keys that rank 0 sets in the store: a run was announced, it has passed its checks, it has ended."""
 
 
 class RankLost(IdaError):
-    """Another process of the run has ended, or cannot be reached."""
+    """Another process of the run has exited or cannot be reached."""
 
 
 class Ranks:
-    """This process among the others. Made with `joined`; `Ranks()` is one process alone.
+    """The processes of a run. `ProcessGroup()` is a single process; `join_process_group` connects several.
 
-    The methods below "exchanges" are that: all ranks call the same ones in the same order, and each raises
-    `RankLost` where another rank is gone.
+    The methods in the section "collectives" must be called by all ranks in the same order. Each of them
+    raises `PeerLostError` if another rank has exited.
     """
 
     def __init__(self, place: Place = ALONE, store: Any = None) -> None:
@@ -57,26 +58,26 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, which owns the run's directory, judge and checkpoints."""
+        """Whether this is rank 0, which owns the run directory, the judge and the checkpoints."""
         return self.rank == 0
 
     def part(self, rows: int) -> slice:
-        """This rank's rows of a step of so many."""
-        each = rows // self.world
-        return slice(self.rank * each, (self.rank + 1) * each)
+        """Slice of this rank's rows in a step with this many rows."""
+        rank_rows = rows // self.world
+        return slice(self.rank * rank_rows, (self.rank + 1) * rank_rows)
 
-    # -- exchanges ------------------------------------------------------------------------------
+    # -- collectives ----------------------------------------------------------------------------
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true on any rank."""
+        """Whether the flag is true on any rank."""
         return flag if self.alone else self.total(int(flag)) > 0
 
     def total(self, number: int) -> int:
-        """The sum over all ranks."""
+        """Sum of the number over all ranks."""
         return number if self.alone else sum(self.numbers(number))
 
     def numbers(self, *mine: int) -> list[int]:
-        """Some whole numbers of every rank, rank after rank."""
+        """Gather integers from every rank, concatenated in rank order."""
         if self.alone:
             return list(mine)
         import torch
@@ -89,39 +90,39 @@ class Ranks:
         return [int(number) for number in table.flatten().tolist()]
 
     def every(self, mine: T) -> list[T]:
-        """What every rank has, in the order of the ranks."""
+        """Gather an object from every rank, in rank order."""
         if self.alone:
             return [mine]
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.world
+        gathered: list[Any] = [None] * self.world
         with self._naming_the_lost():
-            dist.all_gather_object(found, mine, group=self._talk)
-        return found
+            dist.all_gather_object(gathered, mine, group=self._talk)
+        return gathered
 
     def joined_rows(self, mine: Sequence[T]) -> list[T]:
-        """The rows of all ranks, in the order that one process would have them in."""
-        return [row for rows in self.every(list(mine)) for row in rows]
+        """Gather the rows of all ranks, in the order in which a single process would have them."""
+        return [row for rank_rows in self.every(list(mine)) for row in rank_rows]
 
     def told(self, thing: T | None) -> T:
-        """What rank 0 has; what the others pass is not looked at."""
+        """Return rank 0's object on every rank. The arguments of the other ranks are ignored."""
         if self.alone:
             assert thing is not None
             return thing
         import torch.distributed as dist
 
-        box = [thing if self.first else None]
+        objects = [thing if self.first else None]
         with self._naming_the_lost():
-            dist.broadcast_object_list(box, src=0, group=self._talk)
-        assert box[0] is not None
-        return box[0]
+            dist.broadcast_object_list(objects, src=0, group=self._talk)
+        assert objects[0] is not None
+        return objects[0]
 
     def meet(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank has reached this point."""
         self.total(0)
 
     def share_random_numbers(self) -> None:
-        """Let every rank go on with rank 0's random numbers, on the host and on a CUDA device."""
+        """Set the random number generators of every rank, on the host and on CUDA, to rank 0's state."""
         if self.alone:
             return
         import torch
@@ -133,13 +134,13 @@ class Ranks:
             torch.cuda.set_rng_state(device)
 
     def mean_gradients(self, parameters: Iterable[Any]) -> None:
-        """Replace every gradient by its mean over the ranks, in one exchange a number format."""
+        """Replace every gradient by its mean over the ranks, with one all-reduce per number format."""
         if self.alone:
             return
         import torch
         import torch.distributed as dist
 
-        # A rank that is gone is noticed here, where waiting for it raises, not in NCCL, where it may hang.
+        # Detect a lost rank here, where waiting raises an error, rather than in NCCL, where it may hang.
         self.meet()
         by_format: dict[Any, list[Any]] = {}
         for parameter in parameters:
@@ -157,33 +158,33 @@ class Ranks:
                 gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
                 start += gradient.numel()
 
-    # -- how it ends --------------------------------------------------------------------------
+    # -- end of the run -----------------------------------------------------------------------
 
     def say_why(self, why: str) -> None:
-        """Leave word of what ends this rank, for rank 0."""
+        """Store the reason why this rank ends, for rank 0 to read."""
         self._set(f"ida/why/{self.rank}", " ".join(why.split())[:500])
 
     def leave(self, code: int) -> None:
-        """Tell the others that the run has ended, with this exit code; rank 0's last word."""
+        """Tell the other ranks that the run has ended with this exit code. Called by rank 0."""
         if not self.alone:
             self._set(ENDED, str(code))
 
     def word(self) -> int | None:
-        """The exit code that rank 0 has ended the run with; None while it has not."""
-        said = self._get(ENDED)
-        return int(said) if said else None
+        """The exit code with which rank 0 has ended the run; None while it has not ended."""
+        code = self._get(ENDED)
+        return int(code) if code else None
 
     def release(self) -> None:
-        """Every step is made: whether the others are still there does not matter any more."""
+        """Stop watching the other ranks: all steps are done, so they may exit."""
         self._needed = False
 
     def missing(self, wait_s: float = 0.0) -> str:
-        """Which other process has ended and, where it said so, why; empty where all seem to be there.
+        """Describe another process that has exited, with its reason if known; empty if there is none.
 
-        A process of another machine is known to be gone only when it has left word.
+        The exit of a process on another machine is detected only if it has stored a reason.
 
         Args:
-            wait_s: how long to look for one: its connections close a moment before it is gone.
+            wait_s: how long to wait for an exit. A process closes its connections shortly before it exits.
         """
         until = time.monotonic() + wait_s
         while self._needed:
@@ -191,7 +192,7 @@ class Ranks:
                 why = self._get(f"ida/why/{rank}")
                 if why or self.gone(rank):
                     return f"{named(rank, self.world)} ended: " + (
-                        why or "killed, or crashed without a word"
+                        why or "killed, or crashed without an error message"
                     )
             if time.monotonic() >= until:
                 break
@@ -199,16 +200,16 @@ class Ranks:
         return ""
 
     def lost(self, error: BaseException) -> RankLost | None:
-        """What an error of a library means if another rank's end is behind it; None where none is."""
+        """The `PeerLostError` behind a library's error; None if the error has another cause."""
         if isinstance(error, RankLost) or not self._needed:
             return error if isinstance(error, RankLost) else None
-        said = str(error).lower()
-        if not any(word in said for word in ("gloo", "nccl", "connection", "broken pipe")):
+        message = str(error).lower()
+        if not any(text in message for text in ("gloo", "nccl", "connection", "broken pipe")):
             return None
-        gone = self.missing(REAPED_S)
-        if not gone and ("gloo" in said or "nccl" in said):
-            gone = f"another of {self.world} processes ended, or cannot be reached"
-        return RankLost(gone) if gone else None
+        reason = self.missing(REAPED_S)
+        if not reason and ("gloo" in message or "nccl" in message):
+            reason = f"another of the {self.world} processes has exited or cannot be reached"
+        return RankLost(reason) if reason else None
 
     @contextmanager
     def _naming_the_lost(self) -> Iterator[None]:
@@ -218,7 +219,7 @@ class Ranks:
             raise (self.lost(error) or error) from None
 
     def gone(self, rank: int) -> bool:
-        """Whether a process of this machine has ended; of another machine's nothing is known."""
+        """Whether a process of this machine has exited; always False for processes of other machines."""
         host, _, pid = self._get(f"ida/where/{rank}").rpartition(" ")
         if host != socket.gethostname():
             return False
@@ -228,7 +229,7 @@ class Ranks:
             return True
 
     def _set(self, key: str, value: str) -> None:
-        # The launcher holds the store; without it nobody is left to read.
+        # The launcher hosts the store. If it has exited, no rank is left to read the value.
         with suppress(RuntimeError):
             self._store.set(key, value)
 
@@ -241,14 +242,14 @@ class Ranks:
 
 @contextmanager
 def joined(place: Place, device: str) -> Iterator[Ranks]:
-    """Find the other processes and stay in touch with them inside the block.
+    """Connect to the other processes of the run for the duration of the block.
 
     Args:
-        place: this process's.
-        device: where the model is trained; on CUDA the gradients go over NCCL.
+        process: rank and world size of this process.
+        device: the device that trains the model. On CUDA the gradients are averaged with NCCL.
 
     Raises:
-        IdaError: they were not all there within ten minutes.
+        IdaError: the processes did not all connect within ten minutes.
     """
     if place.alone:
         yield Ranks()
@@ -262,7 +263,7 @@ def joined(place: Place, device: str) -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     try:
         if place.rank and not _said(store, READY):
-            raise RankLost("the run did not begin")
+            raise RankLost("the run did not start")
         store.set(READY, "1")
         dist.init_process_group(
             backend,
@@ -274,8 +275,8 @@ def joined(place: Place, device: str) -> Iterator[Ranks]:
         ranks._talk = dist.new_group(backend="gloo", timeout=PATIENCE)
     except RuntimeError as error:
         raise IdaError(
-            f"the {place.world} processes of the run did not find each other: {str(error)[:200]}",
-            "start as many as WORLD_SIZE says, with torchrun or accelerate launch",
+            f"the {place.world} processes of the run could not connect: {str(error)[:200]}",
+            "start WORLD_SIZE processes with torchrun or accelerate launch",
         ) from None
     try:
         yield ranks
@@ -287,10 +288,10 @@ def joined(place: Place, device: str) -> Iterator[Ranks]:
 
 @cache
 def meeting_point(place: Place) -> Any:
-    """The store that the launcher, or rank 0, keeps for all ranks.
+    """Connect to the key-value store that the launcher or rank 0 hosts for all ranks.
 
     Raises:
-        IdaError: it cannot be reached.
+        IdaError: the store cannot be reached.
     """
     from torch.distributed.rendezvous import rendezvous
 
@@ -300,30 +301,30 @@ def meeting_point(place: Place) -> Any:
         )
     except (RuntimeError, ValueError) as error:
         raise IdaError(
-            f"{place.words} finds no place to meet the others: {str(error)[:200]}",
-            "MASTER_ADDR and MASTER_PORT name it; torchrun and accelerate launch set them",
+            f"{place.words} could not reach the rendezvous address: {str(error)[:200]}",
+            "set MASTER_ADDR and MASTER_PORT, or start with torchrun or accelerate launch, which set them",
         ) from None
     return store
 
 
 def announce(place: Place, *, offline: bool) -> None:
-    """Tell the other ranks that a run is about to begin, so that they load the libraries meanwhile.
+    """Tell the other ranks that a run is about to start, so that they can load the libraries meanwhile.
 
     Args:
-        place: this process's; nothing is told but by rank 0 of several.
-        offline: whether the model is on this machine, and no library has to ask a hub.
+        process: rank and world size of this process. Does nothing for a single process.
+        offline: whether the model is on this machine, so that no library has to contact the hub.
     """
     if not place.alone:
         meeting_point(place).set(COMING, "offline" if offline else "online")
 
 
 def announced(place: Place) -> str:
-    """Wait for that; empty where rank 0 has left without a run."""
+    """Wait for rank 0's announcement: "offline", "online", or empty if rank 0 ended without a run."""
     return _said(meeting_point(place), COMING)
 
 
 def _said(store: Any, key: str) -> str:
-    """Wait for what rank 0 says; empty where it leaves without."""
+    """Wait until rank 0 has set the key and return its value; empty if rank 0 ended without setting it."""
     while not store.check([key]):
         if store.check([ENDED]):
             return ""
@@ -332,12 +333,12 @@ def _said(store: Any, key: str) -> str:
 
 
 def dismiss(place: Place, code: int) -> None:
-    """Tell the other ranks that there is no run: rank 0 was asked for something else, or refused it."""
+    """Tell the other ranks that no run starts: rank 0 ran another command, or a check failed."""
     if place.alone or place.rank:
         return
     import torch.distributed as dist
 
     if dist.is_initialized():
-        return  # there was one, and it has told them how it ended
+        return  # a run has started, and it tells the other ranks how it ended
     with suppress(IdaError, RuntimeError):
         meeting_point(place).set(ENDED, str(code))

@@ -1,7 +1,7 @@
-"""The output layer without its logits: log-probabilities and entropies, a tile of the vocabulary at a time.
+"""Chunked language-model head: log-probabilities and entropies without the full logits.
 
-TRL's kernel does the same and is used wherever it has Triton or torch's products are good. On a CPU where
-they are not (`linear.prefers_onednn`) the tiles are computed here; the sums are those of an online softmax.
+TRL's kernel works the same way and is used on all devices except the CPUs for which `prefers_onednn` is true.
+There the logits are computed here, one tile of tokens × vocabulary at a time, with an online softmax.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from trl.kernels import ChunkedLogProbFunction
 from ida_tui.engine.device.onednn import by_onednn, onednn
 
 VOCABULARY_TILE, TOKEN_TILE = 8192, 512
-"""A tile of 16 MB in float32: small enough for the caches, large enough for the products."""
+"""Tile size. A tile takes 16 MB in float32: it fits the CPU caches and still multiplies efficiently."""
 
 
 def score(
@@ -24,21 +24,24 @@ def score(
     targets: torch.Tensor,
     temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of each target, and the entropy it was drawn with (without a gradient).
+    """Log-probability of each target token, and the entropy of its distribution.
 
     Args:
-        states: (tokens, hidden).
-        weight: (vocabulary, hidden).
-        bias: (vocabulary,) or None.
-        targets: (tokens,).
+        states: hidden states, (tokens, hidden).
+        weight: weight of the output layer, (vocabulary, hidden).
+        bias: bias of the output layer, (vocabulary,), or None.
+        targets: token ids, (tokens,).
         temperature: the logits are divided by it.
+
+    Returns:
+        Log-probabilities and entropies, (tokens,) each. The entropies have no gradient.
     """
     if by_onednn(states, weight):
-        own: tuple[torch.Tensor, torch.Tensor] = _Tiles.apply(
+        tiled: tuple[torch.Tensor, torch.Tensor] = _Tiles.apply(
             states, weight, bias, targets, temperature
         )
-        return own
-    found = ChunkedLogProbFunction.apply(
+        return tiled
+    outputs = ChunkedLogProbFunction.apply(
         states,
         weight,
         bias,
@@ -49,10 +52,12 @@ def score(
         1.0,
         ("log_probs", "entropy"),
     )
-    return found[0], found[1].detach()
+    return outputs[0], outputs[1].detach()
 
 
 class _Tiles(torch.autograd.Function):
+    """Log-probabilities and entropies by an online softmax over tiles of the vocabulary."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -63,55 +68,56 @@ class _Tiles(torch.autograd.Function):
         temperature: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = states.shape[0]
-        scores, entropies, totals = (states.new_empty(tokens) for _ in range(3))
-        for here in _spans(tokens, TOKEN_TILE):
-            x, goal = states[here], targets[here]
-            top = x.new_full((len(x), 1), -torch.inf)
-            mass, weighted, wanted = x.new_zeros(3, len(x), 1)
+        logprobs, entropies, log_sum_exps = (states.new_empty(tokens) for _ in range(3))
+        for span in _spans(tokens, TOKEN_TILE):
+            x, target = states[span], targets[span]
+            running_max = x.new_full((len(x), 1), -torch.inf)
+            sum_exp, weighted_sum, target_logit = x.new_zeros(3, len(x), 1)
             for tile in _spans(weight.shape[0], VOCABULARY_TILE):
                 z = _logits(x, weight, bias, tile, temperature)
-                inside = (goal >= tile.start) & (goal < tile.stop)
-                column = (goal - tile.start).clamp(0, z.shape[1] - 1)[:, None]
-                wanted = torch.where(inside[:, None], z.gather(1, column), wanted)
-                higher = torch.maximum(top, z.amax(dim=1, keepdim=True))
-                shrink = torch.exp(top - higher)
-                e = torch.exp(z - higher)
-                mass = mass * shrink + e.sum(dim=1, keepdim=True)
-                weighted = weighted * shrink + (e.mul_(z)).sum(dim=1, keepdim=True)
-                top = higher
-            total = top + mass.log()
-            totals[here] = total[:, 0]
-            scores[here] = (wanted - total)[:, 0]
-            entropies[here] = (total - weighted / mass)[:, 0]
-        ctx.save_for_backward(states, weight, bias, targets, totals)
+                in_tile = (target >= tile.start) & (target < tile.stop)
+                column = (target - tile.start).clamp(0, z.shape[1] - 1)[:, None]
+                target_logit = torch.where(in_tile[:, None], z.gather(1, column), target_logit)
+                new_max = torch.maximum(running_max, z.amax(dim=1, keepdim=True))
+                rescale = torch.exp(running_max - new_max)
+                e = torch.exp(z - new_max)
+                sum_exp = sum_exp * rescale + e.sum(dim=1, keepdim=True)
+                weighted_sum = weighted_sum * rescale + (e.mul_(z)).sum(dim=1, keepdim=True)
+                running_max = new_max
+            log_sum_exp = running_max + sum_exp.log()
+            log_sum_exps[span] = log_sum_exp[:, 0]
+            logprobs[span] = (target_logit - log_sum_exp)[:, 0]
+            entropies[span] = (log_sum_exp - weighted_sum / sum_exp)[:, 0]
+        ctx.save_for_backward(states, weight, bias, targets, log_sum_exps)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropies)
-        return scores, entropies
+        return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        states, weight, bias, targets, totals = ctx.saved_tensors
-        wants_states, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        for_states = torch.zeros_like(states) if wants_states else None
-        for_weight = torch.zeros_like(weight) if wants_weight else None
-        for_bias = torch.zeros_like(bias) if bias is not None and wants_bias else None
-        for here in _spans(states.shape[0], TOKEN_TILE):
-            x, goal, gradient = states[here], targets[here], gradients[0][here, None]
+        states, weight, bias, targets, log_sum_exps = ctx.saved_tensors
+        needs_states, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_states = torch.zeros_like(states) if needs_states else None
+        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        grad_bias = torch.zeros_like(bias) if bias is not None and needs_bias else None
+        for span in _spans(states.shape[0], TOKEN_TILE):
+            x, target, gradient = states[span], targets[span], gradients[0][span, None]
             for tile in _spans(weight.shape[0], VOCABULARY_TILE):
                 z = _logits(x, weight, bias, tile, ctx.temperature)
                 # d log p(target) / dz = [z is the target] - p
-                change = torch.exp(z.sub_(totals[here, None])).mul_(-gradient / ctx.temperature)
-                inside = (goal >= tile.start) & (goal < tile.stop)
-                column = (goal - tile.start).clamp(0, z.shape[1] - 1)[:, None]
-                share = torch.where(inside[:, None], gradient / ctx.temperature, 0.0)
-                change.scatter_add_(1, column, share)
-                if for_states is not None:
-                    for_states[here] += onednn(change, weight[tile].t(), None)
-                if for_weight is not None:
-                    for_weight[tile] += onednn(change.t(), x.t(), None)
-                if for_bias is not None:
-                    for_bias[tile] += change.sum(dim=0)
-        return for_states, for_weight, for_bias, None, None
+                probabilities = torch.exp(z.sub_(log_sum_exps[span, None]))
+                grad_logits = probabilities.mul_(-gradient / ctx.temperature)
+                in_tile = (target >= tile.start) & (target < tile.stop)
+                column = (target - tile.start).clamp(0, z.shape[1] - 1)[:, None]
+                target_grad = torch.where(in_tile[:, None], gradient / ctx.temperature, 0.0)
+                grad_logits.scatter_add_(1, column, target_grad)
+                if grad_states is not None:
+                    grad_states[span] += onednn(grad_logits, weight[tile].t(), None)
+                if grad_weight is not None:
+                    grad_weight[tile] += onednn(grad_logits.t(), x.t(), None)
+                if grad_bias is not None:
+                    grad_bias[tile] += grad_logits.sum(dim=0)
+        return grad_states, grad_weight, grad_bias, None, None
 
 
 def _logits(
@@ -121,9 +127,11 @@ def _logits(
     tile: slice,
     temperature: float,
 ) -> torch.Tensor:
+    """Logits of one tile of the vocabulary, (tokens, tile)."""
     z = onednn(x, weight[tile], None if bias is None else bias[tile])
     return z if temperature == 1.0 else z.div_(temperature)
 
 
 def _spans(length: int, size: int) -> list[slice]:
+    """Consecutive slices of at most `size` that cover `length`."""
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]

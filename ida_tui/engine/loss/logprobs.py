@@ -1,10 +1,10 @@
-"""Log-probabilities of a batch of completions, with each shared prompt computed once and no padding scored.
+"""Completion log-probabilities with shared prompts computed once and little padding.
 
-TRL runs prompt and completion of every row through the model, padded to the longest, and scores prompt
-and padding too where there is no Triton. Here every different prompt goes through the model once, its
-keys and values (with their gradients) serve all its completions, completions of like length go together,
-and only completion positions reach the output layer. The numbers are the same:
-`tests/engine/test_fast_parity.py` compares them, and the gradients, with TRL's.
+TRL runs prompt and completion of every row through the model, padded to the longest row. Without Triton it
+also applies the output layer to prompts and padding. Here each distinct prompt goes through the model once,
+and its keys and values (with their gradients) serve all its completions. Completions of similar length form
+a micro-batch, and only completion tokens reach the output layer. `tests/engine/test_fast_parity.py` compares the
+results and the gradients with TRL's.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from ida_tui.engine.device.onednn import quicker_linears
 from ida_tui.engine.loss.lm_head import score
 
 WASTE = 0.25
-"""Padding that is put up with before completions are put into another pass."""
+"""Largest share of padding in a micro-batch before a new one is started."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One micro-batch, taken apart on the host.
+    """A batch split into distinct prompts and completions.
 
     Args:
-        prompts: the different prompts, left-padded, (prompts, longest prompt).
-        prompt_mask: 1 for their tokens.
-        prompt_of: for each row the prompt that it has.
+        prompts: the distinct prompts, left-padded, (prompts, longest prompt).
+        prompt_mask: 1 for a prompt token, 0 for padding, in the shape of `prompts`.
+        prompt_of: index of each row's prompt, (rows,).
         completions: right-padded, (rows, longest completion).
-        lengths: tokens of each completion.
-        bucket: completions go through the model at a multiple of this many tokens.
+        lengths: number of tokens of each completion.
+        bucket: completion lengths are rounded up to a multiple of this.
     """
 
     prompts: torch.Tensor
@@ -47,13 +47,13 @@ class Batch:
 
     @classmethod
     def of(cls, ids: torch.Tensor, mask: torch.Tensor, kept: int, bucket: int = 1) -> Batch:
-        """From TRL's tensors.
+        """Split TRL's padded tensors.
 
         Args:
             ids: (rows, prompt + completion), prompts padded on the left and completions on the right.
-            mask: 1 for tokens, the same shape.
-            kept: columns of the completions.
-            bucket: both widths are made multiples of this by padding.
+            mask: 1 for a token, 0 for padding, in the shape of `ids`.
+            logits_to_keep: width of the completion part.
+            bucket: both widths are padded to a multiple of this.
         """
         if bucket > 1:
             before, after = -(ids.shape[1] - kept) % bucket, -kept % bucket
@@ -61,15 +61,15 @@ class Batch:
             kept += after
         width = ids.shape[1] - kept
         prompts, prompt_mask = ids[:, :width], mask[:, :width]
-        both = torch.cat((prompts * prompt_mask, prompt_mask), dim=1)
-        unique, prompt_of = torch.unique(both, dim=0, return_inverse=True)
+        ids_and_mask = torch.cat((prompts * prompt_mask, prompt_mask), dim=1)
+        unique, prompt_of = torch.unique(ids_and_mask, dim=0, return_inverse=True)
         unique_mask = unique[:, width:]
-        used = int(unique_mask.sum(dim=1).max()) if width else 0
+        longest = int(unique_mask.sum(dim=1).max()) if width else 0
         lengths = mask[:, width:].sum(dim=1).tolist()
-        used = min(width, -(-used // bucket) * bucket)
+        longest = min(width, -(-longest // bucket) * bucket)
         return cls(
-            prompts=unique[:, width - used : width],
-            prompt_mask=unique_mask[:, width - used :],
+            prompts=unique[:, width - longest : width],
+            prompt_mask=unique_mask[:, width - longest :],
             prompt_of=prompt_of,
             completions=ids[:, width:],
             lengths=[int(length) for length in lengths],
@@ -77,20 +77,20 @@ class Batch:
         )
 
     def passes(self) -> Iterator[list[int]]:
-        """Rows that go through the model together: like lengths, so that little of it is padding."""
+        """Rows that go through the model together, grouped by length to limit padding."""
         order = sorted(range(len(self.lengths)), key=lambda row: -self.lengths[row])
-        together: list[int] = []
+        rows: list[int] = []
         tokens = 0
         for row in order:
-            longest = self.lengths[together[0]] if together else self.lengths[row]
-            area = longest * (len(together) + 1)
-            if together and area - tokens - self.lengths[row] > WASTE * area:
-                yield together
-                together, tokens = [], 0
-            together.append(row)
+            longest = self.lengths[rows[0]] if rows else self.lengths[row]
+            padded_tokens = longest * (len(rows) + 1)
+            if rows and padded_tokens - tokens - self.lengths[row] > WASTE * padded_tokens:
+                yield rows
+                rows, tokens = [], 0
+            rows.append(row)
             tokens += self.lengths[row]
-        if together:
-            yield together
+        if rows:
+            yield rows
 
 
 def log_probabilities(
@@ -103,29 +103,29 @@ def log_probabilities(
     entropy: bool,
     bucket: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probability, and entropy, of every completion token under the model at a temperature.
+    """Log-probability and entropy of every completion token at a sampling temperature.
 
     Args:
-        model: a causal language model of the covered families, with or without an adapter.
+        model: a causal language model that the fast step supports, with or without an adapter.
         ids: (rows, prompt + completion).
-        mask: 1 for tokens; a row whose completion is masked as a whole has no log-probabilities.
-        kept: columns of the completions.
+        mask: 1 for a token, 0 for padding. A row whose completion is fully masked gets zeros.
+        logits_to_keep: width of the completion part.
         temperature: the logits are divided by it.
-        entropy: whether the entropy is wanted too.
-        bucket: lengths that go through the model are multiples of this (`device.length_bucket`).
+        with_entropy: whether to return entropies.
+        bucket: sequence lengths are rounded up to a multiple of this (`device.length_bucket`).
 
     Returns:
-        Two (rows, kept) tensors, zero where there is no token; the second None where it is not wanted.
+        Log-probabilities, (rows, logits_to_keep), zero at padding; and entropies in the same shape, or None.
     """
     batch = Batch.of(ids, mask, kept, bucket)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     backbone, head = base.model, base.lm_head
-    # Recomputed activations and a cache exclude each other.
+    # Gradient checkpointing recomputes activations, which does not work with a key-value cache.
     recomputes = backbone.is_gradient_checkpointing and backbone.training
-    # What is recomputed in the backward pass has to be what was computed here.
+    # The backward pass recomputes the forward pass, which must then use the same kernels.
     with nullcontext() if recomputes else quicker_linears(backbone):
         states_of = _whole_rows(backbone, batch) if recomputes else _after_prompts(backbone, batch)
-        hidden, labels, places = [], [], []
+        hidden, labels, positions = [], [], []
         for rows in batch.passes():
             longest = -(-batch.lengths[rows[0]] // bucket) * bucket
             if longest == 0:
@@ -134,24 +134,27 @@ def log_probabilities(
             tokens = batch.completions[index, :longest]
             states = states_of(batch.prompt_of[index], tokens)
             valid = torch.zeros(len(rows), longest, dtype=torch.bool, device=ids.device)
-            for place, row in enumerate(rows):
-                valid[place, : batch.lengths[row]] = True
+            for position, row in enumerate(rows):
+                valid[position, : batch.lengths[row]] = True
             hidden.append(states[valid])
             labels.append(tokens[valid])
             columns = torch.arange(longest, device=ids.device)
-            places.append((index[:, None] * kept + columns)[valid])
-    return _score(base, head, hidden, labels, places, (ids.shape[0], kept), temperature, entropy)
+            positions.append((index[:, None] * kept + columns)[valid])
+    return _score(base, head, hidden, labels, positions, (ids.shape[0], kept), temperature, entropy)
 
 
 States = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From the prompt of each row, (rows,), and the tokens of its completion, (rows, longest), the states that
-predict those tokens, (rows, longest, hidden): the prompt's last one, then the completion's own."""
+"""Computes the hidden states that predict the completion tokens, (rows, longest, hidden).
+
+The arguments are the index of each row's prompt, (rows,), and its completion tokens, (rows, longest). The
+first state of a row is that of its last prompt token.
+"""
 
 
 def _after_prompts(backbone: Any, batch: Batch) -> States:
-    """Every prompt goes through the model now, once; its keys and values serve all its completions."""
+    """Run every distinct prompt through the model once and reuse its keys and values for all completions."""
     cache = DynamicCache()
-    read = backbone(
+    prompt_states = backbone(
         input_ids=batch.prompts,
         attention_mask=batch.prompt_mask,
         position_ids=(batch.prompt_mask.cumsum(dim=1) - 1).clamp(min=0),
@@ -160,29 +163,29 @@ def _after_prompts(backbone: Any, batch: Batch) -> States:
     ).last_hidden_state
 
     def states(prompt_of: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        last: torch.Tensor = read[prompt_of, -1:]
+        last: torch.Tensor = prompt_states[prompt_of, -1:]
         if tokens.shape[1] == 1:
             return last
-        own = _continue(backbone, cache, batch, prompt_of, tokens)
-        return torch.cat((last, own), dim=1)
+        completion_states = _continue(backbone, cache, batch, prompt_of, tokens)
+        return torch.cat((last, completion_states), dim=1)
 
     return states
 
 
 def _whole_rows(backbone: Any, batch: Batch) -> States:
-    """Prompt and completion of every row together, as gradient checkpointing needs it."""
+    """Run prompt and completion of each row as one sequence, which gradient checkpointing requires."""
 
     def states(prompt_of: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         mask = batch.prompt_mask[prompt_of]
-        whole = torch.cat((mask, mask.new_ones(tokens.shape)), dim=1)
-        out = backbone(
+        full_mask = torch.cat((mask, mask.new_ones(tokens.shape)), dim=1)
+        all_states = backbone(
             input_ids=torch.cat((batch.prompts[prompt_of], tokens), dim=1),
-            attention_mask=whole,
-            position_ids=(whole.cumsum(dim=1) - 1).clamp(min=0),
+            attention_mask=full_mask,
+            position_ids=(full_mask.cumsum(dim=1) - 1).clamp(min=0),
             use_cache=False,
         ).last_hidden_state
-        own: torch.Tensor = out[:, mask.shape[1] - 1 : -1]
-        return own
+        predicting: torch.Tensor = all_states[:, mask.shape[1] - 1 : -1]
+        return predicting
 
     return states
 
@@ -194,24 +197,24 @@ def _continue(
     prompt_of: torch.Tensor,
     tokens: torch.Tensor,
 ) -> torch.Tensor:
-    """States of completions but their last token, (rows, longest - 1, hidden), after their prompts."""
+    """Hidden states of all completion tokens except the last, (rows, longest - 1, hidden)."""
     cache = DynamicCache()
-    one = batch.prompts.shape[0] == 1
-    for number, layer in enumerate(prompts.layers):
-        if one:  # a view: the prompt's keys and values are not copied
+    is_single_prompt = batch.prompts.shape[0] == 1
+    for layer_index, layer in enumerate(prompts.layers):
+        if is_single_prompt:  # a view, which does not copy keys and values
             keys = layer.keys.expand(len(tokens), -1, -1, -1)
             values = layer.values.expand(len(tokens), -1, -1, -1)
         else:
             keys, values = layer.keys[prompt_of], layer.values[prompt_of]
-        cache.update(keys, values, number)
+        cache.update(keys, values, layer_index)
     tokens = tokens[:, :-1]
     mask = batch.prompt_mask[prompt_of]
-    # Padding on the right comes after every token that counts: causality alone hides it.
-    whole = torch.cat((mask, mask.new_ones(tokens.shape)), dim=1)
+    # Padding on the right needs no mask: causal attention hides it from all tokens.
+    full_mask = torch.cat((mask, mask.new_ones(tokens.shape)), dim=1)
     start = mask.sum(dim=1, keepdim=True)
     states: torch.Tensor = backbone(
         input_ids=tokens,
-        attention_mask=whole,
+        attention_mask=full_mask,
         position_ids=start + torch.arange(tokens.shape[1], device=tokens.device),
         past_key_values=cache,
         use_cache=True,
@@ -224,18 +227,19 @@ def _score(
     head: Any,
     hidden: list[torch.Tensor],
     labels: list[torch.Tensor],
-    places: list[torch.Tensor],
+    positions: list[torch.Tensor],
     shape: tuple[int, int],
     temperature: float,
     entropy: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    place = torch.cat(places)
-    scores, entropies = score(
+    """Apply the output layer to the hidden states and scatter the results to their rows and columns."""
+    position = torch.cat(positions)
+    logprobs, entropies = score(
         torch.cat(hidden), head.weight, head.bias, torch.cat(labels), temperature
     )
 
-    def spread(values: torch.Tensor) -> torch.Tensor:
+    def scatter(values: torch.Tensor) -> torch.Tensor:
         flat = values.new_zeros(shape[0] * shape[1])
-        return flat.scatter(0, place, values).view(shape)
+        return flat.scatter(0, position, values).view(shape)
 
-    return spread(scores), spread(entropies) if entropy else None
+    return scatter(logprobs), scatter(entropies) if entropy else None

@@ -1,4 +1,4 @@
-"""Load the policy, count it, and prove afterwards that training moved it."""
+"""Model and tokenizer loading, parameter counts, and measurement of the weight change."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ SAMPLED_PER_TENSOR = 65_536
 
 
 def source(model: ModelConfig) -> str:
-    """What transformers is asked to load: a folder, or a hub id."""
+    """The folder or hub id that transformers loads the model from."""
     return str(model.folder() or model.path)
 
 
 def load_tokenizer(model: ModelConfig) -> Tokenizer:
-    """The tokenizer, set up as TRL needs it for generation.
+    """Load the tokenizer with the padding that TRL needs for generation.
 
     Raises:
-        IdaError: it cannot be loaded, or the model has no chat template.
+        IdaError: the tokenizer cannot be loaded, or has no chat template.
     """
     try:
-        # Said in so many words: where it is left open, transformers asks on the terminal.
-        trusted = {"trust_remote_code": model.trust_remote_code}
-        AutoConfig.from_pretrained(source(model), revision=model.revision, **trusted)
+        # Always pass this flag: without it transformers prompts on the terminal.
+        trust = {"trust_remote_code": model.trust_remote_code}
+        AutoConfig.from_pretrained(source(model), revision=model.revision, **trust)
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
             source(model),
             revision=model.revision,
             truncation_side="left",
             padding_side="left",
-            **trusted,
+            **trust,
         )
     except (OSError, ValueError) as error:
         raise _cannot_load(model, error) from error
     if not tokenizer.chat_template:
         raise IdaError(
-            f"model {model.name or model.path} has no chat template, so it cannot be asked anything",
-            "choose the model's chat (instruct) variant: model=NAME",
+            f"model {model.name or model.path} has no chat template",
+            "choose the chat (instruct) variant of the model: model=NAME",
         )
     return tokenizer
 
 
 def save_tokenizer(model: ModelConfig, folder: Path) -> None:
-    """Write the tokenizer as the model came with it, without how it was loaded here.
+    """Write the model's original tokenizer, without the settings that it was loaded with here.
 
     Raises:
-        OSError: it cannot be read or written.
+        OSError: the tokenizer cannot be read or written.
     """
     tokenizer = AutoTokenizer.from_pretrained(
         source(model), revision=model.revision, trust_remote_code=model.trust_remote_code
@@ -68,7 +68,7 @@ def save_tokenizer(model: ModelConfig, folder: Path) -> None:
 
 
 def load_model(model: ModelConfig, weights: Format) -> Any:
-    """The policy in the given format, on the host.
+    """Load a model in the given number format, into host memory.
 
     Raises:
         IdaError: the weights cannot be loaded.
@@ -80,14 +80,14 @@ def load_model(model: ModelConfig, weights: Format) -> Any:
             dtype=getattr(torch, weights),
             attn_implementation=model.attn_implementation,
             trust_remote_code=model.trust_remote_code,
-            use_safetensors=True,  # pickled weights can run code when they are read
+            use_safetensors=True,  # loading pickled weights can run arbitrary code
         )
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load(model, error) from error
 
 
 def peft_config(lora: LoraConfig) -> Any:
-    """The adapter of a profile, as PEFT's own configuration."""
+    """PEFT's configuration of the profile's adapter."""
     import peft
 
     return peft.LoraConfig(
@@ -101,10 +101,10 @@ def peft_config(lora: LoraConfig) -> Any:
 
 
 def optimizer(training: TrainingConfig, numbers: Recipe) -> tuple[Any, dict[str, Any]] | None:
-    """Class and arguments of an optimizer that transformers cannot make from its name; None where it can.
+    """Class and arguments of an optimizer that transformers cannot create from a name; None if it can.
 
-    Kahan's AdamW keeps, beside the weights, what bfloat16 rounds away from each update, and adds it to
-    the next one (https://optimi.benjaminwarner.dev/kahan_summation).
+    AdamW with Kahan summation stores what bfloat16 rounding removes from each update and adds it to the next
+    update (https://optimi.benjaminwarner.dev/kahan_summation).
     """
     if numbers.optim != "adamw_kahan":
         return None
@@ -115,20 +115,20 @@ def optimizer(training: TrainingConfig, numbers: Recipe) -> tuple[Any, dict[str,
         "betas": (training.adam_beta1, numbers.beta2),
         "eps": training.adam_epsilon,
         "kahan_sum": True,
-        "triton": False,  # its kernels are compiled at the first step; the plain ones run anywhere
+        "triton": False,  # Triton kernels would be compiled in the first step
     }
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Parameters of the model: all of the base's, and those that training changes."""
+    """Number of parameters of the base model, and of trainable parameters."""
 
     base: int
     trainable: int
 
 
 def count(model: torch.nn.Module) -> Counts:
-    """Count parameters; tied ones once, and an adapter's not as the base's."""
+    """Count parameters. Tied weights count once, and adapter weights do not count as base weights."""
     base = trainable = 0
     for name, parameter in model.named_parameters():
         if "lora_" not in name:
@@ -140,21 +140,21 @@ def count(model: torch.nn.Module) -> Counts:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How far weights have moved."""
+    """Change of the trainable weights since the start of the run."""
 
     relative: float
-    """L2 norm of the change over the L2 norm at the start; not finite if a weight is not."""
+    """L2 norm of the change, over the L2 norm at the start. Not finite if a weight is not finite."""
     norm: float
-    """L2 norm of the weights now."""
+    """L2 norm of the current weights."""
     largest: float
-    """Largest change of a single weight, by absolute value."""
+    """Largest absolute change of a single weight."""
 
 
 class WeightDelta:
-    """How far the trainable weights have moved since it was made.
+    """Measures the change of the trainable weights since this object was created.
 
-    Of each tensor at most 65,536 evenly spaced elements are kept (a LoRA adapter whole, mostly), in
-    float32 on the host, so that full fine-tuning is not asked for a second copy of the model.
+    It samples at most 65,536 evenly spaced elements of each tensor, which covers most LoRA adapters fully,
+    and stores them in float32 in host memory. Full fine-tuning thus needs no second copy of the model.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -163,12 +163,12 @@ class WeightDelta:
         self._norm = _norm(self._start)
 
     def change(self) -> Change:
-        """The change since then, of the elements that are kept."""
-        now = [_sample(parameter) for parameter in self._parameters]
-        change = [after - start for after, start in zip(now, self._start, strict=True)]
+        """Change of the sampled elements since the start."""
+        current = [_sample(parameter) for parameter in self._parameters]
+        change = [after - before for after, before in zip(current, self._start, strict=True)]
         return Change(
             relative=_norm(change) / self._norm if self._norm else 0.0,
-            norm=_norm(now),
+            norm=_norm(current),
             largest=max((float(tensor.abs().max()) for tensor in change), default=0.0),
         )
 
@@ -194,6 +194,6 @@ def _cannot_load(model: ModelConfig, error: Exception) -> IdaError:
         )
     return IdaError(
         f"cannot load {model.path}: {detail[:200]}",
-        f"is the name right and the network up? `hf download {model.path}` fetches it beforehand;\n"
+        f"check the name and the network, or download the model first: hf download {model.path}\n"
         "model=embedded needs no download",
     )

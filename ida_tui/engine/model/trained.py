@@ -1,4 +1,4 @@
-"""A run's model as it lies on the disk, ready to answer: the device, the base, and what was trained."""
+"""Trained model of a run, loaded from disk: device, base model, and adapter or full weights."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from ida_tui.system import allocator
 
 
 def device_for(config: Config) -> DeviceName:
-    """The device that a profile names, made ready.
+    """Select and prepare the profile's device.
 
     Raises:
-        IdaError: it is not there, or computes wrongly (exit code 5).
+        IdaError: the device is missing, or fails its self-test (exit code 5).
     """
-    chosen = devices.choose(config.device)
+    device = devices.choose(config.device)
     devices.leave_a_core()
-    if chosen == "cpu":
+    if device == "cpu":
         allocator.keep_freed_memory()
     else:
-        selftest.require(chosen)
-    return chosen
+        selftest.require(device)
+    return device
 
 
 def load(config: Config, found: Trained, base: Format) -> Any:
-    """The trained model, on the host: the base with its adapter on, or the whole model.
+    """Load the trained model into host memory: the base model with its adapter, or the full model.
 
     Args:
         config: the run's profile.
-        found: the run's weights.
-        base: format that the base, or the whole model, is held in.
+        trained: the run's weights.
+        dtype: number format of the base model, or of the full model.
 
     Raises:
         IdaError: the weights cannot be loaded.
@@ -47,15 +47,15 @@ def load(config: Config, found: Trained, base: Format) -> Any:
 
 
 def whole(config: Config, folder: Path) -> ModelConfig:
-    """The run's model, with its weights from this folder."""
+    """The run's model profile, with the weights from this folder."""
     return config.model.model_copy(update={"path": str(folder), "revision": None})
 
 
 def with_adapter(base: Any, folder: Path) -> Any:
-    """The base with the adapter in this folder, which can be switched off.
+    """Attach the adapter in this folder to the base model. It can be disabled later.
 
     Raises:
-        IdaError: it cannot be loaded, or belongs to another model.
+        IdaError: the adapter cannot be loaded, or belongs to another model.
     """
     import peft
     from safetensors import SafetensorError
@@ -65,5 +65,5 @@ def with_adapter(base: Any, folder: Path) -> Any:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise IdaError(
             f"cannot load the adapter in {folder}: {' '.join(str(error).split())[:200]}",
-            "it belongs to another model, or is damaged; ida-tui resume RUN goes on from a checkpoint",
+            "it is damaged or belongs to another model; ida-tui resume RUN continues from a checkpoint",
         ) from error

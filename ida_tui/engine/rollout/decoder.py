@@ -1,12 +1,12 @@
-"""One token for every row, straight over the weights: a decoder of the Llama family without its modules.
+"""Single-token decoder for Llama-family models that uses their weights without their modules.
 
-Generating a token reads every weight once; on a small machine that is what it should cost. The modules of
-transformers and PEFT add as much again in dispatch. `Decoder` walks the same weights with the fewest calls:
-keys and values live in one buffer for the whole rollout and are written in place, finished rows are dropped,
-and an adapter is two thin products on the side (never merged into the base and taken out again: that drifts).
+Generating a token has to read every weight once. On a small machine the dispatch overhead of the transformers
+and PEFT modules doubles that cost. `Decoder` uses the same weights with fewer calls: keys and values are
+written in place into one buffer per rollout, finished rows are dropped, and a LoRA adapter is applied as two
+low-rank products. The adapter is never merged into the base model, because merging and unmerging drifts.
 
-It covers Llama, Mistral, Qwen2 and Qwen3 with full attention, with or without a LoRA adapter; `unsupported`
-says why something else is left to transformers.
+Supported are Llama, Mistral, Qwen2 and Qwen3 with full attention, with or without a LoRA adapter.
+For any other model `unsupported_reason` says why transformers has to generate instead.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ from ida_tui.engine.device.onednn import linear
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 Product = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
-"""One input through several linear layers."""
+"""Applies several linear layers to one input."""
 
 
 def unsupported(model: Any) -> str | None:
-    """Why this causal language model is not covered, in a few words; None where it is."""
+    """Why `Decoder` does not support this causal language model; None if it does."""
     base = _base(model)
     config = base.config
     if getattr(config, "model_type", "") not in FAMILIES:
-        return f"{getattr(config, 'model_type', 'the model')} is not one of {', '.join(FAMILIES)}"
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or (
+        model_type = getattr(config, "model_type", "unknown")
+        return f"the model type {model_type} is not one of {', '.join(FAMILIES)}"
+    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if layer_types != {"full_attention"} or (
         getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     ):
-        return "it attends through a sliding window"
+        return "the model uses sliding-window attention"
     if config.hidden_act != "silu":
-        return f"its activation is {config.hidden_act}"
+        return f"the activation function is {config.hidden_act}, not silu"
     if type(base.lm_head) is not torch.nn.Linear:
-        return "its output layer has an adapter"
+        return "the output layer has an adapter"
     for layer in base.model.layers:
-        for one in _linears(layer):
-            problem = _unsupported_linear(one)
+        for projection in _linears(layer):
+            problem = _unsupported_linear(projection)
             if problem:
                 return problem
     return None
@@ -52,14 +53,13 @@ class Decoder:
     """Decodes the rows of one rollout.
 
     Args:
-        model: the policy, in evaluation of its current weights; `unsupported` has nothing to say of it.
-        keys: for each layer the prompts' keys, (rows, key-value heads, tokens, head size).
-        values: the same for values.
-        padding: (rows, tokens), true where a prompt has a token and false where it is padded on its left;
-            None where no row is padded.
-        room: tokens that may follow the prompt.
-        bucket: what is attended to has a length that is a multiple of this. More than 1 is for devices that
-            compile, and keep memory, for every length they meet (Metal).
+        model: the policy with its current weights; `unsupported_reason` must return None for it.
+        keys: the prompts' keys, one tensor per layer, (rows, key-value heads, tokens, head size).
+        values: the prompts' values, in the same shape.
+        padding: (rows, tokens), true for a token and false for padding on the left; None if no row is padded.
+        max_new_tokens: maximum number of tokens after the prompt.
+        bucket: attention lengths are rounded up to a multiple of this. Values above 1 are for devices that
+            compile a kernel and reserve memory for every new length (Metal).
     """
 
     def __init__(
@@ -91,18 +91,18 @@ class Decoder:
         if padding is None and bucket > 1:
             padding = torch.ones(rows, length, dtype=torch.bool, device=keys[0].device)
         if padding is not None:
-            # In a bucket what has not been written yet is hidden until it is.
+            # With buckets, positions that are not written yet must be masked.
             self._mask = functional.pad(padding, (0, room), value=bucket == 1)[:, None, None, :]
             lengths = padding.sum(dim=1)
         self._positions = lengths
 
     def keep(self, rows: list[int]) -> None:
-        """Drop every row but these (in rising order); the rest moves up."""
+        """Keep only these rows, given in ascending order, and move them up."""
         length = self._length
         for tensor in (*self._keys, *self._values):
-            for to, source in enumerate(rows):
-                if to != source:
-                    tensor[to, :, :length].copy_(tensor[source, :, :length])
+            for target, source in enumerate(rows):
+                if target != source:
+                    tensor[target, :, :length].copy_(tensor[source, :, :length])
         index = torch.tensor(rows, device=self._positions.device)
         self._positions = self._positions[index]
         if self._mask is not None:
@@ -110,33 +110,33 @@ class Decoder:
         self._rows = len(rows)
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The next logits, (rows, vocabulary), after each row has got its token, (rows,)."""
-        rows, at = self._rows, self._length
+        """Append one token to each row, (rows,), and return the next logits, (rows, vocabulary)."""
+        rows, position = self._rows, self._length
         self._length += 1
         cos, sin = self._rotary(self._embedding, self._positions[:, None])  # (rows, 1, head size)
         cos, sin = cos.to(self._embedding.dtype), sin.to(self._embedding.dtype)
         self._positions = self._positions + 1
-        until = _up(self._length, self._bucket)
-        mask = None if self._mask is None else self._mask[:, :, :, :until]
+        end = _up(self._length, self._bucket)
+        mask = None if self._mask is None else self._mask[:, :, :, :end]
         if mask is not None and self._bucket > 1:
-            mask[:, :, :, at] = True
+            mask[:, :, :, position] = True
         x = functional.embedding(tokens, self._embedding)
         for layer, keys, values in zip(self._layers, self._keys, self._values, strict=True):
             q, k, v = layer.attention_in(layer.norm_in(x))
             q = layer.norm_q(q.view(rows, -1, self._head))
             k = layer.norm_k(k.view(rows, self._kv_heads, self._head))
-            turned = _rotate(torch.cat((q, k), dim=1), cos, sin)
-            q, k = torch.split(turned, [q.shape[1], self._kv_heads], dim=1)
-            keys[:rows, :, at] = k
-            values[:rows, :, at] = v.view(rows, self._kv_heads, self._head)
-            # The queries that share a key-value head stand in a row: nothing is repeated in memory.
-            seen = functional.scaled_dot_product_attention(
+            rotated = _rotate(torch.cat((q, k), dim=1), cos, sin)
+            q, k = torch.split(rotated, [q.shape[1], self._kv_heads], dim=1)
+            keys[:rows, :, position] = k
+            values[:rows, :, position] = v.view(rows, self._kv_heads, self._head)
+            # Group the queries by key-value head, so that keys and values are not repeated in memory.
+            attended = functional.scaled_dot_product_attention(
                 q.reshape(rows, self._kv_heads, self._groups, self._head),
-                keys[:rows, :, :until],
-                values[:rows, :, :until],
+                keys[:rows, :, :end],
+                values[:rows, :, :end],
                 attn_mask=mask,
             )
-            (out,) = layer.attention_out(seen.reshape(rows, -1))
+            (out,) = layer.attention_out(attended.reshape(rows, -1))
             x = x + out
             gate, up = layer.mlp_in(layer.norm_mlp(x))
             (down,) = layer.mlp_out(functional.silu(gate).mul_(up))
@@ -147,6 +147,8 @@ class Decoder:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
+    """Functions of one transformer layer."""
+
     norm_in: Callable[[torch.Tensor], torch.Tensor]
     attention_in: Product
     norm_q: Callable[[torch.Tensor], torch.Tensor]
@@ -172,7 +174,7 @@ class _Layer:
 
 
 def _base(model: Any) -> Any:
-    """The causal language model inside an adapter's wrapper."""
+    """The causal language model without its PEFT wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -189,42 +191,42 @@ def _unsupported_linear(linear: Any) -> str | None:
         return None
     adapters = list(getattr(linear, "active_adapters", ()))
     if not hasattr(linear, "lora_A") or type(linear.base_layer) is not torch.nn.Linear:
-        return f"a layer is a {type(linear).__name__}"
+        return f"the model has layers of type {type(linear).__name__}"
     if len(adapters) > 1:
         return "several adapters are active"
     for name in adapters:
         if any(getattr(linear, "use_dora", {}).values()) or getattr(linear, "lora_bias", {}).get(
             name
         ):
-            return "its adapter is more than LoRA"
-    return "its adapter is merged" if linear.merged else None
+            return "the adapter uses DoRA or a LoRA bias"
+    return "the adapter is merged into the base model" if linear.merged else None
 
 
 def _product(*linears: Any) -> Product:
-    """One input through these layers; the thin halves of their adapters are one product."""
+    """Apply these layers to one input. The A matrices of their adapters are multiplied as one."""
     bases = [getattr(linear, "base_layer", linear) for linear in linears]
     weights = [(base.weight, base.bias) for base in bases]
-    sides = [_adapter(linear) for linear in linears]
-    if not any(sides):
+    adapters = [_adapter(linear) for linear in linears]
+    if not any(adapters):
         return lambda x: tuple(linear(x, w, b) for w, b in weights)
     dtype = weights[0][0].dtype
-    down = torch.cat([side[0] for side in sides if side]).to(dtype)
-    ups = [side[1].to(dtype) if side else None for side in sides]
-    ranks = [side[0].shape[0] if side else 0 for side in sides]
+    down = torch.cat([adapter[0] for adapter in adapters if adapter]).to(dtype)
+    ups = [adapter[1].to(dtype) if adapter else None for adapter in adapters]
+    ranks = [adapter[0].shape[0] if adapter else 0 for adapter in adapters]
 
     def product(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        thin = torch.split(functional.linear(x, down), ranks, dim=-1)
-        out = []
-        for (weight, bias), side, up in zip(weights, thin, ups, strict=True):
+        low_rank = torch.split(functional.linear(x, down), ranks, dim=-1)
+        outputs = []
+        for (weight, bias), projected, up in zip(weights, low_rank, ups, strict=True):
             y = linear(x, weight, bias)
-            out.append(y if up is None else y.addmm_(side, up))
-        return tuple(out)
+            outputs.append(y if up is None else y.addmm_(projected, up))
+        return tuple(outputs)
 
     return product
 
 
 def _adapter(linear: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """A, (rank, in), and the scaled and transposed B, (rank, out), of an active adapter."""
+    """A, (rank, in), and the scaled transposed B, (rank, out), of the active adapter; None without one."""
     names = (
         [] if getattr(linear, "disable_adapters", False) else getattr(linear, "active_adapters", ())
     )
@@ -237,7 +239,7 @@ def _adapter(linear: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
 
 
 def _rms_norm(norm: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A norm over the last dimension; None is no norm."""
+    """RMS norm over the last dimension; the identity for None."""
     if norm is None:
         return lambda x: x
     weight, epsilon = norm.weight, norm.variance_epsilon
@@ -254,7 +256,7 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 
 def _buffer(prompt: torch.Tensor, room: int) -> torch.Tensor:
-    """A tensor with the prompt's keys or values in it, and room for what follows."""
+    """Copy the prompt's keys or values into a buffer with space for this many more tokens."""
     rows, heads, length, size = prompt.shape
     buffer = prompt.new_zeros(rows, heads, length + room, size)
     buffer[:, :, :length] = prompt

@@ -1,4 +1,4 @@
-"""A step's completions: a prompt is read once, its group sampled together, finished rows are dropped."""
+"""Batched completion generation: one prefill per distinct prompt, finished rows dropped from the batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ida_tui.engine.rollout.sampling import Sampling
 from ida_tui.engine.rollout.shared_rng import Lockstep
 
 Told = Callable[[list[list[int]], list[int]], object]
-"""Given all completions so far and the rows that have just ended."""
+"""Callback after every token: all completions so far, and the rows that ended with this token."""
 
 
 def _tell_nobody(completions: list[list[int]], ended: list[int]) -> None:
@@ -31,28 +31,37 @@ def sample_in_parts(
     lockstep: Lockstep | None = None,
     **settings: Any,
 ) -> list[list[int]]:
-    """As `sample`, so many rows after each other: their keys and values are not held together.
+    """Generate in chunks of rows, one after the other, to limit the size of the key-value cache.
 
     Args:
         model: the policy.
-        prompts: token ids, one list a row.
-        sampling: how tokens are drawn.
-        at_once: rows of a part; None is all of them.
-        stop: asked before every token; true ends the rollout with what there is.
-        told: after every token, given all completions so far and the rows that have just ended.
-        lockstep: the other processes that sample rows of the same step; it has a word in stopping, too.
-        **settings: `sample`'s others.
+        prompts: token ids, one list per row.
+        sampler: draws the tokens.
+        chunk_rows: rows per chunk; None generates all rows together.
+        should_stop: checked before every token; true ends the rollout with the tokens generated so far.
+        on_tokens: called after every token with all completions so far and the rows that just ended.
+        shared_sampler: random numbers shared by several processes, which can also stop the rollout; or None.
+        **settings: further arguments of `generate`.
+
+    Returns:
+        The completions' token ids, one list per row.
     """
     completions: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(prompts), at_once or len(prompts)):
-        part = slice(start, start + (at_once or len(prompts)))
+        chunk = slice(start, start + (at_once or len(prompts)))
 
-        def tell(rows: list[list[int]], ended: list[int], part: slice = part) -> None:
-            completions[part] = rows
-            told(completions, [part.start + row for row in ended])
+        def on_chunk_tokens(rows: list[list[int]], ended: list[int], chunk: slice = chunk) -> None:
+            completions[chunk] = rows
+            told(completions, [chunk.start + row for row in ended])
 
-        completions[part] = sample(
-            model, prompts[part], sampling, stop=stop, told=tell, lockstep=lockstep, **settings
+        completions[chunk] = sample(
+            model,
+            prompts[chunk],
+            sampling,
+            stop=stop,
+            told=on_chunk_tokens,
+            lockstep=lockstep,
+            **settings,
         )
         if lockstep.stopped if lockstep else stop():
             break
@@ -73,90 +82,100 @@ def sample(
     bucket: int = 1,
     lockstep: Lockstep | None = None,
 ) -> list[list[int]]:
-    """Sample one completion for each prompt; equal prompts that stand together are read once.
+    """Generate one completion for each prompt. Equal prompts are read once. Call it under `torch.no_grad`.
 
     Args:
-        model: the policy, one that `decoder.unsupported` has nothing to say of; called without gradients.
-        prompts: token ids, one list a row.
-        sampling: how tokens are drawn.
-        max_new_tokens: longest completion.
-        eos: tokens that end one; the token is part of it.
-        pad: token id that fills shorter prompts.
-        stop: asked before every token; true ends the rollout with what there is.
-        told: after every token, given all completions so far and the rows that have just ended.
-        ahead: whether a forward pass is under way while its tokens are read; None decides by the device.
-        bucket: lengths that are attended to are multiples of this (`device.length_bucket`).
-        lockstep: the other processes that sample rows of the same step; None draws for these rows alone.
+        model: the policy; `decoder.unsupported_reason` must return None for it.
+        prompts: token ids, one list per row.
+        sampler: draws the tokens.
+        max_new_tokens: maximum completion length, in tokens.
+        eos_token_ids: ids of the tokens that end a completion. The ending token is part of the completion.
+        pad_token_id: token id that pads shorter prompts.
+        should_stop: checked before every token; true ends the rollout with the tokens generated so far.
+        on_tokens: called after every token with all completions so far and the rows that just ended.
+        overlap_forward: whether to start the next forward pass before reading the tokens; None: on GPUs only.
+        bucket: attention lengths are rounded up to a multiple of this (`device.length_bucket`).
+        shared_sampler: random numbers shared by several processes; None for a single process.
+
+    Returns:
+        The completions' token ids, one list per row.
 
     Raises:
-        RankLost: one of them is gone.
-        RuntimeError: a logit is not finite, so that there is no probability to draw from.
+        PeerLostError: another process of the run has exited.
+        RuntimeError: a logit is not finite, so no token can be drawn.
     """
     device = model.device
-    unique, row_of = _unique(prompts)
-    logits, decoder, seen = _prefill(model, unique, row_of, sampling, max_new_tokens, pad, bucket)
-    ends = frozenset(eos)
+    unique, prompt_of = _unique(prompts)
+    logits, decoder, seen = _prefill(
+        model, unique, prompt_of, sampling, max_new_tokens, pad, bucket
+    )
+    eos_ids = frozenset(eos)
     completions: list[list[int]] = [[] for _ in prompts]
-    alive = list(range(len(prompts)))
-    # Reading a token makes the host wait for the device. Where that costs something, the next forward pass is
-    # under way by then; a row that turns out to have ended has been computed once too often.
-    late = device.type != "cpu" if ahead is None else ahead
+    active = list(range(len(prompts)))
+    # Reading a token makes the host wait for the device. On a GPU the next forward pass is therefore started
+    # first, at the cost of one superfluous position for each row that turns out to have ended.
+    overlap = device.type != "cpu" if ahead is None else ahead
     for _ in range(max_new_tokens):
-        numbers = None
+        uniforms = None
         if lockstep is not None:
-            numbers = lockstep.numbers(len(alive), stop(), device)
-            if numbers is None:
+            uniforms = lockstep.numbers(len(active), stop(), device)
+            if uniforms is None:
                 break
-            if not alive:
-                continue  # rows of other processes are still being sampled
+            if not active:
+                continue  # other processes are still generating
         elif stop():
             break
-        tokens = sampling.draw(logits, seen, numbers)
-        last = len(completions[alive[0]]) + 1 == max_new_tokens
-        coming = decoder.step(tokens) if late and not last else None
-        drawn = tokens.tolist()
-        if max(drawn) >= logits.shape[-1]:  # what drawing from NaN gives
+        tokens = sampling.draw(logits, seen, uniforms)
+        is_last = len(completions[active[0]]) + 1 == max_new_tokens
+        next_logits = decoder.step(tokens) if overlap and not is_last else None
+        token_ids = tokens.tolist()
+        if max(token_ids) >= logits.shape[-1]:  # the result of sampling from NaN
             raise RuntimeError("a logit is not finite: there is no probability to draw from")
-        for row, token in zip(alive, drawn, strict=True):
+        for row, token in zip(active, token_ids, strict=True):
             completions[row].append(token)
-        staying = [place for place, token in enumerate(drawn) if token not in ends]
-        ended = [row for row, token in zip(alive, drawn, strict=True) if token in ends]
+        remaining = [index for index, token in enumerate(token_ids) if token not in eos_ids]
+        ended = [row for row, token in zip(active, token_ids, strict=True) if token in eos_ids]
         if ended:
-            alive = [alive[place] for place in staying]
-            if alive:
-                decoder.keep(staying)
-                index = torch.tensor(staying, device=device)
-                tokens = tokens[index]
-                seen = None if seen is None else seen[index]
-                coming = None if coming is None else coming[index]
+            active = [active[index] for index in remaining]
+            if active:
+                decoder.keep(remaining)
+                selected = torch.tensor(remaining, device=device)
+                tokens = tokens[selected]
+                seen = None if seen is None else seen[selected]
+                next_logits = None if next_logits is None else next_logits[selected]
         told(completions, ended)
-        if last or (not alive and lockstep is None):
+        if is_last or (not active and lockstep is None):
             break
-        if not alive:
+        if not active:
             continue
         if seen is not None:
             seen.scatter_(1, tokens[:, None], True)
-        logits = decoder.step(tokens) if coming is None else coming
+        logits = decoder.step(tokens) if next_logits is None else next_logits
     return completions
 
 
 def _unique(prompts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[int]]:
-    """The different prompts, and for each row which one it has."""
-    places: dict[tuple[int, ...], int] = {}
-    row_of = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
-    return [list(prompt) for prompt in places], row_of
+    """The distinct prompts, and for each row the index of its prompt."""
+    indices: dict[tuple[int, ...], int] = {}
+    prompt_of = [indices.setdefault(tuple(prompt), len(indices)) for prompt in prompts]
+    return [list(prompt) for prompt in indices], prompt_of
 
 
 def _prefill(
     model: Any,
     unique: list[list[int]],
-    row_of: list[int],
+    prompt_of: list[int],
     sampling: Sampling,
-    room: int,
+    max_new_tokens: int,
     pad: int,
     bucket: int,
 ) -> tuple[torch.Tensor, Decoder, torch.Tensor | None]:
-    """Read every prompt once: the logits after it, (rows, vocabulary), and a decoder that holds all rows."""
+    """Read every distinct prompt once.
+
+    Returns:
+        The logits after each row's prompt, (rows, vocabulary); a decoder that holds all rows; and, for a
+        repetition penalty, which tokens each row has seen, (rows, vocabulary), otherwise None.
+    """
     device = model.device
     longest = -(-max(map(len, unique)) // bucket) * bucket
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in unique], device=device)
@@ -171,13 +190,13 @@ def _prefill(
         use_cache=True,
         logits_to_keep=1,
     )
-    index = torch.tensor(row_of, device=device)
+    index = torch.tensor(prompt_of, device=device)
     decoder = Decoder(
         model,
         [layer.keys[index] for layer in cache.layers],
         [layer.values[index] for layer in cache.layers],
         mask.bool()[index] if padded else None,
-        room,
+        max_new_tokens,
         bucket,
     )
     logits = out.logits[:, -1][index]
@@ -186,8 +205,8 @@ def _prefill(
         one_hot = torch.zeros(len(unique), logits.shape[-1], dtype=torch.bool, device=device)
         one_hot.scatter_(1, ids, mask.bool())
         if padded:
-            # The padding's own id counts only where a prompt really holds it.
-            holds = torch.tensor([[pad in prompt] for prompt in unique], device=device)
-            one_hot[:, pad : pad + 1] = holds
+            # The padding id counts as seen only if the prompt itself contains it.
+            contains_pad = torch.tensor([[pad in prompt] for prompt in unique], device=device)
+            one_hot[:, pad : pad + 1] = contains_pad
         seen = one_hot[index]
     return logits, decoder, seen

@@ -1,4 +1,4 @@
-"""A heartbeat inside `generate`: tokens counted and read as they are sampled, a stop within one token."""
+"""Generation progress: token counts and text during a rollout, and a stop after any token."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ INTERVAL_S = 0.5
 
 
 class Heartbeat(StoppingCriteria):  # type: ignore[misc]
-    """Called by transformers after every token of the batch.
+    """A stopping criterion that reports progress after every token of the batch.
 
-    It never changes which tokens are sampled; when a stop is asked for, all rows end at once and the
-    caller throws the unfinished completions away.
+    It never changes which tokens are sampled. When a stop is requested, all rows end immediately and the
+    caller discards the unfinished completions.
 
     Args:
-        emit: takes the figures and the text.
-        stop_requested: whether to end the rollout now.
-        step: number of the step under way.
-        eos_token_ids: tokens that end a completion.
-        decode: turns rows of token ids, padded with special tokens, into their texts.
-        row_ended: told of a row that ended by itself, with its text, while others go on.
+        emit: receives the token counts and the new text.
+        stop_requested: returns whether to end the rollout now.
+        step: number of the step in progress.
+        eos_token_ids: ids of the tokens that end a completion.
+        decode: turns rows of token ids, padded with special tokens, into texts.
+        on_row_ended: called with row and text when a row ends with EOS while other rows continue.
     """
 
     def __init__(
@@ -53,11 +53,20 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
         self._ended: torch.Tensor | None = None
         self._tokens: torch.Tensor | None = None
         self._counted: tuple[int, int] | None = None
-        """Tokens and ended rows, where the rollout counts them itself."""
+        """Tokens and ended rows, if the rollout counts them on the host."""
         self._started = self._last_beat = time.monotonic()
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
-        """`input_ids` has shape (rows, tokens so far); returns True for rows that must end."""
+        """Report progress.
+
+        Args:
+            input_ids: prompts and tokens so far, (rows, tokens).
+            scores: unused.
+            **kwargs: unused.
+
+        Returns:
+            (rows,), true for rows that must end.
+        """
         rows = input_ids.shape[0]
         if self._ended is None or self._tokens is None or self._eos_tensor is None:
             self._eos_tensor = torch.tensor(self._eos, device=input_ids.device)
@@ -65,21 +74,21 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
             self._tokens = torch.zeros((), dtype=torch.long, device=input_ids.device)
             self._prompt_length = input_ids.shape[1] - 1
             self._told = [""] * rows
-        # The last token of a row that had ended before is padding, not a sample.
+        # The last token of a row that ended earlier is padding. Do not count it.
         self._tokens = self._tokens + (~self._ended).sum()
         self._ended = self._ended | torch.isin(input_ids[:, -1], self._eos_tensor)
         now = time.monotonic()
-        # Reading a figure makes the host wait for the device: only when it is due.
-        due = now - self._last_beat >= INTERVAL_S
-        if due or input_ids.device.type == "cpu":
+        # Reading a value makes the host wait for the device. Do it only once per interval.
+        interval_over = now - self._last_beat >= INTERVAL_S
+        if interval_over or input_ids.device.type == "cpu":
             self._tell_ended(input_ids)
-        if due:
+        if interval_over:
             self.beat(rows, now)
             self._tell_text(input_ids[:, self._prompt_length :].tolist())
         return torch.full((rows,), self._stop_requested(), device=input_ids.device)
 
     def beat(self, rows: int, now: float | None = None) -> None:
-        """Emit the figures as they are."""
+        """Emit the current token and row counts."""
         now = time.monotonic() if now is None else now
         self._last_beat = now
         tokens, ended = self._counts()
@@ -95,7 +104,7 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
         )
 
     def count(self, tokens: int, ended: int) -> None:
-        """Take these figures for the rollout: others have sampled rows of it, too."""
+        """Set the counts of the rollout, for rows that other processes or vLLM have generated."""
         self._counted = (tokens, ended)
 
     def told(
@@ -104,12 +113,12 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
         ended: list[int],
         everywhere: Callable[[], tuple[int, int, int]] | None = None,
     ) -> None:
-        """After every token of a rollout that keeps its tokens on the host.
+        """Report progress after every token of a rollout that has its tokens on the host.
 
         Args:
             completions: the tokens of every row so far.
-            ended: rows that ended with the last one.
-            everywhere: tokens, ended rows and rows of all processes, where there are several.
+            ended: rows that ended with the last token.
+            global_counts: returns tokens, ended rows and rows of all processes, if there are several.
         """
         if ended:
             texts = self._decode([completions[row] for row in ended])
@@ -117,26 +126,26 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
                 self._row_ended(row, text)
         if not self._told:
             self._told = [""] * len(completions)
-        done = (self._counted or (0, 0))[1] + len(ended)
-        self._counted = (sum(map(len, completions)), done)
+        ended_rows = (self._counted or (0, 0))[1] + len(ended)
+        self._counted = (sum(map(len, completions)), ended_rows)
         now = time.monotonic()
         if now - self._last_beat >= INTERVAL_S:
             rows = len(completions)
             if everywhere is not None:
-                tokens, done, rows = everywhere()
-                self._counted = (tokens, done)
+                tokens, ended_rows, rows = everywhere()
+                self._counted = (tokens, ended_rows)
             self.beat(rows, now)
             self._tell_text(completions)
 
     def _counts(self) -> tuple[int, int]:
-        """Tokens sampled, and rows that have ended."""
+        """Number of tokens generated and of rows that have ended."""
         if self._counted is not None:
             return self._counted
         tokens = int(self._tokens) if self._tokens is not None else 0
         return tokens, int(self._ended.sum()) if self._ended is not None else 0
 
     def _tell_ended(self, input_ids: torch.Tensor) -> None:
-        """Hand on the texts of the rows that have ended since the last time."""
+        """Report the texts of the rows that have ended since the last call."""
         assert self._ended is not None
         ended = set(self._ended.nonzero().flatten().tolist())
         rows = sorted(ended - self._rows_told)
@@ -148,19 +157,19 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
         self._rows_told = ended
 
     def _tell_text(self, completions: list[list[int]]) -> None:
-        """Emit what each row has gained; a character whose bytes are not all there yet waits."""
-        new = []
+        """Emit the new text of each row. A character whose bytes are incomplete is held back."""
+        additions = []
         for row, text in enumerate(self._decode(completions)):
-            whole = text.rstrip("\ufffd")
-            told = self._told[row]
-            new.append(whole[len(told) :] if whole.startswith(told) else "")
-            self._told[row] = told + new[-1]
-        self._emit(TextGenerated(self._step, tuple(new)))
+            complete = text.rstrip("\ufffd")
+            emitted = self._told[row]
+            additions.append(complete[len(emitted) :] if complete.startswith(emitted) else "")
+            self._told[row] = emitted + additions[-1]
+        self._emit(TextGenerated(self._step, tuple(additions)))
 
 
 @contextmanager
 def heard(model: Any, heartbeat: Heartbeat) -> Iterator[None]:
-    """Inside the block every `model.generate` call beats."""
+    """Attach the progress report to every `model.generate` call inside the block."""
     model.generate = partial(model.generate, stopping_criteria=StoppingCriteriaList([heartbeat]))
     try:
         yield

@@ -1,7 +1,7 @@
-"""Draw the next token of every row: the same distribution as transformers' sampling, without its sort.
+"""Token sampling with the same distribution as transformers' generation, but without a full sort.
 
-`torch.multinomial` and a full sort over 152 k tokens cost more than a layer of a small model. Here a token is
-drawn by inverting the cumulative distribution in two levels: blocks of the vocabulary first, then one block.
+`torch.multinomial` and a sort over 152k tokens cost more than a layer of a small model. Here a token is drawn
+by inverting the cumulative distribution in two levels: over blocks of the vocabulary, then within one block.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import torch
 
 BLOCK = 512
-"""Tokens summed before the first search."""
+"""Vocabulary entries per block of the first search."""
 NUCLEUS = 2048
-"""Likeliest tokens among which a nucleus is looked for first; a wider one falls back to the whole sort."""
+"""Number of top tokens searched for the top-p nucleus first. A larger nucleus needs a full sort."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn; names and order of application are those of transformers' generation."""
+    """Sampling parameters, with the names and the order of application of transformers' generation."""
 
     temperature: float = 1.0
-    """0 is greedy."""
+    """0 decodes greedily."""
     top_k: int = 0
     top_p: float = 1.0
     min_p: float | None = None
@@ -29,7 +29,7 @@ class Sampling:
 
     @property
     def needs_history(self) -> bool:
-        """Whether the tokens so far have a say."""
+        """Whether the next token depends on which tokens the row already has."""
         return self.repetition_penalty != 1.0
 
     def draw(
@@ -38,21 +38,21 @@ class Sampling:
         seen: torch.Tensor | None = None,
         numbers: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """One token for each row.
+        """Draw one token for each row.
 
         Args:
-            logits: (rows, vocabulary), any floating format.
-            seen: (rows, vocabulary), true for tokens that the row holds already, prompt included.
-            numbers: (rows, 1), uniform in [0, 1); drawn here where they are not given.
+            logits: (rows, vocabulary), any floating-point format.
+            seen: (rows, vocabulary), true for tokens that occur in the row, prompt included.
+            uniforms: (rows, 1), uniform in [0, 1); None draws them here.
 
         Returns:
-            (rows,), token ids.
+            Token ids, (rows,).
         """
         logits = logits.float()
         if seen is not None and self.needs_history:
             penalty = self.repetition_penalty
-            penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
-            logits = torch.where(seen, penalised, logits)
+            penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
+            logits = torch.where(seen, penalized, logits)
         if self.temperature == 0:
             return logits.argmax(dim=-1)
         if self.temperature != 1.0:
@@ -60,27 +60,27 @@ class Sampling:
         return _inverse_cdf(self._masked(logits), numbers)
 
     def _masked(self, logits: torch.Tensor) -> torch.Tensor:
-        """The logits with what top-k, top-p and min-p leave out at minus infinity."""
+        """Set the logits that top-k, top-p and min-p exclude to minus infinity."""
         if 0 < self.top_k < logits.shape[-1]:
-            least = torch.topk(logits, self.top_k, dim=-1).values[:, -1:]
-            logits = logits.masked_fill(logits < least, -torch.inf)
+            threshold = torch.topk(logits, self.top_k, dim=-1).values[:, -1:]
+            logits = logits.masked_fill(logits < threshold, -torch.inf)
         if self.top_p < 1.0:
             logits = logits.masked_fill(logits < self._nucleus_edge(logits), -torch.inf)
         if self.min_p is not None and self.min_p > 0:
             # p < min_p · p_max, in logits.
-            edge = logits.amax(dim=-1, keepdim=True) + torch.log(torch.tensor(self.min_p))
-            logits = logits.masked_fill(logits < edge, -torch.inf)
+            threshold = logits.amax(dim=-1, keepdim=True) + torch.log(torch.tensor(self.min_p))
+            logits = logits.masked_fill(logits < threshold, -torch.inf)
         return logits
 
     def _nucleus_edge(self, logits: torch.Tensor) -> torch.Tensor:
-        """The smallest logit of each row's nucleus, (rows, 1): the likeliest tokens that make up top_p."""
-        total = torch.logsumexp(logits, dim=-1, keepdim=True)
+        """Smallest logit, (rows, 1), of each row's nucleus: the most likely tokens that make up top_p."""
+        log_total = torch.logsumexp(logits, dim=-1, keepdim=True)
         width = min(NUCLEUS, logits.shape[-1])
         while True:
             top = torch.topk(logits, width, dim=-1).values
-            mass = torch.exp(top - total)
-            before = mass.cumsum(dim=-1) - mass
-            inside = before < self.top_p
+            probabilities = torch.exp(top - log_total)
+            preceding = probabilities.cumsum(dim=-1) - probabilities
+            inside = preceding < self.top_p
             if width == logits.shape[-1] or not bool(inside[:, -1].any()):
                 last = inside.sum(dim=-1, keepdim=True).clamp(min=1) - 1
                 return top.gather(-1, last)
@@ -88,21 +88,21 @@ class Sampling:
 
 
 def _inverse_cdf(logits: torch.Tensor, numbers: torch.Tensor | None = None) -> torch.Tensor:
-    """Draw from softmax(logits), (rows, vocabulary) → (rows,)."""
+    """Draw a token from softmax(logits), (rows, vocabulary), for each row; returns ids, (rows,)."""
     rows, vocabulary = logits.shape
     if numbers is None:
         numbers = torch.rand(rows, 1, device=logits.device)
     weights = torch.exp(logits - logits.amax(dim=-1, keepdim=True))
-    short = -vocabulary % BLOCK
-    if short:
-        weights = torch.nn.functional.pad(weights, (0, short))
+    padding = -vocabulary % BLOCK
+    if padding:
+        weights = torch.nn.functional.pad(weights, (0, padding))
     blocks = weights.view(rows, -1, BLOCK)
-    upto = blocks.sum(dim=-1).cumsum(dim=-1)
-    # Just below the sum: a uniform number that rounds up to it would fall off the end.
-    wanted = numbers * upto[:, -1:] * (1 - 1e-6)
-    block = torch.searchsorted(upto, wanted, right=True).clamp(max=upto.shape[1] - 1)
-    below = torch.where(block > 0, upto.gather(1, (block - 1).clamp(min=0)), 0.0)
-    inside = blocks[torch.arange(rows, device=logits.device), block[:, 0]].cumsum(dim=-1)
-    rest = torch.minimum(wanted - below, inside[:, -1:] * (1 - 1e-6)).clamp(min=0)
-    within = torch.searchsorted(inside, rest, right=True)
-    return (block * BLOCK + within)[:, 0]
+    block_cdf = blocks.sum(dim=-1).cumsum(dim=-1)
+    # Stay just below the total: a uniform number that rounds up to it would fall off the end.
+    target = numbers * block_cdf[:, -1:] * (1 - 1e-6)
+    block = torch.searchsorted(block_cdf, target, right=True).clamp(max=block_cdf.shape[1] - 1)
+    preceding = torch.where(block > 0, block_cdf.gather(1, (block - 1).clamp(min=0)), 0.0)
+    token_cdf = blocks[torch.arange(rows, device=logits.device), block[:, 0]].cumsum(dim=-1)
+    remainder = torch.minimum(target - preceding, token_cdf[:, -1:] * (1 - 1e-6)).clamp(min=0)
+    offset = torch.searchsorted(token_cdf, remainder, right=True)
+    return (block * BLOCK + offset)[:, 0]

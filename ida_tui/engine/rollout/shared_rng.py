@@ -1,9 +1,10 @@
-"""Sampling a step's rows on several processes with the random numbers that one process would draw.
+"""Shared random numbers for generation: several processes sample the same completions as one.
 
-A token of a row is drawn with one uniform number. One process draws them for all rows that have not ended
-yet, in their order, token after token. Here every rank draws all of them, from the same state, and takes
-those of its own rows: before each token the ranks tell each other how many rows they have left, which is
-also where they agree to stop. A rank whose rows have all ended goes on drawing until the last one has.
+Each token is drawn with one uniform number. A single process draws the numbers for all active rows, in row
+order, token by token. With several processes, every rank draws the numbers of all ranks from the same
+generator state and uses those of its own rows. For that, the ranks exchange their numbers of active rows, and
+whether to stop, before each token. A rank whose rows have all ended continues to draw until the other ranks
+are done.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Lockstep:
-    """One rollout of several ranks.
+    """Random numbers of one rollout on several ranks.
 
     Args:
-        ranks: the processes; each samples its part of the step's rows in order.
+        process_group: the processes; each generates a contiguous part of the step's rows.
         rows: the step's completions, over all ranks.
     """
 
@@ -28,34 +29,34 @@ class Lockstep:
         self._ranks = ranks
         self.rows = rows
         self.tokens = 0
-        """Sampled so far, over all ranks."""
+        """Tokens generated so far, over all ranks."""
         self._alive = rows
         self.stopped = False
-        """Whether somebody asked to stop."""
+        """Whether a stop was requested on some rank."""
 
     def counts(self) -> tuple[int, int, int]:
-        """Tokens, rows that have ended, and rows, over all ranks."""
+        """Tokens generated, rows ended, and rows, over all ranks."""
         return self.tokens, self.rows - self._alive, self.rows
 
     def numbers(self, alive: int, stop: bool, device: torch.device) -> torch.Tensor | None:
-        """The numbers for the next token of this rank's rows.
+        """Draw the numbers for the next token of this rank's rows.
 
         Args:
-            alive: rows of this rank that have not ended.
-            stop: whether this rank was asked to stop.
-            device: where they are drawn.
+            active_rows: number of this rank's rows that have not ended.
+            stop: whether a stop was requested on this rank.
+            device: the device to draw on.
 
         Returns:
-            (alive, 1), uniform; None where no rank has a row left, or one was asked to stop.
+            Uniform numbers in [0, 1), (active_rows, 1); None after a stop, or if no rank has active rows.
 
         Raises:
-            RankLost: a rank is gone.
+            PeerLostError: another process of the run has exited.
         """
-        found = self._ranks.numbers(alive, int(stop))
-        counts, stops = found[::2], found[1::2]
-        total, before = sum(counts), sum(counts[: self._ranks.rank])
+        gathered = self._ranks.numbers(alive, int(stop))
+        counts, stops = gathered[::2], gathered[1::2]
+        total, offset = sum(counts), sum(counts[: self._ranks.rank])
         self.stopped = any(stops)
         if self.stopped or not total:
             return None
         self.tokens, self._alive = self.tokens + total, total
-        return torch.rand(total, 1, device=device)[before : before + alive]
+        return torch.rand(total, 1, device=device)[offset : offset + alive]

@@ -1,7 +1,7 @@
-"""A process of its own for a run, which outlives the terminal that it was started from.
+"""Background process for a run, which keeps training after its terminal is closed.
 
-The judge's key is in the environment that the process inherits, or in the `.env` of the working directory;
-never on its command line.
+The process gets the judge's API key from its environment, or from `.env` in the working directory, never from
+its command line.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.util.paths import shown_path
 
 PATIENCE_S = 600.0
-"""How long the run may take to begin: a model may have to be downloaded first."""
+"""How long a run may take to start. A model may have to be downloaded first."""
 FEW_LINES = 6
+"""Last lines of the process's output that an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detached:
-    """A run that goes on without us."""
+    """A run that trains in a background process."""
 
     pid: int
     directory: RunDirectory
 
     def lines(self) -> list[str]:
-        """What it is, and how to reach it."""
-        shown = shown_path(self.directory.path)
+        """Process and run directory, and the commands to watch, pause and stop the run."""
+        path = shown_path(self.directory.path)
         return [
-            f"✓ It trains on its own, process {self.pid}: {shown}",
-            f"  watch     ida-tui attach {shown}",
-            f"  pause     ida-tui attach {shown} --pause   (--resume goes on)",
-            f"  stop      ida-tui attach {shown} --stop",
+            f"✓ Training in the background (pid {self.pid}): {path}",
+            f"  watch     ida-tui attach {path}",
+            f"  pause     ida-tui attach {path} --pause   (--resume resumes)",
+            f"  stop      ida-tui attach {path} --stop",
         ]
 
 
 class NotBegun(Exception):
-    """The process ended before it owned a run.
+    """The background process exited, or timed out, before its run started.
 
     Args:
-        talk: what it said.
+        output: the output of the process.
         code: its exit code.
     """
 
@@ -57,22 +58,22 @@ class NotBegun(Exception):
 
 
 def launch(arguments: Sequence[str], find: Callable[[int], RunDirectory | None]) -> Detached:
-    """Start `ida-tui` in a session of its own, and wait until it trains.
+    """Start `ida-tui` in a new session and wait until its run has started.
 
     Args:
-        arguments: of `ida-tui`.
-        find: the directory that the process of this number owns; None while there is none.
+        arguments: command-line arguments of `ida-tui`.
+        find_directory: returns the run directory that this pid owns; None while it owns none.
 
     Raises:
-        NotBegun: it ended before it had one, or took too long.
+        LaunchFailed: the process exited before it owned a run directory, or took too long.
     """
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as talk:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         child = subprocess.Popen(
             [sys.executable, "-m", "ida_tui", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=talk,
-            start_new_session=True,  # no terminal, so none that closes
+            stderr=output,
+            start_new_session=True,  # detach from the terminal
             env=os.environ,
         )
         deadline = time.monotonic() + PATIENCE_S
@@ -84,22 +85,23 @@ def launch(arguments: Sequence[str], find: Callable[[int], RunDirectory | None])
         if child.poll() is None:
             child.terminate()
             child.wait()
-        talk.seek(0)
-        known = child.returncode in set(ExitCode) and child.returncode != ExitCode.DONE
+        output.seek(0)
+        is_known_failure = child.returncode in set(ExitCode) and child.returncode != ExitCode.DONE
         raise NotBegun(
-            talk.read().rstrip(), ExitCode(child.returncode) if known else ExitCode.FAILED
+            output.read().rstrip(),
+            ExitCode(child.returncode) if is_known_failure else ExitCode.FAILED,
         )
 
 
 def resumed(directory: RunDirectory, arguments: Sequence[str] = ()) -> Detached:
-    """Go on with a run in a process of its own.
+    """Resume a run in a background process.
 
     Args:
-        directory: the run.
-        arguments: of `ida-tui resume`, after the run.
+        directory: the run directory.
+        arguments: further command-line arguments of `ida-tui resume`.
 
     Raises:
-        NotBegun: it could not go on.
+        LaunchFailed: the run could not be resumed.
     """
     return launch(
         ["resume", str(directory.path), *arguments],
@@ -108,17 +110,18 @@ def resumed(directory: RunDirectory, arguments: Sequence[str] = ()) -> Detached:
 
 
 def handed_over(directory: RunDirectory) -> Detached:
-    """Go on with a run that this process has just let go of.
+    """Resume a run that this process has just released in a background process.
 
     Raises:
-        IdaError: it could not go on; it is safe on disk.
+        IdaError: the run could not be resumed. Its checkpoint is saved.
     """
     try:
         return resumed(directory)
     except NotBegun as error:
-        said = "\n".join(error.talk.splitlines()[-FEW_LINES:])
+        output = "\n".join(error.talk.splitlines()[-FEW_LINES:])
+        path = shown_path(directory.path)
         raise IdaError(
-            "the run could not go on in a process of its own",
-            f"{said}\nit is safe; go on with: ida-tui resume {shown_path(directory.path)}".strip(),
+            "the run could not be moved to a background process",
+            f"{output}\nthe run is saved; resume with: ida-tui resume {path}".strip(),
             code=error.code,
         ) from None

@@ -1,4 +1,4 @@
-"""Put the trainer together: model, adapter, prompts, TRL's arguments, watcher and judge."""
+"""Trainer construction from a profile: model, adapter, dataset, TRL arguments, recorder and judge."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def build_trainer(
     between_steps: Callable[[], None],
     checkpoint_facts: Callable[[], Mapping[str, Any]],
 ) -> WatchedTrainer:
-    """The trainer of one run, with its model loaded.
+    """Load the model and build the trainer of one run.
 
     Args:
         config: the resolved profile.
-        ready: device, number formats and tokenizer.
-        checkpoints: the folder that they go to.
-        ranks: the processes that train it.
-        watcher: is told what happens.
-        judging: asks the judge.
-        after_step: called when a step is complete.
-        between_steps: called where the run may pause.
-        checkpoint_facts: what a checkpoint's seal says of the run.
+        preflight: device, number formats and tokenizer.
+        checkpoints: the folder for checkpoints.
+        process_group: the processes that train the model.
+        recorder: records the steps.
+        reward_source: supplies the verdicts.
+        on_step_end: called when a step is complete.
+        between_steps: called between two steps, where the run may pause.
+        checkpoint_metadata: returns the run metadata that a checkpoint's seal stores.
 
     Raises:
         IdaError: the weights cannot be loaded.
@@ -58,10 +58,10 @@ def build_trainer(
         part_of(config, ranks.world), ready.recipe, ready.device, checkpoints
     )
     adapter = weights.peft_config(config.lora) if config.training.method == "lora" else None
-    kind: Callable[..., WatchedTrainer] = WatchedTrainer
+    trainer_class: Callable[..., WatchedTrainer] = WatchedTrainer
     if config.engine == "fast":
-        kind = partial(FastTrainer, rollout_rows=config.training.rollout_rows)
-    trainer = kind(
+        trainer_class = partial(FastTrainer, rollout_rows=config.training.rollout_rows)
+    trainer = trainer_class(
         ranks=ranks,
         watcher=watcher,
         judging=judging,
@@ -75,14 +75,14 @@ def build_trainer(
         train_dataset=Dataset.from_list(training_rows(config)),
         peft_config=adapter,
     )
-    # transformers' own printers would write to a terminal that a face of the program owns.
+    # These callbacks print to the terminal, which belongs to the app or the command line.
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
 
 
 def training_rows(config: Config) -> list[dict[str, Any]]:
-    """The training prompts as rows of TRL's dataset."""
+    """Training prompts as rows of TRL's dataset."""
     return [
         {
             "prompt": [{"role": "user", "content": prompt.text}],
@@ -97,7 +97,7 @@ def training_rows(config: Config) -> list[dict[str, Any]]:
 def run_started(
     config: Config, ready: Preflight, directory: RunDirectory, trainer: WatchedTrainer, judge: str
 ) -> RunStarted:
-    """What the run is made of, as its first figures; `judge` is the judge's label."""
+    """The RunStarted event of a run; `judge` is the judge's label."""
     training, counts = config.training, weights.count(trainer.model)
     planned = memory.plan(part_of(config, trainer.processes), ready.device)
     return RunStarted(

@@ -1,4 +1,4 @@
-"""``logs/crash.txt``: what somebody needs who has to find out why a run broke, without its secrets."""
+"""Crash log ``logs/crash.txt``: traceback, versions and last events of a failed run, without secrets."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.manifest import PACKAGES, version_of
 
 LAST_EVENTS = 40
-"""How many of the newest lines of the log are repeated."""
+"""Number of events to copy."""
 TAIL = 1 << 20
-"""Bytes of the log that they are looked for in."""
+"""Bytes to read from the end of the event log."""
 LONGEST = 2000
-"""Characters of a line that are repeated."""
+"""Characters to copy of each event."""
 
 
 def write(directory: RunDirectory, trace: str, *, redact: Callable[[str], str]) -> None:
-    """Write the file; a disk that refuses it costs the details and nothing else.
+    """Write the crash log. If the disk refuses it, print a warning instead of raising.
 
     Args:
-        directory: the run's.
-        trace: the traceback, redacted.
-        redact: takes secrets out of a line.
+        directory: the run directory.
+        traceback: the traceback, already redacted.
+        redact: removes secrets from a line.
     """
     packages = "  ".join(f"{name} {version_of(name) or 'absent'}" for name in PACKAGES)
     parts = [
@@ -35,14 +35,14 @@ def write(directory: RunDirectory, trace: str, *, redact: Callable[[str], str]) 
         "",
         trace.rstrip(),
         "",
-        f"The last events (all of them are in {directory.events.name}):",
+        f"Last events (full log: {directory.events.name}):",
         *map(redact, _last_lines(directory)),
     ]
     try:
         directory.logs.mkdir(exist_ok=True)
         (directory.logs / "crash.txt").write_text("\n".join(parts) + "\n", encoding="utf-8")
     except OSError as error:
-        print(f"! the details could not be written: {error.strerror or error}", file=sys.stderr)
+        print(f"! the crash log could not be written: {error.strerror or error}", file=sys.stderr)
 
 
 def _last_lines(directory: RunDirectory) -> list[str]:
@@ -51,6 +51,6 @@ def _last_lines(directory: RunDirectory) -> list[str]:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
             lines = file.read().split(b"\n")
     except OSError:
-        return ["(they cannot be read)"]
-    shown = [line.decode("utf-8", "replace") for line in lines if line][-LAST_EVENTS:]
-    return [line if len(line) <= LONGEST else f"{line[:LONGEST]}…" for line in shown]
+        return ["(could not be read)"]
+    last_lines = [line.decode("utf-8", "replace") for line in lines if line][-LAST_EVENTS:]
+    return [line if len(line) <= LONGEST else f"{line[:LONGEST]}…" for line in last_lines]

@@ -1,4 +1,4 @@
-"""What rank 0 tells the other processes of a run before its model is loaded."""
+"""Run specification that rank 0 sends to the worker processes before the model is loaded."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from ida_tui.engine.run.context import UnderWay
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """The run, as every rank has to compute it."""
+    """Everything that a worker process needs to take part in a run."""
 
     config: Config
-    """The resolved profile, with what it leaves to the memory plan filled in."""
+    """The resolved profile, with automatic settings filled in from the memory plan."""
     device: DeviceName
     checkpoints: Path
-    """Where rank 0 keeps them; the others only read."""
+    """Folder of the checkpoints. Only rank 0 writes to it."""
     kept: Path | None
-    """The checkpoint to go on from."""
+    """The checkpoint to resume from; None for a new run."""
     trains: bool
-    """False where every step was made before, and only the weights are missing."""
+    """False if all steps are already done and only the final weights are missing."""
 
     @classmethod
     def of(cls, run: UnderWay) -> Self:
-        """Those of a run."""
-        kept = run.resume.checkpoint if run.resume else None
-        done = run.resume is not None and run.resume.step >= run.config.planned_steps()
+        """Create the specification of a run."""
+        checkpoint = run.resume.checkpoint if run.resume else None
+        all_steps_done = run.resume is not None and run.resume.step >= run.config.planned_steps()
         return cls(
             config=run.config,
             device=run.ready.device,
             checkpoints=run.directory.checkpoints,
-            kept=kept,
-            trains=not (kept and done),
+            kept=checkpoint,
+            trains=not (checkpoint and all_steps_done),
         )

@@ -1,4 +1,4 @@
-"""Keeps keys out of everything that is written: the judge's, and whatever else the environment holds."""
+"""Redaction of secrets from everything a run writes: the judge's API key and secrets in the environment."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 from collections.abc import Mapping
 
 SHORTEST = 8
-"""Characters; a shorter value is no key, and blotting it out would spoil ordinary words."""
+"""Shortest secret, in characters. Redacting shorter values would garble ordinary words."""
 _NAMES_A_SECRET = re.compile(r"(?:_|^)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 _TELLS_NOTHING = re.compile(r"[\w./-]*/[\w./-]*|true|false|\d+", re.IGNORECASE)
-"""A path, a switch or a number, under whatever name."""
+"""A path, a boolean or a number. Such a value is not secret, whatever the variable's name."""
 
 
 class Secrets:
-    """What nothing may write down.
+    """Values that must not appear in any file or output.
 
     Args:
-        key: the judge's, where it needs one.
-        environment: searched for more, such as ``HF_TOKEN``; a library's error may hold one.
+        key: the judge's API key; None if the judge needs none.
+        environment: searched for further secrets such as ``HF_TOKEN``, which a library's error may contain.
     """
 
     def __init__(self, key: str | None, environment: Mapping[str, str] = os.environ) -> None:
@@ -29,12 +29,12 @@ class Secrets:
                 self.add(value)
 
     def add(self, key: str | None) -> None:
-        """One more."""
+        """Add a secret. Values shorter than 8 characters are ignored."""
         if key and len(key) >= SHORTEST and key not in self._keys:
             self._keys.append(key)
 
     def redact(self, text: str) -> str:
-        """The text without them."""
+        """Replace every secret in the text by ``[key]``."""
         for key in self._keys:
             text = text.replace(key, "[key]")
         return text

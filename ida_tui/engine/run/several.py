@@ -1,4 +1,4 @@
-"""What has to hold before several processes train one profile."""
+"""Preflight checks for runs with several processes."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from ida_tui.errors import ExitCode, IdaError, UsageError
 
 
 def require(config: Config, device: DeviceName, where: Place) -> None:
-    """Refuse what several processes cannot do.
+    """Check that a profile can be trained by the given processes.
 
     Raises:
-        IdaError: the step cannot be divided among them, they would share a device, or the launcher asks for
-            a division of the model that is not done here.
+        IdaError: the step cannot be divided among the processes, they would share a device, or the launcher
+            is configured to shard the model, which is not supported.
     """
-    if divides := sharding():
+    if backend := sharding():
         raise UsageError(
-            f"accelerate asks for {divides}, which divides the model; ida-tui trains data parallel, the whole"
-            " model on each device",
-            f"accelerate config without {divides} (distributed type MULTI_GPU, or MULTI_CPU), or torchrun;\n"
-            "a model that does not fit on one device: training.method=lora, or a smaller one",
+            f"accelerate is configured for {backend}, which shards the model; ida-tui only trains"
+            " data-parallel, with a full copy of the model on each device",
+            f"run accelerate config without {backend} (type MULTI_GPU or MULTI_CPU), or use torchrun;\n"
+            "if the model does not fit on one device: training.method=lora, or a smaller model",
         )
     if where.alone:
         return
     shared(config.training, where.world)
     if device == "mps":
         raise IdaError(
-            f"{where.world} processes cannot share the one GPU of a Mac",
-            "start one: ida-tui --run PROFILE; or device=cpu, where several can work",
+            f"{where.world} processes cannot share the GPU of a Mac",
+            "start a single process: ida-tui --run PROFILE; or set device=cpu, which supports several",
             code=ExitCode.DEVICE_UNUSABLE,
         )

@@ -1,6 +1,6 @@
-"""Rollouts sampled by vLLM, through TRL: what has to be there before a run may start.
+"""Preflight checks for runs that generate with vLLM through TRL.
 
-Written from TRL's documentation; vLLM needs CUDA, and this has not been run with it yet.
+vLLM needs CUDA. This code follows TRL's documentation and has not been tested with vLLM yet.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from ida_tui.config.schema import Config, DeviceName
 from ida_tui.errors import ExitCode, IdaError, UsageError
 
 INSTALL = (
-    "uv pip install 'vllm>=0.22,<=0.31'   (what TRL works with; it brings an older torch with it)"
+    "uv pip install 'vllm>=0.22,<=0.31'   (the versions TRL supports; installs an older torch)"
 )
-"""No extra of ida-tui: these versions pin torch 2.11 or 2.13, which the rest is not tested with."""
+"""Not an extra of ida-tui: these versions pin torch 2.11 or 2.13, which ida-tui is not tested with."""
 SERVE = (
     'VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --weight-transfer-config \'{"backend": "nccl"}\''
     " --logprobs-mode processed_logprobs --max-logprobs -1"
 )
-"""How TRL wants its server started."""
+"""Command that starts a vLLM server as TRL requires it."""
 LOOK_S = 5.0
-"""How long a server may take to say that it is there."""
+"""Timeout of the server's health check."""
 
 
 def require(config: Config, device: DeviceName) -> None:
-    """Refuse a profile with ``training.use_vllm`` that could not sample.
+    """Check that a profile with ``training.use_vllm`` can generate.
 
     Raises:
-        IdaError: there is no CUDA device (exit code 5), vLLM is not installed, or its server does not answer.
+        IdaError: the device is not CUDA (exit code 5), vLLM is not installed, or its server does not respond.
     """
     training = config.training
     if not training.use_vllm:
         return
     if device != "cuda":
         raise IdaError(
-            f"training.use_vllm needs a CUDA GPU, and this run is on {device}",
-            "training.use_vllm=false samples with ida-tui's own engine, on any device",
+            f"training.use_vllm needs a CUDA GPU, but this run uses {device}",
+            "set training.use_vllm=false to generate with ida-tui's own engine, which runs on any device",
             where="training.use_vllm",
             code=ExitCode.DEVICE_UNUSABLE,
         )
@@ -47,34 +47,34 @@ def require(config: Config, device: DeviceName) -> None:
 
 
 def require_installed() -> None:
-    """Refuse to go on without vLLM.
+    """Check that vLLM is installed.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: vLLM is not installed.
     """
-    found = find_spec("vllm")
-    if found is None or found.origin is None:
+    spec = find_spec("vllm")
+    if spec is None or spec.origin is None:
         raise UsageError(
             "training.use_vllm needs vLLM, which is not installed",
-            f"{INSTALL}\nor training.use_vllm=false",
+            f"{INSTALL}\nor set training.use_vllm=false",
             where="training.use_vllm",
         )
 
 
 def require_server(url: str) -> None:
-    """Refuse to go on without an answer of vLLM's server.
+    """Check that the vLLM server responds.
 
     Raises:
-        IdaError: nothing answers, or with an error.
+        IdaError: the server does not respond, or responds with an error.
     """
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=LOOK_S):
             return
     except (urllib.error.URLError, OSError, ValueError) as error:
-        why = getattr(error, "reason", None) or error
+        reason = getattr(error, "reason", None) or error
         raise IdaError(
-            f"no vLLM server answers at {url}: {' '.join(str(why).split())[:200]}",
-            f"start one on other GPUs: {SERVE}\n"
-            "training.vllm_server_base_url says where it is, training.vllm_mode=colocate needs none",
+            f"no vLLM server responds at {url}: {' '.join(str(reason).split())[:200]}",
+            f"start a server on other GPUs: {SERVE}\n"
+            "and set training.vllm_server_base_url; or set training.vllm_mode=colocate (no server)",
             where="training.vllm_server_base_url",
         ) from None

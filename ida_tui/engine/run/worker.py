@@ -1,7 +1,8 @@
-"""The other processes of a run: they compute their part of every step, and keep and print nothing.
+"""Worker process of a distributed run: every rank except rank 0.
 
-Rank 0 tells them what to compute (`Orders`), asks the judge, saves, evaluates and pauses; they wait for it in
-the next exchange. When it ends the run it leaves its exit code behind, and they end quietly.
+A worker computes its part of every step. It writes and prints nothing. Rank 0 sends it the run (`RunSpec`),
+calls the judge, saves, evaluates and pauses, while the workers wait in their next collective. When rank 0
+ends the run, it publishes its exit code and the workers exit without a message.
 """
 
 from __future__ import annotations
@@ -18,43 +19,43 @@ from ida_tui.engine.run.orders import Orders
 from ida_tui.errors import IdaError
 
 LAST_WORD_S = 60.0
-"""How long to wait for rank 0's last word: it saves a checkpoint first."""
+"""How long to wait for rank 0's exit code. Rank 0 saves a checkpoint first."""
 
 
 class Peer:
-    """One of the other ranks.
+    """A rank other than rank 0.
 
     Args:
-        place: which one.
-        control: what is asked of it; a request to stop is passed on to all ranks.
+        process: rank and world size of this process.
+        control: receives stop requests, which are forwarded to all ranks.
     """
 
     def __init__(self, place: Place, control: Control) -> None:
         self._place = place
         self._control = control
         self.trouble = ""
-        """What ended it, where that was neither rank 0's word nor another rank's end."""
+        """Error message if this process failed; empty if rank 0 ended the run or another rank exited."""
 
     def follow(self) -> int:
-        """Take part in the run until it ends; returns the exit status of this process.
+        """Work on the run until it ends, and return the exit status of this process.
 
         Raises:
-            IdaError: the processes do not find each other.
+            IdaError: the processes could not connect.
         """
         environment.prepare(None)
         try:
-            coming = announced(self._place)
-            if not coming:
-                return 0  # rank 0 was asked for something else, or has refused it and said why
-            if coming == "offline":
+            announcement = announced(self._place)
+            if not announcement:
+                return 0  # rank 0 ran another command, or printed why it starts no run
+            if announcement == "offline":
                 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-            # Seconds, while rank 0 makes its checks.
+            # This import takes seconds. Do it while rank 0 runs its checks.
             from ida_tui.engine.run import build as assembly  # noqa: F401
 
             with joined(self._place, _device()) as ranks:
                 return self._follow(ranks)
         except RankLost:
-            return 0  # rank 0 has refused it, and said why
+            return 0  # rank 0 printed why the run does not start
 
     def _follow(self, ranks: Ranks) -> int:
         try:
@@ -72,8 +73,8 @@ class Peer:
         return 0
 
     def _take_part(self, ranks: Ranks) -> None:
-        orders: Orders = ranks.told(None)
-        environment.prepare(orders.config.model.folder())
+        spec: Orders = ranks.told(None)
+        environment.prepare(spec.config.model.folder())
         from ida_tui.config import precision
         from ida_tui.engine import quiet
         from ida_tui.engine.device import device
@@ -83,13 +84,13 @@ class Peer:
         from ida_tui.engine.trainer.recorder import Watcher
         from ida_tui.engine.trainer.reward import OneForAll
 
-        config = orders.config
-        device.take(orders.device, self._place.local)
+        config = spec.config
+        device.take(spec.device, self._place.local)
         device.leave_a_core()
         ready = Preflight(
             config=config,
-            device=orders.device,
-            recipe=precision.recipe(config, orders.device),
+            device=spec.device,
+            recipe=precision.recipe(config, spec.device),
             tokenizer=weights.load_tokenizer(config.model),
             limit=0.0,
         )
@@ -97,7 +98,7 @@ class Peer:
             trainer = assembly.build_trainer(
                 config,
                 ready,
-                orders.checkpoints,
+                spec.checkpoints,
                 ranks=ranks,
                 watcher=Watcher(
                     lambda event: None,
@@ -111,15 +112,15 @@ class Peer:
                 checkpoint_facts=dict,
             )
             ranks.meet()
-            if orders.trains:
-                kept = str(orders.kept) if orders.kept else None
-                trainer.train(resume_from_checkpoint=kept)
+            if spec.trains:
+                checkpoint = str(spec.kept) if spec.kept else None
+                trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def _after(ranks: Ranks) -> int:
-    """Wait for rank 0 to end the run: a process that leaves first would have the launcher end the others."""
-    until = time.monotonic() + LAST_WORD_S
-    while time.monotonic() < until:
+    """Wait for rank 0 to end the run. If a worker exited first, the launcher would kill the other ranks."""
+    deadline = time.monotonic() + LAST_WORD_S
+    while time.monotonic() < deadline:
         if ranks.word() is not None:
             return 0
         if ranks.gone(0):

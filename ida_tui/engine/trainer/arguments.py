@@ -1,4 +1,4 @@
-"""From a profile to TRL's own arguments, one place for both the trainer and its parity test."""
+"""Arguments of `trl.GRPOConfig` derived from a profile, shared by the trainer and its parity test."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ida_tui.config.precision import Recipe
 from ida_tui.config.schema import Config, DeviceName
 
-# Fields of TrainingConfig that are passed on to trl.GRPOConfig under the same name, unchanged.
+# Fields of TrainingConfig that are copied to trl.GRPOConfig under the same name.
 PASSED_ON = (
     "num_train_epochs",
     "num_generations",
@@ -53,8 +53,8 @@ def grpo_arguments(
     Args:
         config: the resolved profile.
         recipe: number formats for the device.
-        device: where the model is trained.
-        output_dir: the folder that checkpoints are written to.
+        device: the device that trains the model.
+        output_dir: the folder for checkpoints.
     """
     training = config.training
     names = (*PASSED_ON, *(VLLM if training.use_vllm else ()))
@@ -64,27 +64,27 @@ def grpo_arguments(
         "max_steps": training.max_steps or -1,
         "seed": config.seed,
         "use_cpu": device == "cpu",
-        # TRL turns bf16 on unless told otherwise, also where the device cannot.
+        # TRL enables bf16 by default, even on devices that do not support it.
         "fp16": recipe.fp16,
         "bf16": recipe.bf16,
         "adam_beta2": recipe.beta2,
-        # `weights.optimizer` makes the one that transformers does not know by name.
+        # transformers has no name for adamw_kahan. The trainer gets it as an object instead.
         "optim": "adamw_torch" if recipe.optim == "adamw_kahan" else recipe.optim,
         "gradient_checkpointing": training.gradient_checkpointing is not False,
         "chat_template_kwargs": dict(config.model.chat_template_kwargs),
-        # `ida_tui.events.sinks` sends the figures on, from what the run has written down.
+        # Sinks (W&B, TensorBoard, …) are fed from the run's events instead.
         "report_to": "none",
         "run_name": config.name,
         "save_strategy": "steps" if training.save_steps else "no",
         "save_steps": training.save_steps or 500,
-        # Every step is reported; a loss that is not finite is shown, not averaged away.
+        # Report every step, and do not replace a non-finite loss by an average.
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "log_completions": False,
         "disable_tqdm": True,
-        # Worker processes and pinned pages help image pipelines; here they cost memory and a fork.
+        # The dataset is small: worker processes and pinned memory would only cost memory and a fork.
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
-        # Metal's allocator keeps freed blocks by exact size: give them back at every step.
+        # Metal's allocator caches freed blocks by exact size. Release them at every step.
         "torch_empty_cache_steps": 1 if device == "mps" else None,
     }

@@ -1,12 +1,12 @@
-"""The same GRPO step in less time and memory: two of TRL's methods, computed another way.
+"""Fast GRPO trainer: faster, smaller implementations of generation and log-probabilities.
 
-    _sample                                 `rollout.sample`: shared prompts read once, finished rows dropped
-    _get_per_token_logps_and_entropies      `scoring.log_probabilities`: nothing computed twice or for padding
+    generation              `rollout.generate`: each distinct prompt is read once, finished rows are dropped
+    log-probabilities       `loss.logprobs`: each distinct prompt is computed once, padding is skipped
 
-Where a step is one batch, its log-probabilities (with their graph) are computed while the judge still works,
-and the loss takes them from there. Everything else (advantages, loss, optimizer, schedule, logging) stays
-TRL's code. What the two do not cover is left to TRL, and the log says so; on the first real group the two
-ways are compared.
+If a step is a single batch, its log-probabilities (with their autograd graph) are computed while the judge
+is still working, and the loss reuses them. Advantages, loss, optimizer, schedule and logging stay TRL's code.
+Models that these two do not support are trained by TRL's code, with a warning in the log. On the first group
+of a run the log-probabilities are compared with TRL's.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from ida_tui.events.types import Noticed
 Scores = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 """Log-probabilities, entropies and auxiliary loss, as TRL returns them."""
 Early = tuple[torch.Tensor, torch.Tensor]
-"""Log-probabilities and entropies of the rows in the order they were sampled in, before anyone asked."""
+"""Log-probabilities and entropies computed ahead of the loss, with the rows in the order of the rollout."""
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}
-"""Most that a log-probability may differ from TRL's on average, in nats, relative where it exceeds 1.
+"""Largest accepted mean difference from TRL's log-probabilities, in nats; relative where they exceed 1.
 
-In float32 the two ways differ by the order of their sums. In 16 bits each rounds its own intermediate values:
-bfloat16 keeps 8 bits of a logit, float16 keeps 11.
+In float32 the two implementations differ only in summation order. In 16 bits each rounds different
+intermediate values: bfloat16 has 8 significant bits per logit, float16 has 11.
 """
 
 
 class FastTrainer(WatchedTrainer):
-    """A `WatchedTrainer` that samples and scores its own way.
+    """An `InstrumentedGRPOTrainer` with its own generation and log-probabilities.
 
     Args:
-        rollout_rows: completions sampled at once; None is all of a step.
-        **arguments: `WatchedTrainer`'s.
+        rollout_rows: completions generated together; None means all completions of a step.
+        **arguments: arguments of `InstrumentedGRPOTrainer`.
     """
 
     def __init__(self, *, rollout_rows: int | None = None, **arguments: Any) -> None:
@@ -58,15 +58,15 @@ class FastTrainer(WatchedTrainer):
         self._rows: torch.Tensor | None = None
         self._plain_because = decoder.unsupported(self.accelerator.unwrap_model(self.model))
         if self._plain_because is None and (self.tools or self._is_vlm):
-            self._plain_because = "it uses tools or images"
+            self._plain_because = "it is trained with tools or images"
         if self._plain_because is None and self._entropy_bonus_enabled:
             self._plain_because = "the loss has an entropy bonus"
         self._after_shuffle: torch.Tensor | None = None
         if self._plain_because is not None:
-            self._say("warning", f"TRL's own code trains this model: {self._plain_because}")
+            self._say("warning", f"Fast step is off, using TRL's code: {self._plain_because}")
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        # TRL seeds every process differently; ours draw the step's numbers together.
+        # TRL seeds each rank differently. Here all ranks draw from the same generator state.
         self._ranks.share_random_numbers()
         return super().train(*args, **kwargs)
 
@@ -78,14 +78,15 @@ class FastTrainer(WatchedTrainer):
         self._early = None
         batch = super()._generate_and_score_completions(inputs)
         if self._early is not None:
-            # TRL shuffles the rows after this, and their numbers with them.
+            # TRL shuffles the rows next. This column records where each row was before.
             batch["row"] = torch.arange(len(inputs), device=batch["completion_ids"].device)
         if not self._ranks.alone:
-            # TRL shuffles a rank's rows next; one process would shuffle, and draw numbers for, all of them.
-            before = torch.get_rng_state()
+            # TRL shuffles only this rank's rows next. Advance the generator as a shuffle of all rows would,
+            # so that several processes draw the same random numbers as one.
+            rng_state = torch.get_rng_state()
             torch.randperm(len(inputs) * self._ranks.world)
             self._after_shuffle = torch.get_rng_state()
-            torch.set_rng_state(before)
+            torch.set_rng_state(rng_state)
         return batch
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
@@ -97,7 +98,7 @@ class FastTrainer(WatchedTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        # Our pass goes around the wrapper that would average the gradients.
+        # The fast forward pass bypasses the DDP wrapper, which would have averaged the gradients.
         if self._plain_because is None and self.accelerator.sync_gradients:
             self._ranks.mean_gradients(self.model.parameters())
         return loss
@@ -109,15 +110,15 @@ class FastTrainer(WatchedTrainer):
             return super()._sample(heartbeat, prompt_ids, *args, **kwargs)
         self._prompt_ids = prompt_ids
         settings = self.generation_config
-        lockstep, told = None, heartbeat.told
+        lockstep, on_tokens = None, heartbeat.told
         if not self._ranks.alone:
             lockstep = Lockstep(self._ranks, len(prompt_ids) * self._ranks.world)
-            told = partial(heartbeat.told, everywhere=lockstep.counts)
+            on_tokens = partial(heartbeat.told, everywhere=lockstep.counts)
         with (
             unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
             torch.no_grad(),
         ):
-            found = sample_in_parts(
+            completion_ids = sample_in_parts(
                 model,
                 prompt_ids,
                 self._sampling(),
@@ -126,14 +127,14 @@ class FastTrainer(WatchedTrainer):
                 eos=self.eos_token_ids,
                 pad=settings.pad_token_id,
                 stop=self._watcher.stop_requested,
-                told=told,
+                told=on_tokens,
                 bucket=self._bucket,
                 lockstep=lockstep,
             )
-        return found, None
+        return completion_ids, None
 
     def _sampling(self) -> Sampling:
-        """How tokens are drawn."""
+        """Sampling parameters of the run."""
         return Sampling(
             temperature=self.args.temperature,
             top_k=self.args.top_k or 0,
@@ -153,11 +154,11 @@ class FastTrainer(WatchedTrainer):
         compute_aux_loss: bool = False,
         **other: Any,
     ) -> Scores:
-        uncovered = compute_aux_loss or any(value is not None for value in other.values())
-        if not uncovered and not self._compared:
+        unsupported = compute_aux_loss or any(value is not None for value in other.values())
+        if not unsupported and not self._compared:
             self._compare(model, input_ids, attention_mask, logits_to_keep)
-        if self._plain_because is not None or uncovered:
-            found: Scores = super()._get_per_token_logps_and_entropies(
+        if self._plain_because is not None or unsupported:
+            outputs: Scores = super()._get_per_token_logps_and_entropies(
                 model,
                 input_ids,
                 attention_mask,
@@ -167,39 +168,39 @@ class FastTrainer(WatchedTrainer):
                 compute_aux_loss=compute_aux_loss,
                 **other,
             )
-            return found
+            return outputs
         self._enter_reference()
-        early, self._early = self._early if torch.is_grad_enabled() else None, None
-        if early is not None and self._rows is not None:
-            return early[0][self._rows], early[1][self._rows], None
-        scores, entropies = self._own(
+        precomputed, self._early = self._early if torch.is_grad_enabled() else None, None
+        if precomputed is not None and self._rows is not None:
+            return precomputed[0][self._rows], precomputed[1][self._rows], None
+        logprobs, entropies = self._own(
             model, input_ids, attention_mask, logits_to_keep, compute_entropy
         )
-        return scores, entropies, None
+        return logprobs, entropies, None
 
-    # -- while verdicts are out ---------------------------------------------------------------
+    # -- while the judge works ----------------------------------------------------------------
 
     def _while_judged(self, completion_ids: list[list[int]]) -> None:
-        """The loss's forward pass, which needs no verdict; done whether or not the judge is slow."""
+        """Run the forward pass of the loss, which needs no verdicts, while the judge works."""
         if (
             self._plain_because is not None
             or not self._one_batch_a_step()
             or not self.model.training
         ):
             return
-        ids, mask, kept = self._as_trl_pads(completion_ids)
+        ids, mask, logits_to_keep = self._as_trl_pads(completion_ids)
         if not self._compared:
-            self._compare(self.model, ids, mask, kept)
+            self._compare(self.model, ids, mask, logits_to_keep)
             if self._plain_because is not None:
                 return
         self._watcher.enter("update", self._current_step)
         with torch.enable_grad():
-            scores, entropies = self._own(self.model, ids, mask, kept, entropy=True)
+            logprobs, entropies = self._own(self.model, ids, mask, logits_to_keep, entropy=True)
         assert entropies is not None
-        self._early = scores, entropies
+        self._early = logprobs, entropies
 
     def _one_batch_a_step(self) -> bool:
-        """Whether the rows of a rollout are one micro-batch, used once."""
+        """Whether a rollout is a single micro-batch that is used for a single update."""
         args = self.args
         batches = (args.steps_per_generation, args.gradient_accumulation_steps, self.num_iterations)
         return batches == (1, 1, 1)
@@ -207,18 +208,22 @@ class FastTrainer(WatchedTrainer):
     def _as_trl_pads(
         self, completion_ids: list[list[int]]
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Ids and mask of the step, and the columns of its completions, as the loss will get them."""
+        """Pad the step as TRL will for the loss.
+
+        Returns:
+            Token ids and mask, (rows, prompt + completion) each, and the length of the completion part.
+        """
 
         def padded(rows: list[list[int]], value: int | None, side: str) -> torch.Tensor:
-            filler = self.processing_class.pad_token_id if value is None else value
+            padding_value = self.processing_class.pad_token_id if value is None else value
             tensors = [torch.tensor(row if value is None else [1] * len(row)) for row in rows]
-            joined: torch.Tensor = pad(
+            batch: torch.Tensor = pad(
                 tensors,
-                padding_value=filler,
+                padding_value=padding_value,
                 padding_side=side,
                 pad_to_multiple_of=self.pad_to_multiple_of,
             )
-            return joined.to(self.accelerator.device)
+            return batch.to(self.accelerator.device)
 
         prompts = self._prompt_ids
         ids = (padded(prompts, None, "left"), padded(completion_ids, None, "right"))
@@ -229,47 +234,52 @@ class FastTrainer(WatchedTrainer):
         self._rows = inputs.pop("row", None)
         return super()._compute_loss(model, inputs)
 
-    # -- our way, and TRL's beside it -----------------------------------------------------------
+    # -- log-probabilities, and their comparison with TRL's -------------------------------------
 
     def _own(
-        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, kept: int, entropy: bool
+        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, logits_to_keep: int, entropy: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probabilities and, if wanted, entropies of the completion tokens, (rows, logits_to_keep)."""
         with self.accelerator.autocast():
             return log_probabilities(
                 self.accelerator.unwrap_model(model),
                 ids,
                 mask,
-                kept,
+                logits_to_keep,
                 self.temperature,
                 entropy=entropy,
                 bucket=self._bucket,
             )
 
-    def _compare(self, model: Any, ids: torch.Tensor, mask: torch.Tensor, kept: int) -> None:
-        """Compute the first real group both ways; where they differ, TRL's way is taken from here on."""
+    def _compare(
+        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, logits_to_keep: int
+    ) -> None:
+        """Compare the first group's log-probabilities with TRL's; switch to TRL's code if they differ."""
         self._compared = True
         ids, mask = ids[: self.num_generations], mask[: self.num_generations]
         with torch.no_grad():
-            theirs, _, _ = super()._get_per_token_logps_and_entropies(
+            trl_logprobs, _, _ = super()._get_per_token_logps_and_entropies(
                 model,
                 ids,
                 mask,
-                kept,
-                batch_size=1,  # TRL's way takes far more memory for more
+                logits_to_keep,
+                batch_size=1,  # TRL's code needs far more memory for larger batches
             )
-            ours, _ = self._own(model, ids, mask, kept, entropy=False)
-        there = mask[:, -kept:].bool()
-        gap = ((ours - theirs).abs() / theirs.abs().clamp(min=1.0))[there]
+            logprobs, _ = self._own(model, ids, mask, logits_to_keep, entropy=False)
+        is_token = mask[:, -logits_to_keep:].bool()
+        differences = (logprobs - trl_logprobs).abs() / trl_logprobs.abs().clamp(min=1.0)
+        differences = differences[is_token]
         weights = self.accelerator.unwrap_model(model).get_output_embeddings().weight.dtype
         half = "float16" if self.args.fp16 else "bfloat16" if self.args.bf16 else ""
         dtype = half or str(weights).removeprefix("torch.")
-        # The same on every rank, and so is what follows from it.
-        mean = max(self._ranks.every(float(gap.mean()) if gap.numel() else 0.0))
+        # Use the largest value of all ranks, so that all ranks decide the same.
+        local_mean = float(differences.mean()) if differences.numel() else 0.0
+        mean = max(self._ranks.every(local_mean))
         if mean <= TOLERANCE.get(dtype, TOLERANCE["bfloat16"]):
             self._say("info", f"Fast step: log-probabilities agree with TRL's within {mean:.0e}")
         else:
-            self._plain_because = f"its log-probabilities differ by {mean:.1e} on average"
-            self._say("warning", f"TRL's own code trains this model: {self._plain_because}")
+            self._plain_because = f"log-probabilities differ by {mean:.1e} on average"
+            self._say("warning", f"Fast step is off, using TRL's code: {self._plain_because}")
 
     def _say(self, level: Any, text: str) -> None:
         self._watcher.emit(Noticed(level=level, source="engine", text=text))

@@ -1,4 +1,4 @@
-"""The order of the prompts, also of a run that goes on in a later epoch."""
+"""Prompt sampler that keeps the order of the prompts when a run resumes in a later epoch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from trl.trainer.utils import RepeatSampler
 
 
 class ResumedSampler(RepeatSampler):  # type: ignore[misc]
-    """`trl`'s sampler, which draws each epoch's order after those of the epochs before it.
+    """TRL's `RepeatSampler`, fast-forwarded past the epochs that are already done.
 
-    Its generator is in no checkpoint: a trainer that goes on in the third epoch would have the first one's
-    order again. Here the orders of the epochs that are done are drawn and passed over first.
+    All epochs draw their order from one generator, whose state is not in the checkpoint. A run resumed in
+    its third epoch would therefore repeat the order of the first. This sampler first draws and discards the
+    orders of the finished epochs.
 
     Args:
-        done: asked once, when the first order is wanted: how many epochs are done.
-        **arguments: `RepeatSampler`'s own.
+        epochs_done: returns the number of finished epochs; called once, before the first order is drawn.
+        **arguments: arguments of `RepeatSampler`.
     """
 
     def __init__(self, done: Callable[[], int], **arguments: Any) -> None:

@@ -1,7 +1,7 @@
-"""What one step of training looks like from outside: phases, completions, verdicts, figures.
+"""Recorder of training steps: turns the trainer's hooks into events.
 
-The trainer calls these methods from its hooks; each turns into events. No torch in here: the watcher
-is the boundary that only plain values cross.
+The trainer calls a method for each phase, completion, verdict and optimizer update. Only plain Python values
+cross this boundary: this module does not use torch.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ Emit = Callable[[ev.Event], object]
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """What an update did to the trainable weights."""
+    """Effect of an optimizer update on the trainable weights."""
 
     relative: float
-    """L2 norm of their change since the start, relative to their norm then."""
+    """L2 norm of the change since the start of the run, over the L2 norm at the start."""
     norm: float
-    """Their L2 norm."""
+    """L2 norm of the weights."""
     largest: float
-    """Largest change of one of them since the start, by absolute value."""
+    """Largest absolute change of a single weight since the start."""
     skipped: bool = False
-    """Whether the scaler refused the update."""
+    """Whether the loss scaler skipped the update."""
     non_finite: int = 0
-    """Gradient elements that were NaN or infinite."""
+    """Number of gradient elements that were NaN or infinite."""
     loss_scale: float | None = None
-    """The scaler's scale; null where there is none."""
+    """Current loss scale; None without a scaler."""
 
 
 class Watcher:
-    """Follows the trainer through its steps and emits what happens.
+    """Records the trainer's steps and emits their events.
 
     Args:
-        emit: takes every event; called on the trainer's thread only.
-        stop: set from any thread when the run should end.
-        steps: optimizer steps of the whole run.
-        cross_check: looks at the completions beside the judge; null leaves those figures out.
-        clock: seconds, monotonic.
-        agree: whether any process of the run wants what this one does; all of them ask at the same places.
+        emit: receives every event; called only on the trainer's thread.
+        stop: set from any thread to end the run.
+        steps: number of optimizer steps in the run.
+        cross_check: computes judge-independent figures of the completions; None leaves them out.
+        clock: monotonic clock, in seconds.
+        any_rank: returns whether the flag is true on any process of the run. A collective call.
     """
 
     def __init__(
@@ -72,33 +72,33 @@ class Watcher:
         self._kinds: Sequence[Kind] = ()
         self._verdicts: list[Verdict] = []
         self.r_ida: float | None = None
-        """Mean R_IDA of the last finished step; null where nothing was scored."""
+        """Mean R_IDA of the last finished step; None if no completion was scored."""
 
     def stop_requested(self) -> bool:
         """Whether the user asked to stop."""
         return self._stop.is_set()
 
     def raise_if_stopped(self) -> None:
-        """Leave the step here if the user asked to stop.
+        """Leave the step if the user asked to stop.
 
         Raises:
-            RunInterrupted: they did.
-            RankLost: another process of the run is gone.
+            RunInterrupted: a stop was requested on some rank.
+            PeerLostError: another process of the run has exited.
         """
         if self._agree(self._stop.is_set()):
             raise RunInterrupted
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until the user asks to stop.
+        """Wait for this many seconds.
 
         Raises:
-            RunInterrupted: they did.
+            RunInterrupted: the user asked to stop meanwhile.
         """
         if self._stop.wait(seconds):
             raise RunInterrupted
 
     def enter(self, phase: ev.Phase, step: int) -> None:
-        """The trainer turns to another part of the step; the same part again says nothing."""
+        """Start a phase of the step. Does nothing if the phase is already active."""
         if phase == self._phase:
             return
         self._close_phase()
@@ -107,19 +107,19 @@ class Watcher:
 
     @property
     def seconds(self) -> Mapping[str, float]:
-        """What each part of the step under way has taken so far, but for the part it is in."""
+        """Seconds spent in each finished phase of the step in progress."""
         return dict(self._seconds)
 
     def completions_finished(
         self, completions: Sequence[ev.CompletionFinished], kinds: Sequence[Kind]
     ) -> None:
-        """All completions of the step, as text, and the kinds of their prompts."""
+        """Record all completions of the step and the kinds of their prompts."""
         self._completions, self._kinds = completions, kinds
         for completion in completions:
             self.emit(completion)
 
     def judged(self, step: int, verdicts: Sequence[Verdict], stats: BatchStats) -> None:
-        """The verdicts of the step are in; `completions_scored` says what became of them."""
+        """Record the step's verdicts and the statistics of the judge calls."""
         self._verdicts = list(verdicts)
         self.emit(
             ev.JudgeBatchFinished(
@@ -140,7 +140,7 @@ class Watcher:
         )
 
     def completions_scored(self, step: int, generations: int, advantages: Sequence[float]) -> None:
-        """Every verdict of the step with the advantage it led to, in the order of the completions."""
+        """Emit every verdict of the step with its advantage, in the order of the completions."""
         for row, (verdict, advantage) in enumerate(zip(self._verdicts, advantages, strict=True)):
             self.emit(
                 ev.CompletionScored(
@@ -168,16 +168,16 @@ class Watcher:
         moved: Movement,
         ranks: tuple[ev.RankFigures, ...] = (),
     ) -> None:
-        """The optimizer has moved the weights (or the scaler has refused to).
+        """Finish the step after its optimizer update, or after the scaler skipped the update.
 
         Args:
             step: number of the step, from 1.
-            logs: TRL's figures of the step, by TRL's names.
-            moved: what the update did to the weights.
-            ranks: every process's figures, where there are several.
+            logs: TRL's metrics of the step, under TRL's names.
+            update: effect of the update on the weights.
+            ranks: figures of every process; empty for a single process.
         """
         scored = [v for v in self._verdicts if v.r_ida is not None]
-        beside = self._looked_at()
+        cross_check = self._looked_at()
         self._close_phase()
         self._phase = None
         self.r_ida = _mean([v.r_ida for v in scored])
@@ -207,37 +207,44 @@ class Watcher:
                 non_finite=moved.non_finite,
                 loss_scale=moved.loss_scale,
                 ranks=ranks,
-                harmless=beside.harmless,
-                harmless_refused=beside.harmless_refused,
-                unsafe=beside.unsafe,
-                unsafe_declined=beside.unsafe_declined,
-                repetition=beside.repetition,
-                length_r=beside.length_r,
-                offline_r_ida=beside.offline_r_ida,
+                harmless=cross_check.harmless,
+                harmless_refused=cross_check.harmless_refused,
+                unsafe=cross_check.unsafe,
+                unsafe_declined=cross_check.unsafe_declined,
+                repetition=cross_check.repetition,
+                length_r=cross_check.length_r,
+                offline_r_ida=cross_check.offline_r_ida,
             )
         )
         self._seconds = {}
         self._verdicts, self._completions = [], ()
 
     def _zero_variance(self, logs: Mapping[str, float | None]) -> float | None:
-        """Share of groups whose rewards are all equal; TRL's own figure looks at the whole batch at once."""
+        """Share of zero-variance groups. TRL's own metric covers the full batch if it scales by the batch."""
         groups: dict[int, set[float]] = {}
-        for said, verdict in zip(self._completions, self._verdicts, strict=False):
+        for completion, verdict in zip(self._completions, self._verdicts, strict=False):
             if verdict.r_ida is not None:
-                groups.setdefault(said.group, set()).add(verdict.r_ida)
+                groups.setdefault(completion.group, set()).add(verdict.r_ida)
         if not groups:
             return _finite(logs.get("frac_reward_zero_std"))
         return sum(len(rewards) == 1 for rewards in groups.values()) / len(groups)
 
     def _looked_at(self) -> CrossChecked:
-        """The step's completions beside their judge."""
+        """Judge-independent figures of the step's completions."""
         if self._cross_check is None or len(self._completions) != len(self._verdicts):
             return CrossChecked()
         rows = zip(self._completions, self._kinds, self._verdicts, strict=True)
         return self._cross_check.look(
             [
-                Seen(said.group, said.prompt, kind, said.text, said.tokens, verdict)
-                for said, kind, verdict in rows
+                Seen(
+                    completion.group,
+                    completion.prompt,
+                    kind,
+                    completion.text,
+                    completion.tokens,
+                    verdict,
+                )
+                for completion, kind, verdict in rows
             ]
         )
 
@@ -255,7 +262,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _finite(value: float | None) -> float | None:
-    """A figure as events have it; none where it is not finite, or larger than a figure of a run can be."""
+    """The value for an event; None if it is missing, not finite, or larger than an event field may be."""
     return float(value) if value is not None and abs(value) <= ev.MOST else None
 
 

@@ -1,6 +1,7 @@
-"""The judge in the trainer's step: asked as completions end, awaited at the reward, paused when it fails.
+"""Reward collector: sends completions to the judge during generation and waits for the step's verdicts.
 
-Everything here runs on the trainer's thread; the calls themselves run on the judge's.
+A judge that cannot be used pauses the run until somebody fixes it. Everything here runs on the trainer's
+thread. The judge calls run on the judge's own thread.
 """
 
 from __future__ import annotations
@@ -22,28 +23,29 @@ if TYPE_CHECKING:
     from ida_tui.engine.distributed.process_group import Ranks
 
 T = TypeVar("T")
-ANOTHER_JUDGE = "another judge from here on: its verdicts do not compare with those before"
+ANOTHER_JUDGE = "the judge has changed: verdicts before and after this point are not comparable"
 PROGRESS_S = 0.25
-"""Time between two figures of how many verdicts are in."""
+"""Shortest time between two JudgeProgressed events."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """What judging goes on with after a pause."""
+    """Judge service that a run uses after a pause."""
 
     service: JudgeService
     same_judge: bool
-    """False where another model or endpoint judges from here on."""
+    """False if the judge's model or endpoint has changed."""
     max_unscored: float
+    """Share of a step's completions that may have a failed verdict."""
 
 
 Pause = Callable[[JudgeUnavailable], Replacement]
-"""Keeps what there is, asks what to do, and blocks until there is an answer; or raises to end the run."""
+"""Pauses the run and blocks until it is resumed; raises to end the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The prompt behind one completion of a step."""
+    """Prompt of one completion in a step."""
 
     prompt_id: str
     prompt: str
@@ -51,31 +53,31 @@ class Row:
 
 
 class Judge(Protocol):
-    """What the trainer asks of a judge; see `Judging`."""
+    """Interface through which the trainer gets rewards; see `RewardCollector`."""
 
     def begin(self, step: int, rows: Sequence[Row]) -> None:
-        """A rollout starts; one row a completion."""
+        """Start a rollout, with one row per completion."""
 
     def ended(self, row: int, text: str) -> None:
-        """A completion is finished."""
+        """Accept a finished completion."""
 
     def verdicts(self, texts: Sequence[str], group_size: int) -> tuple[list[Verdict], BatchStats]:
-        """Wait for the verdicts of the whole step."""
+        """Wait for the verdicts of all completions of the step."""
 
     def after_step(self, step: int) -> None:
-        """A step is finished."""
+        """Finish a step."""
 
 
 class Judging:
-    """The verdicts of every step.
+    """Collects the verdicts of every step.
 
     Args:
-        service: asks the judge.
-        probes: compares the judge with itself as the run goes on.
-        max_unscored: the share of a step that may lack a verdict.
-        emit: takes the events.
-        stop_requested: whether the run should end.
-        pause: what to do when the judge cannot be used.
+        service: sends the judge calls.
+        drift_monitor: checks during the run whether the judge's verdicts drift.
+        max_unscored: share of a step's completions that may have a failed verdict.
+        emit: receives the events.
+        stop_requested: returns whether the run should end.
+        pause: called when the judge cannot be used.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class Judging:
         stop_requested: Callable[[], bool],
         pause: Pause,
     ) -> Judging:
-        """The judging of one run, as its profile says."""
+        """Create the collector of one run from its profile."""
         judge = config.judge
         probes = Probes(service, every=judge.anchor_every, steps=config.planned_steps(), emit=emit)
         return cls(
@@ -125,39 +127,39 @@ class Judging:
         )
 
     def meet(self) -> None:
-        """Before the first step: is the endpoint there, is the key good, and what does it say of the anchors?
+        """Check the judge's endpoint and key before the first step, and score the anchor answers.
 
         Raises:
-            IdaError: it cannot be used, and nobody mends it.
+            IdaError: the judge cannot be used, and the run was not resumed with a working one.
         """
         self._until_it_works(lambda: self._service.look().result())
         self._probes.ask(0)
 
     def begin(self, step: int, rows: Sequence[Row]) -> None:
-        """A rollout starts; one row a completion."""
+        """Start a rollout, with one row per completion."""
         self._docket.give_up()
         self._step, self._rows = step, rows
         self._questions, self._seen = {}, {}
         self._told, self._told_at = None, float("-inf")
 
     def ended(self, row: int, text: str) -> None:
-        """A completion is finished: ask about it while the others are still being sampled."""
+        """Send a finished completion to the judge while the others are still being generated."""
         self._docket.ask(row, self._question(row, text))
 
     def verdicts(self, texts: Sequence[str], group_size: int) -> tuple[list[Verdict], BatchStats]:
-        """Wait for the verdicts of the whole step.
+        """Wait for the verdicts of all completions of the step.
 
         Args:
-            texts: the completions, one a row.
-            group_size: completions of one prompt.
+            texts: the completions, one per row.
+            group_size: completions per prompt.
 
         Raises:
-            JudgeInterrupted: somebody asked to stop.
-            IdaError: the judge cannot be used, and nobody mends it.
+            JudgeInterrupted: the user asked to stop.
+            IdaError: the judge cannot be used, and the run was not resumed with a working one.
         """
         questions = [self._question(row, text) for row, text in enumerate(texts)]
 
-        def settle() -> tuple[list[Verdict], BatchStats]:
+        def collect() -> tuple[list[Verdict], BatchStats]:
             verdicts, stats = self._docket.settle(
                 questions,
                 group_size=group_size,
@@ -172,10 +174,10 @@ class Judging:
                 raise
             return verdicts, stats
 
-        return self._until_it_works(settle)
+        return self._until_it_works(collect)
 
     def after_step(self, step: int) -> None:
-        """A step is finished: see whether the judge still says what it said."""
+        """Check the judge for drift after a step, when a check is due."""
         self._until_it_works(lambda: self._probes.after_step(step))
 
     def _until_it_works(self, attempt: Callable[[], T]) -> T:
@@ -183,37 +185,35 @@ class Judging:
             try:
                 return attempt()
             except JudgeUnavailable as error:
-                new = self._pause(error)
-                if not new.same_judge:
-                    text = (
-                        "another judge from here on: its verdicts do not compare with those before"
-                    )
-                    self._emit(ev.Noticed(level="warning", source="judge", text=text))
-                self._service = new.service
-                self._coverage = Coverage(new.max_unscored)
-                self._docket.turn_to(new.service, same_judge=new.same_judge)
-                self._probes.turn_to(new.service, same_judge=new.same_judge)
+                replacement = self._pause(error)
+                service, same_judge = replacement.service, replacement.same_judge
+                if not same_judge:
+                    self._emit(ev.Noticed(level="warning", source="judge", text=ANOTHER_JUDGE))
+                self._service = service
+                self._coverage = Coverage(replacement.max_unscored)
+                self._docket.turn_to(service, same_judge=same_judge)
+                self._probes.turn_to(service, same_judge=same_judge)
 
     def _question(self, row: int, text: str) -> Question:
-        known = self._questions.get(row)
-        if known is not None and known.completion == text:
-            return known
-        about = self._rows[row]
-        # Equal completions of one prompt are still separate samples of the judge's opinion.
-        sample = self._seen.get((about.prompt_id, text), 0)
-        self._seen[about.prompt_id, text] = sample + 1
-        question = Question(about.prompt_id, about.prompt, about.kind, text, sample)
-        self._questions[row] = question
-        return question
+        existing = self._questions.get(row)
+        if existing is not None and existing.completion == text:
+            return existing
+        prompt = self._rows[row]
+        # Identical completions of a prompt are judged separately, so that each has its own cache entry.
+        sample = self._seen.get((prompt.prompt_id, text), 0)
+        self._seen[prompt.prompt_id, text] = sample + 1
+        request = Question(prompt.prompt_id, prompt.prompt, prompt.kind, text, sample)
+        self._questions[row] = request
+        return request
 
     def _progress(self, answered: int, asked: int) -> None:
-        """Tell how many verdicts are in, when that has changed and the last figure is old enough."""
+        """Emit the number of verdicts received, if it has changed and the last event is old enough."""
         if self._told is None and answered == asked:
-            return  # all of it was there at once: nothing to watch
-        now, figures = time.monotonic(), (answered, self._service.slots)
-        if figures == self._told or (answered < asked and now - self._told_at < PROGRESS_S):
+            return  # all verdicts had arrived already
+        now, progress = time.monotonic(), (answered, self._service.slots)
+        if progress == self._told or (answered < asked and now - self._told_at < PROGRESS_S):
             return
-        self._told, self._told_at = figures, now
+        self._told, self._told_at = progress, now
         self._emit(
             ev.JudgeProgressed(
                 step=self._step, answered=answered, asked=asked, slots=self._service.slots
@@ -222,11 +222,11 @@ class Judging:
 
 
 class OneForAll:
-    """The judge of a run of several processes: rank 0 asks it about everybody's completions, once.
+    """Reward source for several processes: rank 0 judges the completions of all ranks.
 
     Args:
-        ranks: the processes.
-        judging: rank 0's; null on the others.
+        process_group: the processes of the run.
+        collector: the collector on rank 0; None on the other ranks.
     """
 
     def __init__(self, ranks: Ranks, judging: Judging | None) -> None:
@@ -234,26 +234,26 @@ class OneForAll:
         self._judging = judging
 
     def begin(self, step: int, rows: Sequence[Row]) -> None:
-        """A rollout starts; the rows of all ranks."""
+        """Start a rollout, with the rows of all ranks."""
         if self._judging is not None:
             self._judging.begin(step, rows)
 
     def ended(self, row: int, text: str) -> None:
-        """A completion of rank 0 is finished, or all of them are known there; rows are the step's."""
+        """Accept a finished completion; `row` counts the rows of all ranks. Ignored except on rank 0."""
         if self._judging is not None:
             self._judging.ended(row, text)
 
     def verdicts(self, texts: Sequence[str], group_size: int) -> tuple[list[Verdict], BatchStats]:
-        """The verdicts of the whole step, on every rank.
+        """Wait for the verdicts of all ranks' completions and return them on every rank.
 
         Raises:
-            RankLost: rank 0 has ended the run meanwhile, or another rank is gone.
-            IdaError: on rank 0, as `Judging.verdicts`.
+            PeerLostError: rank 0 has ended the run, or another rank has exited.
+            IdaError: on rank 0, as in `RewardCollector`.
         """
-        said = None if self._judging is None else self._judging.verdicts(texts, group_size)
-        return self._ranks.told(said)
+        result = None if self._judging is None else self._judging.verdicts(texts, group_size)
+        return self._ranks.told(result)
 
     def after_step(self, step: int) -> None:
-        """A step is finished."""
+        """Finish a step."""
         if self._judging is not None:
             self._judging.after_step(step)

@@ -1,9 +1,19 @@
-"""TRL's GRPO trainer, watched.
+"""GRPO trainer: `trl.GRPOTrainer` with step events, a judge as its reward, and verified checkpoints.
 
-`WatchedTrainer` computes exactly what `trl.GRPOTrainer` computes (`tests/engine/test_parity.py` compares losses
-and final weights). Each override calls TRL's own code and tells the watcher what happened; two of them
-also guard: a number that is not finite ends the run before it reaches the weights, and with clipping
-off no gradient norm is computed through the scaler.
+`InstrumentedGRPOTrainer` computes exactly what `trl.GRPOTrainer` computes (`tests/engine/test_parity.py` compares
+losses and final weights). It overrides these methods, listed in the order of one step:
+
+    _get_train_sampler                  order of the prompts, also after a resume
+    _generate_and_score_completions     rollout: generation, reference log-probabilities, reward, advantages
+    _generate_single_turn               generation, with progress events and a stop after any token
+    r_ida                               the reward function: waits for the judge's verdicts
+    training_step, _get_grad_norm       loss and gradient, checked for NaN and infinity
+    log                                 end of the step: StepFinished event, alerts, pauses
+    _save_checkpoint                    checkpoint with a checksum seal, retried while the disk refuses it
+
+Each override calls TRL's method and reports what happened to a `StepRecorder`. Two overrides also change
+behavior: a non-finite loss or gradient ends the run before it reaches the weights, and with a loss scaler
+the gradient norm is computed without unscaling the gradients in place.
 """
 
 from __future__ import annotations
@@ -41,27 +51,27 @@ from ida_tui.runs.log.writer import LOOK_AGAIN_S
 from ida_tui.runs.store import checkpoints
 
 DEVICE_RNG = "device_rng.pt"
-"""Metal's random numbers in a checkpoint: transformers saves CUDA's alone."""
+"""Checkpoint file with the state of Metal's random number generator. transformers saves only CUDA's."""
 RANDOM = "rng_state.pth"
-"""The other random numbers in a checkpoint, by the name that transformers gives them for one process."""
+"""Checkpoint file with all other generator states. transformers uses this name for a single process."""
 MAX_SKIPPED_UPDATES = 20
-"""The scaler starts at 65,536 and halves at each overflow: after this many in a row it is below 0.1."""
+"""Consecutive overflows allowed. The loss scale starts at 65,536 and halves each time, to below 0.1."""
 
 
 class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
-    """`trl.GRPOTrainer` with a judge as its one reward, reporting to a `Watcher`.
+    """`trl.GRPOTrainer` with the judge as its only reward, reporting to a `StepRecorder`.
 
-    The dataset has the columns `prompt` (a conversation), `prompt_id`, `prompt_text` and `kind`.
+    The dataset needs the columns `prompt` (a conversation), `prompt_id`, `prompt_text` and `kind`.
 
     Args:
-        watcher: is told what happens.
-        judging: asks the judge.
-        after_step: called when a step is complete, on the trainer's thread.
-        between_steps: called after every step but the last, where everything can be saved.
-        checkpoint_facts: what a checkpoint's seal says of the run.
-        optimizer: class and arguments of an optimizer that transformers does not know by name.
-        ranks: the processes of the run; what happens to the step's rows on all of them is told by rank 0.
-        **arguments: `trl.GRPOTrainer`'s own, without `reward_funcs`.
+        recorder: records the step and emits its events.
+        reward_source: supplies the verdicts of a step.
+        on_step_end: called on the trainer's thread when a step is complete.
+        between_steps: called after every step except the last, at a point where the state can be saved.
+        checkpoint_metadata: returns the run metadata that a checkpoint's seal stores.
+        optimizer: class and arguments of an optimizer that transformers cannot create from a name.
+        process_group: the processes of the run. Rank 0 emits events for the rows of all ranks.
+        **arguments: arguments of `trl.GRPOTrainer`, without `reward_funcs`.
     """
 
     def __init__(
@@ -90,22 +100,22 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self._non_finite = 0
         self._randomness: devices.Randomness | None = None
         super().__init__(reward_funcs=self.r_ida, **arguments)
-        # transformers' own argument for it, which TRL's constructor does not pass on.
+        # An argument of transformers.Trainer that TRL's constructor does not forward.
         self.optimizer_cls_and_kwargs = optimizer
         self._weight_delta = WeightDelta(self.model)
 
     @property
     def processes(self) -> int:
-        """How many train together."""
+        """Number of processes that train together."""
         return self._ranks.world
 
     @property
     def _current_step(self) -> int:
-        """Number of the step under way, from 1."""
+        """Number of the step in progress, from 1."""
         return int(self.state.global_step) + 1
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train to the end; as `trl.GRPOTrainer.train`."""
+        """Train until the last step, as `trl.GRPOTrainer.train`."""
         self._randomness = devices.Randomness.now(self.accelerator.device)
         return super().train(*args, **kwargs)
 
@@ -116,15 +126,15 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         return self._epochs_done, batches
 
     def _get_train_sampler(self, dataset: Any = None) -> ResumedSampler:
-        theirs = super()._get_train_sampler(dataset)
+        sampler = super()._get_train_sampler(dataset)
         return ResumedSampler(
             lambda: self._epochs_done,
-            data_source=theirs.data_source,
-            mini_repeat_count=theirs.mini_repeat_count,
-            batch_size=theirs.batch_size,
-            repeat_count=theirs.repeat_count,
-            shuffle=theirs.shuffle,
-            seed=theirs.seed,
+            data_source=sampler.data_source,
+            mini_repeat_count=sampler.mini_repeat_count,
+            batch_size=sampler.batch_size,
+            repeat_count=sampler.repeat_count,
+            shuffle=sampler.shuffle,
+            seed=sampler.seed,
         )
 
     # -- rollout ------------------------------------------------------------------------------
@@ -168,27 +178,31 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             self._judging.ended,
         )
         try:
-            completion_ids, scores = self._sample(heartbeat, prompt_ids, *args, **kwargs)
+            completion_ids, logprobs = self._sample(heartbeat, prompt_ids, *args, **kwargs)
         except RuntimeError as error:
             if "probability" in str(error):
-                raise NonFinite("a token's probability", self._current_step) from error
+                raise NonFinite("a token probability", self._current_step) from error
             raise
         self._watcher.raise_if_stopped()
         self._tokens = sum(map(len, completion_ids))
         if not self._ranks.alone or self.use_vllm:
             ended = sum(ids[-1] in self.eos_token_ids for ids in completion_ids)
-            found = self._ranks.numbers(self._tokens, ended)
-            heartbeat.count(sum(found[::2]), sum(found[1::2]))
+            counts = self._ranks.numbers(self._tokens, ended)
+            heartbeat.count(sum(counts[::2]), sum(counts[1::2]))
         heartbeat.beat(len(completion_ids) * self._ranks.world)
-        return completion_ids, scores
+        return completion_ids, logprobs
 
     def _sample(
         self, heartbeat: Heartbeat, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
-        """The completions' token ids, one list a row, and vLLM's log-probabilities where it sampled them."""
+        """Generate one completion per row.
+
+        Returns:
+            The completions' token ids, and their log-probabilities if vLLM sampled them, otherwise None.
+        """
         if self.use_vllm:
-            found, scores = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-            return list(found), scores
+            vllm_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+            return list(vllm_ids), logprobs
         with heard(self.accelerator.unwrap_model(self.model_wrapped), heartbeat):
             completion_ids, _ = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         return list(completion_ids), None
@@ -198,7 +212,11 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         return super()._get_per_token_logps_and_entropies(*args, **kwargs)
 
     def _enter_reference(self) -> None:
-        """Within the rollout, scoring is the reference's (or the old policy's) pass, else the loss's."""
+        """Start the reference phase if called within a rollout.
+
+        Log-probabilities computed in a rollout belong to the reference model or the old policy, all others
+        to the loss.
+        """
         if self._in_rollout:
             self._watcher.enter("reference", self._current_step)
 
@@ -212,9 +230,9 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         log_metric: Callable[[str, float], None],
         **_: Any,
     ) -> list[float | None]:
-        """The one reward function: R_IDA of each completion, or None where there is no verdict.
+        """The reward function: R_IDA of each completion, or None for a failed verdict.
 
-        TRL calls it with a list per column, one item per completion, and reports it by its name.
+        TRL calls it with one list per dataset column, one item per completion, and logs it under its name.
         """
         step, size = self._current_step, self.num_generations
         rows = self._ranks.joined_rows(
@@ -235,15 +253,15 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
                     step=step,
                     group=row // size,
                     index=row % size,
-                    prompt_id=about,
+                    prompt_id=row_prompt_id,
                     prompt=prompt,
                     text=text,
                     tokens=len(ids),
                     ended=ids[-1] in self.eos_token_ids,
                 )
-                for row, (about, prompt, _, text, ids) in enumerate(rows)
+                for row, (row_prompt_id, prompt, _, text, ids) in enumerate(rows)
             ],
-            [of for _, _, of, _, _ in rows],
+            [row_kind for _, _, row_kind, _, _ in rows],
         )
         texts = [text for _, _, _, text, _ in rows]
         if not self._ranks.alone:
@@ -260,7 +278,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         return [verdict.r_ida for verdict in verdicts[self._ranks.part(len(verdicts))]]
 
     def _while_judged(self, completion_ids: list[list[int]]) -> None:
-        """What can be computed while verdicts are out; here nothing."""
+        """Hook for work that can run while the judge is busy. Does nothing here."""
 
     # -- update -------------------------------------------------------------------------------
 
@@ -270,7 +288,12 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         return inputs
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One forward and backward pass over a micro-batch; returns its loss, a scalar."""
+        """Run one forward and backward pass over a micro-batch and return its loss, a scalar.
+
+        Raises:
+            NonFiniteError: the loss is not finite on some rank.
+            RunInterrupted: the user asked to stop.
+        """
         self._watcher.raise_if_stopped()
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         if self._ranks.any(not torch.isfinite(loss)):
@@ -278,10 +301,14 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """The gradient's norm, without touching the gradients.
+        """Return the L2 norm of the gradient without modifying the gradients.
 
-        transformers would compute it through the scaler, which unscales the gradients in place and
-        refuses 16-bit ones; dividing the scaled norm by the scale gives the same number.
+        transformers would compute it through the loss scaler, which unscales the gradients in place and
+        rejects 16-bit gradients. Dividing the norm of the scaled gradients by the scale gives the same
+        number.
+
+        Raises:
+            NonFiniteError: the norm is not finite without a scaler, or after too many skipped updates.
         """
         scaler = self.accelerator.scaler
         if scaler is None:
@@ -296,19 +323,19 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self._non_finite = sum(int((~torch.isfinite(g)).sum()) for g in gradients)
         if scaler is None:
             raise NonFinite("the gradient", self._current_step)
-        # With a scaler an overflow is ordinary: it skips the update and lowers its scale.
+        # An overflow is normal with a scaler: it skips the update and lowers the scale.
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row > MAX_SKIPPED_UPDATES:
-            raise NonFinite("the gradient (at every scale)", self._current_step)
+            raise NonFinite("the gradient (at every loss scale)", self._current_step)
         return grad_norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's figures of a step, on their way to its callbacks; here the step is complete."""
+        """Pass TRL's metrics to its callbacks, then finish the step: events, judge drift check, pause."""
         super().log(logs, start_time)
         if "loss" not in logs:
             return
         change, scaler = self._weight_delta.change(), self.accelerator.scaler
-        # Beyond what a figure can be they are as good as not finite: the next step would be.
+        # Values above MOST do not fit an event and would overflow in the next step.
         if not all(figure <= MOST for figure in (change.relative, change.norm, change.largest)):
             raise NonFinite("a weight", int(self.state.global_step))
         self._watcher.step_finished(
@@ -332,29 +359,29 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             self._between_steps()
 
     def _rank_figures(self) -> tuple[RankFigures, ...]:
-        """What every process of the run holds, and how fast it is; nothing where there is one."""
+        """Memory use and speed of every process of the run; empty for a single process."""
         if self._ranks.alone:
             return ()
-        mine = figures(self._tokens, self._watcher.seconds, self.accelerator.device)
-        return tuple(self._ranks.every(mine))
+        local_figures = figures(self._tokens, self._watcher.seconds, self.accelerator.device)
+        return tuple(self._ranks.every(local_figures))
 
     def drop_step(self) -> None:
-        """Let go of gradients and of what the step under way has computed."""
+        """Free the gradients and everything that the step in progress has computed."""
         self._buffered_inputs = None
         self.model.zero_grad(set_to_none=True)
 
     @property
     def weight_delta(self) -> float:
-        """Relative change of the trainable weights since the start."""
+        """L2 norm of the change of the trainable weights since the start, over their norm at the start."""
         return self._weight_delta.change().relative
 
     # -- checkpoints --------------------------------------------------------------------------
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Cards are written at export; TRL's would ask the hub about the base model."""
+        """Do nothing: `ida-tui export` writes the model card. TRL's would query the hub for its base."""
 
     def store_flos(self) -> None:
-        """As transformers counts them, of this process alone: rank 0 also saves when the others are gone."""
+        """Count FLOPs of this process only, so that rank 0 can save after the other ranks have exited."""
         self.state.total_flos += self.current_flos
         self.current_flos: float = 0
 
@@ -364,7 +391,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         step = int(self.state.global_step)
         self._watcher.enter("save", step)
         folder = Path(self.args.output_dir)
-        refused: Refusal | None = None
+        reported: Refusal | None = None
         while True:
             try:
                 path = checkpoints.save(
@@ -377,31 +404,31 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
                 )
                 break
             except (OSError, RuntimeError, SafetensorError) as error:
-                now = refusal(error, folder.parent)
-                if now is None:
+                disk_error = refusal(error, folder.parent)
+                if disk_error is None:
                     raise
-            if now != refused:
-                refused = now
-                self._watcher.emit(RunPaused(step, now.reason, now.hint, by="disk"))
+            if disk_error != reported:
+                reported = disk_error
+                self._watcher.emit(RunPaused(step, disk_error.reason, disk_error.hint, by="disk"))
             self._watcher.wait(LOOK_AGAIN_S)
-        if refused:
+        if reported:
             self._watcher.emit(RunResumed(step))
         self._watcher.emit(CheckpointSaved(step=step, path=str(path)))
 
     def _write_checkpoint(self, model: Any, trial: Any, folder: Path) -> None:
-        """transformers' own files of a checkpoint, and the device's random numbers where it forgets them."""
+        """Write transformers' checkpoint files, plus the generator state of a Metal device, into a folder."""
         self._writing_to = str(folder)
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self._writing_to = None
-        # It makes a folder of its own below the one that it is given.
-        made = folder / f"checkpoint-{self.state.global_step}"
-        for file in made.iterdir():
+        # transformers creates a subfolder of its own. Move its files up.
+        subfolder = folder / f"checkpoint-{self.state.global_step}"
+        for file in subfolder.iterdir():
             file.replace(folder / file.name)
-        made.rmdir()
+        subfolder.rmdir()
         if not self._ranks.alone:
-            # Rank 0's, for however many processes go on: with the fast engine they are everybody's.
+            # Save rank 0's state for any number of processes: the fast engine uses it on all ranks.
             (folder / "rng_state_0.pth").replace(folder / RANDOM)
             devices.keep_one_device(folder / RANDOM)
         if self.accelerator.device.type == "mps":
@@ -416,21 +443,21 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             devices.restore_kept(Path(checkpoint) / RANDOM)
             return
         super()._load_rng_state(checkpoint)
-        kept = Path(checkpoint or "") / DEVICE_RNG
-        if checkpoint and kept.is_file():
-            state = torch.load(kept, weights_only=True)
+        device_file = Path(checkpoint or "") / DEVICE_RNG
+        if checkpoint and device_file.is_file():
+            state = torch.load(device_file, weights_only=True)
             devices.Randomness("mps", torch.get_rng_state(), state).restore()
 
     def load(self, checkpoint: Path) -> None:
-        """Take the weights of a checkpoint, to go on without training."""
+        """Load the weights and the step number of a checkpoint, without training."""
         self._load_from_checkpoint(str(checkpoint))
         self.state.global_step = int(checkpoint.name.rsplit("-", 1)[1])
 
     def save_checkpoint_now(self) -> None:
-        """Write a checkpoint of the last finished step, outside the trainer's own schedule.
+        """Write a checkpoint of the last finished step, outside the regular schedule.
 
-        Its random numbers are those from before the step under way: a run that is resumed from it
-        samples that step as this one did.
+        It stores the random number generators as they were before the step in progress, so that a run
+        resumed from it samples the same completions in that step.
         """
         if self._randomness is None:
             self._save_checkpoint(self.model_wrapped, trial=None)
