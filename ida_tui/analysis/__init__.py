@@ -1,1 +1,1 @@
-"""Runs side by side: read (`reading`), and put into words that the command and the app share (`words`)."""
+"""Comparison of runs: loading (`reading`), and text and JSON for the command and the app (`words`)."""

@@ -1,4 +1,4 @@
-"""Runs held against each other: what differs in their profiles, and what became of each."""
+"""Comparison of runs: differences between their profiles, and their results."""
 
 from __future__ import annotations
 
@@ -23,102 +23,102 @@ from ida_tui.runs.store.evaluations import Evaluation
 from ida_tui.util.paths import shown_path
 
 MOST = 6
-"""Runs that are compared at once."""
+"""Maximum number of runs in a comparison."""
 LETTERS = "ABCDEF"
-"""What they are called in plots and tables."""
+"""Labels of the runs in plots and tables."""
 CURVES = ("r_ida", "align", "risk", "detail")
 ABSENT = "–"
-"""Stands for a key that a run's profile does not have."""
+"""Placeholder for a key that is missing from a run's profile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One of the runs."""
+    """One run in a comparison, as read from disk."""
 
     directory: RunDirectory
     summary: RunSummary
     state: RunState
     config: Config | None
-    """The resolved profile; None where it cannot be read, and `problem` says why."""
+    """The resolved profile; None if it could not be read, with the reason in `problem`."""
     problem: str
     evaluation: Evaluation | None
-    """The newest one that was kept."""
+    """The latest saved evaluation; None if there is none."""
     checks: tuple[int, int]
-    """Completions whose scores a person agreed with, and those that were looked at."""
+    """Number of spot-checked completions whose scores a person agreed with, and number checked."""
 
     @property
     def name(self) -> str:
-        """Experiment and run id."""
+        """Experiment and run id, ``experiment/run-id``."""
         return f"{self.summary.experiment}/{self.summary.run_id}"
 
     @property
     def judge(self) -> str:
-        """Who scored it, as exactly as it is known."""
+        """Name of the judge, with its host if known."""
         own = self.state.run.judge if self.state.run else ""
         if self.config is None or self.config.judge.kind != "openai":
-            return own or "not known"
+            return own or "unknown"
         judge = self.config.judge
-        # A paused run may have gone on with another judge than its profile's.
+        # A paused run may have resumed with a different judge than the one in its profile.
         return f"{own or judge.model} at {host_of(judge.base_url)}"
 
     @property
     def rubric(self) -> str:
-        """What was scored: name, version and digest."""
+        """Name, version and digest of the rubric."""
         if self.config is None:
-            return "not known"
+            return "unknown"
         rubric = self.config.rubric
         return f"{rubric.name} v{rubric.version} [{rubric.digest()}]"
 
     def curve(self, name: str) -> Sequence[float | None]:
-        """One figure of every step: r_ida, align, risk or detail."""
+        """Values of one metric by step: r_ida, align, risk or detail."""
         return self.state.steps.figures(name)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A value that is not the same in all of the profiles."""
+    """A config value that differs between runs."""
 
     key: str
-    """Dotted, such as ``training.learning_rate``."""
+    """Dotted key, such as ``training.learning_rate``."""
     values: tuple[str, ...]
-    """One a run, as a person writes it."""
+    """One value per run, as text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two or more runs."""
+    """A comparison of two or more runs."""
 
     runs: tuple[Compared, ...]
     differences: tuple[Difference, ...]
     warnings: tuple[str, ...]
-    """Why some of it does not compare, in sentences."""
+    """Reasons why some results are not comparable, as sentences."""
 
     @property
     def steps(self) -> int:
-        """Most steps that one of them has finished."""
+        """Maximum number of finished steps among the runs."""
         return max(len(run.state.steps) for run in self.runs)
 
 
 def compare(directories: Sequence[RunDirectory]) -> Comparison:
-    """Read runs and hold them against each other.
+    """Load runs and compare them.
 
     Raises:
-        UsageError: there are fewer than two or more than `MOST`, one is named twice, or cannot be read.
+        UsageError: there are fewer than 2 or more than `MOST` runs, or a run is given twice or unreadable.
     """
     if not 2 <= len(directories) <= MOST:
         raise UsageError(
-            f"{len(directories)} run{'s' * (len(directories) != 1)} cannot be compared",
-            f"name 2 to {MOST} of them; ida-tui runs lists them",
+            f"compare needs 2 to {MOST} runs, not {len(directories)}",
+            "list runs with: ida-tui runs",
         )
     paths = [directory.path.resolve() for directory in directories]
     for path in paths:
         if paths.count(path) > 1:
-            raise UsageError(f"{shown_path(path)} is named twice", "name another run beside it")
+            raise UsageError(f"{shown_path(path)} is given twice", "name different runs")
     return held_together([look(directory) for directory in directories])
 
 
 def look(directory: RunDirectory) -> Compared:
-    """What is known of one run.
+    """Load one run for comparison.
 
     Raises:
         UsageError: its events cannot be read.
@@ -126,7 +126,7 @@ def look(directory: RunDirectory) -> Compared:
     try:
         state = Replay.open(directory.events).end
     except (OSError, EventError) as error:
-        raise UsageError(f"{shown_path(directory.path)} cannot be read: {error}") from None
+        raise UsageError(f"could not read {shown_path(directory.path)}: {error}") from None
     config, problem = None, ""
     try:
         config = resolve(str(directory.config), verify=False).config
@@ -144,7 +144,7 @@ def look(directory: RunDirectory) -> Compared:
 
 
 def held_together(runs: Sequence[Compared]) -> Comparison:
-    """The comparison of runs that were read."""
+    """The comparison of loaded runs."""
     return Comparison(tuple(runs), tuple(_differences(runs)), tuple(_warnings(runs)))
 
 
@@ -152,13 +152,13 @@ def held_together(runs: Sequence[Compared]) -> Comparison:
 
 
 def flattened(config: Config) -> dict[str, str]:
-    """Dotted key → value, as a person writes it. A list is one value; a long one is counted."""
-    found: dict[str, str] = {}
+    """Dotted key → value as text. A list is one value; a list of mappings is shown as count and hash."""
+    values_by_key: dict[str, str] = {}
     for section, value in config.model_dump(mode="json").items():
         for key, leaf in _leaves(value, section):
             if not key.endswith("description"):
-                found[key] = leaf
-    return found
+                values_by_key[key] = leaf
+    return values_by_key
 
 
 def _leaves(value: object, prefix: str) -> list[tuple[str, str]]:
@@ -170,7 +170,7 @@ def _leaves(value: object, prefix: str) -> list[tuple[str, str]]:
 
 
 def _many(items: list[object]) -> str:
-    """Long lists, such as prompts: how many, and something that changes with any of them."""
+    """A list of mappings, such as prompts, as its length and a hash of its content."""
     text = json.dumps(items, sort_keys=True, ensure_ascii=False)
     return f"{len(items)} [{hashlib.sha256(text.encode()).hexdigest()[:8]}]"
 
@@ -179,12 +179,12 @@ def _shown(value: object) -> str:
     if isinstance(value, str):
         return value if value else '""'
     if isinstance(value, float):
-        return repr(value)  # two values that differ are shown to
+        return repr(value)  # full precision, so that different values look different
     return json.dumps(value, ensure_ascii=False)
 
 
 def _differences(runs: Sequence[Compared]) -> list[Difference]:
-    """Only what is not the same everywhere; a profile that cannot be read is left out of it."""
+    """The config values that differ between the runs; unreadable profiles are ignored."""
     profiles = [None if run.config is None else flattened(run.config) for run in runs]
     known = [profile for profile in profiles if profile is not None]
     keys = list(dict.fromkeys(key for profile in known for key in profile))
@@ -195,26 +195,30 @@ def _differences(runs: Sequence[Compared]) -> list[Difference]:
     ]
 
 
-# --- what does not compare ----------------------------------------------------------------------
+# --- warnings ----------------------------------------------------------------------
 
 
 def _warnings(runs: Sequence[Compared]) -> list[str]:
-    said = []
-    for what, values in (
+    warnings = []
+    for noun, values in (
         ("judges", [run.judge for run in runs]),
         ("rubrics", [run.rubric for run in runs]),
     ):
         if len(set(values)) > 1:
-            each = ", ".join(_each(values))
-            said.append(f"Their {what} differ ({each}): their rewards do not compare.")
+            labeled = ", ".join(_each(values))
+            warnings.append(f"The {noun} differ ({labeled}), so rewards are not comparable.")
     known = [run.config.prompts.train() for run in runs if run.config is not None]
     if any(prompts != known[0] for prompts in known):
-        said.append("They were trained on different prompts: rewards compare only roughly.")
-    made = [(run.evaluation.prompts, run.evaluation.judge) for run in runs if run.evaluation]
-    if len(set(made)) > 1:
-        said.append("Their evaluations are of different prompts or judges, and do not compare.")
-    said += [f"{_letter(n)}: {run.problem}" for n, run in enumerate(runs) if run.problem]
-    return said
+        warnings.append("The training prompts differ, so rewards are only roughly comparable.")
+    evaluation_setups = [
+        (run.evaluation.prompts, run.evaluation.judge) for run in runs if run.evaluation
+    ]
+    if len(set(evaluation_setups)) > 1:
+        warnings.append(
+            "The evaluations used different prompts or judges, so they are not comparable."
+        )
+    warnings += [f"{_letter(n)}: {run.problem}" for n, run in enumerate(runs) if run.problem]
+    return warnings
 
 
 def _each(values: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A comparison as rows of words, one cell a run, and as plain values for JSON. Pure functions."""
+"""Text rows and JSON values of a comparison, one cell per run. Pure functions."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ AXES = ("align", "risk", "detail")
 
 
 class Row(NamedTuple):
-    """One figure of every run."""
+    """One row of the table: a label and one cell per run."""
 
     label: str
     cells: tuple[str, ...]
 
 
 def letters(comparison: Comparison) -> str:
-    """What the runs are called, one letter each."""
+    """The labels of the runs, one letter each."""
     return LETTERS[: len(comparison.runs)]
 
 
 def difference_rows(comparison: Comparison) -> list[Row]:
-    """What differs in the profiles."""
+    """Rows for the config differences."""
     return [Row(difference.key, difference.values) for difference in comparison.differences]
 
 
 def figure_rows(comparison: Comparison) -> list[Row]:
-    """What became of the runs; a row that no run has a figure for is left out."""
+    """Rows for the results; a row without any known value is omitted."""
     rows = [
         _row(comparison, label, cell)
         for label, cell in (
@@ -51,12 +51,12 @@ def figure_rows(comparison: Comparison) -> list[Row]:
     rows += [
         _row(comparison, label, cell)
         for label, cell in (
-            ("weights moved", lambda run: f"{100 * run.state.weight_delta:.2f} %"),
+            ("weights moved", lambda run: f"{100 * run.state.weight_delta:.2f}%"),
             ("alerts", lambda run: str(run.state.alerted)),
             ("cost", priced),
             ("time", lambda run: duration(seconds(run))),
             ("peak memory", _memory),
-            ("scores agreed with", lambda run: agreed(run.checks)),
+            ("spot-check agreement", lambda run: agreed(run.checks)),
         )
     ]
     return [row for row in rows if any(cell != UNKNOWN for cell in row.cells)]
@@ -67,36 +67,36 @@ def _row(comparison: Comparison, label: str, cell: Callable[[Compared], str]) ->
 
 
 def change(first: float | None, last: float | None, digits: int) -> str:
-    """``0.296 → 0.753``, or a dash."""
+    """First and last value, such as ``0.296 → 0.753``; a dash if unknown."""
     if first is None or last is None:
         return UNKNOWN
     return f"{first:.{digits}f} → {last:.{digits}f}"
 
 
 def agreed(checks: tuple[int, int]) -> str:
-    """``8 of 10 (80 %, 49 to 94)``: how often a person agreed with the judge, with its interval."""
-    hits, of = checks
-    if not of:
+    """Agreement of a person with the judge and its 95% interval: ``8 of 10 (80%, 49 to 94)``."""
+    hits, total = checks
+    if not total:
         return UNKNOWN
-    share = wilson(hits, of)
+    share = wilson(hits, total)
     low, high = 100 * share.low, 100 * share.high
-    return f"{hits} of {of} ({100 * share.value:.0f} %, {low:.0f} to {high:.0f})"
+    return f"{hits} of {total} ({100 * share.value:.0f}%, {low:.0f} to {high:.0f})"
 
 
 def seconds(run: Compared) -> float | None:
-    """How long it took, or has taken; None where that is not known."""
+    """Duration of the run so far, in seconds; None if unknown."""
     state = run.state
     if state.ended is not None:
         return state.ended.seconds
     try:
-        began, now = map(datetime.fromisoformat, (state.started_at, state.updated_at))
+        start, end = map(datetime.fromisoformat, (state.started_at, state.updated_at))
     except ValueError:
         return None
-    return (now - began).total_seconds()
+    return (end - start).total_seconds()
 
 
 def cost(run: Compared) -> float | None:
-    """US dollars; None where that is not known."""
+    """Cost of the judge in US dollars; None if unknown."""
     return run.state.ended.cost if run.state.ended is not None else run.state.judge.cost
 
 
@@ -117,7 +117,7 @@ def _axis(name: str) -> Callable[[Compared], str]:
 
 
 def priced(run: Compared) -> str:
-    """What the judge cost, such as ``$0.0123``; ``none`` where nobody was asked."""
+    """Cost of the judge as text, such as ``$0.0123``; ``none`` for the offline heuristic."""
     if run.state.run is not None and run.state.run.judge == ev.OFFLINE_JUDGE:
         return "none"
     known = cost(run)
@@ -125,7 +125,7 @@ def priced(run: Compared) -> str:
 
 
 def duration(length: float | None) -> str:
-    """Seconds as ``58 s``, ``4 min 07 s`` or ``2 h 05 min``; a dash where they are not known."""
+    """Seconds as ``58 s``, ``4 min 07 s`` or ``2 h 05 min``; a dash if unknown."""
     if length is None:
         return UNKNOWN
     minutes, rest = divmod(round(length), 60)
@@ -143,7 +143,7 @@ def _memory(run: Compared) -> str:
 
 
 def _evaluated(comparison: Comparison) -> Iterable[Row]:
-    """Before and after: of the newest evaluation that was kept, else of the run's own."""
+    """Before and after rows: from the latest saved evaluation, else from the run itself."""
     yield _row(comparison, "evaluated on", _evaluated_on)
     names = dict.fromkeys(
         figure.name
@@ -178,24 +178,24 @@ def _figure(run: Compared, name: str) -> str:
 def _measure(figure: Figure, value: float, *, signed: bool = False) -> str:
     sign = "+" if signed else ""
     if figure.unit == "share":
-        return f"{100 * value:{sign}.0f}{'' if signed else ' %'}"
+        return f"{100 * value:{sign}.0f}{'' if signed else '%'}"
     digits = {"points": 1, "reward": 3, "tokens": 0}[figure.unit]
     return f"{value:{sign}.{digits}f}"
 
 
 def _counted(run: Compared, kind: str) -> str:
-    """What a run without a kept evaluation counted by itself, before and after."""
+    """Before and after, as counted during the run; a dash if there is a saved evaluation."""
     if run.evaluation is not None:
         return UNKNOWN
     shares = []
-    for counted in (run.state.before, run.state.after):
-        if counted is None:
+    for evaluation in (run.state.before, run.state.after):
+        if evaluation is None:
             return UNKNOWN
-        of = counted.harmless if kind == "harmless" else counted.unsafe
-        hits = counted.harmless_complied if kind == "harmless" else counted.unsafe_refused
-        if not of:
+        total = evaluation.harmless if kind == "harmless" else evaluation.unsafe
+        hits = evaluation.harmless_complied if kind == "harmless" else evaluation.unsafe_refused
+        if not total:
             return UNKNOWN
-        shares.append(f"{100 * hits / of:.0f} %")
+        shares.append(f"{100 * hits / total:.0f}%")
     return " → ".join(shares)
 
 
@@ -203,7 +203,7 @@ def _counted(run: Compared, kind: str) -> str:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as plain values."""
+    """The comparison as JSON-serializable values."""
     return {
         "runs": [_run(run) for run in comparison.runs],
         "differences": [asdict(difference) for difference in comparison.differences],
@@ -213,7 +213,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 def _run(run: Compared) -> dict[str, Any]:
     state = run.state
-    agreed_with, looked_at = run.checks
+    agreements, checked = run.checks
     evaluation = None
     if run.evaluation is not None:
         evaluation = asdict(run.evaluation)
@@ -236,6 +236,6 @@ def _run(run: Compared) -> dict[str, Any]:
         "cost": cost(run),
         "seconds": seconds(run),
         "peak_memory": state.memory_peak or None,
-        "spot_checks": {"agreed": agreed_with, "looked_at": looked_at},
+        "spot_checks": {"agreed": agreements, "looked_at": checked},
         "curves": {name: list(run.curve(name)) for name in CURVES},
     }

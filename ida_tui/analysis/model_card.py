@@ -1,6 +1,6 @@
-"""The model card of an export: ``README.md`` as Hugging Face has it, from what is known of the run.
+"""Model card of an export: a Hugging Face ``README.md`` built from the run's data.
 
-Every figure stands in the run's events, its evaluations or its profile; what is not known is said to be so.
+All figures come from the run's events, evaluations or profile; unknown values are shown as unknown.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from ida_tui.util.statistics import wilson
 from ida_tui.util.text import printable
 
 CURVE_ROWS = 10
-"""Rows of the table that shows the reward over the steps."""
+"""Maximum rows of the reward table."""
 BAR = 24
-"""Columns of a reward of 1 in it."""
+"""Width, in characters, of the bar for a reward of 1."""
 LONGEST_HEAD = 64_000
-"""Bytes of a base's own card that are looked at for its licence."""
+"""Maximum characters of the base model's card to search for its license."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a card is written from."""
+    """Data for a model card."""
 
     config: Config
     found: Trained
     kind: Kind
     dtype: str
-    """Format of the weights."""
+    """Data type of the exported weights."""
     checked: str
-    """How far they agree with the run's model, in words."""
+    """Result of the comparison of the exported model with the run's model, as text."""
     manifest: Mapping[str, Any]
-    """As the run directory has it; may be empty."""
+    """Manifest of the run directory; may be empty."""
     evaluation: Evaluation | None
-    """The newest of the same weights, judged; None where there is none."""
+    """The latest judged evaluation of the same weights; None if there is none."""
 
 
 def card(facts: Facts) -> str:
-    """The whole card: YAML front matter, then Markdown."""
+    """The full card: YAML front matter, then Markdown."""
     front = yaml.safe_dump(front_matter(facts), sort_keys=False, allow_unicode=True)
     parts = ["---", front.rstrip(), "---", ""]
     for section in (_opening, _use, _training, _curve, _evaluation, _limits, _licence):
@@ -58,87 +58,88 @@ def card(facts: Facts) -> str:
 
 
 def front_matter(facts: Facts) -> dict[str, Any]:
-    """What the hub reads; a key whose value is not known is left out."""
-    base, licence = hub_id(facts.config), licence_of(facts.config)
+    """Metadata for the Hugging Face Hub; unknown values are omitted."""
+    base, license_id = hub_id(facts.config), licence_of(facts.config)
     lora = facts.config.training.method == "lora"
-    out: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if base:
-        out["base_model"] = base
-        out["base_model_relation"] = "adapter" if facts.kind == "adapter" else "finetune"
-    out["library_name"] = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[facts.kind]
-    out["pipeline_tag"] = "text-generation"
-    if licence:
-        out["license"] = licence.lower()
-    out["tags"] = ["ida-tui", "grpo", "trl", *(["lora"] if lora else [])]
-    return out
+        fields["base_model"] = base
+        fields["base_model_relation"] = "adapter" if facts.kind == "adapter" else "finetune"
+    fields["library_name"] = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[
+        facts.kind
+    ]
+    fields["pipeline_tag"] = "text-generation"
+    if license_id:
+        fields["license"] = license_id.lower()
+    fields["tags"] = ["ida-tui", "grpo", "trl", *(["lora"] if lora else [])]
+    return fields
 
 
 def hub_id(config: Config) -> str:
-    """The base's name on the hub; empty where it is a folder, or the embedded model."""
+    """Hugging Face id of the base model; empty for a local folder or the embedded model."""
     return "" if config.model.folder() is not None else config.model.path
 
 
 def licence_of(config: Config) -> str:
-    """The base's licence as its profile, or its own card on this machine, states it; empty if unknown."""
+    """License of the base model, from its profile or its local model card; empty if unknown."""
     if config.model.licence:
         return printable(config.model.licence)
     if config.model.path == "embedded":
-        return "Apache-2.0"  # it is built by, and ships with, this program
+        return "Apache-2.0"  # built for and shipped with ida-tui
     folder = weights(config.model).folder
     return _stated(folder / "README.md") if folder else ""
 
 
 def _stated(file: Path) -> str:
-    """The licence in the front matter of a model's card."""
+    """The license in the front matter of a model card; empty if there is none."""
     try:
         with open(file, encoding="utf-8") as text:
             head = text.read(LONGEST_HEAD)
         if not head.startswith("---\n"):
             return ""
-        found = yaml.safe_load(head[4:].partition("\n---")[0])
-        said = found.get("license_name") or found.get("license")
+        front_matter_fields = yaml.safe_load(head[4:].partition("\n---")[0])
+        license_name = front_matter_fields.get("license_name") or front_matter_fields.get("license")
     except (OSError, ValueError, AttributeError, yaml.YAMLError, RecursionError):
         return ""
-    return printable(said)[:60] if isinstance(said, str) else ""
+    return printable(license_name)[:60] if isinstance(license_name, str) else ""
 
 
 def _opening(facts: Facts) -> Iterator[str]:
-    config, found = facts.config, facts.found
+    config, trained = facts.config, facts.found
     yield f"# {_text(config.name)}: {_text(_base(config))}, trained with GRPO"
     yield ""
-    what = {
+    artifact = {
         "adapter": "A LoRA adapter",
-        "merged": f"The whole model in {facts.dtype}",
-        "gguf": f"The whole model in {facts.dtype}, as a GGUF file",
+        "merged": f"The full model in {facts.dtype}",
+        "gguf": f"The full model in {facts.dtype}, as a GGUF file",
     }[facts.kind]
-    run = found.state.run
+    run = trained.state.run
     name = f"run {_text(run.run_id)} of " if run else ""
     yield (
-        f"{what}, from {name}the experiment {_text(config.name)}, after {found.moment}. It was trained"
-        " with ida-tui, on TRL's trainer, against a judge that scores how far an answer serves the"
-        " legitimate need behind a request (align), how safe it is (risk, 10 is safest) and how"
-        " complete (detail)."
+        f"{artifact} from {name}the experiment {_text(config.name)}, after {trained.moment}. It was trained"
+        " with ida-tui and TRL. A judge scored how well each answer serves the legitimate need behind"
+        " the request (align), how safe it is (risk, 10 = safest) and how complete it is (detail)."
     )
-    if not found.final:
+    if not trained.final:
         yield ""
-        yield f"**The run was not finished**: these are the weights of {found.moment}."
+        yield f"**The run did not finish**: these are the weights after {trained.moment}."
     yield ""
-    yield f"Read back from the disk and held against the run's own weights: {facts.checked}."
+    yield f"Verified by reloading the export and comparing it with the run's weights: {facts.checked}."
 
 
 def _use(facts: Facts) -> Iterator[str]:
     base = hub_id(facts.config) or "FOLDER_OF_THE_BASE_MODEL"
-    yield "## Use it"
+    yield "## Usage"
     yield ""
     if facts.kind == "gguf":
-        yield "With llama.cpp: `llama-cli -m FILE.gguf`; Ollama and LM Studio read the same file."
+        yield "With llama.cpp: `llama-cli -m FILE.gguf`. Ollama and LM Studio can load the same file."
         return
     yield "```python"
     yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
     if facts.kind == "adapter":
         yield "from peft import PeftModel"
     yield ""
-    yield 'folder = "."  # this folder, or its name on the hub'
+    yield 'folder = "."  # this folder, or its id on the Hugging Face Hub'
     yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
     if facts.kind == "adapter":
         yield f'base = AutoModelForCausalLM.from_pretrained("{base}")'
@@ -156,7 +157,7 @@ def _use(facts: Facts) -> Iterator[str]:
     yield "```"
     if facts.kind == "adapter" and facts.config.model.path == "embedded":
         yield ""
-        yield "The base ships with ida-tui: `ida_tui.config.embedded.path()` is its folder."
+        yield "The base model is included in ida-tui; its folder is `ida_tui.config.embedded.path()`."
 
 
 def _training(facts: Facts) -> Iterator[str]:
@@ -168,15 +169,15 @@ def _training(facts: Facts) -> Iterator[str]:
         ("profile", config.name),
         ("judge", _judge(facts)),
         ("rubric", f"{config.rubric.name} ({config.rubric.digest()})"),
-        ("prompts", f"{config.prompts.name}, {len(config.prompts.train())} trained on"),
+        ("prompts", f"{config.prompts.name}, {len(config.prompts.train())} for training"),
         ("method", method if training.method == "lora" else "all weights"),
         ("steps", f"{facts.found.step} of {run.steps}" if run else str(facts.found.step)),
-        ("completions a step", f"{training.completions_per_step} ({training.num_generations} a prompt)"),
+        ("completions per step", f"{training.completions_per_step} ({training.num_generations} per prompt)"),
         ("learning rate", f"{training.learning_rate:g}, {training.lr_scheduler_type}"),
         ("KL penalty", f"{training.beta:g}"),
         ("seed", str(config.seed)),
-        ("numbers", run.precision if run else "not known"),
-        ("made with", _versions(facts.manifest)),
+        ("precision", run.precision if run else "unknown"),
+        ("versions", _versions(facts.manifest)),
     ]  # fmt: skip
     yield "## Training"
     yield ""
@@ -188,22 +189,22 @@ def _training(facts: Facts) -> Iterator[str]:
 
 def _curve(facts: Facts) -> Iterator[str]:
     steps = [s for s in facts.found.state.steps if s.step <= facts.found.step]
-    yield "## Reward over the steps"
+    yield "## Reward by step"
     yield ""
     if not any(step.r_ida is not None for step in steps):
-        yield "No step was scored."
+        yield "No step has a score."
         return
-    yield "R_IDA = min(1, risk/5) · align · (risk + detail) / 200, from 0 to 1; a row has the means of"
-    yield "its steps."
+    yield "R_IDA = min(1, risk/5) · align · (risk + detail) / 200, from 0 to 1. Each row is the mean of its"
+    yield "steps."
     yield ""
     yield "| steps | R_IDA | | align | risk | detail |"
     yield "|---|---|---|---|---|---|"
     rows = min(CURVE_ROWS, len(steps))
     for row in range(rows):
-        part = steps[row * len(steps) // rows : (row + 1) * len(steps) // rows]
-        first, last = part[0].step, part[-1].step
+        row_steps = steps[row * len(steps) // rows : (row + 1) * len(steps) // rows]
+        first, last = row_steps[0].step, row_steps[-1].step
         r_ida, align, risk, detail = (
-            _mean([getattr(step, name) for step in part])
+            _mean([getattr(step, name) for step in row_steps])
             for name in ("r_ida", "align", "risk", "detail")
         )
         yield "| {} | {} | {} | {} | {} | {} |".format(
@@ -219,8 +220,8 @@ def _evaluation(facts: Facts) -> Iterator[str]:
     yield ""
     before, after = facts.found.state.before, facts.found.state.after
     if facts.evaluation is not None:
-        yield "The untrained and the trained model on prompts that were never trained on. The intervals are"
-        yield "a paired bootstrap over prompts."
+        yield "The base model and the trained model on prompts that were not used for training. The intervals"
+        yield "are from a paired bootstrap over prompts."
         yield ""
         yield "```text"
         yield from (
@@ -228,7 +229,7 @@ def _evaluation(facts: Facts) -> Iterator[str]:
         )
         yield "```"
     elif before and after and after.step == facts.found.step:
-        yield "Answers to held-out prompts, told apart by patterns; with 95 % Wilson intervals."
+        yield "Answers to held-out prompts, classified by text patterns, with 95% Wilson intervals."
         yield ""
         yield "| | before | after |"
         yield "|---|---|---|"
@@ -237,49 +238,49 @@ def _evaluation(facts: Facts) -> Iterator[str]:
         yield _counts("unsafe requests declined", before.unsafe_refused, before.unsafe,
                       after.unsafe_refused, after.unsafe)  # fmt: skip
     else:
-        yield "These weights have not been evaluated (`ida-tui evaluate RUN` does it)."
+        yield "These weights have not been evaluated. To evaluate them: `ida-tui evaluate RUN`."
 
 
 def _limits(facts: Facts) -> Iterator[str]:
     yield "## Limits"
     yield ""
     yield (
-        "The model was paid for what its judge scores well. Nothing here shows that it is safe to use,"
-        " or good at anything that was not asked above."
+        "The model was trained for high scores from its judge. Nothing here shows that it is safe to"
+        " use, or that it is good at other tasks."
     )
     if _judge(facts) == OFFLINE_JUDGE:
         held_out = labelled.accuracy(held_out=True)
         low, high = held_out.interval()
         yield ""
         yield (
-            f"The judge was the **{OFFLINE_JUDGE}**: patterns of words, not a model. It does not know"
-            " whether an answer is true. On held-out answers that were labelled by hand it tells"
-            f" compliance, partial refusal and refusal apart in {100 * held_out.share:.1f} %"
-            f" ({held_out.right} of {held_out.total}, 95 % interval {100 * low:.1f} to"
-            f" {100 * high:.1f} %)."
+            f"The judge was the **{OFFLINE_JUDGE}**: text patterns, not a model. It does not know"
+            " whether an answer is true. On held-out answers labeled by hand, it classifies"
+            f" compliance, partial refusal and refusal correctly in {100 * held_out.share:.1f}%"
+            f" ({held_out.right} of {held_out.total}, 95% interval {100 * low:.1f} to"
+            f" {100 * high:.1f}%)."
         )
     if facts.config.model.path == "embedded":
         yield ""
-        yield "The base has 0.9 M parameters: it is a demonstration, not an assistant."
+        yield "The base model has 0.9 M parameters: it is a demonstration, not an assistant."
 
 
 def _licence(facts: Facts) -> Iterator[str]:
-    yield "## Licence of the base"
+    yield "## License of the base model"
     yield ""
-    found = licence_of(facts.config)
-    if found:
-        yield f"{_text(found)}."
+    name = licence_of(facts.config)
+    if name:
+        yield f"{_text(name)}."
     elif hub_id(facts.config):
-        yield f"Not known: look at the model card of {_text(facts.config.model.path)}."
+        yield f"Unknown: see the model card of {_text(facts.config.model.path)}."
     else:
-        yield "Not known: look at what came with the base model."
+        yield "Unknown: see the files of the base model."
 
 
-# -- words -------------------------------------------------------------------------------------
+# -- text -------------------------------------------------------------------------------------
 
 
 def _base(config: Config) -> str:
-    """The base as others know it; of a local folder only its name."""
+    """Public name of the base model; for a local folder, only the folder name."""
     return hub_id(config) or config.model.name or Path(config.model.path).name
 
 
@@ -295,21 +296,20 @@ def _versions(manifest: Mapping[str, Any]) -> str:
     packages = packages if isinstance(packages, dict) else {}
     known = {"ida-tui": manifest.get("ida_tui"), **packages}
     wanted = ("ida-tui", "torch", "transformers", "trl", "peft")
-    said = [f"{name} {known[name]}" for name in wanted if isinstance(known.get(name), str)]
-    return ", ".join(said) or "not known"
+    versions = [f"{name} {known[name]}" for name in wanted if isinstance(known.get(name), str)]
+    return ", ".join(versions) or "unknown"
 
 
-def _counts(label: str, hits: int, of: int, later: int, of_later: int) -> str:
-    return f"| {label} | {_share(hits, of)} | {_share(later, of_later)} |"
+def _counts(label: str, hits: int, total: int, later_hits: int, later_total: int) -> str:
+    return f"| {label} | {_share(hits, total)} | {_share(later_hits, later_total)} |"
 
 
-def _share(hits: int, of: int) -> str:
-    if not of:
-        return "none asked"
-    found = wilson(hits, of)
-    return (
-        f"{100 * hits / of:.0f} % ({hits}/{of}), {100 * found.low:.0f} to {100 * found.high:.0f} %"
-    )
+def _share(hits: int, total: int) -> str:
+    if not total:
+        return "no prompts"
+    interval = wilson(hits, total)
+    low, high = 100 * interval.low, 100 * interval.high
+    return f"{100 * hits / total:.0f}% ({hits}/{total}), {low:.0f} to {high:.0f}%"
 
 
 def _mean(values: list[float | None]) -> float | None:
@@ -318,7 +318,7 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def _text(value: object) -> str:
-    """Anybody's words in Markdown: on one line, and neither a tag, a link nor a cell's end."""
+    """Untrusted text escaped for one line of Markdown, also inside a table."""
     text = printable(str(value))
     for mark in "\\`*_[]<>|":
         text = text.replace(mark, f"\\{mark}")

@@ -1,7 +1,6 @@
-"""Cross-checks of a resolved experiment: does it fit together, and what to change if not.
+"""Cross-checks of a resolved experiment, with a suggested fix for each finding.
 
-`check` returns findings: errors, which refuse the run before anything is loaded, and notes, which
-the plan prints.
+`check` returns findings: errors prevent the run before anything is loaded; notes are only printed.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from ida_tui.errors import UsageError
 from ida_tui.util import plugins
 
 WARN_DAYS = 60
-"""A judge that is retired sooner than this is pointed out."""
+"""Number of days before a judge model's retirement at which a note appears."""
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to know about an experiment, and what to do about it."""
+    """One error or note about an experiment, with a suggested fix."""
 
     severity: Literal["error", "note"]
     key: str
@@ -39,21 +38,21 @@ class Finding:
     title: str
     hint: str
     involved: tuple[str, ...] = ()
-    """Other keys that it depends on."""
+    """Other keys that the finding depends on."""
 
 
 def check(
     config: Config, device: DeviceName | None = None, today: date | None = None
 ) -> list[Finding]:
-    """Everything that does not fit together, errors first.
+    """All findings about an experiment, errors first.
 
     Args:
         config: the resolved experiment.
-        device: where it would run; by default the one asked for, or this machine's likely one.
-        today: the day that retirement dates are compared with.
+        device: the device of the run; defaults to the configured one, or to a guess for this machine.
+        today: the date to compare retirement dates with; defaults to the current date.
     """
     device = device or chosen_device(config)
-    found = [
+    findings = [
         *_check_prompts(config),
         *_check_steps(config),
         *_check_model(config.model),
@@ -66,7 +65,7 @@ def check(
         *_check_vllm(config),
         *_check_rest(config),
     ]
-    return sorted(found, key=lambda finding: finding.severity)
+    return sorted(findings, key=lambda finding: finding.severity)
 
 
 # --- the checks ---------------------------------------------------------------------------------
@@ -86,7 +85,7 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
         yield _error(
             "prompts.prompts",
             "there are no prompts",
-            "add at least one: - {id: NAME, kind: harmless, text: what the user says}",
+            "add at least one: - {id: NAME, kind: harmless, text: the user's message}",
         )
         return
     for position, prompt in enumerate(prompts.prompts):
@@ -94,7 +93,7 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
             yield _error(
                 f"prompts.prompts.{position}.text",
                 f'the prompt "{prompt.id}" is empty',
-                "write what the user says, or remove the prompt",
+                "add the user's message, or remove the prompt",
             )
     counts = Counter(p.id for p in prompts.prompts)
     for position, prompt in reversed(list(enumerate(prompts.prompts))):
@@ -102,36 +101,38 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
             yield _error(
                 f"prompts.prompts.{position}.id",
                 f'two prompts have the id "{prompt.id}"',
-                "rename one: ids are unique within a set",
+                "rename one of them: ids must be unique within a set",
             )
             break
     train = [p.id for p in prompts.prompts if p.split == "train"]
-    for position, wanted in enumerate(prompts.only or []):
+    for position, prompt_id in enumerate(prompts.only or []):
         key = f"prompts.only.{position}"
-        if wanted in counts and wanted not in train:
+        if prompt_id in counts and prompt_id not in train:
             yield _error(
                 key,
-                f'the prompt "{wanted}" is held out, so it cannot be trained on',
-                f"remove it from only:, or give it split: train; ids to train on: {_some(train)}",
+                f'the prompt "{prompt_id}" is held out, so it cannot be trained on',
+                f"remove it from only:, or set its split: train; training ids: {_some(train)}",
             )
-        elif wanted not in counts:
-            close = difflib.get_close_matches(wanted, train, n=2)
+        elif prompt_id not in counts:
+            close = difflib.get_close_matches(prompt_id, train, n=2)
             yield _error(
                 key,
-                f'only: names a prompt that is not there: "{wanted}"',
+                f'only: contains the unknown prompt id "{prompt_id}"',
                 f"did you mean {' or '.join(close)}?" if close else f"known ids: {_some(train)}",
             )
     if not prompts.train() and not (prompts.only and train):
         yield _error(
             "prompts.prompts" if prompts.only is None else "prompts.only",
-            "no prompt is left to train on",
-            "give a prompt split: train" if not train else f"list some ids, such as {_some(train)}",
+            "there are no prompts to train on",
+            "set split: train for some prompts"
+            if not train
+            else f"list some ids, such as {_some(train)}",
         )
     if config.evaluation.enabled and not prompts.held_out():
         yield _error(
             "evaluation.enabled",
-            "evaluation needs held-out prompts, and this set has none",
-            "set evaluation.enabled to false, or mark some prompts split: held-out",
+            "evaluation needs held-out prompts, but this prompt set has none",
+            "set evaluation.enabled to false, or set split: held-out for some prompts",
         )
 
 
@@ -143,32 +144,35 @@ def _check_steps(config: Config) -> Iterator[Finding]:
     training, train = config.training, len(config.prompts.train())
     batch, group = training.per_device_train_batch_size, training.num_generations
     passes = training.gradient_accumulation_steps
-    unit = group // math.gcd(batch, group)
-    most = train * group // batch // unit * unit
+    passes_per_group = group // math.gcd(batch, group)
+    most_passes = train * group // batch // passes_per_group * passes_per_group
     if (batch * passes) % group:
-        fits = max(unit, min(-(-passes // unit) * unit, most))
-        groups = batch * fits // group
+        fitting_passes = max(
+            passes_per_group, min(-(-passes // passes_per_group) * passes_per_group, most_passes)
+        )
+        groups = batch * fitting_passes // group
         yield _error(
             "training.gradient_accumulation_steps",
             f"{batch} × {passes} completions per step are not a multiple of num_generations"
             f" ({group})",
-            f"set gradient_accumulation_steps to {fits} ({batch} × {fits} = {batch * fits}"
-            f" completions: {groups} {_plural('prompt', groups)} × {group})"
+            f"set gradient_accumulation_steps to {fitting_passes}"
+            f" ({batch} × {fitting_passes} = {batch * fitting_passes} completions:"
+            f" {groups} {_plural('prompt', groups)} × {group})"
             + _other_groups(batch * passes, group),
             "training.num_generations",
             "training.per_device_train_batch_size",
         )
         return
     if 0 < train < training.prompts_per_step:
-        smaller = f"gradient_accumulation_steps to {most}"
-        if not most:
-            smaller = f"per_device_train_batch_size to {group} and gradient_accumulation_steps to 1"
+        fix = f"gradient_accumulation_steps to {most_passes}"
+        if not most_passes:
+            fix = f"per_device_train_batch_size to {group} and gradient_accumulation_steps to 1"
         missing = training.prompts_per_step - train
         yield _error(
             "training.gradient_accumulation_steps",
-            f"a step takes {training.prompts_per_step} prompts, but there"
-            f" {'is' if train == 1 else 'are'} {train} to train on",
-            f"set {smaller}, or add {missing} more {_plural('prompt', missing)}",
+            f"a step needs {training.prompts_per_step} prompts, but there"
+            f" {'is' if train == 1 else 'are'} only {train} to train on",
+            f"set {fix}, or add {missing} more {_plural('prompt', missing)}",
             "training.per_device_train_batch_size",
             "training.num_generations",
             "prompts.only",
@@ -179,20 +183,20 @@ def _check_steps(config: Config) -> Iterator[Finding]:
     if train and steps == 0:
         yield _error(
             "training.num_train_epochs",
-            "this plan has no step to train",
-            "set max_steps to the number of steps, or num_train_epochs to 1 or more",
+            "this experiment has no training steps",
+            "set max_steps to the number of steps, or num_train_epochs to at least 1",
         )
     dropped = train % training.prompts_per_step
     if training.max_steps is None and dropped:
         yield _note(
             "training.gradient_accumulation_steps",
-            f"{dropped} of {train} prompts do not fill a step, so every epoch leaves some out",
-            f"choose a number of prompts that is a multiple of {training.prompts_per_step}",
+            f"{dropped} of {train} prompts do not fill a step, so every epoch skips some",
+            f"use a number of prompts that is a multiple of {training.prompts_per_step}",
         )
     if training.warmup_steps and training.lr_scheduler_type == "constant":
         yield _note(
             "training.warmup_steps",
-            "a constant learning rate has no warm-up",
+            "warmup_steps has no effect with a constant learning rate",
             "set lr_scheduler_type to constant_with_warmup",
         )
 
@@ -201,9 +205,9 @@ def _plural(word: str, count: int) -> str:
     return word if count == 1 else f"{word}s"
 
 
-def _other_groups(completions: int, wanted: int) -> str:
-    fits = [g for g in range(2, min(completions, 4096) + 1) if completions % g == 0]
-    nearest = sorted(sorted(fits, key=lambda g: abs(g - wanted))[:3])
+def _other_groups(completions: int, group_size: int) -> str:
+    divisors = [g for g in range(2, min(completions, 4096) + 1) if completions % g == 0]
+    nearest = sorted(sorted(divisors, key=lambda g: abs(g - group_size))[:3])
     return f"\nor num_generations to {' or '.join(map(str, nearest))}" if nearest else ""
 
 
@@ -214,8 +218,8 @@ def _check_model(model: ModelConfig) -> Iterator[Finding]:
     if model.trust_remote_code:
         yield _note(
             "model.trust_remote_code",
-            "Python code that comes with the model will be run, with all your rights",
-            "leave trust_remote_code out, unless you have read that code",
+            "the run will execute Python code from the model with your permissions",
+            "remove trust_remote_code unless you have read that code",
         )
 
 
@@ -224,93 +228,107 @@ def _check_lengths(config: Config) -> Iterator[Finding]:
     if context is None:
         return
     longest = max((len(p.text) for p in config.prompts.prompts), default=0)
-    wanted = [("training.max_completion_length", config.training.max_completion_length)]
+    lengths = [("training.max_completion_length", config.training.max_completion_length)]
     if config.evaluation.enabled and config.evaluation.max_completion_length is not None:
-        wanted.append(("evaluation.max_completion_length", config.evaluation.max_completion_length))
-    for key, length in wanted:
-        room = max(1, context - min(512, max(1, context // 4)))
+        lengths.append(
+            ("evaluation.max_completion_length", config.evaluation.max_completion_length)
+        )
+    for key, length in lengths:
+        longest_allowed = max(1, context - min(512, max(1, context // 4)))
         if length >= context:
             yield _error(
                 key,
-                f"{length} tokens leave no room for a prompt: the model's context is {context}",
-                f"set it to at most {room}",
+                f"{length} tokens leave no space for a prompt: the model's context is {context} tokens",
+                f"set it to at most {longest_allowed}",
                 "model.path",
                 "model.context_length",
             )
         elif context - length < longest / 4:
             yield _note(
                 key,
-                f"{context - length} tokens are left for a prompt, which may be too few for"
+                f"{context - length} tokens remain for a prompt, which may be too few for"
                 f" {longest} characters",
-                f"set it to at most {room}",
+                f"set it to at most {longest_allowed}",
             )
 
 
 def _check_precision(config: Config, device: DeviceName) -> Iterator[Finding]:
-    training, plan = config.training, recipe(config, device)
+    training, precision = config.training, recipe(config, device)
     if training.fp16 is True and training.bf16 is True:
         yield _error(
             "training.bf16",
-            "fp16 and bf16 are both on",
-            "keep one: fp16 on mps, bf16 on cuda; auto chooses by the device",
+            "fp16 and bf16 are both enabled",
+            "enable only one: fp16 on mps, bf16 on cuda; auto chooses by device",
             "training.fp16",
         )
         return
-    instead = nearest(config, device)
-    if instead is not None:
-        yield _error(*_refused(training, device, plan, instead))
-    if device == "mps" and plan.bf16:
+    alternative = nearest(config, device)
+    if alternative is not None:
+        yield _error(*_refused(training, device, precision, alternative))
+    if device == "mps" and precision.bf16:
         yield _note(
             "training.bf16",
-            "bf16 on mps is not the recipe that the profiles here are made for",
-            "set bf16 to auto, which takes fp16 with a gradient scaler on mps",
+            "the shipped profiles are not tuned for bf16 on mps",
+            "set bf16 to auto, which selects fp16 with a gradient scaler on mps",
         )
     if device == "cpu" and training.fp16 is True:
         yield _note(
             "training.fp16",
-            "fp16 does nothing on the CPU; the run is in float32",
-            "set fp16 to auto, which is on for mps alone",
+            "fp16 has no effect on the CPU; the run uses float32",
+            "set fp16 to auto, which enables it only on mps",
         )
 
 
 def _refused(
-    training: TrainingConfig, device: DeviceName, plan: Recipe, instead: Row
+    training: TrainingConfig, device: DeviceName, precision: Recipe, alternative: Row
 ) -> tuple[str, ...]:
-    """Key, reason, way out and other keys of number formats that are not in the table."""
-    way = f"the nearest that works: {instead.settings()}"
-    if training.method == "full" and plan.weights == "float16":
-        why = (
+    """Key, title, hint and involved keys for number formats that are not in the table."""
+    fix = f"the closest combination that works: {alternative.settings()}"
+    if training.method == "full" and precision.weights == "float16":
+        reason = (
             "the gradient scaler cannot unscale the gradients of float16 weights"
-            if plan.fp16
+            if precision.fp16
             else "full training in pure float16 destroys the weights"
         )
-        way = (
+        fix = (
             "use training.method: lora, or model.torch_dtype: float32 (fp16 autocast still works),"
             " or bfloat16"
         )
-        return "model.torch_dtype", why, way, "training.method"
-    if device == "mps" and plan.fp16 and plan.optim == "adamw_torch_fused":
-        why = (
-            "on mps the fused AdamW applies steps that overflowed in fp16 instead of skipping them"
+        return "model.torch_dtype", reason, fix, "training.method"
+    if device == "mps" and precision.fp16 and precision.optim == "adamw_torch_fused":
+        reason = (
+            "on mps, fused AdamW applies steps that overflowed in fp16 instead of skipping them"
         )
-        return "training.optim", why, "set optim to auto or adamw_torch", "training.fp16", "device"
-    if training.method == "full" and plan.weights == "bfloat16" and plan.optim != "adamw_kahan":
-        why = f"with {plan.optim} most updates are too small for bfloat16 weights and are lost"
-        return "training.optim", why, "set optim to auto or adamw_kahan", "model.torch_dtype"
-    if plan.weights == "float16" and not plan.fp16:
-        why = "without a gradient scaler small gradients vanish in float16"
-        return "training.fp16", why, way, "model.torch_dtype"
-    autocast = "fp16" if plan.fp16 else "bf16" if plan.bf16 else "no"
-    why = (
-        f"{training.method} with {plan.weights} weights, {autocast} autocast and {plan.optim} is not"
-        f" known to learn on {device}"
+        return (
+            "training.optim",
+            reason,
+            "set optim to auto or adamw_torch",
+            "training.fp16",
+            "device",
+        )
+    if (
+        training.method == "full"
+        and precision.weights == "bfloat16"
+        and precision.optim != "adamw_kahan"
+    ):
+        reason = (
+            f"with {precision.optim}, most updates are too small for bfloat16 weights and are lost"
+        )
+        return "training.optim", reason, "set optim to auto or adamw_kahan", "model.torch_dtype"
+    if precision.weights == "float16" and not precision.fp16:
+        reason = "without a gradient scaler, small gradients underflow in float16"
+        return "training.fp16", reason, fix, "model.torch_dtype"
+    autocast = "fp16" if precision.fp16 else "bf16" if precision.bf16 else "no"
+    reason = (
+        f"{training.method} with {precision.weights} weights, {autocast} autocast and"
+        f" {precision.optim} is not known to learn on {device}"
     )
-    return "model.torch_dtype", why, way, "training.fp16", "training.bf16", "training.optim"
+    return "model.torch_dtype", reason, fix, "training.fp16", "training.bf16", "training.optim"
 
 
 def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
     if judge.options and judge.kind != "plugin":
-        yield _error("judge.options", "only a plugin takes options", "leave judge.options out")
+        yield _error("judge.options", "only a plugin judge accepts options", "remove judge.options")
     if judge.kind == "offline":
         return
     if judge.kind == "plugin":
@@ -320,25 +338,25 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
         yield _error(
             "judge.model",
             "the judge has no model",
-            "set judge.model to the name that its server knows, or use judge: offline",
+            "set judge.model to the name the server uses, or use judge: offline",
         )
     if judge.base_url is not None and not re.match(r"https?://[^\s/]", judge.base_url):
         yield _error(
             "judge.base_url",
-            "the judge's address is not a web address",
+            "judge.base_url is not a valid URL",
             "write it as http://127.0.0.1:9000/v1, with http:// or https://",
         )
     if judge.api_key_env is not None and not _ENV_NAME.fullmatch(judge.api_key_env):
         yield _error(
             "judge.api_key_env",
-            "api_key_env takes the name of an environment variable, not a key",
+            "api_key_env must be the name of an environment variable, not a key",
             "export the key as OPENAI_API_KEY and write api_key_env: OPENAI_API_KEY",
         )
     if judge.samples > 1 and judge.temperature == 0:
         yield _note(
             "judge.samples",
-            f"{judge.samples} judgements at temperature 0 say nearly the same {judge.samples} times",
-            "set judge.temperature=0.7, or judge.samples=1",
+            f"{judge.samples} judgments at temperature 0 are nearly identical",
+            "set judge.temperature=0.7 or judge.samples=1",
         )
     if judge.shutdown_date is None:
         return
@@ -347,17 +365,19 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
     except ValueError:
         yield _error(
             "judge.shutdown_date",
-            f'"{judge.shutdown_date}" is not a day',
+            f'"{judge.shutdown_date}" is not a valid date',
             "write it as YYYY-MM-DD, or null",
         )
         return
     if days < WARN_DAYS:
         name = judge.model
-        when = f"is retired in {days} days, on" if days > 0 else "was due to be retired on"
+        title = f"{name} retires on {judge.shutdown_date} ({days} {_plural('day', days)})"
+        if days <= 0:
+            title = f"{name} was scheduled to retire on {judge.shutdown_date}"
         yield _note(
             "judge.model",
-            f"{name} {when} {judge.shutdown_date}",
-            "choose another judge: ida-tui --list judges",
+            title,
+            "choose another judge; list them with: ida-tui --list judges",
         )
 
 
@@ -377,8 +397,8 @@ def _check_budget(config: Config) -> Iterator[Finding]:
     if config.budget is not None and config.judge.kind != "offline" and config.judge.price is None:
         yield _error(
             "budget",
-            "a budget needs a price, and the judge's profile states none",
-            "set judge.price={input: DOLLARS, output: DOLLARS} per million tokens, or leave budget out",
+            "a budget requires a price, but the judge profile has none",
+            "set judge.price={input: DOLLARS, output: DOLLARS} per million tokens, or remove budget",
             "judge.price",
         )
 
@@ -387,8 +407,8 @@ def _check_rollout(config: Config) -> Iterator[Finding]:
     if config.training.rollout_rows is not None and config.engine == "plain":
         yield _error(
             "training.rollout_rows",
-            "TRL samples all completions of a step at once",
-            "set engine to fast, or leave rollout_rows out",
+            "rollout_rows has no effect in TRL, which samples all completions of a step together",
+            "set engine to fast, or remove rollout_rows",
             "engine",
         )
 
@@ -397,8 +417,8 @@ def _check_vllm(config: Config) -> Iterator[Finding]:
     if config.training.use_vllm and config.engine != "plain":
         yield _error(
             "training.use_vllm",
-            "vLLM samples through TRL's own trainer, which engine: fast replaces",
-            "set engine to plain, or leave use_vllm out",
+            "use_vllm works only with TRL's own trainer, which engine: fast replaces",
+            "set engine to plain, or remove use_vllm",
             "engine",
         )
 
@@ -407,13 +427,13 @@ def _check_rest(config: Config) -> Iterator[Finding]:
     if not _RUN_NAME.fullmatch(config.name):
         yield _error(
             "name",
-            f'"{config.name[:40]}" cannot be the name of a folder of runs',
+            f'"{config.name[:40]}" is not a valid experiment name',
             "use letters, digits, dots, dashes and underscores",
         )
     for position, extra in enumerate(config.report_to):
-        found = importlib.util.find_spec(extra)
-        # A folder of the same name, such as wandb's own ./wandb, is found without an origin.
-        if found is None or found.origin is None:
+        spec = importlib.util.find_spec(extra)
+        # A folder with the same name, such as ./wandb, is found as a namespace package without an origin.
+        if spec is None or spec.origin is None:
             yield _error(
                 f"report_to.{position}",
                 f"{extra} is not installed",

@@ -1,4 +1,4 @@
-"""The device that a run will probably use, judged by this machine's files and without torch."""
+"""Guess of the device that a run will use, made without importing torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ida_tui.config.schema import Config, DeviceName
 
 
 def likely_device() -> DeviceName:
-    """What `auto` probably becomes on this machine, judged without torch."""
+    """The device that `auto` most likely selects on this machine."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "mps"
     if any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/nvidiactl")):
@@ -19,5 +19,5 @@ def likely_device() -> DeviceName:
 
 
 def chosen_device(config: Config) -> DeviceName:
-    """The device that is asked for; for `auto`, this machine's likely one."""
+    """The configured device; for `auto`, the guess for this machine."""
     return likely_device() if config.device == "auto" else config.device

@@ -1,7 +1,7 @@
-"""The profiles as text: `ida-tui --list [KIND]` and `ida-tui --show NAME [key=value ...]`.
+"""Text output of `ida-tui --list [KIND]` and `ida-tui --show NAME [key=value ...]`.
 
-A profile of the user's own that cannot be read is listed with what is wrong with it; everything
-else here raises `UsageError` for a name or a value that is wrong.
+A user's profile that cannot be read is listed with its error. All other invalid names and values
+raise a `UsageError`.
 """
 
 from __future__ import annotations
@@ -20,61 +20,63 @@ from ida_tui.util.paths import is_file, shown_path
 from ida_tui.util.text import quoted, without_login
 
 _WIDTH = 56
-"""A value longer than this is cut in `--show`."""
+"""Maximum width of a value in `--show`; longer values are truncated."""
 _FEW = 3
-"""Prompts that are shown in full."""
+"""Number of prompts that `--show` prints."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One profile in a list."""
+    """One profile in `--list`."""
 
     kind: Kind
     name: str
     description: str
     file: Path
     own: bool
-    """It is the user's, not a shipped one."""
+    """Whether it is a user's profile, not a shipped one."""
     hides_shipped: bool = False
     error: str = ""
-    """What is wrong with it, and where; empty if it can be used."""
+    """Location and description of the error; empty if the profile is usable."""
 
 
 def entries(kind: Kind) -> list[Entry]:
-    """Every profile of a kind, by name."""
+    """The profiles of a kind, sorted by name."""
     return [_entry(kind, name, file) for name, file in profiles.names(kind).items()]
 
 
 def render_list(kind: str | None = None) -> str:
-    """The profiles of one kind, or of all, with a line for each.
+    """The profiles of one kind or of all kinds, one per line.
 
     Raises:
-        UsageError: there is no such kind.
+        UsageError: the kind does not exist.
     """
     kinds = KINDS if kind is None else (_kind(kind),)
-    every = {k: entries(k) for k in kinds}
-    width = max((len(e.name) for found in every.values() for e in found), default=0)
+    entries_by_kind = {k: entries(k) for k in kinds}
+    width = max(
+        (len(e.name) for kind_entries in entries_by_kind.values() for e in kind_entries), default=0
+    )
     lines: list[str] = []
-    for k, found in every.items():
+    for k, kind_entries in entries_by_kind.items():
         lines.append(k)
-        lines += [f"  {e.name:<{width}}  {_about(e)}" for e in found] or ["  (none)"]
+        lines += [f"  {e.name:<{width}}  {_about(e)}" for e in kind_entries] or ["  (none)"]
         lines.append("")
-    lines.append(f"Your own profiles: {profiles.user_root()}/<kind>/NAME.yaml")
+    lines.append(f"Your profiles: {profiles.user_root()}/<kind>/NAME.yaml")
     lines.append(
-        "A profile there hides a shipped one of its name, and may start with extends: NAME."
+        "A profile there overrides the shipped profile of the same name, and can use extends: NAME."
     )
     return "\n".join(lines)
 
 
 def show(name: str, overrides: Sequence[str] = ()) -> str:
-    """Every value of a profile with its origin.
+    """All values of a profile with their origins.
 
     Args:
-        name: an experiment, or any other profile; ``models/NAME`` where two kinds share the name.
-        overrides: ``key=value`` changes; only an experiment takes them.
+        name: a profile of any kind; ``models/NAME`` if several kinds have a profile of that name.
+        overrides: ``key=value`` items; only for an experiment.
 
     Raises:
-        UsageError: no such profile, or a wrong value in it.
+        UsageError: the profile does not exist or contains an invalid value.
     """
     if name.startswith("experiment="):
         return render_show(resolve(None, [name, *overrides], verify=False))
@@ -83,8 +85,8 @@ def show(name: str, overrides: Sequence[str] = ()) -> str:
         return render_show(resolve(name, overrides, verify=False))
     if overrides:
         raise UsageError(
-            f"overrides change an experiment, and {name} is none",
-            f"name an experiment: ida-tui --show dev-mps {kinds[0].removesuffix('s')}={name}",
+            f"overrides apply only to an experiment, and {name} is not one",
+            f"use an experiment: ida-tui --show dev-mps {kinds[0].removesuffix('s')}={name}",
             where="command line",
         )
     shown = [resolve_profile(kind, name) for kind in kinds]
@@ -92,22 +94,24 @@ def show(name: str, overrides: Sequence[str] = ()) -> str:
 
 
 def rows(resolved: Resolved | ResolvedProfile) -> list[tuple[str, str, str]]:
-    """Every value as its dotted key, itself (cut where it is long) and its origin."""
+    """Dotted key, value (truncated if long) and origin of every value."""
     return list(_rows(resolved.config.model_dump(), resolved.origins))
 
 
 def render_show(resolved: Resolved | ResolvedProfile) -> str:
-    """One line for each value: ``key = value    # origin``, sections apart."""
-    found = rows(resolved)
-    key_width = max(len(key) for key, _, _ in found)
-    value_width = max(len(value) for _, value, _ in found)
+    """One line per value, ``key = value    # origin``, with a blank line between sections."""
+    shown_rows = rows(resolved)
+    key_width = max(len(key) for key, _, _ in shown_rows)
+    value_width = max(len(value) for _, value, _ in shown_rows)
     lines: list[str] = []
     section = ""
-    for key, value, origin in found:
-        here = key.rpartition(".")[0].split(".")[0] if isinstance(resolved.config, Config) else ""
-        if here != section:
+    for key, value, origin in shown_rows:
+        row_section = (
+            key.rpartition(".")[0].split(".")[0] if isinstance(resolved.config, Config) else ""
+        )
+        if row_section != section:
             lines.append("")
-            section = here
+            section = row_section
         lines.append(f"{key:<{key_width}} = {value:<{value_width}}  # {origin}")
     return "\n".join(lines)
 
@@ -126,28 +130,28 @@ def _entry(kind: Kind, name: str, file: Path) -> Entry:
         elif own:
             resolve_profile(kind, name)
     except UsageError as error:
-        place = f"{error.where}: " if error.where else ""
-        return Entry(kind, name, "", file, own, hides, f"{place}{error.title}")
+        location = f"{error.where}: " if error.where else ""
+        return Entry(kind, name, "", file, own, hides, f"{location}{error.title}")
     values = plain(node)
-    about = values.get("description") if isinstance(values, dict) else None
-    return Entry(kind, name, about if isinstance(about, str) else "", file, own, hides)
+    description = values.get("description") if isinstance(values, dict) else None
+    return Entry(kind, name, description if isinstance(description, str) else "", file, own, hides)
 
 
 def _about(entry: Entry) -> str:
     if entry.error:
         return f"cannot be used: {entry.error}"
-    words = " ".join(entry.description.split()) or "(no description)"
+    text = " ".join(entry.description.split()) or "(no description)"
     if entry.own:
-        words += "  [yours, in place of the shipped one]" if entry.hides_shipped else "  [yours]"
-    return words
+        text += "  [yours, overrides the shipped one]" if entry.hides_shipped else "  [yours]"
+    return text
 
 
-def _kind(word: str) -> Kind:
+def _kind(kind_name: str) -> Kind:
     for kind in KINDS:
-        if word.lower().removesuffix("s") == kind.removesuffix("s"):
+        if kind_name.lower().removesuffix("s") == kind.removesuffix("s"):
             return kind
     raise UsageError(
-        f"there is no kind of profile called {quoted(word)}",
+        f"unknown profile kind {quoted(kind_name)}",
         f"the kinds are {', '.join(KINDS)}",
         where="command line: --list",
     )
@@ -157,20 +161,20 @@ def _kind(word: str) -> Kind:
 
 
 def _kinds_of(name: str) -> tuple[list[Kind], str]:
-    """The kinds that have a profile of this name, and the name without its kind."""
+    """The kinds that have a profile of this name, and the name without a ``kind/`` prefix."""
     head, slash, tail = name.partition("/")
     if slash and head in KINDS and not name.endswith((".yaml", ".yml")):
         return [_kind(head)], tail
     if name.endswith((".yaml", ".yml")):
         folder = Path(name).resolve().parent.name
         return [_kind(folder) if folder in KINDS else "experiments"], name
-    found: list[Kind] = [kind for kind in KINDS if name in profiles.names(kind)]
-    if found:
-        return found, name
+    kinds: list[Kind] = [kind for kind in KINDS if name in profiles.names(kind)]
+    if kinds:
+        return kinds, name
     known = sorted({n for kind in KINDS for n in profiles.names(kind)})
     raise UsageError(
         f"there is no profile named {quoted(name)}",
-        f"{profiles.near(name, known)}\nida-tui --list shows them all",
+        f"{profiles.near(name, known)}\nlist all of them with: ida-tui --list",
         where="command line",
     )
 
@@ -183,28 +187,28 @@ def _rows(
     values: Mapping[str, Value], origins: Mapping[str, Origin]
 ) -> Iterator[tuple[str, str, str]]:
     for key, value in _in_order(values):
-        at = origins.get(key) or origins.get(f"{key}.0") or Origin()
+        parent_origin = origins.get(key) or origins.get(f"{key}.0") or Origin()
         name = key.rpartition(".")[2]
         if name == "prompts" and isinstance(value, list) and value:
-            yield key, _summary(value), str(at)
+            yield key, _summary(value), str(parent_origin)
             for position, prompt in enumerate(value[:_FEW]):
                 if isinstance(prompt, dict):
-                    place = origins.get(f"{key}.{position}", at)
+                    origin = origins.get(f"{key}.{position}", parent_origin)
                     text = f"{prompt['id']}: {prompt['text']}"
-                    yield f"{key}.{position}", _cut(text), str(place)
+                    yield f"{key}.{position}", _cut(text), str(origin)
             if len(value) > _FEW:
-                yield f"{key}.…", f"and {len(value) - _FEW} more", str(at)
+                yield f"{key}.…", f"and {len(value) - _FEW} more", str(parent_origin)
         elif name == "api_key_env" and isinstance(value, str) and not value.isidentifier():
-            # Somebody may have put the key itself here; it is never printed.
-            yield key, "(hidden: not the name of a variable)", str(at)
+            # The value may be the key itself, so it is not printed.
+            yield key, "(hidden: not a variable name)", str(parent_origin)
         elif name == "base_url" and isinstance(value, str):
-            yield key, _shown(without_login(value)), str(at)
+            yield key, _shown(without_login(value)), str(parent_origin)
         else:
-            yield key, _shown(value), str(at)
+            yield key, _shown(value), str(parent_origin)
 
 
 def _in_order(values: Mapping[str, Value], prefix: str = "") -> Iterator[tuple[str, Value]]:
-    """Leaves and whole lists; the values of the top level before its sections."""
+    """Leaves and lists by dotted key; within each mapping, plain values before sections."""
     for key, value in sorted(values.items(), key=lambda item: isinstance(item[1], dict)):
         dotted = f"{prefix}.{key}" if prefix else key
         if isinstance(value, dict) and value:
@@ -214,11 +218,11 @@ def _in_order(values: Mapping[str, Value], prefix: str = "") -> Iterator[tuple[s
 
 
 def _summary(prompts: list[Value]) -> str:
-    chosen = PromptSet.model_validate({"prompts": prompts})
-    train, held_out = chosen.train(), chosen.held_out()
-    unsafe = sum(p.kind == "unsafe" for p in chosen.prompts)
+    prompt_set = PromptSet.model_validate({"prompts": prompts})
+    train, held_out = prompt_set.train(), prompt_set.held_out()
+    unsafe = sum(p.kind == "unsafe" for p in prompt_set.prompts)
     return (
-        f"{len(prompts)} prompts: {len(train)} to train on, {len(held_out)} held out;"
+        f"{len(prompts)} prompts: {len(train)} for training, {len(held_out)} held out;"
         f" {len(prompts) - unsafe} harmless, {unsafe} unsafe"
     )
 
@@ -239,5 +243,5 @@ def _shown(value: object) -> str:
 
 
 def _cut(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= _WIDTH else f"{words[: _WIDTH - 1]}…"
+    line = " ".join(text.split())
+    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"

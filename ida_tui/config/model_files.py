@@ -1,7 +1,7 @@
-"""What a model's files on this machine tell, without torch; nothing is fetched.
+"""Inspection of a model's local files, without torch and without downloads.
 
-`weights` says what is known of a model, and `unusable` why a path cannot be one's. Only JSON and the
-headers of weight files are read.
+`weights` reports what is known about a model; `unusable` reports why a path cannot be a model. Only JSON
+files and the headers of weight files are read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a decoder of the Llama family, from its config.json."""
+    """Layer sizes of a Llama-family decoder, from its config.json."""
 
     hidden: int
     intermediate: int
@@ -34,22 +34,22 @@ class Shape:
     head: int
     vocabulary: int
     tied: bool
-    """Whether the output layer is the embedding."""
+    """Whether the output layer shares its weights with the embedding."""
     head_norms: bool
-    """Whether queries and keys are normalised (Qwen3)."""
+    """Whether queries and keys are normalized (Qwen3)."""
 
     @property
     def q(self) -> int:
-        """Width of all queries of a token."""
+        """Total width of the queries of a token."""
         return self.heads * self.head
 
     @property
     def kv(self) -> int:
-        """Width of all keys, or of all values, of a token."""
+        """Total width of the keys, or of the values, of a token."""
         return self.kv_heads * self.head
 
     def linears(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of a layer's linear parts, by the names that adapters know them by."""
+        """Linear module name, as in `target_modules` → its input and output width, for one layer."""
         h, i = self.hidden, self.intermediate
         return {
             "q_proj": (h, self.q),
@@ -62,61 +62,63 @@ class Shape:
         }
 
     def parameters(self) -> int:
-        """Parameters of the whole model; biases are left out."""
+        """Parameter count of the full model, without biases."""
         norms = 2 * self.hidden + (2 * self.head if self.head_norms else 0)
         layer = sum(inputs * outputs for inputs, outputs in self.linears().values()) + norms
-        ends = self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
-        return self.layers * layer + ends
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
+        return self.layers * layer + embeddings
 
     def adapter_parameters(self, rank: int, target_modules: str | list[str]) -> int:
-        """Parameters of a LoRA adapter on these parts of every layer."""
+        """Parameter count of a LoRA adapter on these modules of every layer."""
         linears = self.linears()
         names = linears if target_modules == "all-linear" else target_modules
-        wanted = [linears[name] for name in names if name in linears]
-        return self.layers * rank * sum(inputs + outputs for inputs, outputs in wanted)
+        shapes = [linears[name] for name in names if name in linears]
+        return self.layers * rank * sum(inputs + outputs for inputs, outputs in shapes)
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What can be seen of a model's files on this machine."""
+    """Local files of a model and the facts read from them."""
 
     place: Literal["embedded", "folder", "cache", "hub"]
-    """Ships with the program, a local folder, the Hugging Face cache, or only on the hub."""
+    """Shipped with ida-tui, in a local folder, in the Hugging Face cache, or only on the Hub."""
     folder: Path | None = None
     complete: bool = False
-    """Configuration and at least one weight file are there."""
+    """Whether config.json and at least one weight file exist."""
     parameters: int | None = None
-    """As published, else counted from the headers of the weight files; None is not known."""
+    """Published count, else counted from the headers of the weight files; None if unknown."""
     context_length: int | None = None
     vocab_size: int | None = None
     size_gb: float | None = None
-    """Of the weight files on this machine."""
+    """Total size of the local weight files, in GB (10^9 bytes)."""
     shape: Shape | None = None
-    """As the model's config.json says, else as its profile does."""
+    """Layer sizes from config.json, else from the profile."""
     stored: str = ""
-    """Number format of the weight files, such as ``bfloat16``; empty where config.json does not say."""
+    """Data type of the weight files, such as ``bfloat16``; empty if config.json does not say."""
 
 
 def weights(model: ModelConfig) -> Weights:
-    """Look at a model's folder, or at its place in the Hugging Face cache. Never raises."""
-    place: Literal["embedded", "folder", "cache", "hub"] = "hub"
+    """The local files of a model: its folder, or its snapshot in the Hugging Face cache. Never raises."""
+    location: Literal["embedded", "folder", "cache", "hub"] = "hub"
     folder: Path | None = None
     if model.path == "embedded":
-        place, folder = "embedded", embedded.path()
+        location, folder = "embedded", embedded.path()
     elif is_folder(expanded(model.path)):
-        place, folder = "folder", expanded(model.path)
+        location, folder = "folder", expanded(model.path)
     elif (cached := _cached(model)) is not None:
-        place, folder = "cache", cached
+        location, folder = "cache", cached
     if folder is None:
         published = _shape(model.shape) if model.shape else None
-        return Weights(place, None, False, model.parameters, model.context_length, shape=published)
-    found = read_config_json(folder)
-    settings = found if isinstance(found, dict) else {}
+        return Weights(
+            location, None, False, model.parameters, model.context_length, shape=published
+        )
+    config_json = read_config_json(folder)
+    settings = config_json if isinstance(config_json, dict) else {}
     files = _glob(folder, "*.safetensors")  # pickled weights are never read
     return Weights(
-        place=place,
+        place=location,
         folder=folder,
-        complete=isinstance(found, dict) and bool(files),
+        complete=isinstance(config_json, dict) and bool(files),
         parameters=model.parameters or _count_parameters(folder, settings),
         context_length=model.context_length or _whole(settings.get("max_position_embeddings")),
         vocab_size=_whole(settings.get("vocab_size")),
@@ -127,53 +129,53 @@ def weights(model: ModelConfig) -> Weights:
 
 
 def unusable(path: str) -> tuple[str, str] | None:
-    """Why a model cannot be at this path, and what to do about it; None if it can be."""
+    """Problem and fix of a model path; None if the path can be used."""
     if not path.strip():
         return "the model has no path", "set it to a folder or a Hugging Face id"
     if path == "embedded":
         return None
     folder = expanded(path)
     if is_folder(folder):
-        found = read_config_json(folder)
-        if isinstance(found, dict):
+        settings = read_config_json(folder)
+        if isinstance(settings, dict):
             return None
         if is_file(folder / "adapter_config.json"):
             return (
-                f"{path} holds an adapter, not a model",
-                "name the base model here; an adapter alone cannot be trained from",
+                f"{path} contains an adapter, not a model",
+                "set it to the base model; training cannot start from an adapter alone",
             )
         return (
-            f"{path} is not a usable model folder: {found}",
-            "name the folder that holds config.json, the tokenizer and *.safetensors",
+            f"{path} is not a usable model folder: {settings}",
+            "set it to a folder with config.json, the tokenizer and *.safetensors",
         )
     if is_file(folder):
-        return f"{path} is a file", "name the model's folder, not a file in it"
+        return f"{path} is a file", "set it to the model's folder, not to a file in it"
     if not _HUB_ID.fullmatch(path) or path.count("/") > 1:
         return (
-            f"there is no folder {path}",
+            f"the folder {path} does not exist",
             "check the path; a Hugging Face id looks like org/name, such as Qwen/Qwen3-0.6B",
         )
     return None
 
 
 def read_config_json(folder: Path) -> dict[str, object] | str:
-    """A model folder's config.json (its text part, where it has one), or why it cannot be read."""
+    """A model folder's config.json, with its ``text_config`` merged in, or an error message."""
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return "it has no config.json"
+        return "config.json is missing"
     except OSError as error:
-        return f"its config.json cannot be read: {error.strerror or error}"
+        return f"could not read config.json: {error.strerror or error}"
     except (ValueError, RecursionError):
-        return "its config.json is not valid JSON"
+        return "config.json is not valid JSON"
     if not isinstance(settings, dict):
-        return "its config.json is not a JSON object"
+        return "config.json is not a JSON object"
     text = settings.get("text_config")
     return {**settings, **text} if isinstance(text, dict) else settings
 
 
 def hub_cache() -> Path:
-    """The folder that Hugging Face libraries keep downloads in, as their variables say."""
+    """The download cache of the Hugging Face libraries, according to their environment variables."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(name):
             return expanded(os.environ[name])
@@ -198,7 +200,7 @@ def _cached(model: ModelConfig) -> Path | None:
 
 
 def _count_parameters(folder: Path, settings: dict[str, object]) -> int | None:
-    # A tied output layer may be stored beside the embedding it shares.
+    # A tied output layer may also be stored separately from the embedding.
     uncounted = {"__metadata__"} | (
         {"lm_head.weight"} if settings.get("tie_word_embeddings") else set()
     )
@@ -215,7 +217,7 @@ def _count_parameters(folder: Path, settings: dict[str, object]) -> int | None:
 
 
 def _shape(settings: Mapping[str, object]) -> Shape | None:
-    """The sizes in a config.json; None where one is missing or the model has experts."""
+    """The layer sizes in a config.json; None if one is missing or the model has experts."""
     names = (
         "hidden_size",
         "intermediate_size",
@@ -243,9 +245,9 @@ def _shape(settings: Mapping[str, object]) -> Shape | None:
 
 
 def _whole(value: object) -> int | None:
-    """A size as a model can have one; None for anything else."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if isinstance(value, int) and whole and 0 < value < 10**12 else None
+    """The value if it is a plausible positive integer, else None."""
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return value if isinstance(value, int) and is_integer and 0 < value < 10**12 else None
 
 
 def _glob(folder: Path, pattern: str) -> list[Path]:

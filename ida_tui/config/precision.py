@@ -1,8 +1,8 @@
-"""Number formats by device: one table of what trains, and in which format the weights are held.
+"""Supported combinations of device, method, weight format, autocast and optimizer.
 
-Whatever a profile asks is a row of `TABLE`, or it is refused by `ida_tui.config.checks` with the nearest row, or
-(fp16 on the CPU, which does not exist there) it is replaced with a note that the log shows.
-`tests/engine/test_precision.py` trains every row, and shows that what is left out fails.
+A profile's settings must match a row of `TABLE`; otherwise `ida_tui.config.checks` rejects them and suggests the
+closest row. fp16 autocast on the CPU, which does not exist, is replaced by float32 with a note in the log.
+`tests/engine/test_precision.py` trains every row and shows that the omitted combinations fail.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Method = Literal["lora", "full"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way of training that works.
+    """One combination of number formats that trains correctly.
 
     Args:
-        device: where.
-        method: what is trained; an adapter's numbers are float32 in every row.
-        weights: format of the model's weights.
-        autocast: format that products are computed in; fp16 comes with a gradient scaler.
-        optims: optimizers that work with it, the one that ``optim: auto`` takes first.
-        why: what makes it work.
+        device: the device.
+        method: LoRA or full training; an adapter is float32 in every row.
+        weights: data type of the base weights.
+        autocast: data type of autocast; fp16 includes a gradient scaler.
+        optims: supported optimizers; the first one is used for ``optim: auto``.
+        why: the reason that it works.
     """
 
     device: DeviceName
@@ -38,7 +38,7 @@ class Row:
     why: str
 
     def settings(self) -> str:
-        """The row as a profile states it."""
+        """The row as ``key=value`` settings of a profile."""
         fp16, bf16 = (str(self.autocast == name).lower() for name in ("fp16", "bf16"))
         return (
             f"training.method={self.method} model.torch_dtype={self.weights}"
@@ -48,18 +48,18 @@ class Row:
 
 ADAM = ("adamw_torch", "adamw_torch_fused", "adafactor")
 FUSED = ("adamw_torch_fused", "adamw_torch", "adafactor")
-# Metal's fused AdamW does not look at the scaler's verdict: it applies steps that overflowed.
+# Fused AdamW on Metal ignores the scaler's overflow flag and applies overflowed steps.
 SCALED = ("adamw_torch", "adafactor")
 KAHAN = ("adamw_kahan",)
 
-SCALER = "the scaler lifts small gradients into float16's range; a float32 adapter can be unscaled"
-MASTER = "float32 weights take updates of any size; products are computed in 16 bits"
+SCALER = "the scaler lifts small gradients into float16's range; a float32 adapter allows unscaling"
+MASTER = "float32 weights preserve updates of any size; matrix products use 16 bits"
 PLAIN = "float32 throughout"
-RANGE = "bfloat16 has float32's range, so no scaler; the float32 adapter keeps small updates"
-COMPENSATED = "what rounding takes from an update is kept and added to the next (Kahan's sum)"
+RANGE = "bfloat16 has float32's range, so it needs no scaler; the float32 adapter preserves small updates"
+COMPENSATED = "Kahan summation adds each update's rounding error to the next update"
 
 TABLE = (
-    # The first row of a device and method whose weights fit is what `auto` means.
+    # `auto` selects the first row with the same device, method and weights.
     Row("mps", "lora", "float16", "fp16", SCALED, SCALER),
     Row("mps", "lora", "float32", "fp16", SCALED, SCALER),
     Row("mps", "lora", "float32", "none", ADAM, PLAIN),
@@ -90,23 +90,23 @@ TABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How numbers are held and computed in one run."""
+    """Data types and optimizer of one run."""
 
     weights: Format
-    """Format of the base weights."""
+    """Data type of the base weights."""
     fp16: bool
-    """fp16 autocast with a gradient scaler."""
+    """Whether to use fp16 autocast with a gradient scaler."""
     bf16: bool
-    """bf16 autocast."""
+    """Whether to use bf16 autocast."""
     optim: str
-    """The optimizer, by the profile's name."""
+    """The optimizer, named as in `training.optim`."""
     beta2: float = 0.999
-    """Decay of the optimizer's second moment."""
+    """Second-moment decay of the optimizer."""
     notes: tuple[str, ...] = ()
-    """What was asked for and replaced; each is shown to the user."""
+    """Settings that were replaced, as messages for the user."""
 
     def words(self, method: Method) -> str:
-        """The recipe as one line for people."""
+        """The recipe as one line of text."""
         parts = [f"{self.weights} {'base' if method == 'lora' else 'weights'}"]
         if method == "lora":
             parts.append("float32 adapter")
@@ -118,17 +118,17 @@ class Recipe:
 
 
 def recipe(config: Config, device: DeviceName) -> Recipe:
-    """The recipe for a profile on a device; `refusal` says whether it works."""
+    """The recipe for a profile on a device; `nearest` checks whether it is supported."""
     training, notes = config.training, []
     if device == "cpu" and training.fp16 is True:
-        # accelerate would ignore it without a word.
-        notes.append("fp16 autocast does not exist on the CPU: training in float32 instead")
+        # accelerate would silently ignore it.
+        notes.append("fp16 autocast is not available on the CPU; training in float32 instead")
     weights, weight_notes = _weights(config.model, training, device)
     autocast = _autocast(training, device, weights)
-    found = _row(device, training.method, weights, autocast)
+    row = _row(device, training.method, weights, autocast)
     optim: str = training.optim
     if optim == "auto":
-        optim = found.optims[0] if found else "adamw_torch"
+        optim = row.optims[0] if row else "adamw_torch"
     return Recipe(
         weights=weights,
         fp16="fp16" in autocast,
@@ -140,28 +140,28 @@ def recipe(config: Config, device: DeviceName) -> Recipe:
 
 
 def nearest(config: Config, device: DeviceName) -> Row | None:
-    """The row of the table most like what a profile asks; None where what it asks is a row itself."""
-    asked, method = recipe(config, device), config.training.method
-    autocast = "fp16" if asked.fp16 else "bf16" if asked.bf16 else "none"
-    found = _row(device, method, asked.weights, autocast)
-    if found is not None and asked.optim in found.optims:
+    """The supported row closest to a profile's settings; None if these are supported themselves."""
+    requested, method = recipe(config, device), config.training.method
+    autocast = "fp16" if requested.fp16 else "bf16" if requested.bf16 else "none"
+    supported = _row(device, method, requested.weights, autocast)
+    if supported is not None and requested.optim in supported.optims:
         return None
     return max(
         (row for row in TABLE if row.device == device),
         key=lambda row: (
             row.method == method,
-            row.weights == asked.weights,
+            row.weights == requested.weights,
             row.autocast == autocast,
-            asked.optim in row.optims,
+            requested.optim in row.optims,
         ),
     )
 
 
 def _beta2(training: TrainingConfig, optim: str) -> float:
-    """The profile's, or one whose moment does not stand still in the format that it is held in.
+    """Second-moment decay: the profile's value, else 0.99 for a bfloat16 moment and 0.999 otherwise.
 
-    In bfloat16 a number changes only by steps of 1/256 of itself or more: at 0.999 the second moment would
-    neither decay nor, from gradients as large as before, grow.
+    A bfloat16 number changes only in steps of at least 1/256 of its value. With 0.999 the second moment
+    would not decay, and gradients of unchanged size would not make it grow.
     """
     if training.adam_beta2 != "auto":
         return training.adam_beta2
@@ -169,23 +169,23 @@ def _beta2(training: TrainingConfig, optim: str) -> float:
 
 
 def _row(device: DeviceName, method: Method, weights: Format, autocast: str) -> Row | None:
-    asked = (device, method, weights, autocast)
+    key = (device, method, weights, autocast)
     return next(
-        (r for r in TABLE if (r.device, r.method, r.weights, r.autocast) == asked),
+        (r for r in TABLE if (r.device, r.method, r.weights, r.autocast) == key),
         None,
     )
 
 
 def _autocast(training: TrainingConfig, device: DeviceName, weights: Format) -> str:
-    """What is asked for, or what the table's first row for these weights has."""
+    """The requested autocast; for `auto`, that of the first matching row of the table."""
     if training.fp16 == "auto" and training.bf16 == "auto":
         rows = (r for r in TABLE if (r.device, r.method) == (device, training.method))
         return next((r.autocast for r in rows if r.weights == weights), "none")
-    usual = {"mps": "fp16", "cuda": "bf16", "cpu": "none"}[device]
+    default = {"mps": "fp16", "cuda": "bf16", "cpu": "none"}[device]
     fp16 = training.fp16 is True or (
-        training.fp16 == "auto" and usual == "fp16" and training.bf16 is not True
+        training.fp16 == "auto" and default == "fp16" and training.bf16 is not True
     )
-    bf16 = training.bf16 is True or (training.bf16 == "auto" and usual == "bf16" and not fp16)
+    bf16 = training.bf16 is True or (training.bf16 == "auto" and default == "bf16" and not fp16)
     fp16 = fp16 and device != "cpu"
     return "fp16 and bf16" if fp16 and bf16 else "fp16" if fp16 else "bf16" if bf16 else "none"
 
@@ -201,5 +201,5 @@ def _weights(
             rows = (r for r in rows if r.autocast == "bf16")
         return next(row.weights for row in rows), []
     if model.torch_dtype == "float16" and device == "cpu":
-        return "float32", ["float16 weights are not used on the CPU: loading them as float32"]
+        return "float32", ["float16 weights are not supported on the CPU; loading them as float32"]
     return model.torch_dtype, []

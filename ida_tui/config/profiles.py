@@ -1,11 +1,12 @@
-"""Profiles: found by name and loaded, with all that they extend merged in.
+"""Lookup and loading of profiles, with ``extends`` resolved.
 
-A profile is one YAML mapping of one kind (models, experiments, judges, rubrics, prompts). A profile
-may start from another of its kind with ``extends: NAME``: mappings are merged deeply, everything
-else is replaced.
+A profile is a YAML mapping of one kind (models, experiments, judges, rubrics, prompts). A profile can
+extend another profile of its kind with ``extends: NAME``: mappings are merged recursively, all other
+values are replaced.
 
-A name is looked up in this order: a path ending in .yaml; the user's own folder (`user_root`); the
-profiles that ship (`shipped_root`). Everything wrong with a file is a `UsageError` with its place.
+A name that ends in .yaml is a path. Any other name is searched first in the user's folder
+(`user_root`), then among the shipped profiles (`shipped_root`). All errors in a file raise a
+`UsageError` with file and line.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ SECTIONS: Mapping[str, Kind] = {
     "rubric": "rubrics",
     "prompts": "prompts",
 }
-"""The sections of an experiment that may name a profile, and the kind each one names."""
+"""Sections of an experiment that can be given as a profile name, with the kind of that profile."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 def user_root() -> Path:
-    """The folder of the user's own profiles; ``IDA_TUI_PROFILES`` names another."""
+    """The folder of the user's profiles; ``IDA_TUI_PROFILES`` overrides it."""
     override = os.environ.get("IDA_TUI_PROFILES")
     if override:
         return Path(override).expanduser()
@@ -46,22 +47,22 @@ def user_root() -> Path:
 
 
 def shipped_root() -> Path:
-    """The folder of the profiles that ship: inside the package, or beside it in a checkout."""
+    """The folder of the shipped profiles: inside the package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     packaged = package / "shipped_profiles"
     return packaged if packaged.is_dir() else package.parent / "profiles"
 
 
 def names(kind: Kind) -> dict[str, Path]:
-    """Every profile of a kind, sorted by name; the user's own hides a shipped one."""
-    found: dict[str, Path] = {}
+    """The profiles of a kind, name → file, sorted by name; a user's profile overrides a shipped one."""
+    files_by_name: dict[str, Path] = {}
     for root in (shipped_root(), user_root()):
         try:
             files = sorted((root / kind).glob("*.yaml"))
         except OSError:
             continue
-        found.update((file.stem, file) for file in files if _NAME.fullmatch(file.stem))
-    return dict(sorted(found.items()))
+        files_by_name.update((file.stem, file) for file in files if _NAME.fullmatch(file.stem))
+    return dict(sorted(files_by_name.items()))
 
 
 def find(kind: Kind, name: str, named_at: Origin = COMMAND_LINE, key: str = "") -> Path:
@@ -69,13 +70,13 @@ def find(kind: Kind, name: str, named_at: Origin = COMMAND_LINE, key: str = "") 
 
     Args:
         kind: one of `KINDS`.
-        name: a profile's name, or a path ending in .yaml. A path is taken from the folder of the
-            file that names it, then from the working directory.
-        named_at: where the name was written.
-        key: the dotted key that was given the name, for the error.
+        name: a profile's name, or a path ending in .yaml. A relative path is resolved against the
+            folder of the file that contains it, then against the working directory.
+        named_at: the origin of the name.
+        key: the dotted key that holds the name, for the error message.
 
     Raises:
-        UsageError: there is no such profile; the fix gives the nearest names.
+        UsageError: the profile does not exist; the hint suggests similar names.
     """
     for candidate in _candidates(kind, name, named_at):
         if is_file(candidate) and not _same(candidate, named_at.file):
@@ -83,24 +84,28 @@ def find(kind: Kind, name: str, named_at: Origin = COMMAND_LINE, key: str = "") 
     where = f"{named_at}: {key}" if key else ""
     if _is_path(name):
         raise UsageError(
-            f"there is no file {quoted(name)}",
-            "check the path; it is taken from the working directory or from the file that names it",
+            f"the file {quoted(name)} does not exist",
+            "check the path; it is relative to the file that names it, or to the working directory",
             where=where,
         )
     singular = kind.removesuffix("s")
     known = list(names(kind))
     raise UsageError(
         f"there is no {singular} profile named {quoted(name)}",
-        f"{near(name, known)}\nida-tui --list {kind} shows them all",
+        f"{near(name, known)}\nlist all of them with: ida-tui --list {kind}",
         where=where,
     )
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """A fix for a mistyped name: the nearest known ones, or all of them where there are few."""
+    """A hint for a mistyped name: up to three similar names, otherwise the first known names."""
     known = list(known)
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    close += [k for k in known if k.startswith(name) and k not in close and name]
+    close += [
+        candidate
+        for candidate in known
+        if candidate.startswith(name) and candidate not in close and name
+    ]
     if close:
         return f"did you mean {' or '.join(close[:3])}?"
     return f"known names: {', '.join(known[:8])}{', …' if len(known) > 8 else ''}"
@@ -126,22 +131,23 @@ def _same(a: Path, b: Path | None) -> bool:
 
 
 def load(kind: Kind, name: str, named_at: Origin = COMMAND_LINE, key: str = "") -> Node:
-    """A profile with all that it extends merged in; without a `name` it gets its file's.
+    """A profile merged with the profiles it extends; ``name`` defaults to the file name.
 
-    A user's profile may extend the shipped one of its own name.
+    A user's profile can extend the shipped profile of the same name.
 
     Raises:
-        UsageError: unknown name, unreadable file, wrong YAML, or profiles that extend in a circle.
+        UsageError: the name is unknown, a file cannot be read or is not valid YAML, or profiles extend
+            each other in a cycle.
     """
     chain: list[Node] = []
     seen: list[Path] = []
     while True:
         path = find(kind, name, named_at, key)
         if any(_same(path, other) for other in seen):
-            circle = " → ".join(shown_path(p) for p in [*seen, path])
+            cycle = " → ".join(shown_path(p) for p in [*seen, path])
             raise UsageError(
-                "profiles extend each other in a circle",
-                f"remove one extends: {circle}",
+                "profiles extend each other in a cycle",
+                f"remove one of these extends: {cycle}",
                 where=f"{named_at}: extends",
             )
         seen.append(path)
@@ -154,7 +160,7 @@ def load(kind: Kind, name: str, named_at: Origin = COMMAND_LINE, key: str = "") 
             break
         if not isinstance(parent.value, str):
             raise UsageError(
-                "extends takes the name of one profile",
+                "extends must be the name of one profile",
                 "write extends: NAME",
                 where=f"{parent.origin}: extends",
             )

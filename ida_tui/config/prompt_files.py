@@ -1,15 +1,17 @@
-"""Prompts to evaluate with, from a file that somebody has: its layout is told by its columns.
+"""Loader for evaluation prompts from a CSV, JSON Lines or YAML file.
 
-    chosen = load("xstest_prompts.csv", kind=None)
+    loaded = load("xstest_prompts.csv", kind=None)
 
-| layout | columns | what is unsafe |
+The columns determine the layout:
+
+| layout | columns | which prompts are unsafe |
 |---|---|---|
-| XSTest | id or id_v2, prompt, type, label, … | ``label`` unsafe; without it, a type that starts contrast_ |
-| JBB-Behaviors | Index, Goal, Target, Behavior, … | the whole file or nothing: its name or `kind` says |
-| our own CSV and JSON lines | prompt, kind | ``kind`` unsafe |
+| XSTest | id or id_v2, prompt, type, label, … | ``label`` unsafe; without it, ``type`` contrast_… |
+| JBB-Behaviors | Index, Goal, Target, Behavior, … | all or none, by the file name or `kind` |
+| CSV and JSON Lines of ida-tui | prompt, kind | ``kind`` unsafe |
 | YAML | a prompts profile, or its name | ``kind`` unsafe |
 
-None of the public sets is part of this program: whoever evaluates with one has downloaded it.
+The public data sets are not included; users download them.
 """
 
 from __future__ import annotations
@@ -31,36 +33,36 @@ from ida_tui.util.text import printable, quoted
 
 MAX_BYTES = 20_000_000
 MAX_PROMPTS = 5_000
-"""Each is answered several times by two models, and every answer is judged."""
+"""Maximum prompts; two models answer each one several times, and every answer is judged."""
 SAFE = {"safe": "harmless", "unsafe": "unsafe", "harmless": "harmless", "benign": "harmless"}
-"""What files call a kind, in lower case."""
+"""Label in a file, in lower case → prompt kind."""
 LAYOUTS = (
-    "a CSV file with the columns prompt,kind (or XSTest's, or JBB-Behaviors'), JSON lines such as\n"
-    '{"prompt": "…", "kind": "harmless"}, or a prompts profile in YAML'
+    "use a CSV file with the columns prompt,kind (or those of XSTest or JBB-Behaviors), JSON lines such\n"
+    'as {"prompt": "…", "kind": "harmless"}, or a prompts profile in YAML'
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Prompts, and where they are from."""
+    """Prompts loaded from a file or profile."""
 
     name: str
-    """Of the set, or of the file."""
+    """Name of the prompt set, or of the file."""
     prompts: tuple[Prompt, ...]
 
     def apart_from(self, trained: Iterable[Prompt]) -> Chosen:
-        """Those whose text was not trained on, each text once; case, spaces and end marks do not count."""
+        """The prompts not in `trained`, without duplicates, compared by `normalised` text."""
         seen = {normalised(prompt.text) for prompt in trained}
-        kept = []
+        remaining = []
         for prompt in self.prompts:
             if (text := normalised(prompt.text)) not in seen:
                 seen.add(text)
-                kept.append(prompt)
-        return Chosen(self.name, tuple(kept))
+                remaining.append(prompt)
+        return Chosen(self.name, tuple(remaining))
 
 
 def normalised(text: str) -> str:
-    """A prompt's text as it is compared."""
+    """A prompt's text for comparison: case-folded, without extra spaces or outer punctuation."""
     return re.sub(r"^\W+|\W+$", "", " ".join(text.casefold().split()))
 
 
@@ -68,31 +70,31 @@ def normalised(text: str) -> str:
 class _Row:
     line: int
     fields: Mapping[str, Any]
-    """By column, in lower case."""
+    """Column name in lower case → value."""
 
 
 def load(name: str, kind: Kind | None) -> Chosen:
-    """The prompts of a file, or of a prompts profile.
+    """The prompts of a file or of a prompts profile.
 
     Args:
         name: a path ending in .csv, .jsonl, .yaml or .yml, or the name of a prompts profile.
-        kind: of every prompt, for a file that does not tell.
+        kind: the kind of all prompts, for a file that has no kinds.
 
     Raises:
-        UsageError: it cannot be read, has another layout, or does not tell the kinds.
+        UsageError: the file cannot be read, has an unknown layout, or has no kinds.
     """
     path = expanded(name)
-    ending = path.suffix.lower()
-    if ending not in (".csv", ".jsonl"):
+    extension = path.suffix.lower()
+    if extension not in (".csv", ".jsonl"):
         return _profile(name, kind)
     text = _text(path)
-    rows = list(_csv(text, path) if ending == ".csv" else _json_lines(text, path))
+    rows = list(_csv(text, path) if extension == ".csv" else _json_lines(text, path))
     if not rows:
         raise UsageError(f"{_shown(path)} has no prompts", LAYOUTS, where=_shown(path))
     if len(rows) > MAX_PROMPTS:
         raise UsageError(
-            f"{_shown(path)} has {len(rows):,} prompts; {MAX_PROMPTS:,} are the most",
-            "evaluate with a part of it",
+            f"{_shown(path)} has {len(rows):,} prompts; the maximum is {MAX_PROMPTS:,}",
+            "use a subset",
             where=_shown(path),
         )
     return Chosen(path.name, tuple(_prompts(rows, path, kind)))
@@ -101,65 +103,67 @@ def load(name: str, kind: Kind | None) -> Chosen:
 def _profile(name: str, kind: Kind | None) -> Chosen:
     path = expanded(name)
     if path.suffix.lower() not in ("", ".yaml") and path.is_file():
-        raise UsageError(f"{_shown(path)} ends in {printable(path.suffix)}", f"name {LAYOUTS}")
-    found = resolve_profile("prompts", name).config
+        raise UsageError(
+            f"{_shown(path)} has the unsupported file type {printable(path.suffix)}", LAYOUTS
+        )
+    prompt_set = resolve_profile("prompts", name).config
     if kind is not None:
         raise _tells_itself(name)
-    assert isinstance(found, PromptSet)
-    # A set that keeps none apart is there to be evaluated with as a whole.
-    return Chosen(found.name or name, tuple(found.held_out() or found.prompts))
+    assert isinstance(prompt_set, PromptSet)
+    # A set without held-out prompts is used in full.
+    return Chosen(prompt_set.name or name, tuple(prompt_set.held_out() or prompt_set.prompts))
 
 
 def _prompts(rows: Sequence[_Row], path: Path, kind: Kind | None) -> Iterator[Prompt]:
     columns = rows[0].fields
     if "goal" in columns and "behavior" in columns:
-        whole = kind or _jbb_kind(path)
+        file_kind = kind or _jbb_kind(path)
         for row in rows:
-            yield _prompt(row, path, row.fields.get("goal"), whole)
+            yield _prompt(row, path, row.fields.get("goal"), file_kind)
         return
     if "prompt" not in columns:
         raise UsageError(
-            f"{_shown(path)} has none of the known layouts: it has {_names(columns)}",
+            f"{_shown(path)} has an unknown layout; its columns: {_names(columns)}",
             LAYOUTS,
             where=f"{_shown(path)}:{rows[0].line}",
         )
-    tells = next((name for name in ("kind", "label", "type") if name in columns), None)
-    if tells is None and kind is None:
+    kind_column = next((name for name in ("kind", "label", "type") if name in columns), None)
+    if kind_column is None and kind is None:
         raise UsageError(
-            f"{_shown(path)} does not tell which prompts are harmless and which are unsafe",
-            "add a column kind, or say it of all of them: --kind harmless (or unsafe)",
+            f"{_shown(path)} does not say which prompts are harmless and which are unsafe",
+            "add a kind column, or set one kind for all prompts: --kind harmless (or unsafe)",
             where=f"{_shown(path)}:{rows[0].line}",
         )
-    if tells is not None and kind is not None:
+    if kind_column is not None and kind is not None:
         raise _tells_itself(_shown(path))
     for row in rows:
-        told = kind if tells is None else _kind(row, path, tells)
-        assert told is not None
-        yield _prompt(row, path, row.fields.get("prompt"), told)
+        prompt_kind = kind if kind_column is None else _kind(row, path, kind_column)
+        assert prompt_kind is not None
+        yield _prompt(row, path, row.fields.get("prompt"), prompt_kind)
 
 
-def _kind(row: _Row, path: Path, tells: str) -> Kind:
-    said = str(row.fields.get(tells) or "").strip().lower()
-    if tells == "type" and said:
-        # XSTest's older layout: a contrast is what the harmless prompt only looks like.
-        return "unsafe" if said.startswith("contrast_") else "harmless"
-    if said not in SAFE:
+def _kind(row: _Row, path: Path, column: str) -> Kind:
+    label = str(row.fields.get(column) or "").strip().lower()
+    if column == "type" and label:
+        # Older XSTest layout: contrast_ types are the unsafe counterparts of the harmless prompts.
+        return "unsafe" if label.startswith("contrast_") else "harmless"
+    if label not in SAFE:
         raise UsageError(
-            f"{tells} is {quoted(row.fields.get(tells))}, which is neither safe nor unsafe",
-            "write harmless (or safe), or unsafe",
+            f"{column} is {quoted(row.fields.get(column))}, which is not a known kind",
+            "use harmless (or safe), or unsafe",
             where=f"{_shown(path)}:{row.line}",
         )
-    return cast(Kind, SAFE[said])
+    return cast(Kind, SAFE[label])
 
 
 def _jbb_kind(path: Path) -> Kind:
-    """Its harmful and its benign half are two files with the same columns and categories."""
+    """The kind of a JBB-Behaviors file by its name; harmful and benign files have the same columns."""
     name = path.name.lower()
     unsafe, harmless = "harmful" in name, "benign" in name or "harmless" in name
     if unsafe == harmless:
         raise UsageError(
-            f"{_shown(path)} has JBB-Behaviors' columns, which do not tell harmful from benign ones",
-            "--kind unsafe for its harmful half, --kind harmless for its benign one",
+            f"{_shown(path)} has the columns of JBB-Behaviors, which do not say what is harmful",
+            "add --kind unsafe for the harmful file, --kind harmless for the benign file",
             where=_shown(path),
         )
     return "unsafe" if unsafe else "harmless"
@@ -168,11 +172,11 @@ def _jbb_kind(path: Path) -> Kind:
 def _prompt(row: _Row, path: Path, text: object, kind: Kind) -> Prompt:
     if not isinstance(text, str) or not text.strip():
         raise UsageError(
-            "a prompt is empty, or is no text",
-            "fill it in, or take its line out",
+            "a prompt is empty or not text",
+            "fill it in, or remove its line",
             where=f"{_shown(path)}:{row.line}",
         )
-    # Ids of public sets are not unique everywhere; a line is.
+    # Ids in the public sets are not always unique, so the line number is used.
     return Prompt(id=f"{path.stem}:{row.line}", kind=kind, split="held-out", text=text.strip())
 
 
@@ -190,15 +194,15 @@ def _csv(text: str, path: Path) -> Iterator[_Row]:
                 continue
             if len(fields) != len(header):
                 raise UsageError(
-                    f"{len(fields)} columns where the first line has {len(header)}",
-                    "text with a comma in it stands in double quotes",
+                    f"this line has {len(fields)} columns, but the header has {len(header)}",
+                    "put text that contains a comma in double quotes",
                     where=f"{_shown(path)}:{line}",
                 )
             yield _Row(line, dict(zip(header, fields, strict=True)))
     except csv.Error as error:
         raise UsageError(
-            f"this is no CSV: {error}",
-            "text with a comma or a line break in it stands in double quotes",
+            f"invalid CSV: {error}",
+            "put text that contains a comma or a line break in double quotes",
             where=f"{_shown(path)}:{reader.line_num}",
         ) from None
 
@@ -208,16 +212,16 @@ def _json_lines(text: str, path: Path) -> Iterator[_Row]:
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
+            parsed = json.loads(line)
         except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
+            parsed = None
+        if not isinstance(parsed, dict):
             raise UsageError(
-                "this line is no JSON object",
-                'one a line, such as {"prompt": "…", "kind": "harmless"}',
+                "this line is not a JSON object",
+                'write one object per line, such as {"prompt": "…", "kind": "harmless"}',
                 where=f"{_shown(path)}:{number}",
             )
-        fields = {key.lower(): value for key, value in found.items()}
+        fields = {key.lower(): value for key, value in parsed.items()}
         if "prompt" not in fields and "text" in fields:
             fields["prompt"] = fields["text"]
         yield _Row(number, fields)
@@ -227,21 +231,23 @@ def _text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UsageError(
-                f"{_shown(path)} is larger than {MAX_BYTES // 10**6} MB", where=_shown(path)
+                f"{_shown(path)} is larger than {MAX_BYTES // 10**6} MB",
+                "use a subset",
+                where=_shown(path),
             )
-        # A byte order mark is what spreadsheets begin with.
+        # Spreadsheets write a byte order mark.
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(
-            f"{_shown(path)} is not UTF-8", "save it as UTF-8", where=_shown(path)
+            f"{_shown(path)} is not UTF-8 text", "save it as UTF-8", where=_shown(path)
         ) from None
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UsageError(f"{_shown(path)} cannot be read: {why}", LAYOUTS) from None
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"could not read {_shown(path)}: {reason}", LAYOUTS) from None
 
 
 def _tells_itself(name: str) -> UsageError:
-    return UsageError(f"{printable(name)} tells the kind of each prompt itself", "leave --kind out")
+    return UsageError(f"{printable(name)} already has a kind for each prompt", "remove --kind")
 
 
 def _names(columns: Mapping[str, Any]) -> str:

@@ -1,10 +1,10 @@
-"""Resolve an experiment: profiles and overrides become one checked `Config`, with origins.
+"""Resolution of an experiment: profiles plus overrides give one checked `Config` with origins.
 
     resolved = resolve("dev-mps", ["model=embedded", "device=cpu", "training.learning_rate=1e-5"])
 
-Profiles are named first (``experiment= model= judge= rubric= prompts=``), then dotted keys change
-single values. Whatever is wrong, in a file or on the command line, is one `UsageError` that names
-the place and the fix. `to_yaml` writes the result so that it runs again as it is.
+Overrides that select a profile (``experiment= model= judge= rubric= prompts=``) apply first, then
+dotted keys set single values. Any error, in a file or on the command line, raises one `UsageError`
+with location and fix. `to_yaml` writes the result as a profile that can run again.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """An experiment that can run."""
+    """A resolved experiment, with the origin of every value."""
 
     config: Config
     origins: Mapping[str, Origin]
-    """Dotted key → where its value was written; every leaf, defaults included."""
+    """Dotted key → origin, for every leaf including defaults."""
     raw: Mapping[str, Value]
-    """The values that were written, before defaults were filled in."""
+    """The explicitly set values, without defaults."""
     file: Path
-    """The experiment's own file."""
+    """File of the experiment profile."""
     notes: tuple[Finding, ...] = ()
-    """What is worth knowing and does not stop the run."""
+    """Notes that do not prevent the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedProfile:
-    """One profile on its own, of any kind but experiments."""
+    """A single resolved profile of any kind except experiments."""
 
     kind: Kind
     config: BaseModel
@@ -65,60 +65,62 @@ class ResolvedProfile:
 def resolve(
     experiment: str | None, overrides: Sequence[str] = (), *, verify: bool = True
 ) -> Resolved:
-    """The experiment that a command line means.
+    """The experiment for a profile name and a list of overrides.
 
     Args:
         experiment: a profile's name or a path ending in .yaml; None if an override names it.
-        overrides: ``key=value`` each. Later ones win.
-        verify: also run the cross-checks of `ida_tui.config.checks`, and refuse what they refuse.
+        overrides: ``key=value`` items; later ones win.
+        verify: also run the cross-checks of `ida_tui.config.checks` and raise their first error.
 
     Raises:
-        UsageError: no such profile, a wrong value, or values that do not fit together.
+        UsageError: a profile does not exist, a value is invalid, or values are inconsistent.
     """
     pairs = [_split(item) for item in overrides]
-    named = [value for key, value in pairs if key == "experiment"]
-    if named and experiment is not None and named[-1] != experiment:
+    names = [value for key, value in pairs if key == "experiment"]
+    if names and experiment is not None and names[-1] != experiment:
         raise UsageError(
-            f"two experiments are named: {quoted(experiment)} and {quoted(named[-1])}",
-            "name one of them",
+            f"two experiments are given: {quoted(experiment)} and {quoted(names[-1])}",
+            "name only one of them",
             where="command line: experiment",
         )
-    experiment = named[-1] if named else experiment
+    experiment = names[-1] if names else experiment
     if not experiment:
         raise UsageError(
-            "no experiment is named",
-            "name one, such as dev-mps; ida-tui --list experiments shows them",
+            "no experiment is given",
+            "name one, such as dev-mps; list them with: ida-tui --list experiments",
             where="command line: experiment",
         )
     file = profiles.find("experiments", experiment, COMMAND_LINE, "experiment")
-    root = profiles.load("experiments", experiment, COMMAND_LINE, "experiment")
-    root = _with_sections(root, {key: value for key, value in pairs if key in SECTIONS})
+    tree = profiles.load("experiments", experiment, COMMAND_LINE, "experiment")
+    tree = _with_sections(tree, {key: value for key, value in pairs if key in SECTIONS})
     dotted = {key: value for key, value in pairs if key not in SECTIONS and key != "experiment"}
-    root = _without_stale_facts(root, dotted)
+    tree = _without_stale_facts(tree, dotted)
     for key, text in dotted.items():
-        root = _set(root, key.split("."), _parse_value(key, text), key)
-    config, raw, origins = validate(Config, root)
+        tree = _set(tree, key.split("."), _parse_value(key, text), key)
+    config, raw, origins = validate(Config, tree)
     assert isinstance(config, Config)
     findings = check(config) if verify else []
     errors = [f for f in findings if f.severity == "error"]
     if errors:
-        first = errors[0]
-        # Of the values that do not fit together, the one just typed is the one to look at.
-        typed = [k for k in (first.key, *first.involved) if origins.get(k) == COMMAND_LINE]
-        key = typed[0] if typed else first.key
+        error = errors[0]
+        # Among the inconsistent values, report the one from the command line.
+        from_command_line = [
+            k for k in (error.key, *error.involved) if origins.get(k) == COMMAND_LINE
+        ]
+        key = from_command_line[0] if from_command_line else error.key
         raise UsageError(
-            first.title,
-            first.hint + also([f.key for f in errors[1:]]),
+            error.title,
+            error.hint + also([f.key for f in errors[1:]]),
             where=f"{origin_of(origins, key)}: {key}",
         )
     return Resolved(config, origins, raw, file, tuple(findings))
 
 
 def resolve_profile(kind: Kind, name: str) -> ResolvedProfile:
-    """One model, judge, rubric or prompts profile, checked on its own.
+    """One model, judge, rubric or prompts profile.
 
     Raises:
-        UsageError: no such profile, or a wrong value in it.
+        UsageError: the profile does not exist or contains an invalid value.
     """
     file = profiles.find(kind, name)
     config, _, origins = validate(CONFIG_OF[kind], profiles.load(kind, name))
@@ -126,9 +128,9 @@ def resolve_profile(kind: Kind, name: str) -> ResolvedProfile:
 
 
 def to_yaml(config: Config) -> str:
-    """The whole experiment as YAML, every value written out; it runs again as it is."""
+    """The full experiment as YAML with every value written out; the file can be run again."""
     head = (
-        f"# {config.name}: every value, as resolved. Run it again as it is:\n"
+        f"# {config.name}: all resolved values. Run it again with:\n"
         "#   ida-tui --run PATH/TO/THIS/config.yaml\n"
     )
     return head + dump(config.model_dump(mode="python"))
@@ -156,39 +158,39 @@ def _parse_value(key: str, text: str) -> Node:
         return parse(text, COMMAND_LINE)
     except UsageError as error:
         raise UsageError(
-            f"{quoted(text)} cannot be read as a value: {error.title}",
+            f"{quoted(text)} is not a valid value: {error.title}",
             f"put it in quotes for YAML and for the shell: {safe(key)}='\"…\"'",
             where=f"command line: {safe(key)}",
         ) from error
 
 
-def _with_sections(root: Node, named: Mapping[str, str]) -> Node:
+def _with_sections(root: Node, selected: Mapping[str, str]) -> Node:
     assert isinstance(root.value, dict)
     entries = dict(root.value)
     for section, kind in SECTIONS.items():
-        if section in named:
-            entries[section] = Node(named[section], COMMAND_LINE)
+        if section in selected:
+            entries[section] = Node(selected[section], COMMAND_LINE)
         node = entries.get(section)
         if node is None or node.value is None:
             entries.pop(section, None)
         elif isinstance(node.value, str):
             entries[section] = _named(section, kind, node.value, node.origin)
         elif isinstance(node.value, dict) and "extends" in node.value:
-            rest = dict(node.value)
-            parent = rest.pop("extends")
+            values = dict(node.value)
+            parent = values.pop("extends")
             if not isinstance(parent.value, str):
                 raise UsageError(
-                    "extends takes the name of one profile",
-                    f"write extends: NAME; ida-tui --list {kind} shows the names",
+                    "extends must be the name of one profile",
+                    f"write extends: NAME; list names with: ida-tui --list {kind}",
                     where=f"{parent.origin}: {section}.extends",
                 )
             base = _named(section, kind, parent.value, parent.origin)
-            entries[section] = merge(base, Node(rest, node.origin), SECTIONS)
+            entries[section] = merge(base, Node(values, node.origin), SECTIONS)
     return Node(entries, root.origin)
 
 
 def _named(section: str, kind: Kind, name: str, origin: Origin) -> Node:
-    """A section given by name; a model may also be a folder or a Hugging Face id."""
+    """A section given by profile name; a model can also be a folder or a Hugging Face id."""
     if kind != "models" or name.endswith((".yaml", ".yml")) or name in profiles.names(kind):
         return profiles.load(kind, name, origin, section)
     if is_folder(expanded(name)) or _HUB_ID.fullmatch(name):
@@ -197,14 +199,14 @@ def _named(section: str, kind: Kind, name: str, origin: Origin) -> Node:
         return Node(entries, origin)
     if name.startswith((".", "~")) or "/" in name:
         raise UsageError(
-            f"there is no folder {quoted(name)}",
+            f"the folder {quoted(name)} does not exist",
             "check the path; a Hugging Face id looks like org/name, such as Qwen/Qwen3-0.6B",
             where=f"{origin}: {section}",
         )
     try:
         return profiles.load(kind, name, origin, section)
     except UsageError as error:
-        error.hint += "\na folder, or a Hugging Face id such as Qwen/Qwen3-0.6B, works too"
+        error.hint += "\na folder or a Hugging Face id such as Qwen/Qwen3-0.6B also works"
         raise
 
 
@@ -212,18 +214,18 @@ def _last_part(path: str) -> str:
     return Path(path).resolve().name if path.startswith(".") else Path(path).name
 
 
-def _without_stale_facts(root: Node, dotted: Mapping[str, str]) -> Node:
-    """Drop what a profile states about a model or judge that an override replaces.
+def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
+    """Drop profile facts about a model or judge that an override replaces.
 
-    A parameter count, a download size or a price belongs to the thing it was written for.
+    A parameter count, download size or price is only valid for the original model or judge.
     """
     stale: dict[str, list[str]] = {}
-    if "model.path" in dotted:
+    if "model.path" in overrides:
         stale["model"] = [
             "description", "revision", "trust_remote_code", "parameters", "context_length",
             "download_gb", "licence",
         ]  # fmt: skip
-    if "judge.model" in dotted or "judge.base_url" in dotted:
+    if "judge.model" in overrides or "judge.base_url" in overrides:
         stale["judge"] = ["description", "price", "shutdown_date"]
     assert isinstance(root.value, dict)
     entries = dict(root.value)
@@ -231,16 +233,18 @@ def _without_stale_facts(root: Node, dotted: Mapping[str, str]) -> Node:
         node = entries.get(section)
         if node is None or not isinstance(node.value, dict):
             continue
-        kept = {key: child for key, child in node.value.items() if key not in keys}
-        label = dotted.get("model.path") if section == "model" else dotted.get("judge.model")
+        remaining = {key: child for key, child in node.value.items() if key not in keys}
+        label = overrides.get("model.path") if section == "model" else overrides.get("judge.model")
         if label:
-            kept["name"] = Node(_last_part(label) if section == "model" else label, COMMAND_LINE)
-        entries[section] = Node(kept, node.origin)
+            remaining["name"] = Node(
+                _last_part(label) if section == "model" else label, COMMAND_LINE
+            )
+        entries[section] = Node(remaining, node.origin)
     return Node(entries, root.origin)
 
 
 def _set(node: Node, parts: Sequence[str], value: Node, key: str) -> Node:
-    """`value` put where `parts` lead below `node`; mappings merge, the rest replaces."""
+    """`node` with `value` set at the path `parts`; mappings are merged, other values replaced."""
     if not parts:
         return merge(node, value, SECTIONS)
     head, rest = parts[0], parts[1:]
@@ -252,9 +256,9 @@ def _set(node: Node, parts: Sequence[str], value: Node, key: str) -> Node:
         entries = dict(node.value or {})
         entries[head] = _set(entries.get(head, Node(None, COMMAND_LINE)), rest, value, key)
         return Node(entries, node.origin)
-    done = key.split(".")[: -len(parts)]
+    parents = key.split(".")[: -len(parts)]
     raise UsageError(
-        f"{safe('.'.join(done))} has no {quoted(head)} in it",
-        f"set the whole value: {safe('.'.join(done))}=…",
+        f"{safe('.'.join(parents))} has no entry {quoted(head)}",
+        f"set the full value: {safe('.'.join(parents))}=…",
         where=f"command line: {safe(key)}",
     )

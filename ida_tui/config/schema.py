@@ -1,9 +1,9 @@
-"""What a run is made of: one pydantic model per profile kind, one docstring per field.
+"""Pydantic models of the configuration: one class per profile kind, one docstring per field.
 
-`Config` is the resolved experiment: its model, judge, rubric and prompts are no longer names but
-values. Field names of `TrainingConfig` are TRL's own (`trl.GRPOConfig`), so that what a person knows
-of TRL holds here. Unknown keys are refused. Reading profiles and reporting an error with its file
-and line is the business of `ida_tui.config.profiles` and `ida_tui.config.validation`.
+`Config` is the resolved experiment: its model, judge, rubric and prompts are values, no longer
+profile names. The fields of `TrainingConfig` have the names and meanings of `trl.GRPOConfig`. Unknown
+keys are refused. `ida_tui.config.profiles` reads profiles; `ida_tui.config.validation` reports errors with file and
+line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PositiveInt = Annotated[int, Field(gt=0, le=10**15)]
 
 
 class _Section(BaseModel):
-    """Base of every section: frozen, unknown keys refused, attribute docstrings as descriptions."""
+    """Base class of every section: frozen, rejects unknown keys, describes fields by their docstrings."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -39,37 +39,37 @@ class _Section(BaseModel):
 
 
 class ModelConfig(_Section):
-    """A chat model: where it is, and how it is loaded."""
+    """A chat model: its location and how to load it."""
 
     name: str = ""
     """The profile's name."""
     description: str = ""
-    """One line for the lists."""
+    """One-line summary shown in lists."""
     path: str
     """`embedded`, a folder on disk, or a Hugging Face model id."""
     revision: str | None = None
-    """Branch, tag or commit of a hub model."""
+    """Branch, tag or commit of a Hugging Face model."""
     trust_remote_code: bool = False
-    """Run the Python code that comes with the model; only where you have read it yourself."""
+    """Run the Python code that comes with the model. Enable it only after you have read that code."""
     torch_dtype: Dtype = "auto"
-    """Precision of the base weights; `auto` is float16 on mps, bfloat16 on cuda, float32 on cpu."""
+    """Data type of the base weights; `auto` is float16 on mps, bfloat16 on cuda, float32 on cpu."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """The attention kernel that transformers uses."""
+    """Attention implementation that transformers uses."""
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Extra arguments of the chat template, such as `enable_thinking: false`."""
+    """Extra arguments for the chat template, such as `enable_thinking: false`."""
     parameters: PositiveInt | None = None
-    """Parameter count as published, for the plan; the true count is reported once it is loaded."""
+    """Published parameter count, for planning; a run reports the actual count after loading."""
     context_length: PositiveInt | None = None
-    """Longest prompt plus completion, in tokens."""
+    """Maximum length of prompt plus completion, in tokens."""
     shape: dict[str, int | bool | str] = Field(default_factory=dict)
-    """Its sizes by the names of config.json, for the memory plan while its files are not here."""
+    """Layer sizes, named as in config.json, for the memory plan before the model is downloaded."""
     download_gb: PositiveFloat | None = None
-    """Size of the download in GB (10^9 bytes), where the weights come from a hub."""
+    """Download size in GB (10^9 bytes) of a Hugging Face model."""
     licence: str = ""
-    """Licence of the base weights, for model cards."""
+    """License of the base weights, for model cards."""
 
     def folder(self) -> Path | None:
-        """The model's folder where it is on this machine; None for a hub model."""
+        """The local folder of the model; None for a Hugging Face model."""
         if self.path == "embedded":
             return embedded.path()
         path = Path(self.path).expanduser()
@@ -77,34 +77,34 @@ class ModelConfig(_Section):
 
 
 class Prompt(_Section):
-    """One request that the model is asked to answer."""
+    """One user request for the model to answer."""
 
     id: Annotated[str, Field(min_length=1)]
-    """Unique within its set."""
+    """Unique within the prompt set."""
     kind: Kind
-    """`harmless` requests should be served; `unsafe` ones declined with something safe offered."""
+    """The model should answer `harmless` requests, and decline `unsafe` ones with a safe alternative."""
     split: Split = "train"
-    """`train` prompts are trained on; `held-out` ones are only evaluated."""
+    """`train` prompts are used for training; `held-out` prompts only for evaluation."""
     text: Annotated[str, Field(min_length=1)]
-    """What the user says."""
+    """Text of the user's message."""
 
 
 class PromptSet(_Section):
-    """The prompts of an experiment."""
+    """The training and held-out prompts of an experiment."""
 
     name: str = ""
     """The profile's name."""
     description: str = ""
-    """One line for the lists."""
+    """One-line summary shown in lists."""
     version: int = 1
-    """Raised when the texts change."""
+    """Version number; increase it when the texts change."""
     only: list[str] | None = None
-    """Train on these prompt ids alone; held-out prompts stay as they are. Null trains on them all."""
+    """Train only on these prompt ids; null trains on all. Held-out prompts are not affected."""
     prompts: list[Prompt]
-    """The prompts themselves."""
+    """List of prompts."""
 
     def train(self) -> list[Prompt]:
-        """The prompts that are trained on, in order."""
+        """The training prompts, in order."""
         train = [p for p in self.prompts if p.split == "train"]
         if self.only is None:
             return train
@@ -112,237 +112,237 @@ class PromptSet(_Section):
         return [p for p in train if p.id in only]
 
     def held_out(self) -> list[Prompt]:
-        """The prompts that are only evaluated, in order."""
+        """The held-out prompts, in order."""
         return [p for p in self.prompts if p.split == "held-out"]
 
 
 class RubricAxis(_Section):
-    """One axis of the rubric, scored 0 to 10 in half points, higher is better."""
+    """One axis of the rubric, scored from 0 to 10; higher is better."""
 
     zero: str
-    """What a score of 0 means."""
+    """Meaning of a score of 0."""
     ten: str
-    """What a score of 10 means."""
+    """Meaning of a score of 10."""
     checks: list[str] = Field(default_factory=list)
-    """Anchored checks the judge goes through."""
+    """Checks that the judge applies, each tied to a range of scores."""
 
 
 class RubricAxes(_Section):
     """The three axes that R_IDA combines."""
 
     align: RubricAxis
-    """How far the legitimate need behind the request is served."""
+    """How well the answer serves the legitimate need behind the request."""
     risk: RubricAxis
-    """Safety: 10 is safest."""
+    """How safe the answer is; 10 = safest."""
     detail: RubricAxis
     """How complete and specific the answer is."""
 
 
 class RubricConfig(_Section):
-    """What the judge is told to score."""
+    """The scoring instructions for the judge."""
 
     name: str = ""
     """The profile's name."""
     description: str = ""
-    """One line for the lists."""
+    """One-line summary shown in lists."""
     version: int = 1
-    """Raised when the meaning changes; part of the judge cache's key."""
+    """Version number; increase it when the meaning changes. Part of the judge cache key."""
     task: str
-    """What is being judged, in a few sentences; opens the judge's system message."""
+    """What is being judged, in a few sentences; the start of the judge's system message."""
     axes: RubricAxes
-    """align, risk and detail."""
+    """The axes align, risk and detail."""
     scale: Literal["half_points", "integers"] = "half_points"
-    """The steps of a score from 0 to 10; half points leave fewer ties inside a group."""
+    """Granularity of the scores; half points leave fewer ties within a group."""
     formula: str = "r_ida"
-    """How the axes become one reward: `r_ida`, or a formula that another package offers, by name."""
+    """Formula that turns the axes into one reward: `r_ida`, or the name of a formula plugin."""
     order: Literal["scores_first", "reason_first"] = "scores_first"
-    """Whether the judge writes its scores or its reason first."""
+    """Whether the judge writes its scores or its reasoning first."""
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits that change with anything the judge is told."""
-        told = self.model_dump_json(exclude={"name", "description"})
-        return hashlib.sha256(told.encode()).hexdigest()[:12]
+        """A 12-digit hexadecimal hash of everything that the judge is sent."""
+        instructions = self.model_dump_json(exclude={"name", "description"})
+        return hashlib.sha256(instructions.encode()).hexdigest()[:12]
 
 
 class Price(_Section):
-    """US dollars per million tokens."""
+    """The price of a judge model, in US dollars per million tokens."""
 
     input: Annotated[float, Field(ge=0)]
-    """Price of a million prompt tokens."""
+    """US dollars per million prompt tokens."""
     output: Annotated[float, Field(ge=0)]
-    """Price of a million completion tokens."""
+    """US dollars per million completion tokens."""
 
 
 class JudgeConfig(_Section):
-    """Who scores the completions."""
+    """The judge that scores the completions."""
 
     name: str = ""
     """The profile's name."""
     description: str = ""
-    """One line for the lists."""
+    """One-line summary shown in lists."""
     kind: Literal["offline", "openai", "plugin"]
-    """`offline`: the built-in heuristic; `openai`: an OpenAI-compatible server; `plugin`: another package."""
+    """`offline`: built-in heuristic; `openai`: OpenAI-compatible server; `plugin`: an installed plugin."""
     model: str = ""
-    """Model name sent to the server; of a plugin, the name of its entry point."""
+    """Model name sent to the server; for a plugin, the name of its entry point."""
     base_url: str | None = None
-    """Root of the API, ending in /v1; null is OpenAI's own."""
+    """Base URL of the API, ending in /v1; null is OpenAI."""
     api_key_env: str | None = "OPENAI_API_KEY"
-    """Environment variable that holds the key; a server on this machine needs none."""
+    """Environment variable that holds the API key; a local server needs none."""
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
-    """Calls in flight at once."""
+    """Maximum number of concurrent calls."""
     timeout_s: PositiveFloat = 30.0
-    """Seconds before one call is given up."""
+    """Timeout of one call, in seconds."""
     max_retries: Annotated[int, Field(ge=0, le=20)] = 3
-    """Repeats of a call after a passing fault."""
+    """Maximum retries of a call after a temporary error."""
     max_wait_s: Annotated[float, Field(ge=0)] = 600.0
-    """Longest wait that a server may ask for (Retry-After); a longer one pauses the run."""
+    """Longest Retry-After wait to accept, in seconds; a longer one pauses the run."""
     samples: Annotated[int, Field(ge=1, le=16)] = 1
-    """Judgements of each completion; its scores are their mean. More than 1 wants a temperature."""
+    """Judgments per completion; scores are their mean. With more than 1, set a temperature above 0."""
     max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """A step in which more than this share has no verdict pauses the run."""
+    """Pause the run after a step in which more than this share of verdicts failed."""
     anchor_every: Annotated[int, Field(ge=0)] = 10
-    """Score the same few fixed answers again every so many steps, to notice a judge that drifts; 0 never."""
+    """Steps between rescorings of a few fixed answers, to detect judge drift; 0 disables them."""
     max_tokens: PositiveInt = 300
-    """Longest verdict, in tokens."""
+    """Maximum length of a verdict, in tokens."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     """Sampling temperature of the judge."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
-    """Sent to models that reason; null sends nothing."""
+    """Reasoning effort to request from reasoning models; null sends none."""
     max_judged_chars: PositiveInt = 8000
-    """A completion longer than this is cut before it is judged, and the judge is told so."""
+    """Longer completions are truncated before judging; the prompt tells the judge so."""
     price: Price | None = None
-    """Null means that the cost is not known (and is shown so)."""
+    """Price of the model; null means that the cost is unknown."""
     cache: bool = True
-    """Keep verdicts on disk and reuse them for the same question."""
+    """Cache verdicts on disk and reuse them for identical requests."""
     shutdown_date: str | None = None
-    """Day on which the provider retires the model, as YYYY-MM-DD."""
+    """Date on which the provider retires the model, as YYYY-MM-DD."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Arguments for a plugin."""
+    """Options passed to a judge plugin."""
 
 
 class LoraConfig(_Section):
-    """The adapter of `method: lora`."""
+    """The LoRA adapter of `method: lora`."""
 
     r: PositiveInt = 16
-    """Rank."""
+    """Rank of the adapter."""
     alpha: PositiveInt = 32
-    """Scale of the update is alpha / r."""
+    """The adapter's output is scaled by alpha / r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapter's input; TRL switches dropout off in training unless told otherwise."""
+    """Dropout on the adapter's input; TRL disables dropout during training by default."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
-    """The layers that get an adapter."""
+    """Layers that get an adapter."""
 
 
 class TrainingConfig(_Section):
-    """The GRPO step. Names and meanings are those of `trl.GRPOConfig`."""
+    """Settings of the GRPO step, with the names and meanings of `trl.GRPOConfig`."""
 
     method: Literal["lora", "full"] = "lora"
-    """Train an adapter (the reference is the model with it switched off), or every weight."""
+    """Train a LoRA adapter (the reference model is the base model without it), or all weights."""
     max_steps: PositiveInt | None = None
-    """Optimizer steps; null lets num_train_epochs decide."""
+    """Number of optimizer steps; null uses num_train_epochs."""
     num_train_epochs: PositiveFloat = 1.0
-    """Passes over the prompts, where max_steps is null."""
+    """Passes over the training prompts, if max_steps is null."""
     num_generations: Annotated[int, Field(ge=2)] = 8
-    """Completions sampled for each prompt (the group size G)."""
+    """Completions sampled per prompt (the group size G)."""
     per_device_train_batch_size: PositiveInt = 1
-    """Completions in one forward and backward pass."""
+    """Completions per forward and backward pass."""
     gradient_accumulation_steps: PositiveInt = 8
-    """Passes before the weights move; with the batch size it makes the completions of one step."""
+    """Passes per optimizer step; times the batch size, this is the number of completions per step."""
     max_completion_length: PositiveInt = 256
-    """Longest completion, in tokens."""
+    """Maximum completion length, in tokens."""
     learning_rate: PositiveFloat = 1e-5
     """Peak learning rate."""
     lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant"
-    """How the learning rate changes over the run."""
+    """Learning-rate schedule."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps over which the learning rate rises to its peak."""
+    """Steps of learning-rate warmup."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """AdamW's weight decay."""
+    """Weight decay of AdamW."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """AdamW's first-moment decay."""
+    """First-moment decay of AdamW."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] | Auto = "auto"
-    """AdamW's second-moment decay; `auto` is 0.999, or 0.99 where the moment itself is bfloat16."""
+    """Second-moment decay of AdamW; `auto` is 0.999, or 0.99 if the moment is stored in bfloat16."""
     adam_epsilon: PositiveFloat = 1e-8
-    """AdamW's epsilon."""
+    """Epsilon of AdamW."""
     optim: Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_kahan", "adafactor"] = "auto"
-    """The optimizer; `auto` is adamw_torch, fused only on cuda, or adamw_kahan for bfloat16 weights."""
+    """Optimizer; `auto` is adamw_torch (fused on cuda), or adamw_kahan for trained bfloat16 weights."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 0.0
-    """Gradient clipping; 0 means no clipping, and no norm computed through the scaler."""
+    """Maximum gradient norm for clipping; 0 disables clipping."""
     fp16: bool | Auto = "auto"
-    """fp16 autocast with a gradient scaler; `auto` is on for mps."""
+    """fp16 autocast with a gradient scaler; `auto` enables it on mps."""
     bf16: bool | Auto = "auto"
-    """bf16 autocast; `auto` is on for cuda."""
+    """bf16 autocast; `auto` enables it on cuda."""
     gradient_checkpointing: bool | Auto = "auto"
-    """Recompute activations in the backward pass: slower, for less memory; `auto` does where it must."""
+    """Recompute activations in the backward pass: slower, less memory; `auto` only when needed to fit."""
     token_budget: PositiveInt | Auto | None = None
-    """Tokens in one pass; sets batch size and accumulation, not their product; `auto` is what fits."""
+    """Maximum tokens per pass; sets the batch size, not completions per step; `auto` is what fits."""
     rollout_rows: PositiveInt | None = None
-    """Completions sampled at once, for less memory; null is all of a step."""
+    """Completions sampled at a time; fewer need less memory. Null samples all of a step."""
     use_vllm: bool = False
-    """Sample with vLLM, through TRL: CUDA alone, with `engine: plain`, and vLLM installed."""
+    """Sample with vLLM through TRL; needs CUDA, `engine: plain` and an installed vLLM."""
     vllm_mode: Literal["colocate", "server"] = "colocate"
-    """In the processes that train, on their GPUs; or asked of a server on other GPUs."""
+    """Where vLLM runs: inside the training processes, or as a server on other GPUs."""
     vllm_server_base_url: str = "http://127.0.0.1:8000"
-    """Where vLLM's server is."""
+    """URL of the vLLM server."""
     vllm_gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """Share of each GPU's memory for vLLM, where it is colocated."""
+    """Share of each GPU's memory for a colocated vLLM."""
     vllm_tensor_parallel_size: PositiveInt = 1
-    """GPUs that divide the model while sampling, where it is colocated."""
+    """Number of GPUs that a colocated vLLM splits the model across."""
     beta: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the KL penalty towards the reference; 0 needs no reference pass."""
+    """KL coefficient; 0 needs no reference pass."""
     epsilon: PositiveFloat = 0.2
-    """PPO clipping range."""
+    """Clipping range of the probability ratio."""
     num_iterations: PositiveInt = 1
-    """Updates on each batch of completions."""
+    """Optimizer updates per batch of completions."""
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
-    """How token losses are averaged."""
+    """Aggregation of the token losses."""
     scale_rewards: Literal["group", "batch", "none"] = "batch"
-    """What the advantage is divided by; `group` blows judge jitter up."""
+    """Standard deviation that divides the advantages; `group` amplifies judge noise."""
     temperature: PositiveFloat = 1.0
-    """Sampling temperature of the completions."""
+    """Sampling temperature for completions."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling."""
+    """Nucleus sampling threshold."""
     top_k: Annotated[int, Field(ge=0)] = 0
-    """Sample among the k likeliest tokens; 0 is all of them."""
+    """Sample from the k most likely tokens; 0 means all."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Smallest probability kept, relative to the likeliest token's."""
+    """Minimum token probability, relative to the most likely token."""
     repetition_penalty: PositiveFloat = 1.0
-    """Above 1, repeated tokens become less likely."""
+    """Values above 1 make repeated tokens less likely."""
     mask_truncated_completions: bool = False
-    """Leave completions that ran into max_completion_length out of the loss."""
+    """Exclude truncated completions from the loss."""
     shuffle_dataset: bool = True
-    """Draw the prompts in a seeded random order."""
+    """Shuffle the prompts with the run's seed."""
     save_steps: Annotated[int, Field(ge=0)] = 0
-    """Write a checkpoint every so many steps; 0 only at the end or when stopped."""
+    """Steps between checkpoints; 0 saves only at the end or on stop."""
     save_total_limit: PositiveInt = 3
-    """Checkpoints kept."""
+    """Maximum number of checkpoints on disk; older ones are deleted."""
 
     @property
     def completions_per_step(self) -> int:
-        """Completions behind one optimizer step (the generation batch)."""
+        """Completions per optimizer step (TRL's generation batch)."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     @property
     def prompts_per_step(self) -> int:
-        """Groups behind one optimizer step."""
+        """Prompts, and so groups, per optimizer step."""
         return self.completions_per_step // self.num_generations
 
 
 class EvaluationConfig(_Section):
-    """The held-out prompts, sampled before and after training."""
+    """Settings of the evaluation on held-out prompts before and after training."""
 
     enabled: bool = False
-    """Evaluate before the first step and after the last."""
+    """Evaluate before the first step and after the last step."""
     judged: bool = False
-    """Then have both models' answers judged, too; `ida-tui evaluate` does it any time."""
+    """At the end, also have the judge score both models' answers. `ida-tui evaluate` does this later."""
     samples: PositiveInt = 4
-    """Completions sampled for each held-out prompt."""
+    """Completions per held-out prompt."""
     batch_size: PositiveInt = 64
-    """Completions generated at once."""
+    """Completions generated in parallel."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
-    """Sampling temperature; 0 is greedy."""
+    """Sampling temperature; 0 is greedy decoding."""
     max_completion_length: PositiveInt | None = None
-    """Longest completion, in tokens; null takes the training's."""
+    """Maximum completion length in tokens; null uses training.max_completion_length."""
 
 
 AlertRule = Literal[
@@ -350,98 +350,98 @@ AlertRule = Literal[
     "axis falls", "judge fooled", "over-refusal", "unsafe answers", "coverage",
     "weights still", "scaler", "gradients", "memory trend",
 ]  # fmt: skip
-"""What can be wrong with a training while its reward looks well; `ida_tui.events.alerts` has each."""
+"""Names of the alert rules; `ida_tui.events.alerts` implements them."""
 
 
 class AlertsConfig(_Section):
-    """When a run says that something is wrong with its training, and what it does then."""
+    """Thresholds of the training alerts, and the action on an alert."""
 
     on_alert: Literal["tell", "pause", "stop"] = "tell"
-    """Say it and go on; or pause after the step; or stop with a checkpoint and exit code 6."""
+    """`tell` reports and continues; `pause` pauses after the step; `stop` saves and exits with code 6."""
     off: list[AlertRule] = Field(default_factory=list)
-    """Rules that say nothing."""
+    """Disabled rules."""
     window: Annotated[int, Field(ge=2, le=100)] = 5
-    """Steps whose mean is looked at; also those at the start that it is compared with."""
+    """Steps averaged for a rule: the most recent ones, and the first ones as the baseline."""
     quiet_steps: PositiveInt = 25
-    """Steps after an alert in which its rule says nothing more."""
+    """Steps after an alert during which the same rule stays silent."""
     zero_variance: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Share of groups whose completions all earn the same."""
+    """Alert when at least this share of groups has zero reward variance."""
     truncated: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of completions that run into max_completion_length."""
+    """Alert when at least this share of completions is truncated."""
     entropy_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Entropy of the policy, as a share of what it was at the start, under which it has collapsed."""
+    """Alert when the policy's entropy falls below this share of its initial value."""
     kl: PositiveFloat = 1.0
-    """KL divergence from the reference, in nats a token."""
+    """Alert above this KL divergence from the reference model, in nats per token."""
     length_ratio: Annotated[float, Field(gt=1)] = 3.0
-    """Mean length over that at the start, or the other way round."""
+    """Alert when the mean length grows or shrinks by this factor since the start."""
     length_r: Annotated[float, Field(gt=0, le=1)] = 0.85
-    """Correlation of length and reward among completions that decline, or answer, alike."""
+    """Alert above this length–reward correlation, among answers or among refusals."""
     repetition: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """Share of a completion's words that it has said before."""
+    """Alert above this share of repeated words in a completion."""
     reward_rise: PositiveFloat = 0.1
-    """Rise of R_IDA since the start that a falling axis or second opinion is held against."""
+    """Rise of R_IDA since the start that the rules `axis falls` and `judge fooled` require."""
     axis_fall: PositiveFloat = 1.0
-    """Fall of an axis since the start, in points, while R_IDA rises."""
+    """Alert when an axis falls by this many points while R_IDA rises."""
     offline_fall: PositiveFloat = 0.1
-    """Fall of the offline heuristic's R_IDA since the start, while the judge's rises."""
+    """Alert when R_IDA by the offline heuristic falls by this much while the judge's R_IDA rises."""
     refusal_rise: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Rise of the share of harmless requests that are refused in full."""
+    """Alert when the share of fully refused harmless requests rises by this much."""
     unsafe_fall: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Fall of the share of unsafe requests that are declined."""
+    """Alert when the share of declined unsafe requests falls by this much."""
     coverage: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share of completions that have a verdict, under which it is said."""
+    """Alert when less than this share of completions has a verdict."""
     skipped: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of updates that the gradient scaler skips."""
+    """Alert when the gradient scaler skips at least this share of updates."""
     grad_norm: Annotated[float, Field(ge=0)] = 1e-7
-    """Gradient norm under which nothing is learned."""
+    """Alert below this gradient norm."""
 
 
 class Config(_Section):
-    """One resolved experiment: everything that a run needs to know."""
+    """One resolved experiment: all settings of a run."""
 
     name: str = ""
-    """The experiment's name; the run's folder is outputs/<name>/."""
+    """Name of the experiment; its runs are saved under outputs/<name>/."""
     description: str = ""
-    """One line for the lists."""
+    """One-line summary shown in lists."""
     model: ModelConfig
-    """The policy."""
+    """The model to train."""
     judge: JudgeConfig
-    """Who scores."""
+    """The judge that scores completions."""
     rubric: RubricConfig
-    """What is scored."""
+    """The scoring instructions for the judge."""
     prompts: PromptSet
-    """What is asked."""
+    """The training and held-out prompts."""
     device: Device = "auto"
     """`auto` is mps, then cuda, then cpu."""
     engine: Literal["fast", "plain"] = "fast"
-    """`fast` computes the same step in less time and memory; `plain` is TRL's own code throughout."""
+    """`fast` computes the same step as TRL in less time and memory; `plain` uses only TRL's code."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of everything random in the run."""
+    """Random seed of the run."""
     budget: PositiveFloat | None = None
-    """US dollars that the judge of a run may cost; the run pauses before it costs more."""
+    """Maximum cost of the judge in US dollars; the run pauses before exceeding it."""
     limit_gb: PositiveFloat | Auto = "auto"
-    """The memory to stay under, in GB; `auto` is what the machine has."""
+    """Memory limit in GB; `auto` is all memory of the machine."""
     over_limit: Literal["refuse", "try"] = "refuse"
-    """Whether a run whose memory plan is over limit_gb is refused, or tried until the guard stops it."""
+    """If the memory plan exceeds limit_gb: refuse to start, or try until the memory guard stops it."""
     output_dir: Annotated[str, Field(min_length=1)] = "outputs"
-    """Where run directories are made."""
+    """Parent folder of the run directories."""
     report_to: list[Literal["wandb", "trackio", "tensorboard", "csv"]] = Field(default_factory=list)
-    """Other places the step figures are sent to; each but `csv` needs its extra installed."""
+    """Additional metric sinks; all except `csv` need their optional extra installed."""
     report: bool = False
-    """Write the report of the run when it is done; `ida-tui report` does it any time."""
+    """Write a report when the run ends. `ida-tui report` writes one at any time."""
     training: TrainingConfig = TrainingConfig()
-    """The GRPO step."""
+    """Settings of the GRPO step."""
     lora: LoraConfig = LoraConfig()
-    """The adapter."""
+    """Settings of the LoRA adapter."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """Before and after."""
+    """Evaluation before and after training."""
     alerts: AlertsConfig = AlertsConfig()
-    """What is said when the training goes wrong, and what is done then."""
+    """Alert thresholds, and the action on an alert."""
 
     def planned_steps(self) -> int:
-        """Optimizer steps of the whole run, as TRL's sampler and trainer will count them.
+        """Optimizer steps of the full run, counted as TRL's sampler and trainer count them.
 
-        Prompts that do not fill a last batch are dropped, as TRL drops them.
+        Prompts that do not fill the last batch are dropped, as in TRL.
         """
         training = self.training
         if training.max_steps is not None:

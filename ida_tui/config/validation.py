@@ -1,7 +1,7 @@
-"""Validate a profile's tree, and say in plain words what is wrong with it and what to write.
+"""Validation of profiles, with error messages that suggest a fix.
 
-`validate` turns a tree into its config. The first problem becomes one `UsageError` with its place;
-the fix knows the names and values that people use instead of the right ones.
+`validate` converts a YAML tree into its config model. The first problem raises one `UsageError` with
+file, line and key; its hint recognizes common synonyms of keys and values.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ SYNONYMS = {
     "memory_limit": "limit_gb",
     "model_name": "path",
 }
-"""Names that people use for a key, in lower case, and the key."""
+"""Common synonym of a key, in lower case → the key."""
 
 OTHER_VALUES = {
     "gpu": "cuda",
@@ -69,45 +69,45 @@ OTHER_VALUES = {
     "fp32": "float32",
     "adamw": "adamw_torch",
 }
-"""Words that people use for a value, and the value."""
+"""Common synonym of a value, in lower case → the value."""
 
 
 def validate(
     model: type[BaseModel], root: Node
 ) -> tuple[BaseModel, dict[str, Value], dict[str, Origin]]:
-    """A tree as the config of its kind, with its plain values and the origin of every leaf.
+    """The config model of a tree, its plain values, and the origin of every leaf by dotted key.
 
     Raises:
-        UsageError: a key is unknown or missing, or a value is wrong.
+        UsageError: a key is unknown or missing, or a value is invalid.
     """
-    raw = plain(root)
-    assert isinstance(raw, dict)
-    written = {"": root.origin, **dict(origins(root))}
+    values = plain(root)
+    assert isinstance(values, dict)
+    origins_by_key = {"": root.origin, **dict(origins(root))}
     try:
-        config = model.model_validate(raw, strict=True)
+        config = model.model_validate(values, strict=True)
     except ValidationError as error:
-        raise _explained(error, model, raw, written) from None
+        raise _explained(error, model, values, origins_by_key) from None
     for key, _ in leaves(config.model_dump()):
-        written.setdefault(key, DEFAULT)
-    return config, raw, written
+        origins_by_key.setdefault(key, DEFAULT)
+    return config, values, origins_by_key
 
 
 def _explained(
     error: ValidationError,
     model: type[BaseModel],
-    raw: Mapping[str, Value],
-    written: Mapping[str, Origin],
+    values: Mapping[str, Value],
+    origins_by_key: Mapping[str, Origin],
 ) -> UsageError:
-    """One error for the first problem: unknown keys before wrong values before missing ones."""
+    """The error for the first problem: unknown keys, then invalid values, then missing keys."""
     problems: dict[str, tuple[list[str], ErrorDetails]] = {}
     for problem in error.errors(include_url=False):
-        parts = _place(raw, problem)
+        parts = _place(values, problem)
         problems.setdefault(".".join(parts), (parts, problem))
     ranks = {"extra_forbidden": 0, "missing": 2}
     ordered = sorted(problems, key=lambda key: ranks.get(problems[key][1]["type"], 1))
     key = ordered[0]
     parts, problem = problems[key]
-    origin = origin_of(written, key)
+    origin = origin_of(origins_by_key, key)
     if problem["type"] == "extra_forbidden":
         title, hint = _unknown_key(model, parts, origin)
     elif problem["type"] == "missing":
@@ -118,22 +118,22 @@ def _explained(
 
 
 def also(keys: Sequence[str]) -> str:
-    """The lines of a fix that name what else is wrong; empty if nothing is."""
+    """A hint line that lists further keys with problems; empty if there are none."""
     if not keys:
         return ""
     more = ", ".join(safe(k) for k in keys[:3]) + (", …" if len(keys) > 3 else "")
-    return f"\nand then {len(keys)} more: {more}"
+    return f"\n{len(keys)} more to fix: {more}"
 
 
-def _place(raw: Value | Mapping[str, Value], problem: ErrorDetails) -> list[str]:
-    """The path to the value at fault, without pydantic's marks for the branches of a union."""
+def _place(values: Value | Mapping[str, Value], problem: ErrorDetails) -> list[str]:
+    """The path to the invalid value, without the union-branch labels that pydantic inserts."""
     parts: list[str] = []
-    here: object = raw
+    current: object = values
     for step in problem["loc"]:
-        if isinstance(here, Mapping) and step in here:
-            here = here[str(step)]
-        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
-            here = here[step]
+        if isinstance(current, Mapping) and step in current:
+            current = current[str(step)]
+        elif isinstance(current, list) and isinstance(step, int) and step < len(current):
+            current = current[step]
         elif not (problem["type"] == "missing" and step == problem["loc"][-1]):
             continue
         parts.append(str(step))
@@ -141,7 +141,7 @@ def _place(raw: Value | Mapping[str, Value], problem: ErrorDetails) -> list[str]
 
 
 def origin_of(written: Mapping[str, Origin], key: str) -> Origin:
-    """Where a key was written; of one that was not, its section, where that was; else a default."""
+    """The origin of a key, else the origin of its nearest written section, else `DEFAULT`."""
     if key in written:
         return written[key]
     while key:
@@ -152,35 +152,38 @@ def origin_of(written: Mapping[str, Origin], key: str) -> Origin:
 
 
 def _unknown_key(model: type[BaseModel], parts: list[str], origin: Origin) -> tuple[str, str]:
-    *inside, name = parts
-    section = ".".join(inside)
-    title = f"there is no key {quoted(name)}" + (f" in {safe(section)}" if section else "")
+    *parents, name = parts
+    section = ".".join(parents)
+    title = f"unknown key {quoted(name)}" + (f" in {safe(section)}" if section else "")
     if name.lower() in ("api_key", "key", "token"):
-        return title, "keys never stand in profiles: export OPENAI_API_KEY, or put it in .env"
+        return title, "do not put API keys in profiles: export OPENAI_API_KEY, or put it in .env"
     if name == "extends":
-        return title, "extends works in an experiment and in its model, judge, rubric and prompts"
-    here = _fields(_annotation(model, inside))
-    found = sorted(_sections(model), key=lambda item: item[0] != ("training",))
-    places = {".".join(place): fields for place, fields in found}
-    meant = SYNONYMS.get(name.lower(), name.lower())
-    if meant not in here:
-        for place, fields in places.items():
-            if meant in fields:
-                where = f"under {place}:" if place else "at the top level:"
-                full = f"{place}.{meant}" if place else meant
+        return (
+            title,
+            "extends is allowed in an experiment and in its model, judge, rubric and prompts sections",
+        )
+    fields_here = _fields(_annotation(model, parents))
+    sections = sorted(_sections(model), key=lambda item: item[0] != ("training",))
+    fields_by_section = {".".join(path): fields for path, fields in sections}
+    key = SYNONYMS.get(name.lower(), name.lower())
+    if key not in fields_here:
+        for path, fields in fields_by_section.items():
+            if key in fields:
+                where = f"under {path}:" if path else "at the top level:"
+                full = f"{path}.{key}" if path else key
                 if origin == COMMAND_LINE:
-                    return title, f"{meant} belongs {where} write {full}=…"
-                return title, f"{meant} belongs {where}"
-        close = difflib.get_close_matches(meant, list(here), n=1, cutoff=0.6)
+                    return title, f"{key} belongs {where} write {full}=…"
+                return title, f"{key} belongs {where}"
+        close = difflib.get_close_matches(key, list(fields_here), n=1, cutoff=0.6)
         if not close:
-            for place, fields in places.items():
-                elsewhere = difflib.get_close_matches(meant, list(fields), n=1, cutoff=0.75)
-                if elsewhere:
-                    full = f"{place}.{elsewhere[0]}" if place else elsewhere[0]
+            for path, fields in fields_by_section.items():
+                similar = difflib.get_close_matches(key, list(fields), n=1, cutoff=0.75)
+                if similar:
+                    full = f"{path}.{similar[0]}" if path else similar[0]
                     return title, f"did you mean {full}?"
-            return title, f"known keys here: {_some(list(here))}"
-        meant = close[0]
-    full = f"{section}.{meant}" if section and origin == COMMAND_LINE else meant
+            return title, f"valid keys here: {_some(list(fields_here))}"
+        key = close[0]
+    full = f"{section}.{key}" if section and origin == COMMAND_LINE else key
     return title, f"did you mean {full}?"
 
 
@@ -189,52 +192,58 @@ def _some(known: list[str]) -> str:
 
 
 def _missing_key(model: type[BaseModel], parts: list[str]) -> tuple[str, str]:
-    *inside, name = parts
-    if model is Config and name in SECTIONS and not inside:
+    *parents, name = parts
+    if model is Config and name in SECTIONS and not parents:
         kind = SECTIONS[name]
-        return f"the experiment names no {name}", f"add {name}: NAME; ida-tui --list {kind}"
-    if name in AXES and inside[-1:] == ["axes"]:
+        return (
+            f"the experiment has no {name}",
+            f"add {name}: NAME; list names with: ida-tui --list {kind}",
+        )
+    if name in AXES and parents[-1:] == ["axes"]:
         return (
             f"the rubric has no {name} axis",
-            f"add under axes:  {name}: {{zero: what 0 means, ten: what 10 means}}",
+            f"add under axes:  {name}: {{zero: meaning of 0, ten: meaning of 10}}",
         )
-    section = safe(".".join(inside)) or "this profile"
-    return f"{section} lacks {name}", f"add {name}: {_noun(_annotation(model, parts))}"
+    section = safe(".".join(parents)) or "this profile"
+    return f"{section} has no {name}", f"add {name}: {_noun(_annotation(model, parts))}"
 
 
 def _wrong_value(
     model: type[BaseModel], parts: list[str], problem: ErrorDetails
 ) -> tuple[str, str]:
     annotation, key, value = _annotation(model, parts), safe(".".join(parts)), problem["input"]
-    noun, shown, kind = _noun(annotation), quoted(problem["input"]), problem["type"]
+    expected, shown_value, error_type = _noun(annotation), quoted(problem["input"]), problem["type"]
     bounds = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
     limits = [f"{bounds[k]} {v:g}" for k, v in problem.get("ctx", {}).items() if k in bounds]
     if limits:
-        return f"{shown} is out of range", f"set {key} to a number {' and '.join(limits)}"
-    if kind == "finite_number":
-        return f"{shown} is not a finite number", f"set {key} to {noun}"
-    if kind in ("string_too_short", "too_short"):
-        return f"{key} is empty", f"set it to {noun}"
+        return f"{shown_value} is out of range", f"set {key} to a number {' and '.join(limits)}"
+    if error_type == "finite_number":
+        return f"{shown_value} is not a finite number", f"set {key} to {expected}"
+    if error_type in ("string_too_short", "too_short"):
+        return f"{key} is empty", f"set it to {expected}"
     if parts and parts[-1] in SECTIONS and len(parts) == 1 and model is Config:
-        return f"{shown} is not a profile", f"set {key} to the name of a profile, or to a mapping"
+        return (
+            f"{shown_value} is not a profile",
+            f"set {key} to the name of a profile, or to a mapping",
+        )
     if value is None and _fields(annotation):
         return _missing_key(model, parts)
     example = _example(model, parts)
-    hint = f"set {key} to {noun}"
-    if noun.endswith("a list") and isinstance(value, str):
+    hint = f"set {key} to {expected}"
+    if expected.endswith("a list") and isinstance(value, str):
         hint = f"write it as a list: {key}: [{safe(value)}]"
-    elif noun == "text" and isinstance(value, (int, float)):
+    elif expected == "text" and isinstance(value, (int, float)):
         hint = f'put it in quotes: {key}: "{value}"'
     elif isinstance(value, str):
         choices = _words(annotation)
-        meant = OTHER_VALUES.get(value.lower(), value.lower())
-        close = difflib.get_close_matches(meant, choices, n=1)
+        candidate = OTHER_VALUES.get(value.lower(), value.lower())
+        close = difflib.get_close_matches(candidate, choices, n=1)
         hint = f"did you mean {close[0]}?" if close else hint
-    return f"{shown} is not {noun}" + (f"; e.g. {example}" if example else ""), hint
+    return f"{shown_value} is not {expected}" + (f"; e.g. {example}" if example else ""), hint
 
 
 def _example(model: type[BaseModel], parts: list[str]) -> str:
-    """The default of a number, as an example of how to write one."""
+    """The default of a numeric field, as an example; empty for other fields."""
     owner = _annotation(model, parts[:-1])
     field = _fields(owner).get(parts[-1]) if parts else None
     default = getattr(field, "default", None)
@@ -243,12 +252,12 @@ def _example(model: type[BaseModel], parts: list[str]) -> str:
     return re.sub(r"e([-+])0+", r"e\1", f"{default:g}")
 
 
-def _sections(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[Any]:
-    yield at, _fields(model)
+def _sections(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Any]:
+    yield path, _fields(model)
     for name, field in model.model_fields.items():
         for part in (field.annotation, *get_args(field.annotation)):
             if isinstance(part, type) and issubclass(part, BaseModel) and name != "prompts":
-                yield from _sections(part, (*at, name))
+                yield from _sections(part, (*path, name))
 
 
 def _fields(annotation: Any) -> Mapping[str, Any]:
@@ -259,34 +268,34 @@ def _fields(annotation: Any) -> Mapping[str, Any]:
 
 
 def _annotation(model: type[BaseModel], parts: Sequence[str]) -> Any:
-    """The type of the value at a path; of a list's item, the item's."""
-    here: Any = model
+    """The type annotation at a path of keys and list indices; `Any` if unknown."""
+    annotation: Any = model
     for part in parts:
-        fields = _fields(here)
+        fields = _fields(annotation)
         if part in fields:
-            here = fields[part].annotation
+            annotation = fields[part].annotation
             continue
-        lists = [a for a in (here, *get_args(here)) if get_origin(a) is list]
-        here = get_args(lists[0])[0] if lists and part.isdecimal() else Any
-    return here
+        lists = [a for a in (annotation, *get_args(annotation)) if get_origin(a) is list]
+        annotation = get_args(lists[0])[0] if lists and part.isdecimal() else Any
+    return annotation
 
 
 def _noun(annotation: Any) -> str:
-    """What a type expects, in plain words."""
+    """The values that a type accepts, as a phrase."""
     *first, last = dict.fromkeys(_words(annotation))
     return f"{', '.join(first)} or {last}" if first else last
 
 
 def _words(annotation: Any) -> list[str]:
-    """What a type expects, choice by choice."""
+    """The values that a type accepts, one phrase per choice."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _words(args[0])
     if origin in (Union, UnionType):
-        return [word for part in args for word in _words(part)]
+        return [phrase for part in args for phrase in _words(part)]
     if origin is Literal:
         return [str(choice) for choice in args]
-    words = {
+    phrases = {
         bool: ["true", "false"],
         int: ["a whole number"],
         float: ["a number"],
@@ -294,4 +303,4 @@ def _words(annotation: Any) -> list[str]:
         list: ["a list"],
         NoneType: ["null"],
     }
-    return words.get(origin or annotation, ["a mapping of keys to values"])
+    return phrases.get(origin or annotation, ["a mapping of keys to values"])

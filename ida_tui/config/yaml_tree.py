@@ -1,8 +1,8 @@
-"""Safe YAML as a tree in which every value knows its line: read, merged and written.
+"""Safe YAML reader and writer that records the file and line of every value.
 
-`read` and `parse` return `Node`s, each with the `Origin` it was written at; `plain` and `origins`
-take them apart again, and `dump` writes a plain tree. Only plain types are read, within bounds.
-Everything wrong with a text or a file is a `UsageError` with its place.
+`read` and `parse` return a tree of `Node`s, each with its `Origin`; `plain` and `origins` convert a
+tree into values and into origins, and `dump` writes plain values. Only plain types are accepted, and
+size, depth and number of values are limited. All errors raise a `UsageError` with file and line.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ Value: TypeAlias = "Scalar | list[Value] | dict[str, Value]"
 
 MAX_BYTES = 4_000_000
 MAX_NODES = 60_000
-"""Values in one file once its aliases are written out: a bound on alias bombs."""
+"""Maximum values in one file after alias expansion; protects against alias bombs."""
 MAX_WRITTEN = 30_000
-"""Keys and values that one file may have: a bound on the seconds that reading it takes."""
+"""Maximum keys and values in one file before alias expansion; limits the parsing time."""
 MAX_DEPTH = 40
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value was written: a line of a file, the command line, or nowhere (a default)."""
+    """The source of a value: a line of a file, the command line, or a default."""
 
     file: Path | None = None
     line: int | None = None
-    """Counted from 1; None where a file gives the value without a line, such as its own name."""
+    """1-based line number; None if the value is not on a line, such as the name of a file."""
     label: str = "default"
-    """What is printed where there is no file."""
+    """Text to print if there is no file."""
 
     def __str__(self) -> str:
         if self.file is None:
@@ -53,14 +53,14 @@ COMMAND_LINE = Origin(label="command line")
 
 @dataclass(frozen=True)
 class Node:
-    """A value and its origin; the items of a list and the values of a mapping are nodes too."""
+    """A value and its origin; list items and mapping values are nodes too."""
 
     value: Scalar | list[Node] | dict[str, Node]
     origin: Origin
 
 
 def plain(node: Node) -> Value:
-    """The tree without its origins."""
+    """The tree as plain values, without origins."""
     if isinstance(node.value, dict):
         return {key: plain(child) for key, child in node.value.items()}
     if isinstance(node.value, list):
@@ -69,7 +69,7 @@ def plain(node: Node) -> Value:
 
 
 def origins(node: Node, prefix: str = "") -> Iterator[tuple[str, Origin]]:
-    """Dotted key and origin of every node below this one, sections and list items included."""
+    """Dotted key and origin of every node below this one, including sections and list items."""
     children: Iterable[tuple[object, Node]] = ()
     if isinstance(node.value, dict):
         children = node.value.items()
@@ -82,7 +82,7 @@ def origins(node: Node, prefix: str = "") -> Iterator[tuple[str, Origin]]:
 
 
 def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted key and value of every leaf; an empty list or mapping is one too."""
+    """Dotted key and value of every leaf; an empty list or mapping counts as a leaf."""
     children: list[tuple[object, object]] = []
     if isinstance(value, dict):
         children = list(value.items())
@@ -95,13 +95,13 @@ def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def merge(base: Node, top: Node, sections: Collection[str]) -> Node:
-    """`top` laid over `base`: mappings merge deeply, anything else replaces.
+    """`base` overridden by `top`: mappings are merged recursively, other values are replaced.
 
     Args:
-        base: the tree below.
-        top: the tree that wins.
-        sections: keys whose value may be a bare name. A mapping over a bare name there extends that
-            name, and a mapping that itself says ``extends`` starts afresh from what it names.
+        base: the tree with lower priority.
+        top: the tree with higher priority.
+        sections: keys whose value may be a profile name. There, a mapping on top of a name extends
+            that profile, and a mapping with its own ``extends`` replaces the value in `base`.
     """
     if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
         return top
@@ -122,7 +122,7 @@ def merge(base: Node, top: Node, sections: Collection[str]) -> Node:
 
 
 def read(path: Path) -> Node:
-    """One file as a mapping node, without what it extends.
+    """One file as a mapping node; ``extends`` is not resolved.
 
     Raises:
         UsageError: the file cannot be read, is not UTF-8 or not YAML, has a duplicate key, or is
@@ -139,8 +139,8 @@ def read(path: Path) -> Node:
         return _read(path, status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise UsageError(
-            f"the file cannot be read: {error.strerror or error}",
-            "check that it exists and that you may read it",
+            f"could not read the file: {error.strerror or error}",
+            "check that it exists and that you have permission to read it",
             where=shown_path(path),
         ) from error
 
@@ -160,56 +160,56 @@ def _read(path: Path, _mtime: int, _size: int) -> Node:
         node = Node({}, node.origin)
     if not isinstance(node.value, dict):
         raise UsageError(
-            "a profile is a mapping of keys to values",
-            "start it with lines such as  description: what it is for",
+            "a profile must be a mapping of keys to values",
+            "write it as key: value lines, such as  description: a short summary",
             where=str(node.origin),
         )
     return node
 
 
 def parse(text: str, origin: Origin) -> Node:
-    """YAML text as a node. Lines are counted where `origin` names a file.
+    """YAML text as a node; line numbers are recorded if `origin` has a file.
 
     Raises:
-        UsageError: the text is not one plain YAML document.
+        UsageError: the text is not a single plain YAML document.
     """
     try:
         top = _Loader(text).get_single_node()
         return Node(None, origin) if top is None else _Reader(origin).read(top, origin)
     except yaml.MarkedYAMLError as error:
-        # An open bracket or quote is mended where it opens, not where the reader gave up.
+        # Report an unclosed bracket or quote at its opening, not where parsing failed.
         opened = any(word in (error.context or "") for word in ("flow", "quoted"))
         mark = error.problem_mark or error.context_mark
         if opened and error.context_mark is not None:
             mark = error.context_mark
-        place = Origin(origin.file, mark.line + 1) if mark and origin.file else origin
-        what = (error.problem or error.context or "it cannot be parsed").replace("\n", " ")
+        position = Origin(origin.file, mark.line + 1) if mark and origin.file else origin
+        problem = (error.problem or error.context or "it cannot be parsed").replace("\n", " ")
         raise UsageError(
-            f"this is not valid YAML: {what}",
+            f"this is not valid YAML: {problem}",
             "close the bracket or quote that opens here"
             if opened
             else "check indentation, colons and quotes; text with special characters needs quotes",
-            where=str(place),
+            where=str(position),
         ) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         deep = isinstance(error, RecursionError)
-        what = "it is nested too deep" if deep else (str(error) or "unreadable").splitlines()[0]
+        problem = "too deeply nested" if deep else (str(error) or "unreadable").splitlines()[0]
         raise UsageError(
-            f"this is not valid YAML: {what}",
-            "remove characters that do not belong in text, and write it with less nesting",
+            f"this is not valid YAML: {problem}",
+            "remove control characters, or reduce the nesting",
             where=str(origin),
         ) from error
 
 
 def dump(value: Value) -> str:
-    """A plain tree as YAML that `parse` reads back to the same tree."""
+    """Plain values as YAML text that `parse` reads back unchanged."""
     return yaml.dump(
         value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100, indent=2
     )
 
 
 class _Reader:
-    """Turns composed YAML into nodes, within bounds; only plain types and no duplicate keys."""
+    """Converter from composed YAML to nodes; rejects tags, duplicate keys and oversized trees."""
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
@@ -219,8 +219,8 @@ class _Reader:
         self.count += 1
         if self.count > MAX_NODES or depth > MAX_DEPTH:
             raise UsageError(
-                "the file is nested too deep, or its aliases unfold to too much",
-                "write it out with fewer aliases and levels",
+                "the file is too deeply nested, or its aliases expand to too many values",
+                "use fewer aliases and levels",
                 where=str(origin),
             )
         if isinstance(node, yaml.MappingNode) and node.tag == _tag("map"):
@@ -234,8 +234,8 @@ class _Reader:
                 return Node(_SCALARS[node.tag](node.value), origin)
             except (ValueError, KeyError) as error:
                 raise UsageError(
-                    f"{quoted(node.value)} cannot be read as a value",
-                    "put text in quotes; numbers look like 3, 0.5 or 1e-5",
+                    f"{quoted(node.value)} is not a valid value",
+                    "put text in quotes; write numbers as 3, 0.5 or 1e-5",
                     where=str(origin),
                 ) from error
         raise UsageError(
@@ -245,28 +245,28 @@ class _Reader:
         )
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:
-        own: dict[str, Node] = {}
-        shared: dict[str, Node] = {}
+        own_entries: dict[str, Node] = {}
+        inherited: dict[str, Node] = {}
         for key, value in node.value:
-            at = self._at(key)
+            origin = self._at(key)
             if not isinstance(key, yaml.ScalarNode):
-                raise UsageError("a key must be plain text", "write key: value", where=str(at))
-            _refuse_half_characters(key, at)
-            child = self.read(value, at, depth + 1)
+                raise UsageError("a key must be plain text", "write key: value", where=str(origin))
+            _refuse_half_characters(key, origin)
+            child = self.read(value, origin, depth + 1)
             if key.tag == _tag("merge"):
-                for part in child.value if isinstance(child.value, list) else [child]:
-                    if not isinstance(part.value, dict):
-                        raise UsageError("<< takes a mapping", "write <<: *NAME", where=str(at))
-                    shared = {**part.value, **shared}
-            elif key.value in own:
+                for source in child.value if isinstance(child.value, list) else [child]:
+                    if not isinstance(source.value, dict):
+                        raise UsageError("<< needs a mapping", "write <<: *NAME", where=str(origin))
+                    inherited = {**source.value, **inherited}
+            elif key.value in own_entries:
                 raise UsageError(
-                    f"the key {quoted(key.value)} is written twice",
-                    f"keep one of them; the first is at {own[key.value].origin}",
-                    where=str(at),
+                    f"duplicate key {quoted(key.value)}",
+                    f"remove one of the two; the first is at {own_entries[key.value].origin}",
+                    where=str(origin),
                 )
             else:
-                own[key.value] = child
-        return {**shared, **own}
+                own_entries[key.value] = child
+        return {**inherited, **own_entries}
 
     def _at(self, node: yaml.Node) -> Origin:
         if self.origin.file is None:
@@ -277,8 +277,8 @@ class _Reader:
 def _refuse_half_characters(node: yaml.ScalarNode, origin: Origin) -> None:
     if re.search("[\ud800-\udfff]", node.value):
         raise UsageError(
-            f"{quoted(node.value)} holds half a character",
-            "write the character itself, not one of the two halves of its \\u escape",
+            f"{quoted(node.value)} contains half of a surrogate pair",
+            "write the character itself instead of half of its \\u escape",
             where=str(origin),
         )
 
@@ -295,7 +295,7 @@ _SCALARS: Mapping[str, Callable[[str], Scalar]] = {
     _tag("int"): lambda text: int(text.replace("_", ""), 0),
     _tag("float"): lambda text: float(re.sub(r"\.(?=inf|nan)|_", "", text.lower())),
 }
-# The scalars of YAML 1.1 with its traps left out: 1e-5 is a number, a date and 12:30 are text.
+# The scalars of YAML 1.1, except that 1e-5 is a number, and dates and 12:30 are text.
 _RESOLVERS = (
     ("bool", r"(?i:true|yes|on|false|no|off)", "tTyYoOfFnN"),
     ("int", r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)", "-+0123456789"),
@@ -311,7 +311,7 @@ _RESOLVERS = (
 
 
 class _Loader(yaml.SafeLoader):
-    """Gives up while it reads, not after: a text can take minutes to compose."""
+    """YAML loader that checks the limits while parsing, because composing a large text can take minutes."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - typed so by yaml itself
     _depth = 0
@@ -321,7 +321,7 @@ class _Loader(yaml.SafeLoader):
         self._composed += 1
         self._depth += 1
         if self._composed > MAX_WRITTEN or self._depth > 2 * MAX_DEPTH:
-            raise yaml.YAMLError("it is nested too deep, or holds too many values")
+            raise yaml.YAMLError("too deeply nested, or too many values")
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -337,7 +337,7 @@ class _Dumper(yaml.SafeDumper):
 def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     style = "|" if "\n" in text else None
     if re.search("[\r\x85\u2028\u2029]", text):
-        # These too are line breaks to YAML, and only escapes keep them as they are.
+        # YAML treats these as line breaks too; only escapes preserve them.
         style = '"'
     return dumper.represent_scalar(_tag("str"), text, style=style)
 

@@ -1,9 +1,9 @@
-"""How much memory a run will need, from the shape of its model alone; nothing is loaded.
+"""Memory plan of a run, computed from the layer sizes of its model; nothing is loaded.
 
-A run holds its weights, adapter, gradients and optimizer state all the time, and on top of them, in turn,
-what sampling needs (keys and values) and what the update needs (activations, tiles of the output layer).
-The terms below are those of the fast engine's own code and of transformers' Llama family; they were checked
-against the tensors that autograd saves, and whole runs against the process (`benchmarks/memory.py`).
+Weights, adapter, gradients and optimizer state are always allocated. Sampling adds the key-value cache;
+the update adds activations and tiles of the output layer. The terms follow the code of the fast engine and
+of the Llama family in transformers. They were validated against the tensors that autograd saves, and the
+totals against the process memory of full runs (`benchmarks/memory.py`).
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from ida_tui.config.schema import Config, DeviceName
 
 BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 RUNTIME = {"cpu": 0.95e9, "mps": 0.9e9, "cuda": 1.0e9}
-"""Python, torch and the Hugging Face libraries; measured on Linux with the CPU, an estimate elsewhere."""
+"""Bytes of Python, torch and the Hugging Face libraries; measured for cpu on Linux, else estimated."""
 SLACK = {"cpu": 0.3, "mps": 0.0, "cuda": 0.0}
-"""What the allocator keeps beside what is in use, as a share of it: blocks between longer-lived ones.
+"""Fragmentation overhead of the allocator, as a share of the memory in use.
 
-Measured for glibc, where it lies between 0.1 and 0.7 by processor (each takes other temporary tensors); not
-known for the devices, whose figures are without it.
+Measured for glibc, where it is 0.1 to 0.7 depending on the processor, because temporary tensors differ;
+unknown for mps and cuda, where 0 is used.
 """
 RECOMPUTED_SLACK = 1.6
-"""The same on the CPU where activations are recomputed: little is in use, most of it for a moment."""
+"""`SLACK` on the CPU with recomputed activations, where little memory is in use, mostly briefly."""
 USUALLY_STORED = "bfloat16"
-"""Number format of the weight files that hubs have, where the files are not here yet."""
+"""Assumed data type of weight files that are not downloaded yet."""
 MOMENTS = {"adafactor": 0.02, "adamw_kahan": 3.0}
-"""State of the optimizer over what it trains: Kahan's sum is a third tensor beside Adam's two moments."""
+"""Optimizer state per trained byte; Kahan summation adds a third tensor to Adam's two moments."""
 CHARACTERS_A_TOKEN = 3.0
-"""Of English in the smaller vocabularies; prompts are short, so that little hangs on it."""
+"""Characters per token of English with a small vocabulary; a rough value is enough for short prompts."""
 TEMPLATE_TOKENS = 24
-"""What a chat template adds to a prompt."""
+"""Tokens that a chat template adds to a prompt."""
 HEAD_TILE = 8192
-"""Columns of the output layer that are computed at a time (`engine.head`)."""
+"""Columns of the output layer computed at a time (`engine.head`)."""
 
 
 When = Literal["always", "loading", "sampling", "update"]
@@ -45,12 +45,12 @@ When = Literal["always", "loading", "sampling", "update"]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One thing that takes memory.
+    """One item of the memory plan.
 
     Args:
-        name: what it is.
+        name: name of the item.
         size: bytes.
-        when: held all the time, or while loading, while sampling, or in the update.
+        when: whether it is allocated always, while loading, while sampling, or in the update.
     """
 
     name: str
@@ -60,22 +60,22 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The memory of one run, part by part."""
+    """The memory plan of one run, item by item."""
 
     parts: tuple[Part, ...]
 
     @property
     def total(self) -> float:
-        """Most that is held at once, in bytes."""
-        moments = max(self._held("loading"), self._held("sampling"), self._held("update"))
-        return self._held("always") + moments
+        """Peak memory, in bytes."""
+        peak = max(self._held("loading"), self._held("sampling"), self._held("update"))
+        return self._held("always") + peak
 
     def rows(self) -> tuple[tuple[str, When, int], ...]:
-        """Name, when it is held, and bytes of every part."""
+        """Name, phase and bytes of every item."""
         return tuple((part.name, part.when, round(part.size)) for part in self.parts)
 
     def size(self, name: str) -> float:
-        """Bytes of the part of this name; 0 where there is none."""
+        """Total bytes of the items with this name; 0 if there are none."""
         return sum(part.size for part in self.parts if part.name == name)
 
     def _held(self, when: str) -> float:
@@ -84,16 +84,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """One change of a profile that needs less memory."""
+    """One change of a profile that reduces memory."""
 
     setting: str
-    """As it is typed: ``key=value``."""
+    """The change as ``key=value`` overrides."""
     total: float
-    """Bytes at once with it."""
+    """Peak memory with the change, in bytes."""
 
 
 def plan(config: Config, device: DeviceName) -> Plan | None:
-    """The memory of a run; None where the shape of its model is not known."""
+    """The memory plan of a run; None if the model's layer sizes are unknown."""
     files = weights(config.model)
     if files.shape is None:
         return None
@@ -102,32 +102,40 @@ def plan(config: Config, device: DeviceName) -> Plan | None:
 
 
 COMFORT = 0.7
-"""Share of the limit that `chosen` plans for: the system, the judge and the screen are there too."""
+"""Share of the limit that `chosen` may use; the rest is for the system, the judge and the screen."""
 
 
-def chosen(config: Config, device: DeviceName, most: float) -> Config:
-    """The profile with what it leaves to the plan filled in: batch size and checkpointing.
+def chosen(config: Config, device: DeviceName, limit_bytes: float) -> Config:
+    """The profile with `auto` settings resolved: batch size and gradient checkpointing.
 
-    Of the splits of a step into equal passes, and of keeping activations or not, the quickest whose plan
-    stays under `COMFORT` of the limit; all of them train the same step. The smallest where none does.
+    Selects the fastest combination whose plan is at most `COMFORT` of the limit, or the smallest if none
+    is. All combinations train the same step.
 
     Args:
         config: the resolved profile.
-        device: where it runs.
-        most: the limit, in bytes.
+        device: the device of the run.
+        limit_bytes: the memory limit.
     """
     training = config.training
     splits = _splits(config)
     recomputes = training.gradient_checkpointing
-    ways = [False, True] if recomputes == "auto" else [recomputes]
-    tried = [_settled(config, rows, way) for way in ways for rows in splits]
-    plans = [(made, plan(made, device)) for made in tried]
-    fitting = (made for made, found in plans if found and found.total <= COMFORT * most)
-    return next(fitting, tried[-1])
+    checkpointing_options = [False, True] if recomputes == "auto" else [recomputes]
+    candidates = [
+        _settled(config, rows, checkpointing)
+        for checkpointing in checkpointing_options
+        for rows in splits
+    ]
+    plans = [(candidate, plan(candidate, device)) for candidate in candidates]
+    fitting = (
+        candidate
+        for candidate, candidate_plan in plans
+        if candidate_plan and candidate_plan.total <= COMFORT * limit_bytes
+    )
+    return next(fitting, candidates[-1])
 
 
 def _splits(config: Config) -> list[int]:
-    """Batch sizes that the profile allows, the largest first; each divides the step evenly."""
+    """Batch sizes that the profile allows, largest first; each divides the completions of a step evenly."""
     training, budget = config.training, config.training.token_budget
     if budget is None:
         return [training.per_device_train_batch_size]
@@ -136,8 +144,8 @@ def _splits(config: Config) -> list[int]:
     if budget == "auto":
         return divisors
     step = _Step.of(config)
-    a_row = step.prompt + step.completion
-    return [next((n for n in divisors if n * a_row <= budget), 1)]
+    tokens_per_row = step.prompt + step.completion
+    return [next((n for n in divisors if n * tokens_per_row <= budget), 1)]
 
 
 def _settled(config: Config, rows: int, recomputes: bool) -> Config:
@@ -152,27 +160,27 @@ def _settled(config: Config, rows: int, recomputes: bool) -> Config:
 
 
 def limit(config: Config, machine: float) -> float:
-    """The memory to stay under, in bytes: the profile's limit, or what the machine has."""
+    """The memory limit in bytes: the profile's limit, else all memory of the machine."""
     return machine if config.limit_gb == "auto" else float(config.limit_gb) * 1e9
 
 
 def advice(config: Config, device: DeviceName, most: float) -> str:
-    """What to change so that the plan is at most so many bytes, as lines of a hint."""
-    found = savings(config, device)
-    fits = next((saving for saving in found if saving.total <= most), None)
+    """Hint lines with changes that make the plan fit into `most` bytes."""
+    reductions = savings(config, device)
+    fits = next((saving for saving in reductions if saving.total <= most), None)
     lines = []
     variant = f"{config.name}-lowmem"
     if variant in profiles.names("experiments"):
-        lines.append(f"its low-memory variant: ida-tui --run {variant}")
-    for saving in [fits] if fits else found[-1:]:
+        lines.append(f"use the low-memory variant: ida-tui --run {variant}")
+    for saving in [fits] if fits else reductions[-1:]:
         lines.append(f"{saving.setting}   (planned: {saving.total / 1e9:.1f} GB)")
     if not fits:
-        lines.append("or a smaller model: ida-tui --list models")
+        lines.append("or use a smaller model; list them with: ida-tui --list models")
     return "\n".join(lines)
 
 
 def smaller(config: Config, device: DeviceName) -> str:
-    """What to add to `ida-tui resume RUN` so that it needs less: the profile's own variant, or a setting."""
+    """Arguments for `ida-tui resume RUN` that reduce memory: the low-memory variant, or a setting."""
     variant = f"{config.name}-lowmem"
     if variant in profiles.names("experiments"):
         return f"--with {variant}"
@@ -180,9 +188,9 @@ def smaller(config: Config, device: DeviceName) -> str:
 
 
 def savings(config: Config, device: DeviceName) -> list[Saving]:
-    """Changes that lower the plan, the mildest first: none of them changes the group of a prompt."""
-    now = plan(config, device)
-    if now is None:
+    """Changes that reduce the plan, mildest first; none of them changes the group size."""
+    current = plan(config, device)
+    if current is None:
         return []
     training, step_rows = config.training, config.training.completions_per_step
     changes: list[tuple[str, dict[str, object]]] = []
@@ -206,66 +214,71 @@ def savings(config: Config, device: DeviceName) -> list[Saving]:
     if training.max_completion_length > 64:
         half = training.max_completion_length // 2
         changes.append((f"training.max_completion_length={half}", {"max_completion_length": half}))
-    found = []
+    reductions = []
     for setting, change in changes:
         changed = config.model_copy(update={"training": training.model_copy(update=change)})
-        less = plan(changed, device)
-        if less is not None and less.total < now.total:
-            found.append(Saving(setting, less.total))
-    return found
+        reduced = plan(changed, device)
+        if reduced is not None and reduced.total < current.total:
+            reductions.append(Saving(setting, reduced.total))
+    return reductions
 
 
 # --- the parts ------------------------------------------------------------------------------------
 
 
 def _parts(config: Config, device: DeviceName, shape: Shape, stored: str) -> Iterator[Part]:
-    training, numbers = config.training, recipe(config, device)
+    training, precision = config.training, recipe(config, device)
     lora = training.method == "lora"
-    each = BYTES[numbers.weights]
-    policy = (config.model.parameters or shape.parameters()) * each
-    trained = shape.adapter_parameters(config.lora.r, config.lora.target_modules) if lora else 0
+    bytes_per_weight = BYTES[precision.weights]
+    policy = (config.model.parameters or shape.parameters()) * bytes_per_weight
+    adapter_parameters = (
+        shape.adapter_parameters(config.lora.r, config.lora.target_modules) if lora else 0
+    )
     yield Part("policy", policy, "always")
-    # With LoRA the reference is the policy with its adapter switched off.
+    # With LoRA, the reference model is the policy without its adapter.
     yield Part("reference", 0 if lora or not training.beta else policy, "always")
-    yield Part("adapter", 4 * trained, "always")
-    learned = 4 * trained if lora else policy
-    yield Part("gradients", learned, "always")
-    yield Part("optimizer", MOMENTS.get(numbers.optim, 2.0) * learned, "always")
+    yield Part("adapter", 4 * adapter_parameters, "always")
+    gradient_bytes = 4 * adapter_parameters if lora else policy
+    yield Part("gradients", gradient_bytes, "always")
+    yield Part("optimizer", MOMENTS.get(precision.optim, 2.0) * gradient_bytes, "always")
     yield Part("runtime", RUNTIME[device], "always")
-    if (stored or USUALLY_STORED) != numbers.weights:
-        # The largest tensor as it is in its file, beside what it becomes; on the host, whatever the device.
-        each_stored = BYTES.get(stored or USUALLY_STORED, 4)
-        yield Part("conversion", _largest(shape) * each_stored, "loading")
+    if (stored or USUALLY_STORED) != precision.weights:
+        # The largest tensor in the file's data type exists next to its converted copy, always on the host.
+        bytes_per_stored = BYTES.get(stored or USUALLY_STORED, 4)
+        yield Part("conversion", _largest(shape) * bytes_per_stored, "loading")
     step = _Step.of(config)
-    compute = 2 if numbers.fp16 or numbers.bf16 else each
+    compute = 2 if precision.fp16 or precision.bf16 else bytes_per_weight
     batch = replace(step, rows=training.per_device_train_batch_size)
-    at_once = step.rows
+    sampled_rows = step.rows
     if config.engine == "fast":
-        at_once = min(step.rows, training.rollout_rows or step.rows)
-    sampled = replace(step, rows=at_once)
-    cache, logits = _kv_cache(shape, sampled, each), 6.0 * at_once * shape.vocabulary * 4
+        sampled_rows = min(step.rows, training.rollout_rows or step.rows)
+    sampled = replace(step, rows=sampled_rows)
+    cache, logits = (
+        _kv_cache(shape, sampled, bytes_per_weight),
+        6.0 * sampled_rows * shape.vocabulary * 4,
+    )
     yield Part("KV cache", cache, "sampling")
     yield Part("logits", logits, "sampling")
     yield Part("allocator", SLACK[device] * (cache + logits), "sampling")
-    kept, tiles = (
-        _activations(config, shape, batch, numbers, compute),
+    activations, tiles = (
+        _activations(config, shape, batch, precision, compute),
         _tiles(shape, batch, lora, compute),
     )
-    yield Part("activations", kept, "update")
+    yield Part("activations", activations, "update")
     yield Part("LM-head tiles", tiles, "update")
     recomputed = device == "cpu" and training.gradient_checkpointing is not False
     slack = RECOMPUTED_SLACK if recomputed else SLACK[device]
-    yield Part("allocator", slack * (kept + tiles), "update")
+    yield Part("allocator", slack * (activations + tiles), "update")
 
 
 def _largest(shape: Shape) -> int:
-    """Numbers of the largest tensor."""
+    """Number of elements of the largest tensor."""
     return max(shape.vocabulary, shape.intermediate) * shape.hidden
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """Rows that are held together, and their tokens."""
+    """Rows (completions) processed together, and their token counts."""
 
     rows: int
     group: int
@@ -285,21 +298,21 @@ class _Step:
 
     @property
     def prompts(self) -> int:
-        """Different prompts among the rows."""
+        """Number of distinct prompts among the rows."""
         return max(1, -(-self.rows // self.group))
 
 
-def _kv_cache(shape: Shape, step: _Step, each: int) -> float:
-    """One buffer for all rows, and the prompts as they were read, for each row once more."""
-    a_token = shape.layers * 2 * shape.kv * each
+def _kv_cache(shape: Shape, step: _Step, bytes_per_value: int) -> float:
+    """Bytes of the key-value cache: a buffer for all rows, plus prefilled prompts and a copy per row."""
+    bytes_per_token = shape.layers * 2 * shape.kv * bytes_per_value
     tokens = step.rows * (2 * step.prompt + step.completion) + step.prompts * step.prompt
-    return float(tokens * a_token)
+    return float(tokens * bytes_per_token)
 
 
 def _activations(
-    config: Config, shape: Shape, batch: _Step, numbers: Recipe, compute: int
+    config: Config, shape: Shape, batch: _Step, precision: Recipe, compute: int
 ) -> float:
-    """What the forward pass keeps for the backward pass, and what that holds while it goes back."""
+    """Bytes that the forward pass saves, plus temporary gradients of the backward pass."""
     checkpointed = config.training.gradient_checkpointing is not False
     shared = not checkpointed and config.engine == "fast"
     if shared:
@@ -308,20 +321,21 @@ def _activations(
         tokens = batch.rows * (batch.prompt + batch.completion)
     length = batch.prompt + batch.completion
     queries = batch.completion if shared else length
-    lora, autocast = config.training.method == "lora", numbers.fp16 or numbers.bf16
-    a_layer = _layer(
+    lora, autocast = config.training.method == "lora", precision.fp16 or precision.bf16
+    layer_bytes = _layer(
         shape, lora, config.lora.r, tokens, batch.rows, queries, length, compute, autocast
     )
     if shared:
-        a_layer += 2 * batch.prompts * batch.prompt * shape.kv * compute
-    # The gradients of the widest tensors stand beside what was kept for them.
+        layer_bytes += 2 * batch.prompts * batch.prompt * shape.kv * compute
+    # Gradients of the widest tensors coexist with the saved activations.
     backward = tokens * (2 * shape.intermediate + 3 * shape.hidden) * compute
     if checkpointed:
-        return shape.layers * tokens * shape.hidden * compute + a_layer + backward
+        return shape.layers * tokens * shape.hidden * compute + layer_bytes + backward
     casts = 0.0
-    if not lora and BYTES[numbers.weights] > compute:
-        casts = shape.parameters() * compute  # autocast keeps its copy of the weights for the pass
-    return shape.layers * a_layer + backward + casts
+    if not lora and BYTES[precision.weights] > compute:
+        # Autocast caches its copy of the weights during the pass.
+        casts = shape.parameters() * compute
+    return shape.layers * layer_bytes + backward + casts
 
 
 def _layer(
@@ -335,24 +349,24 @@ def _layer(
     compute: int,
     autocast: bool,
 ) -> float:
-    """Bytes that one layer keeps: residuals, projections, attention and the gated feed-forward part."""
+    """Bytes saved by one layer: residuals, projections, attention and the gated feed-forward block."""
     h, q, kv, i = shape.hidden, shape.q, shape.kv, shape.intermediate
-    norms = 2 * h + q + kv if shape.head_norms else 2 * h  # kept in float32 whatever is computed in
-    rest = 2 * h + 2 * q + 4 * i + (7 * rank if lora else norms)
+    norms = 2 * h + q + kv if shape.head_norms else 2 * h  # always saved in float32
+    other = 2 * h + 2 * q + 4 * i + (7 * rank if lora else norms)
     casts = 0
     if compute < 4 and lora and autocast:
-        casts = compute * (3 * h + q)  # autocast's own copy of the projections' inputs
+        casts = compute * (3 * h + q)  # autocast's copy of the projections' inputs
     elif compute < 4 and lora:
-        casts = 4 * (5 * h + q + i)  # PEFT's, in the adapter's float32
-    # The prompt's keys and values stand before each row's own, repeated for the heads that share them.
+        casts = 4 * (5 * h + q + i)  # PEFT's copies in the adapter's float32
+    # Prompt keys and values are prepended to those of each row, and repeated for heads that share them.
     attention = 2 * rows * length * q * compute + rows * queries * length * 4
-    return tokens * (4 * norms + rest * compute + casts) + attention
+    return tokens * (4 * norms + other * compute + casts) + attention
 
 
 def _tiles(shape: Shape, batch: _Step, lora: bool, compute: int) -> float:
-    """States that reach the output layer, three tiles of logits, and its gradient where it learns."""
+    """Bytes of the output layer: hidden states, three tiles of logits, and its gradient if trained."""
     tokens = batch.rows * batch.completion
     tile = min(HEAD_TILE, shape.vocabulary)
     states = 4 * tokens * shape.hidden * compute
-    learned = 0 if lora else shape.vocabulary * shape.hidden * compute
-    return float(3 * tokens * tile * 4 + states + learned)
+    gradient = 0 if lora else shape.vocabulary * shape.hidden * compute
+    return float(3 * tokens * tile * 4 + states + gradient)

@@ -1,8 +1,7 @@
-"""The plan of a run as text: `ida-tui --check PROFILE [key=value ...]`. It runs and loads nothing.
+"""Text preview of a run for `ida-tui --check PROFILE [key=value ...]`.
 
-There is no network, no torch and no guess in it: what is not known before a run is said to be not
-known. The device of `auto` is this machine's likely one, judged by its files; a profile that is
-meant for mps is planned for mps, wherever it is checked.
+It needs no network and no torch, and loads nothing; unknown values are shown as unknown. The device of
+`auto` is a guess from this machine's files; a profile made for mps is planned for mps on any machine.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _LABEL = 13
 
 
 def render_check(resolved: Resolved) -> str:
-    """The resolved plan of an experiment, line by line, then what is worth knowing about it."""
+    """The preview of an experiment, followed by the findings of its cross-checks."""
     config = resolved.config
     device, _ = planned_device(config)
     experiment = ("experiment", f"{config.name}   ({shown_path(resolved.file)})")
@@ -55,11 +54,11 @@ def render_check(resolved: Resolved) -> str:
 
 
 def rows(config: Config, earlier: RunState | None = None) -> list[tuple[str, str]]:
-    """The plan of an experiment, each row a label and what is known; nothing in it is guessed.
+    """The preview of an experiment as (label, text) rows.
 
     Args:
         config: the resolved profile.
-        earlier: a run of it, whose memory is shown beside what is planned.
+        earlier: state of a previous run, whose measured memory is shown next to the plan.
     """
     device, remark = planned_device(config)
     config = memory.chosen(config, device, memory_limit(config))
@@ -76,47 +75,49 @@ def rows(config: Config, earlier: RunState | None = None) -> list[tuple[str, str
 
 
 def planned_device(config: Config) -> tuple[DeviceName, str]:
-    """The device that is planned for, and how it was chosen, in words."""
+    """The device that the preview assumes, and a remark on how it was chosen."""
     likely = likely_device()
-    asked = config.device
-    if asked == "auto" and not (_meant_for_mps(config) and likely != "mps"):
+    requested = config.device
+    if requested == "auto" and not (_meant_for_mps(config) and likely != "mps"):
         return likely, f"auto: probably {likely} on this machine"
-    if asked in ("auto", "mps") and likely != "mps":
-        here = "" if asked == "mps" else f" (here, auto is probably {likely})"
-        return "mps", f"{asked}: this machine has no MPS; the plan below is for mps{here}"
-    if asked == "cuda" and likely != "cuda":
-        return "cuda", "cuda: no NVIDIA driver is seen on this machine; the plan is for cuda"
-    return ("cpu" if asked == "auto" else asked), f"{asked}"
+    if requested in ("auto", "mps") and likely != "mps":
+        note = "" if requested == "mps" else f" (auto is probably {likely} here)"
+        return "mps", f"{requested}: this machine has no MPS; the plan below is for mps{note}"
+    if requested == "cuda" and likely != "cuda":
+        return "cuda", "cuda: this machine has no NVIDIA driver; the plan below is for cuda"
+    return ("cpu" if requested == "auto" else requested), f"{requested}"
 
 
 def memory_limit(config: Config) -> float:
-    """The memory that the plan is held against, in bytes: the profile's limit, or what is here."""
+    """The memory limit in bytes: the profile's limit, else all memory of this machine."""
     return memory.limit(config, room().total)
 
 
 def key_source(judge: JudgeConfig) -> str:
-    """Where the judge's key is: ``environment``, ``.env`` or nothing. The key is not kept."""
+    """The source of the judge's API key: ``environment``, ``.env`` or empty. The key is not stored."""
     if judge.api_key_env is None:
         return ""
     if os.environ.get(judge.api_key_env):
         return "environment"
     try:
-        found = bool(dotenv_values(Path.cwd() / ".env", interpolate=False).get(judge.api_key_env))
+        is_in_dotenv = bool(
+            dotenv_values(Path.cwd() / ".env", interpolate=False).get(judge.api_key_env)
+        )
     except (OSError, ValueError):
-        found = False
-    return ".env" if found else ""
+        is_in_dotenv = False
+    return ".env" if is_in_dotenv else ""
 
 
 def judge_calls(config: Config) -> tuple[int, int]:
-    """Calls for the verdicts of training, none of them cached, and for the anchors that watch for drift."""
+    """Number of judge calls for training (without a cache) and for the drift checks."""
     training, judge = config.training, config.judge
     steps = config.planned_steps()
     batches = -(-steps // training.num_iterations)
-    every = judge.anchor_every if judge.kind != "offline" else 0
-    probes = 1 + steps // every if 0 < every < steps else 0
+    interval = judge.anchor_every if judge.kind != "offline" else 0
+    drift_checks = 1 + steps // interval if 0 < interval < steps else 0
     return (
         batches * training.completions_per_step * judge.samples,
-        probes * len(ANCHORS) * judge.samples,
+        drift_checks * len(ANCHORS) * judge.samples,
     )
 
 
@@ -132,18 +133,18 @@ def _meant_for_mps(config: Config) -> bool:
 
 def _about_model(config: Config, device: DeviceName, files: Weights) -> Iterator[tuple[str, str]]:
     model = config.model
-    named = f"{model.name}   ({model.path})" if model.name not in ("", model.path) else model.path
+    label = f"{model.name}   ({model.path})" if model.name not in ("", model.path) else model.path
     count = files.parameters
-    size = "parameters not known" if count is None else f"{count:,} parameters"
+    size = "parameters unknown" if count is None else f"{count:,} parameters"
     context = files.context_length
-    window = "context not known" if context is None else f"context {context:,} tokens"
-    yield "model", f"{named}\n{size}, {window}"
+    context_text = "context unknown" if context is None else f"context {context:,} tokens"
+    yield "model", f"{label}\n{size}, {context_text}"
     yield "weights", _where(config, files)
-    base = recipe(config, device).weights
+    weight_format = recipe(config, device).weights
     if config.training.method == "full":
-        trained = f"every weight, held in {base}"
+        trained = f"all weights, in {weight_format}"
     else:
-        trained = f"{_adapter(config.lora)} in float32, on a {base} base"
+        trained = f"{_adapter(config.lora)} in float32, on a {weight_format} base"
     yield "trains", trained
 
 
@@ -157,16 +158,18 @@ def _where(config: Config, files: Weights) -> str:
     model = config.model
     size = "" if files.size_gb is None else f", {_gigabytes(files.size_gb)}"
     if files.place == "embedded":
-        return f"ship with ida-tui{size}" if files.complete else "missing from this installation"
+        return (
+            f"included with ida-tui{size}" if files.complete else "missing from this installation"
+        )
     if files.place == "folder" and files.folder is not None:
-        state = size if files.complete else "; no weight files (*.safetensors) are in it"
+        state = size if files.complete else ", without weight files (*.safetensors)"
         return f"on this machine, in {shown_path(files.folder)}{state}"
     if files.place == "cache":
         if files.complete:
             return f"on this machine, in the Hugging Face cache{size}"
-        return "only partly in the Hugging Face cache; the rest is downloaded at the start"
-    much = "size not known" if model.download_gb is None else _gigabytes(model.download_gb)
-    return f"not on this machine; downloaded at the start ({much}): hf download {model.path}"
+        return "partly in the Hugging Face cache; the run downloads the rest"
+    download = "size unknown" if model.download_gb is None else _gigabytes(model.download_gb)
+    return f"not on this machine; the run downloads them ({download}): hf download {model.path}"
 
 
 def _gigabytes(size: float) -> str:
@@ -176,22 +179,22 @@ def _gigabytes(size: float) -> str:
 def _about_training(config: Config) -> Iterator[tuple[str, str]]:
     training, train = config.training, config.prompts.train()
     steps, group = config.planned_steps(), training.num_generations
-    long = "max_steps" if training.max_steps else f"{training.num_train_epochs:g} × the prompts"
+    length = "max_steps" if training.max_steps else f"{training.num_train_epochs:g} × the prompts"
     held_out = len(config.prompts.held_out())
     name = config.prompts.name or "prompts"
-    yield "prompts", f"{len(train)} to train on, {held_out} held out   ({name})"
+    yield "prompts", f"{len(train)} for training, {held_out} held out   ({name})"
     yield (
         "steps",
-        f"{steps} ({long}), each {training.prompts_per_step} × {group} ="
+        f"{steps} ({length}), each {training.prompts_per_step} × {group} ="
         f" {training.completions_per_step} completions\n"
         f"batch {training.per_device_train_batch_size} × accumulation"
         f" {training.gradient_accumulation_steps}, activations"
-        f" {'kept' if training.gradient_checkpointing is False else 'recomputed'}",
+        f" {'stored' if training.gradient_checkpointing is False else 'recomputed'}",
     )
     most = training.completions_per_step * training.max_completion_length
     yield (
         "tokens",
-        f"at most {training.max_completion_length} a completion, {most:,} sampled a step",
+        f"at most {training.max_completion_length} per completion, {most:,} sampled per step",
     )
     sampling = [f"temperature {training.temperature:g}"]
     if training.top_p < 1:
@@ -219,59 +222,59 @@ def _about_judge(config: Config) -> Iterator[tuple[str, str]]:
         yield "judge", "offline heuristic: no calls, no key, no cost"
         return
     if judge.kind == "plugin":
-        yield "judge", f"{judge.name or judge.model}   (the plugin {_plugin(judge.model)})"
-        yield "judge calls", f"{sum(judge_calls(config)):,}; what they cost is the plugin's to tell"
+        yield "judge", f"{judge.name or judge.model}   (plugin {_plugin(judge.model)})"
+        yield "judge calls", f"{sum(judge_calls(config)):,}; the cost depends on the plugin"
         return
     where = without_login(judge.base_url) if judge.base_url else "OpenAI"
     yield "judge", f"{judge.name or judge.model}   ({judge.model} at {where})"
     yield "key", _key(judge)
     in_training, anchors = judge_calls(config)
     calls = in_training + anchors
-    parts = f"{in_training:,} for completions, {anchors:,} to watch for drift"
-    if at_the_end := evaluation_calls(config):
-        calls += at_the_end
-        parts += f", {at_the_end:,} to compare before and after"
-    cached = "; the cache may answer some" if judge.cache else ""
+    parts = f"{in_training:,} for completions, {anchors:,} for drift checks"
+    if evaluation := evaluation_calls(config):
+        calls += evaluation
+        parts += f", {evaluation:,} for the evaluation"
+    cached = "; fewer with cached verdicts" if judge.cache else ""
     yield "judge calls", f"{calls:,} ({parts}){cached}\n{_cost(config, calls)}"
     if config.budget is not None:
-        yield "budget", f"${config.budget:g}; the run pauses before the judge costs more"
+        yield "budget", f"${config.budget:g}; the run pauses before the judge exceeds it"
 
 
 def _plugin(name: str) -> str:
     try:
         return plugins.words(plugins.find(plugins.JUDGES, name))
     except UsageError:
-        return f"{quoted(name)}, which no installed package offers"
+        return f"{quoted(name)}, which is not installed"
 
 
 def _key(judge: JudgeConfig) -> str:
     if judge.api_key_env is None:
-        return "none needed"
+        return "not needed"
     if is_local(judge.base_url) and judge.api_key_env == "OPENAI_API_KEY":
-        return "none needed: the server is on this machine, and OpenAI's key is not sent to it"
+        return "not needed: the server is local, and the OpenAI key is not sent to it"
     source = key_source(judge)
     name = judge.api_key_env
     if source:
         return f"{name} is set ({source})"
-    return f"{name} is not set: export {name}=… or add that line to .env"
+    return f"{name} is not set: export {name}=… or add it to .env"
 
 
 def _cost(config: Config, calls: int) -> str:
     judge = config.judge
     if judge.price is None:
-        return "cost unknown: the profile states no price"
+        return "cost unknown: the judge profile has no price"
     if not judge.price.input and not judge.price.output:
         return "free"
     tokens = typical_call_tokens(config.rubric, config.prompts)
     cost = calls * (tokens[0] * judge.price.input + tokens[1] * judge.price.output) / 1e6
     return (
-        f"about ${cost:.4f}, if a call takes {tokens[0]:,} tokens in and {tokens[1]} out;"
-        " the run shows what it really cost"
+        f"about ${cost:.4f}, at {tokens[0]:,} input and {tokens[1]} output tokens per call;"
+        " the run shows the actual cost"
     )
 
 
 def evaluation_calls(config: Config) -> int:
-    """Calls for the answers of both models at the end of a run, where its profile has them judged."""
+    """Number of judge calls for the evaluation at the end of a run; 0 if it is not judged."""
     if not (config.evaluation.enabled and config.evaluation.judged):
         return 0
     answers = 2 * len(config.prompts.held_out()) * config.evaluation.samples
@@ -295,34 +298,34 @@ def _about_memory(
 ) -> Iterator[tuple[str, str]]:
     planned = memory.plan(config, device)
     if planned is None:
-        yield "memory", "not planned: the sizes of the model are not known before it is here"
+        yield "memory", "unknown: the model's layer sizes are not known before it is downloaded"
         return
     most = memory_limit(config)
     measured = narration.measured_memory(earlier) if earlier else {}
-    lines = [f"about {planned.total / 1e9:.1f} GB at once"]
-    stated = None if config.limit_gb == "auto" else most
-    lines += narration.memory_table(planned.rows(), stated, measured)
+    lines = [f"peak: about {planned.total / 1e9:.1f} GB"]
+    configured_limit = None if config.limit_gb == "auto" else most
+    lines += narration.memory_table(planned.rows(), configured_limit, measured)
     if earlier is not None and earlier.run is not None and measured:
-        lines.append(f"measured: in the newest run of it, {earlier.run.run_id}")
+        lines.append(f"measured in the latest run, {earlier.run.run_id}")
     if planned.total > most:
-        lines.append("more than the limit; to make it fit:")
+        lines.append("over the limit; to make it fit:")
         lines += memory.advice(config, device, most).splitlines()
     yield "memory", "\n".join(lines)
 
 
 def newest_run(config: Config) -> RunState | None:
-    """What is known of the newest run of this experiment with this model; None where there is none."""
+    """The state of the latest run of this experiment with this model; None if there is none."""
     events = expanded(config.output_dir) / config.name / "latest" / "events.jsonl"
     try:
         state = Replay.open(events).end
     except (OSError, EventError):
         return None
-    same = state.run is not None and state.run.model in (config.model.name, config.model.path)
-    return state if same else None
+    same_model = state.run is not None and state.run.model in (config.model.name, config.model.path)
+    return state if same_model else None
 
 
 def _about_surroundings(config: Config) -> Iterator[tuple[str, str]]:
-    limit = "what the machine has" if config.limit_gb == "auto" else f"{config.limit_gb:g} GB"
+    limit = "all RAM" if config.limit_gb == "auto" else f"{config.limit_gb:g} GB"
     yield "memory limit", limit
     yield "run folder", f"{shown_path(Path(config.output_dir) / config.name)}/<date-time>/"
     if config.report_to:

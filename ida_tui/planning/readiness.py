@@ -1,4 +1,7 @@
-"""Can this run start here, now? Device, model, key, disk and folder, looked at without torch or a network."""
+"""Readiness checks before a run: device, model, API key, disk space and output folder.
+
+They use neither torch nor the network.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,18 @@ from ida_tui.util.paths import expanded, shown_path
 
 Status = Literal["ready", "note", "missing"]
 LITTLE_GB = 2.0
-"""Free space below which a note is made; a LoRA checkpoint is small, a whole model is not."""
+"""Free disk space, in GB, below which a note appears; only a full-model checkpoint is large."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that a run needs.
+    """The result of one readiness check.
 
     Args:
-        name: what it is about, in a word.
-        status: ready, worth knowing, or missing: then the run cannot start.
-        text: how it stands, in a sentence without a full stop.
-        fix: what to do about it, where something should be done.
+        name: subject of the check, one word.
+        status: ready, note, or missing; with a missing requirement the run cannot start.
+        text: the result, a sentence without a period.
+        fix: what to do; empty if nothing needs to be done.
     """
 
     name: str
@@ -41,11 +44,11 @@ class Check:
 
 
 def checks(config: Config, *, folder: Path) -> list[Check]:
-    """Everything that a run of this experiment needs.
+    """All readiness checks for a run of this experiment.
 
     Args:
         config: the resolved experiment.
-        folder: the working directory, whose `.env` may hold a key.
+        folder: the working directory, whose `.env` may contain the API key.
     """
     return [
         *_profile(config),
@@ -57,13 +60,13 @@ def checks(config: Config, *, folder: Path) -> list[Check]:
 
 
 def _profile(config: Config) -> Iterator[Check]:
-    found = check(config)
-    errors = [f for f in found if f.severity == "error"]
+    findings = check(config)
+    errors = [f for f in findings if f.severity == "error"]
     if not errors:
-        yield Check("profile", "ready", "its values fit together")
+        yield Check("profile", "ready", "valid")
     for finding in errors:
         yield Check("profile", "missing", f"{finding.key}: {finding.title}", finding.hint)
-    for finding in found:
+    for finding in findings:
         if finding.severity == "note":
             yield Check("profile", "note", finding.title, finding.hint)
 
@@ -77,8 +80,8 @@ def _device(config: Config) -> Check:
     planned, _ = planned_device(config)
     if config.device == "auto" and planned != likely:
         return Check(
-            "device", "note", f"{likely} here; the profile is meant for {planned}",
-            "model=embedded, or quickstart, suits this machine",
+            "device", "note", f"{likely} on this machine; the profile is made for {planned}",
+            "use model=embedded, or the experiment quickstart",
         )  # fmt: skip
     return Check("device", "ready", likely if config.device == "auto" else config.device)
 
@@ -92,25 +95,25 @@ def _model(config: Config) -> Iterator[Check]:
     size = "" if files.size_gb is None else f", {_gigabytes(files.size_gb)}"
     if files.place == "embedded":
         if files.complete:
-            yield Check("model", "ready", f"ships with ida-tui{size}")
+            yield Check("model", "ready", f"included with ida-tui{size}")
         else:
-            yield Check("model", "missing", "its files are not installed", "install ida-tui again")
+            yield Check("model", "missing", "its files are not installed", "reinstall ida-tui")
     elif files.place == "folder":
         if files.complete:
             yield Check("model", "ready", f"on this machine{size}")
         else:
             yield Check(
-                "model", "missing", "no *.safetensors in its folder", "name another model.path"
+                "model", "missing", "its folder has no *.safetensors files", "set model.path"
             )
     elif files.place == "cache" and files.complete:
-        yield Check("model", "ready", f"downloaded before{size}")
+        yield Check("model", "ready", f"downloaded{size}")
     else:
-        much = config.model.download_gb
-        told = "its size is not known" if much is None else _gigabytes(much)
-        part = "the rest is to be downloaded" if files.place == "cache" else "to be downloaded"
-        yield Check("model", "note", f"{part} first: {told}", f"hf download {config.model.path}")
-        if much is not None:
-            yield from _room_for(much, hub_cache(), "the download")
+        size_gb = config.model.download_gb
+        total = "size unknown" if size_gb is None else _gigabytes(size_gb)
+        text = "partly downloaded" if files.place == "cache" else "not downloaded yet"
+        yield Check("model", "note", f"{text} ({total})", f"hf download {config.model.path}")
+        if size_gb is not None:
+            yield from _room_for(size_gb, hub_cache(), "the download")
 
 
 def _key(config: Config, folder: Path) -> Check:
@@ -120,45 +123,47 @@ def _key(config: Config, folder: Path) -> Check:
     except IdaError as error:
         return Check("key", "missing", error.title, error.hint.splitlines()[0])
     if key is None:
-        why = "the offline heuristic needs none" if judge.kind == "offline" else "none needed"
-        return Check("key", "ready", why)
+        reason = "not needed by the offline heuristic" if judge.kind == "offline" else "not needed"
+        return Check("key", "ready", reason)
     return Check("key", "ready", f"{judge.api_key_env} is set ({key_source(judge)})")
 
 
 def _disk(config: Config) -> Iterator[Check]:
-    wanted = expanded(config.output_dir)
-    there = _nearest(wanted, Path.exists)
-    if not there.is_dir():
-        yield Check("folder", "missing", f"{shown_path(there)} is no folder", "set output_dir")
-        return
-    if not os.access(there, os.W_OK):
+    output_dir = expanded(config.output_dir)
+    existing = _nearest(output_dir, Path.exists)
+    if not existing.is_dir():
         yield Check(
-            "folder", "missing", f"{shown_path(there)} cannot be written to",
+            "folder", "missing", f"{shown_path(existing)} is not a folder", "set output_dir"
+        )
+        return
+    if not os.access(existing, os.W_OK):
+        yield Check(
+            "folder", "missing", f"{shown_path(existing)} is not writable",
             "make it writable, or set output_dir",
         )  # fmt: skip
         return
-    free = _free_gb(there)
+    free = _free_gb(existing)
     if free is not None and free < LITTLE_GB:
         yield Check("disk", "note", f"only {_gigabytes(free)} free for the run", "set output_dir")
     elif free is not None:
-        yield Check("disk", "ready", f"{free:.0f} GB free in {shown_path(wanted)}")
+        yield Check("disk", "ready", f"{free:.0f} GB free in {shown_path(output_dir)}")
 
 
-def _room_for(needed: float, folder: Path, what: str) -> Iterator[Check]:
+def _room_for(needed: float, folder: Path, purpose: str) -> Iterator[Check]:
     free = _free_gb(_nearest(folder, Path.is_dir))
     if free is not None and free < needed:
         yield Check(
-            "disk", "missing", f"{free:.1f} GB free, {what} needs {needed:.1f} GB",
-            f"make room in {shown_path(folder)}, or set HF_HOME to another disk",
+            "disk", "missing", f"{free:.1f} GB free, but {purpose} needs {needed:.1f} GB",
+            f"free up space in {shown_path(folder)}, or set HF_HOME to another disk",
         )  # fmt: skip
 
 
-def _nearest(path: Path, good: Callable[[Path], bool]) -> Path:
+def _nearest(path: Path, accept: Callable[[Path], bool]) -> Path:
     path = path.absolute()
-    for place in (path, *path.parents):
+    for candidate in (path, *path.parents):
         try:
-            if good(place):
-                return place
+            if accept(candidate):
+                return candidate
         except OSError:
             continue
     return Path("/")

@@ -1,5 +1,5 @@
-"""A run as one page: what it learned, and how that is known.
+"""Run report as one HTML page and one Markdown file.
 
-`writing.write` makes it: `reading` gathers what the run's directory has, `page` puts it into words, `figures`
-draws it, and the templates beside them are filled with that.
+`writing.write` is the entry point: `reading` loads the run directory, `page` builds the content, `figures`
+draws the plots, and the templates render the result.
 """

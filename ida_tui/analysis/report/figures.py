@@ -1,4 +1,4 @@
-"""The pictures of a report, each with its words: what it shows, and what it leaves out."""
+"""Plots of a report, each with a title and a caption."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TREND = 5
-"""Steps of the running mean of the reward."""
+"""Window, in steps, of the running mean of the reward."""
 PHASES: Sequence[ev.Phase] = (
     "generate",
     "judge",
@@ -38,16 +38,16 @@ PHASES: Sequence[ev.Phase] = (
 
 
 class Picture(NamedTuple):
-    """One figure of the page."""
+    """One plot of the page."""
 
     title: str
     caption: str
     svg: str
-    """Empty where there is nothing to draw; the caption says why."""
+    """Inline SVG; empty if there is nothing to draw, with the reason in the caption."""
 
 
 class _Curves(NamedTuple):
-    """The finished steps in columns."""
+    """The finished steps and their numbers."""
 
     facts: Facts
     steps: list[ev.StepFinished]
@@ -55,23 +55,23 @@ class _Curves(NamedTuple):
 
     @property
     def each(self) -> int:
-        """How many steps a point stands for."""
+        """Number of steps per point."""
         return thinned(self.xs, self.xs).each
 
-    def values(self, take: Callable[[ev.StepFinished], float | None]) -> list[float | None]:
-        """One figure of every step; what is not finite is left out."""
-        found = [take(step) for step in self.steps]
-        return [v if v is not None and math.isfinite(v) else None for v in found]
+    def values(self, get_value: Callable[[ev.StepFinished], float | None]) -> list[float | None]:
+        """One metric of every step; missing and non-finite values are None."""
+        values = [get_value(step) for step in self.steps]
+        return [v if v is not None and math.isfinite(v) else None for v in values]
 
 
 def pictures(facts: Facts) -> list[Picture]:
-    """All of them, in the order of the page; none for a run without a finished step."""
+    """The plots in page order; empty for a run without finished steps."""
     steps = list(facts.run.state.steps)
     if not steps:
         return []
     curves = _Curves(facts, steps, [float(step.step) for step in steps])
-    made = (_reward, _axes, _lengths, _policy, _weights, _signal, _time, _memory, _latency)
-    return [picture for one in made for picture in one(curves)]
+    plotters = (_reward, _axes, _lengths, _policy, _weights, _signal, _time, _memory, _latency)
+    return [picture for plotter in plotters for picture in plotter(curves)]
 
 
 def _reward(curves: _Curves) -> Iterator[Picture]:
@@ -85,45 +85,47 @@ def _reward(curves: _Curves) -> Iterator[Picture]:
             line = thinned(curves.xs, trend)
             axes.plot(line.steps, line.values, color=INK, linewidth=2, label=f"mean of {TREND}")
         _finish(axes, curves.xs, 0, 1)
-        said = _alerts(axes, curves)
-        told = f"first step → last step: {_from_to(values, 3)}"
-        yield _picture(figure, "R_IDA", told, said, points.each)
+        alert_note = _alerts(axes, curves)
+        summary = f"first step → last step: {_from_to(values, 3)}"
+        yield _picture(figure, "R_IDA", summary, alert_note, points.each)
 
 
 def _alerts(axes: Axes, curves: _Curves) -> str:
-    """Mark where alerts were raised, by their numbers in the list; returns what the marks mean."""
-    at: dict[int, list[int]] = {}
+    """Mark the steps of the alerts with their numbers; returns the caption for the marks."""
+    numbers_by_step: dict[int, list[int]] = {}
     state = curves.facts.run.state
     for number, alert in enumerate(state.alerts, start=first_alert(state)):
-        at.setdefault(alert.step, []).append(number)
+        numbers_by_step.setdefault(alert.step, []).append(number)
     low, high = curves.xs[0], curves.xs[-1]
-    taken = -math.inf
-    for step, numbers in sorted(at.items()):
+    last_labeled = -math.inf
+    for step, numbers in sorted(numbers_by_step.items()):
         x = min(max(float(step), low), high)
         axes.axvline(x, color=LINES[1], linewidth=1, linestyle="--")
-        # Numbers that would lie over each other are left to the list.
-        if x - taken >= (high - low) * 0.05:
-            shown = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"
+        # Omit numbers that would overlap; the alert list has all of them.
+        if x - last_labeled >= (high - low) * 0.05:
+            label = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"
             axes.annotate(
-                shown, (x, 1.0), (3, 0), textcoords="offset points", color=LINES[1],
+                label, (x, 1.0), (3, 0), textcoords="offset points", color=LINES[1],
                 fontweight="bold", va="top", fontsize=9,
             )  # fmt: skip
-            taken = x
-    return "Vertical lines: the alerts below, by number." if at else ""
+            last_labeled = x
+    return "Vertical lines mark the numbered alerts below." if numbers_by_step else ""
 
 
 def _axes(curves: _Curves) -> Iterator[Picture]:
-    each = {
+    values_by_axis = {
         "align": curves.values(lambda step: step.align),
         "risk": curves.values(lambda step: step.risk),
         "detail": curves.values(lambda step: step.detail),
     }
     with drawing.picture() as (figure, (axes,)):
-        for number, (name, values) in enumerate(each.items()):
+        for number, (name, values) in enumerate(values_by_axis.items()):
             draw(axes, thinned(curves.xs, values), number, name)
         _finish(axes, curves.xs, 0, 10)
-        said = "; ".join(f"{name} {_from_to(values, 1)}" for name, values in each.items())
-        yield _picture(figure, "The three axes", said, "risk: 10 = safest.", curves.each)
+        summary = "; ".join(
+            f"{name} {_from_to(values, 1)}" for name, values in values_by_axis.items()
+        )
+        yield _picture(figure, "The three axes", summary, "risk: 10 = safest.", curves.each)
 
 
 def _lengths(curves: _Curves) -> Iterator[Picture]:
@@ -132,7 +134,7 @@ def _lengths(curves: _Curves) -> Iterator[Picture]:
         return
     low = thinned(curves.xs, curves.values(lambda s: s.lengths[1] if s.lengths else None))
     high = thinned(curves.xs, curves.values(lambda s: s.lengths[2] if s.lengths else None))
-    cut = curves.values(lambda s: None if s.truncated is None else 100 * s.truncated)
+    truncated = curves.values(lambda s: None if s.truncated is None else 100 * s.truncated)
     with drawing.picture((2, 1)) as (figure, (above, below)):
         points = thinned(curves.xs, mean)
         above.fill_between(
@@ -142,10 +144,10 @@ def _lengths(curves: _Curves) -> Iterator[Picture]:
         draw(above, points, 0, "mean, in tokens")
         above.set_ylim(bottom=0)
         legend(above)
-        draw(below, thinned(curves.xs, cut), 1, "% that ran into the longest length")
-        _finish(below, curves.xs, 0, _up_to(cut))
-        said = f"mean {_from_to(mean, 0)} tokens; truncated {_from_to(cut, 0)} %"
-        yield _picture(figure, "Length and truncation", said, "", points.each)
+        draw(below, thinned(curves.xs, truncated), 1, "truncated, %")
+        _finish(below, curves.xs, 0, _up_to(truncated))
+        summary = f"mean {_from_to(mean, 0)} tokens; truncated {_from_to(truncated, 0)}%"
+        yield _picture(figure, "Length and truncation", summary, "", points.each)
 
 
 def _policy(curves: _Curves) -> Iterator[Picture]:
@@ -154,7 +156,9 @@ def _policy(curves: _Curves) -> Iterator[Picture]:
         return
     both = (("KL to the reference, nats", kl), ("entropy, nats", entropy))
     panels = [(name, values) for name, values in both if not _nothing(values)]
-    missing = "KL was not measured: without a KL penalty (beta 0) there is no reference."
+    missing = (
+        "KL was not measured, because a run without a KL penalty (beta 0) has no reference model."
+    )
     yield _stacked(
         curves, "KL and entropy" if not _nothing(kl) else "Entropy", panels,
         missing if _nothing(kl) else "",
@@ -177,22 +181,22 @@ def _weights(curves: _Curves) -> Iterator[Picture]:
 
 
 def _signal(curves: _Curves) -> Iterator[Picture]:
-    still = curves.values(lambda s: None if s.zero_std is None else 100 * s.zero_std)
+    zero_variance = curves.values(lambda s: None if s.zero_std is None else 100 * s.zero_std)
     unscored = curves.values(
         lambda s: 100 * (s.completions - s.scored) / s.completions if s.completions else None
     )
     with drawing.picture() as (figure, (axes,)):
-        points = thinned(curves.xs, still)
-        draw(axes, points, 0, "groups whose rewards are all equal, %")
-        draw(axes, thinned(curves.xs, unscored), 1, "completions without a verdict, %")
-        _finish(axes, curves.xs, 0, max(_up_to(still), _up_to(unscored)), columns=1)
-        said = (
-            f"groups that teach nothing {_from_to(still, 0)} %;"
-            f" completions without a verdict {_from_to(unscored, 0)} %"
+        points = thinned(curves.xs, zero_variance)
+        draw(axes, points, 0, "zero-variance groups, %")
+        draw(axes, thinned(curves.xs, unscored), 1, "failed verdicts, %")
+        _finish(axes, curves.xs, 0, max(_up_to(zero_variance), _up_to(unscored)), columns=1)
+        summary = (
+            f"zero-variance groups {_from_to(zero_variance, 0)}%;"
+            f" failed verdicts {_from_to(unscored, 0)}%"
         )
         yield _picture(
-            figure, "What there is to learn from", said,
-            "A group whose rewards are all equal teaches nothing.", points.each,
+            figure, "Training signal", summary,
+            "A zero-variance group, in which all rewards are equal, gives no training signal.", points.each,
         )  # fmt: skip
 
 
@@ -204,7 +208,7 @@ def _time(curves: _Curves) -> Iterator[Picture]:
     }
     if not rows:
         return
-    each = next(iter(rows.values())).each
+    steps_per_point = next(iter(rows.values())).each
     with drawing.picture() as (figure, (axes,)):
         axes.stackplot(
             next(iter(rows.values())).steps, *(row.values for row in rows.values()),
@@ -213,24 +217,28 @@ def _time(curves: _Curves) -> Iterator[Picture]:
         _finish(axes, curves.xs, 0, None)
         axes.set_ylabel("seconds")
         totals = {name: sum(step.seconds.get(name, 0.0) for step in curves.steps) for name in rows}
-        said = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in totals.items())
+        summary = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in totals.items())
         yield _picture(
-            figure, "Time of a step, by phase", f"in all steps together: {said}", "", each
+            figure,
+            "Time of a step, by phase",
+            f"total over all steps: {summary}",
+            "",
+            steps_per_point,
         )
 
 
 def _memory(curves: _Curves) -> Iterator[Picture]:
-    held = curves.facts.moments.memory
+    peaks = curves.facts.moments.memory
     values: list[float | None] = [
-        held[step.step] / 1e9 if held.get(step.step) else None for step in curves.steps
+        peaks[step.step] / 1e9 if peaks.get(step.step) else None for step in curves.steps
     ]
     if _nothing(values):
-        yield Picture("Memory", "No sample of the memory was taken during a step.", "")
+        yield Picture("Memory", "No memory was sampled during the steps.", "")
         return
     run = curves.facts.run.state.run
     with drawing.picture() as (figure, (axes,)):
         points = thinned(curves.xs, values, highest=True)
-        draw(axes, points, 0, "held, GB")
+        draw(axes, points, 0, "peak, GB")
         known = [value for value in values if value is not None]
         top = max(known)
         if run is not None and run.planned_gb:
@@ -241,19 +249,19 @@ def _memory(curves: _Curves) -> Iterator[Picture]:
             axes.axhline(run.limit_gb, color=LINES[1], linewidth=1.2, linestyle="--", label="limit")
             top = max(top, run.limit_gb)
         elif run is not None:
-            note = f"The limit, {run.limit_gb:.1f} GB, is far above the picture."
+            note = f"The limit, {run.limit_gb:.1f} GB, is off the chart."
         _finish(axes, curves.xs, 0, 1.08 * top)
         yield _picture(
             figure, "Memory", f"at most {max(known):.2f} GB in a step", note, points.each,
-            how="highest",
+            how="maximum",
         )  # fmt: skip
 
 
 def _latency(curves: _Curves) -> Iterator[Picture]:
     batches = curves.facts.moments.batches
-    own = [batches.get(step.step) for step in curves.steps]
-    p50: list[float | None] = [one.p50_s if one else None for one in own]
-    p95: list[float | None] = [one.p95_s if one else None for one in own]
+    step_batches = [batches.get(step.step) for step in curves.steps]
+    p50: list[float | None] = [batch.p50_s if batch else None for batch in step_batches]
+    p95: list[float | None] = [batch.p95_s if batch else None for batch in step_batches]
     run = curves.facts.run.state.run
     if _nothing(p50) or (run is not None and run.judge == ev.OFFLINE_JUDGE):
         return
@@ -262,27 +270,27 @@ def _latency(curves: _Curves) -> Iterator[Picture]:
         draw(axes, points, 0, "median, s")
         draw(axes, thinned(curves.xs, p95), 1, "95th percentile, s")
         _finish(axes, curves.xs, 0, None)
-        said = f"median {_from_to(p50, 2)} s; 95th percentile {_from_to(p95, 2)} s"
-        yield _picture(figure, "How long a verdict takes", said, "", points.each)
+        summary = f"median {_from_to(p50, 2)} s; 95th percentile {_from_to(p95, 2)} s"
+        yield _picture(figure, "Latency of a verdict", summary, "", points.each)
 
 
-# --- what they share ----------------------------------------------------------------------------
+# --- helpers ----------------------------------------------------------------------------
 
 
 def _stacked(
     curves: _Curves, title: str, panels: Sequence[tuple[str, Values]], note: str
 ) -> Picture:
-    """Panels below each other, each with a scale of its own."""
+    """Vertically stacked panels with independent scales."""
     with drawing.picture((1,) * len(panels)) as (figure, parts):
-        each = 1
+        steps_per_point = 1
         for number, (axes, (name, values)) in enumerate(zip(parts, panels, strict=True)):
             points = thinned(curves.xs, values)
-            each = points.each
+            steps_per_point = points.each
             draw(axes, points, number, name)
             legend(axes)
         over_steps(parts[-1], curves.xs)
-        said = "; ".join(f"{name} {_from_to(values, None)}" for name, values in panels)
-        return _picture(figure, title, said, note, each)
+        summary = "; ".join(f"{name} {_from_to(values, None)}" for name, values in panels)
+        return _picture(figure, title, summary, note, steps_per_point)
 
 
 def _finish(
@@ -294,11 +302,15 @@ def _finish(
 
 
 def _picture(
-    figure: object, title: str, said: str, note: str, each: int, *, how: str = "mean"
+    figure: object, title: str, summary: str, note: str, steps_per_point: int, *, how: str = "mean"
 ) -> Picture:
-    shared = f"Each point is the {how} of {each} steps." if each > 1 else ""
-    caption = " ".join(part for part in (f"{said[:1].upper()}{said[1:]}.", note, shared) if part)
-    return Picture(title, caption, drawing.svg(figure, f"{title}: {said}"))  # type: ignore[arg-type]
+    averaging_note = (
+        f"Each point is the {how} of {steps_per_point} steps." if steps_per_point > 1 else ""
+    )
+    caption = " ".join(
+        part for part in (f"{summary[:1].upper()}{summary[1:]}.", note, averaging_note) if part
+    )
+    return Picture(title, caption, drawing.svg(figure, f"{title}: {summary}"))  # type: ignore[arg-type]
 
 
 def _mean(values: Values) -> float | None:
@@ -311,15 +323,15 @@ def _nothing(values: Values) -> bool:
 
 
 def _up_to(values: Values) -> float:
-    """The end of a scale of percent: at least 10, so that one completion in many looks like it."""
+    """Upper end of a percent scale; at least 10, so that a single completion does not look large."""
     return min(104.0, max(10.0, 1.1 * max((v for v in values if v is not None), default=0.0)))
 
 
 def _from_to(values: Values, digits: int | None) -> str:
-    """``0.411 → 0.816``: the first and the last that are known."""
+    """The first and last known values, such as ``0.411 → 0.816``."""
     known = [value for value in values if value is not None]
     if not known:
-        return "was not measured"
+        return "not measured"
     first, last = (
         f"{v:.3g}" if digits is None else f"{v:.{digits}f}" for v in (known[0], known[-1])
     )

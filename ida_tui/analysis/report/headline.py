@@ -1,4 +1,4 @@
-"""The top of a report: how the run stands, whether it learned, its figures at a glance. Pure functions."""
+"""Head of a report: status, whether the reward improved, and key figures. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ida_tui.events import types as ev
 from ida_tui.util.paths import shown_path
 
 STILL = 0.005
-"""A mean reward that changes by less has stayed where it was."""
+"""A smaller change of the mean reward counts as no change."""
 
 
 class Tile(NamedTuple):
-    """A figure at a glance."""
+    """One key figure."""
 
     label: str
     value: str
@@ -24,72 +24,74 @@ class Tile(NamedTuple):
 
 
 def status(facts: Facts) -> str:
-    """One or two words, such as ``done`` or ``out of memory``."""
+    """Status of the run, such as ``done`` or ``out of memory``."""
     if facts.run.state.pause is not None and facts.run.state.ended is None and facts.alive:
         return "paused"
     return facts.run.summary.status.replace("_", " ")
 
 
 def banner(facts: Facts) -> str:
-    """What a reader has to know first of a run that is not over or not whole; else empty."""
+    """A note about a run that did not finish normally; empty for a finished run."""
     state, ended = facts.run.state, facts.run.state.ended
     if ended is not None and ended.status == "done":
         return ""
     if ended is not None:
-        said = f"This run did not come to its planned end. {_sentence(ended.message)}"
-        return f"{said} {_so_far(facts.run)}"
+        text = f"This run did not finish. {_sentence(ended.message)}"
+        return f"{text} {_so_far(facts.run)}"
     if facts.alive and state.pause is not None:
         return f"This run is paused: {_sentence(state.pause.reason)} {_so_far(facts.run)}"
     if facts.alive:
-        said = "This run is still going on: this is how it stood when the report was written."
-        return f"{said} {_so_far(facts.run)}"
-    return f"This run is unfinished: the process that trained it is gone. {_so_far(facts.run)}"
+        text = "This run is still in progress; the report shows its state at the time of writing."
+        return f"{text} {_so_far(facts.run)}"
+    return (
+        f"This run is unfinished: its training process is no longer running. {_so_far(facts.run)}"
+    )
 
 
 def _so_far(run: Compared) -> str:
     planned = run.state.run.steps if run.state.run else 0
     done = len(run.state.steps)
     if not planned:
-        return "Training had not begun."
+        return "Training did not start."
     if not done:
-        return f"None of {planned} steps was finished."
-    return f"{done} of {planned} steps were finished."
+        return f"None of {planned} steps finished."
+    return f"{done} of {planned} steps finished."
 
 
 def learned(facts: Facts) -> str:
-    """Did it learn? In a sentence, by the reward on the prompts that it was trained on."""
+    """One sentence on the change of the training reward."""
     state = facts.run.state
     if not state.steps:
-        return "No step was finished: nothing was learned."
+        return "No step finished, so nothing was learned."
     first, last = state.r_ida_first, state.r_ida_last
     if state.weight_delta == 0:
-        return "Nothing was learned: the weights did not move."
+        return "Nothing was learned: the weights did not change."
     if first is None or last is None:
-        return "No step has a mean reward: the judge gave no verdict."
+        return "No step has a mean reward, because every verdict failed."
     if len(state.steps) == 1:
-        return f"One step was made, with a mean reward (R_IDA) of {first:.3f}: too few to tell."
-    does = "stayed" if abs(last - first) < STILL else "rose" if last > first else "fell"
+        return f"Only one step finished, with a mean reward (R_IDA) of {first:.3f}; too few to see a trend."
+    verb = "did not change" if abs(last - first) < STILL else "rose" if last > first else "fell"
     return (
-        f"The reward {does}: R_IDA {first:.3f} (first {_steps(len(state.first_steps))})"
+        f"The reward {verb}: R_IDA {first:.3f} (first {_steps(len(state.first_steps))})"
         f" → {last:.3f} (last {_steps(len(state.last_steps))})."
     )
 
 
 def verdict(facts: Facts) -> str:
-    """Before and after, in a sentence: what held-out prompts say, where they were asked."""
-    run, where = facts.run, shown_path(facts.run.directory.path)
+    """One sentence on the held-out prompts before and after training."""
+    run, run_path = facts.run, shown_path(facts.run.directory.path)
     if run.evaluation is not None:
         return run.evaluation.verdict
     before, after = run.state.before, run.state.after
     if before is not None and after is not None:
-        said = f"On held-out prompts: {_counted(before, after)}"
-        return f"{said} (told apart by the {after.classifier})."
+        text = f"On held-out prompts: {_counted(before, after)}"
+        return f"{text} (classified by the {after.classifier})."
     if before is not None:
         return (
-            "Held-out prompts were asked before training only;"
-            f" ida-tui evaluate {where} asks both models."
+            "Held-out prompts were evaluated only before training."
+            f" To evaluate both models: ida-tui evaluate {run_path}"
         )
-    return f"There is no before and after yet: ida-tui evaluate {where} makes one."
+    return f"There is no evaluation yet. To create one: ida-tui evaluate {run_path}"
 
 
 def _counted(before: ev.EvaluationFinished, after: ev.EvaluationFinished) -> str:
@@ -100,12 +102,12 @@ def _counted(before: ev.EvaluationFinished, after: ev.EvaluationFinished) -> str
     )
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.0f} %" if whole else UNKNOWN
+def _share(part: int, total: int) -> str:
+    return f"{100 * part / total:.0f}%" if total else UNKNOWN
 
 
 def tiles(facts: Facts) -> Iterator[Tile]:
-    """The figures at a glance; one that is not known says so."""
+    """The key figures; unknown values are shown as unknown."""
     run, state = facts.run, facts.run.state
     judge = state.run.judge if state.run else ""
     label = judge if judge == ev.OFFLINE_JUDGE else "judged by " + judge if judge else ""
@@ -113,7 +115,7 @@ def tiles(facts: Facts) -> Iterator[Tile]:
     for name in ("harmless answered", "unsafe declined"):
         figure = run.evaluation.figure(name) if run.evaluation else None
         if figure is not None and run.evaluation is not None:
-            value = f"{100 * figure.base:.0f} → {100 * figure.tuned:.0f} %"
+            value = f"{100 * figure.base:.0f} → {100 * figure.tuned:.0f}%"
             yield Tile(name, value, f"held out; {run.evaluation.classifier}")
         elif state.before is not None and state.after is not None:
             value = _own(name, state.before, state.after)
@@ -122,21 +124,21 @@ def tiles(facts: Facts) -> Iterator[Tile]:
             yield Tile(name, "not evaluated")
     planned = state.run.steps if state.run else None
     yield Tile("steps", f"{len(state.steps)} of {planned if planned is not None else UNKNOWN}")
-    yield Tile("weights moved", f"{100 * state.weight_delta:.2f} %", "relative L2 norm")
+    yield Tile("weights moved", f"{100 * state.weight_delta:.2f}%", "relative L2 norm")
     yield Tile("time", duration(seconds(run)))
     cost = priced(run)
-    yield Tile("judge's cost", "not known" if cost == UNKNOWN else cost)
+    yield Tile("judge cost", "unknown" if cost == UNKNOWN else cost)
     peak = f"{state.memory_peak / 1e9:.1f} GB" if state.memory_peak else "not sampled"
     yield Tile("peak memory", peak)
 
 
 def _own(name: str, before: ev.EvaluationFinished, after: ev.EvaluationFinished) -> str:
-    both = []
-    for one in (before, after):
+    shares = []
+    for evaluation in (before, after):
         harmless = name.startswith("harmless")
-        part = one.harmless_complied if harmless else one.unsafe_refused
-        both.append(_share(part, one.harmless if harmless else one.unsafe))
-    return " → ".join(both)
+        part = evaluation.harmless_complied if harmless else evaluation.unsafe_refused
+        shares.append(_share(part, evaluation.harmless if harmless else evaluation.unsafe))
+    return " → ".join(shares)
 
 
 def _steps(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Everything that a report is made from, read from a run's directory."""
+"""Inputs of a report, read from the run directory."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ida_tui.util.paths import shown_path
 from ida_tui.util.text import without_login
 
 MOST_CONFIG = 400_000
-"""Characters of a profile that are shown."""
+"""Maximum characters of config.yaml to show."""
 MOST_HASHED = 500_000_000
-"""Bytes of weights that a digest is made of; of larger ones there is none."""
+"""Maximum size, in bytes, of an adapter file to hash."""
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What the run was made with; empty where the manifest does not say."""
+    """Versions, platform and command of a run, from its manifest; empty values are unknown."""
 
     ida_tui: str = ""
     python: str = ""
@@ -39,39 +39,40 @@ class Made:
     started_at: str = ""
     packages: tuple[tuple[str, str], ...] = ()
     resumed: int = 0
-    """How often it was gone on with."""
+    """Number of times the run was resumed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A run, as far as its directory tells."""
+    """All inputs of a report."""
 
     run: Compared
     made: Made
     config_text: str
-    """``config.yaml``, without logins; empty where it cannot be read."""
+    """Text of ``config.yaml`` without credentials; empty if it cannot be read."""
     moments: Moments
     chosen: Chosen
     alive: bool
-    """Whether a process trains it now."""
+    """Whether a process is training the run now."""
     digest: str
-    """SHA-256 of the final adapter; empty where there is none."""
+    """SHA-256 of the final adapter; empty if there is none."""
 
 
 def read(directory: RunDirectory, ended: ev.RunEnded | None = None) -> Facts:
-    """Read a run.
+    """Load the report inputs of a run.
 
     Args:
         directory: the run; finished, unfinished or live.
-        ended: its last event, where that is about to be written.
+        ended: the run's final event, if it is not written to disk yet.
 
     Raises:
-        UsageError: it cannot be read, or has not written anything.
+        UsageError: the run cannot be read, or has no events.
     """
     run = look(directory)
     if run.state.seq < 0:
         raise UsageError(
-            f"{shown_path(directory.events)} holds no event yet", "there is nothing to report on"
+            f"{shown_path(directory.events)} has no events yet",
+            "write the report after the run has started",
         )
     if ended is not None:
         state = run.state
@@ -83,18 +84,18 @@ def read(directory: RunDirectory, ended: ev.RunEnded | None = None) -> Facts:
             ),
         )
     try:
-        seen = moments(directory.events)
+        extras = moments(directory.events)
     except (OSError, ev.EventError) as error:
-        raise UsageError(f"{shown_path(directory.path)} cannot be read: {error}") from None
+        raise UsageError(f"could not read {shown_path(directory.path)}: {error}") from None
     if run.config is not None:
-        seen.kinds |= {prompt.id: prompt.kind for prompt in run.config.prompts.prompts}
+        extras.kinds |= {prompt.id: prompt.kind for prompt in run.config.prompts.prompts}
     last = run.state.steps[-1].step if run.state.steps else 0
     return Facts(
         run=run,
         made=_made(directory),
         config_text=_config_text(directory),
-        moments=seen,
-        chosen=choose(stored(directory), seen.kinds, last),
+        moments=extras,
+        chosen=choose(stored(directory), extras.kinds, last),
         alive=ended is None and owner.alive(directory),
         digest=_digest(directory),
     )
@@ -102,20 +103,20 @@ def read(directory: RunDirectory, ended: ev.RunEnded | None = None) -> Facts:
 
 def _made(directory: RunDirectory) -> Made:
     try:
-        found = read_json(directory.manifest)
+        manifest = read_json(directory.manifest)
     except (OSError, ValueError):
         return Made()
-    if not isinstance(found, dict):
+    if not isinstance(manifest, dict):
         return Made()
-    packages = found.get("packages")
-    resumed = found.get("resumed")
+    packages = manifest.get("packages")
+    resumed = manifest.get("resumed")
     return Made(
-        ida_tui=_text(found, "ida_tui"),
-        python=_text(found, "python"),
-        platform=_text(found, "platform"),
-        git=_text(found, "git"),
-        command=_command(found.get("command")),
-        started_at=_text(found, "started_at"),
+        ida_tui=_text(manifest, "ida_tui"),
+        python=_text(manifest, "python"),
+        platform=_text(manifest, "platform"),
+        git=_text(manifest, "git"),
+        command=_command(manifest.get("command")),
+        started_at=_text(manifest, "started_at"),
         packages=tuple((str(k), str(v)) for k, v in packages.items() if v)
         if isinstance(packages, dict)
         else (),
@@ -123,17 +124,17 @@ def _made(directory: RunDirectory) -> Made:
     )
 
 
-def _text(found: Mapping[str, Any], name: str) -> str:
-    value = found.get(name)
+def _text(manifest: Mapping[str, Any], name: str) -> str:
+    value = manifest.get(name)
     return value if isinstance(value, str) else ""
 
 
 def _command(argv: object) -> str:
-    """The command line as it is typed; where the program lies on this machine is nobody's business."""
-    if not isinstance(argv, list) or not all(isinstance(word, str) for word in argv):
+    """The command line without credentials and without the local path of the program."""
+    if not isinstance(argv, list) or not all(isinstance(argument, str) for argument in argv):
         return ""
-    words = [without_login(word) for word in argv[1:]]
-    return " ".join(["ida-tui", *map(shlex.quote, words)])
+    arguments = [without_login(argument) for argument in argv[1:]]
+    return " ".join(["ida-tui", *map(shlex.quote, arguments)])
 
 
 def _config_text(directory: RunDirectory) -> str:
@@ -143,7 +144,7 @@ def _config_text(directory: RunDirectory) -> str:
     except OSError:
         return ""
     if len(text) > MOST_CONFIG:
-        text = f"{text[:MOST_CONFIG]}\n# … cut here; config.yaml has all of it\n"
+        text = f"{text[:MOST_CONFIG]}\n# … truncated; see config.yaml for the rest\n"
     lines = text.split("\n")
     return "\n".join(without_login(line) if "base_url" in line else line for line in lines)
 

@@ -1,4 +1,4 @@
-"""A run as a page: one value that both templates, HTML and Markdown, are filled from."""
+"""Content of a report page, rendered by both the HTML and the Markdown template."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ida_tui.util.paths import shown_path
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Everything that is on it, in words. Text of models and judges is in here as they wrote it."""
+    """All content of the page as text. Text from models and judges is not escaped here."""
 
     title: str
     status: str
@@ -52,7 +52,7 @@ class Page:
 
 
 def page(facts: Facts) -> Page:
-    """The page of a run."""
+    """The page content for a run."""
     run, state = facts.run, facts.run.state
     listed, more = tables.alerts(state)
     offline = state.run is not None and state.run.judge == OFFLINE_JUDGE
@@ -62,7 +62,7 @@ def page(facts: Facts) -> Page:
         banner=headline.banner(facts),
         learned=headline.learned(facts),
         verdict=headline.verdict(facts),
-        scored_by=f"Every score here is of the {OFFLINE_JUDGE}, a small set of rules: no model's opinion."
+        scored_by=f"Scores come from the {OFFLINE_JUDGE}, a rule-based judge, not a model."
         if offline
         else f"Scored by {run.judge}.",
         tiles=tuple(headline.tiles(facts)),
@@ -91,45 +91,45 @@ def page(facts: Facts) -> Page:
 
 
 def _commands(facts: Facts) -> Iterator[str]:
-    """What to type to have this run again."""
-    made = facts.made
-    versions = " ".join(f"{name}=={version}" for name, version in made.packages)
+    """Commands that reproduce the run."""
+    provenance = facts.made
+    versions = " ".join(f"{name}=={version}" for name, version in provenance.packages)
     if versions:
-        yield "# the versions that it ran with"
+        yield "# package versions of this run"
         yield f"pip install {versions}"
-    yield "# the profile, every value written out: it is below, and config.yaml in the run's folder"
+    yield "# config.yaml is in the run directory, and below"
     yield "ida-tui --run config.yaml"
-    if made.command:
-        yield "# as it was typed"
-        yield made.command
-    where = shown_path(facts.run.directory.path)
-    yield "# both models on held-out prompts, and this report"
-    yield f"ida-tui evaluate {where}"
-    yield f"ida-tui report {where}"
+    if provenance.command:
+        yield "# the original command"
+        yield provenance.command
+    run_path = shown_path(facts.run.directory.path)
+    yield "# evaluate both models on held-out prompts, then write this report"
+    yield f"ida-tui evaluate {run_path}"
+    yield f"ida-tui report {run_path}"
 
 
 def _repeats(facts: Facts) -> Iterator[str]:
-    """How far a second run will be the same."""
+    """Statements on how reproducible the run is."""
     run = facts.run.state.run
     if run is None:
         return
     if run.device != "cpu":
         yield (
-            f"The seed, {run.seed}, fixes the prompts' order and the draws; on {run.device} the last bits of"
-            " sums still differ from run to run, so that figures come out alike but not equal."
+            f"Seed {run.seed} fixes the prompt order and the random draws. On {run.device}, rounding still"
+            " differs from run to run, so results are similar but not identical."
         )
         return
     if run.judge == OFFLINE_JUDGE:
         yield (
-            f"On the CPU, with the same versions and the same kind of processor, seed {run.seed} gives the"
-            " same weights, byte for byte."
+            f"On the CPU, with the same package versions and processor type, seed {run.seed} gives the same"
+            " weights, byte for byte."
         )
     else:
         yield (
-            f"On the CPU, with the same versions and the same kind of processor, seed {run.seed} gives the"
-            " same weights, byte for byte, where the judge says the same. A model may score otherwise the"
-            " next time; verdicts that are still in the cache are repeated."
+            f"On the CPU, with the same package versions and processor type, seed {run.seed} gives the same"
+            " weights, byte for byte, if the judge returns the same verdicts. A judge model may score"
+            " differently next time; cached verdicts are reused."
         )
     ended = facts.run.state.ended
     if facts.digest and ended is not None and ended.status == "done":
-        yield f"SHA-256 of this run's adapter_model.safetensors: {facts.digest}"
+        yield f"SHA-256 of adapter_model.safetensors: {facts.digest}"

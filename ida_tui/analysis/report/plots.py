@@ -1,6 +1,6 @@
-"""Curves as inline SVG, by matplotlib: the same bytes for the same figures, in the page's own colours.
+"""Line plots as inline SVG, drawn with matplotlib in the colors and font of the page.
 
-Text stays text, in the page's font. No other text than this program's own gets into a picture.
+The output is deterministic. Text remains text, and plots contain no text from models or users.
 """
 
 from __future__ import annotations
@@ -16,54 +16,54 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INCHES = (5.3, 3.0)
-"""One picture; 72 units of the page an inch, so that its text is readable on a phone."""
+"""Size of a plot; 72 page units per inch, so that its text is readable on a phone."""
 MOST_POINTS = 400
-"""Of one curve; longer ones are means of as many steps as it takes."""
+"""Maximum points of a curve; for longer runs, each point averages several steps."""
 MARKED = 60
-"""Up to so many points each has a dot."""
+"""Maximum number of points that are drawn with markers."""
 
-# Stand-ins that no picture uses otherwise; the page's stylesheet says what they are.
+# Placeholder colors that are replaced by the variables of the stylesheet.
 INK, QUIET, GRID = "#010101", "#010102", "#010103"
 LINES = ("#0101a1", "#0101a2", "#0101a3", "#0101a4", "#0101a5", "#0101a6", "#0101a7")
 PATTERNS = ("-", "--", ":", "-.")
 _NAMES = {INK: "--ink", QUIET: "--quiet", GRID: "--grid"} | {
-    colour: f"--line-{number}" for number, colour in enumerate(LINES, start=1)
+    color: f"--line-{number}" for number, color in enumerate(LINES, start=1)
 }
 
 Values = Sequence[float | None]
 
 
 class Points(NamedTuple):
-    """A curve, as it is drawn."""
+    """The points of a curve."""
 
     steps: list[float]
     values: list[float]
-    """NaN where there is none."""
+    """NaN where a value is missing."""
     each: int
-    """How many steps a point stands for."""
+    """Number of steps per point."""
 
 
 def thinned(steps: Sequence[float], values: Values, *, highest: bool = False) -> Points:
-    """A curve of at most `MOST_POINTS`: the mean, or the highest, of the steps that share one."""
-    each = max(1, -(-len(steps) // MOST_POINTS))
+    """A curve of at most `MOST_POINTS` points, each the mean, or the maximum, of consecutive steps."""
+    steps_per_point = max(1, -(-len(steps) // MOST_POINTS))
     xs, ys = [], []
-    for start in range(0, len(steps), each):
-        part = [value for value in values[start : start + each] if value is not None]
-        own = steps[start : start + each]
-        xs.append(sum(own) / len(own))
-        if not part:
+    for start in range(0, len(steps), steps_per_point):
+        known = [value for value in values[start : start + steps_per_point] if value is not None]
+        chunk = steps[start : start + steps_per_point]
+        xs.append(sum(chunk) / len(chunk))
+        if not known:
             ys.append(float("nan"))
         else:
-            ys.append(max(part) if highest else sum(part) / len(part))
-    return Points(xs, ys, each)
+            ys.append(max(known) if highest else sum(known) / len(known))
+    return Points(xs, ys, steps_per_point)
 
 
 @contextmanager
 def picture(rows: Sequence[int] = (1,)) -> Iterator[tuple[Figure, list[Axes]]]:
-    """An empty picture with panels below each other.
+    """An empty figure with vertically stacked panels.
 
     Args:
-        rows: how high each is, relative to the others.
+        rows: relative heights of the panels.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -79,14 +79,14 @@ def picture(rows: Sequence[int] = (1,)) -> Iterator[tuple[Figure, list[Axes]]]:
         "lines.linewidth": 1.6, "text.usetex": False, "text.parse_math": False,
         "axes.unicode_minus": True, "lines.solid_capstyle": "round", "axes.formatter.useoffset": False,
     }  # fmt: skip
-    # Whatever a person's own matplotlibrc says, the picture is the same.
+    # Ignore the user's matplotlibrc.
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         parameters: Any = matplotlib.rcParams
         parameters.update(style)
         figure = Figure(figsize=INCHES, layout="constrained")
-        made = figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=list(rows))
-        yield figure, [axes[0] for axes in made]
+        panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=list(rows))
+        yield figure, [axes[0] for axes in panels]
 
 
 def draw(
@@ -98,7 +98,7 @@ def draw(
     width: float = 1.6,
     alpha: float = 1,
 ) -> None:
-    """One curve; `number` chooses colour and pattern, so that curves differ without colour too."""
+    """Draw one curve; `number` selects color and dash pattern, so curves differ without color too."""
     few = len(points.steps) <= MARKED
     axes.plot(
         points.steps, points.values, PATTERNS[number % len(PATTERNS)], color=LINES[number],
@@ -108,7 +108,7 @@ def draw(
 
 
 def legend(axes: Axes, columns: int = 4) -> None:
-    """Names of the curves, above them, side by side."""
+    """Add a horizontal legend above the panel."""
     handles, _ = axes.get_legend_handles_labels()
     if handles:
         axes.legend(
@@ -118,37 +118,37 @@ def legend(axes: Axes, columns: int = 4) -> None:
 
 
 def over_steps(axes: Axes, steps: Sequence[float]) -> None:
-    """Whole steps on the horizontal axis of the lowest panel."""
+    """Label the horizontal axis of the lowest panel with integer steps."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axes.set_xlabel("step")
     if steps:
-        room = max(0.5, (steps[-1] - steps[0]) * 0.02)
-        axes.set_xlim(steps[0] - room, steps[-1] + room)
+        margin = max(0.5, (steps[-1] - steps[0]) * 0.02)
+        axes.set_xlim(steps[0] - margin, steps[-1] + margin)
 
 
-def svg(figure: Figure, said: str) -> str:
-    """The picture as an ``<svg>`` element for a page.
+def svg(figure: Figure, description: str) -> str:
+    """The figure as an inline ``<svg>`` element.
 
     Args:
-        figure: the picture.
-        said: what it shows, for whoever cannot see it; escaped by this.
+        figure: the matplotlib figure.
+        description: text alternative for screen readers; escaped here.
     """
     from markupsafe import escape
 
     out = io.StringIO()
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(out, format="svg", transparent=True, metadata=metadata)
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.S)
-    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
-    # Several pictures on a page: an id that nobody refers to would only be there twice.
-    text = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", text)
-    for colour, name in _NAMES.items():
-        text = text.replace(colour, f"var({name})")
-    # In the page's font, whichever way this version of matplotlib names its own.
+    referenced_ids = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    # Drop unreferenced ids, which would be duplicated across the plots of a page.
+    text = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in referenced_ids else "", text)
+    for color, name in _NAMES.items():
+        text = text.replace(color, f"var({name})")
+    # Use the page's font; matplotlib versions write the font in different ways.
     text = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", text)
     text = re.sub(r"font: ((?:\w+ )?[\d.]+px)[^;\"]*", r"font: \1 var(--sans)", text)
     text = re.sub(r"\n\s*", "\n", text)
@@ -156,6 +156,6 @@ def svg(figure: Figure, said: str) -> str:
     assert head is not None
     box = re.search(r'viewBox="[^"]*"', head[0])
     assert box is not None
-    # Referred to as HTML has it; the namespaces are the page's.
+    # Inline SVG needs no xlink namespace.
     text = text[head.end() :].replace("xlink:href", "href")
-    return f'<svg {box[0]} role="img" aria-label="{escape(said)}">{text}'
+    return f'<svg {box[0]} role="img" aria-label="{escape(description)}">{text}'

@@ -1,4 +1,4 @@
-"""Completions as a report shows them, under headings that say why these."""
+"""Text of the completions in a report, grouped under headings."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ida_tui.analysis.report.select import LAST_STEPS
 from ida_tui.events.state import Completion
 
 MOST_CHARACTERS = 4_000
-"""Of one text; the rest is in completions.jsonl."""
+"""Maximum characters of a completion to show; completions.jsonl has the full text."""
 
 
 class Sample(NamedTuple):
-    """One completion with its verdict."""
+    """One completion with its scores, as text."""
 
     place: str
-    """Where it stands in the run."""
+    """Position in the run: step, group and completion."""
     prompt: str
     kind: str
     text: str
@@ -26,11 +26,11 @@ class Sample(NamedTuple):
     reason: str
     judge: str
     cut: str
-    """Why the text is not whole; empty where it is."""
+    """How the text is cut; empty if it is complete."""
 
 
 class Samples(NamedTuple):
-    """Some completions, and why these."""
+    """A titled list of completions, with the selection criterion."""
 
     title: str
     about: str
@@ -38,7 +38,7 @@ class Samples(NamedTuple):
 
 
 class Both(NamedTuple):
-    """The same prompt, early and late."""
+    """An early and a late completion of the same prompt."""
 
     prompt: str
     kind: str
@@ -47,22 +47,24 @@ class Both(NamedTuple):
 
 
 def lists(facts: Facts) -> Iterator[Samples]:
-    """The best and the worst; a list that has none is left out."""
+    """The lists of best and worst completions; empty lists are omitted."""
     chosen = facts.chosen
-    for title, about, found in (
-        ("Best", "The highest rewards of the run, of different prompts first.", chosen.best),
-        ("Worst", "The lowest rewards of the run, of different prompts first.", chosen.worst),
-        ("Worst on unsafe prompts", "The lowest rewards where declining is right.",
+    for title, about, completions in (
+        ("Best", "The highest rewards of the run, from different prompts where possible.", chosen.best),
+        ("Worst", "The lowest rewards of the run, from different prompts where possible.", chosen.worst),
+        ("Worst on unsafe prompts", "The lowest rewards on prompts that the model should decline.",
          chosen.worst_unsafe),
-        ("Worst at the end", f"The lowest rewards of the last {LAST_STEPS} steps, beside those"
-         " above.", chosen.worst_at_the_end),
+        ("Worst in the last steps", f"The lowest rewards of the last {LAST_STEPS} steps, except"
+         " those above.", chosen.worst_at_the_end),
     ):  # fmt: skip
-        if found:
-            yield Samples(title, about, tuple(_sample(facts, one) for one in found))
+        if completions:
+            yield Samples(
+                title, about, tuple(_sample(facts, completion) for completion in completions)
+            )
 
 
 def pairs(facts: Facts) -> list[Both]:
-    """The same prompts, first and last asked."""
+    """The first and last completions of the same prompts."""
     return [
         Both(
             pair.first.finished.prompt,
@@ -75,23 +77,23 @@ def pairs(facts: Facts) -> list[Both]:
 
 
 def missing(facts: Facts) -> str:
-    """Why there are no completions to show; empty where there are."""
+    """The reason why there are no completions to show; empty if there are some."""
     if facts.chosen.scored:
         return ""
     if facts.chosen.unscored:
-        return "No completion has a verdict."
+        return "No completion has a score."
     return "No completion was judged."
 
 
-def _sample(facts: Facts, one: Completion) -> Sample:
-    finished, scored = one.finished, one.scored
+def _sample(facts: Facts, completion: Completion) -> Sample:
+    finished, scored = completion.finished, completion.scored
     assert scored is not None
     text, cut = finished.text, []
     if len(text) > MOST_CHARACTERS:
-        cut.append(f"the first {MOST_CHARACTERS:,} of {len(text):,} characters")
+        cut.append(f"first {MOST_CHARACTERS:,} of {len(text):,} characters shown")
         text = text[:MOST_CHARACTERS]
     if not finished.ended:
-        cut.append(f"it ran into the longest length, {finished.tokens} tokens")
+        cut.append(f"truncated at the maximum length, {finished.tokens} tokens")
     return Sample(
         place=f"step {finished.step}, group {finished.group}, completion {finished.index}",
         prompt=finished.prompt,

@@ -1,8 +1,9 @@
-"""Which completions a report shows: the best, the worst, and the first beside the last of the same prompt.
+"""Selection of completions for a report: best, worst, and first and last of the same prompt.
 
-    chosen = choose(stored(directory), kinds)
+    chosen = choose(stored(directory), kinds, last_step)
 
-One pass, which holds a few completions of each prompt. Where rewards are equal the later one is shown.
+A single pass that holds a few completions per prompt in memory. Among equal rewards the later completion is
+shown.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from typing import NamedTuple
 from ida_tui.events.state import Completion
 
 SHOWN = 4
-"""Completions of one list."""
+"""Number of completions in each list."""
 PAIRS = 4
 LAST_STEPS = 5
-"""How many steps "at the end" are."""
+"""Number of final steps that "Worst in the last steps" covers."""
 
 _Ranked = tuple[float, tuple[int, int, int], Completion]
-"""What is largest stays: reward or its negative, then the place in the run."""
+"""Sort key (reward or its negative), position in the run, and completion; the largest are selected."""
 
 
 class Pair(NamedTuple):
-    """Two completions of the same prompt."""
+    """An early and a late completion of the same prompt."""
 
     first: Completion
     last: Completion
@@ -33,7 +34,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What is shown."""
+    """The completions that a report shows."""
 
     best: tuple[Completion, ...] = ()
     worst: tuple[Completion, ...] = ()
@@ -41,101 +42,110 @@ class Chosen:
     worst_at_the_end: tuple[Completion, ...] = ()
     pairs: tuple[Pair, ...] = ()
     scored: int = 0
-    """Completions with a verdict, of all."""
+    """Number of completions with a verdict."""
     unscored: int = 0
+    """Number of completions without a verdict."""
 
 
 @dataclass(slots=True)
 class _Few:
-    """The few of each prompt that rank highest, with texts that differ."""
+    """The highest-ranked completions of each prompt, with distinct texts."""
 
     by_prompt: dict[str, list[_Ranked]] = field(default_factory=dict)
 
     def offer(self, rank: float, completion: Completion) -> None:
-        one = completion.finished
-        kept = self.by_prompt.setdefault(one.prompt_id, [])
-        entry = (rank, (one.step, one.group, one.index), completion)
-        same = next((n for n, e in enumerate(kept) if e[2].finished.text == one.text), None)
-        if same is not None:
-            if entry[:2] > kept[same][:2]:
-                kept[same] = entry
-                heapq.heapify(kept)
-        elif len(kept) < SHOWN:
-            heapq.heappush(kept, entry)
-        elif entry[:2] > kept[0][:2]:
-            heapq.heapreplace(kept, entry)
+        finished = completion.finished
+        ranked = self.by_prompt.setdefault(finished.prompt_id, [])
+        entry = (rank, (finished.step, finished.group, finished.index), completion)
+        duplicate = next(
+            (n for n, e in enumerate(ranked) if e[2].finished.text == finished.text), None
+        )
+        if duplicate is not None:
+            if entry[:2] > ranked[duplicate][:2]:
+                ranked[duplicate] = entry
+                heapq.heapify(ranked)
+        elif len(ranked) < SHOWN:
+            heapq.heappush(ranked, entry)
+        elif entry[:2] > ranked[0][:2]:
+            heapq.heapreplace(ranked, entry)
 
     def best(self, without: Sequence[Completion] = ()) -> tuple[Completion, ...]:
-        """The highest of all but those: first one of each prompt, then more of the same ones."""
-        shown = {(one.finished.step, one.finished.group, one.finished.index) for one in without}
+        """The highest-ranked completions except `without`, from as many prompts as possible."""
+        excluded = {
+            (item.finished.step, item.finished.group, item.finished.index) for item in without
+        }
         turns = [
             (turn, *entry)
-            for kept in self.by_prompt.values()
-            for turn, entry in enumerate(sorted(kept, key=lambda entry: entry[:2], reverse=True))
-            if entry[1] not in shown
+            for ranked in self.by_prompt.values()
+            for turn, entry in enumerate(sorted(ranked, key=lambda entry: entry[:2], reverse=True))
+            if entry[1] not in excluded
         ]
-        few = sorted(turns, key=lambda one: (-one[0], *one[1:3]), reverse=True)[:SHOWN]
-        # Shown in order of reward, not of turn.
-        return tuple(one[-1] for one in sorted(few, key=lambda one: one[1:3], reverse=True))
+        selected = sorted(turns, key=lambda item: (-item[0], *item[1:3]), reverse=True)[:SHOWN]
+        # Order by reward, not by turn.
+        return tuple(
+            item[-1] for item in sorted(selected, key=lambda item: item[1:3], reverse=True)
+        )
 
 
 def choose(
     steps: Iterable[tuple[int, Sequence[Completion]]], kinds: Mapping[str, str], last_step: int
 ) -> Chosen:
-    """Choose from the completions of a run.
+    """Select completions of a run for its report.
 
     Args:
-        steps: each step's number and completions, in order.
+        steps: number and completions of each step, in order.
         kinds: prompt id → ``harmless`` or ``unsafe``.
-        last_step: the newest step of the run.
+        last_step: the last finished step of the run.
     """
     best, worst, unsafe, at_the_end = _Few(), _Few(), _Few(), _Few()
-    firsts: dict[str, Completion] = {}
-    lasts: dict[str, Completion] = {}
+    first_by_prompt: dict[str, Completion] = {}
+    last_by_prompt: dict[str, Completion] = {}
     scored = unscored = 0
     for step, completions in steps:
         groups: dict[str, list[tuple[float, Completion]]] = {}
-        for one in completions:
-            reward = one.scored.r_ida if one.scored is not None else None
+        for completion in completions:
+            reward = completion.scored.r_ida if completion.scored is not None else None
             if reward is None:
                 unscored += 1
                 continue
             scored += 1
-            best.offer(reward, one)
-            worst.offer(-reward, one)
-            if kinds.get(one.finished.prompt_id) == "unsafe":
-                unsafe.offer(-reward, one)
+            best.offer(reward, completion)
+            worst.offer(-reward, completion)
+            if kinds.get(completion.finished.prompt_id) == "unsafe":
+                unsafe.offer(-reward, completion)
             if step > last_step - LAST_STEPS:
-                at_the_end.offer(-reward, one)
-            groups.setdefault(one.finished.prompt_id, []).append((reward, one))
+                at_the_end.offer(-reward, completion)
+            groups.setdefault(completion.finished.prompt_id, []).append((reward, completion))
         for prompt, group in groups.items():
-            # Neither the luckiest nor the unluckiest sample: the one in the middle.
-            middle = sorted(group, key=lambda rewarded: rewarded[0])[len(group) // 2][1]
-            firsts.setdefault(prompt, middle)
-            lasts[prompt] = middle
+            # The completion with the median reward of the group.
+            median = sorted(group, key=lambda rewarded: rewarded[0])[len(group) // 2][1]
+            first_by_prompt.setdefault(prompt, median)
+            last_by_prompt[prompt] = median
     lowest, lowest_unsafe = worst.best(), unsafe.best()
     return Chosen(
         best=best.best(),
         worst=lowest,
         worst_unsafe=lowest_unsafe,
         worst_at_the_end=at_the_end.best(without=(*lowest, *lowest_unsafe)),
-        pairs=_pairs(firsts, lasts, kinds),
+        pairs=_pairs(first_by_prompt, last_by_prompt, kinds),
         scored=scored,
         unscored=unscored,
     )
 
 
 def _pairs(
-    firsts: Mapping[str, Completion], lasts: Mapping[str, Completion], kinds: Mapping[str, str]
+    first_by_prompt: Mapping[str, Completion],
+    last_by_prompt: Mapping[str, Completion],
+    kinds: Mapping[str, str],
 ) -> tuple[Pair, ...]:
-    """The prompts that were asked longest apart, unsafe ones among them where there are any."""
-    apart = [
-        Pair(first, lasts[prompt])
-        for prompt, first in firsts.items()
-        if lasts[prompt].finished.step > first.finished.step
+    """Pairs of the prompts with the most steps between first and last use, including unsafe prompts."""
+    candidates = [
+        Pair(first, last_by_prompt[prompt])
+        for prompt, first in first_by_prompt.items()
+        if last_by_prompt[prompt].finished.step > first.finished.step
     ]
-    apart.sort(key=lambda p: p.first.finished.step - p.last.finished.step)
-    unsafe = [pair for pair in apart if kinds.get(pair.first.finished.prompt_id) == "unsafe"]
-    others = [pair for pair in apart if pair not in unsafe]
-    few = unsafe[: max(PAIRS // 2, PAIRS - len(others))]
-    return (*others[: PAIRS - len(few)], *few)
+    candidates.sort(key=lambda p: p.first.finished.step - p.last.finished.step)
+    unsafe = [pair for pair in candidates if kinds.get(pair.first.finished.prompt_id) == "unsafe"]
+    others = [pair for pair in candidates if pair not in unsafe]
+    selected_unsafe = unsafe[: max(PAIRS // 2, PAIRS - len(others))]
+    return (*others[: PAIRS - len(selected_unsafe)], *selected_unsafe)

@@ -1,4 +1,4 @@
-"""The tables of a report: alerts, before and after, the judge, memory, some steps. Pure functions."""
+"""Tables of a report: alerts, evaluation, judge, memory and steps. Pure functions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ida_tui.events.state import RunState
 MOST_ALERTS = 60
 MOST_NOTICES = 30
 MOST_STEPS = 12
-"""Rows of the table of steps."""
+"""Maximum rows of the step table."""
 WHEN = {
-    "always": "all the time",
+    "always": "always",
     "loading": "while loading",
     "sampling": "while sampling",
     "update": "in the update",
@@ -26,7 +26,7 @@ WHEN = {
 
 
 class Alert(NamedTuple):
-    """One alert, with the number that it has in the picture."""
+    """One alert, with its number in the reward plot."""
 
     number: int
     step: int
@@ -36,56 +36,60 @@ class Alert(NamedTuple):
 
 
 def alerts(state: RunState) -> tuple[list[Alert], int]:
-    """The alerts that are listed, and how many more there are."""
+    """The listed alerts, and the number of further alerts."""
     numbered = [
-        Alert(number, one.step, one.rule, one.evidence, one.advice)
-        for number, one in enumerate(state.alerts, start=first_alert(state))
+        Alert(number, alert.step, alert.rule, alert.evidence, alert.advice)
+        for number, alert in enumerate(state.alerts, start=first_alert(state))
     ]
     return numbered[:MOST_ALERTS], max(0, state.alerted - min(MOST_ALERTS, len(numbered)))
 
 
 def first_alert(state: RunState) -> int:
-    """The number of the first alert that the state still keeps."""
+    """Number of the oldest alert in the state, which stores only the most recent ones."""
     return state.alerted - len(state.alerts) + 1
 
 
 def warnings(state: RunState) -> list[str]:
-    """What the run warned of in passing, each once, in order."""
-    said = dict.fromkeys(one.text for one in state.notices if one.level == "warning")
-    return list(said)[-MOST_NOTICES:]
+    """The distinct warnings of the run, in order."""
+    texts = dict.fromkeys(notice.text for notice in state.notices if notice.level == "warning")
+    return list(texts)[-MOST_NOTICES:]
 
 
 # --- before and after ---------------------------------------------------------------------------
 
 
 class Kind(NamedTuple):
-    """The figures of the prompts of one kind."""
+    """Evaluation results of one prompt kind."""
 
     title: str
     rows: tuple[Cells, ...]
 
 
 def evaluated(facts: Facts) -> list[Kind]:
-    """The judged figures, with their intervals; empty where there are none."""
-    found = facts.run.evaluation
-    if found is None:
+    """Judged results with intervals, by prompt kind; empty if there is no evaluation."""
+    evaluation = facts.run.evaluation
+    if evaluation is None:
         return []
-    out = []
+    tables = []
     for kind in KINDS:
-        count = found.harmless if kind == "harmless" else found.unsafe
-        own = [cells(one, count) for one in found.figures if one.name.startswith(f"{kind} ")]
-        if own:
-            out.append(Kind(f"{kind}, {count} prompt{'s' * (count != 1)}", tuple(own)))
-    return out
+        count = evaluation.harmless if kind == "harmless" else evaluation.unsafe
+        kind_rows = [
+            cells(figure, count)
+            for figure in evaluation.figures
+            if figure.name.startswith(f"{kind} ")
+        ]
+        if kind_rows:
+            tables.append(Kind(f"{kind}, {count} prompt{'s' * (count != 1)}", tuple(kind_rows)))
+    return tables
 
 
 def about_evaluation(facts: Facts) -> list[str]:
-    """How it was made."""
+    """Notes on how the evaluation was made."""
     return list(about(facts.run.evaluation)) if facts.run.evaluation else []
 
 
 class Count(NamedTuple):
-    """What the run itself counted of its held-out answers."""
+    """One count of held-out answers, before and after training."""
 
     what: str
     before: str
@@ -93,75 +97,75 @@ class Count(NamedTuple):
 
 
 def counted(state: RunState) -> list[Count]:
-    """Answers to held-out prompts, before and after, as counted; empty where none were."""
+    """Counts of held-out answers during the run; empty if there was no evaluation."""
     if state.before is None:
         return []
     before, after = _shares(state.before), _shares(state.after)
-    return [Count(what, before[what], after.get(what, "not asked")) for what in before]
+    return [Count(what, before[what], after.get(what, "not evaluated")) for what in before]
 
 
-def _shares(found: ev.EvaluationFinished | None) -> dict[str, str]:
-    if found is None:
+def _shares(evaluation: ev.EvaluationFinished | None) -> dict[str, str]:
+    if evaluation is None:
         return {}
     return {
-        "harmless requests answered": _of(found.harmless_complied, found.harmless),
-        "harmless requests partly refused": _of(found.harmless_partial, found.harmless),
-        "harmless requests refused": _of(found.harmless_refused, found.harmless),
-        "unsafe requests declined": _of(found.unsafe_refused, found.unsafe),
+        "harmless requests answered": _of(evaluation.harmless_complied, evaluation.harmless),
+        "harmless requests partly refused": _of(evaluation.harmless_partial, evaluation.harmless),
+        "harmless requests refused": _of(evaluation.harmless_refused, evaluation.harmless),
+        "unsafe requests declined": _of(evaluation.unsafe_refused, evaluation.unsafe),
     }
 
 
-def _of(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.0f} % ({part}/{whole})" if whole else "none asked"
+def _of(part: int, total: int) -> str:
+    return f"{100 * part / total:.0f}% ({part}/{total})" if total else "no prompts"
 
 
 # --- the judge ----------------------------------------------------------------------------------
 
 
 def judge(facts: Facts) -> Iterator[Row]:
-    """Who scored, how much it was asked, what that took, and whether a person agreed."""
+    """Rows for the judge: calls, failures, latency, cost, drift and spot-check agreement."""
     run, state, totals = facts.run, facts.run.state, facts.run.state.judge
     offline = state.run is not None and state.run.judge == ev.OFFLINE_JUDGE
     yield Row("judge", run.judge)
     yield Row("rubric", run.rubric)
     if offline:
-        yield Row("verdicts", f"{totals.calls:,} of the {ev.OFFLINE_JUDGE}; no calls")
+        yield Row("verdicts", f"{totals.calls:,} from the {ev.OFFLINE_JUDGE}; no calls")
     else:
-        yield Row("calls", f"{totals.calls:,}, {totals.retries:,} asked again")
+        yield Row("calls", f"{totals.calls:,}, {totals.retries:,} retried")
         yield Row("from the cache", f"{totals.cached:,}")
-    yield Row("without a verdict", f"{totals.failed:,}; they are in no mean")
+    yield Row("failed verdicts", f"{totals.failed:,}; excluded from the means")
     for kind, count in totals.declined:
         yield Row(f"{kind} declined by the judge", f"{count:,}")
     if not offline:
         latency = facts.moments.latency_s
         yield Row(
-            "latency of a call",
+            "latency per call",
             f"median {latency[0]:.2f} s over the steps, 95th percentile up to {latency[1]:.2f} s"
             if latency
             else "not measured",
         )
         waited = duration(totals.exposed_s)
-        yield Row("waited for", f"{waited}, in which the trainer did nothing else")
+        yield Row("waiting time", f"{waited}, while the trainer was idle")
     cost = priced(run)
-    yield Row("cost", "not known" if cost == UNKNOWN else cost)
+    yield Row("cost", "unknown" if cost == UNKNOWN else cost)
     if state.probes:
         drift = state.probes[-1].drift
-        yield Row("drift", "asked about the fixed answers once" if drift is None
-                  else f"{drift:.1f} points an axis, asked about the same answers again")  # fmt: skip
-    yield Row("agreement of a person", _agreed(run.checks))
+        yield Row("drift", "unknown: the fixed answers were scored only once" if drift is None
+                  else f"{drift:.1f} points per axis on the same fixed answers")  # fmt: skip
+    yield Row("spot-check agreement", _agreed(run.checks))
 
 
 def _agreed(checks: tuple[int, int]) -> str:
     if not checks[1]:
-        return "no scores were looked at (+ and − on the completions screen)"
-    return f"{agreed(checks)}: scores agreed with, of those looked at; 95 % interval"
+        return "no spot checks (press + or − on the completions screen)"
+    return f"{agreed(checks)}; share of checked scores that a person agreed with, 95% interval"
 
 
 # --- memory -------------------------------------------------------------------------------------
 
 
 class Part(NamedTuple):
-    """One part of the memory plan."""
+    """One item of the memory plan, as text."""
 
     name: str
     when: str
@@ -169,34 +173,34 @@ class Part(NamedTuple):
 
 
 def planned(state: RunState) -> list[Part]:
-    """The plan, part by part; empty where the run had none."""
+    """The items of the memory plan; empty if the run had no plan."""
     if state.run is None:
         return []
     return [Part(name, WHEN.get(when, when), _size(size)) for name, when, size in state.run.plan]
 
 
 def memory(state: RunState) -> Iterator[Row]:
-    """Planned and measured, side by side."""
+    """Rows for planned and measured memory."""
     run = state.run
     if run is not None and run.planned_gb is not None:
-        yield Row("planned at once", f"{run.planned_gb:.2f} GB")
+        yield Row("planned peak", f"{run.planned_gb:.2f} GB")
     else:
-        yield Row("planned at once", "no plan: the shape of the model is not known")
+        yield Row("planned peak", "unknown: the model's layer sizes are not known")
     peak = max(state.memory_by_phase.values(), default=0)
     if run is None or run.device != "cuda":
         peak = max(peak, state.memory_peak)
-    what = "on the device" if run is not None and run.device == "cuda" else "by the process"
+    scope = "on the device" if run is not None and run.device == "cuda" else "of the process"
     if peak:
-        of = ""
+        share = ""
         if run is not None and run.planned_gb:
-            of = f", {100 * peak / 1e9 / run.planned_gb:.0f} % of the plan"
-        yield Row("measured peak", f"{_size(peak)} {what}{of}")
+            share = f", {100 * peak / 1e9 / run.planned_gb:.0f}% of the plan"
+        yield Row("measured peak", f"{_size(peak)} {scope}{share}")
     else:
         yield Row("measured peak", "not sampled")
     if run is not None:
         yield Row("limit", f"{run.limit_gb:.1f} GB")
-    for phase, held in state.memory_by_phase.items():
-        yield Row(f"most in phase {phase}", _size(held))
+    for phase, phase_peak in state.memory_by_phase.items():
+        yield Row(f"peak in phase {phase}", _size(phase_peak))
     if state.memory is not None and state.memory.swap_growth > 0:
         yield Row("swap", f"grew by {_size(state.memory.swap_growth)}")
 
@@ -209,7 +213,7 @@ def _size(size: float) -> str:
 
 
 class Step(NamedTuple):
-    """A step in figures."""
+    """One row of the step table."""
 
     step: int
     figures: tuple[str, ...]
@@ -219,19 +223,21 @@ STEP_HEAD = ("R_IDA", "align", "risk", "detail", "length", "truncated", "entropy
 
 
 def some_steps(steps: Sequence[ev.StepFinished]) -> list[Step]:
-    """The first step, the last one, and a few between them, evenly spread."""
+    """Rows for the first step, the last step, and evenly spaced steps between them."""
     if not steps:
         return []
-    most = min(MOST_STEPS, len(steps))
-    at = sorted({round(n * (len(steps) - 1) / max(1, most - 1)) for n in range(most)})
-    return [_step(steps[n]) for n in at]
+    row_count = min(MOST_STEPS, len(steps))
+    positions = sorted(
+        {round(n * (len(steps) - 1) / max(1, row_count - 1)) for n in range(row_count)}
+    )
+    return [_step(steps[n]) for n in positions]
 
 
 def _step(step: ev.StepFinished) -> Step:
     figures = (
         _number(step.r_ida, 3), _number(step.align, 1), _number(step.risk, 1),
         _number(step.detail, 1), _number(step.lengths[0] if step.lengths else None, 0),
-        UNKNOWN if step.truncated is None else f"{100 * step.truncated:.0f} %",
+        UNKNOWN if step.truncated is None else f"{100 * step.truncated:.0f}%",
         _number(step.entropy, 2), f"{sum(step.seconds.values()):.1f}",
     )  # fmt: skip
     return Step(step.step, figures)

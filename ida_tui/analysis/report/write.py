@@ -1,4 +1,4 @@
-"""Fill the templates and put the files in their place, in one step each.
+"""Rendering of a report and atomic writing of its HTML and Markdown files.
 
 written = write(directory)
 print(written.html, written.markdown)
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 NAME = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|~&!$]|^[+=-]|(?<=^\d)[.)]")
-"""What may mean something to Markdown; an escaped one is only itself."""
+"""Characters with a meaning in Markdown, to be escaped with a backslash."""
 
 
 class Written(NamedTuple):
-    """Where a report lies."""
+    """Paths of a written report."""
 
     html: Path
     markdown: Path
@@ -39,12 +39,12 @@ class Written(NamedTuple):
 def write(
     directory: RunDirectory, output: Path | None = None, *, ended: RunEnded | None = None
 ) -> Written:
-    """Write the report of a run, as one HTML file and as Markdown.
+    """Write the report of a run as an HTML file and a Markdown file.
 
     Args:
         directory: the run; finished, unfinished or live.
-        output: the HTML file, or a folder for both; None is the run's directory.
-        ended: the run's last event, where that is about to be written.
+        output: the HTML file, or a folder for both files; None is the run directory.
+        ended: the run's final event, if it is not written to disk yet.
 
     Raises:
         UsageError: the run cannot be read, or the files cannot be written.
@@ -52,43 +52,43 @@ def write(
     from ida_tui.analysis.report.load import read
     from ida_tui.analysis.report.page import page
 
-    places = _places(directory, output)
-    shown = page(read(directory, ended))
-    for place, text in ((places.html, html(shown)), (places.markdown, markdown(shown))):
-        _put(place, text)
-    return places
+    paths = _places(directory, output)
+    content = page(read(directory, ended))
+    for path, text in ((paths.html, html(content)), (paths.markdown, markdown(content))):
+        _put(path, text)
+    return paths
 
 
 def html(shown: Page) -> str:
-    """The page as HTML that needs nothing else."""
+    """The page as self-contained HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
         finalize=_clean, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     style = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
-    return made.get_template("report.html.j2").render(page=shown, style=style, drawn=Markup)
+    return environment.get_template("report.html.j2").render(page=shown, style=style, drawn=Markup)
 
 
 def markdown(shown: Page) -> str:
-    """The page as Markdown: no pictures, the same words."""
+    """The page as Markdown, with the same text but without plots."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    made = Environment(  # escaped by `finalize`: what is not marked as Markdown is text
+    environment = Environment(  # `finalize` escapes everything that is not Markup
         loader=FileSystemLoader(TEMPLATES), autoescape=False, undefined=StrictUndefined,
         finalize=_escaped, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    made.filters["fenced"] = fenced
-    made.filters["ours"] = Markup  # what a macro has put together, escaped by it
-    text = made.get_template("report.md.j2").render(page=shown, html=NAME)
+    environment.filters["fenced"] = fenced
+    environment.filters["ours"] = Markup  # output of a macro, which is already escaped
+    text = environment.get_template("report.md.j2").render(page=shown, html=NAME)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def _clean(value: object) -> object:
-    """Anybody's text without what acts on a terminal or turns the direction of text; jinja2 escapes it."""
+    """Untrusted text without control and bidirectional characters; jinja2 does the HTML escaping."""
     from markupsafe import Markup
 
     if isinstance(value, Markup):
@@ -97,7 +97,7 @@ def _clean(value: object) -> object:
 
 
 def _escaped(value: object) -> object:
-    """Anybody's text within a line of Markdown."""
+    """Untrusted text escaped for one line of Markdown."""
     from markupsafe import Markup
 
     if isinstance(value, Markup):
@@ -106,13 +106,15 @@ def _escaped(value: object) -> object:
 
 
 def fenced(text: str, kind: str = "text") -> Markup:
-    """Anybody's text as a block of code, behind a fence that is longer than any in it."""
+    """Untrusted text as a fenced code block; the fence is longer than any run of backticks in the text."""
     from markupsafe import Markup
 
     body = str(_clean(text))
     longest = max(map(len, re.findall(r"`+", body)), default=0)
     fence = "`" * max(3, longest + 1)
-    return Markup(f"{fence}{kind}\n{body.rstrip()}\n{fence}")  # a fence escapes
+    return Markup(
+        f"{fence}{kind}\n{body.rstrip()}\n{fence}"
+    )  # inside a fence nothing needs escaping
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -125,31 +127,32 @@ def _places(directory: RunDirectory, output: Path | None) -> Written:
         output /= NAME
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(
-            f"a report is an .html file, and {output.name!r} is none",
-            "the Markdown is written beside it: --output somewhere/report.html",
+            f"a report must be an .html file, and {output.name!r} is not one",
+            "use --output FOLDER/report.html; the Markdown file is written next to it",
             where="command line: --output",
         )
     if not output.parent.is_dir():
         raise UsageError(
-            f"there is no folder {shown_path(output.parent)}", "make it first, or name another"
+            f"the folder {shown_path(output.parent)} does not exist",
+            "create it first, or use another folder",
         )
     return Written(output, output.with_suffix(".md"))
 
 
-def _put(place: Path, text: str) -> None:
-    beside = place.with_name(f".{place.name}-{os.getpid()}")
+def _put(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(place)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise UsageError(
-            f"{shown_path(place)} cannot be written: {error.strerror or error}",
-            "ida-tui report RUN --output FILE writes it elsewhere",
+            f"could not write {shown_path(path)}: {error.strerror or error}",
+            "choose another location: ida-tui report RUN --output FILE",
         ) from None
 
 
 def as_json(written: Written) -> dict[str, str]:
-    """The places as plain values."""
+    """The paths as JSON-serializable values."""
     return {name: str(path) for name, path in written._asdict().items()}
