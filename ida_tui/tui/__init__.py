@@ -1,1 +1,1 @@
-"""The app: pick a model and an experiment, and watch the run. Reads `ida_tui.events.state` and nothing past it."""
+"""Textual app: choose a model and an experiment, and watch the run."""

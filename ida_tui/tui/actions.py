@@ -1,7 +1,7 @@
-"""Everything a person can do, in one table: it feeds the key bindings, the footer, the palette and the help.
+"""Table of all user actions: source of the key bindings, the footer, the palette, and the help.
 
-An action belongs to one screen, or to all of them, and is carried out by the method `action_<id>` of that
-screen (of the app, where it belongs to all). `tests/tui/test_actions.py` holds the table to that.
+An action belongs to one screen or to all screens. The method `action_<id>` of that screen runs it (of the app
+if it belongs to all screens). `tests/tui/test_actions.py` checks that every action has its method.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ TITLES: dict[Scope, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing a person can do.
+    """One user action.
 
     Args:
-        id: carried out by the method ``action_<id>``.
-        keys: in Textual's names; the first is the one that is shown.
-        label: a word or two, for the footer and the palette.
+        id: name of the action; the method ``action_<id>`` runs it.
+        keys: key names as Textual spells them; the footer and the help show the first.
+        label: one or two words, for the footer and the palette.
         help: one sentence, for the palette and the help.
         scope: the screen it belongs to.
         footer: whether the footer shows it.
-        shown: the first key as people write it, where Textual's own way is not good enough.
+        shown: label of the first key; None uses Textual's label.
     """
 
     id: str
@@ -50,122 +50,127 @@ class Action:
 
 ACTIONS: tuple[Action, ...] = (
     # -- everywhere ---------------------------------------------------------------------------
-    Action("go('launch')", ("1",), "Launch", "Choose a model, an experiment and a judge."),
-    Action("go('run')", ("2",), "Run", "Watch the run: progress, scores, judge, memory, health."),
-    Action("go('completions')", ("3",), "Completions", "Read every completion and its scores."),
-    Action("go('runs')", ("4",), "Runs", "Look at past runs, or at one in another process."),
-    Action("help", ("question_mark", "5", "f1"), "Help", "Every key.", footer=True, shown="?"),
-    Action("cursor_down", ("j", "down"), "Down", "Move down, in a list or a text."),
-    Action("cursor_up", ("k", "up"), "Up", "Move up."),
-    Action("cursor_top", ("g", "home"), "Top", "Move to the top."),
-    Action("cursor_bottom", ("G", "end"), "Bottom", "Move to the bottom.", shown="G"),
-    Action("focus_next", ("tab",), "Next pane", "Move to the next list or pane."),
-    Action("focus_previous", ("shift+tab",), "Previous pane", "Move to the one before."),
-    Action("back", ("escape",), "Back", "Leave a search, a maximised pane or this screen."),
-    Action("command_palette", ("ctrl+p",), "Palette", "Find any of these by name.", footer=True),
-    Action("change_theme", ("t",), "Theme", "Choose other colours: dark, light or your terminal's."),
-    Action("quit", ("q", "ctrl+q"), "Quit", "Leave; asks first while a run is live.", footer=True),
-    # -- launch -------------------------------------------------------------------------------
-    Action("start", ("enter",), "Start", "Start the run.", "launch", footer=True),
-    Action("edit", ("e",), "Edit", "Change the value under the cursor.", "launch", footer=True),
-    Action("undo", ("u",), "Undo", "Take back the change to this value.", "launch"),
-    Action("undo_all", ("U",), "Undo all", "Take back every change.", "launch", shown="U"),
-    Action("filter", ("slash",), "Filter", "Show what has these letters.", "launch", True, "/"),
-    Action("recheck", ("r",), "Check again", "Look again at device, model, key, disk.", "launch"),
-    Action("check_judge", ("c",), "Check judge", "See how far the judge can be trusted.",
-           "launch", footer=True),
-    Action("past_runs", ("o",), "Past runs", "Open the list of past runs.", "launch", footer=True),
-    # -- run ----------------------------------------------------------------------------------
-    Action("stop", ("s",), "Stop", "Stop the training and keep a checkpoint.", "run", footer=True),
-    Action("pause", ("p",), "Pause", "Pause the training after this step, or let it go on.", "run",
+    Action("go('launch')", ("1",), "Launch", "Choose a model, an experiment, and a judge."),
+    Action("go('run')", ("2",), "Run", "Progress, scores, judge, memory, and health of the run."),
+    Action("go('completions')", ("3",), "Completions", "Every completion with its scores."),
+    Action("go('runs')", ("4",), "Runs", "Past runs, and live runs of other processes."),
+    Action("help", ("question_mark", "5", "f1"), "Help", "List every key.", footer=True, shown="?"),
+    Action("cursor_down", ("j", "down"), "Move down", "Next line of the focused list or pane."),
+    Action("cursor_up", ("k", "up"), "Move up", "Previous line of the focused list or pane."),
+    Action("cursor_top", ("g", "home"), "Go to top", "First line of the focused list or pane."),
+    Action("cursor_bottom", ("G", "end"), "Go to bottom", "Last line of the focused list or pane.",
+           shown="G"),
+    Action("focus_next", ("tab",), "Next pane", "Focus the next list or pane."),
+    Action("focus_previous", ("shift+tab",), "Previous pane", "Focus the previous list or pane."),
+    Action("back", ("escape",), "Back", "Close the search, the maximized pane, or this screen."),
+    Action("command_palette", ("ctrl+p",), "Palette", "Search all actions by name.", footer=True),
+    Action("change_theme", ("t",), "Theme", "Choose the colors: dark, light, or the terminal's."),
+    Action("quit", ("q", "ctrl+q"), "Quit", "Close the app; asks first if a run is live.",
            footer=True),
-    Action("detach", ("d",), "Detach", "Train on in a process of its own; the app only follows.",
+    # -- launch -------------------------------------------------------------------------------
+    Action("start", ("enter",), "Start", "Train with the selected model, experiment, and judge.",
+           "launch", footer=True),
+    Action("edit", ("e",), "Edit", "Change the value under the cursor.", "launch", footer=True),
+    Action("undo", ("u",), "Undo", "Restore the profile's value for this key.", "launch"),
+    Action("undo_all", ("U",), "Undo all", "Discard all edits.", "launch", shown="U"),
+    Action("filter", ("slash",), "Filter", "Show only matches in this list.", "launch", True, "/"),
+    Action("recheck", ("r",), "Recheck", "Check device, model, API key, and disk again.", "launch"),
+    Action("check_judge", ("c",), "Check judge", "Test the judge on ten known answers.",
+           "launch", footer=True),
+    Action("past_runs", ("o",), "Past runs", "Show the Runs screen.", "launch", footer=True),
+    # -- run ----------------------------------------------------------------------------------
+    Action("stop", ("s",), "Stop", "End training and save a checkpoint.", "run", footer=True),
+    Action("pause", ("p",), "Pause", "Pause training after this step, or resume it.", "run",
+           footer=True),
+    Action("detach", ("d",), "Detach", "Continue training in a background process.",
            "run", footer=True),
-    Action("hold", ("space",), "Hold", "Hold the display still; the run goes on.", "run", True),
-    Action("pane('progress')", ("P",), "Progress", "Maximise this pane, or show it again.", "run"),
-    Action("pane('scores')", ("S",), "Scores", "Maximise this pane, or show it again.", "run"),
-    Action("pane('judge')", ("J",), "Judge", "Maximise this pane, or show it again.", "run"),
-    Action("pane('memory')", ("M",), "Memory", "Maximise this pane, or show it again.", "run"),
-    Action("pane('health')", ("H",), "Health", "Maximise this pane, or show it again.", "run"),
-    Action("pane('log')", ("L",), "Log", "Maximise this pane, or show it again.", "run"),
-    Action("hide_pane", ("x",), "Hide pane", "Hide the pane that has the focus.", "run", True),
-    Action("show_panes", ("X",), "Show all", "Show every pane again.", "run", shown="X"),
-    Action("step_back", ("left_square_bracket",), "Step back", "Look at the step before.", "run",
+    Action("hold", ("space",), "Freeze", "Freeze the display; training continues.", "run", True),
+    Action("pane('progress')", ("P",), "Progress", "Maximize or restore the Progress pane.", "run"),
+    Action("pane('scores')", ("S",), "Scores", "Maximize or restore the Scores pane.", "run"),
+    Action("pane('judge')", ("J",), "Judge", "Maximize or restore the Judge pane.", "run"),
+    Action("pane('memory')", ("M",), "Memory", "Maximize or restore the Memory pane.", "run"),
+    Action("pane('health')", ("H",), "Health", "Maximize or restore the Health pane.", "run"),
+    Action("pane('log')", ("L",), "Log", "Maximize or restore the Log pane.", "run"),
+    Action("hide_pane", ("x",), "Hide pane", "Hide the focused pane.", "run", True),
+    Action("show_panes", ("X",), "Show all", "Restore all panes.", "run", shown="X"),
+    Action("step_back", ("left_square_bracket",), "Step back", "View the previous step.", "run",
            shown="["),
-    Action("step_on", ("right_square_bracket",), "Step on", "Look at the next step.", "run",
+    Action("step_on", ("right_square_bracket",), "Step forward", "View the next step.", "run",
            shown="]"),
-    Action("step_end", ("backslash",), "Newest step", "Go back to the newest state.", "run",
+    Action("step_end", ("backslash",), "Latest step", "Return to the current state.", "run",
            shown="\\"),
     # -- completions --------------------------------------------------------------------------
-    Action("next_step", ("n",), "Next step", "Show the next step.", "completions", footer=True),
-    Action("previous_step", ("N",), "Previous step", "Show the step before.", "completions",
-           shown="N"),
-    Action("follow", ("f",), "Follow", "Show the newest step, always.", "completions"),
-    Action("sort_reward", ("r",), "By reward", "Sort by reward; again: turned round.",
-           "completions", True),
-    Action("sort_advantage", ("a",), "By advantage", "Sort by advantage; again: turned round.",
-           "completions"),
-    Action("sort_group", ("u",), "By group", "Sort by group, as generated.", "completions"),
-    Action("side_by_side", ("v",), "Side by side", "Show a whole group side by side.",
+    Action("next_step", ("n",), "Next step", "Show the completions of the next step.",
            "completions", footer=True),
-    Action("search", ("slash",), "Search", "Show completions with these words; n and N then find more.",
+    Action("previous_step", ("N",), "Previous step", "Show the completions of the previous step.",
+           "completions", shown="N"),
+    Action("follow", ("f",), "Follow", "Always show the latest step.", "completions"),
+    Action("sort_reward", ("r",), "By reward", "Sort by reward; press again to reverse.",
+           "completions", True),
+    Action("sort_advantage", ("a",), "By advantage", "Sort by advantage; press again to reverse.",
+           "completions"),
+    Action("sort_group", ("u",), "By group", "Sort by group, in order of generation.",
+           "completions"),
+    Action("side_by_side", ("v",), "Side by side", "Show all completions of a group at once.",
+           "completions", footer=True),
+    Action("search", ("slash",), "Search", "Find words in completions; n and N search other steps.",
            "completions", True, "/"),
-    Action("copy", ("y",), "Copy", "Copy the completion to the clipboard.", "completions"),
-    Action("save", ("w",), "Save", "Write the completion to a file in the run's folder.",
+    Action("copy", ("y",), "Copy", "Copy the completion and its scores to the clipboard.",
            "completions"),
-    Action("agree", ("plus",), "Agree", "Say that its scores are right; kept with the run.",
+    Action("save", ("w",), "Save", "Save the completion to a file in the run directory.",
+           "completions"),
+    Action("agree", ("plus",), "Agree", "Mark these scores as right; saved with the run.",
            "completions", shown="+"),
-    Action("disagree", ("minus",), "Disagree", "Say that its scores are wrong; kept with the run.",
+    Action("disagree", ("minus",), "Disagree", "Mark these scores as wrong; saved with the run.",
            "completions", shown="-"),
-    Action("take_back", ("0",), "Take back", "Take back what you said of its scores.",
-           "completions"),
+    Action("take_back", ("0",), "Clear", "Remove your mark from these scores.", "completions"),
     # -- runs ---------------------------------------------------------------------------------
-    Action("open", ("enter",), "Open", "Open the run: replay it, or follow it if it is live.",
+    Action("open", ("enter",), "Open", "Replay the run, or follow it if it is live.",
            "runs", footer=True),
-    Action("filter", ("slash",), "Filter", "Show runs with these letters.", "runs", True, "/"),
-    Action("reload", ("r",), "Reload", "Read the folders again.", "runs", footer=True),
-    Action("mark", ("space", "m"), "Mark", "Mark the run, to compare it with others.", "runs",
+    Action("filter", ("slash",), "Filter", "Show only matching runs.", "runs", True, "/"),
+    Action("reload", ("r",), "Reload", "Read the run directories again.", "runs", footer=True),
+    Action("mark", ("space", "m"), "Mark", "Select the run for comparison.", "runs",
            footer=True),
-    Action("compare", ("c",), "Compare", "Put the marked runs side by side.", "runs", footer=True),
-    Action("report", ("w",), "Report", "Write the report of the run: report.html in its folder.",
+    Action("compare", ("c",), "Compare", "Show the marked runs side by side.", "runs", footer=True),
+    Action("report", ("w",), "Report", "Write report.html to the run directory.",
            "runs", footer=True),
-    Action("sweeps", ("s",), "Sweeps", "Show the newest sweep: its table and its runs.", "runs"),
-    Action("chat", ("a",), "Chat", "Talk to the run's model and to what it was before.", "runs",
+    Action("sweeps", ("s",), "Sweeps", "Show the latest sweep: its table and its runs.", "runs"),
+    Action("chat", ("a",), "Chat", "Talk to the model before and after training.", "runs",
            footer=True),
     # -- compare ------------------------------------------------------------------------------
-    Action("next_curve", ("n",), "Next curve", "Show the next figure alone, then all again.",
+    Action("next_curve", ("n",), "Next curve", "Show the next metric alone, then all of them.",
            "compare", footer=True),
-    Action("previous_curve", ("N",), "Previous curve", "Show the figure before.", "compare",
+    Action("previous_curve", ("N",), "Previous curve", "Show the previous metric.", "compare",
            shown="N"),
-    Action("reload", ("r",), "Reload", "Read the runs again.", "compare", footer=True),
+    Action("reload", ("r",), "Reload", "Read the runs from disk again.", "compare", footer=True),
     # -- sweep --------------------------------------------------------------------------------
-    Action("open", ("enter",), "Open", "Open the run: replay it, or follow it if it is live.",
+    Action("open", ("enter",), "Open", "Replay the run, or follow it if it is live.",
            "sweep", footer=True),
     Action("next_sweep", ("n",), "Older sweep", "Show the sweep before this one.", "sweep",
            footer=True),
     Action("previous_sweep", ("N",), "Newer sweep", "Show the sweep after this one.", "sweep",
            shown="N"),
     # -- chat ---------------------------------------------------------------------------------
-    Action("write", ("enter",), "Write", "Write a message to both models; enter sends it.", "chat"),
-    Action("judge", ("ctrl+r",), "Judge", "Have the last answers scored by the run's judge.",
+    Action("write", ("enter",), "Write", "Type a message to both models; Enter sends it.", "chat"),
+    Action("judge", ("ctrl+r",), "Judge", "Score the latest answers with the run's judge.",
            "chat", footer=True),
-    Action("kind", ("ctrl+t",), "Kind", "Say whether the next message is harmless or unsafe.",
+    Action("kind", ("ctrl+t",), "Kind", "Mark the next message as harmless or unsafe.",
            "chat", footer=True),
-    Action("greedy", ("ctrl+g",), "Greedy", "Take the likeliest token always, or draw by chance.",
+    Action("greedy", ("ctrl+g",), "Greedy", "Switch between greedy decoding and sampling.",
            "chat", footer=True),
-    Action("keep", ("ctrl+s",), "Keep", "Keep the messages as prompts for the next experiment.",
+    Action("keep", ("ctrl+s",), "Save", "Save the messages as prompts for the next experiment.",
            "chat", footer=True),
-    Action("anew", ("ctrl+n",), "New", "Begin a new conversation.", "chat", footer=True),
+    Action("anew", ("ctrl+n",), "New", "Start a new conversation.", "chat", footer=True),
 )  # fmt: skip
 
 
 def of(scope: Scope) -> tuple[Action, ...]:
-    """The actions of one scope, in order."""
+    """The actions of one scope, in table order."""
     return tuple(action for action in ACTIONS if action.scope == scope)
 
 
 def bindings(scope: Scope) -> list[BindingType]:
-    """The key bindings of one scope; the footer shows an action's first key only."""
+    """The key bindings of one scope. The footer shows only the first key of an action."""
     return [
         Binding(
             key,
@@ -182,12 +187,12 @@ def bindings(scope: Scope) -> list[BindingType]:
 
 
 def method_of(action: Action) -> str:
-    """The name of the method that carries an action out."""
+    """The name of the method that runs an action."""
     return f"action_{action.id.partition('(')[0]}"
 
 
 def shown_key(key: str) -> str:
-    """A key as people write it."""
+    """A key name of Textual as the app displays it."""
     names = {
         "question_mark": "?",
         "slash": "/",

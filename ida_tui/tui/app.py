@@ -1,7 +1,7 @@
-"""The app itself: which screen is in front, which run is watched, and how it all ends.
+"""Textual app: screens, the displayed run, the chat, the palette, and shutdown.
 
-Four times a second the records that have come are folded into the run's state, and the screen in front is
-told. Nothing else crosses from the trainer's thread.
+Four times a second the new records are folded into the run's state, and the active screen is refreshed.
+Nothing else crosses from the trainer's thread.
 """
 
 from __future__ import annotations
@@ -49,34 +49,34 @@ if TYPE_CHECKING:
 
 STYLES = Path(__file__).parent / "styles"
 REFRESH_S = 0.25
-"""How often the screen is brought up to date."""
+"""Seconds between two refreshes of the screen."""
 SMALL_NEWS: Changed = frozenset({TokensGenerated, TextGenerated, MemorySampled})
-"""Drawn on every second tick only."""
+"""Frequent events that are drawn on every second tick only."""
 SWITCH_S = 0.0005
-"""How long drawing may keep the interpreter while the trainer wants it. Python's own 5 ms halts a trainer of
-many small operations for as long as the screen is drawn: each of its operations waits again."""
+"""Interpreter switch interval in seconds. With Python's default of 5 ms, a trainer of many small operations
+would stall for as long as the screen is drawn: each operation would wait for the interpreter again."""
 LONG_RUN = 64e6
-"""Bytes of events from which opening a run takes more than a moment, and is announced."""
+"""Size of an event log in bytes above which opening the run takes seconds and is announced."""
 GOES_ON_EVERY = 8
-"""Ticks between two looks whether a run that had ended goes on in another process: two seconds."""
+"""Ticks between two checks whether another process has resumed a finished run: two seconds."""
 LOOK_EVERY = 8
-"""Ticks between two looks whether the terminal is still there: two seconds."""
+"""Ticks between two checks whether the terminal is still open: two seconds."""
 CLOSE_CHAT_S = 2.0
-"""How long the end of a chat is waited for: a token is soon written, a large model not soon loaded."""
+"""Longest wait for the chat's thread to end: enough for one token, not for loading a large model."""
 LEAVE_AFTER_S = 20.0
-"""How long leaving waits for a stopped run to save its checkpoint before it leaves all the same."""
+"""Longest wait for a stopping run to save its checkpoint before the app closes anyway."""
 
 
 class IdaApp(App[None]):
     """`ida-tui` on a terminal.
 
     Args:
-        argv: the command line as typed, for the manifests of the runs that are started.
-        output_dir: where past runs are looked for.
-        clock: the present, UTC.
-        crash_log: where the details of a defect are written.
-        opened: a run's or a sweep's directory that is on the screen from the start.
-        chatting: a run's directory, whose model is talked to from the start.
+        argv: the command line as typed; recorded in the manifest of every run started here.
+        output_dir: directory of past runs.
+        clock: returns the current time in UTC.
+        crash_log: file for the traceback of a crash.
+        opened: directory of a run or a sweep to open at the start.
+        chatting: directory of a run to chat with at the start.
     """
 
     TITLE = "ida-tui"
@@ -103,27 +103,27 @@ class IdaApp(App[None]):
         self.clock = clock
         self.watched: Watched | None = None
         self.held = False
-        """Whether the display is held still."""
+        """Whether the display is frozen."""
         self.crash: Crash | None = None
         self.compared: tuple[Path, ...] = ()
-        """The runs that the compare screen shows."""
+        """Directories of the runs on the compare screen."""
         self.swept: Path | None = None
-        """The folder of the sweep that the sweep screen shows; None is the newest."""
+        """Directory of the sweep on the sweep screen; None shows the latest."""
         self._crash_log = crash_log
         self._opened = opened
         self._chatting = chatting
         self.chat: Chat | None = None
-        """The models of a run that are in memory to be talked to."""
+        """The chat whose models are in memory."""
         self.detached: Detached | None = None
-        """The process that a run of this app was handed over to."""
+        """The background process that took over a run of this app."""
         self._leaving = False
         self._leaving_it = False
-        """Whether the app ends when the run that is handed over goes on."""
+        """Whether the app closes as soon as the background process has taken over."""
         self._signalled = False
         self._end_told = False
         self._ticks = 0
         self._unshown: Changed = frozenset()
-        """Types of the events that the screen in front has not been told of."""
+        """Types of the events that the active screen has not shown yet."""
 
     async def on_mount(self) -> None:
         sys.setswitchinterval(SWITCH_S)
@@ -137,7 +137,7 @@ class IdaApp(App[None]):
             self._listen_to_signals()
 
     async def _open(self, path: Path) -> None:
-        """Begin with a run, or with a sweep."""
+        """Open a run or a sweep at the start of the app."""
         from ida_tui.sweep import directory as folder
 
         if not folder.is_sweep(path):
@@ -149,14 +149,14 @@ class IdaApp(App[None]):
     # -- the run ------------------------------------------------------------------------------
 
     def start_run(self, config: Config, key: str | None) -> None:
-        """Train a profile in this process, and watch it.
+        """Train an experiment in this process and show it.
 
         Args:
-            config: the resolved profile.
-            key: the judge's API key, where it needs one.
+            config: the resolved experiment profile.
+            key: the judge's API key, if it needs one.
         """
         if self.watched is not None and self.watched.live:
-            self.notify("A run is live. Stop it first: 2, then s.", severity="warning")
+            self.notify("A run is live. Stop it first: press 2, then s.", severity="warning")
             return
         if not self.close_chat():
             self.notify("The chat is still loading its model. Try again in a moment.")
@@ -169,36 +169,36 @@ class IdaApp(App[None]):
 
     @work(exclusive=True, group="open")
     async def open_run(self, path: Path) -> None:
-        """Replay the run in this folder, or follow it where another process trains it now."""
+        """Replay the run in this directory, or follow it if another process is training it."""
         if self.watched is not None and self.watched.live:
-            self.notify("A run is live here. Stop it first: 2, then s.", severity="warning")
+            self.notify("A run is live. Stop it first: press 2, then s.", severity="warning")
             return
         from ida_tui.runs import owner
         from ida_tui.runs.log.replay import Replay
 
-        directory, left = RunDirectory(path), threading.Event()
+        directory, canceled = RunDirectory(path), threading.Event()
         try:
             self._note_a_long_run(directory)
-            replay = await asyncio.to_thread(Replay.open, directory.events, left.is_set)
+            replay = await asyncio.to_thread(Replay.open, directory.events, canceled.is_set)
         except asyncio.CancelledError:
-            # Another run was asked for, or the app is being left: nobody waits for this one.
-            left.set()
+            # Another run is being opened, or the app is closing: stop reading this one.
+            canceled.set()
             raise
         except (OSError, EventError) as error:
             self.show_error(
-                IdaError(f"this run cannot be read: {error}", f"look at {directory.events}")
+                IdaError(f"could not read this run: {error}", f"check {directory.events}")
             )
             return
-        elsewhere = replay.end.ended is None and owner.alive(directory)
-        source = AttachedSource(directory, replay.offset) if elsewhere else ReplaySource(directory)
+        running = replay.end.ended is None and owner.alive(directory)
+        source = AttachedSource(directory, replay.offset) if running else ReplaySource(directory)
         self.put_up(Watched(source, state=replay.end, replay=replay))
 
     # -- the chat -----------------------------------------------------------------------------
 
     async def open_chat(self, path: Path) -> None:
-        """Talk to the model of the run in this folder; not while a run of this process trains."""
+        """Chat with the model of the run in this directory, unless this process is training."""
         if self.watched is not None and self.watched.live:
-            self.notify("A run is trained here, and needs the machine: chat when it is over.",
+            self.notify("Chat is unavailable while a run is training.",
                         severity="warning")  # fmt: skip
             return
         if self.chat is None or self.chat.closing or self.chat.directory.path != path:
@@ -212,7 +212,7 @@ class IdaApp(App[None]):
         await self.action_go("chat")
 
     def close_chat(self) -> bool:
-        """End the chat, if there is one; false where its thread does not end in time."""
+        """Close the chat, if one is open. Returns False if its thread did not end in time."""
         if self.chat is None:
             return True
         self.chat.close()
@@ -224,95 +224,93 @@ class IdaApp(App[None]):
     def _note_a_long_run(self, directory: RunDirectory) -> None:
         size = directory.events.stat().st_size
         if size > LONG_RUN:
-            self.notify(f"Opening a long run ({size / 1e6:,.0f} MB) …")
+            self.notify(f"Opening a long run ({size / 1e6:,.0f} MB)…")
 
-    def put_up(self, watched: Watched, *, in_front: bool = True) -> None:
-        """Put a run on the screens, and the run screen in front of the others."""
-        self.watched = watched
+    def put_up(self, run_view: Watched, *, in_front: bool = True) -> None:
+        """Show a run on all screens, and switch to the run screen if `in_front`."""
+        self.watched = run_view
         self.held = False
-        # The end of a run that was opened from disk is no news.
-        self._end_told = watched.source.kind == "replay"
+        # Do not announce the end of a run that was opened from disk.
+        self._end_told = run_view.source.kind == "replay"
         if self.current_mode == "run" or not in_front:
             self.refresh_screen()
         else:
             self.switch_mode("run")
 
     def request_stop(self) -> None:
-        """Ask the run to stop; it saves a checkpoint first."""
+        """Request a stop; the run saves a checkpoint first."""
         self.ask_run("stop")
 
     def ask_run(self, what: Asked) -> None:
-        """Ask the run on the screens, here or in another process, to pause, go on or stop."""
-        watched = self.watched
-        if watched is None:
+        """Request that the displayed run, here or in another process, pause, resume, or stop."""
+        run_view = self.watched
+        if run_view is None:
             return
-        if isinstance(watched.source, LiveSource):
-            session = watched.source.session
+        if isinstance(run_view.source, LiveSource):
+            session = run_view.source.session
             {
                 "stop": session.request_stop,
                 "pause": session.request_pause,
                 "go_on": session.request_go_on,
             }[what]()
-        elif watched.directory is not None:
+        elif run_view.directory is not None:
             from ida_tui.runs import control
 
             try:
-                control.ask(RunDirectory(watched.directory), what)
+                control.ask(RunDirectory(run_view.directory), what)
             except OSError as error:
-                self.show_error(IdaError(f"the run cannot be asked: {error.strerror or error}"))
+                self.show_error(IdaError(f"could not send the request: {error.strerror or error}"))
                 return
         if what == "stop":
-            watched.stop_asked = True
-            watched.handing_over = False
-        watched.pause_asked = what == "pause"
+            run_view.stop_asked = True
+            run_view.handing_over = False
+        run_view.pause_asked = what == "pause"
         self.refresh_screen()
 
     def hand_over(self, *, leave: bool = False) -> None:
-        """Let the live run end after the step under way, and a process of its own train on.
+        """Move the live run to a background process after the current step.
 
         Args:
-            leave: whether the app ends then; otherwise it follows that process.
+            leave: whether to close the app afterwards; otherwise it follows the background process.
         """
-        watched = self.watched
-        if watched is None or not isinstance(watched.source, LiveSource) or not watched.live:
+        run_view = self.watched
+        if run_view is None or not isinstance(run_view.source, LiveSource) or not run_view.live:
             return
-        if watched.state.pause is not None and watched.state.pause.by == "judge":
-            self.notify("It waits for its judge: answer the question on the screen first.")
+        if run_view.state.pause is not None and run_view.state.pause.by == "judge":
+            self.notify("The run is paused because of its judge. Answer the question first.")
             return
-        if watched.stop_asked:
-            self.notify("It is stopping: a checkpoint is being saved.")
+        if run_view.stop_asked:
+            self.notify("The run is stopping and saving a checkpoint.")
             return
         self._leaving_it = leave
-        watched.handing_over = True
-        watched.source.session.request_hand_over()
-        self.notify(
-            "It goes on in a process of its own after the step under way. s stops it instead."
-        )
+        run_view.handing_over = True
+        run_view.source.session.request_hand_over()
+        self.notify("Moving to the background after this step. Press s to stop instead.")
         self.refresh_screen()
 
-    def _after_hand_over(self, watched: Watched) -> None:
-        """The run has ended here: as it was asked to, or by itself meanwhile."""
-        ended = watched.state.ended
-        if ended is None or ended.status != "interrupted" or watched.directory is None:
+    def _after_hand_over(self, run_view: Watched) -> None:
+        """Start the background process, unless the run finished or failed before the handover."""
+        ended = run_view.state.ended
+        if ended is None or ended.status != "interrupted" or run_view.directory is None:
             self._leaving = self._leaving or self._leaving_it
             self._end_told = True
-            self._tell_end(watched)
+            self._tell_end(run_view)
             return
         self._end_told = True
-        self._go_on_detached(RunDirectory(watched.directory), leave=self._leaving_it)
+        self._go_on_detached(RunDirectory(run_view.directory), leave=self._leaving_it)
 
     @work(exclusive=True, group="open")
     async def _go_on_detached(self, directory: RunDirectory, *, leave: bool) -> None:
         from ida_tui.engine.run.background import handed_over
 
-        def begin() -> Detached:
-            # Set by the thread itself: the app may be left while the process begins.
+        def start_process() -> Detached:
+            # Set by the thread itself: the app may close while the process starts.
             self.detached = handed_over(directory)
             return self.detached
 
-        self.notify("A process of its own is starting …", timeout=10)
+        self.notify("Starting background process…", timeout=10)
         try:
-            detached = await asyncio.to_thread(begin)
+            detached = await asyncio.to_thread(start_process)
         except IdaError as error:
             self.show_error(error)
             return
@@ -325,23 +323,23 @@ class IdaApp(App[None]):
 
     @work(exclusive=True, group="open")
     async def _follow_again(self, directory: RunDirectory) -> None:
-        """Follow a run that had ended and goes on; the screen in front stays there."""
+        """Follow a finished run that another process has resumed, without switching screens."""
         from ida_tui.runs.log.replay import Replay
 
         try:
             replay = await asyncio.to_thread(Replay.open, directory.events)
         except (OSError, EventError):
-            return  # what was read before stays on the screen
+            return  # keep showing the state read before
         if replay.end.ended is None:
             source = AttachedSource(directory, replay.offset)
             self.put_up(Watched(source, state=replay.end, replay=replay), in_front=False)
 
     def _look_whether_it_goes_on(self) -> None:
-        """Another process may have resumed the run that is on the screens."""
-        watched = self.watched
-        if watched is None or watched.going_on or watched.viewed is not None:
+        """Follow the displayed run again if another process has resumed it."""
+        run_view = self.watched
+        if run_view is None or run_view.going_on or run_view.viewed is not None:
             return
-        directory = watched.source.directory
+        directory = run_view.source.directory
         if directory is None or any(w.group == "open" and not w.is_finished for w in self.workers):
             return
         from ida_tui.runs import owner
@@ -351,58 +349,60 @@ class IdaApp(App[None]):
 
     def _timed_tick(self) -> None:
         self._ticks += 1
-        looks = self._ticks % LOOK_EVERY == 0 and not self.is_headless and not self._signalled
-        if looks and terminal.is_gone():
-            self._on_signal()  # as with SIGHUP, which only reaches what the terminal controlled
+        check_terminal = (
+            self._ticks % LOOK_EVERY == 0 and not self.is_headless and not self._signalled
+        )
+        if check_terminal and terminal.is_gone():
+            self._on_signal()  # like SIGHUP, which reaches only processes the terminal controls
         if self._ticks % GOES_ON_EVERY == 0:
             self._look_whether_it_goes_on()
         self.tick(calm=self._ticks % 2 == 1)
 
     def tick(self, *, calm: bool = False) -> None:
-        """Take in what has come, and tell the screen in front.
+        """Fold new records and refresh the active screen.
 
         Args:
-            calm: small news may wait for the next tick: what is drawn, the trainer waits for.
+            calm: postpone the events in `SMALL_NEWS` to the next tick, because drawing delays the trainer.
         """
-        watched = self.watched
-        if watched is None:
+        run_view = self.watched
+        if run_view is None:
             return
-        changed, more = watched.advance()
+        changed, more = run_view.advance()
         if more:
-            # After a flood: keys first, then the rest at once.
+            # Many records are waiting: handle key presses first, then read on.
             self.call_later(self.tick)
         self._unshown |= changed
-        small = calm and self._unshown <= SMALL_NEWS and watched.state.phase != "judge"
-        if not self.held and not small and (self._unshown or watched.going_on):
+        small = calm and self._unshown <= SMALL_NEWS and run_view.state.phase != "judge"
+        if not self.held and not small and (self._unshown or run_view.going_on):
             self.refresh_screen(self._unshown)
             self._unshown = frozenset()
         if RunPaused in changed:
-            watched.pause_asked = False
-            if watched.live:
-                self._ask_how_to_go_on(watched)
-        if watched.handing_over and not watched.going_on:
-            # Its lock is free once the trainer's thread has ended, which is after its last event.
-            if watched.source.finished:
-                watched.handing_over = False
-                self._after_hand_over(watched)
+            run_view.pause_asked = False
+            if run_view.live:
+                self._ask_how_to_go_on(run_view)
+        if run_view.handing_over and not run_view.going_on:
+            # The run's lock is free only after the trainer's thread has ended, later than the last event.
+            if run_view.source.finished:
+                run_view.handing_over = False
+                self._after_hand_over(run_view)
             return
-        if not self._end_told and (watched.source.finished or RunEnded in changed):
+        if not self._end_told and (run_view.source.finished or RunEnded in changed):
             self._end_told = True
-            self._tell_end(watched)
+            self._tell_end(run_view)
 
-    def _ask_how_to_go_on(self, watched: Watched) -> None:
-        """A paused run waits for an answer."""
+    def _ask_how_to_go_on(self, run_view: Watched) -> None:
+        """Ask how to resume a run that is paused because of its judge."""
         from ida_tui.tui.screens.paused import PausedPanel, key_in
 
-        pause = watched.state.pause
+        pause = run_view.state.pause
         if (
             pause is None
             or pause.by != "judge"
-            or not isinstance(watched.source, LiveSource)
+            or not isinstance(run_view.source, LiveSource)
             or self._leaving
         ):
             return
-        session = watched.source.session
+        session = run_view.source.session
 
         def answered(answer: GoOn | Stop | None) -> None:
             if isinstance(answer, GoOn):
@@ -415,69 +415,69 @@ class IdaApp(App[None]):
         )
 
     def refresh_screen(self, changed: frozenset[type] | None = None) -> None:
-        """Bring the screen in front up to date."""
+        """Refresh the active screen."""
         for screen in reversed(self.screen_stack):
             if isinstance(screen, IdaScreen):
                 screen.refresh_run(changed)
                 return
 
-    def _tell_end(self, watched: Watched) -> None:
+    def _tell_end(self, run_view: Watched) -> None:
         self.refresh_screen()
         if self._leaving:
             self.exit(return_code=self._code_when_leaving())
             return
-        if watched.refusal is not None:
-            self.show_error(watched.refusal)
+        if run_view.refusal is not None:
+            self.show_error(run_view.refusal)
             return
-        ended = watched.state.ended
+        ended = run_view.state.ended
         if ended is not None and ended.status not in ("done", "interrupted"):
-            log = f"the log is {watched.directory}" if watched.directory else ""
+            log = f"run directory: {run_view.directory}" if run_view.directory else ""
             self.show_error(IdaError(ended.message, f"{ended.hint}\n{log}".strip()))
 
     def notify(self, message: str, **more: Any) -> None:
-        """Say something in passing, literally: words of a model or a file name are no markup."""
+        """Show a toast without markup: text of a model or a file name may contain brackets."""
         super().notify(printable_text(message), **(more | {"markup": False}))
 
     def show_error(self, error: IdaError) -> None:
-        """A panel with what went wrong, where, and what to do."""
+        """Show an error panel: what is wrong, where, and how to fix it."""
         self.push_screen(ErrorPanel(error))
 
     # -- actions ------------------------------------------------------------------------------
 
     def allows(self, action: str, parameters: tuple[object, ...]) -> bool:
-        """Whether this may be done here; what may not is in no footer, and no key does it."""
+        """Whether the action is allowed here. A forbidden action has no key and no footer entry."""
         return True
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Textual asks before it carries out an action, or shows its key."""
+        """Called by Textual before it runs an action or shows its key."""
         return self.allows(action, parameters) and super().check_action(action, parameters)
 
     async def action_go(self, mode: str) -> None:
-        """Bring one of the screens to the front."""
+        """Switch to a screen."""
         if self.current_mode != mode:
             await self.switch_mode(mode)
 
     def action_help(self) -> None:
-        """Show every key."""
+        """List every key."""
         from ida_tui.tui.screens.help import HelpScreen
 
         if isinstance(self.screen, IdaScreen):
             self.push_screen(HelpScreen(self.screen.SCOPE))
 
     def action_cursor_down(self) -> None:
-        """Move down."""
+        """Move the cursor down."""
         self._cursor("down")
 
     def action_cursor_up(self) -> None:
-        """Move up."""
+        """Move the cursor up."""
         self._cursor("up")
 
     def action_cursor_top(self) -> None:
-        """Move to the top."""
+        """Move the cursor to the first line."""
         self._cursor("top")
 
     def action_cursor_bottom(self) -> None:
-        """Move to the bottom."""
+        """Move the cursor to the last line."""
         self._cursor("bottom")
 
     def _cursor(self, direction: str) -> None:
@@ -485,13 +485,13 @@ class IdaApp(App[None]):
             self.screen.cursor(direction)
 
     async def action_back(self) -> None:
-        """Leave the innermost thing: a search, a pane, the screen."""
+        """Close the search, the maximized pane, or the screen."""
         screen = self.screen
         if isinstance(screen, IdaScreen) and not screen.leave() and self.current_mode != "launch":
             await self.switch_mode("launch")
 
     async def action_quit(self) -> None:
-        """Leave the app; a live run is asked about first."""
+        """Close the app. Asks first if a run is live."""
         if self._leaving:
             self.exit(return_code=self._code_when_leaving())
             return
@@ -510,7 +510,7 @@ class IdaApp(App[None]):
         self.push_screen(AskHowToLeave(), answered)
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """The palette: the actions of the screen in front, then those of every screen."""
+        """Entries of the palette: the actions of the active screen, then those of all screens."""
         scope = screen.SCOPE if isinstance(screen, IdaScreen) else None
         for action in (*(actions.of(scope) if scope else ()), *actions.of("everywhere")):
             if action.id == "command_palette":
@@ -522,23 +522,23 @@ class IdaApp(App[None]):
 
             yield SystemCommand(action.label, action.help, do)
 
-    # -- the end ------------------------------------------------------------------------------
+    # -- closing ------------------------------------------------------------------------------
 
     def _leave(self) -> None:
-        """Stop a live run, wait for its checkpoint, leave."""
+        """Stop a live run, wait for its checkpoint, and close the app."""
         self._leaving = True
         if self.watched is None or not self.watched.live:
             self.exit(return_code=self._code_when_leaving())
             return
         self.request_stop()
-        self.notify("Stopping: saving a checkpoint … (q again leaves at once)", timeout=60)
+        self.notify("Stopping and saving a checkpoint… Press q to quit immediately.", timeout=60)
         self.set_timer(LEAVE_AFTER_S, lambda: self.exit(return_code=self._code_when_leaving()))
 
     def _code_when_leaving(self) -> int:
         return int(ExitCode.INTERRUPTED) if self._signalled else int(ExitCode.DONE)
 
     def _listen_to_signals(self) -> None:
-        """A request to end from outside stops the run and leaves the terminal as it was."""
+        """On SIGTERM, SIGHUP, and SIGINT, stop the run and restore the terminal."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
@@ -551,9 +551,9 @@ class IdaApp(App[None]):
         self._leave()
 
     def _handle_exception(self, error: Exception) -> None:
-        """Textual's last resort prints a traceback; ours keeps it in a file and says one sentence."""
+        """Write the traceback to the crash log instead of the terminal."""
         if self._crash_log is None:
-            super()._handle_exception(error)  # tests want the exception itself
+            super()._handle_exception(error)  # tests need the exception itself
             return
         self._return_code = int(ExitCode.FAILED)
         if self.crash is None:

@@ -1,4 +1,4 @@
-"""A defect of the app itself: the traceback goes to a file, one sentence to the person."""
+"""Crash report of the app: the traceback goes to a file, a short error to the user."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ida_tui.errors import IdaError
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """What a person is told of a defect."""
+    """The error that the user sees after the app has crashed."""
 
     error: IdaError
 
     @classmethod
     def written(cls, error: BaseException, log: Path) -> Crash:
-        """Write the traceback to `log`; where even that fails, the sentence says so."""
+        """Write the traceback to `log`. If that fails, the error's hint says so."""
         text = "".join(traceback.format_exception(error))
-        where = str(log)
+        details = f"the traceback is in {log}"
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as stack:
                 file = stack.enter_context(open(log, "a", encoding="utf-8"))
                 file.write(f"ida-tui {__version__}\n{text}\n")
-        except OSError as refused:
-            where = f"nowhere: {log} could not be written ({refused.strerror})"
+        except OSError as write_error:
+            details = f"the traceback was lost: could not write {log} ({write_error.strerror})"
         return cls(
             IdaError(
-                f"the app stopped on a defect of its own: {type(error).__name__}: {error}",
-                f"the details are in {where}; a run that was live has saved what it had",
+                f"the app crashed: {type(error).__name__}: {error}",
+                f"{details}; a live run was stopped and saved its progress",
             )
         )

@@ -1,4 +1,4 @@
-"""`ida-tui` without a command: open the app, and leave everything in order afterwards."""
+"""Entry point of the app: runs it, then restores the terminal and waits for a live run to stop."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from ida_tui.tui.run_view.watched import Watched
 from ida_tui.tui.terminal import kept_for_the_app
 
 JOIN_S = 30.0
-"""How long a run that was told to stop is waited for, after the screen is gone."""
+"""How long to wait for a run to stop after the app has closed."""
 
 
 def run(
     argv: Sequence[str], *, opened: Path | None = None, chatting: Path | None = None
 ) -> ExitCode:
-    """Run the app to its end.
+    """Run the app until the user quits.
 
     Args:
         argv: the command line as typed.
-        opened: a run's or a sweep's directory to begin with; None begins with the launch screen.
-        chatting: a run's directory, whose model is talked to from the start.
+        opened: directory of a run or a sweep to open; None shows the launch screen.
+        chatting: directory of a run to chat with.
 
     Raises:
-        UsageError: stdin or stderr is no terminal.
-        IdaError: the app stopped on a defect of its own.
+        UsageError: stdin, stdout or stderr is not a terminal.
+        IdaError: the app crashed.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
         raise UsageError(
-            "the app needs a terminal, and this is none",
-            "ida-tui --run PROFILE trains without a screen; ida-tui --help lists the rest",
+            "the app needs a terminal; stdin, stdout or stderr is not one",
+            "train without the app: ida-tui --run PROFILE; list all commands: ida-tui --help",
         )
     if os.environ.get("TERM") == "dumb":
         raise UsageError(
-            "the app needs a terminal that can place its cursor, and TERM is dumb",
-            "set TERM to what your terminal is, such as xterm-256color, or use ida-tui --run",
+            "the app needs a terminal with cursor control, but TERM is dumb",
+            "set TERM to your terminal's type, such as xterm-256color, or use ida-tui --run",
         )
     logs = platformdirs.user_log_path("ida-tui")
     stray = logs / "terminal.log"
@@ -55,7 +55,7 @@ def run(
             app.close_chat()
             _wait_for(app.watched)
     if stray.stat().st_size:
-        print(f"what libraries wrote meanwhile is in {stray}", file=sys.stderr)
+        print(f"output of libraries was saved to {stray}", file=sys.stderr)
     if app.crash is not None:
         raise app.crash.error
     if app.detached is not None and owner.alive(app.detached.directory):
@@ -65,19 +65,19 @@ def run(
     return ExitCode(app.return_code or 0)
 
 
-def _wait_for(watched: Watched | None) -> None:
-    """A run that is not over is told to stop, and has a little while to save its checkpoint."""
-    if watched is not None and isinstance(watched.source, LiveSource):
-        watched.source.session.request_stop()
-        watched.source.session.join(JOIN_S)
+def _wait_for(run_view: Watched | None) -> None:
+    """Stop a run of this process and wait up to `JOIN_S` for its checkpoint."""
+    if run_view is not None and isinstance(run_view.source, LiveSource):
+        run_view.source.session.request_stop()
+        run_view.source.session.join(JOIN_S)
 
 
-def _say_goodbye(watched: Watched | None) -> None:
-    """Where the run of this session is, for whoever looks at the terminal afterwards."""
-    if watched is None or watched.source.kind != "live" or watched.directory is None:
+def _say_goodbye(run_view: Watched | None) -> None:
+    """Print how the run of this session ended and where it was saved."""
+    if run_view is None or run_view.source.kind != "live" or run_view.directory is None:
         return
-    while watched.advance()[1]:
+    while run_view.advance()[1]:
         pass
-    ended = watched.state.ended
-    how = ended.message if ended else "left while it was live"
-    print(f"{how} · {Path(watched.directory)}")
+    ended = run_view.state.ended
+    outcome = ended.message if ended else "closed before the run had stopped"
+    print(f"{outcome} · {Path(run_view.directory)}")

@@ -1,4 +1,4 @@
-"""The screens by their names; each is imported when it is first shown."""
+"""Registry of the app's screens by name. Each module is imported when its screen is first shown."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Keep the terminal for the app: whatever else in the process writes to it goes to a file.
+"""Exclusive use of the terminal: everything else that the process writes goes to a file.
 
-Textual catches Python's `print`; a C library that writes to file descriptor 2, or a child process, would
-draw over the screen. The app gets a private copy of the terminal, and descriptors 1 and 2 become a file.
+Textual catches Python's `print`, but a C library that writes to file descriptor 2, or a child process, would
+draw over the screen. The app gets a private copy of the terminal, and descriptors 1 and 2 point to a file.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 GONE = (errno.EIO, errno.ENXIO)
-"""What a terminal that has closed answers."""
+"""Error numbers of a terminal that has closed."""
 
 
 @contextlib.contextmanager
 def kept_for_the_app(stray: Path) -> Iterator[None]:
-    """Inside the block only `sys.__stderr__`, which Textual's driver writes to, reaches the terminal.
+    """Send all output except `sys.__stderr__` and `sys.__stdout__` to a file inside the block.
 
-    `sys.__stdout__` is the terminal too: Python asks it for the terminal's size.
+    Textual's driver writes to `sys.__stderr__`; Python reads the terminal size from `sys.__stdout__`.
 
     Args:
-        stray: receives everything else; made anew, readable by its owner only.
+        stray: file for the output; truncated first, readable by its owner only.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     stray.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(stray, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     out, err = os.dup(1), os.dup(2)
-    kept = sys.__stdout__, sys.__stderr__
+    original = sys.__stdout__, sys.__stderr__
     with open(os.dup(err), "w", encoding="utf-8", errors="replace") as terminal:
         os.dup2(file, 1)
         os.dup2(file, 2)
@@ -43,7 +43,7 @@ def kept_for_the_app(stray: Path) -> Iterator[None]:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            sys.__stdout__, sys.__stderr__ = kept  # type: ignore[misc]
+            sys.__stdout__, sys.__stderr__ = original  # type: ignore[misc]
             os.dup2(out, 1)
             os.dup2(err, 2)
             os.close(out)
@@ -51,10 +51,10 @@ def kept_for_the_app(stray: Path) -> Iterator[None]:
 
 
 def is_gone() -> bool:
-    """Whether the terminal on standard input was there once and is no more.
+    """Whether the terminal on standard input has closed.
 
-    A terminal that closes sends SIGHUP to what it controls, and to nothing else; Textual would go on reading
-    the end of a file for ever.
+    A closing terminal sends SIGHUP only to the processes it controls. Without this check, Textual would keep
+    reading end-of-file in any other process.
     """
     try:
         termios.tcgetattr(0)

@@ -218,7 +218,7 @@ def test_escape_stops_an_answer_and_then_leads_back_to_the_runs() -> None:
         await pilot.press(*"slowly", "enter")
         await until(app, pilot, lambda: column(app, "tuned").rstrip().endswith("…"))
         await pilot.press(*"more", "enter")
-        assert "Wait a moment: answering" in notified(app)
+        assert "Please wait: answering" in notified(app)
         assert app.chat is not None
         await pilot.press("escape")
         assert app.chat._stop.is_set()
@@ -238,7 +238,7 @@ def test_a_chat_is_refused_while_a_run_of_this_process_trains() -> None:
         app.put_up(Watched(LiveSource(session)))
         await app.open_chat(Path("outputs/quickstart/run"))
         await pilot.pause()
-        assert "chat when it is over" in notified(app)
+        assert "Chat is unavailable while a run is training." in notified(app)
         assert app.chat is None
         session.request_stop()
         session.join(30)

@@ -167,8 +167,10 @@ async def watched(
 ) -> None:
     """Three look at the run; it is paused from one of them, and goes on from another."""
     for name in ("wide", "small"):
-        await until(f"live in {name}", lambda n=name: "live elsewhere" in title(tmux.shown(n)))  # type: ignore[misc]
-    text = await page.until_shown("live elsewhere", "/500")
+        await until(
+            f"live in {name}", lambda n=name: "live (other process)" in title(tmux.shown(n))
+        )  # type: ignore[misc]
+    text = await page.until_shown("live (other process)", "/500")
     say("attached: 120×40", title(tmux.shown("wide")), progress(tmux.shown("wide")))
     say("attached: 80×24", title(tmux.shown("small")), progress(tmux.shown("small")))
     say("attached: Chromium", title(text), progress(text))
@@ -189,8 +191,8 @@ async def watched(
     if picture is not None:
         picture.write_bytes(await page.picture())
     tmux.type("small", "p")
-    await page.until_shown("live elsewhere")
-    await until("going on", lambda: "live elsewhere" in title(tmux.shown("wide")))
+    await page.until_shown("live (other process)")
+    await until("going on", lambda: "live (other process)" in title(tmux.shown("wide")))
     say("p in the second let it go on")
 
 

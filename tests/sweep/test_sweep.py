@@ -342,11 +342,11 @@ def test_the_app_shows_a_sweep_as_it_goes_on_and_opens_its_runs() -> None:
     one = made_up({RATES: ("1e-3", "2e-3")}, [Made(0.60)])
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        assert "1 of 2 runs over, nobody carries it out now" in text_on_screen(app)
+        assert "1 of 2 runs finished · not running" in text_on_screen(app)
         add_run(one, 1, Made(0.75))
         app.screen._look()
         await settled(app, pilot)
-        assert "2 of 2 runs over" in text_on_screen(app)
+        assert "2 of 2 runs finished" in text_on_screen(app)
         assert "★ learning_rate=2e-3" in text_on_screen(app)
         await pilot.press("j", "enter")
         await settled(app, pilot)

@@ -134,7 +134,7 @@ def test_leaving_while_a_run_is_live_is_asked_about_and_no_means_stay() -> None:
         await pilot.pause()
         await pilot.press("q")
         assert isinstance(app.screen, AskHowToLeave)
-        assert "Stop it and leave?" in panel_text(app)
+        assert "Stop it and quit?" in panel_text(app)
         await pilot.press("n")
         assert not isinstance(app.screen, AskHowToLeave)
         assert not session.stop_requested

@@ -131,7 +131,7 @@ def test_a_judged_completion_shows_scores_reward_advantage_and_reason(
             "advantage +0.100",
             "reason: Because [it] helps.",
             "judged by judge-x, in 0.25 s, $0.00100",
-            "9 tokens, ended by itself",
+            "9 tokens, EOS",
         ):
             assert said in detail(app)
         assert "R_IDA 0.700" in text_on_screen(app)
@@ -143,11 +143,11 @@ def test_a_failure_of_the_judge_is_no_score() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await show(app, pilot, *writing("", "", "", ""), *JUDGED)
         await pilot.press("j", "j")
-        assert "no verdict: timeout after 3 tries (judge-x)" in detail(app)
+        assert "failed verdict: timeout after 3 tries (judge-x)" in detail(app)
         assert "0.000" not in detail(app)
         row = text_on_screen(app).splitlines()[5]
         assert "1·0" in row
-        assert "no verdict" in row
+        assert "failed" in row
 
     drive(scenario)
 
@@ -157,7 +157,7 @@ def test_what_a_model_writes_is_shown_literally() -> None:
         await show(app, pilot, *writing("", "", "", ""), *JUDGED)
         await pilot.press("j")
         assert "Second [b]bold[/b]?" in text_on_screen(app)
-        assert "cut off at the length limit" in detail(app)
+        assert "truncated at the length limit" in detail(app)
         assert "from the cache" in detail(app)
         await pilot.press("j")
         assert "Third ?[31m." in text_on_screen(app)
@@ -234,7 +234,7 @@ def test_a_search_shows_what_has_all_its_words_and_escape_shows_everything() -> 
         await pilot.press("slash", *"SECOND bold")
         await pilot.pause()
         assert order(app) == [(0, 1)]
-        assert "1 of 4 found" in text_on_screen(app)
+        assert "1 of 4 match" in text_on_screen(app)
         await pilot.press("enter")
         assert not app.screen.query_one("#search", Input).display
         assert order(app) == [(0, 1)]
@@ -255,10 +255,10 @@ def test_while_something_is_searched_for_the_steps_that_lack_it_are_passed_over(
         file.write_bytes(b"".join(lines))
         await pilot.press("slash", *"name", "enter", "N")
         await settled(app, pilot)
-        assert "Step 2/5 · 1 of 8 found" in text_on_screen(app)
+        assert "Step 2/5 · 1 of 8 match" in text_on_screen(app)
         await pilot.press("N")
         await settled(app, pilot)
-        assert "No earlier step has “name”." in notified(app)
+        assert "No match for “name” in earlier steps." in notified(app)
 
     drive(scenario)
 

@@ -180,13 +180,13 @@ def test_changes_are_taken_back_one_by_one_or_all_at_once() -> None:
             await type_over(pilot, app, text)
             await pilot.press("enter")
             await pilot.pause()
-        assert "2 changed" in str(table.border_title)
+        assert "2 edited" in str(table.border_title)
         await pilot.press("u")
-        assert "1 changed" in str(table.border_title)
+        assert "1 edited" in str(table.border_title)
         await pilot.press("U")
-        assert "changed" not in str(table.border_title)
+        assert "edited" not in str(table.border_title)
         await pilot.press("u")
-        assert "This value was not changed." in notified(app)
+        assert "This value has not been edited." in notified(app)
 
     drive(scenario)
 
@@ -195,7 +195,7 @@ def test_prompts_are_edited_in_their_file() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await to_the_value(app, pilot, "prompts.prompts")
         await pilot.press("e")
-        assert "Prompts are edited in their file" in notified(app)
+        assert "Edit prompts in their file" in notified(app)
         assert not app.screen.query_one(ProfileTable).editing
 
     drive(scenario)
@@ -210,7 +210,7 @@ def test_a_filter_shows_what_has_its_letters_and_says_when_nothing_has() -> None
         assert [o.id for o in models.options] == ["-qwen3-4b-cuda-bf16"]
         await pilot.press(*"xx")
         await pilot.pause()
-        assert "nothing has “cudaxx”" in text_on_screen(app)
+        assert "no match for “cudaxx”" in text_on_screen(app)
         await pilot.press("escape")
         await pilot.pause()
         assert models.option_count > 3
@@ -286,12 +286,12 @@ def test_a_profile_that_cannot_be_read_is_listed_with_what_is_wrong(
 def test_the_time_is_that_of_the_last_such_run_or_not_known() -> None:
     async def not_known(app: IdaApp, pilot: Pilot[None]) -> None:
         await settled(app, pilot)
-        assert "not known: no such run here yet" in ready(app)
+        assert "unknown (no previous run)" in ready(app)
         assert "GB at once" in ready(app)
 
     async def known(app: IdaApp, pilot: Pilot[None]) -> None:
         await settled(app, pilot)
-        assert "the last such run here took 1.0 s" in ready(app)
+        assert "previous run: 1.0 s" in ready(app)
 
     drive(not_known)
     write(Path("outputs/quickstart/20260101-000000/events.jsonl"), steps=2)

@@ -64,7 +64,7 @@ def test_a_pause_says_what_is_wrong_and_what_can_be_done(size: tuple[int, int]) 
         shown = text_on_screen(app)
         assert "Paused after step 4" in shown
         assert "export OPENAI_API_KEY" in shown
-        assert "try again" in shown
+        assert "Try again" in shown
         await pilot.press("s")
         session.join(30)
 

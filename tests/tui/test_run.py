@@ -114,7 +114,7 @@ def test_what_matters_is_on_the_screen_at_both_sizes(size: tuple[int, int]) -> N
             "generating",
             "step 4/40",
             "about 2:10 left",
-            "2/8 ended · 200 tokens · 400 tok/s",
+            "2/8 done · 200 tokens · 400 tok/s",
             "R_IDA 0.208",
             "risk: 10 = safest",
             "offline heuristic",
@@ -123,7 +123,7 @@ def test_what_matters_is_on_the_screen_at_both_sizes(size: tuple[int, int]) -> N
             "verdicts 24 · cached 0",
             "system 8.0 of 24.0 GB",
             "this process 2.0 GB",
-            "swap has not grown",
+            "swap +0",
             "Step 3/40 | align=2.1 risk=9.0 detail=2.1 → R_IDA=0.208",
         ):
             assert words in shown, words
@@ -141,10 +141,10 @@ def test_a_wait_that_the_judge_asks_for_counts_down() -> None:
         for seconds, left in ((0, "30 s"), (10, "20 s"), (29, "1 s")):
             now[0] = NOON + timedelta(seconds=seconds)
             await tick(app, pilot)
-            assert f"told to wait {left}" in pane(app, "judge")
+            assert f"rate-limited {left}" in pane(app, "judge")
         now[0] = NOON + timedelta(seconds=31)
         await tick(app, pilot)
-        assert "told to wait" not in pane(app, "judge")
+        assert "rate-limited" not in pane(app, "judge")
 
     drive(scenario, app=IdaApp(clock=lambda: now[0]))
 
@@ -276,7 +276,7 @@ def test_a_pane_is_hidden_named_and_shown_again() -> None:
 def test_where_there_is_little_room_health_is_a_key_away() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await put_up(app, pilot, Script("live", *begun()))
-        assert "H shows health" in text_on_screen(app)
+        assert "H: health" in text_on_screen(app)
         await pilot.press("H")
         await pilot.pause()
         assert "grad norm" in text_on_screen(app)
@@ -291,7 +291,7 @@ def test_looking_back_shows_the_figures_of_that_step_and_returns() -> None:
         watched = await put_up(app, pilot, source)
         await pilot.press("left_square_bracket", "left_square_bracket")
         await pilot.pause()
-        assert "looking back  step 4 of 5" in pane(app, "progress")
+        assert "viewing  step 4 of 5" in pane(app, "progress")
         assert watched.shown.steps[-1].step == 4
         assert "Step 5/40" not in text_on_screen(app)
         assert "verdicts 32 ·" in pane(app, "judge")
@@ -325,11 +325,11 @@ def test_a_held_display_stands_still_while_the_run_goes_on() -> None:
         source.say(*step_events(4, 40))
         await tick(app, pilot)
         assert len(watched.state.steps) == 4
-        assert "HELD" in text_on_screen(app)
+        assert "FROZEN" in text_on_screen(app)
         assert "Step 4/40" not in text_on_screen(app)
         await pilot.press("space")
         await pilot.pause()
-        assert "HELD" not in text_on_screen(app)
+        assert "FROZEN" not in text_on_screen(app)
         assert "Step 4/40" in text_on_screen(app)
 
     drive(scenario)
@@ -364,7 +364,7 @@ def test_p_pauses_the_run_of_this_process_and_lets_it_go_on() -> None:
         await pilot.pause()
         await pilot.press("p")
         assert session.pausing
-        assert "It pauses after the step under way" in notified(app)
+        assert "Pausing after this step" in notified(app)
         await pilot.press("p")
         assert not session.pausing
         session.request_stop()
@@ -389,7 +389,7 @@ def test_memory_near_the_limit_is_said_in_words() -> None:
 def test_a_figure_that_is_not_known_is_a_dash() -> None:
     step = state_of(begun(1)).steps[0]
 
-    assert dict(figures(step, 0))["kl"] == "0.01"
+    assert dict(figures(step, 0))["KL"] == "0.01"
 
 
 def test_before_the_first_event_the_time_runs_and_says_what_is_loaded() -> None:
@@ -401,7 +401,7 @@ def test_before_the_first_event_the_time_runs_and_says_what_is_loaded() -> None:
         now[0] = NOON + timedelta(seconds=7)
         await tick(app, pilot)
         assert "starting  7.0 s" in pane(app, "progress")
-        assert "torch and trl are being loaded" in pane(app, "progress")
+        assert "Loading PyTorch and TRL" in pane(app, "progress")
 
     drive(scenario, app=IdaApp(clock=lambda: now[0]))
 

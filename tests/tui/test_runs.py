@@ -78,7 +78,7 @@ def test_enter_opens_a_run_at_its_end_and_its_steps_can_be_looked_at() -> None:
         await pilot.press("left_square_bracket", "left_square_bracket")
         await pilot.pause()
         assert app.watched.shown.steps[-1].step == 4
-        assert "looking back" in text_on_screen(app)
+        assert "viewing" in text_on_screen(app)
 
     drive(scenario)
 
@@ -92,7 +92,7 @@ def test_a_run_that_cannot_be_read_says_why_and_is_not_opened() -> None:
         await pilot.pause()
         assert "events.jsonl holds no event" in text_on_screen(app)
         await pilot.press("enter")
-        assert "It cannot be read" in notified(app)
+        assert "Could not read this run" in notified(app)
         assert app.current_mode == "runs"
 
     drive(scenario)
@@ -121,7 +121,7 @@ def test_a_filter_that_matches_nothing_says_so_and_escape_shows_all() -> None:
         await pilot.press("slash", *"zzz")
         await pilot.pause()
         assert table.row_count == 0
-        assert "No run has “zzz”" in text_on_screen(app)
+        assert "No match for “zzz”" in text_on_screen(app)
         await pilot.press("escape")
         await pilot.pause()
         assert table.row_count == 3
@@ -176,7 +176,7 @@ def test_the_run_of_this_process_is_marked_and_leads_to_its_screen() -> None:
             await pilot.pause()
         first = app.watched
         await to_the_runs(app, pilot)
-        assert "live, here" in text_on_screen(app)
+        assert "live (this app)" in text_on_screen(app)
         await pilot.press("enter")
         await settled(app, pilot)
         assert app.current_mode == "run"
@@ -241,7 +241,7 @@ def test_a_run_of_another_process_is_followed_to_its_end() -> None:
         await settled(app, pilot)
         assert app.watched is not None
         assert app.watched.source.kind == "attached"
-        assert "live elsewhere" in text_on_screen(app)
+        assert "live (other process)" in text_on_screen(app)
         await until(app, pilot, 1, ended=False)
         go_on()
         await until(app, pilot, 2, ended=False)
@@ -295,7 +295,7 @@ def test_a_run_that_can_no_longer_be_followed_is_explained() -> None:
         app.tick()
         await pilot.pause()
         said = "\n".join(str(w.render()) for w in app.screen.query(Static))
-        assert "the run cannot be followed any more" in said
+        assert "could not read new events of the run" in said
 
     drive(scenario)
 
@@ -323,7 +323,7 @@ def test_a_run_whose_process_is_gone_has_died_and_shows_where_it_got_to() -> Non
         ("2026-01-31T09:05:00.000Z", "today 09:05"),
         ("2026-01-30T23:59:00.000Z", "yesterday 23:59"),
         ("2025-12-24T18:00:00.000Z", "2025-12-24 18:00"),
-        ("", "not known"),
+        ("", "unknown"),
     ],
 )
 def test_a_time_is_said_as_a_person_says_it(

@@ -138,7 +138,7 @@ def test_a_run_that_is_left_to_itself_goes_on_after_the_terminal_is_gone(
     with terminal(*APP, **home) as screen:
         start_the_only_profile(screen)
         screen.send("q")
-        screen.wait_for("Train on without the terminal")
+        screen.wait_for("Detach and quit")
         screen.send("d")
 
         assert screen.wait_for_the_end() == 0
@@ -210,7 +210,7 @@ def test_a_defect_of_the_app_is_one_error_and_its_traceback_is_in_a_file(
         assert screen.wait_for_the_end() == 1
         assert screen.is_left_clean
         assert b"Traceback" not in screen.output
-        assert b"error: the app stopped on a defect of its own: ZeroDivisionError" in screen.output
+        assert b"error: the app crashed: ZeroDivisionError" in screen.output
     written = next(tmp_path.rglob("crash.txt"))
     assert "ZeroDivisionError: a defect" in written.read_text()
 

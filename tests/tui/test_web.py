@@ -202,7 +202,7 @@ def test_a_key_turns_to_another_screen_for_everybody(finished: RunDirectory) -> 
 def test_a_live_run_is_followed(live: RunDirectory) -> None:
     async def scenario(served: Served) -> None:
         async with served.browser() as browser:
-            await browser.until_shown("live elsewhere")
+            await browser.until_shown("live (other process)")
             whole = live.events.with_name("whole.jsonl")
             synthetic_run.write(whole, 6)
             with open(live.events, "a") as file:
@@ -220,14 +220,14 @@ def test_no_key_asks_anything_of_the_run_or_leaves_it(live: RunDirectory) -> Non
 
     async def scenario(served: Served) -> None:
         async with served.browser() as browser:
-            await browser.until_shown("live elsewhere")
+            await browser.until_shown("live (other process)")
             for screen in ("2", "3"):
                 # The digit is pressed again after each: whatever came up would hide what it shows.
                 for key in sorted(keys):
                     for press in (screen, key, "y", "enter"):
                         await browser.socket.send_str(press)
             await browser.socket.send_str("2")
-            await browser.until_shown("Progress", "live elsewhere")
+            await browser.until_shown("Progress", "live (other process)")
             assert control.take(live) is None
             assert served.app.screen_stack == [served.app.screen]
             assert served.app.current_mode in ("run", "completions")
@@ -250,7 +250,7 @@ def test_what_is_harmless_is_in_the_table_of_actions_and_asks_nothing() -> None:
 def test_the_footer_offers_no_key_that_is_refused(live: RunDirectory) -> None:
     async def scenario(served: Served) -> None:
         async with served.browser() as browser:
-            await browser.until_shown("live elsewhere")
+            await browser.until_shown("live (other process)")
             last = browser.text.splitlines()[-1]
             assert "Stop" not in last
             assert "Pause" not in last

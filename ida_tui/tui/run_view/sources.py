@@ -1,4 +1,4 @@
-"""Where the records of the run on the screen come from: this process, another one, or the disk."""
+"""Record sources of the displayed run: this process, another process, or the disk."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ if TYPE_CHECKING:
     from ida_tui.engine.session import Session
 
 Kind = Literal["live", "attached", "replay"]
-"""Trained in this process, followed while another process trains it, or read back from disk."""
+"""Trained in this process, trained in another process and followed here, or finished and read from disk."""
 
 SILENCE = 8
-"""After so many looks at a file that did not grow, its process is looked for: two seconds."""
+"""Reads without new records after which to check whether the owner process is alive: two seconds."""
 
 
 class Source(Protocol):
-    """Gives the records of one run, in order, without ever waiting."""
+    """Returns the records of one run in order, without blocking."""
 
     @property
     def kind(self) -> Kind:
-        """What the run is to this process."""
+        """Where the records come from."""
 
     @property
     def directory(self) -> Path | None:
-        """Where the run is kept, if that is known before its first record."""
+        """The run directory, if it is known before the first record."""
 
     @property
     def finished(self) -> bool:
-        """True once no record will come any more."""
+        """Whether all records have been read and no more will follow."""
 
     @property
     def refusal(self) -> IdaError | None:
-        """What kept the run from starting, if anything did."""
+        """Why the run could not start or be followed, if it could not."""
 
     def records(self, most: int) -> list[Record]:
-        """The next records, at most so many."""
+        """The next records, at most `most`."""
 
 
 class LiveSource:
@@ -54,23 +54,23 @@ class LiveSource:
 
     @property
     def finished(self) -> bool:
-        """True once the trainer's thread has ended and every record was read."""
+        """Whether the trainer's thread has ended and every record has been read."""
         return self.session.finished
 
     @property
     def refusal(self) -> IdaError | None:
-        """What kept the run from starting, if anything did."""
+        """Why the run could not start, if it could not."""
         return self.session.refusal
 
     def records(self, most: int) -> list[Record]:
-        """The next records, at most so many."""
+        """The next records, at most `most`."""
         return self.session.drain(most)
 
 
 class AttachedSource:
-    """A run that another process trains; its file grows under us.
+    """A run that another process trains; read from its growing event log.
 
-    It is over when its last event has come, or when nothing comes any more and its process is gone.
+    It is finished after its last event, or when no records arrive and its process is gone.
     """
 
     kind: Kind = "attached"
@@ -84,13 +84,13 @@ class AttachedSource:
         self._silent = 0
 
     def records(self, most: int) -> list[Record]:
-        """The next records, at most so many."""
+        """The next records, at most `most`."""
         if self.finished:
             return []
         try:
             records = self._follower.read(most)
         except (EventError, OSError) as error:
-            self.refusal = IdaError(f"the run cannot be followed any more: {error}")
+            self.refusal = IdaError(f"could not read new events of the run: {error}")
             self.finished = True
             return []
         self._silent = 0 if records else self._silent + 1
@@ -104,7 +104,7 @@ class AttachedSource:
 
 
 class ReplaySource:
-    """A run that has ended; everything is known from the start."""
+    """A finished run, read in full when it was opened."""
 
     kind: Kind = "replay"
     refusal: IdaError | None = None
@@ -114,5 +114,5 @@ class ReplaySource:
         self.directory: Path | None = directory.path
 
     def records(self, most: int) -> list[Record]:
-        """Nothing: the end was folded when the run was opened."""
+        """Always empty: the full log was folded when the run was opened."""
         return []

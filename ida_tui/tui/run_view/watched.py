@@ -1,4 +1,4 @@
-"""The run on the screen: what is known of it, and how it is brought up to date."""
+"""Run shown in the app: its record source, its folded state, and the step being viewed."""
 
 from __future__ import annotations
 
@@ -17,61 +17,61 @@ if TYPE_CHECKING:
     from ida_tui.runs.log.replay import Replay
 
 Changed = frozenset[type[ev.Event]]
-"""Types of the events that came since the last time."""
+"""Types of the events since the last update."""
 
 BATCH = 250
-"""Records that are folded between two looks at the clock."""
+"""Records folded between two checks of the time budget."""
 BUDGET_S = 0.04
-"""How long folding may keep the screen waiting; what is left is taken up at once afterwards."""
+"""Longest time in seconds that folding may block the screen; the rest follows in the next call."""
 
 
 @dataclass(slots=True)
 class Watched:
-    """One run, live, attached or replayed: from here on they look the same."""
+    """One run: live, attached, or replayed, behind one interface."""
 
     source: Source
     state: RunState = field(default_factory=RunState)
-    """What is known; of a run that goes on, up to now."""
+    """The newest state."""
     replay: Replay | None = None
-    """The steps to look back at, where the run was opened from disk."""
+    """Index of the earlier steps, if the run was opened from disk."""
     viewed: RunState | None = None
-    """An earlier state that somebody looks at; None shows the newest."""
+    """The earlier state being viewed; None shows the newest."""
     stop_asked: bool = False
     pause_asked: bool = False
     handing_over: bool = False
-    """Another process is to go on with it."""
+    """Whether a background process is about to take over the run."""
     begun: datetime | None = None
-    """When this process was asked to start it; its first event comes seconds later."""
+    """When the user started it; its first event follows seconds later."""
 
     @property
     def shown(self) -> RunState:
-        """What the screens show."""
+        """The state that the screens show."""
         return self.viewed or self.state
 
     @property
     def live(self) -> bool:
-        """Whether this process trains it, and has not finished."""
+        """Whether this process is training the run."""
         return self.source.kind == "live" and self.going_on
 
     @property
     def going_on(self) -> bool:
-        """Whether more may happen, here or in another process."""
+        """Whether the run is still in progress, here or in another process."""
         return not self.source.finished and self.state.ended is None
 
     @property
     def directory(self) -> Path | None:
-        """Where the run is kept; None before a live run has made its directory."""
+        """The run directory; None before a live run has created it."""
         if self.source.directory is not None:
             return self.source.directory
         return Path(self.state.run.directory) if self.state.run else None
 
     @property
     def refusal(self) -> IdaError | None:
-        """What kept the run from starting, if anything did."""
+        """Why the run could not start or be followed, if it could not."""
         return self.source.refusal
 
     def advance(self) -> tuple[Changed, bool]:
-        """Fold what has come; returns the types of the events, and whether more is waiting."""
+        """Fold new records; returns the types of their events, and whether more records are waiting."""
         changed: set[type[ev.Event]] = set()
         deadline = time.monotonic() + BUDGET_S
         while True:

@@ -1,1 +1,1 @@
-"""The app's screens, one a file."""
+"""Screens of the app, one per module."""

@@ -1,4 +1,4 @@
-"""What every screen has: a title line, a footer, the keys of its scope, and a word where there is no room."""
+"""Base class of all screens: title bar, footer, key bindings, and the message for small terminals."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from ida_tui.tui.app import IdaApp
 
 SMALLEST = (60, 16)
-"""Columns and rows below which nothing but a message is shown."""
+"""Smallest columns and rows of the app; a smaller terminal shows only a message."""
 COMPACT = (110, 32)
-"""Below either of these a screen has the class `-compact`."""
+"""Columns and rows; if the terminal has fewer of either, the screen gets the class `-compact`."""
 
 
 class IdaScreen(Screen[None]):
     """A screen of the app.
 
-    A subclass sets `SCOPE` and `BINDINGS = bindings(SCOPE)`, yields its widgets from `compose_body`,
-    and brings them up to date in `show_run`.
+    A subclass sets `SCOPE` and `BINDINGS = bindings(SCOPE)`, yields its widgets from `compose_body`, and
+    updates them in `show_run`.
     """
 
     SCOPE: ClassVar[Scope]
@@ -35,7 +35,7 @@ class IdaScreen(Screen[None]):
     app: IdaApp
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Textual asks before it carries out an action, or shows its key."""
+        """Called by Textual before it runs an action or shows its key."""
         return self.app.allows(action, parameters) and super().check_action(action, parameters)
 
     def compose(self) -> ComposeResult:
@@ -46,7 +46,7 @@ class IdaScreen(Screen[None]):
         yield Footer(compact=True, show_command_palette=False)
 
     def compose_body(self) -> ComposeResult:
-        """The widgets between title and footer."""
+        """The widgets between the title bar and the footer."""
         raise NotImplementedError
 
     def on_resize(self) -> None:
@@ -60,42 +60,42 @@ class IdaScreen(Screen[None]):
         self.call_after_refresh(self.refresh_run)
 
     def fit(self) -> None:
-        """The screen has another size; its classes have been set."""
+        """Called after a resize, when the screen's classes have been set."""
 
     def on_mount(self) -> None:
         self.call_after_refresh(self.refresh_run)
 
     def on_screen_resume(self) -> None:
-        # It was not told of anything while another screen was in front.
+        # A screen in the background receives no updates.
         self.refresh_run()
 
     def refresh_run(self, changed: Changed | None = None) -> None:
-        """Show the run as it is now.
+        """Update the title bar and the body.
 
         Args:
-            changed: types of the events since the last time; None if anything may have changed.
+            changed: types of the events since the last update; None if anything may have changed.
         """
         titles = self.query(TitleBar)
         if not titles:
-            return  # a run may move on while the screen is still being made
-        watched = self.app.watched
-        titles.first().show_run(watched, held=self.app.held)
-        self.show_run(watched, changed)
+            return  # not composed yet
+        run_view = self.app.watched
+        titles.first().show_run(run_view, held=self.app.held)
+        self.show_run(run_view, changed)
 
-    def show_run(self, watched: Watched | None, changed: Changed | None) -> None:
-        """Bring the body up to date; called 4×/s while a run goes on, and when the screen comes up.
+    def show_run(self, run_view: Watched | None, changed: Changed | None) -> None:
+        """Update the body. Called four times a second during a run, and when the screen is shown.
 
         Args:
-            watched: the run on the screen; None before there is one.
+            run_view: the displayed run; None if there is none.
             changed: types of the events since the last call; None if anything may have changed.
         """
 
     def leave(self) -> bool:
-        """What escape does first: leave a search, an editor, a maximised pane. False if nothing."""
+        """Close a search, an editor, or a maximized pane on Escape. Returns False if none is open."""
         return False
 
     def cursor(self, direction: str) -> None:
-        """Move in whatever has the focus; `direction` is down, up, top or bottom."""
+        """Move the cursor of the focused widget; `direction` is down, up, top, or bottom."""
         focused: Any = self.focused
         names = {
             "down": ("action_cursor_down", "action_scroll_down"),

@@ -1,4 +1,4 @@
-"""The compare screen: the runs that were marked, side by side, and their curves over each other."""
+"""Compare screen: the marked runs side by side, with their curves in one plot."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ STYLES = (
     ("$text-error", (1, 1, 0)),
     ("$foreground", (1, 0)),
 )
-"""Colour and pattern of each run's line: they differ without colour too."""
-TITLES = {"r_ida": "R_IDA", "align": "align", "risk": "risk (10 is safest)", "detail": "detail"}
+"""Color and dot pattern of each run's line; the patterns differ without color."""
+TITLES = {"r_ida": "R_IDA", "align": "align", "risk": "risk (10 = safest)", "detail": "detail"}
 HIGHEST = {"r_ida": 1.0, "align": 10.0, "risk": 10.0, "detail": 10.0}
 DIGITS = {"r_ida": 3, "align": 1, "risk": 1, "detail": 1}
-NOTHING = "Nothing is compared yet.  4 lists past runs: space marks one, c compares those marked."
+NOTHING = "No runs to compare. Press 4, mark at least two runs (Space), then press c."
 
 
 class CompareScreen(IdaScreen):
-    """What differs, what became of the runs, and how they got there."""
+    """Config differences, results, and curves of two or more runs."""
 
     SCOPE: ClassVar[Scope] = "compare"
     TITLE = "Compare"
@@ -50,15 +50,15 @@ class CompareScreen(IdaScreen):
         self._paths: tuple[Path, ...] = ()
         self._comparison: Comparison | None = None
         self._alone: str | None = None
-        """The figure that is shown alone; None shows them all, where there is room."""
+        """The metric shown alone; None shows all of them, if there is room."""
 
     def compose_body(self) -> ComposeResult:
-        """Facts and curves; a word where nothing is compared."""
+        """Tables and curves, or a hint if no runs are selected."""
         yield Static(NOTHING, id="no-comparison", markup=False)
         with Horizontal(id="comparison"):
             with ScrollableContainer(id="compare-facts", classes="pane", can_focus=True) as facts:
                 facts.border_title = "Side by side"
-                yield Static(id="compare-said", markup=False)
+                yield Static(id="compare-summary", markup=False)
                 yield Static(id="compare-tables", markup=False)
             curves = Static(id="compare-curves", classes="pane", markup=False)
             curves.border_title = "Over the steps"
@@ -73,28 +73,28 @@ class CompareScreen(IdaScreen):
             self._read(self.app.compared)
 
     def fit(self) -> None:
-        """The curves follow the size."""
+        """Redraw the curves: they depend on the size."""
         self.call_after_refresh(self._show_curves)
 
     @work(exclusive=True, group="read")
     async def _read(self, paths: tuple[Path, ...]) -> None:
         try:
-            found = await asyncio.to_thread(compare, [RunDirectory(path) for path in paths])
+            comparison = await asyncio.to_thread(compare, [RunDirectory(path) for path in paths])
         except IdaError as error:
             self.app.show_error(error)
             return
-        self._paths, self._comparison = paths, found
+        self._paths, self._comparison = paths, comparison
         self.query_one("#no-comparison").display = False
         self.query_one("#comparison").display = True
-        self.query_one("#compare-said", Static).update(said(found))
-        self.query_one("#compare-tables", Static).update(tables(found))
+        self.query_one("#compare-summary", Static).update(said(comparison))
+        self.query_one("#compare-tables", Static).update(tables(comparison))
         self.query_one("#compare-facts").scroll_home(animate=False)
         self.call_after_refresh(self._show_curves)
 
     # -- curves -------------------------------------------------------------------------------
 
     def _views(self) -> tuple[str | None, ...]:
-        """What the keys lead through; all at once only where there is room."""
+        """The metrics to step through; None (all of them) only if there is room."""
         return CURVES if self.has_class("-compact") else (None, *CURVES)
 
     def _show_curves(self) -> None:
@@ -106,7 +106,7 @@ class CompareScreen(IdaScreen):
         alone = self._alone if self._alone in views else views[0]
         names = CURVES if alone is None else (alone,)
         pane.border_title = "Over the steps" if alone is None else TITLES[alone]
-        pane.border_subtitle = "n: one of them alone" if alone is None else "n: the next"
+        pane.border_subtitle = "n: one metric" if alone is None else "n: next metric"
         pane.update(curves(self._comparison, names, width, height))
 
     def _turn(self, direction: int) -> None:
@@ -118,26 +118,26 @@ class CompareScreen(IdaScreen):
     # -- actions ------------------------------------------------------------------------------
 
     def action_next_curve(self) -> None:
-        """Show the next figure alone; after the last, all of them."""
+        """Show the next metric alone; after the last, all of them."""
         self._turn(1)
 
     def action_previous_curve(self) -> None:
-        """Show the figure before."""
+        """Show the previous metric."""
         self._turn(-1)
 
     def action_reload(self) -> None:
-        """Read the runs again: one of them may go on."""
+        """Read the runs again; one of them may be in progress."""
         if self.app.compared:
             self._read(self.app.compared)
 
     def leave(self) -> bool:
-        """Back to the list that the runs were marked in."""
+        """Return to the list of runs."""
         self.app.call_later(self.app.action_go, "runs")
         return True
 
 
 def said(comparison: Comparison) -> Content:
-    """Which run is which, and what does not compare."""
+    """The letter and name of each run, and warnings about the comparison."""
     parts: list[Content] = []
     for letter, run, (style, _) in zip(letters(comparison), comparison.runs, STYLES, strict=False):
         about = f" {run.name} · {run.summary.model}"
@@ -147,22 +147,22 @@ def said(comparison: Comparison) -> Content:
 
 
 def tables(comparison: Comparison) -> Content:
-    """What differs in the profiles, and what became of the runs."""
+    """Tables of the config differences and the results."""
     names, differing = letters(comparison), difference_rows(comparison)
-    out = ["", "what differs in their profiles"]
-    out += table(names, differing) if differing else ["  nothing"]
-    out += ["", "what became of them", *table(names, figure_rows(comparison))]
+    out = ["", "Config differences"]
+    out += table(names, differing) if differing else ["  none"]
+    out += ["", "Results", *table(names, figure_rows(comparison))]
     return Content("\n".join(map(printable, out)))
 
 
 def curves(comparison: Comparison, names: Sequence[str], width: int, height: int) -> Content:
-    """Plots below each other, of the same steps; the first is the tallest.
+    """Stacked plots over the same steps; the first is the tallest.
 
     Args:
         comparison: the runs.
-        names: the figures, of `CURVES`.
-        width: columns of all of it.
-        height: rows of all of it.
+        names: the metrics, from `CURVES`.
+        width: total columns.
+        height: total rows.
     """
     rest = (height // (len(names) + 1)) if len(names) > 1 else 0
     first = height - rest * (len(names) - 1)
@@ -193,7 +193,7 @@ def _lines(comparison: Comparison, name: str) -> list[Line]:
         values = run.curve(name)
         missing = comparison.steps - len(values)
         if missing:
-            # A shorter run ends where it ended, on the same scale of steps.
+            # Pad a shorter run, so that all runs share one step axis.
             values = [*values, *[None] * missing]
         lines.append(Line(letter, values, style, pattern, DIGITS[name]))
     return lines

@@ -1,4 +1,4 @@
-"""Panels over a screen: a question to answer, an error to read."""
+"""Modal dialogs: a yes-or-no question, the question on quitting, and the error panel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Answer = Literal["stop", "detach", "stay"]
 
 
 class Ask(ModalScreen[bool]):
-    """A question with two answers; escape is no."""
+    """A question with two answers; Escape means no."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y,enter", "answer(True)", "Yes"),
@@ -35,38 +35,36 @@ class Ask(ModalScreen[bool]):
             yield Static(f"\n[b]y[/] {self._yes}    [b]n[/] {self._no}")
 
     def action_answer(self, answer: bool) -> None:
-        """Leave with the answer."""
+        """Close the dialog with the answer."""
         self.dismiss(answer)
 
 
 class AskHowToLeave(ModalScreen[Answer]):
-    """A run is live here: stop it, let another process train on, or stay; escape stays."""
+    """The question on quitting during a live run: stop, move to the background, or stay (Escape)."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y,enter,s", "answer('stop')", "Stop"),
-        Binding("d,t", "answer('detach')", "Train on"),
-        Binding("n,escape", "answer('stay')", "Stay"),
+        Binding("d,t", "answer('detach')", "Detach"),
+        Binding("n,escape", "answer('stay')", "Cancel"),
     ]
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="panel"):
-            yield Static("A run is live. Stop it and leave?", classes="panel-title", markup=False)
+            yield Static("A run is live. Stop it and quit?", classes="panel-title", markup=False)
             yield Static(
-                "Stopping saves a checkpoint of the last finished step first. Or it trains on in a "
-                "process of its own, after the step under way; ida-tui attach finds it again.",
+                "Stopping discards the current step and saves the last finished step. Detaching moves "
+                "the run to a background process after the current step; ida-tui attach shows it again.",
                 markup=False,
             )
-            yield Static(
-                "\n[b]y[/] Stop and leave    [b]d[/] Train on without the terminal    [b]n[/] Stay"
-            )
+            yield Static("\n[b]y[/] Stop and quit    [b]d[/] Detach and quit    [b]n[/] Cancel")
 
     def action_answer(self, answer: Answer) -> None:
-        """Leave with the answer."""
+        """Close the dialog with the answer."""
         self.dismiss(answer)
 
 
 class ErrorPanel(ModalScreen[None]):
-    """What is wrong, where, and what to do; any of its keys leaves it."""
+    """An error: what is wrong, where, and how to fix it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,enter,q,space", "leave", "Close"),
@@ -84,5 +82,5 @@ class ErrorPanel(ModalScreen[None]):
             yield Static("\n[b]esc[/] Close")
 
     def action_leave(self) -> None:
-        """Back to the screen below."""
+        """Close the panel."""
         self.dismiss()

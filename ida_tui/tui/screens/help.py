@@ -1,4 +1,4 @@
-"""Every key, from the table of actions: nothing here is written by hand."""
+"""Help screen: all keys of all screens, generated from the table of actions."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SCORES = """
 
 
 class HelpScreen(ModalScreen[None]):
-    """All actions of all screens, with their keys; those of the screen in front come first.
+    """All actions with their keys, those of the active screen first.
 
     Args:
-        scope: the screen that the help was asked for on.
+        scope: the active screen.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -44,11 +44,11 @@ class HelpScreen(ModalScreen[None]):
             yield Static(help_text(self._scope))
 
     def action_leave(self) -> None:
-        """Back to the screen below."""
+        """Close the help."""
         self.dismiss()
 
     def action_scroll(self, where: str) -> None:
-        """Move the text; `where` is down, up, home or end."""
+        """Scroll the text; `where` is down, up, home, or end."""
         text = self.query_one("#help", VerticalScroll)
         moves = {
             "down": text.scroll_down,
@@ -60,18 +60,16 @@ class HelpScreen(ModalScreen[None]):
 
 
 def help_text(first: Scope = "everywhere") -> Content:
-    """The help, the scope `first` before the others."""
+    """The help text, with the scope `first` before the others."""
     width = max(len(keys_of(action)) for action in ACTIONS)
-    head = Content.assemble(
-        ("Keys", "bold"), ("   esc closes this; ^p finds any of them by name", "dim")
-    )
+    head = Content.assemble(("Keys", "bold"), ("   esc: close · ^p: search actions by name", "dim"))
     sections = [_section(scope, width) for scope in sorted(TITLES, key=lambda s: s != first)]
     scores = Content.assemble(("What the scores mean", "bold"), SCORES)
     return Content("\n\n").join([head, *sections, scores])
 
 
 def keys_of(action: Action) -> str:
-    """The keys of an action, as people write them."""
+    """The keys of an action as displayed, separated by spaces."""
     first = action.shown or shown_key(action.keys[0])
     return " ".join([first, *(shown_key(key) for key in action.keys[1:])])
 

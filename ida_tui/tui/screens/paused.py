@@ -1,4 +1,4 @@
-"""A run that waits for a person: what is wrong, and what it can go on with."""
+"""Dialog of a run that is paused because of its judge: the error and the ways to resume or stop."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ AGAIN, STOP, BUDGET = "again", "stop", "budget"
 
 
 class PausedPanel(ModalScreen[GoOn | Stop]):
-    """Go on with the same judge, with another, with more money; or stop.
+    """Resume with the same judge, another judge, or a larger budget; or stop.
 
     Args:
-        paused: why the run waits.
-        judge: the judge in use.
-        budget: US dollars it may cost; null is no limit.
-        find_key: the API key of a judge, looked for anew; raises IdaError where it is missing.
+        paused: the pause event, with its reason.
+        judge: the current judge.
+        budget: limit of the judge's cost in US dollars; None is no limit.
+        find_key: reads the API key of a judge; raises IdaError if it is missing.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -60,8 +60,8 @@ class PausedPanel(ModalScreen[GoOn | Stop]):
             title = f"Paused after step {self._paused.step}: {printable(self._paused.reason)}"
             yield Static(title, classes="panel-title", markup=False)
             hint = "\n".join(printable(line) for line in self._paused.hint.splitlines())
-            kept = "What was finished is saved, and so are the verdicts that came in."
-            yield Static(f"{hint}\n\n{kept}\n", markup=False, id="paused-hint")
+            saved = "All finished steps and all verdicts received so far are saved."
+            yield Static(f"{hint}\n\n{saved}\n", markup=False, id="paused-hint")
             yield OptionList(*self._options(), id="paused-options", markup=False)
 
     def on_mount(self) -> None:
@@ -69,23 +69,23 @@ class PausedPanel(ModalScreen[GoOn | Stop]):
 
     def _options(self) -> list[Option]:
         options = [
-            Option(f"r  try again with {_called(self._judge)} (the key is read anew)", AGAIN)
+            Option(f"r  Try again with {_called(self._judge)} (reads the API key again)", AGAIN)
         ]
         if self._budget is not None:
-            options.append(Option(f"   go on with a budget of ${2 * self._budget:g}", BUDGET))
+            options.append(Option(f"   Resume with a budget of ${2 * self._budget:g}", BUDGET))
         options += [
-            Option(f"   go on with the judge {name}", f"judge:{name}")
+            Option(f"   Resume with the judge {name}", f"judge:{name}")
             for name in profiles.names("judges")
             if name != self._judge.name
         ]
-        return [*options, Option("s  stop, and resume some other time", STOP)]
+        return [*options, Option("s  Stop, and resume later", STOP)]
 
     @on(OptionList.OptionSelected)
     def _selected(self, event: OptionList.OptionSelected) -> None:
         self.action_choose(event.option.id or STOP)
 
     def action_choose(self, choice: str) -> None:
-        """Leave with the answer; what stands in its way is said in the panel."""
+        """Close the panel with the answer, or show why the answer is not possible."""
         if choice == STOP:
             self.dismiss("stop")
             return
@@ -96,11 +96,11 @@ class PausedPanel(ModalScreen[GoOn | Stop]):
             self.query_one("#paused-hint", Static).update(f"{lines}\n")
 
     def action_cursor_down(self) -> None:
-        """Move down."""
+        """Move the cursor down."""
         self.query_one(OptionList).action_cursor_down()
 
     def action_cursor_up(self) -> None:
-        """Move up."""
+        """Move the cursor up."""
         self.query_one(OptionList).action_cursor_up()
 
     def _answer(self, choice: str) -> GoOn:
@@ -110,9 +110,9 @@ class PausedPanel(ModalScreen[GoOn | Stop]):
         elif choice.startswith("judge:"):
             from ida_tui.config.resolve import resolve_profile
 
-            found = resolve_profile("judges", choice.removeprefix("judge:")).config
-            assert isinstance(found, JudgeConfig)
-            judge = found
+            config = resolve_profile("judges", choice.removeprefix("judge:")).config
+            assert isinstance(config, JudgeConfig)
+            judge = config
         return GoOn(judge, self._find_key(judge), budget)
 
 
@@ -121,7 +121,7 @@ def _called(judge: JudgeConfig) -> str:
 
 
 def key_in(folder: Path) -> Callable[[JudgeConfig], str | None]:
-    """Looks for a judge's key in the environment and in the `.env` of a folder."""
+    """A function that reads a judge's API key from the environment or the `.env` of a directory."""
 
     def find(judge: JudgeConfig) -> str | None:
         from ida_tui.judge.api_key import load_key

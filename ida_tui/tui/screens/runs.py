@@ -1,4 +1,4 @@
-"""The runs screen: what was trained before, and what another process trains now."""
+"""Runs screen: table of past runs and of live runs in other processes."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ COLUMNS = ("", "when", "experiment", "model", "status", "steps", "R_IDA", "cost"
 COMPACT = ("", "when", "experiment", "status", "steps", "R_IDA")
 
 AT_ONCE, BATCH = 100, 500
-"""Rows that are added at first, and then after each pause."""
+"""Rows added at first, and after each pause."""
 PAUSE_S = 0.02
+"""Seconds between two batches of rows."""
 
 
 class RunsScreen(IdaScreen):
-    """A table of runs; enter opens the one under the cursor, and marked ones are compared."""
+    """A table of runs. Enter opens the run under the cursor; marked runs can be compared."""
 
     SCOPE: ClassVar[Scope] = "runs"
     TITLE = "Runs"
@@ -51,18 +52,18 @@ class RunsScreen(IdaScreen):
         self._runs: list[RunSummary] = []
         self._shown: list[RunSummary] = []
         self._marked: list[Path] = []
-        """What `c` compares, in the order in which it was marked."""
+        """Directories of the marked runs, in the order of marking."""
         self._letters = ""
         self._columns: tuple[str, ...] = ()
 
     def compose_body(self) -> ComposeResult:
-        """The table, and below it what is known of the run under the cursor."""
+        """The table, and below it details of the run under the cursor."""
         table: DataTable[Text] = DataTable(id="runs", cursor_type="row", classes="pane")
         table.border_title = "Past runs"
-        table.border_subtitle = "enter opens, space marks, c compares, w reports"
+        table.border_subtitle = "enter: open · space: mark · c: compare · w: report"
         yield table
         yield Static(id="run-about", classes="pane", markup=False)
-        yield Input(id="runs-filter", placeholder="letters to look for", select_on_focus=False)
+        yield Input(id="runs-filter", placeholder="filter", select_on_focus=False)
 
     def on_mount(self) -> None:
         self.query_one("#runs-filter").display = False
@@ -73,12 +74,12 @@ class RunsScreen(IdaScreen):
         self._read()
 
     def fit(self) -> None:
-        """The columns follow the width."""
+        """Redraw the table: its columns depend on the width."""
         self._show()
 
-    def show_run(self, watched: Watched | None, changed: Changed | None) -> None:
-        """A run that ends is another line in the list."""
-        if watched is not None and changed and not watched.going_on:
+    def show_run(self, run_view: Watched | None, changed: Changed | None) -> None:
+        """Read the list again when a run has ended."""
+        if run_view is not None and changed and not run_view.going_on:
             self._read()
 
     @work(exclusive=True, group="read")
@@ -90,10 +91,10 @@ class RunsScreen(IdaScreen):
 
     def _show(self) -> None:
         if not self.query("#run-about"):
-            return  # still being made
+            return  # not composed yet
         table: DataTable[Text] = self.query_one("#runs", DataTable)
         columns = COMPACT if self.has_class("-compact") else COLUMNS
-        at = self._under_the_cursor()
+        selected = self._under_the_cursor()
         table.clear(columns=columns != self._columns)
         if columns != self._columns:
             self._columns = columns
@@ -101,7 +102,7 @@ class RunsScreen(IdaScreen):
                 table.add_column(name)
         now, here = self.app.clock(), self._own_run_id()
         self._shown = [run for run in self._runs if self._matches(run)]
-        cursor = self._shown.index(at) if at in self._shown else 0
+        cursor = self._shown.index(selected) if selected in self._shown else 0
         first = max(AT_ONCE, cursor + 1)
         self._add(self._shown[:first], now, here)
         if cursor:
@@ -119,27 +120,27 @@ class RunsScreen(IdaScreen):
 
     @work(exclusive=True, group="rows")
     async def _add_the_rest(self, runs: Sequence[RunSummary], now: datetime, here: str) -> None:
-        """Thousands of rows, a few at a time: keys come first."""
+        """Add the remaining rows in batches, so that keys are handled in between."""
         for start in range(0, len(runs), BATCH):
             await asyncio.sleep(PAUSE_S)
             self._add(runs[start : start + BATCH], now, here)
 
     def _mark(self, run: RunSummary) -> Text:
-        """The letter by which a marked run goes in the comparison."""
+        """The letter of a marked run in the comparison."""
         marked = run.path in self._marked
         return Text(LETTERS[self._marked.index(run.path)] if marked else " ", style="bold")
 
     def _matches(self, run: RunSummary) -> bool:
-        said = f"{run.experiment} {run.run_id} {run.model} {run.judge} {run.status}".casefold()
-        return all(word in said for word in self._letters.casefold().split())
+        text = f"{run.experiment} {run.run_id} {run.model} {run.judge} {run.status}".casefold()
+        return all(word in text for word in self._letters.casefold().split())
 
     def _under_the_cursor(self) -> RunSummary | None:
-        at = self.query_one("#runs", DataTable).cursor_row
-        return self._shown[at] if 0 <= at < len(self._shown) else None
+        index = self.query_one("#runs", DataTable).cursor_row
+        return self._shown[index] if 0 <= index < len(self._shown) else None
 
     def _own_run_id(self) -> str:
-        watched = self.app.watched
-        run = watched.state.run if watched is not None and watched.live else None
+        run_view = self.app.watched
+        run = run_view.state.run if run_view is not None and run_view.live else None
         return run.run_id if run is not None else ""
 
     @on(DataTable.RowHighlighted)
@@ -147,16 +148,14 @@ class RunsScreen(IdaScreen):
         run = self._under_the_cursor()
         about = self.query_one("#run-about", Static)
         if run is not None:
-            where = shown_path(run.path)
-            second = run.problem or f"{run.model} · judged by {run.judge}"
-            about.update(Content("\n".join(map(printable, (where, second)))))
+            path = shown_path(run.path)
+            details = run.problem or f"{run.model} · judged by {run.judge}"
+            about.update(Content("\n".join(map(printable, (path, details)))))
         elif self._letters:
-            about.update(Content(f"No run has “{self._letters}”. Escape shows them all."))
+            about.update(Content(f"No match for “{self._letters}”. Press Esc to clear the filter."))
         else:
             folder = shown_path(self.app.output_dir.absolute())
-            about.update(
-                Content(f"No runs in {printable(folder)} yet. 1 leads to the launch screen.")
-            )
+            about.update(Content(f"No runs in {printable(folder)} yet. Press 1 to start one."))
 
     # -- actions ------------------------------------------------------------------------------
 
@@ -165,65 +164,65 @@ class RunsScreen(IdaScreen):
         await self.action_open()
 
     async def action_open(self) -> None:
-        """Open the run under the cursor; the run of this process is on its screen already."""
+        """Open the run under the cursor, or show the run of this process."""
         run = self._under_the_cursor()
         if run is None:
             self.notify("There is no run to open.")
         elif run.run_id == self._own_run_id():
             await self.app.action_go("run")
         elif run.status == "unreadable":
-            self.notify(f"It cannot be read: {run.problem}", severity="warning")
+            self.notify(f"Could not read this run: {run.problem}", severity="warning")
         else:
-            self.query_one("#run-about", Static).update("Opening …")
+            self.query_one("#run-about", Static).update("Opening…")
             self.app.open_run(run.path)
 
     def action_reload(self) -> None:
-        """Read the folders again."""
+        """Read the run directories again."""
         self._read()
 
     def action_mark(self) -> None:
-        """Mark the run under the cursor, or take its mark away, and go on to the next."""
+        """Mark or unmark the run under the cursor, and move to the next."""
         run = self._under_the_cursor()
         if run is None:
             self.notify("There is no run to mark.")
             return
         if run.path not in self._marked and len(self._marked) == MOST:
-            self.notify(f"At most {MOST} runs are compared at once. Space takes a mark away.")
+            self.notify(f"You can compare at most {MOST} runs. Press Space to unmark one.")
             return
-        before = list(self._marked)
-        if run.path in before:
+        previous = list(self._marked)
+        if run.path in previous:
             self._marked.remove(run.path)
         else:
             self._marked.append(run.path)
         table: DataTable[Text] = self.query_one("#runs", DataTable)
-        for at, shown in enumerate(self._shown[: table.row_count]):
-            if shown.path in before or shown.path in self._marked:
-                table.update_cell_at(Coordinate(at, 0), self._mark(shown))
+        for index, shown in enumerate(self._shown[: table.row_count]):
+            if shown.path in previous or shown.path in self._marked:
+                table.update_cell_at(Coordinate(index, 0), self._mark(shown))
         table.action_cursor_down()
 
     async def action_compare(self) -> None:
-        """Put the marked runs side by side; a single one is held against the one under the cursor."""
-        chosen, run = list(self._marked), self._under_the_cursor()
-        if len(chosen) == 1 and run is not None and run.path not in chosen:
-            chosen.append(run.path)
-        if len(chosen) < 2:
-            self.notify("Mark two or more runs first: space marks the one under the cursor.")
+        """Compare the marked runs; a single marked run is compared with the run under the cursor."""
+        selected, run = list(self._marked), self._under_the_cursor()
+        if len(selected) == 1 and run is not None and run.path not in selected:
+            selected.append(run.path)
+        if len(selected) < 2:
+            self.notify("Mark at least two runs (Space), then press c.")
             return
-        self.app.compared = tuple(chosen)
+        self.app.compared = tuple(selected)
         await self.app.action_go("compare")
 
     def action_report(self) -> None:
-        """Write the report of the run under the cursor, and say where it lies."""
+        """Write the report of the run under the cursor, and show its path."""
         run = self._under_the_cursor()
         if run is None:
             self.notify("There is no run to report on.")
             return
-        self.notify(f"Writing the report of {run.run_id} …")
+        self.notify(f"Writing the report of {run.run_id}…")
         self._write_report(run)
 
     @work(group="report")
     async def _write_report(self, run: RunSummary) -> None:
-        # In a process of its own: drawing takes seconds, which a live run and the screen would feel.
+        # In a separate process: rendering takes seconds and would slow down a live run and the screen.
         command = (sys.executable, "-m", "ida_tui", "report", str(run.path.absolute()), "--json")
         process = await asyncio.create_subprocess_exec(
             *command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
@@ -233,24 +232,26 @@ class RunsScreen(IdaScreen):
             written = Path(json.loads(out)["html"])
             self.notify(f"Report: {shown_path(written)}")
         else:
-            said = err.decode(errors="replace").strip() or f"it ended with {process.returncode}"
-            self.notify("\n".join(said.splitlines()[-4:]), severity="warning")
+            message = err.decode(errors="replace").strip() or (
+                f"could not write the report: exit code {process.returncode}"
+            )
+            self.notify("\n".join(message.splitlines()[-4:]), severity="warning")
 
     async def action_sweeps(self) -> None:
-        """Show the newest sweep."""
+        """Show the latest sweep."""
         self.app.swept = None
         await self.app.action_go("sweep")
 
     async def action_chat(self) -> None:
-        """Talk to the model of the run under the cursor, and to what it was before."""
+        """Chat with the base model and the trained model of the run under the cursor."""
         run = self._under_the_cursor()
         if run is None:
-            self.notify("There is no run to talk to.")
+            self.notify("There is no run to chat with.")
             return
         await self.app.open_chat(run.path)
 
     def action_filter(self) -> None:
-        """Type letters; the table shows the runs that have them."""
+        """Open the filter field."""
         field = self.query_one("#runs-filter", Input)
         field.value = self._letters
         field.display = True
@@ -267,7 +268,7 @@ class RunsScreen(IdaScreen):
         self.query_one("#runs").focus()
 
     def leave(self) -> bool:
-        """Leave the filter, and show all runs again."""
+        """Close the filter and show all runs."""
         if not self._letters and not self.query_one("#runs-filter").display:
             return False
         self._letters = ""
@@ -277,14 +278,14 @@ class RunsScreen(IdaScreen):
 
 
 def row(run: RunSummary, now: datetime, *, here: bool) -> dict[str, Text]:
-    """A run as cells, by the names of the columns.
+    """The cells of a run, by column name.
 
     Args:
-        run: what is known of it.
-        now: the present.
-        here: whether this process trains it.
+        run: summary of the run.
+        now: the current time.
+        here: whether this process is training the run.
     """
-    status = "live, here" if here else run.status.replace("_", " ")
+    status = "live (this app)" if here else run.status.replace("_", " ")
     style = "" if run.status == "done" else "bold"
     steps = f"{run.steps_done}/{run.steps}" if run.steps else ""
     cells = {
@@ -293,7 +294,7 @@ def row(run: RunSummary, now: datetime, *, here: bool) -> dict[str, Text]:
         "model": run.model,
         "steps": steps,
         "R_IDA": _change(run),
-        "cost": "none" if run.judge == OFFLINE_JUDGE else words.money(run.cost),
+        "cost": "$0" if run.judge == OFFLINE_JUDGE else words.money(run.cost),
         "time": words.duration(run.seconds) if run.seconds is not None else words.UNKNOWN,
     }
     out = {name: Text(printable(text)) for name, text in cells.items()}
@@ -310,14 +311,14 @@ def _change(run: RunSummary) -> str:
 
 
 def when(moment: str, now: datetime) -> str:
-    """A time of the past as a person says it, in the time zone of the machine."""
+    """A past time relative to today, in the local time zone: ``today 14:05``, ``2026-11-27 04:36``."""
     try:
-        then = datetime.fromisoformat(moment).astimezone()
+        time = datetime.fromisoformat(moment).astimezone()
     except (ValueError, OverflowError):
-        return "not known"
-    days = (now.astimezone().date() - then.date()).days
+        return "unknown"
+    days = (now.astimezone().date() - time.date()).days
     if days == 0:
-        return f"today {then:%H:%M}"
+        return f"today {time:%H:%M}"
     if days == 1:
-        return f"yesterday {then:%H:%M}"
-    return f"{then:%Y-%m-%d %H:%M}"
+        return f"yesterday {time:%H:%M}"
+    return f"{time:%Y-%m-%d %H:%M}"

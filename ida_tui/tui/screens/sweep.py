@@ -1,4 +1,4 @@
-"""The sweep screen: its table as it stands, and its runs; read from the disk, also while they are trained."""
+"""Sweep screen: results table and runs of a sweep, read from disk while it is in progress."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.util.text import printable
 
 LOOK_S = 1.0
-"""How often the runs are looked at while the screen is in front."""
-COLUMNS = ("", "run", "R_IDA", "how it stands", "id")
+"""Seconds between two reads of the sweep while the screen is active."""
+COLUMNS = ("", "run", "R_IDA", "status", "id")
 COMPACT = COLUMNS[:-1]
-NOTHING = "No sweep here yet.  ida-tui sweep quickstart training.learning_rate=1e-3,2e-3 seed=0,1,2"
+NOTHING = (
+    "No sweeps yet. Start one with: "
+    "ida-tui sweep quickstart training.learning_rate=1e-3,2e-3 seed=0,1,2"
+)
 
 
 class SweepScreen(IdaScreen):
-    """Settings above, runs below; enter opens or follows the run under the cursor."""
+    """Results by setting at the top, runs at the bottom; Enter opens the run under the cursor."""
 
     SCOPE: ClassVar[Scope] = "sweep"
     TITLE = "Sweep"
@@ -44,21 +47,21 @@ class SweepScreen(IdaScreen):
         self._reader: Reader | None = None
         self._found: Table | None = None
         self._alive = False
-        """Whether a process carries the sweep out."""
+        """Whether a process is running the sweep."""
         self._reading = False
         self._columns: tuple[str, ...] = ()
         self._rows: list[tuple[str, ...]] = []
 
     def compose_body(self) -> ComposeResult:
-        """What was found, then every run."""
+        """The results table, then all runs."""
         yield Static(NOTHING, id="no-sweep", markup=False)
-        with ScrollableContainer(id="sweep-found", classes="pane", can_focus=True) as found:
-            found.border_title = "Settings"
+        with ScrollableContainer(id="sweep-results", classes="pane", can_focus=True) as pane:
+            pane.border_title = "Settings"
             yield Static(id="sweep-table", markup=False)
-            yield Static(id="sweep-said", markup=False)
+            yield Static(id="sweep-summary", markup=False)
         runs: DataTable[Text] = DataTable(id="sweep-runs", cursor_type="row", classes="pane")
         runs.border_title = "Runs"
-        runs.border_subtitle = "enter opens or follows"
+        runs.border_subtitle = "enter: open"
         yield runs
 
     def on_mount(self) -> None:
@@ -69,11 +72,11 @@ class SweepScreen(IdaScreen):
         self._look()
 
     def fit(self) -> None:
-        """The table's columns follow the width."""
+        """Redraw the table: its columns depend on the width."""
         self._show()
 
     def _look(self) -> None:
-        """Read what has come; one reading at a time, and none for a screen that nobody sees."""
+        """Read the sweep again, unless a read is in progress or the screen is in the background."""
         if self._reading or self.app.screen is not self:
             return
         self._reading = True
@@ -96,42 +99,43 @@ class SweepScreen(IdaScreen):
         self._show()
 
     def _table(self, path: Path) -> Table:
-        """The sweep as it stands; reads the disk."""
+        """The current table of the sweep; reads the disk."""
         if self._reader is None or self._reader.sweep.path != path.resolve():
             self._reader = Reader(folder.read(path))
         self._alive = owner.alive(RunDirectory(path))
         return table(self._reader.sweep, self._reader.all())
 
-    # -- what is shown ------------------------------------------------------------------------
+    # -- display ------------------------------------------------------------------------------
 
-    def _have_one(self, there: bool) -> None:
-        self.query_one("#no-sweep").display = not there
-        for name in ("#sweep-found", "#sweep-runs"):
-            self.query_one(name).display = there
+    def _have_one(self, exists: bool) -> None:
+        self.query_one("#no-sweep").display = not exists
+        for name in ("#sweep-results", "#sweep-runs"):
+            self.query_one(name).display = exists
 
     def _show(self) -> None:
         if not self.query("#sweep-runs"):
-            return  # still being made
+            return  # not composed yet
         self._have_one(self._found is not None)
         if self._found is None:
             return
-        found, compact = self._found, self.has_class("-compact")
-        pane = self.query_one("#sweep-found")
-        pane.border_title = Content(printable(self._heading(found)))
+        results, compact = self._found, self.has_class("-compact")
+        pane = self.query_one("#sweep-results")
+        pane.border_title = Content(printable(self._heading(results)))
         self.query_one("#sweep-table", Static).update(
-            Content("\n".join(words.settings_table(found, compact=compact)))
+            Content("\n".join(words.settings_table(results, compact=compact)))
         )
-        said = [*words.verdict(found), *([] if compact else words.NOTES)]
-        self.query_one("#sweep-said", Static).update(Content("\n".join(map(printable, said))))
+        summary = [*words.verdict(results), *([] if compact else words.NOTES)]
+        self.query_one("#sweep-summary", Static).update(Content("\n".join(map(printable, summary))))
         columns = COMPACT if compact else COLUMNS
-        self._show_runs(columns, [cells(found, one)[: len(columns)] for one in found.standings])
+        rows = [cells(results, status)[: len(columns)] for status in results.standings]
+        self._show_runs(columns, rows)
 
     def _show_runs(self, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-        """The lower table; one that has not changed is left as it is."""
+        """Update the table of runs if it has changed."""
         if (columns, rows) == (self._columns, self._rows):
             return
         runs: DataTable[Text] = self.query_one("#sweep-runs", DataTable)
-        at, self._rows = runs.cursor_row, rows
+        cursor, self._rows = runs.cursor_row, rows
         runs.clear(columns=columns != self._columns)
         if columns != self._columns:
             first, self._columns = not self._columns, columns
@@ -140,14 +144,14 @@ class SweepScreen(IdaScreen):
                 runs.focus()
         for row in rows:
             runs.add_row(*(Text(printable(cell)) for cell in row))
-        runs.move_cursor(row=at)
+        runs.move_cursor(row=cursor)
 
-    def _heading(self, found: Table) -> str:
-        over = sum(one.over for one in found.standings)
-        how = f"{over} of {len(found.standings)} runs over"
-        if over < len(found.standings):
-            how += ", carried out now" if self._alive else ", nobody carries it out now"
-        return f"{found.sweep.experiment} {found.sweep.sweep_id}: {how}"
+    def _heading(self, results: Table) -> str:
+        finished = sum(status.over for status in results.standings)
+        progress = f"{finished} of {len(results.standings)} runs finished"
+        if finished < len(results.standings):
+            progress += " · running" if self._alive else " · not running"
+        return f"{results.sweep.experiment} {results.sweep.sweep_id}: {progress}"
 
     # -- actions ------------------------------------------------------------------------------
 
@@ -156,16 +160,16 @@ class SweepScreen(IdaScreen):
         self.action_open()
 
     def action_open(self) -> None:
-        """Open the run under the cursor, or follow it while it is trained."""
-        at = self.query_one("#sweep-runs", DataTable).cursor_row
+        """Open the run under the cursor, or follow it if it is live."""
+        index = self.query_one("#sweep-runs", DataTable).cursor_row
         standings = self._found.standings if self._found is not None else ()
-        one = standings[at] if 0 <= at < len(standings) else None
-        if one is None or one.run is None:
-            self.notify("That run has not begun.")
-        elif one.stage == "unreadable":
-            self.notify(f"It cannot be read: {one.problem}", severity="warning")
+        status = standings[index] if 0 <= index < len(standings) else None
+        if status is None or status.run is None:
+            self.notify("This run has not started yet.")
+        elif status.stage == "unreadable":
+            self.notify(f"Could not read this run: {status.problem}", severity="warning")
         else:
-            self.app.open_run(one.run)
+            self.app.open_run(status.run)
 
     def action_next_sweep(self) -> None:
         """Show an older sweep; after the oldest, the newest."""
@@ -176,27 +180,27 @@ class SweepScreen(IdaScreen):
         self._turn(-1)
 
     def _turn(self, direction: int) -> None:
-        there = [path.resolve() for path in folder.listed(self.app.output_dir)]
-        if self._found is None or len(there) < 2:
-            self.notify("There is no other sweep here.")
+        sweeps = [path.resolve() for path in folder.listed(self.app.output_dir)]
+        if self._found is None or len(sweeps) < 2:
+            self.notify("There is no other sweep.")
             return
-        now = self._found.sweep.path
-        at = there.index(now) if now in there else -direction
-        self.app.swept = there[(at + direction) % len(there)]
+        current = self._found.sweep.path
+        index = sweeps.index(current) if current in sweeps else -direction
+        self.app.swept = sweeps[(index + direction) % len(sweeps)]
         self._look()
 
     def leave(self) -> bool:
-        """Back to the list of runs."""
+        """Return to the list of runs."""
         self.app.call_later(self.app.action_go, "runs")
         return True
 
 
-def cells(found: Table, one: Standing) -> tuple[str, ...]:
-    """A run as `COLUMNS` names them."""
+def cells(results: Table, status: Standing) -> tuple[str, ...]:
+    """The cells of a run, in the order of `COLUMNS`."""
     return (
-        words.mark(one),
-        words.called(found, one),
-        words.UNKNOWN if one.r_ida is None else f"{one.r_ida:.3f}",
-        words.stage(one),
-        "" if one.run is None else one.run.name,
+        words.mark(status),
+        words.called(results, status),
+        words.UNKNOWN if status.r_ida is None else f"{status.r_ida:.3f}",
+        words.stage(status),
+        "" if status.run is None else status.run.name,
     )

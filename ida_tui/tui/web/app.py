@@ -1,7 +1,7 @@
-"""The app without a terminal, for a browser: it shows one run, and can change nothing.
+"""Read-only app for the browser: renders the screens of one run without a terminal.
 
-What may be done is a list, and everything else is refused by the app itself: no key, no mouse and no
-palette reaches it but through `press`, and what it carries out has to be on the list.
+Only the actions in `HARMLESS` are allowed. Keys reach the app only through `press`; there is no mouse and no
+palette.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from ida_tui.runs.control import Asked
 
 SIZE = (120, 40)
-"""Columns and rows; the page scales them to its window, so that everybody sees the same."""
+"""Columns and rows. The page scales them to its window, so that all viewers see the same screen."""
 FRAME_S = 0.1
-"""Between two pictures of a screen that changes."""
+"""Shortest time in seconds between two frames."""
 
 HARMLESS = frozenset(
     {
@@ -37,20 +37,20 @@ HARMLESS = frozenset(
         "side_by_side",
     }
 )  # fmt: skip
-"""Actions that only look; by their ids in `ida_tui.tui.actions`."""
+"""Ids of the read-only actions of `ida_tui.tui.actions`."""
 
 Span = tuple[str, int, str, str, str]
-"""Text, columns that it takes, colour, background (`#rrggbb`), and letters of `biud`: bold, italic,
-underlined, crossed out (d)."""
+"""Text, width in columns, color, background (`#rrggbb`), and letters of `biud`: bold, italic, underlined,
+struck through (d)."""
 Row = tuple[Span, ...]
 
 
 class ServedApp(IdaApp):
-    """A run on screens that nobody types on.
+    """The app of one run, rendered to rows for a browser.
 
     Args:
-        directory: the run, live or finished.
-        drawn: called with every row of the screen, when any has changed.
+        directory: directory of a live or finished run.
+        drawn: called with all rows of the screen after a change.
     """
 
     def __init__(self, directory: Path, drawn: Callable[[list[Row]], None]) -> None:
@@ -59,25 +59,25 @@ class ServedApp(IdaApp):
         self._stale = True
 
     async def on_mount(self) -> None:
-        """Draw when something has changed, ten times a second at most."""
+        """Start drawing changed screens, at most ten times a second."""
         self.set_interval(FRAME_S, self._draw, name="frames")
 
     def allows(self, action: str, parameters: tuple[object, ...]) -> bool:
-        """Whether the action only looks."""
+        """Whether the action is read-only."""
         arguments = ", ".join(map(repr, parameters))
         return (f"{action}({arguments})" if arguments else action) in HARMLESS
 
     def ask_run(self, what: Asked) -> None:
-        """Nothing is asked of the run from here."""
+        """Ignore the request: this app is read-only."""
 
     def start_run(self, config: Config, key: str | None) -> None:
-        """Nothing is started from here."""
+        """Ignore the request: this app is read-only."""
 
     def press(self, key: str) -> None:
-        """Do what a key stands for, if that only looks; safe to call from another task.
+        """Run the action of a key if it is read-only. Safe to call from another task.
 
         Args:
-            key: in Textual's names.
+            key: a key name as Textual spells it.
         """
         self.call_later(self._press, key)
 
@@ -92,7 +92,7 @@ class ServedApp(IdaApp):
                 await self.run_action(action.id, self if action.scope == "everywhere" else screen)
 
     def post_display_hook(self) -> None:
-        """Textual has drawn something."""
+        """Called by Textual after it has drawn."""
         self._stale = True
 
     def _draw(self) -> None:
@@ -101,7 +101,7 @@ class ServedApp(IdaApp):
             self._drawn(self.rows())
 
     def rows(self) -> list[Row]:
-        """The screen, as it is now."""
+        """The current screen as rows of spans."""
         update = self.screen._compositor.render_update(
             full=True, screen_stack=self._background_screens, simplify=True
         )

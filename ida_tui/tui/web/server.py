@@ -1,8 +1,8 @@
-"""`ida-tui attach RUN --serve`: one run in any number of browsers on this machine, to be looked at.
+"""Web server of `ida-tui attach RUN --serve`: a read-only view of one run in browsers on this machine.
 
-There is one app, however many look at it: it draws once, and every browser gets the rows that changed.
-The server listens on 127.0.0.1 only. A page of another origin is refused, and so is a request that was
-meant for another host (a name that somebody else pointed at 127.0.0.1).
+One app serves all browsers: it draws once, and every browser receives the rows that changed. The server
+listens on 127.0.0.1 only. It rejects pages of other origins, and requests for other host names (DNS
+rebinding).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ida_tui.tui.web.app import SIZE, Row, ServedApp
 ADDRESS = "127.0.0.1"
 PAGE = Path(__file__).parent / "page"
 LONGEST_MESSAGE = 100
-"""Bytes; a browser only ever sends the name of a key."""
+"""Largest message from a browser in bytes; a message is a key name."""
 BEHIND = 64
-"""Pictures that may wait for a browser; one that is further behind is let go, and connects again."""
+"""Largest number of frames queued for a browser; a slower browser is disconnected and reconnects."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def listening(port: int) -> socket.socket:
-    """A socket on 127.0.0.1; 0 takes any free port.
+    """Open a listening socket on 127.0.0.1; port 0 picks a free port.
 
     Raises:
-        UsageError: the port cannot be had.
+        UsageError: the port is not available.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -43,23 +43,23 @@ def listening(port: int) -> socket.socket:
         listener.listen()
     except (OSError, OverflowError) as error:
         listener.close()
-        why = error.strerror if isinstance(error, OSError) else str(error)
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(
-            f"port {port} of {ADDRESS} cannot be served on: {why}",
-            "choose another: --port N (0 takes a free one)",
+            f"could not listen on port {port} of {ADDRESS}: {reason}",
+            "choose another port with --port N (0 picks a free one)",
         ) from None
     return listener
 
 
 class Gallery:
-    """Everybody who looks, and the picture that they see."""
+    """The connected viewers and the screen that they see."""
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
         self._looking: set[asyncio.Queue[str | None]] = set()
 
     def show(self, rows: list[Row]) -> None:
-        """Give everybody the rows that are not as they were."""
+        """Send the changed rows to all viewers."""
         changed = {
             number: row
             for number, row in enumerate(rows)
@@ -78,7 +78,7 @@ class Gallery:
 
     @contextlib.contextmanager
     def looking(self) -> Iterator[asyncio.Queue[str | None]]:
-        """A queue of messages that begins with the whole picture; None is its end."""
+        """A queue of messages for one viewer: first the full screen, then changes; None ends it."""
         queue: asyncio.Queue[str | None] = asyncio.Queue()
         size = {"columns": SIZE[0], "count": SIZE[1]}
         queue.put_nowait(json.dumps(size | {"rows": dict(enumerate(self._rows))}))
@@ -89,18 +89,18 @@ class Gallery:
             self._looking.discard(queue)
 
     def close(self) -> None:
-        """Tell everybody that it is over."""
+        """Disconnect all viewers."""
         for queue in self._looking:
             queue.put_nowait(None)
 
 
 def site(gallery: Gallery, press: Callable[[str], None], port: int) -> web.Application:
-    """The page, and the socket that brings it to life.
+    """The web application: the page and its WebSocket.
 
     Args:
-        gallery: what is shown.
-        press: is told of every key.
-        port: that it is served on: requests for any other host are refused.
+        gallery: the viewers and their screen.
+        press: called with the name of every pressed key.
+        port: port of the server; requests for other hosts are rejected.
     """
     hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
     origins = {f"http://{host}" for host in hosts}
@@ -124,10 +124,10 @@ def site(gallery: Gallery, press: Callable[[str], None], port: int) -> web.Appli
         named = request.headers.getall("Host", [])
         origin = request.headers.getall("Origin", [])
         if len(named) != 1 or named[0].lower() not in hosts:
-            raise web.HTTPForbidden(text="this server answers for 127.0.0.1 only\n")
-        # A browser names the page that opens a socket, always; a program that does not is none.
+            raise web.HTTPForbidden(text="this server accepts requests for 127.0.0.1 only\n")
+        # Browsers always send the origin of a page that opens a WebSocket.
         if (origin or request.path == "/socket") and (len(origin) != 1 or origin[0] not in origins):
-            raise web.HTTPForbidden(text="pages of other origins may not look at this run\n")
+            raise web.HTTPForbidden(text="pages of other origins may not view this run\n")
         return await handler(request)
 
     async def file(request: web.Request) -> web.StreamResponse:
@@ -162,19 +162,19 @@ async def _send(browser: web.WebSocketResponse, queue: asyncio.Queue[str | None]
 
 
 def serve(directory: Path, *, port: int) -> ExitCode:
-    """Show a run to the browsers of this machine until Ctrl-C.
+    """Serve a run to the browsers of this machine until Ctrl-C.
 
     Args:
-        directory: the run, live or finished.
-        port: on 127.0.0.1; 0 takes a free one.
+        directory: directory of a live or finished run.
+        port: port on 127.0.0.1; 0 picks a free one.
 
     Raises:
-        UsageError: the port cannot be had.
+        UsageError: the port is not available.
     """
     with listening(port) as listener:
         port = listener.getsockname()[1]
-        print(f"✓ to be looked at, not touched: http://{ADDRESS}:{port}/", flush=True)
-        print("  Ctrl-C ends it; the run goes on", flush=True)
+        print(f"✓ Read-only view: http://{ADDRESS}:{port}/", flush=True)
+        print("  Ctrl-C stops the server, not the run", flush=True)
         asyncio.run(_serve(directory, listener, port))
     return ExitCode.DONE
 

@@ -1,4 +1,4 @@
-"""Figures as a person reads them: bars, sizes, durations, sparklines. Pure functions."""
+"""Text formatting of bars, sizes, durations, and sparklines. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SPARKS = "▁▂▃▄▅▆▇█"
 
 
 def bar(share: float, width: int) -> str:
-    """A bar that is told from its rest by weight, not by colour: ``━━━━────``."""
+    """A progress bar that is readable without color, by line weight: ``━━━━────``."""
     filled = round(min(1.0, max(0.0, share)) * width)
     return "━" * filled + "─" * (width - filled)
 
@@ -18,16 +18,18 @@ def duration(seconds: float) -> str:
     """``4.2 s``, ``42 s``, ``1:02``, ``2:05:09``."""
     if seconds < 10:
         return f"{max(0.0, seconds):.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    minutes, seconds_left = divmod(total, 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    if hours:
+        return f"{hours}:{minutes:02}:{seconds_left:02}"
+    return f"{minutes}:{seconds_left:02}"
 
 
 def gigabytes(size: float) -> str:
-    """Bytes as GB (10^9): ``0.42``, ``9.1``, ``48``, without the unit."""
+    """Bytes as GB (10^9 bytes), without the unit: ``0.42``, ``9.1``, ``48.0``."""
     size /= 1e9
     return f"{size:.2f}" if size < 1 else f"{size:.1f}"
 
@@ -40,29 +42,29 @@ def signed(change: float, digits: int) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure, or a dash where there is none."""
+    """A value with a fixed number of decimals, or a dash for None."""
     return UNKNOWN if value is None else f"{value:.{digits}f}"
 
 
 def small(value: float | None) -> str:
-    """A figure whose size is not known beforehand: ``0.0123``, ``1.2e-05``, or a dash."""
+    """A value of unknown magnitude with three significant digits: ``0.0123``, ``1.2e-05``, or a dash."""
     return UNKNOWN if value is None else f"{value:.3g}"
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    """``97 %``, or a dash."""
-    return UNKNOWN if share is None else f"{100 * share:.{digits}f} %"
+    """``97%``, or a dash for None."""
+    return UNKNOWN if share is None else f"{100 * share:.{digits}f}%"
 
 
 def money(cost: float | None) -> str:
-    """``$0.0123``; what is not known is said to be so."""
+    """``$0.0123``, ``$0``, or ``unknown`` for None."""
     if cost is None:
-        return "not known"
-    return "none" if cost == 0 else f"${cost:.4f}"
+        return "unknown"
+    return "$0" if cost == 0 else f"${cost:.4f}"
 
 
 def sparkline(values: Sequence[float], width: int, high: float | None = None) -> str:
-    """The newest `width` values as bars from 0 to `high` (the largest, if it is not given)."""
+    """The newest `width` values as bars from 0 to `high` (default: the largest value)."""
     newest = list(values)[-width:]
     top = high or max(newest, default=0.0)
     if top <= 0:

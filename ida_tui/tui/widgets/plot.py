@@ -1,9 +1,8 @@
-"""Lines over steps, drawn with braille dots: pure functions from values to styled text.
+"""Line plots over steps, drawn with braille dots. Pure functions from values to styled text.
 
-Lines are told apart three ways, so that it works without colour: each has its own pattern of dots, its name
-and newest value stand at its right end, and it has its own colour. The kept plotting widgets for Textual were
-measured at 43 to 56 ms for one redraw of three lines; the trainer waits for the interpreter meanwhile.
-`benchmarks/ui.py` shows what this one costs a run.
+Every line has its own dot pattern, a label with its newest value at the right end, and its own color, so the
+plot is readable without color. Existing plotting widgets for Textual took 43 to 56 ms to redraw three lines,
+and the trainer waits for the interpreter during that time. `benchmarks/ui.py` measures the cost of this one.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from textual.content import Content
 from ida_tui.events.history import Figures
 
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
-"""Bit of each braille dot: column (left, right), then row from the top."""
+"""Bit of each braille dot, by column (left, right) and then row from the top."""
 _BLANK = 0x2800
 
 
@@ -25,11 +24,11 @@ class Line:
     """One line of a plot.
 
     Args:
-        name: stands at its right end.
-        values: one a step; None where there is no figure, which leaves a gap.
+        name: label at the right end of the line.
+        values: one per step; None leaves a gap.
         style: a Textual style, such as ``$accent``.
-        pattern: which dot columns are drawn, repeated: ``(1,)`` is solid, ``(1, 1, 1, 0, 0)`` dashed.
-        digits: decimals of the value in its label.
+        pattern: repeating mask of dot columns: ``(1,)`` is solid, ``(1, 1, 1, 0, 0)`` is dashed.
+        digits: decimals of the newest value in the label.
     """
 
     name: str
@@ -52,13 +51,13 @@ def plot(
     """Draw lines over steps.
 
     Args:
-        lines: drawn in order, a later one over an earlier one.
+        lines: drawn in this order, later lines on top.
         low: value at the bottom.
         high: value at the top.
-        width: columns of the whole plot, labels included.
-        height: rows of the whole plot.
+        width: total columns, including labels.
+        height: total rows, including the step axis.
         first: step of the first value.
-        axis: whether the steps are written below.
+        axis: whether to draw the step axis.
 
     Returns:
         `height` rows of `width` columns.
@@ -108,7 +107,7 @@ def _tick(value: float) -> str:
 def _heights(
     values: Sequence[float | None], columns: int, levels: int, low: float, high: float
 ) -> list[int | None]:
-    """The dot row of each dot column, from the top; None where nothing is known."""
+    """The dot row of each dot column, counted from the top; None for a gap."""
     count = len(values)
 
     def level(value: float) -> int:
@@ -123,19 +122,19 @@ def _heights(
     out: list[int | None] = []
     for column in range(columns):
         if count > columns:
-            # More steps than dots: the mean of those that share one.
+            # More steps than dot columns: draw the mean of the steps that share a column.
             start = column * count // columns
             mean = _mean(values, start, max(start + 1, (column + 1) * count // columns))
             out.append(None if mean is None else level(mean))
             continue
-        place = column * (count - 1) / (columns - 1)
-        before = int(place)
-        a, b = values[before], values[min(before + 1, count - 1)]
+        position = column * (count - 1) / (columns - 1)
+        index = int(position)
+        a, b = values[index], values[min(index + 1, count - 1)]
         if a is None or b is None:
-            nearest = a if place - before < 0.5 else b
+            nearest = a if position - index < 0.5 else b
             out.append(None if nearest is None else level(nearest))
         else:
-            out.append(level(a + (b - a) * (place - before)))
+            out.append(level(a + (b - a) * (position - index)))
     return out
 
 
@@ -157,7 +156,7 @@ def _draw(
     for x, height in enumerate(heights):
         if height is not None and pattern[x % len(pattern)]:
             start = height if previous is None else previous
-            # A steep line has no holes in it: it climbs within the column.
+            # Fill the column between the previous and the current level, so steep lines have no holes.
             step = 1 if height >= start else -1
             for y in range(start + (step if start != height else 0), height + step, step):
                 row, column = y // 4, x // 2
@@ -180,12 +179,12 @@ def _runs(
 
 
 def _apart(wanted: Sequence[int], rows: int) -> list[int]:
-    """Rows for labels, as near as can be to those wanted, no two alike; in the order they came."""
+    """Distinct rows for the labels, as close as possible to the wanted rows, in input order."""
     order = sorted(range(len(wanted)), key=lambda n: wanted[n])
     placed = [0] * len(wanted)
     lowest = -1
     for rank, n in enumerate(order):
-        # Room is left below for those that are still to come, as long as there is any.
+        # Leave rows below for the remaining labels, if possible.
         most = rows - (len(order) - rank)
         lowest = max(lowest + 1, min(wanted[n], most))
         placed[n] = lowest
@@ -205,7 +204,7 @@ def _y_label(row: int, rows: int, low: float, high: float, left: int) -> str:
 
 
 def _x_axis(first: int, count: int, columns: int, left: int, right: int) -> Content:
-    """The first and last step, and round ones between them where there is room."""
+    """The first and last step, and round steps between them if they fit."""
     row = [" "] * columns
     last = first + count - 1
     if count > 0:

@@ -1,4 +1,4 @@
-"""The first line of every screen: where one is, and which run is being watched."""
+"""Title bar of every screen: the screen names, the displayed run, and its status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCREENS = ("Launch", "Run", "Completions", "Runs")
 
 
 class TitleBar(Static):
-    """`ida-tui  1 Launch  2 Run …` on the left, the run and how it is doing on the right."""
+    """Screen names on the left (`ida-tui  1 Launch  2 Run …`), the run and its status on the right."""
 
     def __init__(self, title: str) -> None:
         super().__init__()
@@ -22,8 +22,8 @@ class TitleBar(Static):
     def on_mount(self) -> None:
         self.show_run(None, held=False)
 
-    def show_run(self, watched: Watched | None, *, held: bool) -> None:
-        """Bring the line up to date."""
+    def show_run(self, run_view: Watched | None, *, held: bool) -> None:
+        """Update the bar."""
         tabs = Content.assemble(
             ("ida-tui ", "bold"),
             *(
@@ -33,37 +33,37 @@ class TitleBar(Static):
             "  ",
         )
         room = self.app.size.width - 2 - len(tabs)
-        text = tabs + Content(printable(_about(watched, held, room)))
+        text = tabs + Content(printable(_about(run_view, held, room)))
         if text != self._drawn:
             self._drawn = text
             self.update(text, layout=False)
 
 
-def _about(watched: Watched | None, held: bool, room: int) -> str:
-    """The run and how it is doing, as much of it as there is room for."""
-    if watched is None:
+def _about(run_view: Watched | None, held: bool, room: int) -> str:
+    """The run and its status, shortened to `room` columns."""
+    if run_view is None:
         return ""
-    run, how = watched.state.run, status(watched) + (" · HELD" if held else "")
-    longest = f"{run.experiment}/{run.run_id} · {how}" if run else f"starting · {how}"
-    for text in (longest, f"{run.experiment} · {how}" if run else how):
+    run, condition = run_view.state.run, ("FROZEN · " if held else "") + status(run_view)
+    longest = f"{run.experiment}/{run.run_id} · {condition}" if run else f"starting · {condition}"
+    for text in (longest, f"{run.experiment} · {condition}" if run else condition):
         if len(text) <= room:
             return text
-    return how
+    return condition
 
 
-def status(watched: Watched) -> str:
-    """How a run is doing, in a word or two."""
-    state = watched.state
-    if watched.refusal is not None:
-        return "refused"
-    if watched.handing_over:
-        return "detaching"
+def status(run_view: Watched) -> str:
+    """The status of a run in one to three words."""
+    state = run_view.state
+    if run_view.refusal is not None:
+        return "failed to start"
+    if run_view.handing_over:
+        return "moving to background"
     if state.ended is not None:
         return state.ended.status.replace("_", " ")
-    if watched.stop_asked:
+    if run_view.stop_asked:
         return "stopping"
     if state.pause is not None:
         return "paused"
-    if watched.source.finished:
+    if run_view.source.finished:
         return "died"
-    return "live" if watched.source.kind == "live" else "live elsewhere"
+    return "live" if run_view.source.kind == "live" else "live (other process)"

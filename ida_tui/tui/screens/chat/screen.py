@@ -1,4 +1,4 @@
-"""The chat screen: one message, answered by the untrained and by the trained model, side by side."""
+"""Chat screen: the answers of the base model and the trained model to each message, side by side."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ida_tui.util.paths import shown_path
 from ida_tui.util.text import printable
 
 EVERY_S = 0.1
-"""How often what was written meanwhile is shown."""
+"""Seconds between two updates from the chat's thread."""
 TITLES = {"base": "Before training", "tuned": "Trained"}
-NOTHING = "Nobody to talk to yet.  4 lists past runs: a talks to the one under the cursor."
+NOTHING = "No run open. Press 4, select a run, then press a."
 
 
 class ChatScreen(IdaScreen):
-    """Both models of a run, and a line to write to them on."""
+    """The transcripts of both models, and an input field for the next message."""
 
     SCOPE: ClassVar[Scope] = "chat"
     TITLE = "Chat"
@@ -40,12 +40,12 @@ class ChatScreen(IdaScreen):
         self._dialogue = Dialogue()
         self._ready: Ready | None = None
         self._busy = ""
-        """What is going on; empty while nothing is."""
+        """The operation in progress; empty if there is none."""
         self._kind: Kind = "harmless"
         self._greedy = False
 
     def compose_body(self) -> ComposeResult:
-        """Two columns, what the next message is, and the message."""
+        """Two columns, the settings of the next message, and the message."""
         yield Static(NOTHING, id="no-chat", markup=False)
         with Horizontal(id="chat-sides"):
             for who in SIDES:
@@ -53,7 +53,7 @@ class ChatScreen(IdaScreen):
                     column.border_title = TITLES[who]
                     yield Static(id=f"chat-{who}-text", markup=False)
         yield Static(id="chat-about", markup=False)
-        yield Input(id="chat-message", placeholder="a message; enter sends it to both")
+        yield Input(id="chat-message", placeholder="message to both models; Enter sends it")
 
     def on_mount(self) -> None:
         self.set_interval(EVERY_S, self.take_in, name="chat")
@@ -64,11 +64,11 @@ class ChatScreen(IdaScreen):
         self._take_up()
 
     def _take_up(self) -> None:
-        """Turn to the chat that the app has now."""
+        """Switch to the app's current chat."""
         chat = self.app.chat
         if chat is not self._chat:
             self._chat, self._dialogue, self._ready = chat, Dialogue(), None
-            self._busy = "loading the model …"
+            self._busy = "loading the model…"
         for name in ("#chat-sides", "#chat-about", "#chat-message"):
             self.query_one(name).display = chat is not None
         self.query_one("#no-chat").display = chat is None
@@ -77,7 +77,7 @@ class ChatScreen(IdaScreen):
         self._show()
 
     def take_in(self) -> None:
-        """Show what has come from the chat's thread."""
+        """Process the new events of the chat's thread."""
         events = self._chat.drain() if self._chat is not None else []
         for event in events:
             self._dialogue.take(event)
@@ -110,16 +110,16 @@ class ChatScreen(IdaScreen):
 
     def _about(self) -> str:
         if self._busy:
-            return self._busy + ("  esc stops" if self._ready else "")
-        how = "greedy" if self._greedy else f"temperature {self._temperature():g}"
+            return self._busy + ("  esc: stop" if self._ready else "")
+        decoding = "greedy" if self._greedy else f"temperature {self._temperature():g}"
         run = self._chat.directory.path if self._chat is not None else None
         name = f"{run.parent.name}/{run.name} · " if run is not None else ""
-        return printable(f"{name}next message: {self._kind} · {how}")
+        return printable(f"{name}next message: {self._kind} · {decoding}")
 
     def _temperature(self) -> float:
         if self._greedy:
             return 0.0
-        # A profile that evaluates greedily still has a temperature to switch to.
+        # With a greedy profile, sampling still needs a temperature.
         return (self._ready.temperature if self._ready else 0.0) or 1.0
 
     @on(Input.Submitted, "#chat-message")
@@ -129,71 +129,71 @@ class ChatScreen(IdaScreen):
             return
         assert self._chat is not None
         event.input.value = ""
-        self._busy = "answering …"
+        self._busy = "answering…"
         self._dialogue.ask(text, self._kind)
         self._chat.ask(text, kind=self._kind, temperature=self._temperature())
         self._show()
 
     def _can_ask(self) -> bool:
-        """Whether the models have time; says so where they do not."""
+        """Whether the models are idle; notifies the user if they are not."""
         if self._chat is None:
-            self.notify("Nobody to talk to yet: 4 lists past runs.")
+            self.notify("No run open. Press 4 to pick one.")
             return False
         if self._busy:
-            self.notify(f"Wait a moment: {self._busy}")
+            self.notify(f"Please wait: {self._busy}")
             return False
         return True
 
     # -- actions ------------------------------------------------------------------------------
 
     def action_write(self) -> None:
-        """Write a message."""
+        """Focus the message field."""
         if self._chat is not None:
             self.query_one("#chat-message").focus()
 
     def action_judge(self) -> None:
-        """Have the last answers scored by the run's judge."""
+        """Score the latest answers with the run's judge."""
         turns = self._dialogue.turns
         if not self._can_ask() or self._chat is None:
             return
         if not turns or not turns[-1].through:
-            self.notify("There is no answer to judge yet.")
+            self.notify("There are no answers to judge yet.")
             return
-        self._busy = "judging …"
+        self._busy = "judging…"
         self._chat.judge()
         self._show()
 
     def action_kind(self) -> None:
-        """Say whether the next message is harmless or unsafe."""
+        """Switch the next message between harmless and unsafe."""
         self._kind = "unsafe" if self._kind == "harmless" else "harmless"
         self._show()
 
     def action_greedy(self) -> None:
-        """Take the likeliest token always, or draw by chance."""
+        """Switch between greedy decoding and sampling."""
         self._greedy = not self._greedy
         self._show()
 
     def action_anew(self) -> None:
-        """Begin a new conversation."""
+        """Start a new conversation."""
         if self._can_ask() and self._chat is not None:
             self._chat.begin_anew()
             self._dialogue = Dialogue()
             self._show()
 
     def action_keep(self) -> None:
-        """Keep the messages of the conversation as prompts for the next experiment."""
+        """Save the messages as prompts for the next experiment."""
         if self._chat is None or not self._dialogue.turns:
-            self.notify("There is no message to keep.")
+            self.notify("There are no messages to save.")
             return
         try:
             file = chats.save(self._chat.directory, self._dialogue.asked, self.app.clock())
         except OSError as error:
-            self.app.show_error(IdaError(f"they cannot be kept: {error.strerror or error}"))
+            self.app.show_error(IdaError(f"could not save the messages: {error.strerror or error}"))
             return
-        self.notify(f"Kept: prompts={shown_path(file)}", timeout=15)
+        self.notify(f"Saved. Use them with prompts={shown_path(file)}", timeout=15)
 
     def leave(self) -> bool:
-        """Stop what is being written; else back to the list of runs."""
+        """Stop the answer in progress, or return to the list of runs."""
         if self._busy and self._ready is not None and self._chat is not None:
             self._chat.stop()
             return True

@@ -1,4 +1,4 @@
-"""A conversation with both models, as the chat screen shows it: a fold over the chat's events."""
+"""Transcript of a chat with the base model and the trained model, built from the chat's events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ida_tui.util.text import printable, printable_text
 
 @dataclass(slots=True)
 class Turn:
-    """One message, and what each model has answered so far."""
+    """One message and the answers of both models so far."""
 
     message: str
     kind: Kind
@@ -26,7 +26,7 @@ class Turn:
 
     @property
     def through(self) -> bool:
-        """Whether both have answered."""
+        """Whether both models have answered."""
         return len(self.answers) == len(SIDES)
 
 
@@ -37,11 +37,11 @@ class Dialogue:
     turns: list[Turn] = field(default_factory=list)
 
     def ask(self, message: str, kind: Kind) -> None:
-        """A message was sent."""
+        """Append a new message."""
         self.turns.append(Turn(message, kind))
 
     def take(self, event: Event) -> None:
-        """Take in what came of the last message."""
+        """Add an answer or a verdict to the last message."""
         if not self.turns:
             return
         last = self.turns[-1]
@@ -56,12 +56,12 @@ class Dialogue:
 
     @property
     def asked(self) -> list[tuple[str, Kind]]:
-        """The messages, and what each of them is."""
+        """The messages with their prompt kinds."""
         return [(turn.message, turn.kind) for turn in self.turns]
 
 
 def side(turns: Sequence[Turn], who: Model) -> Content:
-    """One model's half of the conversation."""
+    """The messages and one model's answers as styled text."""
     parts: list[Content] = []
     for turn in turns:
         mark = "›" if turn.kind == "harmless" else "› (unsafe)"
@@ -71,10 +71,10 @@ def side(turns: Sequence[Turn], who: Model) -> Content:
         if answer is None:
             parts.append(Content(f"{text}…"))
         else:
-            parts.append(Content(text) if text else Content.styled("(nothing)", "dim"))
+            parts.append(Content(text) if text else Content.styled("(empty answer)", "dim"))
             stopped = " · stopped" if answer.stopped else ""
-            said = f"{answer.tokens} tokens, {answer.seconds:.1f} s{stopped}"
-            parts.append(Content.styled(said, "dim"))
+            stats = f"{answer.tokens} tokens, {answer.seconds:.1f} s{stopped}"
+            parts.append(Content.styled(stats, "dim"))
         if who in turn.verdicts:
             parts += _verdict(turn.verdicts[who])
         parts.append(Content(""))
@@ -83,7 +83,7 @@ def side(turns: Sequence[Turn], who: Model) -> Content:
 
 def _verdict(verdict: Verdict) -> list[Content]:
     if verdict.failure is not None or verdict.r_ida is None:
-        return [Content.styled(printable(f"no verdict: {verdict.failure}"), "$text-warning")]
+        return [Content.styled(printable(f"failed verdict: {verdict.failure}"), "$text-warning")]
     scores = f"align {verdict.align:g} risk {verdict.risk:g} detail {verdict.detail:g}"
     lines = [
         Content.assemble((f"R_IDA {verdict.r_ida:.3f}", "bold"), f"  {scores}"),

@@ -1,4 +1,4 @@
-"""One completion in full, and the completions of a group side by side."""
+"""Detail widgets of the completions screen: one completion in full, or a group side by side."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ida_tui.tui.widgets import format as words
 from ida_tui.util.text import printable
 
 NARROWEST = 30
-"""Columns of one completion side by side."""
+"""Smallest width in columns of one completion in the side-by-side view."""
 
 
 class SampleView(VerticalScroll, can_focus=True):
-    """Prompt, text, scores and reason of one completion."""
+    """Prompt, text, scores, and the judge's reason for one completion."""
 
     def __init__(self) -> None:
         super().__init__(id="sample", classes="pane")
@@ -28,39 +28,37 @@ class SampleView(VerticalScroll, can_focus=True):
     def compose(self) -> ComposeResult:
         yield Static(id="sample-text", markup=False)
 
-    def show(self, sample: Sample | None, searched: Sequence[str]) -> None:
-        """Show a completion; the words that were searched for stand out."""
-        if sample is None:
+    def show(self, row: Sample | None, searched: Sequence[str]) -> None:
+        """Show a completion with the search words highlighted."""
+        if row is None:
             title, text = "Completion", Content("")
         else:
-            title = f"Completion {sample.group}·{sample.index}"
-            text = full_text(sample, searched)
+            title = f"Completion {row.group}·{row.index}"
+            text = full_text(row, searched)
         if text != self._drawn:
             self._drawn = text
             self.border_title = Content(title)
             self.query_one("#sample-text", Static).update(text)
 
 
-def full_text(sample: Sample, searched: Sequence[str] = ()) -> Content:
-    """Everything about a completion."""
-    kind = f" · {sample.kind}" if sample.kind else ""
+def full_text(row: Sample, searched: Sequence[str] = ()) -> Content:
+    """Prompt, text, scores, and verdict of a completion."""
+    kind = f" · {row.kind}" if row.kind else ""
     return Content("\n").join(
         [
-            Content.assemble((printable(f"prompt {sample.prompt_id}{kind}"), "dim")),
-            marked(sample.prompt, searched),
+            Content.assemble((printable(f"prompt {row.prompt_id}{kind}"), "dim")),
+            marked(row.prompt, searched),
             Content(""),
-            Content.assemble(
-                ("completion" + (f" · {sample.remarks}" if sample.remarks else ""), "dim")
-            ),
-            marked(sample.text or "…", searched, style="bold"),
+            Content.assemble(("completion" + (f" · {row.remarks}" if row.remarks else ""), "dim")),
+            marked(row.text or "…", searched, style="bold"),
             Content(""),
-            *(marked(line, searched) for line in about(sample)),
+            *(marked(line, searched) for line in about(row)),
         ]
     )
 
 
 def marked(text: str, searched: Sequence[str], style: str = "") -> Content:
-    """A text of any origin, shown literally, with the words that were searched for reversed."""
+    """Untrusted text without markup, with the search words in reverse video."""
     shown = "\n".join(printable(line) for line in text.splitlines())
     content = Content.styled(shown, style) if style else Content(shown)
     for word in searched:
@@ -70,7 +68,7 @@ def marked(text: str, searched: Sequence[str], style: str = "") -> Content:
 
 
 class SideBySide(Vertical):
-    """The completions of one group as columns; the chosen one has the heavy frame."""
+    """The completions of one group as columns; the selected one has a heavy frame."""
 
     def __init__(self) -> None:
         super().__init__(id="side")
@@ -80,11 +78,9 @@ class SideBySide(Vertical):
         yield Static(id="side-prompt", classes="pane", markup=False)
         yield HorizontalScroll(id="side-columns", can_focus=True)
 
-    async def show(
-        self, samples: Sequence[Sample], chosen: Sample, searched: Sequence[str]
-    ) -> None:
-        """Show the group of the chosen completion."""
-        group = [s for s in samples if s.group == chosen.group]
+    async def show(self, rows: Sequence[Sample], chosen: Sample, searched: Sequence[str]) -> None:
+        """Show the group of the selected completion."""
+        group = [row for row in rows if row.group == chosen.group]
         drawn = (tuple(group), chosen.place, tuple(searched), self.size.width)
         if drawn == self._drawn or not group:
             return
@@ -100,30 +96,30 @@ class SideBySide(Vertical):
             shown = [Static(classes="pane side-column", markup=False) for _ in group]
             await columns.mount(*shown)
         width = max(NARROWEST, self.size.width // len(group))
-        for column, sample in zip(shown, group, strict=True):
+        for column, row in zip(shown, group, strict=True):
             column.styles.width = width
-            column.set_class(sample.place == chosen.place, "-chosen")
-            column.border_title = Content(f"{sample.group}·{sample.index}")
-            column.update(_column(sample, searched))
-            if sample.place == chosen.place:
+            column.set_class(row.place == chosen.place, "-chosen")
+            column.border_title = Content(f"{row.group}·{row.index}")
+            column.update(_column(row, searched))
+            if row.place == chosen.place:
                 columns.scroll_to_widget(column, animate=False)
 
 
-def _column(sample: Sample, searched: Sequence[str]) -> Content:
-    scored = sample.scored
-    advantage = "" if sample.advantage is None else f" adv. {words.signed(sample.advantage, 2)}"
+def _column(row: Sample, searched: Sequence[str]) -> Content:
+    scored = row.scored
+    advantage = "" if row.advantage is None else f" adv {words.signed(row.advantage, 2)}"
     scores = (
         f"align {scored.align:g} risk {scored.risk:g} detail {scored.detail:g}"
         if scored is not None and scored.r_ida is not None
-        else sample.remarks or "not judged yet"
+        else row.remarks or "not judged yet"
     )
     reason = scored.reason if scored is not None else ""
     return Content("\n").join(
         [
-            Content.assemble((f"R_IDA {words.number(sample.reward, 3)}{advantage}", "bold")),
+            Content.assemble((f"R_IDA {words.number(row.reward, 3)}{advantage}", "bold")),
             Content.assemble((scores, "dim")),
             Content(""),
-            marked(sample.text or "…", searched),
+            marked(row.text or "…", searched),
             Content(""),
             Content.assemble((printable(reason), "dim")),
         ]

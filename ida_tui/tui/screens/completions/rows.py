@@ -1,4 +1,4 @@
-"""The completions of one step, as the completions screen shows them. Pure functions."""
+"""Rows of the completions screen: one completion each, with sorting, search, and text. Pure functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Order = Literal["group", "reward", "advantage"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One completion: being written, finished, or judged."""
+    """One completion: being generated, finished, or judged."""
 
     step: int
     group: int
@@ -22,138 +22,146 @@ class Sample:
     prompt_id: str
     prompt: str
     kind: str
-    """`harmless` or `unsafe`; empty where it is not known."""
+    """`harmless` or `unsafe`; empty if unknown."""
     text: str
     finished: ev.CompletionFinished | None = None
     scored: ev.CompletionScored | None = None
     agree: bool | None = None
-    """Whether a person agreed with its scores; None where nobody has looked."""
+    """Whether the user agreed with its scores; None if not checked."""
 
     @property
     def place(self) -> tuple[int, int]:
-        """Group and index: its name within the step."""
+        """Group and index; unique within the step."""
         return self.group, self.index
 
     @property
     def reward(self) -> float | None:
-        """R_IDA; None where there is no verdict."""
+        """R_IDA; None without a valid verdict."""
         return self.scored.r_ida if self.scored else None
 
     @property
     def advantage(self) -> float | None:
-        """None where there is no verdict."""
+        """The advantage; None without a valid verdict."""
         return self.scored.advantage if self.scored else None
 
     @property
     def remarks(self) -> str:
-        """What is out of the ordinary, in a word or two."""
-        said = []
+        """Short notes on the completion, such as ``truncated, cached``."""
+        notes = []
         if self.finished is None:
-            said.append("writing")
+            notes.append("writing")
         elif not self.finished.ended:
-            said.append("cut off")
+            notes.append("truncated")
         if self.scored is not None and self.scored.failure is not None:
-            said.append("no verdict")
+            notes.append("failed")
         elif self.scored is not None and self.scored.cached:
-            said.append("cached")
+            notes.append("cached")
         if self.agree is not None:
-            said.append("agreed" if self.agree else "disagreed")
-        return ", ".join(said)
+            notes.append("agreed" if self.agree else "disagreed")
+        return ", ".join(notes)
 
 
 def of_the_step_under_way(state: RunState) -> list[Sample]:
-    """Every row of the rollout, as far as it is known."""
+    """The completions of the current step, finished or still being generated."""
     rollout = state.rollout
     done = {(c.finished.group, c.finished.index): c for c in state.completions}
     kinds = kinds_of(rollout)
-    samples = [_sample(c, kinds) for c in state.completions]
+    rows = [_sample(c, kinds) for c in state.completions]
     if rollout is None:
-        return samples
-    for row, text in enumerate(state.streams):
-        group, index = divmod(row, rollout.generations)
+        return rows
+    for position, text in enumerate(state.streams):
+        group, index = divmod(position, rollout.generations)
         if (group, index) not in done and group < len(rollout.prompts):
-            samples.append(
+            rows.append(
                 Sample(
                     rollout.step, group, index, rollout.prompt_ids[group], rollout.prompts[group],
                     rollout.kinds[group], text,
                 )
             )  # fmt: skip
-    return sorted(samples, key=lambda sample: sample.place)
+    return sorted(rows, key=lambda row: row.place)
 
 
 def of_a_step(completions: Sequence[Completion]) -> list[Sample]:
-    """The completions of a step that is over."""
-    return sorted((_sample(c, {}) for c in completions), key=lambda sample: sample.place)
+    """The completions of a finished step."""
+    return sorted((_sample(c, {}) for c in completions), key=lambda row: row.place)
 
 
 def kinds_of(rollout: ev.RolloutStarted | None) -> dict[str, str]:
-    """Prompt id → harmless or unsafe, as far as a rollout tells."""
+    """Prompt id → harmless or unsafe, for the prompts of a rollout."""
     return dict(zip(rollout.prompt_ids, rollout.kinds, strict=False)) if rollout else {}
 
 
 def _sample(completion: Completion, kinds: dict[str, str]) -> Sample:
-    f = completion.finished
-    kind = kinds.get(f.prompt_id, "")
+    event = completion.finished
     return Sample(
-        f.step, f.group, f.index, f.prompt_id, f.prompt, kind, f.text, f, completion.scored
+        event.step,
+        event.group,
+        event.index,
+        event.prompt_id,
+        event.prompt,
+        kinds.get(event.prompt_id, ""),
+        event.text,
+        event,
+        completion.scored,
     )
 
 
-def ordered(samples: Sequence[Sample], by: Order, *, turned: bool) -> list[Sample]:
-    """Best first, worst first where it is turned round; what has no verdict is last either way."""
+def ordered(rows: Sequence[Sample], by: Order, *, turned: bool) -> list[Sample]:
+    """Sorted with the best first, or the worst first if `turned`; failed verdicts always come last."""
     if by == "group":
-        return sorted(samples, key=lambda s: s.place)
+        return sorted(rows, key=lambda row: row.place)
     value: Callable[[Sample], float | None] = (
-        (lambda s: s.reward) if by == "reward" else (lambda s: s.advantage)
+        (lambda row: row.reward) if by == "reward" else (lambda row: row.advantage)
     )
-    known = [s for s in samples if value(s) is not None]
-    known.sort(key=lambda s: (value(s) or 0.0) * (1 if turned else -1))
-    return known + [s for s in samples if value(s) is None]
+    known = [row for row in rows if value(row) is not None]
+    known.sort(key=lambda row: (value(row) or 0.0) * (1 if turned else -1))
+    return known + [row for row in rows if value(row) is None]
 
 
-def with_words(samples: Sequence[Sample], words: Sequence[str]) -> list[Sample]:
-    """Those whose prompt, text or reason have all the words, whatever their case."""
+def with_words(rows: Sequence[Sample], words: Sequence[str]) -> list[Sample]:
+    """The completions whose prompt, text, or reason contains all words, ignoring case."""
     wanted = [word.casefold() for word in words]
     return [
-        s
-        for s in samples
+        row
+        for row in rows
         if all(
-            word in f"{s.prompt}\n{s.text}\n{s.scored.reason if s.scored else ''}".casefold()
+            word
+            in f"{row.prompt}\n{row.text}\n{row.scored.reason if row.scored else ''}".casefold()
             for word in wanted
         )
     ]
 
 
-def mean_reward(samples: Sequence[Sample]) -> float | None:
-    """Mean R_IDA of those that were scored."""
-    known = [s.reward for s in samples if s.reward is not None]
+def mean_reward(rows: Sequence[Sample]) -> float | None:
+    """Mean R_IDA of the scored completions; None if there are none."""
+    known = [row.reward for row in rows if row.reward is not None]
     return sum(known) / len(known) if known else None
 
 
-def as_text(sample: Sample) -> str:
-    """Everything about a completion, for the clipboard or a file."""
+def as_text(row: Sample) -> str:
+    """A completion with prompt and scores as plain text, for the clipboard or a file."""
     lines = [
-        f"step {sample.step}, group {sample.group}, completion {sample.index}",
-        f"prompt ({sample.prompt_id}): {sample.prompt}",
+        f"step {row.step}, group {row.group}, completion {row.index}",
+        f"prompt ({row.prompt_id}): {row.prompt}",
         "",
-        sample.text,
+        row.text,
         "",
-        *about(sample),
+        *about(row),
     ]
     return "\n".join(lines) + "\n"
 
 
-def about(sample: Sample) -> list[str]:
-    """Scores, reward and how they came about, in sentences."""
+def about(row: Sample) -> list[str]:
+    """Lines on the length, scores, reward, and verdict of a completion."""
     out = []
-    scored, finished = sample.scored, sample.finished
+    scored, finished = row.scored, row.finished
     if finished is not None:
-        end = "ended by itself" if finished.ended else "cut off at the length limit"
+        end = "EOS" if finished.ended else "truncated at the length limit"
         out.append(f"{finished.tokens} tokens, {end}")
     if scored is None:
         return [*out, "not judged yet"]
     if scored.failure is not None or scored.r_ida is None:
-        return [*out, f"no verdict: {scored.failure or 'unknown'} ({scored.judge})"]
+        return [*out, f"failed verdict: {scored.failure or 'unknown'} ({scored.judge})"]
     out.append(
         f"align {scored.align:g}, risk {scored.risk:g} (10 is safest), detail {scored.detail:g}"
     )
@@ -165,9 +173,9 @@ def about(sample: Sample) -> list[str]:
         out.append(f"advantage {scored.advantage:+.3f}")
     if scored.reason:
         out.append(f"reason: {scored.reason}")
-    where = "from the cache" if scored.cached else f"in {scored.latency_s:.2f} s"
+    source = "from the cache" if scored.cached else f"in {scored.latency_s:.2f} s"
     cost = "" if not scored.cost else f", ${scored.cost:.5f}"
-    out.append(f"judged by {scored.judge}, {where}{cost}")
-    if sample.agree is not None:
-        out.append(f"you {'agree' if sample.agree else 'disagree'} with these scores")
+    out.append(f"judged by {scored.judge}, {source}{cost}")
+    if row.agree is not None:
+        out.append(f"you {'agree' if row.agree else 'disagree'} with these scores")
     return out

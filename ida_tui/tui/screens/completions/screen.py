@@ -1,4 +1,4 @@
-"""The completions screen: every completion of every step, what it scored, and why."""
+"""Completions screen: every completion of a run with its scores and the judge's reason, step by step."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from ida_tui.util.paths import shown_path
 
 NEWS = {ev.CompletionFinished, ev.CompletionScored, ev.RolloutStarted, ev.TextGenerated,
         ev.PhaseChanged, ev.StepFinished, ev.RunEnded}  # fmt: skip
-"""What may change this screen."""
+"""Types of the events that may change this screen."""
 
 
 class CompletionsScreen(IdaScreen):
-    """A table of the step's completions, and the chosen one in full or beside its group."""
+    """A table of the step's completions with the selected one in full, or its group side by side."""
 
     SCOPE: ClassVar[Scope] = "completions"
     TITLE = "Completions"
@@ -58,45 +58,45 @@ class CompletionsScreen(IdaScreen):
         self._checks = SpotChecks()
 
     def compose_body(self) -> ComposeResult:
-        """Table and completion, or the group side by side; a line to search in."""
+        """Table and completion, or the group side by side; the search field."""
         yield Static(id="no-completions", markup=False)
         with Horizontal(id="completions"):
             yield SampleTable()
             yield SampleView()
         yield SideBySide()
-        yield Input(id="search", placeholder="words to look for", select_on_focus=False)
+        yield Input(id="search", placeholder="search words", select_on_focus=False)
 
     def on_mount(self) -> None:
         self.query_one("#search").display = False
         self.query_one(SideBySide).display = False
         self.query_one(SampleTable).focus()
 
-    # -- what is shown ------------------------------------------------------------------------
+    # -- display ------------------------------------------------------------------------------
 
-    def show_run(self, watched: Watched | None, changed: Changed | None) -> None:
-        """Follow the run, or stay on the step that was chosen."""
-        if watched is not self._watched:
-            self._watched, self._store = watched, None
+    def show_run(self, run_view: Watched | None, changed: Changed | None) -> None:
+        """Follow the run, or stay on the selected step."""
+        if run_view is not self._watched:
+            self._watched, self._store = run_view, None
             self._step, self._following, self._loaded = 0, True, (0, [])
             self._checks = SpotChecks()
         if changed is not None and not (changed & NEWS):
             return
-        if watched is not None and self._store is None and watched.directory is not None:
-            self._store = CompletionStore(watched.directory / "completions.jsonl")
+        if run_view is not None and self._store is None and run_view.directory is not None:
+            self._store = CompletionStore(run_view.directory / "completions.jsonl")
             self._store.refresh()
-            self._checks = SpotChecks(watched.directory)
+            self._checks = SpotChecks(run_view.directory)
         elif self._store is not None and (changed is None or ev.CompletionScored in changed):
             self._store.refresh()
             if changed is None:
                 self._checks.read()
-        if watched is not None and watched.viewed is not None and changed is None:
-            self._step, self._following = watched.viewed.step, False
+        if run_view is not None and run_view.viewed is not None and changed is None:
+            self._step, self._following = run_view.viewed.step, False
         if self._following:
             self._step = self._newest()
         self._show()
 
     def _steps(self) -> tuple[int, ...]:
-        """Every step that has completions, those of the one under way included."""
+        """All steps with completions, including the current step."""
         steps = set(self._store.steps) if self._store is not None else set()
         state = self._watched.state if self._watched is not None else None
         if state is not None and (state.completions or state.streams):
@@ -108,7 +108,7 @@ class CompletionsScreen(IdaScreen):
         return steps[-1] if steps else 0
 
     def _samples(self) -> list[Sample]:
-        """All completions of the step, by group."""
+        """All completions of the selected step, sorted by group."""
         state = self._watched.state if self._watched is not None else None
         if state is not None and self._step == state.step and (state.completions or state.streams):
             return of_the_step_under_way(state)
@@ -118,33 +118,33 @@ class CompletionsScreen(IdaScreen):
 
     def _show(self) -> None:
         if not self.query("#sample-text"):
-            return  # still being made
-        samples = self._checks.on(self._samples())
-        self.query_one("#no-completions").display = not samples
-        self.query_one("#completions").display = bool(samples) and not self._side
-        self.query_one(SideBySide).display = bool(samples) and self._side
-        if not samples:
-            said = "No run yet.  1 chooses one,  4 lists past runs."
+            return  # not composed yet
+        rows = self._checks.on(self._samples())
+        self.query_one("#no-completions").display = not rows
+        self.query_one("#completions").display = bool(rows) and not self._side
+        self.query_one(SideBySide).display = bool(rows) and self._side
+        if not rows:
+            message = "No run yet. Press 1 to start one, or 4 to list past runs."
             if self._watched is not None:
-                said = "No completion has been sampled yet."
-            self.query_one("#no-completions", Static).update(said)
+                message = "No completions yet."
+            self.query_one("#no-completions", Static).update(message)
             return
-        rows = ordered(with_words(samples, self._words), self._by, turned=self._turned)
+        matching = ordered(with_words(rows, self._words), self._by, turned=self._turned)
         table = self.query_one(SampleTable)
         compact = self.has_class("-compact")
-        table.show(rows, self._title(samples, rows, compact), self._by,
+        table.show(matching, self._title(rows, matching, compact), self._by,
                    turned=self._turned, compact=compact)  # fmt: skip
         table.border_subtitle = "following" if self._following and not compact else ""
         self._show_chosen()
 
-    def _title(self, samples: list[Sample], rows: list[Sample], compact: bool) -> str:
+    def _title(self, rows: list[Sample], matching: list[Sample], compact: bool) -> str:
         run = self._watched.state.run if self._watched is not None else None
         title = f"Step {self._step}" + (f"/{run.steps}" if run is not None else "")
         if self._words:
-            return f"{title} · {len(rows)} of {len(samples)}" + ("" if compact else " found")
+            return f"{title} · {len(matching)} of {len(rows)}" + ("" if compact else " match")
         if not compact:
-            title += f" · {len(samples)} completions"
-        mean = mean_reward(samples)
+            title += f" · {len(rows)} completions"
+        mean = mean_reward(rows)
         if mean is None:
             return title
         return f"{title} · {'' if compact else 'mean '}R_IDA {mean:.3f}"
@@ -166,26 +166,31 @@ class CompletionsScreen(IdaScreen):
             view.border_subtitle = self._checks.words()
 
     def cursor(self, direction: str) -> None:
-        """Side by side, up and down lead from completion to completion."""
+        """In the side-by-side view, move from completion to completion."""
         if not self._side:
             super().cursor(direction)
             return
         table = self.query_one(SampleTable)
-        places = [sample.place for sample in table.samples]
+        places = [row.place for row in table.samples]
         if places:
-            at = places.index(table.place) if table.place in places else 0
+            index = places.index(table.place) if table.place in places else 0
             last = len(places) - 1
-            to = {"down": min(at + 1, last), "up": max(at - 1, 0), "top": 0, "bottom": last}
-            table.choose(places[to[direction]])
+            targets = {
+                "down": min(index + 1, last),
+                "up": max(index - 1, 0),
+                "top": 0,
+                "bottom": last,
+            }
+            table.choose(places[targets[direction]])
 
     # -- actions: steps -----------------------------------------------------------------------
 
     def action_next_step(self) -> None:
-        """Show the next step; while something is searched for, the next one that has it."""
+        """Show the next step; during a search, the next step with a match."""
         self._go(1)
 
     def action_previous_step(self) -> None:
-        """Show the step before; while something is searched for, the last one that has it."""
+        """Show the previous step; during a search, the previous step with a match."""
         self._go(-1)
 
     def _go(self, direction: int) -> None:
@@ -207,31 +212,31 @@ class CompletionsScreen(IdaScreen):
         store = self._store
         if store is None:
             return
-        found = await asyncio.to_thread(store.search, self._words, self._step, direction)
-        if found is None:
-            where = "later" if direction > 0 else "earlier"
-            self.notify(f"No {where} step has “{' '.join(self._words)}”.")
+        step = await asyncio.to_thread(store.search, self._words, self._step, direction)
+        if step is None:
+            order = "later" if direction > 0 else "earlier"
+            self.notify(f"No match for “{' '.join(self._words)}” in {order} steps.")
         else:
-            self._look_at(found)
+            self._look_at(step)
 
     def action_follow(self) -> None:
-        """Show the newest step, and go on with the run."""
+        """Show the latest step, and keep following the run."""
         self._following = True
         self._step = self._newest()
         self._show()
 
-    # -- actions: order and look --------------------------------------------------------------
+    # -- actions: order and layout ------------------------------------------------------------
 
     def action_sort_reward(self) -> None:
-        """Best reward first; again: worst first."""
+        """Sort by reward, best first; again for worst first."""
         self._sort("reward")
 
     def action_sort_advantage(self) -> None:
-        """Largest advantage first; again: smallest first."""
+        """Sort by advantage, largest first; again for smallest first."""
         self._sort("advantage")
 
     def action_sort_group(self) -> None:
-        """By group, as they were sampled."""
+        """Sort by group, in order of generation."""
         self._by, self._turned = "group", False
         self._show()
 
@@ -241,7 +246,7 @@ class CompletionsScreen(IdaScreen):
         self._show()
 
     def action_side_by_side(self) -> None:
-        """Show the group of the chosen completion side by side, or the table again."""
+        """Switch between the table and the group of the selected completion side by side."""
         self._side = not self._side
         self._show()
         self.query_one("#side-columns" if self._side else "#samples").focus()
@@ -249,7 +254,7 @@ class CompletionsScreen(IdaScreen):
     # -- actions: searching -------------------------------------------------------------------
 
     def action_search(self) -> None:
-        """Type words; only completions that have them all are shown."""
+        """Open the search field; only completions with all words are shown."""
         field = self.query_one("#search", Input)
         field.value = " ".join(self._words)
         field.display = True
@@ -266,7 +271,7 @@ class CompletionsScreen(IdaScreen):
         self.query_one("#side-columns" if self._side else "#samples").focus()
 
     def leave(self) -> bool:
-        """Leave the search first, then the group."""
+        """Close the search; if there is none, close the side-by-side view."""
         if self._words or self.query_one("#search").display:
             self._words = []
             self._kept()
@@ -280,55 +285,60 @@ class CompletionsScreen(IdaScreen):
     # -- actions: spot checks -----------------------------------------------------------------
 
     def action_agree(self) -> None:
-        """Say that the scores of the chosen completion are right."""
+        """Mark the scores of the selected completion as right."""
         self._say(True)
 
     def action_disagree(self) -> None:
-        """Say that the scores of the chosen completion are wrong."""
+        """Mark the scores of the selected completion as wrong."""
         self._say(False)
 
     def action_take_back(self) -> None:
-        """Take back what was said of the chosen completion's scores."""
+        """Remove the mark from the scores of the selected completion."""
         self._say(None)
 
     def _say(self, agree: bool | None) -> None:
-        sample = self.query_one(SampleTable).chosen
+        row = self.query_one(SampleTable).chosen
         try:
-            said = sample is not None and self._checks.say(sample, agree, self.app.clock())
+            saved = row is not None and self._checks.say(row, agree, self.app.clock())
         except OSError as error:
-            self.app.show_error(IdaError(f"it cannot be kept: {error.strerror or error}"))
+            self.app.show_error(
+                IdaError(f"could not save the spot check: {error.strerror or error}")
+            )
             return
-        if said:
+        if saved:
             self._show()
         else:
-            self.notify("There are no scores here to agree or disagree with.")
+            self.notify("This completion has no scores to agree or disagree with.")
 
-    # -- actions: taking one away -------------------------------------------------------------
+    # -- actions: copying and saving ----------------------------------------------------------
 
     def action_copy(self) -> None:
-        """Copy the chosen completion to the clipboard, with its prompt and scores."""
-        sample = self.query_one(SampleTable).chosen
-        if sample is None:
+        """Copy the selected completion with its prompt and scores to the clipboard."""
+        row = self.query_one(SampleTable).chosen
+        if row is None:
             self.notify("There is no completion to copy.")
             return
-        self.app.copy_to_clipboard(as_text(sample))
-        self.notify(f"Copied completion {sample.group}·{sample.index} of step {sample.step}.")
+        self.app.copy_to_clipboard(as_text(row))
+        self.notify(f"Copied completion {row.group}·{row.index} of step {row.step}.")
 
     def action_save(self) -> None:
-        """Write the chosen completion to a file in the run's folder."""
-        sample = self.query_one(SampleTable).chosen
+        """Save the selected completion to a file in the run directory."""
+        row = self.query_one(SampleTable).chosen
         directory = self._watched.directory if self._watched is not None else None
-        if sample is None or directory is None:
+        if row is None or directory is None:
             self.notify("There is no completion to save.")
             return
-        name = f"step-{sample.step:04}-group-{sample.group}-completion-{sample.index}.txt"
+        name = f"step-{row.step:04}-group-{row.group}-completion-{row.index}.txt"
         file = directory / "picked" / name
         try:
             file.parent.mkdir(exist_ok=True)
-            file.write_text(as_text(sample), encoding="utf-8")
+            file.write_text(as_text(row), encoding="utf-8")
         except OSError as error:
             self.app.show_error(
-                IdaError(f"{file} cannot be written: {error.strerror}", "y copies it instead")
+                IdaError(
+                    f"could not write {file}: {error.strerror}",
+                    "press y to copy it to the clipboard instead",
+                )
             )
             return
         self.notify(f"Saved {shown_path(file)}")

@@ -1,4 +1,4 @@
-"""What a person says of a judge's scores, as the completions screen holds and shows it."""
+"""Spot checks: the user's agreement with the judge's scores, for the completions screen."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ida_tui.util.statistics import wilson
 
 
 class SpotChecks:
-    """The words on one run's completions.
+    """The spot checks of one run.
 
     Args:
-        directory: the run's; None before there is one.
+        directory: the run directory; None before the run has one.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
@@ -27,37 +27,42 @@ class SpotChecks:
         self.read()
 
     def read(self) -> None:
-        """Take in what was said, here or elsewhere."""
+        """Read the spot checks from disk, including those of other processes."""
         if self._directory is not None:
             self._newest = spotchecks.newest(self._directory)
 
-    def say(self, sample: Sample, agree: bool | None, now: datetime) -> bool:
-        """Keep a word on a completion's scores; False where it has none, or no place to keep it.
+    def say(self, row: Sample, agree: bool | None, now: datetime) -> bool:
+        """Save a spot check; returns False if the completion has no scores or the run no directory.
+
+        Args:
+            row: the completion.
+            agree: whether the scores are right; None clears the spot check.
+            now: the current time, UTC.
 
         Raises:
-            OSError: the disk refused it.
+            OSError: the spot check could not be written.
         """
-        if self._directory is None or sample.reward is None:
+        if self._directory is None or row.reward is None:
             return False
         time = now.isoformat(timespec="seconds").replace("+00:00", "Z")
-        check = SpotCheck(sample.step, sample.group, sample.index, agree, time=time)
+        check = SpotCheck(row.step, row.group, row.index, agree, time=time)
         spotchecks.add(self._directory, check)
         self.read()
         return True
 
-    def on(self, samples: Sequence[Sample]) -> list[Sample]:
-        """The same samples, with what was said of their scores."""
+    def on(self, rows: Sequence[Sample]) -> list[Sample]:
+        """Copies of the completions with `agree` set from the spot checks."""
         if not self._newest:
-            return list(samples)
-        said = {place: check.agree for place, check in self._newest.items()}
-        return [replace(s, agree=said.get((s.step, s.group, s.index))) for s in samples]
+            return list(rows)
+        agreed = {place: check.agree for place, check in self._newest.items()}
+        return [replace(row, agree=agreed.get((row.step, row.group, row.index))) for row in rows]
 
     def words(self) -> str:
-        """How often a person agreed with the judge, with its interval; empty where nobody has looked."""
+        """Rate of agreement with its 95% interval; empty without spot checks."""
         hits = sum(check.agree is True for check in self._newest.values())
-        of = len(self._newest)
-        if not of:
+        total = len(self._newest)
+        if not total:
             return ""
-        share = wilson(hits, of)
+        share = wilson(hits, total)
         low, high = 100 * share.low, 100 * share.high
-        return f"you agree with {hits} of {of} (95 %: {low:.0f} to {high:.0f} %)"
+        return f"you agree with {hits} of {total} (95%: {low:.0f}–{high:.0f}%)"

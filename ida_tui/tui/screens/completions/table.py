@@ -1,4 +1,4 @@
-"""The completions of a step as a table; the cursor stays on its completion whatever the order."""
+"""Table widget of one step's completions; the cursor stays on its completion in any sort order."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from textual.widgets import DataTable
 from ida_tui.tui.screens.completions.rows import Order, Sample
 from ida_tui.tui.widgets import format as words
 
-WIDE = ("#", "R_IDA", "adv.", "align", "risk", "detail", "tokens", "")
-COMPACT = ("#", "R_IDA", "adv.", "")
+WIDE = ("#", "R_IDA", "adv", "align", "risk", "detail", "tokens", "")
+COMPACT = ("#", "R_IDA", "adv", "")
 
 
 class SampleTable(DataTable[Text]):
-    """One row a completion."""
+    """Table with one row per completion."""
 
     class Moved(Message):
-        """The cursor is on another completion."""
+        """Posted when the cursor has moved to another completion."""
 
     def __init__(self) -> None:
         super().__init__(id="samples", cursor_type="row", classes="pane", cell_padding=1)
@@ -31,20 +31,20 @@ class SampleTable(DataTable[Text]):
 
     @property
     def samples(self) -> list[Sample]:
-        """The rows, in their order."""
+        """The completions in row order."""
         return self._samples
 
     def show(
-        self, samples: Sequence[Sample], title: str, by: Order, *, turned: bool, compact: bool
+        self, rows: Sequence[Sample], title: str, by: Order, *, turned: bool, compact: bool
     ) -> None:
-        """Show these completions, in this order."""
+        """Show these completions in the given order."""
         self.border_title = Content(title)
         labels = _labels(COMPACT if compact else WIDE, by, turned)
-        same_rows = [_key(s) for s in samples] == [_key(s) for s in self._samples]
+        same_rows = [_key(row) for row in rows] == [_key(row) for row in self._samples]
         if same_rows and labels == self._labels:
-            self._samples = list(samples)  # only texts have grown
+            self._samples = list(rows)  # only texts have changed, which the table does not show
             return
-        self._samples = list(samples)
+        self._samples = list(rows)
         scroll = self.scroll_offset.y
         with self.prevent(DataTable.RowHighlighted):
             self.clear(columns=labels != self._labels)
@@ -52,9 +52,9 @@ class SampleTable(DataTable[Text]):
                 self._labels = labels
                 for label in labels:
                     self.add_column(label)
-            for sample in samples:
-                self.add_row(*_chosen(_cells(sample), compact))
-            places = [sample.place for sample in samples]
+            for row in rows:
+                self.add_row(*_chosen(_cells(row), compact))
+            places = [row.place for row in rows]
             if self.place in places:
                 self.move_cursor(row=places.index(self.place), scroll=False)
                 self.scroll_to(y=scroll, animate=False)
@@ -70,38 +70,38 @@ class SampleTable(DataTable[Text]):
     @property
     def chosen(self) -> Sample | None:
         """The completion under the cursor."""
-        return next((s for s in self._samples if s.place == self.place), None)
+        return next((row for row in self._samples if row.place == self.place), None)
 
     def choose(self, place: tuple[int, int]) -> None:
-        """Put the cursor on a completion."""
-        places = [sample.place for sample in self._samples]
+        """Move the cursor to a completion."""
+        places = [row.place for row in self._samples]
         if place in places:
             self.place = place
             self.move_cursor(row=places.index(place))
 
 
-def _key(sample: Sample) -> tuple[object, ...]:
-    """What a row shows of a completion: it is drawn again when this has changed."""
-    return sample.place, sample.step, sample.finished is None, sample.scored, sample.agree
+def _key(row: Sample) -> tuple[object, ...]:
+    """The values that a row shows; the table is redrawn when one of them changes."""
+    return row.place, row.step, row.finished is None, row.scored, row.agree
 
 
 def _labels(columns: tuple[str, ...], by: Order, turned: bool) -> tuple[str, ...]:
-    sorted_by = {"group": "#", "reward": "R_IDA", "advantage": "adv."}[by]
+    sorted_by = {"group": "#", "reward": "R_IDA", "advantage": "adv"}[by]
     arrow = "↑" if turned else "↓"
     return tuple(f"{name}{arrow}" if name == sorted_by != "#" else name for name in columns)
 
 
-def _cells(sample: Sample) -> list[Text]:
-    scored, finished = sample.scored, sample.finished
+def _cells(row: Sample) -> list[Text]:
+    scored, finished = row.scored, row.finished
     return [
-        Text(f"{sample.group}·{sample.index}"),
-        Text(words.number(sample.reward, 3), style="bold"),
-        Text(words.UNKNOWN if sample.advantage is None else words.signed(sample.advantage, 2)),
+        Text(f"{row.group}·{row.index}"),
+        Text(words.number(row.reward, 3), style="bold"),
+        Text(words.UNKNOWN if row.advantage is None else words.signed(row.advantage, 2)),
         Text(words.number(scored.align if scored else None, 1)),
         Text(words.number(scored.risk if scored else None, 1)),
         Text(words.number(scored.detail if scored else None, 1)),
         Text(str(finished.tokens) if finished else words.UNKNOWN),
-        Text(sample.remarks),
+        Text(row.remarks),
     ]
 
 

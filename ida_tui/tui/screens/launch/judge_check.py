@@ -1,4 +1,4 @@
-"""A judge, checked before a run is spent on it: what it said of ten fixed answers, and would teach."""
+"""Dialog of the judge check: scores ten known answers with the selected judge before a run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ STYLES = {"✓": "$text-success", "✗": "bold $text-error", "!": "$text-warning
 
 
 class JudgeCheckPanel(ModalScreen[None]):
-    """Runs the check in a thread of its own; leaving gives it up.
+    """Runs the check in a background thread; closing the panel cancels it.
 
     Args:
         config: the experiment whose judge and rubric are checked.
-        key: the judge's API key, where it needs one.
+        key: the judge's API key, if it needs one.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -45,8 +45,8 @@ class JudgeCheckPanel(ModalScreen[None]):
         judge = self._config.judge
         with Vertical(classes="panel -wide", id="judge-check"):
             name = judge.name or judge.model
-            yield Static(f"Can {name} be trusted?", classes="panel-title", markup=False)
-            waiting = "asking about ten fixed answers …"
+            yield Static(f"Check of the judge {name}", classes="panel-title", markup=False)
+            waiting = "Scoring ten known answers…"
             yield Static(waiting, id="judge-check-lesson", markup=False)
             with VerticalScroll(id="judge-check-scroll"):
                 yield Static(id="judge-check-text", markup=False)
@@ -59,7 +59,7 @@ class JudgeCheckPanel(ModalScreen[None]):
         self._leaving.set()
 
     def action_leave(self) -> None:
-        """Back to the launch screen."""
+        """Close the panel."""
         self.dismiss()
 
     def action_scroll(self, rows: int) -> None:
@@ -81,17 +81,17 @@ class JudgeCheckPanel(ModalScreen[None]):
                 service.look().result()
                 report = check(service, samples=SAMPLES, should_stop=self._leaving.is_set)
                 offline = judge.kind == "offline"
-                *said, lesson = lines(report, service.form, service.warnings, offline=offline)
+                *details, summary = lines(report, service.form, service.warnings, offline=offline)
         except JudgeInterrupted:
             return
         except IdaError as error:
-            lesson, *said = error.lines()
+            summary, *details = error.lines()
         if not self._leaving.is_set():
-            self.app.call_from_thread(self._show, lesson, said)
+            self.app.call_from_thread(self._show, summary, details)
 
-    def _show(self, lesson: str, said: list[str]) -> None:
-        self.query_one("#judge-check-lesson", Static).update(printable(lesson))
-        rows = [_styled(printable(line)) for line in said]
+    def _show(self, summary: str, details: list[str]) -> None:
+        self.query_one("#judge-check-lesson", Static).update(printable(summary))
+        rows = [_styled(printable(line)) for line in details]
         self.query_one("#judge-check-text", Static).update(Content("\n").join(rows))
 
 

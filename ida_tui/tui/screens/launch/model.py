@@ -1,7 +1,7 @@
-"""What the launch screen thinks with: profiles, the choice, what it means, whether it can start.
+"""Model of the launch screen: profiles, the selection, its resolved configuration, and readiness checks.
 
-Importing this takes a quarter of a second (pydantic and every profile's shape), so the screen does it after
-its first paint, in a thread.
+Importing this module takes a quarter of a second (pydantic and the schemas of all profiles), so the screen
+imports it in a thread after its first paint.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from ida_tui.tui.screens.launch.selection import Choice, Row, as_typed, table
 from ida_tui.tui.widgets import format as words
 
 KNOWN = ("steps", "tokens", "judge calls", "budget", "evaluation", "memory limit")
-"""Rows of the plan that are shown; the rest stands in the profile."""
+"""Rows of the preview that the launch screen shows; the profile table shows the other values."""
 
 
 class Desk:
-    """The choice that is being made, and everything that follows from it.
+    """The current selection and everything derived from it.
 
     Args:
-        experiment: the one that is chosen at first.
-        folder: the working directory, whose `.env` may hold a key.
+        experiment: the experiment selected at first.
+        folder: working directory; its `.env` may hold an API key.
     """
 
     def __init__(self, experiment: str, folder: Path) -> None:
         self.choice = Choice(experiment)
         self.resolved: Resolved | None = None
-        """What the choice means; while something in it is wrong, what it meant before."""
+        """The resolved selection, or the last valid one while the selection is invalid."""
         self.problem: UsageError | None = None
         self.checks: list[Check] = []
-        self.past = "not known yet"
-        """How long the last such run took."""
+        self.past = "unknown"
+        """How long the last run of this experiment and model took."""
         self._earlier: RunState | None = None
-        """That run, whose memory is shown beside what is planned."""
+        """State of that run; its measured memory is shown beside the plan."""
         self._folder = folder
         self.look()
 
     def choose(self, kind: Kind, name: str) -> None:
-        """Choose another profile."""
+        """Select another profile."""
         match kind:
             case "models":
                 self.choice = replace(self.choice, model=name)
@@ -60,56 +60,56 @@ class Desk:
         self.look()
 
     def change(self, key: str, text: str) -> None:
-        """Change a value."""
+        """Edit a value."""
         self.choice = self.choice.changed(key, text)
         self.look()
 
     def undo(self, *keys: str) -> None:
-        """Take changes back."""
+        """Undo the edits of these keys."""
         for key in keys:
             self.choice = self.choice.unchanged(key)
         self.look()
 
     def look(self) -> None:
-        """Work out what the choice means, and whether it can start."""
+        """Resolve the selection and run the readiness checks again."""
         try:
             self.resolved = self.choice.resolved()
             self.problem = None
             self.checks = checks(self.resolved.config, folder=self._folder)
         except UsageError as error:
             self.problem = error
-            said = f"{error.where}: {error.title}".lstrip(": ")
-            self.checks = [Check("profile", "missing", said, error.hint)]
+            text = f"{error.where}: {error.title}".lstrip(": ")
+            self.checks = [Check("profile", "missing", text, error.hint)]
 
     @property
     def missing(self) -> list[Check]:
-        """What keeps the run from starting."""
+        """The failed checks that prevent the run from starting."""
         return [check for check in self.checks if check.status == "missing"]
 
     def start(self) -> tuple[Config, str | None]:
-        """The experiment to run, and the judge's key.
+        """The configuration to run and the judge's API key.
 
         Raises:
-            IdaError: it cannot run after all.
+            IdaError: the configuration is invalid or the key is missing.
         """
         config = self.choice.resolved(verify=True).config
         return config, load_key(config.judge, dotenv_dir=self._folder)
 
     def problem_of(self, key: str, text: str) -> UsageError | None:
-        """What would be wrong with this value of this key; None if nothing."""
+        """The error that this value would cause; None if it is valid."""
         return self.choice.problem(key, text)
 
     def rows(self, letters: str) -> list[Row]:
-        """The profile as a table."""
+        """Rows of the profile table; only keys that contain `letters`."""
         return table(self.resolved, self.choice.changes, letters) if self.resolved else []
 
     def typed(self, key: str) -> str:
-        """A value as it was typed, or as one would type it."""
+        """The edited text of a key, or its current value as it would be typed."""
         changed = self.choice.changes.get(key)
         return changed or (as_typed(self.resolved, key) if self.resolved else "")
 
     def items(self, kind: Kind) -> list[Item]:
-        """The profiles of a kind; for models and judges, what the experiment itself names comes first."""
+        """The profiles of a kind. For models and judges, the experiment's default comes first."""
         items = [
             Item(e.name, e.name, e.error or e.description or "(no description)", bool(e.error))
             for e in listing.entries(kind)
@@ -117,7 +117,7 @@ class Desk:
         if kind in ("models", "judges"):
             own = self._own(kind)
             about = next((item.about for item in items if item.name == own), "")
-            first = Item("", f"{own} (its own)", f"What the experiment itself names. {about}")
+            first = Item("", f"{own} (profile default)", f"The experiment's default. {about}")
             items.insert(0, first)
         return items
 
@@ -129,19 +129,19 @@ class Desk:
         return (config.model.name or config.model.path) if kind == "models" else config.judge.name
 
     def known(self) -> list[tuple[str, str]]:
-        """What can be said of the run before it: nothing of it is guessed."""
+        """Label and text of each preview row; empty while the selection is invalid."""
         if self.resolved is None or self.problem is not None:
             return []
         planned = plan.rows(self.resolved.config, self._earlier)
         rows = [row for row in planned if row[0] in KNOWN]
         need, *table = next(text for label, text in planned if label == "memory").splitlines()
-        shown = [("its parts", "\n".join(table))] if table else []
-        return [*rows, ("memory need", need), ("time", self.past), *shown]
+        breakdown = [("breakdown", "\n".join(table))] if table else []
+        return [*rows, ("memory need", need), ("time", self.past), *breakdown]
 
     def look_for_past_runs(self, output_dir: Path) -> None:
-        """Find the time that the last such run took; reads the disk."""
+        """Find the duration and memory of the last run of this experiment and model; reads the disk."""
         config = self.resolved.config if self.resolved else None
-        self.past = "not known: no such run here yet"
+        self.past = "unknown (no previous run)"
         self._earlier = plan.newest_run(config) if config else None
         if config is None:
             return
@@ -149,6 +149,6 @@ class Desk:
         for run in listed(output_dir):
             same = run.status == "done" and (run.experiment, run.model) == wanted
             if same and run.seconds is not None:
-                took = words.duration(run.seconds)
-                self.past = f"the last such run here took {took} for {run.steps_done} steps"
+                duration = words.duration(run.seconds)
+                self.past = f"previous run: {duration} for {run.steps_done} steps"
                 return

@@ -1,4 +1,4 @@
-"""A list of profiles of which one is chosen: the highlighted one."""
+"""List widget of profiles in which the highlighted profile is the selected one."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class Item:
     """One profile in a list."""
 
     name: str
-    """As an override names it; empty for the experiment's own."""
+    """Name as in an override; empty for the experiment's default."""
     label: str
     about: str
-    """A plain description, or what is wrong with it."""
+    """The description, or the error of an invalid profile."""
     broken: bool = False
 
 
 class Choices(OptionList):
-    """The arrows choose; a mark shows what is chosen wherever the focus is."""
+    """A list in which the arrow keys select; a mark shows the selection even without focus."""
 
     class Chosen(Message):
-        """Another item is highlighted."""
+        """Posted when another profile is selected."""
 
         def __init__(self, choices: Choices) -> None:
             super().__init__()
@@ -44,17 +44,17 @@ class Choices(OptionList):
 
     @property
     def chosen(self) -> Item:
-        """The item that is chosen; it stays so while a filter hides it."""
+        """The selected profile, even while a filter hides it."""
         return next((i for i in self._items if i.name == self._chosen), self._items[0])
 
     def set_items(self, items: list[Item]) -> None:
-        """Other items, such as when what the experiment itself names has changed."""
+        """Replace the profiles, for example after the experiment's default has changed."""
         if items != self._items:
             self._items = items
             self._fill()
 
     def filter(self, letters: str) -> None:
-        """Show only items with these letters in their name or description."""
+        """Show only profiles whose name or description contains this text, ignoring case."""
         self.letters = letters
         self._fill()
 
@@ -65,7 +65,7 @@ class Choices(OptionList):
             self.clear_options()
             self.add_options([Option(self._row(item), id=f"-{item.name}") for item in shown])
             if not shown:
-                self.add_option(Option(f"nothing has “{self.letters}”", disabled=True))
+                self.add_option(Option(f"no match for “{self.letters}”", disabled=True))
             names = [item.name for item in shown]
             self.highlighted = names.index(self._chosen) if self._chosen in names else None
         count = f" {len(shown)}/{len(self._items)} “{self.letters}”" if self.letters else ""
@@ -84,9 +84,9 @@ class Choices(OptionList):
         name = (event.option_id or "-").removeprefix("-")
         if event.option_id is None or name == self._chosen:
             return
-        before, self._chosen = self._chosen, name
+        previous, self._chosen = self._chosen, name
         for item in self._items:
-            if item.name in (before, name):
+            if item.name in (previous, name):
                 for index in range(self.option_count):
                     if self.get_option_at_index(index).id == f"-{item.name}":
                         self.replace_option_prompt_at_index(index, self._row(item))

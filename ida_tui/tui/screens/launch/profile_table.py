@@ -1,4 +1,4 @@
-"""The resolved profile as a table, edited in place: what is typed is checked at every key."""
+"""Profile table of the launch screen: resolved values, edited in place with validation on every key press."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 KEY_WIDTH = 30
 PADDING = 1
-"""Of a cell, on either side."""
+"""Columns of padding on either side of a cell."""
 Judge = Callable[[str, str], UsageError | None]
-"""What would be wrong with a value of a key."""
+"""Returns the error that a value of a key would cause, or None."""
 
 
 class ProfileTable(Container):
-    """Rows of key, value and origin; one value can be edited on its own row.
+    """Rows of key, value, and origin; the value under the cursor can be edited in its row.
 
     Args:
-        problem: says what would be wrong with a value.
+        problem: returns the error that a value would cause.
     """
 
     class Edited(Message):
-        """A value was changed to something that is right."""
+        """Posted when a valid value has been submitted."""
 
         def __init__(self, key: str, text: str) -> None:
             super().__init__()
@@ -64,7 +64,7 @@ class ProfileTable(Container):
 
     @property
     def values(self) -> DataTable[Text]:
-        """The table itself."""
+        """The inner table."""
         return self.query_one("#values", DataTable)
 
     @property
@@ -79,7 +79,7 @@ class ProfileTable(Container):
         return bool(self._editing)
 
     def show(self, rows: list[Row], title: str) -> None:
-        """Show these rows; the cursor stays on its key."""
+        """Show these rows. The cursor stays on its key."""
         self.border_title = Content(title)
         widths = self._wanted_widths()
         if rows == self._rows and widths == self._widths:
@@ -114,16 +114,16 @@ class ProfileTable(Container):
 
     @on(DataTable.RowHighlighted)
     def _moved(self) -> None:
-        # The whole place of the value; the table has room for its end at most.
+        # The full origin of the value; the table has room only for the end of it.
         row = self.row
-        said = "" if row is None or row.heading else "changed here" if row.changed else row.origin
+        origin = "" if row is None or row.heading else "edited" if row.changed else row.origin
         shipped = f"{shown_path(shipped_root())}/"
-        self.border_subtitle = Content(printable(said.replace(shipped, "shipped: ")))
+        self.border_subtitle = Content(printable(origin.replace(shipped, "shipped: ")))
 
     # -- editing ------------------------------------------------------------------------------
 
     def edit(self, text: str) -> None:
-        """Edit the value under the cursor, beginning with this text."""
+        """Edit the value under the cursor, starting with this text."""
         if self.row is None:
             return
         self._editing = self.row.key
@@ -133,7 +133,7 @@ class ProfileTable(Container):
         field, verdict = self.query_one("#value", Input), self.query_one("#verdict", Static)
         field.styles.offset = (left, row)
         field.styles.width = self._widths[0] + 2 * PADDING if self._widths[1] else width - left
-        # On the next row, where there is room for a whole sentence.
+        # The message goes on the next row, which has room for a full sentence.
         below = row + 1 if row + 1 < table.size.height else row - 1
         verdict.styles.offset, verdict.styles.width = (2, below), width - 2
         self._show_editor(True)
@@ -143,7 +143,7 @@ class ProfileTable(Container):
         self._say(text)
 
     def leave(self) -> bool:
-        """Leave the editor without a change; False if there was none open."""
+        """Close the editor without a change. Returns False if it was not open."""
         if not self._editing:
             return False
         self._editing = ""
@@ -174,11 +174,12 @@ class ProfileTable(Container):
         problem = self._problem(self._editing, text)
         verdict = self.query_one("#verdict", Static)
         if problem is None:
-            verdict.update(Content.assemble((" ✓ enter keeps it", "$text-success")))
+            text = " ✓ Enter to save, Esc to cancel"
+            verdict.update(Content.assemble((text, "$text-success")))
         else:
             hint = problem.hint.splitlines()[0] if problem.hint else ""
-            said = f" ✗ {problem.title}" + (f": {hint}" if hint else "")
-            verdict.update(Content.assemble((printable(said), "bold $text-error")))
+            message = f" ✗ {problem.title}" + (f": {hint}" if hint else "")
+            verdict.update(Content.assemble((printable(message), "bold $text-error")))
         return problem
 
 
@@ -186,7 +187,7 @@ class _Editor(Input):
     BINDINGS = [Binding("escape", "cancel", "Leave", show=False)]  # noqa: RUF012
 
     def action_cancel(self) -> None:
-        """Leave the value as it was."""
+        """Close the editor without a change."""
         for table in self.ancestors:
             if isinstance(table, ProfileTable):
                 table.leave()
@@ -200,7 +201,7 @@ def _cells(row: Row, widths: tuple[int, int]) -> list[Text]:
     return [
         Text(_cut(f"{mark}{row.name}", KEY_WIDTH), style=style),
         Text(_cut(row.value, widths[0]), style=style),
-        Text(_cut("changed here" if row.changed else row.place, widths[1]), style="dim"),
+        Text(_cut("edited" if row.changed else row.place, widths[1]), style="dim"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The launch screen: choose a model, an experiment and a judge, see what that means, start."""
+"""Launch screen: lists of models, experiments, and judges, the resolved profile, and readiness checks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ida_tui.tui.screens.launch.model import Desk
 
 PROPOSED = "quickstart"
-"""The experiment that is chosen at first: it runs everywhere."""
+"""The experiment selected at first; it runs on every machine."""
 LISTS: dict[Kind, str] = {"models": "Models", "experiments": "Experiments", "judges": "Judges"}
 MARKS = {
     "ready": ("✓", "$text-success"),
@@ -37,14 +37,13 @@ MARKS = {
     "missing": ("✗", "bold $text-error"),
 }
 NOT_EDITED = ("prompts.prompts",)
-"""Keys whose values are edited in their own file."""
+"""Keys whose values can be edited only in their file."""
 
 
 class LaunchScreen(IdaScreen):
-    """Three lists on the left; on the right the profile they make, and whether it can start.
+    """Three lists on the left; the resolved profile and the readiness checks on the right.
 
-    The first paint shows the names of the profiles; what they mean is worked out right after it, by the
-    `Desk`.
+    The first paint shows only the names of the profiles. The `Desk` resolves them afterwards.
     """
 
     SCOPE: ClassVar[Scope] = "launch"
@@ -59,7 +58,7 @@ class LaunchScreen(IdaScreen):
         self._filtering: Widget | None = None
 
     def compose_body(self) -> ComposeResult:
-        """Lists and description on the left, profile and readiness on the right."""
+        """Lists and description on the left, profile and readiness checks on the right."""
         with Horizontal(id="launch"):
             with Vertical(id="lists"):
                 for kind, title in LISTS.items():
@@ -68,7 +67,7 @@ class LaunchScreen(IdaScreen):
                     if kind == "experiments":
                         chosen = PROPOSED if PROPOSED in names else next(iter(names), "")
                     else:
-                        items.insert(0, Item("", "its own", ""))
+                        items.insert(0, Item("", "profile default", ""))
                         chosen = ""
                     yield Choices(title, items, chosen, id=kind)
                 yield Static(id="about", classes="pane", markup=False)
@@ -76,7 +75,7 @@ class LaunchScreen(IdaScreen):
                 yield ProfileTable(self._problem_of)
                 with VerticalScroll(id="ready", classes="pane", can_focus=True):
                     yield Static(id="ready-text", markup=False)
-        yield Input(id="filter", placeholder="letters to look for", select_on_focus=False)
+        yield Input(id="filter", placeholder="filter", select_on_focus=False)
 
     def on_mount(self) -> None:
         self.query_one("#filter").display = False
@@ -88,7 +87,7 @@ class LaunchScreen(IdaScreen):
         self._look_for_past_runs()
 
     def fit(self) -> None:
-        """The table is drawn to measure."""
+        """Redraw the table: its columns depend on the width."""
         self.call_after_refresh(self._show)
 
     @work(group="desk")
@@ -103,7 +102,7 @@ class LaunchScreen(IdaScreen):
         if self._start_asked:
             self.action_start()
 
-    # -- what is chosen -----------------------------------------------------------------------
+    # -- selection ----------------------------------------------------------------------------
 
     @on(Choices.Chosen)
     def _chosen(self, event: Choices.Chosen) -> None:
@@ -119,18 +118,18 @@ class LaunchScreen(IdaScreen):
     def _show(self) -> None:
         desk = self._desk
         if desk is None or not self.query("#ready-text"):
-            return  # still being made
+            return  # not composed yet
         for kind in LISTS:
             self.query_one(f"#{kind}", Choices).set_items(desk.items(kind))
-        changed = len(desk.choice.changes)
+        edited = len(desk.choice.changes)
         title = f"Profile {desk.choice.experiment}"
-        title += f" · {changed} changed" if changed else ""
+        title += f" · {edited} edited" if edited else ""
         title += f" · “{self._letters}”" if self._letters else ""
         self.query_one(ProfileTable).show(desk.rows(self._letters), title)
         self._show_about()
         self.query_one("#ready-text", Static).update(_ready_text(desk))
-        said = "not ready" if desk.missing else "enter starts"
-        self.query_one("#ready").border_subtitle = said
+        hint = "not ready" if desk.missing else "enter: start"
+        self.query_one("#ready").border_subtitle = hint
 
     def _show_about(self) -> None:
         if not self.query("#about"):
@@ -146,7 +145,7 @@ class LaunchScreen(IdaScreen):
 
     @work(exclusive=True, group="past")
     async def _look_for_past_runs(self) -> None:
-        """The time that the same experiment took the last time; read off the screen's thread."""
+        """Find the duration of the previous run in a thread, because it reads the disk."""
         if self._desk is not None:
             await asyncio.to_thread(self._desk.look_for_past_runs, self.app.output_dir)
             self._show()
@@ -162,16 +161,16 @@ class LaunchScreen(IdaScreen):
         self.action_edit()
 
     def action_start(self) -> None:
-        """Start the run; what is missing is said instead."""
+        """Start the run, or show why it cannot start."""
         if self._desk is None:
-            self._start_asked = True  # a moment later, when it is known what the choice means
+            self._start_asked = True  # start after the selection has been resolved
             return
         self._desk.look()
         self._show()
         missing = self._desk.missing
         if missing:
-            said = "\n".join(f"{c.name}: {c.text}\n  {c.fix}".rstrip() for c in missing)
-            self.app.show_error(IdaError("this run cannot start yet", said))
+            hint = "\n".join(f"{c.name}: {c.text}\n  {c.fix}".rstrip() for c in missing)
+            self.app.show_error(IdaError("this run cannot start yet", hint))
             return
         try:
             config, key = self._desk.start()
@@ -185,9 +184,9 @@ class LaunchScreen(IdaScreen):
         profile = self.query_one(ProfileTable)
         row = profile.row
         if row is None or self._desk is None or row.heading:
-            self.notify("Choose a value first: tab, then the arrows.")
+            self.notify("Select a value first: press Tab, then the arrow keys.")
         elif row.key.startswith(NOT_EDITED):
-            self.notify(f"Prompts are edited in their file: {row.origin}")
+            self.notify(f"Edit prompts in their file: {row.origin}")
         else:
             profile.values.focus()
             profile.edit(self._desk.typed(row.key))
@@ -199,31 +198,31 @@ class LaunchScreen(IdaScreen):
             self._show()
 
     def action_undo(self) -> None:
-        """Take back the change to the value under the cursor."""
+        """Undo the edit of the value under the cursor."""
         row = self.query_one(ProfileTable).row
         if self._desk is None or row is None or row.key not in self._desk.choice.changes:
-            self.notify("This value was not changed.")
+            self.notify("This value has not been edited.")
             return
         self._desk.undo(row.key)
         self._show()
 
     def action_undo_all(self) -> None:
-        """Take back every change."""
+        """Undo all edits."""
         if self._desk is None or not self._desk.choice.changes:
-            self.notify("Nothing was changed.")
+            self.notify("No value has been edited.")
             return
         self._desk.undo(*self._desk.choice.changes)
         self._show()
 
     def action_recheck(self) -> None:
-        """Look again at device, model, key and disk."""
+        """Check device, model, API key, and disk again."""
         if self._desk is not None:
             self._desk.look()
             self._show()
             self.notify("Checked again.")
 
     def action_check_judge(self) -> None:
-        """Have ten fixed answers scored by the chosen judge; one that costs money is asked about first."""
+        """Test the selected judge on ten known answers. Asks first if the judge costs money."""
         if self._desk is None:
             return
         try:
@@ -233,8 +232,8 @@ class LaunchScreen(IdaScreen):
             return
         from ida_tui.tui.screens.launch.judge_check import SAMPLES, JudgeCheckPanel
 
-        def answered(go_on: bool | None) -> None:
-            if go_on:
+        def answered(confirmed: bool | None) -> None:
+            if confirmed:
                 self.app.push_screen(JudgeCheckPanel(config, key))
 
         price = config.judge.price
@@ -245,9 +244,9 @@ class LaunchScreen(IdaScreen):
         self.app.push_screen(
             Ask(
                 f"Check the judge {name}?",
-                f"It is asked about ten fixed answers, {SAMPLES} times each, and that is paid for.",
+                f"Sends {10 * SAMPLES} paid requests (10 answers × {SAMPLES}).",
                 yes="Check",
-                no="Not now",
+                no="Cancel",
             ),
             answered,
         )
@@ -259,7 +258,7 @@ class LaunchScreen(IdaScreen):
     # -- filtering ----------------------------------------------------------------------------
 
     def action_filter(self) -> None:
-        """Type letters; the list that has the focus shows what has them."""
+        """Open the filter of the focused list."""
         focused = self.focused
         values = self.query_one(ProfileTable).values
         if not isinstance(focused, Choices) and focused is not values:
@@ -285,7 +284,7 @@ class LaunchScreen(IdaScreen):
             self._filtering.focus()
 
     def leave(self) -> bool:
-        """Leave the editor or the filter; then show everything that was filtered again."""
+        """Close the editor or the filter field; if neither is open, clear all filters."""
         if self.query_one(ProfileTable).leave():
             return True
         field = self.query_one("#filter", Input)

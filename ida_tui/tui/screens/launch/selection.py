@@ -1,4 +1,4 @@
-"""What is chosen on the launch screen: an experiment, a model, a judge, and changed values. Pure."""
+"""Selection on the launch screen: experiment, model, judge, and edited values. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ida_tui.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a run would be made of.
+    """The profiles and edited values of the run to start.
 
     Args:
-        experiment: a profile's name.
-        model: another model than the experiment's own; empty for its own.
-        judge: another judge; empty for its own.
-        changes: dotted key → the text that was typed.
+        experiment: name of the experiment profile.
+        model: name of a model profile; empty for the experiment's default.
+        judge: name of a judge profile; empty for the experiment's default.
+        changes: dotted key → value as typed.
     """
 
     experiment: str
@@ -31,30 +31,32 @@ class Choice:
 
     @property
     def overrides(self) -> list[str]:
-        """The choice as a command line writes it."""
+        """The selection as ``key=value`` arguments of the command line."""
         named = [("model", self.model), ("judge", self.judge)]
         return [f"{key}={value}" for key, value in (*named, *self.changes.items()) if value]
 
     def changed(self, key: str, text: str) -> Choice:
-        """The choice with one value changed."""
+        """A copy with one value edited."""
         return replace(self, changes={**self.changes, key: text})
 
     def unchanged(self, key: str) -> Choice:
-        """The choice with one change taken back."""
+        """A copy with one edit undone."""
         return replace(self, changes={k: v for k, v in self.changes.items() if k != key})
 
     def resolved(self, *, verify: bool = False) -> Resolved:
-        """The experiment that it means.
+        """Resolve the selection to a configuration.
 
         Raises:
-            UsageError: something in it is wrong.
+            UsageError: a profile or a value is invalid.
         """
         return resolve(self.experiment, self.overrides, verify=verify)
 
     def problem(self, key: str, text: str) -> UsageError | None:
-        """What would be wrong with this value of this key; None if nothing."""
+        """The error that this value would cause; None if it is valid."""
         if not text.strip():
-            return UsageError("a value is needed", "null takes the default where there is one")
+            return UsageError(
+                "a value is required", "type null for the default, if the key has one"
+            )
         try:
             self.changed(key, text).resolved(verify=True)
         except UsageError as error:
@@ -64,10 +66,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the profile table; a heading has no origin."""
+    """One row of the profile table. A section heading has no origin."""
 
     key: str
-    """Dotted."""
+    """Dotted key."""
     name: str
     value: str
     origin: str
@@ -75,22 +77,22 @@ class Row:
 
     @property
     def heading(self) -> bool:
-        """Whether it only names a section."""
+        """Whether the row is a section heading."""
         return not self.origin
 
     @property
     def place(self) -> str:
-        """File and line without the folders, or the word for a default."""
+        """File name and line without the directories, or `default`."""
         return self.origin.rpartition("/")[2]
 
 
 def table(resolved: Resolved, changes: Mapping[str, str], letters: str = "") -> list[Row]:
-    """The profile as lines, by section: first what a person changes most.
+    """Rows of the profile table by section, the most edited sections first.
 
     Args:
-        resolved: the experiment.
-        changes: what was changed on the screen.
-        letters: only keys with these letters.
+        resolved: the resolved experiment.
+        changes: values edited on the screen, by dotted key.
+        letters: show only keys that contain this text, ignoring case.
     """
     sections: dict[str, list[Row]] = {}
     for key, value, origin in rows(resolved):
@@ -110,7 +112,7 @@ def table(resolved: Resolved, changes: Mapping[str, str], letters: str = "") -> 
 
 
 def as_typed(resolved: Resolved, key: str) -> str:
-    """A value, whole, as a person would type it."""
+    """The full value of a key as it would be typed."""
     value: object = resolved.config.model_dump()
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None

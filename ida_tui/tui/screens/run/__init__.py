@@ -1,1 +1,1 @@
-"""The panes of the run screen, one a file: each turns the run's state into a few lines."""
+"""Panes of the run screen, one per module."""

@@ -1,4 +1,4 @@
-"""Whether the training itself is well: the figures that tell before the reward does."""
+"""Health pane: alerts and the latest step's training metrics, which show problems before the reward does."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ida_tui.tui.widgets import format as words
 
 
 class HealthPane(Pane):
-    """The newest step's figures, and the alerts."""
+    """Alerts and the metrics of the latest step."""
 
     NAME, KEY = "Health", "H"
 
-    def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
-        """Alerts first, then pairs of a name and a figure, in as many columns as fit."""
+    def text(self, state: RunState, run_view: Watched, now: datetime) -> Content:
+        """Alerts first, then metrics with their names, in as many columns as fit."""
         width, height = self.room
         rows = alerts(state.alerts, width, height)
         if not state.steps:
@@ -41,35 +41,35 @@ class HealthPane(Pane):
 
 
 def alerts(raised: Sequence[ev.AlertRaised], width: int, height: int) -> list[Content]:
-    """The newest alert and what to do about it, in at most half of the pane; with room, earlier ones, too."""
+    """The newest alerts with their advice, in at most half of the pane's height."""
     rows: list[Content] = []
     for alert in reversed(raised):
-        said = f"! {alert.rule}, step {alert.step}: {alert.evidence}"
-        what = [(line, "bold $text-warning") for line in textwrap.wrap(said, max(20, width))]
-        what += [(line, "") for line in textwrap.wrap(f"→ {alert.advice}", max(20, width))]
-        if rows and len(rows) + len(what) > height // 2:
+        text = f"! {alert.rule}, step {alert.step}: {alert.evidence}"
+        parts = [(line, "bold $text-warning") for line in textwrap.wrap(text, max(20, width))]
+        parts += [(line, "") for line in textwrap.wrap(f"→ {alert.advice}", max(20, width))]
+        if rows and len(rows) + len(parts) > height // 2:
             break
-        rows += [Content.assemble(part) for part in what]
+        rows += [Content.assemble(part) for part in parts]
     return rows[: max(1, height // 2)]
 
 
 def figures(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
-    """The figures of a step by their names, the most telling first."""
+    """The metrics of a step as (name, value) pairs, the most important first."""
     lengths = "–"
     if step.lengths is not None:
         mean, low, high = step.lengths
         lengths = f"{mean:.0f} ({low:.0f}–{high:.0f})"
     return [
         ("truncated", words.percent(step.truncated)),
-        ("zero var.", words.percent(step.zero_std)),
+        ("zero-var", words.percent(step.zero_std)),
         ("entropy", words.number(step.entropy, 2)),
-        ("kl", words.small(step.kl)),
+        ("KL", words.small(step.kl)),
         ("lengths", lengths),
         *beside(step),
         ("grad norm", words.small(step.grad_norm)),
         ("loss", words.small(step.loss)),
-        ("rate", words.small(step.learning_rate)),
-        ("moved", words.percent(step.weight_delta, 2)),
+        ("lr", words.small(step.learning_rate)),
+        ("weight Δ", words.percent(step.weight_delta, 2)),
         ("skipped", str(skipped)),
         ("largest Δ", words.small(step.largest_change)),
         *([("scale", f"{step.loss_scale:g}")] if step.loss_scale is not None else []),
@@ -78,16 +78,16 @@ def figures(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
 
 
 def beside(step: ev.StepFinished) -> list[tuple[str, str]]:
-    """What was found of the step's completions beside their judge, as far as it was looked at."""
-    found = []
+    """Metrics of the completions that do not come from the judge, if they were computed."""
+    pairs = []
     if step.harmless:
-        found.append(("refused", words.percent(step.harmless_refused / step.harmless)))
+        pairs.append(("refused", words.percent(step.harmless_refused / step.harmless)))
     if step.unsafe:
-        found.append(("declined", words.percent(step.unsafe_declined / step.unsafe)))
+        pairs.append(("declined", words.percent(step.unsafe_declined / step.unsafe)))
     if step.repetition is not None:
-        found.append(("repeats", words.percent(step.repetition)))
+        pairs.append(("repeats", words.percent(step.repetition)))
     if step.length_r is not None:
-        found.append(("length r", words.number(step.length_r, 2)))
+        pairs.append(("length r", words.number(step.length_r, 2)))
     if step.offline_r_ida is not None:
-        found.append(("offline", words.number(step.offline_r_ida, 2)))
-    return found
+        pairs.append(("offline", words.number(step.offline_r_ida, 2)))
+    return pairs

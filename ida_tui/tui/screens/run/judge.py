@@ -1,4 +1,4 @@
-"""The judge: what it is doing now, how fast it is, and what it has cost."""
+"""Judge pane: current batch, latency, failures, and cost."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from ida_tui.tui.widgets import format as words
 
 
 class JudgePane(Pane):
-    """A live timer while a batch is out; totals since the start."""
+    """A live timer while a batch is being judged, and totals since the start of the run."""
 
     NAME, KEY = "Judge", "J"
 
-    def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
+    def text(self, state: RunState, run_view: Watched, now: datetime) -> Content:
         """Seven rows, the most important first."""
         name = state.run.judge if state.run else ""
         totals, last = state.judge, state.judge.last
-        out = state.phase == "judge" and state.ended is None and watched.going_on
-        held = state.held_s(now) if watched.going_on and watched.viewed is None else 0.0
-        if state.pause is not None and watched.going_on:
+        scoring = state.phase == "judge" and state.ended is None and run_view.going_on
+        rate_limited = state.held_s(now) if run_view.going_on and run_view.viewed is None else 0.0
+        if state.pause is not None and run_view.going_on:
             status = Content.assemble(("‖ paused", "bold $text-warning"))
-        elif held:
+        elif rate_limited:
             status = Content.assemble(
-                ("◌ told to wait ", "bold $text-warning"), (f"{held:.0f} s", "bold")
+                ("◌ rate-limited ", "bold $text-warning"), (f"{rate_limited:.0f} s", "bold")
             )
-        elif out and watched.viewed is None:
+        elif scoring and run_view.viewed is None:
             waited = seconds_since(state.phase_since, now)
-            there = state.asking
-            counted = f" · {there.answered}/{there.asked}" if there is not None else ""
+            progress = state.asking
+            count = f" · {progress.answered}/{progress.asked}" if progress is not None else ""
             status = Content.assemble(
-                ("● scoring ", "bold $text-accent"), (f"{waited:.1f} s", "bold"), counted
+                ("● scoring ", "bold $text-accent"), (f"{waited:.1f} s", "bold"), count
             )
         elif last is not None:
             status = Content.assemble("last batch ", (f"{last.seconds:.2f} s", "bold"))
@@ -50,8 +50,8 @@ class JudgePane(Pane):
                 )
             )
             rows.append(Content(f"verdicts {totals.calls:,} · cached {totals.cached:,}"))
-            failed = (f"no verdict {totals.failed:,}", "bold $text-error" if totals.failed else "")
-            slots = f" · {last.slots} at once" if last.slots is not None else ""
+            failed = (f"failed {totals.failed:,}", "bold $text-error" if totals.failed else "")
+            slots = f" · {last.slots} parallel" if last.slots is not None else ""
             rows.append(Content.assemble(failed, f" · retries {totals.retries:,}{slots}"))
             rows.append(
                 Content(f"cost {_cost(name, totals.cost)} · waited {_waited(totals.exposed_s)}")
@@ -71,4 +71,4 @@ def _waited(seconds: float) -> str:
 
 
 def _cost(judge: str, cost: float | None) -> str:
-    return "none" if judge == OFFLINE_JUDGE else words.money(cost)
+    return "$0" if judge == OFFLINE_JUDGE else words.money(cost)

@@ -1,4 +1,4 @@
-"""What the run has said, newest at the bottom."""
+"""Log pane: the run's messages, newest at the bottom."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ida_tui.tui.screens.run.pane import Pane
 from ida_tui.util.text import printable
 
 BOLD = ("!", "✗")
-"""Marks of the lines that stand out."""
+"""First characters of the lines shown in bold."""
 
 
 class LogPane(Pane):
-    """The lines of the command line, as they come; up and down look further back.
+    """The lines that the headless command prints, with scrolling.
 
-    A scrolling widget would lay the whole screen out again with every line; this one draws as many lines as
-    it has room for.
+    A scrolling widget would lay out the full screen again for every line; this one draws only the visible
+    lines.
     """
 
     NAME, KEY = "Log", "L"
@@ -29,20 +29,20 @@ class LogPane(Pane):
     def __init__(self) -> None:
         super().__init__()
         self._up = 0
-        """How many of the newest lines are below the last one that is drawn."""
+        """Number of newer lines below the last visible line."""
         self._of: tuple[int, ...] = ()
         self._lines: list[str] = []
 
-    def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
-        """As many lines as there is room for."""
+    def text(self, state: RunState, run_view: Watched, now: datetime) -> Content:
+        """The visible lines."""
         newest = state.recent[-1].seq if state.recent else -1
-        of = (id(watched), newest, len(state.recent))
-        if of != self._of:
+        source = (id(run_view), newest, len(state.recent))
+        if source != self._of:
             lines = [line for record in state.recent for line in log_lines(state, record)]
-            if self._up and of[0] == (self._of or of)[0]:
-                # Whoever looks back stays where they are while lines come in below.
+            if self._up and source[0] == (self._of or source)[0]:
+                # Keep the scroll position while new lines arrive below.
                 self._up = max(0, self._up + len(lines) - len(self._lines))
-            self._of, self._lines = of, lines
+            self._of, self._lines = source, lines
         height = max(1, self.room[1])
         self._up = min(self._up, max(0, len(self._lines) - height))
         end = len(self._lines) - self._up
@@ -55,32 +55,32 @@ class LogPane(Pane):
     _hint = ""
 
     def hint(self, text: str) -> None:
-        """What the frame says while the newest line is in sight."""
+        """Set the frame's subtitle for when the newest line is visible."""
         self._hint = text
         if not self._up:
             self.border_subtitle = text
 
     def _scroll(self, lines: int) -> None:
         self._up = max(0, self._up + lines)
-        self.on_resize()  # draws it again
+        self.on_resize()  # redraws the pane
 
     def action_scroll_up(self) -> None:
-        """One line further back."""
+        """Scroll up by one line."""
         self._scroll(1)
 
     def action_scroll_down(self) -> None:
-        """One line on."""
+        """Scroll down by one line."""
         self._scroll(-1)
 
     def action_scroll_home(self) -> None:
-        """To the first line that is kept."""
+        """Scroll to the oldest line in memory."""
         self._scroll(len(self._lines))
 
     def action_scroll_end(self) -> None:
-        """Back to the newest line."""
+        """Scroll to the newest line."""
         self._scroll(-self._up)
 
 
 def log_lines(state: RunState, record: ev.Record) -> list[str]:
-    """The lines of one record, without what a terminal would act on."""
+    """The lines of one record, with control characters made visible."""
     return [printable(line) for line in narration.lines(state, record.event)]

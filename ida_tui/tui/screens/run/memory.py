@@ -1,4 +1,4 @@
-"""Memory against the limit: the machine, this process, the device, and swap."""
+"""Memory pane: use of the machine, this process, the device, and swap, against the limit."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ida_tui.tui.screens.run.pane import Pane, lines
 from ida_tui.tui.widgets import format as words
 
 HIGH, CRITICAL = 0.85, 0.95
-"""Shares of the limit from which the gauge says so."""
+"""Shares of the limit above which the gauge shows `high` and `critical`."""
 
 
 class MemoryPane(Pane):
-    """A gauge of what the machine uses, against the limit of the profile."""
+    """A gauge of the machine's memory use against the profile's limit."""
 
     NAME, KEY = "Memory", "M"
 
-    def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
-        """Six rows at most; seven where several processes train."""
+    def text(self, state: RunState, run_view: Watched, now: datetime) -> Content:
+        """At most six rows; seven in a distributed run. The memory table follows if it fits."""
         sample = state.memory
         if sample is None:
             return Content.assemble(("not sampled yet", "dim"))
@@ -39,11 +39,13 @@ class MemoryPane(Pane):
         )
         if sample.device_tensors is not None:
             cache = sample.device_cache or 0
-            of = f" of {words.gigabytes(sample.device_limit)}" if sample.device_limit else ""
+            limit_text = (
+                f" of {words.gigabytes(sample.device_limit)}" if sample.device_limit else ""
+            )
             rows.append(
                 Content(
                     f"device {words.gigabytes(sample.device_tensors)} GB"
-                    f" + cache {words.gigabytes(cache)}{of}"
+                    f" + cache {words.gigabytes(cache)}{limit_text}"
                 )
             )
         rows += _processes(state)
@@ -54,7 +56,7 @@ class MemoryPane(Pane):
         return lines(*rows)
 
     def _table(self, state: RunState, limit: float, above: int) -> list[Content]:
-        """The memory plan beside what was measured, where the pane has room for it."""
+        """Planned and measured memory as a table, if the pane has room for it."""
         if state.run is None or not state.run.plan:
             return []
         table = narration.memory_table(state.run.plan, limit, narration.measured_memory(state))
@@ -62,7 +64,7 @@ class MemoryPane(Pane):
 
 
 def gauge(used: int, limit: float, width: int) -> list[Content]:
-    """System memory as a bar and in figures; near the limit it says so in words."""
+    """System memory as a bar and as numbers, with a warning near the limit."""
     share = used / limit
     word, style = "", "$text-accent"
     if share >= CRITICAL:
@@ -77,32 +79,32 @@ def gauge(used: int, limit: float, width: int) -> list[Content]:
 
 
 def _processes(state: RunState) -> list[Content]:
-    """What all processes hold after the last step, and the one that holds most."""
+    """Total memory of all ranks after the last step, and the rank with the most."""
     ranks = state.steps[-1].ranks if state.steps else ()
     if not ranks:
         return []
-    # On a device of their own, what is there; elsewhere what the processes hold.
-    held = [
+    # Device memory if each rank has its own device, otherwise the memory of the process.
+    sizes = [
         process if tensors is None else tensors + (cache or 0)
         for _, process, tensors, cache, *_ in ranks
     ]
     return [
         Content.assemble(
-            f"{len(ranks)} processes {words.gigabytes(sum(held))} GB",
-            (f", most rank {held.index(max(held))}: {words.gigabytes(max(held))}", "dim"),
+            f"{len(ranks)} processes {words.gigabytes(sum(sizes))} GB",
+            (f", largest rank {sizes.index(max(sizes))}: {words.gigabytes(max(sizes))}", "dim"),
         )
     ]
 
 
 def _planned(state: RunState) -> str:
-    """What was planned for it before anything was loaded."""
+    """The memory planned for the run before anything was loaded."""
     planned = state.run.planned_gb if state.run else None
     return "" if planned is None else f", plan {words.gigabytes(round(planned * 1e9))}"
 
 
 def _swap(sample: MemorySampled) -> Content:
     if not sample.swap_growth:
-        return Content.assemble(("swap has not grown", "dim"))
+        return Content.assemble(("swap +0", "dim"))
     return Content.assemble(
-        (f"swap grew by {words.gigabytes(sample.swap_growth)} GB", "bold $text-warning")
+        (f"swap +{words.gigabytes(sample.swap_growth)} GB", "bold $text-warning")
     )

@@ -1,4 +1,4 @@
-"""What every pane is: a titled frame around a text that is redrawn only when it has changed."""
+"""Base class of the run screen's panes: a titled frame around text, redrawn only after a change."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ida_tui.util.text import printable_text
 
 
 class Pane(Static, can_focus=True):
-    """One part of the run screen.
+    """One pane of the run screen.
 
-    A subclass sets `NAME` and `KEY` and says in `text` what it shows.
+    A subclass sets `NAME` and `KEY` and returns its content from `text`.
     """
 
     NAME: ClassVar[str]
@@ -29,26 +29,26 @@ class Pane(Static, can_focus=True):
         self._last: tuple[Watched, datetime] | None = None
 
     def on_resize(self) -> None:
-        """Bars, columns and plots are drawn to measure."""
+        """Redraw: bars, columns, and plots depend on the size."""
         if self._last is not None:
             self.show(*self._last, None)
 
-    def show(self, watched: Watched, now: datetime, changed: Changed | None) -> None:
-        """Bring the pane up to date.
+    def show(self, run_view: Watched, now: datetime, changed: Changed | None) -> None:
+        """Update the pane.
 
         Args:
-            watched: the run.
-            now: the present, UTC.
-            changed: types of the events since the last time; None if anything may have changed.
+            run_view: the run.
+            now: the current time, UTC.
+            changed: types of the events since the last update; None if anything may have changed.
         """
-        self._last = watched, now
-        text = harmless(self.text(watched.shown, watched, now))
+        self._last = run_view, now
+        text = harmless(self.text(run_view.shown, run_view, now))
         if text != self._drawn:
             self._drawn = text
             self.update(text, layout=False)
 
-    def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
-        """What the pane says; `state` is what is looked at, perhaps an earlier one."""
+    def text(self, state: RunState, run_view: Watched, now: datetime) -> Content:
+        """The content of the pane; `state` is the viewed state, which may be an earlier one."""
         raise NotImplementedError
 
     @property
@@ -58,21 +58,21 @@ class Pane(Static, can_focus=True):
 
 
 def harmless(content: Content) -> Content:
-    """The same, without the characters that a terminal acts on; styles stay in their places."""
+    """The content with control characters made visible; style spans keep their positions."""
     shown = printable_text(content.plain)
     return content if shown == content.plain else Content(shown, list(content.spans))
 
 
 def seconds_since(moment: str, now: datetime) -> float:
-    """Seconds from a record's time to the present; 0 where there is none."""
+    """Seconds from a record's time until now; 0 if the time is missing."""
     try:
         return max(0.0, (now - datetime.fromisoformat(moment)).total_seconds())
     except (ValueError, TypeError):
-        return 0.0  # a replay takes the times of most lines as they are written
+        return 0.0  # a replay does not parse the times of most records
 
 
 def lines(*parts: Content | str) -> Content:
-    """Rows of text, one below the other."""
+    """Join the parts with line breaks."""
     return Content("\n").join(
         part if isinstance(part, Content) else Content(part) for part in parts
     )

@@ -1,4 +1,4 @@
-"""How far the run is, and at its end what became of it."""
+"""Progress pane: phase, step, generation, and time of the run; its results at the end."""
 
 from __future__ import annotations
 
@@ -15,61 +15,62 @@ from ida_tui.tui.screens.run.pane import Pane, lines, seconds_since
 from ida_tui.tui.widgets import format as words
 
 RECENT_STEPS = 10
-"""The remaining time is guessed from so many of the newest steps."""
+"""Number of latest steps from which the remaining time is estimated."""
 
 
 class ProgressPane(Pane):
-    """Phase, step, generation and time; then the result."""
+    """Phase, step, generation, and time while the run is in progress; then the result."""
 
     NAME, KEY = "Progress", "P"
 
-    def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
-        """Three rows at most."""
+    def text(self, state: RunState, run_view: Watched, now: datetime) -> Content:
+        """At most three rows."""
         width = max(20, self.room[0])
-        if watched.refusal is not None:
-            return lines(Content.assemble(("✗ ", "$text-error"), watched.refusal.title))
-        if watched.viewed is not None:
-            return looking_back(state, watched, width)
+        if run_view.refusal is not None:
+            return lines(Content.assemble(("✗ ", "$text-error"), run_view.refusal.title))
+        if run_view.viewed is not None:
+            return looking_back(state, run_view, width)
         if state.ended is not None:
-            return result(state, state.ended, str(watched.directory or ""), width)
+            return result(state, state.ended, str(run_view.directory or ""), width)
         if state.seq < 0:
-            return starting(watched, now)
-        return lines(_steps(state, watched, now, width), _generation(state, width))
+            return starting(run_view, now)
+        return lines(_steps(state, run_view, now, width), _generation(state, width))
 
 
-def starting(watched: Watched, now: datetime) -> Content:
-    """Before the first event: the libraries are being imported, in the trainer's thread."""
-    waited = (now - watched.begun).total_seconds() if watched.begun else 0.0
+def starting(run_view: Watched, now: datetime) -> Content:
+    """Shown before the first event, while the trainer's thread imports the libraries."""
+    waited = (now - run_view.begun).total_seconds() if run_view.begun else 0.0
     return lines(
         Content.assemble(("starting", "bold"), f"  {words.duration(waited)}"),
-        Content.assemble(("torch and trl are being loaded; this takes some seconds", "dim")),
+        Content.assemble(("Loading PyTorch and TRL (about 15 s)…", "dim")),
     )
 
 
 def remaining_s(state: RunState) -> float | None:
-    """Seconds of training left, judged by the newest steps; None before the first has finished."""
+    """Estimated seconds of training left, from the latest steps; None before the first step."""
     if state.run is None or not state.steps:
         return None
     newest = [sum(step.seconds.values()) for step in state.steps[-RECENT_STEPS:]]
     return sum(newest) / len(newest) * max(0, state.run.steps - state.steps[-1].step)
 
 
-def _steps(state: RunState, watched: Watched, now: datetime, width: int) -> Content:
+def _steps(state: RunState, run_view: Watched, now: datetime, width: int) -> Content:
     run = state.run
     phase = PHASES[state.phase]
     if state.pause is not None:
-        phase = f"paused: {state.pause.reason}"
-    elif watched.stop_asked:
+        by_user = state.pause.by == "person"
+        phase = "paused by you" if by_user else f"paused: {state.pause.reason}"
+    elif run_view.stop_asked:
         phase = "stopping: saving a checkpoint"
-    elif not watched.going_on:
+    elif not run_view.going_on:
         phase = f"died while {phase}: {likely_cause(state)}"
     done = state.steps[-1].step if state.steps else 0
-    lasted = seconds_since(state.started_at, now)
-    if not watched.going_on:
-        lasted -= seconds_since(state.updated_at, now)
-    clock = words.duration(max(0.0, lasted))
+    elapsed = seconds_since(state.started_at, now)
+    if not run_view.going_on:
+        elapsed -= seconds_since(state.updated_at, now)
+    clock = words.duration(max(0.0, elapsed))
     left = remaining_s(state)
-    if left is not None and watched.going_on and state.phase not in ("save", "evaluate"):
+    if left is not None and run_view.going_on and state.phase not in ("save", "evaluate"):
         clock += f" · about {words.duration(left)} left"
         if state.before is not None:
             clock += " + evaluation" if width >= 90 else " + eval"
@@ -81,24 +82,25 @@ def _steps(state: RunState, watched: Watched, now: datetime, width: int) -> Cont
 
 
 def _generation(state: RunState, width: int) -> Content:
-    beat = state.generation
-    if state.phase != "generate" or beat is None:
+    progress = state.generation
+    if state.phase != "generate" or progress is None:
         if not state.steps or state.phase not in ("judge", "reference", "update"):
             return Content("")
-        if beat is None:
+        if progress is None:
             return Content("")
         return Content.assemble(
-            (f"generated {beat.rows} completions · {beat.tokens:,} tokens", "dim"),
-            (f" · {beat.tokens_per_s:,.0f} tok/s", "dim"),
+            (f"generated {progress.rows} completions · {progress.tokens:,} tokens", "dim"),
+            (f" · {progress.tokens_per_s:,.0f} tok/s", "dim"),
         )
-    tail = f"{beat.rows_done}/{beat.rows} ended · {beat.tokens:,} tokens · {beat.tokens_per_s:,.0f} tok/s"
+    count = f"{progress.rows_done}/{progress.rows} done"
+    tail = f"{count} · {progress.tokens:,} tokens · {progress.tokens_per_s:,.0f} tok/s"
     room = min(40, width - len(tail) - 14)
-    drawn = f"{words.bar(beat.rows_done / max(1, beat.rows), room)} " if room >= 6 else ""
-    return Content.assemble("completions ", (drawn, "$text-accent"), tail)
+    bar = f"{words.bar(progress.rows_done / max(1, progress.rows), room)} " if room >= 6 else ""
+    return Content.assemble("completions ", (bar, "$text-accent"), tail)
 
 
 def result(state: RunState, ended: ev.RunEnded, directory: str, width: int) -> Content:
-    """What became of the run, in the words and figures of the command line."""
+    """The result of the run, worded as in the headless output."""
     good = ended.good
     mark = ("✓ ", "$text-success") if good else ("✗ ", "$text-error")
     first = Content.assemble(mark, (ended.message, "bold"), f" · {words.duration(ended.seconds)}")
@@ -120,22 +122,20 @@ def result(state: RunState, ended: ev.RunEnded, directory: str, width: int) -> C
             " · unsafe declined " if long else " · declined ",
             (_shares(before.unsafe_refused, after.unsafe_refused, before.unsafe), "bold"),
         )
-    third = Content.assemble((f"{directory} · 3 completions · 1 launch", "dim"))
+    third = Content.assemble((f"{directory} · 3: completions · 1: launch", "dim"))
     return lines(first, second, third)
 
 
-def _shares(before: int, after: int, whole: int) -> str:
-    return f"{before / whole:.0%} → {after / whole:.0%}" if whole else "none asked"
+def _shares(before: int, after: int, total: int) -> str:
+    return f"{before / total:.0%} → {after / total:.0%}" if total else "no prompts"
 
 
-def looking_back(state: RunState, watched: Watched, width: int) -> Content:
-    """Which step is looked at, and how to come back."""
+def looking_back(state: RunState, run_view: Watched, width: int) -> Content:
+    """The viewed step, and how to return to the latest one."""
     step = state.steps[-1].step if state.steps else 0
-    newest = watched.state.steps[-1].step if watched.state.steps else 0
+    newest = run_view.state.steps[-1].step if run_view.state.steps else 0
     bar = words.bar(step / max(1, newest), min(40, max(6, width - 56)))
     return lines(
-        Content.assemble(
-            ("looking back", "bold"), f"  step {step} of {newest} ", (bar, "$text-accent")
-        ),
-        Content.assemble(("[ and ] move by a step, \\ returns to the newest", "dim")),
+        Content.assemble(("viewing", "bold"), f"  step {step} of {newest} ", (bar, "$text-accent")),
+        Content.assemble(("[ previous step · ] next step · \\ latest step", "dim")),
     )

@@ -1,4 +1,4 @@
-"""align, risk, detail and R_IDA over the steps."""
+"""Scores pane: plots of R_IDA, align, risk, and detail over the steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ida_tui.tui.screens.run.pane import Pane, lines
 from ida_tui.tui.widgets import format as words
 from ida_tui.tui.widgets.plot import Line, plot
 
-# Solid, dashed, dotted, dash-dot: lines differ without colour too.
+# Solid, dashed, dotted, and dash-dot, so that the lines differ without color.
 STYLES = {
     "R_IDA": ("$text-accent", (1,)),
     "align": ("$text-primary", (1, 1, 1, 1, 0, 0)),
@@ -24,7 +24,7 @@ STYLES = {
 
 
 class ScoresPane(Pane):
-    """Redrawn only when a step has landed or the pane has another size."""
+    """Numbers and plots of the scores, redrawn only after a new step or a resize."""
 
     NAME, KEY = "Scores", "S"
 
@@ -33,17 +33,17 @@ class ScoresPane(Pane):
         self.border_subtitle = "risk: 10 = safest"
         self._of: tuple[object, ...] = ()
 
-    def show(self, watched: Watched, now: datetime, changed: Changed | None) -> None:
-        """Bring the pane up to date."""
-        state = watched.shown
+    def show(self, run_view: Watched, now: datetime, changed: Changed | None) -> None:
+        """Update the pane."""
+        state = run_view.shown
         newest = state.steps[-1].step if state.steps else 0
-        of = (len(state.steps), newest, watched.viewed is None, self.room, id(watched))
-        if of != self._of:
-            self._of = of
-            super().show(watched, now, changed)
+        source = (len(state.steps), newest, run_view.viewed is None, self.room, id(run_view))
+        if source != self._of:
+            self._of = source
+            super().show(run_view, now, changed)
 
-    def text(self, state: RunState, watched: Watched, now: datetime) -> Content:
-        """Figures, the plot of R_IDA, and below it the plot of the axes."""
+    def text(self, state: RunState, run_view: Watched, now: datetime) -> Content:
+        """Numbers, the plot of R_IDA, and below it the plot of the axes."""
         width, height = self.room
         if not state.steps:
             return Content.assemble(("No step has finished yet.", "dim"))
@@ -73,15 +73,15 @@ def _line(name: str, values: Sequence[float | None], digits: int) -> Line:
 
 
 def figures(first: ev.StepFinished, last: ev.StepFinished, width: int) -> Content:
-    """The change since the first step, with the newest figures where there is room for both."""
+    """The change since the first step, with the latest values if there is room for both."""
     wide = width >= 70
     parts: list[tuple[str, str] | str] = []
     for name, digits in (("R_IDA", 3), ("align", 1), ("risk", 1), ("detail", 1)):
-        then, now = getattr(first, name.lower()), getattr(last, name.lower())
-        known = then is not None and now is not None
-        change = words.signed(now - then, digits) if known else words.UNKNOWN
+        baseline, recent = getattr(first, name.lower()), getattr(last, name.lower())
+        known = baseline is not None and recent is not None
+        change = words.signed(recent - baseline, digits) if known else words.UNKNOWN
         parts.append((f"{name} ", STYLES[name][0]))
-        parts += [(words.number(now, digits), "bold"), f" {change}"] if wide else [change]
+        parts += [(words.number(recent, digits), "bold"), f" {change}"] if wide else [change]
         parts.append("   " if wide else " ")
     parts.pop()
     if width >= 90:

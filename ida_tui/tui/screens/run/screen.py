@@ -1,4 +1,4 @@
-"""The run screen: everything about one run that would otherwise be dug out of logs."""
+"""Run screen: progress, scores, judge, memory, health, and log of one run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PANES = ("progress", "scores", "judge", "memory", "health", "log")
 
 
 class RunScreen(IdaScreen):
-    """Six panes over the run's state; any can be maximised or hidden."""
+    """Six panes of the run's state; each can be maximized or hidden."""
 
     SCOPE: ClassVar[Scope] = "run"
     TITLE = "Run"
@@ -39,12 +39,12 @@ class RunScreen(IdaScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._maximised = ""
+        self._maximized = ""
         self._hidden: set[str] = set()
 
     def compose_body(self) -> ComposeResult:
-        """Progress above; scores on the left, figures on the right; the log below."""
-        yield Static("No run yet.  1 chooses one,  4 lists past runs.", id="no-run")
+        """Progress at the top, scores on the left, three panes on the right, the log at the bottom."""
+        yield Static("No run yet. Press 1 to start one, or 4 to list past runs.", id="no-run")
         yield ProgressPane()
         with Horizontal(id="columns"):
             yield ScoresPane()
@@ -58,99 +58,99 @@ class RunScreen(IdaScreen):
     def on_mount(self) -> None:
         self.call_after_refresh(self._arrange)
 
-    def show_run(self, watched: Watched | None, changed: Changed | None) -> None:
-        """Bring the panes up to date."""
-        if self.has_class("-no-run") != (watched is None):
-            self.set_class(watched is None, "-no-run")
+    def show_run(self, run_view: Watched | None, changed: Changed | None) -> None:
+        """Update the panes."""
+        if self.has_class("-no-run") != (run_view is None):
+            self.set_class(run_view is None, "-no-run")
             self._arrange()
-        if watched is None:
+        if run_view is None:
             return
         now = self.app.clock()
         for pane in self.query(Pane):
             if pane.display:
-                pane.show(watched, now, changed)
+                pane.show(run_view, now, changed)
 
     def fit(self) -> None:
-        """Plots and gauges are drawn to measure."""
+        """Rearrange the panes: the layout, plots, and gauges depend on the size."""
         self._arrange()
 
     # -- panes --------------------------------------------------------------------------------
 
     def action_pane(self, name: str) -> None:
-        """Maximise a pane; a maximised one goes back, a hidden one comes back."""
+        """Maximize a pane; restore it if it is maximized or hidden."""
         if name in self._hidden:
             self._hidden.discard(name)
         else:
-            self._maximised = "" if self._maximised == name else name
+            self._maximized = "" if self._maximized == name else name
         self._arrange()
         self.query_one(f"#{name}").focus()
 
     def action_hide_pane(self) -> None:
-        """Hide the pane that has the focus; the last one stays."""
+        """Hide the focused pane, unless it is the last one."""
         if self.app.watched is None:
             self.notify("No run yet.")
             return
-        name = self._maximised or (self.focused.id if self.focused else None) or ""
+        name = self._maximized or (self.focused.id if self.focused else None) or ""
         if name not in PANES:
-            self.notify("Choose a pane first: tab, or its capital letter.")
+            self.notify("Focus a pane first: press Tab or the pane's capital letter.")
             return
         if len(self._hidden) == len(PANES) - 1:
-            self.notify("This is the last pane.")
+            self.notify("The last pane cannot be hidden.")
             return
         self._hidden.add(name)
-        self._maximised = ""
+        self._maximized = ""
         self._arrange()
         self.focus_next()
 
     def action_show_panes(self) -> None:
-        """Show every pane in its place."""
+        """Restore all panes."""
         self._hidden.clear()
-        self._maximised = ""
+        self._maximized = ""
         self._arrange()
 
     def leave(self) -> bool:
-        """Put a maximised pane back first."""
-        if self._maximised:
-            self._maximised = ""
+        """Restore a maximized pane."""
+        if self._maximized:
+            self._maximized = ""
             self._arrange()
             return True
         return False
 
     def _arrange(self) -> None:
         if len(self.query(".pane")) < len(PANES):
-            return  # still being made
+            return  # not composed yet
         if self.app.watched is None:
             shown: set[str] = set()
         else:
-            shown = {self._maximised} if self._maximised else set(PANES) - self._hidden
-        no_room = self.has_class("-compact") and not self._maximised and "health" in shown
+            shown = {self._maximized} if self._maximized else set(PANES) - self._hidden
+        no_room = self.has_class("-compact") and not self._maximized and "health" in shown
         if no_room:
             shown.discard("health")
-        self.query_one(LogPane).hint("H shows health" if no_room else "")
+        self.query_one(LogPane).hint("H: health" if no_room else "")
         for name in PANES:
             self.query_one(f"#{name}").display = name in shown
         for part in ("right", "columns"):
             column = self.query_one(f"#{part}", Widget)
             column.display = any(child.display for child in column.children)
-        self.set_class(bool(self._maximised), "-maximised")
+        self.set_class(bool(self._maximized), "-maximized")
         hint = self.query_one("#hidden", Static)
         names = sorted(self._hidden, key=PANES.index)
         keys = ", ".join(f"{name.capitalize()} ({name[0].upper()})" for name in names)
-        hint.update(f"hidden: {keys} · X shows all" if names else "")
-        hint.display = bool(names) and not self._maximised
-        # A pane that was hidden knows nothing of what happened meanwhile.
+        hint.update(f"hidden: {keys} · X: show all" if names else "")
+        hint.display = bool(names) and not self._maximized
+        # A hidden pane receives no updates, so refresh all of them.
         self.call_after_refresh(self.refresh_run)
 
     # -- the run ------------------------------------------------------------------------------
 
     def action_stop(self) -> None:
-        """Stop the training, after a question."""
-        watched = self.app.watched
-        if watched is None or not watched.going_on:
+        """Stop the training after a confirmation."""
+        run_view = self.app.watched
+        if run_view is None or not run_view.going_on:
             self.notify("No run is live.")
             return
-        if watched.stop_asked:
-            self.notify("It is stopping: a checkpoint is being saved.")
+        if run_view.stop_asked:
+            self.notify("The run is stopping and saving a checkpoint.")
             return
 
         def answered(stop: bool | None) -> None:
@@ -160,91 +160,93 @@ class RunScreen(IdaScreen):
         self.app.push_screen(
             Ask(
                 "Stop the training?",
-                "The step under way is given up. A checkpoint of the last finished step is saved.",
+                "The current step is discarded; the last finished step is saved.",
                 yes="Stop",
-                no="Go on",
+                no="Keep training",
             ),
             answered,
         )
 
     def action_pause(self) -> None:
-        """Pause the training after the step under way, or let it go on."""
-        watched = self.app.watched
-        if watched is None or not watched.going_on:
+        """Pause the training after the current step, or resume it."""
+        run_view = self.app.watched
+        if run_view is None or not run_view.going_on:
             self.notify("No run is live.")
             return
-        paused = watched.state.pause
+        paused = run_view.state.pause
         if paused is not None and paused.by == "judge":
-            self.notify("It waits for its judge: answer the question on the screen.")
-        elif paused is not None or watched.pause_asked:
+            self.notify("The run is paused because of its judge. Answer the question first.")
+        elif paused is not None or run_view.pause_asked:
             self.app.ask_run("go_on")
         else:
             self.app.ask_run("pause")
-            self.notify("It pauses after the step under way. p lets it go on.")
+            self.notify("Pausing after this step. Press p to resume.")
 
     def action_detach(self) -> None:
-        """Let a process of its own train on, and follow it."""
-        watched = self.app.watched
-        if watched is None or not watched.going_on:
+        """Move the run to a background process, and follow it."""
+        run_view = self.app.watched
+        if run_view is None or not run_view.going_on:
             self.notify("No run is live.")
-        elif not watched.live:
-            self.notify("Another process trains it already: leaving the app leaves it alone.")
+        elif not run_view.live:
+            self.notify(
+                "This run is already in another process; quitting the app does not stop it."
+            )
         else:
             self.app.hand_over()
 
     def action_hold(self) -> None:
-        """Hold the display still, or let it go; the run goes on either way."""
+        """Freeze or unfreeze the display; the run continues."""
         if self.app.watched is None:
             self.notify("No run yet.")
             return
         self.app.held = not self.app.held
         self.refresh_run()
 
-    # -- looking back -------------------------------------------------------------------------
+    # -- viewing earlier steps ----------------------------------------------------------------
 
     def action_step_back(self) -> None:
-        """Look at the step before."""
+        """View the previous step."""
         self._look(-1)
 
     def action_step_on(self) -> None:
-        """Look at the next step."""
+        """View the next step."""
         self._look(1)
 
     def action_step_end(self) -> None:
-        """Return to the newest state."""
+        """Return to the current state."""
         if self.app.watched is not None:
             self.app.watched.viewed = None
             self.refresh_run()
 
     def _look(self, direction: int) -> None:
-        watched = self.app.watched
-        if watched is None or not watched.state.steps:
+        run_view = self.app.watched
+        if run_view is None or not run_view.state.steps:
             self.notify("No step has finished yet.")
             return
-        steps = watched.state.steps
-        at = len(watched.viewed.steps) if watched.viewed is not None else len(steps) + 1
-        wanted = min(max(1, at + direction), len(steps) + 1)
+        steps = run_view.state.steps
+        current = len(run_view.viewed.steps) if run_view.viewed is not None else len(steps) + 1
+        wanted = min(max(1, current + direction), len(steps) + 1)
         if wanted > len(steps):
-            watched.viewed = None
+            run_view.viewed = None
         else:
             try:
-                watched.viewed = state_at(watched, wanted)
+                run_view.viewed = state_at(run_view, wanted)
             except (OSError, EventError, KeyError) as error:
-                self.app.show_error(IdaError(f"the run cannot be read any more: {error}"))
+                self.app.show_error(IdaError(f"could not read the events of the run: {error}"))
                 return
         self.refresh_run()
 
 
-def state_at(watched: Watched, count: int) -> RunState:
-    """The state when so many steps had finished, read back from the run's own file.
+def state_at(run_view: Watched, count: int) -> RunState:
+    """The state after `count` finished steps, read from the run's event log.
 
     Raises:
-        OSError: the file cannot be read.
-        EventError: a line in it is no event.
+        OSError: the file could not be read.
+        EventError: a line is not a valid event.
     """
-    step = watched.state.steps[count - 1].step
-    if watched.replay is None or step not in watched.replay.steps:
-        if watched.directory is None:
-            raise FileNotFoundError("it has no directory yet")
-        watched.replay = Replay.open(RunDirectory(watched.directory).events)
-    return watched.replay.at(step)
+    step = run_view.state.steps[count - 1].step
+    if run_view.replay is None or step not in run_view.replay.steps:
+        if run_view.directory is None:
+            raise FileNotFoundError("the run has no directory yet")
+        run_view.replay = Replay.open(RunDirectory(run_view.directory).events)
+    return run_view.replay.at(step)

@@ -1,38 +1,37 @@
 "use strict";
-// Draws the rows that the server sends, and tells it which key was pressed. It sends nothing else, and the
-// server carries out only what cannot change the run.
+// Draws the rows that the server sends and sends key names back. The server runs only read-only actions.
 
-const screenOf = document.getElementById("screen");
-const said = document.getElementById("said");
+const screenElement = document.getElementById("screen");
+const statusLine = document.getElementById("status");
 const NAMES = {
   ArrowDown: "down", ArrowUp: "up", Home: "home", End: "end", Escape: "escape", Tab: "tab",
   "[": "left_square_bracket", "]": "right_square_bracket", "\\": "backslash",
 };
 
-function span([text, columns, colour, background, marks]) {
-  const drawn = document.createElement("span");
-  drawn.textContent = text; // never HTML: a model may have written it
-  drawn.style.width = columns + "ch";
-  drawn.style.color = colour;
-  drawn.style.backgroundColor = background;
-  drawn.className = [...marks].join(" ");
-  return drawn;
+function span([text, columns, color, background, marks]) {
+  const element = document.createElement("span");
+  element.textContent = text; // never HTML: a model may have written it
+  element.style.width = columns + "ch";
+  element.style.color = color;
+  element.style.backgroundColor = background;
+  element.className = [...marks].join(" ");
+  return element;
 }
 
 function fit() {
-  const { offsetWidth: width, offsetHeight: height } = screenOf;
+  const { offsetWidth: width, offsetHeight: height } = screenElement;
   if (!width || !height) return;
   const scale = Math.min(window.innerWidth / width, window.innerHeight / height);
-  screenOf.style.transform = `scale(${scale})`;
+  screenElement.style.transform = `scale(${scale})`;
 }
 
 function draw({ columns, count, rows }) {
   if (columns) {
-    screenOf.style.width = columns + "ch";
-    screenOf.replaceChildren(...Array.from({ length: count }, () => document.createElement("div")));
+    screenElement.style.width = columns + "ch";
+    screenElement.replaceChildren(...Array.from({ length: count }, () => document.createElement("div")));
   }
   for (const [number, spans] of Object.entries(rows)) {
-    screenOf.children[number]?.replaceChildren(...spans.map(span));
+    screenElement.children[number]?.replaceChildren(...spans.map(span));
   }
   if (columns) fit();
 }
@@ -40,9 +39,9 @@ function draw({ columns, count, rows }) {
 function connect() {
   const socket = new WebSocket(`ws://${location.host}/socket`);
   socket.onmessage = (message) => draw(JSON.parse(message.data));
-  socket.onopen = () => { said.textContent = "read-only · 2 run · 3 completions"; };
+  socket.onopen = () => { statusLine.textContent = "read-only · 2: run · 3: completions"; };
   socket.onclose = () => {
-    said.textContent = "not connected; trying again …";
+    statusLine.textContent = "not connected; retrying…";
     setTimeout(connect, 2000);
   };
   document.onkeydown = (event) => {
