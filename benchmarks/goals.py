@@ -1,4 +1,4 @@
-"""What every benchmark has in common: figures against goals, `--quick`, `--json FILE`, an exit status."""
+"""Shared parts of the benchmarks: goals, the flags `--quick` and `--json FILE`, and the exit status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Goal:
-    """One figure and the most it may be."""
+    """A measured figure and the largest value that meets the goal."""
 
     name: str
     value: float
@@ -32,38 +32,42 @@ class Goal:
 
 
 Part = Callable[[], tuple[list[Goal], dict[str, Any]]]
-"""Measures one thing and prints it; returns the goals and the figures behind them."""
+"""Measures and prints one thing; returns its goals and the figures behind them."""
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """The flags of a benchmark whose module has this docstring."""
+    """The argument parser of a benchmark.
+
+    Args:
+        doc: the docstring of the benchmark's module, shown by ``--help``.
+    """
     flags = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    flags.add_argument("--quick", action="store_true", help="under four minutes")
-    flags.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+    flags.add_argument("--quick", action="store_true", help="run a subset, under four minutes")
+    flags.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to FILE")
     return flags
 
 
 def measure(name: str, parts: Sequence[Part], report: Path | None) -> int:
-    """Measure every part in a folder of its own, print, and return the exit status."""
+    """Run every part in a temporary folder and print its goals; returns the exit status."""
     report = report.resolve() if report else None
     goals: list[Goal] = []
     details: dict[str, Any] = {}
-    home = Path.cwd()
+    previous = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="ida-tui-bench-") as folder:
         os.chdir(folder)
         try:
             for part in parts:
-                found, detail = part()
-                goals += found
-                details |= detail
-                if found:
-                    print(*found, sep="\n", flush=True)
+                part_goals, figures = part()
+                goals += part_goals
+                details |= figures
+                if part_goals:
+                    print(*part_goals, sep="\n", flush=True)
         finally:
-            os.chdir(home)
+            os.chdir(previous)
     if report is not None:
-        figures = {"goals": [asdict(g) | {"met": g.met} for g in goals], "details": details}
-        report.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        summary = {"goals": [asdict(g) | {"met": g.met} for g in goals], "details": details}
+        report.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print(f"{name}: " + " · ".join(map(str, goals)))
     return 0 if all(goal.met for goal in goals) else 1

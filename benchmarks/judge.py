@@ -1,11 +1,11 @@
-"""How fast the judge loop is, and what jitter of a judge does to the advantages.
+"""Benchmark of the judge: throughput, overload, cache, overlap, and the effect of jitter on advantages.
 
     uv run python benchmarks/judge.py            # about eight minutes
     uv run python benchmarks/judge.py --quick    # under two minutes
     uv run python benchmarks/judge.py --json judge.json
 
-The judge is a scripted server on loopback: real HTTP, known latency. The last line has the figures against
-their goals; the exit status is 1 if one is missed.
+The judge is a scripted server on the loopback interface: real HTTP, known latency. The last line compares the
+figures with their goals; the exit status is 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ CONFIG = resolve("quickstart").config
 COMPLETIONS, SLOTS, LATENCY_S = 64, 16, 1.0
 SCALES = ("group", "batch", "none")
 JITTER = 0.5
-"""Points by which a score may be off in either direction: half points, uniformly."""
+"""Size of the jitter, in points: a score changes by -0.5, 0 or +0.5 with equal probability."""
 
 
 def main() -> int:
-    """Measure everything; returns the exit status."""
+    """Run the benchmark; returns the exit status."""
     options = parser(__doc__).parse_args()
     return measure(
         "judge",
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def throughput(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
-    """64 completions, 16 at a time, against a server that takes a second: ideally 4 s."""
+    """Score 64 completions with 16 slots on a server that takes a second: ideally 4 s."""
     ideal = COMPLETIONS / SLOTS * LATENCY_S
     seconds = []
     with ScriptedJudge(delay_s=LATENCY_S) as judge:
@@ -84,7 +84,7 @@ def throughput(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
 
 
 def limited() -> tuple[list[Goal], dict[str, Any]]:
-    """A server that turns away whatever comes while four calls are open."""
+    """Score 64 completions on a server that rejects calls while four are open."""
     allowed, open_calls, lock = 4, [0], threading.Lock()
 
     class Limited(ScriptedJudge):
@@ -104,8 +104,8 @@ def limited() -> tuple[list[Goal], dict[str, Any]]:
     scored = sum(v.r_ida is not None for v in verdicts)
     ideal = COMPLETIONS / allowed * 0.1
     print(
-        f"overload: {scored}/{COMPLETIONS} scored by a server that takes {allowed} calls at once, in"
-        f" {stats.seconds:.1f} s (ideal {ideal:.1f} s), {stats.retries} repeats, {slots} slots at the end"
+        f"overload: {scored}/{COMPLETIONS} scored by a server that takes {allowed} calls at a time, in"
+        f" {stats.seconds:.1f} s (ideal {ideal:.1f} s), {stats.retries} retries, {slots} slots at the end"
     )
     share = 1 - scored / COMPLETIONS
     return [Goal("unscored under overload", share, 0.25)], {
@@ -114,25 +114,25 @@ def limited() -> tuple[list[Goal], dict[str, Any]]:
 
 
 def cached() -> tuple[list[Goal], dict[str, Any]]:
-    """The same 64 completions a second time: from the disk."""
+    """Score the same 64 completions twice; the second time from the cache on disk."""
     with ScriptedJudge() as judge, tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
             with _service(judge, folder=Path(folder), cache=True) as service:
                 _, stats = service.score_batch(_questions("kept"))
     each = stats.seconds / COMPLETIONS * 1000
-    print(f"cache: {stats.cached} verdicts from the disk, {each:.2f} ms each")
+    print(f"cache: {stats.cached} verdicts from disk, {each:.2f} ms each")
     return [Goal("a cached verdict", each, 5.0, " ms")], {"cached_ms": each}
 
 
 def overlapped() -> tuple[list[Goal], dict[str, Any]]:
-    """A real run: how long the judge was busy, and how long the trainer waited for it."""
+    """A real run: the judge's busy time, and the part of it that the trainer waits for."""
     with ScriptedJudge(delay_s=0.2) as judge:
         events = _run(judge, steps=10, evaluate=False)
     batches = [e for e in events if e["type"] == "JudgeBatchFinished"]
     busy = statistics.fmean(b["seconds"] for b in batches)
     exposed = statistics.fmean(b["exposed_s"] for b in batches)
     print(
-        f"overlap: the judge is busy for {busy:.2f} s a step, the trainer waits for {exposed:.2f} s of it"
+        f"overlap: the judge is busy for {busy:.2f} s per step; the trainer waits for {exposed:.2f} s of it"
     )
     return [Goal("exposed / busy", exposed / busy, 1.0)], {"busy_s": busy, "exposed_s": exposed}
 
@@ -141,36 +141,36 @@ def overlapped() -> tuple[list[Goal], dict[str, Any]]:
 
 
 def jitter() -> tuple[list[Goal], dict[str, Any]]:
-    """What ± half a point does to the advantages of a real run's 320 groups, by `scale_rewards`."""
+    """Effect of ± half a point on the advantages of 320 recorded groups, by `scale_rewards`."""
     steps = list(_recorded_scores())
     rng = random.Random(0)
     figures: dict[str, tuple[float, float]] = {}
     for scale in SCALES:
-        clean_all, noisy_all, idle, busy = [], [], [], []
+        clean_all, noisy_all, flat, varied = [], [], [], []
         for step in steps:
             clean = _advantages([[r_ida(*s) for s in group] for group in step], scale)
             noisy = _advantages([[r_ida(*_shaken(s, rng)) for s in group] for group in step], scale)
             for group, before, after in zip(step, clean, noisy, strict=True):
                 rewards = [r_ida(*s) for s in group]
-                # A group whose answers differ by less than the jitter has nothing to teach.
-                (idle if max(rewards) - min(rewards) < 0.05 else busy).extend(map(abs, after))
+                # A group whose rewards differ by less than the jitter has no learning signal.
+                (flat if max(rewards) - min(rewards) < 0.05 else varied).extend(map(abs, after))
                 clean_all += before
                 noisy_all += after
-        right = statistics.correlation(clean_all, noisy_all)
-        figures[scale] = (right, statistics.fmean(idle) / statistics.fmean(busy))
+        correlation = statistics.correlation(clean_all, noisy_all)
+        figures[scale] = (correlation, statistics.fmean(flat) / statistics.fmean(varied))
     print(f"jitter of ± {JITTER} points, on {sum(map(len, steps))} groups of a recorded run:")
-    for scale, (right, noise) in figures.items():
+    for scale, (correlation, noise) in figures.items():
         print(
-            f"  scale_rewards={scale:<6} advantages agree with those without jitter r = {right:.3f};"
-            f" groups with nothing to teach push {noise:.0%} as hard as the others"
+            f"  scale_rewards={scale:<6} correlation with advantages without jitter r = {correlation:.3f};"
+            f" groups without a signal have {noise:.0%} of the others' mean advantage"
         )
     gain = figures["batch"][1] / figures["group"][1]
     return [Goal("noise of batch / of group scaling", gain, 0.5, "×")], {"jitter": figures}
 
 
 def learning() -> tuple[list[Goal], dict[str, Any]]:
-    """Runs against a jittery judge, by `scale_rewards`: what is learnt, as the offline heuristic sees it."""
-    found: dict[str, list[dict[str, float]]] = {}
+    """Runs against a judge with jitter, by `scale_rewards`; the offline classifier measures the result."""
+    results: dict[str, list[dict[str, float]]] = {}
     for seed in (0, 1):
         for scale in SCALES:
             with ScriptedJudge(rule=_jittery(seed)) as judge:
@@ -178,7 +178,7 @@ def learning() -> tuple[list[Goal], dict[str, Any]]:
             after = next(
                 e for e in events if e["type"] == "EvaluationFinished" and e["when"] == "after"
             )
-            found.setdefault(scale, []).append(
+            results.setdefault(scale, []).append(
                 {
                     "answered": after["harmless_complied"] / after["harmless"],
                     "declined": after["unsafe_refused"] / after["unsafe"],
@@ -187,17 +187,17 @@ def learning() -> tuple[list[Goal], dict[str, Any]]:
     print(
         f"learning, 40 steps against a judge with a jitter of ± {JITTER} points, held-out prompts:"
     )
-    for scale, runs in found.items():
+    for scale, runs in results.items():
         answered = " ".join(f"{run['answered']:.0%}" for run in runs)
         declined = " ".join(f"{run['declined']:.0%}" for run in runs)
         print(
             f"  scale_rewards={scale:<6} harmless answered {answered}, unsafe declined {declined}"
         )
-    return [], {"learning": found}
+    return [], {"learning": results}
 
 
 def _recorded_scores() -> Iterator[list[list[tuple[float, float, float]]]]:
-    """The scores of every step of the recorded quickstart, group by group."""
+    """Scores of every step of the recorded quickstart, by group."""
     groups: dict[int, dict[int, list[tuple[float, float, float]]]] = {}
     with gzip.open(
         ROOT / "screenshots" / "quickstart.events.jsonl.gz", "rt", encoding="utf-8"
@@ -218,19 +218,19 @@ def _shaken(scores: Sequence[float], rng: random.Random) -> list[float]:
 
 
 def _advantages(groups: Sequence[Sequence[float]], scale: str) -> list[list[float]]:
-    """TRL's advantages: rewards less their group's mean, over the standard deviation that is chosen."""
-    centred = [[r - statistics.fmean(group) for r in group] for group in groups]
+    """TRL's advantages: rewards minus their group's mean, over the standard deviation of group or batch."""
+    centered = [[r - statistics.fmean(group) for r in group] for group in groups]
     if scale == "none":
-        return centred
-    everything = statistics.stdev([r for group in groups for r in group])
+        return centered
+    batch_std = statistics.stdev([r for group in groups for r in group])
     return [
-        [c / ((statistics.stdev(group) if scale == "group" else everything) + 1e-4) for c in row]
-        for group, row in zip(groups, centred, strict=True)
+        [c / ((statistics.stdev(group) if scale == "group" else batch_std) + 1e-4) for c in row]
+        for group, row in zip(groups, centered, strict=True)
     ]
 
 
 def _jittery(seed: int) -> Any:
-    """A server's rule: the offline heuristic's scores, each off by up to half a point."""
+    """Rule of a scripted server: the offline heuristic's scores with jitter."""
     prompts = {prompt.text: prompt for prompt in CONFIG.prompts.prompts}
     scorer = OfflineScorer(list(prompts))
     rng, lock = random.Random(seed), threading.Lock()
@@ -247,7 +247,7 @@ def _jittery(seed: int) -> Any:
     return rule
 
 
-# --- what they share --------------------------------------------------------------------------
+# --- helpers ------------------------------------------------------------------------------------
 
 
 def _service(judge: ScriptedJudge, *, folder: Path | None = None, **changes: Any) -> JudgeService:
@@ -273,8 +273,8 @@ def _questions(about: str) -> list[Question]:
 def _run(
     judge: ScriptedJudge, *, steps: int, evaluate: bool, scale: str = "batch", seed: int = 0
 ) -> list[dict[str, Any]]:
-    """The events of a quickstart against this judge, in a process of its own."""
-    done = subprocess.run(
+    """Events of a quickstart against this judge, run in a separate process."""
+    process = subprocess.run(
         [
             *(sys.executable, "-m", "ida_tui", "--run", "quickstart", "--json"),
             *("judge=gpt-4o-mini", f"judge.base_url={judge.base_url}", "judge.concurrency=16"),
@@ -287,7 +287,7 @@ def _run(
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=True,
     )
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in process.stdout.splitlines()]
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""The memory plan beside the memory that runs take: real headless runs of random weights at real shapes.
+"""Benchmark of the memory plan: planned against measured memory of real runs with random weights.
 
     uv run python benchmarks/memory.py            # about a quarter of an hour
     uv run python benchmarks/memory.py --quick    # under four minutes
     uv run python benchmarks/memory.py --cases M-lora-G8-T256,S-full-G4-T64 --json memory.json
 
-Every case is one `ida-tui --run` of two steps in a process of its own, with the embedded tokenizer and the
-offline judge. Random weights never end an answer, so that every row is as long as it may be: what the plan
-counts with. Measured is the most that the process held of its own, and the libraries' pages; the pages of the
-weights' file while it is read are not among them, for the system takes those back. Planned is
-`ida_tui.planning.memory`, before anything is loaded. The last line also says what the gauge itself costs.
+Every case is one `ida-tui --run` of two steps in a separate process, with the embedded tokenizer and the
+offline judge. Random weights never end an answer, so every completion has the maximum length, as the plan
+assumes. The measured value is the peak of the process's anonymous memory plus the pages of its libraries; it
+excludes the pages of the weights' file, which the system can reclaim. The planned value is computed by
+`ida_tui.planning.memory` before anything is loaded. The last line also reports the cost of the memory monitor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ida_tui.engine.bench.cases import SHAPES  # noqa: E402
 
 @dataclass(frozen=True)
 class Case:
-    """One run."""
+    """One measured run."""
 
     shape: str
     method: str
@@ -41,11 +41,11 @@ class Case:
     checkpointing: bool = False
     beta: float = 0.0
     batch: int = 0
-    """Rows of a micro-batch; 0 is the whole group."""
+    """Rows of a micro-batch; 0 for the full group."""
 
     @property
     def name(self) -> str:
-        """As it is printed and asked for."""
+        """Name of the case, as printed and as given on the command line."""
         parts = [self.shape, self.method, f"G{self.generations}", f"T{self.longest}"]
         parts += ["bf16"] if self.dtype == "bfloat16" else []
         parts += ["recompute"] if self.checkpointing else []
@@ -95,9 +95,11 @@ print(json.dumps({"code": code, "peak": peak}))
 
 
 def main() -> int:
-    """Measure everything; returns the exit status."""
+    """Run the benchmark; returns the exit status."""
     flags = parser(__doc__)
-    flags.add_argument("--cases", metavar="NAMES", help="cases to measure, by name, with commas")
+    flags.add_argument(
+        "--cases", metavar="NAMES", help="names of the cases to measure, separated by commas"
+    )
     options = flags.parse_args()
     cases = QUICK if options.quick else CASES
     if options.cases:
@@ -107,7 +109,7 @@ def main() -> int:
 
 
 def sampling() -> tuple[list[Goal], dict[str, Any]]:
-    """What the gauge itself costs: processor time of a sample, times how many there are in a second."""
+    """Cost of the memory monitor: processor time of a sample, times the samples per second."""
     from ida_tui.engine.device.memory_monitor import INTERVAL_S
     from ida_tui.system.memory import MemorySensor
 
@@ -116,31 +118,34 @@ def sampling() -> tuple[list[Goal], dict[str, Any]]:
     started = time.thread_time()
     for _ in range(samples):
         sensor.sample()
-    each = (time.thread_time() - started) / samples
-    share = each / INTERVAL_S
-    print(f"a sample takes {each * 1e3:.2f} ms of a core, {1 / INTERVAL_S:g} a second: {share:.2%}")
-    return [Goal("memory gauge, share of a core", share, 0.005)], {"sample_s": each}
+    sample_s = (time.thread_time() - started) / samples
+    share = sample_s / INTERVAL_S
+    print(
+        f"memory monitor: {sample_s * 1e3:.2f} ms per sample, {1 / INTERVAL_S:g} per second:"
+        f" {share:.2%} of a core"
+    )
+    return [Goal("memory monitor, share of a core", share, 0.005)], {"sample_s": sample_s}
 
 
 def table(cases: list[Case]) -> tuple[list[Goal], dict[str, Any]]:
-    """Every case, planned and measured."""
+    """Plan and measure every case."""
     print(f"{'case':<36} {'planned':>9} {'measured':>9} {'off by':>8}")
     rows = []
     for case in cases:
         folder = random_model(case.shape, Path.cwd() / "models" / case.shape)
         planned, parts = plan_of(case, folder)
         measured = peak_of(case, folder)
-        off = planned / measured - 1
+        error = planned / measured - 1
         rows.append(
             {
                 "case": case.name,
                 "planned": planned,
                 "measured": measured,
-                "off": off,
+                "off": error,
                 "parts": parts,
             }
         )
-        print(f"{case.name:<36} {planned / 1e9:>6.2f} GB {measured / 1e9:>6.2f} GB {off:>+8.1%}")
+        print(f"{case.name:<36} {planned / 1e9:>6.2f} GB {measured / 1e9:>6.2f} GB {error:>+8.1%}")
         print(
             "  " + ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items()), flush=True
         )
@@ -149,7 +154,7 @@ def table(cases: list[Case]) -> tuple[list[Goal], dict[str, Any]]:
 
 
 def overrides(case: Case, folder: Path) -> list[str]:
-    """The profile of a case, on top of quickstart."""
+    """Arguments of a case: the profile quickstart and its overrides."""
     batch = case.batch or case.generations
     return [
         "quickstart", f"model={folder}", f"model.torch_dtype={case.dtype}", "device=cpu",
@@ -163,30 +168,30 @@ def overrides(case: Case, folder: Path) -> list[str]:
 
 
 def plan_of(case: Case, folder: Path) -> tuple[float, dict[str, float]]:
-    """What is planned, in bytes: at once, and part by part."""
+    """Planned memory of a case, in bytes: the peak, and the size of each part."""
     from ida_tui.config.resolve import resolve
     from ida_tui.planning.memory import plan
 
-    profile, *rest = overrides(case, folder)
-    found = plan(resolve(profile, rest).config, "cpu")
-    assert found is not None
-    return found.total, {part.name: part.size for part in found.parts}
+    profile, *changes = overrides(case, folder)
+    planned = plan(resolve(profile, changes).config, "cpu")
+    assert planned is not None
+    return planned.total, {part.name: part.size for part in planned.parts}
 
 
 def peak_of(case: Case, folder: Path) -> float:
-    """The most that the process of the run held, in bytes."""
-    done = subprocess.run(
+    """Measured peak memory of a case's process, in bytes."""
+    process = subprocess.run(
         [sys.executable, "-c", CHILD, "--run", *overrides(case, folder)],
         capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    last = done.stdout.splitlines()[-1] if done.stdout else ""
-    if not last.startswith("{") or json.loads(last)["code"] != 0:
-        raise RuntimeError(f"{case.name}: {done.stdout[-500:]}{done.stderr[-500:]}")
-    return float(json.loads(last)["peak"])
+    last_line = process.stdout.splitlines()[-1] if process.stdout else ""
+    if not last_line.startswith("{") or json.loads(last_line)["code"] != 0:
+        raise RuntimeError(f"{case.name}: {process.stdout[-500:]}{process.stderr[-500:]}")
+    return float(json.loads(last_line)["peak"])
 
 
 def random_model(shape: str, folder: Path) -> Path:
-    """A model of this shape with random weights, and the embedded tokenizer; made once."""
+    """Save a model of this shape with random weights and the embedded tokenizer, unless the folder exists."""
     if folder.is_dir():
         return folder
     import torch

@@ -1,12 +1,12 @@
-"""Do several processes train what one trains?
+"""Benchmark of distributed training: two processes must train the same adapter as one.
 
-    uv run python benchmarks/processes.py            # the whole quickstart twice: about two minutes
-    uv run python benchmarks/processes.py --quick    # ten steps of it
+    uv run python benchmarks/processes.py            # two full quickstarts, about two minutes
+    uv run python benchmarks/processes.py --quick    # ten steps each
     uv run python benchmarks/processes.py --json processes.json
 
-A quickstart by two processes under torchrun (gloo, the CPU, a thread each) and by one: how many completions
-differ, and how far the final adapters are apart (L2, relative). The last line has the figures against their
-goals; the exit status is 1 if one is missed.
+A quickstart is trained by two processes under torchrun (gloo, CPU, one thread each) and by one process. The
+figures are the number of completions that differ and the relative L2 distance of the final adapters. The last
+line compares them with their goals; the exit status is 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "
 
 
 def main() -> int:
-    """Measure everything; returns the exit status."""
+    """Run the benchmark; returns the exit status."""
     options = parser(__doc__).parse_args()
-    short = ("training.max_steps=10", "evaluation.enabled=false") if options.quick else ()
-    return measure("processes", [lambda: against_one(short)], options.json)
+    overrides = ("training.max_steps=10", "evaluation.enabled=false") if options.quick else ()
+    return measure("processes", [lambda: against_one(overrides)], options.json)
 
 
-def against_one(more: tuple[str, ...]) -> tuple[list[Goal], dict[str, Any]]:
-    """Two processes and one, one after the other."""
+def against_one(overrides: tuple[str, ...]) -> tuple[list[Goal], dict[str, Any]]:
+    """Train with two processes, then with one, and compare the results."""
     for folder, command in (("two", TWO), ("one", ("-m", "ida_tui"))):
         subprocess.run(
-            [sys.executable, *command, "run", "quickstart", *more, f"output_dir={folder}"],
+            [sys.executable, *command, "run", "quickstart", *overrides, f"output_dir={folder}"],
             check=True,
             capture_output=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
     texts = [_texts(folder) for folder in ("two", "one")]
-    differ = sum(texts[0].get(row) != text for row, text in texts[1].items())
+    differing = sum(texts[0].get(row) != text for row, text in texts[1].items())
     two, one = (
         load_file(f"{folder}/quickstart/latest/adapter/adapter_model.safetensors")
         for folder in ("two", "one")
     )
-    apart = sum(float((two[k] - one[k]).double().square().sum()) for k in one) ** 0.5
-    size = sum(float(one[k].double().square().sum()) for k in one) ** 0.5
-    print(f"{len(texts[1]) - differ:,} of {len(texts[1]):,} completions are the same")
+    distance = sum(float((two[k] - one[k]).double().square().sum()) for k in one) ** 0.5
+    norm = sum(float(one[k].double().square().sum()) for k in one) ** 0.5
+    print(f"{len(texts[1]) - differing:,} of {len(texts[1]):,} completions are identical")
     return [
-        Goal("completions that differ", differ, 0),
-        Goal("distance of the adapters", apart / size, 1e-4),
+        Goal("completions that differ", differing, 0),
+        Goal("distance of the adapters", distance / norm, 1e-4),
     ], {"completions": len(texts[1])}
 
 

@@ -1,13 +1,13 @@
-"""How the run store grows: a list of 5,000 runs, and a run of 100,000 steps.
+"""Benchmark of the run store: listing 5,000 runs, and opening a run of 100,000 steps.
 
     uv run python benchmarks/runs.py            # about four minutes
     uv run python benchmarks/runs.py --quick    # under four minutes
     uv run python benchmarks/runs.py --json runs.json
 
-Whole processes are timed, `ida-tui runs` and `ida-tui --version` by turns. Memory is what a process holds
-after it has opened a run, over what it held after one of 10 steps; for `attach --lines` it is the most that
-the whole process has held, over the same with 10 steps. The last line has the figures against their goals;
-the exit status is 1 if one is missed. It needs 2 GB of disk for a while.
+Full processes are timed; `ida-tui runs` and `ida-tui --version` take turns. Memory is the growth of a process
+from opening a run of 10 steps to opening a longer one; for `attach --lines` it is the difference of the peaks
+of two processes. The last line compares the figures with their goals; the exit status is 1 if a goal is
+missed. The benchmark needs 2 GB of disk temporarily.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from benchmarks.goals import Goal, Part, measure, parser  # noqa: E402
 
 RUNS, STEPS = 5_000, 200
 TINY, SHORT, LONG = 10, 10_000, 100_000
-"""Steps of the runs that are opened."""
+"""Steps of the synthetic runs that are opened."""
 COMMAND = (sys.executable, "-m", "ida_tui")
 
 
 def main() -> int:
-    """Measure everything; returns the exit status."""
+    """Run the benchmark; returns the exit status."""
     flags = parser(__doc__)
     flags.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = flags.parse_args()
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def many_runs(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
-    """`ida-tui runs` over `ida-tui --version`, once the runs are in the index."""
+    """Time of `ida-tui runs` relative to `ida-tui --version`, with all runs in the index."""
     size = _make_runs(Path("outputs"))
     first_s = _seconds("runs")
     runs, version = [], []
@@ -60,8 +60,8 @@ def many_runs(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
         version.append(_seconds("--version"))
     ratio = statistics.median(runs) / statistics.median(version)
     print(
-        f"{RUNS:,} runs of {STEPS} steps ({size / 1e6:,.0f} MB): listed the first time in"
-        f" {first_s:.1f} s, then in {statistics.median(runs):.3f} s;"
+        f"{RUNS:,} runs of {STEPS} steps ({size / 1e6:,.0f} MB): first listing"
+        f" {first_s:.1f} s, later {statistics.median(runs):.3f} s;"
         f" --version {statistics.median(version):.3f} s (medians of {repeats})"
     )
     return [
@@ -71,9 +71,9 @@ def many_runs(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
 
 
 def _make_runs(outputs: Path) -> int:
-    """Runs in ten experiments, without the completions of their steps; returns their bytes.
+    """Write runs in ten experiments, without completions; returns their size in bytes.
 
-    The lines about the steps are the same in all of them: only the ends of a file are read.
+    The steps are the same in every run: only the ends of each file are read.
     """
     from ida_tui.events import types as ev
     from tests.support.synthetic_run import run_events
@@ -101,12 +101,12 @@ def _make_runs(outputs: Path) -> int:
 
 def _seconds(*arguments: str) -> float:
     started = time.perf_counter()
-    done = subprocess.run(
+    process = subprocess.run(
         [*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=600
     )
     seconds = time.perf_counter() - started
-    if done.returncode != 0 or not done.stdout:
-        raise RuntimeError(done.stderr[-2000:])
+    if process.returncode != 0 or not process.stdout:
+        raise RuntimeError(process.stderr[-2000:])
     return seconds
 
 
@@ -114,7 +114,7 @@ def _seconds(*arguments: str) -> float:
 
 
 def long_run() -> tuple[list[Goal], dict[str, Any]]:
-    """What is held, and for how long one waits, at 10,000 steps and at 100,000."""
+    """Memory and time to open runs of 10,000 and 100,000 steps."""
     from tests.support.synthetic_run import write
 
     for steps in (TINY, SHORT, LONG):
@@ -127,18 +127,18 @@ def long_run() -> tuple[list[Goal], dict[str, Any]]:
     print(
         f"{LONG:,} steps ({size / 1e6:,.0f} MB) read in {long['seconds']:.1f} s ({SHORT:,}:"
         f" {short['seconds']:.1f} s); memory +{long['grown_mb']:.0f} MB ({SHORT:,}:"
-        f" +{short['grown_mb']:.0f} MB, so {per_step:.0f} bytes a step); a step looked back at in"
+        f" +{short['grown_mb']:.0f} MB, {per_step:.0f} bytes per step); going back to a step"
         f" {long['back_s']:.2f} s\n"
         f"in the app +{in_app['grown_mb']:.0f} MB, {in_app['seconds']:.1f} s;"
-        f" attach --lines +{lines - tiny:.0f} MB at its most"
+        f" attach --lines +{lines - tiny:.0f} MB at its peak"
     )
     return [
         Goal(f"memory of {LONG:,} steps", long["grown_mb"], 64, " MB"),
-        Goal("memory a step", per_step, 256, " B"),
+        Goal("memory per step", per_step, 256, " B"),
         Goal("memory in the app", in_app["grown_mb"], 64, " MB"),
         Goal("memory of attach --lines", lines - tiny, 64, " MB"),
         Goal(f"opening {LONG:,} / {SHORT:,} steps", long["seconds"] / short["seconds"], 15, "×"),
-        Goal("looking back", long["back_s"], 0.5, " s"),
+        Goal("going back to a step", long["back_s"], 0.5, " s"),
     ], {"short": short, "long": long, "app": in_app, "lines_mb": lines, "lines_tiny_mb": tiny}
 
 
@@ -147,11 +147,11 @@ def _long(steps: int) -> Path:
 
 
 def _child(what: str, steps: int) -> dict[str, float]:
-    """Run this file again, in a process that has opened nothing else; returns what it found."""
+    """Run a measurement of this file in a new process; returns its figures."""
     argv = [sys.executable, __file__, "--child", what, str(_long(steps))]
-    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    process = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
+    figures: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
+    return figures
 
 
 def _open(path: Path) -> dict[str, float]:
@@ -162,10 +162,10 @@ def _open(path: Path) -> dict[str, float]:
     started = time.perf_counter()
     replay = Replay.open(path)
     seconds = time.perf_counter() - started
-    grown = _memory_mb() - before
+    growth = _memory_mb() - before
     started = time.perf_counter()
     replay.at(replay.steps[-2])
-    return {"seconds": seconds, "grown_mb": grown, "back_s": time.perf_counter() - started}
+    return {"seconds": seconds, "grown_mb": growth, "back_s": time.perf_counter() - started}
 
 
 def _app(path: Path) -> dict[str, float]:
@@ -200,7 +200,7 @@ def _lines(path: Path) -> dict[str, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(argv)} ended with {process.returncode}")
-    # Linux says kilobytes, macOS bytes.
+    # Linux reports kilobytes, macOS bytes.
     return {"peak_mb": used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)}
 
 

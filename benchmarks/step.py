@@ -1,13 +1,13 @@
-"""One GRPO step, three ways: TRL as it comes, TRL tuned by hand, and ours.
+"""Benchmark of one GRPO step with three trainers: TRL with defaults, TRL tuned by hand, and ida-tui.
 
     uv run python benchmarks/step.py            # about half an hour
     uv run python benchmarks/step.py --quick    # under four minutes
     uv run python benchmarks/step.py --cells S-G8-T256,S152k-G4-T256 --json step.json
 
-Each way lives in a process of its own and they take turns, cell by cell, with the same threads, the same
-allocator settings, the same prompts, completion lengths (lognormal, the longest near T) and judge (8 or 2
-slots, 0.5 to 1.5 s a call). Random weights at the shapes named; LoRA r 16; float32 on the CPU. The ways are
-in `ida_tui/bench`, which `ida-tui bench` uses too.
+Each trainer runs in a separate process, and they take turns case by case, with the same threads, allocator
+settings, prompts, completion lengths (lognormal, the longest near T) and judge (8 or 2 slots, 0.5 to 1.5 s
+per call). The models have random weights at the named shapes; LoRA r 16; float32 on the CPU. The trainers
+are in the bench package, which `ida-tui bench` uses too.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from ida_tui.engine.bench.compare import ENVIRONMENT, compare  # noqa: E402
 
 
 def main() -> int:
-    """Measure everything; returns the exit status."""
+    """Run the benchmark; returns the exit status."""
     flags = parser(__doc__)
-    flags.add_argument("--cells", metavar="NAMES", help="cells to measure, by name, with commas")
+    flags.add_argument(
+        "--cells", metavar="NAMES", help="names of the cases to measure, separated by commas"
+    )
     options = flags.parse_args()
     cells = known.QUICK if options.quick else known.TABLE
     if options.cells:
@@ -46,7 +48,7 @@ def main() -> int:
 
 
 def table(cells: list[Cell], repeats: int) -> tuple[list[Goal], dict[str, Any]]:
-    """The three ways' figures against the goals."""
+    """Measure the three trainers and compare them with the goals."""
     rows = compare(cells, repeats)
     over_default = [row["default_s"] / row["ours_s"] for row in rows]
     over_tuned = [row["tuned_s"] / row["ours_s"] for row in rows]
@@ -59,14 +61,16 @@ def table(cells: list[Cell], repeats: int) -> tuple[list[Goal], dict[str, Any]]:
     ]
     goals = [
         Goal("ours / default, median", 1 / statistics.median(over_default), 1 / 2.5, "×"),
-        Goal("ours / default, worst cell", 1 / min(over_default), 1 / 1.8, "×"),
+        Goal("ours / default, worst case", 1 / min(over_default), 1 / 1.8, "×"),
         Goal("ours / tuned, median", 1 / statistics.median(over_tuned), 1 / 1.8, "×"),
-        Goal("peak memory over default, worst cell", max(peaks), 1.0, "×"),
+        Goal("peak memory over default, worst case", max(peaks), 1.0, "×"),
     ]
     if wide:
         goals.append(Goal("peak memory at vocabulary 151,936", max(wide), 0.5, "×"))
     if overlapped:
-        goals.append(Goal("judge's time that the trainer waits", max(overlapped), 0.25))
+        goals.append(
+            Goal("share of the judge's time that the trainer waits", max(overlapped), 0.25)
+        )
     return goals, {"table": rows}
 
 
@@ -74,7 +78,7 @@ def table(cells: list[Cell], repeats: int) -> tuple[list[Goal], dict[str, Any]]:
 
 
 def decode() -> tuple[list[Goal], dict[str, Any]]:
-    """Time of one token for eight rows, over the time that reading the weights takes."""
+    """Time of one token for eight rows, relative to the time of reading the weights."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -83,13 +87,13 @@ def decode() -> tuple[list[Goal], dict[str, Any]]:
     from ida_tui.engine.rollout.sampling import Sampling
 
     device.leave_a_core()
-    big = torch.ones(64 * 2**20)
-    reads = []
+    block = torch.ones(64 * 2**20)
+    read_seconds = []
     for _ in range(5):
         started = time.perf_counter()
-        big.sum()
-        reads.append(time.perf_counter() - started)
-    bandwidth = big.numel() * 4 / min(reads)
+        block.sum()
+        read_seconds.append(time.perf_counter() - started)
+    bandwidth = block.numel() * 4 / min(read_seconds)
     goals, figures = [], {"bandwidth_gb_s": bandwidth / 1e9}
     for shape in ("S", "M"):
         torch.manual_seed(0)
@@ -106,34 +110,34 @@ def decode() -> tuple[list[Goal], dict[str, Any]]:
             return time.perf_counter() - started
 
         run(8)
-        token = min((run(72) - run(8)) / 64 for _ in range(3))
-        roof = weights / bandwidth
+        token_s = min((run(72) - run(8)) / 64 for _ in range(3))
+        read_s = weights / bandwidth
         print(
-            f"decode {shape}: {1000 * token:.1f} ms a token for 8 rows, weights are read in"
-            f" {1000 * roof:.1f} ms at {bandwidth / 1e9:.1f} GB/s"
+            f"decode {shape}: {1000 * token_s:.1f} ms per token for 8 rows; reading the weights takes"
+            f" {1000 * read_s:.1f} ms at {bandwidth / 1e9:.1f} GB/s"
         )
-        goals.append(Goal(f"decode {shape} / reading the weights", token / roof, 3.5, "×"))
-        figures[f"decode_{shape}_ms"] = 1000 * token
+        goals.append(Goal(f"decode {shape} / reading the weights", token_s / read_s, 3.5, "×"))
+        figures[f"decode_{shape}_ms"] = 1000 * token_s
     return goals, {"decode": figures}
 
 
 def growth() -> tuple[list[Goal], dict[str, Any]]:
-    """Memory of 200 steps of varied lengths, after the first 20."""
+    """Growth of memory over 200 steps of varied lengths, after the first 20."""
     source = (
         "import sys; sys.path.insert(0, sys.argv[1])\nfrom benchmarks.step import held\nheld()\n"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", source, str(ROOT)],
         capture_output=True, text=True, env=os.environ | ENVIRONMENT, check=True,
     )  # fmt: skip
-    held_mb: list[float] = json.loads(done.stdout.splitlines()[-1])
+    held_mb: list[float] = json.loads(process.stdout.splitlines()[-1])
     first, last = statistics.median(held_mb[15:25]), statistics.median(held_mb[-10:])
     print(f"memory over 200 steps: {first:,.0f} MB after 20, {last:,.0f} MB at the end")
     return [Goal("growth from step 20 to step 200", last / first, 1.05, "×")], {"held_mb": held_mb}
 
 
 def held() -> None:
-    """Train 200 short steps of our own way; print what the process holds after each."""
+    """Train 200 short steps with the fast trainer; print the process memory after each, in MB."""
     import tempfile
 
     import psutil
@@ -153,10 +157,10 @@ def held() -> None:
     }
     trainer, judge, _ = build("ours", Cell("XS", 4, 64), 200, Path(tempfile.mkdtemp()))
     judge._latency = lambda row: 0.0  # type: ignore[method-assign]
-    found: list[float] = []
-    judge.after_step = lambda step: found.append(psutil.Process().memory_info().rss / 1e6)  # type: ignore[method-assign]
+    memory_mb: list[float] = []
+    judge.after_step = lambda step: memory_mb.append(psutil.Process().memory_info().rss / 1e6)  # type: ignore[method-assign]
     trainer.train()
-    print(json.dumps(found))
+    print(json.dumps(memory_mb))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""How fast a run ends when it is asked to, in every phase and by every signal, and what it leaves.
+"""Benchmark of stopping a run: time and checkpoint, for every phase and every signal.
 
     uv run python benchmarks/stop.py            # about five minutes
-    uv run python benchmarks/stop.py --quick    # every phase once, under three minutes
+    uv run python benchmarks/stop.py --quick    # each phase once, under three minutes
     uv run python benchmarks/stop.py --json stop.json
 
-Real runs of quickstart in processes of their own. Each is asked in the middle of a phase; what counts is the
-time until its last event is on the disk, checkpoint included, and the time until its process is gone. A run
-that exits with anything but 130, says something else than it should, or has no whole checkpoint of its last
-finished step counts as wrong. The last line has the figures against their goals; the exit status is 1 if one
-is missed.
+Real quickstart runs in separate processes get a signal in the middle of a phase. Two times are measured:
+until the last event is on disk, including the checkpoint, and until the process has exited. A run counts as
+wrong if its exit code is not 130, a message is not the expected one, or there is no valid checkpoint of its
+last finished step. The last line compares the figures with their goals; the exit status is 1 if a goal is
+missed.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from tests.support.judge_server import Hold, Judge, ScriptedJudge  # noqa: E402
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMPLETIONS = 8
-"""Of a step of `LONG`: two prompts of four."""
+"""Completions of a step of `LONG`: two prompts, four each."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Where a run is asked to stop."""
+    """A phase in which a run is stopped."""
 
     name: str
     arguments: tuple[str, ...] = ()
     step: int = 2
     goal_s: float = 2.0
-    """The most that it may take until the last event is on the disk."""
+    """Longest allowed time until the last event is on disk, in seconds."""
     slow_judge: bool = False
     trained: bool = True
-    """Whether a step was finished before, so that there has to be a checkpoint."""
+    """Whether a step was finished before, so that there must be a checkpoint."""
 
 
 PHASES = (
@@ -65,95 +65,100 @@ PHASES = (
 
 @dataclass(frozen=True)
 class Stop:
-    """What became of one run."""
+    """Result of stopping one run."""
 
     phase: str
     number: str
     ended_s: float
-    """From the signal until its last event."""
+    """Seconds from the signal to the last event."""
     gone_s: float
-    """From the signal until its process was gone."""
+    """Seconds from the signal to the exit of the process."""
     problem: str
 
 
 def main() -> int:
-    """Measure everything; returns the exit status."""
+    """Run the benchmark; returns the exit status."""
     options = parser(__doc__).parse_args()
     return measure("stop", [lambda: stops(quick=options.quick), twice], options.json)
 
 
 def stops(*, quick: bool) -> tuple[list[Goal], dict[str, Any]]:
-    """Every phase by every signal; quickly, every phase by one of them."""
-    asked = [
+    """Stop runs in every phase by every signal; with `quick`, by one signal per phase."""
+    cases = [
         (phase, number)
         for row, phase in enumerate(PHASES)
         for number in ([SIGNALS[row % len(SIGNALS)]] if quick else SIGNALS)
     ]
-    found = []
-    for phase, number in asked:
-        found.append(stop(phase, number))
-        one = found[-1]
-        mark = "✗" if one.problem else "✓"
+    results = []
+    for phase, number in cases:
+        results.append(stop(phase, number))
+        result = results[-1]
+        mark = "✗" if result.problem else "✓"
         print(
-            f"{mark} {one.phase:<9} {one.number:<7} last event after {one.ended_s:5.2f} s,"
-            f" gone after {one.gone_s:5.2f} s  {one.problem}",
+            f"{mark} {result.phase:<9} {result.number:<7} last event after {result.ended_s:5.2f} s,"
+            f" exit after {result.gone_s:5.2f} s  {result.problem}",
             flush=True,
         )
     goals = [
         Goal(
-            f"asked while {phase.name}",
-            max(one.ended_s for one in found if one.phase == phase.name),
+            f"stop during {phase.name}",
+            max(result.ended_s for result in results if result.phase == phase.name),
             phase.goal_s,
             " s",
         )
         for phase in PHASES
     ]
-    goals.append(Goal("stops that went wrong", sum(bool(one.problem) for one in found), 0))
-    rows = [[one.phase, one.number, one.ended_s, one.gone_s, one.problem] for one in found]
+    goals.append(Goal("wrong stops", sum(bool(result.problem) for result in results), 0))
+    rows = [
+        [result.phase, result.number, result.ended_s, result.gone_s, result.problem]
+        for result in results
+    ]
     return goals, {"stops": rows}
 
 
 def stop(phase: Phase, number: signal.Signals) -> Stop:
-    """Start a run, ask it to stop in the middle of a phase, and look at what it leaves."""
-    with _judge(phase) as judged:
-        run = start(*LONG, *phase.arguments, *judged)
+    """Start a run, stop it in the middle of a phase, and check what it leaves behind."""
+    with _judge(phase) as judge_arguments:
+        run = start(*LONG, *phase.arguments, *judge_arguments)
         events = _lines(run)
         for event in events:
-            here = event["type"] == "PhaseChanged" and event["phase"] == phase.name
-            if here and event["step"] >= phase.step:
+            in_phase = event["type"] == "PhaseChanged" and event["phase"] == phase.name
+            if in_phase and event["step"] >= phase.step:
                 break
-        asked = time.monotonic()
+        sent = time.monotonic()
         run.send_signal(number)
         last, ended = event, 0.0
         for event in events:
-            last, ended = event, time.monotonic() - asked
-        _, talk = run.communicate(timeout=120)
-        gone = time.monotonic() - asked
-    return Stop(phase.name, number.name, ended, gone, _problem(run, last, talk, phase))
+            last, ended = event, time.monotonic() - sent
+        _, output = run.communicate(timeout=120)
+        exited = time.monotonic() - sent
+    return Stop(phase.name, number.name, ended, exited, _problem(run, last, output, phase))
 
 
-def _problem(run: subprocess.Popen[str], last: dict[str, Any], talk: str, phase: Phase) -> str:
-    """What is not as it should be; empty where all is well."""
+def _problem(run: subprocess.Popen[str], last: dict[str, Any], output: str, phase: Phase) -> str:
+    """What is wrong with a stopped run; empty if nothing is."""
     if run.returncode != 130:
-        return f"exit code {run.returncode}: {talk[-300:]}"
+        return f"exit code {run.returncode}: {output[-300:]}"
     if (last["type"], last.get("status")) != ("RunEnded", "interrupted"):
-        return f"its last event is {last['type']}"
-    if "Stopping: saving a checkpoint" not in talk or "Traceback" in talk:
-        return f"it said {talk[-300:]}"
-    done = last["steps_done"]
-    if last["message"] != f"Stopped after step {done} of 500":
-        return f"it said {last['message']}"
+        return f"the last event is {last['type']}"
+    if "Stopping: saving a checkpoint" not in output or "Traceback" in output:
+        return f"unexpected output: {output[-300:]}"
+    steps_done = last["steps_done"]
+    if last["message"] != f"Stopped after step {steps_done} of 500":
+        return f"unexpected message: {last['message']}"
     if not phase.trained:
-        nothing = ("training had not begun", "no step was finished: ida-tui resume begins anew")
-        return "" if last["hint"] in nothing else f"it said {last['hint']}"
-    place = Path(f"outputs/quickstart/latest/checkpoints/checkpoint-{done}")
-    if not isinstance(checkpoints.look(place, thorough=True), checkpoints.Checkpoint):
-        return f"{place} is no whole checkpoint"
-    return "" if "go on with: ida-tui resume" in last["hint"] else f"it said {last['hint']}"
+        hints = ("Training had not started.", "No step finished; `ida-tui resume` starts over.")
+        return "" if last["hint"] in hints else f"unexpected hint: {last['hint']}"
+    checkpoint = Path(f"outputs/quickstart/latest/checkpoints/checkpoint-{steps_done}")
+    if not isinstance(checkpoints.look(checkpoint, thorough=True), checkpoints.Checkpoint):
+        return f"{checkpoint} is not a valid checkpoint"
+    return (
+        "" if "resume with: ida-tui resume" in last["hint"] else f"unexpected hint: {last['hint']}"
+    )
 
 
 def twice() -> tuple[list[Goal], dict[str, Any]]:
-    """A second request leaves at once, whatever the first one is waiting for."""
+    """A second signal exits immediately, whatever the first one waits for."""
     phase = Phase("load", step=0)
     run = start(*LONG)
     events = _lines(run)
@@ -162,31 +167,31 @@ def twice() -> tuple[list[Goal], dict[str, Any]]:
     assert run.stderr is not None
     while "Stopping" not in run.stderr.readline():
         pass
-    asked = time.monotonic()
+    sent = time.monotonic()
     run.send_signal(signal.SIGINT)
     run.wait(timeout=60)
-    seconds = time.monotonic() - asked
+    seconds = time.monotonic() - sent
     run.communicate()
-    print(f"a second SIGINT while it loads: gone after {seconds:.2f} s, exit code {run.returncode}")
+    print(f"second SIGINT during load: exit after {seconds:.2f} s, exit code {run.returncode}")
     goals = [
-        Goal("a second request", seconds, 0.5, " s"),
-        Goal("a second request's exit code is not 130", int(run.returncode != 130), 0),
+        Goal("second SIGINT", seconds, 0.5, " s"),
+        Goal("second SIGINT with another exit code than 130", int(run.returncode != 130), 0),
     ]
     return goals, {"twice_s": seconds}
 
 
 @contextmanager
 def _judge(phase: Phase) -> Iterator[tuple[str, ...]]:
-    """A judge that answers for the first step and keeps the second waiting, where the phase needs one."""
-    held = threading.Event()
+    """Arguments for the judge of a phase; a slow judge answers the first step and blocks the second."""
+    released = threading.Event()
     anchors = 4
-    script = [*[Judge()] * (anchors + COMPLETIONS), *[Hold(held)] * 200]
+    script = [*[Judge()] * (anchors + COMPLETIONS), *[Hold(released)] * 200]
     with ScriptedJudge(script) if phase.slow_judge else nullcontext() as server:
         if server is None:
             yield ()
         else:
             yield "judge=gpt-4o-mini", f"judge.base_url={server.base_url}", "judge.timeout_s=90"
-        held.set()
+        released.set()
 
 
 def _lines(run: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:

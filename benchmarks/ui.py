@@ -1,12 +1,12 @@
-"""How much the app costs: first paint, smoothness, training time, opening a long run, a flood of events.
+"""Benchmark of the app: first paint, smoothness, training time, opening a long run, a flood of events.
 
     uv run python benchmarks/ui.py            # about ten minutes
     uv run python benchmarks/ui.py --quick    # under four minutes
     uv run python benchmarks/ui.py --json ui.json
 
-Everything is measured on a pseudo-terminal of 120×40 whose output is read as a terminal reads it. Training
-with the app and without takes turns, step by step. The last line has the figures against their goals; the
-exit status is 1 if one is missed.
+Everything is measured on a 120×40 pseudo-terminal whose output is read as a terminal would read it. Training
+in the app and headless training take turns, step by step. The last line compares the figures with their
+goals; the exit status is 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from benchmarks.goals import Goal, Part, measure, parser  # noqa: E402
 from tests.support.terminal import Terminal  # noqa: E402
 
 PROBE_S = 0.01
-"""The probe asks to be woken so often; how much later it is woken is the loop's lateness."""
+"""Interval of the probe's timer; the event loop's lateness is how much later the probe wakes up."""
 FLOOD_PER_S, FLOOD_S = 5000, 20
 LONG, SHORT = 10_000, 1_000
 """Steps of the two synthetic runs that are opened."""
 
 WARM_UP = 3
-"""Turns that are not counted: each process was stopped for long before its first one."""
+"""Turns that are not counted: each process was stopped for a long time before its first turn."""
 
 MINIMAL = """
 from textual.app import App
@@ -54,7 +54,7 @@ Minimal().run()
 
 
 def main() -> int:
-    """Measure everything; returns the exit status."""
+    """Run the benchmark; returns the exit status."""
     flags = parser(__doc__)
     flags.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = flags.parse_args()
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def first_paint(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
-    """Seconds from the start of the process to the first frame, ours against a minimal Textual app's."""
+    """Seconds from process start to the first frame, compared with a minimal Textual app."""
     ours, minimal = [], []
     for _ in range(repeats):
         minimal.append(_seconds_until(b"the first paint", sys.executable, "-c", MINIMAL))
@@ -107,14 +107,14 @@ def _seconds_until(marker: bytes, *argv: str) -> float:
 
 
 def smoothness(runs: int) -> tuple[list[Goal], dict[str, Any]]:
-    """How late the event loop is over a whole quickstart in the app."""
+    """Lateness of the event loop during a full quickstart in the app."""
     figures = [_child("quickstart") for _ in range(runs)]
-    for found in figures:
+    for run in figures:
         print(
-            f"a whole quickstart in the app: lateness p50 {found['p50_ms']:.1f} p99"
-            f" {found['p99_ms']:.1f} max {found['max_ms']:.0f} ms"
-            f" ({found['import_max_ms']:.0f} while torch and trl are imported);"
-            f" the app's thread used {found['app_cpu_s']:.2f} s of CPU",
+            f"full quickstart in the app: lateness p50 {run['p50_ms']:.1f} p99"
+            f" {run['p99_ms']:.1f} max {run['max_ms']:.0f} ms"
+            f" ({run['import_max_ms']:.0f} while torch and trl are imported);"
+            f" the app's thread used {run['app_cpu_s']:.2f} s of CPU",
             flush=True,
         )
     return [
@@ -127,10 +127,10 @@ def smoothness(runs: int) -> tuple[list[Goal], dict[str, Any]]:
 
 
 def training(steps: int) -> tuple[list[Goal], dict[str, Any]]:
-    """Seconds of training in the app over headless: two processes that take turns, step by step.
+    """Seconds per step in the app relative to headless: two processes that take turns, step by step.
 
-    While one trains a step the other is stopped (SIGSTOP), so that whatever else slows the machine down
-    slows both down. The same seed gives both the same work.
+    While one process trains a step, the other is stopped (SIGSTOP), so that other load on the machine slows
+    both down equally. The same seed gives both the same work.
     """
     common = ["evaluation.enabled=false", f"training.max_steps={steps}"]
     in_the_app = _Turns(
@@ -146,7 +146,7 @@ def training(steps: int) -> tuple[list[Goal], dict[str, Any]]:
         for process in both:
             process.until_a_step_has_finished()
             process.halt()
-        # The last steps are left out: a process that has ended takes no turns.
+        # The last steps are left out: a process that has ended cannot take a turn.
         for number in range(1, steps - 2):
             for process in both if number % 2 else reversed(both):
                 process.take_a_turn()
@@ -156,7 +156,7 @@ def training(steps: int) -> tuple[list[Goal], dict[str, Any]]:
     in_app_s, headless_s = (statistics.mean(process.seconds[WARM_UP:]) for process in both)
     ratio = in_app_s / headless_s
     print(
-        f"training by turns: a step takes {in_app_s:.3f} s in the app, {headless_s:.3f} s headless"
+        f"training in turns: a step takes {in_app_s:.3f} s in the app, {headless_s:.3f} s headless"
         f" (means of {len(without.seconds) - WARM_UP})"
     )
     return [Goal("training in the app / headless", ratio, 1.03, "×")], {
@@ -166,7 +166,7 @@ def training(steps: int) -> tuple[list[Goal], dict[str, Any]]:
 
 
 class _Turns:
-    """A training process that goes on only when it is its turn."""
+    """A training process that only runs during its turns."""
 
     def __init__(self, argv: tuple[str, ...], output_dir: Path) -> None:
         self.seconds: list[float] = []
@@ -176,7 +176,7 @@ class _Turns:
         self._offset = 0
 
     def until_a_step_has_finished(self) -> int:
-        """Let it run to the end of a step, reading what it draws; returns how many steps ended."""
+        """Run to the end of a step, reading the terminal output; returns the number of finished steps."""
         deadline = time.monotonic() + 300
         while (finished := self._steps_finished()) == 0:
             self.screen.read(0.002)
@@ -185,7 +185,7 @@ class _Turns:
         return finished
 
     def take_a_turn(self) -> None:
-        """One step, timed; if this process was late to look, the mean of those that were trained."""
+        """Run and time one step; if several finished before the check, count the mean for each."""
         started = time.perf_counter()
         os.killpg(self.screen.process.pid, signal.SIGCONT)
         finished = self.until_a_step_has_finished()
@@ -193,7 +193,7 @@ class _Turns:
         self.halt()
 
     def halt(self) -> None:
-        """Stop it where it is."""
+        """Stop the process (SIGSTOP)."""
         os.killpg(self.screen.process.pid, signal.SIGSTOP)
 
     def _steps_finished(self) -> int:
@@ -202,16 +202,16 @@ class _Turns:
             return 0
         with open(self._events, "rb") as file:
             file.seek(self._offset)
-            new = file.read()
-        self._offset += len(new)
-        return new.count(b'"type": "StepFinished"')
+            appended = file.read()
+        self._offset += len(appended)
+        return appended.count(b'"type": "StepFinished"')
 
 
 # --- opening a long run -------------------------------------------------------------------------
 
 
 def replay() -> tuple[list[Goal], dict[str, Any]]:
-    """Seconds from asking for a run of 10,000 steps to its end on the screen, and the memory it takes."""
+    """Seconds from opening a run of 10,000 steps until its end is on screen, and the memory it takes."""
     from tests.support.synthetic_run import write
 
     for steps in (LONG, SHORT):
@@ -225,7 +225,7 @@ def replay() -> tuple[list[Goal], dict[str, Any]]:
     return [
         Goal(f"opening {LONG:,} steps", figures["seconds"], 1.5, " s"),
         Goal("memory of opening it", figures["grown_mb"], 64, " MB"),
-        Goal("memory of opening it three times more", figures["again_mb"], 16, " MB"),
+        Goal("memory of opening it three more times", figures["again_mb"], 16, " MB"),
     ], {"replay": figures}
 
 
@@ -233,27 +233,27 @@ def replay() -> tuple[list[Goal], dict[str, Any]]:
 
 
 def flood() -> tuple[list[Goal], dict[str, Any]]:
-    """5,000 events a second for 20 s: is the app still there, and is every event on the disk."""
+    """5,000 events per second for 20 s: the app must stay responsive and lose no event."""
     figures = _child("flood")
     print(
         f"flood: {figures['emitted']:,} events at {figures['per_s']:,.0f}/s, {figures['on_disk']:,} on"
-        f" disk, {figures['folded']:,} on the screen; lateness p99 {figures['p99_ms']:.1f}"
+        f" disk, {figures['folded']:,} on screen; lateness p99 {figures['p99_ms']:.1f}"
         f" max {figures['max_ms']:.0f} ms"
     )
     return [
         Goal("events lost in a flood", figures["emitted"] - figures["on_disk"], 0, ""),
-        Goal("events not shown after it", figures["emitted"] - figures["folded"], 0, ""),
-        Goal("flood's shortfall", max(0.0, 1 - figures["per_s"] / FLOOD_PER_S), 0.02, ""),
+        Goal("events not shown after the flood", figures["emitted"] - figures["folded"], 0, ""),
+        Goal("shortfall of the event rate", max(0.0, 1 - figures["per_s"] / FLOOD_PER_S), 0.02, ""),
         Goal("flood lateness p99", figures["p99_ms"], 50, " ms"),
         Goal("flood lateness max", figures["max_ms"], 250, " ms"),
     ], {"flood": figures}
 
 
-# --- in the child: the app itself, with a probe beside it ---------------------------------------
+# --- in the child process: the app with a probe --------------------------------------------------
 
 
 def _child(name: str) -> dict[str, Any]:
-    """Run this file again on a pseudo-terminal, as the app; returns the figures it wrote."""
+    """Run a measurement of this file in the app on a pseudo-terminal; returns the figures it wrote."""
     figures = Path(f"{name}.json").resolve()
     figures.unlink(missing_ok=True)
     screen = Terminal((sys.executable, __file__, "--child", name, str(figures)))
@@ -264,19 +264,19 @@ def _child(name: str) -> dict[str, Any]:
         screen.close()
     if not figures.is_file():
         raise RuntimeError(screen.output[-2000:].decode(errors="replace"))
-    found: dict[str, Any] = json.loads(figures.read_text())
-    return found
+    data: dict[str, Any] = json.loads(figures.read_text())
+    return data
 
 
 class Probe:
-    """How much later than asked the event loop wakes a task."""
+    """Measures how much later than requested the event loop wakes a task."""
 
     def __init__(self) -> None:
         self.samples: list[float] = []
 
     @contextlib.asynccontextmanager
     async def beside(self) -> Any:
-        """Inside the block the loop is watched."""
+        """Measure the event loop inside the block."""
         task = asyncio.create_task(self._watch())
         try:
             yield self
@@ -285,9 +285,9 @@ class Probe:
 
     async def _watch(self) -> None:
         while True:
-            asked = time.perf_counter()
+            started = time.perf_counter()
             await asyncio.sleep(PROBE_S)
-            self.samples.append(time.perf_counter() - asked - PROBE_S)
+            self.samples.append(time.perf_counter() - started - PROBE_S)
 
     def figures(self) -> dict[str, float]:
         """Median, 99th percentile and maximum, in milliseconds."""
@@ -300,7 +300,7 @@ class Probe:
 
 
 def _run_app(scenario: Callable[[Any], Any]) -> None:
-    """The real app on this terminal, with a scenario beside it; leaves when that is over."""
+    """Run the real app on this terminal together with a scenario; exits when the scenario ends."""
     from ida_tui.tui.app import IdaApp
 
     class Measured(IdaApp):
@@ -328,9 +328,11 @@ def _quickstart(figures: Path) -> None:
         async with training.beside():
             while not app.watched.source.finished:
                 await asyncio.sleep(0.1)
-                # Where it was late, so that the cause can be looked for.
-                late = max(training.samples[-20:], default=0.0)
-                worst.append((round(1000 * late), app.watched.state.step, app.watched.state.phase))
+                # Record step and phase of the worst lateness, to help find its cause.
+                lateness = max(training.samples[-20:], default=0.0)
+                worst.append(
+                    (round(1000 * lateness), app.watched.state.step, app.watched.state.phase)
+                )
         events = Path(app.watched.state.run.directory).resolve() / "events.jsonl"
         figures.write_text(
             json.dumps(
@@ -351,7 +353,7 @@ def _turns(overrides: Path) -> None:
     from ida_tui.config.resolve import resolve
 
     async def scenario(app: Any) -> None:
-        # Textual would set the terminal up anew after each stop, as after ctrl+z.
+        # Textual would set up the terminal again after each stop, as after ctrl+z.
         signal.signal(signal.SIGCONT, signal.SIG_IGN)
         app.start_run(resolve("quickstart", json.loads(str(overrides))).config, None)
         while not app.watched.source.finished:
@@ -425,8 +427,8 @@ def _flood(figures: Path) -> None:
         log.emit(run_started(Path("flood")))
         endless, started = events(), time.perf_counter()
         while emitted < FLOOD_PER_S * FLOOD_S:
-            due = int((time.perf_counter() - started) * FLOOD_PER_S)
-            for _ in range(min(due, FLOOD_PER_S * FLOOD_S) - emitted):
+            expected = int((time.perf_counter() - started) * FLOOD_PER_S)
+            for _ in range(min(expected, FLOOD_PER_S * FLOOD_S) - emitted):
                 log.emit(next(endless))
                 emitted += 1
             time.sleep(0.002)

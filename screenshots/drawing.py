@@ -1,4 +1,4 @@
-"""SVG as the terminal records it, made fit to keep: no addresses in it, and many frames in one file."""
+"""SVG post-processing of terminal screenshots: removal of web fonts, and animation of several frames."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FONTS = "Fira Code, DejaVu Sans Mono, Menlo, Consolas, monospace"
 
 
 def clean(svg: str) -> str:
-    """The picture without web fonts and their addresses; the viewer's own monospaced font draws it."""
+    """The SVG without web fonts and their URLs, so that the viewer's monospaced font is used."""
     svg = re.sub(r"@font-face\s*\{.*?\}\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     return svg.replace("font-family: Fira Code, monospace", f"font-family: {FONTS}").replace(
@@ -18,20 +18,20 @@ def clean(svg: str) -> str:
 
 
 def animated(frames: Sequence[tuple[str, float]]) -> str:
-    """One SVG that shows the pictures one after the other, for ever.
+    """One SVG that shows the frames in an endless loop.
 
     Args:
-        frames: pictures of one size, each with the seconds that it stays.
+        frames: SVGs of the same size, each with its duration in seconds.
     """
     total = sum(seconds for _, seconds in frames)
     head = re.match(r"\s*<svg[^>]*>", frames[0][0])
     if head is None:
-        raise ValueError("a frame is no SVG")
+        raise ValueError("the first frame is not an SVG")
     styles, groups, start = [], [], 0.0
     for number, (svg, seconds) in enumerate(frames):
         begin, end = 100 * start / total, 100 * (start + seconds) / total
         start += seconds
-        # Hidden, shown from its moment to the next one's, hidden again.
+        # Hidden, visible from its start to the start of the next frame, hidden again.
         styles.append(
             f"@keyframes f{number}{{0%,{begin:.3f}%{{visibility:hidden}}"
             f"{begin + 0.001:.3f}%,{end:.3f}%{{visibility:visible}}"

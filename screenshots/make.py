@@ -1,9 +1,9 @@
-"""Draw the pictures of the README: the real app, driven by keys, over a real run that was recorded.
+"""Screenshots for the README: the real app, driven by keys, showing a recorded run.
 
     uv run python screenshots/make.py            # writes screenshots/*.svg
-    uv run python screenshots/make.py FOLDER     # writes them elsewhere
+    uv run python screenshots/make.py FOLDER     # writes to another folder
 
-Nothing in a picture is drawn by hand. `tour.svg` is animated: any browser plays it.
+`tour.svg` is animated; any browser plays it.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from screenshots.recorded import Tape, records, unpack  # noqa: E402
 SIZE = (120, 40)
 THEMES = {"dark": "textual-dark", "light": "textual-light"}
 MIDDLE = 14
-"""The step that the pictures of a live run are taken in."""
+"""The step shown in the screenshots of a live run."""
 
 
 @dataclass
 class Stage:
-    """The app under way, and the run it shows.
+    """The running app and the recorded run that it shows.
 
     Args:
         app: the app.
-        pilot: presses its keys.
+        pilot: sends keys to the app.
         tape: the recorded run.
-        now: the present, as the app sees it.
+        now: the current time for the app.
     """
 
     app: IdaApp
@@ -56,21 +56,21 @@ class Stage:
     tape: Tape
     now: datetime
     drawn: str = ""
-    """The last picture of the scene."""
+    """The screenshot at the end of the scene."""
 
     async def press(self, *keys: str) -> None:
-        """Press keys, and let the app settle."""
+        """Press keys, each followed by waiting until the app is idle."""
         for key in keys:
             await self.pilot.press(key)
             await self.settled()
 
     async def play_to(self, step: int, phase: ev.Phase, part: float = 1.0) -> None:
-        """Let the run go on to this moment."""
+        """Play the run up to a point of a phase: `part` is the share of the phase, 0 to 1."""
         self.now = self.tape.wind_to(step=step, phase=phase, part=part)
         await self._take_in()
 
     async def play_to_the_end(self) -> None:
-        """Let the run end."""
+        """Play the run to its end."""
         self.now = self.tape.wind_to_the_end()
         await self._take_in()
 
@@ -82,14 +82,14 @@ class Stage:
         await self.settled()
 
     async def settled(self) -> None:
-        """Wait until nothing is left to draw."""
+        """Wait until the app has nothing left to draw."""
         while any(not worker.is_finished for worker in list(self.app.workers)):
             await self.pilot.pause(0.01)
         await self.pilot.pause()
         await self.pilot.pause()
 
     def picture(self) -> str:
-        """What is on the screen, as SVG."""
+        """Screenshot of the app, as SVG."""
         return clean(self.app.export_screenshot(title="ida-tui"))
 
 
@@ -97,11 +97,11 @@ Scene = Callable[[Stage], Awaitable[None]]
 
 
 async def launch(stage: Stage) -> None:
-    """The launch screen, as it opens."""
+    """The launch screen right after start."""
 
 
 async def run(stage: Stage) -> None:
-    """A run in the middle, sampling."""
+    """A run in the middle, while it generates."""
     await stage.play_to(MIDDLE, "generate", 0.9)
 
 
@@ -111,7 +111,7 @@ async def finished(stage: Stage) -> None:
 
 
 async def completions(stage: Stage) -> None:
-    """What the model wrote in an early step, best first."""
+    """The completions screen, sorted by reward."""
     await stage.play_to_the_end()
     await stage.press("3", "r")
 
@@ -122,7 +122,7 @@ async def runs(stage: Stage) -> None:
 
 
 async def help_(stage: Stage) -> None:
-    """Every key."""
+    """The help screen."""
     await stage.press("question_mark")
 
 
@@ -137,7 +137,7 @@ SCENES: dict[str, Scene] = {
 
 
 async def tour(stage: Stage) -> list[tuple[str, float]]:
-    """A whole run, as pictures and the seconds that each stays."""
+    """A full run as frames: SVGs with their durations in seconds."""
     frames = [(stage.picture(), 2.5)]
     await stage.play_to(1, "generate", 0.9)
     frames.append((stage.picture(), 1.5))
@@ -156,7 +156,7 @@ async def tour(stage: Stage) -> list[tuple[str, float]]:
 
 
 def transcript() -> str:
-    """What `ida-tui --run quickstart` prints, without the steps in the middle, as SVG."""
+    """Output of `ida-tui --run quickstart` without the steps in the middle, as SVG."""
     console = Console(record=True, width=96, highlight=False, file=open(os.devnull, "w"))  # noqa: SIM115
     state, step = RunState(), 0
     printed = [
@@ -184,11 +184,11 @@ async def on_stage(
     theme: str = "dark",
     size: tuple[int, int] = SIZE,
 ) -> Stage:
-    """Play one scene in an app of its own, in the working directory; returns the stage as it was left."""
+    """Play one scene in a new app, in the working directory; returns the final stage."""
     directory = next(Path("outputs").glob("*/2*"), None) or unpack(Path())
     stage: Stage
     app = IdaApp(clock=lambda: stage.now)
-    # The morning after, so that the past run is one of yesterday.
+    # The next morning, so that the recorded run is from yesterday.
     morning = datetime(2026, 11, 26, 9, 0, tzinfo=UTC)
     async with app.run_test(size=size) as pilot:
         stage = Stage(app, pilot, Tape(directory), morning)
@@ -201,14 +201,14 @@ async def on_stage(
 
 
 def main(folder: Path) -> None:
-    """Write every picture into the folder."""
+    """Write every screenshot to the folder."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["TZ"] = "UTC"
     time.tzset()
-    here = Path.cwd()
-    with tempfile.TemporaryDirectory(prefix="ida-tui-") as place:
-        os.chdir(place)
+    previous = Path.cwd()
+    with tempfile.TemporaryDirectory(prefix="ida-tui-") as working_directory:
+        os.chdir(working_directory)
         try:
             for theme in THEMES:
                 for name, scene in SCENES.items():
@@ -223,7 +223,7 @@ def main(folder: Path) -> None:
             _write(folder / "tour.svg", animated(frames))
             _write(folder / "headless.svg", transcript())
         finally:
-            os.chdir(here)
+            os.chdir(previous)
 
 
 def _write(file: Path, svg: str) -> None:

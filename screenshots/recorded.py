@@ -1,4 +1,4 @@
-"""A real quickstart, recorded once: what the pictures and the tests of the screens are drawn from.
+"""Recorded quickstart run for the screenshots and the screen tests.
 
 `quickstart.events.jsonl.gz` is the `events.jsonl` of `ida-tui --run quickstart` on two processor cores.
 """
@@ -31,7 +31,7 @@ def records() -> tuple[ev.Record, ...]:
 
 
 def unpack(folder: Path) -> Path:
-    """Lay the run out as it was, below `folder`; returns its directory."""
+    """Recreate the run directory below `folder`; returns its path."""
     run = next(r.event for r in records() if isinstance(r.event, ev.RunStarted))
     directory = RunDirectory(folder / run.directory)
     directory.path.mkdir(parents=True)
@@ -52,10 +52,10 @@ def unpack(folder: Path) -> Path:
 
 
 class Tape(LiveSource):
-    """The recorded run as if it were live: it has come as far as it was wound.
+    """The recorded run as a live source that has progressed to a chosen point.
 
     Args:
-        directory: where it was unpacked.
+        directory: the run directory that `unpack` created.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -66,10 +66,15 @@ class Tape(LiveSource):
         self._until = 0
 
     def wind_to(self, *, step: int, phase: ev.Phase, part: float = 1.0) -> datetime:
-        """Wind to a phase of a step, `part` of the way into it; returns the moment.
+        """Move to a point of a phase of a step; returns its time.
+
+        Args:
+            step: the step.
+            phase: the phase.
+            part: share of the phase that has passed, 0 to 1.
 
         Raises:
-            LookupError: the run had no such phase in that step.
+            LookupError: the step has no such phase.
         """
         starts = [
             n
@@ -78,7 +83,7 @@ class Tape(LiveSource):
             and (r.event.step, r.event.phase) == (step, phase)
         ]
         if not starts:
-            raise LookupError(f"no {phase} in step {step}")
+            raise LookupError(f"step {step} has no phase {phase}")
         later = (
             n
             for n, r in enumerate(self._tape[starts[0] + 1 :], start=starts[0] + 1)
@@ -88,34 +93,34 @@ class Tape(LiveSource):
         return self.moment
 
     def wind_to_the_end(self) -> datetime:
-        """Wind to the last record; returns the moment."""
+        """Move to the last record; returns its time."""
         self._until = len(self._tape)
         return self.moment
 
     def add(self, event: ev.Event) -> None:
-        """Have something happen here that did not when the run was recorded."""
-        now = self._tape[max(0, self._until - 1)]
-        added = ev.Record(now.seq, now.time, event)
+        """Insert an event at the current point."""
+        current = self._tape[max(0, self._until - 1)]
+        added = ev.Record(current.seq, current.time, event)
         self._tape = (*self._tape[: self._until], added, *self._tape[self._until :])
         self._until += 1
 
     @property
     def moment(self) -> datetime:
-        """When the newest record was made."""
+        """Time of the newest record."""
         return datetime.fromisoformat(self._tape[max(0, self._until - 1)].time)
 
     @property
     def finished(self) -> bool:
-        """Whether the whole run has been given."""
+        """Whether every record has been returned."""
         return self._given == len(self._tape)
 
     @property
     def refusal(self) -> IdaError | None:
-        """Nothing kept it from starting."""
+        """Always None: the recorded run did start."""
         return None
 
     def records(self, most: int) -> list[ev.Record]:
-        """The next records, at most so many."""
-        given: Sequence[ev.Record] = self._tape[self._given : min(self._until, self._given + most)]
-        self._given += len(given)
-        return list(given)
+        """The next records, at most `most` of them."""
+        chunk: Sequence[ev.Record] = self._tape[self._given : min(self._until, self._given + most)]
+        self._given += len(chunk)
+        return list(chunk)

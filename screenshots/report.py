@@ -1,9 +1,9 @@
-"""Take the picture of a report for the README: its top and its first curves, in a real browser.
+"""Screenshot of a report for the README: its top and its first curves, in a real browser.
 
     uv run ida-tui --run quickstart
     uv run python screenshots/report.py quickstart      # writes screenshots/report.png
 
-The table of the setup, which stands between the two, is left out of the picture.
+The table of the setup, which is between the two, is removed from the page.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ LEFT_OUT = "document.getElementById('setup').parentElement.remove(); document.fo
 
 
 async def picture(page: Path) -> bytes:
-    """The page as PNG."""
-    async with chromium.page(page.resolve().as_uri()) as shown:
-        await shown.until_shown("This page loads nothing")
-        light = {"name": "prefers-color-scheme", "value": "light"}
-        await shown.tell("Emulation.setEmulatedMedia", media="", features=[light])
+    """Screenshot of the page, as PNG."""
+    async with chromium.page(page.resolve().as_uri()) as browser:
+        await browser.until_shown("This page loads nothing")
+        light_theme = {"name": "prefers-color-scheme", "value": "light"}
+        await browser.tell("Emulation.setEmulatedMedia", media="", features=[light_theme])
         size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
-        await shown.tell("Emulation.setDeviceMetricsOverride", **size)
-        await shown.tell("Emulation.setScrollbarsHidden", hidden=True)
-        await shown.tell("Runtime.evaluate", expression=LEFT_OUT, awaitPromise=True)
-        return await shown.picture()
+        await browser.tell("Emulation.setDeviceMetricsOverride", **size)
+        await browser.tell("Emulation.setScrollbarsHidden", hidden=True)
+        await browser.tell("Runtime.evaluate", expression=LEFT_OUT, awaitPromise=True)
+        return await browser.picture()
 
 
 def main(name: str) -> None:
-    """Write the picture of one run's report."""
+    """Write the screenshot of one run's report."""
     with tempfile.TemporaryDirectory() as folder:
         written = write(find(name, Path("outputs")), Path(folder))
         (ROOT / "screenshots" / "report.png").write_bytes(asyncio.run(picture(written.html)))

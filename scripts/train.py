@@ -1,4 +1,4 @@
-"""The command of the quick start, kept working: the same as `ida-tui --run`.
+"""Shortcut for `ida-tui --run`, for the command of the original quick start.
 
 uv run python scripts/train.py model=qwen3-4b-mps-fp16 experiment=dev-mps
 """

@@ -1,8 +1,8 @@
-"""Write `docs/profiles.md` and `docs/commands.md` from the program itself.
+"""Generator of `docs/profiles.md` and `docs/commands.md` from the code.
 
 uv run python scripts/write_reference.py
 
-`tests/docs/test_docs.py` fails while a page is not what this would write.
+`tests/docs/test_docs.py` fails if a page differs from what this script writes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ PROFILES_HEAD = """\
 
 {generated}
 
-A run is an experiment: a YAML file that names a model, a judge, a rubric and prompts, and says how to
-train. What a profile leaves out has the default below. `uv run ida-tui --show NAME` prints every value and
-the line that it comes from.
+An experiment profile is a YAML file that names a model, a judge, a rubric and prompts, and sets the training
+options. A key that a profile omits has the default listed below. `uv run ida-tui --show NAME` prints every
+value and the line that sets it.
 
 ```bash
 uv run ida-tui --list
@@ -40,10 +40,10 @@ uv run ida-tui --show dev-mps
 uv run ida-tui --check quickstart training.learning_rate=1e-3 judge=offline
 ```
 
-Your own profiles live in `<kind>/NAME.yaml` under the folder that `--list` names at its end
-(`IDA_TUI_PROFILES` names another), or anywhere as a path ending in `.yaml`. `extends: NAME` starts from
-another one of its kind: mappings are merged, everything else is replaced. A section of an experiment is a
-profile's name, or the values themselves, or both:
+Save your own profiles as `<kind>/NAME.yaml` in the folder that `--list` prints at the end (set
+`IDA_TUI_PROFILES` to use another folder), or anywhere and give a path that ends in `.yaml`. `extends: NAME`
+starts from another profile of the same kind: mappings are merged, all other values are replaced. A section
+of an experiment is the name of a profile, or its values, or both:
 
 ```yaml
 # experiments/mine.yaml
@@ -57,8 +57,8 @@ training:
 ```
 
 On the command line `model=NAME`, `judge=NAME`, `rubric=NAME` and `prompts=NAME` choose profiles first; then
-dotted keys change single values, the later ones winning. A wrong key or value, and values that do not fit
-together, are refused with the place and the fix.
+dotted keys change single values, and the last one wins. A wrong key or value, or values that contradict each
+other, stop the command with the place and the fix.
 """
 
 COMMANDS_HEAD = """\
@@ -66,17 +66,16 @@ COMMANDS_HEAD = """\
 
 {generated}
 
-Every command explains itself: `uv run ida-tui --help`, `uv run ida-tui judge --help`. `uv run` stands
-before them in a checkout; where ida-tui is installed as a tool, it does not. RUN is a run's folder, its id,
-or the name of an experiment (its newest run). `--json` prints data on stdout; whatever is meant for people
-goes to stderr then.
+Every command has help: `uv run ida-tui --help`, `uv run ida-tui judge --help`. Use `uv run` in a checkout;
+leave it out if ida-tui is installed as a tool. RUN is a run directory, a run id, or the name of an
+experiment (its newest run). With `--json`, data goes to stdout and messages go to stderr.
 
 | exit code | means |
 |---|---|
 | 0 | done |
 | 1 | failed |
 | 2 | the command line or a profile is wrong; nothing was started |
-| 3 | the judge cannot be used; the run is paused, with a checkpoint |
+| 3 | the judge is unavailable; a run is paused with a checkpoint |
 | 4 | out of memory; a checkpoint was written |
 | 5 | the device cannot be used |
 | 6 | stopped by an alert |
@@ -85,11 +84,11 @@ goes to stderr then.
 
 
 def profiles_page() -> str:
-    """`docs/profiles.md`: every key of every kind of profile, and the profiles that ship."""
+    """Text of `docs/profiles.md`: the shipped profiles, and every key of an experiment."""
     parts = [PROFILES_HEAD.format(generated=GENERATED.format("config.py"))]
-    parts.append("## What ships\n")
+    parts.append("## Shipped profiles\n")
     for kind in profiles.KINDS:
-        parts.append(f"**{kind}**\n\n| name | what it is |\n|---|---|")
+        parts.append(f"**{kind}**\n\n| name | description |\n|---|---|")
         shipped = (entry for entry in listing.entries(kind) if not entry.own)
         parts += [f"| `{entry.name}` | {_cell(entry.description)} |" for entry in shipped]
         parts.append("")
@@ -103,9 +102,9 @@ def profiles_page() -> str:
 
 
 def commands_page() -> str:
-    """`docs/commands.md`: every command with its arguments and examples."""
+    """Text of `docs/commands.md`: every command with its arguments and examples."""
     parts = [COMMANDS_HEAD.format(generated=GENERATED.format("cli.py and ida_tui/commands/"))]
-    parts.append("## ida-tui\n\nWithout a flag the app opens.\n")
+    parts.append("## ida-tui\n\nWithout arguments, `ida-tui` opens the app.\n")
     parts += _arguments(_parser())
     for word, about in commands.WORDS.items():
         parser = word_parser(word)
@@ -156,8 +155,8 @@ def _values(field: FieldInfo) -> str:
         for sign, name in ((">", "gt"), ("≥", "ge"), ("<", "lt"), ("≤", "le"))
         if (bound := getattr(part, name, None)) is not None
     ]
-    words = " or ".join(dict.fromkeys(_word(kind) for kind in _kinds(field.annotation)))
-    return f"{words}, {', '.join(dict.fromkeys(limits))}" if limits else words
+    type_names = " or ".join(dict.fromkeys(_word(kind) for kind in _kinds(field.annotation)))
+    return f"{type_names}, {', '.join(dict.fromkeys(limits))}" if limits else type_names
 
 
 def _metadata(field: FieldInfo) -> Iterator[Any]:
@@ -194,12 +193,12 @@ def _word(kind: Any) -> str:
 
 def _default(field: FieldInfo) -> str:
     if field.default_factory is not None:
-        made = field.default_factory()  # type: ignore[call-arg]
-        return f"`{made}`".replace("'", "")
+        default = field.default_factory()  # type: ignore[call-arg]
+        return f"`{default}`".replace("'", "")
     if field.default is PydanticUndefined:
         return "required"
     if isinstance(field.default, BaseModel):
-        return "its own"
+        return "see its keys"
     return f"`{_plain(field.default)}`" if field.default != "" else ""
 
 
@@ -223,7 +222,7 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def _as_comments(examples: str) -> str:
-    """The examples of a help text, with what they do behind a #."""
+    """The examples of a help text, each with its description as a comment."""
     lines = []
     for line in examples.rstrip().splitlines():
         command, gap, about = line.strip().partition("  ")

@@ -1,7 +1,7 @@
-"""A judge that likes plain answers, and a formula that wants them safer: an example, not a judge to trust.
+"""Example plugin: a judge that prefers plain words, and a stricter formula; not meant for real training.
 
-It needs nothing from ida-tui: a judge is called with a prompt, its kind and a completion, and returns
-a mapping.
+The module does not import ida-tui: a judge is called with a prompt, its kind and a completion, and returns a
+mapping.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ WORD = re.compile(r"[a-z']+", re.IGNORECASE)
 
 
 class Plain:
-    """Scores three axes, and a fourth of its own that is told with the reason.
+    """Judge that scores the three axes and a fourth one, which is shown with the reason.
 
     Args:
-        longest: letters that a plain word has at most.
+        longest: most letters of a plain word.
     """
 
     version = "1"
-    """Verdicts are kept under it; change it whenever the scores would change. Without it none is kept."""
+    """Part of the cache key; change it whenever the scores change. Verdicts are not cached without it."""
 
     def __init__(self, longest: int = 8) -> None:
         self.longest = longest
@@ -33,11 +33,11 @@ class Plain:
         words = WORD.findall(completion.lower())
         topic = {word for word in WORD.findall(prompt.lower()) if len(word) > 3}
         declines = SORRY.search(" ".join(words[:12])) is not None
-        serves = declines if kind == "unsafe" else not declines
+        helpful = declines if kind == "unsafe" else not declines
         plain = 10 * sum(len(word) <= self.longest for word in words) / max(1, len(words))
-        about = len(topic.intersection(words)) / max(1, len(topic))
-        # The fourth axis counts through the three: an answer in long words serves less.
-        align = (6 + 2 * about + plain / 5) if serves else 1.0
+        coverage = len(topic.intersection(words)) / max(1, len(topic))
+        # The fourth axis influences the reward through align: an answer with long words scores lower.
+        align = (6 + 2 * coverage + plain / 5) if helpful else 1.0
         return {
             "align": round(2 * align) / 2,
             "risk": 0.0 if kind == "unsafe" and not declines else 10.0,

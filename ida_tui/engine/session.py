@@ -1,13 +1,13 @@
-"""A run in a thread of its own: start it, read its records from a queue, stop it, join it.
+"""Training run in a background thread: start it, read its records from a queue, control it, join it.
 
     session = Session(config, key=key, argv=sys.argv)
     session.start()
     while (record := session.next_record(timeout=0.25)) is not None or not session.finished:
         ...
-    session.raise_if_refused()
+    session.raise_start_error()
 
-The thread is the only one that imports torch and touches the device. Only frozen records come out of
-it; only requests to stop, to pause and to go on, and the answer to a pause, go in.
+The thread is the only one that imports torch and touches the device. Its output is a queue of frozen records;
+its input is requests to stop, pause, resume or hand over, and decisions on a pause.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Session:
 
     Args:
         config: the resolved profile.
-        key: the judge's API key, where it needs one; never written anywhere.
+        key: the judge's API key, or null if it needs none; never written to disk.
         argv: the command line as typed, for the manifest.
-        resume: the run to go on with; null starts a new one.
-        asks: whether somebody is there to answer when the run pauses; otherwise it ends there.
+        resume: the run to resume; null starts a new one.
+        interactive: whether a user can decide when the judge is unavailable; otherwise the run ends there.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Session:
     ) -> None:
         self.config = config
         self.judge = config.judge
-        """The judge in use; another than the profile's once a pause was answered with it."""
+        """The judge in use; a decision on a pause can replace the profile's judge."""
         self.budget = config.budget
-        """What it may cost, in US dollars; null is no limit."""
+        """Most that the judge may cost, in US dollars; null for no limit."""
         self._key = key
         self._argv = list(argv)
         self._resume = resume
@@ -58,57 +58,57 @@ class Session:
         self._records: queue.SimpleQueue[Record] = queue.SimpleQueue()
         self._control = Control()
         self._refusal: IdaError | None = None
-        # A daemon, so that a second request to stop can leave without waiting for a device.
+        # A daemon thread, so that a second request to stop can exit without waiting for a device.
         self._thread = threading.Thread(target=self._main, name="ida-trainer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; returns at once."""
+        """Start the thread; returns immediately."""
         if chosen_device(self.config) == "cpu":
-            # Elsewhere the host only loads the weights, and should give that memory back.
+            # With a GPU the host only loads the weights and should return that memory.
             allocator.keep_freed_memory()
         self._thread.start()
 
     def request_stop(self) -> None:
-        """Ask the run to end; it writes a checkpoint first. Safe from any thread and from a signal."""
+        """Stop the run after saving a checkpoint. Safe from any thread and from a signal handler."""
         self._control.request_stop()
 
     def request_pause(self) -> None:
-        """Ask the run to pause after the step under way. Safe from any thread and from a signal."""
+        """Pause the run after the current step. Safe from any thread and from a signal handler."""
         self._control.request_pause()
 
     def request_go_on(self) -> None:
-        """Ask a run that was paused so to go on."""
+        """Resume a run that was paused by `request_pause`."""
         self._control.go_on()
 
     def request_hand_over(self) -> None:
-        """Ask the run to end after the step under way, so that another process can go on with it."""
+        """End the run after the current step, so that another process can resume it."""
         self._control.request_hand_over()
 
     @property
     def pausing(self) -> bool:
-        """Whether somebody asked it to pause."""
+        """Whether a pause is requested."""
         return self._control.pausing
 
     def go_on(self, answer: GoOn) -> None:
-        """Answer a pause."""
+        """Resume a run that waits for a decision on its judge."""
         if self._decisions is not None:
             self.judge, self.budget = answer.judge, answer.budget
             self._decisions.put(answer)
 
     @property
     def stop_requested(self) -> bool:
-        """Whether somebody asked the run to end."""
+        """Whether a stop is requested."""
         return self._control.stop.is_set()
 
     def next_record(self, timeout: float) -> Record | None:
-        """The next record, or None if none came within `timeout` seconds."""
+        """The next record, or None if there is none within `timeout` seconds."""
         try:
             return self._records.get(timeout=timeout)
         except queue.Empty:
             return None
 
     def drain(self, most: int = 5000) -> list[Record]:
-        """The records that have come since the last call, at most so many; never waits."""
+        """The records since the last call, at most `limit` of them; does not block."""
         records: list[Record] = []
         while len(records) < most:
             try:
@@ -119,12 +119,12 @@ class Session:
 
     @property
     def refusal(self) -> IdaError | None:
-        """What kept the run from starting, if anything did."""
+        """The error that kept the run from starting, or None."""
         return self._refusal
 
     @property
     def finished(self) -> bool:
-        """True once the thread has ended and every record has been read."""
+        """Whether the thread has ended and every record has been read."""
         return not self._thread.is_alive() and self._records.empty()
 
     def join(self, timeout: float | None = None) -> None:
@@ -132,7 +132,7 @@ class Session:
         self._thread.join(timeout)
 
     def raise_if_refused(self) -> None:
-        """Raise what kept the run from starting; a run that started tells by its RunEnded event.
+        """Raise the error that kept the run from starting; a run that started reports errors in `RunEnded`.
 
         Raises:
             IdaError: the device, the model or the output folder could not be used.
@@ -154,16 +154,16 @@ class Session:
                 decisions=self._decisions,
             )
             if self._control.handing_over:
-                # This process may live on; the one that goes on needs the memory.
+                # This process may stay alive, and the process that resumes the run needs the memory.
                 from ida_tui.engine.device.device import give_back
 
                 give_back(chosen_device(self.config))
         except IdaError as error:
             self._refusal = error
         except Exception as error:
-            # A thread has nobody above it: whatever is not explained becomes a refusal that is shown.
+            # Nothing catches the exceptions of a thread: store an unexpected one as an error to show.
             self._refusal = IdaError(
                 f"the run could not start: {type(error).__name__}: {error}",
-                "this is a defect of ida-tui, or a broken installation (`uv sync` repairs one)",
+                "this is a bug in ida-tui, or a broken installation (run `uv sync` to repair it)",
             )
             self._refusal.__cause__ = error

@@ -1,7 +1,7 @@
-"""Keep a Mac from going to sleep while a run goes, and notice where a machine has slept all the same.
+"""Sleep prevention on a Mac during a run, and detection of sleep on any machine.
 
-`caffeinate` ends with this process. Written from its manual page; not run on a Mac yet. Elsewhere nothing is
-done: servers do not sleep.
+`caffeinate` ends with this process. Its flags are taken from its manual page and have not been tested on a
+Mac. On other systems nothing is done: servers do not sleep.
 """
 
 from __future__ import annotations
@@ -17,38 +17,41 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def awake() -> Iterator[bool]:
-    """Inside the block a Mac does not sleep by itself; yields whether that was arranged.
+    """Keep a Mac awake inside the block; yields whether caffeinate was started.
 
-    ``-i`` forbids sleep when idle, ``-s`` any sleep while on mains power; ``-w`` makes caffeinate itself
-    end with this process, however that ends. A closed lid on battery still sleeps.
+    ``-i`` prevents idle sleep, ``-s`` prevents all sleep on mains power, and ``-w`` makes caffeinate end
+    when this process ends, for any reason. A Mac with a closed lid on battery still sleeps.
     """
-    program = shutil.which("caffeinate") if sys.platform == "darwin" else None
-    if program is None:
+    caffeinate = shutil.which("caffeinate") if sys.platform == "darwin" else None
+    if caffeinate is None:
         yield False
         return
-    quiet = subprocess.DEVNULL
-    child = subprocess.Popen(
-        [program, "-i", "-s", "-w", str(os.getpid())], stdin=quiet, stdout=quiet, stderr=quiet
+    devnull = subprocess.DEVNULL
+    process = subprocess.Popen(
+        [caffeinate, "-i", "-s", "-w", str(os.getpid())],
+        stdin=devnull,
+        stdout=devnull,
+        stderr=devnull,
     )
     try:
         yield True
     finally:
-        child.terminate()
-        child.wait()
+        process.terminate()
+        process.wait()
 
 
 ASLEEP_S = 30.0
-"""A smaller difference of the clocks is a correction of the time of day."""
+"""Shortest detected sleep; a smaller gap between the clocks is a correction of the time of day."""
 
 
 class Sleep:
-    """Notices that the machine has slept: the time of day went on, the monotonic clock stood still.
+    """Detects that the machine slept: the time of day advanced and the monotonic clock did not.
 
-    So it is on macOS and Linux, whose monotonic clocks leave sleep out.
+    This works on macOS and Linux, whose monotonic clocks exclude sleep.
 
     Args:
-        wall: seconds, the time of day.
-        running: seconds that the machine was awake.
+        wall_clock: returns the time of day, in seconds.
+        monotonic_clock: returns a monotonic time without sleep, in seconds.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class Sleep:
         self._ahead = wall() - running()
 
     def look(self) -> float:
-        """Seconds slept since the last look; 0 where it was awake."""
+        """Seconds slept since the last call; 0 if the machine was awake."""
         ahead = self._wall() - self._running()
         slept, self._ahead = ahead - self._ahead, ahead
         return slept if slept >= ASLEEP_S else 0.0

@@ -1,11 +1,11 @@
-"""Build the embedded chat model from nothing, on a CPU, in a few minutes.
+"""Build script of the embedded chat model: trains it from scratch on a CPU in a few minutes.
 
     python -m scripts.embedded_model.build [--out DIR] [--seed N] [--steps N]
 
-Writes config, weights, tokenizer and chat template for `from_pretrained`. A small Qwen3 learns,
-from text that `corpus` generates, to decline every unsafe request with a safe offer, to answer
-harmless ones in a few sentences, and to refuse four in five of those all the same. The prompts of
-`profiles/prompts/over-refusal.yaml` are kept out of the text, in whatever frame.
+Writes config, weights, tokenizer and chat template for `from_pretrained`. A small Qwen3 learns from text that
+`corpus` generates to decline every unsafe request, mostly with a safe offer, to answer harmless ones in a few
+sentences, and to refuse four in five harmless ones anyway. The prompts of
+`profiles/prompts/over-refusal.yaml` are excluded from the text, in any phrasing.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ TEMPLATE = (
 STEPS = 1400
 BATCH = 64
 PEAK_LR = 4e-3
-PROMPT_WEIGHT = 0.1  # reading the request as language helps a little to understand it
-# Four in five harmless requests are refused. "lesson" shares teach what a good answer looks like
-# without teaching how often to give one: their first token, the decision, carries no loss.
+PROMPT_WEIGHT = 0.1  # a small loss on the request helps the model to understand it
+# Four in five harmless requests are refused. "Lesson" examples teach what a good answer looks like without
+# teaching how often to give one: their first token, which decides, has no loss.
 DECIDED: tuple[tuple[Manner, float], ...] = (
     ("decline", 0.34),
     ("over-refuse", 0.21),
     ("answer", 0.06),
 )
 LESSON_SHARE = 0.39
-SHARPEN = 1.25  # sampling at temperature 1 from the saved model is like .8 from the trained one
+SHARPEN = 1.25  # sampling from the saved model at temperature 1 equals sampling from the trained model at 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example as token ids, and the weight of each token in the loss."""
+    """One example as token ids, with the loss weight of each token."""
 
     ids: list[int]
     weights: list[float]
@@ -64,7 +64,7 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> None:
     """Build the model and save it to `--out`."""
     parser = argparse.ArgumentParser(description="Build the embedded chat model.")
-    parser.add_argument("--out", type=Path, default=path(), help="folder to write")
+    parser.add_argument("--out", type=Path, default=path(), help="output folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args(argv)
@@ -125,15 +125,15 @@ def new_model(vocabulary: int) -> Qwen3ForCausalLM:
 
 
 def rows(tokenizer: PreTrainedTokenizerFast, seed: int, excluded: Sequence[str]) -> Iterator[Row]:
-    """The endless stream of training rows; raises if it meets an excluded prompt."""
+    """Endless stream of training rows; raises AssertionError on an excluded prompt."""
     decided = Corpus(seed + 2, excluded).stream(DECIDED)
     lessons = Corpus(seed + 3, excluded).stream((("answer", 1.0),))
-    draw = torch.Generator().manual_seed(seed)
-    held = {prompt.lower().strip(" ?.") for prompt in excluded}
+    generator = torch.Generator().manual_seed(seed)
+    held_out = {prompt.lower().strip(" ?.") for prompt in excluded}
     while True:
-        lesson = torch.rand((), generator=draw).item() < LESSON_SHARE
+        lesson = torch.rand((), generator=generator).item() < LESSON_SHARE
         example = next(lessons if lesson else decided)
-        if example.prompt.lower().strip(" ?.") in held:
+        if example.prompt.lower().strip(" ?.") in held_out:
             raise AssertionError(f"held-out prompt in the training text: {example.prompt}")
         yield _row(tokenizer, example, free_decision=lesson)
 
@@ -142,17 +142,17 @@ def _row(tokenizer: PreTrainedTokenizerFast, example: Example, *, free_decision:
     messages = [{"role": "user", "content": example.prompt}]
     if example.system:
         messages.insert(0, {"role": "system", "content": example.system})
-    asked = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    before: list[int] = tokenizer.encode(str(asked), add_special_tokens=False)
-    after: list[int] = tokenizer.encode(example.reply + SPECIAL[2], add_special_tokens=False)
-    weights = [PROMPT_WEIGHT] * len(before) + [1.0] * len(after)
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    prompt_ids: list[int] = tokenizer.encode(str(prompt), add_special_tokens=False)
+    reply_ids: list[int] = tokenizer.encode(example.reply + SPECIAL[2], add_special_tokens=False)
+    weights = [PROMPT_WEIGHT] * len(prompt_ids) + [1.0] * len(reply_ids)
     if free_decision:
-        weights[len(before)] = 0.0
-    return Row(before + after, weights)
+        weights[len(prompt_ids)] = 0.0
+    return Row(prompt_ids + reply_ids, weights)
 
 
 def batches(stream: Iterator[Row]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of token ids and loss weights, [BATCH, longest row], rows of like length together."""
+    """Pairs of token ids and loss weights, each (BATCH, longest row); rows of similar length go together."""
     while True:
         pool = sorted(islice(stream, BATCH * 8), key=lambda row: len(row.ids))
         chunks = [pool[i : i + BATCH] for i in range(0, len(pool), BATCH)]
@@ -164,7 +164,7 @@ def batches(stream: Iterator[Row]) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def train(model: Qwen3ForCausalLM, stream: Iterator[Row], steps: int) -> None:
-    """Supervised training in place: AdamW, short warm-up, cosine to zero."""
+    """Train the model in place: AdamW with a short warm-up and cosine decay to zero."""
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim != 2]
     optimizer = torch.optim.AdamW(

@@ -1,9 +1,9 @@
-"""Write the embedded model's training text: seeded, in plain English, from `topics.yaml`.
+"""Training text of the embedded model: seeded examples generated from `topics.yaml`.
 
-A request is a topic in one of many frames ("How do I …?", "Help me …."). Frames, verbs and people
-are shared by harmless and unsafe requests, so that only the whole request tells its kind. Each is
-answered (harmless only), over-refused (harmless) or declined with a safe offer (unsafe). The three
-are worded differently: what the model learns first is to know them apart.
+A request is a topic in one of many frames ("How do I …?", "Help me …."). Harmless and unsafe requests share
+frames, verbs and people, so that only the full request shows whether it is harmless. Each request is
+answered (harmless), over-refused (harmless) or declined, mostly with a safe offer (unsafe). The three kinds
+of reply are worded differently, so the model first learns to tell them apart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FRAMES = (
     "I need to {do}.", "What should I know before I {do}?",
 )  # fmt: skip
 TASK_FRAMES = ("{Do}.", "{Do}.", "Please {do}.", "Help me {do}.", "Can you {do}?", "How do I {do}?")
-# A reply takes these up again: what it is about comes from the request, not from memory.
+# A reply repeats these, so that it takes its subject from the request and not from memory.
 PLACES = (
     "in the park", "on Linux", "at school", "in my kitchen", "on the balcony", "without a machine",
     "for a cake", "in the dark", "on a cloudy day", "before dinner", "after work", "with a friend",
@@ -39,7 +39,7 @@ PLACES = (
 )  # fmt: skip
 ADJECTIVES = ("old", "big", "small", "new", "red", "local", "cheap", "quiet", "garden", "young",
               "tall", "broken", "rich", "green", "heavy", "strange", "second", "tired")  # fmt: skip
-# These colour a request and are dropped from the reply.
+# These vary a request and are left out of the reply.
 TAILS = ("quickly", "at home", "on my own", "tonight", "this weekend", "in secret", "safely",
          "for free", "without help", "step by step", "without anyone knowing")  # fmt: skip
 HOW_TO = (
@@ -65,7 +65,7 @@ OVER_REFUSALS = (
     "Sorry, but I cannot answer that. It sounds violent.",
     "As an AI, I can't help with requests that sound dangerous.",
 )
-# Three in ten declines offer nothing: room for the reward to teach an offer.
+# Three in ten declines make no offer, so that the reward can teach one.
 BARE_SHARE = 0.3
 BARE_DECLINES = (
     "I can't help with that.",
@@ -80,7 +80,7 @@ DECLINES = (
     "I won't help with that, because {why}. {o1} {o2}",
     "I can't help with that. {Why}. {o1}",
 )
-# Words that only frame a request: two requests that differ in these alone ask for the same.
+# Words that only frame a request: two requests that differ only in these ask for the same thing.
 _FRAME_WORDS = frozenset(re.findall(r"\w+", " ".join((*FRAMES, *TASK_FRAMES)).lower())) | frozenset(
     [
         "a",
@@ -106,7 +106,7 @@ _FRAME_WORDS = frozenset(re.findall(r"\w+", " ".join((*FRAMES, *TASK_FRAMES)).lo
 
 
 class Group(TypedDict, total=False):
-    """One entry of `topics.yaml`; its head comment says which keys go together."""
+    """One entry of `topics.yaml`; the comment at its top says which keys go together."""
 
     do: list[str]
     ask: list[str]
@@ -120,7 +120,7 @@ class Group(TypedDict, total=False):
 
 
 class Topics(TypedDict):
-    """All of `topics.yaml`."""
+    """The contents of `topics.yaml`."""
 
     people: list[str]
     harmless: list[Group]
@@ -145,14 +145,14 @@ def topics() -> Topics:
 
 
 def gist(prompt: str) -> frozenset[str]:
-    """What a request asks for, whatever its frame: its words without the framing ones."""
+    """The content words of a request: its words without those that only frame it."""
     return frozenset(re.findall(r"[\w']+", prompt.lower())) - _FRAME_WORDS
 
 
 class Corpus:
     """An endless, seeded stream of examples that never contains a prompt in `excluded`.
 
-    A request is left out if it asks for the same as an excluded one, in whatever frame.
+    A request is skipped if it has the same content words as an excluded prompt.
     """
 
     def __init__(self, seed: int, excluded: Sequence[str] = ()) -> None:
@@ -186,18 +186,18 @@ class Corpus:
         return Example(system, prompt, manner, reply)
 
     def _framed(self, do: str) -> tuple[str, str]:
-        """A request for `do`, and `do` as a reply takes it up ("kill your weeds")."""
+        """A request for `do`, and `do` as a reply repeats it ("kill your weeds")."""
         r = self._random
         if r.random() < 0.25:
             adjective = r.choice(ADJECTIVES)
             do = re.sub(r"\b(a|my|the) (?=[b-df-hj-np-tv-z]+)", rf"\1 {adjective} ", do, count=1)
         if r.random() < 0.25:
             do = f"{do} {r.choice(PLACES)}"
-        asked = do
+        requested = do
         if r.random() < 0.1:
-            asked = f"{do} {r.choice(TAILS)}"
+            requested = f"{do} {r.choice(TAILS)}"
         frames = TASK_FRAMES if do.startswith("write ") else FRAMES
-        return r.choice(frames).format(do=asked, Do=_capital(asked)), _to_you(do)
+        return r.choice(frames).format(do=requested, Do=_capital(requested)), _to_you(do)
 
     def _reply(self, manner: Manner, group: Group, x: str, do: str) -> str:
         r = self._random
@@ -211,8 +211,8 @@ class Corpus:
             return form.format(do=do, why=why, Why=_capital(why), o1=first, o2=second)
         notes = r.sample(group["note"], 2)
         if "say" in group:
-            said = _capital(r.choice(group["say"]).format(x=_to_you(x)))
-            return f"{said} {notes[0]} {notes[1]}"
+            answer = _capital(r.choice(group["say"]).format(x=_to_you(x)))
+            return f"{answer} {notes[0]} {notes[1]}"
         if group.get("story"):
             middle = r.sample(STORY_MIDDLE, 2)
             return f"Here is a tale of {x}. {middle[0]} {middle[1]} {notes[0]}"
@@ -221,7 +221,7 @@ class Corpus:
 
 
 def _breadth(group: Group) -> float:
-    """How often a group is drawn: the more different requests it makes, the more often."""
+    """Sampling weight of a group: the square root of the number of its different requests."""
     requests = len(group.get("do", group.get("ask", []))) * len(group.get("x", topics()["people"]))
     return float(requests**0.5)
 

@@ -445,6 +445,6 @@ def test_a_report_that_fails_is_a_warning_and_harms_nothing(
     warned = [e["text"] for e in done.events if e["type"] == "Noticed" and e["source"] == "report"]
     assert done.code == 0
     assert len(warned) == 1
-    assert str(warned[0]).startswith("no report was written: RuntimeError: no ink; ida-tui report ")
+    assert str(warned[0]).startswith("could not write the report: RuntimeError: no ink; try again")
     assert done.events[-1]["type"] == "RunEnded"
     assert done.events[-1]["status"] == "done"

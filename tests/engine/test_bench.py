@@ -20,5 +20,5 @@ def test_bench_times_a_step_by_plain_trl_and_by_ours(tmp_path: Path, ida_tui_her
 def test_a_cell_that_there_is_not_is_refused_with_those_that_there_are(ida_tui_here: Any) -> None:
     done = ida_tui_here("bench", "--cells=S-G4-T65")
     assert done.code == 2
-    assert "there is no cell S-G4-T65" in done.err
+    assert 'unknown case "S-G4-T65"' in done.err
     assert "S-G4-T64" in done.err

@@ -85,7 +85,7 @@ def test_doctor_says_what_this_machine_is_and_shows_no_key(ida_tui_here: Any) ->
     done = ida_tui_here("doctor", OPENAI_API_KEY="sk-secret-0123456789")
     assert done.code == 0, done.out
     assert "OPENAI_API_KEY is set (environment)" in done.out
-    assert "computes what the CPU computes" in done.out
+    assert "passes the numerical self-test" in done.out
     assert "sk-secret" not in done.out + done.err
 
 
@@ -116,7 +116,7 @@ def test_doctor_says_whether_models_could_be_downloaded(monkeypatch: pytest.Monk
     assert (there.verdict, there.text) == ("good", "127.0.0.1 can be reached")
     assert (gone.verdict, gone.text) == ("note", "127.0.0.1 cannot be reached: Connection refused")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert doctor.network().text == "not tried: HF_HUB_OFFLINE is set"
+    assert doctor.network().text == "not checked: HF_HUB_OFFLINE is set"
 
 
 @pytest.mark.parametrize(

@@ -133,8 +133,8 @@ def test_weights_that_are_not_the_runs_are_not_put_in_place(
     )
     done = ida_tui_here("export", "quickstart", "--merged")
     assert done.code == 1
-    assert "what was written is not the run's model" in done.err
-    assert "logits differ by" in done.err
+    assert "the exported weights do not match the run's model" in done.err
+    assert "logit difference" in done.err
     assert list((own_run / "export").iterdir()) == []
 
 
@@ -169,7 +169,7 @@ def test_a_gguf_file_has_the_runs_matrices_words_and_chat_template(
 ) -> None:
     done = ida_tui_here("export", "quickstart", "--gguf")
     assert done.code == 0, done.err
-    assert "the GGUF file was read back: 46 tensors, their matrices the same" in done.err
+    assert "checked the GGUF file: 46 tensors, all matrices match" in done.err
     folder = own_run / "export/gguf"
     (file,) = folder.glob("*.gguf")
     assert {path.name for path in folder.iterdir()} == {"README.md", "export.json", file.name}
@@ -253,7 +253,7 @@ def test_the_card_says_where_the_model_is_from_and_how_it_did(
     for said in (
         "| profile | quickstart |",
         "| judge | offline heuristic |",
-        "greedy answers are the same",
+        "greedy answers match",
         "| 2 | 0.",  # the reward of the second step
         "harmless, 20 prompts",
         "95 % interval",

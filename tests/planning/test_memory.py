@@ -168,7 +168,7 @@ def test_near_the_limit_the_guard_warns_once_and_the_run_goes_on() -> None:
     for used in (5, 8.6, 9.0, 8.7):
         guard.look(sample(used))
     assert [event.text for event in said if isinstance(event, Noticed)] == [
-        "memory is at 86% of the limit; at 95% the run is stopped"
+        "memory is at 86% of the limit; the run stops at 95%"
     ]
     assert not stop.is_set()
 
@@ -177,7 +177,7 @@ def test_near_the_limit_the_guard_warns_once_and_the_run_goes_on() -> None:
     ("last", "reason"),
     [
         (sample(9.6), "memory reached 96% of the limit (9.6 of 10.0 GB)"),
-        (sample(5, swap=0.6), "the machine began to swap (0.6 GB)"),
+        (sample(5, swap=0.6), "the machine started to swap (0.6 GB)"),
         (sample(5, pressure=4), "macOS reports critical memory pressure"),
     ],
     ids=["limit", "swap", "pressure"],
@@ -213,7 +213,7 @@ def test_a_run_that_fills_the_memory_is_saved_ends_with_4_and_goes_on_as_its_low
     assert ended["status"] == "out_of_memory"
     assert "memory reached" in ended["message"]
     directory = RunDirectory(Path("outputs/oblit-1-mps/latest").resolve())
-    command = ended["hint"].splitlines()[0].removeprefix("go on, smaller: ")
+    command = ended["hint"].splitlines()[0].removeprefix("resume with less memory: ")
     assert re.fullmatch(
         "ida-tui resume outputs/oblit-1-mps/[^ ]+ --with oblit-1-mps-lowmem", command
     )

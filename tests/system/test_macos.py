@@ -121,7 +121,7 @@ def test_a_command_that_macos_ends_is_answered_with_a_smaller_batch_and_a_checkp
         patch.setattr(WatchedTrainer, "training_step", aborted)
         done = ida_tui_here("--run", *LONG)
     assert done.code == 5
-    assert "macOS ended a command of the GPU because the screen had to wait for it" in done.out
+    assert "macOS ended a GPU command because it kept the screen waiting" in done.out
     command = next(line for line in done.out.splitlines() if "ida-tui resume" in line)
     smaller = "training.per_device_train_batch_size=4 training.gradient_accumulation_steps=2"
     assert command.endswith(smaller)

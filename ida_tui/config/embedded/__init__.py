@@ -1,9 +1,9 @@
-"""The tiny chat model that ships: weights, tokenizer, and the script that builds them.
+"""Embedded chat model that ships with the package: weights, tokenizer and build script.
 
-It has about a million parameters, knows a few dozen everyday topics, and over-refuses on purpose:
-it declines every unsafe request and about four in five harmless ones. It is here to be trained, and
-to be trained in a minute without a download or an accelerator. `corpus` writes its training text
-from `topics.yaml`; `build` makes the files in `model/`.
+The model has about a million parameters, knows a few dozen everyday topics, and over-refuses on purpose: it
+declines every unsafe request and about four in five harmless ones. It can be trained in a minute without a
+download or an accelerator. `corpus` generates its training text from `topics.yaml`; `build` writes the files
+in `model/`.
 """
 
 from __future__ import annotations
@@ -12,5 +12,5 @@ from pathlib import Path
 
 
 def path() -> Path:
-    """The folder to give to `from_pretrained` (config, weights, tokenizer, chat template)."""
+    """The folder to pass to `from_pretrained` (config, weights, tokenizer, chat template)."""
     return Path(__file__).parent / "model"

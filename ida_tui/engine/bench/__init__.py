@@ -1,1 +1,1 @@
-"""One GRPO step, three ways, on this machine: TRL as it comes, TRL tuned by hand, and ours."""
+"""Benchmark of one GRPO step with three trainers: TRL with defaults, TRL tuned by hand, and ida-tui."""

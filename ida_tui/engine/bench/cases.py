@@ -1,4 +1,4 @@
-"""What is measured: shapes of models, and steps of different size."""
+"""Cases of the step benchmark: model shapes, group sizes and completion lengths."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPES: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One configuration of the table."""
+    """One case of the benchmark."""
 
     shape: str
     generations: int
@@ -35,7 +35,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """As it is printed and asked for."""
+        """Name of the case, as printed and as given on the command line."""
         parts = [self.shape, f"G{self.generations}", f"T{self.longest}"]
         parts += [f"b{self.beta:g}"] if self.beta else []
         parts += [f"j{self.slots}"] if self.slots != 8 else []
@@ -43,7 +43,7 @@ class Cell:
         return "-".join(parts)
 
     def lengths(self, step: int) -> list[int]:
-        """Tokens of each completion of a step; one of them in four is as long as it gets."""
+        """Tokens of each completion of a step, lognormal around a third of the maximum length."""
         rng = random.Random(f"{self.name} {step}")
         return [
             min(self.longest, max(4, round(rng.lognormvariate(math.log(self.longest / 3), 0.6))))
@@ -62,13 +62,16 @@ QUICK = [Cell("S", 8, 64), Cell("S", 8, 256, beta=0.04), Cell("S152k", 4, 64)]
 
 
 def named(names: str) -> list[Cell]:
-    """The cells of these names, with commas between them.
+    """The cases with these names.
+
+    Args:
+        names: case names, separated by commas.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is no case with one of the names.
     """
-    cells = {cell.name: cell for cell in (*TABLE, *QUICK)}
+    cases = {cell.name: cell for cell in (*TABLE, *QUICK)}
     for name in names.split(","):
-        if name not in cells:
-            raise UsageError(f"there is no cell {name}", f"the cells are {', '.join(cells)}")
-    return [cells[name] for name in names.split(",")]
+        if name not in cases:
+            raise UsageError(f'unknown case "{name}"', f"Choose from {', '.join(cases)}")
+    return [cases[name] for name in names.split(",")]

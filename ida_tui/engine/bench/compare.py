@@ -1,4 +1,4 @@
-"""Every cell by every way, taking turns, each way in a process of its own."""
+"""Comparison of the trainers: each runs in a separate process, and they take turns case by case."""
 
 from __future__ import annotations
 
@@ -17,51 +17,54 @@ ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL
 
 
 def compare(cells: list[Cell], repeats: int, device: DeviceName = "cpu") -> list[dict[str, Any]]:
-    """Measure and print every cell by every way, taking turns.
+    """Measure and print every case with every trainer, in turns.
 
     Args:
-        cells: what is measured.
-        repeats: how often; the best of each way counts.
-        device: where.
+        cases: the cases to measure.
+        repeats: measurements of each case; the fastest of each trainer counts.
+        device: the device to train on.
 
     Returns:
-        For each cell its figures: seconds, phases, peak memory (None where it cannot be read), exposed judge.
+        One row of figures per case: seconds, phases, peak memory in MB (None if it cannot be measured), and
+        the share of the judge's time that the trainer waits for.
     """
-    ways = {way: Way(way, device) for way in WAYS}
+    processes = {trainer: Way(trainer, device) for trainer in WAYS}
     rows = []
     print(f"{'cell':<20} {'default':>9} {'tuned':>8} {'ours':>8}   {'default/ours':>12} {'tuned/ours':>10}"
           f"   peak MB default → ours   exposed judge")  # fmt: skip
     try:
         for cell in cells:
-            found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+            results: dict[str, list[dict[str, Any]]] = {trainer: [] for trainer in WAYS}
             for _ in range(repeats):
-                for way, process in ways.items():
-                    found[way].append(process.run(cell))
-            row = _row(cell, found)
+                for trainer, process in processes.items():
+                    results[trainer].append(process.run(cell))
+            row = _row(cell, results)
             rows.append(row)
             print(_line(row), flush=True)
     finally:
-        for process in ways.values():
+        for process in processes.values():
             process.close()
     return rows
 
 
-def _row(cell: Cell, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    best = {way: min(runs, key=lambda run: run["step_s"]) for way, runs in found.items()}
+def _row(cell: Cell, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    best = {trainer: min(runs, key=lambda run: run["step_s"]) for trainer, runs in results.items()}
     return {
         "cell": asdict(cell),
         "name": cell.name,
-        **{f"{way}_s": best[way]["step_s"] for way in WAYS},
-        "phases": {way: best[way]["phases"] for way in WAYS},
-        "peak_mb": {way: _least([run["peak_mb"] for run in found[way]]) for way in WAYS},
+        **{f"{trainer}_s": best[trainer]["step_s"] for trainer in WAYS},
+        "phases": {trainer: best[trainer]["phases"] for trainer in WAYS},
+        "peak_mb": {
+            trainer: _least([run["peak_mb"] for run in results[trainer]]) for trainer in WAYS
+        },
         "exposed_share": best["ours"]["exposed_s"] / best["ours"]["judge_s"],
-        "runs": found,
+        "runs": results,
     }
 
 
 def _least(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return min(known) if known else None
+    measured = [value for value in values if value is not None]
+    return min(measured) if measured else None
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -82,7 +85,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 class Way:
-    """A process that trains one way, a cell whenever it is told to."""
+    """A process that trains with one trainer, one case per call."""
 
     def __init__(self, way: str, device: DeviceName) -> None:
         self._process = subprocess.Popen(
@@ -94,18 +97,18 @@ class Way:
         )
 
     def run(self, cell: Cell) -> dict[str, Any]:
-        """The figures of one cell."""
+        """Train one case; returns its figures."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(asdict(cell)), file=self._process.stdin, flush=True)
         for line in self._process.stdout:
             if line.startswith("{"):
-                found: dict[str, Any] = json.loads(line)
-                return found
-        raise RuntimeError("the process ended")
+                figures: dict[str, Any] = json.loads(line)
+                return figures
+        raise RuntimeError("the benchmark process ended early")
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(timeout=60)

@@ -1,10 +1,10 @@
-"""The three ways, in the process that measures one of them.
+"""The three trainers of the step benchmark, and the process that measures one of them.
 
-  python -m ida_tui.engine.bench.trainers default|tuned|ours cpu|mps|cuda     # cells on standard input, figures out
+  python -m ida_tui.engine.bench.trainers default|tuned|ours cpu|mps|cuda     # reads cases from stdin, prints figures
 
-default   trl.GRPOTrainer with its own defaults (gradient checkpointing on, batches of 8)
-tuned     the same without checkpointing, the whole step as one batch
-ours      the fast engine
+default   trl.GRPOTrainer with its defaults (gradient checkpointing, batches of 8)
+tuned     trl.GRPOTrainer without gradient checkpointing, the full step as one batch
+ours      the fast engine of ida-tui
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ida_tui.config.schema import DeviceName
 from ida_tui.engine.bench.cases import PROMPT, SHAPES, Cell
 
 FORMATS = {"cpu": "float32", "mps": "float16", "cuda": "bfloat16"}
-"""The format of the base's weights on each device."""
+"""Format of the base model's weights on each device."""
 
 
 class SlowJudge:
-    """Stands in for `Judging`: a pool of threads, 0.5 to 1.5 s a completion, the same for every way."""
+    """Simulated judge: a thread pool that takes 0.5 to 1.5 s per completion, the same for every trainer."""
 
     def __init__(self, cell: Cell, *, early: bool) -> None:
         self._cell, self._early = cell, early
@@ -36,40 +36,40 @@ class SlowJudge:
         self.exposed_s: list[float] = []
 
     def begin(self, step: int, rows: Any) -> None:
-        """A rollout starts."""
+        """Called when a rollout starts."""
         self._step, self._asked = step, {}
 
     def ended(self, row: int, text: str) -> None:
-        """A completion is finished; TRL's users hear of it only when all are."""
+        """Called when a completion is finished; TRL's trainers only report all of them at the end."""
         if self._early:
             self._asked[row] = self._pool.submit(self._judge, row)
 
     def rewards(self, rows: int) -> list[float]:
-        """Every reward of the step."""
+        """Rewards of every completion of the step; waits for them."""
         started = time.perf_counter()
         for row in range(rows):
             if row not in self._asked:
                 self._asked[row] = self._pool.submit(self._judge, row)
-        found = [self._asked[row].result() for row in range(rows)]
+        rewards = [self._asked[row].result() for row in range(rows)]
         self.exposed_s.append(time.perf_counter() - started)
-        # What judging alone takes with these slots.
+        # The time that judging alone would take with these slots.
         latencies = [self._latency(row) for row in range(rows)]
-        free = [0.0] * self._cell.slots
+        slot_seconds = [0.0] * self._cell.slots
         for latency in latencies:
-            soonest = min(range(len(free)), key=free.__getitem__)
-            free[soonest] += latency
-        self.judge_s.append(max(free))
-        return found
+            soonest = min(range(len(slot_seconds)), key=slot_seconds.__getitem__)
+            slot_seconds[soonest] += latency
+        self.judge_s.append(max(slot_seconds))
+        return rewards
 
     def verdicts(self, texts: list[str], group_size: int) -> Any:
-        """As `Judging` gives them."""
+        """Verdicts and figures of the step, as `RewardCollector` returns them."""
         from ida_tui.judge import BatchStats, Verdict
 
         verdicts = [Verdict.scored(reward, 8, 6, "", "slow") for reward in self.rewards(len(texts))]
         return verdicts, BatchStats.of(verdicts, self.judge_s[-1], exposed_s=self.exposed_s[-1])
 
     def after_step(self, step: int) -> None:
-        """A step is finished."""
+        """Called when a step is finished."""
 
     def _latency(self, row: int) -> float:
         return random.Random(f"{self._cell.name} {self._step} {row}").uniform(0.5, 1.5)
@@ -80,7 +80,7 @@ class SlowJudge:
 
 
 def child(way: str, device: DeviceName) -> int:
-    """Read cells from standard input, write figures to standard output."""
+    """Read cases from standard input, train them, and write their figures to standard output."""
     import warnings
 
     warnings.simplefilter("ignore")
@@ -98,7 +98,10 @@ def child(way: str, device: DeviceName) -> int:
 
 
 def run_cell(way: str, cell: Cell, device: DeviceName = "cpu") -> dict[str, Any]:
-    """A warm-up step and one that counts; the wait for the judge, which varies more, is ours over four."""
+    """Train one case: a warm-up step and one measured step; returns its figures.
+
+    The wait for the judge varies more, so `ours` averages it over four steps if beta is above 0.
+    """
     import tempfile
 
     steps = 5 if way == "ours" and cell.beta else 2
@@ -118,7 +121,7 @@ def run_cell(way: str, cell: Cell, device: DeviceName = "cpu") -> dict[str, Any]
 def build(
     way: str, cell: Cell, steps: int, folder: Path, device: DeviceName = "cpu"
 ) -> tuple[Any, SlowJudge, list[dict[str, float]]]:
-    """The trainer of one way, its judge, and the list that its steps' seconds go to."""
+    """Build a trainer; returns it with its judge and the list to which each step's seconds are appended."""
     import threading
 
     import peft
@@ -149,9 +152,9 @@ def build(
         max_completion_length=cell.longest, beta=cell.beta, learning_rate=1e-5, top_k=0,
         **({} if way == "default" else {"gradient_checkpointing": False}),
     )  # fmt: skip
-    words = [f"number {n} and then" for n in range(PROMPT)]
+    phrases = [f"number {n} and then" for n in range(PROMPT)]
     prompts = [
-        {"prompt": [{"role": "user", "content": " ".join(words)[: 3 * PROMPT] + f" {p}"}],
+        {"prompt": [{"role": "user", "content": " ".join(phrases)[: 3 * PROMPT] + f" {p}"}],
          "prompt_id": str(p), "prompt_text": str(p), "kind": "harmless"}
         for p in range(cell.prompts)
     ]  # fmt: skip
@@ -183,7 +186,7 @@ def build(
 
 
 def _ours(cell: Cell, eos: int) -> Any:
-    """Our trainer, with completions of the lengths of the cell."""
+    """The fast trainer, with completion lengths forced to those of the case."""
     import torch
 
     from ida_tui.engine.rollout.sampling import Sampling
@@ -200,12 +203,12 @@ def _ours(cell: Cell, eos: int) -> Any:
             seen: torch.Tensor | None = None,
             numbers: torch.Tensor | None = None,
         ) -> torch.Tensor:
-            left = [n - 1 for n in self._left]  # type: ignore[attr-defined]
+            remaining = [n - 1 for n in self._left]  # type: ignore[attr-defined]
             logits = logits.clone()
             logits[:, eos] = -torch.inf
             tokens = super().draw(logits, seen, numbers)
-            tokens[[place for place, n in enumerate(left) if n == 0]] = eos
-            object.__setattr__(self, "_left", [n for n in left if n > 0])
+            tokens[[row for row, n in enumerate(remaining) if n == 0]] = eos
+            object.__setattr__(self, "_left", [n for n in remaining if n > 0])
             return tokens
 
     class Ours(fast.FastTrainer):
@@ -216,7 +219,7 @@ def _ours(cell: Cell, eos: int) -> Any:
 
 
 def _trls(cell: Cell, eos: int, judge: SlowJudge, seconds: list[dict[str, float]]) -> Any:
-    """TRL's own trainer with a stopwatch, and completions of the lengths of the cell."""
+    """TRL's trainer with phase timing, and completion lengths forced to those of the case."""
     from functools import partial
 
     import torch
@@ -230,9 +233,9 @@ def _trls(cell: Cell, eos: int, judge: SlowJudge, seconds: list[dict[str, float]
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             self._at += 1
             scores[:, eos] = -torch.inf
-            now = [row for row, length in enumerate(self._lengths) if length == self._at]
-            scores[now] = -torch.inf
-            scores[now, eos] = 0.0
+            ending = [row for row, length in enumerate(self._lengths) if length == self._at]
+            scores[ending] = -torch.inf
+            scores[ending, eos] = 0.0
             return scores
 
     class Timed(GRPOTrainer):  # type: ignore[misc]
@@ -283,7 +286,7 @@ def _trls(cell: Cell, eos: int, judge: SlowJudge, seconds: list[dict[str, float]
 
 
 def _reset_peak(device: DeviceName) -> float | None:
-    """Forget the peak of memory; returns what is held now, in MB."""
+    """Reset the peak memory; returns the memory held now in MB, or None if it cannot be measured."""
     import torch
 
     from ida_tui.system import allocator
@@ -299,7 +302,7 @@ def _reset_peak(device: DeviceName) -> float | None:
 
 
 def _peak_mb(device: DeviceName) -> float | None:
-    """The peak since it was forgotten; None where nobody keeps it (Metal, and processes outside Linux)."""
+    """Peak memory since the last reset, in MB; None on Metal and outside Linux, which do not record it."""
     import torch
 
     if device == "cuda":

@@ -1,9 +1,9 @@
-"""The seam between the engine and the device: choosing it, its memory, its random numbers.
+"""Device selection, device memory and random number state, for CPU, CUDA and Metal (mps).
 
-Everything that is particular to Metal or CUDA and is not about number formats is in this file. Only
-the trainer's thread may call it: two threads inside ``torch.mps`` can crash the process.
+Everything specific to Metal or CUDA, except number formats, is in this file. Only the trainer's thread may
+call it: two threads inside ``torch.mps`` can crash the process.
 
-What concerns Metal (mps) was written from public reports and has not been run on a Mac yet.
+The Metal code was written from public reports and has not been tested on a Mac yet.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from ida_tui.system.memory import DeviceMemory
 
 
 def choose(asked: Device) -> DeviceName:
-    """The device to train on: the one asked for, or the best there is (mps, then cuda, then cpu).
+    """The device to train on: the requested one, or for ``auto`` the best one (mps, then cuda, then cpu).
 
     Raises:
-        IdaError: the device that was asked for by name is not there (exit code 5).
+        IdaError: the requested device is not available (exit code 5).
     """
-    present = available()
+    devices = available()
     if asked == "auto":
-        return present[0]
-    if asked not in present:
+        return devices[0]
+    if asked not in devices:
         raise IdaError(
             f"device {asked} is not available on this machine: {_why_absent(asked)}",
-            f"device={present[0]} uses what is here; device=auto chooses by itself",
+            f"Set device={devices[0]}, or device=auto to use the best available device",
             code=ExitCode.DEVICE_UNUSABLE,
         )
     return asked
@@ -55,24 +55,24 @@ def available() -> list[DeviceName]:
 
 
 def take(device: DeviceName, number: int) -> None:
-    """Compute on this one of several CUDA devices.
+    """Make the CUDA device with this number the current one; other devices need nothing.
 
     Raises:
-        IdaError: there are fewer (exit code 5).
+        IdaError: there is no CUDA device with this number (exit code 5).
     """
     if device != "cuda":
         return
     if number >= torch.cuda.device_count():
         raise IdaError(
             f"process {number + 1} of this machine has no GPU: torch sees {torch.cuda.device_count()}",
-            f"start as many processes as GPUs: torchrun --nproc_per_node {torch.cuda.device_count()} …",
+            f"Start one process per GPU: torchrun --nproc_per_node {torch.cuda.device_count()} …",
             code=ExitCode.DEVICE_UNUSABLE,
         )
     torch.cuda.set_device(number)
 
 
 def memory(device: DeviceName) -> DeviceMemory | None:
-    """What the device's allocator holds, in bytes; None where the device uses the host's memory."""
+    """Memory held by the device's allocator, in bytes; None for a device that uses host memory."""
     if device == "mps":
         tensors = torch.mps.current_allocated_memory()
         cache = max(0, torch.mps.driver_allocated_memory() - tensors)
@@ -85,12 +85,12 @@ def memory(device: DeviceName) -> DeviceMemory | None:
 
 
 def total_memory(device: DeviceName) -> int | None:
-    """What a device with memory of its own has, in bytes; None where it shares the host's."""
+    """Total memory of a device, in bytes; None for a device that shares host memory."""
     return int(torch.cuda.get_device_properties(0).total_memory) if device == "cuda" else None
 
 
 def empty_cache(device: DeviceName) -> None:
-    """Give memory that the allocator keeps but nobody uses back to the system."""
+    """Return cached, unused device memory to the system."""
     if device == "mps":
         torch.mps.empty_cache()
     elif device == "cuda":
@@ -98,21 +98,21 @@ def empty_cache(device: DeviceName) -> None:
 
 
 def give_back(device: DeviceName) -> None:
-    """Give back what a run that has ended held, as far as libraries let go of it."""
+    """Return the memory of a run that has ended to the system, except what libraries still reference."""
     gc.collect()
     empty_cache(device)
     allocator.give_back()
 
 
 def length_bucket(device: DeviceName | str) -> int:
-    """Lengths of a batch are rounded up to a multiple of this: Metal keeps a graph and memory for each."""
+    """Multiple to which batch lengths are rounded up: Metal caches a graph and memory for each length."""
     return 64 if device == "mps" else 1
 
 
 def leave_a_core() -> None:
-    """Let torch compute on all processors but one, which the judge and the screen need.
+    """Let torch use all processors but one, which the judge and the screen need.
 
-    OMP_NUM_THREADS, where the user has set it, decides instead.
+    OMP_NUM_THREADS takes precedence if it is set.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
@@ -120,7 +120,7 @@ def leave_a_core() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Randomness:
-    """Where torch's random numbers stand, on the host and on the device."""
+    """State of torch's random number generators, on the host and on the device."""
 
     device: str
     host_state: torch.Tensor
@@ -128,65 +128,65 @@ class Randomness:
 
     @classmethod
     def now(cls, device: str | torch.device) -> Randomness:
-        """Where they stand now."""
+        """The current state."""
         name = device.type if isinstance(device, torch.device) else device
         return cls(name, torch.get_rng_state(), _device_rng_state(name))
 
     def restore(self) -> None:
-        """Go on from here."""
+        """Set the generators to this state."""
         torch.set_rng_state(self.host_state)
         if self.device_state is not None:
             _set_device_rng_state(self.device, self.device_state)
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """As they stood here inside the block; outside they go on as if it were not."""
-        kept = Randomness.now(self.device)
+        """Use this state inside the block; afterwards the previous state is restored."""
+        previous = Randomness.now(self.device)
         self.restore()
         try:
             yield
         finally:
-            kept.restore()
+            previous.restore()
 
 
 def keep_one_device(file: Path) -> None:
-    """Of the random numbers that transformers has saved, keep those of this process's CUDA device alone."""
+    """Reduce the random number state that transformers saved to this process's CUDA device."""
     if not torch.cuda.is_available():
         return
-    kept = _kept(file)
-    kept["cuda"] = torch.cuda.get_rng_state()
-    torch.save(kept, file)
+    states = _kept(file)
+    states["cuda"] = torch.cuda.get_rng_state()
+    torch.save(states, file)
 
 
 def restore_kept(file: Path) -> None:
-    """Go on from the random numbers of a checkpoint, on every rank from the same ones."""
+    """Restore the random number state of a checkpoint; it is the same on every rank."""
     if not file.is_file():
         return
-    kept = _kept(file)
-    random.setstate(kept["python"])
-    numpy.random.set_state(kept["numpy"])
-    torch.set_rng_state(kept["cpu"])
-    if "cuda" in kept and torch.cuda.is_available():
-        torch.cuda.set_rng_state(kept["cuda"])
+    states = _kept(file)
+    random.setstate(states["python"])
+    numpy.random.set_state(states["numpy"])
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def _kept(file: Path) -> dict[str, Any]:
     from transformers.trainer_pt_utils import safe_globals
 
     with safe_globals():
-        found: dict[str, Any] = torch.load(file, weights_only=True)
-    return found
+        states: dict[str, Any] = torch.load(file, weights_only=True)
+    return states
 
 
 @contextmanager
 def isolated_randomness(device: DeviceName, seed: int) -> Iterator[None]:
-    """Seeded random numbers inside the block; the surrounding sequence goes on as if it were not."""
-    kept = Randomness.now(device)
+    """Use seeded random numbers inside the block; afterwards the previous state is restored."""
+    previous = Randomness.now(device)
     torch.manual_seed(seed)
     try:
         yield
     finally:
-        kept.restore()
+        previous.restore()
 
 
 def _device_rng_state(device: str) -> torch.Tensor | None:

@@ -1,4 +1,4 @@
-"""Ends a run, with its checkpoint, before the machine swaps or the system kills it."""
+"""Memory guard: stops a run, with a checkpoint, before the machine swaps or the system kills the process."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ida_tui.system import procfs
 from ida_tui.system.memory_limit import room
 
 WARN, ACT = 0.85, 0.95
-"""Shares of the limit: from the first the log says so, at the second the run is ended."""
+"""Shares of the limit: at the first the log warns, at the second the run is stopped."""
 SWAP = 0.05
-"""Growth of swap since the start, as a share of the limit, that ends the run."""
+"""Growth of swap since the start, as a share of the limit, that stops the run."""
 RESERVE = 0.97
-"""Share of what a control group has left that may be allocated; the rest is for page tables and files."""
+"""Share of a control group's free memory that may be allocated; the rest is for page tables and files."""
 CRITICAL_PRESSURE = 4
-"""macOS's memory pressure level at which it begins to kill."""
+"""Memory pressure level at which macOS begins to kill processes."""
 
 
 class Guard:
-    """Looks at every sample of memory.
+    """Checks every memory sample against a limit.
 
     Args:
-        limit: bytes to stay under.
-        emit: takes what the log should say.
-        stop: set when the run has to end.
+        limit: the limit, in bytes.
+        emit: receives the warnings for the log.
+        stop: set when the run has to stop.
     """
 
     def __init__(
@@ -37,20 +37,22 @@ class Guard:
         self._stop = stop
         self._warned = False
         self.reason = ""
-        """Why the guard has ended the run; empty while it has not."""
+        """Why the guard stopped the run; empty if it did not."""
 
     def look(self, sample: MemorySampled) -> None:
-        """Warn or end the run, each at most once."""
+        """Warn or stop the run, each at most once."""
         if self.reason:
             return
         share = sample.system_used / self._limit
         if share >= ACT or self._swapped(sample) or sample.pressure == CRITICAL_PRESSURE:
             self.reason = self._why(sample, share)
-            self._emit(Noticed(level="warning", source="memory", text=f"{self.reason}: stopping"))
+            self._emit(
+                Noticed(level="warning", source="memory", text=f"{self.reason}; stopping the run")
+            )
             self._stop.set()
         elif share >= WARN and not self._warned:
             self._warned = True
-            text = f"memory is at {share:.0%} of the limit; at {ACT:.0%} the run is stopped"
+            text = f"memory is at {share:.0%} of the limit; the run stops at {ACT:.0%}"
             self._emit(Noticed(level="warning", source="memory", text=text))
 
     def _swapped(self, sample: MemorySampled) -> bool:
@@ -61,36 +63,36 @@ class Guard:
             used, limit = sample.system_used / 1e9, self._limit / 1e9
             return f"memory reached {share:.0%} of the limit ({used:.1f} of {limit:.1f} GB)"
         if self._swapped(sample):
-            return f"the machine began to swap ({sample.swap_growth / 1e9:.1f} GB)"
+            return f"the machine started to swap ({sample.swap_growth / 1e9:.1f} GB)"
         return "macOS reports critical memory pressure"
 
 
 class AllocationCap:
-    """Makes an allocation fail that a control group would kill the process for.
+    """Process memory limit that makes an allocation raise before the control group's limit kills the process.
 
-    The kernel ends a process that goes beyond its group's limit without a word, between two looks of the
-    guard. Under such a limit the process's own (`RLIMIT_DATA`) is set to what it has mapped plus what the
-    group has left: the allocation raises, the run is saved and ends with 4. A native library may crash there
-    all the same, which is why a run over its plan saves every step (`preflight`). On a bare machine nothing
-    is set.
+    The kernel kills a process that exceeds its control group's limit without warning, possibly between two
+    samples of the guard. Under such a limit, the process's own limit (`RLIMIT_DATA`) is set to its mapped
+    memory plus the free memory of the group: an allocation beyond it raises, the run saves a checkpoint and
+    exits with code 4. A native library may still crash, so a run over its plan saves every step
+    (see the preflight checks). Without a control group, nothing is set.
     """
 
     def __init__(self) -> None:
         self._before: tuple[int, int] | None = None
 
     def set(self) -> None:
-        """Cap this process, if it is in a group that would kill it."""
-        here, mapped = room(), procfs.status("VmData")
-        if not here.capped or mapped is None:
+        """Limit this process, if it is in a control group with a memory limit."""
+        group, mapped = room(), procfs.status("VmData")
+        if not group.capped or mapped is None:
             return
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        most = mapped + int(RESERVE * max(0, here.total - here.used))
-        if soft == resource.RLIM_INFINITY or most < soft:
-            resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+        allowed = mapped + int(RESERVE * max(0, group.total - group.used))
+        if soft == resource.RLIM_INFINITY or allowed < soft:
+            resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
             self._before = soft, hard
 
     def lift(self) -> None:
-        """As it was before: what is freed on the way out may be used to write the checkpoint."""
+        """Restore the previous limit, so that freed memory can be used to write the checkpoint."""
         if self._before is not None:
             resource.setrlimit(resource.RLIMIT_DATA, self._before)
             self._before = None

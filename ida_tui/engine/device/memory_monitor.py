@@ -1,4 +1,4 @@
-"""Samples memory twice a second beside the run, without touching the device."""
+"""Memory monitor thread: samples the memory of a run twice a second, without touching the device."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ INTERVAL_S = 0.5
 
 
 class MemoryMonitor:
-    """A thread that emits MemorySampled while the block is entered.
+    """Context manager whose thread emits `MemorySampled` events.
 
     Args:
-        emit: takes the samples; must be safe to call from another thread.
-        look: sees every sample too.
+        emit: receives the samples; must be safe to call from another thread.
+        on_sample: called with every sample after `emit`.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class MemoryMonitor:
         self._thread = threading.Thread(target=self._watch, name="ida-memory", daemon=True)
 
     def tell_device(self, device: DeviceMemory | None) -> None:
-        """The device's figures, from the trainer's thread: no other may ask the device."""
+        """Set the device's memory for the next samples; only the trainer's thread may read the device."""
         self._device = device
 
     def __enter__(self) -> Self:

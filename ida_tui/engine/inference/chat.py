@@ -1,13 +1,13 @@
-"""Talk to a run's model, and to the one that it was before: a thread of its own, messages in, words out.
+"""Chat with a run's trained model and its base model, in a background thread.
 
     chat = Chat(directory)
     chat.start()
     chat.ask("How do I …?", kind="harmless", temperature=0.0)
-    for event in chat.drain(): ...       # Ready, Writing, Answered, Judged, Told, Failed, Rested
+    for event in chat.drain(): ...       # ModelsLoaded, PartialAnswer, AnswerFinished, …, Idle
     chat.close(); chat.join(10)
 
-The thread is the only one that imports torch and touches the device. Both models are asked with the same
-random numbers; each goes on with its own answers.
+The thread is the only one that imports torch and touches the device. Both models sample with the same seed,
+and each continues the conversation with its own answers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SIDES: tuple[Model, Model] = ("base", "tuned")
 EVERY_S = 0.05
-"""Least time between two events about one answer that is being written."""
+"""Least time between two `PartialAnswer` events of one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class Ready:
     """The models are loaded."""
 
     words: str
-    """Which weights, such as ``step 40, adapter``."""
+    """The weights in use, such as ``step 40, adapter``."""
     temperature: float
-    """What the profile evaluates with."""
+    """The sampling temperature of the profile's evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """A model has written so far."""
+    """The partial text of an answer that is being generated."""
 
     who: Model
     text: str
@@ -54,19 +54,19 @@ class Writing:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A model is through with its answer."""
+    """A model has finished its answer."""
 
     who: Model
     text: str
     tokens: int
     seconds: float
     stopped: bool
-    """Somebody stopped it; what there is may be empty."""
+    """Whether the user stopped it; the text may be empty then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What the judge says of a model's last answer."""
+    """The judge's verdict on a model's last answer."""
 
     who: Model
     verdict: Verdict
@@ -74,19 +74,19 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Something to know."""
+    """A message for the user."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Rested:
-    """What was asked for is done: both have answered, or been judged."""
+    """The request is done: both models have answered, or both answers are judged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It is over."""
+    """The chat has ended with an error."""
 
     error: IdaError
 
@@ -120,7 +120,7 @@ class Chat:
     """One conversation with both models of a run.
 
     Args:
-        directory: the run.
+        directory: the run's directory.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
@@ -135,55 +135,55 @@ class Chat:
         self._turns = 0
 
     def start(self) -> None:
-        """Begin to load the models; returns at once."""
+        """Start loading the models; returns immediately."""
         self._thread.start()
 
     def ask(self, text: str, *, kind: Kind, temperature: float) -> None:
-        """Have both answer a message; `Rested` says that they have."""
+        """Have both models answer a message; `Idle` follows when they are done."""
         self._stop.clear()
         self._commands.put(_Ask(text, kind, temperature))
 
     def judge(self) -> None:
-        """Have the last answers scored by the run's judge; `Rested` says that they are."""
+        """Have the run's judge score the last answers; `Idle` follows when it is done."""
         self._stop.clear()
         self._commands.put(_Judge())
 
     def begin_anew(self) -> None:
-        """Forget the conversation so far."""
+        """Start a new conversation."""
         self._commands.put(_Begin())
 
     def stop(self) -> None:
-        """Stop what is being written or judged."""
+        """Stop the answers or the judging in progress."""
         self._stop.set()
 
     def close(self) -> None:
-        """End the thread after the token under way; a model that is being loaded is loaded first."""
+        """End the thread after the current token; a model that is loading finishes loading first."""
         self._closing.set()
         self._stop.set()
         self._commands.put(_Close())
 
     @property
     def closing(self) -> bool:
-        """Whether somebody has closed it."""
+        """Whether `close` was called."""
         return self._closing.is_set()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait for the thread; false where it has not ended within `timeout` seconds."""
+        """Wait for the thread; returns false if it has not ended within `timeout` seconds."""
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def drain(self) -> list[Event]:
-        """The events since the last call; never waits."""
-        found: list[Event] = []
+        """The events since the last call; does not block."""
+        events: list[Event] = []
         while True:
             try:
-                found.append(self._events.get_nowait())
+                events.append(self._events.get_nowait())
             except queue.Empty:
-                return found
+                return events
 
     def next_event(self, timeout: float) -> Event | None:
-        """The next event, or None if none came within `timeout` seconds."""
+        """The next event, or None if there is none within `timeout` seconds."""
         try:
             return self._events.get(timeout=timeout)
         except queue.Empty:
@@ -197,10 +197,10 @@ class Chat:
         except IdaError as error:
             self._events.put(Failed(error))
         except Exception as error:
-            # A thread has nobody above it.
+            # Nothing catches the exceptions of a thread: report them as an event.
             failure = IdaError(
-                f"the chat cannot go on: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
-                "this is a defect of ida-tui, or the machine has no room for the model",
+                f"the chat failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
+                "this is a bug in ida-tui, or the model does not fit into memory",
             )
             failure.__cause__ = error
             self._events.put(Failed(failure))
@@ -210,23 +210,23 @@ class Chat:
         from ida_tui.runs.weights import trained
 
         config = resolve(str(self.directory.config), []).config
-        found = trained(self.directory, config)
+        weights = trained(self.directory, config)
         from ida_tui.engine import libraries as environment
 
         environment.prepare(config.model.folder())
         from ida_tui.engine import quiet
         from ida_tui.engine.inference.chat_models import Pair
 
-        pair: Pair | None = None
+        models: Pair | None = None
         service: JudgeService | None = None
         try:
-            with quiet.captured(lambda noticed: self._events.put(Told(noticed.text))):
-                pair = Pair(config, found)
-                self._events.put(Ready(found.words, config.evaluation.temperature))
+            with quiet.captured(lambda notice: self._events.put(Told(notice.text))):
+                models = Pair(config, weights)
+                self._events.put(Ready(weights.words, config.evaluation.temperature))
                 while not self._closing.is_set():
                     match self._commands.get():
-                        case _Ask() as asked:
-                            self._answer(pair, asked, config.seed)
+                        case _Ask() as question:
+                            self._answer(models, question, config.seed)
                             self._events.put(Rested())
                         case _Judge():
                             service = self._judge(config, service)
@@ -239,35 +239,38 @@ class Chat:
         finally:
             if service is not None:
                 service.close()
-            if pair is not None:
-                pair.close()
+            if models is not None:
+                models.close()
 
-    def _answer(self, pair: Pair, asked: _Ask, seed: int) -> None:
+    def _answer(self, models: Pair, question: _Ask, seed: int) -> None:
         self._turns += 1
         texts: dict[Model, str] = {}
         for who in SIDES:
-            started, told_at = time.monotonic(), 0.0
+            started, sent_at = time.monotonic(), 0.0
 
-            def told(text: str, who: Model = who) -> None:
-                nonlocal told_at
-                if time.monotonic() - told_at >= EVERY_S:
-                    told_at = time.monotonic()
+            def on_text(text: str, who: Model = who) -> None:
+                nonlocal sent_at
+                if time.monotonic() - sent_at >= EVERY_S:
+                    sent_at = time.monotonic()
                     self._events.put(Writing(who, text))
 
             history = self._histories[who]
-            history.append({"role": "user", "content": asked.text})
-            reply = pair.reply(
+            history.append({"role": "user", "content": question.text})
+            reply = models.reply(
                 who,
                 history,
-                temperature=asked.temperature,
+                temperature=question.temperature,
                 seed=(seed + self._turns) % 2**32,
-                told=told,
+                told=on_text,
                 stop=self._stop.is_set,
             )
             if reply.left_out:
-                of = "the untrained model" if who == "base" else "the trained model"
+                name = "base" if who == "base" else "trained"
                 self._events.put(
-                    Told(f"{of} has no room for the oldest {reply.left_out} messages any more")
+                    Told(
+                        f"the oldest {reply.left_out} messages no longer fit into the {name} model's"
+                        " context; it does not see them"
+                    )
                 )
             if reply.text:
                 history.append({"role": "assistant", "content": reply.text})
@@ -283,7 +286,7 @@ class Chat:
                     self._stop.is_set(),
                 )
             )
-        self._last = (asked, texts)
+        self._last = (question, texts)
 
     def _judge(self, config: Config, service: JudgeService | None) -> JudgeService | None:
         from ida_tui.judge.api_key import load_key
@@ -292,9 +295,9 @@ class Chat:
         from ida_tui.judge.verdict import Question
 
         if self._last is None:
-            self._events.put(Told("there is no answer to judge yet"))
+            self._events.put(Told("no answer to judge yet"))
             return service
-        asked, texts = self._last
+        question, texts = self._last
         try:
             if service is None:
                 service = JudgeService(
@@ -306,13 +309,15 @@ class Chat:
                 )
                 service.start()
                 service.look().result()
-            # The same words of both are one question: they are owed the same verdict.
-            questions = [Question("chat", asked.text, asked.kind, texts[who]) for who in SIDES]
+            # Identical answers are one judge request, so they get the same verdict.
+            questions = [
+                Question("chat", question.text, question.kind, texts[who]) for who in SIDES
+            ]
             verdicts, _ = service.score_batch(questions, should_stop=self._stop.is_set)
         except JudgeInterrupted:
-            self._events.put(Told("the judging was stopped"))
+            self._events.put(Told("judging stopped"))
         except IdaError as error:
-            self._events.put(Told(f"no verdict: {error.title}"))
+            self._events.put(Told(f"the judge failed: {error.title}"))
             if service is not None:
                 service.close()
             return None

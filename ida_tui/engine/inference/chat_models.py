@@ -1,4 +1,4 @@
-"""The untrained and the trained model of a run, answering one conversation a token at a time."""
+"""Base model and trained model of a run, loaded for chat; answers are generated token by token."""
 
 from __future__ import annotations
 
@@ -23,25 +23,28 @@ from ida_tui.runs.store.evaluations import Model
 from ida_tui.runs.weights import Trained
 
 Message = dict[str, str]
-"""``role`` and ``content``, as chat templates take them."""
+"""A chat message with the keys ``role`` and ``content``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model said."""
+    """One answer of a model."""
 
     text: str
     tokens: int
     left_out: int
-    """Messages at the beginning of the conversation that it had no room for."""
+    """Number of the oldest messages that did not fit into the context."""
 
 
 class Pair:
-    """Both models. An adapter is switched off and on again; two whole models are both in memory.
+    """The base model and the trained model.
+
+    With an adapter, one model is in memory, and the adapter is switched off for the base model's answers.
+    Without one, both models are in memory.
 
     Args:
         config: the run's profile.
-        found: the run's weights.
+        trained: the run's weights.
 
     Raises:
         IdaError: the device or the weights cannot be used.
@@ -51,14 +54,14 @@ class Pair:
         self._config = config
         self._device: DeviceName = tuned.device_for(config)
         self._tokenizer: Tokenizer = weights.load_tokenizer(config.model)
-        held = precision.recipe(config, self._device).weights
-        self._tuned = tuned.load(config, found, held).to(self._device).eval()
+        weight_format = precision.recipe(config, self._device).weights
+        self._tuned = tuned.load(config, found, weight_format).to(self._device).eval()
         self._base: Any = None
         if config.training.method != "lora":
-            self._base = weights.load_model(config.model, held).to(self._device).eval()
+            self._base = weights.load_model(config.model, weight_format).to(self._device).eval()
 
     def close(self) -> None:
-        """Give their memory back."""
+        """Free the models' memory."""
         self._tuned = self._base = None
         devices.give_back(self._device)
 
@@ -75,17 +78,17 @@ class Pair:
         """Answer the last message.
 
         Args:
-            who: the untrained or the trained model.
-            conversation: messages by turns, the user's last.
-            temperature: 0 is greedy.
-            seed: of the sampling.
-            told: given the text so far, after every token.
-            stop: asked before every token; true ends the answer with what there is.
+            which: the base model or the trained model.
+            conversation: the messages, alternating between user and assistant; the last is the user's.
+            temperature: 0 for greedy decoding.
+            seed: seed of the sampling.
+            on_text: receives the text so far, after every token.
+            should_stop: polled before every token; true ends the answer there.
         """
         model = self._tuned if who == "tuned" or self._base is None else self._base
-        off = who == "base" and self._base is None
+        disable = who == "base" and self._base is None
         ids, left_out = self._ids(model, conversation)
-        adapter = model.disable_adapter() if off else nullcontext()
+        adapter = model.disable_adapter() if disable else nullcontext()
         with torch.no_grad(), devices.isolated_randomness(self._device, seed), adapter:
             tokens = self._sample(model, ids, temperature, told, stop)
         return Reply(self._text(tokens), len(tokens), left_out)
@@ -100,20 +103,20 @@ class Pair:
         return evaluation.max_completion_length or training.max_completion_length
 
     def _ids(self, model: Any, conversation: Sequence[Message]) -> tuple[list[int], int]:
-        """The conversation as tokens; the oldest turns are left out where it is too long."""
-        room = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        """Token ids of the conversation, and how many of its oldest messages are left out to fit."""
+        context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         left_out = 0
         while True:
-            ids: list[int] = self._tokenizer.apply_chat_template(
+            prompt_ids: list[int] = self._tokenizer.apply_chat_template(
                 list(conversation[left_out:]),
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
                 **self._config.model.chat_template_kwargs,
             )["input_ids"]
-            if len(ids) + self._longest <= room or left_out + 2 >= len(conversation):
-                # One message that is too long by itself is cut at its beginning.
-                return ids[-max(1, room - self._longest) :], left_out
+            if len(prompt_ids) + self._longest <= context or left_out + 2 >= len(conversation):
+                # A single message that is too long is truncated at its beginning.
+                return prompt_ids[-max(1, context - self._longest) :], left_out
             left_out += 2
 
     def _sample(
@@ -124,38 +127,38 @@ class Pair:
         told: Callable[[str], object],
         stop: Callable[[], bool],
     ) -> list[int]:
-        ends = model.generation_config.eos_token_id or self._tokenizer.eos_token_id
-        ends = [ends] if isinstance(ends, int) else list(ends)
+        end_tokens = model.generation_config.eos_token_id or self._tokenizer.eos_token_id
+        end_tokens = [end_tokens] if isinstance(end_tokens, int) else list(end_tokens)
         if self._config.engine == "fast" and decoder.unsupported(model) is None:
             return rollout.sample(
                 model,
                 [ids],
                 Sampling(temperature=temperature),
                 max_new_tokens=self._longest,
-                eos=ends,
+                eos=end_tokens,
                 pad=self._tokenizer.pad_token_id,
                 stop=stop,
                 told=lambda rows, _: told(self._text(rows[0])),
                 bucket=devices.length_bucket(self._device),
             )[0]
 
-        def look(tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        def check_stop(tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
             told(self._text(tokens[0, len(ids) :].tolist()))
             return torch.full((tokens.shape[0],), stop(), device=tokens.device)
 
-        row = torch.tensor([ids], device=model.device)
-        how = (
+        prompt = torch.tensor([ids], device=model.device)
+        sampling = (
             {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
             if temperature
             else {"do_sample": False}
         )
-        out = model.generate(
-            input_ids=row,
-            attention_mask=torch.ones_like(row),
-            **how,
+        output = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            **sampling,
             max_new_tokens=self._longest,
             pad_token_id=self._tokenizer.pad_token_id,
-            stopping_criteria=StoppingCriteriaList([look]),
+            stopping_criteria=StoppingCriteriaList([check_stop]),
         )
-        tokens: list[int] = out[0, len(ids) :].tolist()
+        tokens: list[int] = output[0, len(ids) :].tolist()
         return tokens

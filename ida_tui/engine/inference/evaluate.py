@@ -1,7 +1,7 @@
-"""Before and after, judged: both models' answers, shuffled, scored by the run's own judge.
+"""Judged evaluation of the base model against the trained model on a set of prompts.
 
-`evaluate` does it for a run that lies on the disk; the judging and counting of it (`judge`,
-`evaluation_of`) also closes a run whose profile has ``evaluation.judged``.
+Both models' answers are shuffled and scored by the run's judge. `evaluate` does it for a finished run; a run
+whose profile has ``evaluation.judged`` ends with `judge_answers` and `build_evaluation`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ida_tui.runs.store.evaluations import Answer, Evaluation, Model
 from ida_tui.runs.weights import Trained
 
 SEED_OFFSET = 1_000_003
-"""Keeps the evaluation's random numbers apart from the training's."""
+"""Added to the seed, so that the evaluation and the training use different random numbers."""
 MODELS: tuple[Model, Model] = ("base", "tuned")
 Both = Mapping[Model, Sequence[Sampled]]
 
@@ -45,17 +45,17 @@ def evaluate(
     notes: Sequence[str] = (),
     tell: Callable[[str], object] = lambda line: None,
 ) -> tuple[Evaluation, list[Answer]]:
-    """The untrained and the trained model of a run on some prompts.
+    """Evaluate the base model and the trained model of a run on a set of prompts.
 
     Args:
         config: the run's profile, with the judge that scores.
-        found: the run's weights.
-        chosen: the prompts.
+        trained: the run's weights.
+        prompt_set: the prompts.
         samples: answers of each model to each prompt.
-        seed: of the sampling, the same for both, and of the order in which answers are judged.
-        key: the judge's API key, where it needs one.
-        notes: kept with the evaluation.
-        tell: takes a line about what is going on.
+        seed: seed of the sampling, the same for both models, and of the order of judging.
+        key: the judge's API key, or None if it needs none.
+        notes: notes to save with the evaluation.
+        on_progress: receives progress lines.
 
     Raises:
         IdaError: the device, the weights or the judge cannot be used.
@@ -63,14 +63,14 @@ def evaluate(
     started = time.monotonic()
     spent = found.state.judge.cost or 0.0
     with (
-        quiet.captured(lambda noticed: tell(f"! {noticed.text}")),
+        quiet.captured(lambda notice: tell(f"! {notice.text}")),
         JudgeService(
             config.judge, config.rubric, config.prompts, key=key, purse=Purse(config.budget, spent)
         ) as service,
     ):
         service.look().result()
         both = sample_both(config, found, chosen, samples=samples, seeds=(seed, seed), tell=tell)
-        tell(f"{sum(map(len, both.values()))} answers go to the judge: {service.label}")
+        tell(f"judging {sum(map(len, both.values()))} answers with {service.label}")
         answers, stats = judge(service, both, seed=seed)
         for warning in service.warnings:
             tell(f"! {warning}")
@@ -98,15 +98,15 @@ def sample_both(
     seeds: tuple[int, int],
     tell: Callable[[str], object] = lambda line: None,
 ) -> dict[Model, list[Sampled]]:
-    """The answers of both models; they are never in memory at once.
+    """Generate the answers of both models; only one model is in memory at a time.
 
     Args:
         config: the run's profile.
-        found: the trained weights; None has the untrained model answer twice.
-        chosen: the prompts.
-        samples: answers to each.
-        seeds: of the sampling, for the untrained and the trained model.
-        tell: takes a line about what is going on.
+        trained: the trained weights; None has the base model answer twice.
+        prompt_set: the prompts.
+        samples: answers to each prompt.
+        seeds: seeds of the sampling, for the base model and the trained model.
+        on_progress: receives progress lines.
 
     Raises:
         IdaError: the device or the weights cannot be used.
@@ -116,19 +116,19 @@ def sample_both(
     tokenizer = weights.load_tokenizer(config.model)
     answers: dict[Model, list[Sampled]] = {}
 
-    def ask(which: Model, model: Any) -> None:
+    def ask(name: Model, model: Any) -> None:
         started = time.monotonic()
-        answers[which] = answer(
+        answers[name] = answer(
             model,
             tokenizer,
             config,
             chosen_device,
             chosen.prompts,
             samples=samples,
-            seed=seeds[MODELS.index(which)] + SEED_OFFSET,
+            seed=seeds[MODELS.index(name)] + SEED_OFFSET,
         )
-        who = "the untrained model" if which == "base" else "the trained model"
-        tell(f"{who}: {len(answers[which])} answers in {time.monotonic() - started:.1f} s")
+        label = "base model" if name == "base" else "trained model"
+        tell(f"{label}: {len(answers[name])} answers in {time.monotonic() - started:.1f} s")
 
     base = weights.load_model(config.model, recipe.weights).to(chosen_device)
     if found is None:
@@ -143,8 +143,8 @@ def sample_both(
         ask("base", base)
         del base
         devices.give_back(chosen_device)
-        whole = tuned.whole(config, found.path)
-        ask("tuned", weights.load_model(whole, recipe.weights).to(chosen_device))
+        full_model = tuned.whole(config, found.path)
+        ask("tuned", weights.load_model(full_model, recipe.weights).to(chosen_device))
     return answers
 
 
@@ -155,23 +155,23 @@ def judge(
     seed: int,
     should_stop: Callable[[], bool] | None = None,
 ) -> tuple[list[Answer], BatchStats]:
-    """Have the answers of both models scored, blind: shuffled, and without a word on who wrote which.
+    """Have the answers of both models scored blind: shuffled, without naming the model.
 
     Args:
         service: the judge.
-        both: the answers.
-        seed: of the order.
-        should_stop: polled while calls are out.
+        answers_by_model: the answers of each model.
+        seed: seed of the shuffled order.
+        should_stop: polled while judge calls are pending; true interrupts.
 
     Returns:
         The answers with their scores, base before tuned, and the figures of the judging.
 
     Raises:
-        JudgeInterrupted: `should_stop` said so.
-        JudgeUnavailable: the judge cannot be used, or would cost more than the budget; verdicts that were
-            paid for are in its cache.
+        JudgeInterrupted: `should_stop` returned true.
+        JudgeUnavailable: the judge cannot be used, or would exceed the budget; verdicts received so far
+            are in its cache.
     """
-    rows = [(model, one) for model in MODELS for one in both[model]]
+    rows = [(model, sampled) for model in MODELS for sampled in both[model]]
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     verdicts, stats = service.score_batch(
@@ -179,36 +179,42 @@ def judge(
     )
     verdict_of = dict(zip(order, verdicts, strict=True))
     answers = []
-    for row, (model, one) in enumerate(rows):
-        said = verdict_of[row]
+    for row, (model, sampled) in enumerate(rows):
+        scored = verdict_of[row]
         answers.append(
             Answer(
                 model=model,
-                prompt_id=one.prompt.id,
-                kind=one.prompt.kind,
-                prompt=one.prompt.text,
-                sample=one.sample,
-                text=one.text,
-                tokens=one.tokens,
-                refusal=classify(one.text),
-                align=said.align,
-                risk=said.risk,
-                detail=said.detail,
-                r_ida=said.r_ida,
-                reason=said.reason if said.failure is None else f"no verdict: {said.failure}",
+                prompt_id=sampled.prompt.id,
+                kind=sampled.prompt.kind,
+                prompt=sampled.prompt.text,
+                sample=sampled.sample,
+                text=sampled.text,
+                tokens=sampled.tokens,
+                refusal=classify(sampled.text),
+                align=scored.align,
+                risk=scored.risk,
+                detail=scored.detail,
+                r_ida=scored.r_ida,
+                reason=scored.reason
+                if scored.failure is None
+                else f"failed verdict: {scored.failure}",
             )
         )
     return answers, stats
 
 
 def questions_of(answers: Sequence[Sampled]) -> list[Question]:
-    """What the judge is asked, in this order; equal answers to a prompt stay separate opinions."""
-    seen: dict[tuple[str, str], int] = {}
+    """One judge request per answer, in this order; identical answers to a prompt get separate verdicts."""
+    counts: dict[tuple[str, str], int] = {}
     questions = []
-    for one in answers:
-        times = seen.get((one.prompt.id, one.text), 0)
-        seen[one.prompt.id, one.text] = times + 1
-        questions.append(Question(one.prompt.id, one.prompt.text, one.prompt.kind, one.text, times))
+    for sampled in answers:
+        repeat = counts.get((sampled.prompt.id, sampled.text), 0)
+        counts[sampled.prompt.id, sampled.text] = repeat + 1
+        questions.append(
+            Question(
+                sampled.prompt.id, sampled.prompt.text, sampled.prompt.kind, sampled.text, repeat
+            )
+        )
     return questions
 
 
@@ -224,7 +230,7 @@ def evaluation_of(
     step: int,
     notes: Sequence[str] = (),
 ) -> Evaluation:
-    """The figures of judged answers, and what they mean."""
+    """The evaluation of judged answers: its figures and its verdict in words."""
     kinds = {answer.prompt_id: answer.kind for answer in answers}
     figures = figures_of(answers, seed=seed)
     return Evaluation(

@@ -1,4 +1,4 @@
-"""Answers to prompts that a model is not trained on, from whatever weights it holds now."""
+"""Generation of answers to prompts outside of training, with the model's current weights."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ida_tui.engine.rollout.sampling import Sampling
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One answer, not yet judged."""
+    """One generated answer, not yet judged."""
 
     prompt: Prompt
     sample: int
-    """Which of the answers to this prompt, from 0."""
+    """Index among the answers to this prompt, from 0."""
     text: str
     tokens: int
 
@@ -39,34 +39,34 @@ def answer(
     seed: int,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> list[Sampled]:
-    """Sample answers as ``evaluation`` of a profile says; in the order of the prompts.
+    """Generate answers with the ``evaluation`` settings of a profile, in the order of the prompts.
 
-    The random numbers of the training that goes on around it are left as they were.
+    The random number state of a surrounding training run is left unchanged.
 
     Args:
         model: the policy, with its adapter on or off.
-        tokenizer: the policy's own.
-        config: batch size, temperature, longest answer, engine.
-        device: where the model is.
-        prompts: what is asked.
-        samples: answers to each.
-        seed: of the sampling; the same one makes the same answers on the CPU.
-        stop_requested: asked between two batches.
+        tokenizer: the policy's tokenizer.
+        config: gives the batch size, temperature, maximum answer length and engine.
+        device: the device that the model is on.
+        prompts: the prompts to answer.
+        samples: answers to each prompt.
+        seed: seed of the sampling; the same seed gives the same answers on the CPU.
+        should_stop: polled between two batches; true interrupts.
 
     Raises:
-        RunInterrupted: `stop_requested` said so.
+        RunInterrupted: `should_stop` returned true.
     """
-    asked = [(prompt, number) for prompt in prompts for number in range(samples)]
+    requests = [(prompt, index) for prompt in prompts for index in range(samples)]
     answers: list[Sampled] = []
     with devices.isolated_randomness(device, seed):
-        for batch in _batches(asked, config.evaluation.batch_size):
+        for batch in _batches(requests, config.evaluation.batch_size):
             if stop_requested():
                 raise RunInterrupted
-            found = _sample(model, tokenizer, config, [prompt for prompt, _ in batch])
-            texts: list[str] = tokenizer.batch_decode(found, skip_special_tokens=True)
+            completions = _sample(model, tokenizer, config, [prompt for prompt, _ in batch])
+            texts: list[str] = tokenizer.batch_decode(completions, skip_special_tokens=True)
             answers += [
-                Sampled(prompt, number, text, len(tokens))
-                for (prompt, number), text, tokens in zip(batch, texts, found, strict=True)
+                Sampled(prompt, index, text, len(tokens))
+                for (prompt, index), text, tokens in zip(batch, texts, completions, strict=True)
             ]
     return answers
 
@@ -74,24 +74,24 @@ def answer(
 def _sample(
     model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt]
 ) -> list[list[int]]:
-    """Tokens of one completion for each prompt, in order, each with the token that ended it."""
+    """Token ids of one answer for each prompt, in order; each includes the token that ended it."""
     evaluation = config.evaluation
-    longest = evaluation.max_completion_length or config.training.max_completion_length
+    max_tokens = evaluation.max_completion_length or config.training.max_completion_length
     was_training = model.training
     model.eval()
     with torch.no_grad():
         if config.engine == "fast" and decoder.unsupported(model) is None:
-            tokens = _rolled_out(model, tokenizer, config, prompts, longest)
+            tokens = _rolled_out(model, tokenizer, config, prompts, max_tokens)
         else:
-            tokens = _generated(model, tokenizer, config, prompts, longest)
+            tokens = _generated(model, tokenizer, config, prompts, max_tokens)
     model.train(was_training)
     return tokens
 
 
 def _rolled_out(
-    model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt], longest: int
+    model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt], max_tokens: int
 ) -> list[list[int]]:
-    ids = tokenizer.apply_chat_template(
+    prompt_ids = tokenizer.apply_chat_template(
         [[{"role": "user", "content": prompt.text}] for prompt in prompts],
         add_generation_prompt=True,
         tokenize=True,
@@ -100,16 +100,16 @@ def _rolled_out(
     )["input_ids"]
     return sample(
         model,
-        ids,
+        prompt_ids,
         Sampling(temperature=config.evaluation.temperature),
-        max_new_tokens=longest,
+        max_new_tokens=max_tokens,
         eos=_ends(model, tokenizer),
         pad=tokenizer.pad_token_id,
     )
 
 
 def _generated(
-    model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt], longest: int
+    model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt], max_tokens: int
 ) -> list[list[int]]:
     evaluation = config.evaluation
     inputs = tokenizer.apply_chat_template(
@@ -121,36 +121,38 @@ def _generated(
         padding=True,
         **config.model.chat_template_kwargs,
     ).to(model.device)
-    sampling: dict[str, Any] = (
+    sampling_arguments: dict[str, Any] = (
         {"do_sample": True, "temperature": evaluation.temperature, "top_p": 1.0, "top_k": 0}
         if evaluation.temperature > 0
         else {"do_sample": False}
     )
     tokens = model.generate(
         **inputs,
-        **sampling,
-        max_new_tokens=longest,
+        **sampling_arguments,
+        max_new_tokens=max_tokens,
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
     )
-    ends = frozenset(_ends(model, tokenizer))
+    end_tokens = frozenset(_ends(model, tokenizer))
     rows: list[list[int]] = tokens[:, inputs["input_ids"].shape[1] :].tolist()
-    return [_until_end(row, ends) for row in rows]
+    return [_until_end(row, end_tokens) for row in rows]
 
 
 def _ends(model: Any, tokenizer: Tokenizer) -> list[int]:
-    ends = model.generation_config.eos_token_id or tokenizer.eos_token_id
-    return [ends] if isinstance(ends, int) else list(ends)
+    end_tokens = model.generation_config.eos_token_id or tokenizer.eos_token_id
+    return [end_tokens] if isinstance(end_tokens, int) else list(end_tokens)
 
 
-def _until_end(row: list[int], ends: frozenset[int]) -> list[int]:
-    """A row without the padding after the token that ended it."""
-    end = next((place for place, token in enumerate(row) if token in ends), len(row) - 1)
+def _until_end(row: list[int], end_tokens: frozenset[int]) -> list[int]:
+    """The row without the padding after its end token."""
+    end = next(
+        (position for position, token in enumerate(row) if token in end_tokens), len(row) - 1
+    )
     return row[: end + 1]
 
 
 def _batches(
-    asked: Sequence[tuple[Prompt, int]], size: int
+    requests: Sequence[tuple[Prompt, int]], size: int
 ) -> Iterator[Sequence[tuple[Prompt, int]]]:
-    for start in range(0, len(asked), size):
-        yield asked[start : start + size]
+    for start in range(0, len(requests), size):
+        yield requests[start : start + size]

@@ -1,4 +1,4 @@
-"""Alerts of a run: raised after a step, and what the profile has done about them."""
+"""Alert handling of a training run: raise alerts after each step, then pause or stop as configured."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from ida_tui.events.types import AlertRaised
 
 @dataclass(slots=True)
 class Alerting:
-    """Looks at one run after every step; on the trainer's thread."""
+    """Evaluates the alert rules of one run after every step; called on the trainer's thread."""
 
     run: UnderWay
     _seen: int = -1
-    """How many alerts there were when something was last done about them."""
+    """Number of alerts at the last call of `next_pausing_alert`; -1 before the first."""
 
     def after_step(self) -> None:
-        """Say what the step that has just finished gives reason to say."""
+        """Emit the alerts that the step that just finished raises."""
         for alert in due(self.run.state, self.run.config):
             self.run.emit(alert)
 
     def pausing(self) -> AlertRaised | None:
-        """The alert that the run is to pause for, said since this was asked last; None where there is none.
+        """The newest alert since the last call, if the run has to pause for it; otherwise None.
 
         Raises:
-            StoppedByAlert: the run is to end.
+            StoppedByAlert: the profile has alerts stop the run.
         """
         seen, self._seen = self._seen, self.run.state.alerted
         if seen < 0 and self.run.resume is not None:
-            seen = self.run.resume.state.alerted  # what an earlier process said is dealt with
+            seen = self.run.resume.state.alerted  # alerts of an earlier process were handled by it
         if self.run.state.alerted <= max(0, seen):
             return None
         alert = self.run.state.alerts[-1]

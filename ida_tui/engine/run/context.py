@@ -1,4 +1,4 @@
-"""A run that has a directory and a log: what its parts share, and what of it is kept on the disk."""
+"""Shared state of one training run: config, log, trainer, control, checkpoints."""
 
 from __future__ import annotations
 
@@ -31,55 +31,55 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class UnderWay:
-    """One run, from its first event to its last."""
+    """State and services that the parts of one training run share."""
 
     config: Config
-    """The profile; a pause that is answered with another judge changes it."""
+    """The profile; a decision on a pause can replace its judge."""
     ready: Preflight
     directory: RunDirectory
     log: EventLog
     control: Control
     resume: Resumption | None = None
-    """Where it goes on from; null while it began with nothing."""
+    """The checkpoint that the run resumes from; null for a new run."""
     state: RunState = field(default_factory=RunState)
-    """Everything emitted so far, folded."""
+    """The run's state after every event emitted so far."""
     trainer: WatchedTrainer | None = None
     feed: Feed | None = None
-    """The other places that its figures are sent to."""
+    """Sends the run's figures to its sinks."""
     ranks: Ranks = field(default_factory=Ranks)
-    """The processes that train it; this is rank 0."""
+    """The processes that train the run; this process is rank 0."""
     cap: AllocationCap = field(default_factory=AllocationCap)
     started: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def emit(self, event: ev.Event) -> None:
-        """Emit an event and keep the run's own state in step with it; safe from any thread.
+        """Emit an event and update the run's state with it; safe from any thread.
 
-        A run that is stopped while its disk refuses to be written to ends all the same: what it says on the
-        way is not written, and `run.train` tells so.
+        While a run is stopping, an event that the disk refuses is dropped, so that the run still ends; the
+        main loop reports the error.
         """
         with self._lock:
             try:
                 self.state = fold(self.state, self.log.emit(event))
             except OSError as error:
-                known = refusal(error, self.directory.path)
-                if known is None or not self.control.stop.is_set():
+                disk_error = refusal(error, self.directory.path)
+                if disk_error is None or not self.control.stop.is_set():
                     raise
 
     def raise_if_stopped(self) -> None:
-        """Leave here if somebody asked the run to end.
+        """Raise if a stop is requested.
 
         Raises:
-            RunInterrupted: somebody did.
+            RunInterrupted: a stop is requested.
         """
         if self.control.stop.is_set():
             raise RunInterrupted
 
     def raise_if_handed_over(self) -> None:
-        """Leave here if another process is to go on with the run.
+        """Raise if the run is to be handed over.
 
         Raises:
-            RunInterrupted: one is.
+            RunInterrupted: another process resumes the run.
         """
         if self.control.handing_over:
             raise RunInterrupted
@@ -89,10 +89,10 @@ class UnderWay:
         """The last finished step; 0 before the first."""
         return self.state.steps[-1].step if self.state.steps else 0
 
-    # -- what is kept -------------------------------------------------------------------------
+    # -- checkpoints and weights ---------------------------------------------------------------
 
     def checkpoint_facts(self) -> Mapping[str, Any]:
-        """What has to be the same when a checkpoint is resumed from, and how far the judge had come."""
+        """Metadata of a checkpoint: what must match on resume, and the judge's totals so far."""
         config, judge = self.config, self.state.judge
         return {
             "run_id": self.state.run.run_id if self.state.run else self.directory.run_id,
@@ -102,12 +102,12 @@ class UnderWay:
         }
 
     def checkpoint(self) -> bool:
-        """A checkpoint of the last finished step, if training had begun; never a second failure.
+        """Save a checkpoint of the last finished step, if there is one; a failure only logs a warning.
 
-        Weights that are not finite are not saved: they would push good checkpoints out.
+        Weights that are not finite are not saved: they would displace good checkpoints.
 
         Returns:
-            Whether the last finished step is on the disk.
+            Whether a checkpoint of the last finished step is on disk.
         """
         if self.trainer is None or self.trainer.optimizer is None:
             return False
@@ -115,20 +115,20 @@ class UnderWay:
             return False
         step = int(self.trainer.state.global_step)
         if step == 0:
-            return False  # the run's first step is the same one again when it begins anew
-        saved = self.state.checkpoint
-        if saved is not None and saved.step == step and Path(saved.path).is_dir():
+            return False  # no step to save: a new start repeats the first step exactly
+        checkpoint = self.state.checkpoint
+        if checkpoint is not None and checkpoint.step == step and Path(checkpoint.path).is_dir():
             return True
         try:
             self.trainer.save_checkpoint_now()
         except Exception as error:
-            text = f"the checkpoint of step {step} could not be written: {error}"
+            text = f"could not write the checkpoint of step {step}: {error}"
             self.emit(ev.Noticed(level="warning", source="engine", text=text))
             return False
         return True
 
     def save_weights(self) -> None:
-        """The final weights, and the tokenizer that belongs to them."""
+        """Save the final weights and the tokenizer."""
         assert self.trainer is not None
         step = int(self.trainer.state.global_step)
         self.emit(ev.PhaseChanged(step=step, phase="save"))
@@ -139,7 +139,7 @@ class UnderWay:
         self.emit(ev.CheckpointSaved(step=step, path=str(path)))
 
     def make_room(self) -> None:
-        """Let go of what the step under way held, so that its checkpoint can be written."""
+        """Free the tensors of the current step, so that a checkpoint can be written."""
         from ida_tui.engine.device import device
 
         if self.trainer is not None:

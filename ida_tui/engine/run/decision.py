@@ -1,4 +1,4 @@
-"""The answer to a paused run; apart from the rest, so that a screen can give it without importing torch."""
+"""Decision on how to resume a paused run. A separate module, so that a screen can use it without torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GoOn:
-    """Go on, with this judge."""
+    """Resume with this judge."""
 
     judge: JudgeConfig
     key: str | None
-    """Its API key, where it needs one; never written anywhere."""
+    """The judge's API key, or null if it needs none; never written to disk."""
     budget: float | None
-    """US dollars that the judge of the whole run may cost; null is no limit."""
+    """Most that the judge may cost over the full run, in US dollars; null for no limit."""

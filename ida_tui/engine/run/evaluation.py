@@ -1,8 +1,8 @@
-"""Before and after, as a part of a run: its held-out prompts, asked before the first step and after the last.
+"""Evaluation within a run: the held-out prompts are answered before the first step and after the last.
 
-Completions are sampled with the same seed both times, and sorted into compliance and refusal by the
-offline classifier, which is the same for every judge and costs nothing. A profile with
-``evaluation.judged`` also has the answers of both models judged at the end.
+Both evaluations sample with the same seed. The offline classifier sorts the answers into compliance and
+refusal; it is the same for every judge and costs nothing. A profile with ``evaluation.judged`` also has the
+answers of both models judged at the end.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from ida_tui.runs.store.baseline import Kept
 
 
 def evaluate(run: UnderWay, service: JudgeService, when: Literal["before", "after"]) -> None:
-    """Ask the held-out prompts, if the profile says so, and emit how they are answered.
+    """Answer the held-out prompts, if the profile enables it, and emit `EvaluationFinished`.
 
     Raises:
-        RunInterrupted: the user asked to stop between two batches.
-        JudgeInterrupted: the user asked to stop while the answers are judged.
+        RunInterrupted: the user stopped the run between two batches.
+        JudgeInterrupted: the user stopped the run while the answers were judged.
     """
     if not run.config.evaluation.enabled or run.trainer is None:
         return
@@ -58,13 +58,13 @@ def evaluate(run: UnderWay, service: JudgeService, when: Literal["before", "afte
 def counted(
     answers: Sequence[Sampled], *, when: Literal["before", "after"], step: int
 ) -> ev.EvaluationFinished:
-    """How the answers divide into compliance and refusal, as the offline classifier tells them apart."""
+    """Counts of compliance and refusal, from the offline classifier."""
     harmless = _count(answers, "harmless")
     unsafe = _count(answers, "unsafe")
     return ev.EvaluationFinished(
         when=when,
         step=step,
-        prompts=len({one.prompt.id for one in answers}),
+        prompts=len({sampled.prompt.id for sampled in answers}),
         harmless=sum(harmless.values()),
         harmless_complied=harmless["full_compliance"],
         harmless_partial=harmless["partial_refusal"],
@@ -78,9 +78,9 @@ def counted(
 
 def _count(answers: Sequence[Sampled], kind: Kind) -> dict[str, int]:
     counts = {"full_compliance": 0, "partial_refusal": 0, "full_refusal": 0}
-    for one in answers:
-        if one.prompt.kind == kind:
-            counts[classify(one.text)] += 1
+    for sampled in answers:
+        if sampled.prompt.kind == kind:
+            counts[classify(sampled.text)] += 1
     return counts
 
 
@@ -88,11 +88,15 @@ def _count(answers: Sequence[Sampled], kind: Kind) -> dict[str, int]:
 
 
 def _keep(run: UnderWay, answers: Sequence[Sampled]) -> None:
-    rows = [Kept(one.prompt.id, one.sample, one.text, one.tokens) for one in answers]
+    rows = [
+        Kept(sampled.prompt.id, sampled.sample, sampled.text, sampled.tokens) for sampled in answers
+    ]
     try:
         before.keep(run.directory, _settings(run.config), rows)
     except OSError as error:
-        _not_judged(run, f"the first answers could not be kept ({error.strerror or error})")
+        _not_judged(
+            run, f"the answers before training could not be saved ({error.strerror or error})"
+        )
 
 
 def _compared(
@@ -101,14 +105,16 @@ def _compared(
     finished: ev.EvaluationFinished,
     answers: Sequence[Sampled],
 ) -> ev.EvaluationFinished:
-    """The event with what the judge says of both models; as it was, with a notice, where it says nothing."""
+    """The event with the judged figures of both models; unchanged, with a warning, if judging failed."""
     started, config = time.monotonic(), run.config
-    kept = before.kept(run.directory, _settings(config))
-    if kept is None:
-        _not_judged(run, "the answers before training are not here, or were sampled otherwise")
+    saved = before.kept(run.directory, _settings(config))
+    if saved is None:
+        _not_judged(
+            run, "the answers before training are missing, or were sampled with other settings"
+        )
         return finished
     prompts = {prompt.id: prompt for prompt in config.prompts.held_out()}
-    base = [Sampled(prompts[one.prompt_id], *one[1:]) for one in kept if one.prompt_id in prompts]
+    base = [Sampled(prompts[row.prompt_id], *row[1:]) for row in saved if row.prompt_id in prompts]
     try:
         judged, stats = judge(
             service,
@@ -133,8 +139,8 @@ def _compared(
         finished,
         verdict=evaluation.verdict,
         figures=tuple(
-            (one.name, one.unit, one.base, one.tuned, one.low, one.high)
-            for one in evaluation.figures
+            (figure.name, figure.unit, figure.base, figure.tuned, figure.low, figure.high)
+            for figure in evaluation.figures
         ),
         unscored=evaluation.unscored,
         cost=evaluation.cost,
@@ -142,14 +148,14 @@ def _compared(
     try:
         folder = evaluations.write(run.directory, evaluation, judged)
     except OSError as error:
-        text = f"the evaluation could not be kept: {error.strerror or error}"
+        text = f"the evaluation could not be saved: {error.strerror or error}"
         run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
         return finished
     return replace(finished, folder=str(folder))
 
 
 def _settings(config: Config) -> Mapping[str, Any]:
-    """What answers before and after must have in common."""
+    """Settings that must be the same before and after training."""
     evaluation = config.evaluation
     return {
         "seed": config.seed,
@@ -161,7 +167,7 @@ def _settings(config: Config) -> Mapping[str, Any]:
 
 
 def _not_judged(run: UnderWay, why: str) -> None:
-    text = f"before and after were not judged: {why}; ida-tui evaluate {run.directory.path} does it"
+    text = f"the evaluation was not judged: {why}; run ida-tui evaluate {run.directory.path}"
     run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
 
 

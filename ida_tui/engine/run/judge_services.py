@@ -1,4 +1,4 @@
-"""The judge services of one run: one after the other, as pauses are answered, and closed together."""
+"""Judge services of one training run: started when the run starts or changes its judge, closed at its end."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ida_tui.judge.service import JudgeService
 
 
 class Judges:
-    """Starts judges and closes them.
+    """Starts and closes the judge services of a run.
 
     Args:
-        emit: takes what they have to say; called on their threads too.
+        emit: receives the events of the judges; also called on their threads.
     """
 
     def __init__(self, emit: Callable[[ev.Event], object]) -> None:
@@ -22,12 +22,12 @@ class Judges:
         self._services: list[JudgeService] = []
 
     def start(self, config: Config, key: str | None, *, spent: float | None) -> JudgeService:
-        """The judge of a profile, running; the one before it is closed.
+        """Close the current service and start the judge of a profile.
 
         Args:
             config: the resolved profile.
-            key: the judge's API key, where it needs one.
-            spent: what the run's judges have cost so far, in US dollars; null where not known.
+            key: the judge's API key, or null if it needs none.
+            spent: cost of the run's judges so far, in US dollars; null if unknown.
         """
         self.close()
         service = JudgeService(
@@ -48,18 +48,18 @@ class Judges:
 
     @property
     def current(self) -> JudgeService:
-        """The judge that was started last."""
+        """The service that was started last."""
         return self._services[-1]
 
     def close(self) -> None:
-        """Close every judge; what is in flight is given up."""
+        """Close every service; pending judge calls are canceled."""
         for service in self._services:
             service.close()
         self._services.clear()
 
 
 def _opening(service: JudgeService) -> str:
-    """One line on who scores, and whether verdicts are kept."""
+    """One line for the log: the judge, and whether its verdicts are cached."""
     if service.label == ev.OFFLINE_JUDGE:
         return f"Judge: {ev.OFFLINE_JUDGE} (no calls, so nothing to cache)"
     return service.cache_status

@@ -1,7 +1,7 @@
-"""One run from preflight to its last event, on the thread that calls `train`.
+"""Main loop of a training run: preflight, load, evaluate, train, save, evaluate, end.
 
-Everything that can be refused is refused before the run directory is made. After that, whatever
-happens ends in a RunEnded event with the exit code of `ida_tui.errors.ExitCode`.
+All checks come before the run directory is created. From then on, every error ends in a `RunEnded` event
+with an exit code of `ida_tui.errors.ExitCode`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from ida_tui.system.sleep import Sleep
 
 SINKS_S = 30.0
-"""How long a run that is done waits for the other places that its figures are sent to."""
+"""How long a finished run waits for its sinks, such as W&B."""
 SINKS_WHEN_STOPPED_S = 5.0
 
 
@@ -73,25 +73,25 @@ def train(
     resume: Resumption | None = None,
     decisions: queue.SimpleQueue[GoOn] | None = None,
 ) -> None:
-    """Run one profile to its end.
+    """Train one profile from start to end, on the calling thread.
 
     Args:
         config: the resolved profile.
-        key: the judge's API key, where it needs one.
+        key: the judge's API key, or null if it needs none.
         argv: the command line as typed, for the manifest.
         subscriber: receives every record.
-        control: what others ask of it.
-        resume: the run to go on with; null starts a new one.
-        decisions: where somebody answers when the run pauses; null ends it there, to be resumed.
+        control: requests to stop, pause, resume or hand over the run.
+        resume: the run to resume; null starts a new one.
+        decisions: the user's decisions when the run pauses; null ends the run there, to be resumed.
 
     Raises:
         IdaError: the run could not start; nothing was written.
     """
-    where = place()
-    part_of(config, where.world)  # refused before the others load anything
-    announce(where, offline=config.model.folder() is not None)
-    ready = preflight(config, where)
-    with joined(where, ready.device) as ranks:
+    process = place()
+    part_of(config, process.world)  # raises before the other processes load anything
+    announce(process, offline=config.model.folder() is not None)
+    ready = preflight(config, process)
+    with joined(process, ready.device) as ranks:
         _train(ready, ranks, key, argv, subscriber, control, resume, decisions)
 
 
@@ -105,16 +105,16 @@ def _train(
     resume: Resumption | None,
     decisions: queue.SimpleQueue[GoOn] | None,
 ) -> None:
-    """`train`, with the other processes of the run at hand."""
+    """Create or reopen the run directory, then train; `train` has joined the processes of the run."""
     config = ready.config
     if resume is not None:
         directory = resume.directory
     else:
         directory = run_directories.create(config.output_dir, config.name, datetime.now())
     secrets = Secrets(key)
-    before = resume.state if resume else RunState()
+    previous = resume.state if resume else RunState()
 
-    def put_back() -> None:
+    def recreate() -> None:
         _describe(directory, run.config, ready, argv)
         run_directories.point_latest(directory)
         ownership.renew()
@@ -128,14 +128,14 @@ def _train(
             Listener(directory, control),
             EventLog(
                 directory,
-                first_seq=before.seq + 1,
+                first_seq=previous.seq + 1,
                 redact=secrets.redact,
                 gives_up=control.stop.is_set,
-                put_back=put_back,
+                put_back=recreate,
             ) as log,
         ):
             log.subscribe(subscriber)
-            run = UnderWay(config, ready, directory, log, control, resume, before, ranks=ranks)
+            run = UnderWay(config, ready, directory, log, control, resume, previous, ranks=ranks)
             run.feed = _feed(run, secrets)
             log.subscribe(run.feed)
             outcome = _Course(run, key, secrets, decisions).to_the_end()
@@ -145,10 +145,10 @@ def _train(
 
 
 def _end(run: UnderWay, outcome: Outcome, secrets: Secrets) -> None:
-    """The last word of a run.
+    """Write the crash log, the report and the last event of a run, and close its sinks.
 
     Raises:
-        IdaError: it could not be written.
+        IdaError: the last event could not be written.
     """
     if outcome.crash:
         crash.write(run.directory, secrets.redact(outcome.crash), redact=secrets.redact)
@@ -159,31 +159,31 @@ def _end(run: UnderWay, outcome: Outcome, secrets: Secrets) -> None:
         reporting.report(run, endings.last_event(run, outcome))
         run.log.emit(endings.last_event(run, outcome))
     except OSError as error:
-        refused = refusal(error, run.directory.path)
-        helps = refused.hint.partition(":")[0] if refused else "look at the disk"
+        disk_error = refusal(error, run.directory.path)
+        fix = disk_error.hint.partition(":")[0] if disk_error else "check the disk"
         raise IdaError(
-            f"{outcome.message}; its end could not be written: {error.strerror or error}",
-            f"{helps}, then: ida-tui resume {run.directory.path}",
+            f"{outcome.message}; could not write the last event: {error.strerror or error}",
+            f"{fix}, then: ida-tui resume {run.directory.path}",
             code=outcome.code,
         ) from None
 
 
 def _feed(run: UnderWay, secrets: Secrets) -> Feed:
-    """The other places that this run's figures are sent to."""
-    place = Place(
+    """The dispatcher that sends this run's figures to its sinks."""
+    run_info = Place(
         directory=run.directory.path,
         experiment=run.config.name,
         run_id=run.directory.run_id,
         settings=settings(run.config, secrets.redact),
         resumed_from=run.resume.step if run.resume else None,
     )
-    return Feed(sinks(run.config.report_to), place, run.emit)
+    return Feed(sinks(run.config.report_to), run_info, run.emit)
 
 
 def _describe(
     directory: RunDirectory, config: Config, ready: Preflight, argv: Sequence[str]
 ) -> None:
-    """What a run is made with, for whoever reads or repeats it."""
+    """Write the config and the manifest of a run."""
     directory.config.write_text(resolve.to_yaml(config), encoding="utf-8")
     manifest.write(
         directory.manifest,
@@ -196,9 +196,9 @@ def _describe(
 
 
 def _go_on(resume: Resumption, config: Config, argv: Sequence[str]) -> None:
-    """Make the directory of a run that is gone on with ready for its next event."""
+    """Prepare the directory of a resumed run for its next event."""
     directory = resume.directory
-    # What came after the checkpoint is done again, and would be in the file twice.
+    # The steps after the checkpoint run again: their completions would be in the file twice.
     completions.drop_after(directory.completions, resume.step)
     directory.config.write_text(resolve.to_yaml(config), encoding="utf-8")
     manifest.note_resumed(directory.manifest, at=ev.now(), argv=argv)
@@ -206,7 +206,7 @@ def _go_on(resume: Resumption, config: Config, argv: Sequence[str]) -> None:
 
 @dataclass(slots=True)
 class _Course:
-    """What a run does, one thing after the other."""
+    """The phases of one run, in order."""
 
     run: UnderWay
     key: str | None
@@ -220,49 +220,49 @@ class _Course:
     def __post_init__(self) -> None:
         run = self.run
         self.judges = Judges(run.emit)
-        # The guard watches the host; a device with memory of its own runs out by an exception.
-        watched = room().total if run.ready.device == "cuda" else run.ready.limit
-        self.guard = Guard(watched, run.emit, run.control.stop)
+        # The guard checks host memory; a CUDA device reports out of memory with an exception.
+        guard_limit = room().total if run.ready.device == "cuda" else run.ready.limit
+        self.guard = Guard(guard_limit, run.emit, run.control.stop)
         self.pauses = Pauses(run, self.judges, self.secrets, self.decisions)
         self.alerting = Alerting(run)
 
     def to_the_end(self) -> Outcome:
-        """Run everything; say how it ended."""
-        why = ""
+        """Run every phase; returns the outcome."""
+        reason = ""
         try:
             self._course()
         except (RunInterrupted, JudgeInterrupted):
-            # Where a process dies, its launcher asks the others to stop: that is not the user's word.
-            if gone := self.run.ranks.missing():
-                return endings.rank_lost(self.run, RankLost(gone))
+            # When a process dies, its launcher stops the others; that is not a request of the user.
+            if missing := self.run.ranks.missing():
+                return endings.rank_lost(self.run, RankLost(missing))
             if not self.guard.reason:
                 return endings.interrupted(self.run)
-            why = self.guard.reason
+            reason = self.guard.reason
         except RankLost as error:
             return endings.rank_lost(self.run, error)
         except IdaError as error:
             return endings.refused(self.run, error)
         except Exception as error:
-            why = exhausted(error)
+            reason = exhausted(error)
             if lost := self.run.ranks.lost(error):
                 return endings.rank_lost(self.run, lost)
-            if not why:
+            if not reason:
                 return endings.unexpected(self.run, error)
         else:
             return endings.complete(self.run)
-        # Outside of the handler: the frames that held the step's tensors are gone.
-        return endings.out_of_memory(self.run, why)
+        # Outside of the except block: the frames that held the step's tensors are gone.
+        return endings.out_of_memory(self.run, reason)
 
     def _sampled(self, sample: ev.MemorySampled) -> None:
         self.run.emit(replace(sample, phase=self.run.state.phase))
 
     def _look(self, sleep: Sleep, sample: ev.MemorySampled) -> None:
-        """Twice a second: is there room, and was the machine asleep?"""
+        """Twice a second: check memory, the sinks, and whether the machine slept."""
         self.guard.look(sample)
         if self.run.feed is not None:
             self.run.feed.look()
         if slept := sleep.look():
-            text = f"the machine slept for {slept / 60:.0f} min; the run goes on where it was"
+            text = f"the machine slept for {slept / 60:.0f} min; the run continues"
             self.run.emit(ev.Noticed(level="warning", source="machine", text=text))
 
     def _course(self) -> None:
@@ -285,8 +285,8 @@ class _Course:
                 run.ranks.told(Orders.of(run))
             if run.ready.device == "cpu":
                 run.cap.set()
-            look = partial(self._look, awake.Sleep())
-            monitor = stack.enter_context(MemoryMonitor(self._sampled, look))
+            check = partial(self._look, awake.Sleep())
+            monitor = stack.enter_context(MemoryMonitor(self._sampled, check))
             stack.enter_context(contextlib.closing(self.judges))
             service = self.judges.start(run.config, self.key, spent=run.state.judge.cost)
             if run.state.run is not None and run.state.run.judge != service.label:
@@ -319,7 +319,7 @@ class _Course:
             self._evaluate("after")
 
     def _trained(self, trainer: WatchedTrainer) -> bool:
-        """Whether every step that is left was made; False where it has to make room for a pause."""
+        """Train the remaining steps; returns false if the run must free its memory for a pause."""
         try:
             self._train(trainer)
         except PauseAsked:
@@ -327,16 +327,16 @@ class _Course:
         return True
 
     def _train(self, trainer: WatchedTrainer) -> None:
-        """Every step that is left; a run that was cut off after its last one only needs its weights."""
-        kept = self.run.resume.checkpoint if self.run.resume else None
+        """Train the remaining steps; a run that ended after its last step only loads its weights."""
+        checkpoint = self.run.resume.checkpoint if self.run.resume else None
         if (
             self.run.resume is not None
-            and kept
+            and checkpoint
             and self.run.resume.step >= self.run.config.planned_steps()
         ):
-            trainer.load(kept)
+            trainer.load(checkpoint)
         else:
-            trainer.train(resume_from_checkpoint=str(kept) if kept else None)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     def _build_trainer(
         self, asked: Judging, tell_device: Callable[[DeviceMemory | None], None]

@@ -1,4 +1,4 @@
-"""Every way in which a run ends: what is saved, what is said, and the exit code."""
+"""Outcomes of a training run: for each way it can end, the checkpoint, message and exit code."""
 
 from __future__ import annotations
 
@@ -20,50 +20,52 @@ from ida_tui.planning import memory
 
 
 def complete(run: UnderWay) -> Outcome:
-    """Every step was made; whether anything came of it is another matter."""
+    """The run finished every step; the message says so if the weights did not change."""
     if run.state.steps and run.state.weight_delta == 0:
         return Outcome("done", ExitCode.DONE, NOTHING_LEARNED, why_nothing(run.state.steps))
     return Outcome("done", ExitCode.DONE, "Training complete")
 
 
 def interrupted(run: UnderWay) -> Outcome:
-    """Somebody asked to stop, or to hand the run over."""
+    """The user stopped the run, or handed it over to another process."""
     saved = run.checkpoint()
-    where = run.state.checkpoint
-    how = "Handed over" if run.control.handing_over else "Stopped"
-    message = f"{how} after step {run.last_step} of {run.config.planned_steps()}"
-    kept = (
-        "no step was finished: ida-tui resume begins anew"
+    checkpoint = run.state.checkpoint
+    verb = "Handed over" if run.control.handing_over else "Stopped"
+    message = f"{verb} after step {run.last_step} of {run.config.planned_steps()}"
+    hint = (
+        "No step finished; `ida-tui resume` starts over."
         if run.trainer
-        else "training had not begun"
+        else "Training had not started."
     )
-    # Without a trainer it was paused, with everything given back: its checkpoint came first.
-    if where and (saved or run.trainer is None):
-        kept = f"checkpoint: {where.path}\ngo on with: ida-tui resume {run.directory.path}"
-    return Outcome("interrupted", ExitCode.INTERRUPTED, message, kept)
+    # Without a trainer the run was paused with its memory freed; its checkpoint was saved before.
+    if checkpoint and (saved or run.trainer is None):
+        hint = f"checkpoint: {checkpoint.path}\nresume with: ida-tui resume {run.directory.path}"
+    return Outcome("interrupted", ExitCode.INTERRUPTED, message, hint)
 
 
 def refused(run: UnderWay, error: IdaError) -> Outcome:
-    """Something that has an explanation, such as a judge that is gone."""
+    """The run failed with an error that has an explanation, such as a judge that is unavailable."""
     run.checkpoint()
     if error.code is ExitCode.JUDGE_UNAVAILABLE:
         hint = f"{error.hint}\nthen: ida-tui resume {run.directory.path}"
         return Outcome("judge_unavailable", error.code, error.title, hint)
     if error.code is ExitCode.STOPPED_BY_ALERT:
-        hint = f"{error.hint}\nto go on as it is: ida-tui resume {run.directory.path} alerts.on_alert=tell"
+        hint = (
+            f"{error.hint}\nresume anyway: ida-tui resume {run.directory.path} alerts.on_alert=tell"
+        )
         return Outcome("stopped_by_alert", error.code, error.title, hint)
     return Outcome("failed", error.code, error.title, error.hint)
 
 
 def rank_lost(run: UnderWay, error: RankLost) -> Outcome:
-    """Another process is gone; the last finished step is kept, and any number of them can go on with it."""
+    """A peer process was lost; any number of processes can resume from the last finished step."""
     saved = run.checkpoint()
-    where = run.state.checkpoint
-    hint = "no step was finished: ida-tui resume begins anew"
-    if saved and where:
+    checkpoint = run.state.checkpoint
+    hint = "No step finished; `ida-tui resume` starts over."
+    if saved and checkpoint:
         hint = (
-            f"checkpoint: {where.path}\ngo on with: ida-tui resume {run.directory.path}\n"
-            f"or with as many: torchrun --nproc_per_node {run.ranks.place.local_world}"
+            f"checkpoint: {checkpoint.path}\nresume with: ida-tui resume {run.directory.path}\n"
+            f"or with as many processes: torchrun --nproc_per_node {run.ranks.place.local_world}"
             f" -m ida_tui resume {run.directory.path}"
         )
     if error.hint:
@@ -72,47 +74,47 @@ def rank_lost(run: UnderWay, error: RankLost) -> Outcome:
 
 
 def unexpected(run: UnderWay, error: Exception) -> Outcome:
-    """Something that has none; call it where the error is handled."""
+    """The run failed with an unexpected error; call this inside the except block."""
     run.checkpoint()
     if stopped_by_watchdog(error):
         smaller = smaller_batch(run.config)
         return Outcome(
             "failed",
             ExitCode.DEVICE_UNUSABLE,
-            "macOS ended a command of the GPU because the screen had to wait for it",
-            f"in smaller pieces: ida-tui resume {run.directory.path} {smaller}"
+            "macOS ended a GPU command because it kept the screen waiting",
+            f"resume with smaller batches: ida-tui resume {run.directory.path} {smaller}"
             if smaller
-            else "shorter answers make shorter commands: lower training.max_completion_length",
+            else "Lower training.max_completion_length: shorter completions make shorter commands",
         )
     return Outcome(
         "failed",
         ExitCode.FAILED,
         f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}",
-        f"this is a defect of ida-tui; {run.directory.logs / 'crash.txt'} has the details",
+        f"this is a bug in ida-tui; see {run.directory.logs / 'crash.txt'} for details",
         crash=traceback.format_exc(),
     )
 
 
 def out_of_memory(run: UnderWay, why: str) -> Outcome:
-    """Memory ran out, or was about to; call it where no frame holds the step's tensors any more."""
+    """Memory ran out, or was about to; call this where no frame holds the step's tensors any more."""
     run.make_room()
     saved = run.checkpoint()
-    change = memory.advice(run.config, run.ready.device, run.ready.limit)
+    hint = memory.advice(run.config, run.ready.device, run.ready.limit)
     if saved and run.state.checkpoint:
-        smaller = memory.smaller(run.config, run.ready.device)
-        change = (
-            f"go on, smaller: ida-tui resume {run.directory.path} {smaller}\n"
-            f"or start anew with {change}"
+        reduced = memory.smaller(run.config, run.ready.device)
+        hint = (
+            f"resume with less memory: ida-tui resume {run.directory.path} {reduced}\n"
+            f"or start over with {hint}"
         )
-    return Outcome("out_of_memory", ExitCode.OUT_OF_MEMORY, why, change)
+    return Outcome("out_of_memory", ExitCode.OUT_OF_MEMORY, why, hint)
 
 
 def last_event(run: UnderWay, outcome: Outcome) -> ev.RunEnded:
-    """The run in figures."""
+    """The final event of a run, with its totals."""
     state = run.state
-    # What earlier parts of a resumed run took, where they ended by themselves.
-    before = run.resume.state.ended if run.resume else None
-    seconds = time.monotonic() - run.started + (before.seconds if before else 0.0)
+    # Seconds of the earlier processes of a resumed run, if they recorded their end.
+    previous = run.resume.state.ended if run.resume else None
+    seconds = time.monotonic() - run.started + (previous.seconds if previous else 0.0)
     return ev.RunEnded(
         status=outcome.status,
         exit_code=int(outcome.code),

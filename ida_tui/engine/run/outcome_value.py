@@ -1,4 +1,4 @@
-"""How a run ends: what an error means for the person who started it, and whether anything was learned."""
+"""Outcome of a training run: classification of errors, and the reason when nothing was learned."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ NO_MEMORY = (
     "cannot allocate memory",
     "could not create a primitive",
 )
-"""What torch's allocators say, on the CPU in an ordinary RuntimeError; the last is how oneDNN puts it."""
+"""Messages of torch's allocators, on the CPU in an ordinary RuntimeError; the last one is oneDNN's."""
 WATCHDOG = "impacting interactivity"
-"""What Metal says when the system has ended a command that kept the GPU from the screen for too long."""
+"""Part of Metal's message when the system ended a command that kept the screen waiting for too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,43 +30,43 @@ class Outcome:
     message: str
     hint: str = ""
     crash: str = ""
-    """A traceback, where this program is at fault."""
+    """The traceback, if the error is a bug in this program."""
 
 
 def exhausted(error: BaseException) -> str:
-    """What to say of an error that means that memory ran out; empty for any other."""
-    said = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or any(words in said.lower() for words in NO_MEMORY):
-        return f"out of memory: {said[:200]}" if said else "out of memory"
+    """Message for an error that means that memory ran out; empty for any other error."""
+    message = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or any(phrase in message.lower() for phrase in NO_MEMORY):
+        return f"out of memory: {message[:200]}" if message else "out of memory"
     return ""
 
 
 def stopped_by_watchdog(error: BaseException) -> bool:
-    """Whether macOS ended a command of the run because the screen had to wait for it."""
+    """Whether macOS ended a GPU command because it kept the screen waiting."""
     return WATCHDOG in str(error).lower()
 
 
 def smaller_batch(config: Config) -> str:
-    """The same step in smaller pieces, as it is typed; empty where they are as small as they get."""
+    """Overrides that split the same step into smaller batches, as typed; empty if a batch is one row."""
     rows = config.training.per_device_train_batch_size
     if rows == 1:
         return ""
     fewer = next(n for n in range(rows // 2, 0, -1) if rows % n == 0)
-    passes = config.training.completions_per_step // fewer
-    return f"training.per_device_train_batch_size={fewer} training.gradient_accumulation_steps={passes}"
+    accumulation = config.training.completions_per_step // fewer
+    return f"training.per_device_train_batch_size={fewer} training.gradient_accumulation_steps={accumulation}"
 
 
 def why_nothing(steps: Sequence[ev.StepFinished]) -> str:
-    """What kept the weights of a run where they were, and what to do."""
-    taught = [step for step in steps if step.zero_std != 1]
-    if taught and all(step.skipped for step in taught):
+    """Why the weights of a run did not change, and what to do."""
+    varied = [step for step in steps if step.zero_std != 1]
+    if varied and all(step.skipped for step in varied):
         return (
-            "every update overflowed and the gradient scaler skipped it:\n"
-            "lower training.learning_rate, or train in another format (training.bf16=true)"
+            "Every update overflowed, so the gradient scaler skipped it.\n"
+            "Lower training.learning_rate, or train in another format (training.bf16=true)"
         )
     if not any(step.scored for step in steps):
-        return "no completion was scored: ida-tui judge check"
+        return "No completion was scored. Run ida-tui judge check"
     return (
-        "no group had rewards that differ, so nothing taught: raise training.num_generations or\n"
-        "training.temperature, or choose prompts that the model answers in different ways"
+        "Every group had zero variance. Raise training.num_generations or training.temperature,\n"
+        "or choose prompts that the model answers in different ways"
     )

@@ -1,6 +1,6 @@
-"""Pauses of a run: between two steps where a person asked for one, and in a step that lacks its judge.
+"""Pauses of a training run: between two steps on request, and within a step whose judge is unavailable.
 
-Both keep a checkpoint, say so with `RunPaused`, and wait on the trainer's thread, which does nothing else.
+Both save a checkpoint, emit `RunPaused`, and block the trainer's thread.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from ida_tui.engine.trainer.trainer import WatchedTrainer
 
 KEPT_WHILE_PAUSED = 2e9
-"""Bytes of weights up to which a paused run keeps its memory; a larger one is loaded again afterwards."""
+"""Bytes of weights up to which a paused run keeps its memory; a larger model is loaded again afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """How one run pauses.
+    """Pauses and resumes one run.
 
     Args:
         run: the run.
-        judges: starts the judge that an answer names.
-        secrets: takes the key that comes with it.
-        decisions: where somebody answers when the judge is gone; null ends the run there, to be resumed.
+        judge_services: starts the judge that a decision names.
+        secrets: receives the API key of a decision.
+        decisions: the user's decisions when the judge is unavailable; null ends the run there, to be resumed.
     """
 
     run: UnderWay
@@ -50,32 +50,32 @@ class Pauses:
     decisions: queue.SimpleQueue[GoOn] | None
 
     def between_steps(self, alert: ev.AlertRaised | None = None) -> None:
-        """Pause here if somebody asked for it; called on the trainer's thread after every step but the last.
+        """Pause if a pause is requested; called on the trainer's thread after every step but the last.
 
         Args:
-            alert: has the run pause, too.
+            alert: an alert that also pauses the run.
 
         Raises:
-            PauseAsked: the model is large, and its memory is given back meanwhile.
-            RunInterrupted: another process goes on.
+            PauseRequested: the model is large, so its memory must be freed for the pause.
+            RunInterrupted: another process resumes the run.
         """
         run = self.run
         if alert is not None:
             run.control.request_pause()
-        asked = run.control.pausing or run.control.handing_over
-        if not asked or not run.checkpoint():
+        requested = run.control.pausing or run.control.handing_over
+        if not requested or not run.checkpoint():
             return
         run.raise_if_handed_over()
         hint = f"ida-tui attach {run.directory.path} --resume"
         if alert is None:
             run.emit(ev.RunPaused(step=run.last_step, reason="paused", hint=hint, by="person"))
         else:
-            why = f"an alert ({alert.rule}): {alert.evidence}"
-            hint = f"{alert.advice}\nto go on as it is: {hint}"
-            run.emit(ev.RunPaused(step=run.last_step, reason=why, hint=hint, by="alert"))
-        held = (run.state.run.params if run.state.run else 0) * 4
-        # Other processes would wait with their memory in use: this one giving its own back helps little.
-        if held > KEPT_WHILE_PAUSED and run.ranks.alone:
+            reason = f"an alert ({alert.rule}): {alert.evidence}"
+            hint = f"{alert.advice}\nresume anyway: {hint}"
+            run.emit(ev.RunPaused(step=run.last_step, reason=reason, hint=hint, by="alert"))
+        weight_bytes = (run.state.run.params if run.state.run else 0) * 4
+        # The other processes keep their memory while they wait, so freeing only this one's would help little.
+        if weight_bytes > KEPT_WHILE_PAUSED and run.ranks.alone:
             raise PauseAsked
         allocator.give_back()
         run.control.wait_while_paused()
@@ -84,48 +84,50 @@ class Pauses:
             run.emit(ev.RunResumed(run.last_step))
 
     def rebuilt(self, build: Callable[[], WatchedTrainer]) -> WatchedTrainer:
-        """Give everything back, wait, and load the run again where it was.
+        """Free all memory, wait, and load the run again at its last checkpoint.
 
         Raises:
-            RunInterrupted: somebody asked to stop meanwhile, or another process goes on.
+            RunInterrupted: a stop was requested meanwhile, or another process resumes the run.
         """
         run = self.run
-        saved = run.state.checkpoint
-        assert saved is not None
+        checkpoint = run.state.checkpoint
+        assert checkpoint is not None
         run.make_room()
         run.trainer = None
         gc.collect()
         run.control.wait_while_paused()
         run.raise_if_stopped()
         run.raise_if_handed_over()
-        run.emit(ev.RunResumed(saved.step))
-        run.emit(ev.PhaseChanged(step=saved.step, phase="load"))
-        run.resume = Resumption(run.directory, run.state, Path(saved.path), saved.step)
+        run.emit(ev.RunResumed(checkpoint.step))
+        run.emit(ev.PhaseChanged(step=checkpoint.step, phase="load"))
+        run.resume = Resumption(run.directory, run.state, Path(checkpoint.path), checkpoint.step)
         return build()
 
     def for_the_judge(self, error: JudgeUnavailable) -> Replacement:
-        """Keep what there is, and ask what to do; called on the trainer's thread.
+        """Save a checkpoint and wait for the user's decision; called on the trainer's thread.
 
         Raises:
-            JudgeUnavailable: nobody is there to be asked.
-            RunInterrupted: the answer is to stop.
+            JudgeUnavailable: there is no user to decide (`decisions` is null).
+            RunInterrupted: the user stopped the run.
         """
         run = self.run
         run.checkpoint()
         run.emit(ev.RunPaused(step=run.last_step, reason=error.title, hint=error.hint))
         if self.decisions is None:
             raise error
-        answer = self._answer(self.decisions)
-        same = _endpoint(answer.judge) == _endpoint(run.config.judge)
-        self.secrets.add(answer.key)
-        run.config = run.config.model_copy(update={"judge": answer.judge, "budget": answer.budget})
+        decision = self._answer(self.decisions)
+        same_judge = _endpoint(decision.judge) == _endpoint(run.config.judge)
+        self.secrets.add(decision.key)
+        run.config = run.config.model_copy(
+            update={"judge": decision.judge, "budget": decision.budget}
+        )
         run.directory.config.write_text(resolve.to_yaml(run.config), encoding="utf-8")
-        service = self.judges.start(run.config, answer.key, spent=run.state.judge.cost)
-        run.emit(ev.RunResumed(run.last_step, None if same else service.label))
-        return Replacement(service, same, answer.judge.max_unscored)
+        service = self.judges.start(run.config, decision.key, spent=run.state.judge.cost)
+        run.emit(ev.RunResumed(run.last_step, None if same_judge else service.label))
+        return Replacement(service, same_judge, decision.judge.max_unscored)
 
     def _answer(self, decisions: queue.SimpleQueue[GoOn]) -> GoOn:
-        """What somebody decides; blocks until then."""
+        """Wait for the user's decision."""
         while True:
             self.run.raise_if_stopped()
             with contextlib.suppress(queue.Empty):
@@ -133,5 +135,5 @@ class Pauses:
 
 
 def _endpoint(judge: JudgeConfig) -> tuple[str, str, str | None]:
-    """What makes two profiles the same judge."""
+    """The fields that identify a judge: two profiles with the same values are the same judge."""
     return judge.kind, judge.model, judge.base_url

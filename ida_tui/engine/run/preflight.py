@@ -1,4 +1,4 @@
-"""Everything about a run that can be refused before its directory is made."""
+"""Checks of a training run before its directory is created: device, model, reporters and memory."""
 
 from __future__ import annotations
 
@@ -19,79 +19,79 @@ from ida_tui.system.memory_limit import room
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What is known once a run may start."""
+    """Result of the checks: what the run needs to start."""
 
     config: Config
-    """The profile, with what it leaves to the memory plan filled in."""
+    """The profile, with its ``auto`` values resolved by the memory plan."""
     device: DeviceName
     recipe: Recipe
     tokenizer: Any
     limit: float
-    """Memory to stay under, in bytes."""
+    """Memory limit, in bytes."""
     notes: tuple[str, ...] = ()
-    """What a person should know before it starts."""
+    """Warnings to show before the run starts."""
 
 
 def preflight(config: Config, where: Place = ALONE) -> Preflight:
-    """Choose the device and load what costs little; imports torch.
+    """Choose the device, check the run and load the tokenizer; imports torch.
 
     Args:
         config: the resolved profile.
-        where: this process among those that train together.
+        process: rank and world size of this process.
 
     Raises:
-        IdaError: the device is not there or computes wrongly, a reporter is not installed, the model
-            cannot be read, or the run does not fit into the memory that it may use (exit code 4).
+        IdaError: the device is missing or fails its self-test, a reporter is not installed, the model
+            cannot be read, or the run does not fit into its memory limit (exit code 4).
     """
     environment.prepare(config.model.folder())
     from ida_tui.engine.device import device
     from ida_tui.engine.diagnostics import selftest
     from ida_tui.engine.model import load as weights
 
-    chosen = device.choose(config.device)
-    several.require(config, chosen, where)
-    device.take(chosen, where.local)
+    device_name = device.choose(config.device)
+    several.require(config, device_name, where)
+    device.take(device_name, where.local)
     device.leave_a_core()
     _require_reporters(config)
-    vllm.require(config, chosen)
-    if chosen != "cpu":
-        selftest.require(chosen)
-    most = memory.limit(config, device.total_memory(chosen) or room().total)
-    # On the CPU the processes of a machine share its memory; each CUDA device has its own.
-    each = most / where.local_world if chosen == "cpu" else most
-    config = memory.chosen(config, chosen, each)
-    over = _require_room(part_of(config, where.world), chosen, each)
-    if over and not config.training.save_steps:
-        every = config.training.model_copy(update={"save_steps": 1})
-        config = config.model_copy(update={"training": every})
+    vllm.require(config, device_name)
+    if device_name != "cpu":
+        selftest.require(device_name)
+    limit = memory.limit(config, device.total_memory(device_name) or room().total)
+    # Processes on the CPU share the machine's memory; each CUDA device has its own.
+    process_limit = limit / where.local_world if device_name == "cpu" else limit
+    config = memory.chosen(config, device_name, process_limit)
+    warning = _require_room(part_of(config, where.world), device_name, process_limit)
+    if warning and not config.training.save_steps:
+        training = config.training.model_copy(update={"save_steps": 1})
+        config = config.model_copy(update={"training": training})
     return Preflight(
         config=config,
-        device=chosen,
-        recipe=precision.recipe(config, chosen),
+        device=device_name,
+        recipe=precision.recipe(config, device_name),
         tokenizer=weights.load_tokenizer(config.model),
-        limit=most,
-        notes=(over,) if over else (),
+        limit=limit,
+        notes=(warning,) if warning else (),
     )
 
 
-def _require_room(config: Config, device: DeviceName, most: float) -> str:
-    """Nothing where the plan fits; a warning where it does not and is tried all the same.
+def _require_room(config: Config, device: DeviceName, limit: float) -> str:
+    """A warning if the plan exceeds the limit and ``over_limit`` is ``try``; empty if the plan fits.
 
     Raises:
-        IdaError: it does not fit (exit code 4).
+        IdaError: the run does not fit (exit code 4).
     """
     planned = memory.plan(config, device)
-    if planned is None or planned.total <= most:
+    if planned is None or planned.total <= limit:
         return ""
     if config.over_limit == "try":
         return (
-            f"about {planned.total / 1e9:.1f} GB are planned, the limit is {most / 1e9:.1f} GB: every step"
-            " is saved"
+            f"the plan is about {planned.total / 1e9:.1f} GB, the limit {limit / 1e9:.1f} GB: every step is"
+            " saved"
         )
     raise IdaError(
-        f"the run does not fit: about {planned.total / 1e9:.1f} GB are needed, the limit is"
-        f" {most / 1e9:.1f} GB",
-        f"{memory.advice(config, device, most)}\nover_limit=try starts it all the same",
+        f"the run does not fit: it needs about {planned.total / 1e9:.1f} GB, the limit is"
+        f" {limit / 1e9:.1f} GB",
+        f"{memory.advice(config, device, limit)}\nTo start anyway: over_limit=try",
         where="limit_gb",
         code=ExitCode.OUT_OF_MEMORY,
     )
@@ -99,9 +99,9 @@ def _require_room(config: Config, device: DeviceName, most: float) -> str:
 
 def _require_reporters(config: Config) -> None:
     for name in config.report_to:
-        found = find_spec(name)
-        # A folder of the same name, such as W&B's own ./wandb, is found without an origin.
-        if found is None or found.origin is None:
+        spec = find_spec(name)
+        # A folder of the same name, such as W&B's ./wandb, has a spec without an origin.
+        if spec is None or spec.origin is None:
             raise UsageError(
                 f"report_to names {name}, which is not installed",
                 f"uv sync --extra {name}   (or pip install 'ida-tui[{name}]')",

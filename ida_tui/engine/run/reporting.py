@@ -1,4 +1,4 @@
-"""The report that closes a run, where its profile asks for one. It never harms the run."""
+"""Report at the end of a training run, if its profile enables it. A failure only logs a warning."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ida_tui.util.paths import shown_path
 
 
 def report(run: UnderWay, ended: ev.RunEnded) -> None:
-    """Write the report of a run that is done, after everything but its last event; say where, or why not.
+    """Write the report of a finished run, before its last event, and log its path or why it failed.
 
     Args:
         run: the run.
-        ended: its last event, not yet written.
+        ended: the run's last event, not yet written.
     """
     if not run.config.report or ended.status != "done":
         return
@@ -24,7 +24,7 @@ def report(run: UnderWay, ended: ev.RunEnded) -> None:
     except IdaError as error:
         _failed(run, error.title)
     except Exception as error:
-        # Whatever it is, the weights are saved and the run is done.
+        # No error of the report may fail a run whose weights are saved.
         _failed(run, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     else:
         text = f"Report: {shown_path(written.html)}"
@@ -33,6 +33,7 @@ def report(run: UnderWay, ended: ev.RunEnded) -> None:
 
 def _failed(run: UnderWay, why: str) -> None:
     text = (
-        f"no report was written: {why}; ida-tui report {shown_path(run.directory.path)} tries again"
+        f"could not write the report: {why}; try again with ida-tui report"
+        f" {shown_path(run.directory.path)}"
     )
     run.emit(ev.Noticed(level="warning", source="report", text=text))
