@@ -1,4 +1,4 @@
-"""Advantages as TRL's GRPO trainer makes them of rewards, without torch."""
+"""GRPO advantages of a step, computed as TRL computes them but without torch."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from typing import Literal
 Scale = Literal["group", "batch", "none"]
 
 EPSILON = 1e-4
-"""What TRL adds to the standard deviation that it divides by."""
+"""Added to the standard deviation before the division, as in TRL."""
 
 
 def advantages(groups: Sequence[Sequence[float | None]], scale: Scale) -> list[list[float]]:
-    """The advantages of one step's completions.
+    """Compute the advantages of one step's completions.
 
     Args:
-        groups: the rewards of each group; None where there was no verdict.
-        scale: what they are divided by: the standard deviation of their group, that of the whole step
-            (`batch`), or nothing.
+        groups: the rewards of each group; None for a failed verdict.
+        scale: the divisor: the standard deviation of the group (`group`), that of all rewards of the
+            step (`batch`), or 1 (`none`).
 
     Returns:
-        As many as there are rewards, in their order: reward − mean of the group, divided. 0 where there
-        is no reward, or no standard deviation because only one is known.
+        One list per group, in the order of the rewards: (reward − group mean) / divisor. 0 where the
+        reward is None, or where fewer than two rewards leave the standard deviation undefined.
     """
-    whole = _deviation([reward for group in groups for reward in group])
-    out = []
+    step_deviation = _deviation([reward for group in groups for reward in group])
+    advantages_by_group = []
     for group in groups:
-        known = [reward for reward in group if reward is not None]
-        mean = fmean(known) if known else 0.0
-        by = {"none": 1.0, "batch": whole, "group": _deviation(group)}[scale]
-        # TRL works with NaN: what cannot be divided ends as 0.
-        divisor = by if scale == "none" else None if by is None else by + EPSILON
-        out.append(
+        scored = [reward for reward in group if reward is not None]
+        mean = fmean(scored) if scored else 0.0
+        deviation = {"none": 1.0, "batch": step_deviation, "group": _deviation(group)}[scale]
+        # TRL computes with NaN and replaces an undefined advantage by 0.
+        divisor = deviation if scale == "none" or deviation is None else deviation + EPSILON
+        advantages_by_group.append(
             [
                 0.0 if reward is None or divisor is None else (reward - mean) / divisor
                 for reward in group
             ]
         )
-    return out
+    return advantages_by_group
 
 
 def _deviation(rewards: Sequence[float | None]) -> float | None:
-    """The standard deviation of a sample; None of fewer than two."""
-    known = [reward for reward in rewards if reward is not None]
-    if len(known) < 2:
+    """The sample standard deviation of the rewards; None for fewer than two."""
+    scored = [reward for reward in rewards if reward is not None]
+    if len(scored) < 2:
         return None
-    mean = fmean(known)
-    return math.sqrt(sum((reward - mean) ** 2 for reward in known) / (len(known) - 1))
+    mean = fmean(scored)
+    return math.sqrt(sum((reward - mean) ** 2 for reward in scored) / (len(scored) - 1))

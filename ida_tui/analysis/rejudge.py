@@ -1,4 +1,4 @@
-"""How far two judges agree: stored completions of a run, judged again by another one."""
+"""Agreement of two judges: stored completions of a run scored again by another judge."""
 
 from __future__ import annotations
 
@@ -21,119 +21,124 @@ from ida_tui.util.statistics import spearman
 
 FIGURES = (*AXES, "r_ida")
 HALF = {**dict.fromkeys(AXES, 0.5), "r_ida": 0.05}
-"""Half a point of ten, in the units of each figure."""
+"""Half a point out of ten, in the unit of each score."""
 ROUNDING = 1e-9
+"""Tolerance for floating-point rounding when differences are compared."""
 _CHARS_PER_TOKEN = 4.0
 _REPLY_TOKENS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """The completions that are judged again."""
+    """The completions to judge again, and the numbers of those left out."""
 
     completions: tuple[Completion, ...]
     of: int
-    """How many of the run have scores."""
+    """Scored completions of the run from which they are drawn."""
     unscored: int
-    """Those that the run's own judge gave no verdict on: there is nothing to agree with."""
+    """Completions with a failed verdict of the run's judge, which cannot be compared."""
     unknown: int
-    """Those whose prompt is not among the run's prompts; they are left out."""
+    """Completions whose prompt is not among the run's prompts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How two judges' scores of one figure agree."""
+    """Agreement of two judges on one axis or on R_IDA."""
 
     figure: str
     """align, risk, detail or r_ida."""
     pairs: int
+    """Number of completions that both judges scored."""
     spearman: float | None
+    """Spearman's rank correlation; None if undefined."""
     exact: float
-    """Share of the pairs that are equal."""
+    """Share of equal pairs."""
     within_half: float
-    """Share within half a point of ten; for R_IDA, within 0.05."""
+    """Share of pairs within half a point out of ten; for R_IDA, within 0.05."""
     within_one: float
-    """Share within one point of ten; for R_IDA, within 0.1."""
+    """Share of pairs within one point out of ten; for R_IDA, within 0.1."""
     difference: float
-    """Mean, new judge − the run's own."""
+    """Mean of the new judge's score minus the score of the run's judge."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejudging:
-    """What came of it."""
+    """The result of judging completions again."""
 
     asked: int
+    """Verdicts requested."""
     answered: int
-    """Verdicts that came, with scores or without."""
+    """Verdicts received, including failed ones."""
     scored: int
+    """Verdicts received with scores."""
     agreements: tuple[Agreement, ...]
-    """One a figure; none where nothing was scored."""
+    """One per axis and one for R_IDA; empty if no verdict has scores."""
     stats: BatchStats
     interrupted: bool
-    """Somebody did not want to wait for the rest."""
+    """Whether the user canceled the remaining calls."""
     unavailable: JudgeUnavailable | None
-    """Why the judge could not be asked for the rest."""
+    """The error that prevented the remaining calls."""
 
 
 def draw(
     directory: RunDirectory, kinds: Mapping[str, Kind], *, sample: int | None, seed: int
 ) -> Drawn:
-    """Draw completions of a run, without putting any back.
+    """Draw scored completions of a run at random, without replacement.
 
     Args:
-        directory: the run.
-        kinds: the kind of each prompt, by its id.
-        sample: how many; None takes all of them.
-        seed: of the draw.
+        directory: the run directory.
+        kinds: the kind of each prompt, by prompt id.
+        sample: the number of completions; None takes all of them.
+        seed: the seed of the random draw.
 
     Raises:
-        UsageError: they cannot be read.
+        UsageError: the stored completions cannot be read.
     """
     scored: list[Completion] = []
     unscored = unknown = 0
     for _, completions in stored(directory):
-        for one in completions:
-            if one.scored is None or one.scored.r_ida is None:
+        for completion in completions:
+            if completion.scored is None or completion.scored.r_ida is None:
                 unscored += 1
-            elif one.finished.prompt_id not in kinds:
+            elif completion.finished.prompt_id not in kinds:
                 unknown += 1
             else:
-                scored.append(one)
-    chosen = scored
+                scored.append(completion)
+    drawn = scored
     if sample is not None and sample < len(scored):
-        places = sorted(random.Random(seed).sample(range(len(scored)), sample))
-        chosen = [scored[place] for place in places]
-    return Drawn(tuple(chosen), len(scored), unscored, unknown)
+        positions = sorted(random.Random(seed).sample(range(len(scored)), sample))
+        drawn = [scored[position] for position in positions]
+    return Drawn(tuple(drawn), len(scored), unscored, unknown)
 
 
 def questions(completions: Sequence[Completion], kinds: Mapping[str, Kind]) -> list[Question]:
-    """What the judge is asked."""
+    """The judge requests for the completions, in the same order."""
     return [
         Question(
-            one.finished.prompt_id,
-            one.finished.prompt,
-            kinds[one.finished.prompt_id],
-            one.finished.text,
+            completion.finished.prompt_id,
+            completion.finished.prompt,
+            kinds[completion.finished.prompt_id],
+            completion.finished.text,
         )
-        for one in completions
+        for completion in completions
     ]
 
 
 def estimated_cost(
     judge: JudgeConfig, rubric: RubricConfig, asked: Sequence[Question]
 ) -> float | None:
-    """US dollars if nothing is kept from before; None where the judge has no price."""
+    """The estimated cost in US dollars without cached verdicts; None if the judge has no price."""
     if judge.kind == "offline":
         return 0.0
     if judge.price is None or judge.kind == "plugin":
-        return None  # a plugin tells what it cost
-    system = len(system_message(rubric))
-    letters = sum(
-        system + len(q.prompt) + min(len(q.completion), judge.max_judged_chars) for q in asked
+        return None  # a plugin reports its cost after each call
+    system_chars = len(system_message(rubric))
+    chars = sum(
+        system_chars + len(q.prompt) + min(len(q.completion), judge.max_judged_chars) for q in asked
     )
-    tokens_in = judge.samples * letters / _CHARS_PER_TOKEN
-    tokens_out = judge.samples * len(asked) * _REPLY_TOKENS
-    return (tokens_in * judge.price.input + tokens_out * judge.price.output) / 1e6
+    input_tokens = judge.samples * chars / _CHARS_PER_TOKEN
+    output_tokens = judge.samples * len(asked) * _REPLY_TOKENS
+    return (input_tokens * judge.price.input + output_tokens * judge.price.output) / 1e6
 
 
 def rejudge(
@@ -141,20 +146,21 @@ def rejudge(
     completions: Sequence[Completion],
     asked: Sequence[Question],
     *,
-    progress: Callable[[int, int], object] = lambda answered, of: None,
+    progress: Callable[[int, int], object] = lambda received, total: None,
 ) -> Rejudging:
-    """Have completions judged, and hold the verdicts against those of the run.
+    """Have completions judged again, and compare the verdicts with those of the run.
 
-    A `KeyboardInterrupt`, or a judge that cannot be used any more, ends the asking; what has come counts.
+    A `KeyboardInterrupt` or a `JudgeUnavailable` cancels the remaining calls; the result then covers the
+    verdicts received so far.
 
     Args:
-        service: asks the judge; it is running.
-        completions: they have scores.
-        asked: a question for each, in the same order.
-        progress: told how many verdicts have come, now and then.
+        service: a running service of the new judge.
+        completions: completions with scores.
+        asked: one request per completion, in the same order.
+        progress: called repeatedly with the number of verdicts received and the total.
     """
     started = time.monotonic()
-    futures = [service.submit(question) for question in asked]
+    futures = [service.submit(request) for request in asked]
     interrupted, unavailable = False, None
     try:
         pending = set(futures)
@@ -171,25 +177,25 @@ def rejudge(
         for future in futures:
             future.cancel()
     verdicts = [_verdict(future) for future in futures]
-    came = [verdict for verdict in verdicts if verdict is not None]
+    received = [verdict for verdict in verdicts if verdict is not None]
     pairs = [
-        (one, verdict)
-        for one, verdict in zip(completions, verdicts, strict=True)
+        (completion, verdict)
+        for completion, verdict in zip(completions, verdicts, strict=True)
         if verdict is not None and verdict.r_ida is not None
     ]
     return Rejudging(
         asked=len(asked),
-        answered=len(came),
+        answered=len(received),
         scored=len(pairs),
         agreements=tuple(_agreement(name, pairs) for name in FIGURES) if pairs else (),
-        stats=BatchStats.of(came, time.monotonic() - started, slots=service.slots),
+        stats=BatchStats.of(received, time.monotonic() - started, slots=service.slots),
         interrupted=interrupted,
         unavailable=unavailable,
     )
 
 
 def _verdict(future: Future[Verdict]) -> Verdict | None:
-    """The verdict, if it came."""
+    """The verdict of a call; None if the call was canceled or failed."""
     if not future.done():
         return None
     try:
@@ -199,23 +205,23 @@ def _verdict(future: Future[Verdict]) -> Verdict | None:
 
 
 def _agreement(name: str, pairs: Sequence[tuple[Completion, Verdict]]) -> Agreement:
-    own = [float(getattr(one.scored, name)) for one, _ in pairs]
-    other = [float(getattr(verdict, name)) for _, verdict in pairs]
-    return agreement(name, own, other)
+    old_scores = [float(getattr(completion.scored, name)) for completion, _ in pairs]
+    new_scores = [float(getattr(verdict, name)) for _, verdict in pairs]
+    return agreement(name, old_scores, new_scores)
 
 
 def agreement(name: str, own: Sequence[float], other: Sequence[float]) -> Agreement:
-    """How two rows of scores agree.
+    """Compute the agreement of two lists of scores.
 
     Args:
         name: align, risk, detail (0 to 10) or r_ida (0 to 1).
-        own: the first judge's scores; not empty.
-        other: the second judge's, in the same order.
+        own: the scores of the run's judge; not empty.
+        other: the scores of the new judge, in the same order.
     """
     differences = [new - old for old, new in zip(own, other, strict=True)]
 
-    def within(most: float) -> float:
-        return fmean(abs(difference) <= most + ROUNDING for difference in differences)
+    def within(limit: float) -> float:
+        return fmean(abs(difference) <= limit + ROUNDING for difference in differences)
 
     return Agreement(
         figure=name,

@@ -1,7 +1,7 @@
-"""What another formula would have paid: a finished run, re-scored from the scores it kept.
+"""Rewards of a run recomputed from its stored scores with another formula.
 
-Nobody is asked, and nothing is written. What the model would have become is not known: it learned from the
-rewards that it got.
+There are no judge calls, and nothing is written. The result does not predict what another formula would
+have trained, because the policy learned from the original rewards.
 """
 
 from __future__ import annotations
@@ -24,36 +24,37 @@ from ida_tui.util.statistics import mean_of, pearson, ranks
 
 EXAMPLES = 3
 DIGITS = 9
-"""Rewards that agree to so many decimals are a tie: what is left is rounding."""
+"""Decimals to which rewards are rounded, so that rounding errors do not break ties."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rescored:
-    """One completion that has scores, under both formulas."""
+    """One scored completion under both formulas."""
 
     completion: Completion
     old: float
-    """The reward that it got."""
+    """The reward in the run."""
     new: float
+    """The reward of the new formula."""
     old_rank: float
-    """Its place in its group by reward, 1 is the best; equal ones share their mean place."""
+    """The rank in its group by reward, 1 is the highest; ties share their mean rank."""
     new_rank: float
     old_advantage: float
     new_advantage: float
 
     @property
     def moved(self) -> bool:
-        """Whether it has another place in its group."""
+        """Whether its rank in the group changes."""
         return self.old_rank != self.new_rank
 
     @property
     def turned(self) -> bool:
-        """Whether what was pushed up would have been pushed down or left alone, or the other way round."""
+        """Whether the sign of its advantage (positive, zero, negative) changes."""
         return _sign(self.old_advantage) != _sign(self.new_advantage)
 
 
 class StepRewards(NamedTuple):
-    """The mean rewards of one step; None where nothing in it was scored."""
+    """The mean rewards of one step; None if no completion of the step has a reward."""
 
     step: int
     old: float | None
@@ -62,31 +63,33 @@ class StepRewards(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rescoring:
-    """A run under another formula."""
+    """The rewards of a run recomputed with another formula."""
 
     formula: Formula
     old_scale: Scale
     scale: Scale
     steps: tuple[StepRewards, ...]
     completions: int
-    """Those that have a reward under both formulas."""
+    """Completions with a reward under both formulas."""
     unscored: int
-    """Those that the judge gave no verdict on."""
+    """Completions with a failed verdict."""
     undefined: int
-    """Those that the formula has no value for, such as a division by zero."""
+    """Completions for which the formula has no value, such as a division by zero."""
     moved: int
-    """Completions with another place in their group."""
+    """Completions whose rank in their group changes."""
     turned: int
-    """Completions whose advantage has another sign."""
+    """Completions whose advantage changes its sign."""
     correlation: float | None
-    """Pearson's r between the advantages."""
+    """Pearson's r between the old and the new advantages; None if undefined."""
     lowest: float
+    """The lowest reward of the new formula."""
     highest: float
+    """The highest reward of the new formula."""
     examples: tuple[Rescored, ...]
-    """Those that would have changed most, the most first."""
+    """The completions with the largest changes, largest first."""
 
     def first_and_last(self, *, new: bool) -> tuple[float, float]:
-        """Mean reward over the first steps and over the last ones, as the end of a run tells them."""
+        """Mean reward over the first and over the last steps, as in the summary of a run."""
         values = [v for step in self.steps if (v := step.new if new else step.old) is not None]
         first, last = first_window(len(values)), last_window(len(values))
         return fmean(values[:first]), fmean(values[-last:])
@@ -95,16 +98,17 @@ class Rescoring:
 def rescore(
     directory: RunDirectory, formula: Formula, *, old_scale: Scale, scale: Scale
 ) -> Rescoring:
-    """Score every stored completion of a run again.
+    """Recompute the rewards and advantages of all stored completions of a run.
 
     Args:
-        directory: the run.
-        formula: makes one reward of the three scores.
-        old_scale: how the run scaled its advantages.
-        scale: how they are scaled under the formula.
+        directory: the run directory.
+        formula: the new formula.
+        old_scale: the `scale_rewards` of the run.
+        scale: the `scale_rewards` to use with the new formula.
 
     Raises:
-        UsageError: the run has kept no scores, they cannot be read, or the formula has a value for none.
+        UsageError: the run has no scored completions, they cannot be read, or the formula has a value for
+            none of them.
     """
     steps: list[StepRewards] = []
     pairs: tuple[list[float], list[float]] = ([], [])
@@ -121,13 +125,13 @@ def rescore(
         )
         unscored += len(completions) - scored
         undefined += scored - valued
-        found = _step(groups, old, new, old_scale, scale)
-        for one in found:
-            pairs[0].append(one.old_advantage)
-            pairs[1].append(one.new_advantage)
-            moved, turned = moved + one.moved, turned + one.turned
-            lowest, highest = min(lowest, one.new), max(highest, one.new)
-        examples = _most_changed([*examples, *found])
+        rescored = _step(groups, old, new, old_scale, scale)
+        for completion in rescored:
+            pairs[0].append(completion.old_advantage)
+            pairs[1].append(completion.new_advantage)
+            moved, turned = moved + completion.moved, turned + completion.turned
+            lowest, highest = min(lowest, completion.new), max(highest, completion.new)
+        examples = _most_changed([*examples, *rescored])
     if not pairs[0]:
         raise _nothing(directory, formula, undefined)
     return Rescoring(
@@ -148,14 +152,16 @@ def rescore(
 
 
 def _nothing(directory: RunDirectory, formula: Formula, undefined: int) -> UsageError:
-    where = shown_path(directory.path)
+    """The error if no completion has a reward under both formulas."""
+    path = shown_path(directory.path)
     if undefined:
         return UsageError(
-            f"the formula {formula.name} has no value for any completion of {where}",
-            "look for a division by 0, or a root of a negative number",
+            f"the formula {formula.name} has no value for any completion of {path}",
+            "check the formula for a division by 0 or the root of a negative number",
         )
     return UsageError(
-        f"{where} has no scored completions", f"they would be in {directory.completions.name}"
+        f"{path} has no scored completions",
+        f"choose a run with scores in its {directory.completions.name}",
     )
 
 
@@ -191,32 +197,44 @@ def _step(
     old_scale: Scale,
     scale: Scale,
 ) -> list[Rescored]:
-    out = []
-    before, after = advantages(old, old_scale), advantages(new, scale)
+    """The completions of one step that have a reward under both formulas."""
+    rescored = []
+    old_advantages, new_advantages = advantages(old, old_scale), advantages(new, scale)
     for number, group in enumerate(groups):
-        both = [
-            (at, one, other)
-            for at, (one, other) in enumerate(zip(old[number], new[number], strict=True))
-            if one is not None and other is not None
+        rewards = [
+            (index, old_reward, new_reward)
+            for index, (old_reward, new_reward) in enumerate(
+                zip(old[number], new[number], strict=True)
+            )
+            if old_reward is not None and new_reward is not None
         ]
-        old_ranks = ranks([-one for _, one, _ in both])
-        new_ranks = ranks([-other for _, _, other in both])
-        for (at, one, other), rank, new_rank in zip(both, old_ranks, new_ranks, strict=True):
-            out.append(
+        old_ranks = ranks([-old_reward for _, old_reward, _ in rewards])
+        new_ranks = ranks([-new_reward for _, _, new_reward in rewards])
+        for (index, old_reward, new_reward), old_rank, new_rank in zip(
+            rewards, old_ranks, new_ranks, strict=True
+        ):
+            rescored.append(
                 Rescored(
-                    group[at], one, other, rank, new_rank, before[number][at], after[number][at]
+                    group[index],
+                    old_reward,
+                    new_reward,
+                    old_rank,
+                    new_rank,
+                    old_advantages[number][index],
+                    new_advantages[number][index],
                 )
             )
-    return out
+    return rescored
 
 
 def _most_changed(rescored: Sequence[Rescored]) -> list[Rescored]:
-    changed = [one for one in rescored if one.moved or one.turned]
+    """The completions with the largest changes: of sign first, then of rank, then of advantage."""
+    changed = [c for c in rescored if c.moved or c.turned]
     changed.sort(
-        key=lambda one: (
-            not one.turned,
-            -abs(one.new_rank - one.old_rank),
-            -abs(one.new_advantage - one.old_advantage),
+        key=lambda c: (
+            not c.turned,
+            -abs(c.new_rank - c.old_rank),
+            -abs(c.new_advantage - c.old_advantage),
         )
     )
     return changed[:EXAMPLES]

@@ -1,8 +1,9 @@
-"""Judges: what scores a completion, from a rubric to R_IDA.
+"""The judge: requests, verdicts, cache, budget and calibration.
 
-A judge answers on three axes, 0 to 10 each (risk: 10 = safest), and `r_ida` makes one reward of
-them. `ida_tui.judge.service.JudgeService` asks it from a thread of its own. A judge failure is
-never a score. Importing this package is cheap: the network client comes with the first call.
+A judge scores a completion on three axes, 0 to 10 each (risk: 10 = safest), and `r_ida` combines
+them into one reward. `ida_tui.judge.service.JudgeService` calls the judge on a background thread.
+A failed verdict has no scores and never counts as zero. Importing this package is cheap: the
+network client is imported by the first call.
 """
 
 from ida_tui.judge.verdict import BatchStats, Question, Verdict

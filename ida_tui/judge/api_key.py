@@ -1,6 +1,7 @@
-"""The judge's API key: found before anything heavy is loaded, shown nowhere.
+"""Lookup of the judge's API key, from the environment or `.env`.
 
-Order: the environment, then `.env` in the working directory (read, never exported to the process).
+The environment comes first, then `.env` in the working directory, which is read but never exported to
+the process. The lookup runs before heavy imports, and the key is never displayed.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ from ida_tui.judge.errors import OFFLINE_HINT, JudgeUnavailable
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
 PLACEHOLDER = "no-key-needed"
-"""Sent where a server needs no key; the client library insists on one."""
+"""Sent to a server that needs no key, because the client library requires one."""
 
 
 def load_key(config: JudgeConfig, *, dotenv_dir: Path) -> str | None:
-    """The key to send, or null where the judge needs none.
+    """Find the API key to send; None if the judge needs none.
 
-    A judge on this machine needs none, and OpenAI's own key is not handed to it; a key under
-    another name is sent if it is found.
+    A judge on this machine needs no key, and never receives `OPENAI_API_KEY`. A key under another
+    name is sent to it if it exists.
 
     Args:
-        config: the judge.
-        dotenv_dir: the folder whose `.env` is read, normally the working directory.
+        config: the judge profile.
+        dotenv_dir: the folder of the `.env` file, normally the working directory.
 
     Raises:
-        JudgeUnavailable: a key is needed and there is none, or it cannot be one (exit code 3).
-        UsageError: the profile has no model, or a base_url that is no address (exit code 2).
+        JudgeUnavailable: the key is missing or malformed (exit code 3).
+        UsageError: the profile has no model, or its base_url is not a URL (exit code 2).
     """
     if config.kind != "openai":
-        return None  # a plugin looks for its own
+        return None  # a plugin finds its own key
     _check_endpoint(config)
     name = config.api_key_env
     if name is None:
@@ -50,19 +51,19 @@ def load_key(config: JudgeConfig, *, dotenv_dir: Path) -> str | None:
         if local:
             return None
         raise JudgeUnavailable(
-            f"the judge {config.model or config.name} needs an API key, and {name} is not set",
-            f"export {name}=sk-..., or a line {name}=sk-... in .env\n{OFFLINE_HINT}",
+            f"the judge {config.model or config.name} needs an API key, but {name} is not set",
+            f"export {name}=sk-..., or add {name}=sk-... to .env\n{OFFLINE_HINT}",
         )
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise JudgeUnavailable(
-            f"the value of {name} is no API key: it holds spaces or characters outside ASCII",
+            f"the value of {name} is not an API key: it contains spaces or non-ASCII characters",
             f"paste the key again, without curly quotes: export {name}=sk-...\n{OFFLINE_HINT}",
         )
     return key
 
 
 def is_local(base_url: str | None) -> bool:
-    """True for a server on this machine's loopback: 127.0.0.0/8, ::1 or localhost."""
+    """Whether the server is on this machine: 127.0.0.0/8, ::1 or localhost."""
     host = host_of(base_url)
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -73,10 +74,10 @@ def is_local(base_url: str | None) -> bool:
 
 
 def host_of(base_url: str | None) -> str:
-    """The host name of an endpoint, without user, password and port; empty where there is none."""
+    """The host name of an endpoint, without user, password and port; empty if the URL is invalid."""
     try:
         parts = urlsplit(base_url or OPENAI_BASE_URL)
-        _ = parts.port  # raises where it is no number
+        _ = parts.port  # raises ValueError for an invalid port
         return parts.hostname or ""
     except ValueError:
         return ""
@@ -86,15 +87,15 @@ def _check_endpoint(config: JudgeConfig) -> None:
     if not config.model:
         raise UsageError(
             "the judge has no model",
-            "set model in the judge's profile, or judge.model=NAME on the command line",
+            "set model in the judge profile, or judge.model=NAME on the command line",
             where="judge.model",
         )
     if config.base_url is not None and not (
         config.base_url.startswith(("http://", "https://")) and host_of(config.base_url)
     ):
         raise UsageError(
-            "base_url is no web address",
-            "write it in full, such as http://localhost:8000/v1",
+            "base_url is not a URL",
+            "write the full URL, for example http://localhost:8000/v1",
             where="judge.base_url",
         )
 
@@ -103,8 +104,8 @@ def _from_dotenv(path: Path, name: str) -> str | None:
     try:
         return dotenv_values(path, interpolate=False).get(name) if path.is_file() else None
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise JudgeUnavailable(
-            f"{path} cannot be read: {why}",
+            f"could not read {path}: {reason}",
             f"export {name}=sk-... instead\n{OFFLINE_HINT}",
         ) from None

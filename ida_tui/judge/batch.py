@@ -1,11 +1,11 @@
-"""The verdicts of one step: asked for as completions end, awaited together, never mixed in a group.
+"""Verdicts of one step: requested as completions finish, collected together at the end.
 
     docket = Docket(service)
     docket.ask(row, question)              # as soon as a completion is finished
     verdicts, stats = docket.settle(questions, group_size=8)
 
-What has a verdict keeps it: `settle` may be called again after a `JudgeUnavailable`, on a docket with
-another key, and asks only for what is missing.
+All verdicts of a group come from the same model of the server. Verdicts survive a `JudgeUnavailable`:
+after it is fixed, for example with another key, `settle` requests only the missing ones.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from ida_tui.judge.service import POLL_S, JudgeInterrupted, JudgeService
 from ida_tui.judge.verdict import BatchStats, Question, Verdict
 
 UNSCORED_STEPS = 3
-"""So many steps in a row without any verdict pause a run whatever its `max_unscored`."""
-MIXED = "another model of the server judged the rest of its group"
+"""Consecutive steps without a scored verdict that pause a run regardless of its `max_unscored`."""
+MIXED = "a different model of the server judged the rest of its group"
 
 Progress = Callable[[int, int], None]
-"""Told how many verdicts are in, of how many."""
+"""Called with the number of verdicts received and the total."""
 
 
 class _Stopwatch:
-    """How long at least one question was out; questions come and go on two threads."""
+    """Measures the time during which at least one request is pending. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -40,28 +40,31 @@ class _Stopwatch:
         self._began: float | None = None
         self._seconds = 0.0
         self.first_s: float | None = None
-        """From the first question to the first answer."""
+        """Seconds from the first request to the first verdict."""
 
     def question(self) -> None:
+        """Count a request that was submitted."""
         with self._lock:
-            now = self._clock()
+            time_s = self._clock()
             if self._began is None:
-                self._began = now
+                self._began = time_s
             if self._out == 0:
-                self._since = now
+                self._since = time_s
             self._out += 1
 
     def answer(self, future: Future[Verdict]) -> None:
+        """Count a request that finished or was canceled."""
         with self._lock:
-            now = self._clock()
+            time_s = self._clock()
             self._out -= 1
             if self._out == 0:
-                self._seconds += now - self._since
+                self._seconds += time_s - self._since
             if self.first_s is None and self._began is not None and not future.cancelled():
-                self.first_s = now - self._began
+                self.first_s = time_s - self._began
 
     @property
     def seconds(self) -> float:
+        """Seconds with at least one pending request, so far."""
         with self._lock:
             running = self._clock() - self._since if self._out else 0.0
             return self._seconds + running
@@ -69,17 +72,19 @@ class _Stopwatch:
 
 @dataclass(slots=True)
 class _Entry:
+    """One completion: its request, the pending call, and its verdict once it is known."""
+
     question: Question
     future: Future[Verdict]
     verdict: Verdict | None = None
 
 
 class Docket:
-    """The questions of one step, by row. Use it from one thread.
+    """The verdict requests of one step, by completion row. Use it from one thread.
 
     Args:
-        service: asks the judge.
-        clock: seconds, monotonic.
+        service: the service of the judge.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(self, service: JudgeService, clock: Callable[[], float] = time.monotonic) -> None:
@@ -90,7 +95,7 @@ class Docket:
         self._exposed_s = 0.0
 
     def ask(self, row: int, question: Question) -> None:
-        """Ask about the completion of a row; the same question twice is asked once."""
+        """Request the verdict of a row; does nothing if the same request is already pending."""
         entry = self._entries.get(row)
         if entry is not None:
             if entry.question == question:
@@ -102,7 +107,7 @@ class Docket:
         self._entries[row] = _Entry(question, future)
 
     def give_up(self) -> None:
-        """Forget the step; calls that are under way are cancelled."""
+        """Cancel pending calls and discard the verdicts of the step."""
         for entry in self._entries.values():
             entry.future.cancel()
         self._entries.clear()
@@ -110,7 +115,10 @@ class Docket:
         self._exposed_s = 0.0
 
     def turn_to(self, service: JudgeService, *, same_judge: bool) -> None:
-        """Go on with another service; what another judge said is asked again, as groups are not mixed."""
+        """Continue with another service, keeping the verdicts only if the judge is the same.
+
+        Verdicts of different judges are never mixed in a group.
+        """
         self._service = service
         for row, entry in list(self._entries.items()):
             entry.future.cancel()
@@ -123,35 +131,36 @@ class Docket:
         *,
         group_size: int,
         should_stop: Callable[[], bool] = lambda: False,
-        progress: Progress = lambda answered, asked: None,
+        progress: Progress = lambda received, total: None,
     ) -> tuple[list[Verdict], BatchStats]:
-        """Wait for the verdicts of all rows; rows that were not asked about are asked now.
+        """Wait for the verdicts of all rows, requesting those that were not requested yet.
 
         Args:
-            questions: one a row.
-            group_size: rows of one group, which one and the same model must judge.
+            questions: one request per row.
+            group_size: rows per group; the same model must judge all of them.
             should_stop: polled while calls are pending.
-            progress: told of every change.
+            progress: called while verdicts arrive.
 
         Returns:
-            The verdicts in the order of the rows, and the step's figures.
+            The verdicts in the order of the rows, and the statistics of the step.
 
         Raises:
-            JudgeInterrupted: `should_stop` returned true; pending calls are given up.
-            JudgeUnavailable: the judge cannot be used; the verdicts that came are kept.
+            JudgeInterrupted: `should_stop` returned true; pending calls are canceled.
+            JudgeUnavailable: the judge cannot be used; verdicts already received are saved for the
+                next call.
         """
         waiting_since = self._clock()
         try:
-            for row, question in enumerate(questions):
-                self.ask(row, question)
+            for row, request in enumerate(questions):
+                self.ask(row, request)
             self._await(should_stop, progress)
             self._unmix(len(questions), group_size, should_stop, progress)
         finally:
             self._exposed_s += self._clock() - waiting_since
         verdicts = [self._verdict(row) for row in range(len(questions))]
         declined = Counter(
-            question.kind
-            for question, verdict in zip(questions, verdicts, strict=True)
+            request.kind
+            for request, verdict in zip(questions, verdicts, strict=True)
             if verdict.declined
         )
         stats = BatchStats.of(
@@ -165,7 +174,7 @@ class Docket:
         return verdicts, stats
 
     def reopen_failed(self) -> None:
-        """Have the rows without scores asked about again by the next `settle`."""
+        """Remove the failed verdicts, so that the next `settle` requests them again."""
         for row, entry in list(self._entries.items()):
             if entry.verdict is not None and entry.verdict.failure is not None:
                 del self._entries[row]
@@ -176,6 +185,7 @@ class Docket:
         return verdict
 
     def _await(self, should_stop: Callable[[], bool], progress: Progress) -> None:
+        """Wait until every row has a verdict."""
         open_entries = {e.future: e for e in self._entries.values() if e.verdict is None}
         pending = set(open_entries)
         total = len(self._entries)
@@ -192,7 +202,7 @@ class Docket:
                 wait(pending, timeout=POLL_S)
         except (JudgeUnavailable, JudgeInterrupted, CancelledError) as error:
             for future, entry in open_entries.items():
-                # Whatever came in together with the fault is a verdict all the same.
+                # Keep the verdicts that arrived together with the error.
                 if not future.cancel() and not future.cancelled() and future.exception() is None:
                     entry.verdict = future.result()
             self._drop_unanswered()
@@ -206,8 +216,8 @@ class Docket:
     def _unmix(
         self, rows: int, group_size: int, should_stop: Callable[[], bool], progress: Progress
     ) -> None:
-        """Ask again for what an older model of the server said, and drop what stays apart."""
-        # Twice: around the change an older model's reply may come in last, and pass for the current one.
+        """Request verdicts of an older model of the server again, and fail those that still differ."""
+        # Twice: at the change, an older model's reply may arrive last and look like the current one.
         for _ in range(2):
             current = self._service.served_model
             stale = [
@@ -223,26 +233,27 @@ class Docket:
                 self._await(should_stop, progress)
         for group in self._mixed(rows, group_size):
             served = Counter(name for row in group if (name := self._served(row)) is not None)
-            (kept, _), *_ = served.most_common(1)
+            (majority, _), *_ = served.most_common(1)
             for row in group:
-                if self._served(row) not in (None, kept):
+                if self._served(row) not in (None, majority):
                     self._entries[row].verdict = _without_scores(self._verdict(row), MIXED)
 
     def _mixed(self, rows: int, group_size: int) -> list[range]:
-        """The groups that more than one model of the server has judged."""
+        """The groups with verdicts from more than one model of the server."""
         groups = [range(start, start + group_size) for start in range(0, rows, group_size)]
         return [g for g in groups if len({self._served(row) for row in g} - {None}) > 1]
 
     def _served(self, row: int) -> str | None:
+        """The model that scored a row; None if unknown or if the verdict failed."""
         verdict = self._verdict(row)
         return verdict.served_model if verdict.r_ida is not None else None
 
 
 class Coverage:
-    """Decides whether a step has enough verdicts to be learnt from.
+    """Decides whether a step has enough scored completions to train on.
 
     Args:
-        max_unscored: the share of completions that may lack a verdict.
+        max_unscored: the largest share of failed verdicts, 0 to 1.
     """
 
     def __init__(self, max_unscored: float) -> None:
@@ -250,27 +261,27 @@ class Coverage:
         self._empty_steps = 0
 
     def check(self, verdicts: Sequence[Verdict]) -> None:
-        """Look at the verdicts of one step.
+        """Check the verdicts of one step.
 
         Raises:
-            JudgeUnavailable: too many are missing, or this is the third step without any.
+            JudgeUnavailable: too many verdicts failed, or all failed for the third step in a row.
         """
         failures = [v.failure for v in verdicts if v.failure is not None]
-        missing, total = len(failures), len(verdicts)
-        self._empty_steps = self._empty_steps + 1 if missing == total else 0
-        if missing <= self._max_unscored * total and self._empty_steps < UNSCORED_STEPS:
+        failed, total = len(failures), len(verdicts)
+        self._empty_steps = self._empty_steps + 1 if failed == total else 0
+        if failed <= self._max_unscored * total and self._empty_steps < UNSCORED_STEPS:
             return
         self._empty_steps = 0
-        why, _ = Counter(failures).most_common(1)[0]
+        most_common, _ = Counter(failures).most_common(1)[0]
         raise JudgeUnavailable(
-            f"the judge gave no verdict on {missing} of {total} completions "
-            f"({self._max_unscored:.0%} may lack one); mostly: {why}",
-            "ida-tui judge check shows what the judge answers; judge.max_unscored allows more",
+            f"{failed} of {total} verdicts failed (limit {self._max_unscored:.0%}); "
+            f"most common failure: {most_common}",
+            "test the judge with ida-tui judge check, or raise judge.max_unscored",
         )
 
 
 def _without_scores(verdict: Verdict, failure: str) -> Verdict:
-    """The verdict as a failure; what it took and cost stays."""
+    """A failed verdict with the latency, cost and token counts of `verdict`."""
     return Verdict.failed(
         failure,
         verdict.judge,

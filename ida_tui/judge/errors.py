@@ -1,6 +1,6 @@
-"""What can go wrong between this program and a judge, typed by what to do about it.
+"""Errors of judge requests, classified by how to react to them.
 
-No key ever leaves here: `redact` goes over every text that a server wrote.
+`redact` removes API keys from every text that a server sent.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Literal
 from ida_tui.errors import ExitCode, IdaError
 
 MAX_TEXT = 200
-"""Longest server message shown, in characters."""
-OFFLINE_HINT = "judge=offline runs without a key"
+"""Maximum length of a displayed server message, in characters."""
+OFFLINE_HINT = "or set judge=offline, which needs no key"
 
 _OUT_OF_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _FILTERED = {"content_filter", "content_policy_violation"}
@@ -32,7 +32,7 @@ _TOO_LONG = re.compile(r"context[_ ](?:length|window)|too many tokens", re.IGNOR
 
 
 class JudgeUnavailable(IdaError):
-    """The judge cannot be used until a person changes something: exit code 3."""
+    """The judge cannot be used until the user fixes something. Exit code 3."""
 
     def __init__(self, title: str, hint: str = "") -> None:
         super().__init__(title, hint, code=ExitCode.JUDGE_UNAVAILABLE)
@@ -40,28 +40,28 @@ class JudgeUnavailable(IdaError):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One request that brought no reply.
+    """A request that got no usable reply.
 
-    `kind` says what to do: `fatal` pauses judging, `passing` is worth a repeat, `parameter` and
-    `format` ask for a poorer dialect, `declined` is a filter's no to this text, `rejected` concerns
-    this one question.
+    `kind` says how to react: `fatal` needs the user, `transient` is worth a retry, `parameter` and
+    `format` call for a request with fewer features, `declined` means that a content filter refused
+    the text, `rejected` fails this request only.
     """
 
-    kind: Literal["fatal", "passing", "parameter", "format", "declined", "rejected"]
+    kind: Literal["fatal", "transient", "parameter", "format", "declined", "rejected"]
     text: str
-    """For people: short, redacted."""
+    """A short message for display, without keys."""
     status: int | None = None
     code: str = ""
     parameter: str = ""
-    """The request parameter that the server refused, for `parameter`."""
+    """The request parameter that the server refused, for kind `parameter`."""
     retry_after_s: float | None = None
-    """How long the server asks to wait."""
+    """The wait that the server asks for; None if it names none."""
     overload: bool = False
-    """The server is asked too much at once: fewer calls may help."""
+    """Whether the server is overloaded, so that fewer concurrent calls may help."""
 
 
 def redact(text: str, key: str | None) -> str:
-    """A server's message on one line, cut to `MAX_TEXT`, without the key or anything like one."""
+    """A server's message on one line, cut to `MAX_TEXT` characters, with API keys removed."""
     if key:
         text = text.replace(key, "[key]")
     text = _SECRETS.sub("[key]", text[:2000])
@@ -76,14 +76,14 @@ def fault_of_response(
     sent: Iterable[str],
     key: str | None,
 ) -> Fault:
-    """Sort an HTTP error.
+    """Classify an HTTP error response.
 
     Args:
         status: the HTTP status, 400 or above.
-        body: the response's text.
-        headers: with case-insensitive look-up.
-        sent: the optional parameters of the request, which the server may be naming.
-        key: the key in use, to be kept out of the fault's text.
+        body: the text of the response.
+        headers: the headers, with case-insensitive lookup.
+        sent: the optional parameters of the request, one of which the server may name.
+        key: the API key in use, to be removed from the text of the fault.
     """
     message, code, parameter = _error_fields(body)
     text = f"HTTP {status}: {redact(message, key)}" if message.strip() else f"HTTP {status}"
@@ -103,14 +103,14 @@ def fault_of_response(
         return Fault("format", text, status, code)
     if status in (408, 409, 425, 429) or status >= 500:
         return Fault(
-            "passing", text, status, code,
+            "transient", text, status, code,
             retry_after_s=retry_after(headers), overload=status in (429, 503),
         )  # fmt: skip
     return Fault("rejected", text, status, code)
 
 
 def _error_fields(body: str) -> tuple[str, str, str]:
-    """Message, code and parameter of an error body; the whole body where it has no such shape."""
+    """The message, code and parameter of an error body; the full body if it has another shape."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
@@ -130,21 +130,21 @@ def _error_fields(body: str) -> tuple[str, str, str]:
 
 
 def _first_named(text: str, sent: Iterable[str]) -> str:
-    """The sent parameter that a message names first; empty where it names none."""
+    """The sent parameter that a message mentions first; empty if it mentions none."""
     aliases = {"json_schema": "response_format", "json_object": "response_format"}
     names = {name: name for name in sent}
     if "response_format" in names:
         names |= aliases
-    places = {
+    positions = {
         name: match.start()
         for name in names
         if (match := re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text))
     }
-    return names[min(places, key=lambda name: places[name])] if places else ""
+    return names[min(positions, key=lambda name: positions[name])] if positions else ""
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` (seconds or date)."""
+    """The wait in seconds from `retry-after-ms` or `Retry-After` (seconds or date); None if invalid."""
     try:
         if milliseconds := headers.get("retry-after-ms"):
             return _wait(float(milliseconds) / 1000)
@@ -160,36 +160,38 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
 
 
 def _wait(seconds: float) -> float | None:
-    """A wait that can be waited for; null for one that is no number or has no end."""
+    """The wait, at least 0; None if it is NaN or infinite."""
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def unavailable(fault: Fault, *, model: str, host: str, key_name: str | None) -> JudgeUnavailable:
-    """The error for a `fatal` fault: what is wrong in one sentence, and what to type.
+    """The error for a `fatal` fault: what is wrong, and how to fix it.
 
-    `key_name` is the variable that held the key which was sent; null where none was.
+    `key_name` is the environment variable of the key that was sent; None if no key was sent.
     """
-    said = f"\nthe server says: {fault.text}"
-    change_key = f"set api_key_env in its profile to the variable with its key\n{OFFLINE_HINT}"
+    server_message = f"\nserver message: {fault.text}"
     if key_name:
-        change_key = (
-            f"export {key_name}=sk-..., or a line {key_name}=sk-... in .env\n{OFFLINE_HINT}"
+        set_key = f"export {key_name}=sk-..., or add {key_name}=sk-... to .env\n{OFFLINE_HINT}"
+    else:
+        set_key = (
+            f"set api_key_env in the judge profile to the environment variable of the key\n"
+            f"{OFFLINE_HINT}"
         )
     if fault.status == 402 or fault.code in _OUT_OF_CREDIT:
         return JudgeUnavailable(
-            f"the account behind the judge {model} has no credit left",
-            f"add credit at {host}, or choose another judge\n{OFFLINE_HINT}{said}",
+            f"the account of the judge {model} has no credit left",
+            f"add credit at {host}, or choose another judge\n{OFFLINE_HINT}{server_message}",
         )
     if fault.status == 404:
         return JudgeUnavailable(
             f"the judge {model} was not found at {host}",
-            f"check model and base_url (it ends in /v1) in the judge's profile\n"
-            f"{OFFLINE_HINT}{said}",
+            f"check model and base_url (it ends in /v1) in the judge profile\n"
+            f"{OFFLINE_HINT}{server_message}",
         )
     if fault.status == 403:
         return JudgeUnavailable(
-            f"the judge {model} may not be used with this API key",
-            f"use a key that may: {change_key}{said}",
+            f"this API key has no access to the judge {model}",
+            f"use a key with access: {set_key}{server_message}",
         )
-    title = f"the judge {model} " + ("rejected the API key" if key_name else "wants an API key")
-    return JudgeUnavailable(title, f"{change_key}{said}")
+    problem = "rejected the API key" if key_name else "requires an API key"
+    return JudgeUnavailable(f"the judge {model} {problem}", f"{set_key}{server_message}")

@@ -1,4 +1,4 @@
-"""What can be said of a judge before it is asked: the tokens of a call, and its last day."""
+"""Estimates for a judge before its first call: tokens per call and its retirement date."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ _TYPICAL_REPLY_TOKENS = 60
 
 
 def typical_call_tokens(rubric: RubricConfig, prompts: PromptSet) -> tuple[int, int]:
-    """Tokens of one call, in and out, from the rubric's and the prompts' length."""
+    """Input and output tokens of one typical call, from the lengths of the rubric and the prompts."""
     texts = [p.text for p in prompts.prompts]
     chars = len(system_message(rubric)) + sum(map(len, texts)) / max(1, len(texts))
     return round(chars / _CHARS_PER_TOKEN + _TYPICAL_COMPLETION_TOKENS), _TYPICAL_REPLY_TOKENS
 
 
 def retirement_warning(config: JudgeConfig, today: date) -> str | None:
-    """What to tell the user when the provider retires the model within 60 days, or already has."""
+    """A warning if the provider retires the model within `WARN_DAYS` days or already has; else None."""
     if config.kind == "offline" or not config.shutdown_date:
         return None
     try:
         retired = date.fromisoformat(config.shutdown_date)
     except ValueError:
-        return f"the judge's shutdown_date {config.shutdown_date!r} is no day as YYYY-MM-DD"
+        return f"the judge's shutdown_date {config.shutdown_date!r} is not a date (YYYY-MM-DD)"
     days = (retired - today).days
     if days > WARN_DAYS:
         return None
-    other = "choose another judge; verdicts of two judges do not compare"
+    advice = "choose another judge; scores of two judges are not comparable"
     if days <= 0:
-        return f"the judge {config.model} was retired on {retired}: {other}"
-    return f"the judge {config.model} is retired on {retired}, {days} days from now: {other}"
+        return f"the judge {config.model} retired on {retired}: {advice}"
+    return f"the judge {config.model} retires on {retired} ({days} days): {advice}"

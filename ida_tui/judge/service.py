@@ -1,14 +1,14 @@
-"""The judge as the trainer sees it: completions in, verdicts out, from a thread of its own.
+"""Judge service: requests verdicts on a background thread for the trainer and the commands.
 
     service = JudgeService(config.judge, config.rubric, config.prompts, key=key)
     service.start()
-    future = service.submit(question)          # at once, from any thread
+    future = service.submit(question)          # returns immediately, from any thread
     verdicts, stats = service.score_batch(questions, should_stop=lambda: stop.is_set())
     service.close()
 
-An asyncio loop on the service's thread holds the connections and the cache; at most `concurrency`
-calls are in flight, fewer while the judge is overloaded. Nothing here touches torch, and `openai` is
-imported by the first call.
+An asyncio loop on the service's thread owns the connections and the cache. At most `concurrency` calls
+run at the same time, fewer while the judge is overloaded. This module does not import torch; `openai`
+is imported by the first call.
 """
 
 from __future__ import annotations
@@ -40,34 +40,34 @@ from ida_tui.judge.verdict import BatchStats, Question, Verdict
 from ida_tui.rewards.formulas import Formula, installed
 
 POLL_S = 0.05
-"""How often a waiting batch looks at `should_stop`."""
+"""Seconds between two checks of `should_stop` while a batch waits."""
 ENOUGH_WORDS = 3
 ENOUGH_LETTERS = 12
-"""A completion with fewer words and fewer letters than these is no answer: nobody is asked about it."""
+"""A completion with fewer words and fewer letters than these scores 0 without a judge call."""
 
 
 class JudgeInterrupted(Exception):
-    """The batch was given up because `should_stop` said so, or because the service was closed."""
+    """The batch was canceled because `should_stop` returned true or the service was closed."""
 
 
 class JudgeService:
     """Scores completions with one judge.
 
     Args:
-        config: the judge.
-        rubric: what is scored.
-        prompts: the prompts in use; the offline scorer learns its vocabulary from them.
-        key: the API key from `load_key`; null for a judge that needs none.
-        cache_dir: the cache's folder; null takes `cache_folder()`.
-        memory: where the endpoint's dialect is kept; null takes the cache, or keeps it as long as
-            the service where there is none.
-        purse: what may be spent; null is no limit.
-        tell: receives warnings and slow-downs as events, on the service's thread; must not block.
-        retry_base_s: first wait after a passing fault, in seconds.
-        today: the day from which the judge's retirement is counted; null takes the system's.
+        config: the judge profile.
+        rubric: the rubric of the scores.
+        prompts: the prompts of the run, from which the offline judge builds its IDF table.
+        key: the API key from `load_key`; None for a judge that needs none.
+        cache_dir: the cache folder; None uses `cache_folder()`.
+        memory: stores the capabilities of the endpoint; None uses the cache, or the memory of the
+            service if the cache is off.
+        purse: the budget; None is unlimited.
+        tell: receives warnings and slowdowns as events, on the service's thread; must not block.
+        retry_base_s: wait before the first retry of a transient error, in seconds.
+        today: the date for the judge's retirement warning; None uses the current date.
 
     Raises:
-        IdaError: the judge or the formula is another package's, and cannot be used.
+        IdaError: the judge plugin or the formula plugin cannot be used.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class JudgeService:
         today: date | None = None,
     ) -> None:
         self.warnings: list[str] = []
-        """Sentences for the user, in order; grows while the service runs."""
+        """Warnings for the user, oldest first; grows while the service runs."""
         self._plugin = PluginJudge(config) if config.kind == "plugin" else None
         self.label = ev.OFFLINE_JUDGE if config.kind == "offline" else config.model
         """The judge's name in verdicts and on screens."""
         if self._plugin is not None:
             self.label = self._plugin.label
         self.formula: Formula | None = None
-        """What makes the reward in place of R_IDA."""
+        """The rubric's formula plugin, which replaces R_IDA; None for R_IDA."""
         if rubric.formula != "r_ida":
             self.formula = installed(rubric.formula)
         self._config = config
@@ -121,10 +121,10 @@ class JudgeService:
         if retirement:
             self._warn(retirement)
 
-    # --- life ---------------------------------------------------------------
+    # --- start and close ----------------------------------------------------
 
     def start(self) -> None:
-        """Start the thread and open the cache; `warnings` and `cache_status` are then known."""
+        """Start the thread and open the cache, which sets `warnings` and `cache_status`."""
         if self._thread is not None:
             return
         ready: Future[None] = Future()
@@ -135,7 +135,7 @@ class JudgeService:
         ready.result()
 
     def close(self) -> None:
-        """Give up what is in flight, close connections and cache, end the thread. Idempotent."""
+        """Cancel pending calls, close the connections and the cache, end the thread. Idempotent."""
         with self._lock:
             loop, self._loop = self._loop, None
             if loop is not None:
@@ -159,39 +159,39 @@ class JudgeService:
     def cache_status(self) -> str:
         """One line for the log, such as ``Judge cache enabled (1,234 verdicts, /path)``."""
         if self._plugin is not None and self._plugin.version is None:
-            return f"Judge: {self._plugin.words} (states no version, so verdicts are not kept)"
+            return f"Judge cache off: the plugin {self._plugin.words} states no version"
         if self._cache is None or not self._cache.enabled:
             return "Judge cache off"
         return self._cache_status
 
     @property
     def slots(self) -> int | None:
-        """Calls that may be open at once now; null for the judge that needs none."""
+        """The current limit of concurrent calls; None for the offline judge, which makes none."""
         return None if self._offline is not None else self._limiter.slots
 
     @property
     def served_model(self) -> str | None:
-        """The model that the server said it used last."""
+        """The model that the server reported last; None if unknown."""
         return self._served_model
 
     @property
     def form(self) -> str:
-        """How the endpoint is asked for its verdict, in words; empty before the first call."""
+        """A description of the endpoint's output format; empty before the first call."""
         return self._client.dialect.words() if self._client is not None else ""
 
     @property
     def spent(self) -> float:
-        """US dollars of the run so far, as far as they are known."""
+        """US dollars spent so far, as far as known."""
         return self._purse.spent
 
-    # --- asking -------------------------------------------------------------
+    # --- requests -----------------------------------------------------------
 
     def look(self) -> Future[Fault | None]:
-        """Ask the endpoint for its models, which is free: is it there, and is the key good?
+        """Test the endpoint and the key by listing the models, which is free.
 
         Returns:
-            A future; null where all is well, a warning was told, or there is nothing to ask. A
-            fault that keeps the judge from being used is raised as `JudgeUnavailable`.
+            A future: None if the endpoint answers or needs no test, else the fault. It raises
+            `JudgeUnavailable` if the key is rejected.
         """
         with self._lock:
             if self._loop is None:
@@ -199,11 +199,11 @@ class JudgeService:
             return asyncio.run_coroutine_threadsafe(self._look(), self._loop)
 
     def submit(self, question: Question) -> Future[Verdict]:
-        """Ask about one completion; from any thread.
+        """Request a verdict on one completion; from any thread.
 
         Returns:
-            A future. Its verdict may carry a `failure`; it raises `JudgeUnavailable` when only a
-            person can mend the judge. Cancelling it gives up the call.
+            A future of the verdict, which may be a failed one. It raises `JudgeUnavailable` if the user
+            must fix something. Canceling it cancels the call.
 
         Raises:
             RuntimeError: the service is not running.
@@ -219,21 +219,21 @@ class JudgeService:
         *,
         should_stop: Callable[[], bool] | None = None,
     ) -> tuple[list[Verdict], BatchStats]:
-        """Ask about many completions at once and wait for all verdicts.
+        """Request verdicts on many completions and wait for all of them.
 
         Args:
-            questions: the completions.
+            questions: one request per completion.
             should_stop: polled every 50 ms while calls are pending.
 
         Returns:
-            The verdicts in the order of the questions, and the batch's figures.
+            The verdicts in the order of the requests, and the statistics of the batch.
 
         Raises:
-            JudgeInterrupted: `should_stop` returned true; pending calls are given up.
-            JudgeUnavailable: the judge cannot be used; pending calls are given up.
+            JudgeInterrupted: `should_stop` returned true; pending calls are canceled.
+            JudgeUnavailable: the judge cannot be used; pending calls are canceled.
         """
         started = time.monotonic()
-        futures = [self.submit(question) for question in questions]
+        futures = [self.submit(request) for request in questions]
         pending = set(futures)
         try:
             while pending:
@@ -294,19 +294,20 @@ class JudgeService:
         return self._rewarded(await self._scored(question))
 
     def _rewarded(self, verdict: Verdict) -> Verdict:
-        """The verdict with the reward of the rubric's own formula, where it has one."""
+        """The verdict with the reward of the rubric's formula plugin, if it has one."""
         scores = (verdict.align, verdict.risk, verdict.detail)
         if self.formula is None or None in scores:
             return verdict
         try:
             return replace(verdict, r_ida=self.formula.reward(*(score or 0.0 for score in scores)))
         except ArithmeticError as error:
-            why = f"the formula {self.formula.name} has no value: {error}"
-            return replace(verdict, align=None, risk=None, detail=None, r_ida=None, failure=why)
+            failure = f"the formula {self.formula.name} has no value: {error}"
+            return replace(verdict, align=None, risk=None, detail=None, r_ida=None, failure=failure)
 
     async def _scored(self, question: Question) -> Verdict:
+        """A verdict from the offline judge, or the mean of `samples` verdicts of the judge."""
         if is_tiny(question.completion):
-            reason = "too short to be an answer: scored 0 without asking"
+            reason = "too short to be an answer: scored 0 without a judge call"
             return Verdict.scored(0, 0, 0, reason, self.label, calls=0)
         if self._offline is not None:
             return self._score_offline(self._offline, question)
@@ -314,18 +315,18 @@ class JudgeService:
         if samples == 1:
             return await self._one(question)
         first = question.sample_index * samples
-        one = [self._one(replace(question, sample_index=first + n)) for n in range(samples)]
-        return Verdict.mean(await asyncio.gather(*one))
+        calls = [self._one(replace(question, sample_index=first + n)) for n in range(samples)]
+        return Verdict.mean(await asyncio.gather(*calls))
 
     async def _one(self, question: Question) -> Verdict:
-        """One judgement, kept from before or asked for."""
+        """One verdict, from the cache or from the judge."""
         if self._cache is None:
             return await self._ask(question, None)
         key = self._cache_keys.key(question)
         if not question.fresh:
-            kept = self._cache.get(key, self.label, self._served_model)
-            if kept is not None:
-                return kept
+            cached = self._cache.get(key, self.label, self._served_model)
+            if cached is not None:
+                return cached
         return await self._ask(question, key)
 
     def _score_offline(self, scorer: OfflineScorer, question: Question) -> Verdict:
@@ -352,7 +353,7 @@ class JudgeService:
 
     async def _ask_plugin(self, question: Question) -> Answer:
         assert self._plugin is not None
-        self._purse.set_aside(0.0)  # what it costs is known only afterwards
+        self._purse.set_aside(0.0)  # the cost is known only after the call
         answer = await self._plugin.ask(question)
         self._purse.settle(0.0, answer.verdict.cost or 0.0)
         return answer
@@ -375,30 +376,32 @@ class JudgeService:
         if self._offline is not None or self._plugin is not None:
             return None
         client = self._connected()
-        found = await client.models()
-        if isinstance(found, Fault):
-            if found.kind == "fatal" and found.status in (401, 403):
-                raise client.explain(found)
-            if found.status is None and found.kind == "passing":
-                self._warn(f"the judge {self.label}: {found.text}; is its server running?")
-            return found
-        own = next((model for model in found if model.id == self._config.model), None)
-        if own is not None and own.shutdown_date and not self._config.shutdown_date:
-            known = self._config.model_copy(update={"shutdown_date": own.shutdown_date})
-            retirement = retirement_warning(known, self._today)
+        models = await client.models()
+        if isinstance(models, Fault):
+            if models.kind == "fatal" and models.status in (401, 403):
+                raise client.explain(models)
+            if models.status is None and models.kind == "transient":
+                self._warn(
+                    f"the judge {self.label}: {models.text}; check that its server is running"
+                )
+            return models
+        listed = next((model for model in models if model.id == self._config.model), None)
+        if listed is not None and listed.shutdown_date and not self._config.shutdown_date:
+            dated = self._config.model_copy(update={"shutdown_date": listed.shutdown_date})
+            retirement = retirement_warning(dated, self._today)
             if retirement:
                 self._warn(retirement)
         return None
 
     def _note(self, verdict: Verdict) -> None:
-        """Say so when the server changes the model under a run."""
+        """Record the model that the server reports, and warn if it changed."""
         served = verdict.served_model
         if not served or served == self._served_model:
             return
         if self._served_model:
             self._warn(
                 f"the judge's server changed its model from {self._served_model} to {served}; "
-                "scores before and after may differ"
+                "scores before and after are not comparable"
             )
         self._served_model = served
         if self._cache is not None:
@@ -413,7 +416,7 @@ class JudgeService:
 
 
 def is_tiny(completion: str) -> bool:
-    """Whether there is nothing to judge: fewer than 3 words and 12 letters or digits, of any script."""
+    """Whether a completion is too short to judge: under 3 words and under 12 letters or digits."""
     letters = sum(char.isalnum() for char in completion)
     words = sum(any(char.isalnum() for char in word) for word in completion.split())
     return letters == 0 or (words < ENOUGH_WORDS and letters < ENOUGH_LETTERS)

@@ -1,6 +1,6 @@
-"""What is asked of a judge and what comes back: frozen values, safe to pass between threads.
+"""Judge requests, verdicts and batch statistics: frozen values, safe to pass between threads.
 
-A judge failure is never a score: a verdict either has all of its scores, or none and a `failure`.
+A verdict has either all of its scores, or none and a `failure`. A failed verdict never counts as zero.
 """
 
 from __future__ import annotations
@@ -17,56 +17,56 @@ from ida_tui.rewards.r_ida import r_ida
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One completion to be judged."""
+    """A request for a verdict on one completion."""
 
     prompt_id: str
     prompt: str
-    """What the user said."""
+    """The text of the prompt."""
     kind: Kind
-    """The prompt's known kind; only the offline scorer is told."""
+    """The prompt's known kind; only the offline judge and judge plugins see it."""
     completion: str
     sample_index: int = 0
-    """Tells repeated judgements of the same completion apart (each is asked and cached)."""
+    """Distinguishes repeated verdicts on the same completion, which are cached separately."""
     fresh: bool = False
-    """Ask again, whatever the cache holds; the answer takes its place there."""
+    """Bypass the cache and replace what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One judgement. Build it with `scored` or `failed`, which keep its promises."""
+    """A judge's reply on one completion, parsed. Create it with `scored` or `failed`."""
 
     align: float | None
     risk: float | None
     """10 = safest."""
     detail: float | None
     r_ida: float | None
-    """Reward in [0, 1]; null together with the scores, when the judge failed."""
+    """The reward in [0, 1]; None together with the scores of a failed verdict."""
     reason: str
-    """The judge's own short reason; empty where it gave none."""
+    """The judge's short reason; empty if it gave none."""
     judge: str
     """The judge's label: its model name, or "offline heuristic"."""
     failure: str | None = None
-    """Why there are no scores, in a few words; null where there are."""
+    """Why the verdict failed, in a few words; None if it has scores."""
     latency_s: float = 0.0
-    """Time that the judge took over all requests; our own waits (slots, back-off) are not in it."""
+    """Seconds in requests to the judge, without waits for slots and retries."""
     cost: float | None = 0.0
-    """US dollars, over every reply that was paid for; null where it is not known."""
+    """US dollars over all paid replies; None if unknown."""
     cached: bool = False
-    """True when the verdict was kept from an earlier run: no call, no cost."""
+    """Whether the verdict comes from the cache: no call, no cost."""
     retries: int = 0
-    """Repeats after a passing fault or an unusable reply."""
+    """Retries after transient errors and unusable replies."""
     calls: int = 1
-    """Times the judge was asked for it; 0 for a cached verdict and for a tiny completion."""
+    """Verdicts requested from the judge; 0 for a cached verdict and for a tiny completion."""
     declined: bool = False
-    """True for a failure that was the judge's (or a filter's) refusal to look at the text."""
+    """Whether the verdict failed because the judge or a content filter refused the text."""
     refusal: str | None = None
-    """full_compliance, partial_refusal or full_refusal, where the judge tells (the offline one)."""
+    """full_compliance, partial_refusal or full_refusal; only the offline judge sets it."""
     served_model: str | None = None
-    """The model that the server says it used."""
+    """The model that the server reports."""
     input_tokens: int = 0
-    """Prompt tokens, over every reply."""
+    """Prompt tokens over all replies."""
     output_tokens: int = 0
-    """Completion tokens, over every reply."""
+    """Completion tokens over all replies."""
 
     @classmethod
     def scored(
@@ -87,10 +87,10 @@ class Verdict:
         input_tokens: int = 0,
         output_tokens: int = 0,
     ) -> Verdict:
-        """A verdict with scores; its R_IDA is computed here.
+        """Create a verdict with scores and compute its R_IDA.
 
         Raises:
-            ValueError: a score is outside 0 to 10.
+            ValueError: a score is NaN or outside 0 to 10.
         """
         return cls(
             align=align,
@@ -125,7 +125,7 @@ class Verdict:
         input_tokens: int = 0,
         output_tokens: int = 0,
     ) -> Verdict:
-        """A verdict without scores: the judge was asked and gave nothing that can be used."""
+        """Create a failed verdict, which has no scores."""
         return cls(
             align=None,
             risk=None,
@@ -146,11 +146,11 @@ class Verdict:
 
     @classmethod
     def mean(cls, verdicts: Sequence[Verdict]) -> Verdict:
-        """One verdict from several judgements of the same completion.
+        """Average several verdicts on the same completion.
 
-        Its axes are the means of the judgements that have scores, and R_IDA follows from those; it
-        needs more than half of them, and none by another model of the server than the last one's.
-        The reason is the one of the judgement nearest to the mean.
+        The axes are the means over the scored verdicts of the model that the server reported last;
+        R_IDA is computed from them. The result is a failed verdict unless more than half of `verdicts`
+        count. The reason comes from the verdict whose R_IDA is nearest to the mean.
         """
         if len(verdicts) == 1:
             return verdicts[0]
@@ -168,8 +168,8 @@ class Verdict:
         }
         judge = verdicts[0].judge
         if 2 * len(scored) <= len(verdicts):
-            why = next((v.failure for v in verdicts if v.failure), "the model changed meanwhile")
-            failure = f"only {len(scored)} of {len(verdicts)} judgements worked: {why}"
+            first_failure = next((v.failure for v in verdicts if v.failure), "the model changed")
+            failure = f"only {len(scored)} of {len(verdicts)} verdicts count: {first_failure}"
             declined = any(v.declined for v in verdicts)
             return cls.failed(failure, judge, declined=declined, **shared)
         axes = [fmean(getattr(v, axis) for v in scored) for axis in AXES]
@@ -182,36 +182,36 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class BatchStats:
-    """The figures of one `score_batch`."""
+    """Statistics of one batch of verdicts."""
 
     calls: int
-    """Times the judge was asked (failures included; cached verdicts and tiny completions not)."""
+    """Verdicts requested from the judge, including failed ones, without cached and tiny ones."""
     cached: int
     failed: int
     retries: int
     seconds: float
-    """How long at least one question was out."""
+    """Seconds during which at least one request was pending."""
     p50_s: float | None
-    """Median latency of the calls; null where there was none."""
+    """Median latency of the calls; None without calls."""
     p95_s: float | None
-    """95th percentile of the calls' latency; null where there was none."""
+    """95th percentile of the calls' latency; None without calls."""
     cost: float | None
-    """US dollars; null where the cost of any call is not known."""
+    """US dollars; None if the cost of any call is unknown."""
     exposed_s: float = 0.0
-    """How long the trainer waited for verdicts and did nothing else."""
+    """Seconds that the trainer spent only waiting for verdicts."""
     first_s: float | None = None
-    """From the first question to the first verdict of a call."""
+    """Seconds from the first request to the first verdict."""
     slots: int | None = None
-    """Calls that may be open at once, at the end of the batch."""
+    """The limit of concurrent calls at the end of the batch."""
     declined: Mapping[str, int] = field(default_factory=dict)
-    """Completions that the judge refused to look at, by the kind of their prompt."""
+    """Number of completions that the judge refused to judge, by the kind of their prompt."""
 
     @classmethod
     def of(cls, verdicts: Sequence[Verdict], seconds: float, **more: Any) -> BatchStats:
-        """Count a batch that took `seconds`; `more` are the fields that verdicts do not tell."""
+        """Compute the statistics of a batch that took `seconds`; `more` sets the other fields."""
         calls = [v for v in verdicts if v.calls]
         costs = [v.cost for v in calls]
-        known = [cost for cost in costs if cost is not None]
+        known_costs = [cost for cost in costs if cost is not None]
         return cls(
             calls=sum(v.calls for v in calls),
             cached=sum(v.cached for v in verdicts),
@@ -220,13 +220,13 @@ class BatchStats:
             seconds=seconds,
             p50_s=percentile([v.latency_s for v in calls], 0.50),
             p95_s=percentile([v.latency_s for v in calls], 0.95),
-            cost=sum(known) if len(known) == len(costs) else None,
+            cost=sum(known_costs) if len(known_costs) == len(costs) else None,
             **more,
         )
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """The smallest value that at least `share` of the values do not exceed; null for none."""
+    """The smallest value that at least `share` of the values do not exceed; None for no values."""
     if not values:
         return None
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

@@ -1,11 +1,11 @@
-"""Other ways to make one reward of the three axes, to ask afterwards what they would have paid.
+"""Reward formulas: functions of align, risk and detail, by name or as an expression.
 
-    formula("r_ida")                                  the one that runs are trained with
+    formula("r_ida")                                  the default reward of a run
     formula("weighted", {"align": 2.0})               the weighted mean of the axes
     formula("align * min(risk, detail) / 100")        arithmetic over align, risk and detail
-    formula("mine")                                   one that an installed package offers under this name
+    formula("mine")                                   a formula plugin of an installed package
 
-An expression is parsed and walked here: it is never evaluated by Python.
+An expression is compiled here from its syntax tree; Python's eval is never used.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from ida_tui.util import plugins
 from ida_tui.util.text import quoted
 
 Reward = Callable[[float, float, float], float]
-"""From align, risk and detail, 0 to 10 each, to a reward."""
+"""A function of align, risk and detail, 0 to 10 each, that returns a reward."""
 _Values = Mapping[str, float]
 _Part = Callable[[_Values], float]
 
 LONGEST = 300
-"""Characters of an expression."""
+"""Maximum length of an expression, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """A way to make one reward of three scores."""
+    """A named function from three axis scores to one reward."""
 
     name: str
     words: str
-    """How it is computed, as a person writes it."""
+    """The formula in mathematical notation, for display."""
     reward: Reward
-    """Raises `ArithmeticError` where it has no value, such as a division by zero."""
+    """Raises `ArithmeticError` where the formula has no value, such as a division by zero."""
 
 
 def _ungated(align: float, risk: float, detail: float) -> float:
@@ -64,25 +64,26 @@ NAMED: Mapping[str, Formula] = {
 }
 WEIGHTED = "weighted"
 KNOWN = (*NAMED, WEIGHTED)
-"""The names; anything else is an expression."""
+"""Names of the built-in formulas."""
 
 
 def formula(text: str, weights: Mapping[str, float] | None = None) -> Formula:
-    """The formula of a name, or of an expression over align, risk and detail.
+    """Look up a formula by name, or parse an expression over align, risk and detail.
 
     Args:
-        text: one of `KNOWN`, or arithmetic: + - * / **, comparisons, `a if b else c`, min, max, abs, sqrt.
-        weights: of the axes, for `weighted`; an axis that is left out weighs 1.
+        text: one of `KNOWN`, the name of a plugin, or an expression with + - * / **, comparisons,
+            `a if b else c`, min, max, abs and sqrt.
+        weights: weight per axis, for `weighted`; the default weight is 1.
 
     Raises:
-        UsageError: it is neither, a weight is wrong, or there are weights and nothing is weighted.
-        IdaError: it is another package's, and cannot be loaded.
+        UsageError: the text or a weight is invalid, or the formula takes no weights.
+        IdaError: the plugin cannot be loaded.
     """
     text = text.strip()
     if weights and text != WEIGHTED:
         raise UsageError(
-            f"weights go with formula=weighted, not with {quoted(text)}",
-            "leave formula out, or write the weights into it: formula='(2*align + risk + detail)/40'",
+            f"weights require formula=weighted, not {quoted(text)}",
+            "remove formula=, or write the weights into it: formula='(2*align + risk + detail)/40'",
         )
     if text == WEIGHTED:
         return _weighted(weights or {})
@@ -94,53 +95,55 @@ def formula(text: str, weights: Mapping[str, float] | None = None) -> Formula:
 
 
 def installed(name: str) -> Formula:
-    """A formula of another package: an entry point of the group ``ida_tui.formulas``.
+    """Load a formula plugin: an entry point of the group ``ida_tui.formulas``.
 
-    It is a function of align, risk and detail, 0 to 10 each, that returns the reward, 0 to 1. What it raises,
-    and whatever else it returns, is no value: the completion has no reward.
+    The plugin is a function of align, risk and detail, 0 to 10 each, that returns the reward, 0 to 1. If it
+    raises or returns anything else, the completion has no reward.
 
     Raises:
-        UsageError: no installed package offers it.
-        IdaError: it cannot be loaded.
+        UsageError: no installed package provides the formula.
+        IdaError: the plugin cannot be loaded.
     """
-    offered = plugins.load(plugins.FORMULAS, name)
+    function = plugins.load(plugins.FORMULAS, name)
     entry = plugins.find(plugins.FORMULAS, name)
-    if not callable(offered):
+    if not callable(function):
         raise plugins.broken(
-            plugins.FORMULAS, entry, TypeError(f"{type(offered).__name__} cannot be called")
+            plugins.FORMULAS, entry, TypeError(f"{type(function).__name__} is not callable")
         )
-    about = (getattr(offered, "__doc__", None) or "").strip().partition("\n")[0]
+    summary = (getattr(function, "__doc__", None) or "").strip().partition("\n")[0]
 
     def reward(align: float, risk: float, detail: float) -> float:
         try:
-            value = float(offered(align, risk, detail))
+            value = float(function(align, risk, detail))
         except Exception as error:
             raise ArithmeticError(f"{type(error).__name__}: {error}") from error
-        if not 0 <= value <= 1:  # nor is NaN
-            raise ArithmeticError(f"{value:g} is not within 0 to 1")
+        if not 0 <= value <= 1:  # NaN fails every comparison
+            raise ArithmeticError(f"{value:g} is outside 0 to 1")
         return value
 
-    return Formula(name, about or plugins.words(entry), reward)
+    return Formula(name, summary or plugins.words(entry), reward)
 
 
 def _weighted(weights: Mapping[str, float]) -> Formula:
     for name, weight in weights.items():
         if name not in AXES:
             raise UsageError(
-                f"there is no axis {quoted(name)}", f"weights.AXIS=NUMBER, of {', '.join(AXES)}"
+                f"unknown axis {quoted(name)}", f"use weights.AXIS=NUMBER with {', '.join(AXES)}"
             )
         if not (math.isfinite(weight) and weight >= 0):
-            raise UsageError(f"weights.{name} is {weight:g}", "a weight is 0 or more")
+            raise UsageError(
+                f"weights.{name} is {weight:g}", f"set weights.{name} to a number of 0 or more"
+            )
     align, risk, detail = (weights.get(axis, 1.0) for axis in AXES)
-    whole = align + risk + detail
-    if whole <= 0:
-        raise UsageError("every weight is 0", f"give one axis a weight: weights.{AXES[0]}=1")
-    words = f"({align:g}·align + {risk:g}·risk + {detail:g}·detail) / {HIGHEST * whole:g}"
+    total = align + risk + detail
+    if total <= 0:
+        raise UsageError("all weights are 0", f"set a weight above 0: weights.{AXES[0]}=1")
+    description = f"({align:g}·align + {risk:g}·risk + {detail:g}·detail) / {HIGHEST * total:g}"
 
     def reward(a: float, r: float, d: float) -> float:
-        return (align * a + risk * r + detail * d) / (HIGHEST * whole)
+        return (align * a + risk * r + detail * d) / (HIGHEST * total)
 
-    return Formula(WEIGHTED, words, reward)
+    return Formula(WEIGHTED, description, reward)
 
 
 # --- expressions --------------------------------------------------------------------------------
@@ -164,77 +167,81 @@ _CALLED: Mapping[str, tuple[int, Callable[[list[float]], float]]] = {
     "abs": (1, lambda values: abs(values[0])),
     "sqrt": (1, lambda values: math.sqrt(values[0])),
 }
-"""How many values each takes, 0 for one or more, and what it makes of them."""
+"""Each function's number of arguments (0: one or more) and its implementation."""
 
 
 def _expression(text: str) -> Formula:
     allowed = (
-        f"give a name ({', '.join(KNOWN)}), or arithmetic over align, risk and detail "
+        f"use a name ({', '.join(KNOWN)}), or an expression over align, risk and detail "
         "with + - * / **, < <= > >=, `a if b else c`, min, max, abs and sqrt"
     )
     if len(text) > LONGEST:
         raise UsageError(f"the formula is longer than {LONGEST} characters", allowed)
     try:
-        part = _part(ast.parse(text, mode="eval").body)
+        evaluate = _part(ast.parse(text, mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        why = error.args[0] if isinstance(error, _Refused) else "it cannot be read"
-        raise UsageError(f"formula={quoted(text)}: {why}", allowed) from None
+        problem = error.args[0] if isinstance(error, _Refused) else "invalid syntax"
+        raise UsageError(f"formula={quoted(text)}: {problem}", allowed) from None
 
     def reward(align: float, risk: float, detail: float) -> float:
         try:
-            value = part({"align": align, "risk": risk, "detail": detail})
-        except ValueError as error:  # as math.sqrt has it
+            value = evaluate({"align": align, "risk": risk, "detail": detail})
+        except ValueError as error:  # from math.sqrt and math.pow
             raise ArithmeticError(str(error)) from None
         if not math.isfinite(value):
-            raise ArithmeticError("no finite number")
+            raise ArithmeticError("the result is not finite")
         return value
 
     return Formula(text, text, reward)
 
 
 class _Refused(ValueError):
-    """A part of an expression that is not allowed; its argument says which."""
+    """An expression has a part that is not allowed; the argument is the message."""
 
 
 def _part(node: ast.expr) -> _Part:
-    """One part of an expression as a function of the scores; whatever is not listed here is refused."""
+    """Compile an expression to a function of the scores.
+
+    Raises:
+        _Refused: the expression contains anything that is not listed here.
+    """
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return _constant(value)
         case ast.Name(id=name) if name in AXES:
             return lambda values: values[name]
         case ast.Name(id=name):
-            raise _Refused(f"there is no {quoted(name)} in it")
+            raise _Refused(f"unknown name {quoted(name)}")
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             inner = _part(operand)
             return lambda values: -inner(values)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
             return _part(operand)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _TWO:
-            apply, one, other = _TWO[type(op)], _part(left), _part(right)
-            return lambda values: apply(one(values), other(values))
+            apply, first, second = _TWO[type(op)], _part(left), _part(right)
+            return lambda values: apply(first(values), second(values))
         case ast.IfExp(test=test, body=body, orelse=orelse):
-            asked, then, otherwise = _part(test), _part(body), _part(orelse)
-            return lambda values: then(values) if asked(values) else otherwise(values)
+            condition, if_true, if_false = _part(test), _part(body), _part(orelse)
+            return lambda values: if_true(values) if condition(values) else if_false(values)
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARED:
-            compare, low, high = _COMPARED[type(op)], _part(left), _part(right)
-            return lambda values: float(compare(low(values), high(values)))
+            compare, lhs, rhs = _COMPARED[type(op)], _part(left), _part(right)
+            return lambda values: float(compare(lhs(values), rhs(values)))
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _CALLED:
             return _called(name, args)
-    raise _Refused(f"{quoted(ast.unparse(node))} is not allowed in it")
+    raise _Refused(f"{quoted(ast.unparse(node))} is not allowed")
 
 
 def _constant(value: float) -> _Part:
     try:
         number = float(value)
     except OverflowError:
-        raise _Refused("a number in it is too large") from None
+        raise _Refused("a number is too large") from None
     return lambda values: number
 
 
 def _called(name: str, args: list[ast.expr]) -> _Part:
     count, call = _CALLED[name]
     if not args or (count and len(args) != count):
-        raise _Refused(f"{name} takes {count or 'one or more'} value{'s' * (count != 1)}")
-    parts = [_part(arg) for arg in args]
-    return lambda values: call([part(values) for part in parts])
+        raise _Refused(f"{name} takes {count or 'one or more'} argument{'s' * (count != 1)}")
+    evaluators = [_part(arg) for arg in args]
+    return lambda values: call([evaluate(values) for evaluate in evaluators])

@@ -49,7 +49,7 @@ def test_a_good_judge_passes_and_the_report_says_what_it_would_teach(ida_tui_her
     assert done.code == 0, done.out + done.err
     assert "✓ endpoint answers" in done.out
     assert "✓ output: json_schema, strict" in done.out
-    assert "30 of 30 judgements have scores" in done.out
+    assert "30 of 30 verdicts have scores" in done.out
     assert "✓ answering a harmless request pays 0.81, refusing it 0.03" in done.out
     assert "GRPO would learn to answer harmless requests" in done.out
     assert KEY not in done.out + done.err
@@ -58,13 +58,13 @@ def test_a_good_judge_passes_and_the_report_says_what_it_would_teach(ida_tui_her
 @pytest.mark.parametrize(
     ("changes", "lesson"),
     [
-        ({"over-refusal": Judge(9, 9.5, 8.5)}, "refusing a harmless request pays as well"),
-        ({"going-along": Judge(10, 10, 10)}, "go along with unsafe requests: do not train"),
+        ({"over-refusal": Judge(9, 9.5, 8.5)}, "refusing a harmless request pays as much"),
+        ({"going-along": Judge(10, 10, 10)}, "comply with unsafe requests: do not train"),
         (
             {"injection-plea": Judge(10, 10, 10)},
-            "write to its judge, not to the user: do not train",
+            "address the judge instead of the user: do not train",
         ),
-        ({"good-answer": Judge(2, 9, 2)}, "but slowly: the rewards lie close together"),
+        ({"good-answer": Judge(2, 9, 2)}, "but slowly: the rewards are close together"),
     ],
     ids=["refuses", "harmful", "begs", "slow"],
 )
@@ -123,7 +123,7 @@ def test_there_are_ten_samples_and_three_of_them_are_injections() -> None:
 def test_the_offline_heuristic_passes_its_check_and_prints_its_accuracy(ida_tui_here: Any) -> None:
     done = ida_tui_here("judge", "check", "offline")
     assert done.code == 0, done.out
-    assert "on 120 held-out labelled answers" in done.out
+    assert "on 120 held-out labeled answers" in done.out
 
 
 def test_injections_do_not_score_above_the_honest_baseline_offline() -> None:

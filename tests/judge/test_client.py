@@ -104,7 +104,7 @@ def test_a_score_out_of_range_becomes_a_failure_and_is_not_clamped(value: float)
         [verdict] = ask(judge)
         assert judge.calls == 2
     assert (verdict.align, verdict.risk, verdict.detail, verdict.r_ida) == (None,) * 4
-    assert verdict.failure == "risk is not within 0 to 10"
+    assert verdict.failure == "risk is outside 0 to 10"
     assert verdict.retries == 1
 
 
@@ -119,14 +119,14 @@ def test_a_reply_cut_off_at_the_token_limit_is_a_failure_that_names_the_limit() 
     cut = Text('{"align": 7, "risk": 9, "detail": 1', finish_reason="length")
     with ScriptedJudge([cut, cut]) as judge:
         [verdict] = ask(judge, max_tokens=50)
-    assert verdict.failure == "the reply is cut off at max_tokens=50"
+    assert verdict.failure == "the reply is truncated at max_tokens=50"
 
 
 def test_a_judge_that_declines_is_asked_once_more_in_other_words() -> None:
     with ScriptedJudge([Refusal(), Refusal()]) as judge:
         [verdict] = ask(judge)
         first, second = (body["messages"][-1]["content"] for body in judge.requests)
-    assert verdict.failure == "the judge declined to judge"
+    assert verdict.failure == "the judge declined to judge the text"
     assert "only to grade it" in second
     assert "only to grade it" not in first
 
@@ -134,7 +134,7 @@ def test_a_judge_that_declines_is_asked_once_more_in_other_words() -> None:
 def test_a_200_that_is_no_chat_completion_is_a_failure() -> None:
     with ScriptedJudge([Raw("<html>hello</html>")]) as judge:
         [verdict] = ask(judge)
-    assert "no chat completion" in (verdict.failure or "")
+    assert "not a chat completion" in (verdict.failure or "")
 
 
 # --- dialects -----------------------------------------------------------------
@@ -272,24 +272,24 @@ def test_a_fault_that_does_not_pass_ends_as_a_failure_without_scores() -> None:
 
 def test_a_wait_that_is_longer_than_the_profile_allows_is_asked_about() -> None:
     with ScriptedJudge([Status(429, "daily limit", retry_after="3600")]) as judge:
-        with pytest.raises(JudgeUnavailable, match="asks to wait 3,600 s") as raised:
+        with pytest.raises(JudgeUnavailable, match="asks for a wait of 3,600 s") as raised:
             ask(judge)
         assert judge.calls == 1
-    assert "judge.max_wait_s=600" in raised.value.hint
+    assert "judge.max_wait_s (now 600 s)" in raised.value.hint
 
 
 def test_a_server_that_is_not_there_is_a_failure_that_names_its_host() -> None:
     with ScriptedJudge() as judge:
         pass
     [verdict] = ask(judge, max_retries=1)
-    assert verdict.failure == "127.0.0.1 cannot be reached"
+    assert verdict.failure == "could not connect to 127.0.0.1"
 
 
 @pytest.mark.parametrize(
     ("fault", "title", "fix"),
     [
         (Status(401, f"Incorrect API key: {KEY}"), "rejected the API key", "OPENAI_API_KEY=sk-..."),
-        (Status(403, f"key {KEY[:9]}****cdef may not"), "may not be used", "OPENAI_API_KEY"),
+        (Status(403, f"key {KEY[:9]}****cdef may not"), "has no access", "OPENAI_API_KEY"),
         (Status(404, "no such model"), "was not found at 127.0.0.1", "base_url"),
         (Status(429, "quota", code="insufficient_quota"), "no credit", "add credit"),
     ],
@@ -316,7 +316,7 @@ def test_a_server_that_wants_a_key_and_was_sent_none_is_said_so() -> None:
 
     with ScriptedJudge([Status(401)]) as judge, pytest.raises(JudgeUnavailable) as caught:
         asyncio.run(run(judge))
-    assert "wants an API key" in caught.value.title
+    assert "requires an API key" in caught.value.title
     assert "api_key_env" in caught.value.hint
 
 
@@ -461,8 +461,8 @@ def test_a_missing_key_ends_with_exit_3_and_both_ways_to_give_one(tmp_path: Path
     assert caught.value.code == 3
     assert "gpt-4o-mini" in caught.value.title
     assert "export OPENAI_API_KEY=sk-..." in caught.value.hint
-    assert "OPENAI_API_KEY=sk-... in .env" in caught.value.hint
-    assert "judge=offline runs without a key" in caught.value.hint
+    assert "OPENAI_API_KEY=sk-... to .env" in caught.value.hint
+    assert "judge=offline, which needs no key" in caught.value.hint
 
 
 @pytest.mark.usefixtures("no_key")
@@ -514,7 +514,7 @@ def test_a_key_that_cannot_be_one_is_refused_and_not_shown(
 @pytest.mark.parametrize("address", ["localhost:8000/v1", "http://localhost:80x/v1", "http://"])
 def test_an_address_that_is_none_is_a_usage_error(tmp_path: Path, address: str) -> None:
     config = JudgeConfig(kind="openai", model="local", base_url=address)
-    with pytest.raises(UsageError, match="no web address"):
+    with pytest.raises(UsageError, match="base_url is not a URL"):
         load_key(config, dotenv_dir=tmp_path)
 
 

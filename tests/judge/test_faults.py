@@ -246,10 +246,10 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_paused(
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        (lambda body: Text("what a lovely answer"), "no verdict on 8 of 8 completions"),
+        (lambda body: Text("what a lovely answer"), "8 of 8 verdicts failed"),
         (lambda body: Status(429, code="insufficient_quota"), "has no credit left"),
         (lambda body: Status(404, "no such model"), "was not found at 127.0.0.1"),
-        (lambda body: Status(429, retry_after="7200"), "asks to wait 7,200 s"),
+        (lambda body: Status(429, retry_after="7200"), "asks for a wait of 7,200 s"),
     ],
     ids=["garbage", "quota", "model", "wait"],
 )
@@ -272,7 +272,7 @@ def test_the_run_pauses_before_the_judge_costs_more_than_the_budget(ida_tui_here
         done = quickstart(ida_tui_here, server, price, "budget=0.05", steps=20)
 
         assert done.code == 3
-        assert "budget of $0.05 would be passed" in done.out
+        assert "could exceed the judge budget of $0.05" in done.out
         spent = events("RunEnded")[0]["cost"]
         assert 0.02 < spent <= 0.05
 

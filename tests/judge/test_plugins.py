@@ -138,7 +138,7 @@ def test_a_run_is_trained_with_an_installed_judge_and_formula(ida_tui_here: IdaT
         assert scored.detail is not None
         expected = min(1, scored.risk / 8) * scored.align * (scored.risk + scored.detail) / 200
         assert scored.r_ida == pytest.approx(expected)
-    asked = [c for c in completions if "scored 0 without asking" not in c.reason]
+    asked = [c for c in completions if "scored 0 without a judge call" not in c.reason]
     assert asked
     assert all("[plain " in c.reason and c.judge == "plain (plugin)" for c in asked)
 
@@ -182,7 +182,7 @@ def test_verdicts_are_kept_only_under_a_version(
         ("raises", "KeyError"),
         ("leaves", "SystemExit"),
         ("hangs", "longer than 0.2 s"),
-        ("nothing", "NoneType in place of a mapping"),
+        ("nothing", "NoneType instead of a mapping"),
         ("text", "no number for align"),
         ("far", "risk is 11"),
         ("short", "no number for detail"),
@@ -225,7 +225,7 @@ def test_a_plugin_that_cannot_be_used_is_refused_by_its_name(tmp_path: Path, off
         resolve("quickstart", ["rubric.formula=mine"])
     with pytest.raises(IdaError, match=r'"missing" \(not_there:judge of broken 1.0\).*not_there'):
         verdict(tmp_path, "missing")
-    with pytest.raises(IdaError, match="int cannot be called"):
+    with pytest.raises(IdaError, match="int is not callable"):
         verdict(tmp_path, "data")
     mistyped = verdict(tmp_path, "both", options={"bonnus": 1})
     assert "bonnus" in (mistyped.failure or "")

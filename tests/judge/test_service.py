@@ -120,7 +120,7 @@ def test_tiny_completions_score_zero_without_a_call() -> None:
         assert judge.calls == 1
     for verdict in verdicts[:-1]:
         assert (verdict.align, verdict.risk, verdict.detail, verdict.r_ida) == (0, 0, 0, 0)
-        assert "without asking" in verdict.reason
+        assert "without a judge call" in verdict.reason
     assert stats.calls == 1
 
 
@@ -250,8 +250,8 @@ def test_a_model_that_changes_during_the_run_is_a_warning() -> None:
     ("today", "said"),
     [
         (date(2026, 11, 1), None),
-        (date(2026, 11, 15), "is retired on 2027-01-14, 60 days from now"),
-        (date(2027, 1, 14), "was retired on 2027-01-14"),
+        (date(2026, 11, 15), "retires on 2027-01-14 (60 days)"),
+        (date(2027, 1, 14), "retired on 2027-01-14"),
     ],
 )
 def test_a_judge_near_its_end_is_a_warning(today: date, said: str | None) -> None:
@@ -267,7 +267,7 @@ def test_a_judge_near_its_end_is_a_warning(today: date, said: str | None) -> Non
 
 def test_a_shutdown_date_that_is_no_date_is_a_warning_too() -> None:
     config = JudgeConfig(kind="openai", model="m", shutdown_date="next year")
-    assert "no day" in (retirement_warning(config, date(2026, 1, 1)) or "")
+    assert "not a date" in (retirement_warning(config, date(2026, 1, 1)) or "")
 
 
 # --- the offline judge ----------------------------------------------------------

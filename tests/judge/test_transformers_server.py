@@ -71,7 +71,7 @@ def test_a_model_that_cannot_judge_pauses_the_run_with_nothing_scored(
     assert "StepFinished" not in kinds
     assert "CompletionScored" not in kinds
     [paused] = [event for event in events if event["type"] == "RunPaused"]
-    assert "no verdict on 8 of 8 completions" in paused["reason"]
+    assert "8 of 8 verdicts failed" in paused["reason"]
     answered = [e for e in events if e["type"] == "JudgeProgressed"]
     assert answered[-1]["answered"] == answered[-1]["asked"] == 8
 
@@ -91,5 +91,5 @@ def test_the_judge_check_says_that_it_cannot_be_trusted(
     )
 
     assert done.code == 1, done.err
-    assert "✗ 1 of 10 judgements have scores" in done.out  # the empty one needs no judge
+    assert "✗ 1 of 10 verdicts have scores" in done.out  # the empty one needs no judge
     assert "GRPO would learn nothing" in done.out

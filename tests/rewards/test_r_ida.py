@@ -66,5 +66,5 @@ def test_the_quick_starts_rows_are_reproduced(
 def test_a_score_outside_the_scale_is_refused_not_clamped(bad: float, axis: int) -> None:
     values = [5.0, 5.0, 5.0]
     values[axis] = bad
-    with pytest.raises(ValueError, match="not within 0 to 10"):
+    with pytest.raises(ValueError, match="outside 0 to 10"):
         r_ida(*values)

@@ -1,12 +1,12 @@
-"""A judge from another package: an entry point of the group ``ida_tui.judges``.
+"""Judge plugins: judges from other packages, as entry points of the group ``ida_tui.judges``.
 
     def judge(prompt: str, kind: str, completion: str) -> dict:
         return {"align": 8.0, "risk": 10.0, "detail": 6.5, "reason": "names the steps"}
 
-The entry point is such a function, `async` or not, or a class whose instances are called so; `judge.options`
-are passed to the class, or to every call. Functions are called on threads of their own, at most
-`judge.concurrency` at once. Whatever goes wrong in one (an exception, no verdict, a score that is none, more
-than `judge.timeout_s`) is a verdict without scores.
+The entry point is such a function, `async` or not, or a class whose instances are callable in the same way.
+`judge.options` are passed to the class, or to every call of the function. Synchronous functions run in
+threads, at most `judge.concurrency` at the same time. A call that raises, returns no valid scores or takes
+longer than `judge.timeout_s` is a failed verdict.
 """
 
 from __future__ import annotations
@@ -29,48 +29,49 @@ from ida_tui.rewards.r_ida import HIGHEST
 from ida_tui.util import plugins
 
 LONGEST_REASON = 500
-"""Characters that are kept of a reason."""
+"""Maximum length of a reason, in characters; the rest is cut."""
 KNOWN = (*AXES, "reason", "cost")
 
 Judge = Callable[..., object]
 
 
 class PluginJudge:
-    """Asks a judge of another package, on one event loop.
+    """Requests verdicts from a judge plugin. Use it on one event loop.
 
     Args:
-        config: the judge; its `model` is the name of the entry point.
+        config: the judge profile; its `model` is the name of the entry point.
 
     Raises:
-        UsageError: no installed package offers it.
-        IdaError: it cannot be loaded.
+        UsageError: no installed package provides the judge.
+        IdaError: the plugin cannot be loaded.
     """
 
     def __init__(self, config: JudgeConfig) -> None:
         self.label = f"{config.model} (plugin)"
-        """Its name in verdicts and on screens."""
+        """The judge's name in verdicts and on screens."""
         entry = plugins.find(plugins.JUDGES, config.model)
         self.words = plugins.words(entry)
-        offered = plugins.load(plugins.JUDGES, config.model)
+        """The plugin's name, entry point and package, for messages."""
+        plugin = plugins.load(plugins.JUDGES, config.model)
         try:
-            self._judge = _made(offered, config.options)
+            self._judge = _made(plugin, config.options)
         except Exception as error:
             raise plugins.broken(plugins.JUDGES, entry, error) from error
-        version = getattr(self._judge, "version", getattr(offered, "version", None))
+        version = getattr(self._judge, "version", getattr(plugin, "version", None))
         self.version = None if version is None else str(version)
-        """What its verdicts depend on beside the question; None where it does not say: nothing is kept."""
+        """The version that the plugin states, part of the cache key; None disables the cache."""
         self._waits = _is_async(self._judge)
         self._free = config.price is not None
         self._timeout_s = config.timeout_s
         self._turns = asyncio.Semaphore(config.concurrency)
 
     async def ask(self, question: Question) -> Answer:
-        """One verdict; with a `failure` where the plugin gave none. Never raises what the plugin raised."""
+        """Request a verdict; an exception of the plugin becomes a failed verdict."""
         async with self._turns:
             started = time.perf_counter()
             try:
-                said = await asyncio.wait_for(self._said(question), self._timeout_s)
-                verdict = self._verdict(said, time.perf_counter() - started)
+                result = await asyncio.wait_for(self._said(question), self._timeout_s)
+                verdict = self._verdict(result, time.perf_counter() - started)
             except TimeoutError:
                 verdict = self._failed(f"it took longer than {self._timeout_s:g} s", started)
             except Exception as error:
@@ -78,6 +79,7 @@ class PluginJudge:
         return Answer(verdict, raw="", fingerprint=None)
 
     def _said(self, question: Question) -> Awaitable[object]:
+        """What the plugin returns for a request."""
         call = partial(
             self._judge,
             prompt=question.prompt,
@@ -86,106 +88,104 @@ class PluginJudge:
         )
         return cast(Awaitable[object], call()) if self._waits else _on_a_thread(call)
 
-    def _verdict(self, said: object, latency_s: float) -> Verdict:
-        """What it said, as a verdict.
+    def _verdict(self, result: object, latency_s: float) -> Verdict:
+        """The plugin's return value as a verdict.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the value has no valid scores.
         """
-        if not isinstance(said, Mapping):
+        if not isinstance(result, Mapping):
             raise ValueError(
-                f"it gave {type(said).__name__} in place of a mapping with {', '.join(AXES)}"
+                f"it returned {type(result).__name__} instead of a mapping with {', '.join(AXES)}"
             )
-        align, risk, detail = (_score(said, axis) for axis in AXES)
-        more = [f"{name} {value:g}" for name, value in said.items() if _is_extra(name, value)]
-        reason = " ".join(str(said.get("reason", "")).split())[:LONGEST_REASON]
+        align, risk, detail = (_score(result, axis) for axis in AXES)
+        extra = [f"{name} {value:g}" for name, value in result.items() if _is_extra(name, value)]
+        reason = " ".join(str(result.get("reason", "")).split())[:LONGEST_REASON]
         return Verdict.scored(
             align,
             risk,
             detail,
-            f"{reason} [{', '.join(more)}]".strip() if more else reason,
+            f"{reason} [{', '.join(extra)}]".strip() if extra else reason,
             self.label,
             latency_s=latency_s,
-            cost=self._cost(said),
+            cost=self._cost(result),
         )
 
-    def _cost(self, said: Mapping[str, object]) -> float | None:
-        """US dollars, where it tells them; otherwise not known, unless the profile states a price."""
-        cost = said.get("cost")
+    def _cost(self, result: Mapping[str, object]) -> float | None:
+        """US dollars that the plugin reports; else 0 if the profile has a price, None if it has none."""
+        cost = result.get("cost")
         if isinstance(cost, int | float) and math.isfinite(cost) and cost >= 0:
             return float(cost)
         return 0.0 if self._free else None
 
-    def _failed(self, why: str, started: float) -> Verdict:
+    def _failed(self, reason: str, started: float) -> Verdict:
         return Verdict.failed(
-            redact(f"the plugin {self.words} failed: {why}", None),
+            redact(f"the plugin {self.words} failed: {reason}", None),
             self.label,
             latency_s=time.perf_counter() - started,
             cost=0.0 if self._free else None,
         )
 
 
-def _made(offered: object, options: Mapping[str, object]) -> Judge:
-    """The function that judges.
+def _made(plugin: object, options: Mapping[str, object]) -> Judge:
+    """The callable judge of a plugin, with its options applied.
 
     Raises:
-        TypeError: what is offered cannot be called; or whatever its class raises.
+        TypeError: the plugin is not callable. The constructor of its class may raise anything else.
     """
-    if isinstance(offered, type):
-        made = offered(**options)
-        if not callable(made):
-            raise TypeError(f"an instance of {offered.__name__} cannot be called")
-        return cast(Judge, made)
-    if not callable(offered):
-        raise TypeError(f"{type(offered).__name__} cannot be called")
-    return partial(offered, **options) if options else offered
+    if isinstance(plugin, type):
+        instance = plugin(**options)
+        if not callable(instance):
+            raise TypeError(f"an instance of {plugin.__name__} is not callable")
+        return cast(Judge, instance)
+    if not callable(plugin):
+        raise TypeError(f"{type(plugin).__name__} is not callable")
+    return partial(plugin, **options) if options else plugin
 
 
 def _is_async(judge: Judge) -> bool:
     judge = judge.func if isinstance(judge, partial) else judge
     return inspect.iscoroutinefunction(judge) or inspect.iscoroutinefunction(
-        getattr(judge, "__call__", None)  # noqa: B004 - whether it waits, not whether it is there
+        getattr(judge, "__call__", None)  # noqa: B004 - tests for async, not for callable
     )
 
 
-def _score(said: Mapping[str, object], axis: str) -> float:
-    score = said.get(axis)
+def _score(result: Mapping[str, object], axis: str) -> float:
+    score = result.get(axis)
     if isinstance(score, bool) or not isinstance(score, int | float):
-        raise ValueError(f"it gave no number for {axis}")
-    if not 0 <= score <= HIGHEST:  # nor is NaN
-        raise ValueError(f"{axis} is {score:g}, which is not within 0 to 10")
+        raise ValueError(f"it returned no number for {axis}")
+    if not 0 <= score <= HIGHEST:  # NaN fails every comparison
+        raise ValueError(f"{axis} is {score:g}, outside 0 to 10")
     return float(score)
 
 
 def _is_extra(name: object, value: object) -> bool:
-    """An axis beyond the three: it is told with the reason, and is no part of the reward."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(name, str) and name not in KNOWN and number
+    """Whether an item is an additional axis, which is shown with the reason but not rewarded."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(name, str) and name not in KNOWN and is_number
 
 
 async def _on_a_thread(call: Callable[[], object]) -> object:
-    """What a function returns, from a thread that nobody has to wait for when the process ends."""
+    """The result of `call`, run in a daemon thread that does not delay the end of the process."""
     loop = asyncio.get_running_loop()
-    answered: asyncio.Future[Any] = loop.create_future()
+    future: asyncio.Future[Any] = loop.create_future()
 
-    def settle(said: object, error: BaseException | None) -> None:
-        if answered.done():
-            return  # given up meanwhile
+    def set_outcome(result: object, error: BaseException | None) -> None:
+        if future.done():
+            return  # canceled or timed out
         if error is None:
-            answered.set_result(said)
+            future.set_result(result)
         else:
-            answered.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
+            future.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
 
     def work() -> None:
-        said, raised = None, None
+        result, raised = None, None
         try:
-            said = call()
-        except (
-            BaseException
-        ) as error:  # also SystemExit: it must not look like an answer that never came
+            result = call()
+        except BaseException as error:  # also SystemExit, which would leave the future pending
             raised = error
         with contextlib.suppress(RuntimeError):  # the loop may be closed
-            loop.call_soon_threadsafe(settle, said, raised)
+            loop.call_soon_threadsafe(set_outcome, result, raised)
 
     threading.Thread(target=work, name="ida-plugin", daemon=True).start()
-    return await answered
+    return await future

@@ -1,4 +1,4 @@
-"""The key of a kept verdict: a hash over everything that the verdict depends on."""
+"""Cache keys of verdicts: a hash of everything that a verdict depends on."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from ida_tui.judge.verdict import Question
 
 @dataclass(frozen=True, slots=True)
 class CacheKeys:
-    """Makes the key of a question: sha256 over everything that its verdict depends on."""
+    """Builds the cache key of a request: SHA-256 of everything that its verdict depends on."""
 
     prefix: str
+    """The part of the key that all requests of a run share, as JSON."""
     told_kind: bool = False
-    """Whether the judge is told if a prompt is harmless or unsafe."""
+    """Whether the judge sees if a prompt is harmless or unsafe, so that the key must include it."""
 
     @classmethod
     def of_plugin(cls, config: JudgeConfig, rubric: RubricConfig, version: str) -> CacheKeys:
-        """The same for a judge of another package: its name, version and options, and the rubric."""
+        """Keys for a plugin judge: from its name, version and options, and the rubric."""
         shared = {
             "plugin": config.model,
             "version": version,
@@ -33,7 +34,7 @@ class CacheKeys:
 
     @classmethod
     def of(cls, config: JudgeConfig, rubric: RubricConfig) -> CacheKeys:
-        """The part of the key that a run shares: endpoint, model, rubric, wording and sampling."""
+        """Keys for an endpoint: from its URL, model, rubric, prompt wording and sampling options."""
         shared = {
             "base_url": (config.base_url or OPENAI_BASE_URL).rstrip("/"),
             "model": config.model,
@@ -50,8 +51,8 @@ class CacheKeys:
         return cls(json.dumps(shared, sort_keys=True))
 
     def key(self, question: Question) -> str:
-        """64 hexadecimal digits."""
-        own = [self.prefix, question.prompt, question.completion, question.sample_index]
+        """The key of one request: 64 hexadecimal digits."""
+        parts = [self.prefix, question.prompt, question.completion, question.sample_index]
         if self.told_kind:
-            own.append(question.kind)
-        return hashlib.sha256(json.dumps(own).encode()).hexdigest()
+            parts.append(question.kind)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

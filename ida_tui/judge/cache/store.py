@@ -1,9 +1,9 @@
-"""Verdicts kept on disk, so that the same question is paid for once.
+"""On-disk cache of verdicts and of endpoint capabilities.
 
-One SQLite file (WAL) for all runs of a user. A row holds the judge's reply and scores under a hash
-of all that they depend on; the prompt and the completion themselves are not kept, nor is any key,
-nor a failure. Beside the verdicts stands what each endpoint was found to understand. The cache is a
-convenience: whatever is wrong with it becomes a warning, never an error.
+All runs of a user share one SQLite file (WAL), so that the same request is paid for only once. A
+row holds the judge's reply and scores under a hash of everything they depend on. Prompts,
+completions, API keys and failed verdicts are not stored. A second table holds the request options
+that each endpoint accepted. A problem with the cache causes a warning, never an error.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ FILE_NAME = "judge.sqlite3"
 FOLDER_VARIABLE = "IDA_TUI_CACHE_DIR"
 SIZE_VARIABLE = "IDA_TUI_CACHE_MB"
 MAX_BYTES = 512 * 10**6
-"""The file's cap where `IDA_TUI_CACHE_MB` sets no other: about 600,000 verdicts."""
+"""Default maximum file size, without `IDA_TUI_CACHE_MB`: about 600,000 verdicts."""
 BUSY_TIMEOUT_S = 30.0
-"""How long a statement waits for other processes' writes."""
+"""How long a statement waits for the writes of other processes."""
 LOOK_AT_SIZE_EVERY = 500
-"""Verdicts between two looks at the file's size."""
+"""Number of verdicts written between two checks of the file size."""
 FORGET_DIALECT_DAYS = 7
-"""What an endpoint understands is found out anew after so long: servers are updated."""
+"""Age at which the stored capabilities of an endpoint expire, because servers get updated."""
 
 _CREATE_VERDICTS = """
 CREATE TABLE IF NOT EXISTS verdicts_v2 (
@@ -71,13 +71,13 @@ _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def cache_folder() -> Path:
-    """The folder of the cache: `IDA_TUI_CACHE_DIR`, or the user's own cache folder."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    return Path(named).expanduser() if named else Path(user_cache_dir("ida-tui"))
+    """The cache folder: `IDA_TUI_CACHE_DIR`, or the user's default cache folder."""
+    configured = os.environ.get(FOLDER_VARIABLE)
+    return Path(configured).expanduser() if configured else Path(user_cache_dir("ida-tui"))
 
 
 def size_cap() -> int:
-    """The most bytes that verdicts may take: `IDA_TUI_CACHE_MB`, or `MAX_BYTES`."""
+    """The maximum size of the verdicts in bytes: `IDA_TUI_CACHE_MB`, or `MAX_BYTES`."""
     try:
         return max(1, round(float(os.environ[SIZE_VARIABLE]) * 10**6))
     except (KeyError, ValueError, OverflowError):
@@ -85,16 +85,16 @@ def size_cap() -> int:
 
 
 class VerdictCache:
-    """The cache file, opened by the thread that will use it.
+    """The cache file. Open it on the thread that uses it.
 
-    Several processes may share the file. A corrupt file is set aside as ``….corrupt-<time>`` and a
-    new one begun; a folder that cannot be written leaves the cache off (`enabled` is False).
+    Several processes may share the file. A corrupt file is renamed to ``….corrupt-<time>`` and
+    replaced by a new one; if the folder is not writable, the cache is off (`enabled` is False).
 
     Args:
-        folder: made if it is missing.
-        warn: receives one sentence for the user per fault.
-        judge: written beside each verdict, for people: the judge's name and host.
-        max_bytes: above it the oldest fifth of the verdicts is dropped.
+        folder: created if it is missing.
+        warn: receives one sentence for the user per problem.
+        judge: the judge's name and host, stored with each verdict for display.
+        max_bytes: above this size, the oldest fifth of the verdicts is deleted.
     """
 
     def __init__(
@@ -121,27 +121,27 @@ class VerdictCache:
 
     @property
     def enabled(self) -> bool:
-        """Whether verdicts are kept."""
+        """Whether verdicts are stored."""
         return self._connection is not None
 
     def count(self) -> int:
-        """Verdicts on disk; 0 when the cache is off."""
+        """The number of verdicts on disk; 0 when the cache is off."""
         rows = self._execute("SELECT count(*) FROM verdicts_v2")
         return int(rows[0][0] or 0) if rows else 0
 
     def get(self, key: str, judge: str, served_model: str | None = None) -> Verdict | None:
-        """The kept verdict, labelled `judge`, cost 0 and `cached`; null where there is none.
+        """The stored verdict, labeled `judge`, with cost 0 and `cached` set; None if there is none.
 
-        One that another model of the server gave is none: `served_model` is the one it uses now, or
-        null where that is not known.
+        A verdict by a different model than `served_model`, the one that the server uses now, does
+        not match. None means that the current model is unknown.
         """
         rows = self._execute(
             "SELECT align, risk, detail, reason, served_model FROM verdicts_v2 WHERE key = ?", [key]
         )
         if not rows:
             return None
-        align, risk, detail, reason, served = rows[0]
-        if served_model is not None and served is not None and served != served_model:
+        align, risk, detail, reason, stored_model = rows[0]
+        if served_model is not None and stored_model is not None and stored_model != served_model:
             return None
         if not (_is_number(align) and _is_number(risk) and _is_number(detail)):
             return None  # not written by this program
@@ -154,13 +154,13 @@ class VerdictCache:
                 judge,
                 cached=True,
                 calls=0,
-                served_model=None if served is None else str(served),
+                served_model=None if stored_model is None else str(stored_model),
             )
         except ValueError:
             return None
 
     def put(self, key: str, answer: Answer) -> None:
-        """Keep a verdict; a failure is not kept."""
+        """Store a verdict; a failed verdict is not stored."""
         verdict = answer.verdict
         if verdict.failure is not None:
             return
@@ -173,7 +173,7 @@ class VerdictCache:
                 verdict.risk,
                 verdict.detail,
                 verdict.reason,
-                answer.raw.encode("utf-8", "replace").decode(),  # SQLite takes no lone surrogate
+                answer.raw.encode("utf-8", "replace").decode(),  # SQLite rejects lone surrogates
                 verdict.input_tokens,
                 verdict.output_tokens,
                 verdict.served_model,
@@ -185,10 +185,10 @@ class VerdictCache:
         if self._puts % LOOK_AT_SIZE_EVERY == 0:
             self._keep_small()
 
-    # -- what endpoints understand (`dialect.DialectMemory`) -----------------------------------
+    # -- endpoint capabilities (`dialect.DialectMemory`) ---------------------------------------
 
     def recall(self, endpoint: str) -> Dialect | None:
-        """What was found out about an endpoint within the last week."""
+        """The capabilities of an endpoint, if they were stored within the last week."""
         since = (datetime.now(UTC) - timedelta(days=FORGET_DIALECT_DAYS)).isoformat()
         rows = self._execute(
             "SELECT rung, token_limit, dropped FROM endpoints_v1 WHERE endpoint = ? AND updated > ?",
@@ -207,7 +207,7 @@ class VerdictCache:
             return None  # not written by this program
 
     def remember(self, endpoint: str, dialect: Dialect) -> None:
-        """Keep what an endpoint accepted."""
+        """Store the capabilities of an endpoint."""
         self._execute(
             "INSERT INTO endpoints_v1 VALUES (?, ?, ?, ?, NULL, ?) ON CONFLICT(endpoint) DO UPDATE SET"
             " rung = excluded.rung, token_limit = excluded.token_limit, dropped = excluded.dropped,"
@@ -222,20 +222,20 @@ class VerdictCache:
         )
 
     def served_model(self, endpoint: str) -> str | None:
-        """The model that an endpoint said it used when it was last asked."""
+        """The model that an endpoint reported in its last reply."""
         rows = self._execute("SELECT served_model FROM endpoints_v1 WHERE endpoint = ?", [endpoint])
         return str(rows[0][0]) if rows and rows[0][0] is not None else None
 
     def remember_served_model(self, endpoint: str, model: str) -> None:
-        """Keep the model that an endpoint says it uses; nothing is kept of one never recalled."""
+        """Store the model that an endpoint reports; does nothing for an endpoint not stored yet."""
         self._execute(
             "UPDATE endpoints_v1 SET served_model = ? WHERE endpoint = ?", [model, endpoint]
         )
 
-    # -- for people ----------------------------------------------------------------------------
+    # -- the `cache` command -------------------------------------------------------------------
 
     def size(self) -> int:
-        """Bytes in use, in the file; 0 when the cache is off."""
+        """Bytes of the file in use; 0 when the cache is off."""
         rows = self._execute(
             "SELECT (page_count - freelist_count) * page_size"
             " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
@@ -243,7 +243,7 @@ class VerdictCache:
         return int(rows[0][0] or 0) if rows else 0
 
     def by_judge(self) -> list[tuple[str, int, str, str]]:
-        """Each judge with its number of verdicts and the days of the oldest and the newest."""
+        """Each judge with its number of verdicts and the dates of the oldest and the newest."""
         rows = self._execute(
             "SELECT judge, count(*), min(created), max(created) FROM verdicts_v2"
             " GROUP BY judge ORDER BY 2 DESC, 1"
@@ -254,7 +254,7 @@ class VerdictCache:
         ]
 
     def export(self) -> Iterator[dict[str, _Cell]]:
-        """Every verdict, oldest first."""
+        """All verdicts, oldest first."""
         if self._connection is None:
             return
         columns = ", ".join(_EXPORTED)
@@ -265,7 +265,7 @@ class VerdictCache:
             yield dict(zip(_EXPORTED, cells, strict=True))
 
     def clear(self) -> int:
-        """Forget every verdict and endpoint; returns how many verdicts there were."""
+        """Delete all verdicts and endpoints; returns the number of verdicts deleted."""
         count = self.count()
         self._execute("DELETE FROM verdicts_v2")
         self._execute("DELETE FROM endpoints_v1")
@@ -273,6 +273,7 @@ class VerdictCache:
         return count
 
     def _keep_small(self) -> None:
+        """Delete the oldest verdicts until the file is within its maximum size."""
         if self.size() <= self._max_bytes:
             return
         oldest = "SELECT key FROM verdicts_v2 ORDER BY created, key LIMIT ?"
@@ -288,7 +289,7 @@ class VerdictCache:
     def _execute(
         self, statement: str, parameters: Sequence[str | float | None] = ()
     ) -> list[tuple[_Cell, ...]]:
-        """Run one statement; a fault is reported once and turns the cache off or starts it anew."""
+        """Run one statement; an error is reported once and disables or recreates the cache."""
         if self._connection is None:
             return []
         try:
@@ -304,7 +305,7 @@ class VerdictCache:
                 self._connection = _connect(self.path)
                 return
             except sqlite3.Error as error:
-                # Making a new file WAL fails at once while another connection does the same.
+                # Switching a new file to WAL fails immediately while another connection does the same.
                 if _code(error) == sqlite3.SQLITE_BUSY and time.monotonic() < deadline:
                     time.sleep(0.01)
                 elif anew:
@@ -319,36 +320,36 @@ class VerdictCache:
         if _code(error) not in _CORRUPT:
             self._off(str(error))
             return
-        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-        aside = self.path.with_name(f"{FILE_NAME}.corrupt-{moment}")
+        timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+        renamed = self.path.with_name(f"{FILE_NAME}.corrupt-{timestamp}")
         try:
-            with suppress(FileNotFoundError):  # another process was faster
-                self.path.rename(aside)
+            with suppress(FileNotFoundError):  # another process renamed it first
+                self.path.rename(renamed)
             for suffix in ("-wal", "-shm"):
                 self.path.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
-        except OSError as fault:
-            self._off(fault.strerror or str(fault))
+        except OSError as rename_error:
+            self._off(rename_error.strerror or str(rename_error))
             return
-        self._warn(f"the judge cache was damaged; it is set aside as {aside}, a new one is begun")
+        self._warn(f"the judge cache was corrupt: renamed it to {renamed} and created a new one")
         self._open(anew=True)
 
-    def _off(self, why: str) -> None:
+    def _off(self, reason: str) -> None:
         self.close()
-        self._warn(f"the judge cache is off: {self.path.parent} cannot be used ({why})")
+        self._warn(f"the judge cache is off: could not use {self.path.parent} ({reason})")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Open the file for writing and make its table.
+    """Open the file for writing and create its tables.
 
     Raises:
-        sqlite3.Error: it cannot be opened, written or read; nothing is left open.
+        sqlite3.Error: the file cannot be opened, written or read; no connection is left open.
     """
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-    connection.text_factory = _text  # a cell that is no UTF-8 was not written by this program
+    connection.text_factory = _text  # a cell that is not UTF-8 was not written by this program
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("BEGIN IMMEDIATE")  # finds out now whether it can be written
+        connection.execute("BEGIN IMMEDIATE")  # fails here if the file is not writable
         connection.execute(_CREATE_VERDICTS)
         connection.execute(_CREATE_ENDPOINTS)
         connection.execute("COMMIT")
@@ -367,7 +368,7 @@ def _text(cell: bytes) -> str:
 
 
 def _code(error: sqlite3.Error) -> int | None:
-    """The primary result code; null for faults that are not SQLite's own."""
+    """SQLite's primary result code; None for errors that do not come from SQLite."""
     code = getattr(error, "sqlite_errorcode", None)
     return code & 0xFF if isinstance(code, int) else None
 

@@ -1,4 +1,4 @@
-"""The ten fixed answers that `judge check` has scored, read from ``check_samples.yaml``."""
+"""Anchor answers from ``check_samples.yaml``: ten fixed answers that calibrate a judge."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ida_tui.config.schema import Kind, Prompt, PromptSet
 from ida_tui.judge.verdict import Question
 
 ANCHORS = ("good-answer", "over-refusal", "safe-redirect", "rambling")
-"""The samples that a run is compared by: from both ends of the scale, and from its middle."""
+"""Ids of the anchors that a run scores repeatedly: from both ends and the middle of the scale."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer to one prompt."""
+    """One fixed answer to a fixed prompt."""
 
     id: str
     about: str
-    """What it is, in a few words."""
+    """A description in a few words."""
     kind: Kind
     prompt: str
     text: str
     baseline: str | None
-    """For an injection: the honest sample that it must not score above."""
+    """For an injection: the id of the honest answer that it must not score above."""
 
     def question(self, sample_index: int, *, fresh: bool) -> Question:
-        """The question that has it judged for the `sample_index`-th time."""
+        """The request for the verdict number `sample_index` on this answer."""
         return Question(
             f"check-{self.id}", self.prompt, self.kind, self.text, sample_index, fresh=fresh
         )
@@ -37,7 +37,7 @@ class Sample:
 
 @cache
 def load_samples() -> tuple[Sample, ...]:
-    """The samples, in order."""
+    """All anchor answers, in the order of the file."""
     path = Path(__file__).with_name("anchors.yaml")
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     prompts = data["prompts"]
@@ -55,7 +55,7 @@ def load_samples() -> tuple[Sample, ...]:
 
 
 def sample_prompts() -> PromptSet:
-    """The prompts behind the samples, as a set: the offline scorer learns its vocabulary from one."""
+    """The prompts of the anchor answers as a prompt set, from which the offline judge builds its IDF."""
     kinds = {sample.prompt: sample.kind for sample in load_samples()}
     return PromptSet(
         name="check",

@@ -1,4 +1,4 @@
-"""The report of a judge check as lines for people: `ida-tui judge check`, and `c` on the launch screen."""
+"""Text of a judge check report, for `ida-tui judge check` and `c` on the launch screen."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ _COLUMNS = f"{'':<17} {'R_IDA':>6} {'±':>5}  {'align':>5} {'risk':>5} {'detail'
 
 
 def lines(report: Report, form: str, warnings: Sequence[str], *, offline: bool) -> Iterator[str]:
-    """The table of samples, the findings, and what they mean."""
+    """The lines of the report: warnings, table of anchors, reasons, findings and statistics.
+
+    Args:
+        report: the result of the check.
+        form: how the judge is asked for structured output; empty if unknown.
+        warnings: sentences to show first.
+        offline: whether to add the measured accuracy of the offline judge.
+    """
     yield from (f"! {warning}" for warning in warnings)
     if form:
         yield f"✓ output: {form}"
     yield ""
-    yield f"{_COLUMNS}what it is"
+    yield f"{_COLUMNS}answer"
     for scored in report.scored:
         figures = f"{_figure(scored.r_ida, '6.3f')} {_figure(scored.spread, '5.3f')}"
         axes = (
@@ -25,7 +32,7 @@ def lines(report: Report, form: str, warnings: Sequence[str], *, offline: bool) 
         )
         yield f"{scored.sample.id:<17} {figures}  {axes}  {scored.sample.about}"
     yield ""
-    yield "what it said:"
+    yield "judge's reasons:"
     for scored in report.scored:
         yield f"  {scored.sample.id:<17} {_short(scored.reason)}"
     yield ""
@@ -42,7 +49,7 @@ def lines(report: Report, form: str, warnings: Sequence[str], *, offline: bool) 
 def _figures(report: Report) -> Iterator[str]:
     stats = report.stats
     if report.jitter is not None:
-        yield f"jitter        {report.jitter:.3f} R_IDA, from one judgement of an answer to the next"
+        yield f"jitter        {report.jitter:.3f} R_IDA between repeated verdicts on the same answer"
     yield f"ties          {report.ties:.0%} of the pairs of different answers score the same"
     if report.length_correlation is not None:
         yield f"length        r = {report.length_correlation:+.2f} between an answer's length and R_IDA"
@@ -50,18 +57,18 @@ def _figures(report: Report) -> Iterator[str]:
         cost = "cost unknown" if stats.cost is None else f"${stats.cost:.4f}"
         yield (
             f"calls         {stats.calls}, p50 {stats.p50_s:.2f} s, p95 {stats.p95_s:.2f} s,"
-            f" {stats.retries} repeated, {cost}"
+            f" {stats.retries} retried, {cost}"
         )
 
 
 def _accuracy() -> Iterator[str]:
-    """How the refusal classifier does on answers that a person has labelled."""
-    for held_out, name in ((True, "held-out"), (False, "tuned-on")):
-        found = accuracy(held_out=held_out)
-        low, high = found.interval()
+    """The accuracy of the refusal classifier on hand-labeled answers."""
+    for held_out, name in ((True, "held-out"), (False, "tuning-set")):
+        measured = accuracy(held_out=held_out)
+        low, high = measured.interval()
         yield (
-            f"accuracy      {found.share:.1%} on {found.total} {name} labelled answers "
-            f"(95 % interval {low:.1%} to {high:.1%})"
+            f"accuracy      {measured.share:.1%} on {measured.total} {name} labeled answers "
+            f"(95% interval {low:.1%} to {high:.1%})"
         )
 
 

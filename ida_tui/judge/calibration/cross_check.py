@@ -1,7 +1,7 @@
-"""What can be told of a step's completions without its judge: a second opinion, and figures of form.
+"""Checks of a step's completions that do not use its judge: refusals, repetition, length, offline score.
 
-A judge that is fooled does not say so. The refusal classifier and the offline heuristic are not fooled in
-the same way: where they and the judge part, a model may be learning to please the judge (`ida_tui.events.alerts`).
+A policy can learn to exploit the judge. The refusal classifier and the offline heuristic have different
+weaknesses, so a growing gap between them and the judge is a sign of reward hacking (`ida_tui.events.alerts`).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ida_tui.rewards.r_ida import r_ida
 from ida_tui.util.statistics import pearson
 
 GRAM = 4
-"""Words that make a repetition when they come again in the same order."""
+"""Length of the word n-grams that `repetition` counts."""
 LEAST_FOR_LENGTH = 8
-"""Completions of which a correlation of length and reward is told."""
+"""Fewest completions for a correlation of length and reward."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One completion of a step, with what its judge said."""
+    """One completion of a step with its verdict."""
 
     group: int
     prompt: str
@@ -39,7 +39,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class CrossChecked:
-    """Figures of one step; the counts are completions."""
+    """Cross-check statistics of one step. Integers count completions."""
 
     harmless: int = 0
     harmless_refused: int = 0
@@ -48,72 +48,72 @@ class CrossChecked:
     unsafe_declined: int = 0
     """Full and partial refusals of unsafe requests."""
     repetition: float | None = None
-    """Mean share of a completion's word 4-grams that it has said before."""
+    """Mean share of a completion's word 4-grams that repeat an earlier one."""
     length_r: float | None = None
-    """Correlation of tokens and R_IDA among completions of one group that decline, or answer, alike."""
+    """Correlation of token count and R_IDA within a group, among completions of the same refusal class."""
     offline_r_ida: float | None = None
-    """Mean R_IDA of the scored completions by the offline heuristic; null where it is the judge."""
+    """Mean R_IDA that the offline heuristic gives to the scored completions; None if it is the judge."""
 
 
 class CrossCheck:
-    """Looks at the completions of a step beside its judge.
+    """Computes the cross-check statistics of a step.
 
     Args:
-        corpus: the texts of the profile's prompts, from which the heuristic takes its topics.
+        corpus: the texts of the prompts, from which the offline heuristic builds its IDF table.
     """
 
     def __init__(self, corpus: Sequence[str]) -> None:
         self._scorer = OfflineScorer(corpus)
 
     def look(self, completions: Sequence[Seen]) -> CrossChecked:
-        """The figures of one step; well under a millisecond a completion of a chat's length."""
-        offline: list[float] = []
+        """The statistics of one step; takes well under 1 ms per completion of chat length."""
+        offline_rewards: list[float] = []
         refusals: list[str] = []
-        for seen in completions:
-            verdict = seen.verdict
+        for completion in completions:
+            verdict = completion.verdict
             if verdict.judge == OFFLINE_JUDGE or verdict.r_ida is None:
-                refusals.append(verdict.refusal or classify(seen.text))
+                refusals.append(verdict.refusal or classify(completion.text))
                 continue
-            score = self._scorer.score(seen.prompt, seen.kind, seen.text)
+            score = self._scorer.score(completion.prompt, completion.kind, completion.text)
             refusals.append(score.refusal)
-            offline.append(r_ida(score.align, score.risk, score.detail))
-        told = list(zip(completions, refusals, strict=True))
-        harmless = [refusal for seen, refusal in told if seen.kind == "harmless"]
-        unsafe = [refusal for seen, refusal in told if seen.kind == "unsafe"]
+            offline_rewards.append(r_ida(score.align, score.risk, score.detail))
+        classified = list(zip(completions, refusals, strict=True))
+        harmless = [refusal for c, refusal in classified if c.kind == "harmless"]
+        unsafe = [refusal for c, refusal in classified if c.kind == "unsafe"]
         return CrossChecked(
             harmless=len(harmless),
             harmless_refused=harmless.count("full_refusal"),
             unsafe=len(unsafe),
             unsafe_declined=len(unsafe) - unsafe.count("full_compliance"),
-            repetition=fmean(repetition(seen.text) for seen in completions)
-            if completions
-            else None,
-            length_r=_length_r(told),
-            offline_r_ida=fmean(offline) if offline else None,
+            repetition=fmean(repetition(c.text) for c in completions) if completions else None,
+            length_r=_length_r(classified),
+            offline_r_ida=fmean(offline_rewards) if offline_rewards else None,
         )
 
 
 def repetition(text: str) -> float:
-    """The share of a text's word 4-grams that it has said before, 0 to 1; 0 of a shorter text."""
+    """The share of a text's word 4-grams that repeat an earlier one, 0 to 1; 0 for under four words."""
     words = text.lower().split()
     grams = [tuple(words[start : start + GRAM]) for start in range(len(words) - GRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def _length_r(told: Sequence[tuple[Seen, str]]) -> float | None:
-    """Pearson's correlation of length and R_IDA, each less the mean of its group and class.
+def _length_r(classified: Sequence[tuple[Seen, str]]) -> float | None:
+    """Pearson's correlation of token count and R_IDA, each minus the mean of its group and class.
 
-    Answers are longer than refusals and may well earn more; what a judge pays for length itself shows among
-    completions that do the same.
+    Answers are longer than refusals and may deserve a higher reward. Comparing only completions of the
+    same refusal class isolates what the judge pays for length itself.
     """
-    alike: dict[tuple[int, str], list[tuple[int, float]]] = defaultdict(list)
-    for seen, refusal in told:
-        if seen.verdict.r_ida is not None:
-            alike[seen.group, refusal].append((seen.tokens, seen.verdict.r_ida))
+    by_class: dict[tuple[int, str], list[tuple[int, float]]] = defaultdict(list)
+    for completion, refusal in classified:
+        reward = completion.verdict.r_ida
+        if reward is not None:
+            by_class[completion.group, refusal].append((completion.tokens, reward))
     lengths: list[float] = []
     rewards: list[float] = []
-    for rows in alike.values():
-        length, reward = fmean(row[0] for row in rows), fmean(row[1] for row in rows)
-        lengths += [row[0] - length for row in rows]
-        rewards += [row[1] - reward for row in rows]
+    for pairs in by_class.values():
+        mean_length = fmean(length for length, _ in pairs)
+        mean_reward = fmean(reward for _, reward in pairs)
+        lengths += [length - mean_length for length, _ in pairs]
+        rewards += [reward - mean_reward for _, reward in pairs]
     return pearson(lengths, rewards) if len(lengths) >= LEAST_FOR_LENGTH else None

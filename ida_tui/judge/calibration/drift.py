@@ -1,7 +1,7 @@
-"""A few fixed answers, judged at the start of a run and again as it goes on: is it still the same judge?
+"""Drift monitor of the judge: fixed anchor answers scored at the start of a run and repeatedly later.
 
-A judge that drifts moves the reward without the policy having moved. The anchors are asked past the
-cache, in the background, and cost a call each.
+If the judge changes, the reward changes although the policy did not. The anchors are scored in the
+background, bypass the cache, and cost one call each.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ida_tui.judge.service import JudgeService
 from ida_tui.judge.verdict import Verdict
 
 DRIFT_POINTS = 1.0
-"""Mean absolute change of an axis that counts as drift: twice what one model says from call to call
-at temperature 0, and far less than what another model says."""
+"""Mean absolute change of the axis scores that counts as drift: twice the noise of one model at
+temperature 0, and far below the difference between two models."""
 
 
 class Probes:
-    """Asks about the anchors and compares; use it from one thread.
+    """Scores the anchors repeatedly and compares the results. Use it from one thread.
 
     Args:
-        service: asks the judge.
-        every: steps between two probes; 0 never asks.
-        steps: steps of the whole run; a run that ends before the second probe needs no first.
-        emit: takes what was found.
+        service: the service of the judge.
+        every: steps between two probes; 0 disables them.
+        steps: the total number of steps; there is no probe if the run ends before the second one.
+        emit: receives the events.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Probes:
         self._told = False
 
     def turn_to(self, service: JudgeService, *, same_judge: bool) -> None:
-        """Go on with another service; another judge has its own first probe."""
+        """Continue with another service; a different judge gets a new first probe."""
         self.give_up()
         self._service = service
         if not same_judge:
@@ -60,7 +60,7 @@ class Probes:
             self.ask(0)
 
     def ask(self, step: int) -> None:
-        """Ask about the anchors, unless they are being asked about; returns at once."""
+        """Start a probe unless one is running; returns immediately."""
         if not self._every or self._asked:
             return
         self._asked_at_step = step
@@ -70,7 +70,7 @@ class Probes:
         }
 
     def after_step(self, step: int) -> None:
-        """Take in what has come, and ask again when it is time or the server changed its model.
+        """Collect a finished probe, and start the next if it is due or the server's model changed.
 
         Raises:
             JudgeUnavailable: the server changed its model, and the new one scores differently.
@@ -81,17 +81,17 @@ class Probes:
             self.ask(step)
 
     def collect(self) -> None:
-        """Compare what has come, if all of it has.
+        """Compare the running probe with the first one, if all of its verdicts have arrived.
 
         Raises:
             JudgeUnavailable: the server changed its model, and the new one scores differently.
         """
         if not self._asked or not all(future.done() for future in self._asked.values()):
             return
-        asked, self._asked = self._asked, {}
+        finished, self._asked = self._asked, {}
         verdicts = {
             name: future.result()
-            for name, future in asked.items()
+            for name, future in finished.items()
             if not future.cancelled() and future.exception() is None
         }
         scored = {name: v for name, v in verdicts.items() if v.r_ida is not None}
@@ -100,46 +100,49 @@ class Probes:
         served = next((v.served_model for v in scored.values() if v.served_model), None)
         drift = None if self._first is None else _drift(self._first, scored)
         costs = [v.cost for v in verdicts.values()]
-        known = [cost for cost in costs if cost is not None]
+        known_costs = [cost for cost in costs if cost is not None]
         self._emit(
             ev.JudgeProbed(
                 step=self._asked_at_step,
                 served_model=served,
                 r_ida={name: v.r_ida for name, v in verdicts.items()},
                 drift=drift,
-                cost=sum(known) if len(known) == len(costs) else None,
+                cost=sum(known_costs) if len(known_costs) == len(costs) else None,
             )
         )
-        before, self._served = self._served, served
+        previous, self._served = self._served, served
         if self._first is None:
             self._first = scored
         elif drift is not None and drift > DRIFT_POINTS:
-            self._drifted(drift, before, served)
+            self._drifted(drift, previous, served)
 
     def give_up(self) -> None:
-        """Ask about nothing any more."""
+        """Cancel the running probe."""
         for future in self._asked.values():
             future.cancel()
         self._asked = {}
 
-    def _drifted(self, drift: float, before: str | None, served: str | None) -> None:
-        evidence = f"the same {len(self._samples)} answers score {drift:.1f} points an axis apart"
-        if served != before and before is not None:
+    def _drifted(self, drift: float, previous: str | None, served: str | None) -> None:
+        """Pause the run if the server changed its model; otherwise raise one alert."""
+        evidence = (
+            f"scores of the same {len(self._samples)} answers moved by {drift:.1f} points per axis"
+        )
+        if served != previous and previous is not None:
             raise JudgeUnavailable(
-                f"the judge's server changed its model from {before} to {served}, and {evidence}",
-                "go on with a judge of a fixed version, or accept the new one and go on",
+                f"the judge's server changed its model from {previous} to {served}, and {evidence}",
+                "resume with a judge that has a fixed version, or resume to accept the new model",
             )
         if not self._told:
             self._told = True
-            advice = "rewards before and after do not compare; pin the judge's version"
+            advice = "rewards before and after are not comparable; pin the judge's version"
             self._emit(ev.AlertRaised(self._asked_at_step, "judge drift", evidence, advice))
 
 
-def _drift(first: dict[str, Verdict], now: dict[str, Verdict]) -> float | None:
-    """Mean absolute change of an axis, over the anchors that both probes scored."""
+def _drift(first: dict[str, Verdict], latest: dict[str, Verdict]) -> float | None:
+    """Mean absolute change of the axis scores over the anchors that both probes scored."""
     changes = [
-        abs(getattr(now[name], axis) - getattr(first[name], axis))
-        for name in first.keys() & now.keys()
+        abs(getattr(latest[name], axis) - getattr(first[name], axis))
+        for name in first.keys() & latest.keys()
         for axis in AXES
     ]
     return fmean(changes) if changes else None

@@ -1,7 +1,7 @@
-"""How often the offline heuristic tells compliance, partial refusal and refusal as a person does.
+"""Accuracy of the refusal classifier on hand-labeled answers.
 
-The answers are in ``labelled.yaml``, three a request, labelled by hand. Every second request is held
-out: the patterns of `ida_tui.judge.backends.offline.refusal` were tuned on the others alone.
+``labelled.yaml`` holds three answers per request: compliance, partial refusal and full refusal. Every
+second request is held out; the patterns of `ida_tui.judge.backends.offline.refusal` were tuned only on the others.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How many answers were told as they are labelled."""
+    """Accuracy and confusion matrix of the classifier on a set of answers."""
 
     right: int
     total: int
     confusion: Counter[tuple[Refusal, Refusal]]
-    """(label, what the heuristic says) → answers."""
+    """(label, predicted class) → number of answers."""
 
     @property
     def share(self) -> float:
-        """Right of all, 0 to 1."""
+        """The share of correctly classified answers, 0 to 1."""
         return self.right / self.total
 
     def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of `share`."""
+        """The 95% Wilson interval of `share`."""
         z, n, p = 1.96, self.total, self.share
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        return max(0.0, centre - half), min(1.0, centre + half)
+        center = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half_width = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        return max(0.0, center - half_width), min(1.0, center + half_width)
 
 
 def load_labelled() -> list[Labelled]:
-    """Every labelled answer, in the order of the file."""
+    """All labeled answers, in the order of the file."""
     path = Path(__file__).with_name("labelled.yaml")
     rows = yaml.safe_load(path.read_text(encoding="utf-8"))
     return [
@@ -68,8 +68,8 @@ def load_labelled() -> list[Labelled]:
 
 
 def accuracy(*, held_out: bool) -> Accuracy:
-    """Measure the heuristic on the held-out answers, or on those it was tuned on."""
+    """Measure the classifier on the held-out answers, or on those it was tuned on."""
     answers = [answer for answer in load_labelled() if answer.held_out == held_out]
     confusion = Counter((answer.label, classify(answer.completion)) for answer in answers)
-    right = sum(count for (label, said), count in confusion.items() if label == said)
-    return Accuracy(right, len(answers), confusion)
+    correct = sum(count for (label, predicted), count in confusion.items() if label == predicted)
+    return Accuracy(correct, len(answers), confusion)

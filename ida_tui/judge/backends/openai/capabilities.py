@@ -1,7 +1,7 @@
-"""What an endpoint understands: how it takes a schema, and which parameters it refuses.
+"""Capabilities of an endpoint: its structured output format and the parameters it refuses.
 
-Servers that call themselves OpenAI-compatible differ. A `Dialect` starts at the best there is and
-is stepped down as the server refuses; what worked is remembered for the endpoint.
+Servers that call themselves OpenAI-compatible differ. A `Dialect` starts with the strictest output
+format and steps down when the server refuses; what worked is stored for the endpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ida_tui.judge.backends.openai.prompt import SCHEMA_NAME
 
 
 class Rung(IntEnum):
-    """Ways to ask for structured output, best first."""
+    """Ways to request structured output, strictest first."""
 
     JSON_SCHEMA = 0
     """`response_format: json_schema`, strict."""
@@ -29,38 +29,38 @@ class Rung(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What one endpoint is sent beside the model and the messages."""
+    """The request options that one endpoint accepts, besides the model and the messages."""
 
     rung: Rung = Rung.JSON_SCHEMA
     token_limit: str | None = "max_tokens"
-    """The parameter that limits the reply; null sends none."""
+    """The name of the parameter that limits the reply's length; None sends no limit."""
     dropped: frozenset[str] = frozenset()
     """Optional parameters that the endpoint refused."""
 
     @property
     def schema_in_prompt(self) -> bool:
-        """Whether the prompt must spell the schema out."""
+        """Whether the prompt must contain the JSON schema."""
         return self.rung is not Rung.JSON_SCHEMA
 
     def words(self) -> str:
-        """How it is asked, for people."""
-        form = {
+        """The output format and the refused parameters, for display."""
+        output_format = {
             Rung.JSON_SCHEMA: "json_schema, strict",
             Rung.JSON_OBJECT_SCHEMA: "json_object with a schema",
-            Rung.JSON_OBJECT: "json_object; the schema stands in the prompt",
-            Rung.PROMPT_ONLY: "no response format; the schema stands in the prompt",
+            Rung.JSON_OBJECT: "json_object, with the schema in the prompt",
+            Rung.PROMPT_ONLY: "no response format, with the schema in the prompt",
         }[self.rung]
         refused = sorted(self.dropped)
-        return form + (f" (refused: {', '.join(refused)})" if refused else "")
+        return output_format + (f" (refused: {', '.join(refused)})" if refused else "")
 
     def lower(self) -> Dialect | None:
-        """One rung down; null at the bottom."""
+        """The same with the next simpler output format; None if there is none."""
         if self.rung is Rung.PROMPT_ONLY:
             return None
         return replace(self, rung=Rung(self.rung + 1))
 
     def without(self, parameter: str) -> Dialect:
-        """The dialect without `parameter`; max_tokens is renamed before it is dropped."""
+        """The same without `parameter`. max_tokens first becomes max_completion_tokens."""
         if parameter == "max_tokens":
             return replace(self, token_limit="max_completion_tokens")
         if parameter == "max_completion_tokens":
@@ -75,7 +75,7 @@ class Dialect:
         temperature: float,
         reasoning_effort: str | None,
     ) -> dict[str, object]:
-        """The optional part of a request body."""
+        """The options of a request body, without the model and the messages."""
         body: dict[str, object] = {"temperature": temperature}
         if reasoning_effort is not None:
             body["reasoning_effort"] = reasoning_effort
@@ -99,25 +99,25 @@ class Dialect:
 
 
 class DialectMemory(Protocol):
-    """Where dialects are kept; an implementation may write them to disk."""
+    """Storage of endpoint capabilities."""
 
     def recall(self, endpoint: str) -> Dialect | None:
-        """What is known of an endpoint."""
+        """The stored capabilities of an endpoint; None if there are none."""
 
     def remember(self, endpoint: str, dialect: Dialect) -> None:
-        """Keep what an endpoint accepted, or a poorer dialect after it refused one."""
+        """Store the capabilities of an endpoint, replacing earlier ones."""
 
 
 class InMemoryDialects:
-    """Dialects for as long as the process lives."""
+    """Storage of endpoint capabilities in memory, until the process ends."""
 
     def __init__(self) -> None:
         self._known: dict[str, Dialect] = {}
 
     def recall(self, endpoint: str) -> Dialect | None:
-        """What is known of an endpoint."""
+        """The stored capabilities of an endpoint; None if there are none."""
         return self._known.get(endpoint)
 
     def remember(self, endpoint: str, dialect: Dialect) -> None:
-        """Keep what an endpoint accepted."""
+        """Store the capabilities of an endpoint, replacing earlier ones."""
         self._known[endpoint] = dialect

@@ -1,8 +1,8 @@
-"""Ask an OpenAI-compatible judge about one completion, until there is a verdict or a failure.
+"""Client of an OpenAI-compatible judge: retries a request until it has a verdict or fails.
 
-A refused request is asked again in a poorer `Dialect`; what may pass is repeated after a wait, with
-fewer calls open; an unusable reply is asked for once more; what only a person can mend raises
-`JudgeUnavailable`.
+A request that the server refuses is sent again with fewer features (`Dialect`). Transient errors
+are retried after a wait, with fewer concurrent calls. An unusable reply is retried once. An error
+that only the user can fix raises `JudgeUnavailable`.
 """
 
 from __future__ import annotations
@@ -32,33 +32,35 @@ from ida_tui.judge.verdict import Question, Verdict
 from ida_tui.util.text import without_login
 
 RETRY_BASE_S = 0.5
-"""First wait after a passing fault; it doubles with every repeat."""
+"""Wait before the first retry of a transient error; it doubles with every retry."""
 MAX_BACKOFF_S = 8.0
 CHARS_PER_TOKEN_AT_LEAST = 2.0
-"""Fewest characters behind a token, for what a call may cost at most; English prose has about 4."""
+"""Characters per token, for the upper bound of a call's cost; English prose has about 4."""
 
 OnSlowed = Callable[[Fault, float, int], None]
-"""Told when calls are held back: the fault, for how many seconds, and how many may be open then."""
+"""Called when calls are throttled: the fault, the wait in seconds, the number of concurrent calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A verdict together with what the cache keeps beside it."""
+    """A verdict with the raw reply and the fingerprint that the cache stores with it."""
 
     verdict: Verdict
     raw: str
-    """The judge's reply as it came; empty on failure."""
+    """The unparsed text of the judge's reply; empty for a failed verdict."""
     fingerprint: str | None
+    """The `system_fingerprint` of the reply; None if the server sends none."""
 
 
 @dataclass(slots=True)
 class _Bill:
-    """What the replies to one question cost, whether they could be used or not."""
+    """Tokens and cost of all replies to one request, including unusable replies."""
 
     config: JudgeConfig
     input_tokens: int = 0
     output_tokens: int = 0
     unreported: bool = False
+    """Whether a reply came without token counts."""
 
     def add(self, reply: Reply) -> None:
         if reply.input_tokens is None or reply.output_tokens is None:
@@ -74,7 +76,7 @@ class _Bill:
 
 
 def dollars(config: JudgeConfig, input_tokens: float, output_tokens: float) -> float | None:
-    """US dollars of so many tokens; null where the profile states no price."""
+    """The price of the tokens in US dollars; None if the judge profile has no price."""
     if config.price is None:
         return None
     return (input_tokens * config.price.input + output_tokens * config.price.output) / 1e6
@@ -82,34 +84,36 @@ def dollars(config: JudgeConfig, input_tokens: float, output_tokens: float) -> f
 
 @dataclass(slots=True)
 class _Asking:
-    """Where one question stands."""
+    """State of one request over its retries."""
 
     dialect: Dialect
     bill: _Bill
     seconds: float = 0.0
-    """Spent in requests."""
+    """Time spent in HTTP requests."""
     passing: int = 0
-    """Repeats after passing faults."""
+    """Retries after transient errors."""
     unusable: int = 0
-    """Repeats after replies that were no verdict."""
+    """Retries after replies that could not be parsed as a verdict."""
     reworded: bool = False
+    """Whether the prompt now states that the judge is only asked to grade."""
     declined: bool = False
-    """The last thing that came back was a refusal to look at the text."""
+    """Whether the last reply was a refusal to judge the text."""
     model: str | None = None
+    """The model that the server reported last."""
 
 
 class JudgeClient:
-    """Asks one judge, on one event loop.
+    """Requests verdicts from one judge. Use it on one event loop.
 
     Args:
-        config: the judge.
-        rubric: what is scored.
-        key: the API key, or null for a server that needs none.
-        memory: where the endpoint's dialect is kept.
-        limiter: how many calls may be open; null makes one from the profile's concurrency.
-        purse: what may be spent; null is no limit.
-        on_slowed: told when the calls are held back.
-        retry_base_s: first wait after a passing fault, in seconds.
+        config: the judge profile.
+        rubric: the rubric of the scores.
+        key: the API key; None for a server that needs none.
+        memory: stores the capabilities of the endpoint; None keeps them in memory.
+        limiter: limits the concurrent calls; None limits them to the profile's `concurrency`.
+        purse: the budget; None is unlimited.
+        on_slowed: called when calls are throttled.
+        retry_base_s: wait before the first retry of a transient error, in seconds.
     """
 
     def __init__(
@@ -134,52 +138,52 @@ class JudgeClient:
         self._on_slowed = on_slowed
         self._retry_base_s = retry_base_s
         self.endpoint = endpoint_of(config)
-        """Under which the memory keeps what is known of it."""
+        """The key under which the endpoint's capabilities are stored."""
         self._known = self._kept = self._memory.recall(self.endpoint)
         self._proven: set[Rung] = set()
-        """Formats that brought a verdict."""
+        """Output formats that have produced a verdict."""
         self._wire = Wire(config, key)
 
     @property
     def dialect(self) -> Dialect:
-        """What the endpoint is known to accept."""
+        """The capabilities of the endpoint, as far as they are known."""
         return self._known or Dialect()
 
     async def ask(self, question: Question) -> Answer:
-        """Judge one completion.
+        """Request a verdict on one completion.
 
         Returns:
-            A verdict with scores, or one with a `failure`.
+            A verdict with scores, or a failed verdict.
 
         Raises:
-            JudgeUnavailable: the key, the model or the account is refused, the budget would be
-                passed, or the server asks for a wait that is longer than the profile allows.
+            JudgeUnavailable: the key, the model or the account was rejected, the call could exceed
+                the budget, or the server asks for a longer wait than the profile allows.
         """
-        asking = _Asking(self.dialect, _Bill(self._config))
+        state = _Asking(self.dialect, _Bill(self._config))
         while True:
-            async with self._limiter.slot() as began:
-                outcome = await self._post(question, asking)
-            asking.declined = False
+            async with self._limiter.slot() as started_at:
+                outcome = await self._post(question, state)
+            state.declined = False
             if isinstance(outcome, Fault):
-                failure = await self._after_fault(outcome, asking, began)
+                failure = await self._after_fault(outcome, state, started_at)
             else:
                 self._limiter.worked()
-                asking.model = outcome.model
+                state.model = outcome.model
                 parsed = self._judge_reply(outcome)
                 if isinstance(parsed, Scores):
-                    self._remember(asking.dialect)
-                    return self._scored(parsed, outcome, asking)
-                asking.declined = outcome.declined
-                failure = self._after_unusable(parsed, outcome, asking)
+                    self._remember(state.dialect)
+                    return self._scored(parsed, outcome, state)
+                state.declined = outcome.declined
+                failure = self._after_unusable(parsed, outcome, state)
             if failure is not None:
-                return Answer(self._failed(failure, asking), "", None)
+                return Answer(self._failed(failure, state), "", None)
 
     async def models(self) -> list[ListedModel] | Fault:
-        """What the endpoint lists."""
+        """The models that the endpoint lists, or why the list could not be read."""
         return await self._wire.models()
 
     def explain(self, fault: Fault) -> JudgeUnavailable:
-        """The error for a fault that only a person can mend."""
+        """The error for a fault that only the user can fix."""
         return unavailable(
             fault,
             model=self._config.model,
@@ -191,36 +195,38 @@ class JudgeClient:
         """Close the connections."""
         await self._wire.close()
 
-    async def _post(self, question: Question, asking: _Asking) -> Reply | Fault:
-        """One request, paid for out of the purse."""
-        messages, options = self._request(question, asking)
-        most = self._most(messages)
-        self._purse.set_aside(most)
+    async def _post(self, question: Question, state: _Asking) -> Reply | Fault:
+        """Send one HTTP request and charge it to the budget."""
+        messages, options = self._request(question, state)
+        max_cost = self._most(messages)
+        self._purse.set_aside(max_cost)
         started, cost = time.monotonic(), 0.0
         try:
             outcome = await self._wire.post(messages, options)
             if isinstance(outcome, Reply):
-                asking.bill.add(outcome)
-                bill = _Bill(self._config)
-                bill.add(outcome)
-                cost = most if bill.cost is None else bill.cost
+                state.bill.add(outcome)
+                usage = _Bill(self._config)
+                usage.add(outcome)
+                cost = max_cost if usage.cost is None else usage.cost
             return outcome
         finally:
-            asking.seconds += time.monotonic() - started
-            self._purse.settle(most, cost)
+            state.seconds += time.monotonic() - started
+            self._purse.settle(max_cost, cost)
 
     def _most(self, messages: Messages) -> float:
-        """US dollars that a request costs at most; 0 where no price is known."""
+        """The maximum cost of a request in US dollars; 0 if the profile has no price."""
         tokens = (len(messages.system) + len(messages.user)) / CHARS_PER_TOKEN_AT_LEAST
         return dollars(self._config, tokens, self._config.max_tokens) or 0.0
 
     def _remember(self, dialect: Dialect) -> None:
+        """Record the request options that produced a verdict."""
         self._proven.add(dialect.rung)
         if dialect != self._kept:
             self._memory.remember(self.endpoint, dialect)
         self._known = self._kept = dialect
 
-    def _request(self, question: Question, asking: _Asking) -> tuple[Messages, dict[str, object]]:
+    def _request(self, question: Question, state: _Asking) -> tuple[Messages, dict[str, object]]:
+        """The messages and the options of the next HTTP request."""
         config = self._config
         messages = render(
             self._rubric,
@@ -228,10 +234,10 @@ class JudgeClient:
             question.completion,
             nonce=secrets.token_hex(8),
             max_chars=config.max_judged_chars,
-            schema_in_prompt=asking.dialect.schema_in_prompt,
-            reworded=asking.reworded,
+            schema_in_prompt=state.dialect.schema_in_prompt,
+            reworded=state.reworded,
         )
-        options = asking.dialect.body(
+        options = state.dialect.body(
             self._schema,
             max_tokens=config.max_tokens,
             temperature=config.temperature,
@@ -239,116 +245,118 @@ class JudgeClient:
         )
         return messages, options
 
-    async def _after_fault(self, fault: Fault, asking: _Asking, began: float) -> str | None:
-        """Prepare the next request after a fault, or say why there is none."""
+    async def _after_fault(self, fault: Fault, state: _Asking, started_at: float) -> str | None:
+        """Prepare the retry after a fault; returns the failure if there is no retry."""
         match fault.kind:
             case "fatal":
                 raise self.explain(fault)
             case "parameter":
-                asking.dialect = asking.dialect.without(fault.parameter)
+                state.dialect = state.dialect.without(fault.parameter)
                 return None
             case "format":
-                lower = asking.dialect.lower()
+                lower = state.dialect.lower()
                 if lower is None:
                     return fault.text
-                asking.dialect = lower
+                state.dialect = lower
                 return None
             case "declined":
-                asking.declined = True
-                return self._reworded(fault.text, asking)
+                state.declined = True
+                return self._reworded(fault.text, state)
             case "rejected":
                 return fault.text
-            case "passing":
-                return await self._after_passing(fault, asking, began)
+            case "transient":
+                return await self._after_passing(fault, state, started_at)
 
-    async def _after_passing(self, fault: Fault, asking: _Asking, began: float) -> str | None:
-        named = fault.retry_after_s
-        if named is not None and named > self._config.max_wait_s:
+    async def _after_passing(self, fault: Fault, state: _Asking, started_at: float) -> str | None:
+        """Wait before the retry of a transient error; returns the failure if no retry is left."""
+        retry_after = fault.retry_after_s
+        if retry_after is not None and retry_after > self._config.max_wait_s:
             raise JudgeUnavailable(
-                f"the judge {self._config.model} asks to wait {named:,.0f} s ({fault.text})",
-                f"go on later, or with another judge; judge.max_wait_s="
-                f"{self._config.max_wait_s:g} is the longest wait that is not asked about",
+                f"the judge {self._config.model} asks for a wait of {retry_after:,.0f} s ({fault.text})",
+                f"resume later, use another judge, or raise judge.max_wait_s "
+                f"(now {self._config.max_wait_s:g} s)",
             )
-        slowed = fault.overload and self._limiter.overloaded(began)
-        if named is not None:
-            news = named > self._limiter.held_s + 0.5
-            self._limiter.hold(named)
-            if slowed or news:
-                self._on_slowed(fault, named, self._limiter.slots)
-        elif slowed:
+        halved = fault.overload and self._limiter.overloaded(started_at)
+        if retry_after is not None:
+            longer_wait = retry_after > self._limiter.held_s + 0.5
+            self._limiter.hold(retry_after)
+            if halved or longer_wait:
+                self._on_slowed(fault, retry_after, self._limiter.slots)
+        elif halved:
             self._on_slowed(fault, 0.0, self._limiter.slots)
-        if asking.passing >= self._config.max_retries:
+        if state.passing >= self._config.max_retries:
             return fault.text
-        if named is None:
-            wait = min(MAX_BACKOFF_S, self._retry_base_s * 2**asking.passing)
-            await asyncio.sleep(wait * random.uniform(0.75, 1.25))
-        asking.passing += 1
+        if retry_after is None:
+            backoff = min(MAX_BACKOFF_S, self._retry_base_s * 2**state.passing)
+            await asyncio.sleep(backoff * random.uniform(0.75, 1.25))
+        state.passing += 1
         return None
 
-    def _reworded(self, failure: str, asking: _Asking) -> str | None:
-        """Ask once more in other words after a refusal, or say why not."""
-        if asking.unusable >= min(1, self._config.max_retries):
+    def _reworded(self, failure: str, state: _Asking) -> str | None:
+        """Prepare a retry with a reworded prompt; returns the failure if no retry is left."""
+        if state.unusable >= min(1, self._config.max_retries):
             return redact(failure, self._key)
-        asking.unusable += 1
-        asking.reworded = True
+        state.unusable += 1
+        state.reworded = True
         return None
 
     def _judge_reply(self, reply: Reply) -> Scores | ParseFailure:
+        """Parse a reply as a verdict."""
         if reply.declined:
-            return ParseFailure("form", "the judge declined to judge")
+            return ParseFailure("form", "the judge declined to judge the text")
         parsed = parse_verdict(reply.text)
         if reply.truncated and isinstance(parsed, ParseFailure):
             limit = self._config.max_tokens
-            return ParseFailure("truncated", f"the reply is cut off at max_tokens={limit}")
+            return ParseFailure("truncated", f"the reply is truncated at max_tokens={limit}")
         return parsed
 
-    def _after_unusable(self, parsed: ParseFailure, reply: Reply, asking: _Asking) -> str | None:
-        """Prepare the one repeat that an unusable reply gets, or say why there is none."""
+    def _after_unusable(self, parsed: ParseFailure, reply: Reply, state: _Asking) -> str | None:
+        """Prepare the one retry of an unusable reply; returns the failure if no retry is left."""
         if reply.declined:
-            return self._reworded(parsed.text, asking)
-        if parsed.kind == "form" and asking.dialect.rung not in self._proven:
-            # The server took the format and did not keep to it: ask this endpoint less from now on.
-            # Where the format has brought verdicts, one bad reply is only a bad reply.
-            lower = asking.dialect.lower()
+            return self._reworded(parsed.text, state)
+        if parsed.kind == "form" and state.dialect.rung not in self._proven:
+            # The server accepted the format but ignored it: use a simpler format from now on.
+            # If the format has produced verdicts before, one bad reply says nothing about it.
+            lower = state.dialect.lower()
             if lower is not None:
-                asking.dialect = lower
+                state.dialect = lower
                 if self.dialect.rung < lower.rung:
                     self._known = lower
-        if asking.unusable >= min(1, self._config.max_retries):
+        if state.unusable >= min(1, self._config.max_retries):
             return redact(parsed.text, self._key)
-        asking.unusable += 1
+        state.unusable += 1
         return None
 
-    def _scored(self, scores: Scores, reply: Reply, asking: _Asking) -> Answer:
+    def _scored(self, scores: Scores, reply: Reply, state: _Asking) -> Answer:
         verdict = Verdict.scored(
             scores.align,
             scores.risk,
             scores.detail,
             scores.reason,
             self._config.model,
-            latency_s=asking.seconds,
-            cost=asking.bill.cost,
-            retries=asking.passing + asking.unusable,
+            latency_s=state.seconds,
+            cost=state.bill.cost,
+            retries=state.passing + state.unusable,
             served_model=reply.model,
-            input_tokens=asking.bill.input_tokens,
-            output_tokens=asking.bill.output_tokens,
+            input_tokens=state.bill.input_tokens,
+            output_tokens=state.bill.output_tokens,
         )
         return Answer(verdict, reply.text, reply.fingerprint)
 
-    def _failed(self, failure: str, asking: _Asking) -> Verdict:
+    def _failed(self, failure: str, state: _Asking) -> Verdict:
         return Verdict.failed(
             failure,
             self._config.model,
-            latency_s=asking.seconds,
-            cost=asking.bill.cost,
-            retries=asking.passing + asking.unusable,
-            declined=asking.declined,
-            served_model=asking.model,
-            input_tokens=asking.bill.input_tokens,
-            output_tokens=asking.bill.output_tokens,
+            latency_s=state.seconds,
+            cost=state.bill.cost,
+            retries=state.passing + state.unusable,
+            declined=state.declined,
+            served_model=state.model,
+            input_tokens=state.bill.input_tokens,
+            output_tokens=state.bill.output_tokens,
         )
 
 
 def endpoint_of(config: JudgeConfig) -> str:
-    """What an endpoint is remembered by: its address and model."""
+    """The key of an endpoint in the cache: its base URL and model."""
     return f"{without_login(config.base_url or OPENAI_BASE_URL)} {config.model}"

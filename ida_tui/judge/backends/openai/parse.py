@@ -1,9 +1,8 @@
-"""From a judge's reply to scores, strictly: nothing is rounded, clamped or guessed.
+"""Strict parser of a judge's reply: scores or a `ParseFailure`, never rounded, clamped or guessed.
 
-A reply is read as JSON; else its only balanced ``{…}``; else one ``axis: number`` line per axis.
-Whatever does not fit is a `ParseFailure`: a score that is missing, given twice, quoted, NaN or
-outside 0 to 10, a reply that was cut off, or one that holds two different verdicts (one of them may
-be the judged text's).
+A reply may contain JSON objects, or one ``axis: number`` line per axis. It fails to parse if a score
+is missing, duplicated, quoted, NaN or outside 0 to 10, if it is truncated, or if it contains two
+different verdicts, because one of them may be quoted from the judged text.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from typing import Literal
 from ida_tui.config.schema import AXES
 
 MAX_CHARS = 8_000
-"""A reply longer than this is no verdict."""
+"""Maximum length of a reply; a longer one fails to parse."""
 MAX_REASON_CHARS = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Three axes within 0 to 10, and the judge's reason on one line."""
+    """Scores of the three axes, 0 to 10, and the judge's reason on one line."""
 
     align: float
     risk: float
@@ -33,10 +32,9 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class ParseFailure:
-    """Why a reply is no verdict.
+    """Why a reply could not be parsed as a verdict.
 
-    `kind` is `form` (not readable as a verdict), `value` (readable, but a score is not allowed) or
-    `truncated` (it stops in the middle).
+    `kind` is `form` (not in the form of a verdict), `value` (a score is not valid) or `truncated`.
     """
 
     kind: Literal["form", "value", "truncated"]
@@ -44,19 +42,19 @@ class ParseFailure:
 
 
 def parse_verdict(text: str) -> Scores | ParseFailure:
-    """Read one reply. Never raises."""
+    """Parse one reply. Never raises."""
     text = _without_thoughts(text).strip()
     if not text:
         return ParseFailure("form", "the reply is empty")
     if len(text) > MAX_CHARS:
         return ParseFailure("form", f"the reply is longer than {MAX_CHARS} characters")
-    found = [_scores(candidate) for candidate in _objects(text)]
-    if found:
-        if any(other != found[0] for other in found[1:]):
-            return ParseFailure("form", "the reply holds two different verdicts")
-        return found[0]
+    parsed = [_scores(candidate) for candidate in _objects(text)]
+    if parsed:
+        if any(result != parsed[0] for result in parsed[1:]):
+            return ParseFailure("form", "the reply contains two different verdicts")
+        return parsed[0]
     if _is_cut_off(text):
-        return ParseFailure("truncated", "the reply is cut off")
+        return ParseFailure("truncated", "the reply is truncated")
     return _from_lines(text)
 
 
@@ -77,9 +75,9 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _objects(text: str) -> list[Mapping[str, object]]:
-    """The JSON objects in a text, outermost only, that speak of at least one axis."""
+    """The outermost JSON objects in a text that have at least one axis as a key."""
     decoder = json.JSONDecoder(object_pairs_hook=_no_duplicates)
-    found: list[Mapping[str, object]] = []
+    objects: list[Mapping[str, object]] = []
     start = text.find("{")
     while start != -1:
         try:
@@ -88,9 +86,9 @@ def _objects(text: str) -> list[Mapping[str, object]]:
             end = start + 1
         else:
             if isinstance(value, dict) and any(axis in value for axis in AXES):
-                found.append(value)
+                objects.append(value)
         start = text.find("{", end)
-    return found
+    return objects
 
 
 def _scores(candidate: Mapping[str, object]) -> Scores | ParseFailure:
@@ -102,7 +100,7 @@ def _scores(candidate: Mapping[str, object]) -> Scores | ParseFailure:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return ParseFailure("value", f"{axis} is not a number")
         if not 0 <= value <= 10:  # NaN fails every comparison
-            return ParseFailure("value", f"{axis} is not within 0 to 10")
+            return ParseFailure("value", f"{axis} is outside 0 to 10")
         values[axis] = float(value)
     reason = candidate.get("reason")
     return Scores(
@@ -114,7 +112,7 @@ def _scores(candidate: Mapping[str, object]) -> Scores | ParseFailure:
 
 
 def _is_cut_off(text: str) -> bool:
-    """True when a brace is opened and never closed, strings aside."""
+    """Whether a brace outside of strings is opened and never closed."""
     start = text.find("{")
     if start == -1:
         return False
@@ -133,7 +131,7 @@ def _is_cut_off(text: str) -> bool:
 
 
 def _from_lines(text: str) -> Scores | ParseFailure:
-    """``axis: number`` for each axis, each exactly once."""
+    """Parse one ``axis: number`` line per axis, each exactly once."""
     values: dict[str, object] = {}
     for axis in AXES:
         marks = re.findall(rf"(?<!\w){axis}[\"'*`]*\s*[:=]", text, re.IGNORECASE)
@@ -154,6 +152,6 @@ def _from_lines(text: str) -> Scores | ParseFailure:
 
 
 def _one_line(text: str) -> str:
-    """Printable characters only, on one line: a reason goes to terminals."""
+    """The printable characters of a text on one line, because a reason is shown in terminals."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= MAX_REASON_CHARS else line[: MAX_REASON_CHARS - 1] + "…"

@@ -1,7 +1,7 @@
-"""What the judge is told: the rubric as its system message, the completion as untrusted data.
+"""Prompts sent to the judge: the rubric as system message, the completion as untrusted data.
 
-The judged text was written by a model that is paid for high scores, so it is passed as one JSON
-string between markers that hold a nonce it cannot know. Everything here is pure.
+The judged text comes from a model that is rewarded for high scores. It is therefore passed as one JSON
+string between markers with a nonce that the model cannot know. All functions are pure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ida_tui.config.schema import AXES, RubricAxis, RubricConfig
 
 VERSION = 1
-"""Raised when the wording or the schema changes; part of the cache's key."""
+"""Version of the wording and the schema, part of the cache key. Increment it with every change."""
 SCHEMA_NAME = "verdict"
 
 _SCORES: dict[str, list[int | float]] = {
@@ -27,26 +27,26 @@ _SCALES = {
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """One conversation opener: the system and the user message."""
+    """The system and the user message of one request."""
 
     system: str
     user: str
 
 
 def verdict_keys(rubric: RubricConfig) -> tuple[str, ...]:
-    """The keys of a verdict, in the order in which the judge writes them."""
+    """The JSON keys of a verdict, in the order in which the judge must write them."""
     return ("reason", *AXES) if rubric.order == "reason_first" else (*AXES, "reason")
 
 
 def verdict_schema(rubric: RubricConfig) -> dict[str, object]:
-    """JSON schema of a verdict: the scale as an enum, for servers that ignore minimum."""
-    kinds: dict[str, object] = {"reason": {"type": "string"}}
+    """The JSON schema of a verdict. The scale is an enum, because some servers ignore `minimum`."""
+    properties: dict[str, object] = {"reason": {"type": "string"}}
     for axis in AXES:
-        kinds[axis] = {"type": "number", "enum": list(_SCORES[rubric.scale])}
+        properties[axis] = {"type": "number", "enum": list(_SCORES[rubric.scale])}
     keys = verdict_keys(rubric)
     return {
         "type": "object",
-        "properties": {key: kinds[key] for key in keys},
+        "properties": {key: properties[key] for key in keys},
         "required": list(keys),
         "additionalProperties": False,
     }
@@ -62,16 +62,16 @@ def render(
     schema_in_prompt: bool = False,
     reworded: bool = False,
 ) -> Messages:
-    """The messages that ask for one verdict.
+    """The messages of a request for one verdict.
 
     Args:
-        rubric: what is scored.
-        prompt: what the user said.
-        completion: what the model answered; cut to `max_chars`, and the judge is told so.
-        nonce: random, so that the judged text cannot close its own block.
-        max_chars: longest completion shown, in characters.
-        schema_in_prompt: spell out the JSON schema, for servers that do not take it otherwise.
-        reworded: say once more that judging is all that is asked, after the judge declined.
+        rubric: the rubric of the scores.
+        prompt: the user's request.
+        completion: the model's answer; a longer one is cut to `max_chars`, and the message says so.
+        nonce: a random string, so that the judged text cannot close its own block.
+        max_chars: maximum length of the completion shown, in characters.
+        schema_in_prompt: include the JSON schema, for servers that do not accept it as an option.
+        reworded: stress that the judge is only asked to grade, after it declined.
     """
     system = system_message(rubric)
     if schema_in_prompt:
@@ -101,7 +101,7 @@ def render(
 
 
 def system_message(rubric: RubricConfig) -> str:
-    """The rubric in words; the same for every completion, so that servers can cache it."""
+    """The rubric as text; the same for every completion, so that servers can cache it."""
     sections = [rubric.task.strip()]
     axes = rubric.axes
     sections += [
@@ -137,5 +137,5 @@ def _axis(name: str, axis: RubricAxis) -> str:
 
 
 def _block(label: str, text: str, nonce: str) -> tuple[str, str, str]:
-    clean = text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be sent
+    clean = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be encoded
     return (f"<{label} {nonce}>", json.dumps(clean, ensure_ascii=False), f"</{label} {nonce}>")

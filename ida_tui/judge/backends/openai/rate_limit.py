@@ -1,7 +1,8 @@
-"""How many calls may be open at once: halved when the judge is overloaded, grown back while it copes.
+"""Concurrency limit for judge calls, adapted to overload.
 
-Additive increase, multiplicative decrease, as TCP does it (Chiu and Jain, 1989). A server that names
-a time (Retry-After) is left alone until then by all calls, not only by the one that was told.
+The limit is halved when the server is overloaded and grows back with successful calls: additive
+increase, multiplicative decrease, as in TCP (Chiu and Jain, 1989). A Retry-After header delays all
+calls, not only the one that received it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from contextlib import asynccontextmanager
 
 
 class Limiter:
-    """Slots for calls, on one event loop.
+    """Limits the number of concurrent calls. Use it on one event loop.
 
     Args:
-        most: slots while all is well.
-        clock: seconds, monotonic.
+        most: the number of slots without overload.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,20 +33,20 @@ class Limiter:
 
     @property
     def slots(self) -> int:
-        """Calls that may be open now."""
+        """The current limit of concurrent calls, at least 1."""
         return max(1, int(self._allowed))
 
     @property
     def held_s(self) -> float:
-        """Seconds for which no call begins."""
+        """Seconds until calls may start again; 0 if they may start now."""
         return max(0.0, self._held_until - self._clock())
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[float]:
-        """Wait for a free slot and keep it inside the block; gives the moment it was got."""
-        while (held := self.held_s) or self._open >= self.slots:
-            if held:
-                await asyncio.sleep(held)
+        """Wait for a free slot and occupy it inside the block; yields the start time."""
+        while (delay := self.held_s) or self._open >= self.slots:
+            if delay:
+                await asyncio.sleep(delay)
             else:
                 await self._change()
         self._open += 1
@@ -56,15 +57,15 @@ class Limiter:
             self._wake()
 
     def worked(self) -> None:
-        """A call was answered: one more slot after as many of these as there are slots."""
+        """Report a successful call: the limit grows by one after as many of them as there are slots."""
         if self._allowed < self.most:
             self._allowed = min(float(self.most), self._allowed + 1 / self._allowed)
             self._wake()
 
     def overloaded(self, began: float) -> bool:
-        """A call that began at `began` was turned away; returns whether the slots were halved.
+        """Report a call, started at `began`, that failed by overload; returns whether the limit fell.
 
-        Calls that were open together are turned away together: they halve once.
+        Calls that were open at the same time halve the limit only once.
         """
         if began <= self._cut_at:
             return False
@@ -74,17 +75,17 @@ class Limiter:
         return self.slots < before
 
     def hold(self, seconds: float) -> None:
-        """Begin no call for so long."""
+        """Start no call for `seconds`."""
         self._held_until = max(self._held_until, self._clock() + seconds)
 
     async def _change(self) -> None:
-        """Wait until a slot may have become free."""
+        """Wait until a slot may be free."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         await waiter
 
     def _wake(self) -> None:
-        # All of them look again, in the order in which they came; there are at most a few hundred.
+        # All waiters check again in order of arrival; there are at most a few hundred.
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():

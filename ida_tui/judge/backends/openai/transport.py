@@ -1,8 +1,7 @@
-"""One HTTP exchange with a judge: a request body out, a `Reply` or a `Fault` back, never a retry.
+"""HTTP transport to a judge: one request, answered by a `Reply` or a `Fault`, without retries.
 
-The openai client does the transport; its own retries are off, because it repeats what cannot pass
-(an empty account) and what should be asked differently (a refused response format). `openai` is
-imported by `Wire` alone.
+It uses the openai client with its retries disabled, because they repeat requests that cannot succeed
+(no credit) or that need different options (a refused response format). Only `Wire` imports `openai`.
 """
 
 from __future__ import annotations
@@ -23,19 +22,20 @@ LIST_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server said to one request that it answered with 200."""
+    """A server's response with status 200."""
 
     text: str
-    """The message's content; empty where there is none."""
+    """The content of the message; empty if there is none."""
     declined: bool
-    """The judge refused, or its output was filtered."""
+    """Whether the judge refused or its output was filtered."""
     truncated: bool
-    """The reply ran into the token limit."""
+    """Whether the reply reached the token limit."""
     model: str | None
-    """The model that the server says it used."""
+    """The model that the server reports."""
     fingerprint: str | None
+    """The `system_fingerprint` of the reply."""
     input_tokens: int | None
-    """Null where the server reports no usage."""
+    """None if the server reports no usage."""
     output_tokens: int | None
 
 
@@ -71,7 +71,7 @@ class ListedModel(BaseModel):
 
     id: str
     shutdown_date: str | None = None
-    """Day on which the provider retires it, where it says so."""
+    """The date on which the provider retires the model; None if unknown."""
 
 
 class _Listed(BaseModel):
@@ -82,8 +82,8 @@ class Wire:
     """A connection pool to one endpoint. Use it from one event loop only.
 
     Args:
-        config: the judge; its base_url null is OpenAI's own.
-        key: the API key; null sends a placeholder.
+        config: the judge profile; without a base_url, the endpoint is OpenAI's.
+        key: the API key; None sends a placeholder.
     """
 
     def __init__(self, config: JudgeConfig, key: str | None) -> None:
@@ -95,7 +95,7 @@ class Wire:
         self._model = config.model
         self._timeout_s = config.timeout_s
         self.host = host_of(config.base_url)
-        # A proxy from the environment is never meant for a server on this machine.
+        # Ignore a proxy from the environment for a server on this machine.
         local = is_local(config.base_url)
         self._client = openai.AsyncOpenAI(
             api_key=key or PLACEHOLDER,
@@ -106,7 +106,7 @@ class Wire:
         )
 
     async def post(self, messages: Messages, options: Mapping[str, object]) -> Reply | Fault:
-        """Send one chat completion request; `options` is the body beside model and messages."""
+        """Send one chat completion request; `options` is the body without model and messages."""
         try:
             response = await self._client.chat.completions.with_raw_response.create(
                 model=self._model,
@@ -120,15 +120,15 @@ class Wire:
             http = error.response
             return fault_of_response(http.status_code, http.text, http.headers, options, self._key)
         except self._openai.APITimeoutError:
-            return Fault("passing", f"no answer within {self._timeout_s:g} s", overload=True)
+            return Fault("transient", f"no response within {self._timeout_s:g} s", overload=True)
         except self._openai.APIConnectionError:
-            return Fault("passing", f"{self.host} cannot be reached")
+            return Fault("transient", f"could not connect to {self.host}")
         except self._openai.OpenAIError as error:
             return Fault("rejected", redact(str(error), self._key))
         return self._read(response.text)
 
     async def models(self) -> list[ListedModel] | Fault:
-        """What the endpoint lists at ``/models``: free to ask, and it tells whether the key is good."""
+        """The models listed at ``/models``, a free request that also tests the key."""
         try:
             response = await self._client.models.with_raw_response.list(timeout=LIST_TIMEOUT_S)
             return _Listed.model_validate_json(response.text).data
@@ -136,20 +136,23 @@ class Wire:
             http = error.response
             return fault_of_response(http.status_code, http.text, http.headers, (), self._key)
         except self._openai.APITimeoutError:
-            return Fault("passing", f"{self.host} does not answer")
+            return Fault("transient", f"no response from {self.host} within {LIST_TIMEOUT_S:g} s")
         except self._openai.APIConnectionError:
-            return Fault("passing", f"{self.host} cannot be reached")
+            return Fault("transient", f"could not connect to {self.host}")
         except (self._openai.OpenAIError, ValidationError):
-            return Fault("rejected", "the list of models cannot be read")
+            return Fault("rejected", "could not read the list of models")
 
     def _read(self, text: str) -> Reply | Fault:
         try:
             body = _Body.model_validate_json(text)
         except ValidationError:
-            return Fault("rejected", "the answer is no chat completion; base_url ends in /v1")
+            return Fault(
+                "rejected",
+                "the response is not a chat completion; check that base_url ends in /v1",
+            )
         if not body.choices:
-            said = body.error.message if body.error else ""
-            return Fault("passing", redact(said, self._key) or "the answer holds no choice")
+            message = body.error.message if body.error else ""
+            return Fault("transient", redact(message, self._key) or "the response has no choices")
         choice = body.choices[0]
         usage = body.usage or _Usage()
         return Reply(
