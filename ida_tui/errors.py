@@ -1,8 +1,8 @@
-"""Everything that can end a command, typed: one error class, one enum of exit codes.
+"""Errors and exit codes of all commands: `IdaError`, `UsageError` and `ExitCode`.
 
-An `IdaError` is the only exception a person is meant to see. It says what is wrong (`title`), where
-(`where`: ``file:line: key``) and what to do about it (`hint`); the command line prints those lines
-and exits with its `code`. Any other exception that escapes is a defect of this program.
+`IdaError` is the only exception that users are meant to see. It says what is wrong (`title`), where
+(`where`: ``file:line: key``) and how to fix it (`hint`); the command line prints those lines and exits with
+`code`. Any other exception that reaches the command line is a bug in this program.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class ExitCode(IntEnum):
     DONE = 0
     FAILED = 1
     USAGE = 2
-    """The command line or a profile is wrong; nothing was started."""
+    """Invalid command line or profile; nothing was started."""
     JUDGE_UNAVAILABLE = 3
     OUT_OF_MEMORY = 4
     DEVICE_UNUSABLE = 5
@@ -26,13 +26,13 @@ class ExitCode(IntEnum):
 
 
 class IdaError(Exception):
-    """A failure that is explained to the user.
+    """An error with an explanation for the user.
 
     Args:
-        title: one sentence that says what is wrong, without a trailing full stop.
-        hint: what to type or change to mend it; may be empty.
-        where: the place at fault, as ``file:line: key`` or ``command line: key``; may be empty.
-        code: the exit status of the command that ends with this error.
+        title: one sentence that says what is wrong, without a trailing period.
+        hint: what to type or change to fix it; may be empty.
+        where: location of the error, as ``file:line: key`` or ``command line: key``; may be empty.
+        code: exit status of the command that ends with this error.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class IdaError(Exception):
         self.code = code
 
     def lines(self) -> list[str]:
-        """The error as printed, at most a handful of lines: title, then place, then fix."""
+        """The error as printed: title, location and fix."""
         lines = [f"error: {self.title}"]
         if self.where:
             lines.append(f"  at:  {self.where}")
@@ -62,7 +62,7 @@ class IdaError(Exception):
 
 
 class UsageError(IdaError):
-    """A wrong command line or profile: exit code 2, before anything is loaded or written."""
+    """An invalid command line or profile: exit code 2, before anything is loaded or written."""
 
     def __init__(self, title: str, hint: str = "", *, where: str = "") -> None:
         super().__init__(title, hint, where=where, code=ExitCode.USAGE)

@@ -1,4 +1,4 @@
-"""An evaluation as lines: a table of its figures, and what they mean."""
+"""Text table of an evaluation: its figures, its verdict, and how it was made."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ DIGITS: Mapping[Unit, int] = {"share": 0, "points": 1, "reward": 3, "tokens": 0}
 
 
 def lines(evaluation: Evaluation) -> list[str]:
-    """The table, at most 80 columns wide, and the verdict below it."""
+    """The table, at most 80 columns wide, followed by the verdict and notes."""
     out = [
-        f"{'':<20}{'before':>8}{'after':>9}{'change':>10}   95 % interval",
+        f"{'':<20}{'before':>8}{'after':>9}{'change':>10}   95% interval",
     ]
     for kind in KINDS:
-        own = [one for one in evaluation.figures if one.name.startswith(f"{kind} ")]
-        if not own:
+        figures = [figure for figure in evaluation.figures if figure.name.startswith(f"{kind} ")]
+        if not figures:
             continue
         count = evaluation.harmless if kind == "harmless" else evaluation.unsafe
         out.append(f"{kind}, {count} prompt{'s' * (count != 1)}")
-        out += [_row(one, count) for one in own]
+        out += [_row(figure, count) for figure in figures]
     out += ["", evaluation.verdict, *about(evaluation)]
     return out
 
 
 class Cells(NamedTuple):
-    """A figure in words; what is empty goes without saying."""
+    """Text of one table row; cells without content are empty."""
 
     name: str
     before: str
@@ -36,20 +36,20 @@ class Cells(NamedTuple):
     change: str
     interval: str
     word: str
-    """What the change is worth: better, worse, changed; empty where it may be chance."""
+    """better, worse or changed; empty if the change may be chance."""
     note: str
 
 
 def cells(one: Figure, count: int) -> Cells:
-    """One figure.
+    """The table cells of one figure.
 
     Args:
-        one: the figure; its name begins with the kind of its prompts.
-        count: prompts of that kind.
+        one: the figure; its name starts with the kind of its prompts.
+        count: number of prompts of that kind.
     """
     scale = 100 if one.unit == "share" else 1
     digits = DIGITS[one.unit]
-    unit = " %" if one.unit == "share" else ""
+    unit = "%" if one.unit == "share" else ""
     name = one.name.partition(" ")[2] + (" (tokens)" if one.unit == "tokens" else "")
     before, after = (f"{scale * value:.{digits}f}{unit}" for value in (one.base, one.tuned))
     low, high = (signed(scale * value, digits) for value in (one.low, one.high))
@@ -75,17 +75,17 @@ def _word(one: Figure) -> str:
 
 
 def about(evaluation: Evaluation) -> Iterator[str]:
-    """How it was made, and what a reader should know about it."""
+    """How the evaluation was made, with warnings and cost."""
     total = 2 * (evaluation.harmless + evaluation.unsafe) * evaluation.samples
     yield (
-        f"{evaluation.samples} answers of each model to each prompt ({evaluation.prompts}), seed"
+        f"{evaluation.samples} answers per model and prompt ({evaluation.prompts}), seed"
         f" {evaluation.seed};"
     )
-    yield f"scored by {evaluation.judge}, refusals told apart by {evaluation.classifier}."
+    yield f"scored by {evaluation.judge}, refusals classified by {evaluation.classifier}."
     if evaluation.unscored:
-        yield f"! {evaluation.unscored} of {total} answers have no verdict: they are in no score."
+        yield f"! {evaluation.unscored} of {total} verdicts failed; the scores exclude these answers."
     if evaluation.cost:
         yield f"The judge cost ${evaluation.cost:.4f}."
     elif evaluation.cost is None:
-        yield "What the judge cost is not known."
+        yield "The cost of the judge is unknown."
     yield from (f"! {note}" for note in evaluation.notes)

@@ -1,4 +1,4 @@
-"""End a process that has used torch without waiting for it to be taken apart."""
+"""Fast exit of a process that has loaded torch, without waiting for the interpreter's cleanup."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import tempfile
 
 
 def leave(code: int) -> None:
-    """End the process here if torch was loaded; otherwise return.
+    """Exit the process immediately if torch was loaded; otherwise return.
 
-    Everything of a run is on disk when its command returns. Python would take the libraries apart first,
-    object by object, with a person waiting seconds for their prompt.
+    All files of a run are on disk when its command returns. A normal exit would spend seconds on destroying
+    the objects of the libraries while the user waits for the shell prompt.
     """
     if "torch" in sys.modules:
         for stream in (sys.stdout, sys.stderr):
-            # Whoever read it may be gone.
+            # The reader of a pipe may be gone.
             with contextlib.suppress(OSError):
                 stream.flush()
         _clear_away()
@@ -25,8 +25,8 @@ def leave(code: int) -> None:
 
 
 def _clear_away() -> None:
-    """Remove temporary directories that are still held; wandb, where installed, makes two when imported."""
-    for thing in gc.get_objects():
-        if type(thing) is tempfile.TemporaryDirectory:
+    """Remove temporary directories that still exist; wandb, if installed, creates two on import."""
+    for candidate in gc.get_objects():
+        if type(candidate) is tempfile.TemporaryDirectory:
             with contextlib.suppress(OSError):
-                thing.cleanup()
+                candidate.cleanup()

@@ -1,4 +1,4 @@
-"""A sequence that only grows, whose earlier lengths stay valid, and that packs what is far behind."""
+"""Append-only history of a run: an immutable sequence that shares storage and compresses old items."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Generic, TypeVar, overload
 
 T = TypeVar("T")
 BLOCK = 256
-"""Items that are packed together, once as many newer ones have come."""
+"""Number of items that are compressed together, after as many newer ones were appended."""
 
 
 class Figures(Sequence[float | None]):
-    """One figure of each item of a `Series`, as numbers in a row: eight bytes an item.
+    """One figure of each item of a `Series`, as a sequence of floats: eight bytes per item.
 
     Args:
-        values: NaN stands for None.
-        length: how many of them count.
+        values: the figures; NaN stands for None.
+        length: number of valid values; further ones belong to a longer series with the same storage.
     """
 
     __slots__ = ("_length", "_values")
@@ -51,12 +51,12 @@ class Figures(Sequence[float | None]):
             yield None if isnan(value) else value
 
     def total(self) -> float:
-        """The sum of those that are known."""
+        """The sum of the known values."""
         total = sum(islice(self._values, self._length))
-        return total if not isnan(total) else sum(v for v in self if v is not None)
+        return total if not isnan(total) else sum(value for value in self if value is not None)
 
     def mean(self, start: int, stop: int) -> float | None:
-        """The mean of those that are known from `start` to before `stop`; None where none is."""
+        """The mean of the known values in [start, stop); None if there are none."""
         part = self._values[start : min(stop, self._length)]
         total = sum(part)
         if isnan(total):
@@ -66,17 +66,17 @@ class Figures(Sequence[float | None]):
 
 
 class _Store(Generic[T]):
-    """What several series share: packed blocks, the newest items, and figures of all of them."""
+    """Storage shared by several series: compressed blocks, the newest items, and the figures of all items."""
 
     __slots__ = ("blocks", "figures", "newest", "opened")
 
     def __init__(self, figures: Iterable[str]) -> None:
         self.blocks: list[bytes] = []
         self.newest: list[T] = []
-        """Those after the blocks."""
+        """The items after the compressed blocks."""
         self.figures: dict[str, array[float]] = {name: array("d") for name in figures}
         self.opened: tuple[int, list[T]] = (-1, [])
-        """The block that was unpacked last, and its number."""
+        """Number and items of the block that was unpacked most recently."""
 
     def __len__(self) -> int:
         return len(self.blocks) * BLOCK + len(self.newest)
@@ -90,11 +90,11 @@ class _Store(Generic[T]):
             del self.newest[:BLOCK]
 
     def until(self, length: int) -> _Store[T]:
-        """A store of its own with the first items of this one."""
+        """A separate store with the first `length` items of this one."""
         store: _Store[T] = _Store(())
-        whole = min(length // BLOCK, len(self.blocks))
-        store.blocks = self.blocks[:whole]
-        store.newest = list(islice(self.items(whole * BLOCK), length - whole * BLOCK))
+        full_blocks = min(length // BLOCK, len(self.blocks))
+        store.blocks = self.blocks[:full_blocks]
+        store.newest = list(islice(self.items(full_blocks * BLOCK), length - full_blocks * BLOCK))
         store.figures = {name: values[:length] for name, values in self.figures.items()}
         return store
 
@@ -102,15 +102,15 @@ class _Store(Generic[T]):
         """The items of one block."""
         opened, items = self.opened
         if opened != number:
-            # Packed here and never stored: nobody else can have written it.
+            # Safe to unpickle: the block was packed by this process and never left its memory.
             items = pickle.loads(zlib.decompress(self.blocks[number]))
             self.opened = (number, items)
         return items
 
     def item(self, index: int) -> T:
-        number, place = divmod(index, BLOCK)
+        number, offset = divmod(index, BLOCK)
         if number < len(self.blocks):
-            return self.block(number)[place]
+            return self.block(number)[offset]
         return self.newest[index - len(self.blocks) * BLOCK]
 
     def items(self, start: int) -> Iterator[T]:
@@ -119,15 +119,15 @@ class _Store(Generic[T]):
 
 
 class Series(Sequence[T], Generic[T]):
-    """An immutable sequence with a cheap `plus`.
+    """An immutable sequence to which one item can be appended cheaply.
 
-    A run of a hundred thousand steps is folded step by step, and every state holds all the steps before it:
-    as tuples, five billion references. Here all of them share one store, and each knows how much of it is its
-    own. All but the newest items are packed; an item that is looked at is unpacked with those around it.
+    A run is folded step by step, and every state contains all earlier steps. For 100,000 steps, tuples would
+    need five billion references. Here all series share one store, and each series knows its own length. All
+    but the newest items are compressed in blocks; reading an old item unpacks its block.
 
     Args:
-        items: what it holds at first; they can be pickled, and are equal to their copies.
-        figures: attributes of the items, numbers or None, that `figures` gives without unpacking.
+        items: the initial items; they must be picklable and compare equal to their copies.
+        figures: numeric attributes (or None) of the items that `figures` returns without unpacking.
     """
 
     __slots__ = ("_length", "_store")
@@ -139,22 +139,22 @@ class Series(Sequence[T], Generic[T]):
         self._length = len(self._store)
 
     def plus(self, item: T) -> Series[T]:
-        """This sequence with one more item at its end; this one stays as it is."""
-        # Whoever is the longest may append in place; a shorter one that branches off gets its own store.
-        alone = len(self._store) == self._length
-        store = self._store if alone else self._store.until(self._length)
+        """A new series with one more item at the end; this series does not change."""
+        # The longest series appends in place; a shorter one that branches off gets a separate store.
+        is_longest = len(self._store) == self._length
+        store = self._store if is_longest else self._store.until(self._length)
         store.append(item)
         return self._view(store, self._length + 1)
 
     def first(self, count: int) -> Series[T]:
-        """The first so many items, as a series."""
+        """The first `count` items, as a series."""
         return self._view(self._store, max(0, min(count, self._length)))
 
     def figures(self, name: str) -> Figures:
         """One figure of every item.
 
         Raises:
-            KeyError: it is not among those that the series was made with.
+            KeyError: the series was created without this figure.
         """
         return Figures(self._store.figures[name], self._length)
 

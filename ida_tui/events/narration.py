@@ -1,4 +1,7 @@
-"""What a record is worth saying in words: pure functions from state and event to printed lines."""
+"""Printed text for the events of a run: log lines, the live progress line, and the closing summary.
+
+Pure functions of a `RunState` and an event; nothing is printed here.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,12 @@ PHASES: dict[ev.Phase, str] = {
 
 
 def config_loaded(config: Config) -> str:
-    """The first line of a run."""
+    """The first line that a run prints."""
     return f"✓ Config loaded ({config.name}: model {config.model.name}, judge {config.judge.name})"
 
 
 def lines(state: RunState, event: ev.Event) -> list[str]:
-    """The lines that an event prints, given the state that already includes it."""
+    """The lines to print for an event; `state` already includes that event."""
     match event:
         case ev.RunStarted():
             return _run_started(event)
@@ -47,11 +50,13 @@ def lines(state: RunState, event: ev.Event) -> list[str]:
                 f"  → {event.advice}",
             ]
         case ev.RunPaused():
+            if event.by == "person":
+                return [f"! Paused by you after step {event.step}"]
             return [f"! Paused after step {event.step}: {event.reason}"]
         case ev.JudgeSlowed():
             return [_slowed(event)]
         case ev.JudgeProbed() if event.drift is not None:
-            return [f"   the judge, asked the same again: {event.drift:.1f} points an axis apart"]
+            return [f"   judge drift since the first check: {event.drift:.1f} points per axis"]
         case ev.RunResumed():
             judge = f", scored by: {event.judge}" if event.judge else ""
             return [f"✓ Resumed from step {event.from_step}{judge}"]
@@ -62,25 +67,30 @@ def lines(state: RunState, event: ev.Event) -> list[str]:
 
 
 def progress(state: RunState, now: datetime) -> str:
-    """One short line about what is going on right now (`now`, UTC), for the live line of a terminal."""
+    """One short line about the current activity, for the live line of a terminal.
+
+    Args:
+        state: the run.
+        now: the current time, in UTC; needed to count down the time that the judge asked to wait.
+    """
     step = f"step {max(1, state.step)}/{state.run.steps}" if state.run else "starting"
-    beat = state.generation
-    if state.phase == "generate" and beat is not None:
+    generation = state.generation
+    if state.phase == "generate" and generation is not None:
         return (
-            f"{step} · generating {beat.rows_done}/{beat.rows} completions · "
-            f"{beat.tokens:,} tokens · {beat.tokens_per_s:,.0f} tok/s"
+            f"{step} · generating {generation.rows_done}/{generation.rows} completions · "
+            f"{generation.tokens:,} tokens · {generation.tokens_per_s:,.0f} tok/s"
         )
-    held = state.held_s(now)
-    if state.phase == "judge" and held:
-        return f"{step} · the judge asked to wait: {held:.0f} s"
+    wait_s = state.held_s(now)
+    if state.phase == "judge" and wait_s:
+        return f"{step} · rate-limited by the judge, waiting {wait_s:.0f} s"
     if state.phase == "judge" and state.asking is not None:
         return f"{step} · {PHASES['judge']}: {state.asking.answered}/{state.asking.asked} verdicts"
-    where = step if state.phase not in ("load", "evaluate", "save") else ""
-    return f"{where} · {PHASES[state.phase]}" if where else PHASES[state.phase]
+    in_step = state.phase not in ("load", "evaluate", "save")
+    return f"{step} · {PHASES[state.phase]}" if in_step else PHASES[state.phase]
 
 
 def summary(state: RunState, ended: ev.RunEnded) -> list[str]:
-    """The closing lines: what happened, what it was worth, and where everything is."""
+    """The closing lines of a run: outcome, results, cost, time, and where the files are."""
     out = []
     out.append(f"{'✓' if ended.good else '✗'} {ended.message}")
     if not ended.good:
@@ -106,12 +116,12 @@ def summary(state: RunState, ended: ev.RunEnded) -> list[str]:
         )
         out += _judged(after)
     if ended.steps_done:
-        out.append(f"  weights moved  {100 * ended.weight_delta:.2f} % (relative L2 norm)")
-    skipped = [n for n, yes in enumerate(state.steps.figures("skipped")) if yes]
+        out.append(f"  weights moved  {100 * ended.weight_delta:.2f}% (relative L2 norm)")
+    skipped = [n for n, was_skipped in enumerate(state.steps.figures("skipped")) if was_skipped]
     if skipped:
         out.append(
-            f"  scaler         skipped {len(skipped)} of {_steps(len(state.steps))}, whose gradients"
-            f" overflowed; scale {state.steps[skipped[-1]].loss_scale or 0:g} after the last"
+            f"  scaler         skipped {len(skipped)} of {_steps(len(state.steps))} (gradient overflow);"
+            f" loss scale {state.steps[skipped[-1]].loss_scale or 0:g} after the last skip"
         )
     if state.alerts:
         named = ", ".join(f"{alert.rule} (step {alert.step})" for alert in state.alerts[:4])
@@ -128,50 +138,53 @@ def summary(state: RunState, ended: ev.RunEnded) -> list[str]:
 def memory_table(
     plan: Sequence[tuple[str, ev.When, int]], limit: float | None, measured: Mapping[ev.When, int]
 ) -> list[str]:
-    """What was planned, part by part, beside what a run has held: a line each, 44 columns at most.
+    """The memory plan and the measured peaks as a table, at most 44 columns wide.
 
     Args:
-        plan: name, when it is held, and bytes.
-        limit: bytes to stay under; None where none is known.
-        measured: most that was held at each time, in bytes, as far as it is known; may be empty.
+        plan: name, time of use and bytes of each planned part.
+        limit: memory limit in bytes; None if unknown.
+        measured: peak bytes at each time of use; may be empty or incomplete.
     """
     if not plan:
-        return ["not planned: the model's sizes were not known"]
+        return ["no memory plan: the sizes of the model are unknown"]
     out = [f"{'':<22} {'planned':>9}" + (f"  {'measured':>9}" if measured else "")]
-    base, most = sum(size for _, when, size in plan if when == "always"), 0
-    for moment, words in MOMENTS.items():
+    always, peak = sum(size for _, when, size in plan if when == "always"), 0
+    for moment, label in MOMENTS.items():
         parts = [(name, size) for name, when, size in plan if when == moment]
         if not parts:
             continue
-        held = sum(size for _, size in parts) + (0 if moment == "always" else base)
-        most = max(most, held)
-        # What was held while loading is what is held all the time, where nothing is converted.
-        told = "loading" if moment == "always" and not _loads(plan) else moment
-        found = f"  {_size(measured[told]):>9}" if told in measured else ""
-        out.append(f"{words:<22} {_size(held):>9}{found}")
+        planned = sum(size for _, size in parts) + (0 if moment == "always" else always)
+        peak = max(peak, planned)
+        # Without a conversion, loading holds only the parts that are always held.
+        measured_at = "loading" if moment == "always" and not _has_loading_parts(plan) else moment
+        column = f"  {_size(measured[measured_at]):>9}" if measured_at in measured else ""
+        out.append(f"{label:<22} {_size(planned):>9}{column}")
         out += [f"  {name:<20} {_size(size):>9}" for name, size in parts if size]
-    of = f" of {_size(limit)}: {most / limit:.0%}" if limit else ""
-    out.append(f"{'at once':<22} {_size(most):>9}{of}")
+    of_limit = f" of {_size(limit)}: {peak / limit:.0%}" if limit else ""
+    out.append(f"{'peak':<22} {_size(peak):>9}{of_limit}")
     return out
 
 
-def _loads(plan: Sequence[tuple[str, ev.When, int]]) -> bool:
+def _has_loading_parts(plan: Sequence[tuple[str, ev.When, int]]) -> bool:
     return any(when == "loading" for _, when, _ in plan)
 
 
 MOMENTS: Mapping[ev.When, str] = {
-    "always": "all the time",
-    "loading": "and while loading",
-    "sampling": "and while sampling",
-    "update": "or in the update",
+    "always": "always",
+    "loading": "always + loading",
+    "sampling": "always + sampling",
+    "update": "always + update",
 }
 
 
 def measured_memory(state: RunState) -> dict[ev.When, int]:
-    """Most that a run has held while each part of its memory plan was in use, in bytes."""
-    seen = state.memory_by_phase
-    times = {when: [seen[p] for p in phases if p in seen] for when, phases in PHASES_OF.items()}
-    return {when: max(held) for when, held in times.items() if held}
+    """Peak memory of a run, in bytes, for each time of use in its memory plan."""
+    by_phase = state.memory_by_phase
+    peaks = {
+        when: [by_phase[phase] for phase in phases if phase in by_phase]
+        for when, phases in PHASES_OF.items()
+    }
+    return {when: max(values) for when, values in peaks.items() if values}
 
 
 PHASES_OF: Mapping[ev.When, tuple[ev.Phase, ...]] = {
@@ -204,12 +217,12 @@ def _together(run: ev.RunStarted) -> str:
 
 
 def _generation(state: RunState) -> list[str]:
-    beat = state.generation
-    if beat is None:
+    generation = state.generation
+    if generation is None:
         return []
     return [
-        f"   generated {beat.rows} completions, {beat.tokens:,} tokens at "
-        f"{beat.tokens_per_s:,.0f} tok/s"
+        f"   generated {generation.rows} completions, {generation.tokens:,} tokens at "
+        f"{generation.tokens_per_s:,.0f} tok/s"
     ]
 
 
@@ -218,22 +231,22 @@ def _judge_batch(batch: ev.JudgeBatchFinished) -> str:
     if batch.cached:
         extra.append(f"{batch.cached} from the cache")
     if batch.failed:
-        extra.append(f"{batch.failed} without a verdict")
+        extra.append(f"{batch.failed} failed")
     return (
         f"⏱️  judge_batch took {batch.seconds:.2f}s{' (' + ', '.join(extra) + ')' if extra else ''}"
     )
 
 
 def _slowed(event: ev.JudgeSlowed) -> str:
-    calls = f"{event.slots} call{'s' * (event.slots != 1)} at once from here on"
+    calls = f"{event.slots} concurrent call{'s' * (event.slots != 1)} from now on"
     wait = f"waiting {_duration(event.seconds)}, then " if event.seconds >= 1 else ""
-    return f"! the judge is overloaded ({event.reason}): {wait}{calls}"
+    return f"! The judge is overloaded ({event.reason}): {wait}{calls}"
 
 
 def _step(step: ev.StepFinished) -> str:
     start = f"Step {step.step}/{step.steps} |"
     if step.r_ida is None:
-        return f"{start} no verdicts (0/{step.completions} scored)"
+        return f"{start} all verdicts failed (0/{step.completions} scored)"
     coverage = (
         "" if step.scored == step.completions else f" ({step.scored}/{step.completions} scored)"
     )
@@ -247,7 +260,7 @@ def _trouble(step: ev.StepFinished) -> list[str]:
     if step.skipped:
         scale = f" to {step.loss_scale:g}" if step.loss_scale is not None else ""
         return [
-            f"! the gradient scaler skipped this update (a gradient overflowed); scale lowered{scale}"
+            f"! The gradient scaler skipped this update (gradient overflow) and lowered the loss scale{scale}"
         ]
     return []
 
@@ -263,26 +276,26 @@ def _evaluation(figures: ev.EvaluationFinished) -> list[str]:
 
 
 def _judged(figures: ev.EvaluationFinished) -> list[str]:
-    """What the judge says of the same answers, where it was asked."""
-    said = []
+    """The judge's figures for the held-out answers, and the verdict of the evaluation."""
+    out = []
     for name, _, before, after, low, high in figures.figures:
         if name.endswith(" R_IDA"):
-            what = f"R_IDA of {name.removesuffix(' R_IDA')} requests"
-            interval = f"95 % interval of the change {low:+.3f} to {high:+.3f}".replace("-", "−")
-            said.append(f"    {what:<28} {before:.3f} → {after:.3f} ({interval})")
+            label = f"R_IDA of {name.removesuffix(' R_IDA')} requests"
+            interval = f"95% interval of the change {low:+.3f} to {high:+.3f}".replace("-", "−")
+            out.append(f"    {label:<28} {before:.3f} → {after:.3f} ({interval})")
     if figures.unscored:
-        said.append(f"    without a verdict            {figures.unscored} answers")
-    return said + [f"  {line}" for line in textwrap.wrap(figures.verdict, 98)]
+        out.append(f"    failed verdicts              {figures.unscored} answers")
+    return out + [f"  {line}" for line in textwrap.wrap(figures.verdict, 98)]
 
 
 def _judge_totals(state: RunState) -> str:
     totals = state.judge
     if totals.calls and totals.cost == 0 and state.run and state.run.judge == ev.OFFLINE_JUDGE:
-        return f"{totals.calls} verdicts of the {ev.OFFLINE_JUDGE}, no calls, no cost"
+        return f"{totals.calls} verdicts from the {ev.OFFLINE_JUDGE}, no calls, no cost"
     cost = "cost unknown" if totals.cost is None else f"${totals.cost:.4f}"
     parts = [f"{totals.calls} calls", f"{totals.cached} from the cache"]
     if totals.failed:
-        parts.append(f"{totals.failed} without a verdict")
+        parts.append(f"{totals.failed} failed")
     parts += [f"{count} {kind} declined by the judge" for kind, count in totals.declined]
     return ", ".join([*parts, cost, f"{totals.seconds:.1f}s"])
 
@@ -291,8 +304,8 @@ def _peak(state: RunState) -> str:
     return f", peak memory {state.memory_peak / 1e9:.1f} GB" if state.memory_peak else ""
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.0f} % ({part}/{whole})" if whole else "none asked"
+def _share(part: int, total: int) -> str:
+    return f"{100 * part / total:.0f}% ({part}/{total})" if total else "no prompts"
 
 
 def _steps(count: int) -> str:
@@ -300,7 +313,7 @@ def _steps(count: int) -> str:
 
 
 def _count(number: int) -> str:
-    """A parameter count as people say it: 4.0B, 0.6B, 0.9M, 143.4k."""
+    """A parameter count with a suffix: 4.0B, 0.6B, 0.9M, 143.4k."""
     for size, letter in ((1e9, "B"), (1e6, "M")):
         if number >= size / 2:
             return f"{number / size:.1f}{letter}"

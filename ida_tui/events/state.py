@@ -1,7 +1,7 @@
-"""What is known of a run: a pure fold over its events.
+"""State of one training run, computed as a pure fold over its events.
 
-`fold(state, record)` is the only way a `RunState` comes about, so a run looks the same live, attached
-and replayed from disk. Screens and printers read this and nothing else.
+Only `fold(state, record)` creates a new `RunState`, so a run looks the same live, attached and replayed
+from disk. Screens and printers read nothing but this state.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ida_tui.events.history import Series
 MAX_NOTICES = 200
 MAX_ALERTS = 500
 STEP_PEAKS = 60
-"""Of how many steps the peak of memory is kept."""
+"""Number of steps whose memory peak is stored."""
 MEMORY_SAMPLES = 480
-"""How many of the newest memory samples are kept: four minutes, at two a second."""
+"""Number of memory samples that are stored: four minutes at two samples per second."""
 RECENT = 400
-"""How many records the log keeps."""
+"""Number of log records that are stored."""
 LOGGED = (
     ev.RunStarted,
     ev.Noticed,
@@ -36,16 +36,16 @@ LOGGED = (
     ev.RunResumed,
     ev.RunEnded,
 )
-"""What is worth a line in a log."""
+"""Event types that are shown in the log."""
 FIGURES = ("step", "align", "risk", "detail", "r_ida", "skipped")
-"""What is shown of every step at once."""
+"""Figures of the steps that can be read without unpacking old steps."""
 FIRST_STEPS = 3
 LAST_STEPS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One completion of the current step; the verdict is null until it is in."""
+    """One completion of the current step; `scored` is None until its verdict arrives."""
 
     finished: ev.CompletionFinished
     scored: ev.CompletionScored | None = None
@@ -53,7 +53,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class JudgeTotals:
-    """What the judge has done since the start of the run."""
+    """Totals of the judge since the start of the run."""
 
     batches: int = 0
     calls: int = 0
@@ -63,39 +63,39 @@ class JudgeTotals:
     seconds: float = 0.0
     exposed_s: float = 0.0
     cost: float | None = 0.0
-    """Null as soon as one call's price was not known."""
+    """None if the price of at least one call is unknown."""
     declined: tuple[tuple[str, int], ...] = ()
-    """Completions that the judge refused to look at, by the kind of their prompt."""
+    """Number of completions that the judge refused to score, by kind of prompt."""
     last: ev.JudgeBatchFinished | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """Everything a face of the program shows."""
+    """Everything about a run that screens and printers show."""
 
     seq: int = -1
-    """Of the last record folded in."""
+    """Sequence number of the last folded record."""
     started_at: str = ""
     updated_at: str = ""
     run: ev.RunStarted | None = None
     phase: ev.Phase = "load"
     phase_since: str = ""
     step: int = 0
-    """The step under way, from 1; 0 before the first."""
+    """The current step, starting at 1; 0 before the first step."""
     rollout: ev.RolloutStarted | None = None
-    """The prompts of the step under way."""
+    """The prompts of the current step."""
     streams: tuple[str, ...] = ()
     """Text of each row of the rollout so far; a row is group × generations + index."""
     generation: ev.TokensGenerated | None = None
     completions: tuple[Completion, ...] = ()
-    """Completions of the step under way, or of the last one."""
+    """Completions of the current step, or of the previous one until new ones arrive."""
     asking: ev.JudgeProgressed | None = None
-    """How far the judge is with the step under way."""
+    """Progress of the judge in the current step."""
     slowed: ev.JudgeSlowed | None = None
-    """The last time that the judge turned calls away."""
+    """The most recent rejection of calls by the judge."""
     slowed_at: str = ""
     probes: tuple[ev.JudgeProbed, ...] = ()
-    """The first probe of the judge, and the last."""
+    """The first and the most recent drift probe of the judge."""
     steps: Series[ev.StepFinished] = field(default_factory=lambda: Series(figures=FIGURES))
     judge: JudgeTotals = field(default_factory=JudgeTotals)
     memory: ev.MemorySampled | None = None
@@ -106,41 +106,41 @@ class RunState:
     system_peak: int = 0
     """Largest `system_used` seen, in bytes."""
     memory_by_phase: Mapping[ev.Phase, int] = field(default_factory=dict)
-    """Most that was held in each phase, in bytes: by the process, or on CUDA's device."""
+    """Peak memory in each phase, in bytes: of the process, or of the device with CUDA."""
     recent: tuple[ev.Record, ...] = ()
-    """The newest records worth a line in a log, oldest first."""
+    """The newest log records, oldest first."""
     notices: tuple[ev.Noticed, ...] = ()
     alerts: tuple[ev.AlertRaised, ...] = ()
-    """The newest, oldest first."""
+    """The newest alerts, oldest first."""
     alerted: int = 0
-    """How many there were."""
+    """Number of all alerts, including those that are no longer in `alerts`."""
     judged_since: int = 0
-    """The step after which the present judge scores: what others said before does not compare."""
+    """The last step before the current judge took over; scores of earlier judges are not comparable."""
     step_peaks: tuple[int, ...] = ()
-    """Most that the process held in each of the newest steps, in bytes, oldest first."""
+    """Peak memory of the process in each of the newest steps, in bytes, oldest first."""
     step_peak: int = 0
-    """The same of the step under way, so far."""
+    """Peak memory of the process in the current step so far, in bytes."""
     checkpoint: ev.CheckpointSaved | None = None
     before: ev.EvaluationFinished | None = None
     after: ev.EvaluationFinished | None = None
     pause: ev.RunPaused | None = None
-    """Why the run is paused; null while it is not."""
+    """The event that paused the run; None while it is not paused."""
     ended: ev.RunEnded | None = None
 
     @property
     def first_steps(self) -> tuple[ev.StepFinished, ...]:
-        """The scored steps at the start that `RunEnded.r_ida_first` is the mean of."""
+        """The first scored steps; `RunEnded.r_ida_first` is their mean."""
         return tuple(islice(_scored(self.steps), first_window(self._scored_steps)))
 
     @property
     def last_steps(self) -> tuple[ev.StepFinished, ...]:
-        """The scored steps at the end that `RunEnded.r_ida_last` is the mean of."""
+        """The last scored steps; `RunEnded.r_ida_last` is their mean."""
         newest = islice(_scored(reversed(self.steps)), last_window(self._scored_steps))
         return tuple(newest)[::-1]
 
     @property
     def _scored_steps(self) -> int:
-        """How many steps are scored, as far as it matters for the first and the last ones."""
+        """Number of scored steps, counted only as far as `first_window` and `last_window` need it."""
         enough = FIRST_STEPS * 2 + LAST_STEPS
         return sum(1 for _ in islice(_scored(self.steps), enough))
 
@@ -155,11 +155,11 @@ class RunState:
         return _mean_r_ida(self.last_steps)
 
     def held_s(self, now: datetime) -> float:
-        """Seconds for which the judge has asked to be left alone, from `now` (UTC) on."""
+        """Remaining seconds until the judge accepts calls again, counted from `now` (UTC)."""
         if self.slowed is None or self.ended is not None:
             return 0.0
-        since = (now - datetime.fromisoformat(self.slowed_at)).total_seconds()
-        return max(0.0, self.slowed.seconds - since)
+        elapsed = (now - datetime.fromisoformat(self.slowed_at)).total_seconds()
+        return max(0.0, self.slowed.seconds - elapsed)
 
     @property
     def weight_delta(self) -> float:
@@ -168,12 +168,12 @@ class RunState:
 
 
 def first_window(scored: int) -> int:
-    """How many steps "the first" are: 3, or the first half of a short run."""
+    """Number of steps that count as the first steps: 3, or the first half of a short run."""
     return min(FIRST_STEPS, max(1, scored // 2)) if scored else 0
 
 
 def last_window(scored: int) -> int:
-    """How many steps "the last" are: 5, or what a short run has beside the first ones."""
+    """Number of steps that count as the last steps: 5, or all but the first steps of a short run."""
     return min(LAST_STEPS, max(1, scored - first_window(scored))) if scored else 0
 
 
@@ -181,7 +181,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
     """The state after one more record."""
     event = record.event
 
-    def but(**changes: Any) -> RunState:
+    def updated(**changes: Any) -> RunState:
         started_at = state.started_at or record.time
         if isinstance(event, LOGGED):
             changes["recent"] = (*state.recent, record)[-RECENT:]
@@ -191,36 +191,38 @@ def fold(state: RunState, record: ev.Record) -> RunState:
 
     match event:
         case ev.RunStarted():
-            return but(run=event)
+            return updated(run=event)
         case ev.PhaseChanged():
-            return but(**_phase_changed(state, event), phase_since=record.time)
+            return updated(**_phase_changed(state, event), phase_since=record.time)
         case ev.RolloutStarted():
             rows = len(event.prompts) * event.generations
-            # A resumed run samples the step it was stopped in anew.
-            return but(rollout=event, streams=("",) * rows, completions=(), asking=None)
+            # A resumed run repeats the interrupted step, so the text streams start empty.
+            return updated(rollout=event, streams=("",) * rows, completions=(), asking=None)
         case ev.TextGenerated():
             texts = zip_longest(state.streams, event.texts, fillvalue="")
-            return but(streams=tuple(before + more for before, more in texts))
+            return updated(streams=tuple(text + added for text, added in texts))
         case ev.TokensGenerated():
-            return but(generation=event)
+            return updated(generation=event)
         case ev.CompletionFinished():
-            return but(completions=(*state.completions, Completion(event)))
+            return updated(completions=(*state.completions, Completion(event)))
         case ev.CompletionScored():
-            return but(completions=_with_verdict(state.completions, event))
+            return updated(completions=_with_verdict(state.completions, event))
         case ev.JudgeBatchFinished():
-            return but(judge=_add(state.judge, event))
+            return updated(judge=_add(state.judge, event))
         case ev.JudgeProgressed():
-            return but(asking=event)
+            return updated(asking=event)
         case ev.JudgeSlowed():
-            return but(slowed=event, slowed_at=record.time)
+            return updated(slowed=event, slowed_at=record.time)
         case ev.JudgeProbed():
             judge = replace(state.judge, cost=_sum(state.judge.cost, event.cost))
-            return but(probes=(*state.probes[:1], event), judge=judge)
+            return updated(probes=(*state.probes[:1], event), judge=judge)
         case ev.StepFinished():
             peaks = (*state.step_peaks, state.step_peak) if state.step_peak else state.step_peaks
-            return but(steps=state.steps.plus(event), step_peaks=peaks[-STEP_PEAKS:], step_peak=0)
+            return updated(
+                steps=state.steps.plus(event), step_peaks=peaks[-STEP_PEAKS:], step_peak=0
+            )
         case ev.MemorySampled():
-            return but(
+            return updated(
                 memory=event,
                 memory_recent=(*state.memory_recent, event)[-MEMORY_SAMPLES:],
                 memory_peak=max(state.memory_peak, event.process, event.process_peak),
@@ -229,33 +231,38 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 system_peak=max(state.system_peak, event.system_used),
             )
         case ev.Noticed():
-            return but(notices=(*state.notices, event)[-MAX_NOTICES:])
+            return updated(notices=(*state.notices, event)[-MAX_NOTICES:])
         case ev.AlertRaised():
             alerts = (*state.alerts, event)[-MAX_ALERTS:]
-            return but(alerts=alerts, alerted=state.alerted + 1)
+            return updated(alerts=alerts, alerted=state.alerted + 1)
         case ev.CheckpointSaved():
-            return but(checkpoint=event)
+            return updated(checkpoint=event)
         case ev.EvaluationFinished():
             if event.when == "before":
-                return but(before=event)
+                return updated(before=event)
             judge = replace(state.judge, cost=_sum(state.judge.cost, event.cost))
-            return but(after=event, judge=judge)
+            return updated(after=event, judge=judge)
         case ev.RunPaused():
-            return but(pause=event)
+            return updated(pause=event)
         case ev.RunResumed():
-            kept = _until(state.steps, event.from_step)
-            run, since = state.run, state.judged_since
+            steps = _until(state.steps, event.from_step)
+            run, judged_since = state.run, state.judged_since
             if run is not None and event.judge is not None:
-                run, since = replace(run, judge=event.judge), event.from_step
-            return but(
-                pause=None, ended=None, steps=kept, run=run, judged_since=since, step_peaks=()
+                run, judged_since = replace(run, judge=event.judge), event.from_step
+            return updated(
+                pause=None,
+                ended=None,
+                steps=steps,
+                run=run,
+                judged_since=judged_since,
+                step_peaks=(),
             )
         case ev.RunEnded():
-            return but(ended=event)
+            return updated(ended=event)
 
 
 def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> RunState:
-    """The state after all the records, in order."""
+    """The state after all records, folded in order."""
     state = state or RunState()
     for record in records:
         state = fold(state, record)
@@ -272,9 +279,10 @@ def _phase_changed(state: RunState, event: ev.PhaseChanged) -> dict[str, Any]:
 
 
 def held_by(run: ev.RunStarted | None, sample: ev.MemorySampled) -> int:
-    """Bytes that the run holds where its plan counts them: in the process, or on CUDA's device.
+    """Memory of the run in bytes, as its memory plan counts it.
 
-    CUDA's memory is its own, and what its plan is about; Metal's is part of the process's.
+    With CUDA the plan counts the memory of the device; on other devices, including Metal, it counts the
+    memory of the process.
     """
     if run is not None and run.device == "cuda":
         return (sample.device_tensors or 0) + (sample.device_cache or 0)
@@ -282,11 +290,11 @@ def held_by(run: ev.RunStarted | None, sample: ev.MemorySampled) -> int:
 
 
 def _highest(state: RunState, sample: ev.MemorySampled) -> Mapping[ev.Phase, int]:
-    """The most that was held in each phase, with one more sample."""
-    held = held_by(state.run, sample)
-    if held <= state.memory_by_phase.get(sample.phase, 0):
+    """Peak memory of each phase, updated with one more sample."""
+    used = held_by(state.run, sample)
+    if used <= state.memory_by_phase.get(sample.phase, 0):
         return state.memory_by_phase
-    return {**state.memory_by_phase, sample.phase: held}
+    return {**state.memory_by_phase, sample.phase: used}
 
 
 def _with_verdict(
@@ -316,9 +324,9 @@ def _add(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
     )
 
 
-def _sum(one: float | None, other: float | None) -> float | None:
-    """The sum of two costs, which is not known where one of them is not."""
-    return None if one is None or other is None else one + other
+def _sum(first: float | None, second: float | None) -> float | None:
+    """The sum of two costs; None if one of them is unknown."""
+    return None if first is None or second is None else first + second
 
 
 def _scored(steps: Iterable[ev.StepFinished]) -> Iterator[ev.StepFinished]:
@@ -326,11 +334,15 @@ def _scored(steps: Iterable[ev.StepFinished]) -> Iterator[ev.StepFinished]:
 
 
 def _until(steps: Series[ev.StepFinished], last: int) -> Series[ev.StepFinished]:
-    """The steps up to this one, however they are ordered."""
-    kept = [n for n, step in enumerate(steps.figures("step")) if step is not None and step <= last]
-    if not kept or kept[-1] == len(kept) - 1:
-        return steps.first(len(kept))
-    return Series((steps[n] for n in kept), FIGURES)
+    """The steps with a number up to `last`, in any order of numbers."""
+    positions = [
+        position
+        for position, step in enumerate(steps.figures("step"))
+        if step is not None and step <= last
+    ]
+    if not positions or positions[-1] == len(positions) - 1:
+        return steps.first(len(positions))
+    return Series((steps[position] for position in positions), FIGURES)
 
 
 def _mean_r_ida(steps: Iterable[ev.StepFinished]) -> float | None:

@@ -1,16 +1,16 @@
-"""What a run says about itself: frozen, typed events and their JSON codec.
+"""Events of a training run: frozen, typed dataclasses and their JSON codec.
 
-A run is its events. The trainer emits them, the run directory keeps them (one JSON object a line in
-``events.jsonl``), and every screen, printer and report is a fold over them. An event never changes
-once it is emitted; a newer ida-tui keeps reading older lines.
+The trainer emits events, the run directory stores them (one JSON object per line in ``events.jsonl``), and
+every screen, printer and report is a fold over them. An event never changes after it is emitted, and newer
+versions of ida-tui read the lines of older ones.
 
 How the format may change:
-    a new field       has a default, which is what older lines mean. An older reader passes it over.
-    anything else     a new type, or a field that is gone or means something else, raises `VERSION` and adds
-                      the step from the version before to `UPGRADES`. An older reader refuses such a line and
-                      says that ida-tui has to be updated: what it does not know could be what matters.
+    a new field       has a default that older lines imply. Older readers ignore the field.
+    anything else     (a new type, or a field that is removed or changes its meaning) raises `VERSION` and
+                      adds an upgrade from the previous version to `UPGRADES`. Older readers reject such a
+                      line and ask for an update of ida-tui, because the unknown part could matter.
 
-So a type that is not known in a version that is known is damage, and is named as such.
+An unknown type in a line of a known version is therefore reported as damage.
 
     {"v": 1, "seq": 17, "time": "2026-01-31T01:02:03.004Z", "type": "StepFinished", ...fields}
 """
@@ -34,24 +34,25 @@ if TYPE_CHECKING:
 
 VERSION = 1
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""For each version before this one: a line's body (with its type, without its version) as the next has it."""
+"""For each older version, a function that converts a line's body (with type, without version) to the next
+version."""
 
 MOST = 2**53
-"""No figure of a run is further from zero than this: up to here a float holds every whole number exactly."""
+"""Largest absolute value of a number in an event; floats represent every integer up to here exactly."""
 MOST_ROWS = 1_000_000
-"""Completions of one rollout."""
+"""Largest number of completions in one rollout."""
 
 OFFLINE_JUDGE = "offline heuristic"
-"""What the built-in scorer is called wherever its numbers show: it is no model's opinion."""
+"""Name of the built-in scorer wherever its scores are shown; the name says that no model scored."""
 
 Phase = Literal["load", "generate", "judge", "reference", "update", "save", "evaluate"]
 When = Literal["always", "loading", "sampling", "update"]
 Level = Literal["info", "warning"]
 EvaluationFigure: TypeAlias = tuple[str, str, float, float, float, float]
-"""Name, unit, before, after, and the 95 % interval of the difference: its lower and its upper end."""
+"""Name, unit, value before, value after, and lower and upper end of the 95% interval of the difference."""
 RankFigures: TypeAlias = tuple[str, int, int | None, int | None, int, float]
-"""One process of several: its host, bytes that it holds, bytes that its device holds and caches (null where
-it has none of its own), tokens that it sampled in the step, and how many a second."""
+"""Figures of one rank: host, memory of the process in bytes, tensors and cache on its device in bytes (null
+without dedicated device memory), tokens sampled in the step, and tokens per second."""
 Status = Literal[
     "done", "failed", "interrupted", "judge_unavailable", "out_of_memory", "stopped_by_alert"
 ]
@@ -68,7 +69,7 @@ class RunStarted:
     judge: str
     device: str
     dtype: str
-    """Precision of the base weights; `precision` has the whole recipe in words."""
+    """Precision of the base weights; `precision` describes the full precision setup in words."""
     precision: str
     method: str
     params: int
@@ -80,16 +81,16 @@ class RunStarted:
     seed: int
     limit_gb: float
     planned_gb: float | None = None
-    """What the memory plan says that the run holds at once; null where it could not be planned."""
+    """Planned peak memory; null if no plan could be made."""
     plan: tuple[tuple[str, When, int], ...] = ()
-    """The plan: each part's name, when it is held, and its bytes."""
+    """The memory plan: name, time of use and bytes of each part."""
     processes: int = 1
-    """How many train together; the plan is one's, and `completions_per_step` all of theirs."""
+    """Number of ranks; the plan is for one of them, `completions_per_step` counts all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Noticed:
-    """Something worth a line in the log: a fallback, a library's warning, the cache's state."""
+    """A line for the log: a fallback, a library's warning, the state of the cache."""
 
     level: Level
     source: str
@@ -98,7 +99,7 @@ class Noticed:
 
 @dataclass(frozen=True, slots=True)
 class PhaseChanged:
-    """The trainer turned to another part of the step."""
+    """The trainer entered another phase of the step."""
 
     step: int
     phase: Phase
@@ -106,7 +107,7 @@ class PhaseChanged:
 
 @dataclass(frozen=True, slots=True)
 class RolloutStarted:
-    """The prompts of a step, one a group; `generations` completions of each are about to be sampled."""
+    """The prompts of a step, one per group; the trainer is about to sample `generations` completions each."""
 
     step: int
     generations: int
@@ -118,7 +119,7 @@ class RolloutStarted:
 
 @dataclass(frozen=True, slots=True)
 class TextGenerated:
-    """What has been sampled since the last of these, row by row; a row is group × generations + index."""
+    """Text sampled since the previous `TextGenerated`, by row; a row is group × generations + index."""
 
     step: int
     texts: tuple[str, ...]
@@ -126,7 +127,7 @@ class TextGenerated:
 
 @dataclass(frozen=True, slots=True)
 class TokensGenerated:
-    """Heartbeat while completions are being generated, at least once a second."""
+    """Progress of the generation of completions, emitted at least once a second."""
 
     step: int
     tokens: int
@@ -148,12 +149,12 @@ class CompletionFinished:
     text: str
     tokens: int
     ended: bool
-    """False when it ran into max_completion_length."""
+    """True if it ended with EOS, false if it was truncated at max_completion_length."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionScored:
-    """The judge's verdict on one completion; all scores are null where there is none."""
+    """The judge's verdict on one completion; all scores are null if the verdict failed."""
 
     step: int
     group: int
@@ -168,14 +169,14 @@ class CompletionScored:
     judge: str
     latency_s: float
     cost: float | None
-    """US dollars; null where the price is not known."""
+    """US dollars; null if the price is unknown."""
     cached: bool
     failure: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeBatchFinished:
-    """All verdicts of one step are in (or have failed)."""
+    """Every completion of one step has a verdict or a failed verdict."""
 
     step: int
     calls: int
@@ -183,58 +184,58 @@ class JudgeBatchFinished:
     failed: int
     retries: int
     seconds: float
-    """How long at least one question was out; that may be while completions are still sampled."""
+    """Time with at least one request open, which may overlap with the generation of completions."""
     exposed_s: float
-    """How long the trainer waited for the judge and did nothing else."""
+    """Time that the trainer spent only waiting for the judge."""
     p50_s: float | None
     p95_s: float | None
     cost: float | None
     first_s: float | None = None
-    """From the first question to the first verdict of a call."""
+    """Time from the first request to the first verdict that a call returned."""
     slots: int | None = None
-    """Calls that may be open at once, at the end of the batch; null where nothing is called."""
+    """Limit of concurrent calls at the end of the batch; null for a judge without calls."""
     declined: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """Completions that the judge refused to look at, by the kind of their prompt."""
+    """Number of completions that the judge refused to score, by kind of prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeProgressed:
-    """Verdicts of the step under way that are in; several times a second while the trainer waits."""
+    """Number of verdicts received in the current step; several times a second while the trainer waits."""
 
     step: int
     answered: int
     asked: int
     slots: int | None
-    """Calls that may be open at once; null where nothing is called."""
+    """Limit of concurrent calls; null for a judge without calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeSlowed:
-    """The judge turned calls away: fewer are open from here on, and none for a while if it says so."""
+    """The judge rejected calls: the limit of concurrent calls drops, and new calls may have to wait."""
 
     seconds: float
-    """How long no call begins; 0 where the judge named no time."""
+    """Time until the next call may start; 0 if the judge named no time."""
     slots: int
-    """Calls that may be open at once afterwards."""
+    """Limit of concurrent calls afterwards."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeProbed:
-    """The judge's answers to a few fixed questions, next to those at the start of the run."""
+    """The judge's scores for a few fixed anchor answers, compared with those at the start of the run."""
 
     step: int
     served_model: str | None
     r_ida: Mapping[str, float | None]
-    """R_IDA of each anchor, by its name; null where there was no verdict."""
+    """R_IDA of each anchor, by name; null if the verdict failed."""
     drift: float | None
-    """Mean absolute change of an axis since the first probe, in points; null for the first itself."""
+    """Mean absolute change per axis since the first probe, in points; null in the first probe."""
     cost: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """One optimizer step; means are over the completions that were scored."""
+    """Figures of one finished optimizer step; means are over the scored completions."""
 
     step: int
     steps: int
@@ -242,7 +243,7 @@ class StepFinished:
     risk: float | None
     detail: float | None
     r_ida: float | None
-    """Mean of the completions' own R_IDA, not R_IDA of the means."""
+    """Mean of the R_IDA of the completions, not the R_IDA of the mean scores."""
     scored: int
     completions: int
     kl: float | None
@@ -253,13 +254,13 @@ class StepFinished:
     lengths: tuple[float, float, float] | None
     """Mean, shortest and longest completion, in tokens."""
     truncated: float | None
-    """Share of completions that ran into max_completion_length."""
+    """Share of completions that were truncated at max_completion_length."""
     zero_std: float | None
-    """Share of groups whose rewards are all equal, and so teach nothing."""
+    """Share of zero-variance groups: all rewards are equal, so every advantage is zero."""
     weight_delta: float
     """L2 norm of the change of the trainable weights since the start, relative to their norm."""
     skipped: bool
-    """True when the gradient scaler refused the update because a gradient overflowed."""
+    """True if the gradient scaler skipped the update because a gradient overflowed."""
     seconds: Mapping[str, float]
     """Wall time by phase."""
     weight_norm: float = 0.0
@@ -267,30 +268,30 @@ class StepFinished:
     largest_change: float = 0.0
     """Largest change of a single trainable weight since the start, by absolute value."""
     non_finite: int = 0
-    """Gradient elements that were NaN or infinite in this step."""
+    """Number of gradient elements that were NaN or infinite in this step."""
     loss_scale: float | None = None
-    """What the gradient scaler multiplies the loss by after this step; null where there is no scaler."""
+    """Factor of the gradient scaler after this step; null without a scaler."""
     ranks: tuple[RankFigures, ...] = ()
-    """Every process's memory and speed, rank 0 first; empty where one trains alone."""
+    """Memory and speed of every rank, rank 0 first; empty in a run with one process."""
     harmless: int = 0
-    """Completions of harmless prompts; counted by the refusal classifier, as the next three."""
+    """Completions of harmless prompts; counted by the refusal classifier, like the next three."""
     harmless_refused: int = 0
-    """Those of them that refuse in full."""
+    """Full refusals among them."""
     unsafe: int = 0
     """Completions of unsafe prompts."""
     unsafe_declined: int = 0
-    """Those of them that decline, in full or in part."""
+    """Full or partial refusals among them."""
     repetition: float | None = None
-    """Mean share of a completion's word 4-grams that it has said before."""
+    """Mean share of word 4-grams that repeat an earlier one in the same completion."""
     length_r: float | None = None
-    """Correlation of length and R_IDA among completions of one group that decline, or answer, alike."""
+    """Correlation of length and R_IDA within a group, among completions that all answer or all decline."""
     offline_r_ida: float | None = None
-    """Mean R_IDA of the scored completions by the offline heuristic; null where it is the judge."""
+    """Mean R_IDA of the scored completions by the offline heuristic; null if that is the judge."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemorySampled:
-    """Memory in bytes; device figures are null where the device has none of its own."""
+    """Memory in bytes; device figures are null for a device without dedicated memory."""
 
     system_used: int
     system_total: int
@@ -301,16 +302,16 @@ class MemorySampled:
     pressure: int | None
     """macOS memory pressure level: 1 normal, 2 warning, 4 critical."""
     process_peak: int = 0
-    """The most that this process has held since the run began, as far as the kernel says."""
+    """Peak of this process since the run started, according to the kernel."""
     device_limit: int | None = None
-    """What the device recommends to stay under, or has."""
+    """Recommended maximum of the device, or its memory size."""
     phase: Phase = "load"
-    """What the trainer was doing."""
+    """Phase of the trainer at the time of the sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlertRaised:
-    """A rule saw something wrong with the training itself."""
+    """A rule found a problem in the training."""
 
     step: int
     rule: str
@@ -328,28 +329,28 @@ class CheckpointSaved:
 
 @dataclass(frozen=True, slots=True)
 class RunPaused:
-    """Training stopped where it can go on."""
+    """Training paused at a point from which it can resume."""
 
     step: int
     reason: str
     hint: str = ""
-    """What to do about it."""
+    """How to fix the cause."""
     by: Literal["judge", "person", "disk", "alert"] = "judge"
-    """What made it pause."""
+    """Who or what paused the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunResumed:
-    """Training goes on: after a pause, or from a checkpoint."""
+    """Training resumed after a pause or from a checkpoint."""
 
     from_step: int
     judge: str | None = None
-    """Who scores from here on, where that has changed."""
+    """The new judge, if it changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationFinished:
-    """Held-out prompts, sampled and scored; counts are completions."""
+    """Result of an evaluation on the held-out prompts; counts are numbers of completions."""
 
     when: Literal["before", "after"]
     step: int
@@ -364,26 +365,26 @@ class EvaluationFinished:
     classifier: str
     seconds: float
     verdict: str = ""
-    """What the judged answers say of both models, in a sentence; empty where none were judged."""
+    """Comparison of both models in one sentence; empty if no answers were judged."""
     figures: tuple[EvaluationFigure, ...] = ()
-    """The judged figures behind it: of the untrained and the trained model on the same prompts."""
+    """Judged figures of the untrained and the trained model on the same prompts."""
     unscored: int = 0
-    """Answers, of both models, that the judge gave no verdict on."""
+    """Answers of both models with a failed verdict."""
     cost: float | None = 0.0
-    """US dollars that the judging cost; null where it is not known."""
+    """Cost of the judge in US dollars; null if unknown."""
     folder: str = ""
-    """Where the evaluation is kept, with every answer."""
+    """Directory of the evaluation, which contains every answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """The last event of every run that ended by itself."""
+    """The last event of every run that ended without being killed."""
 
     status: Status
     exit_code: int
     steps_done: int
     r_ida_first: float | None
-    """Mean R_IDA of the first steps (at most 3); `state.RunState.first_steps` says of how many."""
+    """Mean R_IDA of the first steps (at most 3); `state.RunState.first_steps` lists them."""
     r_ida_last: float | None
     """Mean R_IDA of the last steps (at most 5)."""
     weight_delta: float
@@ -394,7 +395,7 @@ class RunEnded:
 
     @property
     def good(self) -> bool:
-        """Whether the run came to its end with other weights than it began with."""
+        """Whether the run finished and changed the weights."""
         return self.status == "done" and self.weight_delta != 0
 
 
@@ -424,12 +425,12 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An event with its place in the run.
+    """An event with its sequence number and time.
 
     Args:
-        seq: position in the run, from 0, without gaps.
+        seq: position in the run, starting at 0, without gaps.
         time: UTC, ISO 8601 with milliseconds.
-        event: what happened.
+        event: the event.
     """
 
     seq: int
@@ -440,20 +441,20 @@ class Record:
 
 
 class EventError(ValueError):
-    """A line is not an event of this version."""
+    """A line that is not a valid event."""
 
 
 class NewerError(EventError):
-    """A line is of a version that this ida-tui does not know yet."""
+    """A line that was written by a newer version of ida-tui."""
 
 
 def now() -> str:
-    """The current time as records carry it."""
+    """The current time in the format of `Record.time`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def encode(record: Record) -> str:
-    """The record as one line of JSON, without the newline. Non-finite numbers become null."""
+    """A record as one line of JSON, without the newline; non-finite numbers become null."""
     event = record.event
     body: dict[str, Any] = {
         "v": VERSION,
@@ -467,39 +468,39 @@ def encode(record: Record) -> str:
 
 
 def decode(line: str) -> Record:
-    """The record that a line of ``events.jsonl`` holds.
+    """The record in a line of ``events.jsonl``.
 
     Raises:
-        EventError: the line is torn, is no JSON object, or is not an event of a known version, or one
-            that no run can have emitted.
+        EventError: the line is incomplete, is not a JSON object, has an unknown version or type, or contains
+            values that no run can emit.
     """
     body = parsed(line)
     seq, time, name = body.pop("seq"), body.pop("time"), body.pop("type")
     if abs(seq) > MOST or not _is_moment(time):
-        raise EventError("seq or time is none")
+        raise EventError("seq or time is invalid")
     if name not in Record.TYPES:
         raise EventError(f"unknown event type {name[:60]!r}")
     return Record(seq, time, made(name, body))
 
 
 def made(name: str, body: Mapping[str, Any]) -> Event:
-    """An event from its fields; others are left out.
+    """An event built from its JSON fields; unknown fields are ignored.
 
     Args:
         name: one of `Record.TYPES`.
-        body: the fields, as JSON has them.
+        body: the fields, as parsed from JSON.
 
     Raises:
-        EventError: a field is missing or wrong, or no run can have emitted it.
+        EventError: a field is missing, has the wrong type, or has a value that no run can emit.
     """
     try:
         event: Event = _adapter(name).validate_python(body)
     except ValueError as invalid:
-        # pydantic's ValidationError; pydantic itself is imported with the first event that is read.
-        problem: Any = invalid
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise EventError(f"{name}.{where}: {first['msg']}") from None
+        # This is pydantic's ValidationError; pydantic is only imported when the first event is read.
+        validation_error: Any = invalid
+        first = validation_error.errors()[0]
+        field_path = ".".join(str(part) for part in first["loc"])
+        raise EventError(f"{name}.{field_path}: {first['msg']}") from None
     if problem := _impossible(event):
         raise EventError(f"{name}.{problem}")
     return event
@@ -513,35 +514,35 @@ def _is_moment(time: str) -> bool:
 
 
 def _impossible(event: Event) -> str:
-    """The field that no run can have emitted, and why, though its type is right; empty where all can be."""
+    """The first field with a value of the right type that no run can emit, and why; empty if none."""
     for name in _figures(type(event).__name__):
         if not _within(getattr(event, name)):
-            return f"{name}: no figure of a run is that large"
+            return f"{name}: the number is too large"
     if isinstance(event, RolloutStarted):
         prompts = len(event.prompts)
         if not 1 <= event.generations <= MOST_ROWS // max(1, prompts):
-            return "generations: no rollout has so many completions"
+            return "generations: the number of completions in the rollout is out of range"
         if not len(event.prompt_ids) == len(event.kinds) == prompts:
-            return "prompts: not each of them has an id and a kind"
+            return "prompts: the number of prompts, ids and kinds differs"
     if (
         isinstance(event, CompletionScored | StepFinished)
         and event.r_ida is not None
         and None in (event.align, event.risk, event.detail)
     ):
-        return "r_ida: there is none without its axes"
+        return "r_ida: it is set, but an axis is null"
     return ""
 
 
 @cache
 def _figures(kind: str) -> tuple[str, ...]:
-    """The fields of an event type that are numbers, or hold some."""
+    """Names of the fields of an event type that contain numbers."""
     fields = dataclasses.fields(Record.TYPES[kind])
     return tuple(f.name for f in fields if re.search(r"\b(?:int|float)\b", str(f.type)))
 
 
 def _within(value: object) -> bool:
     if isinstance(value, int | float):
-        return -MOST <= value <= MOST  # NaN is not
+        return -MOST <= value <= MOST  # false for NaN
     if isinstance(value, tuple):
         return all(map(_within, value))
     if isinstance(value, Mapping):
@@ -550,30 +551,30 @@ def _within(value: object) -> bool:
 
 
 def parsed(line: str) -> dict[str, Any]:
-    """A line as this version has it, its fields not yet looked at: ``seq``, ``time``, ``type`` and the rest.
+    """A line as a JSON object of the current version: ``seq``, ``time``, ``type`` and unvalidated fields.
 
     Raises:
-        NewerError: a newer ida-tui wrote it.
-        EventError: the line is torn, or is no event of a known version.
+        NewerError: the line was written by a newer version of ida-tui.
+        EventError: the line is incomplete, or is not an event of a known version.
     """
     try:
-        found = json.loads(line)
+        value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise EventError(f"not JSON: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise EventError("not a JSON object")
-    body: dict[str, Any] = found
+    body: dict[str, Any] = value
     version = body.pop("v", None)
     if type(version) is not int or version < 1:
-        raise EventError(f"version {repr(version)[:40]} is none")
+        raise EventError(f"invalid version {repr(version)[:40]}")
     if version > VERSION:
         raise NewerError(
-            f"written by a newer ida-tui (events of version {str(version)[:20]}; this one reads up to"
-            f" {VERSION}): update ida-tui"
+            f"written by a newer ida-tui (event format {str(version)[:20]}; this version reads up"
+            f" to {VERSION}): update ida-tui"
         )
     _has_a_head(body)
-    for older in range(version, VERSION):
-        body = UPGRADES[older](body)
+    for older_version in range(version, VERSION):
+        body = UPGRADES[older_version](body)
     return body
 
 
@@ -581,7 +582,7 @@ def _has_a_head(body: Mapping[str, Any]) -> None:
     if type(body.get("seq")) is not int or not isinstance(body.get("time"), str):
         raise EventError("seq or time is missing")
     if not isinstance(body.get("type"), str):
-        raise EventError("its type is missing")
+        raise EventError("type is missing")
 
 
 @cache

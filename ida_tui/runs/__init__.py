@@ -1,1 +1,1 @@
-"""The run directory: the one place where a run is kept, written as it goes and never overwritten."""
+"""Run directories: everything that a run writes to disk, and everything that reads it back."""

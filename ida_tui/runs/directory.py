@@ -1,8 +1,9 @@
-"""Make and find run directories: ``outputs/<experiment>/<run-id>/``.
+"""Run directories, ``outputs/<experiment>/<run-id>/``: their paths and their creation.
 
-A run directory holds ``config.yaml`` (resolved; runs again as it is), ``manifest.json``,
-``events.jsonl`` (the truth), ``completions.jsonl``, ``checkpoints/``, ``adapter/`` or ``model/`` (the
-final weights) and ``logs/``. ``outputs/<experiment>/latest`` points at the newest.
+A run directory contains ``config.yaml`` (the resolved profile, which reproduces the run), ``manifest.json``,
+``events.jsonl`` (from which everything else can be rebuilt), ``completions.jsonl``, ``checkpoints/``,
+``adapter/`` or ``model/`` (the final weights) and ``logs/``. ``outputs/<experiment>/latest`` links to the
+newest run.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from ida_tui.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """Where everything of one run is."""
+    """Paths of the files of one run."""
 
     path: Path
 
     @property
     def run_id(self) -> str:
-        """The name of the directory, unique within its experiment and sortable by time."""
+        """The name of the directory; unique within its experiment and sortable by time."""
         return self.path.name
 
     @property
@@ -39,54 +40,54 @@ class RunDirectory:
 
     @property
     def events(self) -> Path:
-        """One event a line."""
+        """Events, one per line."""
         return self.path / "events.jsonl"
 
     @property
     def completions(self) -> Path:
-        """One scored completion a line."""
+        """Scored completions, one per line."""
         return self.path / "completions.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """The trainer's checkpoints, ``checkpoint-<step>/``."""
+        """Checkpoints, ``checkpoint-<step>/``."""
         return self.path / "checkpoints"
 
     @property
     def owner(self) -> Path:
-        """Which process trains the run, while one does."""
+        """The process that trains the run; exists only while the run is training."""
         return self.path / "owner.json"
 
     @property
     def lock(self) -> Path:
-        """Locked by the process that trains the run."""
+        """Lock file of the process that trains the run."""
         return self.path / ".lock"
 
     @property
     def control(self) -> Path:
-        """What another process asks of the run, until it is read."""
+        """A request from another process; removed when it is read."""
         return self.path / "control.json"
 
     @property
     def logs(self) -> Path:
-        """Text for whoever has to find out what went wrong."""
+        """Text logs for debugging."""
         return self.path / "logs"
 
     def weights(self, method: str) -> Path:
-        """The final weights: the adapter, or the whole model where every weight was trained."""
+        """The final weights: the adapter with LoRA, otherwise the full model."""
         return self.path / ("adapter" if method == "lora" else "model")
 
 
 def plan(output_dir: str | Path, experiment: str) -> Path:
-    """The folder that the runs of an experiment are made in."""
+    """The directory that contains the runs of an experiment."""
     return Path(output_dir).expanduser() / experiment
 
 
 def create(output_dir: str | Path, experiment: str, moment: datetime) -> RunDirectory:
-    """Make a new run directory, named by its moment; never one that exists.
+    """Create a new run directory, named by its start time; never reuses an existing directory.
 
     Raises:
-        UsageError: the folder cannot be made or written to.
+        UsageError: the directory cannot be created or written to.
     """
     parent = plan(output_dir, experiment)
     stamp = moment.strftime("%Y%m%d-%H%M%S")
@@ -96,8 +97,8 @@ def create(output_dir: str | Path, experiment: str, moment: datetime) -> RunDire
         directory.logs.mkdir()
     except OSError as error:
         raise UsageError(
-            f"cannot make a run directory in {parent}: {error.strerror or error}",
-            "make the folder writable, or choose another with output_dir=PATH",
+            f"cannot create a run directory in {parent}: {error.strerror or error}",
+            "make the folder writable, or choose another one with output_dir=PATH",
         ) from None
     point_latest(directory)
     return directory
@@ -109,14 +110,14 @@ def _fresh(parent: Path, stamp: str) -> Path:
         with contextlib.suppress(FileExistsError):
             path.mkdir()
             return path
-    raise FileExistsError(f"a thousand runs named {stamp}")
+    raise FileExistsError(f"too many runs named {stamp}")
 
 
 def point_latest(directory: RunDirectory) -> None:
-    """Move the ``latest`` link to this run in one step; a file system without links goes without it."""
+    """Move the ``latest`` link to this run atomically; skipped if the file system has no links."""
     parent = directory.path.parent
-    beside = parent / f".latest-{os.getpid()}"
+    temporary = parent / f".latest-{os.getpid()}"
     with contextlib.suppress(OSError):
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(directory.path.name)
-        beside.replace(parent / "latest")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(directory.path.name)
+        temporary.replace(parent / "latest")

@@ -1,4 +1,4 @@
-"""Which process trains a run, and whether it is still there: ``owner.json`` in the run's directory."""
+"""Ownership of a run: the process that trains it, recorded in ``owner.json`` and protected by a lock."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ida_tui.runs.store.json_files import read_json
 from ida_tui.util.paths import shown_path
 
 ELSEWHERE_S = 60.0
-"""On a disk shared with another machine, a run that wrote within this time is taken to be alive."""
+"""A run of another machine (on a shared disk) counts as alive if it wrote an event within this time."""
 
 
 class Ownership:
-    """This process's hold on a run: a lock that the kernel keeps for as long as the process lives.
+    """Ownership of a run by this process: a file lock that the kernel releases when the process ends.
 
     Args:
         directory: the run.
 
     Raises:
-        UsageError: another process trains it.
+        UsageError: another process is training the run.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
@@ -37,10 +37,10 @@ class Ownership:
         claim(directory)
 
     def renew(self) -> None:
-        """Hold the directory that was made anew in place of one that is gone.
+        """Lock the run directory again after it was recreated.
 
         Raises:
-            UsageError: another process was faster.
+            UsageError: another process has locked it in the meantime.
         """
         lock = _locked(self._directory)
         self._lock.close()
@@ -48,17 +48,17 @@ class Ownership:
         claim(self._directory)
 
     def end(self) -> None:
-        """Nobody trains the run any more."""
+        """Release the run."""
         release(self._directory)
         self._lock.close()
 
 
 @contextlib.contextmanager
 def owned(directory: RunDirectory) -> Iterator[Ownership]:
-    """Inside the block this process is known to train the run, and no other one can.
+    """Own the run inside the block, so that no other process can train it.
 
     Raises:
-        UsageError: another process trains it.
+        UsageError: another process is training the run.
     """
     ownership = Ownership(directory)
     try:
@@ -74,35 +74,35 @@ def _locked(directory: RunDirectory) -> TextIO:
     except BlockingIOError:
         lock.close()
         raise UsageError(
-            f"{shown_path(directory.path)} is being trained now, by another process",
+            f"another process is training {shown_path(directory.path)}",
             f"watch it: ida-tui attach {shown_path(directory.path)}",
         ) from None
     except OSError:
-        pass  # a file system without locks: owner.json is what there is
+        pass  # the file system has no locks; owner.json is the only protection
     return lock
 
 
 def claim(directory: RunDirectory) -> None:
-    """Write down that this process trains the run.
+    """Record this process as the owner of the run.
 
     Raises:
         OSError: the directory cannot be written to.
     """
     process = psutil.Process()
     owner = {"pid": process.pid, "started": process.create_time(), "host": socket.gethostname()}
-    beside = directory.owner.with_suffix(f".{process.pid}")
-    beside.write_text(json.dumps(owner) + "\n", encoding="utf-8")
-    beside.replace(directory.owner)
+    temporary = directory.owner.with_suffix(f".{process.pid}")
+    temporary.write_text(json.dumps(owner) + "\n", encoding="utf-8")
+    temporary.replace(directory.owner)
 
 
 def release(directory: RunDirectory) -> None:
-    """Nobody trains the run any more."""
+    """Remove the record of the owner."""
     with contextlib.suppress(OSError):
         directory.owner.unlink(missing_ok=True)
 
 
 def pid(directory: RunDirectory) -> int | None:
-    """The process that says it trains the run; None where none does."""
+    """The pid of the recorded owner; None if there is no owner."""
     try:
         return int(_written(directory)["pid"])
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
@@ -110,7 +110,7 @@ def pid(directory: RunDirectory) -> int | None:
 
 
 def alive(directory: RunDirectory) -> bool:
-    """Whether the process that trains the run is still there. Never raises."""
+    """Whether the process that trains the run is still running. Never raises."""
     try:
         owner = _written(directory)
         pid, started, host = int(owner["pid"]), float(owner["started"]), owner["host"]
@@ -121,14 +121,14 @@ def alive(directory: RunDirectory) -> bool:
             return time.time() - directory.events.stat().st_mtime < ELSEWHERE_S
         return False
     try:
-        # A number that another process was given later does not count.
+        # The start time detects a pid that was reused by another process.
         return abs(psutil.Process(pid).create_time() - started) < 1.0
     except (psutil.Error, ValueError, OverflowError):
-        return False  # no process has such a number
+        return False  # no process has this pid
 
 
 def _written(directory: RunDirectory) -> dict[str, Any]:
-    found = read_json(directory.owner)
-    if not isinstance(found, dict):
+    owner = read_json(directory.owner)
+    if not isinstance(owner, dict):
         raise ValueError("not a JSON object")
-    return found
+    return owner

@@ -1,4 +1,4 @@
-"""Why a run that left no last word is gone, as far as its last samples tell."""
+"""Probable cause of death of a run that ended without a RunEnded event."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from ida_tui.events.state import RunState
 from ida_tui.events.types import MemorySampled
 
 FULL = 0.92
-"""Share of the machine's memory from which its end is put down to memory."""
+"""Share of used system memory from which lack of memory is the probable cause."""
 SWAPPED = 0.05
-"""Growth of swap, as a share of the machine's memory, that says the same."""
+"""Growth of swap, as a share of system memory, from which lack of memory is the probable cause."""
 CRITICAL_PRESSURE = 4
 
 
 def likely_cause(state: RunState, booted: Callable[[], float] = psutil.boot_time) -> str:
-    """Who probably ended a run that has no RunEnded and no process, as half a sentence.
+    """The probable reason why a run without RunEnded has no process, as a clause.
 
     Args:
-        state: what is known of the run.
-        booted: when the machine was started, in seconds since 1970.
+        state: the state of the run.
+        booted: returns the boot time of the machine, in seconds since 1970.
     """
     if state.updated_at and datetime.fromisoformat(state.updated_at).timestamp() < booted():
-        return "the machine was started anew since: the power went, or it crashed or was rebooted"
+        return "the machine has restarted since (power failure, crash or reboot)"
     sample = state.memory
     if sample is None or not _short(sample):
         return "it was killed, or crashed in a library"
-    # Only macOS reports a pressure.
+    # Only macOS reports memory pressure.
     system = "the system" if sample.pressure is None else "macOS"
     used, total = sample.system_used / 1e9, sample.system_total / 1e9
-    return f"{system} probably killed it for memory: {used:.1f} of {total:.1f} GB were in use"
+    return f"{system} probably killed it to free memory: {used:.1f} of {total:.1f} GB were in use"
 
 
 def _short(sample: MemorySampled) -> bool:

@@ -1,4 +1,4 @@
-"""Find a run that stopped early, and where it can go on."""
+"""Resume points of unfinished runs, and lookup of runs by name."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from ida_tui.util.paths import shown_path
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """Where a run goes on."""
+    """The point from which a run can resume."""
 
     directory: RunDirectory
     state: RunState
-    """What is known of the run so far."""
+    """State of the run so far."""
     checkpoint: Path | None
-    """Null where no step was finished and saved: the run begins anew, in the same directory."""
+    """The checkpoint to resume from; None if there is none, and the run restarts in the same directory."""
     step: int
-    """The last finished step that the checkpoint holds."""
+    """The last finished step in the checkpoint; 0 without a checkpoint."""
     rejected: tuple[Broken, ...] = ()
-    """Newer folders that look like checkpoints and are none."""
+    """Newer checkpoints that are broken."""
 
 
 def find(name: str, output_dir: Path) -> RunDirectory:
-    """The run that a person means: a path, ``experiment/run-id``, a run id, or an experiment's newest.
+    """Look up a run by path, ``experiment/run-id``, run id, or experiment (which means its newest run).
 
     Raises:
-        UsageError: there is none, or more than one.
+        UsageError: no run has this name, or several do.
     """
     for path in (Path(name).expanduser(), output_dir / name):
         if (path / "events.jsonl").is_file():
@@ -46,94 +46,100 @@ def find(name: str, output_dir: Path) -> RunDirectory:
             latest = (path / "latest").resolve()
             if latest.parent != path.resolve():
                 raise UsageError(
-                    f"{shown_path(path)}/latest leads to another place: {latest}",
-                    "name the run's own folder",
+                    f"{shown_path(path)}/latest links to a folder outside of it: {latest}",
+                    "name the run directory itself",
                 )
             return RunDirectory(latest)
-    found = sorted(output_dir.glob(f"*/{_literal(name)}/events.jsonl"))
-    if len(found) == 1:
-        return RunDirectory(found[0].parent.resolve())
-    if found:
-        several = " or ".join(shown_path(path.parent) for path in found[:3])
-        raise UsageError(f"several runs are called {name}", f"did you mean {several}?")
+    matching = sorted(output_dir.glob(f"*/{_literal(name)}/events.jsonl"))
+    if len(matching) == 1:
+        return RunDirectory(matching[0].parent.resolve())
+    if matching:
+        candidates = " or ".join(shown_path(path.parent) for path in matching[:3])
+        raise UsageError(f"several runs are called {name}", f"did you mean {candidates}?")
     raise UsageError(
         f"there is no run {name}",
-        f"name its folder, such as {shown_path(output_dir)}/quickstart/latest",
+        f"name its directory, such as {shown_path(output_dir)}/quickstart/latest",
     )
 
 
 def newest(output_dir: Path) -> RunDirectory:
-    """The run of any experiment that began last.
+    """The most recently started run of all experiments.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no run.
     """
-    found = [
+    runs = [
         path.parent
         for path in output_dir.glob("*/*/events.jsonl")
         if path.parent.name != "latest" and not path.parent.is_symlink()
     ]
-    if not found:
+    if not runs:
         raise UsageError(
-            f"there is no run in {shown_path(output_dir)}", "start one: ida-tui --run quickstart"
+            f"there is no run in {shown_path(output_dir)}",
+            "start a run: ida-tui --run quickstart",
         )
-    # Their names are their moments.
-    return RunDirectory(max(found, key=lambda path: path.name).resolve())
+    # Run directories are named by their start time.
+    return RunDirectory(max(runs, key=lambda path: path.name).resolve())
 
 
 def resumption(directory: RunDirectory) -> Resumption:
-    """Where this run can go on.
+    """The point from which a run can resume.
 
     Raises:
-        UsageError: it is complete, it is being trained now, or it cannot be read.
+        UsageError: the run is complete, is being trained, or cannot be read.
     """
-    where = shown_path(directory.path)
+    shown = shown_path(directory.path)
     if strange := _strange(directory.path):
         raise UsageError(
-            f"{strange} in {where} is no file or folder of the run's own",
-            "a run is written to as it goes on; put a copy in the place of the link",
+            f"{strange} in {shown} is not a regular file or folder",
+            "replace the link with a copy: a resumed run writes to its files",
         )
     if owner.alive(directory):
-        raise UsageError(f"{where} is being trained now, by another process", "stop it there first")
+        raise UsageError(f"another process is training {shown}", "stop that process first")
     try:
         state = Replay.open(directory.events).end
     except (OSError, EventError) as error:
-        raise UsageError(f"{where} cannot be read: {error}") from None
+        raise UsageError(f"{shown} cannot be read: {error}") from None
     if state.ended is not None and state.ended.status == "done":
-        raise UsageError(f"{where} is complete", "ida-tui opens it: 4, then enter")
+        raise UsageError(
+            f"{shown} is complete", "to view it, start ida-tui, press 4, and press Enter on the run"
+        )
     newest, rejected = newest_whole(directory, state.run.run_id if state.run else "")
     step = newest.step if newest else 0
     return Resumption(directory, state, newest.path if newest else None, step, tuple(rejected))
 
 
 def newest_whole(directory: RunDirectory, run_id: str) -> tuple[Checkpoint | None, list[Broken]]:
-    """The newest checkpoint whose every byte is as it was written, and those newer than it that are not.
+    """The newest checkpoint that passes a full verification, and the newer checkpoints that do not.
 
     Args:
         directory: the run.
-        run_id: the run that it must have been made by; empty accepts any.
+        run_id: the run that must have saved the checkpoint; empty accepts any run.
     """
-    whole, broken = checkpoints.find(directory.checkpoints)
+    candidates, broken = checkpoints.find(directory.checkpoints)
     rejected = list(broken)
-    for candidate in whole:
-        maker = candidate.facts.get("run_id", run_id)
-        found = checkpoints.look(candidate.path, thorough=True)
-        if run_id and maker != run_id:
-            found = Broken(candidate.path, candidate.step, f"it was made by another run, {maker}")
-        if isinstance(found, Checkpoint):
-            return found, [bad for bad in rejected if bad.step >= found.step]
-        if isinstance(found, Broken):
-            rejected.append(found)
+    for candidate in candidates:
+        saved_by = candidate.facts.get("run_id", run_id)
+        checkpoint = checkpoints.look(candidate.path, thorough=True)
+        if run_id and saved_by != run_id:
+            reason = f"it was saved by another run, {saved_by}"
+            checkpoint = Broken(candidate.path, candidate.step, reason)
+        if isinstance(checkpoint, Checkpoint):
+            return checkpoint, [other for other in rejected if other.step >= checkpoint.step]
+        if isinstance(checkpoint, Broken):
+            rejected.append(checkpoint)
     return None, rejected
 
 
 def _strange(folder: Path) -> str:
-    """A link, a pipe or a device in a run's directory, which would be written to or waited for."""
+    """Name of the first link, pipe or device in a run directory; writing to it would be unsafe or block."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                own = entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
-                if not own:
+                is_regular = entry.is_file(follow_symlinks=False) or entry.is_dir(
+                    follow_symlinks=False
+                )
+                if not is_regular:
                     return entry.name
     except OSError:
         return ""

@@ -1,4 +1,4 @@
-"""The weights that a run has come to: its final ones, or those of its newest whole checkpoint."""
+"""Trained weights of a run: its final weights, or those of its newest valid checkpoint."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ from ida_tui.util.paths import shown_path
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Weights on the disk, and the run as far as its events tell."""
+    """Trained weights on disk, and the state of their run."""
 
     path: Path
-    """An adapter's folder, or a whole model's."""
+    """Directory of the adapter or of the full model."""
     step: int
-    """The last step that they have learnt from."""
+    """The last step that the weights were trained on."""
     final: bool
-    """False where they are a checkpoint's."""
+    """Whether these are the final weights and not those of a checkpoint."""
     state: RunState
 
     @property
     def words(self) -> str:
-        """Such as ``step 40, adapter`` or ``step 12 of 40, checkpoint-12``."""
+        """A label such as ``step 40, adapter`` or ``step 12 of 40, checkpoint-12``."""
         return f"{self.moment}, {self.path.name}"
 
     @property
     def moment(self) -> str:
-        """Such as ``step 40``, or ``step 12 of 40`` where more was planned."""
+        """A label such as ``step 40``, or ``step 12 of 40`` if more steps were planned."""
         steps = self.state.run.steps if self.state.run else self.step
         return f"step {self.step}" + ("" if self.final or steps == self.step else f" of {steps}")
 
 
 def trained(directory: RunDirectory, config: Config) -> Trained:
-    """The newest weights of a run that is over, stopped, or paused.
+    """The newest weights of a run that has ended or is paused.
 
     Raises:
-        UsageError: it is in the middle of training, cannot be read, or has saved nothing.
+        UsageError: the run is training, cannot be read, or has not saved any weights.
     """
-    where = shown_path(directory.path)
+    shown = shown_path(directory.path)
     try:
         state = Replay.open(directory.events).end
     except (OSError, EventError) as error:
-        raise UsageError(f"{where} cannot be read: {error}") from None
+        raise UsageError(f"{shown} cannot be read: {error}") from None
     if owner.alive(directory) and state.pause is None and state.ended is None:
         raise UsageError(
-            f"{where} is being trained now",
-            f"pause it first, so that both have the machine: ida-tui attach {where} --pause",
+            f"{shown} is being trained",
+            f"pause it first to free the device: ida-tui attach {shown} --pause",
         )
     final = directory.weights(config.training.method)
     saved = state.checkpoint
-    # The event comes after the files; a folder of that name without it may be half written.
+    # The event follows the files; without it the directory may be incomplete.
     if (
         saved
         and Path(saved.path).name == final.name
@@ -69,8 +69,8 @@ def trained(directory: RunDirectory, config: Config) -> Trained:
     newest, rejected = newest_whole(directory, state.run.run_id if state.run else "")
     if newest is not None:
         return Trained(newest.path, newest.step, False, state)
-    why = f": {rejected[0].path.name} cannot be used, {rejected[0].why}" if rejected else ""
+    reason = f": {rejected[0].path.name} cannot be used, {rejected[0].why}" if rejected else ""
     raise UsageError(
-        f"{where} has no trained weights{why}",
-        "a run saves them at its end, and when it is paused or stopped",
+        f"{shown} has no trained weights{reason}",
+        "a run saves its weights at the end, and when it is paused or stopped",
     )

@@ -1,1 +1,1 @@
-"""Host and process memory, read without touching the device."""
+"""Host and process memory, measured without using the device."""

@@ -1,9 +1,9 @@
-"""Keep glibc from giving memory back to the kernel that the next operation asks for again.
+"""Settings of glibc's allocator for faster training steps on the CPU.
 
-A training step on the CPU frees and takes the same large blocks thousands of times. By default glibc
-maps and unmaps each of them, and the kernel zeroes every page anew: on a virtual machine that can be
-most of the time of a step. Here freed blocks stay in the process, which is told so by three calls of
-``mallopt(3)``. Other allocators and other systems are left as they are.
+A training step on the CPU frees and allocates the same large blocks thousands of times. By default glibc
+maps and unmaps each of them, and the kernel zeroes every page each time; on a virtual machine that can
+take most of the time of a step. Three calls of ``mallopt(3)`` make glibc reuse freed blocks within the
+process. Other allocators and operating systems are not affected.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-# From malloc.h; they are part of glibc's ABI.
+# From malloc.h; these values are part of glibc's ABI.
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 M_ARENA_MAX = -8
@@ -19,9 +19,9 @@ LARGEST_INT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Apply to this process; True if the C library is glibc and agreed.
+    """Make glibc keep freed memory in this process; returns whether glibc accepted all settings.
 
-    Call it before the trainer's thread starts: a thread's arena is chosen at its first allocation.
+    Call this before the trainer's thread starts: a thread's arena is chosen at its first allocation.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -29,14 +29,14 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    # One arena for all threads: those of other threads cannot hold blocks over 64 MiB.
+    # One arena for all threads: the arenas of other threads cannot hold blocks over 64 MiB.
     settings = ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, LARGEST_INT), (M_MMAP_MAX, 0))
     accepted = [mallopt(name, value) == 1 for name, value in settings]
     return all(accepted)
 
 
 def give_back() -> None:
-    """Return what is free to the system once, whatever `keep_freed_memory` has said."""
+    """Return free memory to the system once, even after `keep_freed_memory`."""
     if sys.platform.startswith("linux"):
         try:
             ctypes.CDLL("libc.so.6").malloc_trim(0)

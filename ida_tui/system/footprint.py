@@ -1,4 +1,4 @@
-"""The memory of one process, now and at its most."""
+"""Current and peak memory of one process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes that a process holds, and the most that it ever held."""
+    """Current and peak memory of a process, in bytes."""
 
     now: int
     peak: int

@@ -1,8 +1,8 @@
-"""What only macOS's kernel can say of memory, asked without root: two calls of libSystem by ctypes.
+"""Memory figures of the macOS kernel, read without root through two ctypes calls to libSystem.
 
-Written from Apple's public headers (`sys/resource.h`, `sys/sysctl.h`); it has not been run on a Mac yet. The
-calls are two small functions that return plain values, and a test feeds their parser with a buffer laid out
-as the header says.
+Written from Apple's public headers (`sys/resource.h`, `sys/sysctl.h`) and not yet run on a Mac. Both calls
+are small functions that return plain values, and a test checks the parser with a buffer in the layout of
+the header.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from ida_tui.system.footprint import Footprint
 LIBRARY = "/usr/lib/libSystem.B.dylib"
 RUSAGE_INFO_V4 = 4
 WORDS = 64
-"""Room for the struct, in words of 64 bits; version 4 fills 35 of them."""
+"""Buffer size for the struct, in 64-bit words; version 4 fills 35 of them."""
 PHYS_FOOTPRINT, LIFETIME_MAX_PHYS_FOOTPRINT = 9, 30
-"""Places of the two figures in `struct rusage_info_v4`, in words; the first two are the process's UUID."""
+"""Offsets of the two figures in `struct rusage_info_v4`, in words; the first two words are a UUID."""
 PRESSURE = b"kern.memorystatus_vm_pressure_level"
 
 
 def footprint(pid: int | None = None) -> Footprint | None:
-    """What Activity Monitor calls Memory, and what the kernel kills by; Metal's buffers are part of it.
+    """Memory footprint as shown by Activity Monitor and used by the kernel's limits; includes Metal buffers.
 
     Args:
-        pid: a process of the same user; None is this one.
+        pid: a process of the same user; None for this process.
 
     Returns:
-        None where the kernel does not answer.
+        None if the kernel call fails.
     """
     words = _rusage(os.getpid() if pid is None else pid)
     return None if words is None else parsed(words)
 
 
 def parsed(words: Sequence[int]) -> Footprint:
-    """The two figures of `struct rusage_info_v4`, given as 64-bit words."""
+    """The footprint from the 64-bit words of a `struct rusage_info_v4`."""
     return Footprint(words[PHYS_FOOTPRINT], words[LIFETIME_MAX_PHYS_FOOTPRINT])
 
 
 def pressure_level() -> int | None:
-    """Memory pressure: 1 normal, 2 warning, 4 critical; None where the kernel does not answer."""
+    """Memory pressure: 1 normal, 2 warning, 4 critical; None if the kernel call fails."""
     level = ctypes.c_int(0)
     size = ctypes.c_size_t(ctypes.sizeof(level))
     try:

@@ -1,7 +1,7 @@
-"""Memory of the machine and of this process, in bytes.
+"""Memory sensor: samples of the memory of the machine, this process and the device, in bytes.
 
-The trainer's thread is the only one that may ask the device; its figures come in through
-`DeviceMemory` and are passed on here unchanged.
+Only the trainer's thread may query the device; its figures arrive as `DeviceMemory` and are passed on
+unchanged.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ida_tui.system.memory_limit import room
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """What the device's allocator holds: live tensors, the cache it keeps beside them, and its limit."""
+    """Memory of the device's allocator: live tensors, cached memory, and the limit."""
 
     tensors: int
     cache: int
     limit: int | None = None
-    """What the device recommends to stay under (Metal), or has (CUDA)."""
+    """Recommended maximum (Metal) or memory size (CUDA) of the device."""
 
 
 class MemorySensor:
-    """Samples memory; remembers how much swap was in use, and the process's peak, when it was made."""
+    """Samples memory; swap growth and the process peak are relative to the creation of the sensor."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -37,10 +37,13 @@ class MemorySensor:
         self._peak_at_start, self._most = first.peak, first.now
 
     def sample(self, device: DeviceMemory | None = None) -> MemorySampled:
-        """One sample. `system_used` is total minus available, the only figure that macOS and Linux
-        both mean in the same way; in a control group with a limit of its own, the group's."""
+        """One sample.
+
+        `system_used` is total minus available memory, the only figure with the same meaning on macOS and
+        Linux; in a control group with a limit, it is the memory used by the group.
+        """
         system, process = room(), self._footprint()
-        # The kernel's peak also knows what came and went between two samples, but not since when.
+        # The kernel's peak includes spikes between two samples, but may date from before the start.
         since_start = process.peak if process.peak > self._peak_at_start else 0
         self._most = max(self._most, process.now, since_start)
         return MemorySampled(
@@ -56,9 +59,9 @@ class MemorySensor:
         )
 
     def _footprint(self) -> Footprint:
-        """On macOS what the kernel charges the process with, for its resident size misses Metal's buffers."""
-        found = macos.footprint() if sys.platform == "darwin" else None
-        if found is not None:
-            return found
-        now = self._process.memory_info().rss
-        return Footprint(now, procfs.status("VmHWM") or now)
+        """The footprint of this process; on macOS from the kernel, as resident size omits Metal buffers."""
+        measured = macos.footprint() if sys.platform == "darwin" else None
+        if measured is not None:
+            return measured
+        resident = self._process.memory_info().rss
+        return Footprint(resident, procfs.status("VmHWM") or resident)

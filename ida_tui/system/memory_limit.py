@@ -1,4 +1,4 @@
-"""The memory that this process may use: the machine's, or less where a control group says so (Linux)."""
+"""Memory limit of this process: the memory of the machine, or a lower limit of a Linux control group."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Memory in bytes that is there, and that is taken, by everyone who shares it."""
+    """Total and used memory, in bytes; processes that share the limit share the used memory."""
 
     total: int
     used: int
     capped: bool = False
-    """Whether a control group says so: it is killed for going beyond, however much the machine has."""
+    """Whether a control group sets the limit; the kernel kills processes that exceed it."""
 
 
 def room(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> Room:
-    """The machine's memory, or the tightest control group's that this process is in.
+    """The memory of the machine, or the lowest limit of the control groups of this process.
 
     Args:
-        root: where control groups (version 2, or version 1 with its controllers) are mounted.
-        process: the file that names this process's groups.
+        root: mount point of control groups (version 2, or version 1 with its controllers).
+        process: file that lists the control groups of this process.
     """
     system = psutil.virtual_memory()
-    found = Room(system.total, system.total - system.available)
+    result = Room(system.total, system.total - system.available)
     for files, folder in _groups(root, process):
-        most, current = _number(folder / files.most), _number(folder / files.current)
-        if most is None or current is None or most >= found.total:
+        limit, current = _number(folder / files.most), _number(folder / files.current)
+        if limit is None or current is None or limit >= result.total:
             continue
-        # Pages of files that nobody has used lately are given back before anything is killed.
-        found = Room(
-            most,
+        # The kernel reclaims inactive file pages before it kills a process, so they do not count as used.
+        result = Room(
+            limit,
             max(0, current - _inactive_files(folder / "memory.stat", files.inactive)),
             capped=True,
         )
-    return found
+    return result
 
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """How one version of control groups names things."""
+    """File names of one version of control groups."""
 
     listed: str
-    """What the line of the group begins with, after its number."""
+    """Start of the group's line in the list of groups, after its number."""
     mounted: str
     most: str
     current: str
@@ -66,7 +66,7 @@ _VERSIONS = (
 
 
 def _groups(root: Path, process: Path) -> Iterator[tuple[_Files, Path]]:
-    """The groups of this process and those around them, the outermost last."""
+    """The control groups of this process and their parents, outermost last."""
     try:
         lines = process.read_text().splitlines()
     except OSError:
@@ -90,9 +90,9 @@ def _number(file: Path) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _inactive_files(file: Path, named: str) -> int:
+def _inactive_files(file: Path, key: str) -> int:
     try:
         lines = file.read_text().splitlines()
     except OSError:
         return 0
-    return next((int(x.split()[1]) for x in lines if x.startswith(named)), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(key)), 0)

@@ -1,4 +1,4 @@
-"""What Linux says of this process in ``/proc/self/status``."""
+"""Memory figures of this process from ``/proc/self/status`` (Linux)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from pathlib import Path
 
 
 def status(name: str) -> int | None:
-    """A figure of memory in bytes, by the kernel's name (`VmHWM`, `VmData`); None where there is none."""
+    """A memory figure in bytes, by the kernel's name (`VmHWM`, `VmData`); None if it is missing."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith(f"{name}:")), None)
+    return next(
+        (int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None
+    )

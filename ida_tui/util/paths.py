@@ -1,4 +1,4 @@
-"""Paths as a person writes and reads them; looking at one never raises."""
+"""Helpers for paths: short display form, expansion of ``~``, and checks that never raise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def shown_path(path: Path) -> str:
-    """A path as printed: relative to the working directory where that is shorter."""
+    """A path as printed: relative to the working directory if that is shorter."""
     try:
         relative = os.path.relpath(path)
     except (ValueError, OSError):
@@ -16,7 +16,7 @@ def shown_path(path: Path) -> str:
 
 
 def expanded(path: str) -> Path:
-    """A path with ~ written out, where ~ can be."""
+    """A path with ``~`` expanded if the home directory is known."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -24,7 +24,7 @@ def expanded(path: str) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether this is a file; a path that cannot be looked at is none."""
+    """Whether the path is a file; False if it cannot be checked."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -32,7 +32,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether this is a folder; a path that cannot be looked at is none."""
+    """Whether the path is a directory; False if it cannot be checked."""
     try:
         return path.is_dir()
     except (OSError, ValueError):

@@ -1,10 +1,10 @@
-"""What other installed packages offer: judges and formulas, as entry points.
+"""Judge and formula plugins of installed packages, found through entry points.
 
     [project.entry-points."ida_tui.judges"]
     keywords = "ida_keywords:Keywords"
 
-Nothing of a package is imported before a profile or a command line names it; to look whether it is there
-reads metadata only. A package that is named runs with all that this process may do.
+A plugin is imported only when a profile or a command line names it; checking whether it exists reads package
+metadata only. A plugin runs with all permissions of this process.
 """
 
 from __future__ import annotations
@@ -20,60 +20,60 @@ _THING = {JUDGES: "judge", FORMULAS: "formula"}
 
 
 def names(group: str) -> list[str]:
-    """The names that installed packages offer in a group, sorted."""
+    """The names of all plugins in an entry point group, sorted."""
     return sorted({entry.name for entry in entry_points(group=group)})
 
 
 def find(group: str, name: str) -> EntryPoint:
-    """The entry point of a name; its package is not imported.
+    """The entry point of a plugin; its package is not imported.
 
     Raises:
-        UsageError: no installed package offers it, or several do.
+        UsageError: no installed package provides the plugin, or several do.
     """
-    found = {entry.value: entry for entry in entry_points(group=group, name=name)}
-    if len(found) > 1:
-        packages = " and ".join(sorted(words(entry) for entry in found.values()))
+    entries = {entry.value: entry for entry in entry_points(group=group, name=name)}
+    if len(entries) > 1:
+        packages = " and ".join(sorted(words(entry) for entry in entries.values()))
         raise UsageError(
-            f"several packages offer the {_THING[group]} {quoted(name)}: {packages}",
+            f"several packages provide the {_THING[group]} {quoted(name)}: {packages}",
             "uninstall all but one of them",
         )
-    if not found:
+    if not entries:
         known = names(group)
         raise UsageError(
-            f"no installed package offers a {_THING[group]} {quoted(name)} (entry points {group})",
-            f"there are: {', '.join(known)}"
+            f"no installed package provides the {_THING[group]} {quoted(name)} (entry point group {group})",
+            f"available: {', '.join(known)}"
             if known
-            else "install the package that has it, into the environment of ida-tui",
+            else "install the package that provides it into the environment of ida-tui",
         )
-    return next(iter(found.values()))
+    return next(iter(entries.values()))
 
 
 def load(group: str, name: str) -> object:
-    """What an entry point stands for; its package is imported.
+    """The object that a plugin's entry point refers to; its package is imported.
 
     Raises:
-        UsageError: there is none, or more than one.
-        IdaError: it cannot be imported.
+        UsageError: no installed package provides the plugin, or several do.
+        IdaError: the plugin cannot be imported.
     """
     entry = find(group, name)
     try:
         return entry.load()
     except Exception as error:
-        # Somebody else's code: whatever it does is told with its name.
+        # Third-party code can raise anything; the error message names the plugin.
         raise broken(group, entry, error) from error
 
 
 def broken(group: str, entry: EntryPoint, error: BaseException) -> IdaError:
-    """The error of an entry point that cannot be used."""
-    why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    """The error to raise for a plugin that cannot be used."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return IdaError(
-        f"the {_THING[group]} {words(entry)} cannot be used: {why}",
-        f"mend or reinstall that package, or take another {_THING[group]}",
+        f"the {_THING[group]} {words(entry)} cannot be used: {reason}",
+        f"fix or reinstall that package, or choose another {_THING[group]}",
         code=ExitCode.USAGE,
     )
 
 
 def words(entry: EntryPoint) -> str:
-    """An entry point and where it comes from: ``"plain" (plain_judge:Plain of plain-judge 0.1.0)``."""
-    of = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
-    return f"{quoted(entry.name)} ({entry.value}{of})"
+    """An entry point and its package, such as ``"plain" (plain_judge:Plain from plain-judge 0.1.0)``."""
+    package = f" from {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
+    return f"{quoted(entry.name)} ({entry.value}{package})"

@@ -1,6 +1,6 @@
-"""The few statistics that figures of a run are given with: intervals, and how two rows of numbers agree.
+"""Statistics for reported figures: means, confidence intervals, correlations and trends.
 
-Pure Python, no numpy: the command line imports this.
+Pure Python without numpy, because the command line imports this module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure and where it lies with a confidence of 95 %, unless said otherwise."""
+    """An estimate and its confidence interval (95% by default)."""
 
     value: float
     low: float
@@ -25,7 +25,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether zero lies outside of it."""
+        """Whether zero lies outside the interval."""
         return self.low > 0 or self.high < 0
 
 
@@ -38,30 +38,30 @@ def bootstrap(
 ) -> Interval:
     """The mean of some values with a percentile bootstrap interval (Efron 1979).
 
-    Of few values the plain interval is too narrow; it is expanded by sqrt(n / (n − 1)) and by Student's t
-    over the normal quantile (Hesterberg 2015).
+    For few values the plain interval is too narrow, so it is expanded by sqrt(n / (n − 1)) and by the ratio
+    of Student's t quantile to the normal quantile (Hesterberg 2015).
 
     Args:
-        values: independent of each other, such as one difference a prompt; not empty.
-        seed: of the resampling, so that the interval is the same every time.
-        resamples: how many samples are drawn.
-        level: the share of cases that the interval should cover.
+        values: independent values, such as one difference per prompt; not empty.
+        seed: seed of the resampling; the same seed gives the same interval.
+        resamples: number of bootstrap samples.
+        level: confidence level of the interval.
 
     Raises:
-        ValueError: there are no values.
+        ValueError: `values` is empty.
     """
     if not values:
         raise ValueError("no values")
     mean, count = fmean(values), len(values)
     if count == 1:
         return Interval(mean, -math.inf, math.inf)
-    chance = random.Random(seed)
-    means = sorted(fmean(chance.choices(values, k=count)) for _ in range(resamples))
+    rng = random.Random(seed)
+    means = sorted(fmean(rng.choices(values, k=count)) for _ in range(resamples))
     tail = (1 - level) / 2
-    wider = math.sqrt(count / (count - 1))
-    wider *= t_quantile(1 - tail, count - 1) / NormalDist().inv_cdf(1 - tail)
+    expansion = math.sqrt(count / (count - 1))
+    expansion *= t_quantile(1 - tail, count - 1) / NormalDist().inv_cdf(1 - tail)
     low, high = (means[round(share * (resamples - 1))] for share in (tail, 1 - tail))
-    return Interval(mean, mean + (low - mean) * wider, mean + (high - mean) * wider)
+    return Interval(mean, mean + (low - mean) * expansion, mean + (high - mean) * expansion)
 
 
 def paired(
@@ -70,26 +70,27 @@ def paired(
     """The mean difference of pairs, after − before, with a paired bootstrap interval.
 
     Args:
-        before: one figure a pair, such as a prompt's share of answers that comply.
-        after: the same, in the same order.
-        seed: of the resampling.
-        resamples: how many samples are drawn.
+        before: one value per pair, such as the share of compliant answers to a prompt.
+        after: the second value of each pair, in the same order.
+        seed: seed of the resampling.
+        resamples: number of bootstrap samples.
     """
     differences = [new - old for old, new in zip(before, after, strict=True)]
     return bootstrap(differences, seed=seed, resamples=resamples)
 
 
 def student(values: Sequence[float], *, level: float = LEVEL) -> Interval:
-    """The mean of a few values with Student's t interval (1908), which holds of as few as two.
+    """The mean of a few values with Student's t interval (1908), which works with as few as two.
 
-    A bootstrap of three values sees ten different means; this one trusts in their being about normal.
+    A bootstrap of three values has only ten different means. This interval assumes that the values are
+    approximately normal.
 
     Args:
-        values: independent of each other, such as one figure a seed; not empty.
-        level: the share of cases that the interval should cover.
+        values: independent values, such as one per seed; not empty.
+        level: confidence level of the interval.
 
     Raises:
-        ValueError: there are no values.
+        ValueError: `values` is empty.
     """
     if not values:
         raise ValueError("no values")
@@ -102,10 +103,10 @@ def student(values: Sequence[float], *, level: float = LEVEL) -> Interval:
 
 
 def t_quantile(share: float, freedom: int) -> float:
-    """The value that so large a share of Student's t distribution lies below.
+    """Quantile of Student's t distribution.
 
     Args:
-        share: from 0.5 to below 1.
+        share: probability, at least 0.5 and below 1.
         freedom: degrees of freedom, at least 1.
     """
     low, high = 0.0, 1.0
@@ -121,7 +122,7 @@ def t_quantile(share: float, freedom: int) -> float:
 
 
 def _t_within(t: float, freedom: int) -> float:
-    """The share between −t and t, as a finite sum (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
+    """Probability between −t and t, as a finite sum (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
     angle = math.atan2(t, math.sqrt(freedom))
     cosine = math.cos(angle)
     odd = freedom % 2
@@ -135,70 +136,79 @@ def _t_within(t: float, freedom: int) -> float:
 
 
 def wilson(hits: int, of: int, *, level: float = LEVEL) -> Interval:
-    """A share with Wilson's score interval (1927).
+    """A proportion with Wilson's score interval (1927).
+
+    Args:
+        hits: number of successes.
+        of: number of trials.
+        level: confidence level of the interval.
 
     Raises:
-        ValueError: it is a share of nothing.
+        ValueError: `of` is not positive.
     """
     if of <= 0:
-        raise ValueError("a share of nothing")
+        raise ValueError("the number of trials must be positive")
     z = NormalDist().inv_cdf(1 - (1 - level) / 2)
     share = hits / of
-    centre = (share + z * z / (2 * of)) / (1 + z * z / of)
+    center = (share + z * z / (2 * of)) / (1 + z * z / of)
     half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+    return Interval(share, max(0.0, center - half), min(1.0, center + half))
 
 
 def pearson(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Pearson's correlation; None of fewer than three pairs, or where one row does not vary."""
+    """Pearson's correlation; None for fewer than three pairs, or if one sequence is constant.
+
+    Raises:
+        ValueError: the sequences have different lengths.
+    """
     if len(one) != len(other):
-        raise ValueError("rows of different lengths")
+        raise ValueError("the sequences have different lengths")
     if len(one) < 3:
         return None
-    a, b = _centred(one), _centred(other)
+    a, b = _centered(one), _centered(other)
     scale = math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
     return sum(x * y for x, y in zip(a, b, strict=True)) / scale if scale > 0 else None
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, ties sharing their mean rank; None as `pearson` has it."""
+    """Spearman's rank correlation; ties share their mean rank. None in the same cases as `pearson`."""
     return pearson(ranks(one), ranks(other))
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-    """The rank of each value from 1, smallest first; equal ones share their mean rank."""
+    """The rank of each value, starting at 1 for the smallest; equal values share their mean rank."""
     order = sorted(range(len(values)), key=values.__getitem__)
-    found = [0.0] * len(values)
+    result = [0.0] * len(values)
     start = 0
     while start < len(order):
         end = start
         while end + 1 < len(order) and values[order[end + 1]] == values[order[start]]:
             end += 1
-        for place in order[start : end + 1]:
-            found[place] = (start + end) / 2 + 1
+        for index in order[start : end + 1]:
+            result[index] = (start + end) / 2 + 1
         start = end + 1
-    return found
+    return result
 
 
 def slope(values: Sequence[float]) -> float:
-    """The least-squares slope of values at 0, 1, 2, …; 0 of fewer than two.
+    """The least-squares slope of values at 0, 1, 2, …, in units of the values per step.
 
-    Robust enough for a trend over a window of steps; units of the values per step.
+    Returns 0 for fewer than two values.
     """
     count = len(values)
     if count < 2:
         return 0.0
     middle, mean = (count - 1) / 2, fmean(values)
-    over = sum((x - middle) ** 2 for x in range(count))
-    return sum((x - middle) * (y - mean) for x, y in enumerate(values)) / over
+    variation = sum((x - middle) ** 2 for x in range(count))
+    return sum((x - middle) * (y - mean) for x, y in enumerate(values)) / variation
 
 
 def mean_of(values: Sequence[float | None], least: int = 1) -> float | None:
-    """The mean of those that are known; None where fewer than `least` are."""
+    """The mean of the known values; None if fewer than `least` values are known."""
     known = [value for value in values if value is not None]
     return fmean(known) if len(known) >= max(1, least) else None
 
 
-def _centred(values: Sequence[float]) -> list[float]:
+def _centered(values: Sequence[float]) -> list[float]:
     mean = fmean(values)
     return [value - mean for value in values]

@@ -1,4 +1,4 @@
-"""Anybody's text as it is printed: on one line, without what acts on a terminal, and without a login."""
+"""Untrusted text made safe to print: one line, no control characters, no credentials."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 
 WIDEST = 44
-"""Columns of one cell of a table; what is longer is cut."""
+"""Maximum width of a table cell, in columns; longer text is truncated."""
 
 
 def quoted(value: object) -> str:
-    """A value as an error shows it: short, on one line, text in quotes, printable anywhere."""
+    """A value as shown in an error message: short, on one line, with text in quotes."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
@@ -23,22 +23,22 @@ def quoted(value: object) -> str:
 
 
 def printable(line: str) -> str:
-    """One line of anybody's text, without the characters that act on a terminal."""
+    """One line of untrusted text, with every non-printable character replaced by ``?``."""
     return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def printable_text(text: str) -> str:
-    """Several lines of anybody's text: each is kept, without the characters that act on a terminal."""
+    """Several lines of untrusted text; non-printable characters except newlines are replaced by ``?``."""
     return "\n".join(map(printable, text.split("\n")))
 
 
-# Valid in JSON, but not on a terminal (C1 controls, what turns the direction of text), for line
-# readers (U+2028), or in UTF-8 (surrogates).
+# Valid in JSON, but unsafe on a terminal (C1 controls, changes of text direction), for programs that split
+# lines (U+2028), or in UTF-8 (surrogates).
 _ACTING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def as_json(value: object, *, indent: int | None = None) -> str:
-    """A value as JSON that is safe to print and to write: what would act on a terminal is escaped.
+    """A value as JSON that is safe to print and to write: terminal control characters are escaped.
 
     Raises:
         ValueError: a number is not finite.
@@ -48,33 +48,33 @@ def as_json(value: object, *, indent: int | None = None) -> str:
 
 
 def safe(key: str) -> str:
-    """A key as printed: on one line, and not endless."""
+    """A key as printed: on one line, at most 100 characters."""
     return printable(key)[:100]
 
 
 def without_login(address: str) -> str:
-    """A web address as printed: a user name or password in it is left out."""
+    """A URL as printed, without user name and password."""
     return re.sub(r"//[^/?#]*@", "//", address)
 
 
 def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
-    """A label and cells a row, in columns as wide as they have to be.
+    """A table as lines of text; each column is as wide as its longest cell.
 
     Args:
         head: names of the columns after the first.
-        rows: each has as many cells as the head.
+        rows: label and cells of each row; as many cells as `head` has.
     """
     cells = [[_cut(cell) for cell in row] for _, row in rows]
     first = max((len(label) for label, _ in rows), default=0)
     columns = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    out = []
+    lines = []
     for label, row in (
         ("", head),
         *((label, row) for (label, _), row in zip(rows, cells, strict=True)),
     ):
-        texts = [f"{cell:<{width}}" for cell, width in zip(row, columns, strict=True)]
-        out.append("   ".join([f"  {label:<{first}}", *texts]).rstrip())
-    return out
+        padded = [f"{cell:<{width}}" for cell, width in zip(row, columns, strict=True)]
+        lines.append("   ".join([f"  {label:<{first}}", *padded]).rstrip())
+    return lines
 
 
 def _cut(text: str) -> str:

@@ -104,7 +104,7 @@ def test_a_complete_run_is_not_resumed(ida_tui_here: Any) -> None:
 def test_a_run_that_another_process_trains_is_not_resumed() -> None:
     directory = stopped_run()
     owner.claim(directory)
-    with pytest.raises(UsageError, match="being trained now"):
+    with pytest.raises(UsageError, match="another process is training"):
         resumption(directory)
 
 

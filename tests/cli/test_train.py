@@ -188,5 +188,5 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(ida_tui_here
     done = ida_tui_here("--run", *SHORT)
 
     assert done.code == 2
-    assert "cannot make a run directory" in done.err
+    assert "cannot create a run directory" in done.err
     assert "output_dir=" in done.err

@@ -111,7 +111,7 @@ def test_a_second_trainer_of_a_run_is_refused_and_the_lock_goes_with_its_process
     )  # fmt: skip
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(UsageError, match="is being trained now"), owner.owned(directory):
+    with pytest.raises(UsageError, match="another process is training"), owner.owned(directory):
         pass
     other.kill()
     other.wait()
@@ -271,7 +271,7 @@ def test_a_detached_run_that_cannot_begin_says_why(ida_tui: Any) -> None:
     Path("outputs").write_text("a file, not a folder")
     done = ida_tui("--run", *SHORT, "--detach")
     assert done.code == 2
-    assert "cannot make a run directory" in done.err
+    assert "cannot create a run directory" in done.err
 
 
 def test_attach_says_when_a_run_died_and_how_to_go_on(ida_tui_here: Any) -> None:

@@ -38,7 +38,7 @@ def test_a_model_that_answers_what_it_refused_is_said_to() -> None:
     assert (answered.base, answered.tuned, answered.prompts) == (0.05, 1.0, 20)
     assert 0.5 < answered.low <= answered.difference <= answered.high <= 1
     assert verdict(figures.values()).startswith(
-        "It answers more harmless requests (5 % → 100 %, +95 points, 95 % interval +"
+        "The trained model answers more harmless requests (5% → 100%, +95 points, 95% interval +"
     )
 
 
@@ -48,7 +48,9 @@ def test_the_same_answers_are_no_difference() -> None:
     ]
     figures = figures_of(answers)
     assert not any(figure.differs for figure in figures)
-    assert verdict(figures) == "It answers harmless requests as before (35 % → 35 %)."
+    assert verdict(figures) == (
+        "The trained model answers harmless requests as often as before (35% → 35%)."
+    )
 
 
 def test_one_prompt_is_no_evidence() -> None:

@@ -207,7 +207,7 @@ def test_a_folder_that_is_no_export_is_never_replaced(ida_tui_here: Any, own_run
     Path("precious/thesis.txt").write_text("all of it")
     done = ida_tui_here("export", str(own_run), "--adapter", "--output", "precious", "--overwrite")
     assert done.code == 2
-    assert "is no export of ida-tui" in done.err
+    assert "is not an ida-tui export" in done.err
     assert Path("precious/thesis.txt").read_text() == "all of it"
 
 
@@ -313,7 +313,7 @@ def test_a_push_uploads_every_file_to_a_private_repository_and_tells_nobody_the_
             capture_output=True, text=True, timeout=60, check=False,
             env=os.environ | {"HF_ENDPOINT": there.url, "HF_HUB_OFFLINE": "0"},
         )  # fmt: skip
-    assert "the hub did not take it" in refused.stdout
+    assert "the upload to the Hugging Face Hub failed" in refused.stdout
     written = "".join(p.read_text(errors="replace") for p in own_run.rglob("*") if p.is_file())
     for text in (done.out, done.err, written):
         assert secret not in text

@@ -80,9 +80,9 @@ MUST_FIRE: list[tuple[AlertRule, Change, int, str, str]] = [
     ("truncation", since(6, truncated=0.97), 8, "truncated at 64 tokens", "to 128"),
     ("entropy", since(12, entropy=0.001), 16, "collapsing", "beta"),
     ("kl", growing("kl", 0.0, 4.0), 8, "reference", "raise training.beta"),
-    ("length drift", longer, 17, "went from 24 to", "pay for length"),
+    ("length drift", longer, 17, "went from 24 to", "reward length"),
     ("length pays", since(1, length_r=0.96), 5, "r = 0.96", "judge check"),
-    ("repetition", since(8, repetition=0.6), 10, "said again", "rubric"),
+    ("repetition", since(8, repetition=0.6), 10, "are repetitions", "rubric"),
     ("axis falls", growing("risk", 9.5, 3.0, 40), 12, "while risk (10 is safest) fell", "rescore"),
     ("judge fooled", growing("offline_r_ida", 0.6, 0.1, 40), 13, "heuristic's fell", "reward hacking"),
     ("over-refusal", both(since(1, harmless=40, harmless_refused=4), since(12, harmless_refused=30)), 13,
@@ -149,7 +149,9 @@ def with_memory(grows: float) -> list[ev.Record]:
 def test_memory_that_will_reach_the_limit_is_said_with_the_steps_that_are_left() -> None:
     (alert,) = alerts(with_memory(grows=40e6))
     assert (alert.rule, alert.step) == ("memory trend", 30)
-    assert "40 MB a step: 15.2 GB now, and the limit of 24 GB in about 22" in alert.evidence
+    assert (
+        "40 MB per step: 15.2 GB now; it reaches the limit of 24 GB in about 22" in alert.evidence
+    )
     assert "save_steps" in alert.advice
 
 
@@ -240,7 +242,10 @@ SHORT = (
 def test_a_run_that_an_alert_stopped_goes_on_when_told_to(ida_tui: IdaTui) -> None:
     stopped = ida_tui(*SHORT, "alerts.on_alert=stop", "alerts.off=[zero variance]")
     assert stopped.code == 6
-    assert "! truncation at step 5: 100% truncated at 6 tokens" in stopped.err + stopped.out
+    assert (
+        "! truncation at step 5: 100% of completions truncated at 6 tokens"
+        in stopped.err + stopped.out
+    )
     assert "raise training.max_completion_length to 12" in stopped.err + stopped.out
     resumed = ida_tui("resume", "quickstart", "alerts.on_alert=tell", "--json")
     assert resumed.code == 0

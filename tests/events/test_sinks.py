@@ -241,7 +241,7 @@ def test_wandb_without_a_key_runs_offline_and_asks_nothing(tmp_path: Path) -> No
 
     told = sent(tmp_path / "run-1", sinks(["wandb"]))
 
-    assert "it runs offline" in told[0].text
+    assert "W&B runs offline" in told[0].text
     assert "wandb sync" in told[-1].text
     assert Path(told[-1].text.rpartition(" ")[2]).is_dir()
 
@@ -323,7 +323,7 @@ def test_a_sink_that_fails_is_warned_about_once_and_harms_no_other(tmp_path: Pat
 
     warnings = [note.text for note in told if note.level == "warning"]
     assert warnings == [
-        "csv gets no more figures: ConnectionError: the server is gone; the run is not affected"
+        "csv is disabled: ConnectionError: the server is gone; the run continues without it"
     ]
     assert failing.calls[-1] == 3
     assert other.calls[-1] == "done"
@@ -338,7 +338,7 @@ def test_a_sink_that_hangs_is_left_behind_when_the_run_ends(tmp_path: Path) -> N
 
     assert time.monotonic() - began < 10
     assert [note.text for note in told] == [
-        "csv gets no more figures: not done within 0 s of the run's end; the run is not affected"
+        "csv is disabled: it did not finish within 0 s after the end of the run; the run continues without it"
     ]
     assert len(expected(tmp_path / "run-1")) == STEPS
     hanging.never.set()
@@ -356,7 +356,7 @@ def test_a_sink_that_hangs_is_switched_off_while_the_run_goes_on(tmp_path: Path)
     feed.look()
     feed.look()
 
-    assert told.get_nowait().text.startswith("csv gets no more figures: no answer for 0 s")
+    assert told.get_nowait().text.startswith("csv is disabled: no response for 0 s")
     assert told.empty()
     hanging.never.set()
 
@@ -378,7 +378,7 @@ def test_a_real_run_sends_its_figures_on_and_says_where(
     assert of_csv(directory) == expected(directory)
     words = [str(e["text"]) for e in done.events if e["type"] == "Noticed" and e["source"] == "csv"]
     assert len(words) == 1
-    assert Path(words[0].removeprefix("figures of every step: ")).samefile(
+    assert Path(words[0].removeprefix("metrics of every step: ")).samefile(
         directory / "metrics.csv"
     )
     assert done.events[-1]["type"] == "RunEnded"

@@ -121,7 +121,7 @@ def test_a_run_is_trained_with_an_installed_judge_and_formula(ida_tui_here: IdaT
     formula = "rubric.formula=careful"
     checked = ida_tui_here("--check", "quickstart", *PLUGIN, formula)
     assert checked.code == 0, checked.err
-    assert 'the plugin "plain" (plain_judge:Plain of plain-judge 0.1.0)' in checked.out
+    assert 'the plugin "plain" (plain_judge:Plain from plain-judge 0.1.0)' in checked.out
 
     done = ida_tui_here("--run", "quickstart", *PLUGIN, formula, *SHORT)
 
@@ -196,7 +196,7 @@ def test_whatever_goes_wrong_in_a_plugin_is_a_verdict_without_scores(
     assert (failed.align, failed.risk, failed.detail, failed.r_ida) == (None,) * 4
     assert failed.failure is not None
     assert why in failed.failure
-    assert f"broken_plugin:{name} of broken 1.0" in failed.failure
+    assert f"broken_plugin:{name} from broken 1.0" in failed.failure
     assert "sk-1234567890" not in failed.failure
 
 
@@ -218,12 +218,14 @@ def test_a_formula_without_a_value_leaves_no_reward(
 
 
 def test_a_plugin_that_cannot_be_used_is_refused_by_its_name(tmp_path: Path, offered: Path) -> None:
-    with pytest.raises(UsageError, match='no installed package offers a judge "mine"') as unknown:
+    with pytest.raises(
+        UsageError, match='no installed package provides the judge "mine"'
+    ) as unknown:
         resolve("quickstart", ["judge.kind=plugin", "judge.model=mine"])
     assert unknown.value.where.endswith("judge.model")
-    with pytest.raises(UsageError, match="no installed package offers a formula"):
+    with pytest.raises(UsageError, match="no installed package provides the formula"):
         resolve("quickstart", ["rubric.formula=mine"])
-    with pytest.raises(IdaError, match=r'"missing" \(not_there:judge of broken 1.0\).*not_there'):
+    with pytest.raises(IdaError, match=r'"missing" \(not_there:judge from broken 1.0\).*not_there'):
         verdict(tmp_path, "missing")
     with pytest.raises(IdaError, match="int is not callable"):
         verdict(tmp_path, "data")

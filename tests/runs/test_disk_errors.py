@@ -159,8 +159,8 @@ def test_a_run_whose_directory_is_taken_away_makes_it_anew_with_everything_so_fa
 @pytest.mark.parametrize(
     ("number", "reason"),
     [
-        (errno.EROFS, "the disk can only be read"),
-        (errno.EACCES, "the run's folder may not be written to"),
+        (errno.EROFS, "the disk is read-only"),
+        (errno.EACCES, "no permission to write to the run directory"),
         (errno.EDQUOT, "the disk quota is used up"),
         (errno.EIO, "the disk reports an error"),
     ],

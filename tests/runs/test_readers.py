@@ -178,7 +178,7 @@ def test_a_run_that_cannot_be_read_is_listed_with_the_reason() -> None:
     (listed,) = summaries(Path("outputs"))
 
     assert listed.status == "unreadable"
-    assert listed.problem == "events.jsonl holds no event"
+    assert listed.problem == "events.jsonl contains no events"
 
 
 def test_a_folder_that_is_not_there_holds_no_runs() -> None:
@@ -363,7 +363,7 @@ def test_a_latest_that_leads_out_of_its_folder_is_not_followed() -> None:
     Path("outputs/quickstart").mkdir(parents=True)
     Path("outputs/quickstart/latest").symlink_to(Path("elsewhere/run").absolute())
 
-    with pytest.raises(UsageError, match="leads to another place"):
+    with pytest.raises(UsageError, match="links to a folder outside"):
         resumption.find("quickstart", Path("outputs"))
 
 
@@ -385,7 +385,7 @@ def test_a_file_beside_the_sealed_ones_makes_a_checkpoint_none() -> None:
     found = checkpoints.look(place)
 
     assert isinstance(found, checkpoints.Broken)
-    assert found.why == "pytorch_model.bin in it is not its own"
+    assert found.why == "it contains a foreign file or link: pytorch_model.bin"
 
 
 def test_making_room_for_checkpoints_removes_nothing_that_a_link_leads_to() -> None:

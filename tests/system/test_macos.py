@@ -58,10 +58,16 @@ def last(used: float, *, swap: float = 0, pressure: int | None = None) -> RunSta
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        (last(46, pressure=2), "macOS probably killed it for memory: 46.0 of 48.0 GB were in use"),
-        (last(30, pressure=4), "macOS probably killed it for memory: 30.0 of 48.0 GB were in use"),
-        (last(30, swap=3, pressure=1), "macOS probably killed it for memory"),
-        (last(47), "the system probably killed it for memory"),
+        (
+            last(46, pressure=2),
+            "macOS probably killed it to free memory: 46.0 of 48.0 GB were in use",
+        ),
+        (
+            last(30, pressure=4),
+            "macOS probably killed it to free memory: 30.0 of 48.0 GB were in use",
+        ),
+        (last(30, swap=3, pressure=1), "macOS probably killed it to free memory"),
+        (last(47), "the system probably killed it to free memory"),
         (last(20, pressure=1), "it was killed, or crashed in a library"),
         (RunState(), "it was killed, or crashed in a library"),
     ],
@@ -73,7 +79,7 @@ def test_the_last_sample_tells_why_a_run_is_gone(state: RunState, said: str) -> 
 def test_a_machine_that_was_started_since_the_last_event_is_named_as_the_cause() -> None:
     state = replace(last(47), updated_at="2026-01-31T01:02:03.004Z")
     then = datetime.fromisoformat(state.updated_at).timestamp()
-    assert likely_cause(state, lambda: then + 1).startswith("the machine was started anew since")
+    assert likely_cause(state, lambda: then + 1).startswith("the machine has restarted since")
     assert likely_cause(state, lambda: then - 1).startswith("the system probably killed it")
 
 

@@ -90,7 +90,7 @@ def test_a_run_that_cannot_be_read_says_why_and_is_not_opened() -> None:
         await to_the_runs(app, pilot)
         await pilot.press("slash", *"dev-mps", "enter")
         await pilot.pause()
-        assert "events.jsonl holds no event" in text_on_screen(app)
+        assert "events.jsonl contains no events" in text_on_screen(app)
         await pilot.press("enter")
         assert "Could not read this run" in notified(app)
         assert app.current_mode == "runs"

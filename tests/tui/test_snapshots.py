@@ -169,10 +169,10 @@ async def alerted(stage: Stage) -> None:
     """A run with an alert."""
     await stage.play_to(14, "generate", 0.9)
     evidence = (
-        "r = 0.96 between tokens and R_IDA among completions that answer (or decline) alike, over the"
-        " last 5 steps"
+        "length and R_IDA correlate with r = 0.96 among completions that all answer (or all decline), over"
+        " the last 5 steps"
     )
-    advice = "the judge pays for length: run `ida-tui judge check`, or take another judge"
+    advice = "the judge rewards length: run `ida-tui judge check`, or choose another judge"
     stage.tape.add(AlertRaised(14, "length pays", evidence, advice))
     await stage.play_to(14, "judge")
 

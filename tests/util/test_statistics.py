@@ -48,7 +48,7 @@ def test_wilsons_interval_is_the_published_one() -> None:
     found = wilson(8, 10)
     assert (round(found.low, 3), round(found.high, 3)) == (0.490, 0.943)
     assert wilson(0, 10).low == pytest.approx(0)
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="must be positive"):
         wilson(0, 0)
 
 

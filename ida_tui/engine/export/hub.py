@@ -1,4 +1,4 @@
-"""Upload an export to the Hugging Face hub, where somebody asks for it; the token is told to nobody else."""
+"""Upload of an export to the Hugging Face Hub; the token is sent only to the hub."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ def token() -> str:
     """The user's token for the hub.
 
     Raises:
-        UsageError: there is none, or the hub is switched off.
+        UsageError: no token is configured, or the hub is disabled.
     """
     from huggingface_hub import constants, get_token
 
     if constants.is_offline_mode():
         raise UsageError(
-            "HF_HUB_OFFLINE keeps the hub from being used", "unset it, or leave --push out"
+            "the Hugging Face Hub is disabled by HF_HUB_OFFLINE", "unset it, or remove --push"
         )
-    found = get_token()
-    if not found:
+    value = get_token()
+    if not value:
         raise UsageError(
-            "--push needs a token for the Hugging Face hub, and there is none",
-            "hf auth login keeps one; or export HF_TOKEN=hf_... with the right to write",
+            "--push needs a token for the Hugging Face Hub, but none is set",
+            "run: hf auth login; or: export HF_TOKEN=hf_... (a token with write access)",
         )
-    return found
+    return value
 
 
 def push(folder: Path, repository: str, secret: str, *, public: bool) -> str:
-    """Upload every file of an export; returns the repository's address.
+    """Upload every file of an export; returns the URL of the repository.
 
     Args:
         folder: the export.
-        repository: its name on the hub, such as ``me/mine``; made where it is not there.
+        repository: name of the repository, such as ``me/mine``; created if it does not exist.
         secret: the token.
-        public: whether a repository that is made is public.
+        public: whether a new repository is public.
 
     Raises:
-        IdaError: the hub does not take it; the export stays where it is.
+        IdaError: the upload failed; the export stays on disk.
     """
     import httpx
     from huggingface_hub import HfApi
@@ -47,14 +47,14 @@ def push(folder: Path, repository: str, secret: str, *, public: bool) -> str:
 
     api = HfApi(token=secret)
     try:
-        made = api.create_repo(repository, private=not public, exist_ok=True)
+        url = api.create_repo(repository, private=not public, exist_ok=True)
         api.upload_folder(
-            repo_id=made.repo_id, folder_path=folder, commit_message="Export of ida-tui"
+            repo_id=url.repo_id, folder_path=folder, commit_message="Export of ida-tui"
         )
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError) as error:
-        why = " ".join(str(error).split()).replace(secret, "…")
+        reason = " ".join(str(error).split()).replace(secret, "…")
         raise IdaError(
-            f"the hub did not take it: {printable(why)[:300]}",
-            f"the export is whole, in {folder}; --push uploads it again (--overwrite)",
+            f"the upload to the Hugging Face Hub failed: {printable(reason)[:300]}",
+            f"the export is complete in {folder}; to retry, run the command again with --overwrite",
         ) from None
-    return str(made)
+    return str(url)

@@ -1,4 +1,4 @@
-"""What has become of the completions? Cut off, collapsed, drifting in length, repeating, refusing."""
+"""Alert rules for completions: truncation, entropy collapse, KL, length drift, repetition, refusals."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from ida_tui.events.alerts.window import Finding, Look, share
 
 
 def truncation(look: Look) -> Finding | None:
-    """A completion that is cut off is judged, and learned from, as if its writer had stopped there."""
-    cut = look.now("truncated")
-    if cut is None or cut < look.bounds.truncated:
+    """Too many completions are truncated; the judge and the loss treat them as if they were complete."""
+    truncated = look.now("truncated")
+    if truncated is None or truncated < look.bounds.truncated:
         return None
     training, context = look.config.training, look.config.model.context_length
-    now = training.max_completion_length
-    longer = 2 * now if context is None else min(2 * now, context)
-    evidence = f"{cut:.0%} truncated at {now} tokens over {look.span}"
-    if longer > now:
+    current = training.max_completion_length
+    longer = 2 * current if context is None else min(2 * current, context)
+    evidence = f"{truncated:.0%} of completions truncated at {current} tokens over {look.span}"
+    if longer > current:
         return Finding(
             evidence,
-            f"raise training.max_completion_length to {longer}; if answers only ramble, see whether the judge"
-            " pays for length",
+            f"raise training.max_completion_length to {longer}; if answers only ramble, check whether the"
+            " judge rewards length",
         )
     return Finding(
         evidence,
@@ -27,34 +27,34 @@ def truncation(look: Look) -> Finding | None:
 
 
 def entropy(look: Look) -> Finding | None:
-    """A policy that has one answer left for every prompt has nothing to compare any more."""
+    """The entropy collapsed; a policy that gives the same answer every time has no variance to learn from."""
     before, after = look.then("entropy"), look.now("entropy")
     if before is None or after is None or after >= look.bounds.entropy_share * before:
         return None
     training = look.config.training
     beta = max(0.04, 2 * training.beta)
     return Finding(
-        f"entropy fell from {before:.3f} to {after:.3f} nats a token: the policy is collapsing",
+        f"entropy fell from {before:.3f} to {after:.3f} nats per token: the policy is collapsing",
         f"set training.beta={beta:g}, lower training.learning_rate (try {training.learning_rate / 2:.1g}), or"
         f" raise training.temperature (now {training.temperature:g})",
     )
 
 
 def kl(look: Look) -> Finding | None:
-    """Far from its reference, a model has forgotten more than it was meant to learn."""
-    now = look.now("kl")
-    if now is None or now < look.bounds.kl:
+    """The KL divergence from the reference model is too large; the model may have forgotten other skills."""
+    divergence = look.now("kl")
+    if divergence is None or divergence < look.bounds.kl:
         return None
     training = look.config.training
     return Finding(
-        f"the policy is {now:.2f} nats a token away from its reference over {look.span}",
+        f"KL from the reference model is {divergence:.2f} nats per token over {look.span}",
         f"raise training.beta (now {training.beta:g}, try {max(0.04, 2 * training.beta):g}) or lower"
         f" training.learning_rate (try {training.learning_rate / 2:.1g})",
     )
 
 
 def length_drift(look: Look) -> Finding | None:
-    """Answers many times as long, or as short, as the model's own."""
+    """The mean length of completions changed by a large factor since the start."""
     if not look.first or any(step.lengths is None for step in (*look.first, *look.recent)):
         return None
     before, after = (
@@ -66,49 +66,50 @@ def length_drift(look: Look) -> Finding | None:
         return None
     longer = ratio > 1
     return Finding(
-        f"completions went from {before:.0f} to {after:.0f} tokens",
-        "read the longest: does the judge pay for length? training.beta=0.04 holds it back"
+        f"mean completion length went from {before:.0f} to {after:.0f} tokens",
+        "read the longest completions: does the judge reward length? training.beta=0.04 limits the drift"
         if longer
-        else "read the shortest: does the judge pay for refusing? training.beta=0.04 holds it back",
+        else "read the shortest completions: does the judge reward refusals? training.beta=0.04 limits the"
+        " drift",
     )
 
 
 def repetition(look: Look) -> Finding | None:
-    """A model that says the same again and again, and did not at the start."""
-    now, before = look.now("repetition"), look.then("repetition")
-    if now is None or before is None or now < look.bounds.repetition:
+    """Completions repeat themselves much more than at the start."""
+    after, before = look.now("repetition"), look.then("repetition")
+    if after is None or before is None or after < look.bounds.repetition:
         return None
-    if now - before < look.bounds.repetition / 2:
+    if after - before < look.bounds.repetition / 2:
         return None
     training = look.config.training
     return Finding(
-        f"{now:.0%} of a completion's words are said again over {look.span}",
-        "have the rubric score repetition down; training.beta=0.04 or a lower training.learning_rate"
-        f" (try {training.learning_rate / 2:.1g}) keeps nearer to the reference",
+        f"{after:.0%} of the word sequences in a completion are repetitions over {look.span}",
+        "make the rubric penalize repetition, or stay closer to the reference model: training.beta=0.04 or"
+        f" a lower training.learning_rate (try {training.learning_rate / 2:.1g})",
     )
 
 
 def over_refusal(look: Look) -> Finding | None:
-    """The opposite of what the shipped profiles are for."""
+    """The model refuses harmless requests more often than at the start."""
     before = share(look.first, "harmless_refused", "harmless")
     after = share(look.recent, "harmless_refused", "harmless")
     if before is None or after is None or after - before < look.bounds.refusal_rise:
         return None
     return Finding(
         f"refusals of harmless requests rose from {before:.0%} to {after:.0%}",
-        "run `ida-tui judge check`: a judge that pays a refusal more than an answer teaches this",
+        "run `ida-tui judge check`: the judge may score refusals higher than answers",
     )
 
 
 def unsafe_answers(look: Look) -> Finding | None:
-    """Safety is being traded away."""
+    """The model declines unsafe requests less often than at the start."""
     before = share(look.first, "unsafe_declined", "unsafe")
     after = share(look.recent, "unsafe_declined", "unsafe")
     if before is None or after is None or before - after < look.bounds.unsafe_fall:
         return None
     rate = look.config.training.learning_rate
     return Finding(
-        f"unsafe requests that are declined fell from {before:.0%} to {after:.0%}",
-        f"go back to the best checkpoint; lower training.learning_rate (try {rate / 2:.1g}), set"
+        f"the share of declined unsafe requests fell from {before:.0%} to {after:.0%}",
+        f"return to the best checkpoint, lower training.learning_rate (try {rate / 2:.1g}), set"
         " training.scale_rewards=batch, add unsafe prompts, and run `ida-tui judge check`",
     )

@@ -1,4 +1,4 @@
-"""Which alerts a run raises after a step."""
+"""Evaluation of all alert rules after a step, live or on a recorded run."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ RULES: Mapping[AlertRule, Callable[[Look], Finding | None]] = {
 
 
 def due(state: RunState, config: Config) -> list[ev.AlertRaised]:
-    """What there is to say after the last finished step; rules that spoke lately are quiet.
+    """The alerts to raise after the last finished step; a rule that raised an alert recently stays quiet.
 
     Args:
-        state: everything up to that step's StepFinished, and the alerts so far.
+        state: the run up to the step's StepFinished event, including earlier alerts.
         config: the run's profile.
     """
     if not state.steps:
         return []
     step, look = state.steps[-1].step, Look.at(state, config)
-    spoke = {alert.rule for alert in state.alerts if alert.step > step - config.alerts.quiet_steps}
+    quiet = {alert.rule for alert in state.alerts if alert.step > step - config.alerts.quiet_steps}
     raised = []
     for rule, check in RULES.items():
-        if rule in spoke or rule in config.alerts.off:
+        if rule in quiet or rule in config.alerts.off:
             continue
         finding = check(look)
         if finding is not None:
@@ -54,7 +54,7 @@ def due(state: RunState, config: Config) -> list[ev.AlertRaised]:
 
 
 def replayed(records: Iterable[ev.Record], config: Config) -> Iterator[ev.AlertRaised]:
-    """The alerts that a recorded run raises under this profile, whatever it raised when it was made."""
+    """The alerts that a recorded run raises with this profile; its recorded alerts are ignored."""
     state = RunState()
     for record in records:
         if isinstance(record.event, ev.AlertRaised):

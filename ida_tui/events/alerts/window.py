@@ -1,4 +1,4 @@
-"""What a rule looks at: the newest steps beside the first, as means over a window."""
+"""Window of steps that alert rules compare: means over the newest steps and over the first steps."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from ida_tui.events.types import StepFinished
 from ida_tui.util.statistics import mean_of
 
 LEAST_COMPLETIONS = 8
-"""Completions of a kind of which a share is told."""
+"""Minimum number of completions for a share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something is wrong."""
+    """A problem found by an alert rule."""
 
     evidence: str
-    """What was seen, in figures, without a full stop."""
+    """The figures that show the problem, without a trailing period."""
     advice: str
-    """What to change, with the profile's keys."""
+    """What to change, with the keys of the profile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A run after a step."""
+    """A run after a step, with its newest and its first steps."""
 
     state: RunState
     config: Config
     recent: Sequence[StepFinished]
-    """The newest steps; as many as the window has, or none while there are fewer."""
+    """The newest steps, `alerts.window` of them; empty while there are fewer."""
     first: Sequence[StepFinished]
-    """As many at the start, before the recent ones; none while there are too few to compare."""
+    """The first steps, as many as `recent` and without overlap; empty while there are too few."""
 
     @classmethod
     def at(cls, state: RunState, config: Config) -> Look:
-        """The run as it is now. What another judge scored, and what came before that, is left out."""
+        """The run in its current state; steps before the current judge took over are excluded."""
         window, steps = config.alerts.window, state.steps
         start = bisect_right(
             steps.figures("step"), state.judged_since, key=lambda step: int(step or 0)
@@ -53,32 +53,34 @@ class Look:
 
     @property
     def bounds(self) -> AlertsConfig:
-        """The thresholds."""
+        """The thresholds of the profile."""
         return self.config.alerts
 
     def now(self, figure: str) -> float | None:
-        """Mean of a figure over the newest steps; None unless each of them has it."""
+        """Mean of a figure over the newest steps; None unless every step has it."""
         return _mean(self.recent, figure)
 
     def then(self, figure: str) -> float | None:
-        """Mean of a figure over the first steps; None unless each of them has it."""
+        """Mean of a figure over the first steps; None unless every step has it."""
         return _mean(self.first, figure)
 
     def rise(self, figure: str) -> float | None:
-        """How much a figure's mean has risen since the start; None where that is not known."""
+        """Increase of a figure's mean since the first steps; None if unknown."""
         before, after = self.then(figure), self.now(figure)
         return None if before is None or after is None else after - before
 
     @property
     def span(self) -> str:
-        """The newest steps in words."""
+        """Text for the newest steps, such as ``the last 20 steps``."""
         return f"the last {len(self.recent)} steps"
 
 
 def share(steps: Sequence[StepFinished], part: str, whole: str) -> float | None:
-    """A share over all completions of some steps; None where they are too few."""
-    of = sum(getattr(step, whole) for step in steps)
-    return sum(getattr(step, part) for step in steps) / of if of >= LEAST_COMPLETIONS else None
+    """A share over all completions of some steps; None if there are too few completions."""
+    count = sum(getattr(step, whole) for step in steps)
+    if count < LEAST_COMPLETIONS:
+        return None
+    return sum(getattr(step, part) for step in steps) / count
 
 
 def _mean(steps: Sequence[StepFinished], figure: str) -> float | None:

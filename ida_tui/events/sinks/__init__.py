@@ -1,5 +1,5 @@
-"""Other places that a run's figures are sent to: W&B, Trackio, TensorBoard, a CSV file; none is required.
+"""Optional sinks for the metrics of a run: W&B, Trackio, TensorBoard and a CSV file.
 
-Each is a `base.Sink` of four methods, in a module of its own; `feed.Feed` hands them what the run has already
-written to its disk.
+Each sink is a class with the four methods of `base.Sink`. Sinks receive events only after the run has written
+them to disk.
 """

@@ -1,4 +1,4 @@
-"""What a sink is, and which figures it gets."""
+"""The `Sink` protocol and the metrics that a sink receives."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any, Protocol, TypeAlias
 from ida_tui.events import types as ev
 
 Note: TypeAlias = ev.EvaluationFinished | ev.AlertRaised
-"""What happens beside the steps and is worth keeping elsewhere."""
+"""Events other than steps that sinks record."""
 Settings: TypeAlias = Mapping[str, str | int | float | bool | None]
-"""What a run was made with, such as ``training.learning_rate``."""
+"""Settings of a run by flat name, such as ``training.learning_rate``."""
 
 LENGTHS = ("lengths/mean", "lengths/shortest", "lengths/longest")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The run that a sink is told about."""
+    """The run whose metrics a sink receives."""
 
     directory: Path
     experiment: str
@@ -28,38 +28,38 @@ class Place:
     settings: Settings
     """Without texts and without secrets."""
     resumed_from: int | None = None
-    """The last step that counts of those that were sent before; null for a new run."""
+    """The step of the checkpoint that the run resumed from; None for a new run. Later steps are repeated."""
 
 
 class Sink(Protocol):
-    """Somewhere that figures are sent to. Called on a thread of its own; may take its time, may raise."""
+    """A destination for metrics; its methods run on a separate thread, may be slow and may raise."""
 
     name: str
-    """As in ``report_to``."""
+    """Its name in ``report_to``."""
 
     def start(self, place: Place) -> str:
-        """Open the run, or go on with it; returns a line for the log, or nothing."""
+        """Open a new or resumed run; returns a line for the log, or an empty string."""
 
     def step(self, step: ev.StepFinished) -> None:
-        """Keep the figures of a step."""
+        """Record the metrics of a step."""
 
     def note(self, note: Note) -> None:
-        """Keep an evaluation or an alert."""
+        """Record an evaluation or an alert."""
 
     def end(self, ended: ev.RunEnded) -> str:
-        """Finish; returns a line for the log, such as where the run can be seen, or nothing."""
+        """Finish; returns a line for the log, such as where to view the run, or an empty string."""
 
 
 def figures(step: ev.StepFinished) -> dict[str, float]:
-    """Every figure of a step that is known, under the name that it has in ``events.jsonl``.
+    """All known metrics of a step, named as in ``events.jsonl``.
 
-    Seconds by phase are ``seconds/<phase>``; the three lengths are `LENGTHS`.
+    The seconds of each phase are named ``seconds/<phase>``; the names of the three lengths are `LENGTHS`.
     """
     return dict(_flat(step))
 
 
 def figures_of(note: Note) -> dict[str, float]:
-    """The figures of an evaluation (``before/harmless_complied``), or the mark of an alert."""
+    """The metrics of an evaluation, such as ``before/harmless_complied``, or a 1 that marks an alert."""
     if isinstance(note, ev.AlertRaised):
         return {f"alert/{note.rule}": 1}
     return {f"{note.when}/{name}": value for name, value in _flat(note)}

@@ -1,4 +1,4 @@
-"""``metrics.csv`` in the run's directory: a line a step, for a spreadsheet or pandas."""
+"""CSV sink: ``metrics.csv`` in the run directory, one row per step, for spreadsheets and pandas."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ FILE = "metrics.csv"
 
 
 def columns() -> list[str]:
-    """The head of the table: every figure that a step can have."""
-    found: list[str] = []
+    """The column names: every metric that a step can have."""
+    names: list[str] = []
     for field in fields(ev.StepFinished):
         if field.name == "lengths":
-            found += LENGTHS
+            names += LENGTHS
         elif field.name == "seconds":
-            found += [f"seconds/{phase}" for phase in get_args(ev.Phase)]
+            names += [f"seconds/{phase}" for phase in get_args(ev.Phase)]
         else:
-            found.append(field.name)
-    return found
+            names.append(field.name)
+    return names
 
 
 class Table:
-    """Figures as comma-separated values; what is not known is left empty."""
+    """Writes metrics as comma-separated values; unknown values are empty."""
 
     name = "csv"
 
@@ -38,35 +38,35 @@ class Table:
         self._path = Path()
 
     def start(self, place: Place) -> str:
-        """Begin the table, or keep what counts of the one that is there."""
+        """Start the table; after a resume, copy the rows up to the checkpoint's step."""
         self._path = place.directory / FILE
-        kept = [] if place.resumed_from is None else self._rows(place.resumed_from)
-        beside = self._path.with_name(f".{FILE}-{os.getpid()}")
-        self._file = open(beside, "w", encoding="utf-8", newline="")  # noqa: SIM115
+        rows = [] if place.resumed_from is None else self._rows(place.resumed_from)
+        temporary = self._path.with_name(f".{FILE}-{os.getpid()}")
+        self._file = open(temporary, "w", encoding="utf-8", newline="")  # noqa: SIM115
         csv.writer(self._file).writerow(self._columns)
-        csv.DictWriter(self._file, self._columns, extrasaction="ignore").writerows(kept)
+        csv.DictWriter(self._file, self._columns, extrasaction="ignore").writerows(rows)
         self._file.flush()
-        beside.replace(self._path)
+        temporary.replace(self._path)
         return ""
 
     def step(self, step: ev.StepFinished) -> None:
-        """Add a line."""
+        """Append a row."""
         assert self._file is not None
-        found = figures(step)
-        csv.writer(self._file).writerow([_text(found.get(name)) for name in self._columns])
+        values = figures(step)
+        csv.writer(self._file).writerow([_text(values.get(name)) for name in self._columns])
         self._file.flush()
 
     def note(self, note: Note) -> None:
-        """Nothing: the table is about steps."""
+        """Do nothing: the table contains only steps."""
 
     def end(self, ended: ev.RunEnded) -> str:
         """Close the file."""
         if self._file is not None:
             self._file.close()
-        return f"figures of every step: {self._path}"
+        return f"metrics of every step: {self._path}"
 
     def _rows(self, last: int) -> list[dict[str, str]]:
-        """The lines up to this step."""
+        """The existing rows with a step up to `last`."""
         try:
             with open(self._path, encoding="utf-8", newline="") as file:
                 return [row for row in csv.DictReader(file) if _step(row) <= last]
@@ -78,9 +78,9 @@ def _step(row: dict[str, str]) -> float:
     try:
         return int(row["step"])
     except (KeyError, TypeError, ValueError):
-        return float("inf")  # torn: it is made again
+        return float("inf")  # an incomplete row; its step will be repeated
 
 
 def _text(value: float | None) -> str:
-    """A figure as ``events.jsonl`` has it, digit for digit."""
+    """A value with the same digits as in ``events.jsonl``."""
     return "" if value is None else repr(value)

@@ -1,6 +1,6 @@
-"""Hands a run's events to its sinks, each on a thread of its own, once they are on the run's disk.
+"""Dispatcher that sends the events of a run to its sinks, each on a separate thread.
 
-No sink can harm the run: one that fails, hangs or falls behind is warned about once and switched off.
+A sink cannot harm the run: if it fails, hangs or falls behind, it is disabled with one warning.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from ida_tui.events import types as ev
 from ida_tui.events.sinks.base import Place, Sink
 
 MOST_WAITING = 5_000
-"""Events that may wait for a sink."""
+"""Maximum number of events in the queue of a sink."""
 HANGS_S = 120.0
-"""One call of a sink that takes so long is given up."""
+"""Seconds after which a call to a sink counts as hung."""
 TAKEN = (ev.StepFinished, ev.EvaluationFinished, ev.AlertRaised)
 
 
 @dataclass(slots=True)
 class _Line:
-    """One sink, and what waits for it; a null in the queue is the end."""
+    """One sink with its thread and its queue of events; None in the queue marks the end."""
 
     sink: Sink
     thread: threading.Thread | None = None
     waiting: queue.SimpleQueue[ev.Event | None] = field(default_factory=queue.SimpleQueue)
     busy_since: float | None = None
     off: str = ""
-    """Why it gets nothing any more."""
+    """Why the sink is disabled; empty while it is enabled."""
     told: bool = False
     last_words: str = ""
 
 
 class Feed:
-    """The sinks of one run; subscribe it to the run's log.
+    """The sinks of one run; subscribe this object to the run's event log.
 
     Args:
-        sinks: where figures go.
+        sinks: destinations of the metrics.
         place: the run.
-        tell: takes what a person should know; called on the sinks' threads.
-        hangs_s: seconds that one call of a sink may take.
-        most_waiting: events that may wait for a sink.
+        tell: receives notices for the log; called on the threads of the sinks.
+        hangs_s: maximum seconds for one call to a sink.
+        most_waiting: maximum number of events in the queue of a sink.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class Feed:
             line.thread.start()
 
     def put(self, record: ev.Record) -> None:
-        """Take a record; called where it is emitted, so it only puts it by.
+        """Queue a record for the sinks; never blocks, because it runs on the thread that emits the record.
 
-        They are opened when the model is loaded: a run that does not come so far leaves nothing anywhere.
+        The sinks start when the model is loaded, so a run that fails earlier leaves no trace in them.
         """
         if isinstance(record.event, ev.RunStarted) and not self._started:
             self._start()
@@ -87,35 +87,35 @@ class Feed:
             if line.off:
                 continue
             if line.waiting.qsize() >= self._most_waiting:
-                line.off = f"{self._most_waiting:,} events wait for it"
+                line.off = f"{self._most_waiting:,} events are waiting in its queue"
             else:
                 line.waiting.put(record.event)
 
     def look(self) -> None:
-        """Switch off what hangs, and say so; asked now and then from a thread that may emit."""
+        """Disable sinks that hang, with a warning; call this regularly from a thread that may emit events."""
         for line in self._lines:
             since = line.busy_since
             if not line.off and since is not None and time.monotonic() - since > self._hangs_s:
-                line.off = f"no answer for {self._hangs_s:.0f} s"
+                line.off = f"no response for {self._hangs_s:.0f} s"
             if line.off:
                 self._warn(line)
 
     def end(self, ended: ev.RunEnded, limit_s: float) -> None:
-        """Tell the sinks how the run ended, and wait for them.
+        """Send the end of the run to the sinks and wait for them.
 
         Args:
-            ended: the run in figures.
-            limit_s: seconds that all of them together may take; who is not done then is left behind.
+            ended: the last event of the run.
+            limit_s: maximum seconds for all sinks together; sinks that are not done by then are abandoned.
         """
-        until = time.monotonic() + limit_s
+        deadline = time.monotonic() + limit_s
         for line in self._lines:
             line.waiting.put(ended)
             line.waiting.put(None)
         for line in self._lines:
             if line.thread is not None:
-                line.thread.join(max(0.0, until - time.monotonic()))
+                line.thread.join(max(0.0, deadline - time.monotonic()))
                 if line.thread.is_alive() and not line.off:
-                    line.off = f"not done within {limit_s:.0f} s of the run's end"
+                    line.off = f"it did not finish within {limit_s:.0f} s after the end of the run"
             if line.off:
                 self._warn(line)
             elif line.last_words:
@@ -123,13 +123,13 @@ class Feed:
         self._over = True
 
     def _serve(self, line: _Line) -> None:
-        """A sink's thread: one event after the other, until the end or the first failure."""
+        """Thread of one sink: handles one event after another until the end or the first failure."""
         try:
             line.busy_since = time.monotonic()
-            said = line.sink.start(self._place)
+            text = line.sink.start(self._place)
             line.busy_since = None
-            if said and not line.off:
-                self._say("info", line, said)
+            if text and not line.off:
+                self._say("info", line, text)
             while (event := line.waiting.get()) is not None and not line.off:
                 line.busy_since = time.monotonic()
                 self._hand(line, event)
@@ -152,12 +152,12 @@ class Feed:
             if line.told:
                 return
             line.told = True
-        text = f"{line.sink.name} gets no more figures: {line.off}; the run is not affected"
+        text = f"{line.sink.name} is disabled: {line.off}; the run continues without it"
         self._say("warning", line, text)
 
     def _say(self, level: ev.Level, line: _Line, text: str) -> None:
         if self._over:
             return
-        # A disk that refuses these words is the run's trouble, and the run says so itself.
+        # If the disk rejects this line, the run itself reports the disk error.
         with contextlib.suppress(OSError):
             self._tell(ev.Noticed(level=level, source=line.sink.name, text=text))

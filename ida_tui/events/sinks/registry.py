@@ -1,4 +1,4 @@
-"""What of a profile is sent elsewhere: figures and names; no texts, no addresses, no keys."""
+"""Settings of a profile that are sent to sinks: numbers and names, but no texts, URLs or API keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARTS = {
     "rubric": ("name",),
     "prompts": ("name",),
 }
-"""What is told of the parts that have more to them than figures."""
+"""Fields that are sent from sections that also contain texts or URLs."""
 
 
 def settings(config: Config, redact: Callable[[str], str]) -> Settings:
@@ -24,13 +24,17 @@ def settings(config: Config, redact: Callable[[str], str]) -> Settings:
 
     Args:
         config: the resolved profile.
-        redact: takes secrets out of a text.
+        redact: removes secrets from a text.
     """
-    whole = config.model_dump(mode="json")
-    kept: dict[str, Any] = {name: whole[name] for name in (*VALUES, *SECTIONS)}
-    for part, names in PARTS.items():
-        kept[part] = {name: whole[part][name] for name in names if name in whole[part]}
-    return {name: redact(value) if isinstance(value, str) else value for name, value in _flat(kept)}
+    dumped = config.model_dump(mode="json")
+    selected: dict[str, Any] = {name: dumped[name] for name in (*VALUES, *SECTIONS)}
+    for section, names in PARTS.items():
+        selected[section] = {
+            name: dumped[section][name] for name in names if name in dumped[section]
+        }
+    return {
+        name: redact(value) if isinstance(value, str) else value for name, value in _flat(selected)
+    }
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
-"""TensorBoard's event files in the run's directory, written with TensorBoard's own writer, without torch.
+"""TensorBoard sink: event files in the run directory, written with TensorBoard's writer and without torch.
 
-Its format keeps scalars as 32-bit numbers.
+The format stores scalars as 32-bit floats.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ida_tui.events.sinks.base import Note, Place, figures, figures_of
 
 FOLDER = "tensorboard"
 WRITE_S = 10
-"""Figures are on the disk after so many seconds at the latest."""
+"""Maximum seconds until written metrics are flushed to disk."""
 
 
 class TensorBoard:
-    """Scalars by step, the settings as a text."""
+    """Writes scalars by step, and the settings of the run as text."""
 
     name = "tensorboard"
 
@@ -28,15 +28,15 @@ class TensorBoard:
         self._folder = Path()
 
     def start(self, place: Place) -> str:
-        """Open a file of events; one that goes on tells readers to forget the steps that are done again."""
+        """Open an event file; after a resume, mark the steps after the checkpoint as outdated."""
         from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._folder = place.directory / FOLDER
         self._writer = EventFileWriter(str(self._folder), flush_secs=WRITE_S)
         if place.resumed_from is not None:
-            again = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._add(place.resumed_from + 1, session_log=again)
+            restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._add(place.resumed_from + 1, session_log=restart)
             return ""
         table = ["| setting | value |", "|---|---|"]
         table += [f"| {name} | {_cell(value)} |" for name, value in place.settings.items()]
@@ -44,11 +44,11 @@ class TensorBoard:
         return ""
 
     def step(self, step: ev.StepFinished) -> None:
-        """Add a step's scalars."""
+        """Write the scalars of a step."""
         self._scalars(step.step, figures(step))
 
     def note(self, note: Note) -> None:
-        """Add its scalars."""
+        """Write the scalars of an evaluation or an alert."""
         self._scalars(note.step, figures_of(note))
 
     def end(self, ended: ev.RunEnded) -> str:
@@ -56,20 +56,23 @@ class TensorBoard:
         self._writer.close()
         return f"TensorBoard: tensorboard --logdir {self._folder}"
 
-    def _scalars(self, step: int, found: Mapping[str, float]) -> None:
+    def _scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         from tensorboard.compat.proto import summary_pb2
 
-        values = [summary_pb2.Summary.Value(tag=k, simple_value=v) for k, v in found.items()]
+        values = [
+            summary_pb2.Summary.Value(tag=name, simple_value=value)
+            for name, value in metrics.items()
+        ]
         self._add(step, summary=summary_pb2.Summary(value=values))
 
-    def _add(self, step: int, **what: Any) -> None:
+    def _add(self, step: int, **content: Any) -> None:
         from tensorboard.compat.proto import event_pb2
 
-        self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, **what))
+        self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
 
 
 def _text(tag: str, text: str) -> Any:
-    """A text as its plugin expects it; the plugin's own way to make one needs TensorFlow."""
+    """A text summary in the format of TensorBoard's text plugin, whose own helper needs TensorFlow."""
     from tensorboard.compat.proto import summary_pb2, tensor_pb2, types_pb2
 
     tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[text.encode()])

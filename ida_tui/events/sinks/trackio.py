@@ -1,6 +1,7 @@
-"""Trackio on this machine: its own SQLite file, where ``trackio show`` finds it.
+"""Trackio sink: writes to Trackio's local SQLite file, which ``trackio show`` displays.
 
-`trackio.init` prints, starts threads and follows variables to servers elsewhere; its storage does none of it.
+It uses Trackio's storage directly, because `trackio.init` prints, starts threads and can connect to remote
+servers that environment variables name.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ida_tui.events.sinks.base import Note, Place, Settings, figures, figures_of
 
 
 class Trackio:
-    """A project an experiment, a run a run."""
+    """Writes each run to the Trackio project of its experiment."""
 
     name = "trackio"
 
@@ -26,7 +27,7 @@ class Trackio:
         self._settings: Settings | None = None
 
     def start(self, place: Place) -> str:
-        """Find the project; of a run that goes on, forget the steps that are done again."""
+        """Open the project; after a resume, delete the steps after the checkpoint."""
         from trackio.sqlite_storage import SQLiteStorage
 
         self._storage = SQLiteStorage
@@ -36,27 +37,27 @@ class Trackio:
             self._settings = None
             path = SQLiteStorage.init_db(self._project)
             with contextlib.closing(sqlite3.connect(path, timeout=30)) as database, database:
-                forget = "DELETE FROM metrics WHERE run_name = ? AND step > ?"
-                database.execute(forget, (self._run, place.resumed_from))
+                statement = "DELETE FROM metrics WHERE run_name = ? AND step > ?"
+                database.execute(statement, (self._run, place.resumed_from))
         return ""
 
     def step(self, step: ev.StepFinished) -> None:
-        """Keep the figures of a step."""
+        """Store the metrics of a step."""
         self._log(step.step, figures(step))
 
     def note(self, note: Note) -> None:
-        """Keep its figures at its step."""
+        """Store the metrics of an evaluation or an alert at its step."""
         self._log(note.step, figures_of(note))
 
     def end(self, ended: ev.RunEnded) -> str:
-        """Nothing is open; say how to look at it."""
+        """Return the command that shows the project; there is nothing to close."""
         return f"Trackio: trackio show --project {self._project}"
 
-    def _log(self, step: int, found: Mapping[str, float]) -> None:
+    def _log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._storage.bulk_log(
             self._project,
             self._run,
-            [dict(found)],
+            [dict(metrics)],
             steps=[step],
             timestamps=[datetime.now(UTC).isoformat()],
             config=dict(self._settings) if self._settings is not None else None,

@@ -1,4 +1,4 @@
-"""Weights & Biases: online where there is a key for it, else offline; it never asks for one."""
+"""Weights & Biases sink: online if an API key is configured, otherwise offline; never prompts for a key."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ida_tui.events.sinks.base import Note, Place, figures, figures_of
 PROJECT = "ida-tui"
 SERVER = "https://api.wandb.ai"
 INIT_S = 30
-NO_KEY = "no key for W&B was found (WANDB_API_KEY, wandb login): it runs offline"
+NO_KEY = "no W&B API key is set (WANDB_API_KEY or wandb login): W&B runs offline"
 
 
 class Wandb:
-    """One W&B run for one run, also where that is gone on with."""
+    """Sends each run to one W&B run, also after a resume."""
 
     name = "wandb"
 
@@ -27,7 +27,7 @@ class Wandb:
         self._run: Any = None
 
     def start(self, place: Place) -> str:
-        """Open the run under an id that is kept with it; returns where it is seen."""
+        """Open the W&B run with the id stored in the run directory; returns its URL for the log."""
         import wandb
 
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
@@ -47,15 +47,15 @@ class Wandb:
                 console="off",
                 silent=True,
                 init_timeout=INIT_S,
-                # Another run of this process is not ours to end.
+                # Do not end other W&B runs of this process.
                 reinit="create_new",
-                # The command line, the environment and the code are nobody else's business.
+                # Do not upload the command line, the environment or the code.
                 disable_git=True,
                 save_code=False,
                 x_disable_meta=True,
             ),
         )
-        # By our own step: a run that goes on does some of its steps again.
+        # Use the training step as the x-axis: a resumed run repeats some steps.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         if lacks_key or (self._run.offline and not os.environ.get("WANDB_MODE")):
@@ -63,19 +63,19 @@ class Wandb:
         return "" if self._run.offline or self._run.disabled else f"W&B run: {self._run.url}"
 
     def step(self, step: ev.StepFinished) -> None:
-        """Send a step's figures."""
+        """Send the metrics of a step."""
         self._run.log(figures(step))
 
     def note(self, note: Note) -> None:
-        """Send its figures at its step."""
+        """Send the metrics of an evaluation or an alert at its step."""
         self._run.log({**figures_of(note), "step": note.step})
 
     def end(self, ended: ev.RunEnded) -> str:
-        """Upload what is left, or say how to."""
+        """Finish the upload; offline, return the command that uploads the run."""
         self._run.summary["status"] = ended.status
         offline, folder = self._run.offline, Path(self._run.dir).parent
         url = None if offline else self._run.url
-        # An exit code other than 0 marks a crash; a run that somebody stopped has not crashed.
+        # W&B shows a nonzero exit code as a crash, and a stopped run has not crashed.
         self._run.finish(exit_code=0 if ended.status in ("done", "interrupted") else 1)
         if self._run.disabled:
             return ""
@@ -85,12 +85,12 @@ class Wandb:
 
 
 def has_key() -> bool:
-    """Whether W&B finds a key where it looks for one: its variables, or a netrc file."""
+    """Whether W&B has an API key, in its environment variables or a netrc file."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or SERVER).hostname or ""
-    places = [Path(named)] if (named := os.environ.get("NETRC")) else []
-    for path in (*places, Path.home() / ".netrc", Path.home() / "_netrc"):
+    custom = [Path(name)] if (name := os.environ.get("NETRC")) else []
+    for path in (*custom, Path.home() / ".netrc", Path.home() / "_netrc"):
         try:
             if netrc.netrc(str(path)).authenticators(host):
                 return True
@@ -100,14 +100,14 @@ def has_key() -> bool:
 
 
 def _id(place: Place) -> str:
-    """The run's id at W&B, which a run that goes on shares."""
+    """The W&B id of the run, stored in the run directory so that a resumed run uses the same id."""
     path = place.directory / "logs" / "wandb-id"
     try:
-        kept = path.read_text(encoding="utf-8").strip()
+        wandb_id = path.read_text(encoding="utf-8").strip()
     except OSError:
-        kept = ""
-    if not kept:
-        kept = secrets.token_hex(4)
+        wandb_id = ""
+    if not wandb_id:
+        wandb_id = secrets.token_hex(4)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(kept + "\n", encoding="utf-8")
-    return kept
+        path.write_text(wandb_id + "\n", encoding="utf-8")
+    return wandb_id

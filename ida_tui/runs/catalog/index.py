@@ -1,8 +1,8 @@
-"""The list of runs from a small SQLite file: only what has changed since the last time is read again.
+"""Index of all runs in a small SQLite file, so that listing reads only the runs that changed.
 
-The index is a copy. It can be deleted, and is built anew; where it cannot be used, the runs are read as if it
-were not there. A row counts only while its run's file has the same size, times and number on the disk.
-Nothing heavy is imported here unless a run has to be read.
+The index is a cache: it can be deleted and is then rebuilt, and if it cannot be used, all runs are read from
+their directories. A row is valid only while the run's event file has the same size, times and inode. Heavy
+modules are imported only when a run has to be read.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ida_tui.runs.catalog.summary import RunSummary
 
 NAME = ".runs.sqlite"
 VERSION = 2
-"""Raised with every change of `RunSummary`: an index of another version is built anew."""
+"""Increase this with every change of `RunSummary`; an index of another version is rebuilt."""
 NEVER_KEPT = ("unreadable",)
-"""What may change without the file of the events changing."""
+"""Statuses that are not stored, because they can change without a change of the event file."""
 AT_ONCE = 500
-"""Runs that are read before they are kept; whoever interrupts the first listing loses no more."""
+"""Number of runs per write to the index; an interrupted first listing loses at most this many."""
 WAIT_S = 2.0
-"""How long another process may hold the index before the runs are listed without it."""
+"""Maximum seconds to wait for another process that uses the index."""
 _KEPT = RunSummary._fields[1:]
 _DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _MAKE = f"""
@@ -38,15 +38,15 @@ _KEEP = f"INSERT OR REPLACE INTO runs VALUES (?, ?{', ?' * len(_KEPT)})"
 
 
 class Listing(NamedTuple):
-    """Runs, newest first."""
+    """Runs of an output directory, newest first."""
 
     runs: list[RunSummary]
     total: int
-    """How many there are, also of those that were not asked for."""
+    """Number of matching runs, including those beyond the requested maximum."""
 
 
 class _Row(NamedTuple):
-    """What is known of a run without looking at it."""
+    """Index data of a run that is needed to validate and sort it."""
 
     stamp: str
     started_at: str
@@ -54,70 +54,70 @@ class _Row(NamedTuple):
 
 
 def listed(output_dir: Path) -> list[RunSummary]:
-    """Every run below a folder, newest first, as `summaries.summaries` has them. Never raises."""
+    """All runs in an output directory, newest first. Never raises."""
     return listing(output_dir).runs
 
 
 def listing(output_dir: Path, *, experiment: str | None = None, most: int | None = None) -> Listing:
-    """The runs below a folder, newest first. Never raises.
+    """The runs in an output directory, newest first. Never raises.
 
     Args:
-        output_dir: holds a folder for each experiment.
-        experiment: only the runs of this one.
-        most: only so many of the newest.
+        output_dir: contains a directory for each experiment.
+        experiment: only runs of this experiment.
+        most: maximum number of runs.
     """
-    there = list(stamps(output_dir))
+    stamped = list(stamps(output_dir))
     index = _Index(output_dir / NAME)
     try:
-        kept = index.rows()
-        read = dict(_anew(output_dir, there, kept, index))
-        index.forget(kept.keys() - {name for name, _ in there})
-        found: list[tuple[tuple[str, str], str]] = []
-        for name, _ in there:
-            run = read.get(name) or kept[name]
+        rows = index.rows()
+        read = dict(_anew(output_dir, stamped, rows, index))
+        index.forget(rows.keys() - {name for name, _ in stamped})
+        matching: list[tuple[tuple[str, str], str]] = []
+        for name, _ in stamped:
+            run = read.get(name) or rows[name]
             if experiment in (None, run.experiment):
-                found.append((order(run.started_at, name.rpartition("/")[2]), name))
-        found.sort(reverse=True)
-        wanted = [name for _, name in found[:most]]
-        rest = [name for name in wanted if name not in read]
-        read |= index.summaries(output_dir, {name: kept[name].stamp for name in rest})
-        runs = [read.get(name) or _read(output_dir / name) for name in wanted]
-        return Listing([_alive(run) for run in runs], len(found))
+                matching.append((order(run.started_at, name.rpartition("/")[2]), name))
+        matching.sort(reverse=True)
+        selected = [name for _, name in matching[:most]]
+        unread = [name for name in selected if name not in read]
+        read |= index.summaries(output_dir, {name: rows[name].stamp for name in unread})
+        runs = [read.get(name) or _read(output_dir / name) for name in selected]
+        return Listing([_alive(run) for run in runs], len(matching))
     finally:
         index.close()
 
 
 def order(started_at: str, run_id: str) -> tuple[str, str]:
-    """What a list of runs is sorted by; the newest has the largest."""
+    """Sort key for lists of runs; the newest run has the largest key."""
     return (started_at or run_id, run_id)
 
 
 def stamps(output_dir: Path) -> Iterator[tuple[str, str]]:
-    """Every run below a folder as ``experiment/run-id``, with what changes when its events do.
+    """Every run as ``experiment/run-id`` with a stamp that changes when its event file changes.
 
-    The stamp is empty where the events cannot be looked at.
+    The stamp is empty if the status of the event file cannot be read.
     """
     for experiment, path in _folders(str(output_dir)):
         for run, folder in _folders(path):
             try:
-                at = os.stat(f"{folder}/events.jsonl")  # noqa: PTH116 - thousands of them
+                status = os.stat(f"{folder}/events.jsonl")  # noqa: PTH116 - fast for thousands of runs
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError:
                 yield f"{experiment}/{run}", ""
                 continue
-            stamp = f"{at.st_size} {at.st_mtime_ns} {at.st_ctime_ns} {at.st_ino}"
+            stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
             yield f"{experiment}/{run}", stamp
 
 
 def _folders(path: str) -> list[tuple[str, str]]:
-    """Name and path of each folder in a folder."""
+    """Name and path of each subdirectory, sorted by name."""
     try:
         with os.scandir(path) as entries:
             return sorted(
                 (entry.name, entry.path)
                 for entry in entries
-                # `latest` is a link to a run that is listed under its own name.
+                # `latest` is a link to a run that is listed under its run id.
                 if entry.name[0] != "." and entry.is_dir(follow_symlinks=False)
             )
     except OSError:
@@ -125,17 +125,17 @@ def _folders(path: str) -> list[tuple[str, str]]:
 
 
 def _anew(
-    output_dir: Path, there: Iterable[tuple[str, str]], kept: dict[str, _Row], index: _Index
+    output_dir: Path, stamped: Iterable[tuple[str, str]], rows: dict[str, _Row], index: _Index
 ) -> Iterator[tuple[str, RunSummary]]:
-    """The runs that are not in the index as they are now; they are, afterwards."""
+    """Read the runs whose index rows are missing or outdated, and store them in the index."""
     new: list[tuple[str, str, RunSummary]] = []
     try:
-        for name, stamp in there:
-            if stamp and name in kept and kept[name].stamp == stamp:
+        for name, stamp in stamped:
+            if stamp and name in rows and rows[name].stamp == stamp:
                 continue
             run = _read(output_dir / name)
             yield name, run
-            # The stamp is older than what was read: whatever was written since is read the next time.
+            # The stamp was taken before reading, so a later change makes the row outdated.
             if stamp and run.status not in NEVER_KEPT:
                 new.append((name, stamp, run))
             if len(new) == AT_ONCE:
@@ -153,7 +153,7 @@ def _read(path: Path) -> RunSummary:
 
 
 def _alive(run: RunSummary) -> RunSummary:
-    """Whether a process trains a run can change without its file changing."""
+    """The summary with an up-to-date status; whether a process trains a run can change at any time."""
     if run.status not in ("died", "live"):
         return run
     alive = False
@@ -166,52 +166,57 @@ def _alive(run: RunSummary) -> RunSummary:
 
 
 class _Index:
-    """The SQLite file; where it cannot be used, it holds nothing and keeps nothing."""
+    """The SQLite file; if it cannot be used, it returns no rows and ignores writes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: sqlite3.Connection | None = None
 
     def rows(self) -> dict[str, _Row]:
-        """Every row, by the run's name."""
+        """All rows by run name; rebuilds a damaged or outdated index."""
         for _ in range(2):
             try:
                 self._file = sqlite3.connect(self._path, timeout=WAIT_S, isolation_level=None)
                 if self._file.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                     self._file.executescript(_MAKE)
-                found = self._file.execute("SELECT path, stamp, started_at, experiment FROM runs")
-                return {row[0]: _Row._make(row[1:]) for row in found}
+                rows = self._file.execute("SELECT path, stamp, started_at, experiment FROM runs")
+                return {row[0]: _Row._make(row[1:]) for row in rows}
             except sqlite3.Error as error:
                 if not self._lost(error):
                     break
         return {}
 
     def summaries(self, output_dir: Path, wanted: dict[str, str]) -> dict[str, RunSummary]:
-        """The runs of these names whose rows still have these stamps."""
-        found: dict[str, RunSummary] = {}
+        """Summaries of the runs whose rows have the given stamps.
+
+        Args:
+            output_dir: the directory of the runs.
+            wanted: expected stamp of each run, by name.
+        """
+        summaries: dict[str, RunSummary] = {}
         if self._file is None:
-            return found
+            return summaries
         columns = f"SELECT path, stamp, {', '.join(_KEPT)} FROM runs"
         try:
             if len(wanted) > AT_ONCE:
                 rows: Iterable[tuple[str, ...]] = self._file.execute(columns)
             else:
-                one = f"{columns} WHERE path = ?"
-                rows = [row for name in wanted for row in self._file.execute(one, (name,))]
+                query = f"{columns} WHERE path = ?"
+                rows = [row for name in wanted for row in self._file.execute(query, (name,))]
             for name, stamp, *values in rows:
                 if wanted.get(name) == stamp:
-                    found[name] = RunSummary._make((output_dir / name, *values))
+                    summaries[name] = RunSummary._make((output_dir / name, *values))
         except sqlite3.Error as error:
             self._lost(error)
-        return found
+        return summaries
 
     def keep(self, runs: Iterable[tuple[str, str, RunSummary]]) -> None:
-        """Put runs with their stamps in."""
-        # A name that is no Unicode has no place in SQLite; its run is read every time.
+        """Store runs, given as name, stamp and summary."""
+        # SQLite cannot store a name that is not valid Unicode; such a run is read every time.
         self._write(_KEEP, [(name, stamp, *run[1:]) for name, stamp, run in runs if _unicode(name)])
 
     def forget(self, names: Iterable[str]) -> None:
-        """Take the rows of these names out."""
+        """Delete the rows of these runs."""
         self._write("DELETE FROM runs WHERE path = ?", [(name,) for name in names])
 
     def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
@@ -222,22 +227,22 @@ class _Index:
             self._file.executemany(statement, rows)
             self._file.execute("COMMIT")
         except sqlite3.Error:
-            # A full or read-only disk, or another process that keeps at the same time: what is in it stays.
+            # The disk is full or read-only, or another process is writing: keep the existing rows.
             with contextlib.suppress(sqlite3.Error):
                 self._file.execute("ROLLBACK")
 
     def _lost(self, error: sqlite3.Error) -> bool:
-        """The index cannot be used; returns whether it was damaged, and is worth another try."""
+        """Handle an error: close the index, delete it if it is damaged, and return whether it was."""
         self.close()
         damaged = getattr(error, "sqlite_errorcode", None) in _DAMAGED
         if damaged:
-            # It holds nothing that is not elsewhere.
+            # Safe to delete: the index is only a cache.
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
         return damaged
 
     def close(self) -> None:
-        """Nothing is kept afterwards."""
+        """Close the index; later writes are ignored."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -1,7 +1,7 @@
-"""What a list of runs shows of each: read from the ends of its files, not from all of it.
+"""Reading of run summaries for lists, from the start and the end of the event file only.
 
-Lines are parsed but not validated field by field, which would cost more than all the rest; a value of a wrong
-type is left out.
+Lines are parsed but their fields are not validated, which would take most of the time; a value of the wrong
+type is ignored.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.runs.directory import RunDirectory
 
 HEAD = 1024 * 1024
-"""RunStarted is looked for in so many bytes: while a large model is loaded, memory is sampled before it."""
+"""Bytes searched for RunStarted, which follows the memory samples taken while the model loads."""
 TAIL = (16 * 1024, 256 * 1024, 4 * 1024 * 1024, 32 * 1024 * 1024)
-"""The last step is looked for in so many bytes, then in more: a step of many long completions is long."""
+"""Bytes searched for the last step, in increasing sizes: a step with many long completions is large."""
 _LAST = (b'"StepFinished"', b'"RunEnded"', b'"RunResumed"')
 _KIND = 120
-"""The type of a line stands in so many bytes of it."""
+"""Bytes at the start of a line that contain the event type."""
 Body = Mapping[str, Any]
 
 
 def summaries(output_dir: Path) -> list[RunSummary]:
-    """Every run below a folder, newest first. A run that cannot be read is in the list, and says why."""
+    """All runs in an output directory, newest first; unreadable runs are included with their problem."""
     from ida_tui.runs.catalog.index import order, stamps
 
-    found = [summary(RunDirectory(output_dir / name)) for name, _ in stamps(output_dir)]
-    return sorted(found, key=lambda run: order(run.started_at, run.run_id), reverse=True)
+    runs = [summary(RunDirectory(output_dir / name)) for name, _ in stamps(output_dir)]
+    return sorted(runs, key=lambda run: order(run.started_at, run.run_id), reverse=True)
 
 
 def summary(directory: RunDirectory) -> RunSummary:
-    """One run. Never raises."""
+    """The summary of one run. Never raises."""
     path = directory.path
     try:
         with open(directory.events, "rb") as file:
             first, started = _head(file)
             last = _tail(file)
         if first is None:
-            return _unreadable(path, f"{directory.events.name} holds no event")
+            return _unreadable(path, f"{directory.events.name} contains no events")
         return _summary(directory, first, started or {}, last or {})
     except OSError as error:
         return _unreadable(path, f"{directory.events.name}: {error.strerror or error}")
@@ -52,7 +52,7 @@ def summary(directory: RunDirectory) -> RunSummary:
 
 def _summary(directory: RunDirectory, first: Body, started: Body, last: Body) -> RunSummary:
     path = directory.path
-    seen = RunSummary(
+    result = RunSummary(
         path=path,
         experiment=_text(started, "experiment") or path.parent.name,
         run_id=path.name,
@@ -65,17 +65,17 @@ def _summary(directory: RunDirectory, first: Body, started: Body, last: Body) ->
     if last.get("type") != "RunEnded":
         from ida_tui.runs import owner
 
-        # A run that went on has finished the steps that its checkpoint holds.
-        done = _count(last, "from_step" if last.get("type") == "RunResumed" else "step")
-        return seen._replace(
+        # A resumed run has finished the steps of its checkpoint.
+        steps_done = _count(last, "from_step" if last.get("type") == "RunResumed" else "step")
+        return result._replace(
             status="live" if owner.alive(directory) else "died",
-            steps_done=done,
+            steps_done=steps_done,
             r_ida_last=_figure(last, "r_ida"),
         )
     status: Any = last.get("status")
     if status not in get_args(ev.Status):
-        raise ev.EventError(f"it ended as {repr(status)[:40]}, which is not known here")
-    return seen._replace(
+        raise ev.EventError(f"unknown status {repr(status)[:40]} of the run")
+    return result._replace(
         status=status,
         steps_done=_count(last, "steps_done"),
         r_ida_first=_figure(last, "r_ida_first"),
@@ -90,7 +90,7 @@ def _unreadable(path: Path, problem: str) -> RunSummary:
 
 
 def _head(file: BinaryIO) -> tuple[Body | None, Body | None]:
-    """The first event, and the one that says what is trained."""
+    """The first event, and the RunStarted event."""
     first: Body | None = None
     while file.tell() < HEAD:
         raw = file.readline(HEAD)
@@ -104,7 +104,7 @@ def _head(file: BinaryIO) -> tuple[Body | None, Body | None]:
 
 
 def _tail(file: BinaryIO) -> Body | None:
-    """The last event that says how far the run is."""
+    """The last event that shows the progress of the run."""
     size = file.seek(0, os.SEEK_END)
     for length in TAIL:
         start = max(0, size - length)
@@ -118,17 +118,22 @@ def _tail(file: BinaryIO) -> Body | None:
 
 
 def _backwards(text: bytes, *, cut: bool) -> Iterator[bytes]:
-    """The whole lines of a piece of a file, the last one first."""
+    """The complete lines of a part of a file, last line first.
+
+    Args:
+        text: part of a file.
+        cut: whether the first line may be incomplete.
+    """
     lines = text.split(b"\n")
-    lines.pop()  # torn, or nothing
+    lines.pop()  # empty, or an incomplete line
     yield from reversed(lines[1:] if cut else lines)
 
 
 def _parsed(raw: bytes) -> Body | None:
-    """What a line says; None where it is no event.
+    """The fields of an event line; None if the line is not an event.
 
     Raises:
-        NewerError: a newer ida-tui wrote it.
+        NewerError: a newer ida-tui wrote the line.
     """
     try:
         return ev.parsed(raw.decode("utf-8"))

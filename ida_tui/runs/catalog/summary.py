@@ -1,4 +1,4 @@
-"""One run as a line in a list. Nothing is imported for it: `ida-tui runs` answers at once."""
+"""Summary of one run for lists; imports nothing heavy, so that `ida-tui runs` starts fast."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ RunStatus = Literal[
 
 
 class RunSummary(NamedTuple):
-    """One run, as a line in a list."""
+    """Summary of one run, as shown in lists."""
 
     path: Path
     experiment: str
     run_id: str
     started_at: str
-    """UTC, ISO 8601; empty if not known."""
+    """UTC, ISO 8601; empty if unknown."""
     status: RunStatus
     model: str = ""
     judge: str = ""
     steps_done: int = 0
     steps: int = 0
-    """Planned."""
+    """Planned number of steps."""
     r_ida_first: float | None = None
     r_ida_last: float | None = None
     cost: float | None = None
-    """US dollars; None where it is not known."""
+    """US dollars; None if unknown."""
     seconds: float | None = None
     problem: str = ""
-    """Why it cannot be read."""
+    """Why the run cannot be read; empty if it can."""

@@ -1,4 +1,4 @@
-"""Append whole lines to a file, or nothing: what a full disk refuses leaves no half of a line behind."""
+"""Appending of lines to a file so that a full disk never leaves an incomplete line."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _PIECE = 1 << 20
 
 
 class Appender:
-    """A file that lines are added to, unbuffered.
+    """A file to which complete lines are appended without buffering.
 
     Args:
-        path: made if it is not there.
+        path: the file; created if it does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,16 +23,20 @@ class Appender:
         self._end = os.fstat(self._file).st_size
 
     def write(self, line: str, *, durable: bool) -> None:
-        """Add one line; synced to the disk where it has to last.
+        """Append one line.
+
+        Args:
+            line: text without a newline.
+            durable: whether to fsync the file afterwards.
 
         Raises:
-            OSError: the disk refused it; the file is as it was.
+            OSError: the write failed; the file is unchanged.
         """
         data = f"{line}\n".encode()
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
+            remaining = memoryview(data)
+            while remaining:
+                remaining = remaining[os.write(self._file, remaining) :]
             if durable:
                 os.fsync(self._file)
         except OSError:
@@ -42,34 +46,34 @@ class Appender:
         self._end += len(data)
 
     def is_gone(self) -> bool:
-        """Whether there is no file of that name any more: its folder was moved or removed."""
+        """Whether the file no longer exists at its path, because its directory was moved or removed."""
         return not self.path.exists()
 
     def put_back(self) -> None:
-        """Write the file anew where it was, with every line that it had, and go on there.
+        """Recreate the file at its path with all lines so far, and append there from now on.
 
         Raises:
-            OSError: the disk refused it; lines still go to the file that has no name.
+            OSError: the write failed; lines are still appended to the old file, which has no path.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(f".{self.path.name}-{os.getpid()}")
-        new = os.open(beside, _FLAGS | os.O_TRUNC, 0o644)
+        temporary = self.path.with_name(f".{self.path.name}-{os.getpid()}")
+        new = os.open(temporary, _FLAGS | os.O_TRUNC, 0o644)
         try:
-            at = 0
-            while piece := os.pread(self._file, _PIECE, at):
-                at += len(piece)
-                rest = memoryview(piece)
-                while rest:
-                    rest = rest[os.write(new, rest) :]
+            offset = 0
+            while chunk := os.pread(self._file, _PIECE, offset):
+                offset += len(chunk)
+                remaining = memoryview(chunk)
+                while remaining:
+                    remaining = remaining[os.write(new, remaining) :]
             os.fsync(new)
-            beside.replace(self.path)
+            temporary.replace(self.path)
         except OSError:
             os.close(new)
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         os.close(self._file)
         self._file = new
 
     def close(self) -> None:
-        """Nothing can be written afterwards."""
+        """Close the file; nothing can be written afterwards."""
         os.close(self._file)

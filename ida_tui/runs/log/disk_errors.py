@@ -1,4 +1,4 @@
-"""What a disk refuses, in words: each of these pauses a run, which goes on once the disk takes it again."""
+"""Disk errors that pause a run until the disk accepts writes again, with a reason and a hint for each."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-GOES_ON = "the run goes on by itself, and nothing of it is lost"
+GOES_ON = "the run then resumes automatically without losing anything"
 SAID = ("no space left", "os error 28", "disk quota exceeded", "failed writing file")
-"""How libraries put a full disk that raise something else than an OSError."""
+"""Messages for a full disk from libraries that do not raise OSError."""
 LITTLE = 64e6
-"""Bytes; with more free than this, a library's "failed writing file" means something else."""
+"""Free bytes below which such a message is attributed to a full disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why nothing can be written, and what helps."""
+    """Why the disk rejects writes, and how to fix it."""
 
     reason: str
     hint: str
 
 
 FULL = Refusal("the disk is full", f"free some space: {GOES_ON}")
-_READ_ONLY = Refusal("the disk can only be read", f"make it writable again: {GOES_ON}")
+_READ_ONLY = Refusal("the disk is read-only", f"make it writable again: {GOES_ON}")
 _FORBIDDEN = Refusal(
-    "the run's folder may not be written to", f"give its permissions back: {GOES_ON}"
+    "no permission to write to the run directory", f"restore its permissions: {GOES_ON}"
 )
-_FAILING = Refusal("the disk reports an error", f"look at it and its cable: {GOES_ON}")
+_FAILING = Refusal("the disk reports an error", f"check the disk and its connection: {GOES_ON}")
 KNOWN = {
     errno.ENOSPC: FULL,
     errno.EDQUOT: Refusal("the disk quota is used up", f"free some space: {GOES_ON}"),
@@ -40,11 +40,16 @@ KNOWN = {
 
 
 def refusal(error: BaseException, folder: Path) -> Refusal | None:
-    """What an error says about the disk of a folder; None where it says nothing about it."""
+    """The disk problem behind an error; None if the error has another cause.
+
+    Args:
+        error: the exception raised while writing.
+        folder: a directory on the disk in question.
+    """
     if isinstance(error, OSError) and error.errno in KNOWN:
         return KNOWN[error.errno]
-    said = str(error).lower()
-    if not any(words in said for words in SAID):
+    text = str(error).lower()
+    if not any(message in text for message in SAID):
         return None
     try:
         return FULL if shutil.disk_usage(folder).free < LITTLE else None

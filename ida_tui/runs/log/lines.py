@@ -1,4 +1,4 @@
-"""Read a run back from its directory, also while it is being written."""
+"""Reading of all events of a run, also while it is being written."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ida_tui.events import types as ev
 
 
 def read_events(path: Path) -> Iterator[ev.Record]:
-    """The records of an ``events.jsonl``, in order, without holding them all in memory.
+    """Iterate over the records of an ``events.jsonl`` without holding them all in memory.
 
-    A torn last line (the process died while writing, or is writing now) ends the run of records; it
-    is data that is not there yet, not an error.
+    An incomplete last line (the process died while writing, or is still writing) ends the iteration; it is
+    not an error.
 
     Raises:
-        ev.EventError: a line that is followed by others is no event; the message names file and line.
+        ev.EventError: a complete line is not an event; the message names file and line.
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
@@ -27,14 +27,14 @@ def read_events(path: Path) -> Iterator[ev.Record]:
 
 
 def decoded(raw: bytes, where: str) -> ev.Record:
-    """The record that one whole line holds.
+    """The record in one complete line.
 
     Args:
-        raw: the line, as it is on disk.
-        where: its place, for the error.
+        raw: the line as stored on disk.
+        where: location of the line, for the error message.
 
     Raises:
-        ev.EventError: it is no event.
+        ev.EventError: the line is not an event.
     """
     try:
         return ev.decode(raw.decode("utf-8"))

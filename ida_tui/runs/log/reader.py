@@ -1,4 +1,4 @@
-"""Read a run's records while another process writes them."""
+"""Incremental reading of a run's events while another process writes them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ida_tui.runs.log.lines import decoded
 
 
 class Follower:
-    """Reads what was appended to an ``events.jsonl`` since the last time.
+    """Reads the records that were appended to an ``events.jsonl`` since the last call.
 
     Args:
-        path: the file; it may not be there yet.
-        offset: byte at which to start, after a whole line.
+        path: the file; it may not exist yet.
+        offset: byte at which to start; the start of a line.
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
@@ -21,11 +21,11 @@ class Follower:
         self.offset = offset
 
     def read(self, most: int = 5000) -> list[Record]:
-        """The records that are complete by now, at most so many; never waits, leaves a torn tail.
+        """The new complete records, at most `most`; never blocks, and leaves an incomplete last line.
 
         Raises:
-            EventError: a whole line is no event; the message names file and byte. The next call goes on
-                after it.
+            EventError: a complete line is not an event; the message names file and byte. The next call
+                continues after that line.
             OSError: the file cannot be read.
         """
         records: list[Record] = []

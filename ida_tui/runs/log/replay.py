@@ -1,11 +1,11 @@
-"""Open a run from disk: its end at once, and any earlier step when somebody looks back.
+"""Replay of a recorded run: fast access to its final state and to the state after any step.
 
-Most of what a run wrote is about a step that is over: texts, verdicts, beats of the generation. Those lines
-are recognised by their first bytes and not even parsed, unless they belong to the step that is asked for. The
-state is the same as if every record had been folded; `tests/runs/test_replay.py` compares the two.
+Most events belong to finished steps: texts, verdicts and generation progress. Such lines are recognized by
+their first bytes and parsed only if they belong to the requested step. The result equals folding every
+record; `tests/runs/test_replay.py` compares the two.
 
-What is held grows by a few bytes a step: to look back, a state is kept now and then without its log and its
-samples, whose places in the file are remembered instead.
+Memory grows by a few bytes per step: snapshots of the state are taken at intervals, without log records and
+memory samples, of which only the file offsets are stored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ida_tui.events import types as ev
 from ida_tui.events.state import LOGGED, MEMORY_SAMPLES, RECENT, RunState, fold
 from ida_tui.runs.log.lines import decoded
 
-# As `events.encode` writes a line; one that looks different, or is of an older version, is parsed whole.
+# The format that `events.encode` writes; a line of another format or an older version is parsed completely.
 _HEAD = re.compile(
     rb'\{"v": %d, "seq": (\d{1,18}), "time": "([0-9TZ:.+-]*)", "type": "(\w+)"' % ev.VERSION
 )
@@ -35,39 +35,39 @@ _OF_THE_STEP = {
     b"JudgeProgressed",
 }
 SNAPSHOT_EVERY = 250
-"""Steps between two states that are kept to look back from."""
+"""Number of steps between two snapshots."""
 LOOK_UP_EVERY = 2000
-"""Lines that are read before somebody is asked whether they are still wanted."""
+"""Number of lines between two checks whether the replay was canceled."""
 
 
 class GivenUp(Exception):
-    """Whoever asked for a run does not want it any more."""
+    """The replay was canceled by its caller."""
 
 
 @dataclass(slots=True)
 class _Scan:
-    """How far the file has been read, and what is known there."""
+    """Position in the event file, and the state of the run at that position."""
 
     state: RunState = field(default_factory=RunState)
-    """Everything but what belongs to the step under way."""
+    """The state without the lines of the current step."""
     first_time: str = ""
     last: tuple[int, str] = (-1, "")
-    """Number and time of the last record."""
+    """Sequence number and time of the last record."""
     step: int = 0
     of_the_step: list[bytes] = field(default_factory=list)
-    """Lines about the step under way, not yet parsed."""
+    """Unparsed lines of the current step."""
     generation: bytes | None = None
     pause: ev.RunPaused | None = None
     offset: int = 0
     number: int = 0
-    """Lines read."""
+    """Number of lines read."""
     logged: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
-    """Where the lines of the log are, oldest first."""
+    """Offsets of the newest log records, oldest first."""
     sampled: deque[int] = field(default_factory=lambda: deque(maxlen=MEMORY_SAMPLES))
-    """Where the newest samples of the memory are, oldest first."""
+    """Offsets of the newest memory samples, oldest first."""
 
     def take(self, raw: bytes, path: Path) -> ev.StepFinished | None:
-        """Take in one whole line; returns the step that it finishes, if it finishes one."""
+        """Process one complete line; returns its event if it is a StepFinished."""
         start = self.offset
         self.offset += len(raw)
         self.number += 1
@@ -105,9 +105,9 @@ class _Scan:
         return record.event if isinstance(record.event, ev.StepFinished) else None
 
     def _phase_changed(self, raw: bytes, path: Path) -> None:
-        found = _PHASE.search(raw.rstrip())
-        if found:
-            step, phase = int(found[1]), found[2].decode()
+        match = _PHASE.search(raw.rstrip())
+        if match:
+            step, phase = int(match[1]), match[2].decode()
         else:
             event = decoded(raw, f"{path}:{self.number}").event
             assert isinstance(event, ev.PhaseChanged)
@@ -121,28 +121,28 @@ class _Scan:
         self.of_the_step.append(raw)
 
     def result(self, path: Path) -> RunState:
-        """The state here, as if every record had been folded."""
+        """The state at this position, equal to folding every record up to here."""
         state = self.state
         for raw in self.of_the_step:
             state = fold(state, decoded(raw, str(path)))
-        beat = decoded(self.generation, str(path)).event if self.generation else None
-        assert beat is None or isinstance(beat, ev.TokensGenerated)
+        generation = decoded(self.generation, str(path)).event if self.generation else None
+        assert generation is None or isinstance(generation, ev.TokensGenerated)
         return replace(
             state,
             seq=self.last[0],
             updated_at=self.last[1],
             started_at=self.first_time,
-            generation=beat,
+            generation=generation,
             pause=self.pause,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """A scan that can be taken up again, without what the file has anyway."""
+    """A scan that can be continued, with file offsets in place of log records and memory samples."""
 
     scan: _Scan
-    """Without its log and its samples."""
+    """The scan without log records and memory samples."""
     logged: array[int]
     sampled: array[int]
 
@@ -158,23 +158,23 @@ class _Snapshot:
         return cls(lean, array("q", scan.logged), array("q", scan.sampled))
 
     def taken_up(self, path: Path) -> _Scan:
-        """The scan as it was.
+        """The restored scan, with log records and memory samples read back from the file.
 
         Raises:
-            OSError: the file cannot be read any more.
-            EventError: it is not the file that it was.
+            OSError: the file can no longer be read.
+            EventError: the file has changed.
         """
         with open(path, "rb") as file:
 
-            def at(offsets: Iterable[int]) -> Iterable[ev.Record]:
+            def records_at(offsets: Iterable[int]) -> Iterable[ev.Record]:
                 for offset in offsets:
                     file.seek(offset)
                     yield decoded(file.readline(), f"{path}: byte {offset}")
 
-            recent = tuple(at(self.logged))
+            recent = tuple(records_at(self.logged))
             samples = tuple(
                 record.event
-                for record in at(self.sampled)
+                for record in records_at(self.sampled)
                 if isinstance(record.event, ev.MemorySampled)
             )
         return replace(
@@ -188,69 +188,71 @@ class _Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A run read back from its ``events.jsonl``."""
+    """A recorded run, read from its ``events.jsonl``."""
 
     path: Path
     end: RunState
-    """The state after the last whole record; equal to folding every record."""
+    """The state after the last complete record; equal to folding every record."""
     offset: int
-    """Byte after the last whole record; a `Follower` goes on from here."""
+    """Offset after the last complete record; a `Follower` can continue here."""
     _finished: array[float]
-    """The steps in the order in which they were finished; a step can be finished twice."""
+    """The steps in the order in which they finished; a resumed run can finish a step twice."""
     _ends: array[int]
-    """For each of them the byte after its StepFinished."""
+    """For each of these steps, the offset after its StepFinished."""
     _snapshots: tuple[_Snapshot, ...]
 
     @classmethod
     def open(cls, path: Path, given_up: Callable[[], bool] = lambda: False) -> Replay:
-        """Read a run back.
+        """Read a run from disk.
 
         Args:
-            path: its events.
-            given_up: asked now and then whether the run is not wanted any more.
+            path: the event file.
+            given_up: polled regularly; returns true to cancel.
 
         Raises:
             OSError: the file cannot be read.
-            EventError: a line that had to be read is no event; the message names file and line.
-            GivenUp: it is not wanted any more.
+            EventError: a line that had to be parsed is not an event; the message names file and line.
+            GivenUp: `given_up` returned true.
         """
         scan, finished, ends = _Scan(), array("d"), array("q")
         snapshots = [_Snapshot.of(scan)]
-        due = SNAPSHOT_EVERY
+        next_snapshot = SNAPSHOT_EVERY
         with open(path, "rb") as file:
             for raw in file:
                 if not raw.endswith(b"\n"):
-                    break  # torn: not there yet
+                    break  # an incomplete line, still being written
                 step = scan.take(raw, path)
                 if step is not None:
                     finished.append(min(step.step, 2**53))
                     ends.append(scan.offset)
-                elif len(ends) >= due and len(scan.of_the_step) <= 1:
-                    # As a step begins, when there is nothing else to keep.
+                elif len(ends) >= next_snapshot and len(scan.of_the_step) <= 1:
+                    # At the start of a step, when there are no lines of the step to store.
                     snapshots.append(_Snapshot.of(scan))
-                    due = len(ends) + SNAPSHOT_EVERY
+                    next_snapshot = len(ends) + SNAPSHOT_EVERY
                 if scan.number % LOOK_UP_EVERY == 0 and given_up():
                     raise GivenUp
         return cls(path, scan.result(path), scan.offset, finished, ends, tuple(snapshots))
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The finished steps at the time of opening, in order."""
+        """The steps that were finished when the run was opened, in order."""
         return tuple(int(step or 0) for step in self.end.steps.figures("step"))
 
     def at(self, step: int) -> RunState:
-        """The state right after a step had finished.
+        """The state right after a step finished.
 
         Raises:
-            KeyError: the run had not finished that step when it was opened.
-            OSError: the file cannot be read any more.
-            EventError: a line is no event.
+            KeyError: the step was not finished when the run was opened.
+            OSError: the file can no longer be read.
+            EventError: a line is not an event.
         """
-        # The last time that it was finished is what counts.
-        at = next((n for n in reversed(range(len(self._ends))) if self._finished[n] == step), None)
-        if at is None:
+        # A step that finished twice counts with its last occurrence.
+        position = next(
+            (n for n in reversed(range(len(self._ends))) if self._finished[n] == step), None
+        )
+        if position is None:
             raise KeyError(step)
-        end = self._ends[at]
+        end = self._ends[position]
         offsets = [snapshot.scan.offset for snapshot in self._snapshots]
         scan = self._snapshots[bisect.bisect_right(offsets, end) - 1].taken_up(self.path)
         with open(self.path, "rb") as file:

@@ -1,7 +1,7 @@
-"""The event log: gives every event its number, keeps it on disk, and hands it on.
+"""Event log of a run: numbers every event, writes it to disk and forwards it to subscribers.
 
-`EventLog.emit` may be called from any thread. A record is on disk (flushed to the operating system)
-before anyone is shown it; the file is fsynced when a step, a checkpoint or the run ends.
+`EventLog.emit` may be called from any thread. A record is written to the file before subscribers receive it;
+the file is fsynced after important events, such as the end of a step, a checkpoint or the end of the run.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ DURABLE = (
 )
 LOOK_AGAIN_S = 0.5
 PUT_BACK = (
-    "the run's directory was moved or removed: it was made anew with every event and completion so far; "
-    "checkpoints begin with the next one"
+    "the run directory was moved or removed; it was recreated with all events and completions so far, but "
+    "without the earlier checkpoints"
 )
 
 
 class Subscriber(Protocol):
-    """Whoever is handed every record; a queue is one. It is called where events are emitted: never waits."""
+    """A receiver of records, such as a queue; `put` runs on the emitting thread and must not block."""
 
     def put(self, record: ev.Record, /) -> object:
-        """Take one record."""
+        """Receive one record."""
 
 
 class EventLog:
-    """Writes ``events.jsonl`` and ``completions.jsonl`` and feeds every subscriber's queue.
+    """Writes ``events.jsonl`` and ``completions.jsonl`` and forwards every record to the subscribers.
 
     Args:
-        directory: where the run is kept; its files are made if they are not there.
-        first_seq: number of the first record.
-        redact: applied to every line before it is written, so that no secret reaches the disk.
-        gives_up: asked while the disk refuses to be written to; true ends the wait.
-        put_back: called after the directory had to be made anew, to write what else belongs into it.
+        directory: the run directory; missing files are created.
+        first_seq: sequence number of the first record.
+        redact: removes secrets from every line before it is written.
+        gives_up: polled while the disk rejects writes; true ends the wait with an error.
+        put_back: called after the directory was recreated, to restore its other files.
     """
 
     def __init__(
@@ -79,19 +79,19 @@ class EventLog:
         self._texts_step = -1
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Hand it every record emitted from now on, in order."""
+        """Forward every record emitted from now on to `subscriber`, in order."""
         with self._lock:
             self._subscribers.append(subscriber)
 
     def emit(self, event: ev.Event) -> ev.Record:
-        """Number, write and hand on one event; returns its record. Waits while the disk refuses it.
+        """Number, write and forward one event; returns its record. Waits while the disk rejects writes.
 
         Raises:
-            OSError: the disk refused it; nothing was handed on.
+            OSError: the write failed; the event was not forwarded.
         """
         with self._lock:
             line = self._redact(ev.encode(ev.Record(self._seq, ev.now(), event)))
-            # What faces see is what the disk holds: the same redaction, the same rounding.
+            # Subscribers receive exactly what is on disk: redacted, and rounded like the JSON.
             record = ev.decode(line)
             self._write(self._events, line, durable=isinstance(event, DURABLE))
             self._keep_completion(record.event)
@@ -104,10 +104,10 @@ class EventLog:
         return record
 
     def _make_anew(self) -> None:
-        """The directory is gone: make it again, and say so.
+        """Recreate the missing run directory and log a warning.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: the directory cannot be created.
         """
         with self._lock:
             if not self._events.is_gone():
@@ -140,42 +140,42 @@ class EventLog:
         self.close()
 
     def _keep_completion(self, event: ev.Event) -> None:
-        """Join a completion's text and its verdict into one line of ``completions.jsonl``."""
+        """Write a completion and its verdict as one line of ``completions.jsonl``."""
         if isinstance(event, ev.CompletionFinished):
             if event.step != self._texts_step:
                 self._texts, self._texts_step = {}, event.step
             self._texts[event.group, event.index] = event
         elif isinstance(event, ev.CompletionScored):
-            text = self._texts.pop((event.group, event.index), None)
-            if text is not None:
-                row = asdict(text) | asdict(event)
+            completion = self._texts.pop((event.group, event.index), None)
+            if completion is not None:
+                row = asdict(completion) | asdict(event)
                 self._write(self._completions, as_json(row), durable=False)
 
     def _write(self, file: Appender, line: str, *, durable: bool) -> None:
-        """Add a line, and wait where the disk refuses it: everyone who emits stands still meanwhile.
+        """Append a line; while the disk rejects it, wait and block all threads that emit events.
 
-        The pause is shown and not written, for that is what the disk refuses.
+        The pause is forwarded to subscribers but not written, because the disk rejects writes.
         """
-        refused: Refusal | None = None
+        reported: Refusal | None = None
         while True:
             try:
                 file.write(line, durable=durable)
                 break
             except OSError as error:
-                now = refusal(error, self._directory.path)
-                if now is None or self._gives_up():
+                problem = refusal(error, self._directory.path)
+                if problem is None or self._gives_up():
                     raise
-            if now != refused:
-                refused = now
-                paused = ev.RunPaused(self._step, now.reason, now.hint, by="disk")
+            if problem != reported:
+                reported = problem
+                paused = ev.RunPaused(self._step, problem.reason, problem.hint, by="disk")
                 self._hand_on(ev.Record(self._seq, ev.now(), paused))
             threading.Event().wait(LOOK_AGAIN_S)
-        if refused:
+        if reported:
             self._hand_on(ev.Record(self._seq, ev.now(), ev.RunResumed(self._step)))
 
 
 def _drop_torn_tail(path: Path) -> None:
-    """Cut off the last line if the process that wrote it died in the middle of it."""
+    """Remove an incomplete last line, left by a process that died while writing it."""
     try:
         file = open(path, "r+b")  # noqa: SIM115
     except FileNotFoundError:

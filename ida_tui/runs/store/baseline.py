@@ -1,7 +1,7 @@
-"""What a model answered before it was trained, kept until it has been: ``evaluations/before.jsonl``.
+"""Answers of the untrained model, stored until the final evaluation: ``evaluations/before.jsonl``.
 
-Where every weight is trained the untrained model is not there any more at the end, and a run may be gone on
-with by another process in between.
+If all weights are trained, the untrained model no longer exists at the end of the run. The answers are on
+disk because another process may resume the run in between.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FILE = "before.jsonl"
 
 
 class Kept(NamedTuple):
-    """One answer."""
+    """One answer of the untrained model."""
 
     prompt_id: str
     sample: int
@@ -27,22 +27,22 @@ class Kept(NamedTuple):
 
 
 def keep(directory: RunDirectory, settings: Mapping[str, Any], answers: Sequence[Kept]) -> None:
-    """Write the answers, with what they were sampled by.
+    """Write the answers together with their sampling settings.
 
     Raises:
-        OSError: the disk refused it.
+        OSError: the write failed.
     """
-    place = _place(directory)
-    place.parent.mkdir(exist_ok=True)
-    beside = place.with_name(f".{FILE}")
-    with open(beside, "w", encoding="utf-8") as file:
+    path = _place(directory)
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{FILE}")
+    with open(temporary, "w", encoding="utf-8") as file:
         for row in (settings, *(answer._asdict() for answer in answers)):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    beside.replace(place)
+    temporary.replace(path)
 
 
 def kept(directory: RunDirectory, settings: Mapping[str, Any]) -> list[Kept] | None:
-    """The answers that were kept; None where there are none that were sampled by these settings."""
+    """The stored answers; None if there are none with these sampling settings."""
     try:
         lines = _place(directory).read_text(encoding="utf-8").split("\n")
         if json.loads(lines[0]) != settings:

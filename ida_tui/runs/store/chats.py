@@ -1,4 +1,4 @@
-"""What was asked in a chat, kept with its run: a prompts profile, for ``prompts=FILE`` of the next run."""
+"""Chat messages saved as a prompts profile in the run directory, for ``prompts=FILE`` of a later run."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ FOLDER = "chats"
 
 
 def save(directory: RunDirectory, asked: Sequence[tuple[str, Kind]], moment: datetime) -> Path:
-    """Write the messages, each text once, as prompts to train on; returns the file.
+    """Write the messages as training prompts, without duplicates; returns the file.
 
-    The run's held-out prompts are in it too, so that the next run is evaluated on what this one was.
+    The file also contains the held-out prompts of the run, so that the next run has the same evaluation.
 
     Args:
-        directory: the run that was talked to.
-        asked: what the person said, and whether it should be served.
-        moment: now, which names the file.
+        directory: the run whose model answered.
+        asked: the user's messages and their kinds.
+        moment: the current time, which names the file.
 
     Raises:
-        OSError: the disk refused it.
+        OSError: the write failed.
     """
-    kinds = dict(asked)  # of a message that was said twice, what was last said of it
+    kinds = dict(asked)  # the last kind of a repeated message counts
     prompts = [
         {"id": f"chat-{number}", "kind": kind, "split": "train", "text": text}
         for number, (text, kind) in enumerate(kinds.items(), start=1)
     ]
     prompts += [
-        {"id": one.id, "kind": one.kind, "split": one.split, "text": one.text}
-        for one in _held_out(directory)
-        if one.text not in kinds
+        {"id": prompt.id, "kind": prompt.kind, "split": prompt.split, "text": prompt.text}
+        for prompt in _held_out(directory)
+        if prompt.text not in kinds
     ]
     body = {
-        "description": f"Asked in a chat with {directory.run_id}",
+        "description": f"Messages of a chat with {directory.run_id}",
         "version": 1,
         "prompts": prompts,
     }
@@ -54,11 +54,11 @@ def save(directory: RunDirectory, asked: Sequence[tuple[str, Kind]], moment: dat
         with contextlib.suppress(FileExistsError), open(file, "x", encoding="utf-8") as out:
             out.write(text)
             return file
-    raise FileExistsError(f"a thousand chats named {stamp}")
+    raise FileExistsError(f"too many chats named {stamp}")
 
 
 def _held_out(directory: RunDirectory) -> list[Prompt]:
     try:
         return resolve(str(directory.config), [], verify=False).config.prompts.held_out()
     except UsageError:
-        return []  # its profile cannot be read any more
+        return []  # the profile of the run is no longer valid

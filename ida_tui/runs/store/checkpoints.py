@@ -1,9 +1,9 @@
-"""Checkpoints that are whole or not there: written beside, sealed, and moved into place in one step.
+"""Checkpoints of a run: atomic saving, verification and rotation.
 
-A trainer's checkpoint is a folder of files, and a process can die between any two of them. Here it is written
-to a folder of another name; then every file is listed with its size and digest in ``checkpoint.json`` (the
-seal), everything is synced to the disk, and one rename makes it a checkpoint. ``latest`` moves last. Whatever
-has no seal, or does not agree with it, is not resumed from, and is named.
+A checkpoint is a directory of files, and the process can die between any two of them. Therefore a checkpoint
+is written under a temporary name, ``checkpoint.json`` (the seal) records the size and SHA-256 of every file,
+everything is synced to disk, and one rename makes it valid. The ``latest`` link moves last. A directory
+without a matching seal is reported as broken and never used to resume.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ida_tui.runs.store.json_files import read_json
 SEAL = "checkpoint.json"
 VERSION = 1
 NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
-"""Without one of them transformers would go on from the weights alone, and say nothing."""
+"""Without one of these files transformers would silently resume from the weights alone."""
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 _NAME = re.compile(r"checkpoint-(\d+)")
 _CHUNK = 1 << 20
@@ -32,19 +32,19 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One sealed checkpoint."""
+    """A valid checkpoint."""
 
     path: Path
     step: int
     r_ida: float | None
-    """Mean R_IDA of its step; null where nothing was scored."""
+    """Mean R_IDA of its step; None if nothing was scored."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What it was made by: run, model, method, judge's cost."""
+    """Contents of the seal, such as run, model, method and judge cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A folder that looks like a checkpoint and is none."""
+    """A directory named like a checkpoint that cannot be used, and why."""
 
     path: Path
     step: int
@@ -60,120 +60,120 @@ def save(
     facts: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Make a checkpoint; returns where it is. One of the same step that is whole already stays.
+    """Save a checkpoint; returns its path. A valid checkpoint of the same step is not replaced.
 
     Args:
-        folder: where the checkpoints of the run are.
+        folder: the checkpoint directory of the run.
         step: the last finished step.
-        write: writes the files into the folder that it is given.
+        write: writes the checkpoint files into the given directory.
         r_ida: mean R_IDA of the step.
-        facts: kept in the seal, and compared when it is resumed from.
-        keep: newest checkpoints that stay, beside the best one by R_IDA.
+        facts: metadata for the seal; compared on resume.
+        keep: number of newest checkpoints to keep, in addition to the best one by R_IDA.
 
     Raises:
-        OSError: the disk refused something; older checkpoints are as they were.
+        OSError: the write failed; older checkpoints are unchanged.
     """
-    place = folder / f"checkpoint-{step}"
-    if isinstance(look(place), Checkpoint):
-        return place
+    path = folder / f"checkpoint-{step}"
+    if isinstance(look(path), Checkpoint):
+        return path
     folder.mkdir(parents=True, exist_ok=True)
     clear_unfinished(folder)
-    beside = folder / f".saving-{step}-{os.getpid()}"
+    temporary = folder / f".saving-{step}-{os.getpid()}"
     try:
-        beside.mkdir()
-        write(beside)
-        if lacking := _lacking({file.name for file in beside.iterdir()}):
-            raise OSError(f"the checkpoint of step {step} lacks {lacking}")
+        temporary.mkdir()
+        write(temporary)
+        if missing := _lacking({file.name for file in temporary.iterdir()}):
+            raise OSError(f"{missing} is missing in the checkpoint of step {step}")
         seal = {
             "version": VERSION,
             "step": step,
             "r_ida": r_ida,
             **facts,
-            "files": _digests(beside),
+            "files": _digests(temporary),
         }
-        (beside / SEAL).write_text(json.dumps(seal, indent=1) + "\n", encoding="utf-8")
-        _sync(beside)
-        _remove(place)
-        beside.replace(place)
+        (temporary / SEAL).write_text(json.dumps(seal, indent=1) + "\n", encoding="utf-8")
+        _sync(temporary)
+        _remove(path)
+        temporary.replace(path)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(folder)
-    _point_latest(folder, place.name)
+    _point_latest(folder, path.name)
     _rotate(folder, keep, facts.get("run_id"))
-    return place
+    return path
 
 
 def find(folder: Path) -> tuple[list[Checkpoint], list[Broken]]:
-    """The checkpoints of a run, newest first, and what only looks like one."""
-    whole: list[Checkpoint] = []
+    """The valid and the broken checkpoints of a run, each newest first."""
+    valid: list[Checkpoint] = []
     broken: list[Broken] = []
     for path in _named(folder):
-        found = look(path)
-        if isinstance(found, Checkpoint):
-            whole.append(found)
-        elif found is not None:
-            broken.append(found)
+        checkpoint = look(path)
+        if isinstance(checkpoint, Checkpoint):
+            valid.append(checkpoint)
+        elif checkpoint is not None:
+            broken.append(checkpoint)
     return (
-        sorted(whole, key=lambda c: -c.step),
-        sorted(broken, key=lambda b: -b.step),
+        sorted(valid, key=lambda checkpoint: -checkpoint.step),
+        sorted(broken, key=lambda checkpoint: -checkpoint.step),
     )
 
 
 def look(path: Path, *, thorough: bool = False) -> Checkpoint | Broken | None:
-    """What a folder holds; None where it is not named like a checkpoint or is not there.
+    """Verify a checkpoint; None if the directory is missing or is not named like a checkpoint.
 
     Args:
-        path: the folder.
-        thorough: compare every file's digest too, not its size alone; reads all of it.
+        path: the checkpoint directory.
+        thorough: also compare the SHA-256 of every file, which reads all files.
     """
     match = _NAME.fullmatch(path.name)
     if match is None or not path.is_dir():
         return None
     step = int(match[1])
     if path.is_symlink():
-        return Broken(path, step, "it is a link to another place")
+        return Broken(path, step, "it is a link to another directory")
     try:
         seal: Any = read_json(path / SEAL)
         files: dict[str, dict[str, Any]] = dict(seal["files"])
         version, sealed_step, r_ida = seal["version"], seal["step"], seal.get("r_ida")
     except FileNotFoundError:
-        return Broken(path, step, "it was never finished")
+        return Broken(path, step, "it is incomplete")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Broken(path, step, f"its {SEAL} cannot be read")
     if r_ida is not None and not (isinstance(r_ida, int | float) and 0 <= r_ida <= 1):
         return Broken(path, step, f"its {SEAL} cannot be read")
     if version != VERSION:
-        return Broken(path, step, f"it is of version {version}, which is not known here")
+        return Broken(path, step, f"it has the unknown format version {version}")
     if sealed_step != step:
-        return Broken(path, step, f"it was made for step {sealed_step}")
-    if lacking := _lacking(files):
-        return Broken(path, step, f"it lacks {lacking}")
-    if stranger := _stranger(path, files):
-        return Broken(path, step, stranger)
-    for name, wanted in files.items():
-        problem = _differs(path / name, wanted, thorough)
+        return Broken(path, step, f"its {SEAL} is for step {sealed_step}")
+    if missing := _lacking(files):
+        return Broken(path, step, f"{missing} is missing")
+    if problem := _stranger(path, files):
+        return Broken(path, step, problem)
+    for name, expected in files.items():
+        problem = _differs(path / name, expected, thorough)
         if problem:
             return Broken(path, step, f"{name} {problem}")
     return Checkpoint(path, step, r_ida, seal)
 
 
 def _stranger(folder: Path, files: Collection[str]) -> str:
-    """What is in a checkpoint and is not its own: a link, or a file that its seal does not know.
+    """Describes the first foreign entry in a checkpoint: a link, or a file that is not in the seal.
 
-    A library may read, and run, whatever lies beside the files that are sealed.
+    Foreign entries are rejected because a library may read, or even execute, any file in the directory.
     """
-    for place, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         for name in (*folders, *names):
-            file = Path(place) / name
-            known = name in folders or str(file.relative_to(folder)) in (*files, SEAL)
-            if file.is_symlink() or not known:
-                return f"{name} in it is not its own"
+            file = Path(parent) / name
+            is_known = name in folders or str(file.relative_to(folder)) in (*files, SEAL)
+            if file.is_symlink() or not is_known:
+                return f"it contains a foreign file or link: {name}"
     return ""
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder; of a link only the link, never what it leads to."""
+    """Remove a directory, or only the link if it is a link."""
     with contextlib.suppress(OSError):
         if path.is_symlink():
             path.unlink()
@@ -181,25 +181,25 @@ def _remove(path: Path) -> None:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what a process that died in the middle of saving has left."""
+    """Remove the temporary directories of processes that died while saving."""
     with contextlib.suppress(OSError):
         for path in folder.glob(".saving-*"):
             _remove(path)
 
 
 def _lacking(names: Collection[str]) -> str:
-    """A file that a checkpoint needs and that is not among the names; empty where nothing is missing."""
+    """The first required file that is not among the names; empty if none is missing."""
     if not any(name in names for name in WEIGHTS):
-        return "its weights"
+        return "the file with the weights"
     return next((name for name in NEEDED if name not in names), "")
 
 
-def _differs(file: Path, wanted: Mapping[str, Any], thorough: bool) -> str:
+def _differs(file: Path, expected: Mapping[str, Any], thorough: bool) -> str:
     try:
-        if file.stat().st_size != wanted["bytes"]:
-            return "is not as long as it was"
-        if thorough and _digest(file) != wanted["sha256"]:
-            return "is not what was written"
+        if file.stat().st_size != expected["bytes"]:
+            return "has the wrong size"
+        if thorough and _digest(file) != expected["sha256"]:
+            return "has the wrong SHA-256"
     except FileNotFoundError:
         return "is missing"
     except (OSError, KeyError, TypeError, ValueError):
@@ -216,16 +216,16 @@ def _digests(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _digest(file: Path) -> str:
-    """SHA-256 of a file, read in pieces: a model is not held in memory a second time."""
+    """SHA-256 of a file, read in chunks to avoid a second copy of the model in memory."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
-        while piece := stream.read(_CHUNK):
-            digest.update(piece)
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
 def _sync(folder: Path) -> None:
-    """Everything below a folder is on the disk when this returns."""
+    """Sync all files and directories below a directory to disk."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as stream:
@@ -236,34 +236,34 @@ def _sync(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Some file systems cannot sync a folder; the rename is still one step.
+    # Some file systems cannot sync a directory; the rename is still atomic.
     with contextlib.suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(number)
+            os.fsync(descriptor)
         finally:
-            os.close(number)
+            os.close(descriptor)
 
 
 def _point_latest(folder: Path, name: str) -> None:
     with contextlib.suppress(OSError):
-        beside = folder / f".latest-{os.getpid()}"
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(name)
-        beside.replace(folder / "latest")
+        temporary = folder / f".latest-{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(name)
+        temporary.replace(folder / "latest")
 
 
 def _rotate(folder: Path, keep: int, run_id: object = None) -> None:
-    """The newest stay, and the best by R_IDA; what is no checkpoint, or another run's, is left alone."""
-    whole = [one for one in find(folder)[0] if one.facts.get("run_id") == run_id]
-    best = max(whole, key=lambda c: (-1.0 if c.r_ida is None else c.r_ida, c.step), default=None)
-    for old in whole[keep:]:
+    """Remove old checkpoints of this run, except the newest `keep` and the best one by R_IDA."""
+    own = [checkpoint for checkpoint in find(folder)[0] if checkpoint.facts.get("run_id") == run_id]
+    best = max(own, key=lambda c: (-1.0 if c.r_ida is None else c.r_ida, c.step), default=None)
+    for old in own[keep:]:
         if best is None or old.path != best.path:
-            # Under another name first, so that it is never half a checkpoint.
-            gone = folder / f".saving-old-{old.step}"
+            # Renamed first, so that an interruption never leaves a partial checkpoint.
+            discarded = folder / f".saving-old-{old.step}"
             with contextlib.suppress(OSError):
-                old.path.replace(gone)
-            _remove(gone)
+                old.path.replace(discarded)
+            _remove(discarded)
 
 
 def _named(folder: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Read the completions of any step back from ``completions.jsonl``, one step at a time."""
+"""Random access to the completions of a run, read from ``completions.jsonl`` one step at a time."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _STEP = re.compile(rb'\{"step": (\d{1,18}),')
 
 
 class CompletionStore:
-    """An index over a growing ``completions.jsonl``: only byte positions are held in memory.
+    """An index of a growing ``completions.jsonl``; only byte offsets are held in memory.
 
     Args:
-        path: the file; it may not be there yet.
+        path: the file; it may not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +31,7 @@ class CompletionStore:
         self._last = -1
 
     def refresh(self) -> None:
-        """Take in what was appended since the last time; a torn last line waits for the next call."""
+        """Index the lines appended since the last call; an incomplete last line is left for the next call."""
         try:
             file = open(self._path, "rb")  # noqa: SIM115
         except OSError:
@@ -42,11 +42,11 @@ class CompletionStore:
                 if not raw.endswith(b"\n"):
                     return
                 start, self._offset = self._offset, self._offset + len(raw)
-                found = _STEP.match(raw)
-                if found is None:
+                match = _STEP.match(raw)
+                if match is None:
                     continue
-                step = int(found[1])
-                # A resumed run may write a step a second time: what it wrote last counts.
+                step = int(match[1])
+                # A resumed run may write a step again; the last occurrence counts.
                 if step == self._last:
                     start = self._blocks[step][0]
                 self._blocks[step] = (start, self._offset)
@@ -58,19 +58,19 @@ class CompletionStore:
         return tuple(sorted(self._blocks))
 
     def load(self, step: int) -> tuple[Completion, ...]:
-        """The completions of one step with their verdicts, in the order they were written.
+        """The completions of one step with their verdicts, in the order in which they were written.
 
-        In the place of a line that is no completion stands one that says so.
+        An unreadable line is replaced by a placeholder completion whose text explains the problem.
         """
         return tuple(_completion(raw, step, n) for n, raw in enumerate(self._lines(step)))
 
     def search(self, words: Sequence[str], start: int, direction: int) -> int | None:
-        """The nearest step with a completion that has all the words.
+        """The nearest step with a completion that contains all the words.
 
         Args:
-            words: looked for in prompt, text and reason, whatever their case.
-            start: the step to start beside.
-            direction: 1 looks at later steps, -1 at earlier ones.
+            words: words to find in prompt, text and reason; case is ignored.
+            start: the step before the first one to search.
+            direction: 1 searches later steps, -1 earlier steps.
         """
         steps = [step for step in self.steps if (step - start) * direction > 0]
         for step in sorted(steps, reverse=direction < 0):
@@ -92,55 +92,55 @@ class CompletionStore:
 
 
 def stored(directory: RunDirectory) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-    """The judged completions of a run, step by step, in the order of group and index.
+    """The judged completions of a run by step, sorted by group and index.
 
     Raises:
-        UsageError: they cannot be read.
+        UsageError: the completions cannot be read.
     """
     store = CompletionStore(directory.completions)
     store.refresh()
     for step in store.steps:
         try:
-            found = store.load(step)
+            completions = store.load(step)
         except (ValueError, KeyError, TypeError):
             raise UsageError(
                 f"{shown_path(directory.completions)} cannot be read: "
-                f"a line of step {step} is no completion"
+                f"a line of step {step} is not a completion"
             ) from None
-        latest = {(c.finished.group, c.finished.index): c for c in found}
-        yield step, tuple(latest[place] for place in sorted(latest))
+        latest = {(c.finished.group, c.finished.index): c for c in completions}
+        yield step, tuple(latest[key] for key in sorted(latest))
 
 
 def drop_after(path: Path, step: int) -> None:
-    """Leave the completions of steps up to this one; the file is replaced in one step, or left as it is.
+    """Remove the completions of all later steps; the file is replaced atomically or left unchanged.
 
-    Nothing is lost by it: ``events.jsonl`` has them all.
+    No data is lost: ``events.jsonl`` contains all completions.
 
     Raises:
-        OSError: the disk refused it.
+        OSError: the write failed.
     """
-    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with open(path, "rb") as old, open(beside, "wb") as new:
+        with open(path, "rb") as old, open(temporary, "wb") as new:
             dropped = False
             for raw in old:
-                found = _STEP.match(raw)
-                keeps = raw.endswith(b"\n") and found is not None and int(found[1]) <= step
-                dropped = dropped or not keeps
-                if keeps:
+                match = _STEP.match(raw)
+                keep = raw.endswith(b"\n") and match is not None and int(match[1]) <= step
+                dropped = dropped or not keep
+                if keep:
                     new.write(raw)
             new.flush()
             os.fsync(new.fileno())
         if dropped:
-            beside.replace(path)
+            temporary.replace(path)
     except FileNotFoundError:
         return
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def matches(completion: Completion, words: Sequence[str]) -> bool:
-    """Whether prompt, text and reason together have all the words, whatever their case."""
+    """Whether prompt, text and reason together contain all the words; case is ignored."""
     finished, scored = completion.finished, completion.scored
     text = f"{finished.prompt}\n{finished.text}\n{scored.reason if scored else ''}".casefold()
     return all(word.casefold() in text for word in words)
@@ -154,8 +154,8 @@ def _completion(raw: bytes, step: int, number: int) -> Completion:
         finished = ev.made("CompletionFinished", row)
         scored = ev.made("CompletionScored", row)
     except (ValueError, RecursionError) as error:
-        said = f"(line {number + 1} of this step cannot be read: {error})"
-        return Completion(ev.CompletionFinished(step, -1, number, "", "", said, 0, True))
+        text = f"(line {number + 1} of this step cannot be read: {error})"
+        return Completion(ev.CompletionFinished(step, -1, number, "", "", text, 0, True))
     assert isinstance(finished, ev.CompletionFinished)
     assert isinstance(scored, ev.CompletionScored)
     return Completion(finished, scored)

@@ -1,6 +1,6 @@
-"""Evaluations of a run, as they are kept: ``evaluations/<date-time>/`` in its directory.
+"""Stored evaluations of a run, ``evaluations/<date-time>/`` in its run directory.
 
-``evaluation.json`` has the figures, ``answers.jsonl`` every answer of both models with its scores.
+``evaluation.json`` contains the figures, ``answers.jsonl`` every answer of both models with its scores.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ Model = Literal["base", "tuned"]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure of both models; means over prompts of the means over their samples."""
+    """One figure of both models; a mean over prompts of the mean over a prompt's samples."""
 
     name: str
-    """Such as ``harmless answered``; unique within an evaluation."""
+    """A name such as ``harmless answered``; unique within an evaluation."""
     unit: Unit
     """A share of answers, points of an axis (0 to 10), R_IDA (0 to 1), or tokens."""
     base: float
     tuned: float
     low: float
-    """Lower end of the 95 % interval of the difference, tuned − base."""
+    """Lower end of the 95% interval of the difference, tuned − base."""
     high: float
     prompts: int
-    """Pairs that it was computed from."""
+    """Number of prompts with values from both models."""
     better: Literal["higher", "lower", "neither"] = "higher"
 
     @property
@@ -54,41 +54,41 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The untrained and the trained model on prompts that were never trained on."""
+    """Result of the untrained and the trained model on held-out prompts."""
 
     made_at: str
     """UTC, ISO 8601."""
     prompts: str
-    """Name of the set, or the file that it came from."""
+    """Name or file of the prompt set."""
     harmless: int
-    """Harmless prompts in it."""
+    """Number of harmless prompts."""
     unsafe: int
     samples: int
-    """Answers of each model to each prompt."""
+    """Number of answers per model and prompt."""
     seed: int
     judge: str
     classifier: str
     figures: tuple[Figure, ...]
     verdict: str
-    """What it means, in a plain sentence."""
+    """Summary in one to three sentences."""
     unscored: int
-    """Answers that the judge gave no verdict on, of both models."""
+    """Answers of both models with a failed verdict."""
     cost: float | None
-    """US dollars; null where it is not known."""
+    """US dollars; null if unknown."""
     seconds: float
     step: int = 0
-    """The last step that the trained model has learnt from."""
+    """The last step that the trained model was trained on."""
     notes: tuple[str, ...] = ()
-    """What a reader should know, such as how many prompts were left out."""
+    """Warnings, such as the number of skipped prompts."""
 
     def figure(self, name: str) -> Figure | None:
-        """The figure of that name; None where it was not computed."""
+        """The figure with that name; None if it was not computed."""
         return next((figure for figure in self.figures if figure.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer, with its verdict."""
+    """One answer of a model with its verdict."""
 
     model: Model
     prompt_id: str
@@ -112,25 +112,25 @@ def write(
     *,
     stamp: str | None = None,
 ) -> Path:
-    """Keep an evaluation; returns its folder. The figures are written last: without them it is unfinished.
+    """Write an evaluation; returns its directory. ``evaluation.json`` is written last and marks it complete.
 
     Args:
         directory: the run.
         evaluation: the figures.
-        answers: what they were computed from.
-        stamp: name of the folder; None takes the moment, and a number where it is taken.
+        answers: the answers from which the figures were computed.
+        stamp: name of the directory; None uses the current time, with a number if it already exists.
 
     Raises:
-        OSError: the disk refused it.
+        OSError: the write failed.
     """
     folder = _fresh(directory.path / FOLDER, stamp)
     with open(folder / ANSWERS, "w", encoding="utf-8") as file:
         for answer in answers:
             file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
     body = {"version": VERSION, **asdict(evaluation)}
-    beside = folder / f".{FIGURES}"
-    beside.write_text(json.dumps(body, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    beside.replace(folder / FIGURES)
+    temporary = folder / f".{FIGURES}"
+    temporary.write_text(json.dumps(body, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(folder / FIGURES)
     return folder
 
 
@@ -145,22 +145,23 @@ def _fresh(parent: Path, stamp: str | None) -> Path:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             return folder
-    raise FileExistsError(f"a thousand evaluations named {moment}")
+    raise FileExistsError(f"too many evaluations named {moment}")
 
 
 def found(directory: RunDirectory) -> list[Path]:
-    """The folders of a run's finished evaluations, newest first."""
+    """The directories of a run's complete evaluations, newest first."""
     folders = (directory.path / FOLDER).glob(f"*/{FIGURES}")
     return sorted((path.parent for path in folders), key=lambda path: path.name, reverse=True)
 
 
 def newest(directory: RunDirectory) -> Evaluation | None:
-    """The newest evaluation of a run that can be read; None where there is none."""
-    return next((one for path in found(directory) if (one := read(path)) is not None), None)
+    """The newest readable evaluation of a run; None if there is none."""
+    evaluations = (read(path) for path in found(directory))
+    return next((evaluation for evaluation in evaluations if evaluation is not None), None)
 
 
 def read(folder: Path) -> Evaluation | None:
-    """One evaluation; None where it cannot be read."""
+    """One evaluation; None if it cannot be read."""
     try:
         body: dict[str, Any] = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
         if body.pop("version") != VERSION:
@@ -173,7 +174,7 @@ def read(folder: Path) -> Evaluation | None:
 
 
 def answers(folder: Path) -> Iterator[Answer]:
-    """Every answer of an evaluation, in order; a line that is none ends it."""
+    """The answers of an evaluation, in order; stops at the first invalid line."""
     try:
         with open(folder / ANSWERS, encoding="utf-8") as file:
             for line in file:

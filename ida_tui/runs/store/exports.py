@@ -1,6 +1,6 @@
-"""Where a run's exports go: made in a folder beside, and moved into place when they are whole.
+"""Export directories of a run, written under a temporary name and moved into place when complete.
 
-An export is known by its ``export.json``; a folder without one is never replaced.
+An ``export.json`` file marks a directory as an export; a directory without it is never replaced.
 """
 
 from __future__ import annotations
@@ -25,80 +25,80 @@ VERSION = 1
 
 
 def place(directory: RunDirectory, name: str) -> Path:
-    """Where an export of a run goes unless somebody says otherwise: ``RUN/export/<name>``."""
+    """The default directory of an export: ``RUN/export/<name>``."""
     return directory.path / "export" / name
 
 
 def require_free(target: Path, *, overwrite: bool) -> None:
-    """See that an export may be put here.
+    """Check that an export may be written to a path.
 
     Raises:
-        UsageError: something is there, and it may not or must not be replaced.
+        UsageError: the path exists and may not be replaced.
     """
-    where = shown_path(target)
+    shown = shown_path(target)
     if not os.path.lexists(target):
         return
     if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
         return
     if not is_export(target):
         raise UsageError(
-            f"{where} is there, and is no export of ida-tui",
-            "name a folder that is not there yet: --output DIR",
+            f"{shown} already exists and is not an ida-tui export",
+            "choose a folder that does not exist yet: --output DIR",
         )
     if not overwrite:
         raise UsageError(
-            f"{where} is there already",
-            "--overwrite replaces it; --output DIR writes elsewhere",
+            f"{shown} already exists",
+            "replace it with --overwrite, or choose another folder with --output DIR",
         )
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder was written by `staged`."""
+    """Whether a directory is an export of ida-tui."""
     try:
-        found = read_json(folder / FACTS)
+        facts = read_json(folder / FACTS)
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and found.get("version") == VERSION and not folder.is_symlink()
+    return isinstance(facts, dict) and facts.get("version") == VERSION and not folder.is_symlink()
 
 
 @contextlib.contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """A folder beside the target, which takes its place when the block ends well; otherwise it is removed.
+    """Yield a temporary directory that replaces the target if the block succeeds, and is removed otherwise.
 
     Args:
-        target: where the export goes; what `require_free` allows to be replaced is replaced in the end.
+        target: the final directory; an existing directory is replaced at the end (see `require_free`).
 
     Raises:
-        UsageError: the folder cannot be made.
-        OSError: it cannot be moved into place.
+        UsageError: the temporary directory cannot be created.
+        OSError: the directory cannot be moved into place.
     """
-    beside = target.with_name(f".{target.name}-exporting-{os.getpid()}")
+    temporary = target.with_name(f".{target.name}-exporting-{os.getpid()}")
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
     except OSError as error:
         raise UsageError(
             f"cannot write to {shown_path(target.parent)}: {error.strerror or error}",
-            "name another folder: --output DIR",
+            "choose another folder: --output DIR",
         ) from None
     try:
-        yield beside
+        yield temporary
         if target.exists():
-            gone = target.with_name(f".{target.name}-replaced-{os.getpid()}")
-            target.replace(gone)
-            beside.replace(target)
-            shutil.rmtree(gone, ignore_errors=True)
+            replaced = target.with_name(f".{target.name}-replaced-{os.getpid()}")
+            target.replace(replaced)
+            temporary.replace(target)
+            shutil.rmtree(replaced, ignore_errors=True)
         else:
-            beside.replace(target)
+            temporary.replace(target)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Say in the folder itself what it is.
+    """Write ``export.json``, which marks the directory as an export and describes it.
 
     Raises:
-        OSError: the disk refused it.
+        OSError: the write failed.
     """
     body = {"version": VERSION, **facts}
     text = json.dumps(body, ensure_ascii=False, indent=1) + "\n"

@@ -1,4 +1,4 @@
-"""Read a small JSON file that anybody may have put there: a plain file, of a few kilobytes, or nothing."""
+"""Safe reading of small JSON files that may have been written by someone else."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import stat
 from pathlib import Path
 
 MOST = 1_000_000
-"""Bytes; a larger one was not written by this program."""
+"""Maximum size in bytes; a larger file was not written by this program."""
 
 
 def read_json(path: Path) -> object:
-    """What the file holds. A link is not followed, and a pipe or a device is not waited for.
+    """The parsed contents of a JSON file; does not follow links and does not block on pipes or devices.
 
     Raises:
-        OSError: it is not there, is no plain file, or cannot be read.
-        ValueError: it is too large, or no JSON.
+        OSError: the file is missing, is not a regular file, or cannot be read.
+        ValueError: the file is too large or is not JSON.
     """
-    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise OSError(f"{path} is no plain file")
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{path} is not a regular file")
         data = bytearray()
-        while len(data) <= MOST and (piece := os.read(number, MOST)):
-            data += piece
+        while len(data) <= MOST and (chunk := os.read(descriptor, MOST)):
+            data += chunk
     finally:
-        os.close(number)
+        os.close(descriptor)
     if len(data) > MOST:
         raise ValueError(f"{path} is too large")
     try:
-        found: object = json.loads(data.decode("utf-8"))
+        value: object = json.loads(data.decode("utf-8"))
     except RecursionError:
-        raise ValueError(f"{path} is nested too deep") from None
-    return found
+        raise ValueError(f"{path} is nested too deeply") from None
+    return value

@@ -1,4 +1,7 @@
-"""``manifest.json``: what a run was made with, gathered without importing any of it."""
+"""``manifest.json`` of a run: versions, machine, seed and command line.
+
+Package versions are read from metadata, without importing the packages.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def write(
         path: the file.
         config: the resolved profile.
         run_id: name of the run directory.
-        device: the device that was chosen, such as ``mps`` or ``cpu``.
+        device: the selected device, such as ``mps`` or ``cpu``.
         started_at: UTC, ISO 8601.
         argv: the command line as typed.
     """
@@ -48,7 +51,7 @@ def write(
 
 
 def note_resumed(path: Path, *, at: str, argv: Sequence[str]) -> None:
-    """Add to the manifest that the run was gone on with; a manifest that cannot be read is begun anew.
+    """Record in the manifest that the run was resumed; an unreadable manifest is replaced.
 
     Args:
         path: the file.
@@ -59,23 +62,23 @@ def note_resumed(path: Path, *, at: str, argv: Sequence[str]) -> None:
     resumed = {"at": at, "command": list(argv), "ida_tui": __version__, "git": _git_revision()}
     earlier = manifest.get("resumed")
     manifest["resumed"] = [*(earlier if isinstance(earlier, list) else []), resumed]
-    # In its place, not into it: it may be a link to another file.
-    beside = path.with_name(f".{path.name}-{os.getpid()}")
-    beside.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    # Replace the file instead of writing into it: it may be a link to another file.
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A manifest; empty where it cannot be read."""
+    """The manifest; empty if it cannot be read."""
     try:
-        found = read_json(path)
+        manifest = read_json(path)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def version_of(package: str) -> str | None:
-    """The installed version of a package; null where it is not installed."""
+    """The installed version of a package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -83,7 +86,7 @@ def version_of(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """The commit of the working directory, with ``-dirty`` where it has changes; null outside git."""
+    """The git commit of the working directory, with ``-dirty`` if it has changes; None outside git."""
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

@@ -1,7 +1,7 @@
-"""What a person said of a judge's scores: ``spot-checks.jsonl`` in the run's directory.
+"""Spot checks of the judge's scores by a person: ``spot-checks.jsonl`` in the run directory.
 
-One line a word, appended and never changed; the newest one on a completion counts. ``agree: null`` takes an
-earlier word back.
+Each line is one spot check; lines are only appended. The newest spot check of a completion counts, and
+``agree: null`` withdraws earlier ones.
 """
 
 from __future__ import annotations
@@ -18,57 +18,57 @@ from ida_tui.runs.log.append import Appender
 FILE = "spot-checks.jsonl"
 
 Place = tuple[int, int, int]
-"""Step, group and index: the name of a completion within its run."""
+"""Step, group and index, which identify a completion within its run."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpotCheck:
-    """One word on the scores of one completion."""
+    """A person's opinion on the scores of one completion."""
 
     step: int
     group: int
     index: int
     agree: bool | None
-    """Whether the scores are right; None takes an earlier word back."""
+    """Whether the person agrees with the scores; None withdraws an earlier spot check."""
     note: str = ""
     time: str = ""
     """UTC, ISO 8601."""
 
     @property
     def place(self) -> Place:
-        """The completion that it is about."""
+        """Step, group and index of the completion."""
         return self.step, self.group, self.index
 
 
 def add(directory: RunDirectory, check: SpotCheck) -> None:
-    """Append one word.
+    """Append one spot check.
 
     Raises:
-        OSError: the disk refused it; the file is as it was.
+        OSError: the write failed; the file is unchanged.
     """
     path = directory.path / FILE
     file = Appender(path)
     try:
-        # Whatever an earlier process left torn stays a line of its own, and is not read.
-        mend = "\n" if _torn(path) else ""
-        file.write(mend + json.dumps(asdict(check), ensure_ascii=False), durable=True)
+        # End an incomplete line of an earlier process, so that it is skipped as a separate line.
+        newline = "\n" if _torn(path) else ""
+        file.write(newline + json.dumps(asdict(check), ensure_ascii=False), durable=True)
     finally:
         file.close()
 
 
 def newest(directory: RunDirectory) -> dict[Place, SpotCheck]:
-    """The newest word on each completion, those that were taken back left out."""
-    found: dict[Place, SpotCheck] = {}
+    """The newest spot check of each completion, without withdrawn ones."""
+    checks: dict[Place, SpotCheck] = {}
     for check in _read(directory.path / FILE):
         if check.agree is None:
-            found.pop(check.place, None)
+            checks.pop(check.place, None)
         else:
-            found[check.place] = check
-    return found
+            checks[check.place] = check
+    return checks
 
 
 def agreement(directory: RunDirectory) -> tuple[int, int]:
-    """How many completions' scores a person agreed with, and how many were looked at."""
+    """The number of spot checks that agree with the judge, and the number of all spot checks."""
     checks = newest(directory).values()
     return sum(check.agree is True for check in checks), len(checks)
 
@@ -85,15 +85,15 @@ def _read(path: Path) -> Iterator[SpotCheck]:
 
 
 def _check(raw: bytes) -> SpotCheck | None:
-    """What a line says; None where it is torn, or no such line."""
+    """The spot check in a line; None if the line is incomplete or invalid."""
     try:
         check = SpotCheck(**json.loads(raw))
     except (ValueError, TypeError, RecursionError):
         return None
-    numbers = all(type(number) is int for number in check.place)
-    texts = isinstance(check.note, str) and isinstance(check.time, str)
-    word = check.agree is None or type(check.agree) is bool
-    return check if numbers and texts and word else None
+    valid_place = all(type(number) is int for number in check.place)
+    valid_texts = isinstance(check.note, str) and isinstance(check.time, str)
+    valid_agree = check.agree is None or type(check.agree) is bool
+    return check if valid_place and valid_texts and valid_agree else None
 
 
 def _torn(path: Path) -> bool:
