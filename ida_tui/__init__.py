@@ -1,8 +1,8 @@
-"""Reinforcement fine-tuning you can watch: a GRPO workbench for the terminal.
+"""ida-tui: a GRPO workbench for the terminal.
 
     from ida_tui import load_run, run
 
-`ida_tui.api` has both; they are imported when they are first used.
+Both functions live in `ida_tui.api` and are imported on first use.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _AT = {
 
 
 def __getattr__(name: str) -> object:
-    """What is offered, imported at its first use: `import ida_tui` loads nothing."""
+    """A public name, imported on first use, so that `import ida_tui` alone loads nothing."""
     if name in _AT:
         from importlib import import_module
 

@@ -1,17 +1,17 @@
-"""ida-tui from Python: train a profile, or read a run.
+"""Python interface of ida-tui: train a profile, or read a run.
 
     from ida_tui import load_run, run
 
     trained = run("quickstart", "training.max_steps=5", {"seed": 1})
     print(trained.status, trained.r_ida_last, trained.weights)
 
-    earlier = load_run("quickstart")              # its newest run; a folder or a run id works too
+    earlier = load_run("quickstart")              # the newest run; a run directory or a run id works too
     for step in earlier.steps:
         print(step.step, step.r_ida)
 
-`run` is what `ida-tui --run` is: the same profiles and overrides, the same checks, the same session
-(`follow`), the same run directory. It prints nothing. A run that cannot start raises an `IdaError`; one that
-has started always ends in a `Run`, whose `exit_code` is the command's.
+`run` does what `ida-tui --run` does: same profiles and overrides, same checks, same session (`follow`), same
+run directory. It prints nothing. A run that cannot start raises an `IdaError`. A run that has started always
+returns a `Run`, and its `exit_code` is the exit code of the command.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from ida_tui.runs.weights import trained
 from ida_tui.util.paths import shown_path
 
 OUTPUTS = Path("outputs")
-"""Where runs are looked for by name."""
+"""Folder in which runs are searched by name."""
 FIXED = ("model.path", "model.revision", "training.method", "lora", "training.num_generations")
-"""What a checkpoint was made with: another value does not fit it."""
+"""Keys that must not change when a run is resumed: its checkpoints depend on them."""
 
 Override = str | Mapping[str, object]
 """``"training.max_steps=5"`` as on the command line, or ``{"training.max_steps": 5}``."""
@@ -56,43 +56,43 @@ Override = str | Mapping[str, object]
 
 @dataclass(frozen=True)
 class Run:
-    """A run on the disk, as it was when it was read: live, finished, or broken off."""
+    """A run on disk, as it was when it was read: live, finished or interrupted."""
 
     directory: Path
-    """The run's folder; `docs/reading-a-run.md` says what lies in it."""
+    """The run directory; `docs/reading-a-run.md` describes its files."""
     state: RunState
-    """Everything that its events tell: what the app and the printed lines show."""
+    """The state after its last event: everything that the app and the printed lines show."""
     status: RunStatus
     """``done``, ``live``, ``died``, ``interrupted``, ``failed``, ``judge_unavailable``, …"""
 
     @property
     def name(self) -> str:
-        """Experiment and run id, as every command takes it."""
+        """Experiment and run id, in the form that every command accepts."""
         return f"{self.directory.parent.name}/{self.directory.name}"
 
     @property
     def exit_code(self) -> ExitCode | None:
-        """The exit status of the command that trained it; None while it has none."""
+        """The exit code of the command that trained it; None if it has not ended."""
         return ExitCode(self.state.ended.exit_code) if self.state.ended else None
 
     @property
     def message(self) -> str:
-        """How it ended, in a sentence; empty while it has not."""
+        """How it ended, in one sentence; empty if it has not ended."""
         return self.state.ended.message if self.state.ended else ""
 
     @property
     def steps(self) -> Sequence[ev.StepFinished]:
-        """The finished steps with their figures, in order."""
+        """The finished steps in order, with their metrics."""
         return tuple(self.state.steps)
 
     @property
     def r_ida_first(self) -> float | None:
-        """Mean reward of the first scored steps, 0 to 1; None where there are none."""
+        """Mean reward of the first scored steps, from 0 to 1; None if no step was scored."""
         return self.state.r_ida_first
 
     @property
     def r_ida_last(self) -> float | None:
-        """Mean reward of the last scored steps."""
+        """Mean reward of the last scored steps, from 0 to 1; None if no step was scored."""
         return self.state.r_ida_last
 
     @cached_property
@@ -106,7 +106,7 @@ class Run:
 
     @property
     def weights(self) -> Path | None:
-        """The trained adapter or model, or the newest whole checkpoint's; None where nothing is saved."""
+        """Path of the trained weights, else of the newest complete checkpoint; None if there is neither."""
         try:
             return trained(self._at, self.config).path
         except UsageError:
@@ -114,44 +114,42 @@ class Run:
 
     @property
     def evaluation(self) -> Evaluation | None:
-        """The newest judged evaluation of both models; None where there is none."""
+        """The newest judged evaluation of both models; None if there is none."""
         return evaluations.newest(self._at)
 
     def completions(self, step: int | None = None) -> Iterator[Completion]:
-        """The judged completions with their verdicts, read from the disk step by step.
+        """The judged completions with their verdicts, read from disk step by step.
 
         Args:
-            step: only those of this step.
+            step: return only the completions of this step.
 
         Raises:
-            UsageError: they cannot be read.
+            UsageError: the completions cannot be read.
         """
-        for at, found in completions.stored(self._at):
-            if step in (None, at):
-                yield from found
+        for completed_step, step_completions in completions.stored(self._at):
+            if step in (None, completed_step):
+                yield from step_completions
 
     def events(self) -> Iterator[ev.Record]:
         """Every record of the run, in order.
 
         Raises:
-            EventError: a line is no event.
+            EventError: a line is not an event.
             OSError: the file cannot be read.
         """
         return read_events(self._at.events)
 
     def raise_if_failed(self) -> Run:
-        """This run, where it is done or still goes on.
+        """Return this run if it is done or still running.
 
         Raises:
-            IdaError: it ended otherwise; with the exit code and the hint that it ended with.
+            IdaError: the run failed or died; has the run's own exit code and hint.
         """
         ended = self.state.ended
         if ended is not None and ended.exit_code:
             raise IdaError(ended.message, ended.hint, code=ExitCode(ended.exit_code))
         if self.status in ("died", "unreadable"):
-            raise IdaError(
-                f"the run {self.name} died", f"go on with it: ida-tui resume {self.name}"
-            )
+            raise IdaError(f"the run {self.name} died", f"resume with: ida-tui resume {self.name}")
         return self
 
     @property
@@ -166,56 +164,60 @@ def run(
     on_event: Callable[[ev.Record], object] | None = None,
     resume: bool = False,
 ) -> Run:
-    """Train a profile to its end; blocks until then.
+    """Train a profile; blocks until the run has ended.
 
     Args:
         profile: an experiment's name, or the path of a .yaml file. With `resume`, a run that stopped early:
-            its folder, its id, or an experiment (its newest run).
-        overrides: ``"key=value"`` or mappings; later ones win. In a mapping, ``model``, ``judge``, ``rubric``
-            and ``prompts`` name profiles, and everything else is a value.
-        key: the judge's API key; None looks for it where the command does (the environment, then ``.env``).
-        on_event: takes every record as it comes, on the calling thread. If it raises, the run is stopped
-            with a checkpoint first, and the exception goes on.
-        resume: go on with a run instead of starting one.
+            its run directory, its id, or an experiment (its newest run).
+        overrides: ``"key=value"`` strings or mappings; later ones win. In a mapping, ``model``, ``judge``,
+            ``rubric`` and ``prompts`` name profiles, and everything else is a value.
+        key: the judge's API key; None reads it from the environment or ``.env``, as the command does.
+        on_event: called with every record, on the calling thread. If it raises, the run first stops and saves
+            a checkpoint; then the exception propagates.
+        resume: resume a run instead of starting one.
 
     Returns:
-        The run, however it ended. A judge or a memory that ran out is in its `status` and `exit_code`.
+        The run, however it ended. Its `status` and `exit_code` say if the judge failed or memory ran out.
 
     Raises:
-        IdaError: the run could not start: a wrong profile, no key, a device that is not there.
-        KeyboardInterrupt: Ctrl-C; the run was stopped with a checkpoint first.
+        IdaError: the run could not start, such as for a wrong profile, a missing API key or a missing device.
+        KeyboardInterrupt: Ctrl-C; the run first stopped and saved a checkpoint.
     """
     changes = [text for override in overrides for text in _typed(override)]
-    found: Resumption | None = None
+    resume_point: Resumption | None = None
     if resume:
-        found = resumption.resumption(resumption.find(os.fspath(profile), OUTPUTS))
-        config = config_to_go_on(found.directory, changes)
+        resume_point = resumption.resumption(resumption.find(os.fspath(profile), OUTPUTS))
+        config = config_to_go_on(resume_point.directory, changes)
     else:
         config = resolve(os.fspath(profile), changes).config
     if key is None:
         key = load_key(config.judge, dotenv_dir=Path.cwd())
-    session = Session(config, key=key, argv=sys.argv, resume=found)
-    take = on_event or (lambda record: None)
+    session = Session(config, key=key, argv=sys.argv, resume=resume_point)
+    notify = on_event or (lambda record: None)
     try:
-        state = follow(session, found.state if found else RunState(), lambda _, it: take(it))
+        state = follow(
+            session,
+            resume_point.state if resume_point else RunState(),
+            lambda _, record: notify(record),
+        )
     except BaseException:
         _stop(session)
         raise
     if state.run is not None:
         return load_run(state.run.directory)
-    # It ended before its first event told where it lies: out of memory while loading, say.
+    # It ended before its first event named the run directory, such as out of memory while loading.
     raise IdaError(
-        state.ended.message if state.ended else "the run ended before it began",
+        state.ended.message if state.ended else "the run ended before it started",
         state.ended.hint if state.ended else "",
         code=ExitCode(state.ended.exit_code) if state.ended else ExitCode.FAILED,
     )
 
 
 def load_run(run: str | os.PathLike[str]) -> Run:
-    """Read a run, live or finished; nothing is written.
+    """Read a run, live or finished, without writing anything.
 
     Args:
-        run: its folder, its id, or an experiment (its newest run), below ``outputs/``.
+        run: its run directory, its id, or an experiment (its newest run), below ``outputs/``.
 
     Raises:
         UsageError: there is no such run, or its events cannot be read.
@@ -235,12 +237,12 @@ def load_run(run: str | os.PathLike[str]) -> Run:
 def follow(
     session: Session, state: RunState, show: Callable[[RunState, ev.Record], object]
 ) -> RunState:
-    """Start a session and follow it to its end; what the command line and `run` stand on.
+    """Start a session and follow it to its end; used by the command line and by `run`.
 
     Args:
-        session: not started yet.
-        state: what is known of the run so far.
-        show: takes each record, and the state after it.
+        session: a session that has not started.
+        state: the state of the run so far.
+        show: called with each new state and the record that led to it.
 
     Returns:
         The state after the last record.
@@ -259,29 +261,29 @@ def follow(
 
 
 def config_to_go_on(directory: RunDirectory, overrides: Sequence[str]) -> Config:
-    """The profile that a stopped run goes on with.
+    """The config with which a stopped run resumes.
 
     Args:
         directory: the run.
-        overrides: ``key=value`` each, over its own ``config.yaml``.
+        overrides: ``key=value`` strings, applied to the run's own ``config.yaml``.
 
     Raises:
-        UsageError: a value is wrong, or cannot change in the middle of a run.
+        UsageError: a value is wrong, or cannot change when a run is resumed.
     """
-    before = resolve(str(directory.config), [], verify=False).config
+    original = resolve(str(directory.config), [], verify=False).config
     config = resolve(str(directory.config), overrides).config
-    for fixed in FIXED:
-        if _value(before, fixed) != _value(config, fixed):
+    for key in FIXED:
+        if _value(original, key) != _value(config, key):
             raise UsageError(
-                f"{fixed} cannot change in the middle of a run",
-                "start a new run for that: ida-tui --run PROFILE key=value ...",
-                where=f"command line: {fixed}",
+                f"{key} cannot change when a run is resumed",
+                "start a new run instead: ida-tui --run PROFILE key=value …",
+                where=f"command line: {key}",
             )
     return config
 
 
 def _stop(session: Session) -> None:
-    """Have the run save a checkpoint and end; a second Ctrl-C leaves at once."""
+    """Make the run save a checkpoint and end; a second Ctrl-C exits immediately."""
     session.request_stop()
     while not session.finished:
         session.drain()
@@ -289,7 +291,7 @@ def _stop(session: Session) -> None:
 
 
 def _typed(override: Override) -> list[str]:
-    """An override as it would be typed."""
+    """An override as ``key=value`` strings."""
     if isinstance(override, str):
         return [override]
     return [f"{key}={_text(key, value)}" for key, value in _leaves(override)]
@@ -311,13 +313,13 @@ def _text(key: str, value: object) -> str:
     if isinstance(value, str) and (key in SECTIONS or key == "experiment"):
         return value
     if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{key} is {value}, which is no finite number", where=f"run(): {key}")
+        raise UsageError(f"{key} is {value}, which is not a finite number", where=f"run(): {key}")
     try:
         return json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
         raise UsageError(
-            f"{key} is of type {type(value).__name__}, which is no value of a profile",
-            "values are strings, numbers, booleans, None, lists and mappings of these",
+            f"{key} has type {type(value).__name__}, which a profile cannot hold",
+            "use strings, numbers, booleans, None, and lists and mappings of these",
             where=f"run(): {key}",
         ) from None
 

@@ -1,4 +1,4 @@
-"""`--detach`, of `ida-tui --run` and of `ida-tui resume`: train in a process that outlives the terminal."""
+"""Background runs: `--detach` of `ida-tui --run` and `ida-tui resume`."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from ida_tui.util.text import printable, printable_text
 
 
 def detach(config: Config, arguments: Sequence[str]) -> ExitCode:
-    """Start a run that goes on without us, and say where it is.
+    """Start a run in a background process that outlives the terminal, and print its run directory.
 
     Args:
         config: the resolved profile.
-        arguments: of `ida-tui` for the run, without ``--detach``.
+        arguments: arguments of `ida-tui` for the run, without ``--detach``.
 
     Returns:
-        Done once it has begun; its own exit code where it could not begin.
+        Done once the run has started; otherwise the exit code of the failed process.
     """
     runs = expanded(config.output_dir) / config.name
 
     def find(pid: int) -> RunDirectory | None:
-        found = (RunDirectory(path.parent) for path in runs.glob("*/owner.json"))
-        return next((directory for directory in found if owner.pid(directory) == pid), None)
+        candidates = (RunDirectory(path.parent) for path in runs.glob("*/owner.json"))
+        return next((directory for directory in candidates if owner.pid(directory) == pid), None)
 
     return _told(lambda: launch(arguments, find))
 
 
 def resume_detached(directory: RunDirectory, arguments: Sequence[str]) -> ExitCode:
-    """Go on with a run without us, and say where it is.
+    """Resume a run in a background process that outlives the terminal, and print its run directory.
 
     Args:
         directory: the run.
-        arguments: of `ida-tui resume`, after the run, without ``--detach``.
+        arguments: arguments of `ida-tui resume` after the run, without ``--detach``.
 
     Returns:
-        Done once it goes on; its own exit code where it could not.
+        Done once the run has resumed; otherwise the exit code of the failed process.
     """
     return _told(lambda: resumed(directory, arguments))
 

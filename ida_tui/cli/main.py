@@ -1,6 +1,6 @@
-"""The `ida-tui` command: flags, `key=value` overrides, exit codes.
+"""The `ida-tui` command line: flags, `key=value` overrides and exit codes.
 
-Nothing heavy is imported before it is needed: help, version, listing and checking import neither
+Heavy libraries are imported only when they are needed: help, version, listing and checking import neither
 torch nor transformers nor trl nor textual.
 """
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  ida-tui                                        the app: choose, start and watch a run
-  ida-tui --run quickstart                       train the built-in model, no network, no key
-  ida-tui --run dev-mps model=qwen3-4b-mps-fp16  two steps of a 4B model on a Mac
+  ida-tui                                        open the app: choose, start and watch a run
+  ida-tui --run quickstart                       train the built-in model; needs no network and no API key
+  ida-tui --run dev-mps model=qwen3-4b-mps-fp16  train a 4B model on a Mac for two steps
   ida-tui --run dev-mps training.learning_rate=2e-5 judge=ollama
-  ida-tui --run oblit-1-mps --detach             train on without this terminal; then ida-tui attach
-  ida-tui --check oblit-1-mps                    what would be run, without running it
-  ida-tui --show dev-mps                         every value, and where it comes from
-  torchrun --nproc_per_node 2 -m ida_tui run quickstart     two processes, the same training
+  ida-tui --run oblit-1-mps --detach             train in the background; watch it with ida-tui attach
+  ida-tui --check oblit-1-mps                    show what would run, without running it
+  ida-tui --show dev-mps                         show every value and where it comes from
+  torchrun --nproc_per_node 2 -m ida_tui run quickstart     train with two processes
 
 """
 EXITS = """\
@@ -42,56 +42,58 @@ exit codes: 0 done, 1 failed, 2 bad usage or profile, 3 judge unavailable, 4 out
 
 
 def entry() -> NoReturn:
-    """The `ida-tui` command as a whole process."""
+    """Run the `ida-tui` command, then end the process with its exit code."""
     code = main()
     leave(code)
     raise SystemExit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns its exit status."""
+    """Run one command line and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["run"]:
-        arguments[0] = "--run"  # torchrun would take --run for its own --run-path
+        arguments[0] = "--run"  # torchrun reads --run as its own --run-path
     try:
-        where = place()
-        if not where.alone:
-            return _one_of_several(where, arguments)
+        process = place()
+        if not process.alone:
+            return _one_of_several(process, arguments)
         return int(_dispatch(arguments))
     except IdaError as error:
         print(*map(printable, error.lines()), sep="\n", file=sys.stderr)
         return int(error.code)
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): not worth a traceback.
+        # The reader closed our output (`| head`): no traceback for that.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.DONE)
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
 
 
-def _one_of_several(where: Place, arguments: list[str]) -> int:
-    """Rank 0 does what is asked; the others take part in the run that comes of it, if one does."""
-    if where.rank:
+def _one_of_several(process: Place, arguments: list[str]) -> int:
+    """Run the command on rank 0; the other ranks are its worker processes if it trains."""
+    if process.rank:
         from ida_tui.cli.worker import take_part
 
-        return take_part(where)
+        return take_part(process)
     from ida_tui.engine.distributed.process_group import dismiss
 
     code = int(ExitCode.FAILED)
     try:
-        trains = arguments[:1] == ["resume"] or any(word.startswith("--run") for word in arguments)
+        trains = arguments[:1] == ["resume"] or any(
+            argument.startswith("--run") for argument in arguments
+        )
         if not trains or "--detach" in arguments:
             raise UsageError(
-                f"{where.world} processes are for a run or its resumption, without a screen and in the"
-                " foreground",
-                "torchrun --nproc_per_node N -m ida_tui run PROFILE; ida-tui attach watches it",
+                f"{process.world} processes can only train or resume a run, in the foreground and without"
+                " the app",
+                "torchrun --nproc_per_node N -m ida_tui run PROFILE; watch it with ida-tui attach",
             )
         code = int(_dispatch(arguments))
     except IdaError as error:
         code = int(error.code)
         raise
     finally:
-        dismiss(where, code)
+        dismiss(process, code)
     return code
 
 
@@ -105,21 +107,21 @@ def _dispatch(arguments: list[str]) -> ExitCode:
     flags = [name for name in _FLAGS if getattr(options, name)]
     if len(flags) > 1:
         raise UsageError(
-            f"--{flags[0]} and --{flags[1]} cannot be used together", "choose one of them"
+            f"--{flags[0]} and --{flags[1]} cannot be used together", "use one of them"
         )
     if options.json and flags != ["run"]:
-        raise UsageError("--json goes with --run", "ida-tui --run PROFILE --json")
+        raise UsageError("--json needs --run", "ida-tui --run PROFILE --json")
     if options.detach and flags != ["run"]:
-        raise UsageError("--detach goes with --run", "ida-tui --run PROFILE --detach")
+        raise UsageError("--detach needs --run", "ida-tui --run PROFILE --detach")
     if options.detach and options.json:
         raise UsageError(
-            "--detach prints no events", "ida-tui attach RUN --json follows the run that it starts"
+            "--detach prints no events", "follow the new run with: ida-tui attach RUN --json"
         )
     if not flags:
         if options.overrides:
             raise UsageError(
-                f"nothing to do with {options.overrides[0]!r}",
-                "ida-tui --run PROFILE key=value …   (ida-tui --list shows the profiles)",
+                f"unknown command {options.overrides[0]!r}",
+                "ida-tui --help lists the commands; to train: ida-tui --run PROFILE key=value …",
             )
         from ida_tui.tui.main import run
 
@@ -133,7 +135,7 @@ def _word(word: str, arguments: list[str]) -> ExitCode:
 
 
 def _complete(arguments: list[str]) -> ExitCode:
-    """What a shell's completion script asks: `ida_tui.cli.completion.candidates.answer`."""
+    """Print the completions for a shell's completion script (`ida_tui.cli.completion.candidates`)."""
     from ida_tui.cli.completion.candidates import Grammar, answer
 
     shell, *typed = arguments or ["zsh"]
@@ -143,7 +145,7 @@ def _complete(arguments: list[str]) -> ExitCode:
 
 
 def word_parser(word: str) -> argparse.ArgumentParser:
-    """The parser of a command that is a word."""
+    """The parser of a subcommand such as `ida-tui doctor`."""
     parser = _Parser(
         prog=f"ida-tui {word}",
         description=commands.WORDS[word],
@@ -160,7 +162,7 @@ def _run(options: argparse.Namespace) -> ExitCode:
     resolved = _resolve(options.run, options.overrides)
     from ida_tui.judge.api_key import load_key
 
-    # The key is looked for before anything slow is imported or loaded.
+    # A missing API key is reported before anything slow is imported or loaded.
     key = load_key(resolved.config.judge, dotenv_dir=Path.cwd())
     if options.detach:
         from ida_tui.cli.background import detach
@@ -196,7 +198,7 @@ _FLAGS = {"run": _run, "list": _list, "show": _show, "check": _check}
 
 
 def _resolve(profile: str, overrides: list[str]) -> Resolved:
-    """Resolve a profile; `--run experiment=NAME …`, as in the quick start, names it as an override."""
+    """Resolve a profile; `--run experiment=NAME …` names it with an override, as in the quick start."""
     from ida_tui.config.resolve import resolve
 
     if "=" in profile and not Path(profile).is_file():
@@ -206,15 +208,15 @@ def _resolve(profile: str, overrides: list[str]) -> Resolved:
 
 def _epilog() -> str:
     width = max(map(len, commands.WORDS))
-    lines = [f"  ida-tui {word:<{width}} {what}" for word, what in commands.WORDS.items()]
+    lines = [f"  ida-tui {word:<{width}} {summary}" for word, summary in commands.WORDS.items()]
     return "\n".join(["commands (each with --help):", *lines, "", EXAMPLES, EXITS])
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as every other error is reported."""
+    """An argument parser that raises `UsageError`, so that all errors are reported the same way."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, f"{self.prog} --help lists what it takes")
+        raise UsageError(message, f"{self.prog} --help lists the arguments")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -222,14 +224,18 @@ def _parser() -> argparse.ArgumentParser:
         prog="ida-tui",
         usage="ida-tui   or   ida-tui [--run | --check | --show] PROFILE [key=value ...]",
         description="Reinforcement fine-tuning you can watch: GRPO on your own machine. "
-        "Without a flag the app opens.",
+        "Without arguments, ida-tui opens the app.",
         epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--run", metavar="PROFILE", help="train without a screen")
-    parser.add_argument("--check", metavar="PROFILE", help="resolve and plan, run nothing")
-    parser.add_argument("--show", metavar="PROFILE", help="print every value and its origin")
+    parser.add_argument("--run", metavar="PROFILE", help="train without opening the app")
+    parser.add_argument(
+        "--check", metavar="PROFILE", help="resolve and plan a run without starting it"
+    )
+    parser.add_argument(
+        "--show", metavar="PROFILE", help="print every value and where it comes from"
+    )
     parser.add_argument(
         "--list",
         nargs="?",
@@ -237,10 +243,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KIND",
         help="list the profiles (models, experiments, judges, rubrics, prompts)",
     )
-    parser.add_argument("--json", action="store_true", help="with --run: events as JSON lines")
     parser.add_argument(
-        "--detach", action="store_true", help="with --run: train on without this terminal"
+        "--json", action="store_true", help="with --run: print events as JSON lines"
     )
+    parser.add_argument("--detach", action="store_true", help="with --run: train in the background")
     parser.add_argument("--version", action="version", version=f"ida-tui {__version__}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value")
     return parser

@@ -1,4 +1,4 @@
-"""`ida-tui --run`: start a session, print its records, turn Ctrl-C into a request to stop."""
+"""Training without the app (`ida-tui --run`): start a session, print its records, handle signals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ida_tui.events.state import RunState
 from ida_tui.runs.resume import Resumption
 
 ONE_REQUEST_S = 3.0
-"""Signals within this time are one request, where a launcher passes them on."""
+"""Seconds within which signals passed on by a launcher count as one request."""
 
 
 def run(
@@ -30,14 +30,14 @@ def run(
     as_json: bool,
     resume: Resumption | None = None,
 ) -> ExitCode:
-    """Run a profile to its end and print it.
+    """Train a profile to its end and print the run.
 
     Args:
         config: the resolved profile.
-        key: the judge's API key, where it needs one.
+        key: the judge's API key, if it needs one.
         argv: the command line as typed.
-        as_json: events on stdout instead of lines for people.
-        resume: the run to go on with; null starts a new one.
+        as_json: print events as JSON lines on stdout instead of lines for people.
+        resume: the run to resume; None starts a new run.
 
     Returns:
         The exit code of the run.
@@ -58,46 +58,46 @@ def run(
 
 @contextmanager
 def _stopping_by_signal(session: Session, printer: Printer) -> Iterator[None]:
-    """Inside the block signals ask the run for something.
+    """Inside the block, signals stop, pause or resume the run.
 
-    The first SIGINT, SIGTERM or SIGHUP (the terminal is gone) asks it to stop, a second one leaves; SIGUSR1
-    pauses it after the step under way, or lets it go on. Under nohup, which ignores SIGHUP, that stays
-    ignored. A launcher of several processes may pass on what the terminal has sent to all of them: that is
-    one request.
+    The first SIGINT, SIGTERM or SIGHUP (the terminal was closed) stops the run with a checkpoint; a second
+    one exits immediately. SIGUSR1 pauses the run after the current step, or resumes it. If SIGHUP is ignored,
+    as under nohup, it stays ignored. A launcher of several processes may pass on a signal that the terminal
+    already sent to all of them: those count as one request.
     """
 
-    def turn(number: int, frame: FrameType | None) -> None:
+    def pause_or_resume(number: int, frame: FrameType | None) -> None:
         if session.pausing:
             session.request_go_on()
         else:
             session.request_pause()
-            printer.say("Pausing after the step under way … (SIGUSR1 again goes on)")
+            printer.say("Pausing after this step… (send SIGUSR1 again to resume)")
 
-    asked_at = 0.0
+    requested_at = 0.0
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked_at
-        again = session.stop_requested
-        if again and several and time.monotonic() - asked_at < ONE_REQUEST_S:
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal requested_at
+        already_requested = session.stop_requested
+        if already_requested and distributed and time.monotonic() - requested_at < ONE_REQUEST_S:
             return
-        asked_at = asked_at if again else time.monotonic()
-        if again:
+        requested_at = requested_at if already_requested else time.monotonic()
+        if already_requested:
             printer.close()
-            printer.say("Left at once; what was saved before is in the run directory.")
-            # The trainer's thread may be deep inside a kernel: do not wait for it.
+            printer.say("Exited immediately. Earlier checkpoints are in the run directory.")
+            # The trainer thread may be busy in a kernel: do not wait for it.
             os._exit(int(ExitCode.INTERRUPTED))
         session.request_stop()
-        printer.say("Stopping: saving a checkpoint … (again to leave at once)")
+        printer.say("Stopping: saving a checkpoint… (Ctrl-C again exits immediately)")
 
-    several = not place().alone
-    handlers = {signal.SIGINT: handle, signal.SIGTERM: handle, signal.SIGHUP: handle}
-    kept = {
+    distributed = not place().alone
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: stop}
+    previous = {
         number: signal.signal(number, handler)
-        for number, handler in {**handlers, signal.SIGUSR1: turn}.items()
+        for number, handler in {**handlers, signal.SIGUSR1: pause_or_resume}.items()
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         yield
     finally:
-        for number, handler in kept.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,7 +1,7 @@
-"""The process around `ida_tui.engine.run.worker`: a thread that computes, and signals that are passed on.
+"""Worker process of a distributed run: a compute thread and signal handling around `ida_tui.engine.run.worker`.
 
-A launcher that ends a run signals every process of it. Here that is a request to stop, which rank 0 hears of
-at the next exchange, so that all leave the step at the same place and rank 0 can save it.
+A launcher that ends a run signals every process. Here a signal is a request to stop. Rank 0 learns of it at
+the next exchange, so that all ranks leave the step at the same point and rank 0 can save a checkpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ida_tui.util.text import printable
 
 
 def take_part(place: Place) -> int:
-    """Be one of the other ranks until the run ends; returns the exit status of the process."""
+    """Run as a rank other than 0 until the run ends; returns the exit status of the process."""
     control = Control()
     peer = Peer(place, control)
     codes: list[int] = []
@@ -39,7 +39,7 @@ def take_part(place: Place) -> int:
     thread = threading.Thread(target=compute, name="ida-trainer", daemon=True)
     thread.start()
     while thread.is_alive():
-        # In slices: a signal is handled between two of them, whatever the thread is doing.
+        # Short timeouts, so that signals are handled in between, whatever the thread is doing.
         thread.join(timeout=0.2)
     if peer.trouble:
         print(printable(f"ida-tui: {place.words} ended: {peer.trouble}"), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""How much of a sweep's budget is gone, and how much the next run may spend."""
+"""Budget of a sweep: the amount spent so far, and the limit of the next run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ida_tui.sweep.status import Standing
 
 
 def spent(standings: Sequence[Standing], caps: Mapping[int, float]) -> float:
-    """US dollars that are gone or set aside.
+    """US dollars that are spent or reserved.
 
     Args:
-        standings: every run.
-        caps: what each run that is trained now may cost, its past included, by its number.
+        standings: the status of every run.
+        caps: by number, the cost limit of each active run, including what it has already cost.
     """
-    return sum(caps[one.number] if one.number in caps else cost(one) for one in standings)
+    return sum(caps[trial.number] if trial.number in caps else cost(trial) for trial in standings)
 
 
 def cost(one: Standing) -> float:
-    """What a run has cost; one whose cost is not known counts with all that it was allowed."""
+    """US dollars that a run has cost; a run with unknown cost counts with its full budget."""
     if one.cost is not None:
         return one.cost
     if one.run is None:
@@ -42,15 +42,15 @@ def cap(
     slots: int,
     own: float | None,
 ) -> float | None:
-    """What a run may cost, its past included; None where nothing is left for it.
+    """The cost limit of a run in US dollars, including what it has already cost; None if nothing is left.
 
     Args:
-        one: the run, which is not trained now.
-        standings: every run, this one included.
-        caps: what the runs that are trained now may cost.
-        budget: US dollars for all of them.
-        slots: how many runs share what is left now, this one included.
-        own: the profile's own budget for a run.
+        one: the run, which is not active.
+        standings: the status of every run, including this one.
+        caps: the cost limits of the active runs.
+        budget: US dollars for all runs together.
+        slots: number of runs that share the remaining budget, including this one.
+        own: budget per run in the profile.
     """
     left = budget - spent(standings, caps)
     if left <= 0:

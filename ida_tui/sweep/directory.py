@@ -1,9 +1,9 @@
-"""A sweep's own folder: ``outputs/sweeps/<id>/``. Its runs lie where all runs lie.
+"""Directory of a sweep, ``outputs/sweeps/<id>/``; its runs have ordinary run directories.
 
-It holds ``sweep.json`` (what is varied, and what each run is planned to take), ``configs/001.yaml`` … (each
-combination as a profile that runs as it is), ``optuna.sqlite3`` (the study), ``logs/001.log`` … (what each
-run printed), and ``table.json`` once there is one. A run belongs to a sweep because its manifest says that it
-was started from one of these profiles.
+It holds ``sweep.json`` (the varied keys, and the planned memory of each run), ``configs/001.yaml`` … (each
+combination as a complete profile), ``optuna.sqlite3`` (the study), ``logs/001.log`` … (the output of each
+run) and, once written, ``table.json``. A run belongs to a sweep if its manifest says that it was started
+from one of these profiles.
 """
 
 from __future__ import annotations
@@ -33,75 +33,75 @@ class Combination:
     """One run of a sweep."""
 
     values: Mapping[str, str]
-    """Dotted key → its value as typed."""
+    """Dotted key → value as typed."""
     planned: float | None
-    """Memory that is planned for it, in bytes; None where that is not known."""
+    """Planned memory in bytes; None if unknown."""
     limit: float
-    """Memory to stay under, in bytes."""
+    """Memory limit in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What a sweep is made of."""
+    """The definition of a sweep."""
 
     path: Path
     profile: str
-    """As it was named."""
+    """The experiment profile as typed."""
     experiment: str
-    """The name that its runs go by."""
+    """The experiment name of its runs."""
     keys: Mapping[str, tuple[str, ...]]
-    """What is varied."""
+    """Varied dotted keys → their values as typed."""
     fixed: tuple[str, ...]
-    """``key=value`` that all runs share."""
+    """``key=value`` overrides that all runs share."""
     combinations: tuple[Combination, ...]
     jobs: int = 1
-    """Runs at once, at most."""
+    """Maximum number of parallel runs."""
     budget: float | None = None
-    """US dollars that the judges of all runs may cost together; None is no limit."""
+    """Limit for the judge costs of all runs together, in US dollars; None for no limit."""
 
     @property
     def sweep_id(self) -> str:
-        """The name of the folder."""
+        """The name of the sweep directory."""
         return self.path.name
 
     @property
     def outputs(self) -> Path:
-        """The folder that holds the experiments' folders."""
+        """The output folder, which holds a folder for each experiment."""
         return self.path.parents[1]
 
     @property
     def runs(self) -> Path:
-        """The folder that its runs are made in."""
+        """The folder that holds its runs."""
         return self.outputs / self.experiment
 
     @property
     def study(self) -> Path:
-        """Optuna's study."""
+        """The file of the Optuna study."""
         return self.path / "optuna.sqlite3"
 
     @property
     def table(self) -> Path:
-        """The table, as plain values."""
+        """The file of the table as JSON values."""
         return self.path / "table.json"
 
     def config(self, number: int) -> Path:
-        """The profile of a combination, by its number from 0."""
+        """The profile of a combination; numbers start at 0."""
         return self.path / "configs" / f"{number + 1:03}.yaml"
 
     def log(self, number: int) -> Path:
-        """What its run printed."""
+        """The log file with the output of the run."""
         return self.path / "logs" / f"{number + 1:03}.log"
 
     def lock(self, number: int) -> Path:
-        """Locked by the process that runs it."""
+        """The lock file, locked by the process that trains the combination."""
         return self.path / "logs" / f".{number + 1:03}.lock"
 
     def refusal(self, number: int) -> Path:
-        """Why its run could not begin, where it could not."""
+        """The file that says why the run could not start, if it could not."""
         return self.path / "logs" / f"{number + 1:03}.refused.json"
 
     def number_of(self, command: object) -> int | None:
-        """The combination that a run's command line names; None where it names none of this sweep's."""
+        """The number of the combination that a run's command line names; None if it is not in this sweep."""
         for word in command if isinstance(command, list) else ():
             parts = Path(word).parts[-3:] if isinstance(word, str) else ()
             if parts[:2] == (self.sweep_id, "configs") and re.fullmatch(_CONFIG, parts[2]):
@@ -111,10 +111,10 @@ class Sweep:
 
 
 def create(outputs: Path, moment: datetime) -> Path:
-    """Make a new sweep's folder, named by its moment; never one that exists.
+    """Create the directory of a new sweep, named after the given time.
 
     Raises:
-        UsageError: it cannot be made.
+        UsageError: the directory cannot be created.
     """
     stamp = moment.strftime("%Y%m%d-%H%M%S")
     parent = outputs / FOLDER
@@ -128,11 +128,11 @@ def create(outputs: Path, moment: datetime) -> Path:
             (path / "configs").mkdir()
             (path / "logs").mkdir()
             return path.resolve()
-        raise FileExistsError(f"a thousand sweeps named {stamp}")
+        raise FileExistsError(f"all names for {stamp} are in use")
     except OSError as error:
         raise UsageError(
-            f"cannot make a sweep's folder in {shown_path(parent)}: {error.strerror or error}",
-            "make the folder writable, or choose another with output_dir=PATH",
+            f"could not create a sweep directory in {shown_path(parent)}: {error.strerror or error}",
+            "make the folder writable, or choose another folder with output_dir=PATH",
         ) from None
 
 
@@ -142,70 +142,74 @@ def _names(parent: Path, stamp: str) -> Iterator[Path]:
 
 
 def keep(sweep: Sweep) -> None:
-    """Write down what a sweep is made of, in one step.
+    """Save the definition of a sweep atomically.
 
     Raises:
-        UsageError: the disk refused it.
+        UsageError: the file cannot be written.
     """
     body = asdict(replace(sweep, path=Path())) | {"v": VERSION}
     del body["path"]
-    beside = sweep.path / f".{FILE}-{os.getpid()}"
+    temporary = sweep.path / f".{FILE}-{os.getpid()}"
     try:
-        beside.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-        beside.replace(sweep.path / FILE)
+        temporary.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(sweep.path / FILE)
     except OSError as error:
         where = shown_path(sweep.path)
-        raise UsageError(f"{where} cannot be written to: {error.strerror or error}") from None
+        raise UsageError(f"could not write to {where}: {error.strerror or error}") from None
 
 
 def read(path: Path) -> Sweep:
-    """The sweep in a folder.
+    """Read the sweep in a directory.
 
     Raises:
-        UsageError: there is none, it cannot be read, or a newer ida-tui made it.
+        UsageError: there is no sweep, it cannot be read, or it was written by a newer ida-tui.
     """
     where = shown_path(path / FILE)
     try:
-        found: Any = read_json(path / FILE)
-        version = found["v"]
+        data: Any = read_json(path / FILE)
+        version = data["v"]
         if type(version) is int and version > VERSION:
             raise UsageError(f"{where} was written by a newer ida-tui", "update ida-tui")
-        budget = found["budget"]
-        keys = {str(key): tuple(map(str, values)) for key, values in found["keys"].items()}
+        budget = data["budget"]
+        keys = {str(key): tuple(map(str, values)) for key, values in data["keys"].items()}
         return Sweep(
             path=path.resolve(),
-            profile=str(found["profile"]),
-            experiment=_name(found["experiment"]),
+            profile=str(data["profile"]),
+            experiment=_name(data["experiment"]),
             keys=keys,
-            fixed=tuple(map(str, found["fixed"])),
-            combinations=tuple(_combination(one, keys) for one in found["combinations"]),
-            jobs=max(1, int(found["jobs"])),
+            fixed=tuple(map(str, data["fixed"])),
+            combinations=tuple(_combination(item, keys) for item in data["combinations"]),
+            jobs=max(1, int(data["jobs"])),
             budget=None if budget is None else float(budget),
         )
     except OSError as error:
-        raise UsageError(f"{where} cannot be read: {error.strerror or error}") from None
+        raise UsageError(f"could not read {where}: {error.strerror or error}") from None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise UsageError(f"{where} is no sweep's: {type(error).__name__}") from None
+        raise UsageError(f"{where} is not a valid sweep file: {type(error).__name__}") from None
 
 
-def _combination(found: Any, keys: Collection[str]) -> Combination:
-    planned = found["planned"]
+def _combination(data: Any, keys: Collection[str]) -> Combination:
+    planned = data["planned"]
     return Combination(
-        {key: str(found["values"][key]) for key in keys},
+        {key: str(data["values"][key]) for key in keys},
         None if planned is None else float(planned),
-        float(found["limit"]),
+        float(data["limit"]),
     )
 
 
-def _name(found: object) -> str:
-    """An experiment's name is a folder below another, never a way out of it."""
-    if not isinstance(found, str) or not found or "/" in found or found in (".", ".."):
-        raise ValueError("no name of an experiment")
-    return found
+def _name(name: object) -> str:
+    """An experiment name that is safe to use as a folder name.
+
+    Raises:
+        ValueError: the name is not a string, or would leave its parent folder.
+    """
+    if not isinstance(name, str) or not name or "/" in name or name in (".", ".."):
+        raise ValueError("not an experiment name")
+    return name
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether this is a sweep's folder; never raises."""
+    """Whether this is a sweep directory; never raises."""
     try:
         return (path / FILE).is_file()
     except (OSError, ValueError):
@@ -213,28 +217,28 @@ def is_sweep(path: Path) -> bool:
 
 
 def listed(outputs: Path) -> list[Path]:
-    """The folders of all sweeps, newest first; their names are their moments. Never raises."""
+    """The directories of all sweeps, newest first; they are named after their start times. Never raises."""
     try:
-        found = [path for path in (outputs / FOLDER).iterdir() if is_sweep(path)]
+        directories = [path for path in (outputs / FOLDER).iterdir() if is_sweep(path)]
     except OSError:
         return []
-    return sorted(found, key=lambda path: path.name, reverse=True)
+    return sorted(directories, key=lambda path: path.name, reverse=True)
 
 
 def known(name: str, outputs: Path) -> Path | None:
-    """The folder of the sweep of this name or path; None where there is none."""
+    """The sweep directory with this id or path; None if there is none."""
     try:
-        places = (Path(name).expanduser(), outputs / FOLDER / name)
+        candidates = (Path(name).expanduser(), outputs / FOLDER / name)
     except RuntimeError:
-        places = (Path(name), outputs / FOLDER / name)
-    return next((path.resolve() for path in places if is_sweep(path)), None)
+        candidates = (Path(name), outputs / FOLDER / name)
+    return next((path.resolve() for path in candidates if is_sweep(path)), None)
 
 
 def find(name: str, outputs: Path) -> Sweep:
-    """The sweep that a person means: a path, an id, an experiment's newest; empty is the newest of all.
+    """Find a sweep by path, by id or by experiment (its newest sweep); an empty name is the newest sweep.
 
     Raises:
-        UsageError: there is none, or it cannot be read.
+        UsageError: there is no such sweep, or it cannot be read.
     """
     if name:
         path = known(name, outputs)
@@ -245,6 +249,6 @@ def find(name: str, outputs: Path) -> Sweep:
         if not name or sweep.experiment == name:
             return sweep
     raise UsageError(
-        f"there is no sweep {quoted(name)}" if name else "there is no sweep here yet",
-        "start one: ida-tui sweep quickstart training.learning_rate=1e-3,2e-3 seed=0,1,2",
+        f"there is no sweep {quoted(name)}" if name else "there are no sweeps yet",
+        "start one with: ida-tui sweep quickstart training.learning_rate=1e-3,2e-3 seed=0,1,2",
     )

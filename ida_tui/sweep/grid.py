@@ -1,4 +1,4 @@
-"""The words of a command line as a grid of combinations: ``seed=0,1,2`` is three values, ``seed=0`` is one.
+"""Grid of combinations, parsed from arguments: ``seed=0,1,2`` is three values, ``seed=0`` is one.
 
 Pure functions.
 """
@@ -14,28 +14,28 @@ from ida_tui.util.text import quoted, safe
 
 SEED = "seed"
 MOST = 1000
-"""Runs in one sweep."""
+"""Maximum number of runs in one sweep."""
 NOT_SWEPT = {
-    "experiment": "start one sweep for each experiment",
-    "name": "the runs of a sweep belong to one experiment: give it one name",
-    "output_dir": "the runs of a sweep lie side by side: give it one folder",
-    "budget": "what all runs may cost together is --budget DOLLARS",
+    "experiment": "start a separate sweep for each experiment",
+    "name": "all runs of a sweep belong to one experiment: give one name",
+    "output_dir": "all runs of a sweep are in one output folder: give one folder",
+    "budget": "set the limit for all runs together with --budget DOLLARS",
 }
 _OPENING, _CLOSING, _QUOTES = "[{(", "]})", "\"'"
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What is varied, and what stays."""
+    """The varied keys and the fixed overrides."""
 
     keys: Mapping[str, tuple[str, ...]]
-    """Dotted key → its values as typed, two or more."""
+    """Dotted key → its values as typed, at least two."""
     fixed: tuple[str, ...]
-    """``key=value`` that all runs share."""
+    """``key=value`` overrides that all runs share."""
 
     @property
     def combinations(self) -> tuple[Mapping[str, str], ...]:
-        """Every combination. The seed changes last, so that each setting has a run early on."""
+        """Every combination. The seed changes slowest, so that each setting has a run early."""
         order = sorted(self.keys, key=lambda key: key != SEED)
         return tuple(
             {key: dict(zip(order, values, strict=True))[key] for key in self.keys}
@@ -43,34 +43,34 @@ class Grid:
         )
 
     def words(self) -> str:
-        """Such as ``2 values of training.learning_rate × 3 of seed``."""
-        said = [f"{len(values)} of {safe(key)}" for key, values in self.keys.items()]
-        first, *rest = said
+        """A summary such as ``2 values of training.learning_rate × 3 of seed``."""
+        parts = [f"{len(values)} of {safe(key)}" for key, values in self.keys.items()]
+        first, *rest = parts
         return " × ".join([first.replace(" of ", " values of ", 1), *rest])
 
 
 def grid(words: Sequence[str]) -> Grid:
-    """The grid that ``key=a,b,c`` words mean.
+    """Parse ``key=a,b,c`` arguments into a grid.
 
     Raises:
-        UsageError: a word is not key=value, a value is missing or given twice, or nothing is varied.
+        UsageError: an argument is not key=value, a value is missing or given twice, or nothing is varied.
     """
     keys: dict[str, tuple[str, ...]] = {}
     fixed: list[str] = []
     seen: set[str] = set()
-    for word in words:
-        key, equals, text = word.partition("=")
+    for argument in words:
+        key, equals, text = argument.partition("=")
         key = key.strip().removeprefix("--")
         if not equals or not key:
             raise UsageError(
-                f"{quoted(word)} is not key=value",
-                "write seed=0,1,2 to vary a value, training.max_steps=20 to fix one",
+                f"{quoted(argument)} is not key=value",
+                "write seed=0,1,2 to vary a key, training.max_steps=20 to set it",
                 where="command line",
             )
         if key in seen:
             raise UsageError(
                 f"{safe(key)} is given twice",
-                f"write its values behind each other: {safe(key)}=A,B",
+                f"write all its values in one argument: {safe(key)}=A,B",
                 where=f"command line: {safe(key)}",
             )
         seen.add(key)
@@ -85,9 +85,9 @@ def grid(words: Sequence[str]) -> Grid:
         keys[key] = values
     if not keys:
         raise UsageError(
-            "nothing is varied",
-            "give at least one key several values, such as seed=0,1,2; "
-            "one run alone is ida-tui --run PROFILE",
+            "no key is varied",
+            "give several values for at least one key, such as seed=0,1,2; "
+            "for a single run, use ida-tui --run PROFILE",
             where="command line",
         )
     _refuse_too_many(keys)
@@ -95,24 +95,24 @@ def grid(words: Sequence[str]) -> Grid:
 
 
 def split(key: str, text: str) -> tuple[str, ...]:
-    """The values of a key: what stands between commas that are in no bracket and no quotes.
+    """Split the values of a key at commas outside brackets and quotes.
 
     Raises:
         UsageError: a value is empty or given twice.
     """
     values, depth, quote, start = [], 0, "", 0
-    for at, letter in enumerate(text):
+    for position, character in enumerate(text):
         if quote:
-            quote = "" if letter == quote else quote
-        elif letter in _QUOTES and text[start:at].rstrip()[-1:] in ("", *"[{(,:"):
-            quote = letter  # where a value begins; elsewhere, as in don't, it is a letter
-        elif letter in _OPENING:
+            quote = "" if character == quote else quote
+        elif character in _QUOTES and text[start:position].rstrip()[-1:] in ("", *"[{(,:"):
+            quote = character  # only at the start of a value; a quote inside don't is not one
+        elif character in _OPENING:
             depth += 1
-        elif letter in _CLOSING:
+        elif character in _CLOSING:
             depth -= 1
-        elif letter == "," and depth <= 0:
-            values.append(text[start:at])
-            start = at + 1
+        elif character == "," and depth <= 0:
+            values.append(text[start:position])
+            start = position + 1
     values.append(text[start:])
     if len(values) == 1:
         return (text,)
@@ -120,8 +120,8 @@ def split(key: str, text: str) -> tuple[str, ...]:
     where = f"command line: {safe(key)}"
     if not all(values):
         raise UsageError(
-            f"{quoted(text)} has a comma with no value beside it",
-            f"write {safe(key)}=A,B; a list that is one value stands in brackets: [a, b]",
+            f"{quoted(text)} has an empty value between commas",
+            f"write {safe(key)}=A,B; put a list that is one value in brackets: [a, b]",
             where=where,
         )
     for value in values:
@@ -131,17 +131,17 @@ def split(key: str, text: str) -> tuple[str, ...]:
 
 
 def settings(keys: Sequence[str], combination: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """A combination without its seed: what the runs of several seeds have in common."""
+    """A combination without its seed; shared by the runs that differ only in the seed."""
     return tuple((key, combination[key]) for key in keys if key != SEED)
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest endings of dotted keys that still tell them apart: ``learning_rate``."""
-    found = {}
+    """Each dotted key → its shortest unique ending, such as ``learning_rate``."""
+    short = {}
     for key in keys:
         parts = key.split(".")
         endings = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        found[key] = next(
+        short[key] = next(
             (
                 ending
                 for ending in endings
@@ -149,11 +149,11 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
             ),
             key,
         )
-    return found
+    return short
 
 
 def named(combination: Mapping[str, str], keys: Sequence[str] | None = None) -> str:
-    """A combination in words: ``learning_rate=2e-3 seed=0``."""
+    """A combination as text: ``learning_rate=2e-3 seed=0``."""
     short = short_keys(list(keys or combination))
     return " ".join(f"{safe(short.get(key, key))}={value}" for key, value in combination.items())
 
@@ -164,7 +164,7 @@ def _refuse_too_many(keys: Mapping[str, Sequence[str]]) -> None:
         count *= len(values)
     if count > MOST:
         raise UsageError(
-            f"that is {count:,} runs, and a sweep has at most {MOST:,}",
-            "give fewer values",
+            f"{count:,} combinations are too many; a sweep has at most {MOST:,} runs",
+            "use fewer values",
             where="command line",
         )

@@ -1,4 +1,4 @@
-"""Every combination resolved, checked and planned before any of them runs."""
+"""Preflight of a sweep: resolve and check every combination and plan its memory before any run starts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ida_tui.util.paths import expanded
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A sweep that may begin."""
+    """A checked sweep, ready to start."""
 
     profile: str
     grid: Grid
@@ -32,27 +32,27 @@ class Planned:
 
 
 def planned(profile: str, words: Sequence[str], *, budget: float | None = None) -> Planned:
-    """What a command line means, with every combination checked as ``--check`` does it.
+    """Parse the arguments of a sweep and check every combination as ``--check`` does.
 
     Args:
         profile: an experiment.
-        words: ``key=a,b,c`` or ``key=value`` each.
+        words: ``key=a,b,c`` or ``key=value`` arguments.
         budget: US dollars for all runs together.
 
     Raises:
         UsageError: a combination is wrong; the message names it.
-        IdaError: one lacks its key (exit code 3) or does not fit into the memory (exit code 4).
+        IdaError: a combination lacks its API key (exit code 3) or does not fit in memory (exit code 4).
     """
-    meant = grid(words)
+    parsed = grid(words)
     configs, combinations = [], []
-    # With a budget, a judge whose calls have no price is refused.
-    capped = [] if budget is None else [f"budget={budget!r}"]
-    for values in meant.combinations:
-        own = [f"{key}={value}" for key, value in values.items()]
+    # With a budget, a judge without a price is an error.
+    budget_override = [] if budget is None else [f"budget={budget!r}"]
+    for values in parsed.combinations:
+        overrides = [f"{key}={value}" for key, value in values.items()]
         try:
-            config = resolve(profile, [*meant.fixed, *own]).config
-            if capped:
-                resolve(profile, [*meant.fixed, *own, *capped])
+            config = resolve(profile, [*parsed.fixed, *overrides]).config
+            if budget_override:
+                resolve(profile, [*parsed.fixed, *overrides, *budget_override])
             _require(config)
         except IdaError as error:
             error.title = f"{named(values)}: {error.title}"
@@ -60,14 +60,14 @@ def planned(profile: str, words: Sequence[str], *, budget: float | None = None) 
         configs.append(config)
         combinations.append(_measured(config, values))
     _refuse_twins(configs, combinations)
-    return Planned(profile, meant, tuple(configs), tuple(combinations))
+    return Planned(profile, parsed, tuple(configs), tuple(combinations))
 
 
 def begun(plan: Planned, *, jobs: int, budget: float | None, moment: datetime) -> Sweep:
-    """Make the folder of a sweep, with a profile for each combination.
+    """Create the directory of a sweep, with a profile for each combination.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: the directory cannot be written.
     """
     first = plan.configs[0]
     path = folder.create(expanded(first.output_dir), moment)
@@ -86,47 +86,47 @@ def begun(plan: Planned, *, jobs: int, budget: float | None, moment: datetime) -
             sweep.config(number).write_text(to_yaml(config), encoding="utf-8")
         folder.keep(sweep)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written to: {error.strerror or error}") from None
+        raise UsageError(f"could not write to {path}: {error.strerror or error}") from None
     return sweep
 
 
 def _require(config: Config) -> None:
-    """What a run needs is here.
+    """Check that everything a run needs is available.
 
     Raises:
         IdaError: something is missing.
     """
     load_key(config.judge, dotenv_dir=Path.cwd())
-    for one in checks(config, folder=Path.cwd()):
-        if one.status == "missing":
-            raise UsageError(f"{one.name}: {one.text}", one.fix)
+    for check in checks(config, folder=Path.cwd()):
+        if check.status == "missing":
+            raise UsageError(f"{check.name}: {check.text}", check.fix)
 
 
 def _measured(config: Config, values: Mapping[str, str]) -> Combination:
-    """The combination with its memory.
+    """The combination with its planned memory and memory limit.
 
     Raises:
-        IdaError: it does not fit (exit code 4).
+        IdaError: it does not fit in memory (exit code 4).
     """
     device, _ = planned_device(config)
-    most = memory_limit(config)
-    config = memory.chosen(config, device, most)
+    limit = memory_limit(config)
+    config = memory.chosen(config, device, limit)
     plan = memory.plan(config, device)
-    if plan is not None and plan.total > most and config.over_limit == "refuse":
+    if plan is not None and plan.total > limit and config.over_limit == "refuse":
         raise IdaError(
-            f"{named(values)}: it is planned to take {plan.total / 1e9:.1f} GB, and the limit is"
-            f" {most / 1e9:.1f} GB",
-            f"{memory.advice(config, device, most)}\nnothing was started",
+            f"{named(values)}: planned memory is {plan.total / 1e9:.1f} GB, but the limit is"
+            f" {limit / 1e9:.1f} GB",
+            f"{memory.advice(config, device, limit)}\nNo run was started.",
             code=ExitCode.OUT_OF_MEMORY,
         )
-    return Combination(values, None if plan is None else plan.total, most)
+    return Combination(values, None if plan is None else plan.total, limit)
 
 
 def _refuse_twins(configs: Sequence[Config], combinations: Sequence[Combination]) -> None:
-    """Values that are typed in two ways and mean the same would be run twice and counted as two.
+    """Reject combinations that differ only in how a value is typed; they would be counted as two settings.
 
     Raises:
-        UsageError: there are such values.
+        UsageError: two combinations are the same run.
     """
     seen: dict[str, Combination] = {}
     for config, combination in zip(configs, combinations, strict=True):
@@ -141,16 +141,18 @@ def _refuse_twins(configs: Sequence[Config], combinations: Sequence[Combination]
 
 
 def opening(plan: Planned, *, jobs: int, budget: float | None) -> list[str]:
-    """What is about to be run, and what it takes."""
-    known = [one.planned for one in plan.combinations if one.planned is not None]
-    most = min(one.limit for one in plan.combinations)
-    memory_words = "memory not planned: the sizes of a model are not known before it is here"
+    """The lines printed before a sweep starts: combinations, planned memory and budget."""
+    known = [
+        combination.planned for combination in plan.combinations if combination.planned is not None
+    ]
+    limit = min(combination.limit for combination in plan.combinations)
+    memory_words = "memory: unknown until the model is downloaded"
     if known:
-        memory_words = f"at most {max(known) / 1e9:.1f} of {most / 1e9:.1f} GB each"
+        memory_words = f"memory: at most {max(known) / 1e9:.1f} of {limit / 1e9:.1f} GB per run"
         if jobs > 1:
-            memory_words += f", {jobs} at once where they fit together"
+            memory_words += f", up to {jobs} runs in parallel if they fit"
     return [
-        f"✓ {plan.grid.words()} = {len(plan.combinations)} runs of {plan.configs[0].name}, all checked",
+        f"✓ {plan.grid.words()} = {len(plan.combinations)} runs of {plan.configs[0].name}, all valid",
         f"  {memory_words}",
-        *([] if budget is None else [f"  ${budget:g} for the judges of all of them"]),
+        *([] if budget is None else [f"  judge budget for all runs: ${budget:g}"]),
     ]

@@ -1,7 +1,7 @@
-"""The processes that run combinations: begun here, or by a sweep that was killed meanwhile.
+"""Processes that train the runs of a sweep, started by this process or by an earlier, killed sweep process.
 
-Each holds a lock that the kernel keeps for as long as it lives. The sweep takes the lock and hands it down,
-so that there is no moment in which a run that goes on without its sweep could be begun a second time.
+Each process holds a file lock for as long as it lives. The sweep acquires the lock and passes it to the
+process, so that a run that outlives its sweep process can never be started a second time.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from ida_tui.sweep.directory import Sweep
 from ida_tui.util.paths import shown_path
 
 TAIL = 4000
-"""Bytes of a log that are looked through for what went wrong."""
+"""Bytes at the end of a log that are searched for the error."""
 
 
 @dataclass(slots=True)
 class Child:
-    """Who runs a combination."""
+    """The process that trains a combination."""
 
     sweep: Sweep
     number: int
     process: subprocess.Popen[bytes] | None
-    """None where this process did not begin it."""
+    """None if an earlier sweep process started it."""
 
     def over(self, run: Path | None) -> bool:
-        """Whether nobody runs it any more.
+        """Whether the process has ended.
 
         Args:
-            run: the run's directory, if there is one.
+            run: the run directory, if there is one.
         """
         if self.process is not None:
             return self.process.poll() is not None
         return not held(self.sweep, self.number) and not (run and owner.alive(RunDirectory(run)))
 
     def stop(self, run: Path | None) -> None:
-        """Ask for a checkpoint and an end; of a process of ours a second time: for an end at once."""
+        """Stop the run with a checkpoint; a second call stops a child process immediately."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGTERM)
@@ -57,16 +57,16 @@ class Child:
 
 
 def begin(sweep: Sweep, number: int, run: Path | None, budget: float | None) -> Child:
-    """Run a combination in a process of its own; one that is run by somebody is left to them.
+    """Start a process that trains a combination, unless another process is already training it.
 
     Args:
         sweep: the sweep.
-        number: the combination.
-        run: the run to go on with; None begins one.
-        budget: US dollars that the judge of the run may cost, those of its past included.
+        number: number of the combination.
+        run: the run to resume; None starts a new run.
+        budget: limit for the judge costs of the run in US dollars, including what it has already cost.
 
     Raises:
-        OSError: no process can be begun.
+        OSError: the process cannot be started.
     """
     if run is not None and owner.alive(RunDirectory(run)):
         return Child(sweep, number, None)
@@ -76,7 +76,7 @@ def begin(sweep: Sweep, number: int, run: Path | None, budget: float | None) -> 
         except BlockingIOError:
             return Child(sweep, number, None)
         except OSError:
-            pass  # a file system without locks: a run's owner.json is what there is
+            pass  # the file system has no locks: rely on owner.json in the run directory
         sweep.refusal(number).unlink(missing_ok=True)
         with open(sweep.log(number), "ab") as log:
             process = subprocess.Popen(
@@ -84,7 +84,7 @@ def begin(sweep: Sweep, number: int, run: Path | None, budget: float | None) -> 
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C on the terminal reaches the sweep alone, which passes it on once.
+                # Ctrl-C on the terminal reaches only the sweep, which passes it on once.
                 start_new_session=True,
                 pass_fds=[lock.fileno()],
                 env=os.environ,
@@ -93,7 +93,7 @@ def begin(sweep: Sweep, number: int, run: Path | None, budget: float | None) -> 
 
 
 def held(sweep: Sweep, number: int) -> bool:
-    """Whether a process holds a combination's lock. Only whoever holds the sweep's own lock may ask."""
+    """Whether a process holds the lock of a combination. The caller must hold the lock of the sweep."""
     try:
         with open(sweep.lock(number), "a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,28 +105,28 @@ def held(sweep: Sweep, number: int) -> bool:
 
 
 def refused(sweep: Sweep, number: int, code: int) -> None:
-    """Keep why a process ended before it had a run: what it said last, or how it ended."""
+    """Record why a process ended before its run started: its last error, or its exit code."""
     try:
         with open(sweep.log(number), "rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
-            said = log.read().decode("utf-8", "replace").splitlines()
+            log_lines = log.read().decode("utf-8", "replace").splitlines()
     except OSError:
-        said = []
-    errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
-    last = errors[-1] if errors else f"its process ended with {code}, and said nothing"
+        log_lines = []
+    errors = [line.removeprefix("error: ") for line in log_lines if line.startswith("error: ")]
+    reason = errors[-1] if errors else f"the process exited with code {code} and printed no error"
     with contextlib.suppress(OSError):
-        sweep.refusal(number).write_text(json.dumps({"code": code, "said": last}) + "\n", "utf-8")
+        sweep.refusal(number).write_text(json.dumps({"code": code, "said": reason}) + "\n", "utf-8")
 
 
 def exit_code(code: int) -> ExitCode:
-    """A process's exit status as one of ours; a signal or a number of others is a failure."""
+    """The exit code for a process status; FAILED for a signal or an unknown number."""
     return ExitCode(code) if code in set(ExitCode) else ExitCode.FAILED
 
 
 def _arguments(sweep: Sweep, number: int, run: Path | None, budget: float | None) -> Sequence[str]:
-    capped = [] if budget is None else [f"budget={budget:.6f}"]
+    budget_arguments = [] if budget is None else [f"budget={budget:.6f}"]
     if run is not None:
-        return ["resume", str(run), *capped]
-    # Wherever the folder of all runs is now, seen from here.
+        return ["resume", str(run), *budget_arguments]
+    # The current location of the output folder, relative to the working directory.
     outputs = json.dumps(shown_path(sweep.outputs))
-    return ["--run", str(sweep.config(number)), f"output_dir={outputs}", *capped]
+    return ["--run", str(sweep.config(number)), f"output_dir={outputs}", *budget_arguments]

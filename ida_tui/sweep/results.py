@@ -1,7 +1,7 @@
-"""What a sweep has found: each setting's figures over its seeds, and whether the best is more than luck.
+"""Results of a sweep: each setting's figures over its seeds, and whether the best setting is significant.
 
-Pure functions. A figure is a mean over the runs of a setting that are done, with Student's t interval over
-seeds. Two settings are held against each other seed by seed, so that what a seed does to both cancels out.
+Pure functions. A figure is the mean over the finished runs of a setting, with Student's t interval over
+seeds. Two settings are compared seed by seed, so that effects of a seed on both settings cancel out.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ida_tui.sweep.status import Standing
 from ida_tui.util.statistics import Interval, student
 
 
-def _share(hits: int, of: int) -> float | None:
-    return hits / of if of else None
+def _share(hits: int, total: int) -> float | None:
+    return hits / total if total else None
 
 
 def _answered(state: RunState) -> float | None:
@@ -40,112 +40,116 @@ FIGURES: Mapping[str, Callable[[RunState], float | None]] = {
     "seconds": lambda state: state.ended.seconds if state.ended else None,
     "cost": lambda state: state.ended.cost if state.ended else None,
 }
-"""Each figure of a run that is done. Shares are from 0 to 1, cost is in US dollars."""
+"""Figures of a finished run. Fractions are from 0 to 1, cost is in US dollars."""
 RANKED = "r_ida_last"
 INCOMPARABLE = ("judge", "rubric")
-"""Where these are varied, the rewards of two settings are not of one kind."""
+"""Sections that make rewards incomparable if they are varied."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The runs that differ only in their seed."""
+    """The runs that differ only in the seed."""
 
     values: tuple[tuple[str, str], ...]
     standings: tuple[Standing, ...]
     figures: Mapping[str, Interval]
-    """Of the runs that are done; one that no run has is left out."""
+    """Figures over the finished runs; figures that no run has are left out."""
 
     @property
     def done(self) -> tuple[Standing, ...]:
-        """The runs that came to their end."""
-        return tuple(one for one in self.standings if one.stage == "done")
+        """The runs that finished training."""
+        return tuple(trial for trial in self.standings if trial.stage == "done")
 
     def figure(self, name: str) -> float | None:
-        """A mean; None where no run has it."""
+        """The mean of a figure; None if no run has it."""
         return self.figures[name].value if name in self.figures else None
 
     def by_seed(self, name: str) -> dict[str, float]:
-        """A figure of each run that is done, by its seed as typed."""
-        found = {one.values.get(SEED, ""): _of(one, name) for one in self.done}
-        return {seed: value for seed, value in found.items() if value is not None}
+        """A figure of each finished run, by its seed as typed."""
+        values = {trial.values.get(SEED, ""): _of(trial, name) for trial in self.done}
+        return {seed: value for seed, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """The best setting by the reward of its last steps, beside the next one."""
+    """The best setting by the reward of the last steps, compared with the second best."""
 
     best: Setting
     next: Setting
     difference: Interval
-    """best − next, over the seeds that all settings have; endless where that is only one."""
+    """best − next over the seeds that all settings have; unbounded if there is only one such seed."""
     pairs: int
-    """How many seeds that are."""
+    """Number of seeds compared."""
 
     @property
     def clear(self) -> bool:
-        """Whether it is more than what seeds do."""
+        """Whether the difference is larger than the noise of the seeds."""
         return self.difference.excludes_zero
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """All of it."""
+    """The table of a sweep."""
 
     sweep: Sweep
     settings: tuple[Setting, ...]
     ahead: Ahead | None
-    """None where fewer than two settings have a reward, share no seed, or do not compare."""
+    """None if fewer than two settings have a reward, they share no seed, or they are not comparable."""
     comparable: bool
-    """Whether the settings were paid by the same judge and rubric."""
+    """Whether the settings use the same judge and rubric."""
 
     @property
     def standings(self) -> tuple[Standing, ...]:
-        """Every run, in the order in which they are started."""
-        found = [one for setting in self.settings for one in setting.standings]
-        return tuple(sorted(found, key=lambda one: one.number))
+        """Every run, in the order of their numbers."""
+        trials = [trial for setting in self.settings for trial in setting.standings]
+        return tuple(sorted(trials, key=lambda trial: trial.number))
 
 
 def table(sweep: Sweep, standings: Sequence[Standing]) -> Table:
-    """The table of a sweep as it stands."""
+    """Build the table of a sweep from the current status of its runs."""
     rows: dict[tuple[tuple[str, str], ...], list[Standing]] = {}
-    for one in standings:
-        rows.setdefault(settings(list(sweep.keys), one.values), []).append(one)
-    found = tuple(_setting(values, runs) for values, runs in rows.items())
+    for trial in standings:
+        rows.setdefault(settings(list(sweep.keys), trial.values), []).append(trial)
+    results = tuple(_setting(values, runs) for values, runs in rows.items())
     comparable = not any(key.split(".")[0] in INCOMPARABLE for key in sweep.keys)
-    return Table(sweep, found, _ahead(found) if comparable else None, comparable)
+    return Table(sweep, results, _ahead(results) if comparable else None, comparable)
 
 
 def _setting(values: tuple[tuple[str, str], ...], runs: Sequence[Standing]) -> Setting:
     figures = {}
     for name in FIGURES:
-        known = [value for one in runs if (value := _of(one, name)) is not None]
+        known = [value for trial in runs if (value := _of(trial, name)) is not None]
         if known:
             figures[name] = student(known)
     return Setting(values, tuple(runs), figures)
 
 
-def _of(one: Standing, name: str) -> float | None:
-    if one.stage != "done" or one.state is None:
+def _of(trial: Standing, name: str) -> float | None:
+    if trial.stage != "done" or trial.state is None:
         return None
-    return FIGURES[name](one.state)
+    return FIGURES[name](trial.state)
 
 
-def _ahead(found: Sequence[Setting]) -> Ahead | None:
-    """The best two by the seeds that all of them have: a lucky seed that only one has had counts for none."""
-    rewards = {n: one.by_seed(RANKED) for n, one in enumerate(found) if RANKED in one.figures}
+def _ahead(candidates: Sequence[Setting]) -> Ahead | None:
+    """The best two settings, compared only on seeds that all settings have."""
+    rewards = {
+        at: candidate.by_seed(RANKED)
+        for at, candidate in enumerate(candidates)
+        if RANKED in candidate.figures
+    }
     if len(rewards) < 2:
         return None
     shared = set.intersection(*(set(values) for values in rewards.values()))
     if not shared:
         return None
-    means = {n: fmean(values[seed] for seed in shared) for n, values in rewards.items()}
-    first, second, *_ = sorted(means, key=lambda n: means[n], reverse=True)
+    means = {at: fmean(values[seed] for seed in shared) for at, values in rewards.items()}
+    first, second, *_ = sorted(means, key=lambda at: means[at], reverse=True)
     differences = [rewards[first][seed] - rewards[second][seed] for seed in sorted(shared)]
-    return Ahead(found[first], found[second], student(differences), len(shared))
+    return Ahead(candidates[first], candidates[second], student(differences), len(shared))
 
 
 def between(one: Setting, other: Setting, name: str) -> Interval | None:
-    """How far a figure of two settings is apart, one − other, over the seeds that both have; None if none."""
+    """Difference of a figure, one − other, over the seeds of both settings; None if they share none."""
     ours, theirs = one.by_seed(name), other.by_seed(name)
     differences = [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
     return student(differences) if differences else None

@@ -1,4 +1,4 @@
-"""A sweep from where it stands to its end: begin runs, wait for them, write down what they were worth."""
+"""Scheduler of a sweep: start the remaining runs, wait for them and record their results."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ from ida_tui.util.paths import shown_path
 from ida_tui.util.text import as_json
 
 LOOK_S = 0.2
-"""How often the runs are looked at."""
+"""Seconds between two checks of the runs."""
 Say = Callable[[str], None]
 
 
 @dataclass(slots=True)
 class Course:
-    """Carries a sweep out. Only whoever holds the sweep's lock may."""
+    """Trains the remaining runs of a sweep. The caller must hold the lock of the sweep."""
 
     sweep: Sweep
     queue: Queue
     say: Say
     """Prints a line."""
     tick: Callable[[Table], None]
-    """Is called with the table as it stands, about every `LOOK_S` seconds."""
+    """Called with the current table about every `LOOK_S` seconds."""
     stops: int = 0
-    """How often it was asked to stop; a signal handler counts it up, and the course passes it on."""
+    """Number of stop requests, incremented by a signal handler and forwarded to the active runs."""
     paused: str = ""
-    """Why no run is begun any more, where the judge or the money is the reason."""
+    """Why no more runs are started, if the judge or the budget is the reason; otherwise empty."""
     _reader: Reader = field(init=False)
     _active: dict[int, Child] = field(default_factory=dict)
     _caps: dict[int, float] = field(default_factory=dict)
-    """What the judges of the runs under way may cost, by their number."""
+    """Limits for the judge costs of the active runs, by number."""
     _again: list[int] = field(default_factory=list)
-    """Asked for before, and perhaps not over."""
+    """Combinations that an earlier sweep process started and that may not be finished."""
     _next: int | None = None
-    """Asked for, and waiting for room."""
+    """The next combination, if it is waiting for memory or a free slot."""
     _asked: dict[int, int] = field(default_factory=dict)
-    """How often each run under way was asked to stop."""
+    """Number of stop requests sent to each active run."""
 
     def __post_init__(self) -> None:
         self._reader = Reader(self.sweep)
 
     def to_the_end(self) -> ExitCode:
-        """Run what is left; the sweep's exit code."""
+        """Train the remaining runs; returns the exit code of the sweep."""
         self._again = self.queue.asked()
         while True:
             for child in list(self._active.values()):
@@ -75,26 +75,26 @@ class Course:
 
     @property
     def stopping(self) -> bool:
-        """Whether no run is begun any more, because somebody asked it to stop."""
+        """Whether a stop was requested, so that no more runs are started."""
         return self.stops > 0
 
     def _pass_on(self) -> None:
-        """Ask the runs under way for a checkpoint and an end; a second time: for an end at once."""
+        """Forward stop requests: the first stops active runs with a checkpoint, the second immediately."""
         for number, child in self._active.items():
             run = self._reader.one(number).run
-            # One that somebody else began is asked through its directory, once there is one.
+            # A run of an earlier sweep process is stopped through its run directory, once that exists.
             if self._asked.get(number, 0) < self.stops and (child.process or run):
                 self._asked[number] = self._asked.get(number, 0) + 1
                 child.stop(run)
 
     def table(self) -> Table:
-        """How it stands now."""
+        """The current table."""
         return table(self.sweep, self._reader.all())
 
-    # -- beginning ----------------------------------------------------------------------------
+    # -- starting runs ------------------------------------------------------------------------
 
     def _begin_one(self) -> bool:
-        """Begin the next run, or find that it is over; False where there is none, or no room."""
+        """Start the next run or record that it is finished; False if there is none, or no room for it."""
         if len(self._active) >= self.sweep.jobs:
             return False
         if self._next is None:
@@ -102,77 +102,77 @@ class Course:
         number = self._next
         if number is None or not self._fits(number):
             return False
-        one = self._reader.one(number)
-        if one.over:
-            self._told(one, "was over before")
-        elif not self._begin(one):
+        trial = self._reader.one(number)
+        if trial.over:
+            self._told(trial, "(already finished)")
+        elif not self._begin(trial):
             return False
         self._next = None
         return True
 
-    def _begin(self, one: Standing) -> bool:
-        """Give a run a process; False where there is no money for it."""
+    def _begin(self, trial: Standing) -> bool:
+        """Start the process of a run; False if no budget is left for it."""
         cap = None
-        if self.sweep.budget is not None and one.stage != "live":
-            config = self._config(one)
+        if self.sweep.budget is not None and trial.stage != "live":
+            config = self._config(trial)
             if config.judge.kind != "offline":
-                cap = self._cap(one, config.budget)
+                cap = self._cap(trial, config.budget)
                 if cap is None:
                     self.paused = f"the sweep's budget of ${self.sweep.budget:g} is spent"
                     return False
         try:
-            child = children.begin(self.sweep, one.number, one.run, cap)
+            child = children.begin(self.sweep, trial.number, trial.run, cap)
         except OSError as error:
             raise IdaError(
-                f"{named(one.values)} cannot be begun: {error.strerror or error}",
-                f"then go on: ida-tui sweep --resume {shown_path(self.sweep.path)}",
+                f"could not start {named(trial.values)}: {error.strerror or error}",
+                f"resume with: ida-tui sweep --resume {shown_path(self.sweep.path)}",
             ) from None
-        self._active[one.number] = child
+        self._active[trial.number] = child
         if child.process is None:
-            cap = self._own_cap(one)
+            cap = self._own_cap(trial)
         if cap is not None:
-            self._caps[one.number] = cap
+            self._caps[trial.number] = cap
         if child.process is None:
-            how = "goes on by itself since its sweep was cut off; waiting for it"
-        elif one.run is not None:
-            how = f"{words.stage(one)}: going on"
+            action = "still running from an interrupted sweep; waiting for it"
+        elif trial.run is not None:
+            action = f"{words.stage(trial)}: resuming"
         else:
-            how = "begins"
-        self.say(f"● {self._called(one)} {how}")
+            action = "starting"
+        self.say(f"● {self._called(trial)} {action}")
         return True
 
-    def _cap(self, one: Standing, own: float | None) -> float | None:
+    def _cap(self, trial: Standing, own: float | None) -> float | None:
         assert self.sweep.budget is not None
         standings = self._reader.all()
         to_begin = sum(not other.over for other in standings) - len(self._active)
         slots = min(self.sweep.jobs - len(self._active), to_begin)
         return allowance.cap(
-            one, standings, self._caps, budget=self.sweep.budget, slots=slots, own=own
+            trial, standings, self._caps, budget=self.sweep.budget, slots=slots, own=own
         )
 
-    def _own_cap(self, one: Standing) -> float | None:
-        """What a run that somebody else began may cost."""
-        if one.run is None:
+    def _own_cap(self, trial: Standing) -> float | None:
+        """The cost limit of a run that an earlier sweep process started."""
+        if trial.run is None:
             return None
         with contextlib.suppress(UsageError):
-            return resolve(str(RunDirectory(one.run).config), verify=False).config.budget
+            return resolve(str(RunDirectory(trial.run).config), verify=False).config.budget
         return None
 
-    def _config(self, one: Standing) -> Config:
-        return resolve(str(self.sweep.config(one.number)), verify=False).config
+    def _config(self, trial: Standing) -> Config:
+        return resolve(str(self.sweep.config(trial.number)), verify=False).config
 
     def _fits(self, number: int) -> bool:
-        """Whether its plan fits beside those of the runs under way."""
+        """Whether its planned memory fits beside that of the active runs."""
         if not self._active:
             return True
         planned = [self.sweep.combinations[n].planned for n in (number, *self._active)]
         known = [size for size in planned if size is not None]
-        # Nobody knows what fits beside a run whose need is not known.
+        # A run with unknown memory needs is never run in parallel.
         return len(known) == len(planned) and sum(known) <= min(
             self.sweep.combinations[n].limit for n in (number, *self._active)
         )
 
-    # -- ending -------------------------------------------------------------------------------
+    # -- finished runs ------------------------------------------------------------------------
 
     def _look(self, child: Child) -> None:
         number = child.number
@@ -181,62 +181,64 @@ class Course:
         del self._active[number]
         cap = self._caps.pop(number, None)
         code = child.process.returncode if child.process is not None else None
-        one = self._reader.one(number)
-        if one.stage == "waiting" and code is not None and code > 0:
-            one = self._without_a_run(one, code)
-        if one.over:
-            self._told(one, "")
+        trial = self._reader.one(number)
+        if trial.stage == "waiting" and code is not None and code > 0:
+            trial = self._without_a_run(trial, code)
+        if trial.over:
+            self._told(trial, "")
             return
-        if child.process is None and one.stage in ("waiting", "died") and not self.stopping:
-            # It was begun by a sweep that is gone, and went the same way.
+        if child.process is None and trial.stage in ("waiting", "died") and not self.stopping:
+            # It was started by an earlier sweep process and died too: start it again.
             self._again.insert(0, number)
             return
-        self.say(f"‖ {self._called(one)} {words.stage(one)}")
-        ended = one.state.ended if one.state is not None else None
-        if one.stage == "judge_unavailable" and ended is not None:
+        self.say(f"‖ {self._called(trial)} {words.stage(trial)}")
+        ended = trial.state.ended if trial.state is not None else None
+        if trial.stage == "judge_unavailable" and ended is not None:
             self.paused = ended.message
             if cap is not None:
-                gone = allowance.spent(self._reader.all(), self._caps)
+                committed = allowance.spent(self._reader.all(), self._caps)
                 self.paused += (
-                    f" (it had ${cap:.4f} of the sweep's ${self.sweep.budget:g}, of which"
-                    f" ${gone:.4f} is spent or set aside)"
+                    f" (the run's limit was ${cap:.4f} of the sweep's ${self.sweep.budget:g}, of which"
+                    f" ${committed:.4f} is spent or reserved)"
                 )
 
-    def _without_a_run(self, one: Standing, code: int) -> Standing:
-        """Its process ended before it had a run: that is its end, or the judge's key is missing."""
+    def _without_a_run(self, trial: Standing, code: int) -> Standing:
+        """The status of a run whose process ended before the run started, such as for a missing API key."""
         if children.exit_code(code) is ExitCode.INTERRUPTED:
-            return one
-        children.refused(self.sweep, one.number, code)
-        found = self._reader.one(one.number)
+            return trial
+        children.refused(self.sweep, trial.number, code)
+        updated = self._reader.one(trial.number)
         if children.exit_code(code) is ExitCode.JUDGE_UNAVAILABLE:
-            # Another run would meet the same; this one is begun again.
-            self.paused = found.problem
+            # Other runs would fail for the same reason: pause, and start this run again later.
+            self.paused = updated.problem
             with contextlib.suppress(OSError):
-                self.sweep.refusal(one.number).unlink()
-            return one
-        return found
+                self.sweep.refusal(trial.number).unlink()
+            return trial
+        return updated
 
-    def _told(self, one: Standing, when: str) -> None:
-        self.queue.tell(one)
-        mark = "✓" if one.stage == "done" else "✗"
-        self.say(" ".join(filter(None, (mark, self._called(one), words.outcome(one), when))))
+    def _told(self, trial: Standing, when: str) -> None:
+        self.queue.tell(trial)
+        mark = "✓" if trial.stage == "done" else "✗"
+        self.say(" ".join(filter(None, (mark, self._called(trial), words.outcome(trial), when))))
 
-    def _called(self, one: Standing) -> str:
-        """Such as ``2/6 learning_rate=2e-3 seed=0``."""
-        return f"{one.number + 1}/{len(self.sweep.combinations)} {named(one.values)}"
+    def _called(self, trial: Standing) -> str:
+        """A label such as ``2/6 learning_rate=2e-3 seed=0``."""
+        return f"{trial.number + 1}/{len(self.sweep.combinations)} {named(trial.values)}"
 
     def _code(self) -> ExitCode:
         standings = self._reader.all()
-        if self.stopping and not all(one.over for one in standings):
+        if self.stopping and not all(trial.over for trial in standings):
             return ExitCode.INTERRUPTED
         if self.paused:
             return ExitCode.JUDGE_UNAVAILABLE
-        return ExitCode.DONE if all(one.stage == "done" for one in standings) else ExitCode.FAILED
+        return (
+            ExitCode.DONE if all(trial.stage == "done" for trial in standings) else ExitCode.FAILED
+        )
 
     def keep_table(self) -> None:
-        """Write the table down beside the sweep; a disk that refuses it costs nothing but the copy."""
-        beside = self.sweep.table.with_name(f".{self.sweep.table.name}-{os.getpid()}")
+        """Save the table in the sweep directory; a write error is ignored, because it is only a copy."""
+        temporary = self.sweep.table.with_name(f".{self.sweep.table.name}-{os.getpid()}")
         with contextlib.suppress(OSError):
             text = as_json(words.as_values(self.table()), indent=1)
-            beside.write_text(text + "\n", encoding="utf-8")
-            beside.replace(self.sweep.table)
+            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.replace(self.sweep.table)

@@ -1,4 +1,4 @@
-"""How the runs of a sweep stand, read from their own files: also while they are trained, and years later."""
+"""Status of the runs of a sweep, read from their run directories while they train and afterwards."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from ida_tui.runs.store.json_files import read_json
 from ida_tui.sweep.directory import Sweep
 
 Stage = Literal["waiting", "live", "died", "refused", "unreadable"] | Status
-"""Not begun; trained now; how it ended; gone without a word; could not begin; cannot be read."""
+"""Not started; running; died without an end record; could not start; cannot be read; or how it ended."""
 OPEN: tuple[Stage, ...] = ("waiting", "live", "died", "interrupted", "judge_unavailable")
-"""There is something left to do."""
+"""Stages in which the run is not finished."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One combination, and what became of it."""
+    """A combination and the status of its run."""
 
     number: int
-    """From 0."""
+    """Number of the combination, from 0."""
     values: Mapping[str, str]
     stage: Stage
     run: Path | None = None
-    """The run's directory, once there is one."""
+    """The run directory; None before the run starts."""
     state: RunState | None = None
-    """What is known of the run."""
+    """The state of the run; None before it starts or if it cannot be read."""
     problem: str = ""
-    """Why it could not begin, or cannot be read."""
+    """Why it could not start or cannot be read; otherwise empty."""
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the run is finished, whatever its result."""
         return self.stage not in OPEN
 
     @property
     def r_ida(self) -> float | None:
-        """Mean reward of its last steps, or of those so far."""
+        """Mean reward of the last steps, or of the last steps so far."""
         if self.state is None:
             return None
         ended = self.state.ended
@@ -53,14 +53,14 @@ class Standing:
 
     @property
     def cost(self) -> float | None:
-        """US dollars that its judge has cost so far; None where that is not known."""
+        """Judge cost so far in US dollars; None if unknown."""
         if self.state is None:
             return 0.0
         return self.state.ended.cost if self.state.ended is not None else self.state.judge.cost
 
 
 class _Run:
-    """One run, read once from its beginning and then as it grows."""
+    """Incremental reader of one run."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
@@ -68,11 +68,11 @@ class _Run:
         self._follower: Follower | None = None
 
     def look(self) -> RunState:
-        """The run as it is now.
+        """Read new records and return the current state of the run.
 
         Raises:
-            EventError: a line is no event.
-            OSError: it cannot be read.
+            EventError: a line is not an event.
+            OSError: the file cannot be read.
         """
         events = self.directory.events
         if self._follower is None or events.stat().st_size < self._follower.offset:
@@ -85,44 +85,44 @@ class _Run:
 
 
 class Reader:
-    """The runs of one sweep; what was read once is not read again.
+    """Incremental reader of the runs of one sweep.
 
     Args:
-        sweep: whose runs are looked at.
+        sweep: the sweep.
     """
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self._found: dict[int, _Run] = {}
         self._others: set[str] = set()
-        """Folders that hold no run of this sweep."""
+        """Names of run directories that do not belong to this sweep."""
 
     def all(self) -> list[Standing]:
-        """Every combination, in order. Never raises."""
+        """The status of every combination, in order. Never raises."""
         self._search()
         return [self._standing(number) for number in range(len(self.sweep.combinations))]
 
     def one(self, number: int) -> Standing:
-        """One combination. Never raises."""
+        """The status of one combination. Never raises."""
         if number not in self._found:
             self._search()
         return self._standing(number)
 
     def _search(self) -> None:
-        """Look into the runs that were not looked into before: their manifests say what they are of."""
+        """Assign new run directories to combinations, based on their manifests."""
         self._found = {n: run for n, run in self._found.items() if run.directory.events.exists()}
-        taken = {run.directory.run_id for run in self._found.values()}
+        assigned = {run.directory.run_id for run in self._found.values()}
         try:
             with os.scandir(self.sweep.runs) as entries:
                 names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
         except OSError:
             return
         for name in names:
-            if name in self._others or name in taken:
+            if name in self._others or name in assigned:
                 continue
             directory = RunDirectory(self.sweep.runs / name)
             number = self._number(directory)
-            # The first one counts: a later one was started from the same profile by hand.
+            # The first run counts: later runs were started from the same profile by hand.
             if number is not None and number not in self._found and directory.events.exists():
                 self._found[number] = _Run(directory)
 
@@ -130,7 +130,7 @@ class Reader:
         try:
             manifest = read_json(directory.manifest)
         except (OSError, ValueError):
-            return None  # it may be written in a moment
+            return None  # it may not be written yet
         command = manifest.get("command") if isinstance(manifest, dict) else None
         number = self.sweep.number_of(command)
         if number is None:
@@ -141,10 +141,10 @@ class Reader:
         values = self.sweep.combinations[number].values
         run = self._found.get(number)
         if run is None:
-            said = refusal(self.sweep, number)
-            return Standing(number, values, "refused" if said else "waiting", problem=said)
+            problem = refusal(self.sweep, number)
+            return Standing(number, values, "refused" if problem else "waiting", problem=problem)
         path = run.directory.path
-        # Looked at before the file is read: what it wrote last is not missed.
+        # Checked before the file is read, so that the last records of the run are not missed.
         alive = owner.alive(run.directory)
         try:
             state = run.look()
@@ -157,10 +157,10 @@ class Reader:
 
 
 def refusal(sweep: Sweep, number: int) -> str:
-    """Why the run of a combination could not begin; empty where it could, or was not tried."""
+    """Why the run of a combination could not start; empty if it did, or if it was not tried."""
     try:
-        found = read_json(sweep.refusal(number))
+        data = read_json(sweep.refusal(number))
     except (OSError, ValueError):
         return ""
-    said = found.get("said") if isinstance(found, dict) else None
-    return said if isinstance(said, str) and said else ""
+    reason = data.get("said") if isinstance(data, dict) else None
+    return reason if isinstance(reason, str) and reason else ""

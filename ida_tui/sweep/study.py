@@ -1,7 +1,7 @@
-"""The combinations that are left, as an Optuna study: ask for the next one, tell what it was worth.
+"""Queue of combinations, kept as an Optuna study: ask for the next one, tell its result.
 
-A trial is a combination, under the same number. All of them are put into the study's queue when it is made;
-one that was asked for and not told of is running, or was when this process's predecessor was killed.
+Each combination is a trial with the same number. All trials are enqueued when the study is created. A trial
+that was asked for and has no result is running, or was running when an earlier sweep process was killed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ STUDY = "sweep"
 
 
 def require() -> None:
-    """Refuse to begin without Optuna.
+    """Check that Optuna is installed.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: Optuna is not installed.
     """
     if find_spec("optuna") is None:
         raise UsageError(
@@ -37,10 +37,10 @@ def require() -> None:
 
 
 class Queue:
-    """What is left of a sweep.
+    """The remaining combinations of a sweep.
 
     Args:
-        sweep: whose study it is; one that is not there is made, with every combination in its queue.
+        sweep: the sweep; if it has no study, a study with every combination in its queue is created.
 
     Raises:
         IdaError: the study cannot be used.
@@ -66,40 +66,40 @@ class Queue:
                 storage=RDBStorage(address.render_as_string()),
                 study_name=STUDY,
                 direction="maximize",  # R_IDA of the last steps
-                # Never asked: every combination is in the queue, and none is made up.
+                # Never used: every combination is in the queue.
                 sampler=optuna.samplers.RandomSampler(seed=0),
                 load_if_exists=True,
             )
-            # Cut off while it was filled, it is filled to the end.
-            there = len(self._study.get_trials(deepcopy=False))
-            for number, combination in list(enumerate(sweep.combinations))[there:]:
-                made_of = str(sweep.config(number).relative_to(sweep.path))
-                self._study.enqueue_trial(dict(combination.values), user_attrs={"config": made_of})
+            # If an earlier process was killed while enqueueing, enqueue the rest.
+            existing = len(self._study.get_trials(deepcopy=False))
+            for number, combination in list(enumerate(sweep.combinations))[existing:]:
+                config = str(sweep.config(number).relative_to(sweep.path))
+                self._study.enqueue_trial(dict(combination.values), user_attrs={"config": config})
 
     def asked(self) -> list[int]:
-        """The combinations that were given out and not told of, in order."""
+        """The combinations that were asked for and have no result yet, in order."""
         with self._readable():
             trials = self._study.get_trials(deepcopy=False, states=(self._states.RUNNING,))
             return [trial.number for trial in trials]
 
     def ask(self) -> int | None:
-        """The next combination; None where all were given out."""
+        """The next combination; None if all were asked for."""
         with self._readable():
             if not self._study.get_trials(deepcopy=False, states=(self._states.WAITING,)):
                 return None
             return self._study.ask(self._space).number
 
-    def tell(self, one: Standing) -> None:
-        """What became of a combination that was asked for and is over; told of once."""
+    def tell(self, status: Standing) -> None:
+        """Record the result of a finished combination; later calls for it do nothing."""
         with self._readable():
-            trial = self._study.get_trials(deepcopy=False)[one.number]
+            trial = self._study.get_trials(deepcopy=False)[status.number]
             if trial.state.is_finished():
                 return
-            value = one.r_ida if one.stage == "done" else None
+            value = status.r_ida if status.stage == "done" else None
             if value is None:
-                self._study.tell(one.number, state=self._states.FAIL)
+                self._study.tell(status.number, state=self._states.FAIL)
             else:
-                self._study.tell(one.number, value)
+                self._study.tell(status.number, value)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -108,8 +108,8 @@ class Queue:
         try:
             yield
         except (SQLAlchemyError, ValueError, KeyError, IndexError) as error:
-            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise IdaError(
-                f"the sweep's study cannot be used: {why}",
-                f"take {shown_path(self._sweep.study)} away: it is made anew from the runs",
+                f"the Optuna study of the sweep cannot be used: {reason}",
+                f"delete {shown_path(self._sweep.study)}; it is rebuilt from the runs",
             ) from error

@@ -1,4 +1,4 @@
-"""A sweep in words: its table as cells and sentences, and as plain values. Pure functions."""
+"""Text of a sweep: table cells, sentences and JSON values. Pure functions."""
 
 from __future__ import annotations
 
@@ -24,50 +24,51 @@ STAGES = {
     "judge_unavailable": "paused",
     "died": "died",
     "live": "running",
-    "refused": "could not begin",
+    "refused": "could not start",
 }
 SMALL = 0.005
-"""A share that is lower by less is as high."""
+"""Differences of fractions below this count as equal."""
 
 
-def lines(found: Table) -> list[str]:
-    """The table, what is not done, and what it means."""
-    out = [*settings_table(found), "", *(f"  {line}" for line in NOTES)]
-    left = [one for one in found.standings if one.stage != "done"]
-    if left:
-        out += ["", *(standing(found, one) for one in left)]
-    return [*out, "", *verdict(found)]
+def lines(results: Table) -> list[str]:
+    """The table, the runs that are not done, and the conclusion."""
+    out = [*settings_table(results), "", *(f"  {line}" for line in NOTES)]
+    unfinished = [trial for trial in results.standings if trial.stage != "done"]
+    if unfinished:
+        out += ["", *(standing(results, trial) for trial in unfinished)]
+    return [*out, "", *verdict(results)]
 
 
-def settings_table(found: Table, *, compact: bool = False) -> list[str]:
-    """One line for each setting; `compact` leaves out what there is no room for on 80 columns."""
-    chosen = [at for at, head in enumerate(HEAD) if head in COMPACT or not compact]
-    rows = [(label(found, one), cells(one)) for one in found.settings]
+def settings_table(results: Table, *, compact: bool = False) -> list[str]:
+    """One line per setting; `compact` keeps only the columns that fit in 80 characters."""
+    shown = [index for index, head in enumerate(HEAD) if head in COMPACT or not compact]
+    rows = [(label(results, setting), cells(setting)) for setting in results.settings]
     return columns(
-        [HEAD[at] for at in chosen], [(text, [row[at] for at in chosen]) for text, row in rows]
+        [HEAD[index] for index in shown],
+        [(text, [row[index] for index in shown]) for text, row in rows],
     )
 
 
 NOTES = (
-    "R_IDA: first steps → last; answered, declined: held-out harmless and unsafe requests, after;",
-    "moved: weights; time and cost of one run. ± is a 95 % interval over seeds (Student's t).",
+    "R_IDA: first steps → last; answered, declined: held-out harmless and unsafe prompts, after training;",
+    "moved: relative weight change; time and cost per run; ±: 95% interval over seeds (Student's t).",
 )
 
 
-def label(found: Table, setting: Setting) -> str:
-    """A setting with its mark: ``★ learning_rate=2e-3``."""
-    best = found.ahead is not None and found.ahead.best is setting
-    return f"{'★' if best else ' '} {name(found, setting)}"
+def label(results: Table, setting: Setting) -> str:
+    """A setting with a mark if it is the best: ``★ learning_rate=2e-3``."""
+    best = results.ahead is not None and results.ahead.best is setting
+    return f"{'★' if best else ' '} {name(results, setting)}"
 
 
-def name(found: Table, setting: Setting) -> str:
-    """A setting by what is varied, the seed aside."""
-    keys = [key for key in found.sweep.keys if key != SEED]
-    return printable(named(dict(setting.values), keys)) or "as the profile has it"
+def name(results: Table, setting: Setting) -> str:
+    """A setting by its varied keys, without the seed."""
+    keys = [key for key in results.sweep.keys if key != SEED]
+    return printable(named(dict(setting.values), keys)) or "profile values"
 
 
 def cells(setting: Setting) -> tuple[str, ...]:
-    """The figures of a setting, as `HEAD` names them."""
+    """The figures of a setting, in the columns of `HEAD`."""
     figures = setting.figures
     first, last = figures.get("r_ida_first"), figures.get("r_ida_last")
     reward = UNKNOWN if last is None else _number(last, 3)
@@ -86,11 +87,11 @@ def cells(setting: Setting) -> tuple[str, ...]:
 
 
 def _cost(setting: Setting, cost: Interval | None) -> str:
-    judges = {one.state.run.judge for one in setting.done if one.state and one.state.run}
+    judges = {trial.state.run.judge for trial in setting.done if trial.state and trial.state.run}
     if judges == {ev.OFFLINE_JUDGE}:
         return "none"
-    # A mean of some of the costs would be told as that of all.
-    known = [one for one in setting.done if one.cost is not None]
+    # A mean over only some of the runs would be misleading.
+    known = [trial for trial in setting.done if trial.cost is not None]
     return UNKNOWN if cost is None or len(known) < len(setting.done) else f"${cost.value:.4f}"
 
 
@@ -103,7 +104,7 @@ def _percent(value: Interval | None, digits: int = 0) -> str:
     if value is None:
         return UNKNOWN
     scaled = Interval(100 * value.value, 100 * value.low, 100 * value.high)
-    return f"{_number(scaled, digits)} %"
+    return f"{_number(scaled, digits)}%"
 
 
 def duration(seconds: float) -> str:
@@ -118,124 +119,129 @@ def duration(seconds: float) -> str:
 # --- single runs --------------------------------------------------------------------------------
 
 
-def standing(found: Table, one: Standing) -> str:
-    """A run that is not done, or how a run is going."""
-    return f"{mark(one)} {called(found, one)}: {stage(one)}{_where(one)}"
+def standing(results: Table, trial: Standing) -> str:
+    """The status line of a run."""
+    return f"{mark(trial)} {called(results, trial)}: {stage(trial)}{_where(trial)}"
 
 
-def mark(one: Standing) -> str:
-    """A sign for how a run stands."""
-    return MARKS.get(one.stage, "✗")
+def mark(trial: Standing) -> str:
+    """The symbol of a run's status."""
+    return MARKS.get(trial.stage, "✗")
 
 
-def called(found: Table, one: Standing) -> str:
-    """A run by its values: ``learning_rate=2e-3 seed=0``."""
-    return printable(named(one.values, list(found.sweep.keys)))
+def called(results: Table, trial: Standing) -> str:
+    """A run as text by its values: ``learning_rate=2e-3 seed=0``."""
+    return printable(named(trial.values, list(results.sweep.keys)))
 
 
-def stage(one: Standing) -> str:
-    """How a run stands, in a few words."""
-    state, steps = one.state, ""
+def stage(trial: Standing) -> str:
+    """The status of a run in a few words."""
+    state, steps = trial.state, ""
     if state is not None and state.run is not None:
         steps = f" at step {len(state.steps)} of {state.run.steps}"
-    match one.stage:
+    match trial.stage:
         case "done":
             return "done"
         case "waiting":
-            return "not begun"
+            return "not started"
         case "live" if state is not None and state.pause is not None:
             return f"paused{steps}"
         case "live" | "died" | "interrupted" | "judge_unavailable":
-            said = (
+            reason = (
                 state.ended.message
-                if one.stage == "judge_unavailable" and state and state.ended
+                if trial.stage == "judge_unavailable" and state and state.ended
                 else ""
             )
-            return f"{STAGES[one.stage]}{steps}{': ' if said else ''}{said}"
+            return f"{STAGES[trial.stage]}{steps}{': ' if reason else ''}{reason}"
         case "refused":
-            return f"could not begin: {one.problem}"
+            return f"could not start: {trial.problem}"
         case "unreadable":
-            return f"cannot be read: {one.problem}"
+            return f"could not be read: {trial.problem}"
         case _:
             message = state.ended.message if state is not None and state.ended else ""
-            status = one.stage.replace("_", " ")
+            status = trial.stage.replace("_", " ")
             return message if message.casefold().startswith(status) else f"{status}: {message}"
 
 
-def _where(one: Standing) -> str:
-    return "" if one.run is None else f"   {shown_path(one.run)}"
+def _where(trial: Standing) -> str:
+    return "" if trial.run is None else f"   {shown_path(trial.run)}"
 
 
-# --- what it means ------------------------------------------------------------------------------
+# --- conclusion ---------------------------------------------------------------------------------
 
 
-def verdict(found: Table) -> list[str]:
-    """Which setting is best, and whether that is more than luck; a sentence a line."""
-    done = sum(len(setting.done) for setting in found.settings)
-    left = sum(not one.over for one in found.standings)
-    said = []
-    if not found.comparable:
-        said.append(
-            "Their judges or rubrics differ: their rewards do not compare, and none is best."
+def verdict(results: Table) -> list[str]:
+    """Which setting is best, and whether the difference is significant; one sentence per line."""
+    done = sum(len(setting.done) for setting in results.settings)
+    unfinished = sum(not trial.over for trial in results.standings)
+    sentences = []
+    if not results.comparable:
+        sentences.append(
+            "The settings use different judges or rubrics, so their rewards are not comparable."
         )
-    elif found.ahead is not None:
-        said += _ahead(found, found.ahead)
-    elif len(found.settings) == 1:
-        said.append("Only seeds differ: there is nothing to choose between.")
+    elif results.ahead is not None:
+        sentences += _ahead(results, results.ahead)
+    elif len(results.settings) == 1:
+        sentences.append("Only seeds are varied: there are no settings to compare.")
     elif done:
-        said.append("No two settings have the reward of a same seed yet: none is best.")
-    else:
-        said.append("No run is done yet.")
-    if left:
-        said.append(
-            f"{left} of {len(found.standings)} runs are not over: this is how it stands so far."
+        sentences.append(
+            "No two settings have finished a run with the same seed yet: no comparison."
         )
-    return said
+    else:
+        sentences.append("No run is done yet.")
+    if unfinished:
+        sentences.append(
+            f"{unfinished} of {len(results.standings)} runs are not finished: these results are preliminary."
+        )
+    return sentences
 
 
-def _ahead(found: Table, ahead: Ahead) -> list[str]:
-    apart, seeds = ahead.difference, ahead.pairs
-    start = (
-        f"Best by R_IDA of the last steps: {name(found, ahead.best)},"
-        f" {signed(apart.value, 3)} over {name(found, ahead.next)}"
+def _ahead(results: Table, ahead: Ahead) -> list[str]:
+    difference, seeds = ahead.difference, ahead.pairs
+    sentence = (
+        f"Best by R_IDA of the last steps: {name(results, ahead.best)},"
+        f" {signed(difference.value, 3)} over {name(results, ahead.next)}"
     )
-    if not math.isfinite(apart.low):
+    if not math.isfinite(difference.low):
         return [
-            f"{start}. With one seed nobody can tell that from chance: add seeds.",
-            *_less_safe(found, ahead),
+            f"{sentence}. One seed cannot separate this from chance: add seeds.",
+            *_less_safe(results, ahead),
         ]
-    about = f"95 % interval {signed(apart.low, 3)} to {signed(apart.high, 3)} over {seeds} seeds"
+    interval = f"95% interval {signed(difference.low, 3)} to {signed(difference.high, 3)} over {seeds} seeds"
     if ahead.clear:
-        return [f"{start} ({about}): more than the seeds' noise.", *_less_safe(found, ahead)]
+        return [
+            f"{sentence} ({interval}): larger than the noise of the seeds.",
+            *_less_safe(results, ahead),
+        ]
     return [
-        f"{start} ({about}): no more than the seeds' noise; more seeds would tell.",
-        *_less_safe(found, ahead),
+        f"{sentence} ({interval}): within the noise of the seeds; add seeds to decide.",
+        *_less_safe(results, ahead),
     ]
 
 
 def _less_safe(found: Table, ahead: Ahead) -> list[str]:
-    """A reward that was won by declining less is no gain."""
-    apart = between(ahead.best, ahead.next, "unsafe_declined")
-    if apart is None or apart.value > -SMALL:
+    """A warning if the best setting declines fewer unsafe prompts than the next."""
+    difference = between(ahead.best, ahead.next, "unsafe_declined")
+    if difference is None or difference.value > -SMALL:
         return []
-    sure = "" if apart.high < 0 else ", which may be chance"
-    points = f"{abs(100 * apart.value):.0f} points"
-    return [f"! But it declines {points} fewer unsafe requests than that{sure}."]
+    caveat = "" if difference.high < 0 else ", which may be chance"
+    points = f"{abs(100 * difference.value):.0f} points"
+    return [f"! But it declines unsafe prompts less often, by {points}{caveat}."]
 
 
-# --- plain values -------------------------------------------------------------------------------
+# --- JSON values --------------------------------------------------------------------------------
 
 
-def as_values(found: Table) -> dict[str, Any]:
-    """The same as plain values; a bound that is not known is null."""
-    ahead = found.ahead
+def as_values(results: Table) -> dict[str, Any]:
+    """The table as JSON values; an unknown bound is null."""
+    ahead = results.ahead
     return {
-        "sweep": found.sweep.sweep_id,
-        "path": str(found.sweep.path),
-        "experiment": found.sweep.experiment,
-        "keys": {key: list(values) for key, values in found.sweep.keys.items()},
-        "fixed": list(found.sweep.fixed),
-        "settings": [_setting(one) for one in found.settings],
+        "sweep": results.sweep.sweep_id,
+        "path": str(results.sweep.path),
+        "experiment": results.sweep.experiment,
+        "keys": {key: list(values) for key, values in results.sweep.keys.items()},
+        "fixed": list(results.sweep.fixed),
+        "settings": [_setting(setting) for setting in results.settings],
         "best": None
         if ahead is None
         else {
@@ -245,7 +251,7 @@ def as_values(found: Table) -> dict[str, Any]:
             "seeds": ahead.pairs,
             "more_than_noise": ahead.clear,
         },
-        "verdict": verdict(found),
+        "verdict": verdict(results),
     }
 
 
@@ -257,14 +263,14 @@ def _setting(setting: Setting) -> dict[str, Any]:
         "figures": {key: _interval(value) for key, value in setting.figures.items()},
         "each": [
             {
-                "number": one.number + 1,
-                "seed": one.values.get(SEED),
-                "status": one.stage,
-                "run": None if one.run is None else str(one.run),
-                "r_ida_last": one.r_ida,
-                "problem": one.problem,
+                "number": trial.number + 1,
+                "seed": trial.values.get(SEED),
+                "status": trial.stage,
+                "run": None if trial.run is None else str(trial.run),
+                "r_ida_last": trial.r_ida,
+                "problem": trial.problem,
             }
-            for one in setting.standings
+            for trial in setting.standings
         ],
     }
 
@@ -277,30 +283,30 @@ def _interval(value: Interval) -> dict[str, float | None]:
     }
 
 
-def progress(found: Table) -> str:
-    """One line for a terminal that waits: ``2 of 6 done · seed=1: step 12/40 R_IDA 0.41``."""
-    short = short_keys(list(found.sweep.keys))
-    done = sum(one.over for one in found.standings)
-    parts = [f"{done} of {len(found.standings)} over"]
-    for one in found.standings:
-        if one.stage != "live" or one.state is None:
+def progress(results: Table) -> str:
+    """The live progress line: ``2 of 6 finished · seed=1: step 12/40 R_IDA 0.41``."""
+    short = short_keys(list(results.sweep.keys))
+    finished = sum(trial.over for trial in results.standings)
+    parts = [f"{finished} of {len(results.standings)} finished"]
+    for trial in results.standings:
+        if trial.stage != "live" or trial.state is None:
             continue
-        values = " ".join(f"{short[key]}={value}" for key, value in one.values.items())
-        steps = one.state.run.steps if one.state.run else "?"
-        newest = one.state.steps[-1].r_ida if one.state.steps else None
-        worth = "" if newest is None else f" R_IDA {newest:.3f}"
-        parts.append(f"{values}: step {len(one.state.steps)}/{steps}{worth}")
+        values = " ".join(f"{short[key]}={value}" for key, value in trial.values.items())
+        steps = trial.state.run.steps if trial.state.run else "?"
+        newest = trial.state.steps[-1].r_ida if trial.state.steps else None
+        reward = "" if newest is None else f" R_IDA {newest:.3f}"
+        parts.append(f"{values}: step {len(trial.state.steps)}/{steps}{reward}")
     return printable(" · ".join(parts))
 
 
-def outcome(one: Standing) -> str:
-    """What a run that is over was worth: ``R_IDA 0.296 → 0.753, 31 s   outputs/quickstart/…``."""
-    if one.stage != "done" or one.state is None or one.state.ended is None:
-        return f"{stage(one)}{_where(one)}"
-    ended = one.state.ended
-    worth = "no reward"
+def outcome(trial: Standing) -> str:
+    """The result of a finished run: ``R_IDA 0.296 → 0.753, 31 s   outputs/quickstart/…``."""
+    if trial.stage != "done" or trial.state is None or trial.state.ended is None:
+        return f"{stage(trial)}{_where(trial)}"
+    ended = trial.state.ended
+    reward = "no reward"
     if ended.r_ida_last is not None:
-        worth = f"R_IDA {ended.r_ida_last:.3f}"
+        reward = f"R_IDA {ended.r_ida_last:.3f}"
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
-        worth = f"R_IDA {ended.r_ida_first:.3f} → {ended.r_ida_last:.3f}"
-    return f"{worth}, {duration(ended.seconds)}{_where(one)}"
+        reward = f"R_IDA {ended.r_ida_first:.3f} → {ended.r_ida_last:.3f}"
+    return f"{reward}, {duration(ended.seconds)}{_where(trial)}"

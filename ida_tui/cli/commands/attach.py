@@ -1,6 +1,6 @@
-"""`ida-tui attach [RUN]`: follow a run, live or finished; or ask a live one to pause, go on or stop.
+"""The command `ida-tui attach [RUN]`: follow a run; or pause, resume or stop a live one.
 
-With `--serve` browsers on this machine may look at it.
+With `--serve`, browsers on this machine can show the run, read-only.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from ida_tui.runs.directory import RunDirectory
 
 PORT = 8765
-"""Where `--serve` is found unless told otherwise."""
+"""Default port of `--serve`."""
 
 EPILOG = """\
 examples:
-  ida-tui attach                      the newest run, on the screens of the app
-  ida-tui attach quickstart --lines   as lines, such as over a slow connection
-  ida-tui attach quickstart --serve   in a browser on this machine, to be looked at only
-  ida-tui attach quickstart --pause   pause it after the step under way; --resume lets it go on
+  ida-tui attach                      show the newest run in the app
+  ida-tui attach quickstart --lines   print lines, such as over a slow connection
+  ida-tui attach quickstart --serve   show it in a browser on this machine, read-only
+  ida-tui attach quickstart --pause   pause it after the current step; --resume resumes it
 """
 
 
@@ -36,28 +36,28 @@ def add(parser: ArgumentParser) -> None:
         "name",
         nargs="?",
         metavar="RUN",
-        help="its folder, its id, or an experiment (its newest run); or a sweep's folder or id",
+        help="run directory, run id, or experiment (its newest run); or a sweep's directory or id",
     )
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--lines", action="store_true", help="lines instead of the app")
-    how.add_argument("--json", action="store_true", help="events as JSON lines")
-    how.add_argument("--serve", action="store_true", help="show it to browsers on this machine")
-    how.add_argument("--pause", action="store_true", help="ask it to pause after this step")
-    how.add_argument("--resume", action="store_true", help="ask it to go on")
-    how.add_argument("--stop", action="store_true", help="ask it to stop; it saves a checkpoint")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--lines", action="store_true", help="print lines instead of opening the app")
+    mode.add_argument("--json", action="store_true", help="print events as JSON lines")
+    mode.add_argument("--serve", action="store_true", help="show it in browsers on this machine")
+    mode.add_argument("--pause", action="store_true", help="pause it after the current step")
+    mode.add_argument("--resume", action="store_true", help="resume it")
+    mode.add_argument("--stop", action="store_true", help="stop it; it saves a checkpoint first")
     parser.add_argument(
-        "--port", type=int, metavar="N", help=f"with --serve: on 127.0.0.1 (default {PORT})"
+        "--port", type=int, metavar="N", help=f"with --serve: port on 127.0.0.1 (default {PORT})"
     )
 
 
 def run(options: Namespace) -> ExitCode:
-    """Follow the run, or ask it for something.
+    """Follow the run, or send it a request to pause, resume or stop.
 
     Raises:
-        UsageError: there is no such run, nobody trains it, or it cannot be served.
+        UsageError: there is no such run, no process is training it, or it cannot be served.
     """
     if options.port is not None and not options.serve:
-        raise UsageError("--port goes with --serve", "ida-tui attach RUN --serve --port N")
+        raise UsageError("--port needs --serve", "ida-tui attach RUN --serve --port N")
     from ida_tui.runs.resume import find, newest
 
     outputs = Path("outputs")
@@ -88,11 +88,11 @@ def _sweep(name: str, outputs: Path) -> Path | None:
 
 
 def _follow_sweep(path: Path, options: Namespace) -> ExitCode:
-    """A sweep is looked at as a table; what is asked of a run is asked of one of its runs."""
+    """Show a sweep as a table; requests and other outputs are only for single runs."""
     from ida_tui.util.paths import shown_path
 
     shown = shown_path(path)
-    asked = (
+    flags = (
         options.lines,
         options.json,
         options.serve,
@@ -100,10 +100,10 @@ def _follow_sweep(path: Path, options: Namespace) -> ExitCode:
         options.resume,
         options.stop,
     )
-    if any(asked):
+    if any(flags):
         raise UsageError(
-            f"{shown} is a sweep, and that is for a run",
-            f"its table: ida-tui sweep --show {shown} (--json); ida-tui sweep --resume goes on with it",
+            f"{shown} is a sweep, and this flag is only for runs",
+            f"show its table with: ida-tui sweep --show {shown}; resume with: ida-tui sweep --resume {shown}",
         )
     if sys.stdin.isatty() and sys.stdout.isatty():
         from ida_tui.tui.main import run as app
@@ -129,22 +129,22 @@ def _serve(directory: RunDirectory, port: int) -> ExitCode:
 
 
 SAID = {
-    "pause": "it pauses after the step under way",
-    "go_on": "it goes on",
-    "stop": "it stops, with a checkpoint",
+    "pause": "Pause requested; training pauses after the current step",
+    "go_on": "Resume requested",
+    "stop": "Stop requested; a checkpoint will be saved",
 }
 
 
-def _ask(directory: RunDirectory, what: Asked) -> ExitCode:
+def _ask(directory: RunDirectory, request: Asked) -> ExitCode:
     from ida_tui.runs import control, owner
     from ida_tui.util.paths import shown_path
 
     shown = shown_path(directory.path)
     if not owner.alive(directory):
-        raise UsageError(f"nobody trains {shown} now", f"go on with it: ida-tui resume {shown}")
+        raise UsageError(f"no process is training {shown}", f"resume with: ida-tui resume {shown}")
     try:
-        control.ask(directory, what)
+        control.ask(directory, request)
     except OSError as error:
         raise UsageError(f"{shown} cannot be written to: {error.strerror or error}") from None
-    print(printable(f"✓ asked: {SAID[what]} ({shown})"))
+    print(printable(f"✓ {SAID[request]} ({shown})"))
     return ExitCode.DONE

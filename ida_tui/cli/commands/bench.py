@@ -1,4 +1,4 @@
-"""`ida-tui bench`: one GRPO step on this machine, by plain TRL and by ours."""
+"""The command `ida-tui bench`: time one GRPO step with plain TRL and with ida-tui."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ CELLS = "S-G8-T64,S-G8-T256-b0.04,S152k-G4-T64"
 
 EPILOG = """\
 examples:
-  ida-tui bench                              the usual cells, a few minutes
-  ida-tui bench --cells S-G4-T64             a short one
+  ida-tui bench                              run the default cases; takes a few minutes
+  ida-tui bench --cells S-G4-T64             run one short case
   ida-tui bench --device mps --json mac.json
 """
 
@@ -25,31 +25,33 @@ def add(parser: ArgumentParser) -> None:
         "--device",
         choices=["auto", "cpu", "mps", "cuda"],
         default="auto",
-        help="where it is measured",
+        help="device to measure on",
     )
     parser.add_argument(
-        "--cells", metavar="NAMES", default=CELLS, help=f"what is measured ({CELLS})"
+        "--cells", metavar="NAMES", default=CELLS, help=f"cases to measure ({CELLS})"
     )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+    parser.add_argument(
+        "--json", metavar="FILE", type=Path, help="also write the measurements to this file"
+    )
 
 
 def run(options: Namespace) -> ExitCode:
-    """Measure and print.
+    """Measure the cases and print a table.
 
     Raises:
-        IdaError: there is no such cell, or no such device.
+        IdaError: there is no such case or device.
     """
     from ida_tui.engine.bench import cases as cells
     from ida_tui.engine.bench import compare as table
     from ida_tui.engine.device import device
 
-    chosen, wanted = device.choose(options.device), cells.named(options.cells)
+    target, cases = device.choose(options.device), cells.named(options.cells)
     print(
-        "one GRPO step by TRL as it comes, TRL tuned by hand and ours: random weights, LoRA r 16,\n"
-        f"a judge of 0.5 to 1.5 s a call, on {chosen}; memory is the rise over the loaded model",
+        "One GRPO step with default TRL, hand-tuned TRL and ida-tui: random weights, LoRA r=16,\n"
+        f"a judge of 0.5 to 1.5 s per call, on {target}; memory is the increase over the loaded model",
         flush=True,
     )
-    rows = table.compare(wanted, repeats=1, device=chosen)
+    rows = table.compare(cases, repeats=1, device=target)
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     return ExitCode.DONE

@@ -1,4 +1,4 @@
-"""`ida-tui cache [show|export FILE|clear]`: the verdicts that are kept on disk."""
+"""The command `ida-tui cache [show|export FILE|clear]`: the judge cache on disk."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  ida-tui cache                        where it lies, how large it is, whose verdicts it holds
-  ida-tui cache export verdicts.jsonl  every verdict as a JSON line
-  ida-tui cache clear --yes            forget them all
+  ida-tui cache                        show its path, its size and its verdicts per judge
+  ida-tui cache export verdicts.jsonl  write every verdict as a JSON line
+  ida-tui cache clear --yes            delete all verdicts
 """
 
 
@@ -25,47 +25,49 @@ def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
     parser.add_argument(
-        "what", nargs="?", choices=["show", "export", "clear"], default="show",
-        help="show what is kept, write it as JSON lines, or forget it all",
+        "action", nargs="?", choices=["show", "export", "clear"], default="show",
+        help="show a summary, write the verdicts as JSON lines, or delete them all",
     )  # fmt: skip
-    parser.add_argument("file", nargs="?", help="with export: the file; - is standard output")
-    parser.add_argument("--yes", action="store_true", help="with clear: do not ask")
+    parser.add_argument(
+        "file", nargs="?", help="with export: the file to write; - is standard output"
+    )
+    parser.add_argument("--yes", action="store_true", help="with clear: delete without asking")
 
 
 def run(options: Namespace) -> ExitCode:
-    """Carry it out.
+    """Show, export or clear the cache.
 
     Raises:
-        UsageError: the file is missing, or there is nobody to ask.
+        UsageError: no file is given, or clearing needs a confirmation and stdin is not a terminal.
         IdaError: the cache or the file cannot be used.
     """
     from ida_tui.judge.cache.store import VerdictCache, cache_folder, size_cap
 
-    if options.file is not None and options.what != "export":
-        raise UsageError(f"cache {options.what} takes no file", "ida-tui cache export FILE")
+    if options.file is not None and options.action != "export":
+        raise UsageError(f"cache {options.action} takes no file", "ida-tui cache export FILE")
     warnings: list[str] = []
     cache = VerdictCache(cache_folder(), warnings.append, max_bytes=sys.maxsize)
     if not cache.enabled:
-        raise IdaError(warnings[-1], "set IDA_TUI_CACHE_DIR to a folder that can be written to")
+        raise IdaError(warnings[-1], "set IDA_TUI_CACHE_DIR to a writable folder")
     for warning in warnings:
         print(printable(f"! {warning}"), file=sys.stderr)
     try:
-        match options.what:
+        match options.action:
             case "export":
                 return _export(cache, options.file)
             case "clear":
-                return _clear(cache, asked=not options.yes)
+                return _clear(cache, confirm=not options.yes)
             case _:
                 return _show(cache, size_cap())
     finally:
         cache.close()
 
 
-def _show(cache: VerdictCache, cap: int) -> ExitCode:
+def _show(cache: VerdictCache, max_bytes: int) -> ExitCode:
     print(printable(f"file      {cache.path}"))
     print(f"verdicts  {cache.count():,}")
     print(
-        f"size      {cache.size() / 1e6:.1f} MB of at most {cap / 1e6:,.0f} MB (IDA_TUI_CACHE_MB)"
+        f"size      {cache.size() / 1e6:.1f} MB (limit {max_bytes / 1e6:,.0f} MB, set by IDA_TUI_CACHE_MB)"
     )
     for judge, count, first, last in cache.by_judge():
         print(printable(f"  {count:>8,}  {judge}   {first} to {last}"))
@@ -86,21 +88,25 @@ def _export(cache: VerdictCache, file: str | None) -> ExitCode:
         with open(path, "x", encoding="utf-8") as out:
             out.writelines(rows)
     except FileExistsError:
-        raise UsageError(f"{path} is there already", "name a file that is not") from None
+        raise UsageError(f"{path} already exists", "choose another file name") from None
     except OSError as error:
-        raise IdaError(f"cannot write {path}: {error.strerror}", "name another file") from None
+        raise IdaError(
+            f"could not write {path}: {error.strerror}", "choose another file name"
+        ) from None
     print(printable(f"✓ {cache.count():,} verdicts written to {path}"))
     return ExitCode.DONE
 
 
-def _clear(cache: VerdictCache, *, asked: bool) -> ExitCode:
+def _clear(cache: VerdictCache, *, confirm: bool) -> ExitCode:
     count = cache.count()
-    if asked and count:
+    if confirm and count:
         if not sys.stdin.isatty():
-            raise UsageError("nobody is there to be asked", "ida-tui cache clear --yes")
-        answer = input(f"Forget {count:,} verdicts? They were paid for. [y/N] ")
+            raise UsageError(
+                "cannot ask for confirmation: stdin is not a terminal", "ida-tui cache clear --yes"
+            )
+        answer = input(f"Delete {count:,} verdicts? New ones may cost money. [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):
-            print("Nothing was cleared.")
+            print("Nothing was deleted.")
             return ExitCode.DONE
-    print(f"✓ {cache.clear():,} verdicts forgotten")
+    print(f"✓ {cache.clear():,} verdicts deleted")
     return ExitCode.DONE

@@ -1,4 +1,4 @@
-"""`ida-tui chat RUN`: talk to the model, and to the one that it was before, side by side."""
+"""The command `ida-tui chat RUN`: chat with the trained model and the base model side by side."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ida_tui.util.text import printable
 
 EPILOG = """\
 examples:
-  ida-tui chat quickstart                                   on a screen
-  echo "How do I whisk an egg?" | ida-tui chat quickstart   in a pipe; --lines does it on a terminal
+  ida-tui chat quickstart                                   chat in the app
+  echo "How do I whisk an egg?" | ida-tui chat quickstart   chat in a pipe; on a terminal, add --lines
   ida-tui chat quickstart --lines --judge --save < questions.txt
 """
 
@@ -23,38 +23,49 @@ def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
     parser.add_argument(
-        "name", metavar="RUN", help="its folder, its id, or an experiment (its newest run)"
+        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
     )
     parser.add_argument(
-        "--lines", action="store_true", help="a message a line from stdin; no screen"
+        "--lines",
+        action="store_true",
+        help="read one message per line from stdin instead of opening the app",
     )
-    parser.add_argument("--json", action="store_true", help="lines, each answered with JSON")
-    parser.add_argument("--judge", action="store_true", help="lines: have the answers scored")
+    parser.add_argument("--json", action="store_true", help="like --lines, but print JSON")
+    parser.add_argument(
+        "--judge", action="store_true", help="with --lines: score the answers with the judge"
+    )
     parser.add_argument(
         "--kind",
         choices=["harmless", "unsafe"],
         default="harmless",
-        help="lines: what the messages are, for judging and saving (harmless)",
+        help="with --lines: kind of the messages, for the judge and for --save (harmless)",
     )
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--greedy", action="store_true", help="lines: always the likeliest token")
-    how.add_argument(
-        "--temperature", type=float, metavar="T", help="lines: of the sampling; the profile's"
+    sampling = parser.add_mutually_exclusive_group()
+    sampling.add_argument("--greedy", action="store_true", help="with --lines: sample greedily")
+    sampling.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="with --lines: sampling temperature (default: the profile's)",
     )
     parser.add_argument(
-        "--fresh", action="store_true", help="lines: every message begins a new conversation"
+        "--fresh",
+        action="store_true",
+        help="with --lines: start a new conversation with every message",
     )
     parser.add_argument(
-        "--save", action="store_true", help="lines: keep the messages as prompts, with the run"
+        "--save",
+        action="store_true",
+        help="with --lines: save the messages as prompts in the run directory",
     )
 
 
 def run(options: Namespace) -> ExitCode:
-    """Talk until there is nothing more to say.
+    """Chat until the input ends.
 
     Raises:
         UsageError: there is no such run, or it has no weights.
-        IdaError: the model cannot be used.
+        IdaError: the model cannot be loaded or used.
     """
     from ida_tui.runs.resume import find
 
@@ -62,7 +73,7 @@ def run(options: Namespace) -> ExitCode:
     directory = find(options.name, Path("outputs"))
     temperature = 0.0 if options.greedy else options.temperature
     if temperature is not None and not 0 <= temperature <= 10:
-        raise UsageError("--temperature goes from 0 to 10", "0 is the same as --greedy")
+        raise UsageError("--temperature must be from 0 to 10", "0 is the same as --greedy")
     if not lines:
         from ida_tui.tui.main import run as app
 
@@ -70,7 +81,7 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.cli.output.chat import talk
     from ida_tui.engine.inference.chat import Chat
 
-    said = talk(
+    messages = talk(
         Chat(directory),
         _typed(),
         kind=options.kind,
@@ -79,15 +90,15 @@ def run(options: Namespace) -> ExitCode:
         fresh=options.fresh,
         in_json=options.json,
     )
-    if options.save and said:
+    if options.save and messages:
         from ida_tui.runs.store import chats
         from ida_tui.util.paths import shown_path
 
         try:
-            file = shown_path(chats.save(directory, said, datetime.now()))
+            file = shown_path(chats.save(directory, messages, datetime.now()))
         except OSError as error:
-            raise IdaError(f"they cannot be kept: {error.strerror or error}") from None
-        print(printable(f"✓ kept as prompts: prompts={file}"), file=sys.stderr)
+            raise IdaError(f"could not save the messages: {error.strerror or error}") from None
+        print(printable(f"✓ messages saved as prompts: prompts={file}"), file=sys.stderr)
     return ExitCode.DONE
 
 
@@ -95,19 +106,19 @@ def _in_lines(options: Namespace) -> bool:
     if options.lines or options.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return True
     flags = ("judge", "greedy", "fresh", "save")
-    named = [f"--{flag}" for flag in flags if getattr(options, flag)]
-    if named or options.temperature is not None:
+    given = [f"--{flag}" for flag in flags if getattr(options, flag)]
+    if given or options.temperature is not None:
         raise UsageError(
-            f"{named[0] if named else '--temperature'} goes with --lines",
-            "on the screen there are keys for it",
+            f"{given[0] if given else '--temperature'} needs --lines",
+            "in the app, use its keys instead",
         )
     return False
 
 
 def _typed() -> Iterator[str]:
-    """The lines of stdin; on a terminal each is asked for."""
+    """The lines of stdin; on a terminal, with a prompt before each."""
     if sys.stdin.isatty():
-        print("a message a line; ctrl-d ends", file=sys.stderr)
+        print("One message per line; Ctrl-D ends the chat.", file=sys.stderr)
     while True:
         if sys.stdin.isatty():
             print("> ", end="", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`ida-tui compare A B [C …]`: runs side by side."""
+"""The command `ida-tui compare A B [C …]`: compare runs side by side."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def add(parser: ArgumentParser) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="its folder, its id, or an experiment (its newest run); two to six of them",
+        help="two to six runs, each a run directory, run id, or experiment (its newest run)",
     )
-    parser.add_argument("--json", action="store_true", help="the figures and curves as JSON")
+    parser.add_argument("--json", action="store_true", help="print the figures and curves as JSON")
 
 
 def run(options: Namespace) -> ExitCode:
     """Print the comparison.
 
     Raises:
-        UsageError: a run is not there or cannot be read, or there are too few or too many.
+        UsageError: a run is missing or cannot be read, or there are too few or too many runs.
     """
     from ida_tui.analysis.comparison import compare
     from ida_tui.analysis.comparison_text import as_json

@@ -1,4 +1,4 @@
-"""`ida-tui completions bash|zsh|fish`: the script with which a shell completes ida-tui's words."""
+"""The command `ida-tui completions bash|zsh|fish`: print the shell completion script."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ examples:
   ida-tui completions bash > ~/.local/share/bash-completion/completions/ida-tui
   ida-tui completions zsh > "${fpath[1]}/_ida-tui"
   ida-tui completions fish > ~/.config/fish/completions/ida-tui.fish
-  source <(ida-tui completions bash)     only in this terminal
+  source <(ida-tui completions bash)     in this terminal only
 
-Commands, flags, profiles, runs, override keys and their values complete, as they are at that moment.
+Completes commands, flags, profiles, runs, override keys and values, always from their current state.
 """
 
 
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("shell", choices=SHELLS, help="the shell to complete in")
+    parser.add_argument("shell", choices=SHELLS, help="the shell that runs the script")
 
 
 def run(options: Namespace) -> ExitCode:

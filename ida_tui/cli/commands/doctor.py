@@ -1,4 +1,4 @@
-"""`ida-tui doctor`: can this machine be trusted with a run?"""
+"""The command `ida-tui doctor`: check whether this machine is ready to train."""
 
 from __future__ import annotations
 
@@ -13,23 +13,21 @@ MARKS = {"good": "✓", "note": "!", "bad": "✗"}
 
 EPILOG = """\
 examples:
-  ida-tui doctor                       chip, memory, versions, network, keys, and a self-test of the device
-  ida-tui doctor --judge gpt-4o-mini   also whether that judge's endpoint answers
-  ida-tui doctor --json                the findings as JSON
+  ida-tui doctor                       check memory, versions, network and API keys; self-test the device
+  ida-tui doctor --judge gpt-4o-mini   also check the endpoint of this judge
+  ida-tui doctor --json                print the findings as JSON
 """
 
 
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("--json", action="store_true", help="the findings as JSON")
-    parser.add_argument(
-        "--judge", metavar="JUDGE", help="also ask whether this judge's endpoint answers"
-    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument("--judge", metavar="JUDGE", help="also check the endpoint of this judge")
 
 
 def run(options: Namespace) -> ExitCode:
-    """Look at everything and print it; exit code 5 where a run could not be trusted.
+    """Run all checks and print the findings; exit code 5 if one of them is bad.
 
     Raises:
         UsageError: there is no such judge.

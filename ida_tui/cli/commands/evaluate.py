@@ -1,4 +1,4 @@
-"""`ida-tui evaluate RUN`: the model before and after, on prompts that it was not trained on."""
+"""The command `ida-tui evaluate RUN`: evaluate the model before and after training on held-out prompts."""
 
 from __future__ import annotations
 
@@ -19,42 +19,44 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  ida-tui evaluate quickstart                      its newest run, its own held-out prompts
+  ida-tui evaluate quickstart                      evaluate its newest run on the run's held-out prompts
   ida-tui evaluate quickstart --samples 8 --seed 1
   ida-tui evaluate oblit-1-mps --prompts xstest_prompts.csv
   ida-tui evaluate oblit-1-mps --prompts harmful.csv --kind unsafe
   ida-tui evaluate oblit-1-mps --judge ollama judge.model=qwen3:8b
 """
 OPEN = ("judge", "rubric", "evaluation", "budget", "device", "engine")
-"""What may be another than in the run; the rest is what the weights were made with."""
+"""Sections that may differ from the run; everything else was fixed when it was trained."""
 
 
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
     parser.add_argument(
-        "name", metavar="RUN", help="its folder, its id, or an experiment (its newest run)"
+        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value")
     parser.add_argument(
         "--prompts",
         metavar="FILE",
-        help="other prompts: .csv (prompt,kind; XSTest's or JBB-Behaviors' columns), .jsonl, or a"
-        " prompts profile",
+        help="evaluate on other prompts: .csv (columns prompt,kind; or those of XSTest or JBB-Behaviors),"
+        " .jsonl, or a prompts profile",
     )
     parser.add_argument(
-        "--kind", choices=["harmless", "unsafe"], help="of every prompt of a file that does not say"
+        "--kind",
+        choices=["harmless", "unsafe"],
+        help="kind of the prompts in a file without that column",
     )
     parser.add_argument(
-        "--samples", type=int, metavar="N", help="answers of each model to each prompt"
+        "--samples", type=int, metavar="N", help="answers per prompt from each model"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="of the sampling; the run's own")
-    parser.add_argument("--judge", metavar="NAME", help="another judge than the run's")
-    parser.add_argument("--json", action="store_true", help="the evaluation as JSON")
+    parser.add_argument("--seed", type=int, metavar="N", help="sampling seed (default: the run's)")
+    parser.add_argument("--judge", metavar="NAME", help="judge profile (default: the run's judge)")
+    parser.add_argument("--json", action="store_true", help="print the evaluation as JSON")
 
 
 def run(options: Namespace) -> ExitCode:
-    """Evaluate, print the table, and keep the evaluation with the run.
+    """Evaluate both models, print the table and save the evaluation in the run directory.
 
     Raises:
         UsageError: there is no such run, it has no weights, or the prompts cannot be used.
@@ -66,35 +68,35 @@ def run(options: Namespace) -> ExitCode:
 
     directory = resumption.find(options.name, Path("outputs"))
     config = _config(directory, options)
-    found = trained.trained(directory, config)
+    weights = trained.trained(directory, config)
     chosen, notes = _prompts(config, options)
     samples = config.evaluation.samples if options.samples is None else options.samples
     seed = config.seed if options.seed is None else options.seed
     if not 1 <= samples <= 1000:
-        raise UsageError("--samples goes from 1 to 1000", "4 are what most profiles take")
+        raise UsageError("--samples must be from 1 to 1000", "most profiles use 4")
     if not 0 <= seed < 2**32:
-        raise UsageError("--seed goes from 0 to 4294967295")
+        raise UsageError("--seed must be from 0 to 4294967295")
     key = load_key(config.judge, dotenv_dir=Path.cwd())
     shown = f"{config.name}/{directory.run_id}"
-    _say(f"{shown} ({found.words}), before and after, on {len(chosen.prompts)} prompts")
+    _say(
+        f"Evaluating {shown} ({weights.words}) before and after training on {len(chosen.prompts)} prompts"
+    )
     from ida_tui.engine import libraries as environment
 
-    # Before torch is imported.
+    # This must run before torch is imported.
     environment.prepare(config.model.folder())
     from ida_tui.analysis.evaluation_table import lines
     from ida_tui.engine.inference.evaluate import evaluate
     from ida_tui.runs.store import evaluations
 
     evaluation, answers = evaluate(
-        config, found, chosen, samples=samples, seed=seed, key=key, notes=notes, tell=_say
+        config, weights, chosen, samples=samples, seed=seed, key=key, notes=notes, tell=_say
     )
     try:
         folder = evaluations.write(directory, evaluation, answers)
     except OSError as error:
-        raise IdaError(
-            f"{directory.path} cannot be written to: {error.strerror or error}"
-        ) from None
-    _say(f"kept in {folder}")
+        raise IdaError(f"could not write to {directory.path}: {error.strerror or error}") from None
+    _say(f"Saved in {folder}")
     if options.json:
         print(
             json.dumps(asdict(evaluation) | {"folder": str(folder)}, ensure_ascii=False, indent=1)
@@ -111,37 +113,37 @@ def _config(directory: RunDirectory, options: Namespace) -> Config:
         key = override.partition("=")[0]
         if key.split(".")[0] not in OPEN:
             raise UsageError(
-                f"{key} cannot be another than when the run was trained",
-                f"what can be changed: {', '.join(OPEN)}, such as evaluation.temperature=0",
+                f"{key} must be the same as when the run was trained",
+                f"keys that can change: {', '.join(OPEN)}, such as evaluation.temperature=0",
                 where=f"command line: {key}",
             )
-    named = [f"judge={options.judge}"] if options.judge else []
-    return resolve(str(directory.config), [*named, *options.overrides]).config
+    judge_override = [f"judge={options.judge}"] if options.judge else []
+    return resolve(str(directory.config), [*judge_override, *options.overrides]).config
 
 
 def _prompts(config: Config, options: Namespace) -> tuple[Chosen, list[str]]:
-    """What is asked, and what a reader should know about it."""
+    """The prompts to evaluate on, and notes about them for the reader."""
     from ida_tui.config.prompt_files import Chosen, load
 
     if options.prompts:
-        found = load(options.prompts, options.kind)
+        loaded = load(options.prompts, options.kind)
     elif options.kind:
-        raise UsageError("--kind goes with --prompts", "the run's own prompts tell their kind")
+        raise UsageError("--kind needs --prompts", "the run's own prompts state their kind")
     else:
-        found = Chosen(f"{config.prompts.name}, held out", tuple(config.prompts.held_out()))
-        if not found.prompts:
+        loaded = Chosen(f"{config.prompts.name}, held out", tuple(config.prompts.held_out()))
+        if not loaded.prompts:
             raise UsageError(
-                "the run's prompts keep none apart to evaluate with", "name some: --prompts FILE"
+                "the run has no held-out prompts", "name other prompts with --prompts FILE"
             )
-    chosen = found.apart_from(config.prompts.train())
-    left = len(found.prompts) - len(chosen.prompts)
+    chosen = loaded.apart_from(config.prompts.train())
+    skipped = len(loaded.prompts) - len(chosen.prompts)
     if not chosen.prompts:
         raise UsageError(
-            "all of these prompts were trained on: they say nothing about others",
-            "evaluate with others: --prompts FILE",
+            "the run was trained on all of these prompts",
+            "name other prompts with --prompts FILE",
         )
-    note = f"{left} of {len(found.prompts)} prompts were trained on, or repeat another: left out"
-    return chosen, [note] if left else []
+    note = f"{skipped} of {len(loaded.prompts)} prompts skipped: duplicates, or used in training"
+    return chosen, [note] if skipped else []
 
 
 def _say(line: str) -> None:

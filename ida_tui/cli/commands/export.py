@@ -1,4 +1,4 @@
-"""`ida-tui export RUN`: the trained model in a folder that others can use, with a model card."""
+"""The command `ida-tui export RUN`: export the trained model or adapter with a model card."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  ida-tui export quickstart --merged                   one folder that transformers loads
+  ida-tui export quickstart --merged                   a folder that transformers can load
   ida-tui export quickstart --merged --dtype bfloat16 --output ~/models/mine
-  ida-tui export oblit-1-mps --adapter                 a few MB, to be put on its base
+  ida-tui export oblit-1-mps --adapter                 a few MB; needs the base model
   ida-tui export oblit-1-mps --gguf --dtype float16    a file for llama.cpp, Ollama, LM Studio
-  ida-tui export oblit-1-mps --merged --push me/mine   then upload it, to a private repository
+  ida-tui export oblit-1-mps --merged --push me/mine   also upload it to a private repository
 """
 FORMATS = ("float32", "float16", "bfloat16")
 
@@ -34,37 +34,39 @@ def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
     parser.add_argument(
-        "name", metavar="RUN", help="its folder, its id, or an experiment (its newest run)"
+        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
     )
     kind = parser.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--adapter", action="store_true", help="the LoRA adapter alone")
-    kind.add_argument("--merged", action="store_true", help="the whole model, the adapter in it")
-    kind.add_argument("--gguf", action="store_true", help="the whole model as a file for llama.cpp")
+    kind.add_argument("--adapter", action="store_true", help="export the LoRA adapter only")
+    kind.add_argument("--merged", action="store_true", help="export the full model, adapter merged")
+    kind.add_argument(
+        "--gguf", action="store_true", help="export the full model in GGUF, for llama.cpp"
+    )
     parser.add_argument(
         "--dtype",
         choices=FORMATS,
-        help="format of a whole model's weights; otherwise the one that the run held them in",
+        help="number format of the weights of --merged or --gguf (default: the run's format)",
     )
     parser.add_argument(
-        "--output", metavar="DIR", help="where to; otherwise export/ in the run's own folder"
+        "--output", metavar="DIR", help="folder to write (default: export/ in the run directory)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing export")
+    parser.add_argument(
+        "--push", metavar="REPO", help="also upload it to this repository on the Hugging Face Hub"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace an earlier export that is there"
+        "--public", action="store_true", help="with --push: make a new repository public"
     )
-    parser.add_argument(
-        "--push", metavar="REPO", help="then upload it to this repository of the Hugging Face hub"
-    )
-    parser.add_argument("--public", action="store_true", help="with --push: a new one is public")
-    parser.add_argument("--json", action="store_true", help="what was written, as JSON")
+    parser.add_argument("--json", action="store_true", help="print a summary as JSON")
 
 
 def run(options: Namespace) -> ExitCode:
-    """Write, read back, compare, describe, move into place; then push, where that is asked for.
+    """Write the export, verify it, add a model card and move it into place; then push it if requested.
 
     Raises:
-        UsageError: there is no such run, it has no such weights, or the place is taken.
-        IdaError: the model cannot be loaded or written, what was written is not the run's model, or the
-            hub does not take it.
+        UsageError: there is no such run, it has no such weights, or the target already exists.
+        IdaError: the model cannot be loaded or written, the written model differs from the run's model, or
+            the upload failed.
     """
     from ida_tui.config.resolve import resolve
     from ida_tui.engine.export import gguf as gguf_file
@@ -77,31 +79,31 @@ def run(options: Namespace) -> ExitCode:
     config = resolve(str(directory.config), []).config
     kind: Kind = "adapter" if options.adapter else "merged" if options.merged else "gguf"
     _check(options, config, kind)
-    found = trained.trained(directory, config)
+    weights = trained.trained(directory, config)
     target = Path(options.output).expanduser() if options.output else exports.place(directory, kind)
     target = target.absolute()
     exports.require_free(target, overwrite=options.overwrite)
     if kind == "gguf":
         gguf_file.require_converter()
     token = pushing.token() if options.push else ""
-    _say(f"{config.name}/{directory.run_id} ({found.words}) → {_shown(target)}")
-    if not found.final:
-        _say(f"! the run was not finished: these are the weights of {found.words}")
+    _say(f"{config.name}/{directory.run_id} ({weights.words}) → {_shown(target)}")
+    if not weights.final:
+        _say(f"! the run did not finish; these are the weights of {weights.words}")
     from ida_tui.engine import libraries as environment
 
-    # Before torch is imported. A push needs the hub that a local model does not.
+    # This must run before torch is imported. A push needs the hub, which a local model does not.
     environment.prepare(None if options.push else config.model.folder())
     replaced = exports.is_export(target)
     with exports.staged(target) as folder:
-        agreed, checked = _write(directory, config, found, kind, folder, options.dtype)
-    _say(f"✓ {checked}")
+        comparison, summary = _write(directory, config, weights, kind, folder, options.dtype)
+    _say(f"✓ {summary}")
     _say(f"✓ {'replaced' if replaced else 'wrote'} {_shown(target)}")
     address = ""
     if options.push:
         address = pushing.push(target, options.push, token, public=options.public)
         _say(f"✓ pushed to {address}")
     if options.json:
-        print(json.dumps(_as_json(target, kind, found, agreed, address), indent=1))
+        print(json.dumps(_as_json(target, kind, weights, comparison, address), indent=1))
     else:
         print(printable(_shown(target)))
     return ExitCode.DONE
@@ -110,44 +112,46 @@ def run(options: Namespace) -> ExitCode:
 def _check(options: Namespace, config: Config, kind: Kind) -> None:
     if kind == "adapter" and config.training.method != "lora":
         raise UsageError(
-            "every weight of this run was trained: it has no adapter", "--merged is the whole model"
+            "this run trained all weights and has no adapter", "export the full model with --merged"
         )
     if kind == "adapter" and options.dtype:
-        raise UsageError("--dtype goes with --merged or --gguf", "an adapter stays in float32")
+        raise UsageError("--dtype needs --merged or --gguf", "an adapter is always float32")
     if options.public and not options.push:
-        raise UsageError("--public goes with --push")
+        raise UsageError("--public needs --push")
 
 
 def _write(
     directory: RunDirectory,
     config: Config,
-    found: Trained,
+    weights: Trained,
     kind: Kind,
     folder: Path,
     dtype: Format | None,
 ) -> tuple[Agreement, str]:
-    """Everything that goes into the folder; returns how far it agrees, also in words."""
+    """Write all files of the export; returns the comparison with the run's model, and its summary."""
     from ida_tui.analysis.model_card import Facts, card
     from ida_tui.engine.export.write import write, write_gguf
     from ida_tui.runs.store import evaluations, exports, manifest
 
     if kind == "gguf":
         name = f"{config.name}-{directory.run_id}"
-        agreed, looked = write_gguf(config, found, folder, name, dtype=dtype, tell=_say)
-        checked = f"{agreed.words}; {looked}"
+        comparison, gguf_summary = write_gguf(config, weights, folder, name, dtype=dtype, tell=_say)
+        summary = f"{comparison.words}; {gguf_summary}"
     else:
-        agreed = write(config, found, kind, folder, dtype=dtype, tell=_say)
-        checked = agreed.words
-    evaluated = map(evaluations.read, evaluations.found(directory))
-    same = (one for one in evaluated if one is not None and one.step == found.step)
+        comparison = write(config, weights, kind, folder, dtype=dtype, tell=_say)
+        summary = comparison.words
+    saved = map(evaluations.read, evaluations.found(directory))
+    matching = (
+        candidate for candidate in saved if candidate is not None and candidate.step == weights.step
+    )
     facts = Facts(
         config=config,
-        found=found,
+        found=weights,
         kind=kind,
-        dtype=agreed.dtype,
-        checked=checked,
+        dtype=comparison.dtype,
+        checked=summary,
         manifest=manifest.read(directory.manifest),
-        evaluation=next(same, None),
+        evaluation=next(matching, None),
     )
     try:
         (folder / exports.CARD).write_text(card(facts), encoding="utf-8")
@@ -155,33 +159,33 @@ def _write(
             folder,
             {
                 "kind": kind,
-                "dtype": agreed.dtype,
+                "dtype": comparison.dtype,
                 "experiment": config.name,
                 "run": directory.run_id,
-                "step": found.step,
-                "final": found.final,
-                "checked": checked,
+                "step": weights.step,
+                "final": weights.final,
+                "checked": summary,
             },
         )
     except OSError as error:
         raise IdaError(
-            f"the export cannot be written: {error.strerror or error}", "nothing was put in place"
+            f"could not write the export: {error.strerror or error}", "the target was not changed"
         ) from None
-    return agreed, checked
+    return comparison, summary
 
 
 def _as_json(
-    target: Path, kind: Kind, found: Trained, agreed: Agreement, address: str
+    target: Path, kind: Kind, weights: Trained, comparison: Agreement, address: str
 ) -> dict[str, Any]:
     return {
         "folder": str(target),
         "kind": kind,
-        "dtype": agreed.dtype,
-        "step": found.step,
-        "final": found.final,
-        "prompts": agreed.prompts,
-        "same_greedy_answers": agreed.same,
-        "logits_difference": agreed.difference,
+        "dtype": comparison.dtype,
+        "step": weights.step,
+        "final": weights.final,
+        "prompts": comparison.prompts,
+        "same_greedy_answers": comparison.same,
+        "logits_difference": comparison.difference,
         "pushed_to": address or None,
     }
 

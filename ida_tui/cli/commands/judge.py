@@ -1,4 +1,4 @@
-"""`ida-tui judge check [JUDGE] [key=value ...]`: can a judge be trusted, before a run is spent on it?"""
+"""The command `ida-tui judge check [JUDGE] [key=value ...]`: check a judge before you train with it."""
 
 from __future__ import annotations
 
@@ -25,28 +25,30 @@ examples:
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("what", choices=["check"], help="have ten fixed answers scored")
+    parser.add_argument("action", choices=["check"], help="score ten fixed answers")
     parser.add_argument(
         "words",
         nargs="*",
         metavar="JUDGE key=value",
-        help=f"a judge's profile (default: {DEFAULT}), and values to change (judge.model=…, rubric=…)",
+        help=f"judge profile (default: {DEFAULT}), and values to change (judge.model=…, rubric=…)",
     )
     parser.add_argument(
-        "--samples", type=int, default=SAMPLES, metavar="K", help="judgements of each answer"
+        "--samples", type=int, default=SAMPLES, metavar="K", help="verdicts per answer (default 3)"
     )
-    parser.add_argument("--json", action="store_true", help="the figures as JSON")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(options: Namespace) -> ExitCode:
-    """Check the judge; DONE where every finding is good, FAILED where one is not.
+    """Check the judge; DONE if every finding is good, otherwise FAILED.
 
     Raises:
         UsageError: there is no such judge, or a value is wrong.
-        JudgeUnavailable: it cannot be used.
+        JudgeUnavailable: the judge cannot be used.
     """
     if not 1 <= options.samples <= 100:
-        raise UsageError("--samples goes from 1 to 100", "3 tell the jitter from the difference")
+        raise UsageError(
+            "--samples must be from 1 to 100", "3 are enough to separate noise from differences"
+        )
     config = _config(options.words)
     from ida_tui.judge.api_key import load_key
     from ida_tui.judge.calibration.anchors import sample_prompts
@@ -79,7 +81,7 @@ def _config(words: list[str]) -> Config:
     names = [word for word in words if "=" not in word]
     if len(names) > 1:
         raise UsageError(
-            f"two judges are named: {names[0]} and {names[1]}", "check them one after the other"
+            f"two judges are named: {names[0]} and {names[1]}", "check one judge at a time"
         )
     name = names[0] if names else DEFAULT
     overrides = [word for word in words if "=" in word]
@@ -91,10 +93,12 @@ def _opening(config: Config) -> None:
     from ida_tui.judge.estimate import retirement_warning
 
     judge = config.judge
-    where = "built in" if judge.kind == "offline" else f"{judge.model} at {host_of(judge.base_url)}"
+    source = (
+        "built in" if judge.kind == "offline" else f"{judge.model} at {host_of(judge.base_url)}"
+    )
     if judge.kind == "plugin":
-        where = f"the plugin {judge.model}"
-    print(printable(f"judge {judge.name or judge.model} ({where}), rubric {config.rubric.name}"
+        source = f"the plugin {judge.model}"
+    print(printable(f"judge {judge.name or judge.model} ({source}), rubric {config.rubric.name}"
                     f" v{config.rubric.version} [{config.rubric.digest()}]"))  # fmt: skip
     if judge.shutdown_date and retirement_warning(judge, date.today()) is None:
-        print(f"✓ served until {judge.shutdown_date}")
+        print(f"✓ available until {judge.shutdown_date}")

@@ -1,4 +1,4 @@
-"""`ida-tui replay-judge RUN judge=NAME [key=value …]`: judge a run's completions again, and compare."""
+"""The command `ida-tui replay-judge RUN judge=NAME …`: judge a run's completions again and compare."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ examples:
   ida-tui replay-judge quickstart judge=gpt-4o-mini budget=0.20
   ida-tui replay-judge oblit-1-mps rubric=mine --all
 
-Verdicts are kept in the judge's cache: whatever was answered before is not paid for again.
+Verdicts are saved in the judge cache, so completions judged before are not paid for again.
 """
 
 
@@ -28,7 +28,7 @@ def add(parser: ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.add_argument(
-        "name", metavar="RUN", help="its folder, its id, or an experiment (its newest run)"
+        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
     )
     parser.add_argument(
         "overrides",
@@ -36,30 +36,30 @@ def add(parser: ArgumentParser) -> None:
         metavar="key=value",
         help="judge=NAME, rubric=NAME, budget=DOLLARS, or single values such as judge.model=…",
     )
-    many = parser.add_mutually_exclusive_group()
-    many.add_argument(
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument(
         "--sample",
         type=int,
         default=SAMPLE,
         metavar="N",
-        help=f"so many completions, drawn by chance (default {SAMPLE})",
+        help=f"number of completions, drawn at random (default {SAMPLE})",
     )
-    many.add_argument("--all", action="store_true", help="every completion that has scores")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draw")
-    parser.add_argument("--json", action="store_true", help="the figures as JSON")
+    amount.add_argument("--all", action="store_true", help="judge every completion that has scores")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random draw")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(options: Namespace) -> ExitCode:
-    """Have the completions judged, and print how far the two judges agree.
+    """Judge the completions again and print how well the two judges agree.
 
     Raises:
         UsageError: there is no such run or judge, or nothing to judge.
-        JudgeUnavailable: the judge cannot be used; what came before is printed first.
+        JudgeUnavailable: the judge cannot be used; the results so far are printed first.
     """
     if options.sample < 1:
-        raise UsageError("--sample is 1 or more", "--all takes every completion")
+        raise UsageError("--sample must be 1 or more", "to judge every completion, use --all")
     if not options.overrides:
-        raise UsageError("no judge is named", "ida-tui replay-judge RUN judge=NAME")
+        raise UsageError("no judge is given", "name one: ida-tui replay-judge RUN judge=NAME")
     from ida_tui.analysis.rejudge import draw, estimated_cost, questions, rejudge
     from ida_tui.cli.output.rejudge import as_json, lines, opening
     from ida_tui.config.resolve import resolve
@@ -77,43 +77,44 @@ def run(options: Namespace) -> ExitCode:
     )
     if not drawn.completions:
         raise UsageError(
-            f"{directory.path} has no scored completions", "ida-tui runs lists the runs"
+            f"{directory.path} has no scored completions",
+            "choose another run; ida-tui runs lists them",
         )
     key = load_key(config.judge, dotenv_dir=Path.cwd())
-    asked = questions(drawn.completions, kinds)
+    requests = questions(drawn.completions, kinds)
     name = f"{directory.path.parent.name}/{directory.run_id}"
     service = JudgeService(
         config.judge, config.rubric, config.prompts, key=key, purse=Purse(config.budget)
     )
-    talk = sys.stderr if options.json else sys.stdout
+    message_stream = sys.stderr if options.json else sys.stdout
     with service:
-        cost = estimated_cost(config.judge, config.rubric, asked)
+        cost = estimated_cost(config.judge, config.rubric, requests)
         for line in opening(name, drawn, service.label, cost, options.seed):
-            print(printable(line), file=talk, flush=True)
-        found = rejudge(service, drawn.completions, asked, progress=_progress)
+            print(printable(line), file=message_stream, flush=True)
+        result = rejudge(service, drawn.completions, requests, progress=_progress)
         for warning in service.warnings:
-            print(printable(f"! {warning}"), file=talk)
+            print(printable(f"! {warning}"), file=message_stream)
     if options.json:
-        said = as_json(name, drawn, service.label, options.seed, found)
-        print(json.dumps(said, indent=1, ensure_ascii=False))
+        output = as_json(name, drawn, service.label, options.seed, result)
+        print(json.dumps(output, indent=1, ensure_ascii=False))
     else:
-        print(*map(printable, lines(found)), sep="\n")
-    if found.unavailable is not None:
-        raise found.unavailable
-    return ExitCode.INTERRUPTED if found.interrupted else ExitCode.DONE
+        print(*map(printable, lines(result)), sep="\n")
+    if result.unavailable is not None:
+        raise result.unavailable
+    return ExitCode.INTERRUPTED if result.interrupted else ExitCode.DONE
 
 
 def _check(config: Config) -> None:
     if config.budget is not None and config.judge.kind != "offline" and config.judge.price is None:
         raise UsageError(
-            "a budget needs a price, and the judge's profile states none",
+            "a budget needs a price, but the judge profile has none",
             "set judge.price={input: DOLLARS, output: DOLLARS} per million tokens, or budget=null",
             where="judge.price",
         )
 
 
-def _progress(answered: int, of: int) -> None:
-    """A line on a terminal that is written over, and gone at the end."""
+def _progress(answered: int, total: int) -> None:
+    """Update the progress line on a terminal; the last call clears it."""
     if sys.stderr.isatty():
-        text = f"  {answered:,} of {of:,} verdicts" if answered < of else ""
+        text = f"  {answered:,} of {total:,} verdicts" if answered < total else ""
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`ida-tui report RUN`: a run as one HTML file, and as Markdown."""
+"""The command `ida-tui report RUN`: write a report as one HTML file and as Markdown."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ida_tui.util.text import as_json, printable
 
 EPILOG = """\
 examples:
-  ida-tui report quickstart                      its newest run: report.html and report.md in its folder
-  ida-tui report quickstart --open               and show it in the browser
-  ida-tui report quickstart --output share.html  elsewhere; the Markdown is share.md, beside it
+  ida-tui report quickstart                      write report.html and report.md in its newest run directory
+  ida-tui report quickstart --open               also open it in the browser
+  ida-tui report quickstart --output share.html  write share.html and share.md
 """
 
 
@@ -21,17 +21,17 @@ def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
     parser.add_argument(
-        "name", metavar="RUN", help="its folder, its id, or an experiment (its newest run)"
+        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
     )
     parser.add_argument(
-        "--output", metavar="FILE", help="the HTML file, or a folder (default: the run's own)"
+        "--output", metavar="FILE", help="HTML file or folder to write (default: the run directory)"
     )
-    parser.add_argument("--open", action="store_true", help="show it in the browser")
-    parser.add_argument("--json", action="store_true", help="where the files lie, as JSON")
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    parser.add_argument("--json", action="store_true", help="print the paths of the files as JSON")
 
 
 def run(options: Namespace) -> ExitCode:
-    """Write the report and say where it lies.
+    """Write the report and print its paths.
 
     Raises:
         UsageError: there is no such run, it cannot be read, or the files cannot be written.
@@ -51,5 +51,5 @@ def run(options: Namespace) -> ExitCode:
         import webbrowser
 
         if not webbrowser.open(written.html.resolve().as_uri()):
-            print("! no browser could be started; open the file yourself", file=sys.stderr)
+            print("! could not start a browser; open the file yourself", file=sys.stderr)
     return ExitCode.DONE

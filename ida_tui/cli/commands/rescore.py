@@ -1,4 +1,4 @@
-"""`ida-tui rescore RUN [formula=… weights.AXIS=… scale_rewards=…]`: what another reward would have paid."""
+"""The command `ida-tui rescore RUN [formula=… weights.AXIS=… scale_rewards=…]`: recompute the rewards."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add(parser: ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.add_argument(
-        "name", metavar="RUN", help="its folder, its id, or an experiment (its newest run)"
+        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
     )
     parser.add_argument(
         "words",
@@ -40,14 +40,14 @@ def add(parser: ArgumentParser) -> None:
         metavar="key=value",
         help=f"formula= (default: {DEFAULT}), weights.AXIS=, scale_rewards=",
     )
-    parser.add_argument("--json", action="store_true", help="the figures and curves as JSON")
+    parser.add_argument("--json", action="store_true", help="print the figures and curves as JSON")
 
 
 def run(options: Namespace) -> ExitCode:
-    """Re-score the run and print what would have changed.
+    """Recompute the rewards of a run and print the differences.
 
     Raises:
-        UsageError: there is no such run, it has kept no scores, or a word is wrong.
+        UsageError: there is no such run, it has no saved scores, or an argument is wrong.
     """
     from ida_tui.analysis.rescore import rescore
     from ida_tui.cli.output.rescore import as_json, lines
@@ -56,20 +56,20 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.runs.resume import find
 
     text, weights, scale = _words(options.words)
-    chosen = formula(text or (WEIGHTED if weights else DEFAULT), weights)
+    new_formula = formula(text or (WEIGHTED if weights else DEFAULT), weights)
     directory = find(options.name, Path("outputs"))
-    own = resolve(str(directory.config), verify=False).config.training.scale_rewards
-    found = rescore(directory, chosen, old_scale=own, scale=scale or own)
+    run_scale = resolve(str(directory.config), verify=False).config.training.scale_rewards
+    rescoring = rescore(directory, new_formula, old_scale=run_scale, scale=scale or run_scale)
     name = f"{directory.path.parent.name}/{directory.run_id}"
     if options.json:
-        print(json.dumps(as_json(name, found), indent=1, ensure_ascii=False))
+        print(json.dumps(as_json(name, rescoring), indent=1, ensure_ascii=False))
     else:
-        print(*map(printable, lines(name, found)), sep="\n")
+        print(*map(printable, lines(name, rescoring)), sep="\n")
     return ExitCode.DONE
 
 
 def _words(words: list[str]) -> tuple[str, dict[str, float], Scale | None]:
-    """Formula, weights and scale as they were typed; empty or None where they were not."""
+    """Formula, weights and scale from the arguments; empty or None if they are not given."""
     from ida_tui.analysis.advantages import Scale
 
     text = ""
@@ -82,17 +82,17 @@ def _words(words: list[str]) -> tuple[str, dict[str, float], Scale | None]:
         elif equals and key.startswith("weights."):
             weights[key.removeprefix("weights.")] = _number(key, value)
         elif key == "scale_rewards":
-            scale = next((one for one in get_args(Scale) if one == value), None)
+            scale = next((option for option in get_args(Scale) if option == value), None)
             if scale is None:
                 raise UsageError(
-                    f"scale_rewards is one of {', '.join(get_args(Scale))}, not {quoted(value)}",
-                    "leave it out for the run's own",
+                    f"scale_rewards must be one of {', '.join(get_args(Scale))}, not {quoted(value)}",
+                    "leave it out to use the run's own value",
                     where="command line",
                 )
         else:
             raise UsageError(
-                f"{quoted(word)} is nothing that can be changed here",
-                "formula=…, weights.align=…, weights.risk=…, weights.detail=…, scale_rewards=…",
+                f"{quoted(word)} cannot be changed here",
+                "use formula=…, weights.align=…, weights.risk=…, weights.detail=…, scale_rewards=…",
                 where="command line",
             )
     return text, weights, scale
@@ -103,5 +103,5 @@ def _number(key: str, value: str) -> float:
         return float(value)
     except ValueError:
         raise UsageError(
-            f"{key} is no number: {quoted(value)}", f"{key}=2", where="command line"
+            f"{key} must be a number, not {quoted(value)}", f"{key}=2", where="command line"
         ) from None

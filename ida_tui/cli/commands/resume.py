@@ -1,4 +1,4 @@
-"""`ida-tui resume RUN [key=value ...]`: go on with a run that stopped early."""
+"""The command `ida-tui resume RUN [key=value ...]`: resume a run that stopped early."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  ida-tui resume quickstart                      its newest run, from its newest whole checkpoint
-  ida-tui resume quickstart judge=offline        with another judge
+  ida-tui resume quickstart                      resume its newest run from its newest complete checkpoint
+  ida-tui resume quickstart judge=offline        resume with another judge
   ida-tui resume oblit-1-mps budget=2 --detach
   ida-tui resume oblit-1-mps --with oblit-1-mps-lowmem
 """
@@ -30,32 +30,32 @@ SPLIT = (
     "token_budget",
     "rollout_rows",
 )
-"""How much of a step is held at once."""
+"""Keys that say how much of a step is in memory at a time."""
 
 
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
     parser.add_argument(
-        "name", metavar="RUN", help="its folder, its id, or an experiment (its newest run)"
+        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value")
     parser.add_argument(
         "--with",
         dest="variant",
         metavar="PROFILE",
-        help="take over what this experiment changes in the run's own, such as oblit-1-mps-lowmem",
+        help="apply the changes of another experiment, such as oblit-1-mps-lowmem",
     )
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--json", action="store_true", help="events as JSON lines")
-    how.add_argument("--detach", action="store_true", help="train on without this terminal")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print events as JSON lines")
+    output.add_argument("--detach", action="store_true", help="train in the background")
 
 
 def run(options: Namespace) -> ExitCode:
-    """Resume the run and follow it to its end, or leave it to a process of its own.
+    """Resume the run and follow it to its end, or resume it in a background process.
 
     Raises:
-        IdaError: there is no such run, it is complete or alive, or it cannot start.
+        IdaError: there is no such run, it is complete or still running, or it cannot start.
     """
     from ida_tui.api import config_to_go_on
     from ida_tui.cli import train as headless
@@ -67,32 +67,41 @@ def run(options: Namespace) -> ExitCode:
     directory = resumption.find(options.name, Path("outputs"))
     if _goes_on_elsewhere(directory):
         return ExitCode.DONE
-    found = resumption.resumption(directory)
-    if found.state.ended is None:
-        print(printable(f"! it died: {postmortem.likely_cause(found.state)}"), file=sys.stderr)
-        kept = f"step {found.step} is safe on disk" if found.step else "no step was saved"
-        print(printable(f"  {kept}; going on from there"), file=sys.stderr)
-    used = found.checkpoint.name if found.checkpoint else "the beginning"
-    for bad in found.rejected:
-        print(printable(f"! {bad.path.name} is not used: {bad.why}"), file=sys.stderr)
-    if found.rejected:
-        print(f"  going on from {used} instead", file=sys.stderr)
-    taken: list[str] = []
+    resume_point = resumption.resumption(directory)
+    if resume_point.state.ended is None:
+        print(
+            printable(f"! the run died: {postmortem.likely_cause(resume_point.state)}"),
+            file=sys.stderr,
+        )
+        saved = (
+            f"step {resume_point.step} is saved on disk"
+            if resume_point.step
+            else "no step was saved"
+        )
+        print(printable(f"  {saved}; resuming from there"), file=sys.stderr)
+    start = resume_point.checkpoint.name if resume_point.checkpoint else "the beginning"
+    for checkpoint in resume_point.rejected:
+        print(
+            printable(f"! {checkpoint.path.name} cannot be used: {checkpoint.why}"), file=sys.stderr
+        )
+    if resume_point.rejected:
+        print(f"  resuming from {start} instead", file=sys.stderr)
+    variant_overrides: list[str] = []
     if options.variant:
-        before = resolve(str(directory.config), [], verify=False).config
-        taken = changes(before.name, options.variant)
-    config = config_to_go_on(directory, [*taken, *options.overrides])
+        original = resolve(str(directory.config), [], verify=False).config
+        variant_overrides = changes(original.name, options.variant)
+    config = config_to_go_on(directory, [*variant_overrides, *options.overrides])
     key = load_key(config.judge, dotenv_dir=Path.cwd())
     if options.detach:
         from ida_tui.cli.background import resume_detached
 
         variant = ["--with", options.variant] if options.variant else []
         return resume_detached(directory, [*variant, *options.overrides])
-    return headless.run(config, key=key, argv=sys.argv, as_json=options.json, resume=found)
+    return headless.run(config, key=key, argv=sys.argv, as_json=options.json, resume=resume_point)
 
 
 def _goes_on_elsewhere(directory: RunDirectory) -> bool:
-    """A run that another process has paused only has to be asked."""
+    """Whether the run is paused in another process, which is then told to resume."""
     from ida_tui.runs import control, owner
     from ida_tui.runs.log.replay import Replay
 
@@ -105,27 +114,29 @@ def _goes_on_elsewhere(directory: RunDirectory) -> bool:
     if pause is None or pause.by not in ("person", "alert"):
         return False
     control.ask(directory, "go_on")
-    print("✓ asked: the process that holds it goes on")
+    print("✓ Resume requested; the paused process continues")
     return True
 
 
 def changes(name: str, variant: str) -> list[str]:
-    """What an experiment changes in the training and limit of another one, as ``key=value``.
+    """The differences of an experiment in training and memory limit, as ``key=value`` strings.
 
     Args:
         name: the run's own experiment.
-        variant: the one that is taken over.
+        variant: the experiment whose values to use.
 
     Raises:
-        UsageError: one of the two is not known here.
+        UsageError: one of the two experiments is unknown.
     """
     from ida_tui.config.resolve import resolve
 
-    own, other = (resolve(n, [], verify=False).config for n in (name, variant))
-    ours, theirs = own.training.model_dump(), other.training.model_dump()
-    # How a step is split was chosen when the run began; the variant's own way is what saves memory.
-    taken = [key for key in ours if key in SPLIT or ours[key] != theirs[key]]
-    found = [f"training.{key}={json.dumps(theirs[key])}" for key in taken]
-    if own.limit_gb != other.limit_gb:
-        found.append(f"limit_gb={json.dumps(other.limit_gb)}")
-    return found
+    current, target = (resolve(n, [], verify=False).config for n in (name, variant))
+    current_values, target_values = current.training.model_dump(), target.training.model_dump()
+    # How a step is split was fixed when the run started; always use the variant's split, which saves memory.
+    keys = [
+        key for key in current_values if key in SPLIT or current_values[key] != target_values[key]
+    ]
+    overrides = [f"training.{key}={json.dumps(target_values[key])}" for key in keys]
+    if current.limit_gb != target.limit_gb:
+        overrides.append(f"limit_gb={json.dumps(target.limit_gb)}")
+    return overrides

@@ -1,4 +1,4 @@
-"""`ida-tui runs`: what was trained here, newest first."""
+"""The command `ida-tui runs`: list the runs, newest first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SHOWN = 30
 EPILOG = """\
 examples:
-  ida-tui runs                  the newest of all experiments
+  ida-tui runs                  list the newest runs of all experiments
   ida-tui runs quickstart --all
   ida-tui runs --json
 """
@@ -25,39 +25,41 @@ MARKS = {"done": "✓", "live": "●", "interrupted": "‖"}
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("experiment", nargs="?", help="only the runs of this one")
-    parser.add_argument("--all", action="store_true", help=f"more than the newest {SHOWN}")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("experiment", nargs="?", help="list only the runs of this experiment")
+    parser.add_argument(
+        "--all", action="store_true", help=f"list all runs, not only the newest {SHOWN}"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
 
 
 def run(options: Namespace) -> ExitCode:
     """Print the list."""
     from ida_tui.runs.catalog.index import listing
 
-    most = None if options.all else SHOWN
-    shown, total = listing(Path("outputs"), experiment=options.experiment, most=most)
-    for one in shown:
-        print(_json(one) if options.json else printable(line(one)))
+    limit = None if options.all else SHOWN
+    shown, total = listing(Path("outputs"), experiment=options.experiment, most=limit)
+    for summary in shown:
+        print(_json(summary) if options.json else printable(line(summary)))
     if options.json:
         return ExitCode.DONE
     if not total:
-        print("no runs here yet: ida-tui --run quickstart")
+        print("No runs found. Start one with: ida-tui --run quickstart")
     elif total > len(shown):
-        print(f"… and {total - len(shown):,} older ones: ida-tui runs --all")
+        print(f"… and {total - len(shown):,} older runs; list them with: ida-tui runs --all")
     return ExitCode.DONE
 
 
-def line(one: RunSummary) -> str:
-    """A run as one line: what it is, how it stands, what it was worth."""
-    name = f"{one.experiment}/{one.run_id}"
-    steps = f"{one.steps_done}/{one.steps}" if one.steps else "–"
-    worth = "" if one.r_ida_last is None else f"R_IDA {one.r_ida_last:.3f}"
-    if one.r_ida_first is not None and one.r_ida_last is not None:
-        worth = f"R_IDA {one.r_ida_first:.3f} → {one.r_ida_last:.3f}"
-    said = one.problem or worth
-    mark, status = MARKS.get(one.status, "✗"), one.status.replace("_", " ")
-    return f"{mark} {name:<40} {status:<17} {steps:>9} steps  {one.model}  {said}".rstrip()
+def line(summary: RunSummary) -> str:
+    """A run as summary line: name, status, steps, model and reward."""
+    name = f"{summary.experiment}/{summary.run_id}"
+    steps = f"{summary.steps_done}/{summary.steps}" if summary.steps else "–"
+    reward = "" if summary.r_ida_last is None else f"R_IDA {summary.r_ida_last:.3f}"
+    if summary.r_ida_first is not None and summary.r_ida_last is not None:
+        reward = f"R_IDA {summary.r_ida_first:.3f} → {summary.r_ida_last:.3f}"
+    note = summary.problem or reward
+    mark, status = MARKS.get(summary.status, "✗"), summary.status.replace("_", " ")
+    return f"{mark} {name:<40} {status:<17} {steps:>9} steps  {summary.model}  {note}".rstrip()
 
 
-def _json(one: RunSummary) -> str:
-    return as_json({**one._asdict(), "path": str(one.path)})
+def _json(summary: RunSummary) -> str:
+    return as_json({**summary._asdict(), "path": str(summary.path)})

@@ -1,4 +1,4 @@
-"""`ida-tui sweep PROFILE key=a,b,c seed=0,1,2`: a run for each combination, and one table of them all."""
+"""The command `ida-tui sweep PROFILE key=a,b,c seed=0,1,2`: train one run per combination of values."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ EPILOG = """\
 examples:
   ida-tui sweep quickstart training.learning_rate=1e-3,2e-3 seed=0,1,2
   ida-tui sweep dev-mps model=qwen3-0.6b,qwen3-1.7b judge=ollama --budget 2
-  ida-tui sweep quickstart seed=0,1,2 'report_to=[csv]'     a list in brackets is one value
-  ida-tui sweep --resume                                    go on with the newest one
-  ida-tui sweep --show                                      its table as it stands
+  ida-tui sweep quickstart seed=0,1,2 'report_to=[csv]'     a list in brackets counts as one value
+  ida-tui sweep --resume                                    resume the newest sweep
+  ida-tui sweep --show                                      print the current table of the newest sweep
 
-Every run is an ordinary one, in outputs/<experiment>/. They share the kept verdicts of all runs
-(ida-tui cache), so that no question is paid for twice. One at a time unless --jobs says otherwise;
-on a CPU, runs at the same time share its cores.
+Every run is an ordinary run in outputs/<experiment>/. All runs share the judge cache (ida-tui cache), so
+no verdict is paid for twice. Runs are trained one at a time unless --jobs allows more; on a CPU, parallel
+runs share its cores.
 
-exit codes: 0 all runs are done, 1 a run failed, 3 it paused for its judge or its budget,
+exit codes: 0 all runs are done, 1 a run failed, 3 paused because of the judge or the budget,
 130 stopped (checkpoints were written)
 """
 
@@ -33,30 +33,45 @@ def add(parser: ArgumentParser) -> None:
         "words",
         nargs="*",
         metavar="PROFILE key=a,b,c",
-        help="an experiment, and what to vary or to fix in it",
+        help="experiment profile, and the values to vary or to set",
     )
     parser.add_argument(
-        "--jobs", type=_count, metavar="N", help="runs at once, where their memory plans fit (1)"
+        "--jobs",
+        type=_count,
+        metavar="N",
+        help="parallel runs, if their planned memory fits (default 1)",
     )
     parser.add_argument(
-        "--budget", type=_dollars, metavar="DOLLARS", help="what the judges of all runs may cost"
+        "--budget", type=_dollars, metavar="DOLLARS", help="limit on the judge costs of all runs"
     )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--resume", nargs="?", const="", metavar="SWEEP", help="go on with one (the newest)"
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="SWEEP",
+        help="resume a sweep (default: the newest)",
     )
-    what.add_argument(
-        "--show", nargs="?", const="", metavar="SWEEP", help="print the table of one (the newest)"
+    mode.add_argument(
+        "--show",
+        nargs="?",
+        const="",
+        metavar="SWEEP",
+        help="print the table of a sweep (default: the newest)",
     )
-    what.add_argument("--check", action="store_true", help="check every combination, run nothing")
-    parser.add_argument("--json", action="store_true", help="the table as JSON; talk on stderr")
+    mode.add_argument(
+        "--check", action="store_true", help="check every combination without starting a run"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the table as JSON, and messages on stderr"
+    )
 
 
 def run(options: Namespace) -> ExitCode:
-    """Begin a sweep, go on with one, or show one.
+    """Start, resume or show a sweep.
 
     Raises:
-        IdaError: a combination is wrong or does not fit, there is no such sweep, or it cannot be carried out.
+        IdaError: a combination is wrong or does not fit, there is no such sweep, or it cannot run.
     """
     from ida_tui.sweep import directory as folder
 
@@ -64,12 +79,12 @@ def run(options: Namespace) -> ExitCode:
         flag = "--resume" if options.show is None else "--show"
         if options.words:
             raise UsageError(
-                f"{flag} takes no new values, and {options.words[0]!r} is one",
-                "a sweep keeps the values that it began with; start another one for others",
+                f"{flag} accepts no new values such as {options.words[0]!r}",
+                "the values of a sweep are fixed; start another sweep for other values",
             )
     if options.show is not None:
         if options.jobs is not None or options.budget is not None:
-            raise UsageError("--show only prints", "give --jobs and --budget to --resume")
+            raise UsageError("--show does not accept --jobs or --budget", "use them with --resume")
         from ida_tui.cli.output.sweep import show
 
         return show(folder.find(options.show, OUTPUTS), json=options.json)
@@ -100,7 +115,8 @@ def _go_on(options: Namespace) -> ExitCode:
 def _begin(options: Namespace) -> ExitCode:
     if not options.words:
         raise UsageError(
-            "no experiment is named", "ida-tui sweep quickstart training.learning_rate=1e-3,2e-3"
+            "no experiment is given",
+            "name one: ida-tui sweep quickstart training.learning_rate=1e-3,2e-3",
         )
     from ida_tui.sweep import preflight as planning
     from ida_tui.sweep import study as queue
@@ -109,7 +125,7 @@ def _begin(options: Namespace) -> ExitCode:
     profile, *words = options.words
     if "=" in profile and not Path(profile).is_file():
         raise UsageError(
-            f"{profile!r} stands where the experiment is named",
+            f"expected an experiment before {profile!r}",
             "name it first: ida-tui sweep quickstart key=a,b,c",
         )
     plan = planning.planned(profile, words, budget=options.budget)
@@ -136,7 +152,7 @@ def _say(lines: list[str], options: Namespace) -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text[:6]) <= 64:
-        raise ArgumentTypeError(f"{text!r} is no number of runs from 1 to 64")
+        raise ArgumentTypeError(f"{text!r} is not a number from 1 to 64")
     return int(text)
 
 
@@ -146,5 +162,5 @@ def _dollars(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1e9:
-        raise ArgumentTypeError(f"{text!r} is no number of dollars above 0")
+        raise ArgumentTypeError(f"{text!r} is not an amount in dollars above 0")
     return value

@@ -1,7 +1,8 @@
-"""What could stand at the cursor: commands, flags, profiles, runs, keys and their values.
+"""Completion candidates at the cursor: commands, flags, profiles, runs, keys and values.
 
-Everything follows from the parsers themselves: a flag's choices, or what its metavar calls for (`PROFILE`,
-`RUN`, `JUDGE`, `FILE`, `key=value`). Nothing heavy is imported and no profile is read, for somebody waits.
+All candidates are derived from the argument parsers: from an argument's choices, or from its metavar
+(`PROFILE`, `RUN`, `JUDGE`, `FILE`, `key=value`). To answer quickly, no heavy library is imported and no
+profile is read.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from ida_tui.config import profiles
 OUTPUTS = Path("outputs")
 RESCORE = ("formula=", "weights.align=", "weights.risk=", "weights.detail=", "scale_rewards=")
 GOES_ON = ("=", ".", "/")
-"""A candidate that ends so is not yet a whole word."""
+"""Endings of candidates that are not complete words, so that no space follows them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A word, and what it is in a line."""
+    """A completion and its one-line description."""
 
     text: str
     about: str = ""
@@ -32,36 +33,39 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """The parsers of the command line."""
+    """The argument parsers of the command line."""
 
     top: Callable[[], ArgumentParser]
     word: Callable[[str], ArgumentParser]
     words: Mapping[str, str]
-    """The commands that are words, and what they do."""
+    """The subcommands and their summaries."""
 
 
 def answer(shell: str, arguments: Sequence[str], grammar: Grammar) -> list[str]:
-    """The lines that a shell's script reads.
+    """The output lines for a shell's completion script.
 
     Args:
         shell: ``bash``, ``zsh`` or ``fish``.
-        arguments: bash: the characters at which it breaks words, and the line up to the cursor; the others:
-            the words after the command, the last one up to the cursor.
+        arguments: for bash, its word-break characters and the line up to the cursor; for zsh and fish, the
+            words after the command, the last one up to the cursor.
         grammar: the parsers.
     """
     if shell != "bash":
-        found = candidates(list(arguments) or [""], grammar)
-        return [f"{one.text}\t{one.about}".rstrip("\t") for one in found]
+        matching = candidates(list(arguments) or [""], grammar)
+        return [f"{candidate.text}\t{candidate.about}".rstrip("\t") for candidate in matching]
     breaks, line = (*arguments, "", "")[:2]
     words = split(line)[1:] or [""]
-    # bash replaces only what follows the last of its breaks.
-    kept = max((words[-1].rfind(mark) for mark in "=:" if mark in breaks), default=-1) + 1
-    found = candidates(words, grammar)
-    return [one.text[kept:] + " " * (not one.text.endswith(GOES_ON)) for one in found]
+    # bash replaces only the text after the last break character.
+    replaced_from = max((words[-1].rfind(mark) for mark in "=:" if mark in breaks), default=-1) + 1
+    matching = candidates(words, grammar)
+    return [
+        candidate.text[replaced_from:] + " " * (not candidate.text.endswith(GOES_ON))
+        for candidate in matching
+    ]
 
 
 def split(line: str) -> list[str]:
-    """A line's words, the last one empty after a space; an open quote ends with the line."""
+    """The words of a line; the last one is empty after a space. An open quote is closed at the end."""
     for end in ("", "'", '"'):
         try:
             words = shlex.split(line + end)
@@ -72,29 +76,29 @@ def split(line: str) -> list[str]:
 
 
 def candidates(words: Sequence[str], grammar: Grammar) -> list[Candidate]:
-    """What the last word could become.
+    """The completions of the last word.
 
     Args:
-        words: those after the command; the last one is what was typed of it, and may be empty.
+        words: the words after `ida-tui`; the last one is incomplete and may be empty.
         grammar: the parsers.
     """
-    *before, current = words
-    named = before[0] if before and before[0] in grammar.words else ""
-    parser = grammar.word(named) if named else grammar.top()
-    found = list(_in_place(named, before[bool(named) :], current, parser))
-    if not before:
-        found = [Candidate(word, about) for word, about in grammar.words.items()] + found
-    return [one for one in dict.fromkeys(found) if one.text.startswith(current)]
+    *previous, current = words
+    command = previous[0] if previous and previous[0] in grammar.words else ""
+    parser = grammar.word(command) if command else grammar.top()
+    results = list(_in_place(command, previous[bool(command) :], current, parser))
+    if not previous:
+        results = [Candidate(word, summary) for word, summary in grammar.words.items()] + results
+    return [candidate for candidate in dict.fromkeys(results) if candidate.text.startswith(current)]
 
 
 def _in_place(
-    named: str, before: Sequence[str], current: str, parser: ArgumentParser
+    command: str, previous: Sequence[str], current: str, parser: ArgumentParser
 ) -> Iterator[Candidate]:
     options = {text: action for action in parser._actions for text in action.option_strings}
-    places = [action for action in parser._actions if not action.option_strings]
+    positionals = [action for action in parser._actions if not action.option_strings]
     pending: Action | None = None
     count = 0
-    for word in before:
+    for word in previous:
         if pending is None and word in options:
             pending = options[word] if options[word].nargs != 0 else None
         elif pending is not None:
@@ -102,35 +106,35 @@ def _in_place(
         else:
             count += 1
     if pending is not None:
-        yield from _values(named, pending, current)
+        yield from _values(command, pending, current)
         return
-    at_first = not named and not before
-    if current.startswith("-") or at_first:
+    first_word = not command and not previous
+    if current.startswith("-") or first_word:
         for text, action in options.items():
-            if text.startswith("--") and text not in before:
+            if text.startswith("--") and text not in previous:
                 yield Candidate(text, action.help or "")
-    if not named and not any(word in options for word in before):
-        return  # a command or a flag comes first; values come with them
-    while places and count > 0 and places[0].nargs in (None, "?"):
-        places, count = places[1:], count - 1
-    if places:
-        yield from _values(named, places[0], current)
+    if not command and not any(word in options for word in previous):
+        return  # values are only valid after a command or a flag
+    while positionals and count > 0 and positionals[0].nargs in (None, "?"):
+        positionals, count = positionals[1:], count - 1
+    if positionals:
+        yield from _values(command, positionals[0], current)
 
 
-def _values(named: str, action: Action, current: str) -> Iterator[Candidate]:
-    """What an argument could be."""
+def _values(command: str, action: Action, current: str) -> Iterator[Candidate]:
+    """The possible values of an argument."""
     if action.choices is not None:
         yield from (Candidate(str(choice)) for choice in action.choices)
         return
-    if (named, action.dest) == ("rescore", "words"):
+    if (command, action.dest) == ("rescore", "words"):
         yield from map(Candidate, RESCORE)
         return
     metavar = action.metavar if isinstance(action.metavar, str) else ""
-    wanted = metavar.split() or [action.dest.upper()]
+    kinds = metavar.split() or [action.dest.upper()]
     if action.dest == "judge":
-        wanted = ["JUDGE"]
-    for word in wanted:
-        match word.partition("=")[0]:
+        kinds = ["JUDGE"]
+    for kind in kinds:
+        match kind.partition("=")[0]:
             case "PROFILE":
                 yield from map(Candidate, profiles.names("experiments"))
                 yield from _paths(current, ".yaml") if "/" in current else ()
@@ -149,33 +153,33 @@ def _values(named: str, action: Action, current: str) -> Iterator[Candidate]:
 
 
 def _overrides(current: str) -> Iterator[Candidate]:
-    """Keys section by section, then the values of one."""
+    """Keys, one section at a time; after the equals sign, the values of a key."""
     key, equals, _ = current.partition("=")
     *path, last = key.split(".")
     if not equals:
         prefix = "".join(f"{part}." for part in path)
-        for one in keys.below(path):
-            names_one = not path and one.name in profiles.SECTIONS
-            if one.section:
-                yield Candidate(f"{prefix}{one.name}.", one.about)
-            if names_one or not one.section:
-                yield Candidate(f"{prefix}{one.name}=", one.about)
+        for config_key in keys.below(path):
+            names_profile = not path and config_key.name in profiles.SECTIONS
+            if config_key.section:
+                yield Candidate(f"{prefix}{config_key.name}.", config_key.about)
+            if names_profile or not config_key.section:
+                yield Candidate(f"{prefix}{config_key.name}=", config_key.about)
     elif not path and last in profiles.SECTIONS:
         for name in profiles.names(profiles.SECTIONS[last]):
             yield Candidate(f"{key}={name}")
     else:
-        for one in keys.below(path):
-            if one.name == last:
-                yield from (Candidate(f"{key}={value}") for value in one.values)
+        for config_key in keys.below(path):
+            if config_key.name == last:
+                yield from (Candidate(f"{key}={value}") for value in config_key.values)
 
 
 def _experiments() -> Iterator[tuple[str, Path]]:
-    """The experiments that have runs here."""
+    """The experiments that have runs in the output folder."""
     yield from ((path.name, path) for path in _folders(OUTPUTS))
 
 
 def _runs(current: str) -> Iterator[Candidate]:
-    """Experiments, for their newest run; the runs of one after its slash, newest first; folders."""
+    """Experiments; after a slash, the runs of that experiment (newest first) and folders."""
     experiment, slash, _ = current.partition("/")
     for name, path in _experiments():
         if not slash:
@@ -184,27 +188,27 @@ def _runs(current: str) -> Iterator[Candidate]:
             for run in reversed(_folders(path)):
                 yield Candidate(f"{name}/{run.name}")
     if slash:
-        yield from (one for one in _paths(current) if one.text.endswith("/"))
+        yield from (candidate for candidate in _paths(current) if candidate.text.endswith("/"))
 
 
 def _folders(path: Path) -> list[Path]:
     try:
         with os.scandir(path) as entries:
-            found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
-    return [path / name for name in sorted(found) if not name.startswith(".")]
+    return [path / name for name in sorted(names) if not name.startswith(".")]
 
 
 def _paths(current: str, *endings: str) -> Iterator[Candidate]:
-    """Files and folders that begin so."""
+    """Files and folders that start with `current`."""
     folder, slash, _ = current.rpartition("/")
-    at = Path(folder + slash or ".").expanduser()
+    parent = Path(folder + slash or ".").expanduser()
     try:
-        with os.scandir(at) as entries:
-            found = sorted((entry.name, entry.is_dir()) for entry in entries)
+        with os.scandir(parent) as entries:
+            sorted_entries = sorted((entry.name, entry.is_dir()) for entry in entries)
     except OSError:
         return
-    for name, is_folder in found:
+    for name, is_folder in sorted_entries:
         if not name.startswith(".") and (is_folder or not endings or name.endswith(endings)):
             yield Candidate(f"{folder}{slash}{name}{'/' * is_folder}")

@@ -1,7 +1,7 @@
-"""The keys of a profile as `ida_tui/config/schema.py` spells them, without importing it.
+"""Config keys for completion, parsed from the source of `ida_tui/config/schema.py` without importing it.
 
-pydantic takes longer to load than a person waits for a completion, so the file is read as text;
-`tests/cli/test_completion.py` compares what is found here with the real thing.
+Importing pydantic would make completion slow, so the source file is parsed instead. A test
+(`tests/cli/test_completion.py`) compares the result with the real config classes.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ ROOT = "Config"
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One field."""
+    """A field of a config class."""
 
     name: str
     about: str
-    """Its docstring's first line."""
+    """First line of the field's docstring."""
     values: tuple[str, ...]
-    """What it can be, where that is a list of words."""
+    """Allowed values, if they can be listed."""
     section: str
-    """The class of its own keys; empty for a plain value."""
+    """Name of the class that holds its nested keys; empty for a plain value."""
 
 
 @cache
 def sections() -> Mapping[str, tuple[Key, ...]]:
-    """Every class of the file with its fields, in order."""
+    """Each config class name with its fields, in order."""
     body = ast.parse(CONFIG.read_text(encoding="utf-8")).body
     classes = [node for node in body if isinstance(node, ast.ClassDef)]
     names = {node.name for node in classes}
@@ -46,26 +46,28 @@ def sections() -> Mapping[str, tuple[Key, ...]]:
 
 
 def below(path: list[str]) -> tuple[Key, ...]:
-    """The keys of a section by its dotted path, such as ``["judge", "price"]``; none where it has none."""
-    found = sections()[ROOT]
+    """The keys of a section such as ``["judge", "price"]``; empty if it has none."""
+    current_keys = sections()[ROOT]
     for part in path:
-        section = next((key.section for key in found if key.name == part), "")
-        found = sections().get(section, ())
-    return found
+        section = next((key.section for key in current_keys if key.name == part), "")
+        current_keys = sections().get(section, ())
+    return current_keys
 
 
 def _keys(node: ast.ClassDef, classes: set[str], aliases: Mapping[str, ast.expr]) -> Iterator[Key]:
-    for field, after in zip(node.body, [*node.body[1:], None], strict=True):
+    for field, next_node in zip(node.body, [*node.body[1:], None], strict=True):
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
-        said = after.value if isinstance(after, ast.Expr) else None
-        text = said.value if isinstance(said, ast.Constant) else ""
-        about = str(text).partition("\n")[0]
-        kinds = {part.id for part in ast.walk(field.annotation) if isinstance(part, ast.Name)}
+        docstring_node = next_node.value if isinstance(next_node, ast.Expr) else None
+        text = docstring_node.value if isinstance(docstring_node, ast.Constant) else ""
+        summary = str(text).partition("\n")[0]
+        annotation_names = {
+            part.id for part in ast.walk(field.annotation) if isinstance(part, ast.Name)
+        }
         plain = isinstance(field.annotation, ast.Name | ast.BinOp)
-        section = next(iter(sorted(kinds & classes)), "") if plain else ""
+        section = next(iter(sorted(annotation_names & classes)), "") if plain else ""
         values = tuple(dict.fromkeys(_values(field.annotation, aliases)))
-        yield Key(field.target.id, about, values, section)
+        yield Key(field.target.id, summary, values, section)
 
 
 def _values(node: ast.AST, aliases: Mapping[str, ast.expr]) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""A run without a screen: lines for people, or events as JSON lines for programs."""
+"""Output without the app: lines for people, or JSON for programs."""

@@ -1,4 +1,4 @@
-"""A chat as lines: messages from stdin, both answers on stdout."""
+"""Line-based chat: messages from stdin, the answers of both models on stdout."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ida_tui.runs.store.evaluations import Model
 from ida_tui.util.text import as_json, printable
 
 WIDTH = 7
-"""Columns of the label before a text."""
+"""Width in columns of the label before each text."""
 
 
 @dataclass(slots=True)
 class Turn:
-    """One message and what came of it."""
+    """One message with the answers and verdicts for it."""
 
     message: str
     kind: Kind
@@ -27,18 +27,18 @@ class Turn:
     verdicts: dict[Model, Verdict] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """Both answers, each under its label, with what the judge said of them."""
+        """The message and both labeled answers with their verdicts, as printed lines."""
         out = [f"{'you':<{WIDTH}}{self.message}"]
         for who in SIDES:
             answer = self.answers[who]
-            text = answer.text.split("\n") if answer.text else ["(nothing)"]
+            text = answer.text.split("\n") if answer.text else ["(empty)"]
             out += [f"{who if n == 0 else '':<{WIDTH}}{line}" for n, line in enumerate(text)]
             if who in self.verdicts:
                 out.append(f"{'':<{WIDTH}}[{scores(self.verdicts[who])}]")
         return out
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """The turn as JSON values."""
         return {"message": self.message, "kind": self.kind} | {
             who: self._side(who) for who in SIDES
         }
@@ -57,9 +57,9 @@ class Turn:
 
 
 def scores(verdict: Verdict) -> str:
-    """What a judge said, on one line."""
+    """A verdict on one line."""
     if verdict.failure is not None or verdict.r_ida is None:
-        return f"no verdict: {verdict.failure}"
+        return f"failed verdict: {verdict.failure}"
     return (
         f"R_IDA {verdict.r_ida:.3f}: align {verdict.align:g}, risk {verdict.risk:g}, detail"
         f" {verdict.detail:g}; {verdict.judge}"
@@ -76,26 +76,26 @@ def talk(
     fresh: bool,
     in_json: bool,
 ) -> list[tuple[str, Kind]]:
-    """Put every message to both models, and print what they say; returns the messages.
+    """Send every message to both models and print their answers; returns the messages.
 
     Args:
-        chat: not yet started.
-        messages: one a line.
-        kind: what the messages are, for the judge.
-        temperature: None takes the profile's; 0 is greedy.
+        chat: a chat that has not started.
+        messages: one message per item.
+        kind: kind of the messages, for the judge.
+        temperature: sampling temperature; None uses the profile's, 0 is greedy.
         judged: whether the run's judge scores each answer.
-        fresh: whether every message begins a new conversation.
-        in_json: one JSON object a message.
+        fresh: whether every message starts a new conversation.
+        in_json: print one JSON object per message.
 
     Raises:
-        IdaError: the model cannot be loaded, or used any more.
+        IdaError: the model cannot be loaded, or failed during the chat.
     """
-    said: list[tuple[str, Kind]] = []
+    sent: list[tuple[str, Kind]] = []
     chat.start()
     try:
         ready = _until(chat, Ready)
         assert isinstance(ready, Ready)
-        _say(f"base is the untrained model, tuned is {ready.words}")
+        _say(f"base: the model before training; tuned: {ready.words}")
         for message in messages:
             text = message.strip()
             if not text:
@@ -103,13 +103,13 @@ def talk(
             turn = Turn(text, kind)
             if fresh:
                 chat.begin_anew()
-            used = ready.temperature if temperature is None else temperature
-            chat.ask(text, kind=kind, temperature=used)
+            chosen_temperature = ready.temperature if temperature is None else temperature
+            chat.ask(text, kind=kind, temperature=chosen_temperature)
             _until(chat, Rested, turn)
             if judged:
                 chat.judge()
                 _until(chat, Rested, turn)
-            said.append((text, kind))
+            sent.append((text, kind))
             if in_json:
                 print(as_json(turn.as_json()), flush=True)
             else:
@@ -117,11 +117,11 @@ def talk(
     finally:
         chat.close()
         chat.join(10)
-    return said
+    return sent
 
 
-def _until(chat: Chat, wanted: type, turn: Turn | None = None) -> object:
-    """Take in events up to one of this type, which is returned."""
+def _until(chat: Chat, event_type: type, turn: Turn | None = None) -> object:
+    """Process events until one of this type arrives, and return it."""
     while True:
         match event := chat.next_event(0.25):
             case None:
@@ -134,7 +134,7 @@ def _until(chat: Chat, wanted: type, turn: Turn | None = None) -> object:
                 turn.verdicts[event.who] = event.verdict
             case Told(text):
                 _say(f"! {text}")
-        if isinstance(event, wanted):
+        if isinstance(event, event_type):
             return event
 
 

@@ -1,4 +1,4 @@
-"""A comparison of runs as printed lines."""
+"""Printed lines of a run comparison."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ TITLES = {"r_ida": "R_IDA", "align": "align", "risk": "risk (10 is safest)", "de
 
 
 def lines(comparison: Comparison) -> list[str]:
-    """Who, what does not compare, what differs, what became of them, and their curves."""
-    names = letters(comparison)
-    out = [f"{letter}  {run.name}" for letter, run in zip(names, comparison.runs, strict=True)]
+    """Run names, warnings, config differences, results and curves."""
+    labels = letters(comparison)
+    out = [f"{letter}  {run.name}" for letter, run in zip(labels, comparison.runs, strict=True)]
     out += [f"! {warning}" for warning in comparison.warnings]
-    differing = difference_rows(comparison)
-    out += ["", "what differs in their profiles"]
-    out += table(names, differing) if differing else ["  nothing"]
-    out += ["", "what became of them", *table(names, figure_rows(comparison))]
+    differences = difference_rows(comparison)
+    out += ["", "Config differences"]
+    out += table(labels, differences) if differences else ["  none"]
+    out += ["", "Results", *table(labels, figure_rows(comparison))]
     for name in CURVES:
-        out += ["", f"{TITLES[name]} over {comparison.steps} steps, from 0 to {HIGHEST[name]:g}"]
-        for letter, run in zip(names, comparison.runs, strict=True):
+        out += ["", f"{TITLES[name]} over {comparison.steps} steps (scale 0 to {HIGHEST[name]:g})"]
+        for letter, run in zip(labels, comparison.runs, strict=True):
             values = run.curve(name)
-            drawn = curve(values, low=0, high=HIGHEST[name], steps=comparison.steps)
+            sparkline = curve(values, low=0, high=HIGHEST[name], steps=comparison.steps)
             newest = next((v for v in reversed(values) if v is not None), None)
             digits = 3 if name == "r_ida" else 1
-            shown = "–" if newest is None else f"{newest:.{digits}f}"
-            out.append(f"  {letter}  {drawn}  {shown}")
+            newest_text = "–" if newest is None else f"{newest:.{digits}f}"
+            out.append(f"  {letter}  {sparkline}  {newest_text}")
     return out

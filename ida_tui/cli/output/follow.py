@@ -1,4 +1,4 @@
-"""`ida-tui attach --lines`: print what another process trains, as it happens, or what one has trained."""
+"""Printer of `ida-tui attach --lines`: follow a live run of another process, or print a finished run."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ INTERVAL_S = 0.2
 
 
 def follow(directory: RunDirectory, *, as_json: bool) -> ExitCode:
-    """Print a run from its beginning, and go on while it is trained; Ctrl-C leaves it alone.
+    """Print a run from its start and follow it until it ends; Ctrl-C does not stop the run.
 
     Args:
         directory: the run.
-        as_json: events as JSON lines instead of lines for people.
+        as_json: print events as JSON lines instead of lines for people.
 
     Returns:
-        The run's own exit code; 1 where it died without one.
+        The run's own exit code; 1 if it died without one.
 
     Raises:
-        IdaError: its events cannot be read.
+        IdaError: the events of the run cannot be read.
     """
     printer: Printer = JsonPrinter() if as_json else HumanPrinter()
     follower, state = Follower(directory.events), RunState()
     try:
         while True:
-            # Looked at before the file is read: what it wrote last is not missed.
+            # Checked before the file is read, so that the last records of the run are not missed.
             alive = owner.alive(directory)
             records = follower.read()
             for record in records:
@@ -42,17 +42,17 @@ def follow(directory: RunDirectory, *, as_json: bool) -> ExitCode:
             if state.ended is not None and not alive:
                 return _code(state.ended.exit_code)
             if not alive and not records:
-                printer.say(f"✗ it died without a word: {likely_cause(state)}")
-                printer.say(f"  go on with it: ida-tui resume {directory.path}")
+                printer.say(f"✗ The run died: {likely_cause(state)}")
+                printer.say(f"  resume with: ida-tui resume {directory.path}")
                 return ExitCode.FAILED
             if not records:
                 time.sleep(INTERVAL_S)
     except (EventError, OSError) as error:
-        raise IdaError(f"the run cannot be read: {error}") from None
+        raise IdaError(f"could not read the run: {error}") from None
     finally:
         printer.close()
 
 
 def _code(number: int) -> ExitCode:
-    """The run's own exit code; a number that is none of ours means that it failed."""
+    """The exit code for a recorded number; FAILED for an unknown number."""
     return ExitCode(number) if number in set(ExitCode) else ExitCode.FAILED

@@ -1,4 +1,4 @@
-"""Two ways to print a run: lines for people, and events as JSON lines for programs."""
+"""Printers of a run: lines for people, and events as JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from ida_tui.util.text import printable, printable_text
 
 
 class Printer(Protocol):
-    """What a headless run is shown on."""
+    """Output of a run without the app."""
 
     def opening(self, config: Config) -> None:
-        """Before the run starts."""
+        """Print the config before the run starts."""
 
     def show(self, state: RunState, record: ev.Record) -> None:
-        """One record, and the state that already includes it."""
+        """Print one record; `state` already includes it."""
 
     def say(self, text: str) -> None:
-        """A word to the person at the keyboard that is not part of the run."""
+        """Print a message to the user that is not part of the run's records."""
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
 
 
 class HumanPrinter:
-    """Lines on stdout; on a terminal, a live line below them says what is going on."""
+    """Lines on stdout; on a terminal, a live line below them shows the progress."""
 
     def __init__(self) -> None:
-        # Rich honours NO_COLOR and finds out by itself whether stdout is a terminal.
+        # Rich honors NO_COLOR and detects whether stdout is a terminal.
         self._console = Console(highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._spinner = Spinner("dots", text="starting")
@@ -58,7 +58,7 @@ class HumanPrinter:
 
     def say(self, text: str) -> None:
         if self._live is not None:
-            # Above the live line, which would otherwise be overwritten in the middle.
+            # Printed through the console, so that it appears above the live line.
             self._console.print(Text(printable_text(text)))
         else:
             print(printable_text(text), file=sys.stderr)
@@ -70,7 +70,7 @@ class HumanPrinter:
 
 
 class JsonPrinter:
-    """Every event as one line of JSON on stdout, the same line as in events.jsonl; talk on stderr."""
+    """Every event as one JSON line on stdout, as in events.jsonl; messages on stderr."""
 
     def opening(self, config: Config) -> None:
         self.say(narration.config_loaded(config))
@@ -87,7 +87,7 @@ class JsonPrinter:
 
 
 def styled(line: str) -> Text:
-    """Colour by the line's first mark; the words alone carry the meaning."""
+    """Color the mark at the start of a line; the text alone carries the meaning."""
     style = {"✓": "green", "!": "yellow", "✗": "red", "⏱": "cyan"}.get(line[:1], "")
     text = Text(printable(line))
     if style:

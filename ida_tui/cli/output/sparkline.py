@@ -1,4 +1,4 @@
-"""Curves as lines of text, for commands that print and end. Pure functions."""
+"""Sparklines: curves drawn as one line of block characters. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ def curve(
     width: int = 40,
     steps: int | None = None,
 ) -> str:
-    """A curve as a row of blocks; where several steps share one it stands for their mean.
+    """A curve as a row of block characters; a block that covers several steps shows their mean.
 
     Args:
-        values: one a step; None leaves a gap.
-        low: the value of the lowest block.
-        high: the value of the highest.
-        width: columns.
-        steps: how many steps the whole width stands for; the rest stays empty.
+        values: one value per step; None leaves a gap.
+        low: value of the lowest block.
+        high: value of the highest block.
+        width: maximum number of columns.
+        steps: number of steps that the full width covers; columns after the last value stay empty.
     """
-    whole = max(steps or 0, len(values))
-    columns = min(width, whole)
-    out = []
+    total = max(steps or 0, len(values))
+    columns = min(width, total)
+    blocks = []
     for column in range(columns):
-        start = column * whole // columns
-        stop = max(start + 1, (column + 1) * whole // columns)
+        start = column * total // columns
+        stop = max(start + 1, (column + 1) * total // columns)
         mean = mean_of(list(values[start:stop])) if start < len(values) else None
         if mean is None:
-            out.append(" ")
+            blocks.append(" ")
         else:
-            share = (mean - low) / (high - low) if high > low else 0.0
-            out.append(BLOCKS[round(min(1.0, max(0.0, share)) * (len(BLOCKS) - 1))])
-    return "".join(out)
+            fraction = (mean - low) / (high - low) if high > low else 0.0
+            blocks.append(BLOCKS[round(min(1.0, max(0.0, fraction)) * (len(BLOCKS) - 1))])
+    return "".join(blocks)

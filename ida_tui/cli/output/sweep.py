@@ -1,4 +1,4 @@
-"""`ida-tui sweep`: carry a sweep out and print it, and turn Ctrl-C into a request to stop."""
+"""Printed output of `ida-tui sweep`: run a sweep, print its table, stop it on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ from ida_tui.util.text import as_json, printable
 
 
 def carry_out(sweep: Sweep, *, json: bool) -> ExitCode:
-    """Run what is left of a sweep, then print its table.
+    """Train the remaining runs of a sweep, then print its table.
 
     Args:
-        sweep: it has a folder.
-        json: the table as JSON on stdout, and the talk on stderr.
+        sweep: the sweep, whose directory exists.
+        json: print the table as JSON on stdout, and messages on stderr.
 
     Returns:
-        Done; failed where a run failed; 3 where it paused for its judge or budget; 130 where it was stopped.
+        0 if all runs are done, 1 if a run failed, 3 if the sweep paused because of the judge or the budget,
+        130 if it was stopped.
 
     Raises:
-        IdaError: another process carries it out, or its study cannot be used.
+        IdaError: another process is running the sweep, or its study cannot be used.
     """
     shown = shown_path(sweep.path)
     if owner.alive(RunDirectory(sweep.path)):
         raise UsageError(
-            f"{shown} is carried out now, by another process",
-            f"how it stands: ida-tui sweep --show {shown}, or ida-tui attach {shown}",
+            f"another process is running the sweep {shown}",
+            f"watch it with: ida-tui attach {shown}, or print its table: ida-tui sweep --show {shown}",
         )
     console = Console(highlight=False, soft_wrap=True, stderr=json)
     status = console.status("starting") if console.is_terminal else None
@@ -53,7 +54,7 @@ def carry_out(sweep: Sweep, *, json: bool) -> ExitCode:
             sweep,
             Queue(sweep),
             say=lambda line: console.print(styled(line)),
-            tick=lambda found: _tick(status, found),
+            tick=lambda results: _tick(status, results),
         )
         with _stopping_by_signal(course, console):
             if status is not None:
@@ -64,54 +65,58 @@ def carry_out(sweep: Sweep, *, json: bool) -> ExitCode:
                 if status is not None:
                     status.stop()
         course.keep_table()
-    found = course.table()
-    _print(found, json=json)
-    for line in _closing(course, found, code):
+    results = course.table()
+    _print(results, json=json)
+    for line in _closing(course, results, code):
         console.print(styled(line))
     return code
 
 
 def show(sweep: Sweep, *, json: bool) -> ExitCode:
-    """Print the table of a sweep as it stands, carried out now or not."""
-    found = table(sweep, Reader(sweep).all())
-    _print(found, json=json)
-    if not json and any(not one.over for one in found.standings):
+    """Print the current table of a sweep, whether it is running or not."""
+    results = table(sweep, Reader(sweep).all())
+    _print(results, json=json)
+    if not json and any(not status.over for status in results.standings):
         if owner.alive(RunDirectory(sweep.path)):
-            print("It is carried out now, by another process.")
+            print("Another process is running this sweep.")
         else:
-            print(f"Nobody carries it out now; go on with it: {_command(sweep)}")
+            print(f"No process is running this sweep. Resume it with: {_command(sweep)}")
     return ExitCode.DONE
 
 
-def _print(found: Table, *, json: bool) -> None:
+def _print(results: Table, *, json: bool) -> None:
     if json:
-        sys.stdout.write(as_json(words.as_values(found), indent=1) + "\n")
+        sys.stdout.write(as_json(words.as_values(results), indent=1) + "\n")
     else:
-        print("", *map(printable, words.lines(found)), sep="\n")
+        print("", *map(printable, words.lines(results)), sep="\n")
     sys.stdout.flush()
 
 
-def _tick(status: Status | None, found: Table) -> None:
+def _tick(status: Status | None, results: Table) -> None:
     if status is not None:
-        status.update(Text(words.progress(found)))
+        status.update(Text(words.progress(results)))
 
 
-def _closing(course: Course, found: Table, code: ExitCode) -> list[str]:
-    """What is to be said below the table."""
-    of = len(found.standings)
-    done = sum(one.stage == "done" for one in found.standings)
-    bad = sum(one.over and one.stage != "done" for one in found.standings)
-    left = of - done - bad
-    on = _command(course.sweep)
-    failed = [f"! {bad} of {of} runs failed; ida-tui resume RUN goes on with one"] if bad else []
+def _closing(course: Course, results: Table, code: ExitCode) -> list[str]:
+    """The lines below the table."""
+    total = len(results.standings)
+    done = sum(status.stage == "done" for status in results.standings)
+    failed = sum(status.over and status.stage != "done" for status in results.standings)
+    open_runs = total - done - failed
+    command = _command(course.sweep)
+    notes = (
+        [f"! {failed} of {total} runs failed; resume a run with: ida-tui resume RUN"]
+        if failed
+        else []
+    )
     if code is ExitCode.INTERRUPTED:
-        return [*failed, f"! Stopped, {done} of {of} runs done. Go on: {on}"]
+        return [*notes, f"! Stopped; {done} of {total} runs done. Resume with: {command}"]
     if code is ExitCode.JUDGE_UNAVAILABLE:
-        more = " --budget DOLLARS" if course.sweep.budget is not None else ""
-        return [*failed, f"! Paused: {course.paused}. Go on: {on}{more}"]
-    if left:
-        return [*failed, f"! {left} of {of} runs are not over. Go on: {on}"]
-    return failed or [f"✓ All {of} runs are done: {shown_path(course.sweep.path)}"]
+        budget_flag = " --budget DOLLARS" if course.sweep.budget is not None else ""
+        return [*notes, f"! Paused: {course.paused}. Resume with: {command}{budget_flag}"]
+    if open_runs:
+        return [*notes, f"! {open_runs} of {total} runs are not finished. Resume with: {command}"]
+    return notes or [f"✓ All {total} runs are done: {shown_path(course.sweep.path)}"]
 
 
 def _command(sweep: Sweep) -> str:
@@ -120,21 +125,21 @@ def _command(sweep: Sweep) -> str:
 
 @contextmanager
 def _stopping_by_signal(course: Course, console: Console) -> Iterator[None]:
-    """Inside the block SIGINT, SIGTERM and SIGHUP stop the sweep: once with checkpoints, twice at once."""
+    """Inside the block, SIGINT, SIGTERM and SIGHUP stop the sweep: with checkpoints, then immediately."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def count_stop(number: int, frame: FrameType | None) -> None:
         course.stops += 1
         if course.stops == 1:
-            # The handler may have come in the middle of a line: nothing but the file itself is used.
-            os.write(2, b"Stopping: every run under way saves a checkpoint ... (again: at once)\n")
+            # The handler may interrupt a print in progress, so write to the file descriptor directly.
+            os.write(2, b"Stopping: active runs save checkpoints... (again to stop immediately)\n")
 
-    kept = {
-        number: signal.signal(number, handle)
+    previous = {
+        number: signal.signal(number, count_stop)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         yield
     finally:
-        for number, handler in kept.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -7,5 +7,5 @@ _ida_tui() {
         COMPREPLY+=("$candidate")
     done < <("${COMP_WORDS[0]}" __complete bash "$COMP_WORDBREAKS" "${COMP_LINE:0:COMP_POINT}" 2>/dev/null)
 }
-# A candidate that ends the word brings its own space.
+# nospace: a candidate that completes the word already ends with a space.
 complete -o nospace -F _ida_tui ida-tui
