@@ -102,7 +102,7 @@ def test_an_installed_wheel_writes_a_report(installed: Path, tmp_path: Path) -> 
 def test_an_installed_wheel_opens_the_app_with_its_profiles(installed: Path) -> None:
     argv = (sys.executable, str(installed / "bin" / "ida-tui"))
     with terminal(*argv, PYTHONPATH=str(installed)) as app:
-        for name in ("quickstart", "dev-mps", "oblit-1-mps-lowmem", "ships with ida-tui"):
+        for name in ("quickstart", "dev-mps", "oblit-1-mps-lowmem", "included with ida-tui"):
             app.wait_for(name)
         app.send("q")
         assert app.wait_for_the_end() == 0

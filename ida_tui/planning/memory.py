@@ -166,13 +166,13 @@ def limit(config: Config, machine: float) -> float:
 
 def advice(config: Config, device: DeviceName, most: float) -> str:
     """Hint lines with changes that make the plan fit into `most` bytes."""
-    reductions = savings(config, device)
-    fits = next((saving for saving in reductions if saving.total <= most), None)
+    options = savings(config, device)
+    fits = next((saving for saving in options if saving.total <= most), None)
     lines = []
     variant = f"{config.name}-lowmem"
     if variant in profiles.names("experiments"):
         lines.append(f"use the low-memory variant: ida-tui --run {variant}")
-    for saving in [fits] if fits else reductions[-1:]:
+    for saving in [fits] if fits else options[-1:]:
         lines.append(f"{saving.setting}   (planned: {saving.total / 1e9:.1f} GB)")
     if not fits:
         lines.append("or use a smaller model; list them with: ida-tui --list models")
@@ -214,13 +214,13 @@ def savings(config: Config, device: DeviceName) -> list[Saving]:
     if training.max_completion_length > 64:
         half = training.max_completion_length // 2
         changes.append((f"training.max_completion_length={half}", {"max_completion_length": half}))
-    reductions = []
+    options = []
     for setting, change in changes:
         changed = config.model_copy(update={"training": training.model_copy(update=change)})
         reduced = plan(changed, device)
         if reduced is not None and reduced.total < current.total:
-            reductions.append(Saving(setting, reduced.total))
-    return reductions
+            options.append(Saving(setting, reduced.total))
+    return options
 
 
 # --- the parts ------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def test_it_can_be_written_elsewhere_and_tell_so_as_json(
     [
         (("nothing",), "there is no run nothing"),
         ((str(RUN), "--output", "share.pdf"), "'share.pdf' is none"),
-        ((str(RUN), "--output", "missing/share.html"), "there is no folder missing"),
+        ((str(RUN), "--output", "missing/share.html"), "the folder missing does not exist"),
     ],
 )
 def test_what_cannot_be_written_is_said_in_a_line(
@@ -127,7 +127,7 @@ def test_a_run_without_an_event_and_one_with_a_broken_line_are_refused(
 
     assert (broken.code, empty.code) == (2, 2)
     assert "cannot be read" in broken.err
-    assert "holds no event yet" in empty.err
+    assert "has no events yet" in empty.err
 
 
 def test_it_needs_no_machine_learning_library(finished: RunDirectory) -> None:
@@ -147,13 +147,13 @@ def test_the_page_says_what_became_of_the_run(finished: RunDirectory) -> None:
 
     for shown in (words(page), text.replace("\\", "")):
         assert "The reward rose: R_IDA 0.363 (first 3 steps) → 0.737 (last 3 steps)." in shown
-        assert "There is no before and after yet" in shown
-        assert "no model's opinion" in shown or "no model&#39;s opinion" in shown
+        assert "There is no evaluation yet" in shown
+        assert "not a model" in shown or "no model&#39;s opinion" in shown
         assert "No alert was raised." in shown
         assert "6 of 6" in shown
         assert "ida-tui --run config.yaml" in shown
         assert "max_completion_length: 64" in shown
-    assert "Settings that are not ida-tui’s defaults" in page
+    assert "Settings that differ from the defaults" in page
     assert "unfinished" not in page
     assert len(re.findall("<svg ", page)) == 8
 
@@ -186,7 +186,7 @@ def test_an_unfinished_run_says_so_at_the_top(finished: RunDirectory) -> None:
 
     head = words(page).partition("The reward")[0]
     assert "died" in head
-    assert "This run is unfinished: the process that trained it is gone." in head
+    assert "This run is unfinished: its training process is no longer running." in head
     assert text.index("This run is unfinished") < text.index("The reward")
 
 
@@ -200,10 +200,10 @@ def test_a_run_that_had_not_begun_to_train_has_a_page_without_curves(
     page, _ = made(finished)
 
     said = words(page)
-    assert "No step was finished: nothing was learned." in said
+    assert "No step finished, so nothing was learned." in said
     assert "there is nothing to draw" in said
     assert "No completion was judged." in said
-    assert "is not in the run’s folder" in said
+    assert "has no config.yaml" in said
     assert str(RUN.resolve()) not in page
 
 
@@ -217,7 +217,7 @@ def test_alerts_are_listed_and_marked_on_the_curve(finished: RunDirectory) -> No
 
     assert "R_IDA fell by &lt;0.2&gt;" in page
     assert "R\\_IDA fell by \\<0.2\\>" in text
-    assert "Vertical lines: the alerts below, by number." in page
+    assert "Vertical lines mark the numbered alerts below." in page
     curve = page[page.index("<h3>R_IDA</h3>") :].partition("</figure>")[0]
     assert re.findall(r"(?:bold|700)[;\" ][^>]*>(\d)</text>", curve) == ["1", "2"]
     assert "Vertical lines" not in plain
@@ -257,7 +257,7 @@ def test_a_persons_word_and_the_judges_cost_are_on_it(finished: RunDirectory) ->
     assert "2 of 3 (67 %, 21 to 94)" in said
     assert "median 0.50 s over the steps, 95th percentile up to 0.90 s" in said
     assert "Scored by gpt-4o-mini" in said
-    assert "How long a verdict takes" in said
+    assert "Latency of a verdict" in said
     assert "no model" not in said
 
 
@@ -267,8 +267,8 @@ def test_what_has_no_verdict_is_counted_and_nowhere_a_score(finished: RunDirecto
     edited(lambda e: e.update(r_ida=None) if e["type"] == "StepFinished" else None)
     page, _ = made(finished)
 
-    assert "No completion has a verdict." in words(page)
-    assert "The judge gave no verdict" in words(page).replace("the judge", "The judge")
+    assert "No completion has a score." in words(page)
+    assert "every verdict failed" in words(page)
 
 
 def test_a_login_in_an_address_is_not_on_it(finished: RunDirectory) -> None:
@@ -291,7 +291,7 @@ def test_a_long_run_is_drawn_with_fewer_points_and_says_so(finished: RunDirector
     page, _ = made(finished)
 
     assert "Each point is the mean of 3 steps." in page
-    assert "Each point is the highest of 3 steps." in page
+    assert "Each point is the maximum of 3 steps." in page
     assert len(page) < 600_000
 
 
@@ -375,7 +375,7 @@ def test_a_real_browser_shows_the_page_asks_for_nothing_and_runs_nothing_of_it(
             for domain in ("Network", "Log", "Runtime", "Page"):
                 await page.tell(f"{domain}.enable")
             await page.tell("Page.navigate", url=place)
-            await page.until_shown("Do it again", "This page loads nothing")
+            await page.until_shown("Reproduce", "This page loads nothing")
             script = """(() => {
                 const figures = [...document.querySelectorAll('figure svg')];
                 return JSON.stringify({

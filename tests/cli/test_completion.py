@@ -176,7 +176,7 @@ def test_fish_completes_with_what_each_key_is() -> None:
         check=True,
     )
     assert done.stdout.splitlines() == [
-        "training.beta=\tWeight of the KL penalty towards the reference; 0 needs no reference pass."
+        "training.beta=\tKL coefficient; 0 needs no reference pass."
     ]
 
 

@@ -78,7 +78,7 @@ def test_the_suggested_accumulation_always_divides(batch, passes, group):
 
 def test_a_step_that_takes_more_prompts_than_there_are_is_refused_with_one_that_fits():
     found = only_error(config(training={"gradient_accumulation_steps": 32}))
-    assert "takes 8 prompts" in found.title
+    assert "needs 8 prompts" in found.title
     assert "gradient_accumulation_steps to 16" in found.hint
     assert "add 4 more prompts" in found.hint
     one_big_pass = {"per_device_train_batch_size": 64, "gradient_accumulation_steps": 1}
@@ -86,7 +86,7 @@ def test_a_step_that_takes_more_prompts_than_there_are_is_refused_with_one_that_
 
 
 def test_prompts_that_an_epoch_leaves_out_are_noted():
-    assert any("leaves some out" in n for n in notes(config(training={
+    assert any("skips some" in n for n in notes(config(training={
         "gradient_accumulation_steps": 12,
     })))  # fmt: skip
 
@@ -103,7 +103,7 @@ def test_a_completion_that_leaves_little_for_the_longest_prompt_is_noted():
 
 
 def test_fp16_and_bf16_together_are_refused():
-    assert "both on" in only_error(config(training={"fp16": True, "bf16": True}), "cuda").title
+    assert "both enabled" in only_error(config(training={"fp16": True, "bf16": True}), "cuda").title
 
 
 @pytest.mark.parametrize(("fp16", "why"), [(True, "unscale"), (False, "destroys the weights")])
@@ -123,7 +123,7 @@ def test_the_fused_optimizer_with_a_scaler_on_mps_is_refused():
 
 def test_bf16_on_mps_and_fp16_on_the_cpu_are_noted():
     assert any("bf16 on mps" in n for n in notes(config(training={"bf16": True}), "mps"))
-    assert any("fp16 does nothing" in n for n in notes(config(training={"fp16": True}), "cpu"))
+    assert any("fp16 has no effect" in n for n in notes(config(training={"fp16": True}), "cpu"))
 
 
 def test_evaluation_needs_held_out_prompts():
@@ -145,7 +145,7 @@ def test_a_judge_that_is_soon_retired_is_noted_in_time():
     judge = {"kind": "openai", "model": "m", "shutdown_date": "2026-08-15"}
     assert notes(config(judge=judge)) == []
     soon = notes(config(judge=judge), today=date(2026, 8, 1))
-    assert soon == ["m is retired in 14 days, on 2026-08-15"]
+    assert soon == ["m retires on 2026-08-15 (14 days)"]
     assert "was due" in notes(config(judge=judge), today=date(2027, 1, 1))[0]
 
 
@@ -197,7 +197,7 @@ def test_a_local_models_files_tell_its_context_and_parameters(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(None, "no config.json"), ("{", "not valid JSON"), ("[]", "not a JSON object")],
+    [(None, "config.json is missing"), ("{", "not valid JSON"), ("[]", "not a JSON object")],
 )
 def test_a_folder_that_is_no_model_is_refused(tmp_path, content, why):
     if content is not None:

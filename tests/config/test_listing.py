@@ -55,13 +55,13 @@ def test_every_shipped_profile_is_listed_with_its_description(user):
 
 def test_no_line_of_the_list_is_wider_than_a_wide_terminal(user):
     lines = render_list().splitlines()
-    assert max(len(ln) for ln in lines if "Your own" not in ln) <= 110
+    assert max(len(ln) for ln in lines if "Your profiles" not in ln) <= 110
 
 
 def test_one_kind_can_be_listed_by_its_singular_too(user):
     assert render_list("model") == render_list("models")
     assert "gpt-4o-mini" not in render_list("models")
-    with pytest.raises(UsageError, match="no kind"):
+    with pytest.raises(UsageError, match="unknown profile kind"):
         render_list("horses")
 
 
@@ -69,7 +69,7 @@ def test_a_users_profile_is_marked_and_the_folder_is_named(user):
     (user / "models" / "embedded.yaml").write_text("extends: embedded", encoding="utf-8")
     (user / "models" / "new.yaml").write_text("path: a/b\ndescription: Mine", encoding="utf-8")
     text = render_list("models")
-    assert "[yours, in place of the shipped one]" in text
+    assert "[yours, overrides the shipped one]" in text
     assert "Mine  [yours]" in text
     assert str(user) in text
 
@@ -81,7 +81,7 @@ def test_a_broken_user_profile_is_listed_with_its_error_and_hides_no_other(user)
     text = render_list()
     assert "cannot be used" in text
     assert "broken.yaml:1: this is not valid YAML" in text
-    assert 'odd.yaml:2: moodle: there is no key "moodle"' in text
+    assert 'odd.yaml:2: moodle: unknown key "moodle"' in text
     assert "lost.yaml:1: model: there is no model profile" in text
     assert "quickstart" in text
 
@@ -103,7 +103,7 @@ def test_each_shown_value_stands_beside_its_origin(user):
 def test_prompts_are_shown_as_a_count_and_a_few(user):
     rows = [r for r in show("dev-mps").splitlines() if r.startswith("prompts.prompts")]
     assert len(rows) == 5
-    assert "to train on" in rows[0]
+    assert "for training" in rows[0]
 
 
 def test_profiles_of_every_kind_can_be_shown(user):
@@ -113,7 +113,7 @@ def test_profiles_of_every_kind_can_be_shown(user):
     assert "held out" in show("over-refusal")
     with pytest.raises(UsageError, match="no profile named"):
         show("dev-mp")
-    with pytest.raises(UsageError, match="overrides change an experiment"):
+    with pytest.raises(UsageError, match="overrides apply only to an experiment"):
         show("embedded", ["lora.r=8"])
 
 
@@ -133,7 +133,7 @@ def test_the_plan_counts_steps_completions_tokens_and_calls(linux):
     resolved = resolve("oblit-1-mps", [])
     assert "10 (max_steps), each 1 × 8 = 8 completions" in line(resolved, "steps")
     assert judge_calls(resolved.config) == (80, 0)
-    assert "80 (80 for completions, 0 to watch for drift)" in render_check(resolved)
+    assert "80 (80 for completions, 0 for drift checks)" in render_check(resolved)
     assert "about $0.0" in render_check(resolved)
 
 
@@ -181,8 +181,8 @@ def test_the_key_is_reported_as_there_or_not_and_never_printed(linux, monkeypatc
 
 def test_a_judge_on_this_machine_needs_no_key(linux):
     local = resolve("dev-mps", ["judge.base_url=http://localhost:9000/v1"])
-    assert "none needed" in line(local, "key")
-    assert "none needed" in line(resolve("dev-mps", ["judge=ollama"]), "key")
+    assert "not needed" in line(local, "key")
+    assert "not needed" in line(resolve("dev-mps", ["judge=ollama"]), "key")
 
 
 def test_weights_that_are_not_here_are_said_with_their_download(linux):
@@ -190,7 +190,7 @@ def test_weights_that_are_not_here_are_said_with_their_download(linux):
     assert "not on this machine" in words
     assert "8.05 GB" in words
     unknown = line(resolve("dev-mps", ["model=Some-Org/Some-Model"]), "weights")
-    assert "size not known" in unknown
+    assert "size unknown" in unknown
 
 
 def test_the_run_folder_and_the_memory_limit_are_in_the_plan(linux):

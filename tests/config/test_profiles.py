@@ -68,18 +68,18 @@ def test_an_origin_is_printed_relative_to_the_working_directory(tmp_path, monkey
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a: 1\na: 2", "written twice"),
+        ("a: 1\na: 2", "duplicate key"),
         ("a: [1", "not valid YAML"),
         ("a: b: c", "not valid YAML"),
-        ("- a\n- b", "a profile is a mapping"),
+        ("- a\n- b", "a profile must be a mapping"),
         ("a: !!python/object:os.system x", "not allowed"),
-        ("&a [*a]", "nested too deep"),
+        ("&a [*a]", "too deeply nested"),
         pytest.param("[" * 5000, "not valid YAML", id="deep"),
         ("a: \x01", "not valid YAML"),
         ("---\na: 1\n---\nb: 2", "not valid YAML"),
-        ("a: !!int fast", "cannot be read as a value"),
+        ("a: !!int fast", "is not a valid value"),
         ("? [a]\n: b", "a key must be plain text"),
-        pytest.param("a: " + "9" * 6000, "cannot be read as a value", id="long number"),
+        pytest.param("a: " + "9" * 6000, "is not a valid value", id="long number"),
     ],
 )
 def test_a_broken_file_is_one_short_error_with_its_place(user, text, says):
@@ -162,7 +162,7 @@ def test_a_section_over_a_bare_name_extends_that_name(user):
 def test_profiles_that_extend_in_a_circle_are_refused(user):
     write(user / "models", "a", "extends: b")
     write(user / "models", "b", "extends: a")
-    with pytest.raises(UsageError, match="circle") as caught:
+    with pytest.raises(UsageError, match="cycle") as caught:
         profiles.load("models", "a")
     assert caught.value.where.endswith("b.yaml:1: extends")
 
@@ -262,7 +262,7 @@ def test_what_a_profile_says_reaches_no_terminal_raw(ida_tui_here: Any) -> None:
 def test_half_a_character_in_a_profile_is_refused_with_its_line() -> None:
     Path("mine.yaml").write_text('extends: quickstart\ndescription: "\\uD800"\n')
 
-    with pytest.raises(UsageError, match="half a character") as refused:
+    with pytest.raises(UsageError, match="half of a surrogate pair") as refused:
         resolve("mine.yaml")
     assert refused.value.where.startswith("mine.yaml:2")
 
@@ -279,4 +279,6 @@ def test_code_that_comes_with_a_model_is_run_only_where_the_profile_says_so() ->
 
     trusting = resolve("quickstart", ["model.trust_remote_code=true"])
 
-    assert "will be run, with all your rights" in " ".join(n.title for n in trusting.notes)
+    assert "Python code from the model with your permissions" in " ".join(
+        n.title for n in trusting.notes
+    )

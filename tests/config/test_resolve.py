@@ -228,24 +228,24 @@ def test_a_misspelt_key_gets_the_nearest_one(user):
         ("training.fp16=maybe", "true, false or auto"),
         ("device=gpu", "cuda"),
         ("training=3", "mapping"),
-        ("training.num_generations.x=3", "set the whole value"),
+        ("training.num_generations.x=3", "set the full value"),
         ("report_to=wandb", "[wandb]"),
         ("judge.model=4", "quotes"),
-        ("model=./nowhere", "no folder"),
+        ("model=./nowhere", "does not exist"),
         ("model=embeded", "embedded"),
         ("judge=gpt", "gpt-4o-mini"),
         ("judge=", "needs a name"),
         ("seed", "key=value"),
         ("=3", "key=value"),
-        ("a=[", "cannot be read"),
+        ("a=[", "is not a valid value"),
         ("prompts.only=[on]", "prompts.only"),
         ("prompts.only=[onee]", "one"),
         ("prompts.only=[last]", "held out"),
-        ("prompts.only=[]", "no prompt is left"),
+        ("prompts.only=[]", "no prompts to train on"),
         ("prompts.prompts=[]", "no prompts"),
         ("prompts.prompts.0.text=''", "empty"),
         ("prompts.prompts.0.id=two", "two prompts"),
-        ("name=a/b", "name of a folder"),
+        ("name=a/b", "not a valid experiment name"),
     ],
 )
 def test_each_wrong_value_is_explained(user, override, words):
@@ -261,7 +261,7 @@ def test_a_missing_axis_is_named_with_what_to_add(user):
 
 def test_a_missing_section_says_what_to_add(user):
     edited(user, "judge: offline\n", "")
-    assert refusal().hint == "add judge: NAME; ida-tui --list judges"
+    assert refusal().hint == "add judge: NAME; list names with: ida-tui --list judges"
 
 
 def test_a_key_that_is_secret_is_neither_taken_nor_repeated(user):
@@ -344,4 +344,4 @@ def test_sizes_that_no_model_has_are_not_planned_with(ida_tui_here: Any) -> None
     done = ida_tui_here("--check", "quickstart", "model.path=some/model", f"model.shape={shape}")
 
     assert done.code == 0
-    assert "not planned" in done.out
+    assert "layer sizes are not known" in done.out

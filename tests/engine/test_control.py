@@ -173,7 +173,7 @@ def test_a_large_model_is_given_back_while_it_is_paused_and_ends_with_the_same_b
     done = ida_tui_here("--run", *SHORT, "training.max_steps=5")
     assert done.code == 0, done.err
     assert held == [False], "the trainer is gone while the run is paused"
-    assert "! Paused after step 1: paused" in done.out
+    assert "! Paused by you after step 1" in done.out
     assert "✓ Resumed from step 1" in done.out
     assert (LATEST / ADAPTER).read_bytes() == never_paused
 

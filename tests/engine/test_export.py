@@ -221,7 +221,7 @@ def test_of_a_run_that_was_cut_off_the_newest_checkpoint_is_exported_and_named(
     assert "the weights of step 1 of 2, checkpoint-1" in done.err
     assert (json.loads(done.out)["step"], json.loads(done.out)["final"]) == (1, False)
     card = (own_run / "export/adapter/README.md").read_text()
-    assert "**The run was not finished**: these are the weights of step 1 of 2." in card
+    assert "**The run did not finish**: these are the weights after step 1 of 2." in card
     assert "These weights have not been evaluated" in card
 
 
@@ -258,7 +258,7 @@ def test_the_card_says_where_the_model_is_from_and_how_it_did(
         "harmless, 20 prompts",
         "95 % interval",
         "It does not know whether an answer is true",
-        "of 120, 95 % interval",
+        "of 120, 95% interval",
     ):
         assert said in card, said
 
@@ -267,7 +267,7 @@ def test_the_card_says_where_the_model_is_from_and_how_it_did(
     ("settings", "licence", "said"),
     [
         (["model=qwen3-0.6b"], "apache-2.0", "Apache-2.0."),
-        (["model=someone/else"], None, "Not known: look at the model card of someone/else."),
+        (["model=someone/else"], None, "Unknown: see the model card of someone/else."),
     ],
 )
 def test_the_licence_of_the_base_is_stated_only_where_it_is_known(
@@ -282,7 +282,7 @@ def test_the_licence_of_the_base_is_stated_only_where_it_is_known(
     facts = Facts(config, found, "adapter", "float32", "checked", {}, None)
     assert front_matter(facts).get("license") == licence
     assert front_matter(facts)["base_model"] == config.model.path
-    assert card(facts).endswith(f"## Licence of the base\n\n{said}\n")
+    assert card(facts).endswith(f"## License of the base model\n\n{said}\n")
 
 
 def test_nothing_is_pushed_without_a_token(ida_tui: Any, own_run: Path, tmp_path: Path) -> None:

@@ -285,10 +285,10 @@ def test_an_adapter_on_float16_is_refused_without_a_scaler_for_small_gradients_v
 def test_what_is_not_in_the_table_is_refused_with_the_nearest_row_that_works() -> None:
     finding = refused("training.bf16=true", "model.torch_dtype=float16", device="cuda")
     assert finding.hint == (
-        "the nearest that works: training.method=lora model.torch_dtype=float16"
+        "the closest combination that works: training.method=lora model.torch_dtype=float16"
         " training.fp16=true training.bf16=false training.optim=adamw_torch_fused"
     )
-    asked = finding.hint.removeprefix("the nearest that works: ").split()
+    asked = finding.hint.removeprefix("the closest combination that works: ").split()
     assert precision.nearest(config(*asked, verify=False), "cuda") is None
 
 

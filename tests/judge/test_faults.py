@@ -175,7 +175,7 @@ def test_every_verdict_is_right_or_missing_and_no_completion_is_lost(survived: S
 def test_coverage_and_the_causes_of_faults_are_told(survived: Survived) -> None:
     assert f"({ROWS - 1}/{ROWS} scored)" in survived.said
     assert "declined by the judge" in survived.said
-    assert "the judge is overloaded (HTTP 429" in survived.said
+    assert "The judge is overloaded (HTTP 429" in survived.said
     assert f"changed its model from {MODEL} to {MODEL}-2" in survived.said
 
 

@@ -126,9 +126,9 @@ def test_the_check_shows_what_the_newest_run_held_beside_what_is_planned(ida_tui
     assert "measured" not in ida_tui_here("--check", "quickstart", *small).out
     assert ida_tui_here("--run", "quickstart", *small).code == 0
     shown = ida_tui_here("--check", "quickstart", *small).out
-    planned, measured = re.findall(r"all the time +([\d.]+) GB +([\d.]+) GB", shown)[0]
+    planned, measured = re.findall(r"always +([\d.]+) GB +([\d.]+) GB", shown)[0]
     assert 0.5 < float(measured) / float(planned) < 3
-    assert "measured: in the newest run of it" in shown
+    assert "measured in the latest run" in shown
 
 
 def test_a_run_that_does_not_fit_is_refused_before_anything_is_loaded(ida_tui_here: Any) -> None:
@@ -144,7 +144,7 @@ def test_the_check_shows_the_plan_and_how_to_make_it_fit(ida_tui_here: Any) -> N
     done = ida_tui_here("--check", "oblit-1-mps", "limit_gb=9.8")
     assert "about 10." in done.out
     assert re.search(r"KV cache +0\.69 GB", done.out)
-    assert re.search(r"at once +10\.\d\d GB of 9\.80 GB: 10\d%", done.out)
+    assert re.search(r"peak +10\.\d\d GB of 9\.80 GB: 10\d%", done.out)
     assert "ida-tui --run oblit-1-mps-lowmem" in done.out
 
 

@@ -98,7 +98,7 @@ def test_each_profile_has_its_description() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await choose(app, pilot, "models", "qwen3-0.6b")
         about = str(app.screen.query_one("#about", Static).render())
-        assert "the smallest of its family" in about
+        assert "the smallest Qwen3 model" in about
 
     drive(scenario)
 

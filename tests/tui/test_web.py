@@ -319,7 +319,7 @@ def test_a_port_that_is_taken_is_one_clear_error(ida_tui_here: Any, finished: Ru
         port = str(taken.getsockname()[1])
         done = ida_tui_here("attach", str(RUN), "--serve", "--port", port)
     assert done.code == 2
-    assert f"port {port} of 127.0.0.1 cannot be served on" in done.err
+    assert f"could not listen on port {port} of 127.0.0.1" in done.err
     assert "--port N" in done.err
 
 

@@ -65,7 +65,7 @@ def learned(facts: Facts) -> str:
         return "No step finished, so nothing was learned."
     first, last = state.r_ida_first, state.r_ida_last
     if state.weight_delta == 0:
-        return "Nothing was learned: the weights did not change."
+        return "Nothing was learned: the weights did not move."
     if first is None or last is None:
         return "No step has a mean reward, because every verdict failed."
     if len(state.steps) == 1:

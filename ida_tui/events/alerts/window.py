@@ -77,10 +77,11 @@ class Look:
 
 def share(steps: Sequence[StepFinished], part: str, whole: str) -> float | None:
     """A share over all completions of some steps; None if there are too few completions."""
-    count = sum(getattr(step, whole) for step in steps)
+    count: int = sum(getattr(step, whole) for step in steps)
     if count < LEAST_COMPLETIONS:
         return None
-    return sum(getattr(step, part) for step in steps) / count
+    matching: int = sum(getattr(step, part) for step in steps)
+    return matching / count
 
 
 def _mean(steps: Sequence[StepFinished], figure: str) -> float | None:
