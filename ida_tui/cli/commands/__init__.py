@@ -43,6 +43,9 @@ WORDS: dict[str, str] = {
 }
 """Each command and its one-line summary."""
 
+MODULES = {"replay-judge": "rejudge"}
+"""The module of a command, where the two names differ."""
+
 
 def command(word: str) -> Command:
     """Import the module of a command."""
