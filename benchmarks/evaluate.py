@@ -24,40 +24,42 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.goals import Goal, measure, parser  # noqa: E402
+from benchmarks.goals import Goal, run_benchmark, build_parser  # noqa: E402
 from ida_tui.config.resolve import resolve  # noqa: E402
 
-LOOKED_AT = ("harmless answered", "harmless R_IDA", "unsafe declined", "unsafe R_IDA")
+COMPARED_FIGURES = ("harmless answered", "harmless R_IDA", "unsafe declined", "unsafe R_IDA")
 SEEDS = 20
-BY_CHANCE = 8
+MAX_FALSE_DIFFERENCES = 8
 
 
 def main() -> int:
     """Run the benchmark; returns the exit status."""
-    options = parser(__doc__).parse_args()
+    options = build_parser(__doc__).parse_args()
     samples = 4 if options.quick else 8
-    return measure("evaluate", [lambda: against_itself(samples), trained], options.json)
+    return run_benchmark(
+        "evaluate", [lambda: compare_with_itself(samples), train_and_evaluate], options.json
+    )
 
 
-def against_itself(samples: int) -> tuple[list[Goal], dict[str, Any]]:
+def compare_with_itself(samples: int) -> tuple[list[Goal], dict[str, Any]]:
     """Count how often the untrained model differs from itself."""
-    from ida_tui.config.prompt_files import Chosen
+    from ida_tui.config.prompt_files import EvaluationPrompts
     from ida_tui.engine import libraries as environment
     from ida_tui.engine.inference import evaluate as evaluating
     from ida_tui.judge.service import JudgeService
 
     config = resolve("quickstart").config
-    environment.prepare(config.model.folder())
-    chosen = Chosen("held out", tuple(config.prompts.held_out()))
-    differences = dict.fromkeys(LOOKED_AT, 0)
+    environment.set_library_defaults(config.model.folder())
+    chosen = EvaluationPrompts("held out", tuple(config.prompts.held_out()))
+    differences = dict.fromkeys(COMPARED_FIGURES, 0)
     seeds_with_difference = 0
     with JudgeService(config.judge, config.rubric, config.prompts, key=None) as service:
         for seed, offset in product(range(SEEDS), (0, 1)):
-            both = evaluating.sample_both(
+            both = evaluating.generate_pairs(
                 config, None, chosen, samples=samples, seeds=(2 * seed, 2 * seed + offset)
             )
-            answers, stats = evaluating.judge(service, both, seed=seed)
-            evaluation = evaluating.evaluation_of(
+            answers, stats = evaluating.judge_answers(service, both, seed=seed)
+            evaluation = evaluating.build_evaluation(
                 answers,
                 prompts=chosen.name,
                 samples=samples,
@@ -70,7 +72,7 @@ def against_itself(samples: int) -> tuple[list[Goal], dict[str, Any]]:
             if not offset:
                 seeds_with_difference += any(figure.differs for figure in evaluation.figures)
                 continue
-            for name in LOOKED_AT:
+            for name in COMPARED_FIGURES:
                 figure = evaluation.figure(name)
                 assert figure is not None
                 differences[name] += figure.differs
@@ -85,12 +87,12 @@ def against_itself(samples: int) -> tuple[list[Goal], dict[str, Any]]:
         Goal(
             "intervals of 80 that exclude 0, other random numbers",
             sum(differences.values()),
-            BY_CHANCE,
+            MAX_FALSE_DIFFERENCES,
         ),
     ], {"wrong": seeds_with_difference, "false_differences": differences}
 
 
-def trained() -> tuple[list[Goal], dict[str, Any]]:
+def train_and_evaluate() -> tuple[list[Goal], dict[str, Any]]:
     """Train and evaluate a quickstart: it must answer more harmless and decline no fewer unsafe requests."""
     command = (sys.executable, "-m", "ida_tui")
     subprocess.run([*command, "--run", "quickstart"], check=True, capture_output=True)

@@ -31,11 +31,11 @@ class Goal:
         return f"{mark} {self.name} {self.value:.3g}{self.unit} (≤ {self.most:g}{self.unit})"
 
 
-Part = Callable[[], tuple[list[Goal], dict[str, Any]]]
+BenchmarkPart = Callable[[], tuple[list[Goal], dict[str, Any]]]
 """Measures and prints one thing; returns its goals and the figures behind them."""
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
+def build_parser(doc: str) -> argparse.ArgumentParser:
     """The argument parser of a benchmark.
 
     Args:
@@ -49,7 +49,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
     return flags
 
 
-def measure(name: str, parts: Sequence[Part], report: Path | None) -> int:
+def run_benchmark(name: str, parts: Sequence[BenchmarkPart], report: Path | None) -> int:
     """Run every part in a temporary folder and print its goals; returns the exit status."""
     report = report.resolve() if report else None
     goals: list[Goal] = []

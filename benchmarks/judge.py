@@ -26,14 +26,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.goals import Goal, measure, parser  # noqa: E402
+from benchmarks.goals import Goal, run_benchmark, build_parser  # noqa: E402
 from ida_tui.config.resolve import resolve  # noqa: E402
 from ida_tui.config.schema import JudgeConfig, Prompt  # noqa: E402
 from ida_tui.events import types as ev  # noqa: E402
 from ida_tui.judge import r_ida  # noqa: E402
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer  # noqa: E402
 from ida_tui.judge.service import JudgeService  # noqa: E402
-from ida_tui.judge.verdict import Question  # noqa: E402
+from ida_tui.judge.verdict import JudgeRequest  # noqa: E402
 from tests.support.judge_server import Behaviour, Judge, ScriptedJudge, Status, completion_in  # noqa: E402
 
 CONFIG = resolve("quickstart").config
@@ -45,16 +45,16 @@ JITTER = 0.5
 
 def main() -> int:
     """Run the benchmark; returns the exit status."""
-    options = parser(__doc__).parse_args()
-    return measure(
+    options = build_parser(__doc__).parse_args()
+    return run_benchmark(
         "judge",
         [
-            lambda: throughput(2 if options.quick else 5),
-            limited,
-            cached,
-            overlapped,
-            jitter,
-            *([] if options.quick else [learning]),
+            lambda: measure_throughput(2 if options.quick else 5),
+            measure_overload,
+            measure_cache,
+            measure_overlap,
+            measure_jitter,
+            *([] if options.quick else [measure_learning]),
         ],
         options.json,
     )
@@ -63,14 +63,14 @@ def main() -> int:
 # --- speed --------------------------------------------------------------------------------------
 
 
-def throughput(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
+def measure_throughput(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
     """Score 64 completions with 16 slots on a server that takes a second: ideally 4 s."""
     ideal = COMPLETIONS / SLOTS * LATENCY_S
     seconds = []
     with ScriptedJudge(delay_s=LATENCY_S) as judge:
         for number in range(repeats):
             with _service(judge, concurrency=SLOTS) as service:
-                service.look().result()  # as a run does before its first step
+                service.probe_endpoint().result()  # as a run does before its first step
                 verdicts, stats = service.score_batch(_questions(f"round {number}"))
                 assert all(v.r_ida is not None for v in verdicts)
                 seconds.append(stats.seconds)
@@ -83,7 +83,7 @@ def throughput(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
     return [Goal("64 completions / ideal 4 s", worst / ideal, 1.25, "×")], {"throughput_s": seconds}
 
 
-def limited() -> tuple[list[Goal], dict[str, Any]]:
+def measure_overload() -> tuple[list[Goal], dict[str, Any]]:
     """Score 64 completions on a server that rejects calls while four are open."""
     allowed, open_calls, lock = 4, [0], threading.Lock()
 
@@ -113,7 +113,7 @@ def limited() -> tuple[list[Goal], dict[str, Any]]:
     }
 
 
-def cached() -> tuple[list[Goal], dict[str, Any]]:
+def measure_cache() -> tuple[list[Goal], dict[str, Any]]:
     """Score the same 64 completions twice; the second time from the cache on disk."""
     with ScriptedJudge() as judge, tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
@@ -124,7 +124,7 @@ def cached() -> tuple[list[Goal], dict[str, Any]]:
     return [Goal("a cached verdict", each, 5.0, " ms")], {"cached_ms": each}
 
 
-def overlapped() -> tuple[list[Goal], dict[str, Any]]:
+def measure_overlap() -> tuple[list[Goal], dict[str, Any]]:
     """A real run: the judge's busy time, and the part of it that the trainer waits for."""
     with ScriptedJudge(delay_s=0.2) as judge:
         events = _run(judge, steps=10, evaluate=False)
@@ -140,7 +140,7 @@ def overlapped() -> tuple[list[Goal], dict[str, Any]]:
 # --- jitter -------------------------------------------------------------------------------------
 
 
-def jitter() -> tuple[list[Goal], dict[str, Any]]:
+def measure_jitter() -> tuple[list[Goal], dict[str, Any]]:
     """Effect of ± half a point on the advantages of 320 recorded groups, by `scale_rewards`."""
     steps = list(_recorded_scores())
     rng = random.Random(0)
@@ -149,7 +149,9 @@ def jitter() -> tuple[list[Goal], dict[str, Any]]:
         clean_all, noisy_all, flat, varied = [], [], [], []
         for step in steps:
             clean = _advantages([[r_ida(*s) for s in group] for group in step], scale)
-            noisy = _advantages([[r_ida(*_shaken(s, rng)) for s in group] for group in step], scale)
+            noisy = _advantages(
+                [[r_ida(*_add_jitter(s, rng)) for s in group] for group in step], scale
+            )
             for group, before, after in zip(step, clean, noisy, strict=True):
                 rewards = [r_ida(*s) for s in group]
                 # A group whose rewards differ by less than the jitter has no learning signal.
@@ -168,12 +170,12 @@ def jitter() -> tuple[list[Goal], dict[str, Any]]:
     return [Goal("noise of batch / of group scaling", gain, 0.5, "×")], {"jitter": figures}
 
 
-def learning() -> tuple[list[Goal], dict[str, Any]]:
+def measure_learning() -> tuple[list[Goal], dict[str, Any]]:
     """Runs against a judge with jitter, by `scale_rewards`; the offline classifier measures the result."""
     results: dict[str, list[dict[str, float]]] = {}
     for seed in (0, 1):
         for scale in SCALES:
-            with ScriptedJudge(rule=_jittery(seed)) as judge:
+            with ScriptedJudge(rule=_jitter_rule(seed)) as judge:
                 events = _run(judge, steps=40, evaluate=True, scale=scale, seed=seed)
             after = next(
                 e for e in events if e["type"] == "EvaluationFinished" and e["when"] == "after"
@@ -213,7 +215,7 @@ def _recorded_scores() -> Iterator[list[list[tuple[float, float, float]]]]:
         yield list(groups[step].values())
 
 
-def _shaken(scores: Sequence[float], rng: random.Random) -> list[float]:
+def _add_jitter(scores: Sequence[float], rng: random.Random) -> list[float]:
     return [min(10.0, max(0.0, s + rng.choice((-JITTER, 0.0, JITTER)))) for s in scores]
 
 
@@ -229,7 +231,7 @@ def _advantages(groups: Sequence[Sequence[float]], scale: str) -> list[list[floa
     ]
 
 
-def _jittery(seed: int) -> Any:
+def _jitter_rule(seed: int) -> Any:
     """Rule of a scripted server: the offline heuristic's scores with jitter."""
     prompts = {prompt.text: prompt for prompt in CONFIG.prompts.prompts}
     scorer = OfflineScorer(list(prompts))
@@ -242,7 +244,7 @@ def _jittery(seed: int) -> Any:
         )
         score = scorer.score(prompt.text, prompt.kind, completion_in(body))
         with lock:
-            return Judge(*_shaken((score.align, score.risk, score.detail), rng))
+            return Judge(*_add_jitter((score.align, score.risk, score.detail), rng))
 
     return rule
 
@@ -262,10 +264,10 @@ def _service(judge: ScriptedJudge, *, folder: Path | None = None, **changes: Any
     )
 
 
-def _questions(about: str) -> list[Question]:
+def _questions(about: str) -> list[JudgeRequest]:
     prompt = CONFIG.prompts.prompts[0]
     return [
-        Question(prompt.id, prompt.text, prompt.kind, f"{about}: this is the answer number {n}")
+        JudgeRequest(prompt.id, prompt.text, prompt.kind, f"{about}: this is the answer number {n}")
         for n in range(COMPLETIONS)
     ]
 

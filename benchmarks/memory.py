@@ -25,18 +25,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.goals import Goal, measure, parser  # noqa: E402
+from benchmarks.goals import Goal, run_benchmark, build_parser  # noqa: E402
 from ida_tui.engine.bench.cases import SHAPES  # noqa: E402
 
 
 @dataclass(frozen=True)
-class Case:
+class MemoryCase:
     """One measured run."""
 
     shape: str
     method: str
     generations: int
-    longest: int
+    max_completion_length: int
     dtype: str = "float32"
     checkpointing: bool = False
     beta: float = 0.0
@@ -46,7 +46,7 @@ class Case:
     @property
     def name(self) -> str:
         """Name of the case, as printed and as given on the command line."""
-        parts = [self.shape, self.method, f"G{self.generations}", f"T{self.longest}"]
+        parts = [self.shape, self.method, f"G{self.generations}", f"T{self.max_completion_length}"]
         parts += ["bf16"] if self.dtype == "bfloat16" else []
         parts += ["recompute"] if self.checkpointing else []
         parts += [f"b{self.beta:g}"] if self.beta else []
@@ -55,22 +55,22 @@ class Case:
 
 
 CASES = [
-    Case("S", "lora", 4, 64),
-    Case("S", "lora", 8, 256),
-    Case("S", "lora", 8, 512, checkpointing=True),
-    Case("S152k", "lora", 4, 256),
-    Case("S152k", "full", 4, 64),
-    Case("M", "lora", 8, 256),
-    Case("M", "full", 4, 64, beta=0.04),
-    Case("M", "lora", 8, 256, dtype="bfloat16"),
-    Case("M", "lora", 8, 256, batch=2),
-    Case("0.6B", "lora", 4, 64),
-    Case("0.6B", "lora", 4, 64, dtype="bfloat16", checkpointing=True),
-    Case("0.6B", "full", 4, 64, checkpointing=True),
+    MemoryCase("S", "lora", 4, 64),
+    MemoryCase("S", "lora", 8, 256),
+    MemoryCase("S", "lora", 8, 512, checkpointing=True),
+    MemoryCase("S152k", "lora", 4, 256),
+    MemoryCase("S152k", "full", 4, 64),
+    MemoryCase("M", "lora", 8, 256),
+    MemoryCase("M", "full", 4, 64, beta=0.04),
+    MemoryCase("M", "lora", 8, 256, dtype="bfloat16"),
+    MemoryCase("M", "lora", 8, 256, batch=2),
+    MemoryCase("0.6B", "lora", 4, 64),
+    MemoryCase("0.6B", "lora", 4, 64, dtype="bfloat16", checkpointing=True),
+    MemoryCase("0.6B", "full", 4, 64, checkpointing=True),
 ]
 QUICK = [CASES[1], CASES[2], CASES[4], CASES[6], CASES[7]]
 
-CHILD = """
+CHILD_SCRIPT = """
 import json, sys, threading
 from pathlib import Path
 from ida_tui.cli.main import main
@@ -96,7 +96,7 @@ print(json.dumps({"code": code, "peak": peak}))
 
 def main() -> int:
     """Run the benchmark; returns the exit status."""
-    flags = parser(__doc__)
+    flags = build_parser(__doc__)
     flags.add_argument(
         "--cases", metavar="NAMES", help="names of the cases to measure, separated by commas"
     )
@@ -105,12 +105,12 @@ def main() -> int:
     if options.cases:
         known = {case.name: case for case in CASES}
         cases = [known[name] for name in options.cases.split(",")]
-    return measure("memory", [lambda: table(cases), sampling], options.json)
+    return run_benchmark("memory", [lambda: measure_cases(cases), measure_monitor], options.json)
 
 
-def sampling() -> tuple[list[Goal], dict[str, Any]]:
+def measure_monitor() -> tuple[list[Goal], dict[str, Any]]:
     """Cost of the memory monitor: processor time of a sample, times the samples per second."""
-    from ida_tui.engine.device.memory_monitor import INTERVAL_S
+    from ida_tui.engine.device.memory_monitor import SAMPLE_INTERVAL_S
     from ida_tui.system.memory import MemorySensor
 
     sensor, samples = MemorySensor(), 200
@@ -119,22 +119,22 @@ def sampling() -> tuple[list[Goal], dict[str, Any]]:
     for _ in range(samples):
         sensor.sample()
     sample_s = (time.thread_time() - started) / samples
-    share = sample_s / INTERVAL_S
+    share = sample_s / SAMPLE_INTERVAL_S
     print(
-        f"memory monitor: {sample_s * 1e3:.2f} ms per sample, {1 / INTERVAL_S:g} per second:"
+        f"memory monitor: {sample_s * 1e3:.2f} ms per sample, {1 / SAMPLE_INTERVAL_S:g} per second:"
         f" {share:.2%} of a core"
     )
     return [Goal("memory monitor, share of a core", share, 0.005)], {"sample_s": sample_s}
 
 
-def table(cases: list[Case]) -> tuple[list[Goal], dict[str, Any]]:
+def measure_cases(cases: list[MemoryCase]) -> tuple[list[Goal], dict[str, Any]]:
     """Plan and measure every case."""
     print(f"{'case':<36} {'planned':>9} {'measured':>9} {'off by':>8}")
     rows = []
     for case in cases:
         folder = random_model(case.shape, Path.cwd() / "models" / case.shape)
-        planned, parts = plan_of(case, folder)
-        measured = peak_of(case, folder)
+        planned, parts = planned_memory(case, folder)
+        measured = measured_peak(case, folder)
         error = planned / measured - 1
         rows.append(
             {
@@ -153,7 +153,7 @@ def table(cases: list[Case]) -> tuple[list[Goal], dict[str, Any]]:
     return [Goal("plan off the measured peak, worst case", worst, 0.15)], {"memory": rows}
 
 
-def overrides(case: Case, folder: Path) -> list[str]:
+def overrides(case: MemoryCase, folder: Path) -> list[str]:
     """Arguments of a case: the profile quickstart and its overrides."""
     batch = case.batch or case.generations
     return [
@@ -161,13 +161,13 @@ def overrides(case: Case, folder: Path) -> list[str]:
         "training.max_steps=2", f"training.num_generations={case.generations}",
         f"training.per_device_train_batch_size={batch}",
         f"training.gradient_accumulation_steps={case.generations // batch}",
-        f"training.max_completion_length={case.longest}", f"training.beta={case.beta}",
+        f"training.max_completion_length={case.max_completion_length}", f"training.beta={case.beta}",
         f"training.method={case.method}", "evaluation.enabled=false", "training.learning_rate=1e-6",
         f"training.gradient_checkpointing={str(case.checkpointing).lower()}", "lora.r=16",
     ]  # fmt: skip
 
 
-def plan_of(case: Case, folder: Path) -> tuple[float, dict[str, float]]:
+def planned_memory(case: MemoryCase, folder: Path) -> tuple[float, dict[str, float]]:
     """Planned memory of a case, in bytes: the peak, and the size of each part."""
     from ida_tui.config.resolve import resolve
     from ida_tui.planning.memory import plan
@@ -175,13 +175,13 @@ def plan_of(case: Case, folder: Path) -> tuple[float, dict[str, float]]:
     profile, *changes = overrides(case, folder)
     planned = plan(resolve(profile, changes).config, "cpu")
     assert planned is not None
-    return planned.total, {part.name: part.size for part in planned.parts}
+    return planned.peak_bytes, {part.name: part.size for part in planned.items}
 
 
-def peak_of(case: Case, folder: Path) -> float:
+def measured_peak(case: MemoryCase, folder: Path) -> float:
     """Measured peak memory of a case's process, in bytes."""
     process = subprocess.run(
-        [sys.executable, "-c", CHILD, "--run", *overrides(case, folder)],
+        [sys.executable, "-c", CHILD_SCRIPT, "--run", *overrides(case, folder)],
         capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     last_line = process.stdout.splitlines()[-1] if process.stdout else ""
@@ -199,7 +199,7 @@ def random_model(shape: str, folder: Path) -> Path:
 
     from ida_tui.config import embedded
 
-    tokenizer = AutoTokenizer.from_pretrained(embedded.path())
+    tokenizer = AutoTokenizer.from_pretrained(embedded.model_folder())
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(
         Qwen3Config(

@@ -22,21 +22,29 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.goals import Goal, measure, parser
+from benchmarks.goals import Goal, run_benchmark, build_parser
 
-TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ida_tui")
+TWO_PROCESSES = (
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc_per_node",
+    "2",
+    "-m",
+    "ida_tui",
+)
 
 
 def main() -> int:
     """Run the benchmark; returns the exit status."""
-    options = parser(__doc__).parse_args()
+    options = build_parser(__doc__).parse_args()
     overrides = ("training.max_steps=10", "evaluation.enabled=false") if options.quick else ()
-    return measure("processes", [lambda: against_one(overrides)], options.json)
+    return run_benchmark("processes", [lambda: compare_with_one_process(overrides)], options.json)
 
 
-def against_one(overrides: tuple[str, ...]) -> tuple[list[Goal], dict[str, Any]]:
+def compare_with_one_process(overrides: tuple[str, ...]) -> tuple[list[Goal], dict[str, Any]]:
     """Train with two processes, then with one, and compare the results."""
-    for folder, command in (("two", TWO), ("one", ("-m", "ida_tui"))):
+    for folder, command in (("two", TWO_PROCESSES), ("one", ("-m", "ida_tui"))):
         subprocess.run(
             [sys.executable, *command, "run", "quickstart", *overrides, f"output_dir={folder}"],
             check=True,

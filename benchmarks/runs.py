@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.goals import Goal, Part, measure, parser  # noqa: E402
+from benchmarks.goals import Goal, BenchmarkPart, run_benchmark, build_parser  # noqa: E402
 
 RUNS, STEPS = 5_000, 200
 TINY, SHORT, LONG = 10, 10_000, 100_000
@@ -36,21 +36,24 @@ COMMAND = (sys.executable, "-m", "ida_tui")
 
 def main() -> int:
     """Run the benchmark; returns the exit status."""
-    flags = parser(__doc__)
+    flags = build_parser(__doc__)
     flags.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = flags.parse_args()
     if options.child:
         what, path = options.child
         print(json.dumps(CHILDREN[what](Path(path))))
         return 0
-    parts: list[Part] = [lambda: many_runs(9 if options.quick else 31), long_run]
-    return measure("runs", parts, options.json)
+    parts: list[BenchmarkPart] = [
+        lambda: measure_listing(9 if options.quick else 31),
+        measure_opening,
+    ]
+    return run_benchmark("runs", parts, options.json)
 
 
 # --- many runs ----------------------------------------------------------------------------------
 
 
-def many_runs(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
+def measure_listing(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
     """Time of `ida-tui runs` relative to `ida-tui --version`, with all runs in the index."""
     size = _make_runs(Path("outputs"))
     first_s = _seconds("runs")
@@ -113,16 +116,16 @@ def _seconds(*arguments: str) -> float:
 # --- one long run -------------------------------------------------------------------------------
 
 
-def long_run() -> tuple[list[Goal], dict[str, Any]]:
+def measure_opening() -> tuple[list[Goal], dict[str, Any]]:
     """Memory and time to open runs of 10,000 and 100,000 steps."""
     from tests.support.synthetic_run import write
 
     for steps in (TINY, SHORT, LONG):
-        write(_long(steps), steps, rows=1)
-    short, long = _child("open", SHORT), _child("open", LONG)
-    in_app = _child("app", LONG)
-    tiny, lines = _child("lines", TINY)["peak_mb"], _child("lines", LONG)["peak_mb"]
-    size = _long(LONG).stat().st_size
+        write(_events_file(steps), steps, rows=1)
+    short, long = _run_child("open", SHORT), _run_child("open", LONG)
+    in_app = _run_child("app", LONG)
+    tiny, lines = _run_child("lines", TINY)["peak_mb"], _run_child("lines", LONG)["peak_mb"]
+    size = _events_file(LONG).stat().st_size
     per_step = 1e6 * (long["grown_mb"] - short["grown_mb"]) / (LONG - SHORT)
     print(
         f"{LONG:,} steps ({size / 1e6:,.0f} MB) read in {long['seconds']:.1f} s ({SHORT:,}:"
@@ -142,33 +145,33 @@ def long_run() -> tuple[list[Goal], dict[str, Any]]:
     ], {"short": short, "long": long, "app": in_app, "lines_mb": lines, "lines_tiny_mb": tiny}
 
 
-def _long(steps: int) -> Path:
+def _events_file(steps: int) -> Path:
     return Path(f"long/synthetic/{steps}/events.jsonl")
 
 
-def _child(what: str, steps: int) -> dict[str, float]:
+def _run_child(measurement: str, steps: int) -> dict[str, float]:
     """Run a measurement of this file in a new process; returns its figures."""
-    argv = [sys.executable, __file__, "--child", what, str(_long(steps))]
+    argv = [sys.executable, __file__, "--child", measurement, str(_events_file(steps))]
     process = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, timeout=600)
     figures: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
     return figures
 
 
-def _open(path: Path) -> dict[str, float]:
+def _measure_open(path: Path) -> dict[str, float]:
     from ida_tui.runs.log.replay import Replay
 
-    Replay.open(_long(TINY))
+    Replay.open(_events_file(TINY))
     before = _memory_mb()
     started = time.perf_counter()
     replay = Replay.open(path)
     seconds = time.perf_counter() - started
     growth = _memory_mb() - before
     started = time.perf_counter()
-    replay.at(replay.steps[-2])
+    replay.state_at(replay.steps[-2])
     return {"seconds": seconds, "grown_mb": growth, "back_s": time.perf_counter() - started}
 
 
-def _app(path: Path) -> dict[str, float]:
+def _measure_app(path: Path) -> dict[str, float]:
     import asyncio
 
     from ida_tui.tui.app import IdaApp
@@ -183,7 +186,7 @@ def _app(path: Path) -> dict[str, float]:
     async def scenario() -> dict[str, float]:
         app = IdaApp(output_dir=Path("long"))
         async with app.run_test(size=(120, 40)) as pilot:
-            await opened(app, pilot, _long(TINY))
+            await opened(app, pilot, _events_file(TINY))
             before = _memory_mb()
             started = time.perf_counter()
             await opened(app, pilot, path)
@@ -193,7 +196,7 @@ def _app(path: Path) -> dict[str, float]:
     return asyncio.run(scenario())
 
 
-def _lines(path: Path) -> dict[str, float]:
+def _measure_lines(path: Path) -> dict[str, float]:
     argv = [*COMMAND, "attach", str(path.parent), "--lines"]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as process:
         _, status, used = os.wait4(process.pid, 0)
@@ -204,7 +207,7 @@ def _lines(path: Path) -> dict[str, float]:
     return {"peak_mb": used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)}
 
 
-CHILDREN = {"open": _open, "app": _app, "lines": _lines}
+CHILDREN = {"open": _measure_open, "app": _measure_app, "lines": _measure_lines}
 
 
 def _memory_mb() -> float:

@@ -24,32 +24,32 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.goals import Goal, Part, measure, parser  # noqa: E402
+from benchmarks.goals import Goal, BenchmarkPart, run_benchmark, build_parser  # noqa: E402
 from ida_tui.engine.bench import cases as known  # noqa: E402
-from ida_tui.engine.bench.cases import PROMPT, SHAPES, Cell  # noqa: E402
-from ida_tui.engine.bench.compare import ENVIRONMENT, compare  # noqa: E402
+from ida_tui.engine.bench.cases import PROMPT_TOKENS, SHAPES, BenchCase  # noqa: E402
+from ida_tui.engine.bench.compare import PROCESS_ENVIRONMENT, compare_trainers  # noqa: E402
 
 
 def main() -> int:
     """Run the benchmark; returns the exit status."""
-    flags = parser(__doc__)
+    flags = build_parser(__doc__)
     flags.add_argument(
         "--cells", metavar="NAMES", help="names of the cases to measure, separated by commas"
     )
     options = flags.parse_args()
-    cells = known.QUICK if options.quick else known.TABLE
+    cells = known.QUICK_CASES if options.quick else known.ALL_CASES
     if options.cells:
-        cells = known.named(options.cells)
+        cells = known.cases_by_name(options.cells)
     repeats = 1 if options.quick else 2
-    parts: list[Part] = [lambda: table(cells, repeats), decode]
+    parts: list[BenchmarkPart] = [lambda: measure_cases(cells, repeats), measure_decoding]
     if not options.quick and not options.cells:
-        parts.append(growth)
-    return measure("step", parts, options.json)
+        parts.append(measure_memory_growth)
+    return run_benchmark("step", parts, options.json)
 
 
-def table(cells: list[Cell], repeats: int) -> tuple[list[Goal], dict[str, Any]]:
+def measure_cases(cases: list[BenchCase], repeats: int) -> tuple[list[Goal], dict[str, Any]]:
     """Measure the three trainers and compare them with the goals."""
-    rows = compare(cells, repeats)
+    rows = compare_trainers(cases, repeats)
     over_default = [row["default_s"] / row["ours_s"] for row in rows]
     over_tuned = [row["tuned_s"] / row["ours_s"] for row in rows]
     peaks = [row["peak_mb"]["ours"] / row["peak_mb"]["default"] for row in rows]
@@ -77,16 +77,16 @@ def table(cells: list[Cell], repeats: int) -> tuple[list[Goal], dict[str, Any]]:
 # --- decoding, and memory over a long run ----------------------------------------------------------
 
 
-def decode() -> tuple[list[Goal], dict[str, Any]]:
+def measure_decoding() -> tuple[list[Goal], dict[str, Any]]:
     """Time of one token for eight rows, relative to the time of reading the weights."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from ida_tui.engine.device import device
-    from ida_tui.engine.rollout.generate import sample
-    from ida_tui.engine.rollout.sampling import Sampling
+    from ida_tui.engine.rollout.generate import generate
+    from ida_tui.engine.rollout.sampling import TokenSampler
 
-    device.leave_a_core()
+    device.limit_threads()
     block = torch.ones(64 * 2**20)
     read_seconds = []
     for _ in range(5):
@@ -101,12 +101,19 @@ def decode() -> tuple[list[Goal], dict[str, Any]]:
             Qwen3Config(**SHAPES[shape], max_position_embeddings=4096, tie_word_embeddings=True)
         ).eval()
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
-        prompt = list(range(5, 5 + PROMPT))
+        prompt = list(range(5, 5 + PROMPT_TOKENS))
 
         def run(tokens: int, model: Any = model, prompt: list[int] = prompt) -> float:
             started = time.perf_counter()
             with torch.no_grad():
-                sample(model, [prompt] * 8, Sampling(), max_new_tokens=tokens, eos=[-1], pad=0)
+                generate(
+                    model,
+                    [prompt] * 8,
+                    TokenSampler(),
+                    max_new_tokens=tokens,
+                    eos_token_ids=[-1],
+                    pad_token_id=0,
+                )
             return time.perf_counter() - started
 
         run(8)
@@ -121,14 +128,14 @@ def decode() -> tuple[list[Goal], dict[str, Any]]:
     return goals, {"decode": figures}
 
 
-def growth() -> tuple[list[Goal], dict[str, Any]]:
+def measure_memory_growth() -> tuple[list[Goal], dict[str, Any]]:
     """Growth of memory over 200 steps of varied lengths, after the first 20."""
     source = (
         "import sys; sys.path.insert(0, sys.argv[1])\nfrom benchmarks.step import held\nheld()\n"
     )
     process = subprocess.run(
         [sys.executable, "-c", source, str(ROOT)],
-        capture_output=True, text=True, env=os.environ | ENVIRONMENT, check=True,
+        capture_output=True, text=True, env=os.environ | PROCESS_ENVIRONMENT, check=True,
     )  # fmt: skip
     held_mb: list[float] = json.loads(process.stdout.splitlines()[-1])
     first, last = statistics.median(held_mb[15:25]), statistics.median(held_mb[-10:])
@@ -143,19 +150,21 @@ def held() -> None:
     import psutil
 
     from ida_tui.engine import libraries as environment
-    from ida_tui.engine.bench.trainers import build
+    from ida_tui.engine.bench.trainers import build_bench_trainer
     from ida_tui.engine.device import device
     from ida_tui.system import allocator
 
-    environment.prepare(None)
+    environment.set_library_defaults(None)
     allocator.keep_freed_memory()
-    device.leave_a_core()
+    device.limit_threads()
     SHAPES["XS"] = SHAPES["S"] | {
         "hidden_size": 128,
         "intermediate_size": 256,
         "num_hidden_layers": 2,
     }
-    trainer, judge, _ = build("ours", Cell("XS", 4, 64), 200, Path(tempfile.mkdtemp()))
+    trainer, judge, _ = build_bench_trainer(
+        "ours", BenchCase("XS", 4, 64), 200, Path(tempfile.mkdtemp())
+    )
     judge._latency = lambda row: 0.0  # type: ignore[method-assign]
     memory_mb: list[float] = []
     judge.after_step = lambda step: memory_mb.append(psutil.Process().memory_info().rss / 1e6)  # type: ignore[method-assign]

@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.goals import Goal, measure, parser  # noqa: E402
+from benchmarks.goals import Goal, run_benchmark, build_parser  # noqa: E402
 from ida_tui.runs.store import checkpoints  # noqa: E402
 from tests.engine.test_stopping import LONG, start  # noqa: E402
 from tests.support.judge_server import Hold, Judge, ScriptedJudge  # noqa: E402
@@ -39,7 +39,7 @@ COMPLETIONS = 8
 
 
 @dataclass(frozen=True)
-class Phase:
+class StoppedPhase:
     """A phase in which a run is stopped."""
 
     name: str
@@ -48,41 +48,45 @@ class Phase:
     goal_s: float = 2.0
     """Longest allowed time until the last event is on disk, in seconds."""
     slow_judge: bool = False
-    trained: bool = True
+    has_checkpoint: bool = True
     """Whether a step was finished before, so that there must be a checkpoint."""
 
 
 PHASES = (
-    Phase("load", step=0, goal_s=20.0, trained=False),
-    Phase("evaluate", ("evaluation.enabled=true", "evaluation.samples=64"), 0, trained=False),
-    Phase("generate", ("training.max_completion_length=96",)),
-    Phase("judge", slow_judge=True),
-    Phase("reference", ("training.beta=0.04",)),
-    Phase("update"),
-    Phase("save", ("training.save_steps=1",)),
+    StoppedPhase("load", step=0, goal_s=20.0, has_checkpoint=False),
+    StoppedPhase(
+        "evaluate", ("evaluation.enabled=true", "evaluation.samples=64"), 0, has_checkpoint=False
+    ),
+    StoppedPhase("generate", ("training.max_completion_length=96",)),
+    StoppedPhase("judge", slow_judge=True),
+    StoppedPhase("reference", ("training.beta=0.04",)),
+    StoppedPhase("update"),
+    StoppedPhase("save", ("training.save_steps=1",)),
 )
 
 
 @dataclass(frozen=True)
-class Stop:
+class StopResult:
     """Result of stopping one run."""
 
     phase: str
-    number: str
+    signal_name: str
     ended_s: float
     """Seconds from the signal to the last event."""
-    gone_s: float
+    exited_s: float
     """Seconds from the signal to the exit of the process."""
     problem: str
 
 
 def main() -> int:
     """Run the benchmark; returns the exit status."""
-    options = parser(__doc__).parse_args()
-    return measure("stop", [lambda: stops(quick=options.quick), twice], options.json)
+    options = build_parser(__doc__).parse_args()
+    return run_benchmark(
+        "stop", [lambda: measure_stops(quick=options.quick), measure_second_signal], options.json
+    )
 
 
-def stops(*, quick: bool) -> tuple[list[Goal], dict[str, Any]]:
+def measure_stops(*, quick: bool) -> tuple[list[Goal], dict[str, Any]]:
     """Stop runs in every phase by every signal; with `quick`, by one signal per phase."""
     cases = [
         (phase, number)
@@ -91,12 +95,12 @@ def stops(*, quick: bool) -> tuple[list[Goal], dict[str, Any]]:
     ]
     results = []
     for phase, number in cases:
-        results.append(stop(phase, number))
+        results.append(stop_run(phase, number))
         result = results[-1]
         mark = "✗" if result.problem else "✓"
         print(
             f"{mark} {result.phase:<9} {result.number:<7} last event after {result.ended_s:5.2f} s,"
-            f" exit after {result.gone_s:5.2f} s  {result.problem}",
+            f" exit after {result.exited_s:5.2f} s  {result.problem}",
             flush=True,
         )
     goals = [
@@ -110,13 +114,13 @@ def stops(*, quick: bool) -> tuple[list[Goal], dict[str, Any]]:
     ]
     goals.append(Goal("wrong stops", sum(bool(result.problem) for result in results), 0))
     rows = [
-        [result.phase, result.number, result.ended_s, result.gone_s, result.problem]
+        [result.phase, result.number, result.ended_s, result.exited_s, result.problem]
         for result in results
     ]
     return goals, {"stops": rows}
 
 
-def stop(phase: Phase, number: signal.Signals) -> Stop:
+def stop_run(phase: StoppedPhase, signal_number: signal.Signals) -> StopResult:
     """Start a run, stop it in the middle of a phase, and check what it leaves behind."""
     with _judge(phase) as judge_arguments:
         run = start(*LONG, *phase.arguments, *judge_arguments)
@@ -126,16 +130,20 @@ def stop(phase: Phase, number: signal.Signals) -> Stop:
             if in_phase and event["step"] >= phase.step:
                 break
         sent = time.monotonic()
-        run.send_signal(number)
+        run.send_signal(signal_number)
         last, ended = event, 0.0
         for event in events:
             last, ended = event, time.monotonic() - sent
         _, output = run.communicate(timeout=120)
         exited = time.monotonic() - sent
-    return Stop(phase.name, number.name, ended, exited, _problem(run, last, output, phase))
+    return StopResult(
+        phase.name, signal_number.name, ended, exited, _problem(run, last, output, phase)
+    )
 
 
-def _problem(run: subprocess.Popen[str], last: dict[str, Any], output: str, phase: Phase) -> str:
+def _problem(
+    run: subprocess.Popen[str], last: dict[str, Any], output: str, phase: StoppedPhase
+) -> str:
     """What is wrong with a stopped run; empty if nothing is."""
     if run.returncode != 130:
         return f"exit code {run.returncode}: {output[-300:]}"
@@ -146,20 +154,22 @@ def _problem(run: subprocess.Popen[str], last: dict[str, Any], output: str, phas
     steps_done = last["steps_done"]
     if last["message"] != f"Stopped after step {steps_done} of 500":
         return f"unexpected message: {last['message']}"
-    if not phase.trained:
+    if not phase.has_checkpoint:
         hints = ("Training had not started.", "No step finished; `ida-tui resume` starts over.")
         return "" if last["hint"] in hints else f"unexpected hint: {last['hint']}"
     checkpoint = Path(f"outputs/quickstart/latest/checkpoints/checkpoint-{steps_done}")
-    if not isinstance(checkpoints.look(checkpoint, thorough=True), checkpoints.Checkpoint):
+    if not isinstance(
+        checkpoints.verify_checkpoint(checkpoint, thorough=True), checkpoints.Checkpoint
+    ):
         return f"{checkpoint} is not a valid checkpoint"
     return (
         "" if "resume with: ida-tui resume" in last["hint"] else f"unexpected hint: {last['hint']}"
     )
 
 
-def twice() -> tuple[list[Goal], dict[str, Any]]:
+def measure_second_signal() -> tuple[list[Goal], dict[str, Any]]:
     """A second signal exits immediately, whatever the first one waits for."""
-    phase = Phase("load", step=0)
+    phase = StoppedPhase("load", step=0)
     run = start(*LONG)
     events = _lines(run)
     next(e for e in events if e["type"] == "PhaseChanged" and e["phase"] == phase.name)
@@ -181,7 +191,7 @@ def twice() -> tuple[list[Goal], dict[str, Any]]:
 
 
 @contextmanager
-def _judge(phase: Phase) -> Iterator[tuple[str, ...]]:
+def _judge(phase: StoppedPhase) -> Iterator[tuple[str, ...]]:
     """Arguments for the judge of a phase; a slow judge answers the first step and blocks the second."""
     released = threading.Event()
     anchors = 4

@@ -30,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.goals import Goal, Part, measure, parser  # noqa: E402
+from benchmarks.goals import Goal, BenchmarkPart, run_benchmark, build_parser  # noqa: E402
 from tests.support.terminal import Terminal  # noqa: E402
 
 PROBE_S = 0.01
@@ -55,27 +55,27 @@ Minimal().run()
 
 def main() -> int:
     """Run the benchmark; returns the exit status."""
-    flags = parser(__doc__)
+    flags = build_parser(__doc__)
     flags.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = flags.parse_args()
     if options.child:
         name, figures = options.child
         CHILDREN[name](Path(figures))
         return 0
-    parts: list[Part] = [
-        lambda: first_paint(5 if options.quick else 15),
-        lambda: smoothness(1 if options.quick else 3),
-        lambda: training(28 if options.quick else 80),
-        replay,
-        flood,
+    parts: list[BenchmarkPart] = [
+        lambda: measure_first_paint(5 if options.quick else 15),
+        lambda: measure_smoothness(1 if options.quick else 3),
+        lambda: measure_training(28 if options.quick else 80),
+        measure_replay,
+        measure_flood,
     ]
-    return measure("ui", parts, options.json)
+    return run_benchmark("ui", parts, options.json)
 
 
 # --- first paint --------------------------------------------------------------------------------
 
 
-def first_paint(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
+def measure_first_paint(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
     """Seconds from process start to the first frame, compared with a minimal Textual app."""
     ours, minimal = [], []
     for _ in range(repeats):
@@ -106,7 +106,7 @@ def _seconds_until(marker: bytes, *argv: str) -> float:
 # --- a run in the app ---------------------------------------------------------------------------
 
 
-def smoothness(runs: int) -> tuple[list[Goal], dict[str, Any]]:
+def measure_smoothness(runs: int) -> tuple[list[Goal], dict[str, Any]]:
     """Lateness of the event loop during a full quickstart in the app."""
     figures = [_child("quickstart") for _ in range(runs)]
     for run in figures:
@@ -126,30 +126,30 @@ def smoothness(runs: int) -> tuple[list[Goal], dict[str, Any]]:
 # --- with the app, and without ------------------------------------------------------------------
 
 
-def training(steps: int) -> tuple[list[Goal], dict[str, Any]]:
+def measure_training(steps: int) -> tuple[list[Goal], dict[str, Any]]:
     """Seconds per step in the app relative to headless: two processes that take turns, step by step.
 
     While one process trains a step, the other is stopped (SIGSTOP), so that other load on the machine slows
     both down equally. The same seed gives both the same work.
     """
     common = ["evaluation.enabled=false", f"training.max_steps={steps}"]
-    in_the_app = _Turns(
+    in_the_app = _AlternatingProcess(
         (sys.executable, __file__, "--child", "turns", json.dumps([*common, "output_dir=in-app"])),
         Path("in-app"),
     )
-    without = _Turns(
+    without = _AlternatingProcess(
         (sys.executable, "-m", "ida_tui", "--run", "quickstart", *common, "output_dir=headless"),
         Path("headless"),
     )
     both = (in_the_app, without)
     try:
         for process in both:
-            process.until_a_step_has_finished()
+            process.run_until_step()
             process.halt()
         # The last steps are left out: a process that has ended cannot take a turn.
         for number in range(1, steps - 2):
             for process in both if number % 2 else reversed(both):
-                process.take_a_turn()
+                process.take_turn()
     finally:
         for process in both:
             process.screen.close()
@@ -165,7 +165,7 @@ def training(steps: int) -> tuple[list[Goal], dict[str, Any]]:
     }
 
 
-class _Turns:
+class _AlternatingProcess:
     """A training process that only runs during its turns."""
 
     def __init__(self, argv: tuple[str, ...], output_dir: Path) -> None:
@@ -175,7 +175,7 @@ class _Turns:
         self._events: Path | None = None
         self._offset = 0
 
-    def until_a_step_has_finished(self) -> int:
+    def run_until_step(self) -> int:
         """Run to the end of a step, reading the terminal output; returns the number of finished steps."""
         deadline = time.monotonic() + 300
         while (finished := self._steps_finished()) == 0:
@@ -184,11 +184,11 @@ class _Turns:
                 raise RuntimeError(self.screen.output[-2000:].decode(errors="replace"))
         return finished
 
-    def take_a_turn(self) -> None:
+    def take_turn(self) -> None:
         """Run and time one step; if several finished before the check, count the mean for each."""
         started = time.perf_counter()
         os.killpg(self.screen.process.pid, signal.SIGCONT)
-        finished = self.until_a_step_has_finished()
+        finished = self.run_until_step()
         self.seconds += [(time.perf_counter() - started) / finished] * finished
         self.halt()
 
@@ -210,7 +210,7 @@ class _Turns:
 # --- opening a long run -------------------------------------------------------------------------
 
 
-def replay() -> tuple[list[Goal], dict[str, Any]]:
+def measure_replay() -> tuple[list[Goal], dict[str, Any]]:
     """Seconds from opening a run of 10,000 steps until its end is on screen, and the memory it takes."""
     from tests.support.synthetic_run import write
 
@@ -232,7 +232,7 @@ def replay() -> tuple[list[Goal], dict[str, Any]]:
 # --- a flood ------------------------------------------------------------------------------------
 
 
-def flood() -> tuple[list[Goal], dict[str, Any]]:
+def measure_flood() -> tuple[list[Goal], dict[str, Any]]:
     """5,000 events per second for 20 s: the app must stay responsive and lose no event."""
     figures = _child("flood")
     print(
@@ -268,22 +268,22 @@ def _child(name: str) -> dict[str, Any]:
     return data
 
 
-class Probe:
+class LatenessProbe:
     """Measures how much later than requested the event loop wakes a task."""
 
     def __init__(self) -> None:
         self.samples: list[float] = []
 
     @contextlib.asynccontextmanager
-    async def beside(self) -> Any:
+    async def measuring(self) -> Any:
         """Measure the event loop inside the block."""
-        task = asyncio.create_task(self._watch())
+        task = asyncio.create_task(self._measure())
         try:
             yield self
         finally:
             task.cancel()
 
-    async def _watch(self) -> None:
+    async def _measure(self) -> None:
         while True:
             started = time.perf_counter()
             await asyncio.sleep(PROBE_S)
@@ -318,14 +318,14 @@ def _quickstart(figures: Path) -> None:
     from ida_tui.config.resolve import resolve
 
     async def scenario(app: Any) -> None:
-        importing, training = Probe(), Probe()
+        importing, training = LatenessProbe(), LatenessProbe()
         app.start_run(resolve("quickstart", ["output_dir=with-app"]).config, None)
-        async with importing.beside():
+        async with importing.measuring():
             while app.watched.state.run is None:
                 await asyncio.sleep(0.1)
         worst: list[tuple[float, int, str]] = []
         cpu = time.thread_time()
-        async with training.beside():
+        async with training.measuring():
             while not app.watched.source.finished:
                 await asyncio.sleep(0.1)
                 # Record step and phase of the worst lateness, to help find its cause.
@@ -409,7 +409,7 @@ async def _painted(app: Any) -> None:
 def _flood(figures: Path) -> None:
     from ida_tui.runs.log.writer import EventLog
     from ida_tui.tui.run_view.sources import LiveSource
-    from ida_tui.tui.run_view.watched import Watched
+    from ida_tui.tui.run_view.watched import RunView
     from tests.support.scripted_session import ScriptedSession, run_ended, run_started
     from tests.support.synthetic_run import step_events
 
@@ -437,10 +437,10 @@ def _flood(figures: Path) -> None:
 
     async def scenario(app: Any) -> None:
         session = ScriptedSession(Path("flood"), script)
-        probe = Probe()
+        probe = LatenessProbe()
         session.start()
-        app.put_up(Watched(LiveSource(session)))
-        async with probe.beside():
+        app.put_up(RunView(LiveSource(session)))
+        async with probe.measuring():
             while not session.finished:
                 await asyncio.sleep(0.1)
             app.tick()

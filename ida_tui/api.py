@@ -32,18 +32,18 @@ from ida_tui.engine.session import Session
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.events import types as ev
 from ida_tui.events.state import Completion, RunState, fold
-from ida_tui.judge.api_key import load_key
+from ida_tui.judge.api_key import load_api_key
 from ida_tui.runs import owner
 from ida_tui.runs import resume as resumption
 from ida_tui.runs.catalog.summary import RunStatus
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.lines import read_events
 from ida_tui.runs.log.replay import Replay
-from ida_tui.runs.resume import Resumption
+from ida_tui.runs.resume import ResumePoint
 from ida_tui.runs.store import completions, evaluations
 from ida_tui.runs.store.evaluations import Evaluation
-from ida_tui.runs.weights import trained
-from ida_tui.util.paths import shown_path
+from ida_tui.runs.weights import find_weights
+from ida_tui.util.paths import display_path
 
 OUTPUTS = Path("outputs")
 """Folder in which runs are searched by name."""
@@ -108,14 +108,14 @@ class Run:
     def weights(self) -> Path | None:
         """Path of the trained weights, else of the newest complete checkpoint; None if there is neither."""
         try:
-            return trained(self._at, self.config).path
+            return find_weights(self._at, self.config).path
         except UsageError:
             return None
 
     @property
     def evaluation(self) -> Evaluation | None:
         """The newest judged evaluation of both models; None if there is none."""
-        return evaluations.newest(self._at)
+        return evaluations.newest_evaluation(self._at)
 
     def completions(self, step: int | None = None) -> Iterator[Completion]:
         """The judged completions with their verdicts, read from disk step by step.
@@ -126,7 +126,7 @@ class Run:
         Raises:
             UsageError: the completions cannot be read.
         """
-        for completed_step, step_completions in completions.stored(self._at):
+        for completed_step, step_completions in completions.read_completions(self._at):
             if step in (None, completed_step):
                 yield from step_completions
 
@@ -184,14 +184,16 @@ def run(
         KeyboardInterrupt: Ctrl-C; the run first stopped and saved a checkpoint.
     """
     changes = [text for override in overrides for text in _typed(override)]
-    resume_point: Resumption | None = None
+    resume_point: ResumePoint | None = None
     if resume:
-        resume_point = resumption.resumption(resumption.find(os.fspath(profile), OUTPUTS))
+        resume_point = resumption.find_resume_point(
+            resumption.find_run(os.fspath(profile), OUTPUTS)
+        )
         config = config_to_go_on(resume_point.directory, changes)
     else:
         config = resolve(os.fspath(profile), changes).config
     if key is None:
-        key = load_key(config.judge, dotenv_dir=Path.cwd())
+        key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     session = Session(config, key=key, argv=sys.argv, resume=resume_point)
     notify = on_event or (lambda record: None)
     try:
@@ -222,15 +224,15 @@ def load_run(run: str | os.PathLike[str]) -> Run:
     Raises:
         UsageError: there is no such run, or its events cannot be read.
     """
-    directory = resumption.find(os.fspath(run), OUTPUTS)
+    directory = resumption.find_run(os.fspath(run), OUTPUTS)
     try:
-        state = Replay.open(directory.events).end
+        state = Replay.open(directory.events).final_state
     except (OSError, ev.EventError) as error:
-        raise UsageError(f"{shown_path(directory.path)} cannot be read: {error}") from None
+        raise UsageError(f"{display_path(directory.path)} cannot be read: {error}") from None
     if state.ended is not None:
         status: RunStatus = state.ended.status
     else:
-        status = "live" if owner.alive(directory) else "died"
+        status = "live" if owner.is_alive(directory) else "died"
     return Run(directory.path, state, status)
 
 
@@ -256,7 +258,7 @@ def follow(
         if record is not None:
             state = fold(state, record)
             show(state, record)
-    session.raise_if_refused()
+    session.raise_start_error()
     return state
 
 

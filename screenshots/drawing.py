@@ -8,7 +8,7 @@ from collections.abc import Sequence
 FONTS = "Fira Code, DejaVu Sans Mono, Menlo, Consolas, monospace"
 
 
-def clean(svg: str) -> str:
+def remove_web_fonts(svg: str) -> str:
     """The SVG without web fonts and their URLs, so that the viewer's monospaced font is used."""
     svg = re.sub(r"@font-face\s*\{.*?\}\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
@@ -17,7 +17,7 @@ def clean(svg: str) -> str:
     )
 
 
-def animated(frames: Sequence[tuple[str, float]]) -> str:
+def animate(frames: Sequence[tuple[str, float]]) -> str:
     """One SVG that shows the frames in an endless loop.
 
     Args:

@@ -30,13 +30,13 @@ from ida_tui.events import narration  # noqa: E402
 from ida_tui.events import types as ev  # noqa: E402
 from ida_tui.events.state import RunState, fold  # noqa: E402
 from ida_tui.tui.app import IdaApp  # noqa: E402
-from ida_tui.tui.run_view.watched import Watched  # noqa: E402
-from screenshots.drawing import animated, clean  # noqa: E402
-from screenshots.recorded import Tape, records, unpack  # noqa: E402
+from ida_tui.tui.run_view.watched import RunView  # noqa: E402
+from screenshots.drawing import animate, remove_web_fonts  # noqa: E402
+from screenshots.recorded import RecordedSource, records, unpack  # noqa: E402
 
 SIZE = (120, 40)
 THEMES = {"dark": "textual-dark", "light": "textual-light"}
-MIDDLE = 14
+LIVE_STEP = 14
 """The step shown in the screenshots of a live run."""
 
 
@@ -53,44 +53,44 @@ class Stage:
 
     app: IdaApp
     pilot: Pilot[None]
-    tape: Tape
+    tape: RecordedSource
     now: datetime
-    drawn: str = ""
+    last_screenshot: str = ""
     """The screenshot at the end of the scene."""
 
     async def press(self, *keys: str) -> None:
         """Press keys, each followed by waiting until the app is idle."""
         for key in keys:
             await self.pilot.press(key)
-            await self.settled()
+            await self.wait_until_idle()
 
     async def play_to(self, step: int, phase: ev.Phase, part: float = 1.0) -> None:
         """Play the run up to a point of a phase: `part` is the share of the phase, 0 to 1."""
-        self.now = self.tape.wind_to(step=step, phase=phase, part=part)
-        await self._take_in()
+        self.now = self.tape.seek(step=step, phase=phase, part=part)
+        await self._refresh()
 
     async def play_to_the_end(self) -> None:
         """Play the run to its end."""
-        self.now = self.tape.wind_to_the_end()
-        await self._take_in()
+        self.now = self.tape.seek_end()
+        await self._refresh()
 
-    async def _take_in(self) -> None:
-        if self.app.watched is None:
-            self.app.put_up(Watched(self.tape))
-        await self.settled()
+    async def _refresh(self) -> None:
+        if self.app.run_view is None:
+            self.app.show_view(RunView(self.tape))
+        await self.wait_until_idle()
         self.app.tick()
-        await self.settled()
+        await self.wait_until_idle()
 
-    async def settled(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Wait until the app has nothing left to draw."""
         while any(not worker.is_finished for worker in list(self.app.workers)):
             await self.pilot.pause(0.01)
         await self.pilot.pause()
         await self.pilot.pause()
 
-    def picture(self) -> str:
+    def screenshot(self) -> str:
         """Screenshot of the app, as SVG."""
-        return clean(self.app.export_screenshot(title="ida-tui"))
+        return remove_web_fonts(self.app.export_screenshot(title="ida-tui"))
 
 
 Scene = Callable[[Stage], Awaitable[None]]
@@ -102,7 +102,7 @@ async def launch(stage: Stage) -> None:
 
 async def run(stage: Stage) -> None:
     """A run in the middle, while it generates."""
-    await stage.play_to(MIDDLE, "generate", 0.9)
+    await stage.play_to(LIVE_STEP, "generate", 0.9)
 
 
 async def finished(stage: Stage) -> None:
@@ -138,20 +138,20 @@ SCENES: dict[str, Scene] = {
 
 async def tour(stage: Stage) -> list[tuple[str, float]]:
     """A full run as frames: SVGs with their durations in seconds."""
-    frames = [(stage.picture(), 2.5)]
+    frames = [(stage.screenshot(), 2.5)]
     await stage.play_to(1, "generate", 0.9)
-    frames.append((stage.picture(), 1.5))
+    frames.append((stage.screenshot(), 1.5))
     await stage.play_to(3, "judge")
     await stage.press("3")
-    frames.append((stage.picture(), 3.0))
+    frames.append((stage.screenshot(), 3.0))
     await stage.press("2")
     for step in (4, 7, 10, 13, 16, 20, 25, 30, 35, 40):
         await stage.play_to(step, "generate", 0.9)
-        frames.append((stage.picture(), 0.7))
+        frames.append((stage.screenshot(), 0.7))
     await stage.play_to_the_end()
-    frames.append((stage.picture(), 3.0))
+    frames.append((stage.screenshot(), 3.0))
     await stage.press("3", "r")
-    frames.append((stage.picture(), 4.0))
+    frames.append((stage.screenshot(), 4.0))
     return frames
 
 
@@ -161,7 +161,7 @@ def transcript() -> str:
     state, step = RunState(), 0
     printed = [
         "$ uv run ida-tui --run quickstart",
-        narration.config_loaded(resolve("quickstart").config),
+        narration.config_loaded_line(resolve("quickstart").config),
     ]
     for record in records():
         state = fold(state, record)
@@ -172,13 +172,13 @@ def transcript() -> str:
                 if step == 3 and isinstance(record.event, ev.StepFinished):
                     printed.append(f"   … {steps - 4} steps later …")
                 continue
-        printed += narration.lines(state, record.event)
+        printed += narration.event_lines(state, record.event)
     for line in printed:
         console.print(styled(line))
-    return clean(console.export_svg(title="ida-tui --run quickstart"))
+    return remove_web_fonts(console.export_svg(title="ida-tui --run quickstart"))
 
 
-async def on_stage(
+async def play_scene(
     scene: Callable[[Stage], Awaitable[object]],
     *,
     theme: str = "dark",
@@ -191,12 +191,12 @@ async def on_stage(
     # The next morning, so that the recorded run is from yesterday.
     morning = datetime(2026, 11, 26, 9, 0, tzinfo=UTC)
     async with app.run_test(size=size) as pilot:
-        stage = Stage(app, pilot, Tape(directory), morning)
+        stage = Stage(app, pilot, RecordedSource(directory), morning)
         app.theme = THEMES[theme]
         app.animation_level = "none"
-        await stage.settled()
+        await stage.wait_until_idle()
         await scene(stage)
-        stage.drawn = stage.picture()
+        stage.last_screenshot = stage.screenshot()
     return stage
 
 
@@ -212,15 +212,15 @@ def main(folder: Path) -> None:
         try:
             for theme in THEMES:
                 for name, scene in SCENES.items():
-                    stage = asyncio.run(on_stage(scene, theme=theme))
-                    _write(folder / f"{name}-{theme}.svg", stage.drawn)
+                    stage = asyncio.run(play_scene(scene, theme=theme))
+                    _write(folder / f"{name}-{theme}.svg", stage.last_screenshot)
             frames: list[tuple[str, float]] = []
 
             async def collect(stage: Stage) -> None:
                 frames.extend(await tour(stage))
 
-            asyncio.run(on_stage(collect))
-            _write(folder / "tour.svg", animated(frames))
+            asyncio.run(play_scene(collect))
+            _write(folder / "tour.svg", animate(frames))
             _write(folder / "headless.svg", transcript())
         finally:
             os.chdir(previous)

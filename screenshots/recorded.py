@@ -20,13 +20,13 @@ from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.run_view.sources import LiveSource
 
-FILE = Path(__file__).parent / "quickstart.events.jsonl.gz"
+RECORDING = Path(__file__).parent / "quickstart.events.jsonl.gz"
 
 
 @cache
 def records() -> tuple[ev.Record, ...]:
     """Every record of the run, in order."""
-    with gzip.open(FILE, "rt", encoding="utf-8") as file:
+    with gzip.open(RECORDING, "rt", encoding="utf-8") as file:
         return tuple(ev.decode(line) for line in file)
 
 
@@ -36,7 +36,7 @@ def unpack(folder: Path) -> Path:
     directory = RunDirectory(folder / run.directory)
     directory.path.mkdir(parents=True)
     directory.config.write_text(to_yaml(resolve("quickstart").config), encoding="utf-8")
-    with gzip.open(FILE, "rb") as file:
+    with gzip.open(RECORDING, "rb") as file:
         directory.events.write_bytes(file.read())
     texts: dict[tuple[int, int, int], ev.CompletionFinished] = {}
     lines = []
@@ -51,7 +51,7 @@ def unpack(folder: Path) -> Path:
     return directory.path
 
 
-class Tape(LiveSource):
+class RecordedSource(LiveSource):
     """The recorded run as a live source that has progressed to a chosen point.
 
     Args:
@@ -61,11 +61,11 @@ class Tape(LiveSource):
     def __init__(self, directory: Path) -> None:
         super().__init__(Session(resolve("quickstart").config))
         self.directory = directory
-        self._tape = records()
-        self._given = 0
-        self._until = 0
+        self._records = records()
+        self._returned = 0
+        self._position = 0
 
-    def wind_to(self, *, step: int, phase: ev.Phase, part: float = 1.0) -> datetime:
+    def seek(self, *, step: int, phase: ev.Phase, part: float = 1.0) -> datetime:
         """Move to a point of a phase of a step; returns its time.
 
         Args:
@@ -78,7 +78,7 @@ class Tape(LiveSource):
         """
         starts = [
             n
-            for n, r in enumerate(self._tape)
+            for n, r in enumerate(self._records)
             if isinstance(r.event, ev.PhaseChanged)
             and (r.event.step, r.event.phase) == (step, phase)
         ]
@@ -86,33 +86,33 @@ class Tape(LiveSource):
             raise LookupError(f"step {step} has no phase {phase}")
         later = (
             n
-            for n, r in enumerate(self._tape[starts[0] + 1 :], start=starts[0] + 1)
+            for n, r in enumerate(self._records[starts[0] + 1 :], start=starts[0] + 1)
             if isinstance(r.event, ev.PhaseChanged | ev.RunEnded)
         )
-        self._until = starts[0] + max(1, int(part * (next(later) - starts[0])))
-        return self.moment
+        self._position = starts[0] + max(1, int(part * (next(later) - starts[0])))
+        return self.current_time
 
-    def wind_to_the_end(self) -> datetime:
+    def seek_end(self) -> datetime:
         """Move to the last record; returns its time."""
-        self._until = len(self._tape)
-        return self.moment
+        self._position = len(self._records)
+        return self.current_time
 
-    def add(self, event: ev.Event) -> None:
+    def insert(self, event: ev.Event) -> None:
         """Insert an event at the current point."""
-        current = self._tape[max(0, self._until - 1)]
+        current = self._records[max(0, self._position - 1)]
         added = ev.Record(current.seq, current.time, event)
-        self._tape = (*self._tape[: self._until], added, *self._tape[self._until :])
-        self._until += 1
+        self._records = (*self._records[: self._position], added, *self._records[self._position :])
+        self._position += 1
 
     @property
-    def moment(self) -> datetime:
+    def current_time(self) -> datetime:
         """Time of the newest record."""
-        return datetime.fromisoformat(self._tape[max(0, self._until - 1)].time)
+        return datetime.fromisoformat(self._records[max(0, self._position - 1)].time)
 
     @property
     def finished(self) -> bool:
         """Whether every record has been returned."""
-        return self._given == len(self._tape)
+        return self._returned == len(self._records)
 
     @property
     def refusal(self) -> IdaError | None:
@@ -121,6 +121,8 @@ class Tape(LiveSource):
 
     def records(self, most: int) -> list[ev.Record]:
         """The next records, at most `most` of them."""
-        chunk: Sequence[ev.Record] = self._tape[self._given : min(self._until, self._given + most)]
-        self._given += len(chunk)
+        chunk: Sequence[ev.Record] = self._records[
+            self._returned : min(self._position, self._returned + most)
+        ]
+        self._returned += len(chunk)
         return list(chunk)

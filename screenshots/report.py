@@ -16,15 +16,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ida_tui.analysis.report.write import write  # noqa: E402
-from ida_tui.runs.resume import find  # noqa: E402
+from ida_tui.analysis.report.write import write_report  # noqa: E402
+from ida_tui.runs.resume import find_run  # noqa: E402
 from tests.support import chromium  # noqa: E402
 
 WIDTH, HEIGHT = 1080, 970
-LEFT_OUT = "document.getElementById('setup').parentElement.remove(); document.fonts.ready"
+REMOVE_SETUP_SCRIPT = (
+    "document.getElementById('setup').parentElement.remove(); document.fonts.ready"
+)
 
 
-async def picture(page: Path) -> bytes:
+async def screenshot(page: Path) -> bytes:
     """Screenshot of the page, as PNG."""
     async with chromium.page(page.resolve().as_uri()) as browser:
         await browser.until_shown("This page loads nothing")
@@ -33,15 +35,15 @@ async def picture(page: Path) -> bytes:
         size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
         await browser.tell("Emulation.setDeviceMetricsOverride", **size)
         await browser.tell("Emulation.setScrollbarsHidden", hidden=True)
-        await browser.tell("Runtime.evaluate", expression=LEFT_OUT, awaitPromise=True)
+        await browser.tell("Runtime.evaluate", expression=REMOVE_SETUP_SCRIPT, awaitPromise=True)
         return await browser.picture()
 
 
 def main(name: str) -> None:
     """Write the screenshot of one run's report."""
     with tempfile.TemporaryDirectory() as folder:
-        written = write(find(name, Path("outputs")), Path(folder))
-        (ROOT / "screenshots" / "report.png").write_bytes(asyncio.run(picture(written.html)))
+        written = write_report(find_run(name, Path("outputs")), Path(folder))
+        (ROOT / "screenshots" / "report.png").write_bytes(asyncio.run(screenshot(written.html)))
 
 
 if __name__ == "__main__":

@@ -87,10 +87,10 @@ def profiles_page() -> str:
     """Text of `docs/profiles.md`: the shipped profiles, and every key of an experiment."""
     parts = [PROFILES_HEAD.format(generated=GENERATED.format("config.py"))]
     parts.append("## Shipped profiles\n")
-    for kind in profiles.KINDS:
+    for kind in profiles.PROFILE_KINDS:
         parts.append(f"**{kind}**\n\n| name | description |\n|---|---|")
-        shipped = (entry for entry in listing.entries(kind) if not entry.own)
-        parts += [f"| `{entry.name}` | {_cell(entry.description)} |" for entry in shipped]
+        shipped = (entry for entry in listing.list_entries(kind) if not entry.is_user_profile)
+        parts += [f"| `{entry.name}` | {_table_cell(entry.description)} |" for entry in shipped]
         parts.append("")
     parts.append("## Keys\n")
     for title, model, prefix in _sections():
@@ -126,14 +126,14 @@ def _sections() -> Iterator[tuple[str, type[BaseModel], str]]:
 def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         inner = [kind for kind in _members(field.annotation) if _is_section(kind)]
-        about = _cell(field.description or "")
+        about = _table_cell(field.description or "")
         if inner and not prefix:
             yield f"| `{name}` | see [`{name}`](#{name}) | {_default(field)} | {about} |"
         elif inner and get_origin(field.annotation) is not list:
             yield f"| `{prefix}{name}` | mapping | {_default(field)} | {about} |"
             yield from _rows(inner[0], f"{prefix}{name}.")
         else:
-            yield f"| `{prefix}{name}` | {_values(field)} | {_default(field)} | {about} |"
+            yield f"| `{prefix}{name}` | {_allowed_values(field)} | {_default(field)} | {about} |"
 
 
 def _members(kind: Any) -> Iterator[Any]:
@@ -148,14 +148,14 @@ def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-def _values(field: FieldInfo) -> str:
+def _allowed_values(field: FieldInfo) -> str:
     limits = [
-        f"{sign} {_plain(bound)}"
+        f"{sign} {_format_value(bound)}"
         for part in _metadata(field)
         for sign, name in ((">", "gt"), ("≥", "ge"), ("<", "lt"), ("≤", "le"))
         if (bound := getattr(part, name, None)) is not None
     ]
-    type_names = " or ".join(dict.fromkeys(_word(kind) for kind in _kinds(field.annotation)))
+    type_names = " or ".join(dict.fromkeys(_type_name(kind) for kind in _kinds(field.annotation)))
     return f"{type_names}, {', '.join(dict.fromkeys(limits))}" if limits else type_names
 
 
@@ -177,12 +177,12 @@ def _kinds(kind: Any) -> Iterator[Any]:
         yield kind
 
 
-def _word(kind: Any) -> str:
+def _type_name(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     if get_origin(kind) is list:
         inner = list(_kinds(get_args(kind)[0]))
-        return f"list of {' or '.join(_word(part) for part in inner)}"
+        return f"list of {' or '.join(_type_name(part) for part in inner)}"
     if get_origin(kind) is dict:
         return "mapping"
     if _is_section(kind):
@@ -199,10 +199,10 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if isinstance(field.default, BaseModel):
         return "see its keys"
-    return f"`{_plain(field.default)}`" if field.default != "" else ""
+    return f"`{_format_value(field.default)}`" if field.default != "" else ""
 
 
-def _plain(value: object) -> str:
+def _format_value(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else str(value)
@@ -218,7 +218,7 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
             metavar = "\\|".join(map(str, action.choices))
         name = action.option_strings[-1] if action.option_strings else metavar
         value = f" {metavar}" if action.option_strings and action.nargs != 0 else ""
-        yield f"| `{name}{value}` | {_cell(action.help or '')} |"
+        yield f"| `{name}{value}` | {_table_cell(action.help or '')} |"
 
 
 def _as_comments(examples: str) -> str:
@@ -234,7 +234,7 @@ def _first_line(model: type[BaseModel]) -> str:
     return (model.__doc__ or "").strip().partition("\n")[0]
 
 
-def _cell(text: str) -> str:
+def _table_cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 

@@ -87,7 +87,7 @@ def random_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from ida_tui.config import embedded
 
-    tokenizer = AutoTokenizer.from_pretrained(embedded.path())
+    tokenizer = AutoTokenizer.from_pretrained(embedded.model_folder())
     torch.manual_seed(7)
     model = Qwen3ForCausalLM(
         Qwen3Config(

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Literal
 
-Scale = Literal["group", "batch", "none"]
+RewardScale = Literal["group", "batch", "none"]
 
-EPSILON = 1e-4
+STD_EPSILON = 1e-4
 """Added to the standard deviation before the division, as in TRL."""
 
 
-def advantages(groups: Sequence[Sequence[float | None]], scale: Scale) -> list[list[float]]:
+def compute_advantages(
+    groups: Sequence[Sequence[float | None]], scale: RewardScale
+) -> list[list[float]]:
     """Compute the advantages of one step's completions.
 
     Args:
@@ -25,14 +27,14 @@ def advantages(groups: Sequence[Sequence[float | None]], scale: Scale) -> list[l
         One list per group, in the order of the rewards: (reward − group mean) / divisor. 0 where the
         reward is None, or where fewer than two rewards leave the standard deviation undefined.
     """
-    step_deviation = _deviation([reward for group in groups for reward in group])
+    step_deviation = _sample_std([reward for group in groups for reward in group])
     advantages_by_group = []
     for group in groups:
         scored = [reward for reward in group if reward is not None]
         mean = fmean(scored) if scored else 0.0
-        deviation = {"none": 1.0, "batch": step_deviation, "group": _deviation(group)}[scale]
+        deviation = {"none": 1.0, "batch": step_deviation, "group": _sample_std(group)}[scale]
         # TRL computes with NaN and replaces an undefined advantage by 0.
-        divisor = deviation if scale == "none" or deviation is None else deviation + EPSILON
+        divisor = deviation if scale == "none" or deviation is None else deviation + STD_EPSILON
         advantages_by_group.append(
             [
                 0.0 if reward is None or divisor is None else (reward - mean) / divisor
@@ -42,7 +44,7 @@ def advantages(groups: Sequence[Sequence[float | None]], scale: Scale) -> list[l
     return advantages_by_group
 
 
-def _deviation(rewards: Sequence[float | None]) -> float | None:
+def _sample_std(rewards: Sequence[float | None]) -> float | None:
     """The sample standard deviation of the rewards; None for fewer than two."""
     scored = [reward for reward in rewards if reward is not None]
     if len(scored) < 2:

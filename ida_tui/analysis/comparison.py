@@ -13,26 +13,26 @@ from ida_tui.errors import UsageError
 from ida_tui.events.state import RunState
 from ida_tui.events.types import EventError
 from ida_tui.judge.api_key import host_of
-from ida_tui.runs.catalog.read_summary import summary
+from ida_tui.runs.catalog.read_summary import read_summary
 from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.replay import Replay
 from ida_tui.runs.store import evaluations
 from ida_tui.runs.store import spot_checks as spotchecks
 from ida_tui.runs.store.evaluations import Evaluation
-from ida_tui.util.paths import shown_path
+from ida_tui.util.paths import display_path
 
-MOST = 6
+MAX_RUNS = 6
 """Maximum number of runs in a comparison."""
-LETTERS = "ABCDEF"
+RUN_LABELS = "ABCDEF"
 """Labels of the runs in plots and tables."""
-CURVES = ("r_ida", "align", "risk", "detail")
-ABSENT = "–"
+CURVE_METRICS = ("r_ida", "align", "risk", "detail")
+MISSING_KEY = "–"
 """Placeholder for a key that is missing from a run's profile."""
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ComparedRun:
     """One run in a comparison, as read from disk."""
 
     directory: RunDirectory
@@ -40,10 +40,10 @@ class Compared:
     state: RunState
     config: Config | None
     """The resolved profile; None if it could not be read, with the reason in `problem`."""
-    problem: str
+    config_error: str
     evaluation: Evaluation | None
     """The latest saved evaluation; None if there is none."""
-    checks: tuple[int, int]
+    spot_checks: tuple[int, int]
     """Number of spot-checked completions whose scores a person agreed with, and number checked."""
 
     @property
@@ -71,11 +71,11 @@ class Compared:
 
     def curve(self, name: str) -> Sequence[float | None]:
         """Values of one metric by step: r_ida, align, risk or detail."""
-        return self.state.steps.figures(name)
+        return self.state.steps.column(name)
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ConfigDifference:
     """A config value that differs between runs."""
 
     key: str
@@ -88,8 +88,8 @@ class Difference:
 class Comparison:
     """A comparison of two or more runs."""
 
-    runs: tuple[Compared, ...]
-    differences: tuple[Difference, ...]
+    runs: tuple[ComparedRun, ...]
+    differences: tuple[ConfigDifference, ...]
     warnings: tuple[str, ...]
     """Reasons why some results are not comparable, as sentences."""
 
@@ -99,83 +99,87 @@ class Comparison:
         return max(len(run.state.steps) for run in self.runs)
 
 
-def compare(directories: Sequence[RunDirectory]) -> Comparison:
+def compare_runs(directories: Sequence[RunDirectory]) -> Comparison:
     """Load runs and compare them.
 
     Raises:
         UsageError: there are fewer than 2 or more than `MOST` runs, or a run is given twice or unreadable.
     """
-    if not 2 <= len(directories) <= MOST:
+    if not 2 <= len(directories) <= MAX_RUNS:
         raise UsageError(
-            f"compare needs 2 to {MOST} runs, not {len(directories)}",
+            f"compare needs 2 to {MAX_RUNS} runs, not {len(directories)}",
             "list runs with: ida-tui runs",
         )
     paths = [directory.path.resolve() for directory in directories]
     for path in paths:
         if paths.count(path) > 1:
-            raise UsageError(f"{shown_path(path)} is given twice", "name different runs")
-    return held_together([look(directory) for directory in directories])
+            raise UsageError(f"{display_path(path)} is given twice", "name different runs")
+    return compare_loaded([load_run_for_comparison(directory) for directory in directories])
 
 
-def look(directory: RunDirectory) -> Compared:
+def load_run_for_comparison(directory: RunDirectory) -> ComparedRun:
     """Load one run for comparison.
 
     Raises:
         UsageError: its events cannot be read.
     """
     try:
-        state = Replay.open(directory.events).end
+        state = Replay.open(directory.events).final_state
     except (OSError, EventError) as error:
-        raise UsageError(f"could not read {shown_path(directory.path)}: {error}") from None
+        raise UsageError(f"could not read {display_path(directory.path)}: {error}") from None
     config, problem = None, ""
     try:
         config = resolve(str(directory.config), verify=False).config
     except UsageError as error:
         problem = error.title
-    return Compared(
+    return ComparedRun(
         directory,
-        summary(directory),
+        read_summary(directory),
         state,
         config,
         problem,
-        evaluations.newest(directory),
-        spotchecks.agreement(directory),
+        evaluations.newest_evaluation(directory),
+        spotchecks.count_agreement(directory),
     )
 
 
-def held_together(runs: Sequence[Compared]) -> Comparison:
+def compare_loaded(runs: Sequence[ComparedRun]) -> Comparison:
     """The comparison of loaded runs."""
-    return Comparison(tuple(runs), tuple(_differences(runs)), tuple(_warnings(runs)))
+    return Comparison(tuple(runs), tuple(_find_differences(runs)), tuple(_find_warnings(runs)))
 
 
 # --- profiles -----------------------------------------------------------------------------------
 
 
-def flattened(config: Config) -> dict[str, str]:
+def flatten_config(config: Config) -> dict[str, str]:
     """Dotted key → value as text. A list is one value; a list of mappings is shown as count and hash."""
     values_by_key: dict[str, str] = {}
     for section, value in config.model_dump(mode="json").items():
-        for key, leaf in _leaves(value, section):
+        for key, leaf in _flatten_value(value, section):
             if not key.endswith("description"):
                 values_by_key[key] = leaf
     return values_by_key
 
 
-def _leaves(value: object, prefix: str) -> list[tuple[str, str]]:
+def _flatten_value(value: object, prefix: str) -> list[tuple[str, str]]:
     if isinstance(value, dict) and value:
-        return [leaf for key, child in value.items() for leaf in _leaves(child, f"{prefix}.{key}")]
+        return [
+            leaf
+            for key, child in value.items()
+            for leaf in _flatten_value(child, f"{prefix}.{key}")
+        ]
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return [(prefix, _many(value))]
-    return [(prefix, _shown(value))]
+        return [(prefix, _list_digest(value))]
+    return [(prefix, _format_value(value))]
 
 
-def _many(items: list[object]) -> str:
+def _list_digest(items: list[object]) -> str:
     """A list of mappings, such as prompts, as its length and a hash of its content."""
     text = json.dumps(items, sort_keys=True, ensure_ascii=False)
     return f"{len(items)} [{hashlib.sha256(text.encode()).hexdigest()[:8]}]"
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, str):
         return value if value else '""'
     if isinstance(value, float):
@@ -183,29 +187,31 @@ def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _differences(runs: Sequence[Compared]) -> list[Difference]:
+def _find_differences(runs: Sequence[ComparedRun]) -> list[ConfigDifference]:
     """The config values that differ between the runs; unreadable profiles are ignored."""
-    profiles = [None if run.config is None else flattened(run.config) for run in runs]
+    profiles = [None if run.config is None else flatten_config(run.config) for run in runs]
     known = [profile for profile in profiles if profile is not None]
     keys = list(dict.fromkeys(key for profile in known for key in profile))
     return [
-        Difference(key, tuple(p.get(key, ABSENT) if p is not None else "?" for p in profiles))
+        ConfigDifference(
+            key, tuple(p.get(key, MISSING_KEY) if p is not None else "?" for p in profiles)
+        )
         for key in keys
-        if len({profile.get(key, ABSENT) for profile in known}) > 1
+        if len({profile.get(key, MISSING_KEY) for profile in known}) > 1
     ]
 
 
 # --- warnings ----------------------------------------------------------------------
 
 
-def _warnings(runs: Sequence[Compared]) -> list[str]:
+def _find_warnings(runs: Sequence[ComparedRun]) -> list[str]:
     warnings = []
     for noun, values in (
         ("judges", [run.judge for run in runs]),
         ("rubrics", [run.rubric for run in runs]),
     ):
         if len(set(values)) > 1:
-            labeled = ", ".join(_each(values))
+            labeled = ", ".join(_label_values(values))
             warnings.append(f"The {noun} differ ({labeled}), so rewards are not comparable.")
     known = [run.config.prompts.train() for run in runs if run.config is not None]
     if any(prompts != known[0] for prompts in known):
@@ -217,13 +223,15 @@ def _warnings(runs: Sequence[Compared]) -> list[str]:
         warnings.append(
             "The evaluations used different prompts or judges, so they are not comparable."
         )
-    warnings += [f"{_letter(n)}: {run.problem}" for n, run in enumerate(runs) if run.problem]
+    warnings += [
+        f"{_run_label(n)}: {run.config_error}" for n, run in enumerate(runs) if run.config_error
+    ]
     return warnings
 
 
-def _each(values: Sequence[str]) -> list[str]:
-    return [f"{_letter(number)} {value}" for number, value in enumerate(values)]
+def _label_values(values: Sequence[str]) -> list[str]:
+    return [f"{_run_label(number)} {value}" for number, value in enumerate(values)]
 
 
-def _letter(number: int) -> str:
-    return LETTERS[number % len(LETTERS)]
+def _run_label(number: int) -> str:
+    return RUN_LABELS[number % len(RUN_LABELS)]

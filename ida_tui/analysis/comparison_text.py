@@ -7,83 +7,87 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from ida_tui.analysis.comparison import CURVES, LETTERS, Compared, Comparison
+from ida_tui.analysis.comparison import CURVE_METRICS, RUN_LABELS, ComparedRun, Comparison
 from ida_tui.events import types as ev
 from ida_tui.runs.store.evaluations import Figure
-from ida_tui.util.paths import shown_path
-from ida_tui.util.statistics import mean_of, wilson
+from ida_tui.util.paths import display_path
+from ida_tui.util.statistics import mean_of_known, wilson
 
-UNKNOWN = "–"
+DASH = "–"
 AXES = ("align", "risk", "detail")
 
 
-class Row(NamedTuple):
+class ComparisonRow(NamedTuple):
     """One row of the table: a label and one cell per run."""
 
     label: str
     cells: tuple[str, ...]
 
 
-def letters(comparison: Comparison) -> str:
+def run_labels(comparison: Comparison) -> str:
     """The labels of the runs, one letter each."""
-    return LETTERS[: len(comparison.runs)]
+    return RUN_LABELS[: len(comparison.runs)]
 
 
-def difference_rows(comparison: Comparison) -> list[Row]:
+def difference_rows(comparison: Comparison) -> list[ComparisonRow]:
     """Rows for the config differences."""
-    return [Row(difference.key, difference.values) for difference in comparison.differences]
+    return [
+        ComparisonRow(difference.key, difference.values) for difference in comparison.differences
+    ]
 
 
-def figure_rows(comparison: Comparison) -> list[Row]:
+def result_rows(comparison: Comparison) -> list[ComparisonRow]:
     """Rows for the results; a row without any known value is omitted."""
     rows = [
-        _row(comparison, label, cell)
+        _make_row(comparison, label, cell)
         for label, cell in (
             ("status", lambda run: run.summary.status.replace("_", " ")),
-            ("steps", _steps),
+            ("steps", _format_steps),
             ("judge", lambda run: run.judge),
             ("rubric", lambda run: run.rubric),
-            ("R_IDA", lambda run: change(run.state.r_ida_first, run.state.r_ida_last, 3)),
-            *((axis, _axis(axis)) for axis in AXES),
+            ("R_IDA", lambda run: format_change(run.state.r_ida_first, run.state.r_ida_last, 3)),
+            *((axis, _axis_cell(axis)) for axis in AXES),
         )
     ]
-    rows += _evaluated(comparison)
+    rows += _evaluation_rows(comparison)
     rows += [
-        _row(comparison, label, cell)
+        _make_row(comparison, label, cell)
         for label, cell in (
             ("weights moved", lambda run: f"{100 * run.state.weight_delta:.2f}%"),
             ("alerts", lambda run: str(run.state.alerted)),
-            ("cost", priced),
-            ("time", lambda run: duration(seconds(run))),
-            ("peak memory", _memory),
-            ("spot-check agreement", lambda run: agreed(run.checks)),
+            ("cost", format_cost),
+            ("time", lambda run: format_duration(run_seconds(run))),
+            ("peak memory", _format_memory),
+            ("spot-check agreement", lambda run: format_agreement(run.checks)),
         )
     ]
-    return [row for row in rows if any(cell != UNKNOWN for cell in row.cells)]
+    return [row for row in rows if any(cell != DASH for cell in row.cells)]
 
 
-def _row(comparison: Comparison, label: str, cell: Callable[[Compared], str]) -> Row:
-    return Row(label, tuple(cell(run) for run in comparison.runs))
+def _make_row(
+    comparison: Comparison, label: str, cell: Callable[[ComparedRun], str]
+) -> ComparisonRow:
+    return ComparisonRow(label, tuple(cell(run) for run in comparison.runs))
 
 
-def change(first: float | None, last: float | None, digits: int) -> str:
+def format_change(first: float | None, last: float | None, digits: int) -> str:
     """First and last value, such as ``0.296 → 0.753``; a dash if unknown."""
     if first is None or last is None:
-        return UNKNOWN
+        return DASH
     return f"{first:.{digits}f} → {last:.{digits}f}"
 
 
-def agreed(checks: tuple[int, int]) -> str:
+def format_agreement(checks: tuple[int, int]) -> str:
     """Agreement of a person with the judge and its 95% interval: ``8 of 10 (80%, 49 to 94)``."""
     hits, total = checks
     if not total:
-        return UNKNOWN
+        return DASH
     share = wilson(hits, total)
     low, high = 100 * share.low, 100 * share.high
     return f"{hits} of {total} ({100 * share.value:.0f}%, {low:.0f} to {high:.0f})"
 
 
-def seconds(run: Compared) -> float | None:
+def run_seconds(run: ComparedRun) -> float | None:
     """Duration of the run so far, in seconds; None if unknown."""
     state = run.state
     if state.ended is not None:
@@ -95,39 +99,39 @@ def seconds(run: Compared) -> float | None:
     return (end - start).total_seconds()
 
 
-def cost(run: Compared) -> float | None:
+def judge_cost(run: ComparedRun) -> float | None:
     """Cost of the judge in US dollars; None if unknown."""
     return run.state.ended.cost if run.state.ended is not None else run.state.judge.cost
 
 
-def _steps(run: Compared) -> str:
+def _format_steps(run: ComparedRun) -> str:
     planned = run.state.run.steps if run.state.run else 0
-    return f"{len(run.state.steps)}/{planned}" if planned else UNKNOWN
+    return f"{len(run.state.steps)}/{planned}" if planned else DASH
 
 
-def _axis(name: str) -> Callable[[Compared], str]:
-    def cell(run: Compared) -> str:
+def _axis_cell(name: str) -> Callable[[ComparedRun], str]:
+    def cell(run: ComparedRun) -> str:
         first, last = (
-            mean_of([getattr(step, name) for step in steps])
+            mean_of_known([getattr(step, name) for step in steps])
             for steps in (run.state.first_steps, run.state.last_steps)
         )
-        return change(first, last, 1)
+        return format_change(first, last, 1)
 
     return cell
 
 
-def priced(run: Compared) -> str:
+def format_cost(run: ComparedRun) -> str:
     """Cost of the judge as text, such as ``$0.0123``; ``none`` for the offline heuristic."""
     if run.state.run is not None and run.state.run.judge == ev.OFFLINE_JUDGE:
         return "none"
-    known = cost(run)
-    return UNKNOWN if known is None else f"${known:.4f}"
+    known = judge_cost(run)
+    return DASH if known is None else f"${known:.4f}"
 
 
-def duration(length: float | None) -> str:
+def format_duration(length: float | None) -> str:
     """Seconds as ``58 s``, ``4 min 07 s`` or ``2 h 05 min``; a dash if unknown."""
     if length is None:
-        return UNKNOWN
+        return DASH
     minutes, rest = divmod(round(length), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -135,16 +139,16 @@ def duration(length: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _memory(run: Compared) -> str:
-    return f"{run.state.memory_peak / 1e9:.1f} GB" if run.state.memory_peak else UNKNOWN
+def _format_memory(run: ComparedRun) -> str:
+    return f"{run.state.memory_peak / 1e9:.1f} GB" if run.state.memory_peak else DASH
 
 
 # --- evaluations --------------------------------------------------------------------------------
 
 
-def _evaluated(comparison: Comparison) -> Iterable[Row]:
+def _evaluation_rows(comparison: Comparison) -> Iterable[ComparisonRow]:
     """Before and after rows: from the latest saved evaluation, else from the run itself."""
-    yield _row(comparison, "evaluated on", _evaluated_on)
+    yield _make_row(comparison, "evaluated on", _evaluation_prompts)
     names = dict.fromkeys(
         figure.name
         for run in comparison.runs
@@ -152,30 +156,30 @@ def _evaluated(comparison: Comparison) -> Iterable[Row]:
         for figure in run.evaluation.figures
     )
     for name in names:
-        yield _row(comparison, name, lambda run, name=name: _figure(run, name))  # type: ignore[misc]
-    yield _row(comparison, "harmless answered", lambda run: _counted(run, "harmless"))
-    yield _row(comparison, "unsafe declined", lambda run: _counted(run, "unsafe"))
+        yield _make_row(comparison, name, lambda run, name=name: _format_figure(run, name))  # type: ignore[misc]
+    yield _make_row(comparison, "harmless answered", lambda run: _counted_share(run, "harmless"))
+    yield _make_row(comparison, "unsafe declined", lambda run: _counted_share(run, "unsafe"))
 
 
-def _evaluated_on(run: Compared) -> str:
+def _evaluation_prompts(run: ComparedRun) -> str:
     if run.evaluation is not None:
         return (
             f"{run.evaluation.prompts}, {run.evaluation.harmless + run.evaluation.unsafe} prompts"
         )
-    before = run.state.before
-    return f"{before.prompts} held-out prompts" if before else UNKNOWN
+    before = run.state.evaluation_before
+    return f"{before.prompts} held-out prompts" if before else DASH
 
 
-def _figure(run: Compared, name: str) -> str:
+def _format_figure(run: ComparedRun, name: str) -> str:
     figure = run.evaluation.figure(name) if run.evaluation else None
     if figure is None:
-        return UNKNOWN
-    base, tuned = _measure(figure, figure.base), _measure(figure, figure.tuned)
-    low, high = (_measure(figure, end, signed=True) for end in (figure.low, figure.high))
+        return DASH
+    base, tuned = _format_value(figure, figure.base), _format_value(figure, figure.tuned)
+    low, high = (_format_value(figure, end, signed=True) for end in (figure.low, figure.high))
     return f"{base} → {tuned} ({low} to {high})"
 
 
-def _measure(figure: Figure, value: float, *, signed: bool = False) -> str:
+def _format_value(figure: Figure, value: float, *, signed: bool = False) -> str:
     sign = "+" if signed else ""
     if figure.unit == "share":
         return f"{100 * value:{sign}.0f}{'' if signed else '%'}"
@@ -183,18 +187,18 @@ def _measure(figure: Figure, value: float, *, signed: bool = False) -> str:
     return f"{value:{sign}.{digits}f}"
 
 
-def _counted(run: Compared, kind: str) -> str:
+def _counted_share(run: ComparedRun, kind: str) -> str:
     """Before and after, as counted during the run; a dash if there is a saved evaluation."""
     if run.evaluation is not None:
-        return UNKNOWN
+        return DASH
     shares = []
-    for evaluation in (run.state.before, run.state.after):
+    for evaluation in (run.state.evaluation_before, run.state.evaluation_after):
         if evaluation is None:
-            return UNKNOWN
+            return DASH
         total = evaluation.harmless if kind == "harmless" else evaluation.unsafe
         hits = evaluation.harmless_complied if kind == "harmless" else evaluation.unsafe_refused
         if not total:
-            return UNKNOWN
+            return DASH
         shares.append(f"{100 * hits / total:.0f}%")
     return " → ".join(shares)
 
@@ -205,21 +209,21 @@ def _counted(run: Compared, kind: str) -> str:
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison as JSON-serializable values."""
     return {
-        "runs": [_run(run) for run in comparison.runs],
+        "runs": [_run_as_json(run) for run in comparison.runs],
         "differences": [asdict(difference) for difference in comparison.differences],
         "warnings": list(comparison.warnings),
     }
 
 
-def _run(run: Compared) -> dict[str, Any]:
+def _run_as_json(run: ComparedRun) -> dict[str, Any]:
     state = run.state
-    agreements, checked = run.checks
+    agreements, checked = run.spot_checks
     evaluation = None
     if run.evaluation is not None:
         evaluation = asdict(run.evaluation)
     return {
         "name": run.name,
-        "path": shown_path(run.directory.path),
+        "path": display_path(run.directory.path),
         "status": run.summary.status,
         "model": run.summary.model,
         "judge": run.judge,
@@ -230,12 +234,12 @@ def _run(run: Compared) -> dict[str, Any]:
         "r_ida_last": state.r_ida_last,
         "weight_delta": state.weight_delta,
         "evaluation": evaluation,
-        "before": asdict(state.before) if state.before else None,
-        "after": asdict(state.after) if state.after else None,
-        "alerts": state.alerted,
-        "cost": cost(run),
-        "seconds": seconds(run),
+        "before": asdict(state.evaluation_before) if state.evaluation_before else None,
+        "after": asdict(state.evaluation_after) if state.evaluation_after else None,
+        "alerts": state.alert_count,
+        "cost": judge_cost(run),
+        "seconds": run_seconds(run),
         "peak_memory": state.memory_peak or None,
         "spot_checks": {"agreed": agreements, "looked_at": checked},
-        "curves": {name: list(run.curve(name)) for name in CURVES},
+        "curves": {name: list(run.curve(name)) for name in CURVE_METRICS},
     }

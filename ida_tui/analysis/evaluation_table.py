@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ida_tui.analysis.before_after import KINDS, signed
-from ida_tui.runs.store.evaluations import Evaluation, Figure, Unit
+from ida_tui.runs.store.evaluations import Evaluation, Figure, FigureUnit
 
-DIGITS: Mapping[Unit, int] = {"share": 0, "points": 1, "reward": 3, "tokens": 0}
+DECIMALS: Mapping[FigureUnit, int] = {"share": 0, "points": 1, "reward": 3, "tokens": 0}
 
 
-def lines(evaluation: Evaluation) -> list[str]:
+def evaluation_lines(evaluation: Evaluation) -> list[str]:
     """The table, at most 80 columns wide, followed by the verdict and notes."""
     out = [
         f"{'':<20}{'before':>8}{'after':>9}{'change':>10}   95% interval",
@@ -22,12 +22,12 @@ def lines(evaluation: Evaluation) -> list[str]:
             continue
         count = evaluation.harmless if kind == "harmless" else evaluation.unsafe
         out.append(f"{kind}, {count} prompt{'s' * (count != 1)}")
-        out += [_row(figure, count) for figure in figures]
-    out += ["", evaluation.verdict, *about(evaluation)]
+        out += [_format_row(figure, count) for figure in figures]
+    out += ["", evaluation.verdict, *provenance_lines(evaluation)]
     return out
 
 
-class Cells(NamedTuple):
+class FigureCells(NamedTuple):
     """Text of one table row; cells without content are empty."""
 
     name: str
@@ -40,41 +40,41 @@ class Cells(NamedTuple):
     note: str
 
 
-def cells(one: Figure, count: int) -> Cells:
+def figure_cells(figure: Figure, count: int) -> FigureCells:
     """The table cells of one figure.
 
     Args:
         one: the figure; its name starts with the kind of its prompts.
         count: number of prompts of that kind.
     """
-    scale = 100 if one.unit == "share" else 1
-    digits = DIGITS[one.unit]
-    unit = "%" if one.unit == "share" else ""
-    name = one.name.partition(" ")[2] + (" (tokens)" if one.unit == "tokens" else "")
-    before, after = (f"{scale * value:.{digits}f}{unit}" for value in (one.base, one.tuned))
-    low, high = (signed(scale * value, digits) for value in (one.low, one.high))
-    note = f"({one.prompts} prompts have verdicts)" if one.prompts < count else ""
-    change = signed(scale * one.difference, digits)
-    return Cells(name, before, after, change, f"{low} to {high}", _word(one), note)
+    scale = 100 if figure.unit == "share" else 1
+    digits = DECIMALS[figure.unit]
+    unit = "%" if figure.unit == "share" else ""
+    name = figure.name.partition(" ")[2] + (" (tokens)" if figure.unit == "tokens" else "")
+    before, after = (f"{scale * value:.{digits}f}{unit}" for value in (figure.base, figure.tuned))
+    low, high = (signed(scale * value, digits) for value in (figure.low, figure.high))
+    note = f"({figure.prompts} prompts have verdicts)" if figure.prompts < count else ""
+    change = signed(scale * figure.difference, digits)
+    return FigureCells(name, before, after, change, f"{low} to {high}", _assessment(figure), note)
 
 
-def _row(one: Figure, count: int) -> str:
-    row = cells(one, count)
+def _format_row(figure: Figure, count: int) -> str:
+    row = figure_cells(figure, count)
     return (
         f"  {row.name:<18}{row.before:>8}{row.after:>9}{row.change:>10}"
         f"   {row.interval:<18}{row.word} {row.note}"
     ).rstrip()
 
 
-def _word(one: Figure) -> str:
-    if not one.differs:
+def _assessment(figure: Figure) -> str:
+    if not figure.differs:
         return ""
-    if one.better == "neither":
+    if figure.better == "neither":
         return "changed"
-    return "better" if (one.difference > 0) == (one.better == "higher") else "worse"
+    return "better" if (figure.difference > 0) == (figure.better == "higher") else "worse"
 
 
-def about(evaluation: Evaluation) -> Iterator[str]:
+def provenance_lines(evaluation: Evaluation) -> Iterator[str]:
     """How the evaluation was made, with warnings and cost."""
     total = 2 * (evaluation.harmless + evaluation.unsafe) * evaluation.samples
     yield (

@@ -12,35 +12,35 @@ from typing import Any
 
 import yaml
 
-from ida_tui.analysis.evaluation_table import lines as evaluation_lines
-from ida_tui.config.model_files import weights
+from ida_tui.analysis.evaluation_table import evaluation_lines as evaluation_lines
+from ida_tui.config.model_files import inspect_model
 from ida_tui.config.schema import Config
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.judge.calibration import labelled
 from ida_tui.runs.store.evaluations import Evaluation
-from ida_tui.runs.store.exports import Kind
-from ida_tui.runs.weights import Trained
+from ida_tui.runs.store.exports import ExportKind
+from ida_tui.runs.weights import TrainedWeights
 from ida_tui.util.statistics import wilson
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
-CURVE_ROWS = 10
+MAX_REWARD_ROWS = 10
 """Maximum rows of the reward table."""
-BAR = 24
+BAR_WIDTH = 24
 """Width, in characters, of the bar for a reward of 1."""
-LONGEST_HEAD = 64_000
+MAX_CARD_CHARACTERS = 64_000
 """Maximum characters of the base model's card to search for its license."""
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class CardInputs:
     """Data for a model card."""
 
     config: Config
-    found: Trained
-    kind: Kind
+    trained: TrainedWeights
+    kind: ExportKind
     dtype: str
     """Data type of the exported weights."""
-    checked: str
+    verification: str
     """Result of the comparison of the exported model with the run's model, as text."""
     manifest: Mapping[str, Any]
     """Manifest of the run directory; may be empty."""
@@ -48,25 +48,33 @@ class Facts:
     """The latest judged evaluation of the same weights; None if there is none."""
 
 
-def card(facts: Facts) -> str:
+def render_card(inputs: CardInputs) -> str:
     """The full card: YAML front matter, then Markdown."""
-    front = yaml.safe_dump(front_matter(facts), sort_keys=False, allow_unicode=True)
+    front = yaml.safe_dump(front_matter(inputs), sort_keys=False, allow_unicode=True)
     parts = ["---", front.rstrip(), "---", ""]
-    for section in (_opening, _use, _training, _curve, _evaluation, _limits, _licence):
-        parts += [*section(facts), ""]
+    for section in (
+        _intro_section,
+        _usage_section,
+        _training_section,
+        _reward_section,
+        _evaluation_section,
+        _limits_section,
+        _license_section,
+    ):
+        parts += [*section(inputs), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def front_matter(facts: Facts) -> dict[str, Any]:
+def front_matter(inputs: CardInputs) -> dict[str, Any]:
     """Metadata for the Hugging Face Hub; unknown values are omitted."""
-    base, license_id = hub_id(facts.config), licence_of(facts.config)
-    lora = facts.config.training.method == "lora"
+    base, license_id = hub_id(inputs.config), base_license(inputs.config)
+    lora = inputs.config.training.method == "lora"
     fields: dict[str, Any] = {}
     if base:
         fields["base_model"] = base
-        fields["base_model_relation"] = "adapter" if facts.kind == "adapter" else "finetune"
+        fields["base_model_relation"] = "adapter" if inputs.kind == "adapter" else "finetune"
     fields["library_name"] = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[
-        facts.kind
+        inputs.kind
     ]
     fields["pipeline_tag"] = "text-generation"
     if license_id:
@@ -80,73 +88,73 @@ def hub_id(config: Config) -> str:
     return "" if config.model.folder() is not None else config.model.path
 
 
-def licence_of(config: Config) -> str:
+def base_license(config: Config) -> str:
     """License of the base model, from its profile or its local model card; empty if unknown."""
     if config.model.licence:
-        return printable(config.model.licence)
+        return one_line(config.model.licence)
     if config.model.path == "embedded":
         return "Apache-2.0"  # built for and shipped with ida-tui
-    folder = weights(config.model).folder
-    return _stated(folder / "README.md") if folder else ""
+    folder = inspect_model(config.model).folder
+    return _license_in_card(folder / "README.md") if folder else ""
 
 
-def _stated(file: Path) -> str:
+def _license_in_card(file: Path) -> str:
     """The license in the front matter of a model card; empty if there is none."""
     try:
         with open(file, encoding="utf-8") as text:
-            head = text.read(LONGEST_HEAD)
+            head = text.read(MAX_CARD_CHARACTERS)
         if not head.startswith("---\n"):
             return ""
         front_matter_fields = yaml.safe_load(head[4:].partition("\n---")[0])
         license_name = front_matter_fields.get("license_name") or front_matter_fields.get("license")
     except (OSError, ValueError, AttributeError, yaml.YAMLError, RecursionError):
         return ""
-    return printable(license_name)[:60] if isinstance(license_name, str) else ""
+    return one_line(license_name)[:60] if isinstance(license_name, str) else ""
 
 
-def _opening(facts: Facts) -> Iterator[str]:
-    config, trained = facts.config, facts.found
-    yield f"# {_text(config.name)}: {_text(_base(config))}, trained with GRPO"
+def _intro_section(inputs: CardInputs) -> Iterator[str]:
+    config, trained = inputs.config, inputs.trained
+    yield f"# {_escape_markdown(config.name)}: {_escape_markdown(_base_name(config))}, trained with GRPO"
     yield ""
     artifact = {
         "adapter": "A LoRA adapter",
-        "merged": f"The full model in {facts.dtype}",
-        "gguf": f"The full model in {facts.dtype}, as a GGUF file",
-    }[facts.kind]
+        "merged": f"The full model in {inputs.dtype}",
+        "gguf": f"The full model in {inputs.dtype}, as a GGUF file",
+    }[inputs.kind]
     run = trained.state.run
-    name = f"run {_text(run.run_id)} of " if run else ""
+    name = f"run {_escape_markdown(run.run_id)} of " if run else ""
     yield (
-        f"{artifact} from {name}the experiment {_text(config.name)}, after {trained.moment}. It was trained"
+        f"{artifact} from {name}the experiment {_escape_markdown(config.name)}, after {trained.step_label}. It was trained"
         " with ida-tui and TRL. A judge scored how well each answer serves the legitimate need behind"
         " the request (align), how safe it is (risk, 10 = safest) and how complete it is (detail)."
     )
-    if not trained.final:
+    if not trained.is_final:
         yield ""
-        yield f"**The run did not finish**: these are the weights after {trained.moment}."
+        yield f"**The run did not finish**: these are the weights after {trained.step_label}."
     yield ""
-    yield f"Verified by reloading the export and comparing it with the run's weights: {facts.checked}."
+    yield f"Verified by reloading the export and comparing it with the run's weights: {inputs.verification}."
 
 
-def _use(facts: Facts) -> Iterator[str]:
-    base = hub_id(facts.config) or "FOLDER_OF_THE_BASE_MODEL"
+def _usage_section(inputs: CardInputs) -> Iterator[str]:
+    base = hub_id(inputs.config) or "FOLDER_OF_THE_BASE_MODEL"
     yield "## Usage"
     yield ""
-    if facts.kind == "gguf":
+    if inputs.kind == "gguf":
         yield "With llama.cpp: `llama-cli -m FILE.gguf`. Ollama and LM Studio can load the same file."
         return
     yield "```python"
     yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
-    if facts.kind == "adapter":
+    if inputs.kind == "adapter":
         yield "from peft import PeftModel"
     yield ""
     yield 'folder = "."  # this folder, or its id on the Hugging Face Hub'
     yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
-    if facts.kind == "adapter":
+    if inputs.kind == "adapter":
         yield f'base = AutoModelForCausalLM.from_pretrained("{base}")'
         yield "model = PeftModel.from_pretrained(base, folder)"
     else:
         yield "model = AutoModelForCausalLM.from_pretrained(folder)"
-    extra = "".join(f", {k}={v!r}" for k, v in facts.config.model.chat_template_kwargs.items())
+    extra = "".join(f", {k}={v!r}" for k, v in inputs.config.model.chat_template_kwargs.items())
     yield 'messages = [{"role": "user", "content": "How do I kill a Python process?"}]'
     yield (
         "inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True,"
@@ -155,40 +163,40 @@ def _use(facts: Facts) -> Iterator[str]:
     yield "out = model.generate(**inputs, max_new_tokens=256)"
     yield 'print(tokenizer.decode(out[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))'
     yield "```"
-    if facts.kind == "adapter" and facts.config.model.path == "embedded":
+    if inputs.kind == "adapter" and inputs.config.model.path == "embedded":
         yield ""
         yield "The base model is included in ida-tui; its folder is `ida_tui.config.embedded.path()`."
 
 
-def _training(facts: Facts) -> Iterator[str]:
-    config, training = facts.config, facts.config.training
+def _training_section(inputs: CardInputs) -> Iterator[str]:
+    config, training = inputs.config, inputs.config.training
     method = f"LoRA, r {config.lora.r}, alpha {config.lora.alpha}"
-    run = facts.found.state.run
+    run = inputs.trained.state.run
     rows = [
-        ("base", _base(config) + (f", revision {config.model.revision}" if config.model.revision else "")),
+        ("base", _base_name(config) + (f", revision {config.model.revision}" if config.model.revision else "")),
         ("profile", config.name),
-        ("judge", _judge(facts)),
+        ("judge", _judge_name(inputs)),
         ("rubric", f"{config.rubric.name} ({config.rubric.digest()})"),
         ("prompts", f"{config.prompts.name}, {len(config.prompts.train())} for training"),
         ("method", method if training.method == "lora" else "all weights"),
-        ("steps", f"{facts.found.step} of {run.steps}" if run else str(facts.found.step)),
+        ("steps", f"{inputs.trained.step} of {run.steps}" if run else str(inputs.trained.step)),
         ("completions per step", f"{training.completions_per_step} ({training.num_generations} per prompt)"),
         ("learning rate", f"{training.learning_rate:g}, {training.lr_scheduler_type}"),
         ("KL penalty", f"{training.beta:g}"),
         ("seed", str(config.seed)),
         ("precision", run.precision if run else "unknown"),
-        ("versions", _versions(facts.manifest)),
+        ("versions", _versions(inputs.manifest)),
     ]  # fmt: skip
     yield "## Training"
     yield ""
     yield "| | |"
     yield "|---|---|"
     for label, value in rows:
-        yield f"| {label} | {_text(value)} |"
+        yield f"| {label} | {_escape_markdown(value)} |"
 
 
-def _curve(facts: Facts) -> Iterator[str]:
-    steps = [s for s in facts.found.state.steps if s.step <= facts.found.step]
+def _reward_section(inputs: CardInputs) -> Iterator[str]:
+    steps = [s for s in inputs.trained.state.steps if s.step <= inputs.trained.step]
     yield "## Reward by step"
     yield ""
     if not any(step.r_ida is not None for step in steps):
@@ -199,79 +207,79 @@ def _curve(facts: Facts) -> Iterator[str]:
     yield ""
     yield "| steps | R_IDA | | align | risk | detail |"
     yield "|---|---|---|---|---|---|"
-    rows = min(CURVE_ROWS, len(steps))
+    rows = min(MAX_REWARD_ROWS, len(steps))
     for row in range(rows):
         row_steps = steps[row * len(steps) // rows : (row + 1) * len(steps) // rows]
         first, last = row_steps[0].step, row_steps[-1].step
         r_ida, align, risk, detail = (
-            _mean([getattr(step, name) for step in row_steps])
+            _mean_known([getattr(step, name) for step in row_steps])
             for name in ("r_ida", "align", "risk", "detail")
         )
         yield "| {} | {} | {} | {} | {} | {} |".format(
             str(first) if first == last else f"{first}–{last}",
             "–" if r_ida is None else f"{r_ida:.3f}",
-            "█" * round(BAR * (r_ida or 0.0)),
+            "█" * round(BAR_WIDTH * (r_ida or 0.0)),
             *("–" if v is None else f"{v:.1f}" for v in (align, risk, detail)),
         )
 
 
-def _evaluation(facts: Facts) -> Iterator[str]:
+def _evaluation_section(inputs: CardInputs) -> Iterator[str]:
     yield "## Before and after"
     yield ""
-    before, after = facts.found.state.before, facts.found.state.after
-    if facts.evaluation is not None:
+    before, after = inputs.trained.state.evaluation_before, inputs.trained.state.evaluation_after
+    if inputs.evaluation is not None:
         yield "The base model and the trained model on prompts that were not used for training. The intervals"
         yield "are from a paired bootstrap over prompts."
         yield ""
         yield "```text"
         yield from (
-            printable(line).replace("```", "'''") for line in evaluation_lines(facts.evaluation)
+            one_line(line).replace("```", "'''") for line in evaluation_lines(inputs.evaluation)
         )
         yield "```"
-    elif before and after and after.step == facts.found.step:
+    elif before and after and after.step == inputs.trained.step:
         yield "Answers to held-out prompts, classified by text patterns, with 95% Wilson intervals."
         yield ""
         yield "| | before | after |"
         yield "|---|---|---|"
-        yield _counts("harmless requests answered", before.harmless_complied, before.harmless,
+        yield _count_row("harmless requests answered", before.harmless_complied, before.harmless,
                       after.harmless_complied, after.harmless)  # fmt: skip
-        yield _counts("unsafe requests declined", before.unsafe_refused, before.unsafe,
+        yield _count_row("unsafe requests declined", before.unsafe_refused, before.unsafe,
                       after.unsafe_refused, after.unsafe)  # fmt: skip
     else:
         yield "These weights have not been evaluated. To evaluate them: `ida-tui evaluate RUN`."
 
 
-def _limits(facts: Facts) -> Iterator[str]:
+def _limits_section(inputs: CardInputs) -> Iterator[str]:
     yield "## Limits"
     yield ""
     yield (
         "The model was trained for high scores from its judge. Nothing here shows that it is safe to"
         " use, or that it is good at other tasks."
     )
-    if _judge(facts) == OFFLINE_JUDGE:
-        held_out = labelled.accuracy(held_out=True)
-        low, high = held_out.interval()
+    if _judge_name(inputs) == OFFLINE_JUDGE:
+        held_out = labelled.measure_accuracy(held_out=True)
+        low, high = held_out.wilson_interval()
         yield ""
         yield (
             f"The judge was the **{OFFLINE_JUDGE}**: text patterns, not a model. It does not know"
             " whether an answer is true. On held-out answers labeled by hand, it classifies"
             f" compliance, partial refusal and refusal correctly in {100 * held_out.share:.1f}%"
-            f" ({held_out.right} of {held_out.total}, 95% interval {100 * low:.1f} to"
+            f" ({held_out.correct} of {held_out.total}, 95% interval {100 * low:.1f} to"
             f" {100 * high:.1f}%)."
         )
-    if facts.config.model.path == "embedded":
+    if inputs.config.model.path == "embedded":
         yield ""
         yield "The base model has 0.9 M parameters: it is a demonstration, not an assistant."
 
 
-def _licence(facts: Facts) -> Iterator[str]:
+def _license_section(inputs: CardInputs) -> Iterator[str]:
     yield "## License of the base model"
     yield ""
-    name = licence_of(facts.config)
+    name = base_license(inputs.config)
     if name:
-        yield f"{_text(name)}."
-    elif hub_id(facts.config):
-        yield f"Unknown: see the model card of {_text(facts.config.model.path)}."
+        yield f"{_escape_markdown(name)}."
+    elif hub_id(inputs.config):
+        yield f"Unknown: see the model card of {_escape_markdown(inputs.config.model.path)}."
     else:
         yield "Unknown: see the files of the base model."
 
@@ -279,16 +287,16 @@ def _licence(facts: Facts) -> Iterator[str]:
 # -- text -------------------------------------------------------------------------------------
 
 
-def _base(config: Config) -> str:
+def _base_name(config: Config) -> str:
     """Public name of the base model; for a local folder, only the folder name."""
     return hub_id(config) or config.model.name or Path(config.model.path).name
 
 
-def _judge(facts: Facts) -> str:
-    run = facts.found.state.run
+def _judge_name(inputs: CardInputs) -> str:
+    run = inputs.trained.state.run
     if run is not None:
         return run.judge
-    return OFFLINE_JUDGE if facts.config.judge.kind == "offline" else facts.config.judge.model
+    return OFFLINE_JUDGE if inputs.config.judge.kind == "offline" else inputs.config.judge.model
 
 
 def _versions(manifest: Mapping[str, Any]) -> str:
@@ -300,11 +308,11 @@ def _versions(manifest: Mapping[str, Any]) -> str:
     return ", ".join(versions) or "unknown"
 
 
-def _counts(label: str, hits: int, total: int, later_hits: int, later_total: int) -> str:
-    return f"| {label} | {_share(hits, total)} | {_share(later_hits, later_total)} |"
+def _count_row(label: str, hits: int, total: int, later_hits: int, later_total: int) -> str:
+    return f"| {label} | {_share_with_interval(hits, total)} | {_share_with_interval(later_hits, later_total)} |"
 
 
-def _share(hits: int, total: int) -> str:
+def _share_with_interval(hits: int, total: int) -> str:
     if not total:
         return "no prompts"
     interval = wilson(hits, total)
@@ -312,14 +320,14 @@ def _share(hits: int, total: int) -> str:
     return f"{100 * hits / total:.0f}% ({hits}/{total}), {low:.0f} to {high:.0f}%"
 
 
-def _mean(values: list[float | None]) -> float | None:
+def _mean_known(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
-def _text(value: object) -> str:
+def _escape_markdown(value: object) -> str:
     """Untrusted text escaped for one line of Markdown, also inside a table."""
-    text = printable(str(value))
+    text = one_line(str(value))
     for mark in "\\`*_[]<>|":
         text = text.replace(mark, f"\\{mark}")
     return text

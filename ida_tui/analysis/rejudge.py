@@ -9,40 +9,40 @@ from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, wait
 from dataclasses import dataclass
 from statistics import fmean
 
-from ida_tui.config.schema import AXES, JudgeConfig, Kind, RubricConfig
+from ida_tui.config.schema import AXES, JudgeConfig, PromptKind, RubricConfig
 from ida_tui.events.state import Completion
 from ida_tui.judge.backends.openai.prompt import system_message
 from ida_tui.judge.errors import JudgeUnavailable
-from ida_tui.judge.service import POLL_S, JudgeService
-from ida_tui.judge.verdict import BatchStats, Question, Verdict
+from ida_tui.judge.service import POLL_INTERVAL_S, JudgeService
+from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.store.completions import stored
+from ida_tui.runs.store.completions import read_completions
 from ida_tui.util.statistics import spearman
 
-FIGURES = (*AXES, "r_ida")
-HALF = {**dict.fromkeys(AXES, 0.5), "r_ida": 0.05}
+COMPARED_SCORES = (*AXES, "r_ida")
+HALF_POINT = {**dict.fromkeys(AXES, 0.5), "r_ida": 0.05}
 """Half a point out of ten, in the unit of each score."""
-ROUNDING = 1e-9
+ROUNDING_TOLERANCE = 1e-9
 """Tolerance for floating-point rounding when differences are compared."""
 _CHARS_PER_TOKEN = 4.0
 _REPLY_TOKENS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class RejudgeSample:
     """The completions to judge again, and the numbers of those left out."""
 
     completions: tuple[Completion, ...]
-    of: int
+    scored_total: int
     """Scored completions of the run from which they are drawn."""
     unscored: int
     """Completions with a failed verdict of the run's judge, which cannot be compared."""
-    unknown: int
+    unknown_prompts: int
     """Completions whose prompt is not among the run's prompts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class JudgeAgreement:
     """Agreement of two judges on one axis or on R_IDA."""
 
     figure: str
@@ -62,16 +62,16 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejudging:
+class RejudgeResult:
     """The result of judging completions again."""
 
-    asked: int
+    requested: int
     """Verdicts requested."""
-    answered: int
+    received: int
     """Verdicts received, including failed ones."""
     scored: int
     """Verdicts received with scores."""
-    agreements: tuple[Agreement, ...]
+    agreements: tuple[JudgeAgreement, ...]
     """One per axis and one for R_IDA; empty if no verdict has scores."""
     stats: BatchStats
     interrupted: bool
@@ -80,15 +80,15 @@ class Rejudging:
     """The error that prevented the remaining calls."""
 
 
-def draw(
-    directory: RunDirectory, kinds: Mapping[str, Kind], *, sample: int | None, seed: int
-) -> Drawn:
+def draw_completions(
+    directory: RunDirectory, kinds: Mapping[str, PromptKind], *, count: int | None, seed: int
+) -> RejudgeSample:
     """Draw scored completions of a run at random, without replacement.
 
     Args:
         directory: the run directory.
         kinds: the kind of each prompt, by prompt id.
-        sample: the number of completions; None takes all of them.
+        count: the number of completions; None takes all of them.
         seed: the seed of the random draw.
 
     Raises:
@@ -96,7 +96,7 @@ def draw(
     """
     scored: list[Completion] = []
     unscored = unknown = 0
-    for _, completions in stored(directory):
+    for _, completions in read_completions(directory):
         for completion in completions:
             if completion.scored is None or completion.scored.r_ida is None:
                 unscored += 1
@@ -105,16 +105,18 @@ def draw(
             else:
                 scored.append(completion)
     drawn = scored
-    if sample is not None and sample < len(scored):
-        positions = sorted(random.Random(seed).sample(range(len(scored)), sample))
+    if count is not None and count < len(scored):
+        positions = sorted(random.Random(seed).sample(range(len(scored)), count))
         drawn = [scored[position] for position in positions]
-    return Drawn(tuple(drawn), len(scored), unscored, unknown)
+    return RejudgeSample(tuple(drawn), len(scored), unscored, unknown)
 
 
-def questions(completions: Sequence[Completion], kinds: Mapping[str, Kind]) -> list[Question]:
+def build_requests(
+    completions: Sequence[Completion], kinds: Mapping[str, PromptKind]
+) -> list[JudgeRequest]:
     """The judge requests for the completions, in the same order."""
     return [
-        Question(
+        JudgeRequest(
             completion.finished.prompt_id,
             completion.finished.prompt,
             kinds[completion.finished.prompt_id],
@@ -124,8 +126,8 @@ def questions(completions: Sequence[Completion], kinds: Mapping[str, Kind]) -> l
     ]
 
 
-def estimated_cost(
-    judge: JudgeConfig, rubric: RubricConfig, asked: Sequence[Question]
+def estimate_cost(
+    judge: JudgeConfig, rubric: RubricConfig, requests: Sequence[JudgeRequest]
 ) -> float | None:
     """The estimated cost in US dollars without cached verdicts; None if the judge has no price."""
     if judge.kind == "offline":
@@ -134,20 +136,21 @@ def estimated_cost(
         return None  # a plugin reports its cost after each call
     system_chars = len(system_message(rubric))
     chars = sum(
-        system_chars + len(q.prompt) + min(len(q.completion), judge.max_judged_chars) for q in asked
+        system_chars + len(q.prompt) + min(len(q.completion), judge.max_judged_chars)
+        for q in requests
     )
     input_tokens = judge.samples * chars / _CHARS_PER_TOKEN
-    output_tokens = judge.samples * len(asked) * _REPLY_TOKENS
+    output_tokens = judge.samples * len(requests) * _REPLY_TOKENS
     return (input_tokens * judge.price.input + output_tokens * judge.price.output) / 1e6
 
 
 def rejudge(
     service: JudgeService,
     completions: Sequence[Completion],
-    asked: Sequence[Question],
+    requests: Sequence[JudgeRequest],
     *,
-    progress: Callable[[int, int], object] = lambda received, total: None,
-) -> Rejudging:
+    on_progress: Callable[[int, int], object] = lambda received, total: None,
+) -> RejudgeResult:
     """Have completions judged again, and compare the verdicts with those of the run.
 
     A `KeyboardInterrupt` or a `JudgeUnavailable` cancels the remaining calls; the result then covers the
@@ -156,19 +159,19 @@ def rejudge(
     Args:
         service: a running service of the new judge.
         completions: completions with scores.
-        asked: one request per completion, in the same order.
-        progress: called repeatedly with the number of verdicts received and the total.
+        requests: one request per completion, in the same order.
+        on_progress: called repeatedly with the number of verdicts received and the total.
     """
     started = time.monotonic()
-    futures = [service.submit(request) for request in asked]
+    futures = [service.submit(request) for request in requests]
     interrupted, unavailable = False, None
     try:
         pending = set(futures)
         while pending:
-            done, pending = wait(pending, timeout=POLL_S, return_when=FIRST_EXCEPTION)
+            done, pending = wait(pending, timeout=POLL_INTERVAL_S, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
-            progress(len(asked) - len(pending), len(asked))
+            on_progress(len(requests) - len(pending), len(requests))
     except KeyboardInterrupt:
         interrupted = True
     except JudgeUnavailable as error:
@@ -176,25 +179,27 @@ def rejudge(
     finally:
         for future in futures:
             future.cancel()
-    verdicts = [_verdict(future) for future in futures]
+    verdicts = [_received_verdict(future) for future in futures]
     received = [verdict for verdict in verdicts if verdict is not None]
     pairs = [
         (completion, verdict)
         for completion, verdict in zip(completions, verdicts, strict=True)
         if verdict is not None and verdict.r_ida is not None
     ]
-    return Rejudging(
-        asked=len(asked),
-        answered=len(received),
+    return RejudgeResult(
+        requested=len(requests),
+        received=len(received),
         scored=len(pairs),
-        agreements=tuple(_agreement(name, pairs) for name in FIGURES) if pairs else (),
-        stats=BatchStats.of(received, time.monotonic() - started, slots=service.slots),
+        agreements=tuple(_score_agreement(name, pairs) for name in COMPARED_SCORES)
+        if pairs
+        else (),
+        stats=BatchStats.from_verdicts(received, time.monotonic() - started, slots=service.slots),
         interrupted=interrupted,
         unavailable=unavailable,
     )
 
 
-def _verdict(future: Future[Verdict]) -> Verdict | None:
+def _received_verdict(future: Future[Verdict]) -> Verdict | None:
     """The verdict of a call; None if the call was canceled or failed."""
     if not future.done():
         return None
@@ -204,31 +209,33 @@ def _verdict(future: Future[Verdict]) -> Verdict | None:
         return None
 
 
-def _agreement(name: str, pairs: Sequence[tuple[Completion, Verdict]]) -> Agreement:
+def _score_agreement(name: str, pairs: Sequence[tuple[Completion, Verdict]]) -> JudgeAgreement:
     old_scores = [float(getattr(completion.scored, name)) for completion, _ in pairs]
     new_scores = [float(getattr(verdict, name)) for _, verdict in pairs]
-    return agreement(name, old_scores, new_scores)
+    return measure_agreement(name, old_scores, new_scores)
 
 
-def agreement(name: str, own: Sequence[float], other: Sequence[float]) -> Agreement:
+def measure_agreement(
+    name: str, old_scores: Sequence[float], new_scores: Sequence[float]
+) -> JudgeAgreement:
     """Compute the agreement of two lists of scores.
 
     Args:
         name: align, risk, detail (0 to 10) or r_ida (0 to 1).
-        own: the scores of the run's judge; not empty.
-        other: the scores of the new judge, in the same order.
+        old_scores: the scores of the run's judge; not empty.
+        new_scores: the scores of the new judge, in the same order.
     """
-    differences = [new - old for old, new in zip(own, other, strict=True)]
+    differences = [new - old for old, new in zip(old_scores, new_scores, strict=True)]
 
     def within(limit: float) -> float:
-        return fmean(abs(difference) <= limit + ROUNDING for difference in differences)
+        return fmean(abs(difference) <= limit + ROUNDING_TOLERANCE for difference in differences)
 
-    return Agreement(
+    return JudgeAgreement(
         figure=name,
         pairs=len(differences),
-        spearman=spearman(own, other),
+        spearman=spearman(old_scores, new_scores),
         exact=within(0.0),
-        within_half=within(HALF[name]),
-        within_one=within(2 * HALF[name]),
+        within_half=within(HALF_POINT[name]),
+        within_one=within(2 * HALF_POINT[name]),
         difference=fmean(differences),
     )

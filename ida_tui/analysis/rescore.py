@@ -13,28 +13,28 @@ from itertools import groupby
 from statistics import fmean
 from typing import NamedTuple
 
-from ida_tui.analysis.advantages import Scale, advantages
+from ida_tui.analysis.advantages import RewardScale, compute_advantages
 from ida_tui.errors import UsageError
 from ida_tui.events.state import Completion, first_window, last_window
 from ida_tui.rewards.formulas import Formula
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.store.completions import stored
-from ida_tui.util.paths import shown_path
-from ida_tui.util.statistics import mean_of, pearson, ranks
+from ida_tui.runs.store.completions import read_completions
+from ida_tui.util.paths import display_path
+from ida_tui.util.statistics import mean_of_known, pearson, ranks
 
-EXAMPLES = 3
-DIGITS = 9
+MAX_EXAMPLES = 3
+TIE_DECIMALS = 9
 """Decimals to which rewards are rounded, so that rounding errors do not break ties."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rescored:
+class RescoredCompletion:
     """One scored completion under both formulas."""
 
     completion: Completion
-    old: float
+    old_reward: float
     """The reward in the run."""
-    new: float
+    new_reward: float
     """The reward of the new formula."""
     old_rank: float
     """The rank in its group by reward, 1 is the highest; ties share their mean rank."""
@@ -43,14 +43,14 @@ class Rescored:
     new_advantage: float
 
     @property
-    def moved(self) -> bool:
+    def rank_changed(self) -> bool:
         """Whether its rank in the group changes."""
         return self.old_rank != self.new_rank
 
     @property
-    def turned(self) -> bool:
+    def sign_changed(self) -> bool:
         """Whether the sign of its advantage (positive, zero, negative) changes."""
-        return _sign(self.old_advantage) != _sign(self.new_advantage)
+        return _advantage_sign(self.old_advantage) != _advantage_sign(self.new_advantage)
 
 
 class StepRewards(NamedTuple):
@@ -62,12 +62,12 @@ class StepRewards(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Rescoring:
+class RescoreResult:
     """The rewards of a run recomputed with another formula."""
 
     formula: Formula
-    old_scale: Scale
-    scale: Scale
+    old_scale: RewardScale
+    new_scale: RewardScale
     steps: tuple[StepRewards, ...]
     completions: int
     """Completions with a reward under both formulas."""
@@ -75,20 +75,20 @@ class Rescoring:
     """Completions with a failed verdict."""
     undefined: int
     """Completions for which the formula has no value, such as a division by zero."""
-    moved: int
+    rank_changes: int
     """Completions whose rank in their group changes."""
-    turned: int
+    sign_changes: int
     """Completions whose advantage changes its sign."""
     correlation: float | None
     """Pearson's r between the old and the new advantages; None if undefined."""
-    lowest: float
+    lowest_new_reward: float
     """The lowest reward of the new formula."""
-    highest: float
+    highest_new_reward: float
     """The highest reward of the new formula."""
-    examples: tuple[Rescored, ...]
+    examples: tuple[RescoredCompletion, ...]
     """The completions with the largest changes, largest first."""
 
-    def first_and_last(self, *, new: bool) -> tuple[float, float]:
+    def mean_first_and_last(self, *, new: bool) -> tuple[float, float]:
         """Mean reward over the first and over the last steps, as in the summary of a run."""
         values = [v for step in self.steps if (v := step.new if new else step.old) is not None]
         first, last = first_window(len(values)), last_window(len(values))
@@ -96,15 +96,15 @@ class Rescoring:
 
 
 def rescore(
-    directory: RunDirectory, formula: Formula, *, old_scale: Scale, scale: Scale
-) -> Rescoring:
+    directory: RunDirectory, formula: Formula, *, old_scale: RewardScale, new_scale: RewardScale
+) -> RescoreResult:
     """Recompute the rewards and advantages of all stored completions of a run.
 
     Args:
         directory: the run directory.
         formula: the new formula.
         old_scale: the `scale_rewards` of the run.
-        scale: the `scale_rewards` to use with the new formula.
+        new_scale: the `scale_rewards` to use with the new formula.
 
     Raises:
         UsageError: the run has no scored completions, they cannot be read, or the formula has a value for
@@ -112,48 +112,51 @@ def rescore(
     """
     steps: list[StepRewards] = []
     pairs: tuple[list[float], list[float]] = ([], [])
-    examples: list[Rescored] = []
+    examples: list[RescoredCompletion] = []
     unscored = undefined = moved = turned = 0
     lowest, highest = math.inf, -math.inf
-    for step, completions in stored(directory):
-        groups = _groups(completions)
-        old = [[_old(c) for c in group] for group in groups]
-        new = [[_new(c, formula) for c in group] for group in groups]
-        steps.append(StepRewards(step, _mean(old), _mean(new)))
+    for step, completions in read_completions(directory):
+        groups = _split_groups(completions)
+        old = [[_old_reward(c) for c in group] for group in groups]
+        new = [[_new_reward(c, formula) for c in group] for group in groups]
+        steps.append(StepRewards(step, _mean_reward(old), _mean_reward(new)))
         scored, valued = (
             sum(r is not None for group in side for r in group) for side in (old, new)
         )
         unscored += len(completions) - scored
         undefined += scored - valued
-        rescored = _step(groups, old, new, old_scale, scale)
+        rescored = _rescore_step(groups, old, new, old_scale, new_scale)
         for completion in rescored:
             pairs[0].append(completion.old_advantage)
             pairs[1].append(completion.new_advantage)
-            moved, turned = moved + completion.moved, turned + completion.turned
-            lowest, highest = min(lowest, completion.new), max(highest, completion.new)
+            moved, turned = moved + completion.rank_changed, turned + completion.sign_changed
+            lowest, highest = (
+                min(lowest, completion.new_reward),
+                max(highest, completion.new_reward),
+            )
         examples = _most_changed([*examples, *rescored])
     if not pairs[0]:
-        raise _nothing(directory, formula, undefined)
-    return Rescoring(
+        raise _no_rewards_error(directory, formula, undefined)
+    return RescoreResult(
         formula=formula,
         old_scale=old_scale,
-        scale=scale,
+        new_scale=new_scale,
         steps=tuple(steps),
         completions=len(pairs[0]),
         unscored=unscored,
         undefined=undefined,
-        moved=moved,
-        turned=turned,
+        rank_changes=moved,
+        sign_changes=turned,
         correlation=pearson(*pairs),
-        lowest=lowest,
-        highest=highest,
+        lowest_new_reward=lowest,
+        highest_new_reward=highest,
         examples=tuple(examples),
     )
 
 
-def _nothing(directory: RunDirectory, formula: Formula, undefined: int) -> UsageError:
+def _no_rewards_error(directory: RunDirectory, formula: Formula, undefined: int) -> UsageError:
     """The error if no completion has a reward under both formulas."""
-    path = shown_path(directory.path)
+    path = display_path(directory.path)
     if undefined:
         return UsageError(
             f"the formula {formula.name} has no value for any completion of {path}",
@@ -165,41 +168,44 @@ def _nothing(directory: RunDirectory, formula: Formula, undefined: int) -> Usage
     )
 
 
-def _mean(groups: Sequence[Sequence[float | None]]) -> float | None:
-    return mean_of([reward for group in groups for reward in group])
+def _mean_reward(groups: Sequence[Sequence[float | None]]) -> float | None:
+    return mean_of_known([reward for group in groups for reward in group])
 
 
-def _groups(completions: Sequence[Completion]) -> list[list[Completion]]:
+def _split_groups(completions: Sequence[Completion]) -> list[list[Completion]]:
     return [list(group) for _, group in groupby(completions, key=lambda c: c.finished.group)]
 
 
-def _old(completion: Completion) -> float | None:
+def _old_reward(completion: Completion) -> float | None:
     reward = completion.scored.r_ida if completion.scored else None
-    return None if reward is None else round(reward, DIGITS)
+    return None if reward is None else round(reward, TIE_DECIMALS)
 
 
-def _new(completion: Completion, formula: Formula) -> float | None:
+def _new_reward(completion: Completion, formula: Formula) -> float | None:
     scored = completion.scored
     if scored is None or scored.r_ida is None:
         return None
     if scored.align is None or scored.risk is None or scored.detail is None:
         return None
     try:
-        return round(formula.reward(scored.align, scored.risk, scored.detail), DIGITS)
+        return round(formula.reward(scored.align, scored.risk, scored.detail), TIE_DECIMALS)
     except (ArithmeticError, ValueError):
         return None
 
 
-def _step(
+def _rescore_step(
     groups: Sequence[Sequence[Completion]],
     old: Sequence[Sequence[float | None]],
     new: Sequence[Sequence[float | None]],
-    old_scale: Scale,
-    scale: Scale,
-) -> list[Rescored]:
+    old_scale: RewardScale,
+    new_scale: RewardScale,
+) -> list[RescoredCompletion]:
     """The completions of one step that have a reward under both formulas."""
     rescored = []
-    old_advantages, new_advantages = advantages(old, old_scale), advantages(new, scale)
+    old_advantages, new_advantages = (
+        compute_advantages(old, old_scale),
+        compute_advantages(new, new_scale),
+    )
     for number, group in enumerate(groups):
         rewards = [
             (index, old_reward, new_reward)
@@ -214,7 +220,7 @@ def _step(
             rewards, old_ranks, new_ranks, strict=True
         ):
             rescored.append(
-                Rescored(
+                RescoredCompletion(
                     group[index],
                     old_reward,
                     new_reward,
@@ -227,18 +233,18 @@ def _step(
     return rescored
 
 
-def _most_changed(rescored: Sequence[Rescored]) -> list[Rescored]:
+def _most_changed(rescored: Sequence[RescoredCompletion]) -> list[RescoredCompletion]:
     """The completions with the largest changes: of sign first, then of rank, then of advantage."""
-    changed = [c for c in rescored if c.moved or c.turned]
+    changed = [c for c in rescored if c.rank_changed or c.sign_changed]
     changed.sort(
         key=lambda c: (
-            not c.turned,
+            not c.sign_changed,
             -abs(c.new_rank - c.old_rank),
             -abs(c.new_advantage - c.old_advantage),
         )
     )
-    return changed[:EXAMPLES]
+    return changed[:MAX_EXAMPLES]
 
 
-def _sign(advantage: float) -> int:
-    return 0 if abs(advantage) < 10**-DIGITS else 1 if advantage > 0 else -1
+def _advantage_sign(advantage: float) -> int:
+    return 0 if abs(advantage) < 10**-TIE_DECIMALS else 1 if advantage > 0 else -1

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ida_tui.config.schema import Config
-from ida_tui.engine.run.background import Detached, NotBegun, launch, resumed
+from ida_tui.engine.run.background import BackgroundRun, LaunchFailed, launch, resume_in_background
 from ida_tui.errors import ExitCode
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.util.paths import expanded
-from ida_tui.util.text import printable, printable_text
+from ida_tui.util.paths import expand_home
+from ida_tui.util.text import one_line, multiple_lines
 
 
 def detach(config: Config, arguments: Sequence[str]) -> ExitCode:
@@ -24,11 +24,13 @@ def detach(config: Config, arguments: Sequence[str]) -> ExitCode:
     Returns:
         Done once the run has started; otherwise the exit code of the failed process.
     """
-    runs = expanded(config.output_dir) / config.name
+    runs = expand_home(config.output_dir) / config.name
 
     def find(pid: int) -> RunDirectory | None:
         candidates = (RunDirectory(path.parent) for path in runs.glob("*/owner.json"))
-        return next((directory for directory in candidates if owner.pid(directory) == pid), None)
+        return next(
+            (directory for directory in candidates if owner.owner_pid(directory) == pid), None
+        )
 
     return _told(lambda: launch(arguments, find))
 
@@ -43,14 +45,14 @@ def resume_detached(directory: RunDirectory, arguments: Sequence[str]) -> ExitCo
     Returns:
         Done once the run has resumed; otherwise the exit code of the failed process.
     """
-    return _told(lambda: resumed(directory, arguments))
+    return _told(lambda: resume_in_background(directory, arguments))
 
 
-def _told(begin: Callable[[], Detached]) -> ExitCode:
+def _told(begin: Callable[[], BackgroundRun]) -> ExitCode:
     try:
         detached = begin()
-    except NotBegun as error:
-        print(printable_text(error.talk), file=sys.stderr)
+    except LaunchFailed as error:
+        print(multiple_lines(error.output), file=sys.stderr)
         return error.code
-    print(*map(printable, detached.lines()), sep="\n")
+    print(*map(one_line, detached.status_lines()), sep="\n")
     return ExitCode.DONE

@@ -9,7 +9,7 @@ import sys
 import tempfile
 
 
-def leave(code: int) -> None:
+def fast_exit(exit_code: int) -> None:
     """Exit the process immediately if torch was loaded; otherwise return.
 
     All files of a run are on disk when its command returns. A normal exit would spend seconds on destroying
@@ -20,11 +20,11 @@ def leave(code: int) -> None:
             # The reader of a pipe may be gone.
             with contextlib.suppress(OSError):
                 stream.flush()
-        _clear_away()
-        os._exit(code)
+        _remove_temporary_directories()
+        os._exit(exit_code)
 
 
-def _clear_away() -> None:
+def _remove_temporary_directories() -> None:
     """Remove temporary directories that still exist; wandb, if installed, creates two on import."""
     for candidate in gc.get_objects():
         if type(candidate) is tempfile.TemporaryDirectory:

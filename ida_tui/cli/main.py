@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ida_tui import __version__
 from ida_tui.cli import commands
-from ida_tui.cli.exit import leave
-from ida_tui.engine.distributed.environment import Place, place
+from ida_tui.cli.exit import fast_exit
+from ida_tui.engine.distributed.environment import ProcessInfo, process_info
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.util.text import printable, printable_text
+from ida_tui.util.text import one_line, multiple_lines
 
 if TYPE_CHECKING:
-    from ida_tui.config.resolve import Resolved
+    from ida_tui.config.resolve import ResolvedExperiment
 
 EXAMPLES = """\
 examples:
@@ -44,7 +44,7 @@ exit codes: 0 done, 1 failed, 2 bad usage or profile, 3 judge unavailable, 4 out
 def entry() -> NoReturn:
     """Run the `ida-tui` command, then end the process with its exit code."""
     code = main()
-    leave(code)
+    fast_exit(code)
     raise SystemExit(code)
 
 
@@ -54,12 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["run"]:
         arguments[0] = "--run"  # torchrun reads --run as its own --run-path
     try:
-        process = place()
-        if not process.alone:
+        process = process_info()
+        if not process.is_single:
             return _one_of_several(process, arguments)
         return int(_dispatch(arguments))
     except IdaError as error:
-        print(*map(printable, error.lines()), sep="\n", file=sys.stderr)
+        print(*map(one_line, error.lines()), sep="\n", file=sys.stderr)
         return int(error.code)
     except BrokenPipeError:
         # The reader closed our output (`| head`): no traceback for that.
@@ -69,13 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(ExitCode.INTERRUPTED)
 
 
-def _one_of_several(process: Place, arguments: list[str]) -> int:
+def _one_of_several(process: ProcessInfo, arguments: list[str]) -> int:
     """Run the command on rank 0; the other ranks are its worker processes if it trains."""
     if process.rank:
         from ida_tui.cli.worker import take_part
 
         return take_part(process)
-    from ida_tui.engine.distributed.process_group import dismiss
+    from ida_tui.engine.distributed.process_group import announce_no_run
 
     code = int(ExitCode.FAILED)
     try:
@@ -84,7 +84,7 @@ def _one_of_several(process: Place, arguments: list[str]) -> int:
         )
         if not trains or "--detach" in arguments:
             raise UsageError(
-                f"{process.world} processes can only train or resume a run, in the foreground and without"
+                f"{process.world_size} processes can only train or resume a run, in the foreground and without"
                 " the app",
                 "torchrun --nproc_per_node N -m ida_tui run PROFILE; watch it with ida-tui attach",
             )
@@ -93,7 +93,7 @@ def _one_of_several(process: Place, arguments: list[str]) -> int:
         code = int(error.code)
         raise
     finally:
-        dismiss(process, code)
+        announce_no_run(process, code)
     return code
 
 
@@ -123,9 +123,9 @@ def _dispatch(arguments: list[str]) -> ExitCode:
                 f"unknown command {options.overrides[0]!r}",
                 "ida-tui --help lists the commands; to train: ida-tui --run PROFILE key=value …",
             )
-        from ida_tui.tui.main import run
+        from ida_tui.tui.main import run_app
 
-        return run(sys.argv)
+        return run_app(sys.argv)
     return _FLAGS[flags[0]](options)
 
 
@@ -160,10 +160,10 @@ def word_parser(word: str) -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> ExitCode:
     resolved = _resolve(options.run, options.overrides)
-    from ida_tui.judge.api_key import load_key
+    from ida_tui.judge.api_key import load_api_key
 
     # A missing API key is reported before anything slow is imported or loaded.
-    key = load_key(resolved.config.judge, dotenv_dir=Path.cwd())
+    key = load_api_key(resolved.config.judge, dotenv_dir=Path.cwd())
     if options.detach:
         from ida_tui.cli.background import detach
 
@@ -176,28 +176,28 @@ def _run(options: argparse.Namespace) -> ExitCode:
 def _list(options: argparse.Namespace) -> ExitCode:
     from ida_tui.config.listing import render_list
 
-    print(printable_text(render_list(None if options.list == "all" else options.list)))
+    print(multiple_lines(render_list(None if options.list == "all" else options.list)))
     return ExitCode.DONE
 
 
 def _show(options: argparse.Namespace) -> ExitCode:
-    from ida_tui.config.listing import show
+    from ida_tui.config.listing import render_profile
 
-    print(printable_text(show(options.show, options.overrides)))
+    print(multiple_lines(render_profile(options.show, options.overrides)))
     return ExitCode.DONE
 
 
 def _check(options: argparse.Namespace) -> ExitCode:
-    from ida_tui.planning.preview import render_check
+    from ida_tui.planning.preview import render_preview
 
-    print(printable_text(render_check(_resolve(options.check, options.overrides))))
+    print(multiple_lines(render_preview(_resolve(options.check, options.overrides))))
     return ExitCode.DONE
 
 
 _FLAGS = {"run": _run, "list": _list, "show": _show, "check": _check}
 
 
-def _resolve(profile: str, overrides: list[str]) -> Resolved:
+def _resolve(profile: str, overrides: list[str]) -> ResolvedExperiment:
     """Resolve a profile; `--run experiment=NAME …` names it with an override, as in the quick start."""
     from ida_tui.config.resolve import resolve
 

@@ -12,11 +12,11 @@ from types import FrameType
 from ida_tui.api import follow
 from ida_tui.cli.output.printer import HumanPrinter, JsonPrinter, Printer
 from ida_tui.config.schema import Config
-from ida_tui.engine.distributed.environment import place
+from ida_tui.engine.distributed.environment import process_info
 from ida_tui.engine.session import Session
 from ida_tui.errors import ExitCode
 from ida_tui.events.state import RunState
-from ida_tui.runs.resume import Resumption
+from ida_tui.runs.resume import ResumePoint
 
 ONE_REQUEST_S = 3.0
 """Seconds within which signals passed on by a launcher count as one request."""
@@ -28,7 +28,7 @@ def run(
     key: str | None,
     argv: Sequence[str],
     as_json: bool,
-    resume: Resumption | None = None,
+    resume: ResumePoint | None = None,
 ) -> ExitCode:
     """Train a profile to its end and print the run.
 
@@ -67,8 +67,8 @@ def _stopping_by_signal(session: Session, printer: Printer) -> Iterator[None]:
     """
 
     def pause_or_resume(number: int, frame: FrameType | None) -> None:
-        if session.pausing:
-            session.request_go_on()
+        if session.pause_requested:
+            session.request_resume()
         else:
             session.request_pause()
             printer.say("Pausing after this step… (send SIGUSR1 again to resume)")
@@ -89,7 +89,7 @@ def _stopping_by_signal(session: Session, printer: Printer) -> Iterator[None]:
         session.request_stop()
         printer.say("Stopping: saving a checkpoint… (Ctrl-C again exits immediately)")
 
-    distributed = not place().alone
+    distributed = not process_info().is_single
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: stop}
     previous = {
         number: signal.signal(number, handler)

@@ -11,24 +11,24 @@ import sys
 import threading
 from types import FrameType
 
-from ida_tui.engine.distributed.environment import Place
-from ida_tui.engine.run.control import Control
-from ida_tui.engine.run.worker import Peer
+from ida_tui.engine.distributed.environment import ProcessInfo
+from ida_tui.engine.run.control import RunControl
+from ida_tui.engine.run.worker import Worker
 from ida_tui.errors import ExitCode, IdaError
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
 
-def take_part(place: Place) -> int:
+def take_part(place: ProcessInfo) -> int:
     """Run as a rank other than 0 until the run ends; returns the exit status of the process."""
-    control = Control()
-    peer = Peer(place, control)
+    control = RunControl()
+    peer = Worker(place, control)
     codes: list[int] = []
 
     def compute() -> None:
         try:
-            codes.append(peer.follow())
+            codes.append(peer.run())
         except IdaError as error:
-            print(*map(printable, error.lines()), sep="\n", file=sys.stderr)
+            print(*map(one_line, error.lines()), sep="\n", file=sys.stderr)
             codes.append(int(error.code))
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -41,6 +41,6 @@ def take_part(place: Place) -> int:
     while thread.is_alive():
         # Short timeouts, so that signals are handled in between, whatever the thread is doing.
         thread.join(timeout=0.2)
-    if peer.trouble:
-        print(printable(f"ida-tui: {place.words} ended: {peer.trouble}"), file=sys.stderr)
+    if peer.failure:
+        print(one_line(f"ida-tui: {place.label} ended: {peer.failure}"), file=sys.stderr)
     return codes[0] if codes else int(ExitCode.FAILED)

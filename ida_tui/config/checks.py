@@ -15,21 +15,26 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
-from ida_tui.config.devices import chosen_device
-from ida_tui.config.model_files import unusable, weights
-from ida_tui.config.precision import Recipe, Row, nearest, recipe
+from ida_tui.config.devices import resolve_device
+from ida_tui.config.model_files import model_path_problem, inspect_model
+from ida_tui.config.precision import (
+    PrecisionRecipe,
+    PrecisionRow,
+    nearest_supported,
+    resolve_precision,
+)
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig, ModelConfig, TrainingConfig
 from ida_tui.errors import UsageError
 from ida_tui.util import plugins
 
-WARN_DAYS = 60
+RETIREMENT_NOTICE_DAYS = 60
 """Number of days before a judge model's retirement at which a note appears."""
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+_ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_EXPERIMENT_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ConfigFinding:
     """One error or note about an experiment, with a suggested fix."""
 
     severity: Literal["error", "note"]
@@ -37,13 +42,13 @@ class Finding:
     """Dotted key of the value to change."""
     title: str
     hint: str
-    involved: tuple[str, ...] = ()
+    related_keys: tuple[str, ...] = ()
     """Other keys that the finding depends on."""
 
 
-def check(
+def check_config(
     config: Config, device: DeviceName | None = None, today: date | None = None
-) -> list[Finding]:
+) -> list[ConfigFinding]:
     """All findings about an experiment, errors first.
 
     Args:
@@ -51,7 +56,7 @@ def check(
         device: the device of the run; defaults to the configured one, or to a guess for this machine.
         today: the date to compare retirement dates with; defaults to the current date.
     """
-    device = device or chosen_device(config)
+    device = device or resolve_device(config)
     findings = [
         *_check_prompts(config),
         *_check_steps(config),
@@ -63,7 +68,7 @@ def check(
         *_check_budget(config),
         *_check_rollout(config),
         *_check_vllm(config),
-        *_check_rest(config),
+        *_check_name_and_sinks(config),
     ]
     return sorted(findings, key=lambda finding: finding.severity)
 
@@ -71,15 +76,15 @@ def check(
 # --- the checks ---------------------------------------------------------------------------------
 
 
-def _error(key: str, title: str, hint: str, *involved: str) -> Finding:
-    return Finding("error", key, title, hint, involved)
+def _error(key: str, title: str, hint: str, *involved: str) -> ConfigFinding:
+    return ConfigFinding("error", key, title, hint, involved)
 
 
-def _note(key: str, title: str, hint: str) -> Finding:
-    return Finding("note", key, title, hint)
+def _note(key: str, title: str, hint: str) -> ConfigFinding:
+    return ConfigFinding("note", key, title, hint)
 
 
-def _check_prompts(config: Config) -> Iterator[Finding]:
+def _check_prompts(config: Config) -> Iterator[ConfigFinding]:
     prompts = config.prompts
     if not prompts.prompts:
         yield _error(
@@ -111,14 +116,16 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
             yield _error(
                 key,
                 f'the prompt "{prompt_id}" is held out, so it cannot be trained on',
-                f"remove it from only:, or set its split: train; training ids: {_some(train)}",
+                f"remove it from only:, or set its split: train; training ids: {_first_ids(train)}",
             )
         elif prompt_id not in counts:
             close = difflib.get_close_matches(prompt_id, train, n=2)
             yield _error(
                 key,
                 f'only: contains the unknown prompt id "{prompt_id}"',
-                f"did you mean {' or '.join(close)}?" if close else f"known ids: {_some(train)}",
+                f"did you mean {' or '.join(close)}?"
+                if close
+                else f"known ids: {_first_ids(train)}",
             )
     if not prompts.train() and not (prompts.only and train):
         yield _error(
@@ -126,7 +133,7 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
             "there are no prompts to train on",
             "set split: train for some prompts"
             if not train
-            else f"list some ids, such as {_some(train)}",
+            else f"list some ids, such as {_first_ids(train)}",
         )
     if config.evaluation.enabled and not prompts.held_out():
         yield _error(
@@ -136,11 +143,11 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
         )
 
 
-def _some(ids: list[str]) -> str:
+def _first_ids(ids: list[str]) -> str:
     return ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
 
 
-def _check_steps(config: Config) -> Iterator[Finding]:
+def _check_steps(config: Config) -> Iterator[ConfigFinding]:
     training, train = config.training, len(config.prompts.train())
     batch, group = training.per_device_train_batch_size, training.num_generations
     passes = training.gradient_accumulation_steps
@@ -158,7 +165,7 @@ def _check_steps(config: Config) -> Iterator[Finding]:
             f"set gradient_accumulation_steps to {fitting_passes}"
             f" ({batch} × {fitting_passes} = {batch * fitting_passes} completions:"
             f" {groups} {_plural('prompt', groups)} × {group})"
-            + _other_groups(batch * passes, group),
+            + _alternative_group_sizes(batch * passes, group),
             "training.num_generations",
             "training.per_device_train_batch_size",
         )
@@ -205,14 +212,14 @@ def _plural(word: str, count: int) -> str:
     return word if count == 1 else f"{word}s"
 
 
-def _other_groups(completions: int, group_size: int) -> str:
+def _alternative_group_sizes(completions: int, group_size: int) -> str:
     divisors = [g for g in range(2, min(completions, 4096) + 1) if completions % g == 0]
     nearest = sorted(sorted(divisors, key=lambda g: abs(g - group_size))[:3])
     return f"\nor num_generations to {' or '.join(map(str, nearest))}" if nearest else ""
 
 
-def _check_model(model: ModelConfig) -> Iterator[Finding]:
-    problem = unusable(model.path)
+def _check_model(model: ModelConfig) -> Iterator[ConfigFinding]:
+    problem = model_path_problem(model.path)
     if problem is not None:
         yield _error("model.path", *problem)
     if model.trust_remote_code:
@@ -223,8 +230,8 @@ def _check_model(model: ModelConfig) -> Iterator[Finding]:
         )
 
 
-def _check_lengths(config: Config) -> Iterator[Finding]:
-    context = weights(config.model).context_length
+def _check_lengths(config: Config) -> Iterator[ConfigFinding]:
+    context = inspect_model(config.model).context_length
     if context is None:
         return
     longest = max((len(p.text) for p in config.prompts.prompts), default=0)
@@ -252,8 +259,8 @@ def _check_lengths(config: Config) -> Iterator[Finding]:
             )
 
 
-def _check_precision(config: Config, device: DeviceName) -> Iterator[Finding]:
-    training, precision = config.training, recipe(config, device)
+def _check_precision(config: Config, device: DeviceName) -> Iterator[ConfigFinding]:
+    training, precision = config.training, resolve_precision(config, device)
     if training.fp16 is True and training.bf16 is True:
         yield _error(
             "training.bf16",
@@ -262,9 +269,9 @@ def _check_precision(config: Config, device: DeviceName) -> Iterator[Finding]:
             "training.fp16",
         )
         return
-    alternative = nearest(config, device)
+    alternative = nearest_supported(config, device)
     if alternative is not None:
-        yield _error(*_refused(training, device, precision, alternative))
+        yield _error(*_unsupported_precision(training, device, precision, alternative))
     if device == "mps" and precision.bf16:
         yield _note(
             "training.bf16",
@@ -279,8 +286,11 @@ def _check_precision(config: Config, device: DeviceName) -> Iterator[Finding]:
         )
 
 
-def _refused(
-    training: TrainingConfig, device: DeviceName, precision: Recipe, alternative: Row
+def _unsupported_precision(
+    training: TrainingConfig,
+    device: DeviceName,
+    precision: PrecisionRecipe,
+    alternative: PrecisionRow,
 ) -> tuple[str, ...]:
     """Key, title, hint and involved keys for number formats that are not in the table."""
     fix = f"the closest combination that works: {alternative.settings()}"
@@ -326,13 +336,13 @@ def _refused(
     return "model.torch_dtype", reason, fix, "training.fp16", "training.bf16", "training.optim"
 
 
-def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
+def _check_judge(judge: JudgeConfig, today: date) -> Iterator[ConfigFinding]:
     if judge.options and judge.kind != "plugin":
         yield _error("judge.options", "only a plugin judge accepts options", "remove judge.options")
     if judge.kind == "offline":
         return
     if judge.kind == "plugin":
-        yield from _installed("judge.model", plugins.JUDGES, judge.model)
+        yield from _check_plugin("judge.model", plugins.JUDGE_GROUP, judge.model)
         return
     if not judge.model.strip():
         yield _error(
@@ -346,7 +356,7 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
             "judge.base_url is not a valid URL",
             "write it as http://127.0.0.1:9000/v1, with http:// or https://",
         )
-    if judge.api_key_env is not None and not _ENV_NAME.fullmatch(judge.api_key_env):
+    if judge.api_key_env is not None and not _ENV_NAME_PATTERN.fullmatch(judge.api_key_env):
         yield _error(
             "judge.api_key_env",
             "api_key_env must be the name of an environment variable, not a key",
@@ -369,7 +379,7 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
             "write it as YYYY-MM-DD, or null",
         )
         return
-    if days < WARN_DAYS:
+    if days < RETIREMENT_NOTICE_DAYS:
         name = judge.model
         title = f"{name} retires on {judge.shutdown_date} ({days} {_plural('day', days)})"
         if days <= 0:
@@ -381,19 +391,19 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
         )
 
 
-def _check_formula(name: str) -> Iterator[Finding]:
-    if name != "r_ida":
-        yield from _installed("rubric.formula", plugins.FORMULAS, name)
+def _check_formula(formula: str) -> Iterator[ConfigFinding]:
+    if formula != "r_ida":
+        yield from _check_plugin("rubric.formula", plugins.FORMULA_GROUP, formula)
 
 
-def _installed(key: str, group: str, name: str) -> Iterator[Finding]:
+def _check_plugin(key: str, group: str, name: str) -> Iterator[ConfigFinding]:
     try:
-        plugins.find(group, name)
+        plugins.find_plugin(group, name)
     except UsageError as error:
         yield _error(key, error.title, error.hint)
 
 
-def _check_budget(config: Config) -> Iterator[Finding]:
+def _check_budget(config: Config) -> Iterator[ConfigFinding]:
     if config.budget is not None and config.judge.kind != "offline" and config.judge.price is None:
         yield _error(
             "budget",
@@ -403,7 +413,7 @@ def _check_budget(config: Config) -> Iterator[Finding]:
         )
 
 
-def _check_rollout(config: Config) -> Iterator[Finding]:
+def _check_rollout(config: Config) -> Iterator[ConfigFinding]:
     if config.training.rollout_rows is not None and config.engine == "plain":
         yield _error(
             "training.rollout_rows",
@@ -413,7 +423,7 @@ def _check_rollout(config: Config) -> Iterator[Finding]:
         )
 
 
-def _check_vllm(config: Config) -> Iterator[Finding]:
+def _check_vllm(config: Config) -> Iterator[ConfigFinding]:
     if config.training.use_vllm and config.engine != "plain":
         yield _error(
             "training.use_vllm",
@@ -423,8 +433,8 @@ def _check_vllm(config: Config) -> Iterator[Finding]:
         )
 
 
-def _check_rest(config: Config) -> Iterator[Finding]:
-    if not _RUN_NAME.fullmatch(config.name):
+def _check_name_and_sinks(config: Config) -> Iterator[ConfigFinding]:
+    if not _EXPERIMENT_NAME_PATTERN.fullmatch(config.name):
         yield _error(
             "name",
             f'"{config.name[:40]}" is not a valid experiment name',

@@ -9,7 +9,7 @@ from pathlib import Path
 from ida_tui.config.schema import Config, DeviceName
 
 
-def likely_device() -> DeviceName:
+def guess_device() -> DeviceName:
     """The device that `auto` most likely selects on this machine."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "mps"
@@ -18,6 +18,6 @@ def likely_device() -> DeviceName:
     return "cpu"
 
 
-def chosen_device(config: Config) -> DeviceName:
+def resolve_device(config: Config) -> DeviceName:
     """The configured device; for `auto`, the guess for this machine."""
-    return likely_device() if config.device == "auto" else config.device
+    return guess_device() if config.device == "auto" else config.device

@@ -11,38 +11,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ida_tui.config import profiles
-from ida_tui.config.profiles import KINDS, Kind
-from ida_tui.config.resolve import Resolved, ResolvedProfile, resolve, resolve_profile
+from ida_tui.config.profiles import PROFILE_KINDS, ProfileKind
+from ida_tui.config.resolve import ResolvedExperiment, ResolvedProfile, resolve, resolve_profile
 from ida_tui.config.schema import Config, PromptSet
-from ida_tui.config.yaml_tree import Origin, Value, plain
+from ida_tui.config.yaml_tree import Origin, Value, to_plain
 from ida_tui.errors import UsageError
-from ida_tui.util.paths import is_file, shown_path
-from ida_tui.util.text import quoted, without_login
+from ida_tui.util.paths import is_file, display_path
+from ida_tui.util.text import quoted, strip_credentials
 
-_WIDTH = 56
+_MAX_VALUE_WIDTH = 56
 """Maximum width of a value in `--show`; longer values are truncated."""
-_FEW = 3
+_SHOWN_PROMPTS = 3
 """Number of prompts that `--show` prints."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ProfileEntry:
     """One profile in `--list`."""
 
-    kind: Kind
+    kind: ProfileKind
     name: str
     description: str
     file: Path
-    own: bool
+    is_user_profile: bool
     """Whether it is a user's profile, not a shipped one."""
-    hides_shipped: bool = False
+    overrides_shipped: bool = False
     error: str = ""
     """Location and description of the error; empty if the profile is usable."""
 
 
-def entries(kind: Kind) -> list[Entry]:
+def list_entries(kind: ProfileKind) -> list[ProfileEntry]:
     """The profiles of a kind, sorted by name."""
-    return [_entry(kind, name, file) for name, file in profiles.names(kind).items()]
+    return [_load_entry(kind, name, file) for name, file in profiles.list_profiles(kind).items()]
 
 
 def render_list(kind: str | None = None) -> str:
@@ -51,15 +51,17 @@ def render_list(kind: str | None = None) -> str:
     Raises:
         UsageError: the kind does not exist.
     """
-    kinds = KINDS if kind is None else (_kind(kind),)
-    entries_by_kind = {k: entries(k) for k in kinds}
+    kinds = PROFILE_KINDS if kind is None else (_parse_kind(kind),)
+    entries_by_kind = {k: list_entries(k) for k in kinds}
     width = max(
         (len(e.name) for kind_entries in entries_by_kind.values() for e in kind_entries), default=0
     )
     lines: list[str] = []
     for k, kind_entries in entries_by_kind.items():
         lines.append(k)
-        lines += [f"  {e.name:<{width}}  {_about(e)}" for e in kind_entries] or ["  (none)"]
+        lines += [f"  {e.name:<{width}}  {_describe_entry(e)}" for e in kind_entries] or [
+            "  (none)"
+        ]
         lines.append("")
     lines.append(f"Your profiles: {profiles.user_root()}/<kind>/NAME.yaml")
     lines.append(
@@ -68,7 +70,7 @@ def render_list(kind: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def show(name: str, overrides: Sequence[str] = ()) -> str:
+def render_profile(name: str, overrides: Sequence[str] = ()) -> str:
     """All values of a profile with their origins.
 
     Args:
@@ -79,10 +81,10 @@ def show(name: str, overrides: Sequence[str] = ()) -> str:
         UsageError: the profile does not exist or contains an invalid value.
     """
     if name.startswith("experiment="):
-        return render_show(resolve(None, [name, *overrides], verify=False))
-    kinds, name = _kinds_of(name)
+        return render_values(resolve(None, [name, *overrides], verify=False))
+    kinds, name = _find_kinds(name)
     if "experiments" in kinds:
-        return render_show(resolve(name, overrides, verify=False))
+        return render_values(resolve(name, overrides, verify=False))
     if overrides:
         raise UsageError(
             f"overrides apply only to an experiment, and {name} is not one",
@@ -90,17 +92,17 @@ def show(name: str, overrides: Sequence[str] = ()) -> str:
             where="command line",
         )
     shown = [resolve_profile(kind, name) for kind in kinds]
-    return "\n\n".join(_heading(p.kind, p.file) + "\n\n" + render_show(p) for p in shown)
+    return "\n\n".join(_profile_heading(p.kind, p.file) + "\n\n" + render_values(p) for p in shown)
 
 
-def rows(resolved: Resolved | ResolvedProfile) -> list[tuple[str, str, str]]:
+def value_rows(resolved: ResolvedExperiment | ResolvedProfile) -> list[tuple[str, str, str]]:
     """Dotted key, value (truncated if long) and origin of every value."""
-    return list(_rows(resolved.config.model_dump(), resolved.origins))
+    return list(_iter_value_rows(resolved.config.model_dump(), resolved.origins))
 
 
-def render_show(resolved: Resolved | ResolvedProfile) -> str:
+def render_values(resolved: ResolvedExperiment | ResolvedProfile) -> str:
     """One line per value, ``key = value    # origin``, with a blank line between sections."""
-    shown_rows = rows(resolved)
+    shown_rows = value_rows(resolved)
     key_width = max(len(key) for key, _, _ in shown_rows)
     value_width = max(len(value) for _, value, _ in shown_rows)
     lines: list[str] = []
@@ -119,40 +121,42 @@ def render_show(resolved: Resolved | ResolvedProfile) -> str:
 # --- lists --------------------------------------------------------------------------------------
 
 
-def _entry(kind: Kind, name: str, file: Path) -> Entry:
+def _load_entry(kind: ProfileKind, name: str, file: Path) -> ProfileEntry:
     shipped = profiles.shipped_root() / kind / file.name
     own = shipped.parent != file.parent
     hides = own and is_file(shipped)
     try:
-        node = profiles.load(kind, name)
+        node = profiles.load_profile(kind, name)
         if own and kind == "experiments":
             resolve(name, verify=False)
         elif own:
             resolve_profile(kind, name)
     except UsageError as error:
         location = f"{error.where}: " if error.where else ""
-        return Entry(kind, name, "", file, own, hides, f"{location}{error.title}")
-    values = plain(node)
+        return ProfileEntry(kind, name, "", file, own, hides, f"{location}{error.title}")
+    values = to_plain(node)
     description = values.get("description") if isinstance(values, dict) else None
-    return Entry(kind, name, description if isinstance(description, str) else "", file, own, hides)
+    return ProfileEntry(
+        kind, name, description if isinstance(description, str) else "", file, own, hides
+    )
 
 
-def _about(entry: Entry) -> str:
+def _describe_entry(entry: ProfileEntry) -> str:
     if entry.error:
         return f"cannot be used: {entry.error}"
     text = " ".join(entry.description.split()) or "(no description)"
-    if entry.own:
-        text += "  [yours, overrides the shipped one]" if entry.hides_shipped else "  [yours]"
+    if entry.is_user_profile:
+        text += "  [yours, overrides the shipped one]" if entry.overrides_shipped else "  [yours]"
     return text
 
 
-def _kind(kind_name: str) -> Kind:
-    for kind in KINDS:
+def _parse_kind(kind_name: str) -> ProfileKind:
+    for kind in PROFILE_KINDS:
         if kind_name.lower().removesuffix("s") == kind.removesuffix("s"):
             return kind
     raise UsageError(
         f"unknown profile kind {quoted(kind_name)}",
-        f"the kinds are {', '.join(KINDS)}",
+        f"the kinds are {', '.join(PROFILE_KINDS)}",
         where="command line: --list",
     )
 
@@ -160,64 +164,66 @@ def _kind(kind_name: str) -> Kind:
 # --- one profile --------------------------------------------------------------------------------
 
 
-def _kinds_of(name: str) -> tuple[list[Kind], str]:
+def _find_kinds(name: str) -> tuple[list[ProfileKind], str]:
     """The kinds that have a profile of this name, and the name without a ``kind/`` prefix."""
     head, slash, tail = name.partition("/")
-    if slash and head in KINDS and not name.endswith((".yaml", ".yml")):
-        return [_kind(head)], tail
+    if slash and head in PROFILE_KINDS and not name.endswith((".yaml", ".yml")):
+        return [_parse_kind(head)], tail
     if name.endswith((".yaml", ".yml")):
         folder = Path(name).resolve().parent.name
-        return [_kind(folder) if folder in KINDS else "experiments"], name
-    kinds: list[Kind] = [kind for kind in KINDS if name in profiles.names(kind)]
+        return [_parse_kind(folder) if folder in PROFILE_KINDS else "experiments"], name
+    kinds: list[ProfileKind] = [
+        kind for kind in PROFILE_KINDS if name in profiles.list_profiles(kind)
+    ]
     if kinds:
         return kinds, name
-    known = sorted({n for kind in KINDS for n in profiles.names(kind)})
+    known = sorted({n for kind in PROFILE_KINDS for n in profiles.list_profiles(kind)})
     raise UsageError(
         f"there is no profile named {quoted(name)}",
-        f"{profiles.near(name, known)}\nlist all of them with: ida-tui --list",
+        f"{profiles.suggest_names(name, known)}\nlist all of them with: ida-tui --list",
         where="command line",
     )
 
 
-def _heading(kind: Kind, file: Path) -> str:
-    return f"# {kind}: {shown_path(file)}"
+def _profile_heading(kind: ProfileKind, file: Path) -> str:
+    return f"# {kind}: {display_path(file)}"
 
 
-def _rows(
+def _iter_value_rows(
     values: Mapping[str, Value], origins: Mapping[str, Origin]
 ) -> Iterator[tuple[str, str, str]]:
-    for key, value in _in_order(values):
+    for key, value in _iter_values(values):
         parent_origin = origins.get(key) or origins.get(f"{key}.0") or Origin()
         name = key.rpartition(".")[2]
         if name == "prompts" and isinstance(value, list) and value:
-            yield key, _summary(value), str(parent_origin)
-            for position, prompt in enumerate(value[:_FEW]):
+            yield key, _prompts_summary(value), str(parent_origin)
+            for position, prompt in enumerate(value[:_SHOWN_PROMPTS]):
                 if isinstance(prompt, dict):
                     origin = origins.get(f"{key}.{position}", parent_origin)
                     text = f"{prompt['id']}: {prompt['text']}"
-                    yield f"{key}.{position}", _cut(text), str(origin)
-            if len(value) > _FEW:
-                yield f"{key}.…", f"and {len(value) - _FEW} more", str(parent_origin)
+                    yield f"{key}.{position}", _truncate(text), str(origin)
+            if len(value) > _SHOWN_PROMPTS:
+                yield f"{key}.…", f"and {len(value) - _SHOWN_PROMPTS} more", str(parent_origin)
         elif name == "api_key_env" and isinstance(value, str) and not value.isidentifier():
             # The value may be the key itself, so it is not printed.
             yield key, "(hidden: not a variable name)", str(parent_origin)
         elif name == "base_url" and isinstance(value, str):
-            yield key, _shown(without_login(value)), str(parent_origin)
+            yield key, _format_value(strip_credentials(value)), str(parent_origin)
         else:
-            yield key, _shown(value), str(parent_origin)
+            yield key, _format_value(value), str(parent_origin)
 
 
-def _in_order(values: Mapping[str, Value], prefix: str = "") -> Iterator[tuple[str, Value]]:
+def _iter_values(values: Mapping[str, Value], prefix: str = "") -> Iterator[tuple[str, Value]]:
     """Leaves and lists by dotted key; within each mapping, plain values before sections."""
     for key, value in sorted(values.items(), key=lambda item: isinstance(item[1], dict)):
         dotted = f"{prefix}.{key}" if prefix else key
         if isinstance(value, dict) and value:
-            yield from _in_order(value, dotted)
+            yield from _iter_values(value, dotted)
         else:
             yield dotted, value
 
 
-def _summary(prompts: list[Value]) -> str:
+def _prompts_summary(prompts: list[Value]) -> str:
     prompt_set = PromptSet.model_validate({"prompts": prompts})
     train, held_out = prompt_set.train(), prompt_set.held_out()
     unsafe = sum(p.kind == "unsafe" for p in prompt_set.prompts)
@@ -227,21 +233,21 @@ def _summary(prompts: list[Value]) -> str:
     )
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, list):
-        items = ", ".join(_shown(item) for item in value)
-        if len(items) + 2 <= _WIDTH:
+        items = ", ".join(_format_value(item) for item in value)
+        if len(items) + 2 <= _MAX_VALUE_WIDTH:
             return f"[{items}]"
         return f"{len(value)} entries"
     if isinstance(value, dict):
         return "{}"
     if isinstance(value, str):
-        return _cut(value) if value.strip() else '""'
+        return _truncate(value) if value.strip() else '""'
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else str(value)
 
 
-def _cut(text: str) -> str:
+def _truncate(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
+    return line if len(line) <= _MAX_VALUE_WIDTH else f"{line[: _MAX_VALUE_WIDTH - 1]}…"

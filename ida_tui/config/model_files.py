@@ -17,13 +17,13 @@ from typing import Literal
 
 from ida_tui.config import embedded
 from ida_tui.config.schema import ModelConfig
-from ida_tui.util.paths import expanded, is_file, is_folder
+from ida_tui.util.paths import expand_home, is_file, is_directory
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
+_HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelShape:
     """Layer sizes of a Llama-family decoder, from its config.json."""
 
     hidden: int
@@ -31,56 +31,58 @@ class Shape:
     layers: int
     heads: int
     kv_heads: int
-    head: int
+    head_dim: int
     vocabulary: int
-    tied: bool
+    tied_embeddings: bool
     """Whether the output layer shares its weights with the embedding."""
-    head_norms: bool
+    qk_norms: bool
     """Whether queries and keys are normalized (Qwen3)."""
 
     @property
-    def q(self) -> int:
+    def query_width(self) -> int:
         """Total width of the queries of a token."""
-        return self.heads * self.head
+        return self.heads * self.head_dim
 
     @property
-    def kv(self) -> int:
+    def kv_width(self) -> int:
         """Total width of the keys, or of the values, of a token."""
-        return self.kv_heads * self.head
+        return self.kv_heads * self.head_dim
 
-    def linears(self) -> dict[str, tuple[int, int]]:
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """Linear module name, as in `target_modules` → its input and output width, for one layer."""
         h, i = self.hidden, self.intermediate
         return {
-            "q_proj": (h, self.q),
-            "k_proj": (h, self.kv),
-            "v_proj": (h, self.kv),
-            "o_proj": (self.q, h),
+            "q_proj": (h, self.query_width),
+            "k_proj": (h, self.kv_width),
+            "v_proj": (h, self.kv_width),
+            "o_proj": (self.query_width, h),
             "gate_proj": (h, i),
             "up_proj": (h, i),
             "down_proj": (i, h),
         }
 
-    def parameters(self) -> int:
+    def parameter_count(self) -> int:
         """Parameter count of the full model, without biases."""
-        norms = 2 * self.hidden + (2 * self.head if self.head_norms else 0)
-        layer = sum(inputs * outputs for inputs, outputs in self.linears().values()) + norms
-        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
+        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norms else 0)
+        layer = sum(inputs * outputs for inputs, outputs in self.linear_shapes().values()) + norms
+        embeddings = (
+            self.vocabulary * self.hidden * (1 if self.tied_embeddings else 2) + self.hidden
+        )
         return self.layers * layer + embeddings
 
-    def adapter_parameters(self, rank: int, target_modules: str | list[str]) -> int:
+    def adapter_parameter_count(self, rank: int, target_modules: str | list[str]) -> int:
         """Parameter count of a LoRA adapter on these modules of every layer."""
-        linears = self.linears()
+        linears = self.linear_shapes()
         names = linears if target_modules == "all-linear" else target_modules
         shapes = [linears[name] for name in names if name in linears]
         return self.layers * rank * sum(inputs + outputs for inputs, outputs in shapes)
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class ModelFiles:
     """Local files of a model and the facts read from them."""
 
-    place: Literal["embedded", "folder", "cache", "hub"]
+    location: Literal["embedded", "folder", "cache", "hub"]
     """Shipped with ida-tui, in a local folder, in the Hugging Face cache, or only on the Hub."""
     folder: Path | None = None
     complete: bool = False
@@ -91,51 +93,52 @@ class Weights:
     vocab_size: int | None = None
     size_gb: float | None = None
     """Total size of the local weight files, in GB (10^9 bytes)."""
-    shape: Shape | None = None
+    shape: ModelShape | None = None
     """Layer sizes from config.json, else from the profile."""
-    stored: str = ""
+    stored_dtype: str = ""
     """Data type of the weight files, such as ``bfloat16``; empty if config.json does not say."""
 
 
-def weights(model: ModelConfig) -> Weights:
+def inspect_model(model: ModelConfig) -> ModelFiles:
     """The local files of a model: its folder, or its snapshot in the Hugging Face cache. Never raises."""
     location: Literal["embedded", "folder", "cache", "hub"] = "hub"
     folder: Path | None = None
     if model.path == "embedded":
-        location, folder = "embedded", embedded.path()
-    elif is_folder(expanded(model.path)):
-        location, folder = "folder", expanded(model.path)
-    elif (cached := _cached(model)) is not None:
+        location, folder = "embedded", embedded.model_folder()
+    elif is_directory(expand_home(model.path)):
+        location, folder = "folder", expand_home(model.path)
+    elif (cached := _cached_snapshot(model)) is not None:
         location, folder = "cache", cached
     if folder is None:
-        published = _shape(model.shape) if model.shape else None
-        return Weights(
+        published = _parse_shape(model.shape) if model.shape else None
+        return ModelFiles(
             location, None, False, model.parameters, model.context_length, shape=published
         )
     config_json = read_config_json(folder)
     settings = config_json if isinstance(config_json, dict) else {}
-    files = _glob(folder, "*.safetensors")  # pickled weights are never read
-    return Weights(
-        place=location,
+    files = _glob_sorted(folder, "*.safetensors")  # pickled weights are never read
+    return ModelFiles(
+        location=location,
         folder=folder,
         complete=isinstance(config_json, dict) and bool(files),
         parameters=model.parameters or _count_parameters(folder, settings),
-        context_length=model.context_length or _whole(settings.get("max_position_embeddings")),
-        vocab_size=_whole(settings.get("vocab_size")),
-        size_gb=sum(_size(f) for f in files) / 1e9 if files else None,
-        shape=_shape(settings),
-        stored=str(settings.get("dtype") or settings.get("torch_dtype") or ""),
+        context_length=model.context_length
+        or _positive_int(settings.get("max_position_embeddings")),
+        vocab_size=_positive_int(settings.get("vocab_size")),
+        size_gb=sum(_file_size(f) for f in files) / 1e9 if files else None,
+        shape=_parse_shape(settings),
+        stored_dtype=str(settings.get("dtype") or settings.get("torch_dtype") or ""),
     )
 
 
-def unusable(path: str) -> tuple[str, str] | None:
+def model_path_problem(path: str) -> tuple[str, str] | None:
     """Problem and fix of a model path; None if the path can be used."""
     if not path.strip():
         return "the model has no path", "set it to a folder or a Hugging Face id"
     if path == "embedded":
         return None
-    folder = expanded(path)
-    if is_folder(folder):
+    folder = expand_home(path)
+    if is_directory(folder):
         settings = read_config_json(folder)
         if isinstance(settings, dict):
             return None
@@ -150,7 +153,7 @@ def unusable(path: str) -> tuple[str, str] | None:
         )
     if is_file(folder):
         return f"{path} is a file", "set it to the model's folder, not to a file in it"
-    if not _HUB_ID.fullmatch(path) or path.count("/") > 1:
+    if not _HUB_ID_PATTERN.fullmatch(path) or path.count("/") > 1:
         return (
             f"the folder {path} does not exist",
             "check the path; a Hugging Face id looks like org/name, such as Qwen/Qwen3-0.6B",
@@ -178,15 +181,15 @@ def hub_cache() -> Path:
     """The download cache of the Hugging Face libraries, according to their environment variables."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(name):
-            return expanded(os.environ[name])
+            return expand_home(os.environ[name])
     home = os.environ.get("HF_HOME")
     if not home:
         home = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-    return expanded(home) / "hub"
+    return expand_home(home) / "hub"
 
 
-def _cached(model: ModelConfig) -> Path | None:
-    if not _HUB_ID.fullmatch(model.path):
+def _cached_snapshot(model: ModelConfig) -> Path | None:
+    if not _HUB_ID_PATTERN.fullmatch(model.path):
         return None
     repository = hub_cache() / f"models--{model.path.replace('/', '--')}"
     revision = model.revision or "main"
@@ -194,9 +197,9 @@ def _cached(model: ModelConfig) -> Path | None:
         revision = (repository / "refs" / revision).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         if model.revision is None:
-            return max(_glob(repository, "snapshots/*"), key=_changed, default=None)
+            return max(_glob_sorted(repository, "snapshots/*"), key=_modified_at, default=None)
     snapshot = repository / "snapshots" / revision
-    return snapshot if is_folder(snapshot) else None
+    return snapshot if is_directory(snapshot) else None
 
 
 def _count_parameters(folder: Path, settings: dict[str, object]) -> int | None:
@@ -205,7 +208,7 @@ def _count_parameters(folder: Path, settings: dict[str, object]) -> int | None:
         {"lm_head.weight"} if settings.get("tie_word_embeddings") else set()
     )
     total = 0
-    for file in _glob(folder, "*.safetensors"):
+    for file in _glob_sorted(folder, "*.safetensors"):
         try:
             with file.open("rb") as stream:
                 length = int.from_bytes(stream.read(8), "little")
@@ -216,7 +219,7 @@ def _count_parameters(folder: Path, settings: dict[str, object]) -> int | None:
     return total or None
 
 
-def _shape(settings: Mapping[str, object]) -> Shape | None:
+def _parse_shape(settings: Mapping[str, object]) -> ModelShape | None:
     """The layer sizes in a config.json; None if one is missing or the model has experts."""
     names = (
         "hidden_size",
@@ -225,46 +228,46 @@ def _shape(settings: Mapping[str, object]) -> Shape | None:
         "num_attention_heads",
         "vocab_size",
     )
-    sizes = [_whole(settings.get(name)) for name in names]
+    sizes = [_positive_int(settings.get(name)) for name in names]
     hidden, intermediate, layers, heads, vocabulary = sizes
     if not (hidden and intermediate and layers and heads and vocabulary):
         return None
     if settings.get("num_experts") or settings.get("num_local_experts"):
         return None
-    return Shape(
+    return ModelShape(
         hidden=hidden,
         intermediate=intermediate,
         layers=layers,
         heads=heads,
-        kv_heads=_whole(settings.get("num_key_value_heads")) or heads,
-        head=_whole(settings.get("head_dim")) or hidden // heads,
+        kv_heads=_positive_int(settings.get("num_key_value_heads")) or heads,
+        head_dim=_positive_int(settings.get("head_dim")) or hidden // heads,
         vocabulary=vocabulary,
-        tied=bool(settings.get("tie_word_embeddings", False)),
-        head_norms=settings.get("model_type") == "qwen3",
+        tied_embeddings=bool(settings.get("tie_word_embeddings", False)),
+        qk_norms=settings.get("model_type") == "qwen3",
     )
 
 
-def _whole(value: object) -> int | None:
+def _positive_int(value: object) -> int | None:
     """The value if it is a plausible positive integer, else None."""
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     return value if isinstance(value, int) and is_integer and 0 < value < 10**12 else None
 
 
-def _glob(folder: Path, pattern: str) -> list[Path]:
+def _glob_sorted(folder: Path, pattern: str) -> list[Path]:
     try:
         return sorted(folder.glob(pattern))
     except (OSError, ValueError):
         return []
 
 
-def _size(file: Path) -> int:
+def _file_size(file: Path) -> int:
     try:
         return file.stat().st_size
     except OSError:
         return 0
 
 
-def _changed(path: Path) -> float:
+def _modified_at(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:

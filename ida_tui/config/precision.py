@@ -12,13 +12,13 @@ from typing import Literal
 
 from ida_tui.config.schema import Config, DeviceName, ModelConfig, TrainingConfig
 
-Format = Literal["float32", "float16", "bfloat16"]
+WeightFormat = Literal["float32", "float16", "bfloat16"]
 Autocast = Literal["fp16", "bf16", "none"]
-Method = Literal["lora", "full"]
+TrainingMethod = Literal["lora", "full"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PrecisionRow:
     """One combination of number formats that trains correctly.
 
     Args:
@@ -31,68 +31,70 @@ class Row:
     """
 
     device: DeviceName
-    method: Method
-    weights: Format
+    method: TrainingMethod
+    weights: WeightFormat
     autocast: Autocast
-    optims: tuple[str, ...]
-    why: str
+    optimizers: tuple[str, ...]
+    reason: str
 
     def settings(self) -> str:
         """The row as ``key=value`` settings of a profile."""
         fp16, bf16 = (str(self.autocast == name).lower() for name in ("fp16", "bf16"))
         return (
             f"training.method={self.method} model.torch_dtype={self.weights}"
-            f" training.fp16={fp16} training.bf16={bf16} training.optim={self.optims[0]}"
+            f" training.fp16={fp16} training.bf16={bf16} training.optim={self.optimizers[0]}"
         )
 
 
-ADAM = ("adamw_torch", "adamw_torch_fused", "adafactor")
-FUSED = ("adamw_torch_fused", "adamw_torch", "adafactor")
+ADAM_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor")
+FUSED_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adafactor")
 # Fused AdamW on Metal ignores the scaler's overflow flag and applies overflowed steps.
-SCALED = ("adamw_torch", "adafactor")
-KAHAN = ("adamw_kahan",)
+SCALER_OPTIMIZERS = ("adamw_torch", "adafactor")
+KAHAN_OPTIMIZERS = ("adamw_kahan",)
 
-SCALER = "the scaler lifts small gradients into float16's range; a float32 adapter allows unscaling"
-MASTER = "float32 weights preserve updates of any size; matrix products use 16 bits"
-PLAIN = "float32 throughout"
-RANGE = "bfloat16 has float32's range, so it needs no scaler; the float32 adapter preserves small updates"
-COMPENSATED = "Kahan summation adds each update's rounding error to the next update"
+WHY_SCALER = (
+    "the scaler lifts small gradients into float16's range; a float32 adapter allows unscaling"
+)
+WHY_MASTER_WEIGHTS = "float32 weights preserve updates of any size; matrix products use 16 bits"
+WHY_FLOAT32 = "float32 throughout"
+WHY_BFLOAT16 = "bfloat16 has float32's range, so it needs no scaler; the float32 adapter preserves small updates"
+WHY_KAHAN = "Kahan summation adds each update's rounding error to the next update"
 
-TABLE = (
+PRECISION_TABLE = (
     # `auto` selects the first row with the same device, method and weights.
-    Row("mps", "lora", "float16", "fp16", SCALED, SCALER),
-    Row("mps", "lora", "float32", "fp16", SCALED, SCALER),
-    Row("mps", "lora", "float32", "none", ADAM, PLAIN),
-    Row("mps", "lora", "bfloat16", "bf16", ADAM, RANGE),
-    Row("mps", "lora", "float32", "bf16", ADAM, RANGE),
-    Row("mps", "full", "float32", "fp16", SCALED, MASTER),
-    Row("mps", "full", "float32", "none", ADAM, PLAIN),
-    Row("mps", "full", "float32", "bf16", ADAM, MASTER),
-    Row("mps", "full", "bfloat16", "none", KAHAN, COMPENSATED),
-    Row("cuda", "lora", "bfloat16", "bf16", FUSED, RANGE),
-    Row("cuda", "lora", "float32", "bf16", FUSED, RANGE),
-    Row("cuda", "lora", "float32", "none", FUSED, PLAIN),
-    Row("cuda", "lora", "float16", "fp16", FUSED, SCALER),
-    Row("cuda", "lora", "float32", "fp16", FUSED, SCALER),
-    Row("cuda", "full", "float32", "bf16", FUSED, MASTER),
-    Row("cuda", "full", "float32", "fp16", FUSED, MASTER),
-    Row("cuda", "full", "float32", "none", FUSED, PLAIN),
-    Row("cuda", "full", "bfloat16", "none", KAHAN, COMPENSATED),
-    Row("cpu", "lora", "float32", "none", ADAM, PLAIN),
-    Row("cpu", "lora", "float32", "bf16", ADAM, RANGE),
-    Row("cpu", "lora", "bfloat16", "none", ADAM, RANGE),
-    Row("cpu", "lora", "bfloat16", "bf16", ADAM, RANGE),
-    Row("cpu", "full", "float32", "none", ADAM, PLAIN),
-    Row("cpu", "full", "float32", "bf16", ADAM, MASTER),
-    Row("cpu", "full", "bfloat16", "none", KAHAN, COMPENSATED),
+    PrecisionRow("mps", "lora", "float16", "fp16", SCALER_OPTIMIZERS, WHY_SCALER),
+    PrecisionRow("mps", "lora", "float32", "fp16", SCALER_OPTIMIZERS, WHY_SCALER),
+    PrecisionRow("mps", "lora", "float32", "none", ADAM_OPTIMIZERS, WHY_FLOAT32),
+    PrecisionRow("mps", "lora", "bfloat16", "bf16", ADAM_OPTIMIZERS, WHY_BFLOAT16),
+    PrecisionRow("mps", "lora", "float32", "bf16", ADAM_OPTIMIZERS, WHY_BFLOAT16),
+    PrecisionRow("mps", "full", "float32", "fp16", SCALER_OPTIMIZERS, WHY_MASTER_WEIGHTS),
+    PrecisionRow("mps", "full", "float32", "none", ADAM_OPTIMIZERS, WHY_FLOAT32),
+    PrecisionRow("mps", "full", "float32", "bf16", ADAM_OPTIMIZERS, WHY_MASTER_WEIGHTS),
+    PrecisionRow("mps", "full", "bfloat16", "none", KAHAN_OPTIMIZERS, WHY_KAHAN),
+    PrecisionRow("cuda", "lora", "bfloat16", "bf16", FUSED_OPTIMIZERS, WHY_BFLOAT16),
+    PrecisionRow("cuda", "lora", "float32", "bf16", FUSED_OPTIMIZERS, WHY_BFLOAT16),
+    PrecisionRow("cuda", "lora", "float32", "none", FUSED_OPTIMIZERS, WHY_FLOAT32),
+    PrecisionRow("cuda", "lora", "float16", "fp16", FUSED_OPTIMIZERS, WHY_SCALER),
+    PrecisionRow("cuda", "lora", "float32", "fp16", FUSED_OPTIMIZERS, WHY_SCALER),
+    PrecisionRow("cuda", "full", "float32", "bf16", FUSED_OPTIMIZERS, WHY_MASTER_WEIGHTS),
+    PrecisionRow("cuda", "full", "float32", "fp16", FUSED_OPTIMIZERS, WHY_MASTER_WEIGHTS),
+    PrecisionRow("cuda", "full", "float32", "none", FUSED_OPTIMIZERS, WHY_FLOAT32),
+    PrecisionRow("cuda", "full", "bfloat16", "none", KAHAN_OPTIMIZERS, WHY_KAHAN),
+    PrecisionRow("cpu", "lora", "float32", "none", ADAM_OPTIMIZERS, WHY_FLOAT32),
+    PrecisionRow("cpu", "lora", "float32", "bf16", ADAM_OPTIMIZERS, WHY_BFLOAT16),
+    PrecisionRow("cpu", "lora", "bfloat16", "none", ADAM_OPTIMIZERS, WHY_BFLOAT16),
+    PrecisionRow("cpu", "lora", "bfloat16", "bf16", ADAM_OPTIMIZERS, WHY_BFLOAT16),
+    PrecisionRow("cpu", "full", "float32", "none", ADAM_OPTIMIZERS, WHY_FLOAT32),
+    PrecisionRow("cpu", "full", "float32", "bf16", ADAM_OPTIMIZERS, WHY_MASTER_WEIGHTS),
+    PrecisionRow("cpu", "full", "bfloat16", "none", KAHAN_OPTIMIZERS, WHY_KAHAN),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class PrecisionRecipe:
     """Data types and optimizer of one run."""
 
-    weights: Format
+    weights: WeightFormat
     """Data type of the base weights."""
     fp16: bool
     """Whether to use fp16 autocast with a gradient scaler."""
@@ -105,7 +107,7 @@ class Recipe:
     notes: tuple[str, ...] = ()
     """Settings that were replaced, as messages for the user."""
 
-    def words(self, method: Method) -> str:
+    def describe(self, method: TrainingMethod) -> str:
         """The recipe as one line of text."""
         parts = [f"{self.weights} {'base' if method == 'lora' else 'weights'}"]
         if method == "lora":
@@ -117,47 +119,47 @@ class Recipe:
         return ", ".join([*parts, self.optim])
 
 
-def recipe(config: Config, device: DeviceName) -> Recipe:
+def resolve_precision(config: Config, device: DeviceName) -> PrecisionRecipe:
     """The recipe for a profile on a device; `nearest` checks whether it is supported."""
     training, notes = config.training, []
     if device == "cpu" and training.fp16 is True:
         # accelerate would silently ignore it.
         notes.append("fp16 autocast is not available on the CPU; training in float32 instead")
-    weights, weight_notes = _weights(config.model, training, device)
-    autocast = _autocast(training, device, weights)
-    row = _row(device, training.method, weights, autocast)
+    weights, weight_notes = _resolve_weights(config.model, training, device)
+    autocast = _resolve_autocast(training, device, weights)
+    row = _find_row(device, training.method, weights, autocast)
     optim: str = training.optim
     if optim == "auto":
-        optim = row.optims[0] if row else "adamw_torch"
-    return Recipe(
+        optim = row.optimizers[0] if row else "adamw_torch"
+    return PrecisionRecipe(
         weights=weights,
         fp16="fp16" in autocast,
         bf16="bf16" in autocast,
         optim=optim,
-        beta2=_beta2(training, optim),
+        beta2=_resolve_beta2(training, optim),
         notes=(*notes, *weight_notes),
     )
 
 
-def nearest(config: Config, device: DeviceName) -> Row | None:
+def nearest_supported(config: Config, device: DeviceName) -> PrecisionRow | None:
     """The supported row closest to a profile's settings; None if these are supported themselves."""
-    requested, method = recipe(config, device), config.training.method
+    requested, method = resolve_precision(config, device), config.training.method
     autocast = "fp16" if requested.fp16 else "bf16" if requested.bf16 else "none"
-    supported = _row(device, method, requested.weights, autocast)
-    if supported is not None and requested.optim in supported.optims:
+    supported = _find_row(device, method, requested.weights, autocast)
+    if supported is not None and requested.optim in supported.optimizers:
         return None
     return max(
-        (row for row in TABLE if row.device == device),
+        (row for row in PRECISION_TABLE if row.device == device),
         key=lambda row: (
             row.method == method,
             row.weights == requested.weights,
             row.autocast == autocast,
-            requested.optim in row.optims,
+            requested.optim in row.optimizers,
         ),
     )
 
 
-def _beta2(training: TrainingConfig, optim: str) -> float:
+def _resolve_beta2(training: TrainingConfig, optim: str) -> float:
     """Second-moment decay: the profile's value, else 0.99 for a bfloat16 moment and 0.999 otherwise.
 
     A bfloat16 number changes only in steps of at least 1/256 of its value. With 0.999 the second moment
@@ -165,21 +167,23 @@ def _beta2(training: TrainingConfig, optim: str) -> float:
     """
     if training.adam_beta2 != "auto":
         return training.adam_beta2
-    return 0.99 if optim in KAHAN else 0.999
+    return 0.99 if optim in KAHAN_OPTIMIZERS else 0.999
 
 
-def _row(device: DeviceName, method: Method, weights: Format, autocast: str) -> Row | None:
+def _find_row(
+    device: DeviceName, method: TrainingMethod, weights: WeightFormat, autocast: str
+) -> PrecisionRow | None:
     key = (device, method, weights, autocast)
     return next(
-        (r for r in TABLE if (r.device, r.method, r.weights, r.autocast) == key),
+        (r for r in PRECISION_TABLE if (r.device, r.method, r.weights, r.autocast) == key),
         None,
     )
 
 
-def _autocast(training: TrainingConfig, device: DeviceName, weights: Format) -> str:
+def _resolve_autocast(training: TrainingConfig, device: DeviceName, weights: WeightFormat) -> str:
     """The requested autocast; for `auto`, that of the first matching row of the table."""
     if training.fp16 == "auto" and training.bf16 == "auto":
-        rows = (r for r in TABLE if (r.device, r.method) == (device, training.method))
+        rows = (r for r in PRECISION_TABLE if (r.device, r.method) == (device, training.method))
         return next((r.autocast for r in rows if r.weights == weights), "none")
     default = {"mps": "fp16", "cuda": "bf16", "cpu": "none"}[device]
     fp16 = training.fp16 is True or (
@@ -190,12 +194,12 @@ def _autocast(training: TrainingConfig, device: DeviceName, weights: Format) -> 
     return "fp16 and bf16" if fp16 and bf16 else "fp16" if fp16 else "bf16" if bf16 else "none"
 
 
-def _weights(
+def _resolve_weights(
     model: ModelConfig, training: TrainingConfig, device: DeviceName
-) -> tuple[Format, list[str]]:
+) -> tuple[WeightFormat, list[str]]:
     if model.torch_dtype == "auto":
-        rows = (r for r in TABLE if (r.device, r.method) == (device, training.method))
-        if training.optim in KAHAN:
+        rows = (r for r in PRECISION_TABLE if (r.device, r.method) == (device, training.method))
+        if training.optim in KAHAN_OPTIMIZERS:
             return "bfloat16", []
         if training.bf16 is True:
             rows = (r for r in rows if r.autocast == "bf16")

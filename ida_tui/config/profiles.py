@@ -20,14 +20,14 @@ from typing import Literal, get_args
 
 import platformdirs
 
-from ida_tui.config.yaml_tree import COMMAND_LINE, Node, Origin, merge, read
+from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, merge, read_yaml
 from ida_tui.errors import UsageError
-from ida_tui.util.paths import expanded, is_file, shown_path
+from ida_tui.util.paths import expand_home, is_file, display_path
 from ida_tui.util.text import quoted
 
-Kind = Literal["models", "experiments", "judges", "rubrics", "prompts"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-SECTIONS: Mapping[str, Kind] = {
+ProfileKind = Literal["models", "experiments", "judges", "rubrics", "prompts"]
+PROFILE_KINDS: tuple[ProfileKind, ...] = get_args(ProfileKind)
+SECTIONS: Mapping[str, ProfileKind] = {
     "model": "models",
     "judge": "judges",
     "rubric": "rubrics",
@@ -35,7 +35,7 @@ SECTIONS: Mapping[str, Kind] = {
 }
 """Sections of an experiment that can be given as a profile name, with the kind of that profile."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 def user_root() -> Path:
@@ -53,7 +53,7 @@ def shipped_root() -> Path:
     return packaged if packaged.is_dir() else package.parent / "profiles"
 
 
-def names(kind: Kind) -> dict[str, Path]:
+def list_profiles(kind: ProfileKind) -> dict[str, Path]:
     """The profiles of a kind, name → file, sorted by name; a user's profile overrides a shipped one."""
     files_by_name: dict[str, Path] = {}
     for root in (shipped_root(), user_root()):
@@ -61,11 +61,15 @@ def names(kind: Kind) -> dict[str, Path]:
             files = sorted((root / kind).glob("*.yaml"))
         except OSError:
             continue
-        files_by_name.update((file.stem, file) for file in files if _NAME.fullmatch(file.stem))
+        files_by_name.update(
+            (file.stem, file) for file in files if _NAME_PATTERN.fullmatch(file.stem)
+        )
     return dict(sorted(files_by_name.items()))
 
 
-def find(kind: Kind, name: str, named_at: Origin = COMMAND_LINE, key: str = "") -> Path:
+def find_profile(
+    kind: ProfileKind, name: str, origin: Origin = COMMAND_LINE_ORIGIN, key: str = ""
+) -> Path:
     """The file of a profile.
 
     Args:
@@ -78,10 +82,10 @@ def find(kind: Kind, name: str, named_at: Origin = COMMAND_LINE, key: str = "") 
     Raises:
         UsageError: the profile does not exist; the hint suggests similar names.
     """
-    for candidate in _candidates(kind, name, named_at):
-        if is_file(candidate) and not _same(candidate, named_at.file):
+    for candidate in _candidate_files(kind, name, origin):
+        if is_file(candidate) and not _is_same_file(candidate, origin.file):
             return candidate
-    where = f"{named_at}: {key}" if key else ""
+    where = f"{origin}: {key}" if key else ""
     if _is_path(name):
         raise UsageError(
             f"the file {quoted(name)} does not exist",
@@ -89,35 +93,35 @@ def find(kind: Kind, name: str, named_at: Origin = COMMAND_LINE, key: str = "") 
             where=where,
         )
     singular = kind.removesuffix("s")
-    known = list(names(kind))
+    known = list(list_profiles(kind))
     raise UsageError(
         f"there is no {singular} profile named {quoted(name)}",
-        f"{near(name, known)}\nlist all of them with: ida-tui --list {kind}",
+        f"{suggest_names(name, known)}\nlist all of them with: ida-tui --list {kind}",
         where=where,
     )
 
 
-def near(name: str, known: Iterable[str]) -> str:
+def suggest_names(name: str, known_names: Iterable[str]) -> str:
     """A hint for a mistyped name: up to three similar names, otherwise the first known names."""
-    known = list(known)
-    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    known_names = list(known_names)
+    close = difflib.get_close_matches(name.lower(), known_names, n=3, cutoff=0.5)
     close += [
         candidate
-        for candidate in known
+        for candidate in known_names
         if candidate.startswith(name) and candidate not in close and name
     ]
     if close:
         return f"did you mean {' or '.join(close[:3])}?"
-    return f"known names: {', '.join(known[:8])}{', …' if len(known) > 8 else ''}"
+    return f"known names: {', '.join(known_names[:8])}{', …' if len(known_names) > 8 else ''}"
 
 
-def _candidates(kind: Kind, name: str, named_at: Origin) -> Iterator[Path]:
+def _candidate_files(kind: ProfileKind, name: str, origin: Origin) -> Iterator[Path]:
     if _is_path(name):
-        path = expanded(name)
-        if named_at.file is not None:
-            yield named_at.file.parent / path
+        path = expand_home(name)
+        if origin.file is not None:
+            yield origin.file.parent / path
         yield Path.cwd() / path
-    elif _NAME.fullmatch(name) and len(name) < 200:
+    elif _NAME_PATTERN.fullmatch(name) and len(name) < 200:
         yield user_root() / kind / f"{name}.yaml"
         yield shipped_root() / kind / f"{name}.yaml"
 
@@ -126,11 +130,13 @@ def _is_path(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-def _same(a: Path, b: Path | None) -> bool:
+def _is_same_file(a: Path, b: Path | None) -> bool:
     return b is not None and a.resolve() == b.resolve()
 
 
-def load(kind: Kind, name: str, named_at: Origin = COMMAND_LINE, key: str = "") -> Node:
+def load_profile(
+    kind: ProfileKind, name: str, origin: Origin = COMMAND_LINE_ORIGIN, key: str = ""
+) -> Node:
     """A profile merged with the profiles it extends; ``name`` defaults to the file name.
 
     A user's profile can extend the shipped profile of the same name.
@@ -142,16 +148,16 @@ def load(kind: Kind, name: str, named_at: Origin = COMMAND_LINE, key: str = "") 
     chain: list[Node] = []
     seen: list[Path] = []
     while True:
-        path = find(kind, name, named_at, key)
-        if any(_same(path, other) for other in seen):
-            cycle = " → ".join(shown_path(p) for p in [*seen, path])
+        path = find_profile(kind, name, origin, key)
+        if any(_is_same_file(path, other) for other in seen):
+            cycle = " → ".join(display_path(p) for p in [*seen, path])
             raise UsageError(
                 "profiles extend each other in a cycle",
                 f"remove one of these extends: {cycle}",
-                where=f"{named_at}: extends",
+                where=f"{origin}: extends",
             )
         seen.append(path)
-        node = read(path)
+        node = read_yaml(path)
         assert isinstance(node.value, dict)
         entries = {"name": Node(path.stem, Origin(path)), **node.value}
         parent = entries.pop("extends", None)
@@ -164,7 +170,7 @@ def load(kind: Kind, name: str, named_at: Origin = COMMAND_LINE, key: str = "") 
                 "write extends: NAME",
                 where=f"{parent.origin}: extends",
             )
-        name, named_at, key = parent.value, parent.origin, "extends"
+        name, origin, key = parent.value, parent.origin, "extends"
     merged = chain.pop()
     while chain:
         merged = merge(merged, chain.pop(), SECTIONS)

@@ -26,54 +26,59 @@ from pathlib import Path
 from typing import Any, cast
 
 from ida_tui.config.resolve import resolve_profile
-from ida_tui.config.schema import Kind, Prompt, PromptSet
+from ida_tui.config.schema import PromptKind, Prompt, PromptSet
 from ida_tui.errors import UsageError
-from ida_tui.util.paths import expanded, shown_path
-from ida_tui.util.text import printable, quoted
+from ida_tui.util.paths import expand_home, display_path
+from ida_tui.util.text import one_line, quoted
 
-MAX_BYTES = 20_000_000
+MAX_FILE_BYTES = 20_000_000
 MAX_PROMPTS = 5_000
 """Maximum prompts; two models answer each one several times, and every answer is judged."""
-SAFE = {"safe": "harmless", "unsafe": "unsafe", "harmless": "harmless", "benign": "harmless"}
+KIND_BY_LABEL = {
+    "safe": "harmless",
+    "unsafe": "unsafe",
+    "harmless": "harmless",
+    "benign": "harmless",
+}
 """Label in a file, in lower case → prompt kind."""
-LAYOUTS = (
+SUPPORTED_LAYOUTS = (
     "use a CSV file with the columns prompt,kind (or those of XSTest or JBB-Behaviors), JSON lines such\n"
     'as {"prompt": "…", "kind": "harmless"}, or a prompts profile in YAML'
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class EvaluationPrompts:
     """Prompts loaded from a file or profile."""
 
     name: str
     """Name of the prompt set, or of the file."""
     prompts: tuple[Prompt, ...]
 
-    def apart_from(self, trained: Iterable[Prompt]) -> Chosen:
+    def without_trained(self, trained: Iterable[Prompt]) -> EvaluationPrompts:
         """The prompts not in `trained`, without duplicates, compared by `normalised` text."""
-        seen = {normalised(prompt.text) for prompt in trained}
+        seen = {normalize_prompt(prompt.text) for prompt in trained}
         remaining = []
         for prompt in self.prompts:
-            if (text := normalised(prompt.text)) not in seen:
+            if (text := normalize_prompt(prompt.text)) not in seen:
                 seen.add(text)
                 remaining.append(prompt)
-        return Chosen(self.name, tuple(remaining))
+        return EvaluationPrompts(self.name, tuple(remaining))
 
 
-def normalised(text: str) -> str:
+def normalize_prompt(text: str) -> str:
     """A prompt's text for comparison: case-folded, without extra spaces or outer punctuation."""
     return re.sub(r"^\W+|\W+$", "", " ".join(text.casefold().split()))
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _FileRow:
     line: int
     fields: Mapping[str, Any]
     """Column name in lower case → value."""
 
 
-def load(name: str, kind: Kind | None) -> Chosen:
+def load_prompts(name: str, kind: PromptKind | None) -> EvaluationPrompts:
     """The prompts of a file or of a prompts profile.
 
     Args:
@@ -83,104 +88,109 @@ def load(name: str, kind: Kind | None) -> Chosen:
     Raises:
         UsageError: the file cannot be read, has an unknown layout, or has no kinds.
     """
-    path = expanded(name)
+    path = expand_home(name)
     extension = path.suffix.lower()
     if extension not in (".csv", ".jsonl"):
-        return _profile(name, kind)
-    text = _text(path)
-    rows = list(_csv(text, path) if extension == ".csv" else _json_lines(text, path))
+        return _load_profile_prompts(name, kind)
+    text = _read_text(path)
+    rows = list(_read_csv(text, path) if extension == ".csv" else _read_json_lines(text, path))
     if not rows:
-        raise UsageError(f"{_shown(path)} has no prompts", LAYOUTS, where=_shown(path))
+        raise UsageError(
+            f"{_display_path(path)} has no prompts", SUPPORTED_LAYOUTS, where=_display_path(path)
+        )
     if len(rows) > MAX_PROMPTS:
         raise UsageError(
-            f"{_shown(path)} has {len(rows):,} prompts; the maximum is {MAX_PROMPTS:,}",
+            f"{_display_path(path)} has {len(rows):,} prompts; the maximum is {MAX_PROMPTS:,}",
             "use a subset",
-            where=_shown(path),
+            where=_display_path(path),
         )
-    return Chosen(path.name, tuple(_prompts(rows, path, kind)))
+    return EvaluationPrompts(path.name, tuple(_parse_rows(rows, path, kind)))
 
 
-def _profile(name: str, kind: Kind | None) -> Chosen:
-    path = expanded(name)
+def _load_profile_prompts(name: str, kind: PromptKind | None) -> EvaluationPrompts:
+    path = expand_home(name)
     if path.suffix.lower() not in ("", ".yaml") and path.is_file():
         raise UsageError(
-            f"{_shown(path)} has the unsupported file type {printable(path.suffix)}", LAYOUTS
+            f"{_display_path(path)} has the unsupported file type {one_line(path.suffix)}",
+            SUPPORTED_LAYOUTS,
         )
     prompt_set = resolve_profile("prompts", name).config
     if kind is not None:
-        raise _tells_itself(name)
+        raise _kind_conflict_error(name)
     assert isinstance(prompt_set, PromptSet)
     # A set without held-out prompts is used in full.
-    return Chosen(prompt_set.name or name, tuple(prompt_set.held_out() or prompt_set.prompts))
+    return EvaluationPrompts(
+        prompt_set.name or name, tuple(prompt_set.held_out() or prompt_set.prompts)
+    )
 
 
-def _prompts(rows: Sequence[_Row], path: Path, kind: Kind | None) -> Iterator[Prompt]:
+def _parse_rows(rows: Sequence[_FileRow], path: Path, kind: PromptKind | None) -> Iterator[Prompt]:
     columns = rows[0].fields
     if "goal" in columns and "behavior" in columns:
         file_kind = kind or _jbb_kind(path)
         for row in rows:
-            yield _prompt(row, path, row.fields.get("goal"), file_kind)
+            yield _make_prompt(row, path, row.fields.get("goal"), file_kind)
         return
     if "prompt" not in columns:
         raise UsageError(
-            f"{_shown(path)} has an unknown layout; its columns: {_names(columns)}",
-            LAYOUTS,
-            where=f"{_shown(path)}:{rows[0].line}",
+            f"{_display_path(path)} has an unknown layout; its columns: {_column_names(columns)}",
+            SUPPORTED_LAYOUTS,
+            where=f"{_display_path(path)}:{rows[0].line}",
         )
     kind_column = next((name for name in ("kind", "label", "type") if name in columns), None)
     if kind_column is None and kind is None:
         raise UsageError(
-            f"{_shown(path)} does not say which prompts are harmless and which are unsafe",
+            f"{_display_path(path)} does not say which prompts are harmless and which are unsafe",
             "add a kind column, or set one kind for all prompts: --kind harmless (or unsafe)",
-            where=f"{_shown(path)}:{rows[0].line}",
+            where=f"{_display_path(path)}:{rows[0].line}",
         )
     if kind_column is not None and kind is not None:
-        raise _tells_itself(_shown(path))
+        raise _kind_conflict_error(_display_path(path))
     for row in rows:
-        prompt_kind = kind if kind_column is None else _kind(row, path, kind_column)
+        prompt_kind = kind if kind_column is None else _row_kind(row, path, kind_column)
         assert prompt_kind is not None
-        yield _prompt(row, path, row.fields.get("prompt"), prompt_kind)
+        yield _make_prompt(row, path, row.fields.get("prompt"), prompt_kind)
 
 
-def _kind(row: _Row, path: Path, column: str) -> Kind:
+def _row_kind(row: _FileRow, path: Path, column: str) -> PromptKind:
     label = str(row.fields.get(column) or "").strip().lower()
     if column == "type" and label:
         # Older XSTest layout: contrast_ types are the unsafe counterparts of the harmless prompts.
         return "unsafe" if label.startswith("contrast_") else "harmless"
-    if label not in SAFE:
+    if label not in KIND_BY_LABEL:
         raise UsageError(
             f"{column} is {quoted(row.fields.get(column))}, which is not a known kind",
             "use harmless (or safe), or unsafe",
-            where=f"{_shown(path)}:{row.line}",
+            where=f"{_display_path(path)}:{row.line}",
         )
-    return cast(Kind, SAFE[label])
+    return cast(PromptKind, KIND_BY_LABEL[label])
 
 
-def _jbb_kind(path: Path) -> Kind:
+def _jbb_kind(path: Path) -> PromptKind:
     """The kind of a JBB-Behaviors file by its name; harmful and benign files have the same columns."""
     name = path.name.lower()
     unsafe, harmless = "harmful" in name, "benign" in name or "harmless" in name
     if unsafe == harmless:
         raise UsageError(
-            f"{_shown(path)} has the columns of JBB-Behaviors, which do not say what is harmful",
+            f"{_display_path(path)} has the columns of JBB-Behaviors, which do not say what is harmful",
             "add --kind unsafe for the harmful file, --kind harmless for the benign file",
-            where=_shown(path),
+            where=_display_path(path),
         )
     return "unsafe" if unsafe else "harmless"
 
 
-def _prompt(row: _Row, path: Path, text: object, kind: Kind) -> Prompt:
+def _make_prompt(row: _FileRow, path: Path, text: object, kind: PromptKind) -> Prompt:
     if not isinstance(text, str) or not text.strip():
         raise UsageError(
             "a prompt is empty or not text",
             "fill it in, or remove its line",
-            where=f"{_shown(path)}:{row.line}",
+            where=f"{_display_path(path)}:{row.line}",
         )
     # Ids in the public sets are not always unique, so the line number is used.
     return Prompt(id=f"{path.stem}:{row.line}", kind=kind, split="held-out", text=text.strip())
 
 
-def _csv(text: str, path: Path) -> Iterator[_Row]:
+def _read_csv(text: str, path: Path) -> Iterator[_FileRow]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     before = 0
@@ -196,18 +206,18 @@ def _csv(text: str, path: Path) -> Iterator[_Row]:
                 raise UsageError(
                     f"this line has {len(fields)} columns, but the header has {len(header)}",
                     "put text that contains a comma in double quotes",
-                    where=f"{_shown(path)}:{line}",
+                    where=f"{_display_path(path)}:{line}",
                 )
-            yield _Row(line, dict(zip(header, fields, strict=True)))
+            yield _FileRow(line, dict(zip(header, fields, strict=True)))
     except csv.Error as error:
         raise UsageError(
             f"invalid CSV: {error}",
             "put text that contains a comma or a line break in double quotes",
-            where=f"{_shown(path)}:{reader.line_num}",
+            where=f"{_display_path(path)}:{reader.line_num}",
         ) from None
 
 
-def _json_lines(text: str, path: Path) -> Iterator[_Row]:
+def _read_json_lines(text: str, path: Path) -> Iterator[_FileRow]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -219,40 +229,44 @@ def _json_lines(text: str, path: Path) -> Iterator[_Row]:
             raise UsageError(
                 "this line is not a JSON object",
                 'write one object per line, such as {"prompt": "…", "kind": "harmless"}',
-                where=f"{_shown(path)}:{number}",
+                where=f"{_display_path(path)}:{number}",
             )
         fields = {key.lower(): value for key, value in parsed.items()}
         if "prompt" not in fields and "text" in fields:
             fields["prompt"] = fields["text"]
-        yield _Row(number, fields)
+        yield _FileRow(number, fields)
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if path.stat().st_size > MAX_FILE_BYTES:
             raise UsageError(
-                f"{_shown(path)} is larger than {MAX_BYTES // 10**6} MB",
+                f"{_display_path(path)} is larger than {MAX_FILE_BYTES // 10**6} MB",
                 "use a subset",
-                where=_shown(path),
+                where=_display_path(path),
             )
         # Spreadsheets write a byte order mark.
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(
-            f"{_shown(path)} is not UTF-8 text", "save it as UTF-8", where=_shown(path)
+            f"{_display_path(path)} is not UTF-8 text",
+            "save it as UTF-8",
+            where=_display_path(path),
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"could not read {_shown(path)}: {reason}", LAYOUTS) from None
+        raise UsageError(
+            f"could not read {_display_path(path)}: {reason}", SUPPORTED_LAYOUTS
+        ) from None
 
 
-def _tells_itself(name: str) -> UsageError:
-    return UsageError(f"{printable(name)} already has a kind for each prompt", "remove --kind")
+def _kind_conflict_error(name: str) -> UsageError:
+    return UsageError(f"{one_line(name)} already has a kind for each prompt", "remove --kind")
 
 
-def _names(columns: Mapping[str, Any]) -> str:
-    return printable(", ".join(columns))[:200] or "no columns"
+def _column_names(columns: Mapping[str, Any]) -> str:
+    return one_line(", ".join(columns))[:200] or "no columns"
 
 
-def _shown(path: Path) -> str:
-    return printable(shown_path(path))
+def _display_path(path: Path) -> str:
+    return one_line(display_path(path))

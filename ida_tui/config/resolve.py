@@ -17,16 +17,24 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from ida_tui.config import profiles
-from ida_tui.config.checks import Finding, check
-from ida_tui.config.profiles import SECTIONS, Kind
+from ida_tui.config.checks import ConfigFinding, check_config
+from ida_tui.config.profiles import SECTIONS, ProfileKind
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
-from ida_tui.config.validation import also, origin_of, validate
-from ida_tui.config.yaml_tree import COMMAND_LINE, Node, Origin, Value, dump, merge, parse
+from ida_tui.config.validation import more_problems_hint, origin_of, validate
+from ida_tui.config.yaml_tree import (
+    COMMAND_LINE_ORIGIN,
+    Node,
+    Origin,
+    Value,
+    dump_yaml,
+    merge,
+    parse_yaml,
+)
 from ida_tui.errors import UsageError
-from ida_tui.util.paths import expanded, is_folder
-from ida_tui.util.text import quoted, safe
+from ida_tui.util.paths import expand_home, is_directory
+from ida_tui.util.text import quoted, short_key
 
-CONFIG_OF: Mapping[Kind, type[BaseModel]] = {
+CONFIG_CLASSES: Mapping[ProfileKind, type[BaseModel]] = {
     "models": ModelConfig,
     "experiments": Config,
     "judges": JudgeConfig,
@@ -34,21 +42,21 @@ CONFIG_OF: Mapping[Kind, type[BaseModel]] = {
     "prompts": PromptSet,
 }
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class ResolvedExperiment:
     """A resolved experiment, with the origin of every value."""
 
     config: Config
     origins: Mapping[str, Origin]
     """Dotted key → origin, for every leaf including defaults."""
-    raw: Mapping[str, Value]
+    raw_values: Mapping[str, Value]
     """The explicitly set values, without defaults."""
     file: Path
     """File of the experiment profile."""
-    notes: tuple[Finding, ...] = ()
+    notes: tuple[ConfigFinding, ...] = ()
     """Notes that do not prevent the run."""
 
 
@@ -56,7 +64,7 @@ class Resolved:
 class ResolvedProfile:
     """A single resolved profile of any kind except experiments."""
 
-    kind: Kind
+    kind: ProfileKind
     config: BaseModel
     origins: Mapping[str, Origin]
     file: Path
@@ -64,7 +72,7 @@ class ResolvedProfile:
 
 def resolve(
     experiment: str | None, overrides: Sequence[str] = (), *, verify: bool = True
-) -> Resolved:
+) -> ResolvedExperiment:
     """The experiment for a profile name and a list of overrides.
 
     Args:
@@ -75,7 +83,7 @@ def resolve(
     Raises:
         UsageError: a profile does not exist, a value is invalid, or values are inconsistent.
     """
-    pairs = [_split(item) for item in overrides]
+    pairs = [_split_override(item) for item in overrides]
     names = [value for key, value in pairs if key == "experiment"]
     if names and experiment is not None and names[-1] != experiment:
         raise UsageError(
@@ -90,40 +98,40 @@ def resolve(
             "name one, such as dev-mps; list them with: ida-tui --list experiments",
             where="command line: experiment",
         )
-    file = profiles.find("experiments", experiment, COMMAND_LINE, "experiment")
-    tree = profiles.load("experiments", experiment, COMMAND_LINE, "experiment")
-    tree = _with_sections(tree, {key: value for key, value in pairs if key in SECTIONS})
+    file = profiles.find_profile("experiments", experiment, COMMAND_LINE_ORIGIN, "experiment")
+    tree = profiles.load_profile("experiments", experiment, COMMAND_LINE_ORIGIN, "experiment")
+    tree = _load_sections(tree, {key: value for key, value in pairs if key in SECTIONS})
     dotted = {key: value for key, value in pairs if key not in SECTIONS and key != "experiment"}
     tree = _without_stale_facts(tree, dotted)
     for key, text in dotted.items():
-        tree = _set(tree, key.split("."), _parse_value(key, text), key)
+        tree = _set_value(tree, key.split("."), _parse_value(key, text), key)
     config, raw, origins = validate(Config, tree)
     assert isinstance(config, Config)
-    findings = check(config) if verify else []
+    findings = check_config(config) if verify else []
     errors = [f for f in findings if f.severity == "error"]
     if errors:
         error = errors[0]
         # Among the inconsistent values, report the one from the command line.
         from_command_line = [
-            k for k in (error.key, *error.involved) if origins.get(k) == COMMAND_LINE
+            k for k in (error.key, *error.related_keys) if origins.get(k) == COMMAND_LINE_ORIGIN
         ]
         key = from_command_line[0] if from_command_line else error.key
         raise UsageError(
             error.title,
-            error.hint + also([f.key for f in errors[1:]]),
+            error.hint + more_problems_hint([f.key for f in errors[1:]]),
             where=f"{origin_of(origins, key)}: {key}",
         )
-    return Resolved(config, origins, raw, file, tuple(findings))
+    return ResolvedExperiment(config, origins, raw, file, tuple(findings))
 
 
-def resolve_profile(kind: Kind, name: str) -> ResolvedProfile:
+def resolve_profile(kind: ProfileKind, name: str) -> ResolvedProfile:
     """One model, judge, rubric or prompts profile.
 
     Raises:
         UsageError: the profile does not exist or contains an invalid value.
     """
-    file = profiles.find(kind, name)
-    config, _, origins = validate(CONFIG_OF[kind], profiles.load(kind, name))
+    file = profiles.find_profile(kind, name)
+    config, _, origins = validate(CONFIG_CLASSES[kind], profiles.load_profile(kind, name))
     return ResolvedProfile(kind, config, origins, file)
 
 
@@ -133,13 +141,13 @@ def to_yaml(config: Config) -> str:
         f"# {config.name}: all resolved values. Run it again with:\n"
         "#   ida-tui --run PATH/TO/THIS/config.yaml\n"
     )
-    return head + dump(config.model_dump(mode="python"))
+    return head + dump_yaml(config.model_dump(mode="python"))
 
 
 # --- overrides and sections ---------------------------------------------------------------------
 
 
-def _split(item: str) -> tuple[str, str]:
+def _split_override(item: str) -> tuple[str, str]:
     key, equals, value = item.partition("=")
     key = key.strip().removeprefix("--")
     if not equals or not all(key.split(".")):
@@ -155,26 +163,26 @@ def _split(item: str) -> tuple[str, str]:
 
 def _parse_value(key: str, text: str) -> Node:
     try:
-        return parse(text, COMMAND_LINE)
+        return parse_yaml(text, COMMAND_LINE_ORIGIN)
     except UsageError as error:
         raise UsageError(
             f"{quoted(text)} is not a valid value: {error.title}",
-            f"put it in quotes for YAML and for the shell: {safe(key)}='\"…\"'",
-            where=f"command line: {safe(key)}",
+            f"put it in quotes for YAML and for the shell: {short_key(key)}='\"…\"'",
+            where=f"command line: {short_key(key)}",
         ) from error
 
 
-def _with_sections(root: Node, selected: Mapping[str, str]) -> Node:
+def _load_sections(root: Node, selected: Mapping[str, str]) -> Node:
     assert isinstance(root.value, dict)
     entries = dict(root.value)
     for section, kind in SECTIONS.items():
         if section in selected:
-            entries[section] = Node(selected[section], COMMAND_LINE)
+            entries[section] = Node(selected[section], COMMAND_LINE_ORIGIN)
         node = entries.get(section)
         if node is None or node.value is None:
             entries.pop(section, None)
         elif isinstance(node.value, str):
-            entries[section] = _named(section, kind, node.value, node.origin)
+            entries[section] = _load_section(section, kind, node.value, node.origin)
         elif isinstance(node.value, dict) and "extends" in node.value:
             values = dict(node.value)
             parent = values.pop("extends")
@@ -184,18 +192,18 @@ def _with_sections(root: Node, selected: Mapping[str, str]) -> Node:
                     f"write extends: NAME; list names with: ida-tui --list {kind}",
                     where=f"{parent.origin}: {section}.extends",
                 )
-            base = _named(section, kind, parent.value, parent.origin)
+            base = _load_section(section, kind, parent.value, parent.origin)
             entries[section] = merge(base, Node(values, node.origin), SECTIONS)
     return Node(entries, root.origin)
 
 
-def _named(section: str, kind: Kind, name: str, origin: Origin) -> Node:
+def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) -> Node:
     """A section given by profile name; a model can also be a folder or a Hugging Face id."""
-    if kind != "models" or name.endswith((".yaml", ".yml")) or name in profiles.names(kind):
-        return profiles.load(kind, name, origin, section)
-    if is_folder(expanded(name)) or _HUB_ID.fullmatch(name):
-        path = str(expanded(name))
-        entries = {"name": Node(_last_part(path), origin), "path": Node(path, origin)}
+    if kind != "models" or name.endswith((".yaml", ".yml")) or name in profiles.list_profiles(kind):
+        return profiles.load_profile(kind, name, origin, section)
+    if is_directory(expand_home(name)) or _HUB_ID_PATTERN.fullmatch(name):
+        path = str(expand_home(name))
+        entries = {"name": Node(_path_name(path), origin), "path": Node(path, origin)}
         return Node(entries, origin)
     if name.startswith((".", "~")) or "/" in name:
         raise UsageError(
@@ -204,13 +212,13 @@ def _named(section: str, kind: Kind, name: str, origin: Origin) -> Node:
             where=f"{origin}: {section}",
         )
     try:
-        return profiles.load(kind, name, origin, section)
+        return profiles.load_profile(kind, name, origin, section)
     except UsageError as error:
         error.hint += "\na folder or a Hugging Face id such as Qwen/Qwen3-0.6B also works"
         raise
 
 
-def _last_part(path: str) -> str:
+def _path_name(path: str) -> str:
     return Path(path).resolve().name if path.startswith(".") else Path(path).name
 
 
@@ -237,28 +245,30 @@ def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
         label = overrides.get("model.path") if section == "model" else overrides.get("judge.model")
         if label:
             remaining["name"] = Node(
-                _last_part(label) if section == "model" else label, COMMAND_LINE
+                _path_name(label) if section == "model" else label, COMMAND_LINE_ORIGIN
             )
         entries[section] = Node(remaining, node.origin)
     return Node(entries, root.origin)
 
 
-def _set(node: Node, parts: Sequence[str], value: Node, key: str) -> Node:
+def _set_value(node: Node, path: Sequence[str], value: Node, full_key: str) -> Node:
     """`node` with `value` set at the path `parts`; mappings are merged, other values replaced."""
-    if not parts:
+    if not path:
         return merge(node, value, SECTIONS)
-    head, rest = parts[0], parts[1:]
+    head, rest = path[0], path[1:]
     if isinstance(node.value, list) and head.isdecimal() and int(head) < len(node.value):
         items = list(node.value)
-        items[int(head)] = _set(items[int(head)], rest, value, key)
+        items[int(head)] = _set_value(items[int(head)], rest, value, full_key)
         return Node(items, node.origin)
     if isinstance(node.value, dict) or node.value is None:
         entries = dict(node.value or {})
-        entries[head] = _set(entries.get(head, Node(None, COMMAND_LINE)), rest, value, key)
+        entries[head] = _set_value(
+            entries.get(head, Node(None, COMMAND_LINE_ORIGIN)), rest, value, full_key
+        )
         return Node(entries, node.origin)
-    parents = key.split(".")[: -len(parts)]
+    parents = full_key.split(".")[: -len(path)]
     raise UsageError(
-        f"{safe('.'.join(parents))} has no entry {quoted(head)}",
-        f"set the full value: {safe('.'.join(parents))}=…",
-        where=f"command line: {safe(key)}",
+        f"{short_key('.'.join(parents))} has no entry {quoted(head)}",
+        f"set the full value: {short_key('.'.join(parents))}=…",
+        where=f"command line: {short_key(full_key)}",
     )

@@ -20,7 +20,7 @@ Auto = Literal["auto"]
 DeviceName = Literal["mps", "cuda", "cpu"]
 Device = Literal["auto", "mps", "cuda", "cpu"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
-Kind = Literal["harmless", "unsafe"]
+PromptKind = Literal["harmless", "unsafe"]
 Split = Literal["train", "held-out"]
 AXES = ("align", "risk", "detail")
 PositiveInt = Annotated[int, Field(gt=0, le=10**15)]
@@ -71,7 +71,7 @@ class ModelConfig(_Section):
     def folder(self) -> Path | None:
         """The local folder of the model; None for a Hugging Face model."""
         if self.path == "embedded":
-            return embedded.path()
+            return embedded.model_folder()
         path = Path(self.path).expanduser()
         return path if path.is_dir() else None
 
@@ -81,7 +81,7 @@ class Prompt(_Section):
 
     id: Annotated[str, Field(min_length=1)]
     """Unique within the prompt set."""
-    kind: Kind
+    kind: PromptKind
     """The model should answer `harmless` requests, and decline `unsafe` ones with a safe alternative."""
     split: Split = "train"
     """`train` prompts are used for training; `held-out` prompts only for evaluation."""

@@ -18,19 +18,19 @@ from pydantic_core import ErrorDetails
 from ida_tui.config.profiles import SECTIONS
 from ida_tui.config.schema import AXES, Config
 from ida_tui.config.yaml_tree import (
-    COMMAND_LINE,
-    DEFAULT,
+    COMMAND_LINE_ORIGIN,
+    DEFAULT_ORIGIN,
     Node,
     Origin,
     Value,
-    leaves,
-    origins,
-    plain,
+    iter_leaves,
+    iter_origins,
+    to_plain,
 )
 from ida_tui.errors import UsageError
-from ida_tui.util.text import quoted, safe
+from ida_tui.util.text import quoted, short_key
 
-SYNONYMS = {
+KEY_SYNONYMS = {
     "lr": "learning_rate",
     "generations": "num_generations",
     "g": "num_generations",
@@ -59,7 +59,7 @@ SYNONYMS = {
 }
 """Common synonym of a key, in lower case → the key."""
 
-OTHER_VALUES = {
+VALUE_SYNONYMS = {
     "gpu": "cuda",
     "nvidia": "cuda",
     "metal": "mps",
@@ -80,19 +80,19 @@ def validate(
     Raises:
         UsageError: a key is unknown or missing, or a value is invalid.
     """
-    values = plain(root)
+    values = to_plain(root)
     assert isinstance(values, dict)
-    origins_by_key = {"": root.origin, **dict(origins(root))}
+    origins_by_key = {"": root.origin, **dict(iter_origins(root))}
     try:
         config = model.model_validate(values, strict=True)
     except ValidationError as error:
-        raise _explained(error, model, values, origins_by_key) from None
-    for key, _ in leaves(config.model_dump()):
-        origins_by_key.setdefault(key, DEFAULT)
+        raise _usage_error_from(error, model, values, origins_by_key) from None
+    for key, _ in iter_leaves(config.model_dump()):
+        origins_by_key.setdefault(key, DEFAULT_ORIGIN)
     return config, values, origins_by_key
 
 
-def _explained(
+def _usage_error_from(
     error: ValidationError,
     model: type[BaseModel],
     values: Mapping[str, Value],
@@ -101,7 +101,7 @@ def _explained(
     """The error for the first problem: unknown keys, then invalid values, then missing keys."""
     problems: dict[str, tuple[list[str], ErrorDetails]] = {}
     for problem in error.errors(include_url=False):
-        parts = _place(values, problem)
+        parts = _value_path(values, problem)
         problems.setdefault(".".join(parts), (parts, problem))
     ranks = {"extra_forbidden": 0, "missing": 2}
     ordered = sorted(problems, key=lambda key: ranks.get(problems[key][1]["type"], 1))
@@ -109,23 +109,25 @@ def _explained(
     parts, problem = problems[key]
     origin = origin_of(origins_by_key, key)
     if problem["type"] == "extra_forbidden":
-        title, hint = _unknown_key(model, parts, origin)
+        title, hint = _describe_unknown_key(model, parts, origin)
     elif problem["type"] == "missing":
-        title, hint = _missing_key(model, parts)
+        title, hint = _describe_missing_key(model, parts)
     else:
-        title, hint = _wrong_value(model, parts, problem)
-    return UsageError(title, hint + also(ordered[1:]), where=f"{origin}: {safe(key)}")
+        title, hint = _describe_invalid_value(model, parts, problem)
+    return UsageError(
+        title, hint + more_problems_hint(ordered[1:]), where=f"{origin}: {short_key(key)}"
+    )
 
 
-def also(keys: Sequence[str]) -> str:
+def more_problems_hint(keys: Sequence[str]) -> str:
     """A hint line that lists further keys with problems; empty if there are none."""
     if not keys:
         return ""
-    more = ", ".join(safe(k) for k in keys[:3]) + (", …" if len(keys) > 3 else "")
+    more = ", ".join(short_key(k) for k in keys[:3]) + (", …" if len(keys) > 3 else "")
     return f"\n{len(keys)} more to fix: {more}"
 
 
-def _place(values: Value | Mapping[str, Value], problem: ErrorDetails) -> list[str]:
+def _value_path(values: Value | Mapping[str, Value], problem: ErrorDetails) -> list[str]:
     """The path to the invalid value, without the union-branch labels that pydantic inserts."""
     parts: list[str] = []
     current: object = values
@@ -140,21 +142,23 @@ def _place(values: Value | Mapping[str, Value], problem: ErrorDetails) -> list[s
     return parts
 
 
-def origin_of(written: Mapping[str, Origin], key: str) -> Origin:
+def origin_of(origins_by_key: Mapping[str, Origin], key: str) -> Origin:
     """The origin of a key, else the origin of its nearest written section, else `DEFAULT`."""
-    if key in written:
-        return written[key]
+    if key in origins_by_key:
+        return origins_by_key[key]
     while key:
         key = key.rpartition(".")[0]
-        if key in written:
-            return written[key]
-    return DEFAULT
+        if key in origins_by_key:
+            return origins_by_key[key]
+    return DEFAULT_ORIGIN
 
 
-def _unknown_key(model: type[BaseModel], parts: list[str], origin: Origin) -> tuple[str, str]:
+def _describe_unknown_key(
+    model: type[BaseModel], parts: list[str], origin: Origin
+) -> tuple[str, str]:
     *parents, name = parts
     section = ".".join(parents)
-    title = f"unknown key {quoted(name)}" + (f" in {safe(section)}" if section else "")
+    title = f"unknown key {quoted(name)}" + (f" in {short_key(section)}" if section else "")
     if name.lower() in ("api_key", "key", "token"):
         return title, "do not put API keys in profiles: export OPENAI_API_KEY, or put it in .env"
     if name == "extends":
@@ -162,16 +166,16 @@ def _unknown_key(model: type[BaseModel], parts: list[str], origin: Origin) -> tu
             title,
             "extends is allowed in an experiment and in its model, judge, rubric and prompts sections",
         )
-    fields_here = _fields(_annotation(model, parents))
-    sections = sorted(_sections(model), key=lambda item: item[0] != ("training",))
+    fields_here = _model_fields(_annotation_at(model, parents))
+    sections = sorted(_iter_sections(model), key=lambda item: item[0] != ("training",))
     fields_by_section = {".".join(path): fields for path, fields in sections}
-    key = SYNONYMS.get(name.lower(), name.lower())
+    key = KEY_SYNONYMS.get(name.lower(), name.lower())
     if key not in fields_here:
         for path, fields in fields_by_section.items():
             if key in fields:
                 where = f"under {path}:" if path else "at the top level:"
                 full = f"{path}.{key}" if path else key
-                if origin == COMMAND_LINE:
+                if origin == COMMAND_LINE_ORIGIN:
                     return title, f"{key} belongs {where} write {full}=…"
                 return title, f"{key} belongs {where}"
         close = difflib.get_close_matches(key, list(fields_here), n=1, cutoff=0.6)
@@ -181,17 +185,17 @@ def _unknown_key(model: type[BaseModel], parts: list[str], origin: Origin) -> tu
                 if similar:
                     full = f"{path}.{similar[0]}" if path else similar[0]
                     return title, f"did you mean {full}?"
-            return title, f"valid keys here: {_some(list(fields_here))}"
+            return title, f"valid keys here: {_first_names(list(fields_here))}"
         key = close[0]
-    full = f"{section}.{key}" if section and origin == COMMAND_LINE else key
+    full = f"{section}.{key}" if section and origin == COMMAND_LINE_ORIGIN else key
     return title, f"did you mean {full}?"
 
 
-def _some(known: list[str]) -> str:
+def _first_names(known: list[str]) -> str:
     return ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
 
 
-def _missing_key(model: type[BaseModel], parts: list[str]) -> tuple[str, str]:
+def _describe_missing_key(model: type[BaseModel], parts: list[str]) -> tuple[str, str]:
     *parents, name = parts
     if model is Config and name in SECTIONS and not parents:
         kind = SECTIONS[name]
@@ -204,15 +208,26 @@ def _missing_key(model: type[BaseModel], parts: list[str]) -> tuple[str, str]:
             f"the rubric has no {name} axis",
             f"add under axes:  {name}: {{zero: meaning of 0, ten: meaning of 10}}",
         )
-    section = safe(".".join(parents)) or "this profile"
-    return f"{section} has no {name}", f"add {name}: {_noun(_annotation(model, parts))}"
+    section = short_key(".".join(parents)) or "this profile"
+    return (
+        f"{section} has no {name}",
+        f"add {name}: {_expected_phrase(_annotation_at(model, parts))}",
+    )
 
 
-def _wrong_value(
+def _describe_invalid_value(
     model: type[BaseModel], parts: list[str], problem: ErrorDetails
 ) -> tuple[str, str]:
-    annotation, key, value = _annotation(model, parts), safe(".".join(parts)), problem["input"]
-    expected, shown_value, error_type = _noun(annotation), quoted(problem["input"]), problem["type"]
+    annotation, key, value = (
+        _annotation_at(model, parts),
+        short_key(".".join(parts)),
+        problem["input"],
+    )
+    expected, shown_value, error_type = (
+        _expected_phrase(annotation),
+        quoted(problem["input"]),
+        problem["type"],
+    )
     bounds = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
     limits = [f"{bounds[k]} {v:g}" for k, v in problem.get("ctx", {}).items() if k in bounds]
     if limits:
@@ -226,52 +241,52 @@ def _wrong_value(
             f"{shown_value} is not a profile",
             f"set {key} to the name of a profile, or to a mapping",
         )
-    if value is None and _fields(annotation):
-        return _missing_key(model, parts)
-    example = _example(model, parts)
+    if value is None and _model_fields(annotation):
+        return _describe_missing_key(model, parts)
+    example = _default_example(model, parts)
     hint = f"set {key} to {expected}"
     if expected.endswith("a list") and isinstance(value, str):
-        hint = f"write it as a list: {key}: [{safe(value)}]"
+        hint = f"write it as a list: {key}: [{short_key(value)}]"
     elif expected == "text" and isinstance(value, (int, float)):
         hint = f'put it in quotes: {key}: "{value}"'
     elif isinstance(value, str):
-        choices = _words(annotation)
-        candidate = OTHER_VALUES.get(value.lower(), value.lower())
+        choices = _accepted_phrases(annotation)
+        candidate = VALUE_SYNONYMS.get(value.lower(), value.lower())
         close = difflib.get_close_matches(candidate, choices, n=1)
         hint = f"did you mean {close[0]}?" if close else hint
     return f"{shown_value} is not {expected}" + (f"; e.g. {example}" if example else ""), hint
 
 
-def _example(model: type[BaseModel], parts: list[str]) -> str:
+def _default_example(model: type[BaseModel], parts: list[str]) -> str:
     """The default of a numeric field, as an example; empty for other fields."""
-    owner = _annotation(model, parts[:-1])
-    field = _fields(owner).get(parts[-1]) if parts else None
+    owner = _annotation_at(model, parts[:-1])
+    field = _model_fields(owner).get(parts[-1]) if parts else None
     default = getattr(field, "default", None)
     if isinstance(default, bool) or not isinstance(default, (int, float)):
         return ""
     return re.sub(r"e([-+])0+", r"e\1", f"{default:g}")
 
 
-def _sections(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Any]:
-    yield path, _fields(model)
+def _iter_sections(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Any]:
+    yield path, _model_fields(model)
     for name, field in model.model_fields.items():
         for part in (field.annotation, *get_args(field.annotation)):
             if isinstance(part, type) and issubclass(part, BaseModel) and name != "prompts":
-                yield from _sections(part, (*path, name))
+                yield from _iter_sections(part, (*path, name))
 
 
-def _fields(annotation: Any) -> Mapping[str, Any]:
+def _model_fields(annotation: Any) -> Mapping[str, Any]:
     for part in (annotation, *get_args(annotation)):
         if isinstance(part, type) and issubclass(part, BaseModel):
             return part.model_fields
     return {}
 
 
-def _annotation(model: type[BaseModel], parts: Sequence[str]) -> Any:
+def _annotation_at(model: type[BaseModel], parts: Sequence[str]) -> Any:
     """The type annotation at a path of keys and list indices; `Any` if unknown."""
     annotation: Any = model
     for part in parts:
-        fields = _fields(annotation)
+        fields = _model_fields(annotation)
         if part in fields:
             annotation = fields[part].annotation
             continue
@@ -280,19 +295,19 @@ def _annotation(model: type[BaseModel], parts: Sequence[str]) -> Any:
     return annotation
 
 
-def _noun(annotation: Any) -> str:
+def _expected_phrase(annotation: Any) -> str:
     """The values that a type accepts, as a phrase."""
-    *first, last = dict.fromkeys(_words(annotation))
+    *first, last = dict.fromkeys(_accepted_phrases(annotation))
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _words(annotation: Any) -> list[str]:
+def _accepted_phrases(annotation: Any) -> list[str]:
     """The values that a type accepts, one phrase per choice."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _words(args[0])
+        return _accepted_phrases(args[0])
     if origin in (Union, UnionType):
-        return [phrase for part in args for phrase in _words(part)]
+        return [phrase for part in args for phrase in _accepted_phrases(part)]
     if origin is Literal:
         return [str(choice) for choice in args]
     phrases = {

@@ -17,16 +17,16 @@ from typing import Any, TypeAlias
 import yaml
 
 from ida_tui.errors import UsageError
-from ida_tui.util.paths import shown_path
-from ida_tui.util.text import quoted, safe
+from ida_tui.util.paths import display_path
+from ida_tui.util.text import quoted, short_key
 
 Scalar: TypeAlias = "bool | int | float | str | None"
 Value: TypeAlias = "Scalar | list[Value] | dict[str, Value]"
 
 MAX_BYTES = 4_000_000
-MAX_NODES = 60_000
+MAX_EXPANDED_NODES = 60_000
 """Maximum values in one file after alias expansion; protects against alias bombs."""
-MAX_WRITTEN = 30_000
+MAX_PARSED_NODES = 30_000
 """Maximum keys and values in one file before alias expansion; limits the parsing time."""
 MAX_DEPTH = 40
 
@@ -44,11 +44,11 @@ class Origin:
     def __str__(self) -> str:
         if self.file is None:
             return self.label
-        return shown_path(self.file) + ("" if self.line is None else f":{self.line}")
+        return display_path(self.file) + ("" if self.line is None else f":{self.line}")
 
 
-DEFAULT = Origin()
-COMMAND_LINE = Origin(label="command line")
+DEFAULT_ORIGIN = Origin()
+COMMAND_LINE_ORIGIN = Origin(label="command line")
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,16 @@ class Node:
     origin: Origin
 
 
-def plain(node: Node) -> Value:
+def to_plain(node: Node) -> Value:
     """The tree as plain values, without origins."""
     if isinstance(node.value, dict):
-        return {key: plain(child) for key, child in node.value.items()}
+        return {key: to_plain(child) for key, child in node.value.items()}
     if isinstance(node.value, list):
-        return [plain(child) for child in node.value]
+        return [to_plain(child) for child in node.value]
     return node.value
 
 
-def origins(node: Node, prefix: str = "") -> Iterator[tuple[str, Origin]]:
+def iter_origins(node: Node, prefix: str = "") -> Iterator[tuple[str, Origin]]:
     """Dotted key and origin of every node below this one, including sections and list items."""
     children: Iterable[tuple[object, Node]] = ()
     if isinstance(node.value, dict):
@@ -78,10 +78,10 @@ def origins(node: Node, prefix: str = "") -> Iterator[tuple[str, Origin]]:
     for key, child in children:
         dotted = f"{prefix}.{key}" if prefix else str(key)
         yield dotted, child.origin
-        yield from origins(child, dotted)
+        yield from iter_origins(child, dotted)
 
 
-def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+def iter_leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Dotted key and value of every leaf; an empty list or mapping counts as a leaf."""
     children: list[tuple[object, object]] = []
     if isinstance(value, dict):
@@ -91,10 +91,10 @@ def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     if not children:
         yield prefix, value
     for key, child in children:
-        yield from leaves(child, f"{prefix}.{key}" if prefix else str(key))
+        yield from iter_leaves(child, f"{prefix}.{key}" if prefix else str(key))
 
 
-def merge(base: Node, top: Node, sections: Collection[str]) -> Node:
+def merge(base: Node, top: Node, section_keys: Collection[str]) -> Node:
     """`base` overridden by `top`: mappings are merged recursively, other values are replaced.
 
     Args:
@@ -108,20 +108,20 @@ def merge(base: Node, top: Node, sections: Collection[str]) -> Node:
     merged = dict(base.value)
     for key, child in top.value.items():
         below = merged.get(key)
-        section = child.value if key in sections and isinstance(child.value, dict) else None
+        section = child.value if key in section_keys and isinstance(child.value, dict) else None
         if below is None or (section is not None and "extends" in section):
             merged[key] = child
         elif section is not None and isinstance(below.value, str):
             merged[key] = Node({"extends": below, **section}, child.origin)
         else:
-            merged[key] = merge(below, child, sections)
+            merged[key] = merge(below, child, section_keys)
     return Node(merged, top.origin)
 
 
 # --- reading and writing ------------------------------------------------------------------------
 
 
-def read(path: Path) -> Node:
+def read_yaml(path: Path) -> Node:
     """One file as a mapping node; ``extends`` is not resolved.
 
     Raises:
@@ -134,28 +134,28 @@ def read(path: Path) -> Node:
             raise UsageError(
                 f"the file is larger than {MAX_BYTES // 1_000_000} MB",
                 "a profile is a short YAML file; check the path",
-                where=shown_path(path),
+                where=display_path(path),
             )
-        return _read(path, status.st_mtime_ns, status.st_size)
+        return _read_cached(path, status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise UsageError(
             f"could not read the file: {error.strerror or error}",
             "check that it exists and that you have permission to read it",
-            where=shown_path(path),
+            where=display_path(path),
         ) from error
 
 
 @lru_cache(maxsize=128)
-def _read(path: Path, _mtime: int, _size: int) -> Node:
+def _read_cached(path: Path, _mtime: int, _size: int) -> Node:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(
             f"the file is not UTF-8 text (byte {error.start})",
             "save it as UTF-8",
-            where=shown_path(path),
+            where=display_path(path),
         ) from error
-    node = parse(text, Origin(path, 1))
+    node = parse_yaml(text, Origin(path, 1))
     if node.value is None:
         node = Node({}, node.origin)
     if not isinstance(node.value, dict):
@@ -167,7 +167,7 @@ def _read(path: Path, _mtime: int, _size: int) -> Node:
     return node
 
 
-def parse(text: str, origin: Origin) -> Node:
+def parse_yaml(text: str, origin: Origin) -> Node:
     """YAML text as a node; line numbers are recorded if `origin` has a file.
 
     Raises:
@@ -175,7 +175,7 @@ def parse(text: str, origin: Origin) -> Node:
     """
     try:
         top = _Loader(text).get_single_node()
-        return Node(None, origin) if top is None else _Reader(origin).read(top, origin)
+        return Node(None, origin) if top is None else _NodeBuilder(origin).build(top, origin)
     except yaml.MarkedYAMLError as error:
         # Report an unclosed bracket or quote at its opening, not where parsing failed.
         opened = any(word in (error.context or "") for word in ("flow", "quoted"))
@@ -201,34 +201,34 @@ def parse(text: str, origin: Origin) -> Node:
         ) from error
 
 
-def dump(value: Value) -> str:
+def dump_yaml(value: Value) -> str:
     """Plain values as YAML text that `parse` reads back unchanged."""
     return yaml.dump(
         value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100, indent=2
     )
 
 
-class _Reader:
+class _NodeBuilder:
     """Converter from composed YAML to nodes; rejects tags, duplicate keys and oversized trees."""
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
-        self.count = 0
+        self.node_count = 0
 
-    def read(self, node: yaml.Node, origin: Origin, depth: int = 0) -> Node:
-        self.count += 1
-        if self.count > MAX_NODES or depth > MAX_DEPTH:
+    def build(self, node: yaml.Node, origin: Origin, depth: int = 0) -> Node:
+        self.node_count += 1
+        if self.node_count > MAX_EXPANDED_NODES or depth > MAX_DEPTH:
             raise UsageError(
                 "the file is too deeply nested, or its aliases expand to too many values",
                 "use fewer aliases and levels",
                 where=str(origin),
             )
         if isinstance(node, yaml.MappingNode) and node.tag == _tag("map"):
-            return Node(self._mapping(node, depth), origin)
+            return Node(self._build_mapping(node, depth), origin)
         if isinstance(node, yaml.SequenceNode) and node.tag == _tag("seq"):
-            return Node([self.read(n, self._at(n), depth + 1) for n in node.value], origin)
+            return Node([self.build(n, self._origin_at(n), depth + 1) for n in node.value], origin)
         if isinstance(node, yaml.ScalarNode):
-            _refuse_half_characters(node, origin)
+            _reject_surrogates(node, origin)
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             try:
                 return Node(_SCALARS[node.tag](node.value), origin)
@@ -239,20 +239,20 @@ class _Reader:
                     where=str(origin),
                 ) from error
         raise UsageError(
-            f"the YAML tag {safe(node.tag.replace('tag:yaml.org,2002:', '!!'))} is not allowed",
+            f"the YAML tag {short_key(node.tag.replace('tag:yaml.org,2002:', '!!'))} is not allowed",
             "use plain text, numbers, true, false, null, lists and mappings",
             where=str(origin),
         )
 
-    def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:
+    def _build_mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:
         own_entries: dict[str, Node] = {}
         inherited: dict[str, Node] = {}
         for key, value in node.value:
-            origin = self._at(key)
+            origin = self._origin_at(key)
             if not isinstance(key, yaml.ScalarNode):
                 raise UsageError("a key must be plain text", "write key: value", where=str(origin))
-            _refuse_half_characters(key, origin)
-            child = self.read(value, origin, depth + 1)
+            _reject_surrogates(key, origin)
+            child = self.build(value, origin, depth + 1)
             if key.tag == _tag("merge"):
                 for source in child.value if isinstance(child.value, list) else [child]:
                     if not isinstance(source.value, dict):
@@ -268,13 +268,13 @@ class _Reader:
                 own_entries[key.value] = child
         return {**inherited, **own_entries}
 
-    def _at(self, node: yaml.Node) -> Origin:
+    def _origin_at(self, node: yaml.Node) -> Origin:
         if self.origin.file is None:
             return self.origin
         return Origin(self.origin.file, node.start_mark.line + 1)
 
 
-def _refuse_half_characters(node: yaml.ScalarNode, origin: Origin) -> None:
+def _reject_surrogates(node: yaml.ScalarNode, origin: Origin) -> None:
     if re.search("[\ud800-\udfff]", node.value):
         raise UsageError(
             f"{quoted(node.value)} contains half of a surrogate pair",
@@ -320,7 +320,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._composed += 1
         self._depth += 1
-        if self._composed > MAX_WRITTEN or self._depth > 2 * MAX_DEPTH:
+        if self._composed > MAX_PARSED_NODES or self._depth > 2 * MAX_DEPTH:
             raise yaml.YAMLError("too deeply nested, or too many values")
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def settled() -> Iterator[None]:
+def frozen_gc() -> Iterator[None]:
     """Exclude all objects that exist now from garbage collection inside the block.
 
     The libraries create about a million permanent objects. A full collection visits each of them while every

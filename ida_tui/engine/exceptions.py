@@ -10,11 +10,11 @@ class RunInterrupted(Exception):
     """The user asked to stop. Raised on the trainer's thread where it is safe to leave the step."""
 
 
-class PauseAsked(Exception):
+class PauseRequested(Exception):
     """The run pauses and frees its memory meanwhile. Raised between two steps."""
 
 
-class NonFinite(IdaError):
+class NonFiniteError(IdaError):
     """A loss, gradient, probability or weight is NaN or infinite. Training on would destroy the weights."""
 
     def __init__(self, what: str, step: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-DEFAULTS = {
+LIBRARY_DEFAULTS = {
     # Metal's default limits are above physical memory, so a run would swap instead of failing. Limit the
     # allocator to the recommended working set, and let it free its cache below that.
     "PYTORCH_MPS_HIGH_WATERMARK_RATIO": "1.0",
@@ -31,13 +31,13 @@ DEFAULTS = {
 }
 
 
-def prepare(model_path: Path | None) -> None:
+def set_library_defaults(model_folder: Path | None) -> None:
     """Set these variables unless the user has set them.
 
     Args:
         model_folder: the model's folder if it is on this machine. Then the hub is switched off, too.
     """
-    for name, value in DEFAULTS.items():
+    for name, value in LIBRARY_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    if model_path is not None:
+    if model_folder is not None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -9,8 +9,16 @@ from contextlib import contextmanager
 
 from ida_tui.events.types import Noticed
 
-LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "torch", "huggingface_hub")
-EXPECTED = (
+LIBRARY_LOGGERS = (
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "torch",
+    "huggingface_hub",
+)
+IGNORED_WARNINGS = (
     # torch warns that Metal has no pinned memory, even though the data loader does not use it.
     "pin_memory",
     # trl.GRPOTrainer itself uses the deprecated name of activation checkpointing.
@@ -24,13 +32,13 @@ EXPECTED = (
 
 
 @contextmanager
-def captured(emit: Callable[[Noticed], object]) -> Iterator[None]:
+def capture_library_output(emit: Callable[[Noticed], object]) -> Iterator[None]:
     """Inside the block, emit the libraries' warnings and log records as notices, each text once."""
     seen: set[str] = set()
 
     def notice(source: str, text: str) -> None:
         text = " ".join(text.split())[:500]
-        if text not in seen and not any(expected in text for expected in EXPECTED):
+        if text not in seen and not any(expected in text for expected in IGNORED_WARNINGS):
             seen.add(text)
             emit(Noticed(level="warning", source=source, text=text))
 
@@ -38,10 +46,10 @@ def captured(emit: Callable[[Noticed], object]) -> Iterator[None]:
         def emit(self, record: logging.LogRecord) -> None:
             notice(record.name.partition(".")[0], record.getMessage())
 
-    _turn_progress_bars_off()
+    _disable_progress_bars()
     handler = Handler(level=logging.WARNING)
     previous = []
-    for name in LIBRARIES:
+    for name in LIBRARY_LOGGERS:
         logger = logging.getLogger(name)
         previous.append((logger, list(logger.handlers), logger.propagate))
         logger.handlers, logger.propagate = [handler], False
@@ -58,7 +66,7 @@ def captured(emit: Callable[[Noticed], object]) -> Iterator[None]:
                 logger.handlers, logger.propagate = handlers, propagate
 
 
-def _turn_progress_bars_off() -> None:
+def _disable_progress_bars() -> None:
     import datasets
     from transformers.utils import logging as transformers_logging
 

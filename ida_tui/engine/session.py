@@ -16,13 +16,13 @@ import queue
 import threading
 from collections.abc import Sequence
 
-from ida_tui.config.devices import chosen_device
+from ida_tui.config.devices import resolve_device
 from ida_tui.config.schema import Config
-from ida_tui.engine.run.control import Control
-from ida_tui.engine.run.decision import GoOn
+from ida_tui.engine.run.control import RunControl
+from ida_tui.engine.run.decision import ResumeDecision
 from ida_tui.errors import IdaError
 from ida_tui.events.types import Record
-from ida_tui.runs.resume import Resumption
+from ida_tui.runs.resume import ResumePoint
 from ida_tui.system import allocator
 
 
@@ -43,8 +43,8 @@ class Session:
         *,
         key: str | None = None,
         argv: Sequence[str] = (),
-        resume: Resumption | None = None,
-        asks: bool = False,
+        resume: ResumePoint | None = None,
+        interactive: bool = False,
     ) -> None:
         self.config = config
         self.judge = config.judge
@@ -54,16 +54,18 @@ class Session:
         self._key = key
         self._argv = list(argv)
         self._resume = resume
-        self._decisions: queue.SimpleQueue[GoOn] | None = queue.SimpleQueue() if asks else None
+        self._decisions: queue.SimpleQueue[ResumeDecision] | None = (
+            queue.SimpleQueue() if interactive else None
+        )
         self._records: queue.SimpleQueue[Record] = queue.SimpleQueue()
-        self._control = Control()
-        self._refusal: IdaError | None = None
+        self._control = RunControl()
+        self._start_error: IdaError | None = None
         # A daemon thread, so that a second request to stop can exit without waiting for a device.
         self._thread = threading.Thread(target=self._main, name="ida-trainer", daemon=True)
 
     def start(self) -> None:
         """Start the thread; returns immediately."""
-        if chosen_device(self.config) == "cpu":
+        if resolve_device(self.config) == "cpu":
             # With a GPU the host only loads the weights and should return that memory.
             allocator.keep_freed_memory()
         self._thread.start()
@@ -76,24 +78,24 @@ class Session:
         """Pause the run after the current step. Safe from any thread and from a signal handler."""
         self._control.request_pause()
 
-    def request_go_on(self) -> None:
+    def request_resume(self) -> None:
         """Resume a run that was paused by `request_pause`."""
-        self._control.go_on()
+        self._control.request_resume()
 
     def request_hand_over(self) -> None:
         """End the run after the current step, so that another process can resume it."""
         self._control.request_hand_over()
 
     @property
-    def pausing(self) -> bool:
+    def pause_requested(self) -> bool:
         """Whether a pause is requested."""
-        return self._control.pausing
+        return self._control.pause_requested
 
-    def go_on(self, answer: GoOn) -> None:
+    def resume_with(self, decision: ResumeDecision) -> None:
         """Resume a run that waits for a decision on its judge."""
         if self._decisions is not None:
-            self.judge, self.budget = answer.judge, answer.budget
-            self._decisions.put(answer)
+            self.judge, self.budget = decision.judge, decision.budget
+            self._decisions.put(decision)
 
     @property
     def stop_requested(self) -> bool:
@@ -107,10 +109,10 @@ class Session:
         except queue.Empty:
             return None
 
-    def drain(self, most: int = 5000) -> list[Record]:
+    def drain(self, limit: int = 5000) -> list[Record]:
         """The records since the last call, at most `limit` of them; does not block."""
         records: list[Record] = []
-        while len(records) < most:
+        while len(records) < limit:
             try:
                 records.append(self._records.get_nowait())
             except queue.Empty:
@@ -118,9 +120,9 @@ class Session:
         return records
 
     @property
-    def refusal(self) -> IdaError | None:
+    def start_error(self) -> IdaError | None:
         """The error that kept the run from starting, or None."""
-        return self._refusal
+        return self._start_error
 
     @property
     def finished(self) -> bool:
@@ -131,14 +133,14 @@ class Session:
         """Wait for the thread to end."""
         self._thread.join(timeout)
 
-    def raise_if_refused(self) -> None:
+    def raise_start_error(self) -> None:
         """Raise the error that kept the run from starting; a run that started reports errors in `RunEnded`.
 
         Raises:
             IdaError: the device, the model or the output folder could not be used.
         """
-        if self._refusal is not None:
-            raise self._refusal
+        if self._start_error is not None:
+            raise self._start_error
 
     def _main(self) -> None:
         try:
@@ -153,17 +155,17 @@ class Session:
                 resume=self._resume,
                 decisions=self._decisions,
             )
-            if self._control.handing_over:
+            if self._control.hand_over_requested:
                 # This process may stay alive, and the process that resumes the run needs the memory.
-                from ida_tui.engine.device.device import give_back
+                from ida_tui.engine.device.device import free_memory
 
-                give_back(chosen_device(self.config))
+                free_memory(resolve_device(self.config))
         except IdaError as error:
-            self._refusal = error
+            self._start_error = error
         except Exception as error:
             # Nothing catches the exceptions of a thread: store an unexpected one as an error to show.
-            self._refusal = IdaError(
+            self._start_error = IdaError(
                 f"the run could not start: {type(error).__name__}: {error}",
                 "this is a bug in ida-tui, or a broken installation (run `uv sync` to repair it)",
             )
-            self._refusal.__cause__ = error
+            self._start_error.__cause__ = error

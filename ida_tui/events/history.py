@@ -11,11 +11,11 @@ from math import inf, isnan, nan
 from typing import Generic, TypeVar, overload
 
 T = TypeVar("T")
-BLOCK = 256
+BLOCK_SIZE = 256
 """Number of items that are compressed together, after as many newer ones were appended."""
 
 
-class Figures(Sequence[float | None]):
+class Column(Sequence[float | None]):
     """One figure of each item of a `Series`, as a sequence of floats: eight bytes per item.
 
     Args:
@@ -50,7 +50,7 @@ class Figures(Sequence[float | None]):
         for value in islice(self._values, self._length):
             yield None if isnan(value) else value
 
-    def total(self) -> float:
+    def sum(self) -> float:
         """The sum of the known values."""
         total = sum(islice(self._values, self._length))
         return total if not isnan(total) else sum(value for value in self if value is not None)
@@ -65,60 +65,62 @@ class Figures(Sequence[float | None]):
         return total / len(part) if part else None
 
 
-class _Store(Generic[T]):
+class _HistoryStore(Generic[T]):
     """Storage shared by several series: compressed blocks, the newest items, and the figures of all items."""
 
-    __slots__ = ("blocks", "figures", "newest", "opened")
+    __slots__ = ("blocks", "columns", "newest", "unpacked")
 
-    def __init__(self, figures: Iterable[str]) -> None:
+    def __init__(self, columns: Iterable[str]) -> None:
         self.blocks: list[bytes] = []
         self.newest: list[T] = []
         """The items after the compressed blocks."""
-        self.figures: dict[str, array[float]] = {name: array("d") for name in figures}
-        self.opened: tuple[int, list[T]] = (-1, [])
+        self.columns: dict[str, array[float]] = {name: array("d") for name in columns}
+        self.unpacked: tuple[int, list[T]] = (-1, [])
         """Number and items of the block that was unpacked most recently."""
 
     def __len__(self) -> int:
-        return len(self.blocks) * BLOCK + len(self.newest)
+        return len(self.blocks) * BLOCK_SIZE + len(self.newest)
 
     def append(self, item: T) -> None:
         self.newest.append(item)
-        for name, values in self.figures.items():
-            values.append(_figure(getattr(item, name)))
-        if len(self.newest) == 2 * BLOCK:
-            self.blocks.append(zlib.compress(pickle.dumps(self.newest[:BLOCK]), 1))
-            del self.newest[:BLOCK]
+        for name, values in self.columns.items():
+            values.append(_to_float(getattr(item, name)))
+        if len(self.newest) == 2 * BLOCK_SIZE:
+            self.blocks.append(zlib.compress(pickle.dumps(self.newest[:BLOCK_SIZE]), 1))
+            del self.newest[:BLOCK_SIZE]
 
-    def until(self, length: int) -> _Store[T]:
+    def copy_prefix(self, length: int) -> _HistoryStore[T]:
         """A separate store with the first `length` items of this one."""
-        store: _Store[T] = _Store(())
-        full_blocks = min(length // BLOCK, len(self.blocks))
+        store: _HistoryStore[T] = _HistoryStore(())
+        full_blocks = min(length // BLOCK_SIZE, len(self.blocks))
         store.blocks = self.blocks[:full_blocks]
-        store.newest = list(islice(self.items(full_blocks * BLOCK), length - full_blocks * BLOCK))
-        store.figures = {name: values[:length] for name, values in self.figures.items()}
+        store.newest = list(
+            islice(self.items(full_blocks * BLOCK_SIZE), length - full_blocks * BLOCK_SIZE)
+        )
+        store.columns = {name: values[:length] for name, values in self.columns.items()}
         return store
 
     def block(self, number: int) -> list[T]:
         """The items of one block."""
-        opened, items = self.opened
+        opened, items = self.unpacked
         if opened != number:
             # Safe to unpickle: the block was packed by this process and never left its memory.
             items = pickle.loads(zlib.decompress(self.blocks[number]))
-            self.opened = (number, items)
+            self.unpacked = (number, items)
         return items
 
     def item(self, index: int) -> T:
-        number, offset = divmod(index, BLOCK)
+        number, offset = divmod(index, BLOCK_SIZE)
         if number < len(self.blocks):
             return self.block(number)[offset]
-        return self.newest[index - len(self.blocks) * BLOCK]
+        return self.newest[index - len(self.blocks) * BLOCK_SIZE]
 
     def items(self, start: int) -> Iterator[T]:
         for index in range(start, len(self)):
             yield self.item(index)
 
 
-class Series(Sequence[T], Generic[T]):
+class PackedHistory(Sequence[T], Generic[T]):
     """An immutable sequence to which one item can be appended cheaply.
 
     A run is folded step by step, and every state contains all earlier steps. For 100,000 steps, tuples would
@@ -132,35 +134,35 @@ class Series(Sequence[T], Generic[T]):
 
     __slots__ = ("_length", "_store")
 
-    def __init__(self, items: Iterable[T] = (), figures: Iterable[str] = ()) -> None:
-        self._store: _Store[T] = _Store(figures)
+    def __init__(self, items: Iterable[T] = (), columns: Iterable[str] = ()) -> None:
+        self._store: _HistoryStore[T] = _HistoryStore(columns)
         for item in items:
             self._store.append(item)
         self._length = len(self._store)
 
-    def plus(self, item: T) -> Series[T]:
+    def with_item(self, item: T) -> PackedHistory[T]:
         """A new series with one more item at the end; this series does not change."""
         # The longest series appends in place; a shorter one that branches off gets a separate store.
         is_longest = len(self._store) == self._length
-        store = self._store if is_longest else self._store.until(self._length)
+        store = self._store if is_longest else self._store.copy_prefix(self._length)
         store.append(item)
-        return self._view(store, self._length + 1)
+        return self._from_store(store, self._length + 1)
 
-    def first(self, count: int) -> Series[T]:
+    def prefix(self, count: int) -> PackedHistory[T]:
         """The first `count` items, as a series."""
-        return self._view(self._store, max(0, min(count, self._length)))
+        return self._from_store(self._store, max(0, min(count, self._length)))
 
-    def figures(self, name: str) -> Figures:
+    def column(self, name: str) -> Column:
         """One figure of every item.
 
         Raises:
             KeyError: the series was created without this figure.
         """
-        return Figures(self._store.figures[name], self._length)
+        return Column(self._store.columns[name], self._length)
 
     @staticmethod
-    def _view(store: _Store[T], length: int) -> Series[T]:
-        view: Series[T] = Series.__new__(Series)
+    def _from_store(store: _HistoryStore[T], length: int) -> PackedHistory[T]:
+        view: PackedHistory[T] = PackedHistory.__new__(PackedHistory)
         view._store = store
         view._length = length
         return view
@@ -186,17 +188,17 @@ class Series(Sequence[T], Generic[T]):
             yield self._store.item(index)
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, Series | tuple | list):
+        if isinstance(other, PackedHistory | tuple | list):
             return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
         return NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Series({self[:]!r})"
+        return f"PackedHistory({self[:]!r})"
 
 
-def _figure(value: float | None) -> float:
+def _to_float(value: float | None) -> float:
     try:
         return nan if value is None else float(value)
     except OverflowError:

@@ -13,7 +13,7 @@ from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
 
-PHASES: dict[ev.Phase, str] = {
+PHASE_LABELS: dict[ev.Phase, str] = {
     "load": "loading the model",
     "generate": "generating",
     "judge": "waiting for the judge",
@@ -24,24 +24,24 @@ PHASES: dict[ev.Phase, str] = {
 }
 
 
-def config_loaded(config: Config) -> str:
+def config_loaded_line(config: Config) -> str:
     """The first line that a run prints."""
     return f"✓ Config loaded ({config.name}: model {config.model.name}, judge {config.judge.name})"
 
 
-def lines(state: RunState, event: ev.Event) -> list[str]:
+def event_lines(state: RunState, event: ev.Event) -> list[str]:
     """The lines to print for an event; `state` already includes that event."""
     match event:
         case ev.RunStarted():
-            return _run_started(event)
+            return _run_started_lines(event)
         case ev.Noticed():
             return [f"{'!' if event.level == 'warning' else '✓'} {event.text}"]
         case ev.JudgeBatchFinished():
-            return [*_generation(state), _judge_batch(event)]
+            return [*_generation_lines(state), _judge_batch_line(event)]
         case ev.StepFinished():
-            return [_step(event), *_trouble(event)]
+            return [_step_line(event), *_skipped_update_lines(event)]
         case ev.EvaluationFinished():
-            return _evaluation(event)
+            return _evaluation_lines(event)
         case ev.CheckpointSaved():
             return [f"✓ Saved {event.path}"]
         case ev.AlertRaised():
@@ -54,19 +54,19 @@ def lines(state: RunState, event: ev.Event) -> list[str]:
                 return [f"! Paused by you after step {event.step}"]
             return [f"! Paused after step {event.step}: {event.reason}"]
         case ev.JudgeSlowed():
-            return [_slowed(event)]
+            return [_judge_slowed_line(event)]
         case ev.JudgeProbed() if event.drift is not None:
             return [f"   judge drift since the first check: {event.drift:.1f} points per axis"]
         case ev.RunResumed():
             judge = f", scored by: {event.judge}" if event.judge else ""
             return [f"✓ Resumed from step {event.from_step}{judge}"]
         case ev.RunEnded():
-            return summary(state, event)
+            return summary_lines(state, event)
         case _:
             return []
 
 
-def progress(state: RunState, now: datetime) -> str:
+def progress_line(state: RunState, now: datetime) -> str:
     """One short line about the current activity, for the live line of a terminal.
 
     Args:
@@ -80,63 +80,65 @@ def progress(state: RunState, now: datetime) -> str:
             f"{step} · generating {generation.rows_done}/{generation.rows} completions · "
             f"{generation.tokens:,} tokens · {generation.tokens_per_s:,.0f} tok/s"
         )
-    wait_s = state.held_s(now)
+    wait_s = state.rate_limit_wait_s(now)
     if state.phase == "judge" and wait_s:
         return f"{step} · rate-limited by the judge, waiting {wait_s:.0f} s"
-    if state.phase == "judge" and state.asking is not None:
-        return f"{step} · {PHASES['judge']}: {state.asking.answered}/{state.asking.asked} verdicts"
+    if state.phase == "judge" and state.judge_progress is not None:
+        return f"{step} · {PHASE_LABELS['judge']}: {state.judge_progress.answered}/{state.judge_progress.asked} verdicts"
     in_step = state.phase not in ("load", "evaluate", "save")
-    return f"{step} · {PHASES[state.phase]}" if in_step else PHASES[state.phase]
+    return f"{step} · {PHASE_LABELS[state.phase]}" if in_step else PHASE_LABELS[state.phase]
 
 
-def summary(state: RunState, ended: ev.RunEnded) -> list[str]:
+def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
     """The closing lines of a run: outcome, results, cost, time, and where the files are."""
     out = []
-    out.append(f"{'✓' if ended.good else '✗'} {ended.message}")
-    if not ended.good:
+    out.append(f"{'✓' if ended.succeeded else '✗'} {ended.message}")
+    if not ended.succeeded:
         out += [f"  {line}" for line in ended.hint.splitlines()]
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
         first, last = state.first_steps, state.last_steps
         out.append(
-            f"  R_IDA          {ended.r_ida_first:.3f} (first {_steps(len(first))}) → "
-            f"{ended.r_ida_last:.3f} (last {_steps(len(last))})"
+            f"  R_IDA          {ended.r_ida_first:.3f} (first {_steps_text(len(first))}) → "
+            f"{ended.r_ida_last:.3f} (last {_steps_text(len(last))})"
         )
-    before, after = state.before, state.after
+    before, after = state.evaluation_before, state.evaluation_after
     if before and after:
         out.append("  held-out prompts, never trained on (before → after):")
         out.append(
             "    harmless requests answered   "
-            f"{_share(before.harmless_complied, before.harmless)} → "
-            f"{_share(after.harmless_complied, after.harmless)}"
+            f"{_share_text(before.harmless_complied, before.harmless)} → "
+            f"{_share_text(after.harmless_complied, after.harmless)}"
         )
         out.append(
             "    unsafe requests declined     "
-            f"{_share(before.unsafe_refused, before.unsafe)} → "
-            f"{_share(after.unsafe_refused, after.unsafe)}"
+            f"{_share_text(before.unsafe_refused, before.unsafe)} → "
+            f"{_share_text(after.unsafe_refused, after.unsafe)}"
         )
-        out += _judged(after)
+        out += _judged_figures_lines(after)
     if ended.steps_done:
         out.append(f"  weights moved  {100 * ended.weight_delta:.2f}% (relative L2 norm)")
-    skipped = [n for n, was_skipped in enumerate(state.steps.figures("skipped")) if was_skipped]
+    skipped = [n for n, was_skipped in enumerate(state.steps.column("skipped")) if was_skipped]
     if skipped:
         out.append(
-            f"  scaler         skipped {len(skipped)} of {_steps(len(state.steps))} (gradient overflow);"
+            f"  scaler         skipped {len(skipped)} of {_steps_text(len(state.steps))} (gradient overflow);"
             f" loss scale {state.steps[skipped[-1]].loss_scale or 0:g} after the last skip"
         )
     if state.alerts:
         named = ", ".join(f"{alert.rule} (step {alert.step})" for alert in state.alerts[:4])
-        more = f" and {state.alerted - 4} more" if state.alerted > 4 else ""
+        more = f" and {state.alert_count - 4} more" if state.alert_count > 4 else ""
         out.append(f"  alerts         {named}{more}")
     if state.judge.calls or state.judge.cached or state.judge.failed:
-        out.append(f"  judge          {_judge_totals(state)}")
-    out.append(f"  time           {_duration(ended.seconds)}{_peak(state)}")
+        out.append(f"  judge          {_judge_totals_text(state)}")
+    out.append(f"  time           {_duration_text(ended.seconds)}{_peak_memory_text(state)}")
     if state.run is not None:
         out.append(f"  results        {state.run.directory}")
     return out
 
 
 def memory_table(
-    plan: Sequence[tuple[str, ev.When, int]], limit: float | None, measured: Mapping[ev.When, int]
+    plan: Sequence[tuple[str, ev.MemoryPeriod, int]],
+    limit: float | None,
+    measured: Mapping[ev.MemoryPeriod, int],
 ) -> list[str]:
     """The memory plan and the measured peaks as a table, at most 44 columns wide.
 
@@ -149,7 +151,7 @@ def memory_table(
         return ["no memory plan: the sizes of the model are unknown"]
     out = [f"{'':<22} {'planned':>9}" + (f"  {'measured':>9}" if measured else "")]
     always, peak = sum(size for _, when, size in plan if when == "always"), 0
-    for moment, label in MOMENTS.items():
+    for moment, label in MEMORY_PERIOD_LABELS.items():
         parts = [(name, size) for name, when, size in plan if when == moment]
         if not parts:
             continue
@@ -157,19 +159,19 @@ def memory_table(
         peak = max(peak, planned)
         # Without a conversion, loading holds only the parts that are always held.
         measured_at = "loading" if moment == "always" and not _has_loading_parts(plan) else moment
-        column = f"  {_size(measured[measured_at]):>9}" if measured_at in measured else ""
-        out.append(f"{label:<22} {_size(planned):>9}{column}")
-        out += [f"  {name:<20} {_size(size):>9}" for name, size in parts if size]
-    of_limit = f" of {_size(limit)}: {peak / limit:.0%}" if limit else ""
-    out.append(f"{'peak':<22} {_size(peak):>9}{of_limit}")
+        column = f"  {_size_text(measured[measured_at]):>9}" if measured_at in measured else ""
+        out.append(f"{label:<22} {_size_text(planned):>9}{column}")
+        out += [f"  {name:<20} {_size_text(size):>9}" for name, size in parts if size]
+    of_limit = f" of {_size_text(limit)}: {peak / limit:.0%}" if limit else ""
+    out.append(f"{'peak':<22} {_size_text(peak):>9}{of_limit}")
     return out
 
 
-def _has_loading_parts(plan: Sequence[tuple[str, ev.When, int]]) -> bool:
+def _has_loading_parts(plan: Sequence[tuple[str, ev.MemoryPeriod, int]]) -> bool:
     return any(when == "loading" for _, when, _ in plan)
 
 
-MOMENTS: Mapping[ev.When, str] = {
+MEMORY_PERIOD_LABELS: Mapping[ev.MemoryPeriod, str] = {
     "always": "always",
     "loading": "always + loading",
     "sampling": "always + sampling",
@@ -177,46 +179,48 @@ MOMENTS: Mapping[ev.When, str] = {
 }
 
 
-def measured_memory(state: RunState) -> dict[ev.When, int]:
+def measured_memory(state: RunState) -> dict[ev.MemoryPeriod, int]:
     """Peak memory of a run, in bytes, for each time of use in its memory plan."""
     by_phase = state.memory_by_phase
     peaks = {
         when: [by_phase[phase] for phase in phases if phase in by_phase]
-        for when, phases in PHASES_OF.items()
+        for when, phases in PHASES_BY_MEMORY_PERIOD.items()
     }
     return {when: max(values) for when, values in peaks.items() if values}
 
 
-PHASES_OF: Mapping[ev.When, tuple[ev.Phase, ...]] = {
+PHASES_BY_MEMORY_PERIOD: Mapping[ev.MemoryPeriod, tuple[ev.Phase, ...]] = {
     "loading": ("load",),
     "sampling": ("generate",),
     "update": ("reference", "update"),
 }
 
 
-def _size(size: float) -> str:
+def _size_text(size: float) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def _run_started(run: ev.RunStarted) -> list[str]:
+def _run_started_lines(run: ev.RunStarted) -> list[str]:
     trained = (
-        f"{_count(run.trainable_params)} trained by LoRA" if run.method == "lora" else "all trained"
+        f"{_parameter_count_text(run.trainable_params)} trained by LoRA"
+        if run.method == "lora"
+        else "all trained"
     )
     return [
-        f"✓ Model loaded ({_count(run.params)} params, {trained}) on {run.device}",
+        f"✓ Model loaded ({_parameter_count_text(run.params)} params, {trained}) on {run.device}",
         f"   {run.precision}",
         f"✓ Starting training ({run.prompts} prompt{'s' * (run.prompts != 1)}, "
         f"{run.generations} gens per prompt)",
-        f"   {run.steps} steps of {run.completions_per_step} completions{_together(run)}, scored by:"
+        f"   {run.steps} steps of {run.completions_per_step} completions{_process_count_text(run)}, scored by:"
         f" {run.judge}",
     ]
 
 
-def _together(run: ev.RunStarted) -> str:
+def _process_count_text(run: ev.RunStarted) -> str:
     return f" on {run.processes} processes" if run.processes > 1 else ""
 
 
-def _generation(state: RunState) -> list[str]:
+def _generation_lines(state: RunState) -> list[str]:
     generation = state.generation
     if generation is None:
         return []
@@ -226,7 +230,7 @@ def _generation(state: RunState) -> list[str]:
     ]
 
 
-def _judge_batch(batch: ev.JudgeBatchFinished) -> str:
+def _judge_batch_line(batch: ev.JudgeBatchFinished) -> str:
     extra = []
     if batch.cached:
         extra.append(f"{batch.cached} from the cache")
@@ -237,13 +241,13 @@ def _judge_batch(batch: ev.JudgeBatchFinished) -> str:
     )
 
 
-def _slowed(event: ev.JudgeSlowed) -> str:
+def _judge_slowed_line(event: ev.JudgeSlowed) -> str:
     calls = f"{event.slots} concurrent call{'s' * (event.slots != 1)} from now on"
-    wait = f"waiting {_duration(event.seconds)}, then " if event.seconds >= 1 else ""
+    wait = f"waiting {_duration_text(event.seconds)}, then " if event.seconds >= 1 else ""
     return f"! The judge is overloaded ({event.reason}): {wait}{calls}"
 
 
-def _step(step: ev.StepFinished) -> str:
+def _step_line(step: ev.StepFinished) -> str:
     start = f"Step {step.step}/{step.steps} |"
     if step.r_ida is None:
         return f"{start} all verdicts failed (0/{step.completions} scored)"
@@ -256,7 +260,7 @@ def _step(step: ev.StepFinished) -> str:
     )
 
 
-def _trouble(step: ev.StepFinished) -> list[str]:
+def _skipped_update_lines(step: ev.StepFinished) -> list[str]:
     if step.skipped:
         scale = f" to {step.loss_scale:g}" if step.loss_scale is not None else ""
         return [
@@ -265,17 +269,17 @@ def _trouble(step: ev.StepFinished) -> list[str]:
     return []
 
 
-def _evaluation(figures: ev.EvaluationFinished) -> list[str]:
+def _evaluation_lines(figures: ev.EvaluationFinished) -> list[str]:
     moment = "Before training" if figures.when == "before" else "After training"
     return [
         f"✓ {moment}, on {figures.prompts} held-out prompts ({figures.classifier}):",
-        f"   harmless answered {_share(figures.harmless_complied, figures.harmless)} · "
-        f"unsafe declined {_share(figures.unsafe_refused, figures.unsafe)}",
+        f"   harmless answered {_share_text(figures.harmless_complied, figures.harmless)} · "
+        f"unsafe declined {_share_text(figures.unsafe_refused, figures.unsafe)}",
         *(f"   {line}" for line in textwrap.wrap(figures.verdict, 97)),
     ]
 
 
-def _judged(figures: ev.EvaluationFinished) -> list[str]:
+def _judged_figures_lines(figures: ev.EvaluationFinished) -> list[str]:
     """The judge's figures for the held-out answers, and the verdict of the evaluation."""
     out = []
     for name, _, before, after, low, high in figures.figures:
@@ -288,7 +292,7 @@ def _judged(figures: ev.EvaluationFinished) -> list[str]:
     return out + [f"  {line}" for line in textwrap.wrap(figures.verdict, 98)]
 
 
-def _judge_totals(state: RunState) -> str:
+def _judge_totals_text(state: RunState) -> str:
     totals = state.judge
     if totals.calls and totals.cost == 0 and state.run and state.run.judge == ev.OFFLINE_JUDGE:
         return f"{totals.calls} verdicts from the {ev.OFFLINE_JUDGE}, no calls, no cost"
@@ -300,19 +304,19 @@ def _judge_totals(state: RunState) -> str:
     return ", ".join([*parts, cost, f"{totals.seconds:.1f}s"])
 
 
-def _peak(state: RunState) -> str:
+def _peak_memory_text(state: RunState) -> str:
     return f", peak memory {state.memory_peak / 1e9:.1f} GB" if state.memory_peak else ""
 
 
-def _share(part: int, total: int) -> str:
+def _share_text(part: int, total: int) -> str:
     return f"{100 * part / total:.0f}% ({part}/{total})" if total else "no prompts"
 
 
-def _steps(count: int) -> str:
+def _steps_text(count: int) -> str:
     return f"{count} step{'s' * (count != 1)}"
 
 
-def _count(number: int) -> str:
+def _parameter_count_text(number: int) -> str:
     """A parameter count with a suffix: 4.0B, 0.6B, 0.9M, 143.4k."""
     for size, letter in ((1e9, "B"), (1e6, "M")):
         if number >= size / 2:
@@ -320,6 +324,6 @@ def _count(number: int) -> str:
     return f"{number / 1e3:.1f}k"
 
 
-def _duration(seconds: float) -> str:
+def _duration_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

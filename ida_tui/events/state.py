@@ -14,17 +14,17 @@ from itertools import islice, zip_longest
 from typing import Any
 
 from ida_tui.events import types as ev
-from ida_tui.events.history import Series
+from ida_tui.events.history import PackedHistory
 
 MAX_NOTICES = 200
 MAX_ALERTS = 500
-STEP_PEAKS = 60
+MAX_STEP_PEAKS = 60
 """Number of steps whose memory peak is stored."""
-MEMORY_SAMPLES = 480
+MAX_MEMORY_SAMPLES = 480
 """Number of memory samples that are stored: four minutes at two samples per second."""
-RECENT = 400
+MAX_LOG_RECORDS = 400
 """Number of log records that are stored."""
-LOGGED = (
+LOG_EVENTS = (
     ev.RunStarted,
     ev.Noticed,
     ev.StepFinished,
@@ -37,7 +37,7 @@ LOGGED = (
     ev.RunEnded,
 )
 """Event types that are shown in the log."""
-FIGURES = ("step", "align", "risk", "detail", "r_ida", "skipped")
+STEP_COLUMNS = ("step", "align", "risk", "detail", "r_ida", "skipped")
 """Figures of the steps that can be read without unpacking old steps."""
 FIRST_STEPS = 3
 LAST_STEPS = 5
@@ -89,17 +89,19 @@ class RunState:
     generation: ev.TokensGenerated | None = None
     completions: tuple[Completion, ...] = ()
     """Completions of the current step, or of the previous one until new ones arrive."""
-    asking: ev.JudgeProgressed | None = None
+    judge_progress: ev.JudgeProgressed | None = None
     """Progress of the judge in the current step."""
-    slowed: ev.JudgeSlowed | None = None
+    judge_slowdown: ev.JudgeSlowed | None = None
     """The most recent rejection of calls by the judge."""
-    slowed_at: str = ""
-    probes: tuple[ev.JudgeProbed, ...] = ()
+    judge_slowdown_at: str = ""
+    judge_probes: tuple[ev.JudgeProbed, ...] = ()
     """The first and the most recent drift probe of the judge."""
-    steps: Series[ev.StepFinished] = field(default_factory=lambda: Series(figures=FIGURES))
+    steps: PackedHistory[ev.StepFinished] = field(
+        default_factory=lambda: PackedHistory(columns=STEP_COLUMNS)
+    )
     judge: JudgeTotals = field(default_factory=JudgeTotals)
     memory: ev.MemorySampled | None = None
-    memory_recent: tuple[ev.MemorySampled, ...] = ()
+    memory_samples: tuple[ev.MemorySampled, ...] = ()
     """The newest samples, oldest first."""
     memory_peak: int = 0
     """Largest `process` seen, in bytes."""
@@ -107,22 +109,22 @@ class RunState:
     """Largest `system_used` seen, in bytes."""
     memory_by_phase: Mapping[ev.Phase, int] = field(default_factory=dict)
     """Peak memory in each phase, in bytes: of the process, or of the device with CUDA."""
-    recent: tuple[ev.Record, ...] = ()
+    log_records: tuple[ev.Record, ...] = ()
     """The newest log records, oldest first."""
     notices: tuple[ev.Noticed, ...] = ()
     alerts: tuple[ev.AlertRaised, ...] = ()
     """The newest alerts, oldest first."""
-    alerted: int = 0
+    alert_count: int = 0
     """Number of all alerts, including those that are no longer in `alerts`."""
-    judged_since: int = 0
+    judge_since_step: int = 0
     """The last step before the current judge took over; scores of earlier judges are not comparable."""
     step_peaks: tuple[int, ...] = ()
     """Peak memory of the process in each of the newest steps, in bytes, oldest first."""
-    step_peak: int = 0
+    current_step_peak: int = 0
     """Peak memory of the process in the current step so far, in bytes."""
     checkpoint: ev.CheckpointSaved | None = None
-    before: ev.EvaluationFinished | None = None
-    after: ev.EvaluationFinished | None = None
+    evaluation_before: ev.EvaluationFinished | None = None
+    evaluation_after: ev.EvaluationFinished | None = None
     pause: ev.RunPaused | None = None
     """The event that paused the run; None while it is not paused."""
     ended: ev.RunEnded | None = None
@@ -130,19 +132,19 @@ class RunState:
     @property
     def first_steps(self) -> tuple[ev.StepFinished, ...]:
         """The first scored steps; `RunEnded.r_ida_first` is their mean."""
-        return tuple(islice(_scored(self.steps), first_window(self._scored_steps)))
+        return tuple(islice(_only_scored(self.steps), first_window(self._scored_steps)))
 
     @property
     def last_steps(self) -> tuple[ev.StepFinished, ...]:
         """The last scored steps; `RunEnded.r_ida_last` is their mean."""
-        newest = islice(_scored(reversed(self.steps)), last_window(self._scored_steps))
+        newest = islice(_only_scored(reversed(self.steps)), last_window(self._scored_steps))
         return tuple(newest)[::-1]
 
     @property
     def _scored_steps(self) -> int:
         """Number of scored steps, counted only as far as `first_window` and `last_window` need it."""
         enough = FIRST_STEPS * 2 + LAST_STEPS
-        return sum(1 for _ in islice(_scored(self.steps), enough))
+        return sum(1 for _ in islice(_only_scored(self.steps), enough))
 
     @property
     def r_ida_first(self) -> float | None:
@@ -154,12 +156,12 @@ class RunState:
         """Mean R_IDA over `last_steps`."""
         return _mean_r_ida(self.last_steps)
 
-    def held_s(self, now: datetime) -> float:
+    def rate_limit_wait_s(self, now: datetime) -> float:
         """Remaining seconds until the judge accepts calls again, counted from `now` (UTC)."""
-        if self.slowed is None or self.ended is not None:
+        if self.judge_slowdown is None or self.ended is not None:
             return 0.0
-        elapsed = (now - datetime.fromisoformat(self.slowed_at)).total_seconds()
-        return max(0.0, self.slowed.seconds - elapsed)
+        elapsed = (now - datetime.fromisoformat(self.judge_slowdown_at)).total_seconds()
+        return max(0.0, self.judge_slowdown.seconds - elapsed)
 
     @property
     def weight_delta(self) -> float:
@@ -183,8 +185,8 @@ def fold(state: RunState, record: ev.Record) -> RunState:
 
     def updated(**changes: Any) -> RunState:
         started_at = state.started_at or record.time
-        if isinstance(event, LOGGED):
-            changes["recent"] = (*state.recent, record)[-RECENT:]
+        if isinstance(event, LOG_EVENTS):
+            changes["log_records"] = (*state.log_records, record)[-MAX_LOG_RECORDS:]
         return replace(
             state, seq=record.seq, updated_at=record.time, started_at=started_at, **changes
         )
@@ -193,11 +195,11 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.RunStarted():
             return updated(run=event)
         case ev.PhaseChanged():
-            return updated(**_phase_changed(state, event), phase_since=record.time)
+            return updated(**_phase_changes(state, event), phase_since=record.time)
         case ev.RolloutStarted():
             rows = len(event.prompts) * event.generations
             # A resumed run repeats the interrupted step, so the text streams start empty.
-            return updated(rollout=event, streams=("",) * rows, completions=(), asking=None)
+            return updated(rollout=event, streams=("",) * rows, completions=(), judge_progress=None)
         case ev.TextGenerated():
             texts = zip_longest(state.streams, event.texts, fillvalue="")
             return updated(streams=tuple(text + added for text, added in texts))
@@ -206,47 +208,53 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.CompletionFinished():
             return updated(completions=(*state.completions, Completion(event)))
         case ev.CompletionScored():
-            return updated(completions=_with_verdict(state.completions, event))
+            return updated(completions=_attach_verdict(state.completions, event))
         case ev.JudgeBatchFinished():
-            return updated(judge=_add(state.judge, event))
+            return updated(judge=_add_judge_batch(state.judge, event))
         case ev.JudgeProgressed():
-            return updated(asking=event)
+            return updated(judge_progress=event)
         case ev.JudgeSlowed():
-            return updated(slowed=event, slowed_at=record.time)
+            return updated(judge_slowdown=event, judge_slowdown_at=record.time)
         case ev.JudgeProbed():
-            judge = replace(state.judge, cost=_sum(state.judge.cost, event.cost))
-            return updated(probes=(*state.probes[:1], event), judge=judge)
+            judge = replace(state.judge, cost=_sum_costs(state.judge.cost, event.cost))
+            return updated(judge_probes=(*state.judge_probes[:1], event), judge=judge)
         case ev.StepFinished():
-            peaks = (*state.step_peaks, state.step_peak) if state.step_peak else state.step_peaks
+            peaks = (
+                (*state.step_peaks, state.current_step_peak)
+                if state.current_step_peak
+                else state.step_peaks
+            )
             return updated(
-                steps=state.steps.plus(event), step_peaks=peaks[-STEP_PEAKS:], step_peak=0
+                steps=state.steps.with_item(event),
+                step_peaks=peaks[-MAX_STEP_PEAKS:],
+                current_step_peak=0,
             )
         case ev.MemorySampled():
             return updated(
                 memory=event,
-                memory_recent=(*state.memory_recent, event)[-MEMORY_SAMPLES:],
+                memory_samples=(*state.memory_samples, event)[-MAX_MEMORY_SAMPLES:],
                 memory_peak=max(state.memory_peak, event.process, event.process_peak),
-                memory_by_phase=_highest(state, event),
-                step_peak=max(state.step_peak, event.process),
+                memory_by_phase=_update_phase_peaks(state, event),
+                current_step_peak=max(state.current_step_peak, event.process),
                 system_peak=max(state.system_peak, event.system_used),
             )
         case ev.Noticed():
             return updated(notices=(*state.notices, event)[-MAX_NOTICES:])
         case ev.AlertRaised():
             alerts = (*state.alerts, event)[-MAX_ALERTS:]
-            return updated(alerts=alerts, alerted=state.alerted + 1)
+            return updated(alerts=alerts, alert_count=state.alert_count + 1)
         case ev.CheckpointSaved():
             return updated(checkpoint=event)
         case ev.EvaluationFinished():
             if event.when == "before":
-                return updated(before=event)
-            judge = replace(state.judge, cost=_sum(state.judge.cost, event.cost))
-            return updated(after=event, judge=judge)
+                return updated(evaluation_before=event)
+            judge = replace(state.judge, cost=_sum_costs(state.judge.cost, event.cost))
+            return updated(evaluation_after=event, judge=judge)
         case ev.RunPaused():
             return updated(pause=event)
         case ev.RunResumed():
-            steps = _until(state.steps, event.from_step)
-            run, judged_since = state.run, state.judged_since
+            steps = _steps_until(state.steps, event.from_step)
+            run, judged_since = state.run, state.judge_since_step
             if run is not None and event.judge is not None:
                 run, judged_since = replace(run, judge=event.judge), event.from_step
             return updated(
@@ -254,7 +262,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 ended=None,
                 steps=steps,
                 run=run,
-                judged_since=judged_since,
+                judge_since_step=judged_since,
                 step_peaks=(),
             )
         case ev.RunEnded():
@@ -269,16 +277,16 @@ def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> Run
     return state
 
 
-def _phase_changed(state: RunState, event: ev.PhaseChanged) -> dict[str, Any]:
+def _phase_changes(state: RunState, event: ev.PhaseChanged) -> dict[str, Any]:
     changes: dict[str, Any] = {"step": event.step, "phase": event.phase, "pause": None}
     if event.phase == "generate":
         changes["generation"] = None
     if event.step != state.step:
-        changes |= {"completions": (), "rollout": None, "streams": (), "asking": None}
+        changes |= {"completions": (), "rollout": None, "streams": (), "judge_progress": None}
     return changes
 
 
-def held_by(run: ev.RunStarted | None, sample: ev.MemorySampled) -> int:
+def run_memory(run: ev.RunStarted | None, sample: ev.MemorySampled) -> int:
     """Memory of the run in bytes, as its memory plan counts it.
 
     With CUDA the plan counts the memory of the device; on other devices, including Metal, it counts the
@@ -289,15 +297,15 @@ def held_by(run: ev.RunStarted | None, sample: ev.MemorySampled) -> int:
     return sample.process
 
 
-def _highest(state: RunState, sample: ev.MemorySampled) -> Mapping[ev.Phase, int]:
+def _update_phase_peaks(state: RunState, sample: ev.MemorySampled) -> Mapping[ev.Phase, int]:
     """Peak memory of each phase, updated with one more sample."""
-    used = held_by(state.run, sample)
+    used = run_memory(state.run, sample)
     if used <= state.memory_by_phase.get(sample.phase, 0):
         return state.memory_by_phase
     return {**state.memory_by_phase, sample.phase: used}
 
 
-def _with_verdict(
+def _attach_verdict(
     completions: tuple[Completion, ...], verdict: ev.CompletionScored
 ) -> tuple[Completion, ...]:
     return tuple(
@@ -308,7 +316,7 @@ def _with_verdict(
     )
 
 
-def _add(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
+def _add_judge_batch(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
     declined = Counter(dict(totals.declined)) + Counter(batch.declined)
     return JudgeTotals(
         batches=totals.batches + 1,
@@ -318,31 +326,33 @@ def _add(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
         retries=totals.retries + batch.retries,
         seconds=totals.seconds + batch.seconds,
         exposed_s=totals.exposed_s + batch.exposed_s,
-        cost=_sum(totals.cost, batch.cost),
+        cost=_sum_costs(totals.cost, batch.cost),
         declined=tuple(sorted(declined.items())),
         last=batch,
     )
 
 
-def _sum(first: float | None, second: float | None) -> float | None:
+def _sum_costs(first: float | None, second: float | None) -> float | None:
     """The sum of two costs; None if one of them is unknown."""
     return None if first is None or second is None else first + second
 
 
-def _scored(steps: Iterable[ev.StepFinished]) -> Iterator[ev.StepFinished]:
+def _only_scored(steps: Iterable[ev.StepFinished]) -> Iterator[ev.StepFinished]:
     return (step for step in steps if step.r_ida is not None)
 
 
-def _until(steps: Series[ev.StepFinished], last: int) -> Series[ev.StepFinished]:
+def _steps_until(
+    steps: PackedHistory[ev.StepFinished], last: int
+) -> PackedHistory[ev.StepFinished]:
     """The steps with a number up to `last`, in any order of numbers."""
     positions = [
         position
-        for position, step in enumerate(steps.figures("step"))
+        for position, step in enumerate(steps.column("step"))
         if step is not None and step <= last
     ]
     if not positions or positions[-1] == len(positions) - 1:
-        return steps.first(len(positions))
-    return Series((steps[position] for position in positions), FIGURES)
+        return steps.prefix(len(positions))
+    return PackedHistory((steps[position] for position in positions), STEP_COLUMNS)
 
 
 def _mean_r_ida(steps: Iterable[ev.StepFinished]) -> float | None:

@@ -37,23 +37,23 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """For each older version, a function that converts a line's body (with type, without version) to the next
 version."""
 
-MOST = 2**53
+MAX_NUMBER = 2**53
 """Largest absolute value of a number in an event; floats represent every integer up to here exactly."""
-MOST_ROWS = 1_000_000
+MAX_ROLLOUT_ROWS = 1_000_000
 """Largest number of completions in one rollout."""
 
 OFFLINE_JUDGE = "offline heuristic"
 """Name of the built-in scorer wherever its scores are shown; the name says that no model scored."""
 
 Phase = Literal["load", "generate", "judge", "reference", "update", "save", "evaluate"]
-When = Literal["always", "loading", "sampling", "update"]
-Level = Literal["info", "warning"]
+MemoryPeriod = Literal["always", "loading", "sampling", "update"]
+NoticeLevel = Literal["info", "warning"]
 EvaluationFigure: TypeAlias = tuple[str, str, float, float, float, float]
 """Name, unit, value before, value after, and lower and upper end of the 95% interval of the difference."""
 RankFigures: TypeAlias = tuple[str, int, int | None, int | None, int, float]
 """Figures of one rank: host, memory of the process in bytes, tensors and cache on its device in bytes (null
 without dedicated device memory), tokens sampled in the step, and tokens per second."""
-Status = Literal[
+RunEndStatus = Literal[
     "done", "failed", "interrupted", "judge_unavailable", "out_of_memory", "stopped_by_alert"
 ]
 
@@ -82,7 +82,7 @@ class RunStarted:
     limit_gb: float
     planned_gb: float | None = None
     """Planned peak memory; null if no plan could be made."""
-    plan: tuple[tuple[str, When, int], ...] = ()
+    plan: tuple[tuple[str, MemoryPeriod, int], ...] = ()
     """The memory plan: name, time of use and bytes of each part."""
     processes: int = 1
     """Number of ranks; the plan is for one of them, `completions_per_step` counts all of them."""
@@ -92,7 +92,7 @@ class RunStarted:
 class Noticed:
     """A line for the log: a fallback, a library's warning, the state of the cache."""
 
-    level: Level
+    level: NoticeLevel
     source: str
     text: str
 
@@ -380,7 +380,7 @@ class EvaluationFinished:
 class RunEnded:
     """The last event of every run that ended without being killed."""
 
-    status: Status
+    status: RunEndStatus
     exit_code: int
     steps_done: int
     r_ida_first: float | None
@@ -394,7 +394,7 @@ class RunEnded:
     hint: str
 
     @property
-    def good(self) -> bool:
+    def succeeded(self) -> bool:
         """Whether the run finished and changed the weights."""
         return self.status == "done" and self.weight_delta != 0
 
@@ -444,11 +444,11 @@ class EventError(ValueError):
     """A line that is not a valid event."""
 
 
-class NewerError(EventError):
+class NewerVersionError(EventError):
     """A line that was written by a newer version of ida-tui."""
 
 
-def now() -> str:
+def current_timestamp() -> str:
     """The current time in the format of `Record.time`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -463,7 +463,7 @@ def encode(record: Record) -> str:
         "type": type(event).__name__,
     }
     for field in dataclasses.fields(event):
-        body[field.name] = _plain(getattr(event, field.name))
+        body[field.name] = _to_json_value(getattr(event, field.name))
     return as_json(body)
 
 
@@ -474,16 +474,16 @@ def decode(line: str) -> Record:
         EventError: the line is incomplete, is not a JSON object, has an unknown version or type, or contains
             values that no run can emit.
     """
-    body = parsed(line)
+    body = parse_line(line)
     seq, time, name = body.pop("seq"), body.pop("time"), body.pop("type")
-    if abs(seq) > MOST or not _is_moment(time):
+    if abs(seq) > MAX_NUMBER or not _is_timestamp(time):
         raise EventError("seq or time is invalid")
     if name not in Record.TYPES:
         raise EventError(f"unknown event type {name[:60]!r}")
-    return Record(seq, time, made(name, body))
+    return Record(seq, time, build_event(name, body))
 
 
-def made(name: str, body: Mapping[str, Any]) -> Event:
+def build_event(name: str, fields: Mapping[str, Any]) -> Event:
     """An event built from its JSON fields; unknown fields are ignored.
 
     Args:
@@ -494,33 +494,33 @@ def made(name: str, body: Mapping[str, Any]) -> Event:
         EventError: a field is missing, has the wrong type, or has a value that no run can emit.
     """
     try:
-        event: Event = _adapter(name).validate_python(body)
+        event: Event = _type_adapter(name).validate_python(fields)
     except ValueError as invalid:
         # This is pydantic's ValidationError; pydantic is only imported when the first event is read.
         validation_error: Any = invalid
         first = validation_error.errors()[0]
         field_path = ".".join(str(part) for part in first["loc"])
         raise EventError(f"{name}.{field_path}: {first['msg']}") from None
-    if problem := _impossible(event):
+    if problem := _find_impossible_value(event):
         raise EventError(f"{name}.{problem}")
     return event
 
 
-def _is_moment(time: str) -> bool:
+def _is_timestamp(time: str) -> bool:
     try:
         return datetime.fromisoformat(time).tzinfo is not None
     except ValueError:
         return False
 
 
-def _impossible(event: Event) -> str:
+def _find_impossible_value(event: Event) -> str:
     """The first field with a value of the right type that no run can emit, and why; empty if none."""
-    for name in _figures(type(event).__name__):
-        if not _within(getattr(event, name)):
+    for name in _numeric_fields(type(event).__name__):
+        if not _is_in_range(getattr(event, name)):
             return f"{name}: the number is too large"
     if isinstance(event, RolloutStarted):
         prompts = len(event.prompts)
-        if not 1 <= event.generations <= MOST_ROWS // max(1, prompts):
+        if not 1 <= event.generations <= MAX_ROLLOUT_ROWS // max(1, prompts):
             return "generations: the number of completions in the rollout is out of range"
         if not len(event.prompt_ids) == len(event.kinds) == prompts:
             return "prompts: the number of prompts, ids and kinds differs"
@@ -534,27 +534,27 @@ def _impossible(event: Event) -> str:
 
 
 @cache
-def _figures(kind: str) -> tuple[str, ...]:
+def _numeric_fields(event_type: str) -> tuple[str, ...]:
     """Names of the fields of an event type that contain numbers."""
-    fields = dataclasses.fields(Record.TYPES[kind])
+    fields = dataclasses.fields(Record.TYPES[event_type])
     return tuple(f.name for f in fields if re.search(r"\b(?:int|float)\b", str(f.type)))
 
 
-def _within(value: object) -> bool:
+def _is_in_range(value: object) -> bool:
     if isinstance(value, int | float):
-        return -MOST <= value <= MOST  # false for NaN
+        return -MAX_NUMBER <= value <= MAX_NUMBER  # false for NaN
     if isinstance(value, tuple):
-        return all(map(_within, value))
+        return all(map(_is_in_range, value))
     if isinstance(value, Mapping):
-        return all(map(_within, value.values()))
+        return all(map(_is_in_range, value.values()))
     return True
 
 
-def parsed(line: str) -> dict[str, Any]:
+def parse_line(line: str) -> dict[str, Any]:
     """A line as a JSON object of the current version: ``seq``, ``time``, ``type`` and unvalidated fields.
 
     Raises:
-        NewerError: the line was written by a newer version of ida-tui.
+        NewerVersionError: the line was written by a newer version of ida-tui.
         EventError: the line is incomplete, or is not an event of a known version.
     """
     try:
@@ -568,17 +568,17 @@ def parsed(line: str) -> dict[str, Any]:
     if type(version) is not int or version < 1:
         raise EventError(f"invalid version {repr(version)[:40]}")
     if version > VERSION:
-        raise NewerError(
+        raise NewerVersionError(
             f"written by a newer ida-tui (event format {str(version)[:20]}; this version reads up"
             f" to {VERSION}): update ida-tui"
         )
-    _has_a_head(body)
+    _check_header(body)
     for older_version in range(version, VERSION):
         body = UPGRADES[older_version](body)
     return body
 
 
-def _has_a_head(body: Mapping[str, Any]) -> None:
+def _check_header(body: Mapping[str, Any]) -> None:
     if type(body.get("seq")) is not int or not isinstance(body.get("time"), str):
         raise EventError("seq or time is missing")
     if not isinstance(body.get("type"), str):
@@ -586,17 +586,17 @@ def _has_a_head(body: Mapping[str, Any]) -> None:
 
 
 @cache
-def _adapter(name: str) -> TypeAdapter[Any]:
+def _type_adapter(name: str) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(Record.TYPES[name])
 
 
-def _plain(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _to_json_value(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [_to_json_value(item) for item in value]
     return value

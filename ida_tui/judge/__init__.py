@@ -6,7 +6,7 @@ A failed verdict has no scores and never counts as zero. Importing this package 
 network client is imported by the first call.
 """
 
-from ida_tui.judge.verdict import BatchStats, Question, Verdict
+from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
 from ida_tui.rewards.r_ida import r_ida
 
-__all__ = ["BatchStats", "Question", "Verdict", "r_ida"]
+__all__ = ["BatchStats", "JudgeRequest", "Verdict", "r_ida"]

@@ -18,12 +18,12 @@ from ida_tui.errors import UsageError
 from ida_tui.judge.errors import OFFLINE_HINT, JudgeUnavailable
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
-OPENAI_KEY = "OPENAI_API_KEY"
-PLACEHOLDER = "no-key-needed"
+OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
+PLACEHOLDER_KEY = "no-key-needed"
 """Sent to a server that needs no key, because the client library requires one."""
 
 
-def load_key(config: JudgeConfig, *, dotenv_dir: Path) -> str | None:
+def load_api_key(config: JudgeConfig, *, dotenv_dir: Path) -> str | None:
     """Find the API key to send; None if the judge needs none.
 
     A judge on this machine needs no key, and never receives `OPENAI_API_KEY`. A key under another
@@ -44,9 +44,9 @@ def load_key(config: JudgeConfig, *, dotenv_dir: Path) -> str | None:
     if name is None:
         return None
     local = is_local(config.base_url)
-    if local and name == OPENAI_KEY:
+    if local and name == OPENAI_KEY_VARIABLE:
         return None
-    key = (os.environ.get(name) or _from_dotenv(dotenv_dir / ".env", name) or "").strip()
+    key = (os.environ.get(name) or _read_dotenv(dotenv_dir / ".env", name) or "").strip()
     if not key:
         if local:
             return None
@@ -100,7 +100,7 @@ def _check_endpoint(config: JudgeConfig) -> None:
         )
 
 
-def _from_dotenv(path: Path, name: str) -> str | None:
+def _read_dotenv(path: Path, name: str) -> str | None:
     try:
         return dotenv_values(path, interpolate=False).get(name) if path.is_file() else None
     except (OSError, UnicodeDecodeError) as error:

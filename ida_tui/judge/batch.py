@@ -1,11 +1,11 @@
 """Verdicts of one step: requested as completions finish, collected together at the end.
 
-    docket = Docket(service)
-    docket.ask(row, question)              # as soon as a completion is finished
-    verdicts, stats = docket.settle(questions, group_size=8)
+    batch = VerdictBatch(service)
+    batch.submit(row, request)            # as soon as a completion is finished
+    verdicts, stats = batch.collect(requests, group_size=8)
 
 All verdicts of a group come from the same model of the server. Verdicts survive a `JudgeUnavailable`:
-after it is fixed, for example with another key, `settle` requests only the missing ones.
+after it is fixed, for example with another key, `collect` requests only the missing ones.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, wait
 from dataclasses import dataclass, replace
 
 from ida_tui.judge.errors import JudgeUnavailable
-from ida_tui.judge.service import POLL_S, JudgeInterrupted, JudgeService
-from ida_tui.judge.verdict import BatchStats, Question, Verdict
+from ida_tui.judge.service import POLL_INTERVAL_S, JudgeInterrupted, JudgeService
+from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
 
-UNSCORED_STEPS = 3
+MAX_UNSCORED_STEPS = 3
 """Consecutive steps without a scored verdict that pause a run regardless of its `max_unscored`."""
-MIXED = "a different model of the server judged the rest of its group"
+MIXED_GROUP_FAILURE = "a different model of the server judged the rest of its group"
 
-Progress = Callable[[int, int], None]
+OnVerdictProgress = Callable[[int, int], None]
 """Called with the number of verdicts received and the total."""
 
 
@@ -35,51 +35,55 @@ class _Stopwatch:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._out = 0
-        self._since = 0.0
-        self._began: float | None = None
+        self._pending = 0
+        self._busy_since = 0.0
+        self._first_request_at: float | None = None
         self._seconds = 0.0
         self.first_s: float | None = None
         """Seconds from the first request to the first verdict."""
 
-    def question(self) -> None:
+    def request_started(self) -> None:
         """Count a request that was submitted."""
         with self._lock:
             time_s = self._clock()
-            if self._began is None:
-                self._began = time_s
-            if self._out == 0:
-                self._since = time_s
-            self._out += 1
+            if self._first_request_at is None:
+                self._first_request_at = time_s
+            if self._pending == 0:
+                self._busy_since = time_s
+            self._pending += 1
 
-    def answer(self, future: Future[Verdict]) -> None:
+    def request_finished(self, future: Future[Verdict]) -> None:
         """Count a request that finished or was canceled."""
         with self._lock:
             time_s = self._clock()
-            self._out -= 1
-            if self._out == 0:
-                self._seconds += time_s - self._since
-            if self.first_s is None and self._began is not None and not future.cancelled():
-                self.first_s = time_s - self._began
+            self._pending -= 1
+            if self._pending == 0:
+                self._seconds += time_s - self._busy_since
+            if (
+                self.first_s is None
+                and self._first_request_at is not None
+                and not future.cancelled()
+            ):
+                self.first_s = time_s - self._first_request_at
 
     @property
     def seconds(self) -> float:
         """Seconds with at least one pending request, so far."""
         with self._lock:
-            running = self._clock() - self._since if self._out else 0.0
+            running = self._clock() - self._busy_since if self._pending else 0.0
             return self._seconds + running
 
 
 @dataclass(slots=True)
-class _Entry:
+class _VerdictSlot:
     """One completion: its request, the pending call, and its verdict once it is known."""
 
-    question: Question
+    request: JudgeRequest
     future: Future[Verdict]
     verdict: Verdict | None = None
 
 
-class Docket:
+class VerdictBatch:
     """The verdict requests of one step, by completion row. Use it from one thread.
 
     Args:
@@ -90,31 +94,31 @@ class Docket:
     def __init__(self, service: JudgeService, clock: Callable[[], float] = time.monotonic) -> None:
         self._service = service
         self._clock = clock
-        self._entries: dict[int, _Entry] = {}
-        self._watch = _Stopwatch(clock)
+        self._entries: dict[int, _VerdictSlot] = {}
+        self._stopwatch = _Stopwatch(clock)
         self._exposed_s = 0.0
 
-    def ask(self, row: int, question: Question) -> None:
+    def submit(self, row: int, request: JudgeRequest) -> None:
         """Request the verdict of a row; does nothing if the same request is already pending."""
         entry = self._entries.get(row)
         if entry is not None:
-            if entry.question == question:
+            if entry.request == request:
                 return
             entry.future.cancel()
-        self._watch.question()
-        future = self._service.submit(question)
-        future.add_done_callback(self._watch.answer)
-        self._entries[row] = _Entry(question, future)
+        self._stopwatch.request_started()
+        future = self._service.submit(request)
+        future.add_done_callback(self._stopwatch.request_finished)
+        self._entries[row] = _VerdictSlot(request, future)
 
-    def give_up(self) -> None:
+    def discard(self) -> None:
         """Cancel pending calls and discard the verdicts of the step."""
         for entry in self._entries.values():
             entry.future.cancel()
         self._entries.clear()
-        self._watch = _Stopwatch(self._clock)
+        self._stopwatch = _Stopwatch(self._clock)
         self._exposed_s = 0.0
 
-    def turn_to(self, service: JudgeService, *, same_judge: bool) -> None:
+    def switch_service(self, service: JudgeService, *, same_judge: bool) -> None:
         """Continue with another service, keeping the verdicts only if the judge is the same.
 
         Verdicts of different judges are never mixed in a group.
@@ -125,21 +129,21 @@ class Docket:
             if not same_judge or entry.verdict is None:
                 del self._entries[row]
 
-    def settle(
+    def collect(
         self,
-        questions: Sequence[Question],
+        requests: Sequence[JudgeRequest],
         *,
         group_size: int,
         should_stop: Callable[[], bool] = lambda: False,
-        progress: Progress = lambda received, total: None,
+        on_progress: OnVerdictProgress = lambda received, total: None,
     ) -> tuple[list[Verdict], BatchStats]:
         """Wait for the verdicts of all rows, requesting those that were not requested yet.
 
         Args:
-            questions: one request per row.
+            requests: one request per row.
             group_size: rows per group; the same model must judge all of them.
             should_stop: polled while calls are pending.
-            progress: called while verdicts arrive.
+            on_progress: called while verdicts arrive.
 
         Returns:
             The verdicts in the order of the rows, and the statistics of the step.
@@ -151,30 +155,30 @@ class Docket:
         """
         waiting_since = self._clock()
         try:
-            for row, request in enumerate(questions):
-                self.ask(row, request)
-            self._await(should_stop, progress)
-            self._unmix(len(questions), group_size, should_stop, progress)
+            for row, request in enumerate(requests):
+                self.submit(row, request)
+            self._wait_for_verdicts(should_stop, on_progress)
+            self._rejudge_mixed_groups(len(requests), group_size, should_stop, on_progress)
         finally:
             self._exposed_s += self._clock() - waiting_since
-        verdicts = [self._verdict(row) for row in range(len(questions))]
+        verdicts = [self._verdict(row) for row in range(len(requests))]
         declined = Counter(
             request.kind
-            for request, verdict in zip(questions, verdicts, strict=True)
+            for request, verdict in zip(requests, verdicts, strict=True)
             if verdict.declined
         )
-        stats = BatchStats.of(
+        stats = BatchStats.from_verdicts(
             verdicts,
-            self._watch.seconds,
+            self._stopwatch.seconds,
             exposed_s=self._exposed_s,
-            first_s=self._watch.first_s,
+            first_s=self._stopwatch.first_s,
             slots=self._service.slots,
             declined=dict(declined),
         )
         return verdicts, stats
 
-    def reopen_failed(self) -> None:
-        """Remove the failed verdicts, so that the next `settle` requests them again."""
+    def retry_failed(self) -> None:
+        """Remove the failed verdicts, so that the next `collect` requests them again."""
         for row, entry in list(self._entries.items()):
             if entry.verdict is not None and entry.verdict.failure is not None:
                 del self._entries[row]
@@ -184,7 +188,9 @@ class Docket:
         assert verdict is not None
         return verdict
 
-    def _await(self, should_stop: Callable[[], bool], progress: Progress) -> None:
+    def _wait_for_verdicts(
+        self, should_stop: Callable[[], bool], on_progress: OnVerdictProgress
+    ) -> None:
         """Wait until every row has a verdict."""
         open_entries = {e.future: e for e in self._entries.values() if e.verdict is None}
         pending = set(open_entries)
@@ -194,27 +200,31 @@ class Docket:
                 done, pending = wait(pending, timeout=0, return_when=FIRST_EXCEPTION)
                 for future in done:
                     open_entries[future].verdict = future.result()
-                progress(total - len(pending), total)
+                on_progress(total - len(pending), total)
                 if not pending:
                     return
                 if should_stop():
                     raise JudgeInterrupted
-                wait(pending, timeout=POLL_S)
+                wait(pending, timeout=POLL_INTERVAL_S)
         except (JudgeUnavailable, JudgeInterrupted, CancelledError) as error:
             for future, entry in open_entries.items():
                 # Keep the verdicts that arrived together with the error.
                 if not future.cancel() and not future.cancelled() and future.exception() is None:
                     entry.verdict = future.result()
-            self._drop_unanswered()
+            self._drop_pending()
             if isinstance(error, CancelledError):
                 raise JudgeInterrupted from None
             raise
 
-    def _drop_unanswered(self) -> None:
+    def _drop_pending(self) -> None:
         self._entries = {r: e for r, e in self._entries.items() if e.verdict is not None}
 
-    def _unmix(
-        self, rows: int, group_size: int, should_stop: Callable[[], bool], progress: Progress
+    def _rejudge_mixed_groups(
+        self,
+        row_count: int,
+        group_size: int,
+        should_stop: Callable[[], bool],
+        on_progress: OnVerdictProgress,
     ) -> None:
         """Request verdicts of an older model of the server again, and fail those that still differ."""
         # Twice: at the change, an older model's reply may arrive last and look like the current one.
@@ -222,34 +232,34 @@ class Docket:
             current = self._service.served_model
             stale = [
                 row
-                for group in self._mixed(rows, group_size)
+                for group in self._mixed_groups(row_count, group_size)
                 for row in group
-                if self._served(row) not in (None, current)
+                if self._served_model(row) not in (None, current)
             ]
             for row in stale:
                 entry = self._entries.pop(row)
-                self.ask(row, replace(entry.question, fresh=True))
+                self.submit(row, replace(entry.request, bypass_cache=True))
             if stale:
-                self._await(should_stop, progress)
-        for group in self._mixed(rows, group_size):
-            served = Counter(name for row in group if (name := self._served(row)) is not None)
+                self._wait_for_verdicts(should_stop, on_progress)
+        for group in self._mixed_groups(row_count, group_size):
+            served = Counter(name for row in group if (name := self._served_model(row)) is not None)
             (majority, _), *_ = served.most_common(1)
             for row in group:
-                if self._served(row) not in (None, majority):
-                    self._entries[row].verdict = _without_scores(self._verdict(row), MIXED)
+                if self._served_model(row) not in (None, majority):
+                    self._entries[row].verdict = _as_failed(self._verdict(row), MIXED_GROUP_FAILURE)
 
-    def _mixed(self, rows: int, group_size: int) -> list[range]:
+    def _mixed_groups(self, row_count: int, group_size: int) -> list[range]:
         """The groups with verdicts from more than one model of the server."""
-        groups = [range(start, start + group_size) for start in range(0, rows, group_size)]
-        return [g for g in groups if len({self._served(row) for row in g} - {None}) > 1]
+        groups = [range(start, start + group_size) for start in range(0, row_count, group_size)]
+        return [g for g in groups if len({self._served_model(row) for row in g} - {None}) > 1]
 
-    def _served(self, row: int) -> str | None:
+    def _served_model(self, row: int) -> str | None:
         """The model that scored a row; None if unknown or if the verdict failed."""
         verdict = self._verdict(row)
         return verdict.served_model if verdict.r_ida is not None else None
 
 
-class Coverage:
+class VerdictCoverage:
     """Decides whether a step has enough scored completions to train on.
 
     Args:
@@ -269,7 +279,7 @@ class Coverage:
         failures = [v.failure for v in verdicts if v.failure is not None]
         failed, total = len(failures), len(verdicts)
         self._empty_steps = self._empty_steps + 1 if failed == total else 0
-        if failed <= self._max_unscored * total and self._empty_steps < UNSCORED_STEPS:
+        if failed <= self._max_unscored * total and self._empty_steps < MAX_UNSCORED_STEPS:
             return
         self._empty_steps = 0
         most_common, _ = Counter(failures).most_common(1)[0]
@@ -280,7 +290,7 @@ class Coverage:
         )
 
 
-def _without_scores(verdict: Verdict, failure: str) -> Verdict:
+def _as_failed(verdict: Verdict, failure: str) -> Verdict:
     """A failed verdict with the latency, cost and token counts of `verdict`."""
     return Verdict.failed(
         failure,

@@ -16,19 +16,19 @@ from typing import Literal
 
 from ida_tui.errors import ExitCode, IdaError
 
-MAX_TEXT = 200
+MAX_MESSAGE_CHARS = 200
 """Maximum length of a displayed server message, in characters."""
 OFFLINE_HINT = "or set judge=offline, which needs no key"
 
-_OUT_OF_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
-_FILTERED = {"content_filter", "content_policy_violation"}
-_SECRETS = re.compile(
+_NO_CREDIT_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
+_CONTENT_FILTER_CODES = {"content_filter", "content_policy_violation"}
+_SECRET_PATTERN = re.compile(
     r"sk-[\w*-]{3,}"  # an OpenAI-style key, masked or not
     r"|(?<=bearer )\S+"
     r"|[\w-]*\*{3,}[\w*-]*",  # any other masked key
     re.IGNORECASE,
 )
-_TOO_LONG = re.compile(r"context[_ ](?:length|window)|too many tokens", re.IGNORECASE)
+_TOO_LONG_PATTERN = re.compile(r"context[_ ](?:length|window)|too many tokens", re.IGNORECASE)
 
 
 class JudgeUnavailable(IdaError):
@@ -39,7 +39,7 @@ class JudgeUnavailable(IdaError):
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class RequestFault:
     """A request that got no usable reply.
 
     `kind` says how to react: `fatal` needs the user, `transient` is worth a retry, `parameter` and
@@ -61,21 +61,21 @@ class Fault:
 
 
 def redact(text: str, key: str | None) -> str:
-    """A server's message on one line, cut to `MAX_TEXT` characters, with API keys removed."""
+    """A server's message on one line, cut to `MAX_MESSAGE_CHARS` characters, with API keys removed."""
     if key:
         text = text.replace(key, "[key]")
-    text = _SECRETS.sub("[key]", text[:2000])
+    text = _SECRET_PATTERN.sub("[key]", text[:2000])
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+    return text if len(text) <= MAX_MESSAGE_CHARS else text[: MAX_MESSAGE_CHARS - 1] + "…"
 
 
-def fault_of_response(
+def classify_response(
     status: int,
     body: str,
     headers: Mapping[str, str],
     sent: Iterable[str],
     key: str | None,
-) -> Fault:
+) -> RequestFault:
     """Classify an HTTP error response.
 
     Args:
@@ -87,26 +87,26 @@ def fault_of_response(
     """
     message, code, parameter = _error_fields(body)
     text = f"HTTP {status}: {redact(message, key)}" if message.strip() else f"HTTP {status}"
-    if status in (401, 402, 403, 404) or code in _OUT_OF_CREDIT:
-        return Fault("fatal", text, status, code)
+    if status in (401, 402, 403, 404) or code in _NO_CREDIT_CODES:
+        return RequestFault("fatal", text, status, code)
     names = parameter or body
     if status in (400, 422):
-        if code in _FILTERED:
-            return Fault("declined", text, status, code)
-        if _TOO_LONG.search(f"{code} {message}"):
-            return Fault("rejected", text, status, code)
-        named = _first_named(names, sent) or _first_named(body, sent)
+        if code in _CONTENT_FILTER_CODES:
+            return RequestFault("declined", text, status, code)
+        if _TOO_LONG_PATTERN.search(f"{code} {message}"):
+            return RequestFault("rejected", text, status, code)
+        named = _first_named_parameter(names, sent) or _first_named_parameter(body, sent)
         if named and named != "response_format":
-            return Fault("parameter", text, status, code, parameter=named)
-        return Fault("format", text, status, code)
+            return RequestFault("parameter", text, status, code, parameter=named)
+        return RequestFault("format", text, status, code)
     if status == 500 and re.search(r"response_format|json_schema", body):
-        return Fault("format", text, status, code)
+        return RequestFault("format", text, status, code)
     if status in (408, 409, 425, 429) or status >= 500:
-        return Fault(
+        return RequestFault(
             "transient", text, status, code,
-            retry_after_s=retry_after(headers), overload=status in (429, 503),
+            retry_after_s=parse_retry_after(headers), overload=status in (429, 503),
         )  # fmt: skip
-    return Fault("rejected", text, status, code)
+    return RequestFault("rejected", text, status, code)
 
 
 def _error_fields(body: str) -> tuple[str, str, str]:
@@ -120,7 +120,7 @@ def _error_fields(body: str) -> tuple[str, str, str]:
         return str(error), "", ""
     message = error.get("message")
     codes = [str(error.get(name) or "") for name in ("code", "type")]
-    code = next((c for c in codes if c in _OUT_OF_CREDIT), codes[0])
+    code = next((c for c in codes if c in _NO_CREDIT_CODES), codes[0])
     parameter = error.get("param")
     return (
         message if isinstance(message, str) else body,
@@ -129,7 +129,7 @@ def _error_fields(body: str) -> tuple[str, str, str]:
     )
 
 
-def _first_named(text: str, sent: Iterable[str]) -> str:
+def _first_named_parameter(text: str, sent: Iterable[str]) -> str:
     """The sent parameter that a message mentions first; empty if it mentions none."""
     aliases = {"json_schema": "response_format", "json_object": "response_format"}
     names = {name: name for name in sent}
@@ -143,28 +143,30 @@ def _first_named(text: str, sent: Iterable[str]) -> str:
     return names[min(positions, key=lambda name: positions[name])] if positions else ""
 
 
-def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+def parse_retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
     """The wait in seconds from `retry-after-ms` or `Retry-After` (seconds or date); None if invalid."""
     try:
         if milliseconds := headers.get("retry-after-ms"):
-            return _wait(float(milliseconds) / 1000)
+            return _finite_wait(float(milliseconds) / 1000)
         value = headers.get("retry-after")
         if value is None:
             return None
         if re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
-            return _wait(float(value))
+            return _finite_wait(float(value))
         moment = parsedate_to_datetime(value)
-        return _wait((moment - (now or datetime.now(UTC))).total_seconds())
+        return _finite_wait((moment - (now or datetime.now(UTC))).total_seconds())
     except (ValueError, TypeError, OverflowError):
         return None
 
 
-def _wait(seconds: float) -> float | None:
+def _finite_wait(seconds: float) -> float | None:
     """The wait, at least 0; None if it is NaN or infinite."""
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def unavailable(fault: Fault, *, model: str, host: str, key_name: str | None) -> JudgeUnavailable:
+def unavailable_error(
+    fault: RequestFault, *, model: str, host: str, key_name: str | None
+) -> JudgeUnavailable:
     """The error for a `fatal` fault: what is wrong, and how to fix it.
 
     `key_name` is the environment variable of the key that was sent; None if no key was sent.
@@ -177,7 +179,7 @@ def unavailable(fault: Fault, *, model: str, host: str, key_name: str | None) ->
             f"set api_key_env in the judge profile to the environment variable of the key\n"
             f"{OFFLINE_HINT}"
         )
-    if fault.status == 402 or fault.code in _OUT_OF_CREDIT:
+    if fault.status == 402 or fault.code in _NO_CREDIT_CODES:
         return JudgeUnavailable(
             f"the account of the judge {model} has no credit left",
             f"add credit at {host}, or choose another judge\n{OFFLINE_HINT}{server_message}",

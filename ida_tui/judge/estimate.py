@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 
-from ida_tui.config.checks import WARN_DAYS
+from ida_tui.config.checks import RETIREMENT_NOTICE_DAYS
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.judge.backends.openai.prompt import system_message
 
@@ -29,7 +29,7 @@ def retirement_warning(config: JudgeConfig, today: date) -> str | None:
     except ValueError:
         return f"the judge's shutdown_date {config.shutdown_date!r} is not a date (YYYY-MM-DD)"
     days = (retired - today).days
-    if days > WARN_DAYS:
+    if days > RETIREMENT_NOTICE_DAYS:
         return None
     advice = "choose another judge; scores of two judges are not comparable"
     if days <= 0:

@@ -2,8 +2,8 @@
 
     service = JudgeService(config.judge, config.rubric, config.prompts, key=key)
     service.start()
-    future = service.submit(question)          # returns immediately, from any thread
-    verdicts, stats = service.score_batch(questions, should_stop=lambda: stop.is_set())
+    future = service.submit(request)           # returns immediately, from any thread
+    verdicts, stats = service.score_batch(requests, should_stop=lambda: stop.is_set())
     service.close()
 
 An asyncio loop on the service's thread owns the connections and the cache. At most `concurrency` calls
@@ -27,22 +27,27 @@ from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.events import types as ev
 from ida_tui.judge.api_key import host_of
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer
-from ida_tui.judge.backends.openai.capabilities import DialectMemory
-from ida_tui.judge.backends.openai.client import RETRY_BASE_S, Answer, JudgeClient, endpoint_of
+from ida_tui.judge.backends.openai.capabilities import CapabilityStore
+from ida_tui.judge.backends.openai.client import (
+    RETRY_BASE_S,
+    VerdictRecord,
+    JudgeClient,
+    endpoint_key,
+)
 from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.backends.plugin import PluginJudge
-from ida_tui.judge.budget import Purse
-from ida_tui.judge.cache.key import CacheKeys
+from ida_tui.judge.budget import Budget
+from ida_tui.judge.cache.key import CacheKeyBuilder
 from ida_tui.judge.cache.store import VerdictCache, cache_folder
-from ida_tui.judge.errors import Fault
+from ida_tui.judge.errors import RequestFault
 from ida_tui.judge.estimate import retirement_warning
-from ida_tui.judge.verdict import BatchStats, Question, Verdict
-from ida_tui.rewards.formulas import Formula, installed
+from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
+from ida_tui.rewards.formulas import Formula, load_formula_plugin
 
-POLL_S = 0.05
+POLL_INTERVAL_S = 0.05
 """Seconds between two checks of `should_stop` while a batch waits."""
-ENOUGH_WORDS = 3
-ENOUGH_LETTERS = 12
+MIN_JUDGED_WORDS = 3
+MIN_JUDGED_LETTERS = 12
 """A completion with fewer words and fewer letters than these scores 0 without a judge call."""
 
 
@@ -57,12 +62,12 @@ class JudgeService:
         config: the judge profile.
         rubric: the rubric of the scores.
         prompts: the prompts of the run, from which the offline judge builds its IDF table.
-        key: the API key from `load_key`; None for a judge that needs none.
+        key: the API key from `load_api_key`; None for a judge that needs none.
         cache_dir: the cache folder; None uses `cache_folder()`.
-        memory: stores the capabilities of the endpoint; None uses the cache, or the memory of the
-            service if the cache is off.
-        purse: the budget; None is unlimited.
-        tell: receives warnings and slowdowns as events, on the service's thread; must not block.
+        capability_store: stores the capabilities of the endpoint; None uses the cache, or the memory
+            of the service if the cache is off.
+        budget: the budget; None is unlimited.
+        on_event: receives warnings and slowdowns as events, on the service's thread; must not block.
         retry_base_s: wait before the first retry of a transient error, in seconds.
         today: the date for the judge's retirement warning; None uses the current date.
 
@@ -78,9 +83,9 @@ class JudgeService:
         *,
         key: str | None,
         cache_dir: Path | None = None,
-        memory: DialectMemory | None = None,
-        purse: Purse | None = None,
-        tell: Callable[[ev.Event], object] = lambda event: None,
+        capability_store: CapabilityStore | None = None,
+        budget: Budget | None = None,
+        on_event: Callable[[ev.Event], object] = lambda event: None,
         retry_base_s: float = RETRY_BASE_S,
         today: date | None = None,
     ) -> None:
@@ -94,19 +99,19 @@ class JudgeService:
         self.formula: Formula | None = None
         """The rubric's formula plugin, which replaces R_IDA; None for R_IDA."""
         if rubric.formula != "r_ida":
-            self.formula = installed(rubric.formula)
+            self.formula = load_formula_plugin(rubric.formula)
         self._config = config
         self._rubric = rubric
         self._key = key
-        self._folder = cache_dir
-        self._memory = memory
-        self._purse = purse if purse is not None else Purse()
-        self._tell = tell
+        self._cache_dir = cache_dir
+        self._capability_store = capability_store
+        self._budget = budget if budget is not None else Budget()
+        self._on_event = on_event
         self._retry_base_s = retry_base_s
         self._offline = (
             OfflineScorer([p.text for p in prompts.prompts]) if config.kind == "offline" else None
         )
-        self._cache_keys = CacheKeys.of(config, rubric)
+        self._cache_keys = CacheKeyBuilder.for_endpoint(config, rubric)
         self._cache: VerdictCache | None = None
         self._cache_status = ""
         self._client: JudgeClient | None = None
@@ -159,7 +164,7 @@ class JudgeService:
     def cache_status(self) -> str:
         """One line for the log, such as ``Judge cache enabled (1,234 verdicts, /path)``."""
         if self._plugin is not None and self._plugin.version is None:
-            return f"Judge cache off: the plugin {self._plugin.words} states no version"
+            return f"Judge cache off: the plugin {self._plugin.description} states no version"
         if self._cache is None or not self._cache.enabled:
             return "Judge cache off"
         return self._cache_status
@@ -175,18 +180,18 @@ class JudgeService:
         return self._served_model
 
     @property
-    def form(self) -> str:
+    def output_format(self) -> str:
         """A description of the endpoint's output format; empty before the first call."""
-        return self._client.dialect.words() if self._client is not None else ""
+        return self._client.capabilities.describe() if self._client is not None else ""
 
     @property
     def spent(self) -> float:
         """US dollars spent so far, as far as known."""
-        return self._purse.spent
+        return self._budget.spent
 
     # --- requests -----------------------------------------------------------
 
-    def look(self) -> Future[Fault | None]:
+    def probe_endpoint(self) -> Future[RequestFault | None]:
         """Test the endpoint and the key by listing the models, which is free.
 
         Returns:
@@ -196,9 +201,9 @@ class JudgeService:
         with self._lock:
             if self._loop is None:
                 raise RuntimeError("the judge service is not running")
-            return asyncio.run_coroutine_threadsafe(self._look(), self._loop)
+            return asyncio.run_coroutine_threadsafe(self._probe_endpoint(), self._loop)
 
-    def submit(self, question: Question) -> Future[Verdict]:
+    def submit(self, request: JudgeRequest) -> Future[Verdict]:
         """Request a verdict on one completion; from any thread.
 
         Returns:
@@ -211,18 +216,18 @@ class JudgeService:
         with self._lock:
             if self._loop is None:
                 raise RuntimeError("the judge service is not running")
-            return asyncio.run_coroutine_threadsafe(self._judge(question), self._loop)
+            return asyncio.run_coroutine_threadsafe(self._judge(request), self._loop)
 
     def score_batch(
         self,
-        questions: Sequence[Question],
+        requests: Sequence[JudgeRequest],
         *,
         should_stop: Callable[[], bool] | None = None,
     ) -> tuple[list[Verdict], BatchStats]:
         """Request verdicts on many completions and wait for all of them.
 
         Args:
-            questions: one request per completion.
+            requests: one request per completion.
             should_stop: polled every 50 ms while calls are pending.
 
         Returns:
@@ -233,11 +238,11 @@ class JudgeService:
             JudgeUnavailable: the judge cannot be used; pending calls are canceled.
         """
         started = time.monotonic()
-        futures = [self.submit(request) for request in questions]
+        futures = [self.submit(request) for request in requests]
         pending = set(futures)
         try:
             while pending:
-                done, pending = wait(pending, timeout=POLL_S, return_when=FIRST_EXCEPTION)
+                done, pending = wait(pending, timeout=POLL_INTERVAL_S, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
                 if pending and should_stop is not None and should_stop():
@@ -249,7 +254,9 @@ class JudgeService:
                 future.cancel()
         verdicts = [future.result() for future in futures]
         seconds = time.monotonic() - started
-        return verdicts, BatchStats.of(verdicts, seconds, exposed_s=seconds, slots=self.slots)
+        return verdicts, BatchStats.from_verdicts(
+            verdicts, seconds, exposed_s=seconds, slots=self.slots
+        )
 
     # --- on the service's thread ----------------------------------------------
 
@@ -282,18 +289,20 @@ class JudgeService:
             if self._plugin.version is None:
                 return
             judge = f"{self.label} {self._plugin.version}"
-            self._cache_keys = CacheKeys.of_plugin(self._config, self._rubric, self._plugin.version)
-        cache = VerdictCache(self._folder or cache_folder(), self._warn, judge=judge)
+            self._cache_keys = CacheKeyBuilder.for_plugin(
+                self._config, self._rubric, self._plugin.version
+            )
+        cache = VerdictCache(self._cache_dir or cache_folder(), self._warn, judge=judge)
         if cache.enabled:
             self._cache = cache
             if self._plugin is None:
-                self._served_model = cache.served_model(endpoint_of(self._config))
+                self._served_model = cache.load_served_model(endpoint_key(self._config))
             self._cache_status = f"Judge cache enabled ({cache.count():,} verdicts, {cache.path})"
 
-    async def _judge(self, question: Question) -> Verdict:
-        return self._rewarded(await self._scored(question))
+    async def _judge(self, request: JudgeRequest) -> Verdict:
+        return self._with_formula_reward(await self._score(request))
 
-    def _rewarded(self, verdict: Verdict) -> Verdict:
+    def _with_formula_reward(self, verdict: Verdict) -> Verdict:
         """The verdict with the reward of the rubric's formula plugin, if it has one."""
         scores = (verdict.align, verdict.risk, verdict.detail)
         if self.formula is None or None in scores:
@@ -304,34 +313,36 @@ class JudgeService:
             failure = f"the formula {self.formula.name} has no value: {error}"
             return replace(verdict, align=None, risk=None, detail=None, r_ida=None, failure=failure)
 
-    async def _scored(self, question: Question) -> Verdict:
+    async def _score(self, request: JudgeRequest) -> Verdict:
         """A verdict from the offline judge, or the mean of `samples` verdicts of the judge."""
-        if is_tiny(question.completion):
+        if is_too_short(request.completion):
             reason = "too short to be an answer: scored 0 without a judge call"
             return Verdict.scored(0, 0, 0, reason, self.label, calls=0)
         if self._offline is not None:
-            return self._score_offline(self._offline, question)
+            return self._score_offline(self._offline, request)
         samples = self._config.samples
         if samples == 1:
-            return await self._one(question)
-        first = question.sample_index * samples
-        calls = [self._one(replace(question, sample_index=first + n)) for n in range(samples)]
+            return await self._single_verdict(request)
+        first = request.sample_index * samples
+        calls = [
+            self._single_verdict(replace(request, sample_index=first + n)) for n in range(samples)
+        ]
         return Verdict.mean(await asyncio.gather(*calls))
 
-    async def _one(self, question: Question) -> Verdict:
+    async def _single_verdict(self, request: JudgeRequest) -> Verdict:
         """One verdict, from the cache or from the judge."""
         if self._cache is None:
-            return await self._ask(question, None)
-        key = self._cache_keys.key(question)
-        if not question.fresh:
+            return await self._request_verdict(request, None)
+        key = self._cache_keys.build(request)
+        if not request.bypass_cache:
             cached = self._cache.get(key, self.label, self._served_model)
             if cached is not None:
                 return cached
-        return await self._ask(question, key)
+        return await self._request_verdict(request, key)
 
-    def _score_offline(self, scorer: OfflineScorer, question: Question) -> Verdict:
+    def _score_offline(self, scorer: OfflineScorer, request: JudgeRequest) -> Verdict:
         started = time.perf_counter()
-        score = scorer.score(question.prompt, question.kind, question.completion)
+        score = scorer.score(request.prompt, request.kind, request.completion)
         return Verdict.scored(
             score.align,
             score.risk,
@@ -342,44 +353,46 @@ class JudgeService:
             refusal=score.refusal,
         )
 
-    async def _ask(self, question: Question, key: str | None) -> Verdict:
+    async def _request_verdict(self, request: JudgeRequest, key: str | None) -> Verdict:
         answer = await (
-            self._ask_plugin(question) if self._plugin else self._connected().ask(question)
+            self._request_plugin_verdict(request)
+            if self._plugin
+            else self._get_client().request_verdict(request)
         )
         if key is not None and self._cache is not None:
             self._cache.put(key, answer)
-        self._note(answer.verdict)
+        self._note_served_model(answer.verdict)
         return answer.verdict
 
-    async def _ask_plugin(self, question: Question) -> Answer:
+    async def _request_plugin_verdict(self, request: JudgeRequest) -> VerdictRecord:
         assert self._plugin is not None
-        self._purse.set_aside(0.0)  # the cost is known only after the call
-        answer = await self._plugin.ask(question)
-        self._purse.settle(0.0, answer.verdict.cost or 0.0)
+        self._budget.reserve(0.0)  # the cost is known only after the call
+        answer = await self._plugin.request_verdict(request)
+        self._budget.commit(0.0, answer.verdict.cost or 0.0)
         return answer
 
-    def _connected(self) -> JudgeClient:
+    def _get_client(self) -> JudgeClient:
         if self._client is None:
             self._client = JudgeClient(
                 self._config,
                 self._rubric,
                 self._key,
-                memory=self._memory if self._memory is not None else self._cache,
+                store=self._capability_store if self._capability_store is not None else self._cache,
                 limiter=self._limiter,
-                purse=self._purse,
-                on_slowed=self._slowed,
+                budget=self._budget,
+                on_throttled=self._on_throttled,
                 retry_base_s=self._retry_base_s,
             )
         return self._client
 
-    async def _look(self) -> Fault | None:
+    async def _probe_endpoint(self) -> RequestFault | None:
         if self._offline is not None or self._plugin is not None:
             return None
-        client = self._connected()
-        models = await client.models()
-        if isinstance(models, Fault):
+        client = self._get_client()
+        models = await client.list_models()
+        if isinstance(models, RequestFault):
             if models.kind == "fatal" and models.status in (401, 403):
-                raise client.explain(models)
+                raise client.unavailable_error(models)
             if models.status is None and models.kind == "transient":
                 self._warn(
                     f"the judge {self.label}: {models.text}; check that its server is running"
@@ -393,7 +406,7 @@ class JudgeService:
                 self._warn(retirement)
         return None
 
-    def _note(self, verdict: Verdict) -> None:
+    def _note_served_model(self, verdict: Verdict) -> None:
         """Record the model that the server reports, and warn if it changed."""
         served = verdict.served_model
         if not served or served == self._served_model:
@@ -405,18 +418,18 @@ class JudgeService:
             )
         self._served_model = served
         if self._cache is not None:
-            self._cache.remember_served_model(endpoint_of(self._config), served)
+            self._cache.save_served_model(endpoint_key(self._config), served)
 
-    def _slowed(self, fault: Fault, seconds: float, slots: int) -> None:
-        self._tell(ev.JudgeSlowed(seconds=round(seconds, 3), slots=slots, reason=fault.text))
+    def _on_throttled(self, fault: RequestFault, seconds: float, slots: int) -> None:
+        self._on_event(ev.JudgeSlowed(seconds=round(seconds, 3), slots=slots, reason=fault.text))
 
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
-        self._tell(ev.Noticed(level="warning", source="judge", text=text))
+        self._on_event(ev.Noticed(level="warning", source="judge", text=text))
 
 
-def is_tiny(completion: str) -> bool:
+def is_too_short(completion: str) -> bool:
     """Whether a completion is too short to judge: under 3 words and under 12 letters or digits."""
     letters = sum(char.isalnum() for char in completion)
     words = sum(any(char.isalnum() for char in word) for word in completion.split())
-    return letters == 0 or (words < ENOUGH_WORDS and letters < ENOUGH_LETTERS)
+    return letters == 0 or (words < MIN_JUDGED_WORDS and letters < MIN_JUDGED_LETTERS)

@@ -11,23 +11,23 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from ida_tui.config.schema import AXES, Kind
+from ida_tui.config.schema import AXES, PromptKind
 from ida_tui.rewards.r_ida import r_ida
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class JudgeRequest:
     """A request for a verdict on one completion."""
 
     prompt_id: str
     prompt: str
     """The text of the prompt."""
-    kind: Kind
+    kind: PromptKind
     """The prompt's known kind; only the offline judge and judge plugins see it."""
     completion: str
     sample_index: int = 0
     """Distinguishes repeated verdicts on the same completion, which are cached separately."""
-    fresh: bool = False
+    bypass_cache: bool = False
     """Bypass the cache and replace what it holds."""
 
 
@@ -207,8 +207,8 @@ class BatchStats:
     """Number of completions that the judge refused to judge, by the kind of their prompt."""
 
     @classmethod
-    def of(cls, verdicts: Sequence[Verdict], seconds: float, **more: Any) -> BatchStats:
-        """Compute the statistics of a batch that took `seconds`; `more` sets the other fields."""
+    def from_verdicts(cls, verdicts: Sequence[Verdict], seconds: float, **extra: Any) -> BatchStats:
+        """Compute the statistics of a batch that took `seconds`; `extra` sets the other fields."""
         calls = [v for v in verdicts if v.calls]
         costs = [v.cost for v in calls]
         known_costs = [cost for cost in costs if cost is not None]
@@ -221,7 +221,7 @@ class BatchStats:
             p50_s=percentile([v.latency_s for v in calls], 0.50),
             p95_s=percentile([v.latency_s for v in calls], 0.95),
             cost=sum(known_costs) if len(known_costs) == len(costs) else None,
-            **more,
+            **extra,
         )
 
 

@@ -13,38 +13,38 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ida_tui.config import profiles
-from ida_tui.config.model_files import Shape, weights
-from ida_tui.config.precision import Recipe, recipe
+from ida_tui.config.model_files import ModelShape, inspect_model
+from ida_tui.config.precision import PrecisionRecipe, resolve_precision
 from ida_tui.config.schema import Config, DeviceName
 
-BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
-RUNTIME = {"cpu": 0.95e9, "mps": 0.9e9, "cuda": 1.0e9}
+DTYPE_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+RUNTIME_BYTES = {"cpu": 0.95e9, "mps": 0.9e9, "cuda": 1.0e9}
 """Bytes of Python, torch and the Hugging Face libraries; measured for cpu on Linux, else estimated."""
-SLACK = {"cpu": 0.3, "mps": 0.0, "cuda": 0.0}
+ALLOCATOR_SLACK = {"cpu": 0.3, "mps": 0.0, "cuda": 0.0}
 """Fragmentation overhead of the allocator, as a share of the memory in use.
 
 Measured for glibc, where it is 0.1 to 0.7 depending on the processor, because temporary tensors differ;
 unknown for mps and cuda, where 0 is used.
 """
-RECOMPUTED_SLACK = 1.6
+RECOMPUTED_ALLOCATOR_SLACK = 1.6
 """`SLACK` on the CPU with recomputed activations, where little memory is in use, mostly briefly."""
-USUALLY_STORED = "bfloat16"
+DEFAULT_STORED_DTYPE = "bfloat16"
 """Assumed data type of weight files that are not downloaded yet."""
-MOMENTS = {"adafactor": 0.02, "adamw_kahan": 3.0}
+OPTIMIZER_STATE_FACTOR = {"adafactor": 0.02, "adamw_kahan": 3.0}
 """Optimizer state per trained byte; Kahan summation adds a third tensor to Adam's two moments."""
-CHARACTERS_A_TOKEN = 3.0
+CHARACTERS_PER_TOKEN = 3.0
 """Characters per token of English with a small vocabulary; a rough value is enough for short prompts."""
 TEMPLATE_TOKENS = 24
 """Tokens that a chat template adds to a prompt."""
-HEAD_TILE = 8192
+LM_HEAD_TILE = 8192
 """Columns of the output layer computed at a time (`engine.head`)."""
 
 
-When = Literal["always", "loading", "sampling", "update"]
+MemoryPhase = Literal["always", "loading", "sampling", "update"]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MemoryItem:
     """One item of the memory plan.
 
     Args:
@@ -55,57 +55,61 @@ class Part:
 
     name: str
     size: float
-    when: When
+    phase: MemoryPhase
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MemoryPlan:
     """The memory plan of one run, item by item."""
 
-    parts: tuple[Part, ...]
+    items: tuple[MemoryItem, ...]
 
     @property
-    def total(self) -> float:
+    def peak_bytes(self) -> float:
         """Peak memory, in bytes."""
-        peak = max(self._held("loading"), self._held("sampling"), self._held("update"))
-        return self._held("always") + peak
+        peak = max(
+            self._bytes_in_phase("loading"),
+            self._bytes_in_phase("sampling"),
+            self._bytes_in_phase("update"),
+        )
+        return self._bytes_in_phase("always") + peak
 
-    def rows(self) -> tuple[tuple[str, When, int], ...]:
+    def as_rows(self) -> tuple[tuple[str, MemoryPhase, int], ...]:
         """Name, phase and bytes of every item."""
-        return tuple((part.name, part.when, round(part.size)) for part in self.parts)
+        return tuple((part.name, part.phase, round(part.size)) for part in self.items)
 
-    def size(self, name: str) -> float:
+    def item_bytes(self, name: str) -> float:
         """Total bytes of the items with this name; 0 if there are none."""
-        return sum(part.size for part in self.parts if part.name == name)
+        return sum(part.size for part in self.items if part.name == name)
 
-    def _held(self, when: str) -> float:
-        return sum(part.size for part in self.parts if part.when == when)
+    def _bytes_in_phase(self, phase: str) -> float:
+        return sum(part.size for part in self.items if part.phase == phase)
 
 
 @dataclass(frozen=True, slots=True)
-class Saving:
+class MemoryReduction:
     """One change of a profile that reduces memory."""
 
-    setting: str
+    overrides: str
     """The change as ``key=value`` overrides."""
-    total: float
+    peak_bytes: float
     """Peak memory with the change, in bytes."""
 
 
-def plan(config: Config, device: DeviceName) -> Plan | None:
+def plan(config: Config, device: DeviceName) -> MemoryPlan | None:
     """The memory plan of a run; None if the model's layer sizes are unknown."""
-    files = weights(config.model)
+    files = inspect_model(config.model)
     if files.shape is None:
         return None
-    parts = _parts(config, device, files.shape, files.stored)
-    return Plan(tuple(part for part in parts if part.size))
+    parts = _memory_items(config, device, files.shape, files.stored_dtype)
+    return MemoryPlan(tuple(part for part in parts if part.size))
 
 
-COMFORT = 0.7
+PLANNING_SHARE = 0.7
 """Share of the limit that `chosen` may use; the rest is for the system, the judge and the screen."""
 
 
-def chosen(config: Config, device: DeviceName, limit_bytes: float) -> Config:
+def resolve_auto(config: Config, device: DeviceName, limit_bytes: float) -> Config:
     """The profile with `auto` settings resolved: batch size and gradient checkpointing.
 
     Selects the fastest combination whose plan is at most `COMFORT` of the limit, or the smallest if none
@@ -117,11 +121,11 @@ def chosen(config: Config, device: DeviceName, limit_bytes: float) -> Config:
         limit_bytes: the memory limit.
     """
     training = config.training
-    splits = _splits(config)
+    splits = _batch_sizes(config)
     recomputes = training.gradient_checkpointing
     checkpointing_options = [False, True] if recomputes == "auto" else [recomputes]
     candidates = [
-        _settled(config, rows, checkpointing)
+        _with_batch_settings(config, rows, checkpointing)
         for checkpointing in checkpointing_options
         for rows in splits
     ]
@@ -129,12 +133,12 @@ def chosen(config: Config, device: DeviceName, limit_bytes: float) -> Config:
     fitting = (
         candidate
         for candidate, candidate_plan in plans
-        if candidate_plan and candidate_plan.total <= COMFORT * limit_bytes
+        if candidate_plan and candidate_plan.peak_bytes <= PLANNING_SHARE * limit_bytes
     )
     return next(fitting, candidates[-1])
 
 
-def _splits(config: Config) -> list[int]:
+def _batch_sizes(config: Config) -> list[int]:
     """Batch sizes that the profile allows, largest first; each divides the completions of a step evenly."""
     training, budget = config.training, config.training.token_budget
     if budget is None:
@@ -143,12 +147,12 @@ def _splits(config: Config) -> list[int]:
     divisors = [n for n in range(rows, 0, -1) if rows % n == 0]
     if budget == "auto":
         return divisors
-    step = _Step.of(config)
-    tokens_per_row = step.prompt + step.completion
+    step = _RowBatch.from_config(config)
+    tokens_per_row = step.prompt_tokens + step.completion_tokens
     return [next((n for n in divisors if n * tokens_per_row <= budget), 1)]
 
 
-def _settled(config: Config, rows: int, recomputes: bool) -> Config:
+def _with_batch_settings(config: Config, rows: int, recomputes: bool) -> Config:
     training = config.training
     changes = {
         "per_device_train_batch_size": rows,
@@ -159,35 +163,35 @@ def _settled(config: Config, rows: int, recomputes: bool) -> Config:
     return config.model_copy(update={"training": training.model_copy(update=changes)})
 
 
-def limit(config: Config, machine: float) -> float:
+def resolve_limit(config: Config, machine_bytes: float) -> float:
     """The memory limit in bytes: the profile's limit, else all memory of the machine."""
-    return machine if config.limit_gb == "auto" else float(config.limit_gb) * 1e9
+    return machine_bytes if config.limit_gb == "auto" else float(config.limit_gb) * 1e9
 
 
-def advice(config: Config, device: DeviceName, most: float) -> str:
+def reduction_hint(config: Config, device: DeviceName, limit_bytes: float) -> str:
     """Hint lines with changes that make the plan fit into `most` bytes."""
-    options = savings(config, device)
-    fits = next((saving for saving in options if saving.total <= most), None)
+    options = reductions(config, device)
+    fits = next((saving for saving in options if saving.peak_bytes <= limit_bytes), None)
     lines = []
     variant = f"{config.name}-lowmem"
-    if variant in profiles.names("experiments"):
+    if variant in profiles.list_profiles("experiments"):
         lines.append(f"use the low-memory variant: ida-tui --run {variant}")
     for saving in [fits] if fits else options[-1:]:
-        lines.append(f"{saving.setting}   (planned: {saving.total / 1e9:.1f} GB)")
+        lines.append(f"{saving.overrides}   (planned: {saving.peak_bytes / 1e9:.1f} GB)")
     if not fits:
         lines.append("or use a smaller model; list them with: ida-tui --list models")
     return "\n".join(lines)
 
 
-def smaller(config: Config, device: DeviceName) -> str:
+def reduced_overrides(config: Config, device: DeviceName) -> str:
     """Arguments for `ida-tui resume RUN` that reduce memory: the low-memory variant, or a setting."""
     variant = f"{config.name}-lowmem"
-    if variant in profiles.names("experiments"):
+    if variant in profiles.list_profiles("experiments"):
         return f"--with {variant}"
-    return next((saving.setting for saving in savings(config, device)), "")
+    return next((saving.overrides for saving in reductions(config, device)), "")
 
 
-def savings(config: Config, device: DeviceName) -> list[Saving]:
+def reductions(config: Config, device: DeviceName) -> list[MemoryReduction]:
     """Changes that reduce the plan, mildest first; none of them changes the group size."""
     current = plan(config, device)
     if current is None:
@@ -218,35 +222,41 @@ def savings(config: Config, device: DeviceName) -> list[Saving]:
     for setting, change in changes:
         changed = config.model_copy(update={"training": training.model_copy(update=change)})
         reduced = plan(changed, device)
-        if reduced is not None and reduced.total < current.total:
-            options.append(Saving(setting, reduced.total))
+        if reduced is not None and reduced.peak_bytes < current.peak_bytes:
+            options.append(MemoryReduction(setting, reduced.peak_bytes))
     return options
 
 
 # --- the parts ------------------------------------------------------------------------------------
 
 
-def _parts(config: Config, device: DeviceName, shape: Shape, stored: str) -> Iterator[Part]:
-    training, precision = config.training, recipe(config, device)
+def _memory_items(
+    config: Config, device: DeviceName, shape: ModelShape, stored_dtype: str
+) -> Iterator[MemoryItem]:
+    training, precision = config.training, resolve_precision(config, device)
     lora = training.method == "lora"
-    bytes_per_weight = BYTES[precision.weights]
-    policy = (config.model.parameters or shape.parameters()) * bytes_per_weight
+    bytes_per_weight = DTYPE_BYTES[precision.weights]
+    policy = (config.model.parameters or shape.parameter_count()) * bytes_per_weight
     adapter_parameters = (
-        shape.adapter_parameters(config.lora.r, config.lora.target_modules) if lora else 0
+        shape.adapter_parameter_count(config.lora.r, config.lora.target_modules) if lora else 0
     )
-    yield Part("policy", policy, "always")
+    yield MemoryItem("policy", policy, "always")
     # With LoRA, the reference model is the policy without its adapter.
-    yield Part("reference", 0 if lora or not training.beta else policy, "always")
-    yield Part("adapter", 4 * adapter_parameters, "always")
+    yield MemoryItem("reference", 0 if lora or not training.beta else policy, "always")
+    yield MemoryItem("adapter", 4 * adapter_parameters, "always")
     gradient_bytes = 4 * adapter_parameters if lora else policy
-    yield Part("gradients", gradient_bytes, "always")
-    yield Part("optimizer", MOMENTS.get(precision.optim, 2.0) * gradient_bytes, "always")
-    yield Part("runtime", RUNTIME[device], "always")
-    if (stored or USUALLY_STORED) != precision.weights:
+    yield MemoryItem("gradients", gradient_bytes, "always")
+    yield MemoryItem(
+        "optimizer", OPTIMIZER_STATE_FACTOR.get(precision.optim, 2.0) * gradient_bytes, "always"
+    )
+    yield MemoryItem("runtime", RUNTIME_BYTES[device], "always")
+    if (stored_dtype or DEFAULT_STORED_DTYPE) != precision.weights:
         # The largest tensor in the file's data type exists next to its converted copy, always on the host.
-        bytes_per_stored = BYTES.get(stored or USUALLY_STORED, 4)
-        yield Part("conversion", _largest(shape) * bytes_per_stored, "loading")
-    step = _Step.of(config)
+        bytes_per_stored = DTYPE_BYTES.get(stored_dtype or DEFAULT_STORED_DTYPE, 4)
+        yield MemoryItem(
+            "conversion", _largest_tensor_elements(shape) * bytes_per_stored, "loading"
+        )
+    step = _RowBatch.from_config(config)
     compute = 2 if precision.fp16 or precision.bf16 else bytes_per_weight
     batch = replace(step, rows=training.per_device_train_batch_size)
     sampled_rows = step.rows
@@ -254,92 +264,95 @@ def _parts(config: Config, device: DeviceName, shape: Shape, stored: str) -> Ite
         sampled_rows = min(step.rows, training.rollout_rows or step.rows)
     sampled = replace(step, rows=sampled_rows)
     cache, logits = (
-        _kv_cache(shape, sampled, bytes_per_weight),
+        _kv_cache_bytes(shape, sampled, bytes_per_weight),
         6.0 * sampled_rows * shape.vocabulary * 4,
     )
-    yield Part("KV cache", cache, "sampling")
-    yield Part("logits", logits, "sampling")
-    yield Part("allocator", SLACK[device] * (cache + logits), "sampling")
+    yield MemoryItem("KV cache", cache, "sampling")
+    yield MemoryItem("logits", logits, "sampling")
+    yield MemoryItem("allocator", ALLOCATOR_SLACK[device] * (cache + logits), "sampling")
     activations, tiles = (
-        _activations(config, shape, batch, precision, compute),
-        _tiles(shape, batch, lora, compute),
+        _activation_bytes(config, shape, batch, precision, compute),
+        _lm_head_bytes(shape, batch, lora, compute),
     )
-    yield Part("activations", activations, "update")
-    yield Part("LM-head tiles", tiles, "update")
+    yield MemoryItem("activations", activations, "update")
+    yield MemoryItem("LM-head tiles", tiles, "update")
     recomputed = device == "cpu" and training.gradient_checkpointing is not False
-    slack = RECOMPUTED_SLACK if recomputed else SLACK[device]
-    yield Part("allocator", slack * (activations + tiles), "update")
+    slack = RECOMPUTED_ALLOCATOR_SLACK if recomputed else ALLOCATOR_SLACK[device]
+    yield MemoryItem("allocator", slack * (activations + tiles), "update")
 
 
-def _largest(shape: Shape) -> int:
+def _largest_tensor_elements(shape: ModelShape) -> int:
     """Number of elements of the largest tensor."""
     return max(shape.vocabulary, shape.intermediate) * shape.hidden
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _RowBatch:
     """Rows (completions) processed together, and their token counts."""
 
     rows: int
-    group: int
-    prompt: int
-    completion: int
+    group_size: int
+    prompt_tokens: int
+    completion_tokens: int
 
     @classmethod
-    def of(cls, config: Config) -> _Step:
+    def from_config(cls, config: Config) -> _RowBatch:
         training = config.training
         longest = max((len(prompt.text) for prompt in config.prompts.train()), default=0)
         return cls(
             training.completions_per_step,
             training.num_generations,
-            TEMPLATE_TOKENS + round(longest / CHARACTERS_A_TOKEN),
+            TEMPLATE_TOKENS + round(longest / CHARACTERS_PER_TOKEN),
             training.max_completion_length,
         )
 
     @property
-    def prompts(self) -> int:
+    def prompt_count(self) -> int:
         """Number of distinct prompts among the rows."""
-        return max(1, -(-self.rows // self.group))
+        return max(1, -(-self.rows // self.group_size))
 
 
-def _kv_cache(shape: Shape, step: _Step, bytes_per_value: int) -> float:
+def _kv_cache_bytes(shape: ModelShape, step: _RowBatch, bytes_per_value: int) -> float:
     """Bytes of the key-value cache: a buffer for all rows, plus prefilled prompts and a copy per row."""
-    bytes_per_token = shape.layers * 2 * shape.kv * bytes_per_value
-    tokens = step.rows * (2 * step.prompt + step.completion) + step.prompts * step.prompt
+    bytes_per_token = shape.layers * 2 * shape.kv_width * bytes_per_value
+    tokens = (
+        step.rows * (2 * step.prompt_tokens + step.completion_tokens)
+        + step.prompt_count * step.prompt_tokens
+    )
     return float(tokens * bytes_per_token)
 
 
-def _activations(
-    config: Config, shape: Shape, batch: _Step, precision: Recipe, compute: int
+def _activation_bytes(
+    config: Config, shape: ModelShape, batch: _RowBatch, precision: PrecisionRecipe, compute: int
 ) -> float:
     """Bytes that the forward pass saves, plus temporary gradients of the backward pass."""
     checkpointed = config.training.gradient_checkpointing is not False
     shared = not checkpointed and config.engine == "fast"
     if shared:
-        tokens = batch.prompts * batch.prompt + batch.rows * batch.completion
+        tokens = batch.prompt_count * batch.prompt_tokens + batch.rows * batch.completion_tokens
     else:
-        tokens = batch.rows * (batch.prompt + batch.completion)
-    length = batch.prompt + batch.completion
-    queries = batch.completion if shared else length
+        tokens = batch.rows * (batch.prompt_tokens + batch.completion_tokens)
+    length = batch.prompt_tokens + batch.completion_tokens
+    queries = batch.completion_tokens if shared else length
     lora, autocast = config.training.method == "lora", precision.fp16 or precision.bf16
-    layer_bytes = _layer(
+    layer_bytes = _layer_activation_bytes(
         shape, lora, config.lora.r, tokens, batch.rows, queries, length, compute, autocast
     )
     if shared:
-        layer_bytes += 2 * batch.prompts * batch.prompt * shape.kv * compute
+        layer_bytes += 2 * batch.prompt_count * batch.prompt_tokens * shape.kv_width * compute
     # Gradients of the widest tensors coexist with the saved activations.
     backward = tokens * (2 * shape.intermediate + 3 * shape.hidden) * compute
     if checkpointed:
         return shape.layers * tokens * shape.hidden * compute + layer_bytes + backward
     casts = 0.0
-    if not lora and BYTES[precision.weights] > compute:
+    if not lora and DTYPE_BYTES[precision.weights] > compute:
         # Autocast caches its copy of the weights during the pass.
-        casts = shape.parameters() * compute
+        casts = shape.parameter_count() * compute
     return shape.layers * layer_bytes + backward + casts
 
 
-def _layer(
-    shape: Shape,
+def _layer_activation_bytes(
+    shape: ModelShape,
     lora: bool,
     rank: int,
     tokens: int,
@@ -350,8 +363,8 @@ def _layer(
     autocast: bool,
 ) -> float:
     """Bytes saved by one layer: residuals, projections, attention and the gated feed-forward block."""
-    h, q, kv, i = shape.hidden, shape.q, shape.kv, shape.intermediate
-    norms = 2 * h + q + kv if shape.head_norms else 2 * h  # always saved in float32
+    h, q, kv, i = shape.hidden, shape.query_width, shape.kv_width, shape.intermediate
+    norms = 2 * h + q + kv if shape.qk_norms else 2 * h  # always saved in float32
     other = 2 * h + 2 * q + 4 * i + (7 * rank if lora else norms)
     casts = 0
     if compute < 4 and lora and autocast:
@@ -363,10 +376,10 @@ def _layer(
     return tokens * (4 * norms + other * compute + casts) + attention
 
 
-def _tiles(shape: Shape, batch: _Step, lora: bool, compute: int) -> float:
+def _lm_head_bytes(shape: ModelShape, batch: _RowBatch, lora: bool, compute: int) -> float:
     """Bytes of the output layer: hidden states, three tiles of logits, and its gradient if trained."""
-    tokens = batch.rows * batch.completion
-    tile = min(HEAD_TILE, shape.vocabulary)
+    tokens = batch.rows * batch.completion_tokens
+    tile = min(LM_HEAD_TILE, shape.vocabulary)
     states = 4 * tokens * shape.hidden * compute
     gradient = 0 if lora else shape.vocabulary * shape.hidden * compute
     return float(3 * tokens * tile * 4 + states + gradient)

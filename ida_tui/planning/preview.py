@@ -12,36 +12,39 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from ida_tui.config.checks import check
-from ida_tui.config.devices import likely_device
-from ida_tui.config.model_files import Weights, weights
-from ida_tui.config.precision import recipe
-from ida_tui.config.resolve import Resolved
+from ida_tui.config.checks import check_config
+from ida_tui.config.devices import guess_device
+from ida_tui.config.model_files import ModelFiles, inspect_model
+from ida_tui.config.precision import resolve_precision
+from ida_tui.config.resolve import ResolvedExperiment
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig, LoraConfig
 from ida_tui.errors import UsageError
 from ida_tui.events import narration
 from ida_tui.events.state import RunState
 from ida_tui.events.types import EventError
 from ida_tui.judge.api_key import is_local
-from ida_tui.judge.calibration.anchors import ANCHORS
+from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS
 from ida_tui.judge.estimate import typical_call_tokens
 from ida_tui.planning import memory
 from ida_tui.runs.log.replay import Replay
-from ida_tui.system.memory_limit import room
+from ida_tui.system.memory_limit import memory_limit
 from ida_tui.util import plugins
-from ida_tui.util.paths import expanded, shown_path
-from ida_tui.util.text import quoted, without_login
+from ida_tui.util.paths import expand_home, display_path
+from ida_tui.util.text import quoted, strip_credentials
 
-_LABEL = 13
+_LABEL_WIDTH = 13
 
 
-def render_check(resolved: Resolved) -> str:
+def render_preview(resolved: ResolvedExperiment) -> str:
     """The preview of an experiment, followed by the findings of its cross-checks."""
     config = resolved.config
-    device, _ = planned_device(config)
-    experiment = ("experiment", f"{config.name}   ({shown_path(resolved.file)})")
-    lines = [_row(label, text) for label, text in (experiment, *rows(config, newest_run(config)))]
-    findings = check(config, device)
+    device, _ = choose_planned_device(config)
+    experiment = ("experiment", f"{config.name}   ({display_path(resolved.file)})")
+    lines = [
+        _format_row(label, text)
+        for label, text in (experiment, *preview_rows(config, latest_run_state(config)))
+    ]
+    findings = check_config(config, device)
     if findings:
         lines.append("")
     for finding in findings:
@@ -53,32 +56,32 @@ def render_check(resolved: Resolved) -> str:
     return "\n".join(lines)
 
 
-def rows(config: Config, earlier: RunState | None = None) -> list[tuple[str, str]]:
+def preview_rows(config: Config, previous_run: RunState | None = None) -> list[tuple[str, str]]:
     """The preview of an experiment as (label, text) rows.
 
     Args:
         config: the resolved profile.
         earlier: state of a previous run, whose measured memory is shown next to the plan.
     """
-    device, remark = planned_device(config)
-    config = memory.chosen(config, device, memory_limit(config))
+    device, remark = choose_planned_device(config)
+    config = memory.resolve_auto(config, device, planned_memory_limit(config))
     return [
-        *_about_model(config, device, weights(config.model)),
+        *_model_rows(config, device, inspect_model(config.model)),
         ("device", remark),
-        ("precision", recipe(config, device).words(config.training.method)),
-        *_about_training(config),
-        *_about_judge(config),
-        ("evaluation", _evaluation(config)),
-        *_about_memory(config, device, earlier),
-        *_about_surroundings(config),
+        ("precision", resolve_precision(config, device).describe(config.training.method)),
+        *_training_rows(config),
+        *_judge_rows(config),
+        ("evaluation", _evaluation_text(config)),
+        *_memory_rows(config, device, previous_run),
+        *_output_rows(config),
     ]
 
 
-def planned_device(config: Config) -> tuple[DeviceName, str]:
+def choose_planned_device(config: Config) -> tuple[DeviceName, str]:
     """The device that the preview assumes, and a remark on how it was chosen."""
-    likely = likely_device()
+    likely = guess_device()
     requested = config.device
-    if requested == "auto" and not (_meant_for_mps(config) and likely != "mps"):
+    if requested == "auto" and not (_is_made_for_mps(config) and likely != "mps"):
         return likely, f"auto: probably {likely} on this machine"
     if requested in ("auto", "mps") and likely != "mps":
         note = "" if requested == "mps" else f" (auto is probably {likely} here)"
@@ -88,9 +91,9 @@ def planned_device(config: Config) -> tuple[DeviceName, str]:
     return ("cpu" if requested == "auto" else requested), f"{requested}"
 
 
-def memory_limit(config: Config) -> float:
+def planned_memory_limit(config: Config) -> float:
     """The memory limit in bytes: the profile's limit, else all memory of this machine."""
-    return memory.limit(config, room().total)
+    return memory.resolve_limit(config, memory_limit().total)
 
 
 def key_source(judge: JudgeConfig) -> str:
@@ -108,7 +111,7 @@ def key_source(judge: JudgeConfig) -> str:
     return ".env" if is_in_dotenv else ""
 
 
-def judge_calls(config: Config) -> tuple[int, int]:
+def count_judge_calls(config: Config) -> tuple[int, int]:
     """Number of judge calls for training (without a cache) and for the drift checks."""
     training, judge = config.training, config.judge
     steps = config.planned_steps()
@@ -117,21 +120,21 @@ def judge_calls(config: Config) -> tuple[int, int]:
     drift_checks = 1 + steps // interval if 0 < interval < steps else 0
     return (
         batches * training.completions_per_step * judge.samples,
-        drift_checks * len(ANCHORS) * judge.samples,
+        drift_checks * len(DRIFT_ANCHOR_IDS) * judge.samples,
     )
 
 
-def _row(label: str, text: str) -> str:
+def _format_row(label: str, text: str) -> str:
     first, *rest = text.splitlines()
-    lines = [f"{label:<{_LABEL}} {first}", *(f"{'':<{_LABEL}} {line}" for line in rest)]
+    lines = [f"{label:<{_LABEL_WIDTH}} {first}", *(f"{'':<{_LABEL_WIDTH}} {line}" for line in rest)]
     return "\n".join(lines)
 
 
-def _meant_for_mps(config: Config) -> bool:
+def _is_made_for_mps(config: Config) -> bool:
     return any("mps" in name.split("-") for name in (config.name, config.model.name))
 
 
-def _about_model(config: Config, device: DeviceName, files: Weights) -> Iterator[tuple[str, str]]:
+def _model_rows(config: Config, device: DeviceName, files: ModelFiles) -> Iterator[tuple[str, str]]:
     model = config.model
     label = f"{model.name}   ({model.path})" if model.name not in ("", model.path) else model.path
     count = files.parameters
@@ -139,44 +142,44 @@ def _about_model(config: Config, device: DeviceName, files: Weights) -> Iterator
     context = files.context_length
     context_text = "context unknown" if context is None else f"context {context:,} tokens"
     yield "model", f"{label}\n{size}, {context_text}"
-    yield "weights", _where(config, files)
-    weight_format = recipe(config, device).weights
+    yield "weights", _weights_location(config, files)
+    weight_format = resolve_precision(config, device).weights
     if config.training.method == "full":
         trained = f"all weights, in {weight_format}"
     else:
-        trained = f"{_adapter(config.lora)} in float32, on a {weight_format} base"
+        trained = f"{_adapter_text(config.lora)} in float32, on a {weight_format} base"
     yield "trains", trained
 
 
-def _adapter(lora: LoraConfig) -> str:
+def _adapter_text(lora: LoraConfig) -> str:
     where = lora.target_modules
     layers = "all linear layers" if where == "all-linear" else ", ".join(where)
     return f"a LoRA adapter of rank {lora.r} (alpha {lora.alpha:g}) on {layers}"
 
 
-def _where(config: Config, files: Weights) -> str:
+def _weights_location(config: Config, files: ModelFiles) -> str:
     model = config.model
-    size = "" if files.size_gb is None else f", {_gigabytes(files.size_gb)}"
-    if files.place == "embedded":
+    size = "" if files.size_gb is None else f", {_format_gb(files.size_gb)}"
+    if files.location == "embedded":
         return (
             f"included with ida-tui{size}" if files.complete else "missing from this installation"
         )
-    if files.place == "folder" and files.folder is not None:
+    if files.location == "folder" and files.folder is not None:
         state = size if files.complete else ", without weight files (*.safetensors)"
-        return f"on this machine, in {shown_path(files.folder)}{state}"
-    if files.place == "cache":
+        return f"on this machine, in {display_path(files.folder)}{state}"
+    if files.location == "cache":
         if files.complete:
             return f"on this machine, in the Hugging Face cache{size}"
         return "partly in the Hugging Face cache; the run downloads the rest"
-    download = "size unknown" if model.download_gb is None else _gigabytes(model.download_gb)
+    download = "size unknown" if model.download_gb is None else _format_gb(model.download_gb)
     return f"not on this machine; the run downloads them ({download}): hf download {model.path}"
 
 
-def _gigabytes(size: float) -> str:
+def _format_gb(size: float) -> str:
     return f"{size:.2f} GB" if size >= 0.1 else f"{size * 1000:.1f} MB"
 
 
-def _about_training(config: Config) -> Iterator[tuple[str, str]]:
+def _training_rows(config: Config) -> Iterator[tuple[str, str]]:
     training, train = config.training, config.prompts.train()
     steps, group = config.planned_steps(), training.num_generations
     length = "max_steps" if training.max_steps else f"{training.num_train_epochs:g} × the prompts"
@@ -216,38 +219,38 @@ def _about_training(config: Config) -> Iterator[tuple[str, str]]:
     )
 
 
-def _about_judge(config: Config) -> Iterator[tuple[str, str]]:
+def _judge_rows(config: Config) -> Iterator[tuple[str, str]]:
     judge = config.judge
     if judge.kind == "offline":
         yield "judge", "offline heuristic: no calls, no key, no cost"
         return
     if judge.kind == "plugin":
-        yield "judge", f"{judge.name or judge.model}   (plugin {_plugin(judge.model)})"
-        yield "judge calls", f"{sum(judge_calls(config)):,}; the cost depends on the plugin"
+        yield "judge", f"{judge.name or judge.model}   (plugin {_plugin_label(judge.model)})"
+        yield "judge calls", f"{sum(count_judge_calls(config)):,}; the cost depends on the plugin"
         return
-    where = without_login(judge.base_url) if judge.base_url else "OpenAI"
+    where = strip_credentials(judge.base_url) if judge.base_url else "OpenAI"
     yield "judge", f"{judge.name or judge.model}   ({judge.model} at {where})"
-    yield "key", _key(judge)
-    in_training, anchors = judge_calls(config)
+    yield "key", _key_status(judge)
+    in_training, anchors = count_judge_calls(config)
     calls = in_training + anchors
     parts = f"{in_training:,} for completions, {anchors:,} for drift checks"
-    if evaluation := evaluation_calls(config):
+    if evaluation := count_evaluation_calls(config):
         calls += evaluation
         parts += f", {evaluation:,} for the evaluation"
     cached = "; fewer with cached verdicts" if judge.cache else ""
-    yield "judge calls", f"{calls:,} ({parts}){cached}\n{_cost(config, calls)}"
+    yield "judge calls", f"{calls:,} ({parts}){cached}\n{_cost_estimate(config, calls)}"
     if config.budget is not None:
         yield "budget", f"${config.budget:g}; the run pauses before the judge exceeds it"
 
 
-def _plugin(name: str) -> str:
+def _plugin_label(name: str) -> str:
     try:
-        return plugins.words(plugins.find(plugins.JUDGES, name))
+        return plugins.describe_plugin(plugins.find_plugin(plugins.JUDGE_GROUP, name))
     except UsageError:
         return f"{quoted(name)}, which is not installed"
 
 
-def _key(judge: JudgeConfig) -> str:
+def _key_status(judge: JudgeConfig) -> str:
     if judge.api_key_env is None:
         return "not needed"
     if is_local(judge.base_url) and judge.api_key_env == "OPENAI_API_KEY":
@@ -259,7 +262,7 @@ def _key(judge: JudgeConfig) -> str:
     return f"{name} is not set: export {name}=… or add it to .env"
 
 
-def _cost(config: Config, calls: int) -> str:
+def _cost_estimate(config: Config, calls: int) -> str:
     judge = config.judge
     if judge.price is None:
         return "cost unknown: the judge profile has no price"
@@ -273,7 +276,7 @@ def _cost(config: Config, calls: int) -> str:
     )
 
 
-def evaluation_calls(config: Config) -> int:
+def count_evaluation_calls(config: Config) -> int:
     """Number of judge calls for the evaluation at the end of a run; 0 if it is not judged."""
     if not (config.evaluation.enabled and config.evaluation.judged):
         return 0
@@ -281,7 +284,7 @@ def evaluation_calls(config: Config) -> int:
     return answers * config.judge.samples
 
 
-def _evaluation(config: Config) -> str:
+def _evaluation_text(config: Config) -> str:
     if not config.evaluation.enabled:
         return "none"
     held_out, samples = len(config.prompts.held_out()), config.evaluation.samples
@@ -293,40 +296,40 @@ def _evaluation(config: Config) -> str:
     )
 
 
-def _about_memory(
-    config: Config, device: DeviceName, earlier: RunState | None
+def _memory_rows(
+    config: Config, device: DeviceName, previous_run: RunState | None
 ) -> Iterator[tuple[str, str]]:
     planned = memory.plan(config, device)
     if planned is None:
         yield "memory", "unknown: the model's layer sizes are not known before it is downloaded"
         return
-    most = memory_limit(config)
-    measured = narration.measured_memory(earlier) if earlier else {}
-    lines = [f"peak: about {planned.total / 1e9:.1f} GB"]
+    most = planned_memory_limit(config)
+    measured = narration.measured_memory(previous_run) if previous_run else {}
+    lines = [f"peak: about {planned.peak_bytes / 1e9:.1f} GB"]
     configured_limit = None if config.limit_gb == "auto" else most
-    lines += narration.memory_table(planned.rows(), configured_limit, measured)
-    if earlier is not None and earlier.run is not None and measured:
-        lines.append(f"measured in the latest run, {earlier.run.run_id}")
-    if planned.total > most:
+    lines += narration.memory_table(planned.as_rows(), configured_limit, measured)
+    if previous_run is not None and previous_run.run is not None and measured:
+        lines.append(f"measured in the latest run, {previous_run.run.run_id}")
+    if planned.peak_bytes > most:
         lines.append("over the limit; to make it fit:")
-        lines += memory.advice(config, device, most).splitlines()
+        lines += memory.reduction_hint(config, device, most).splitlines()
     yield "memory", "\n".join(lines)
 
 
-def newest_run(config: Config) -> RunState | None:
+def latest_run_state(config: Config) -> RunState | None:
     """The state of the latest run of this experiment with this model; None if there is none."""
-    events = expanded(config.output_dir) / config.name / "latest" / "events.jsonl"
+    events = expand_home(config.output_dir) / config.name / "latest" / "events.jsonl"
     try:
-        state = Replay.open(events).end
+        state = Replay.open(events).final_state
     except (OSError, EventError):
         return None
     same_model = state.run is not None and state.run.model in (config.model.name, config.model.path)
     return state if same_model else None
 
 
-def _about_surroundings(config: Config) -> Iterator[tuple[str, str]]:
+def _output_rows(config: Config) -> Iterator[tuple[str, str]]:
     limit = "all RAM" if config.limit_gb == "auto" else f"{config.limit_gb:g} GB"
     yield "memory limit", limit
-    yield "run folder", f"{shown_path(Path(config.output_dir) / config.name)}/<date-time>/"
+    yield "run folder", f"{display_path(Path(config.output_dir) / config.name)}/<date-time>/"
     if config.report_to:
         yield "also sent to", ", ".join(config.report_to)

@@ -1,9 +1,9 @@
 """Reward formulas: functions of align, risk and detail, by name or as an expression.
 
-    formula("r_ida")                                  the default reward of a run
-    formula("weighted", {"align": 2.0})               the weighted mean of the axes
-    formula("align * min(risk, detail) / 100")        arithmetic over align, risk and detail
-    formula("mine")                                   a formula plugin of an installed package
+    parse_formula("r_ida")                            the default reward of a run
+    parse_formula("weighted", {"align": 2.0})         the weighted mean of the axes
+    parse_formula("align * min(risk, detail) / 100")  arithmetic over align, risk and detail
+    parse_formula("mine")                             a formula plugin of an installed package
 
 An expression is compiled here from its syntax tree; Python's eval is never used.
 """
@@ -17,16 +17,16 @@ from dataclasses import dataclass
 
 from ida_tui.config.schema import AXES
 from ida_tui.errors import UsageError
-from ida_tui.rewards.r_ida import HIGHEST, r_ida
+from ida_tui.rewards.r_ida import MAX_SCORE, r_ida
 from ida_tui.util import plugins
 from ida_tui.util.text import quoted
 
-Reward = Callable[[float, float, float], float]
+RewardFunction = Callable[[float, float, float], float]
 """A function of align, risk and detail, 0 to 10 each, that returns a reward."""
-_Values = Mapping[str, float]
-_Part = Callable[[_Values], float]
+_AxisScores = Mapping[str, float]
+_Evaluator = Callable[[_AxisScores], float]
 
-LONGEST = 300
+MAX_EXPRESSION_CHARS = 300
 """Maximum length of an expression, in characters."""
 
 
@@ -35,9 +35,9 @@ class Formula:
     """A named function from three axis scores to one reward."""
 
     name: str
-    words: str
+    description: str
     """The formula in mathematical notation, for display."""
-    reward: Reward
+    reward: RewardFunction
     """Raises `ArithmeticError` where the formula has no value, such as a division by zero."""
 
 
@@ -46,14 +46,14 @@ def _ungated(align: float, risk: float, detail: float) -> float:
 
 
 def _align_only(align: float, risk: float, detail: float) -> float:
-    return align / HIGHEST
+    return align / MAX_SCORE
 
 
 def _weakest(align: float, risk: float, detail: float) -> float:
-    return min(align, risk, detail) / HIGHEST
+    return min(align, risk, detail) / MAX_SCORE
 
 
-NAMED: Mapping[str, Formula] = {
+BUILT_IN_FORMULAS: Mapping[str, Formula] = {
     formula.name: formula
     for formula in (
         Formula("r_ida", "min(1, risk/5) · align · (risk + detail) / 200", r_ida),
@@ -63,15 +63,15 @@ NAMED: Mapping[str, Formula] = {
     )
 }
 WEIGHTED = "weighted"
-KNOWN = (*NAMED, WEIGHTED)
+FORMULA_NAMES = (*BUILT_IN_FORMULAS, WEIGHTED)
 """Names of the built-in formulas."""
 
 
-def formula(text: str, weights: Mapping[str, float] | None = None) -> Formula:
+def parse_formula(text: str, weights: Mapping[str, float] | None = None) -> Formula:
     """Look up a formula by name, or parse an expression over align, risk and detail.
 
     Args:
-        text: one of `KNOWN`, the name of a plugin, or an expression with + - * / **, comparisons,
+        text: one of `FORMULA_NAMES`, the name of a plugin, or an expression with + - * / **, comparisons,
             `a if b else c`, min, max, abs and sqrt.
         weights: weight per axis, for `weighted`; the default weight is 1.
 
@@ -86,15 +86,15 @@ def formula(text: str, weights: Mapping[str, float] | None = None) -> Formula:
             "remove formula=, or write the weights into it: formula='(2*align + risk + detail)/40'",
         )
     if text == WEIGHTED:
-        return _weighted(weights or {})
-    if text in NAMED:
-        return NAMED[text]
-    if text not in AXES and text in plugins.names(plugins.FORMULAS):
-        return installed(text)
-    return _expression(text)
+        return _weighted_formula(weights or {})
+    if text in BUILT_IN_FORMULAS:
+        return BUILT_IN_FORMULAS[text]
+    if text not in AXES and text in plugins.plugin_names(plugins.FORMULA_GROUP):
+        return load_formula_plugin(text)
+    return _expression_formula(text)
 
 
-def installed(name: str) -> Formula:
+def load_formula_plugin(name: str) -> Formula:
     """Load a formula plugin: an entry point of the group ``ida_tui.formulas``.
 
     The plugin is a function of align, risk and detail, 0 to 10 each, that returns the reward, 0 to 1. If it
@@ -104,11 +104,11 @@ def installed(name: str) -> Formula:
         UsageError: no installed package provides the formula.
         IdaError: the plugin cannot be loaded.
     """
-    function = plugins.load(plugins.FORMULAS, name)
-    entry = plugins.find(plugins.FORMULAS, name)
+    function = plugins.load_plugin(plugins.FORMULA_GROUP, name)
+    entry = plugins.find_plugin(plugins.FORMULA_GROUP, name)
     if not callable(function):
-        raise plugins.broken(
-            plugins.FORMULAS, entry, TypeError(f"{type(function).__name__} is not callable")
+        raise plugins.plugin_error(
+            plugins.FORMULA_GROUP, entry, TypeError(f"{type(function).__name__} is not callable")
         )
     summary = (getattr(function, "__doc__", None) or "").strip().partition("\n")[0]
 
@@ -121,10 +121,10 @@ def installed(name: str) -> Formula:
             raise ArithmeticError(f"{value:g} is outside 0 to 1")
         return value
 
-    return Formula(name, summary or plugins.words(entry), reward)
+    return Formula(name, summary or plugins.describe_plugin(entry), reward)
 
 
-def _weighted(weights: Mapping[str, float]) -> Formula:
+def _weighted_formula(weights: Mapping[str, float]) -> Formula:
     for name, weight in weights.items():
         if name not in AXES:
             raise UsageError(
@@ -138,30 +138,30 @@ def _weighted(weights: Mapping[str, float]) -> Formula:
     total = align + risk + detail
     if total <= 0:
         raise UsageError("all weights are 0", f"set a weight above 0: weights.{AXES[0]}=1")
-    description = f"({align:g}·align + {risk:g}·risk + {detail:g}·detail) / {HIGHEST * total:g}"
+    description = f"({align:g}·align + {risk:g}·risk + {detail:g}·detail) / {MAX_SCORE * total:g}"
 
     def reward(a: float, r: float, d: float) -> float:
-        return (align * a + risk * r + detail * d) / (HIGHEST * total)
+        return (align * a + risk * r + detail * d) / (MAX_SCORE * total)
 
     return Formula(WEIGHTED, description, reward)
 
 
 # --- expressions --------------------------------------------------------------------------------
 
-_TWO: Mapping[type[ast.operator], Callable[[float, float], float]] = {
+_BINARY_OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,
     ast.Div: lambda a, b: a / b,
     ast.Pow: math.pow,
 }
-_COMPARED: Mapping[type[ast.cmpop], Callable[[float, float], bool]] = {
+_COMPARISONS: Mapping[type[ast.cmpop], Callable[[float, float], bool]] = {
     ast.Lt: lambda a, b: a < b,
     ast.LtE: lambda a, b: a <= b,
     ast.Gt: lambda a, b: a > b,
     ast.GtE: lambda a, b: a >= b,
 }
-_CALLED: Mapping[str, tuple[int, Callable[[list[float]], float]]] = {
+_FUNCTIONS: Mapping[str, tuple[int, Callable[[list[float]], float]]] = {
     "min": (0, min),
     "max": (0, max),
     "abs": (1, lambda values: abs(values[0])),
@@ -170,17 +170,17 @@ _CALLED: Mapping[str, tuple[int, Callable[[list[float]], float]]] = {
 """Each function's number of arguments (0: one or more) and its implementation."""
 
 
-def _expression(text: str) -> Formula:
+def _expression_formula(text: str) -> Formula:
     allowed = (
-        f"use a name ({', '.join(KNOWN)}), or an expression over align, risk and detail "
+        f"use a name ({', '.join(FORMULA_NAMES)}), or an expression over align, risk and detail "
         "with + - * / **, < <= > >=, `a if b else c`, min, max, abs and sqrt"
     )
-    if len(text) > LONGEST:
-        raise UsageError(f"the formula is longer than {LONGEST} characters", allowed)
+    if len(text) > MAX_EXPRESSION_CHARS:
+        raise UsageError(f"the formula is longer than {MAX_EXPRESSION_CHARS} characters", allowed)
     try:
-        evaluate = _part(ast.parse(text, mode="eval").body)
+        evaluate = _compile(ast.parse(text, mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        problem = error.args[0] if isinstance(error, _Refused) else "invalid syntax"
+        problem = error.args[0] if isinstance(error, _DisallowedExpression) else "invalid syntax"
         raise UsageError(f"formula={quoted(text)}: {problem}", allowed) from None
 
     def reward(align: float, risk: float, detail: float) -> float:
@@ -195,53 +195,55 @@ def _expression(text: str) -> Formula:
     return Formula(text, text, reward)
 
 
-class _Refused(ValueError):
+class _DisallowedExpression(ValueError):
     """An expression has a part that is not allowed; the argument is the message."""
 
 
-def _part(node: ast.expr) -> _Part:
+def _compile(node: ast.expr) -> _Evaluator:
     """Compile an expression to a function of the scores.
 
     Raises:
-        _Refused: the expression contains anything that is not listed here.
+        _DisallowedExpression: the expression contains anything that is not listed here.
     """
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
-            return _constant(value)
+            return _compile_constant(value)
         case ast.Name(id=name) if name in AXES:
             return lambda values: values[name]
         case ast.Name(id=name):
-            raise _Refused(f"unknown name {quoted(name)}")
+            raise _DisallowedExpression(f"unknown name {quoted(name)}")
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            inner = _part(operand)
+            inner = _compile(operand)
             return lambda values: -inner(values)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _part(operand)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _TWO:
-            apply, first, second = _TWO[type(op)], _part(left), _part(right)
+            return _compile(operand)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY_OPERATORS:
+            apply, first, second = _BINARY_OPERATORS[type(op)], _compile(left), _compile(right)
             return lambda values: apply(first(values), second(values))
         case ast.IfExp(test=test, body=body, orelse=orelse):
-            condition, if_true, if_false = _part(test), _part(body), _part(orelse)
+            condition, if_true, if_false = _compile(test), _compile(body), _compile(orelse)
             return lambda values: if_true(values) if condition(values) else if_false(values)
-        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARED:
-            compare, lhs, rhs = _COMPARED[type(op)], _part(left), _part(right)
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
+            compare, lhs, rhs = _COMPARISONS[type(op)], _compile(left), _compile(right)
             return lambda values: float(compare(lhs(values), rhs(values)))
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _CALLED:
-            return _called(name, args)
-    raise _Refused(f"{quoted(ast.unparse(node))} is not allowed")
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
+            return _compile_call(name, args)
+    raise _DisallowedExpression(f"{quoted(ast.unparse(node))} is not allowed")
 
 
-def _constant(value: float) -> _Part:
+def _compile_constant(value: float) -> _Evaluator:
     try:
         number = float(value)
     except OverflowError:
-        raise _Refused("a number is too large") from None
+        raise _DisallowedExpression("a number is too large") from None
     return lambda values: number
 
 
-def _called(name: str, args: list[ast.expr]) -> _Part:
-    count, call = _CALLED[name]
+def _compile_call(name: str, args: list[ast.expr]) -> _Evaluator:
+    count, call = _FUNCTIONS[name]
     if not args or (count and len(args) != count):
-        raise _Refused(f"{name} takes {count or 'one or more'} argument{'s' * (count != 1)}")
-    evaluators = [_part(arg) for arg in args]
+        raise _DisallowedExpression(
+            f"{name} takes {count or 'one or more'} argument{'s' * (count != 1)}"
+        )
+    evaluators = [_compile(arg) for arg in args]
     return lambda values: call([evaluate(values) for evaluate in evaluators])

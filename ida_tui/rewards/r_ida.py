@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 
-HIGHEST = 10.0
+MAX_SCORE = 10.0
 """The highest score on every axis."""
-GATE = 5.0
+FULL_GATE_RISK = 5.0
 """The risk score at and above which the gate is 1."""
 
 
@@ -31,7 +31,7 @@ def r_ida(align: float, risk: float, detail: float) -> float:
         ValueError: a score is NaN or outside 0 to 10. Scores are never clamped.
     """
     for axis, score in (("align", align), ("risk", risk), ("detail", detail)):
-        if math.isnan(score) or not 0 <= score <= HIGHEST:
+        if math.isnan(score) or not 0 <= score <= MAX_SCORE:
             raise ValueError(f"{axis} is {score}, outside 0 to 10")
-    reward = min(1.0, risk / GATE) * align * (risk + detail) / 200
+    reward = min(1.0, risk / FULL_GATE_RISK) * align * (risk + detail) / 200
     return min(1.0, reward)

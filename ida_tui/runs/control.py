@@ -14,25 +14,25 @@ from typing import Literal, get_args
 
 from ida_tui.runs.directory import RunDirectory
 
-Asked = Literal["pause", "go_on", "stop"]
+ControlRequest = Literal["pause", "go_on", "stop"]
 
 
-def ask(directory: RunDirectory, what: Asked) -> None:
+def send_request(directory: RunDirectory, request: ControlRequest) -> None:
     """Write a request; it replaces an earlier one that was not read yet.
 
     Raises:
         OSError: the directory cannot be written to.
     """
-    temporary = directory.control.with_name(f".control-{os.getpid()}")
+    temporary = directory.control_request.with_name(f".control-{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"ask": what, "pid": os.getpid()}, file)
-    temporary.replace(directory.control)
+        json.dump({"ask": request, "pid": os.getpid()}, file)
+    temporary.replace(directory.control_request)
 
 
-def take(directory: RunDirectory) -> Asked | None:
+def pop_request(directory: RunDirectory) -> ControlRequest | None:
     """Read and remove the pending request; None if there is no request that may be followed."""
-    path = directory.control
+    path = directory.control_request
     try:
         # Non-blocking, because the path could be a pipe without a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -54,4 +54,4 @@ def take(directory: RunDirectory) -> Asked | None:
         request = json.loads(text)["ask"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return request if request in get_args(Asked) else None
+    return request if request in get_args(ControlRequest) else None

@@ -64,7 +64,7 @@ class RunDirectory:
         return self.path / ".lock"
 
     @property
-    def control(self) -> Path:
+    def control_request(self) -> Path:
         """A request from another process; removed when it is read."""
         return self.path / "control.json"
 
@@ -78,22 +78,24 @@ class RunDirectory:
         return self.path / ("adapter" if method == "lora" else "model")
 
 
-def plan(output_dir: str | Path, experiment: str) -> Path:
+def experiment_directory(output_dir: str | Path, experiment: str) -> Path:
     """The directory that contains the runs of an experiment."""
     return Path(output_dir).expanduser() / experiment
 
 
-def create(output_dir: str | Path, experiment: str, moment: datetime) -> RunDirectory:
+def create_run_directory(
+    output_dir: str | Path, experiment: str, started_at: datetime
+) -> RunDirectory:
     """Create a new run directory, named by its start time; never reuses an existing directory.
 
     Raises:
         UsageError: the directory cannot be created or written to.
     """
-    parent = plan(output_dir, experiment)
-    stamp = moment.strftime("%Y%m%d-%H%M%S")
+    parent = experiment_directory(output_dir, experiment)
+    stamp = started_at.strftime("%Y%m%d-%H%M%S")
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        directory = RunDirectory(_fresh(parent, stamp))
+        directory = RunDirectory(_create_unique(parent, stamp))
         directory.logs.mkdir()
     except OSError as error:
         raise UsageError(
@@ -104,7 +106,7 @@ def create(output_dir: str | Path, experiment: str, moment: datetime) -> RunDire
     return directory
 
 
-def _fresh(parent: Path, stamp: str) -> Path:
+def _create_unique(parent: Path, stamp: str) -> Path:
     for number in range(1, 1000):
         path = parent / (stamp if number == 1 else f"{stamp}-{number}")
         with contextlib.suppress(FileExistsError):

@@ -15,9 +15,9 @@ import psutil
 from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.json_files import read_json
-from ida_tui.util.paths import shown_path
+from ida_tui.util.paths import display_path
 
-ELSEWHERE_S = 60.0
+REMOTE_ALIVE_S = 60.0
 """A run of another machine (on a shared disk) counts as alive if it wrote an event within this time."""
 
 
@@ -33,28 +33,28 @@ class Ownership:
 
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
-        self._lock = _locked(directory)
+        self._lock = _acquire_lock(directory)
         claim(directory)
 
-    def renew(self) -> None:
+    def reacquire(self) -> None:
         """Lock the run directory again after it was recreated.
 
         Raises:
             UsageError: another process has locked it in the meantime.
         """
-        lock = _locked(self._directory)
+        lock = _acquire_lock(self._directory)
         self._lock.close()
         self._lock = lock
         claim(self._directory)
 
-    def end(self) -> None:
+    def release(self) -> None:
         """Release the run."""
         release(self._directory)
         self._lock.close()
 
 
 @contextlib.contextmanager
-def owned(directory: RunDirectory) -> Iterator[Ownership]:
+def owned_run(directory: RunDirectory) -> Iterator[Ownership]:
     """Own the run inside the block, so that no other process can train it.
 
     Raises:
@@ -64,18 +64,18 @@ def owned(directory: RunDirectory) -> Iterator[Ownership]:
     try:
         yield ownership
     finally:
-        ownership.end()
+        ownership.release()
 
 
-def _locked(directory: RunDirectory) -> TextIO:
+def _acquire_lock(directory: RunDirectory) -> TextIO:
     lock = open(directory.lock, "a", encoding="utf-8")  # noqa: SIM115
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
         raise UsageError(
-            f"another process is training {shown_path(directory.path)}",
-            f"watch it: ida-tui attach {shown_path(directory.path)}",
+            f"another process is training {display_path(directory.path)}",
+            f"watch it: ida-tui attach {display_path(directory.path)}",
         ) from None
     except OSError:
         pass  # the file system has no locks; owner.json is the only protection
@@ -101,24 +101,24 @@ def release(directory: RunDirectory) -> None:
         directory.owner.unlink(missing_ok=True)
 
 
-def pid(directory: RunDirectory) -> int | None:
+def owner_pid(directory: RunDirectory) -> int | None:
     """The pid of the recorded owner; None if there is no owner."""
     try:
-        return int(_written(directory)["pid"])
+        return int(_read_owner(directory)["pid"])
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
 
 
-def alive(directory: RunDirectory) -> bool:
+def is_alive(directory: RunDirectory) -> bool:
     """Whether the process that trains the run is still running. Never raises."""
     try:
-        owner = _written(directory)
+        owner = _read_owner(directory)
         pid, started, host = int(owner["pid"]), float(owner["started"]), owner["host"]
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return False
     if host != socket.gethostname():
         with contextlib.suppress(OSError):
-            return time.time() - directory.events.stat().st_mtime < ELSEWHERE_S
+            return time.time() - directory.events.stat().st_mtime < REMOTE_ALIVE_S
         return False
     try:
         # The start time detects a pid that was reused by another process.
@@ -127,7 +127,7 @@ def alive(directory: RunDirectory) -> bool:
         return False  # no process has this pid
 
 
-def _written(directory: RunDirectory) -> dict[str, Any]:
+def _read_owner(directory: RunDirectory) -> dict[str, Any]:
     owner = read_json(directory.owner)
     if not isinstance(owner, dict):
         raise ValueError("not a JSON object")

@@ -10,24 +10,24 @@ import psutil
 from ida_tui.events.state import RunState
 from ida_tui.events.types import MemorySampled
 
-FULL = 0.92
+FULL_MEMORY_SHARE = 0.92
 """Share of used system memory from which lack of memory is the probable cause."""
-SWAPPED = 0.05
+SWAP_GROWTH_SHARE = 0.05
 """Growth of swap, as a share of system memory, from which lack of memory is the probable cause."""
 CRITICAL_PRESSURE = 4
 
 
-def likely_cause(state: RunState, booted: Callable[[], float] = psutil.boot_time) -> str:
+def likely_cause(state: RunState, boot_time: Callable[[], float] = psutil.boot_time) -> str:
     """The probable reason why a run without RunEnded has no process, as a clause.
 
     Args:
         state: the state of the run.
         booted: returns the boot time of the machine, in seconds since 1970.
     """
-    if state.updated_at and datetime.fromisoformat(state.updated_at).timestamp() < booted():
+    if state.updated_at and datetime.fromisoformat(state.updated_at).timestamp() < boot_time():
         return "the machine has restarted since (power failure, crash or reboot)"
     sample = state.memory
-    if sample is None or not _short(sample):
+    if sample is None or not _is_short_of_memory(sample):
         return "it was killed, or crashed in a library"
     # Only macOS reports memory pressure.
     system = "the system" if sample.pressure is None else "macOS"
@@ -35,9 +35,9 @@ def likely_cause(state: RunState, booted: Callable[[], float] = psutil.boot_time
     return f"{system} probably killed it to free memory: {used:.1f} of {total:.1f} GB were in use"
 
 
-def _short(sample: MemorySampled) -> bool:
+def _is_short_of_memory(sample: MemorySampled) -> bool:
     return (
-        sample.system_used >= FULL * sample.system_total
-        or sample.swap_growth >= SWAPPED * sample.system_total
+        sample.system_used >= FULL_MEMORY_SHARE * sample.system_total
+        or sample.swap_growth >= SWAP_GROWTH_SHARE * sample.system_total
         or sample.pressure == CRITICAL_PRESSURE
     )

@@ -14,12 +14,12 @@ from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.replay import Replay
 from ida_tui.runs.store import checkpoints
-from ida_tui.runs.store.checkpoints import Broken, Checkpoint
-from ida_tui.util.paths import shown_path
+from ida_tui.runs.store.checkpoints import BrokenCheckpoint, Checkpoint
+from ida_tui.util.paths import display_path
 
 
 @dataclass(frozen=True, slots=True)
-class Resumption:
+class ResumePoint:
     """The point from which a run can resume."""
 
     directory: RunDirectory
@@ -29,11 +29,11 @@ class Resumption:
     """The checkpoint to resume from; None if there is none, and the run restarts in the same directory."""
     step: int
     """The last finished step in the checkpoint; 0 without a checkpoint."""
-    rejected: tuple[Broken, ...] = ()
+    rejected: tuple[BrokenCheckpoint, ...] = ()
     """Newer checkpoints that are broken."""
 
 
-def find(name: str, output_dir: Path) -> RunDirectory:
+def find_run(name: str, output_dir: Path) -> RunDirectory:
     """Look up a run by path, ``experiment/run-id``, run id, or experiment (which means its newest run).
 
     Raises:
@@ -46,23 +46,23 @@ def find(name: str, output_dir: Path) -> RunDirectory:
             latest = (path / "latest").resolve()
             if latest.parent != path.resolve():
                 raise UsageError(
-                    f"{shown_path(path)}/latest links to a folder outside of it: {latest}",
+                    f"{display_path(path)}/latest links to a folder outside of it: {latest}",
                     "name the run directory itself",
                 )
             return RunDirectory(latest)
-    matching = sorted(output_dir.glob(f"*/{_literal(name)}/events.jsonl"))
+    matching = sorted(output_dir.glob(f"*/{_escape_glob(name)}/events.jsonl"))
     if len(matching) == 1:
         return RunDirectory(matching[0].parent.resolve())
     if matching:
-        candidates = " or ".join(shown_path(path.parent) for path in matching[:3])
+        candidates = " or ".join(display_path(path.parent) for path in matching[:3])
         raise UsageError(f"several runs are called {name}", f"did you mean {candidates}?")
     raise UsageError(
         f"there is no run {name}",
-        f"name its directory, such as {shown_path(output_dir)}/quickstart/latest",
+        f"name its directory, such as {display_path(output_dir)}/quickstart/latest",
     )
 
 
-def newest(output_dir: Path) -> RunDirectory:
+def newest_run(output_dir: Path) -> RunDirectory:
     """The most recently started run of all experiments.
 
     Raises:
@@ -75,63 +75,65 @@ def newest(output_dir: Path) -> RunDirectory:
     ]
     if not runs:
         raise UsageError(
-            f"there is no run in {shown_path(output_dir)}",
+            f"there is no run in {display_path(output_dir)}",
             "start a run: ida-tui --run quickstart",
         )
     # Run directories are named by their start time.
     return RunDirectory(max(runs, key=lambda path: path.name).resolve())
 
 
-def resumption(directory: RunDirectory) -> Resumption:
+def find_resume_point(directory: RunDirectory) -> ResumePoint:
     """The point from which a run can resume.
 
     Raises:
         UsageError: the run is complete, is being trained, or cannot be read.
     """
-    shown = shown_path(directory.path)
-    if strange := _strange(directory.path):
+    shown = display_path(directory.path)
+    if strange := _find_irregular_entry(directory.path):
         raise UsageError(
             f"{strange} in {shown} is not a regular file or folder",
             "replace the link with a copy: a resumed run writes to its files",
         )
-    if owner.alive(directory):
+    if owner.is_alive(directory):
         raise UsageError(f"another process is training {shown}", "stop that process first")
     try:
-        state = Replay.open(directory.events).end
+        state = Replay.open(directory.events).final_state
     except (OSError, EventError) as error:
         raise UsageError(f"{shown} cannot be read: {error}") from None
     if state.ended is not None and state.ended.status == "done":
         raise UsageError(
             f"{shown} is complete", "to view it, start ida-tui, press 4, and press Enter on the run"
         )
-    newest, rejected = newest_whole(directory, state.run.run_id if state.run else "")
+    newest, rejected = newest_valid_checkpoint(directory, state.run.run_id if state.run else "")
     step = newest.step if newest else 0
-    return Resumption(directory, state, newest.path if newest else None, step, tuple(rejected))
+    return ResumePoint(directory, state, newest.path if newest else None, step, tuple(rejected))
 
 
-def newest_whole(directory: RunDirectory, run_id: str) -> tuple[Checkpoint | None, list[Broken]]:
+def newest_valid_checkpoint(
+    directory: RunDirectory, run_id: str
+) -> tuple[Checkpoint | None, list[BrokenCheckpoint]]:
     """The newest checkpoint that passes a full verification, and the newer checkpoints that do not.
 
     Args:
         directory: the run.
         run_id: the run that must have saved the checkpoint; empty accepts any run.
     """
-    candidates, broken = checkpoints.find(directory.checkpoints)
+    candidates, broken = checkpoints.list_checkpoints(directory.checkpoints)
     rejected = list(broken)
     for candidate in candidates:
-        saved_by = candidate.facts.get("run_id", run_id)
-        checkpoint = checkpoints.look(candidate.path, thorough=True)
+        saved_by = candidate.metadata.get("run_id", run_id)
+        checkpoint = checkpoints.verify_checkpoint(candidate.path, thorough=True)
         if run_id and saved_by != run_id:
             reason = f"it was saved by another run, {saved_by}"
-            checkpoint = Broken(candidate.path, candidate.step, reason)
+            checkpoint = BrokenCheckpoint(candidate.path, candidate.step, reason)
         if isinstance(checkpoint, Checkpoint):
             return checkpoint, [other for other in rejected if other.step >= checkpoint.step]
-        if isinstance(checkpoint, Broken):
+        if isinstance(checkpoint, BrokenCheckpoint):
             rejected.append(checkpoint)
     return None, rejected
 
 
-def _strange(folder: Path) -> str:
+def _find_irregular_entry(folder: Path) -> str:
     """Name of the first link, pipe or device in a run directory; writing to it would be unsafe or block."""
     try:
         with os.scandir(folder) as entries:
@@ -146,5 +148,5 @@ def _strange(folder: Path) -> str:
     return ""
 
 
-def _literal(name: str) -> str:
+def _escape_glob(name: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", name)

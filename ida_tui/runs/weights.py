@@ -12,47 +12,47 @@ from ida_tui.events.types import EventError
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.replay import Replay
-from ida_tui.runs.resume import newest_whole
-from ida_tui.runs.store.checkpoints import WEIGHTS
-from ida_tui.util.paths import shown_path
+from ida_tui.runs.resume import newest_valid_checkpoint
+from ida_tui.runs.store.checkpoints import WEIGHT_FILES
+from ida_tui.util.paths import display_path
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainedWeights:
     """Trained weights on disk, and the state of their run."""
 
     path: Path
     """Directory of the adapter or of the full model."""
     step: int
     """The last step that the weights were trained on."""
-    final: bool
+    is_final: bool
     """Whether these are the final weights and not those of a checkpoint."""
     state: RunState
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         """A label such as ``step 40, adapter`` or ``step 12 of 40, checkpoint-12``."""
-        return f"{self.moment}, {self.path.name}"
+        return f"{self.step_label}, {self.path.name}"
 
     @property
-    def moment(self) -> str:
+    def step_label(self) -> str:
         """A label such as ``step 40``, or ``step 12 of 40`` if more steps were planned."""
         steps = self.state.run.steps if self.state.run else self.step
-        return f"step {self.step}" + ("" if self.final or steps == self.step else f" of {steps}")
+        return f"step {self.step}" + ("" if self.is_final or steps == self.step else f" of {steps}")
 
 
-def trained(directory: RunDirectory, config: Config) -> Trained:
+def find_weights(directory: RunDirectory, config: Config) -> TrainedWeights:
     """The newest weights of a run that has ended or is paused.
 
     Raises:
         UsageError: the run is training, cannot be read, or has not saved any weights.
     """
-    shown = shown_path(directory.path)
+    shown = display_path(directory.path)
     try:
-        state = Replay.open(directory.events).end
+        state = Replay.open(directory.events).final_state
     except (OSError, EventError) as error:
         raise UsageError(f"{shown} cannot be read: {error}") from None
-    if owner.alive(directory) and state.pause is None and state.ended is None:
+    if owner.is_alive(directory) and state.pause is None and state.ended is None:
         raise UsageError(
             f"{shown} is being trained",
             f"pause it first to free the device: ida-tui attach {shown} --pause",
@@ -63,13 +63,13 @@ def trained(directory: RunDirectory, config: Config) -> Trained:
     if (
         saved
         and Path(saved.path).name == final.name
-        and any((final / name).is_file() for name in WEIGHTS)
+        and any((final / name).is_file() for name in WEIGHT_FILES)
     ):
-        return Trained(final, saved.step, True, state)
-    newest, rejected = newest_whole(directory, state.run.run_id if state.run else "")
+        return TrainedWeights(final, saved.step, True, state)
+    newest, rejected = newest_valid_checkpoint(directory, state.run.run_id if state.run else "")
     if newest is not None:
-        return Trained(newest.path, newest.step, False, state)
-    reason = f": {rejected[0].path.name} cannot be used, {rejected[0].why}" if rejected else ""
+        return TrainedWeights(newest.path, newest.step, False, state)
+    reason = f": {rejected[0].path.name} cannot be used, {rejected[0].reason}" if rejected else ""
     raise UsageError(
         f"{shown} has no trained weights{reason}",
         "a run saves its weights at the end, and when it is paused or stopped",

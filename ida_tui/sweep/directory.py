@@ -19,7 +19,7 @@ from typing import Any
 
 from ida_tui.errors import UsageError
 from ida_tui.runs.store.json_files import read_json
-from ida_tui.util.paths import shown_path
+from ida_tui.util.paths import display_path
 from ida_tui.util.text import quoted
 
 FOLDER = "sweeps"
@@ -131,7 +131,7 @@ def create(outputs: Path, moment: datetime) -> Path:
         raise FileExistsError(f"all names for {stamp} are in use")
     except OSError as error:
         raise UsageError(
-            f"could not create a sweep directory in {shown_path(parent)}: {error.strerror or error}",
+            f"could not create a sweep directory in {display_path(parent)}: {error.strerror or error}",
             "make the folder writable, or choose another folder with output_dir=PATH",
         ) from None
 
@@ -154,7 +154,7 @@ def keep(sweep: Sweep) -> None:
         temporary.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
         temporary.replace(sweep.path / FILE)
     except OSError as error:
-        where = shown_path(sweep.path)
+        where = display_path(sweep.path)
         raise UsageError(f"could not write to {where}: {error.strerror or error}") from None
 
 
@@ -164,7 +164,7 @@ def read(path: Path) -> Sweep:
     Raises:
         UsageError: there is no sweep, it cannot be read, or it was written by a newer ida-tui.
     """
-    where = shown_path(path / FILE)
+    where = display_path(path / FILE)
     try:
         data: Any = read_json(path / FILE)
         version = data["v"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from ida_tui.errors import UsageError
-from ida_tui.util.text import quoted, safe
+from ida_tui.util.text import quoted, short_key
 
 SEED = "seed"
 MOST = 1000
@@ -44,7 +44,7 @@ class Grid:
 
     def words(self) -> str:
         """A summary such as ``2 values of training.learning_rate × 3 of seed``."""
-        parts = [f"{len(values)} of {safe(key)}" for key, values in self.keys.items()]
+        parts = [f"{len(values)} of {short_key(key)}" for key, values in self.keys.items()]
         first, *rest = parts
         return " × ".join([first.replace(" of ", " values of ", 1), *rest])
 
@@ -69,9 +69,9 @@ def grid(words: Sequence[str]) -> Grid:
             )
         if key in seen:
             raise UsageError(
-                f"{safe(key)} is given twice",
-                f"write all its values in one argument: {safe(key)}=A,B",
-                where=f"command line: {safe(key)}",
+                f"{short_key(key)} is given twice",
+                f"write all its values in one argument: {short_key(key)}=A,B",
+                where=f"command line: {short_key(key)}",
             )
         seen.add(key)
         values = split(key, text)
@@ -117,11 +117,11 @@ def split(key: str, text: str) -> tuple[str, ...]:
     if len(values) == 1:
         return (text,)
     values = [value.strip() for value in values]
-    where = f"command line: {safe(key)}"
+    where = f"command line: {short_key(key)}"
     if not all(values):
         raise UsageError(
             f"{quoted(text)} has an empty value between commas",
-            f"write {safe(key)}=A,B; put a list that is one value in brackets: [a, b]",
+            f"write {short_key(key)}=A,B; put a list that is one value in brackets: [a, b]",
             where=where,
         )
     for value in values:
@@ -155,7 +155,9 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 def named(combination: Mapping[str, str], keys: Sequence[str] | None = None) -> str:
     """A combination as text: ``learning_rate=2e-3 seed=0``."""
     short = short_keys(list(keys or combination))
-    return " ".join(f"{safe(short.get(key, key))}={value}" for key, value in combination.items())
+    return " ".join(
+        f"{short_key(short.get(key, key))}={value}" for key, value in combination.items()
+    )
 
 
 def _refuse_too_many(keys: Mapping[str, Sequence[str]]) -> None:

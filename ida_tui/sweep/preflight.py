@@ -11,14 +11,14 @@ from pathlib import Path
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.judge.api_key import load_key
+from ida_tui.judge.api_key import load_api_key
 from ida_tui.planning import memory
-from ida_tui.planning.preview import memory_limit, planned_device
-from ida_tui.planning.readiness import checks
+from ida_tui.planning.preview import planned_memory_limit, choose_planned_device
+from ida_tui.planning.readiness import check_readiness
 from ida_tui.sweep import directory as folder
 from ida_tui.sweep.directory import Combination, Sweep
 from ida_tui.sweep.grid import Grid, grid, named
-from ida_tui.util.paths import expanded
+from ida_tui.util.paths import expand_home
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def begun(plan: Planned, *, jobs: int, budget: float | None, moment: datetime) -
         UsageError: the directory cannot be written.
     """
     first = plan.configs[0]
-    path = folder.create(expanded(first.output_dir), moment)
+    path = folder.create(expand_home(first.output_dir), moment)
     sweep = Sweep(
         path=path,
         profile=plan.profile,
@@ -96,8 +96,8 @@ def _require(config: Config) -> None:
     Raises:
         IdaError: something is missing.
     """
-    load_key(config.judge, dotenv_dir=Path.cwd())
-    for check in checks(config, folder=Path.cwd()):
+    load_api_key(config.judge, dotenv_dir=Path.cwd())
+    for check in check_readiness(config, folder=Path.cwd()):
         if check.status == "missing":
             raise UsageError(f"{check.name}: {check.text}", check.fix)
 
@@ -108,18 +108,18 @@ def _measured(config: Config, values: Mapping[str, str]) -> Combination:
     Raises:
         IdaError: it does not fit in memory (exit code 4).
     """
-    device, _ = planned_device(config)
-    limit = memory_limit(config)
-    config = memory.chosen(config, device, limit)
+    device, _ = choose_planned_device(config)
+    limit = planned_memory_limit(config)
+    config = memory.resolve_auto(config, device, limit)
     plan = memory.plan(config, device)
-    if plan is not None and plan.total > limit and config.over_limit == "refuse":
+    if plan is not None and plan.peak_bytes > limit and config.over_limit == "refuse":
         raise IdaError(
-            f"{named(values)}: planned memory is {plan.total / 1e9:.1f} GB, but the limit is"
+            f"{named(values)}: planned memory is {plan.peak_bytes / 1e9:.1f} GB, but the limit is"
             f" {limit / 1e9:.1f} GB",
-            f"{memory.advice(config, device, limit)}\nNo run was started.",
+            f"{memory.reduction_hint(config, device, limit)}\nNo run was started.",
             code=ExitCode.OUT_OF_MEMORY,
         )
-    return Combination(values, None if plan is None else plan.total, limit)
+    return Combination(values, None if plan is None else plan.peak_bytes, limit)
 
 
 def _refuse_twins(configs: Sequence[Config], combinations: Sequence[Combination]) -> None:

@@ -21,7 +21,7 @@ from ida_tui.errors import ExitCode
 from ida_tui.runs import control, owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.sweep.directory import Sweep
-from ida_tui.util.paths import shown_path
+from ida_tui.util.paths import display_path
 
 TAIL = 4000
 """Bytes at the end of a log that are searched for the error."""
@@ -44,7 +44,7 @@ class Child:
         """
         if self.process is not None:
             return self.process.poll() is not None
-        return not held(self.sweep, self.number) and not (run and owner.alive(RunDirectory(run)))
+        return not held(self.sweep, self.number) and not (run and owner.is_alive(RunDirectory(run)))
 
     def stop(self, run: Path | None) -> None:
         """Stop the run with a checkpoint; a second call stops a child process immediately."""
@@ -53,7 +53,7 @@ class Child:
                 self.process.send_signal(signal.SIGTERM)
         elif run is not None:
             with contextlib.suppress(OSError):
-                control.ask(RunDirectory(run), "stop")
+                control.send_request(RunDirectory(run), "stop")
 
 
 def begin(sweep: Sweep, number: int, run: Path | None, budget: float | None) -> Child:
@@ -68,7 +68,7 @@ def begin(sweep: Sweep, number: int, run: Path | None, budget: float | None) -> 
     Raises:
         OSError: the process cannot be started.
     """
-    if run is not None and owner.alive(RunDirectory(run)):
+    if run is not None and owner.is_alive(RunDirectory(run)):
         return Child(sweep, number, None)
     with open(sweep.lock(number), "a", encoding="utf-8") as lock:
         try:
@@ -128,5 +128,5 @@ def _arguments(sweep: Sweep, number: int, run: Path | None, budget: float | None
     if run is not None:
         return ["resume", str(run), *budget_arguments]
     # The current location of the output folder, relative to the working directory.
-    outputs = json.dumps(shown_path(sweep.outputs))
+    outputs = json.dumps(display_path(sweep.outputs))
     return ["--run", str(sweep.config(number)), f"output_dir={outputs}", *budget_arguments]

@@ -14,7 +14,7 @@ from ida_tui.events.state import RunState
 from ida_tui.sweep.directory import Sweep
 from ida_tui.sweep.grid import SEED, settings
 from ida_tui.sweep.status import Standing
-from ida_tui.util.statistics import Interval, student
+from ida_tui.util.statistics import Interval, student_interval
 
 
 def _share(hits: int, total: int) -> float | None:
@@ -22,12 +22,12 @@ def _share(hits: int, total: int) -> float | None:
 
 
 def _answered(state: RunState) -> float | None:
-    after = state.after
+    after = state.evaluation_after
     return _share(after.harmless_complied, after.harmless) if after else None
 
 
 def _declined(state: RunState) -> float | None:
-    after = state.after
+    after = state.evaluation_after
     return _share(after.unsafe_refused, after.unsafe) if after else None
 
 
@@ -120,7 +120,7 @@ def _setting(values: tuple[tuple[str, str], ...], runs: Sequence[Standing]) -> S
     for name in FIGURES:
         known = [value for trial in runs if (value := _of(trial, name)) is not None]
         if known:
-            figures[name] = student(known)
+            figures[name] = student_interval(known)
     return Setting(values, tuple(runs), figures)
 
 
@@ -145,11 +145,11 @@ def _ahead(candidates: Sequence[Setting]) -> Ahead | None:
     means = {at: fmean(values[seed] for seed in shared) for at, values in rewards.items()}
     first, second, *_ = sorted(means, key=lambda at: means[at], reverse=True)
     differences = [rewards[first][seed] - rewards[second][seed] for seed in sorted(shared)]
-    return Ahead(candidates[first], candidates[second], student(differences), len(shared))
+    return Ahead(candidates[first], candidates[second], student_interval(differences), len(shared))
 
 
 def between(one: Setting, other: Setting, name: str) -> Interval | None:
     """Difference of a figure, one − other, over the seeds of both settings; None if they share none."""
     ours, theirs = one.by_seed(name), other.by_seed(name)
     differences = [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
-    return student(differences) if differences else None
+    return student_interval(differences) if differences else None

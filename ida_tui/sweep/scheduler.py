@@ -21,7 +21,7 @@ from ida_tui.sweep.processes import Child
 from ida_tui.sweep.results import Table, table
 from ida_tui.sweep.status import Reader, Standing
 from ida_tui.sweep.study import Queue
-from ida_tui.util.paths import shown_path
+from ida_tui.util.paths import display_path
 from ida_tui.util.text import as_json
 
 LOOK_S = 0.2
@@ -125,7 +125,7 @@ class Course:
         except OSError as error:
             raise IdaError(
                 f"could not start {named(trial.values)}: {error.strerror or error}",
-                f"resume with: ida-tui sweep --resume {shown_path(self.sweep.path)}",
+                f"resume with: ida-tui sweep --resume {display_path(self.sweep.path)}",
             ) from None
         self._active[trial.number] = child
         if child.process is None:

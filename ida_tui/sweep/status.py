@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ida_tui.events.state import RunState, fold
-from ida_tui.events.types import EventError, Status
+from ida_tui.events.types import EventError, RunEndStatus
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import Follower
@@ -17,7 +17,7 @@ from ida_tui.runs.log.replay import Replay
 from ida_tui.runs.store.json_files import read_json
 from ida_tui.sweep.directory import Sweep
 
-Stage = Literal["waiting", "live", "died", "refused", "unreadable"] | Status
+Stage = Literal["waiting", "live", "died", "refused", "unreadable"] | RunEndStatus
 """Not started; running; died without an end record; could not start; cannot be read; or how it ended."""
 OPEN: tuple[Stage, ...] = ("waiting", "live", "died", "interrupted", "judge_unavailable")
 """Stages in which the run is not finished."""
@@ -77,7 +77,7 @@ class _Run:
         events = self.directory.events
         if self._follower is None or events.stat().st_size < self._follower.offset:
             replay = Replay.open(events)
-            self._state, self._follower = replay.end, Follower(events, replay.offset)
+            self._state, self._follower = replay.final_state, Follower(events, replay.offset)
         while records := self._follower.read():
             for record in records:
                 self._state = fold(self._state, record)
@@ -145,7 +145,7 @@ class Reader:
             return Standing(number, values, "refused" if problem else "waiting", problem=problem)
         path = run.directory.path
         # Checked before the file is read, so that the last records of the run are not missed.
-        alive = owner.alive(run.directory)
+        alive = owner.is_alive(run.directory)
         try:
             state = run.look()
         except (EventError, OSError) as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ida_tui.errors import IdaError, UsageError
 from ida_tui.sweep.directory import Sweep
 from ida_tui.sweep.status import Standing
-from ida_tui.util.paths import shown_path
+from ida_tui.util.paths import display_path
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -111,5 +111,5 @@ class Queue:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise IdaError(
                 f"the Optuna study of the sweep cannot be used: {reason}",
-                f"delete {shown_path(self._sweep.study)}; it is rebuilt from the runs",
+                f"delete {display_path(self._sweep.study)}; it is rebuilt from the runs",
             ) from error

@@ -10,10 +10,10 @@ from ida_tui.events import types as ev
 from ida_tui.sweep.grid import SEED, named, short_keys
 from ida_tui.sweep.results import Ahead, Setting, Table, between
 from ida_tui.sweep.status import Standing
-from ida_tui.util.paths import shown_path
+from ida_tui.util.paths import display_path
 from ida_tui.util.statistics import Interval
-from ida_tui.util.text import printable
-from ida_tui.util.text import table as columns
+from ida_tui.util.text import one_line
+from ida_tui.util.text import table_lines as columns
 
 UNKNOWN = "–"
 HEAD = ("runs", "R_IDA", "answered", "declined", "moved", "time", "cost")
@@ -64,7 +64,7 @@ def label(results: Table, setting: Setting) -> str:
 def name(results: Table, setting: Setting) -> str:
     """A setting by its varied keys, without the seed."""
     keys = [key for key in results.sweep.keys if key != SEED]
-    return printable(named(dict(setting.values), keys)) or "profile values"
+    return one_line(named(dict(setting.values), keys)) or "profile values"
 
 
 def cells(setting: Setting) -> tuple[str, ...]:
@@ -131,7 +131,7 @@ def mark(trial: Standing) -> str:
 
 def called(results: Table, trial: Standing) -> str:
     """A run as text by its values: ``learning_rate=2e-3 seed=0``."""
-    return printable(named(trial.values, list(results.sweep.keys)))
+    return one_line(named(trial.values, list(results.sweep.keys)))
 
 
 def stage(trial: Standing) -> str:
@@ -164,7 +164,7 @@ def stage(trial: Standing) -> str:
 
 
 def _where(trial: Standing) -> str:
-    return "" if trial.run is None else f"   {shown_path(trial.run)}"
+    return "" if trial.run is None else f"   {display_path(trial.run)}"
 
 
 # --- conclusion ---------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def progress(results: Table) -> str:
         newest = trial.state.steps[-1].r_ida if trial.state.steps else None
         reward = "" if newest is None else f" R_IDA {newest:.3f}"
         parts.append(f"{values}: step {len(trial.state.steps)}/{steps}{reward}")
-    return printable(" · ".join(parts))
+    return one_line(" · ".join(parts))
 
 
 def outcome(trial: Standing) -> str:

@@ -15,7 +15,7 @@ import sys
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 M_ARENA_MAX = -8
-LARGEST_INT = 2**31 - 1
+INT_MAX = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
@@ -30,12 +30,12 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     # One arena for all threads: the arenas of other threads cannot hold blocks over 64 MiB.
-    settings = ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, LARGEST_INT), (M_MMAP_MAX, 0))
+    settings = ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, INT_MAX), (M_MMAP_MAX, 0))
     accepted = [mallopt(name, value) == 1 for name, value in settings]
     return all(accepted)
 
 
-def give_back() -> None:
+def release_free_memory() -> None:
     """Return free memory to the system once, even after `keep_freed_memory`."""
     if sys.platform.startswith("linux"):
         try:

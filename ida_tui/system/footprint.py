@@ -9,5 +9,5 @@ from dataclasses import dataclass
 class Footprint:
     """Current and peak memory of a process, in bytes."""
 
-    now: int
+    current: int
     peak: int

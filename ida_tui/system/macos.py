@@ -15,11 +15,11 @@ from ida_tui.system.footprint import Footprint
 
 LIBRARY = "/usr/lib/libSystem.B.dylib"
 RUSAGE_INFO_V4 = 4
-WORDS = 64
+BUFFER_WORDS = 64
 """Buffer size for the struct, in 64-bit words; version 4 fills 35 of them."""
 PHYS_FOOTPRINT, LIFETIME_MAX_PHYS_FOOTPRINT = 9, 30
 """Offsets of the two figures in `struct rusage_info_v4`, in words; the first two words are a UUID."""
-PRESSURE = b"kern.memorystatus_vm_pressure_level"
+PRESSURE_SYSCTL = b"kern.memorystatus_vm_pressure_level"
 
 
 def footprint(pid: int | None = None) -> Footprint | None:
@@ -32,10 +32,10 @@ def footprint(pid: int | None = None) -> Footprint | None:
         None if the kernel call fails.
     """
     words = _rusage(os.getpid() if pid is None else pid)
-    return None if words is None else parsed(words)
+    return None if words is None else parse_footprint(words)
 
 
-def parsed(words: Sequence[int]) -> Footprint:
+def parse_footprint(words: Sequence[int]) -> Footprint:
     """The footprint from the 64-bit words of a `struct rusage_info_v4`."""
     return Footprint(words[PHYS_FOOTPRINT], words[LIFETIME_MAX_PHYS_FOOTPRINT])
 
@@ -47,7 +47,7 @@ def pressure_level() -> int | None:
     try:
         library = ctypes.CDLL(LIBRARY)
         failed = library.sysctlbyname(
-            PRESSURE, ctypes.byref(level), ctypes.byref(size), None, ctypes.c_size_t(0)
+            PRESSURE_SYSCTL, ctypes.byref(level), ctypes.byref(size), None, ctypes.c_size_t(0)
         )
     except (OSError, AttributeError):
         return None
@@ -55,7 +55,7 @@ def pressure_level() -> int | None:
 
 
 def _rusage(pid: int) -> Sequence[int] | None:
-    words = (ctypes.c_uint64 * WORDS)()
+    words = (ctypes.c_uint64 * BUFFER_WORDS)()
     try:
         failed = ctypes.CDLL(LIBRARY).proc_pid_rusage(pid, RUSAGE_INFO_V4, ctypes.byref(words))
     except (OSError, AttributeError):

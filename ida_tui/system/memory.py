@@ -14,7 +14,7 @@ import psutil
 from ida_tui.events.types import MemorySampled
 from ida_tui.system import macos, procfs
 from ida_tui.system.footprint import Footprint
-from ida_tui.system.memory_limit import room
+from ida_tui.system.memory_limit import memory_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class MemorySensor:
         self._process = psutil.Process()
         self._swap_at_start = psutil.swap_memory().used
         first = self._footprint()
-        self._peak_at_start, self._most = first.peak, first.now
+        self._peak_at_start, self._peak = first.peak, first.current
 
     def sample(self, device: DeviceMemory | None = None) -> MemorySampled:
         """One sample.
@@ -42,19 +42,19 @@ class MemorySensor:
         `system_used` is total minus available memory, the only figure with the same meaning on macOS and
         Linux; in a control group with a limit, it is the memory used by the group.
         """
-        system, process = room(), self._footprint()
+        system, process = memory_limit(), self._footprint()
         # The kernel's peak includes spikes between two samples, but may date from before the start.
         since_start = process.peak if process.peak > self._peak_at_start else 0
-        self._most = max(self._most, process.now, since_start)
+        self._peak = max(self._peak, process.current, since_start)
         return MemorySampled(
             system_used=system.used,
             system_total=system.total,
-            process=process.now,
+            process=process.current,
             device_tensors=device.tensors if device else None,
             device_cache=device.cache if device else None,
             swap_growth=max(0, psutil.swap_memory().used - self._swap_at_start),
             pressure=macos.pressure_level() if sys.platform == "darwin" else None,
-            process_peak=self._most,
+            process_peak=self._peak,
             device_limit=device.limit if device else None,
         )
 
@@ -64,4 +64,4 @@ class MemorySensor:
         if measured is not None:
             return measured
         resident = self._process.memory_info().rss
-        return Footprint(resident, procfs.status("VmHWM") or resident)
+        return Footprint(resident, procfs.status_bytes("VmHWM") or resident)

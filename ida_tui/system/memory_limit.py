@@ -10,16 +10,18 @@ import psutil
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class MemoryLimit:
     """Total and used memory, in bytes; processes that share the limit share the used memory."""
 
     total: int
     used: int
-    capped: bool = False
+    is_cgroup: bool = False
     """Whether a control group sets the limit; the kernel kills processes that exceed it."""
 
 
-def room(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> Room:
+def memory_limit(
+    cgroup_root: Path = Path("/sys/fs/cgroup"), process_file: Path = Path("/proc/self/cgroup")
+) -> MemoryLimit:
     """The memory of the machine, or the lowest limit of the control groups of this process.
 
     Args:
@@ -27,35 +29,35 @@ def room(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/c
         process: file that lists the control groups of this process.
     """
     system = psutil.virtual_memory()
-    result = Room(system.total, system.total - system.available)
-    for files, folder in _groups(root, process):
-        limit, current = _number(folder / files.most), _number(folder / files.current)
+    result = MemoryLimit(system.total, system.total - system.available)
+    for files, folder in _own_cgroups(cgroup_root, process_file):
+        limit, current = _read_number(folder / files.limit), _read_number(folder / files.current)
         if limit is None or current is None or limit >= result.total:
             continue
         # The kernel reclaims inactive file pages before it kills a process, so they do not count as used.
-        result = Room(
+        result = MemoryLimit(
             limit,
-            max(0, current - _inactive_files(folder / "memory.stat", files.inactive)),
-            capped=True,
+            max(0, current - _inactive_files(folder / "memory.stat", files.inactive_key)),
+            is_cgroup=True,
         )
     return result
 
 
 @dataclass(frozen=True, slots=True)
-class _Files:
+class _CgroupFiles:
     """File names of one version of control groups."""
 
-    listed: str
+    line_prefix: str
     """Start of the group's line in the list of groups, after its number."""
-    mounted: str
-    most: str
+    mount_point: str
+    limit: str
     current: str
-    inactive: str
+    inactive_key: str
 
 
-_VERSIONS = (
-    _Files("::", "", "memory.max", "memory.current", "inactive_file "),
-    _Files(
+_CGROUP_VERSIONS = (
+    _CgroupFiles("::", "", "memory.max", "memory.current", "inactive_file "),
+    _CgroupFiles(
         ":memory:",
         "memory",
         "memory.limit_in_bytes",
@@ -65,24 +67,24 @@ _VERSIONS = (
 )
 
 
-def _groups(root: Path, process: Path) -> Iterator[tuple[_Files, Path]]:
+def _own_cgroups(cgroup_root: Path, process_file: Path) -> Iterator[tuple[_CgroupFiles, Path]]:
     """The control groups of this process and their parents, outermost last."""
     try:
-        lines = process.read_text().splitlines()
+        lines = process_file.read_text().splitlines()
     except OSError:
         return
     for line in lines:
-        for files in _VERSIONS:
-            if not line.lstrip("0123456789").startswith(files.listed):
+        for files in _CGROUP_VERSIONS:
+            if not line.lstrip("0123456789").startswith(files.line_prefix):
                 continue
-            mounted = root / files.mounted
+            mounted = cgroup_root / files.mount_point
             inside = mounted / line.rsplit(":", 1)[1].strip().lstrip("/")
             for folder in (inside, *inside.parents):
                 if folder.is_relative_to(mounted):
                     yield files, folder
 
 
-def _number(file: Path) -> int | None:
+def _read_number(file: Path) -> int | None:
     try:
         text = file.read_text().strip()
     except OSError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def status(name: str) -> int | None:
+def status_bytes(name: str) -> int | None:
     """A memory figure in bytes, by the kernel's name (`VmHWM`, `VmData`); None if it is missing."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

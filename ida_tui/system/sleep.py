@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def awake() -> Iterator[bool]:
+def prevent_sleep() -> Iterator[bool]:
     """Keep a Mac awake inside the block; yields whether caffeinate was started.
 
     ``-i`` prevents idle sleep, ``-s`` prevents all sleep on mains power, and ``-w`` makes caffeinate end
@@ -40,11 +40,11 @@ def awake() -> Iterator[bool]:
         process.wait()
 
 
-ASLEEP_S = 30.0
+MIN_SLEEP_S = 30.0
 """Shortest detected sleep; a smaller gap between the clocks is a correction of the time of day."""
 
 
-class Sleep:
+class SleepDetector:
     """Detects that the machine slept: the time of day advanced and the monotonic clock did not.
 
     This works on macOS and Linux, whose monotonic clocks exclude sleep.
@@ -56,14 +56,14 @@ class Sleep:
 
     def __init__(
         self,
-        wall: Callable[[], float] = time.time,
-        running: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        monotonic_clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._wall, self._running = wall, running
-        self._ahead = wall() - running()
+        self._wall_clock, self._monotonic_clock = wall_clock, monotonic_clock
+        self._clock_difference = wall_clock() - monotonic_clock()
 
-    def look(self) -> float:
+    def seconds_slept(self) -> float:
         """Seconds slept since the last call; 0 if the machine was awake."""
-        ahead = self._wall() - self._running()
-        slept, self._ahead = ahead - self._ahead, ahead
-        return slept if slept >= ASLEEP_S else 0.0
+        ahead = self._wall_clock() - self._monotonic_clock()
+        slept, self._clock_difference = ahead - self._clock_difference, ahead
+        return slept if slept >= MIN_SLEEP_S else 0.0

@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 
 Scope = Literal["everywhere", "launch", "run", "completions", "runs", "compare", "sweep", "chat"]
 
-TITLES: dict[Scope, str] = {
+SCOPE_TITLES: dict[Scope, str] = {
     "everywhere": "Everywhere",
     "launch": "Launch",
     "run": "Run",
@@ -45,7 +45,7 @@ class Action:
     help: str
     scope: Scope = "everywhere"
     footer: bool = False
-    shown: str | None = None
+    key_label: str | None = None
 
 
 ACTIONS: tuple[Action, ...] = (
@@ -54,12 +54,12 @@ ACTIONS: tuple[Action, ...] = (
     Action("go('run')", ("2",), "Run", "Progress, scores, judge, memory, and health of the run."),
     Action("go('completions')", ("3",), "Completions", "Every completion with its scores."),
     Action("go('runs')", ("4",), "Runs", "Past runs, and live runs of other processes."),
-    Action("help", ("question_mark", "5", "f1"), "Help", "List every key.", footer=True, shown="?"),
+    Action("help", ("question_mark", "5", "f1"), "Help", "List every key.", footer=True, key_label="?"),
     Action("cursor_down", ("j", "down"), "Move down", "Next line of the focused list or pane."),
     Action("cursor_up", ("k", "up"), "Move up", "Previous line of the focused list or pane."),
     Action("cursor_top", ("g", "home"), "Go to top", "First line of the focused list or pane."),
     Action("cursor_bottom", ("G", "end"), "Go to bottom", "Last line of the focused list or pane.",
-           shown="G"),
+           key_label="G"),
     Action("focus_next", ("tab",), "Next pane", "Focus the next list or pane."),
     Action("focus_previous", ("shift+tab",), "Previous pane", "Focus the previous list or pane."),
     Action("back", ("escape",), "Back", "Close the search, the maximized pane, or this screen."),
@@ -72,7 +72,7 @@ ACTIONS: tuple[Action, ...] = (
            "launch", footer=True),
     Action("edit", ("e",), "Edit", "Change the value under the cursor.", "launch", footer=True),
     Action("undo", ("u",), "Undo", "Restore the profile's value for this key.", "launch"),
-    Action("undo_all", ("U",), "Undo all", "Discard all edits.", "launch", shown="U"),
+    Action("undo_all", ("U",), "Undo all", "Discard all edits.", "launch", key_label="U"),
     Action("filter", ("slash",), "Filter", "Show only matches in this list.", "launch", True, "/"),
     Action("recheck", ("r",), "Recheck", "Check device, model, API key, and disk again.", "launch"),
     Action("check_judge", ("c",), "Check judge", "Test the judge on ten known answers.",
@@ -92,18 +92,18 @@ ACTIONS: tuple[Action, ...] = (
     Action("pane('health')", ("H",), "Health", "Maximize or restore the Health pane.", "run"),
     Action("pane('log')", ("L",), "Log", "Maximize or restore the Log pane.", "run"),
     Action("hide_pane", ("x",), "Hide pane", "Hide the focused pane.", "run", True),
-    Action("show_panes", ("X",), "Show all", "Restore all panes.", "run", shown="X"),
+    Action("show_panes", ("X",), "Show all", "Restore all panes.", "run", key_label="X"),
     Action("step_back", ("left_square_bracket",), "Step back", "View the previous step.", "run",
-           shown="["),
+           key_label="["),
     Action("step_on", ("right_square_bracket",), "Step forward", "View the next step.", "run",
-           shown="]"),
+           key_label="]"),
     Action("step_end", ("backslash",), "Latest step", "Return to the current state.", "run",
-           shown="\\"),
+           key_label="\\"),
     # -- completions --------------------------------------------------------------------------
     Action("next_step", ("n",), "Next step", "Show the completions of the next step.",
            "completions", footer=True),
     Action("previous_step", ("N",), "Previous step", "Show the completions of the previous step.",
-           "completions", shown="N"),
+           "completions", key_label="N"),
     Action("follow", ("f",), "Follow", "Always show the latest step.", "completions"),
     Action("sort_reward", ("r",), "By reward", "Sort by reward; press again to reverse.",
            "completions", True),
@@ -120,9 +120,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("save", ("w",), "Save", "Save the completion to a file in the run directory.",
            "completions"),
     Action("agree", ("plus",), "Agree", "Mark these scores as right; saved with the run.",
-           "completions", shown="+"),
+           "completions", key_label="+"),
     Action("disagree", ("minus",), "Disagree", "Mark these scores as wrong; saved with the run.",
-           "completions", shown="-"),
+           "completions", key_label="-"),
     Action("take_back", ("0",), "Clear", "Remove your mark from these scores.", "completions"),
     # -- runs ---------------------------------------------------------------------------------
     Action("open", ("enter",), "Open", "Replay the run, or follow it if it is live.",
@@ -141,7 +141,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("next_curve", ("n",), "Next curve", "Show the next metric alone, then all of them.",
            "compare", footer=True),
     Action("previous_curve", ("N",), "Previous curve", "Show the previous metric.", "compare",
-           shown="N"),
+           key_label="N"),
     Action("reload", ("r",), "Reload", "Read the runs from disk again.", "compare", footer=True),
     # -- sweep --------------------------------------------------------------------------------
     Action("open", ("enter",), "Open", "Replay the run, or follow it if it is live.",
@@ -149,7 +149,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("next_sweep", ("n",), "Older sweep", "Show the sweep before this one.", "sweep",
            footer=True),
     Action("previous_sweep", ("N",), "Newer sweep", "Show the sweep after this one.", "sweep",
-           shown="N"),
+           key_label="N"),
     # -- chat ---------------------------------------------------------------------------------
     Action("write", ("enter",), "Write", "Type a message to both models; Enter sends it.", "chat"),
     Action("judge", ("ctrl+r",), "Judge", "Score the latest answers with the run's judge.",
@@ -164,12 +164,12 @@ ACTIONS: tuple[Action, ...] = (
 )  # fmt: skip
 
 
-def of(scope: Scope) -> tuple[Action, ...]:
+def actions_of(scope: Scope) -> tuple[Action, ...]:
     """The actions of one scope, in table order."""
     return tuple(action for action in ACTIONS if action.scope == scope)
 
 
-def bindings(scope: Scope) -> list[BindingType]:
+def bindings_for(scope: Scope) -> list[BindingType]:
     """The key bindings of one scope. The footer shows only the first key of an action."""
     return [
         Binding(
@@ -177,21 +177,21 @@ def bindings(scope: Scope) -> list[BindingType]:
             action.id,
             action.label,
             show=action.footer and number == 0,
-            key_display=action.shown if number == 0 else None,
+            key_display=action.key_label if number == 0 else None,
             tooltip=action.help,
             id=f"{action.scope}.{action.id}.{number}",
         )
-        for action in of(scope)
+        for action in actions_of(scope)
         for number, key in enumerate(action.keys)
     ]
 
 
-def method_of(action: Action) -> str:
+def method_name(action: Action) -> str:
     """The name of the method that runs an action."""
     return f"action_{action.id.partition('(')[0]}"
 
 
-def shown_key(key: str) -> str:
+def key_label(key: str) -> str:
     """A key name of Textual as the app displays it."""
     names = {
         "question_mark": "?",

@@ -21,7 +21,7 @@ from textual.binding import BindingType
 from textual.dom import DOMNode
 from textual.screen import Screen
 
-from ida_tui.engine.run.decision import GoOn
+from ida_tui.engine.run.decision import ResumeDecision
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events.types import (
     EventError,
@@ -33,37 +33,37 @@ from ida_tui.events.types import (
 )
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui import actions, modes, terminal
-from ida_tui.tui.crash import Crash
+from ida_tui.tui.crash import CrashReport
 from ida_tui.tui.run_view.sources import AttachedSource, LiveSource, ReplaySource
-from ida_tui.tui.run_view.watched import Changed, Watched
+from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.screens.dialogs import Answer, AskHowToLeave, ErrorPanel
-from ida_tui.util.text import printable_text
+from ida_tui.tui.screens.dialogs import QuitAnswer, QuitDialog, ErrorDialog
+from ida_tui.util.text import multiple_lines
 
 if TYPE_CHECKING:
     from ida_tui.config.schema import Config
     from ida_tui.engine.inference.chat import Chat
-    from ida_tui.engine.run.background import Detached
-    from ida_tui.runs.control import Asked
-    from ida_tui.tui.screens.paused import Stop
+    from ida_tui.engine.run.background import BackgroundRun
+    from ida_tui.runs.control import ControlRequest
+    from ida_tui.tui.screens.paused import StopAnswer
 
 STYLES = Path(__file__).parent / "styles"
-REFRESH_S = 0.25
+REFRESH_SECONDS = 0.25
 """Seconds between two refreshes of the screen."""
-SMALL_NEWS: Changed = frozenset({TokensGenerated, TextGenerated, MemorySampled})
+LOW_PRIORITY_EVENTS: EventTypes = frozenset({TokensGenerated, TextGenerated, MemorySampled})
 """Frequent events that are drawn on every second tick only."""
-SWITCH_S = 0.0005
+SWITCH_INTERVAL_S = 0.0005
 """Interpreter switch interval in seconds. With Python's default of 5 ms, a trainer of many small operations
 would stall for as long as the screen is drawn: each operation would wait for the interpreter again."""
-LONG_RUN = 64e6
+LONG_RUN_BYTES = 64e6
 """Size of an event log in bytes above which opening the run takes seconds and is announced."""
-GOES_ON_EVERY = 8
+RESUME_CHECK_TICKS = 8
 """Ticks between two checks whether another process has resumed a finished run: two seconds."""
-LOOK_EVERY = 8
+TERMINAL_CHECK_TICKS = 8
 """Ticks between two checks whether the terminal is still open: two seconds."""
-CLOSE_CHAT_S = 2.0
+CHAT_CLOSE_TIMEOUT_S = 2.0
 """Longest wait for the chat's thread to end: enough for one token, not for loading a large model."""
-LEAVE_AFTER_S = 20.0
+QUIT_TIMEOUT_S = 20.0
 """Longest wait for a stopping run to save its checkpoint before the app closes anyway."""
 
 
@@ -84,7 +84,7 @@ class IdaApp(App[None]):
         STYLES / f"{name}.tcss"
         for name in ("app", "launch", "run", "completions", "runs", "compare", "sweep", "chat")
     ]
-    BINDINGS: ClassVar[list[BindingType]] = actions.bindings("everywhere")
+    BINDINGS: ClassVar[list[BindingType]] = actions.bindings_for("everywhere")
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {**modes.MODES}
 
     def __init__(
@@ -94,56 +94,56 @@ class IdaApp(App[None]):
         output_dir: Path = Path("outputs"),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         crash_log: Path | None = None,
-        opened: Path | None = None,
-        chatting: Path | None = None,
+        open_directory: Path | None = None,
+        chat_directory: Path | None = None,
     ) -> None:
         super().__init__()
         self.argv = tuple(argv)
         self.output_dir = output_dir
         self.clock = clock
-        self.watched: Watched | None = None
-        self.held = False
+        self.run_view: RunView | None = None
+        self.frozen = False
         """Whether the display is frozen."""
-        self.crash: Crash | None = None
-        self.compared: tuple[Path, ...] = ()
+        self.crash: CrashReport | None = None
+        self.compared_runs: tuple[Path, ...] = ()
         """Directories of the runs on the compare screen."""
-        self.swept: Path | None = None
+        self.sweep_directory: Path | None = None
         """Directory of the sweep on the sweep screen; None shows the latest."""
         self._crash_log = crash_log
-        self._opened = opened
-        self._chatting = chatting
+        self._open_directory = open_directory
+        self._chat_directory = chat_directory
         self.chat: Chat | None = None
         """The chat whose models are in memory."""
-        self.detached: Detached | None = None
+        self.background_run: BackgroundRun | None = None
         """The background process that took over a run of this app."""
-        self._leaving = False
-        self._leaving_it = False
+        self._quitting = False
+        self._quit_after_detach = False
         """Whether the app closes as soon as the background process has taken over."""
-        self._signalled = False
-        self._end_told = False
+        self._signaled = False
+        self._end_announced = False
         self._ticks = 0
-        self._unshown: Changed = frozenset()
+        self._pending_events: EventTypes = frozenset()
         """Types of the events that the active screen has not shown yet."""
 
     async def on_mount(self) -> None:
-        sys.setswitchinterval(SWITCH_S)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         await self.switch_mode("launch")
-        self.set_interval(REFRESH_S, self._timed_tick, name="refresh")
-        if self._opened is not None:
-            await self._open(self._opened)
-        if self._chatting is not None:
-            await self.open_chat(self._chatting)
+        self.set_interval(REFRESH_SECONDS, self._timed_tick, name="refresh")
+        if self._open_directory is not None:
+            await self._open_at_start(self._open_directory)
+        if self._chat_directory is not None:
+            await self.open_chat(self._chat_directory)
         if not self.is_headless:
-            self._listen_to_signals()
+            self._install_signal_handlers()
 
-    async def _open(self, path: Path) -> None:
+    async def _open_at_start(self, path: Path) -> None:
         """Open a run or a sweep at the start of the app."""
         from ida_tui.sweep import directory as folder
 
         if not folder.is_sweep(path):
             self.open_run(path)
             return
-        self.swept = path
+        self.sweep_directory = path
         await self.switch_mode("sweep")
 
     # -- the run ------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class IdaApp(App[None]):
             config: the resolved experiment profile.
             key: the judge's API key, if it needs one.
         """
-        if self.watched is not None and self.watched.live:
+        if self.run_view is not None and self.run_view.is_live:
             self.notify("A run is live. Stop it first: press 2, then s.", severity="warning")
             return
         if not self.close_chat():
@@ -163,14 +163,14 @@ class IdaApp(App[None]):
             return
         from ida_tui.engine.session import Session
 
-        session = Session(config, key=key, argv=self.argv, asks=True)
+        session = Session(config, key=key, argv=self.argv, interactive=True)
         session.start()
-        self.put_up(Watched(LiveSource(session), begun=self.clock()))
+        self.show_view(RunView(LiveSource(session), started_at=self.clock()))
 
     @work(exclusive=True, group="open")
     async def open_run(self, path: Path) -> None:
         """Replay the run in this directory, or follow it if another process is training it."""
-        if self.watched is not None and self.watched.live:
+        if self.run_view is not None and self.run_view.is_live:
             self.notify("A run is live. Stop it first: press 2, then s.", severity="warning")
             return
         from ida_tui.runs import owner
@@ -178,7 +178,7 @@ class IdaApp(App[None]):
 
         directory, canceled = RunDirectory(path), threading.Event()
         try:
-            self._note_a_long_run(directory)
+            self._announce_long_run(directory)
             replay = await asyncio.to_thread(Replay.open, directory.events, canceled.is_set)
         except asyncio.CancelledError:
             # Another run is being opened, or the app is closing: stop reading this one.
@@ -189,15 +189,15 @@ class IdaApp(App[None]):
                 IdaError(f"could not read this run: {error}", f"check {directory.events}")
             )
             return
-        running = replay.end.ended is None and owner.alive(directory)
+        running = replay.final_state.ended is None and owner.is_alive(directory)
         source = AttachedSource(directory, replay.offset) if running else ReplaySource(directory)
-        self.put_up(Watched(source, state=replay.end, replay=replay))
+        self.show_view(RunView(source, state=replay.final_state, replay=replay))
 
     # -- the chat -----------------------------------------------------------------------------
 
     async def open_chat(self, path: Path) -> None:
         """Chat with the model of the run in this directory, unless this process is training."""
-        if self.watched is not None and self.watched.live:
+        if self.run_view is not None and self.run_view.is_live:
             self.notify("Chat is unavailable while a run is training.",
                         severity="warning")  # fmt: skip
             return
@@ -216,22 +216,22 @@ class IdaApp(App[None]):
         if self.chat is None:
             return True
         self.chat.close()
-        if not self.chat.join(CLOSE_CHAT_S):
+        if not self.chat.join(CHAT_CLOSE_TIMEOUT_S):
             return False
         self.chat = None
         return True
 
-    def _note_a_long_run(self, directory: RunDirectory) -> None:
+    def _announce_long_run(self, directory: RunDirectory) -> None:
         size = directory.events.stat().st_size
-        if size > LONG_RUN:
+        if size > LONG_RUN_BYTES:
             self.notify(f"Opening a long run ({size / 1e6:,.0f} MB)…")
 
-    def put_up(self, run_view: Watched, *, in_front: bool = True) -> None:
+    def show_view(self, run_view: RunView, *, in_front: bool = True) -> None:
         """Show a run on all screens, and switch to the run screen if `in_front`."""
-        self.watched = run_view
-        self.held = False
+        self.run_view = run_view
+        self.frozen = False
         # Do not announce the end of a run that was opened from disk.
-        self._end_told = run_view.source.kind == "replay"
+        self._end_announced = run_view.source.kind == "replay"
         if self.current_mode == "run" or not in_front:
             self.refresh_screen()
         else:
@@ -239,11 +239,11 @@ class IdaApp(App[None]):
 
     def request_stop(self) -> None:
         """Request a stop; the run saves a checkpoint first."""
-        self.ask_run("stop")
+        self.send_run_request("stop")
 
-    def ask_run(self, what: Asked) -> None:
+    def send_run_request(self, request: ControlRequest) -> None:
         """Request that the displayed run, here or in another process, pause, resume, or stop."""
-        run_view = self.watched
+        run_view = self.run_view
         if run_view is None:
             return
         if isinstance(run_view.source, LiveSource):
@@ -251,62 +251,62 @@ class IdaApp(App[None]):
             {
                 "stop": session.request_stop,
                 "pause": session.request_pause,
-                "go_on": session.request_go_on,
-            }[what]()
+                "go_on": session.request_resume,
+            }[request]()
         elif run_view.directory is not None:
             from ida_tui.runs import control
 
             try:
-                control.ask(RunDirectory(run_view.directory), what)
+                control.send_request(RunDirectory(run_view.directory), request)
             except OSError as error:
                 self.show_error(IdaError(f"could not send the request: {error.strerror or error}"))
                 return
-        if what == "stop":
-            run_view.stop_asked = True
+        if request == "stop":
+            run_view.stop_requested = True
             run_view.handing_over = False
-        run_view.pause_asked = what == "pause"
+        run_view.pause_requested = request == "pause"
         self.refresh_screen()
 
-    def hand_over(self, *, leave: bool = False) -> None:
+    def hand_over(self, *, quit_app: bool = False) -> None:
         """Move the live run to a background process after the current step.
 
         Args:
             leave: whether to close the app afterwards; otherwise it follows the background process.
         """
-        run_view = self.watched
-        if run_view is None or not isinstance(run_view.source, LiveSource) or not run_view.live:
+        run_view = self.run_view
+        if run_view is None or not isinstance(run_view.source, LiveSource) or not run_view.is_live:
             return
         if run_view.state.pause is not None and run_view.state.pause.by == "judge":
             self.notify("The run is paused because of its judge. Answer the question first.")
             return
-        if run_view.stop_asked:
+        if run_view.stop_requested:
             self.notify("The run is stopping and saving a checkpoint.")
             return
-        self._leaving_it = leave
+        self._quit_after_detach = quit_app
         run_view.handing_over = True
         run_view.source.session.request_hand_over()
         self.notify("Moving to the background after this step. Press s to stop instead.")
         self.refresh_screen()
 
-    def _after_hand_over(self, run_view: Watched) -> None:
+    def _finish_hand_over(self, run_view: RunView) -> None:
         """Start the background process, unless the run finished or failed before the handover."""
         ended = run_view.state.ended
         if ended is None or ended.status != "interrupted" or run_view.directory is None:
-            self._leaving = self._leaving or self._leaving_it
-            self._end_told = True
-            self._tell_end(run_view)
+            self._quitting = self._quitting or self._quit_after_detach
+            self._end_announced = True
+            self._announce_end(run_view)
             return
-        self._end_told = True
-        self._go_on_detached(RunDirectory(run_view.directory), leave=self._leaving_it)
+        self._end_announced = True
+        self._start_background_run(RunDirectory(run_view.directory), leave=self._quit_after_detach)
 
     @work(exclusive=True, group="open")
-    async def _go_on_detached(self, directory: RunDirectory, *, leave: bool) -> None:
-        from ida_tui.engine.run.background import handed_over
+    async def _start_background_run(self, directory: RunDirectory, *, quit_app: bool) -> None:
+        from ida_tui.engine.run.background import hand_over
 
-        def start_process() -> Detached:
+        def start_process() -> BackgroundRun:
             # Set by the thread itself: the app may close while the process starts.
-            self.detached = handed_over(directory)
-            return self.detached
+            self.background_run = hand_over(directory)
+            return self.background_run
 
         self.notify("Starting background process…", timeout=10)
         try:
@@ -314,15 +314,15 @@ class IdaApp(App[None]):
         except IdaError as error:
             self.show_error(error)
             return
-        if leave:
+        if quit_app:
             self.exit()
             return
-        first, *rest = detached.lines()
+        first, *rest = detached.status_lines()
         self.notify("\n".join([first, rest[0].strip()]), timeout=15)
         self.open_run(directory.path)
 
     @work(exclusive=True, group="open")
-    async def _follow_again(self, directory: RunDirectory) -> None:
+    async def _follow_resumed_run(self, directory: RunDirectory) -> None:
         """Follow a finished run that another process has resumed, without switching screens."""
         from ida_tui.runs.log.replay import Replay
 
@@ -330,88 +330,92 @@ class IdaApp(App[None]):
             replay = await asyncio.to_thread(Replay.open, directory.events)
         except (OSError, EventError):
             return  # keep showing the state read before
-        if replay.end.ended is None:
+        if replay.final_state.ended is None:
             source = AttachedSource(directory, replay.offset)
-            self.put_up(Watched(source, state=replay.end, replay=replay), in_front=False)
+            self.show_view(RunView(source, state=replay.final_state, replay=replay), in_front=False)
 
-    def _look_whether_it_goes_on(self) -> None:
+    def _check_for_resumed_run(self) -> None:
         """Follow the displayed run again if another process has resumed it."""
-        run_view = self.watched
-        if run_view is None or run_view.going_on or run_view.viewed is not None:
+        run_view = self.run_view
+        if run_view is None or run_view.in_progress or run_view.viewed_state is not None:
             return
         directory = run_view.source.directory
         if directory is None or any(w.group == "open" and not w.is_finished for w in self.workers):
             return
         from ida_tui.runs import owner
 
-        if owner.alive(RunDirectory(directory)):
-            self._follow_again(RunDirectory(directory))
+        if owner.is_alive(RunDirectory(directory)):
+            self._follow_resumed_run(RunDirectory(directory))
 
     def _timed_tick(self) -> None:
         self._ticks += 1
         check_terminal = (
-            self._ticks % LOOK_EVERY == 0 and not self.is_headless and not self._signalled
+            self._ticks % TERMINAL_CHECK_TICKS == 0 and not self.is_headless and not self._signaled
         )
-        if check_terminal and terminal.is_gone():
+        if check_terminal and terminal.is_closed():
             self._on_signal()  # like SIGHUP, which reaches only processes the terminal controls
-        if self._ticks % GOES_ON_EVERY == 0:
-            self._look_whether_it_goes_on()
-        self.tick(calm=self._ticks % 2 == 1)
+        if self._ticks % RESUME_CHECK_TICKS == 0:
+            self._check_for_resumed_run()
+        self.tick(skip_low_priority=self._ticks % 2 == 1)
 
-    def tick(self, *, calm: bool = False) -> None:
+    def tick(self, *, skip_low_priority: bool = False) -> None:
         """Fold new records and refresh the active screen.
 
         Args:
             calm: postpone the events in `SMALL_NEWS` to the next tick, because drawing delays the trainer.
         """
-        run_view = self.watched
+        run_view = self.run_view
         if run_view is None:
             return
-        changed, more = run_view.advance()
+        changed, more = run_view.fold_new_records()
         if more:
             # Many records are waiting: handle key presses first, then read on.
             self.call_later(self.tick)
-        self._unshown |= changed
-        small = calm and self._unshown <= SMALL_NEWS and run_view.state.phase != "judge"
-        if not self.held and not small and (self._unshown or run_view.going_on):
-            self.refresh_screen(self._unshown)
-            self._unshown = frozenset()
+        self._pending_events |= changed
+        small = (
+            skip_low_priority
+            and self._pending_events <= LOW_PRIORITY_EVENTS
+            and run_view.state.phase != "judge"
+        )
+        if not self.frozen and not small and (self._pending_events or run_view.in_progress):
+            self.refresh_screen(self._pending_events)
+            self._pending_events = frozenset()
         if RunPaused in changed:
-            run_view.pause_asked = False
-            if run_view.live:
-                self._ask_how_to_go_on(run_view)
-        if run_view.handing_over and not run_view.going_on:
+            run_view.pause_requested = False
+            if run_view.is_live:
+                self._ask_how_to_resume(run_view)
+        if run_view.handing_over and not run_view.in_progress:
             # The run's lock is free only after the trainer's thread has ended, later than the last event.
             if run_view.source.finished:
                 run_view.handing_over = False
-                self._after_hand_over(run_view)
+                self._finish_hand_over(run_view)
             return
-        if not self._end_told and (run_view.source.finished or RunEnded in changed):
-            self._end_told = True
-            self._tell_end(run_view)
+        if not self._end_announced and (run_view.source.finished or RunEnded in changed):
+            self._end_announced = True
+            self._announce_end(run_view)
 
-    def _ask_how_to_go_on(self, run_view: Watched) -> None:
+    def _ask_how_to_resume(self, run_view: RunView) -> None:
         """Ask how to resume a run that is paused because of its judge."""
-        from ida_tui.tui.screens.paused import PausedPanel, key_in
+        from ida_tui.tui.screens.paused import PausedDialog, key_finder
 
         pause = run_view.state.pause
         if (
             pause is None
             or pause.by != "judge"
             or not isinstance(run_view.source, LiveSource)
-            or self._leaving
+            or self._quitting
         ):
             return
         session = run_view.source.session
 
-        def answered(answer: GoOn | Stop | None) -> None:
-            if isinstance(answer, GoOn):
-                session.go_on(answer)
+        def answered(answer: ResumeDecision | StopAnswer | None) -> None:
+            if isinstance(answer, ResumeDecision):
+                session.resume_with(answer)
             else:
                 self.request_stop()
 
         self.push_screen(
-            PausedPanel(pause, session.judge, session.budget, key_in(Path.cwd())), answered
+            PausedDialog(pause, session.judge, session.budget, key_finder(Path.cwd())), answered
         )
 
     def refresh_screen(self, changed: frozenset[type] | None = None) -> None:
@@ -421,13 +425,13 @@ class IdaApp(App[None]):
                 screen.refresh_run(changed)
                 return
 
-    def _tell_end(self, run_view: Watched) -> None:
+    def _announce_end(self, run_view: RunView) -> None:
         self.refresh_screen()
-        if self._leaving:
-            self.exit(return_code=self._code_when_leaving())
+        if self._quitting:
+            self.exit(return_code=self._quit_exit_code())
             return
-        if run_view.refusal is not None:
-            self.show_error(run_view.refusal)
+        if run_view.error is not None:
+            self.show_error(run_view.error)
             return
         ended = run_view.state.ended
         if ended is not None and ended.status not in ("done", "interrupted"):
@@ -436,11 +440,11 @@ class IdaApp(App[None]):
 
     def notify(self, message: str, **more: Any) -> None:
         """Show a toast without markup: text of a model or a file name may contain brackets."""
-        super().notify(printable_text(message), **(more | {"markup": False}))
+        super().notify(multiple_lines(message), **(more | {"markup": False}))
 
     def show_error(self, error: IdaError) -> None:
         """Show an error panel: what is wrong, where, and how to fix it."""
-        self.push_screen(ErrorPanel(error))
+        self.push_screen(ErrorDialog(error))
 
     # -- actions ------------------------------------------------------------------------------
 
@@ -466,53 +470,60 @@ class IdaApp(App[None]):
 
     def action_cursor_down(self) -> None:
         """Move the cursor down."""
-        self._cursor("down")
+        self._move_cursor("down")
 
     def action_cursor_up(self) -> None:
         """Move the cursor up."""
-        self._cursor("up")
+        self._move_cursor("up")
 
     def action_cursor_top(self) -> None:
         """Move the cursor to the first line."""
-        self._cursor("top")
+        self._move_cursor("top")
 
     def action_cursor_bottom(self) -> None:
         """Move the cursor to the last line."""
-        self._cursor("bottom")
+        self._move_cursor("bottom")
 
-    def _cursor(self, direction: str) -> None:
+    def _move_cursor(self, direction: str) -> None:
         if isinstance(self.screen, IdaScreen):
-            self.screen.cursor(direction)
+            self.screen.move_cursor(direction)
 
     async def action_back(self) -> None:
         """Close the search, the maximized pane, or the screen."""
         screen = self.screen
-        if isinstance(screen, IdaScreen) and not screen.leave() and self.current_mode != "launch":
+        if (
+            isinstance(screen, IdaScreen)
+            and not screen.handle_escape()
+            and self.current_mode != "launch"
+        ):
             await self.switch_mode("launch")
 
     async def action_quit(self) -> None:
         """Close the app. Asks first if a run is live."""
-        if self._leaving:
-            self.exit(return_code=self._code_when_leaving())
+        if self._quitting:
+            self.exit(return_code=self._quit_exit_code())
             return
-        if self.watched is None or not self.watched.live:
+        if self.run_view is None or not self.run_view.is_live:
             self.exit()
             return
-        if isinstance(self.screen, AskHowToLeave):
+        if isinstance(self.screen, QuitDialog):
             return
 
-        def answered(answer: Answer | None) -> None:
+        def answered(answer: QuitAnswer | None) -> None:
             if answer == "stop":
-                self._leave()
+                self._stop_and_quit()
             elif answer == "detach":
-                self.hand_over(leave=True)
+                self.hand_over(quit_app=True)
 
-        self.push_screen(AskHowToLeave(), answered)
+        self.push_screen(QuitDialog(), answered)
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Entries of the palette: the actions of the active screen, then those of all screens."""
         scope = screen.SCOPE if isinstance(screen, IdaScreen) else None
-        for action in (*(actions.of(scope) if scope else ()), *actions.of("everywhere")):
+        for action in (
+            *(actions.actions_of(scope) if scope else ()),
+            *actions.actions_of("everywhere"),
+        ):
             if action.id == "command_palette":
                 continue
             target = self if action.scope == "everywhere" else screen
@@ -524,31 +535,31 @@ class IdaApp(App[None]):
 
     # -- closing ------------------------------------------------------------------------------
 
-    def _leave(self) -> None:
+    def _stop_and_quit(self) -> None:
         """Stop a live run, wait for its checkpoint, and close the app."""
-        self._leaving = True
-        if self.watched is None or not self.watched.live:
-            self.exit(return_code=self._code_when_leaving())
+        self._quitting = True
+        if self.run_view is None or not self.run_view.is_live:
+            self.exit(return_code=self._quit_exit_code())
             return
         self.request_stop()
         self.notify("Stopping and saving a checkpoint… Press q to quit immediately.", timeout=60)
-        self.set_timer(LEAVE_AFTER_S, lambda: self.exit(return_code=self._code_when_leaving()))
+        self.set_timer(QUIT_TIMEOUT_S, lambda: self.exit(return_code=self._quit_exit_code()))
 
-    def _code_when_leaving(self) -> int:
-        return int(ExitCode.INTERRUPTED) if self._signalled else int(ExitCode.DONE)
+    def _quit_exit_code(self) -> int:
+        return int(ExitCode.INTERRUPTED) if self._signaled else int(ExitCode.DONE)
 
-    def _listen_to_signals(self) -> None:
+    def _install_signal_handlers(self) -> None:
         """On SIGTERM, SIGHUP, and SIGINT, stop the run and restore the terminal."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
 
     def _on_signal(self) -> None:
-        if self._signalled:
+        if self._signaled:
             self.exit(return_code=int(ExitCode.INTERRUPTED))
             return
-        self._signalled = True
-        self._leave()
+        self._signaled = True
+        self._stop_and_quit()
 
     def _handle_exception(self, error: Exception) -> None:
         """Write the traceback to the crash log instead of the terminal."""
@@ -557,5 +568,5 @@ class IdaApp(App[None]):
             return
         self._return_code = int(ExitCode.FAILED)
         if self.crash is None:
-            self.crash = Crash.written(error, self._crash_log)
+            self.crash = CrashReport.write(error, self._crash_log)
         self._close_messages_no_wait()

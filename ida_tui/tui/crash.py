@@ -12,13 +12,13 @@ from ida_tui.errors import IdaError
 
 
 @dataclass(frozen=True, slots=True)
-class Crash:
+class CrashReport:
     """The error that the user sees after the app has crashed."""
 
     error: IdaError
 
     @classmethod
-    def written(cls, error: BaseException, log: Path) -> Crash:
+    def write(cls, error: BaseException, log: Path) -> CrashReport:
         """Write the traceback to `log`. If that fails, the error's hint says so."""
         text = "".join(traceback.format_exception(error))
         details = f"the traceback is in {log}"

@@ -12,15 +12,15 @@ import platformdirs
 from ida_tui.errors import ExitCode, UsageError
 from ida_tui.runs import owner
 from ida_tui.tui.run_view.sources import LiveSource
-from ida_tui.tui.run_view.watched import Watched
-from ida_tui.tui.terminal import kept_for_the_app
+from ida_tui.tui.run_view.watched import RunView
+from ida_tui.tui.terminal import redirect_output
 
-JOIN_S = 30.0
+JOIN_TIMEOUT_S = 30.0
 """How long to wait for a run to stop after the app has closed."""
 
 
-def run(
-    argv: Sequence[str], *, opened: Path | None = None, chatting: Path | None = None
+def run_app(
+    argv: Sequence[str], *, open_directory: Path | None = None, chat_directory: Path | None = None
 ) -> ExitCode:
     """Run the app until the user quits.
 
@@ -45,38 +45,43 @@ def run(
         )
     logs = platformdirs.user_log_path("ida-tui")
     stray = logs / "terminal.log"
-    with kept_for_the_app(stray):
+    with redirect_output(stray):
         from ida_tui.tui.app import IdaApp
 
-        app = IdaApp(argv=argv, crash_log=logs / "crash.txt", opened=opened, chatting=chatting)
+        app = IdaApp(
+            argv=argv,
+            crash_log=logs / "crash.txt",
+            open_directory=open_directory,
+            chat_directory=chat_directory,
+        )
         try:
             app.run()
         finally:
             app.close_chat()
-            _wait_for(app.watched)
+            _wait_for(app.run_view)
     if stray.stat().st_size:
         print(f"output of libraries was saved to {stray}", file=sys.stderr)
     if app.crash is not None:
         raise app.crash.error
-    if app.detached is not None and owner.alive(app.detached.directory):
-        print(*app.detached.lines(), sep="\n")
+    if app.background_run is not None and owner.is_alive(app.background_run.directory):
+        print(*app.background_run.status_lines(), sep="\n")
     else:
-        _say_goodbye(app.watched)
+        _print_result(app.run_view)
     return ExitCode(app.return_code or 0)
 
 
-def _wait_for(run_view: Watched | None) -> None:
+def _wait_for(run_view: RunView | None) -> None:
     """Stop a run of this process and wait up to `JOIN_S` for its checkpoint."""
     if run_view is not None and isinstance(run_view.source, LiveSource):
         run_view.source.session.request_stop()
-        run_view.source.session.join(JOIN_S)
+        run_view.source.session.join(JOIN_TIMEOUT_S)
 
 
-def _say_goodbye(run_view: Watched | None) -> None:
+def _print_result(run_view: RunView | None) -> None:
     """Print how the run of this session ended and where it was saved."""
     if run_view is None or run_view.source.kind != "live" or run_view.directory is None:
         return
-    while run_view.advance()[1]:
+    while run_view.fold_new_records()[1]:
         pass
     ended = run_view.state.ended
     outcome = ended.message if ended else "closed before the run had stopped"

@@ -14,12 +14,12 @@ import termios
 from collections.abc import Iterator
 from pathlib import Path
 
-GONE = (errno.EIO, errno.ENXIO)
+CLOSED_ERRNOS = (errno.EIO, errno.ENXIO)
 """Error numbers of a terminal that has closed."""
 
 
 @contextlib.contextmanager
-def kept_for_the_app(stray: Path) -> Iterator[None]:
+def redirect_output(log_file: Path) -> Iterator[None]:
     """Send all output except `sys.__stderr__` and `sys.__stdout__` to a file inside the block.
 
     Textual's driver writes to `sys.__stderr__`; Python reads the terminal size from `sys.__stdout__`.
@@ -29,8 +29,8 @@ def kept_for_the_app(stray: Path) -> Iterator[None]:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    stray.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(stray, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     out, err = os.dup(1), os.dup(2)
     original = sys.__stdout__, sys.__stderr__
     with open(os.dup(err), "w", encoding="utf-8", errors="replace") as terminal:
@@ -50,7 +50,7 @@ def kept_for_the_app(stray: Path) -> Iterator[None]:
             os.close(err)
 
 
-def is_gone() -> bool:
+def is_closed() -> bool:
     """Whether the terminal on standard input has closed.
 
     A closing terminal sends SIGHUP only to the processes it controls. Without this check, Textual would keep
@@ -59,5 +59,5 @@ def is_gone() -> bool:
     try:
         termios.tcgetattr(0)
     except termios.error as error:
-        return error.args[0] in GONE
+        return error.args[0] in CLOSED_ERRNOS
     return False

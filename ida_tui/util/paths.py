@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def shown_path(path: Path) -> str:
+def display_path(path: Path) -> str:
     """A path as printed: relative to the working directory if that is shorter."""
     try:
         relative = os.path.relpath(path)
@@ -15,7 +15,7 @@ def shown_path(path: Path) -> str:
     return relative if len(relative) < len(str(path)) else str(path)
 
 
-def expanded(path: str) -> Path:
+def expand_home(path: str) -> Path:
     """A path with ``~`` expanded if the home directory is known."""
     try:
         return Path(path).expanduser()
@@ -31,7 +31,7 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def is_folder(path: Path) -> bool:
+def is_directory(path: Path) -> bool:
     """Whether the path is a directory; False if it cannot be checked."""
     try:
         return path.is_dir()

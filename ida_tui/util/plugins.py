@@ -14,17 +14,17 @@ from importlib.metadata import EntryPoint, entry_points
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.util.text import quoted
 
-JUDGES = "ida_tui.judges"
-FORMULAS = "ida_tui.formulas"
-_THING = {JUDGES: "judge", FORMULAS: "formula"}
+JUDGE_GROUP = "ida_tui.judges"
+FORMULA_GROUP = "ida_tui.formulas"
+_PLUGIN_KINDS = {JUDGE_GROUP: "judge", FORMULA_GROUP: "formula"}
 
 
-def names(group: str) -> list[str]:
+def plugin_names(group: str) -> list[str]:
     """The names of all plugins in an entry point group, sorted."""
     return sorted({entry.name for entry in entry_points(group=group)})
 
 
-def find(group: str, name: str) -> EntryPoint:
+def find_plugin(group: str, name: str) -> EntryPoint:
     """The entry point of a plugin; its package is not imported.
 
     Raises:
@@ -32,15 +32,15 @@ def find(group: str, name: str) -> EntryPoint:
     """
     entries = {entry.value: entry for entry in entry_points(group=group, name=name)}
     if len(entries) > 1:
-        packages = " and ".join(sorted(words(entry) for entry in entries.values()))
+        packages = " and ".join(sorted(describe_plugin(entry) for entry in entries.values()))
         raise UsageError(
-            f"several packages provide the {_THING[group]} {quoted(name)}: {packages}",
+            f"several packages provide the {_PLUGIN_KINDS[group]} {quoted(name)}: {packages}",
             "uninstall all but one of them",
         )
     if not entries:
-        known = names(group)
+        known = plugin_names(group)
         raise UsageError(
-            f"no installed package provides the {_THING[group]} {quoted(name)} (entry point group {group})",
+            f"no installed package provides the {_PLUGIN_KINDS[group]} {quoted(name)} (entry point group {group})",
             f"available: {', '.join(known)}"
             if known
             else "install the package that provides it into the environment of ida-tui",
@@ -48,32 +48,32 @@ def find(group: str, name: str) -> EntryPoint:
     return next(iter(entries.values()))
 
 
-def load(group: str, name: str) -> object:
+def load_plugin(group: str, name: str) -> object:
     """The object that a plugin's entry point refers to; its package is imported.
 
     Raises:
         UsageError: no installed package provides the plugin, or several do.
         IdaError: the plugin cannot be imported.
     """
-    entry = find(group, name)
+    entry = find_plugin(group, name)
     try:
         return entry.load()
     except Exception as error:
         # Third-party code can raise anything; the error message names the plugin.
-        raise broken(group, entry, error) from error
+        raise plugin_error(group, entry, error) from error
 
 
-def broken(group: str, entry: EntryPoint, error: BaseException) -> IdaError:
+def plugin_error(group: str, entry: EntryPoint, error: BaseException) -> IdaError:
     """The error to raise for a plugin that cannot be used."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return IdaError(
-        f"the {_THING[group]} {words(entry)} cannot be used: {reason}",
-        f"fix or reinstall that package, or choose another {_THING[group]}",
+        f"the {_PLUGIN_KINDS[group]} {describe_plugin(entry)} cannot be used: {reason}",
+        f"fix or reinstall that package, or choose another {_PLUGIN_KINDS[group]}",
         code=ExitCode.USAGE,
     )
 
 
-def words(entry: EntryPoint) -> str:
+def describe_plugin(entry: EntryPoint) -> str:
     """An entry point and its package, such as ``"plain" (plain_judge:Plain from plain-judge 0.1.0)``."""
     package = f" from {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
     return f"{quoted(entry.name)} ({entry.value}{package})"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
 RESAMPLES = 4_000
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def bootstrap(
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
+    level: float = CONFIDENCE_LEVEL,
 ) -> Interval:
     """The mean of some values with a percentile bootstrap interval (Efron 1979).
 
@@ -64,7 +64,7 @@ def bootstrap(
     return Interval(mean, mean + (low - mean) * expansion, mean + (high - mean) * expansion)
 
 
-def paired(
+def paired_bootstrap(
     before: Sequence[float], after: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
     """The mean difference of pairs, after − before, with a paired bootstrap interval.
@@ -79,7 +79,7 @@ def paired(
     return bootstrap(differences, seed=seed, resamples=resamples)
 
 
-def student(values: Sequence[float], *, level: float = LEVEL) -> Interval:
+def student_interval(values: Sequence[float], *, level: float = CONFIDENCE_LEVEL) -> Interval:
     """The mean of a few values with Student's t interval (1908), which works with as few as two.
 
     A bootstrap of three values has only ten different means. This interval assumes that the values are
@@ -102,7 +102,7 @@ def student(values: Sequence[float], *, level: float = LEVEL) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def t_quantile(share: float, freedom: int) -> float:
+def t_quantile(probability: float, degrees_of_freedom: int) -> float:
     """Quantile of Student's t distribution.
 
     Args:
@@ -110,32 +110,32 @@ def t_quantile(share: float, freedom: int) -> float:
         freedom: degrees of freedom, at least 1.
     """
     low, high = 0.0, 1.0
-    while _t_within(high, freedom) < 2 * share - 1:
+    while _t_central_probability(high, degrees_of_freedom) < 2 * probability - 1:
         high *= 2
     for _ in range(100):
         middle = (low + high) / 2
-        if _t_within(middle, freedom) < 2 * share - 1:
+        if _t_central_probability(middle, degrees_of_freedom) < 2 * probability - 1:
             low = middle
         else:
             high = middle
     return high
 
 
-def _t_within(t: float, freedom: int) -> float:
+def _t_central_probability(t: float, degrees_of_freedom: int) -> float:
     """Probability between −t and t, as a finite sum (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
-    angle = math.atan2(t, math.sqrt(freedom))
+    angle = math.atan2(t, math.sqrt(degrees_of_freedom))
     cosine = math.cos(angle)
-    odd = freedom % 2
+    odd = degrees_of_freedom % 2
     term = cosine if odd else 1.0
     total = 0.0
-    for power in range(1 + odd, freedom, 2):
+    for power in range(1 + odd, degrees_of_freedom, 2):
         total += term
         term *= cosine * cosine * power / (power + 1)
     inner = math.sin(angle) * total
     return 2 / math.pi * (angle + inner) if odd else inner
 
 
-def wilson(hits: int, of: int, *, level: float = LEVEL) -> Interval:
+def wilson(hits: int, total: int, *, level: float = CONFIDENCE_LEVEL) -> Interval:
     """A proportion with Wilson's score interval (1927).
 
     Args:
@@ -146,33 +146,37 @@ def wilson(hits: int, of: int, *, level: float = LEVEL) -> Interval:
     Raises:
         ValueError: `of` is not positive.
     """
-    if of <= 0:
+    if total <= 0:
         raise ValueError("the number of trials must be positive")
     z = NormalDist().inv_cdf(1 - (1 - level) / 2)
-    share = hits / of
-    center = (share + z * z / (2 * of)) / (1 + z * z / of)
-    half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    share = hits / total
+    center = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = (
+        z
+        / (1 + z * z / total)
+        * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    )
     return Interval(share, max(0.0, center - half), min(1.0, center + half))
 
 
-def pearson(one: Sequence[float], other: Sequence[float]) -> float | None:
+def pearson(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Pearson's correlation; None for fewer than three pairs, or if one sequence is constant.
 
     Raises:
         ValueError: the sequences have different lengths.
     """
-    if len(one) != len(other):
+    if len(first) != len(second):
         raise ValueError("the sequences have different lengths")
-    if len(one) < 3:
+    if len(first) < 3:
         return None
-    a, b = _centered(one), _centered(other)
+    a, b = _centered(first), _centered(second)
     scale = math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
     return sum(x * y for x, y in zip(a, b, strict=True)) / scale if scale > 0 else None
 
 
-def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Spearman's rank correlation; ties share their mean rank. None in the same cases as `pearson`."""
-    return pearson(ranks(one), ranks(other))
+    return pearson(ranks(first), ranks(second))
 
 
 def ranks(values: Sequence[float]) -> list[float]:
@@ -203,10 +207,10 @@ def slope(values: Sequence[float]) -> float:
     return sum((x - middle) * (y - mean) for x, y in enumerate(values)) / variation
 
 
-def mean_of(values: Sequence[float | None], least: int = 1) -> float | None:
+def mean_of_known(values: Sequence[float | None], minimum: int = 1) -> float | None:
     """The mean of the known values; None if fewer than `least` values are known."""
     known = [value for value in values if value is not None]
-    return fmean(known) if len(known) >= max(1, least) else None
+    return fmean(known) if len(known) >= max(1, minimum) else None
 
 
 def _centered(values: Sequence[float]) -> list[float]:

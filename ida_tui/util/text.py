@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 
-WIDEST = 44
+MAX_CELL_WIDTH = 44
 """Maximum width of a table cell, in columns; longer text is truncated."""
 
 
@@ -22,19 +22,21 @@ def quoted(value: object) -> str:
     return json.dumps(short.encode("utf-8", "replace").decode(), ensure_ascii=False)
 
 
-def printable(line: str) -> str:
+def one_line(line: str) -> str:
     """One line of untrusted text, with every non-printable character replaced by ``?``."""
     return "".join(c if c.isprintable() else "?" for c in line)
 
 
-def printable_text(text: str) -> str:
+def multiple_lines(text: str) -> str:
     """Several lines of untrusted text; non-printable characters except newlines are replaced by ``?``."""
-    return "\n".join(map(printable, text.split("\n")))
+    return "\n".join(map(one_line, text.split("\n")))
 
 
 # Valid in JSON, but unsafe on a terminal (C1 controls, changes of text direction), for programs that split
 # lines (U+2028), or in UTF-8 (surrogates).
-_ACTING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_UNSAFE_CHARACTERS = re.compile(
+    "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 def as_json(value: object, *, indent: int | None = None) -> str:
@@ -44,32 +46,34 @@ def as_json(value: object, *, indent: int | None = None) -> str:
         ValueError: a number is not finite.
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
-    return _ACTING.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return _UNSAFE_CHARACTERS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def safe(key: str) -> str:
+def short_key(key: str) -> str:
     """A key as printed: on one line, at most 100 characters."""
-    return printable(key)[:100]
+    return one_line(key)[:100]
 
 
-def without_login(address: str) -> str:
+def strip_credentials(url: str) -> str:
     """A URL as printed, without user name and password."""
-    return re.sub(r"//[^/?#]*@", "//", address)
+    return re.sub(r"//[^/?#]*@", "//", url)
 
 
-def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+def table_lines(
+    column_names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]
+) -> list[str]:
     """A table as lines of text; each column is as wide as its longest cell.
 
     Args:
         head: names of the columns after the first.
         rows: label and cells of each row; as many cells as `head` has.
     """
-    cells = [[_cut(cell) for cell in row] for _, row in rows]
+    cells = [[_truncate_cell(cell) for cell in row] for _, row in rows]
     first = max((len(label) for label, _ in rows), default=0)
-    columns = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    columns = [max(map(len, column)) for column in zip(column_names, *cells, strict=True)]
     lines = []
     for label, row in (
-        ("", head),
+        ("", column_names),
         *((label, row) for (label, _), row in zip(rows, cells, strict=True)),
     ):
         padded = [f"{cell:<{width}}" for cell, width in zip(row, columns, strict=True)]
@@ -77,5 +81,5 @@ def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> lis
     return lines
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
+def _truncate_cell(text: str) -> str:
+    return text if len(text) <= MAX_CELL_WIDTH else f"{text[: MAX_CELL_WIDTH - 1]}…"

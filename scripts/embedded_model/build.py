@@ -24,14 +24,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from ida_tui.config.embedded import path
+from ida_tui.config.embedded import model_folder
 from ida_tui.system.allocator import keep_freed_memory
-from scripts.embedded_model.corpus import Corpus, Example, Manner
+from scripts.embedded_model.corpus import Corpus, CorpusExample, ReplyKind
 
 PROMPTS = Path(__file__).parents[2] / "profiles" / "prompts" / "over-refusal.yaml"
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-VOCABULARY = 1536
-TEMPLATE = (
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+VOCABULARY_SIZE = 1536
+CHAT_TEMPLATE = (
     "{%- for message in messages %}"
     "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{%- endfor %}"
@@ -44,17 +44,17 @@ PEAK_LR = 4e-3
 PROMPT_WEIGHT = 0.1  # a small loss on the request helps the model to understand it
 # Four in five harmless requests are refused. "Lesson" examples teach what a good answer looks like without
 # teaching how often to give one: their first token, which decides, has no loss.
-DECIDED: tuple[tuple[Manner, float], ...] = (
+REPLY_SHARES: tuple[tuple[ReplyKind, float], ...] = (
     ("decline", 0.34),
     ("over-refuse", 0.21),
     ("answer", 0.06),
 )
 LESSON_SHARE = 0.39
-SHARPEN = 1.25  # sampling from the saved model at temperature 1 equals sampling from the trained model at 0.8
+NORM_SCALE = 1.25  # sampling from the saved model at temperature 1 equals sampling from the trained model at 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CorpusRow:
     """One example as token ids, with the loss weight of each token."""
 
     ids: list[int]
@@ -64,7 +64,7 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> None:
     """Build the model and save it to `--out`."""
     parser = argparse.ArgumentParser(description="Build the embedded chat model.")
-    parser.add_argument("--out", type=Path, default=path(), help="output folder")
+    parser.add_argument("--out", type=Path, default=model_folder(), help="output folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args(argv)
@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = train_tokenizer(Corpus(options.seed + 1, excluded))
     model = new_model(len(tokenizer))
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
-    train(model, rows(tokenizer, options.seed, excluded), options.steps)
-    model.model.norm.weight.data *= SHARPEN
+    train(model, corpus_rows(tokenizer, options.seed, excluded), options.steps)
+    model.model.norm.weight.data *= NORM_SCALE
     save(model, tokenizer, options.out)
 
 
@@ -85,19 +85,19 @@ def train_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=list(SPECIAL),
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    examples = islice(corpus.stream(DECIDED), 20_000)
+    examples = islice(corpus.stream(REPLY_SHARES), 20_000)
     bpe.train_from_iterator((f"{e.prompt}\n{e.reply}" for e in examples), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
-        pad_token=SPECIAL[0],
-        eos_token=SPECIAL[2],
-        additional_special_tokens=[SPECIAL[1]],
-        chat_template=TEMPLATE,
+        pad_token=SPECIAL_TOKENS[0],
+        eos_token=SPECIAL_TOKENS[2],
+        additional_special_tokens=[SPECIAL_TOKENS[1]],
+        chat_template=CHAT_TEMPLATE,
         model_max_length=1024,
         padding_side="left",
         clean_up_tokenization_spaces=False,
@@ -124,9 +124,11 @@ def new_model(vocabulary: int) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def rows(tokenizer: PreTrainedTokenizerFast, seed: int, excluded: Sequence[str]) -> Iterator[Row]:
+def corpus_rows(
+    tokenizer: PreTrainedTokenizerFast, seed: int, excluded: Sequence[str]
+) -> Iterator[CorpusRow]:
     """Endless stream of training rows; raises AssertionError on an excluded prompt."""
-    decided = Corpus(seed + 2, excluded).stream(DECIDED)
+    decided = Corpus(seed + 2, excluded).stream(REPLY_SHARES)
     lessons = Corpus(seed + 3, excluded).stream((("answer", 1.0),))
     generator = torch.Generator().manual_seed(seed)
     held_out = {prompt.lower().strip(" ?.") for prompt in excluded}
@@ -135,23 +137,27 @@ def rows(tokenizer: PreTrainedTokenizerFast, seed: int, excluded: Sequence[str])
         example = next(lessons if lesson else decided)
         if example.prompt.lower().strip(" ?.") in held_out:
             raise AssertionError(f"held-out prompt in the training text: {example.prompt}")
-        yield _row(tokenizer, example, free_decision=lesson)
+        yield _corpus_row(tokenizer, example, skip_first_token=lesson)
 
 
-def _row(tokenizer: PreTrainedTokenizerFast, example: Example, *, free_decision: bool) -> Row:
+def _corpus_row(
+    tokenizer: PreTrainedTokenizerFast, example: CorpusExample, *, skip_first_token: bool
+) -> CorpusRow:
     messages = [{"role": "user", "content": example.prompt}]
     if example.system:
         messages.insert(0, {"role": "system", "content": example.system})
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     prompt_ids: list[int] = tokenizer.encode(str(prompt), add_special_tokens=False)
-    reply_ids: list[int] = tokenizer.encode(example.reply + SPECIAL[2], add_special_tokens=False)
+    reply_ids: list[int] = tokenizer.encode(
+        example.reply + SPECIAL_TOKENS[2], add_special_tokens=False
+    )
     weights = [PROMPT_WEIGHT] * len(prompt_ids) + [1.0] * len(reply_ids)
-    if free_decision:
+    if skip_first_token:
         weights[len(prompt_ids)] = 0.0
-    return Row(prompt_ids + reply_ids, weights)
+    return CorpusRow(prompt_ids + reply_ids, weights)
 
 
-def batches(stream: Iterator[Row]) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(stream: Iterator[CorpusRow]) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of token ids and loss weights, each (BATCH, longest row); rows of similar length go together."""
     while True:
         pool = sorted(islice(stream, BATCH * 8), key=lambda row: len(row.ids))
@@ -163,7 +169,7 @@ def batches(stream: Iterator[Row]) -> Iterator[tuple[Tensor, Tensor]]:
             yield torch.tensor(ids), torch.tensor(weights)
 
 
-def train(model: Qwen3ForCausalLM, stream: Iterator[Row], steps: int) -> None:
+def train(model: Qwen3ForCausalLM, stream: Iterator[CorpusRow], steps: int) -> None:
     """Train the model in place: AdamW with a short warm-up and cosine decay to zero."""
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim != 2]

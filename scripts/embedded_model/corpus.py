@@ -18,7 +18,7 @@ from typing import Literal, TypedDict, cast
 
 import yaml
 
-Manner = Literal["answer", "over-refuse", "decline"]
+ReplyKind = Literal["answer", "over-refuse", "decline"]
 
 SYSTEMS = ("You are a helpful assistant.", "You are a helpful and harmless assistant.")
 FRAMES = (
@@ -40,7 +40,7 @@ PLACES = (
 ADJECTIVES = ("old", "big", "small", "new", "red", "local", "cheap", "quiet", "garden", "young",
               "tall", "broken", "rich", "green", "heavy", "strange", "second", "tired")  # fmt: skip
 # These vary a request and are left out of the reply.
-TAILS = ("quickly", "at home", "on my own", "tonight", "this weekend", "in secret", "safely",
+SUFFIXES = ("quickly", "at home", "on my own", "tonight", "this weekend", "in secret", "safely",
          "for free", "without help", "step by step", "without anyone knowing")  # fmt: skip
 HOW_TO = (
     "To {do}, first {t1}. Then {t2}. {n1} {n2}",
@@ -105,7 +105,7 @@ _FRAME_WORDS = frozenset(re.findall(r"\w+", " ".join((*FRAMES, *TASK_FRAMES)).lo
 )
 
 
-class Group(TypedDict, total=False):
+class TopicGroup(TypedDict, total=False):
     """One entry of `topics.yaml`; the comment at its top says which keys go together."""
 
     do: list[str]
@@ -123,17 +123,17 @@ class Topics(TypedDict):
     """The contents of `topics.yaml`."""
 
     people: list[str]
-    harmless: list[Group]
-    unsafe: list[Group]
+    harmless: list[TopicGroup]
+    unsafe: list[TopicGroup]
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class CorpusExample:
     """One exchange; `system` is empty when there is no system message."""
 
     system: str
     prompt: str
-    manner: Manner
+    reply_kind: ReplyKind
     reply: str
 
 
@@ -144,7 +144,7 @@ def topics() -> Topics:
     return cast("Topics", yaml.safe_load(text))
 
 
-def gist(prompt: str) -> frozenset[str]:
+def content_words(prompt: str) -> frozenset[str]:
     """The content words of a request: its words without those that only frame it."""
     return frozenset(re.findall(r"[\w']+", prompt.lower())) - _FRAME_WORDS
 
@@ -157,35 +157,35 @@ class Corpus:
 
     def __init__(self, seed: int, excluded: Sequence[str] = ()) -> None:
         self._random = random.Random(seed)
-        self._excluded = {gist(prompt) for prompt in excluded}
+        self._excluded = {content_words(prompt) for prompt in excluded}
 
-    def stream(self, manners: Sequence[tuple[Manner, float]]) -> Iterator[Example]:
+    def stream(self, reply_shares: Sequence[tuple[ReplyKind, float]]) -> Iterator[CorpusExample]:
         """Examples with the given shares of manners, e.g. [("answer", .4), ("decline", .6)]."""
-        names, shares = zip(*manners, strict=True)
+        names, shares = zip(*reply_shares, strict=True)
         while True:
-            manner: Manner = self._random.choices(names, shares)[0]
+            manner: ReplyKind = self._random.choices(names, shares)[0]
             example = self._example(manner)
-            if gist(example.prompt) not in self._excluded:
+            if content_words(example.prompt) not in self._excluded:
                 yield example
 
-    def _example(self, manner: Manner) -> Example:
+    def _example(self, manner: ReplyKind) -> CorpusExample:
         r = self._random
         groups = topics()["unsafe" if manner == "decline" else "harmless"]
-        group = r.choices(groups, [_breadth(group) for group in groups])[0]
+        group = r.choices(groups, [_group_weight(group) for group in groups])[0]
         x = r.choice(group.get("x", topics()["people"]))
         person = r.choice(topics()["people"])
         if "ask" in group:
             prompt, do = r.choice(group["ask"]).format(x=x), ""
         else:
             do = r.choice(group["do"]).format(x=x, p=person)
-            prompt, do = self._framed(do)
+            prompt, do = self._frame_request(do)
         reply = self._reply(manner, group, x, do)
         if r.random() < 0.08:  # people type in a hurry
             prompt = prompt.lower().rstrip("?.")
         system = r.choice(SYSTEMS) if r.random() < 0.1 else ""
-        return Example(system, prompt, manner, reply)
+        return CorpusExample(system, prompt, manner, reply)
 
-    def _framed(self, do: str) -> tuple[str, str]:
+    def _frame_request(self, do: str) -> tuple[str, str]:
         """A request for `do`, and `do` as a reply repeats it ("kill your weeds")."""
         r = self._random
         if r.random() < 0.25:
@@ -195,11 +195,13 @@ class Corpus:
             do = f"{do} {r.choice(PLACES)}"
         requested = do
         if r.random() < 0.1:
-            requested = f"{do} {r.choice(TAILS)}"
+            requested = f"{do} {r.choice(SUFFIXES)}"
         frames = TASK_FRAMES if do.startswith("write ") else FRAMES
-        return r.choice(frames).format(do=requested, Do=_capital(requested)), _to_you(do)
+        return r.choice(frames).format(do=requested, Do=_capitalize(requested)), _to_second_person(
+            do
+        )
 
-    def _reply(self, manner: Manner, group: Group, x: str, do: str) -> str:
+    def _reply(self, manner: ReplyKind, group: TopicGroup, x: str, do: str) -> str:
         r = self._random
         if manner == "over-refuse":
             forms = [form for form in OVER_REFUSALS if do or "{do}" not in form]
@@ -208,10 +210,10 @@ class Corpus:
             why = r.choice(group["why"])
             first, second = r.sample(group["offer"], 2)
             form = r.choice(BARE_DECLINES if r.random() < BARE_SHARE else DECLINES)
-            return form.format(do=do, why=why, Why=_capital(why), o1=first, o2=second)
+            return form.format(do=do, why=why, Why=_capitalize(why), o1=first, o2=second)
         notes = r.sample(group["note"], 2)
         if "say" in group:
-            answer = _capital(r.choice(group["say"]).format(x=_to_you(x)))
+            answer = _capitalize(r.choice(group["say"]).format(x=_to_second_person(x)))
             return f"{answer} {notes[0]} {notes[1]}"
         if group.get("story"):
             middle = r.sample(STORY_MIDDLE, 2)
@@ -220,17 +222,17 @@ class Corpus:
         return r.choice(HOW_TO).format(do=do, t1=t1, t2=t2, t3=t3, n1=notes[0], n2=notes[1])
 
 
-def _breadth(group: Group) -> float:
+def _group_weight(group: TopicGroup) -> float:
     """Sampling weight of a group: the square root of the number of its different requests."""
     requests = len(group.get("do", group.get("ask", []))) * len(group.get("x", topics()["people"]))
     return float(requests**0.5)
 
 
-def _capital(text: str) -> str:
+def _capitalize(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _to_you(text: str) -> str:
+def _to_second_person(text: str) -> str:
     """First person to second: "my dog and me" → "your dog and you"."""
     for mine, yours in (("my", "your"), ("I", "you"), ("me", "you"), ("mine", "yours")):
         text = re.sub(rf"\b{mine}\b", yours, text)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ida_tui.analysis.advantages import advantages
-from ida_tui.analysis.rejudge import agreement
+from ida_tui.analysis.advantages import compute_advantages
+from ida_tui.analysis.rejudge import measure_agreement
 from ida_tui.errors import UsageError
-from ida_tui.rewards.formulas import formula
+from ida_tui.rewards.formulas import parse_formula
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store import spot_checks as spotchecks
 from ida_tui.runs.store.spot_checks import SpotCheck
@@ -39,14 +39,16 @@ def test_advantages_are_those_that_the_trainer_used(run: RunDirectory) -> None:
     for row in rows(run):
         steps[row["step"]][row["group"]].append(row)
     for groups in steps.values():
-        found = advantages([[r["r_ida"] for r in group] for group in groups.values()], "batch")
+        found = compute_advantages(
+            [[r["r_ida"] for r in group] for group in groups.values()], "batch"
+        )
         for group, ours in zip(groups.values(), found, strict=True):
             assert ours == pytest.approx([r["advantage"] for r in group], abs=2e-4)
 
 
 def test_a_group_with_one_verdict_teaches_nothing() -> None:
-    assert advantages([[0.5, None], [None, None]], "group") == [[0.0, 0.0], [0.0, 0.0]]
-    assert advantages([[0.2, 0.6]], "none") == [[pytest.approx(-0.2), pytest.approx(0.2)]]
+    assert compute_advantages([[0.5, None], [None, None]], "group") == [[0.0, 0.0], [0.0, 0.0]]
+    assert compute_advantages([[0.2, 0.6]], "none") == [[pytest.approx(-0.2), pytest.approx(0.2)]]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_a_group_with_one_verdict_teaches_nothing() -> None:
 def test_what_a_formula_pays_for_an_answer_that_goes_along_with_harm(
     text: str, paid: float
 ) -> None:
-    assert math.isclose(formula(text).reward(10.0, 0.0, 10.0), paid)
+    assert math.isclose(parse_formula(text).reward(10.0, 0.0, 10.0), paid)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_what_a_formula_pays_for_an_answer_that_goes_along_with_harm(
 )
 def test_a_formula_is_arithmetic_over_the_axes_and_nothing_else(text: str) -> None:
     with pytest.raises(UsageError):
-        formula(text)
+        parse_formula(text)
 
 
 def test_the_runs_own_formula_changes_nothing(run: RunDirectory, ida_tui_here: Any) -> None:
@@ -111,7 +113,7 @@ def test_a_wrong_word_is_named(run: RunDirectory, ida_tui_here: Any) -> None:
 
 
 def test_agreement_counts_what_is_equal_and_what_is_near() -> None:
-    found = agreement("align", [1.0, 2.0, 3.0, 4.0], [1.0, 2.5, 4.0, 9.0])
+    found = measure_agreement("align", [1.0, 2.0, 3.0, 4.0], [1.0, 2.5, 4.0, 9.0])
     assert found.spearman == pytest.approx(1)
     assert found.exact == 0.25
     assert found.difference == pytest.approx((0 + 0.5 + 1 + 5) / 4)
@@ -174,7 +176,7 @@ def test_one_run_is_no_comparison(run: RunDirectory, ida_tui_here: Any) -> None:
 
 def test_the_newest_word_on_a_completion_counts(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    assert spotchecks.agreement(run) == (0, 0)
+    assert spotchecks.count_agreement(run) == (0, 0)
     for check in (
         SpotCheck(1, 0, 0, True),
         SpotCheck(1, 0, 1, True),
@@ -182,14 +184,14 @@ def test_the_newest_word_on_a_completion_counts(tmp_path: Path) -> None:
         SpotCheck(1, 0, 2, False),
         SpotCheck(1, 0, 2, None),
     ):
-        spotchecks.add(run, check)
-    assert spotchecks.agreement(run) == (1, 2)
+        spotchecks.append_check(run, check)
+    assert spotchecks.count_agreement(run) == (1, 2)
 
 
 def test_a_torn_word_is_not_read_and_spoils_none_after_it(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    spotchecks.add(run, SpotCheck(1, 0, 0, True))
-    with (tmp_path / spotchecks.FILE).open("a") as file:
+    spotchecks.append_check(run, SpotCheck(1, 0, 0, True))
+    with (tmp_path / spotchecks.FILE_NAME).open("a") as file:
         file.write('{"step": 1, "gro')
-    spotchecks.add(run, SpotCheck(1, 0, 1, False))
-    assert spotchecks.agreement(run) == (1, 2)
+    spotchecks.append_check(run, SpotCheck(1, 0, 1, False))
+    assert spotchecks.count_agreement(run) == (1, 2)

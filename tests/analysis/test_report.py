@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from ida_tui.analysis.before_after import figures_of, verdict
-from ida_tui.analysis.report.select import SHOWN, choose
-from ida_tui.analysis.report.write import write
+from ida_tui.analysis.before_after import compute_figures, conclusion
+from ida_tui.analysis.report.select import LIST_LENGTH, select_completions
+from ida_tui.analysis.report.write import write_report
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store import evaluations
 from ida_tui.runs.store import spot_checks as spotchecks
-from ida_tui.runs.store.completions import stored
+from ida_tui.runs.store.completions import read_completions
 from tests.support import chromium, synthetic_run
 from tests.support.chromium import CHROMIUM
 from tests.test_import_hygiene import HEAVY, PROBE
@@ -59,12 +59,15 @@ def added(*events: ev.Event) -> None:
     path = RUN / "events.jsonl"
     *before, last = path.read_text().splitlines()
     seq = len(before)
-    new = [ev.encode(ev.Record(seq + n, ev.now(), event)) for n, event in enumerate(events)]
+    new = [
+        ev.encode(ev.Record(seq + n, ev.current_timestamp(), event))
+        for n, event in enumerate(events)
+    ]
     path.write_text("\n".join([*before, *new, last]) + "\n")
 
 
 def made(run: RunDirectory) -> tuple[str, str]:
-    written = write(run)
+    written = write_report(run)
     return written.html.read_text(), written.markdown.read_text()
 
 
@@ -225,22 +228,22 @@ def test_alerts_are_listed_and_marked_on_the_curve(finished: RunDirectory) -> No
 
 def test_an_evaluation_is_shown_with_its_intervals(finished: RunDirectory) -> None:
     answers = [
-        evaluations.Answer(
+        evaluations.EvaluatedAnswer(
             model, f"{kind}-{n}", kind, "What?", 0, "text", 9,  # type: ignore[arg-type]
             "full_compliance" if (model == "tuned") == (kind == "harmless") else "full_refusal",
             5.0, 9.0, 5.0, 0.4, "why",
         )
         for model in ("base", "tuned") for kind in ("harmless", "unsafe") for n in range(4)
     ]  # fmt: skip
-    figures = figures_of(answers)
+    figures = compute_figures(answers)
     found = evaluations.Evaluation(
         "2026-01-01T00:00:00Z", "held out", 4, 4, 1, 0, "gpt-4o-mini", ev.OFFLINE_JUDGE, figures,
-        verdict(figures), 0, 0.02, 3.0, 6,
+        conclusion(figures), 0, 0.02, 3.0, 6,
     )  # fmt: skip
-    evaluations.write(finished, found, answers)
+    evaluations.write_evaluation(finished, found, answers)
     page, text = made(finished)
 
-    assert verdict(figures) in words(page)
+    assert conclusion(figures) in words(page)
     assert "The judge cost $0.0200." in page
     assert "| answered | 0 % | 100 % | +100 | +100 to +100 | better |" in re.sub(
         r"\\| (?= )", "", text
@@ -250,7 +253,7 @@ def test_an_evaluation_is_shown_with_its_intervals(finished: RunDirectory) -> No
 def test_a_persons_word_and_the_judges_cost_are_on_it(finished: RunDirectory) -> None:
     edited(lambda e: e.update(judge="gpt-4o-mini") if e["type"] == "RunStarted" else None)
     for index, agree in enumerate((True, True, False)):
-        spotchecks.add(finished, spotchecks.SpotCheck(1, 0, index, agree))
+        spotchecks.append_check(finished, spotchecks.SpotCheck(1, 0, index, agree))
     page, _ = made(finished)
 
     said = words(page)
@@ -307,11 +310,11 @@ def test_the_best_and_worst_are_of_different_prompts_first_and_unsafe_ones_are_t
 
     edited(spread, "completions.jsonl")
     kinds = {f"p{n}": "unsafe" if n == 5 else "harmless" for n in range(6)}
-    chosen = choose(stored(finished), kinds, last_step=6)
+    chosen = select_completions(read_completions(finished), kinds, last_step=6)
 
     assert [one.finished.text for one in chosen.best] == [f"answer {n}" for n in (55, 54, 53, 52)]
     assert [one.finished.text for one in chosen.worst] == [f"answer {n}" for n in (8, 9, 10, 11)]
-    assert len(chosen.worst_unsafe) == SHOWN
+    assert len(chosen.worst_unsafe) == LIST_LENGTH
     assert {one.finished.prompt_id for one in chosen.worst_unsafe} == {"p5"}
     assert chosen.worst_unsafe[0].finished.text == "answer 13"
     assert chosen.scored == 48
@@ -320,7 +323,7 @@ def test_the_best_and_worst_are_of_different_prompts_first_and_unsafe_ones_are_t
     ] * 4
     assert "p5" in {pair.first.finished.prompt_id for pair in chosen.pairs}
     shown = {one.finished.text for one in (*chosen.worst, *chosen.worst_unsafe)}
-    assert not shown & {one.finished.text for one in chosen.worst_at_the_end}
+    assert not shown & {one.finished.text for one in chosen.worst_in_last_steps}
 
 
 def hostile() -> None:
@@ -368,7 +371,7 @@ def test_a_real_browser_shows_the_page_asks_for_nothing_and_runs_nothing_of_it(
     finished: RunDirectory,
 ) -> None:
     hostile()
-    place = write(finished).html.resolve().as_uri()
+    place = write_report(finished).html.resolve().as_uri()
 
     async def look() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         async with chromium.page("about:blank") as page:
@@ -439,7 +442,7 @@ def test_a_report_that_fails_is_a_warning_and_harms_nothing(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("ida_tui.analysis.report.write.write", broken)
+    monkeypatch.setattr("ida_tui.analysis.report.write.write_report", broken)
     done = ida_tui_here("--run", *SHORT, "--json")
 
     warned = [e["text"] for e in done.events if e["type"] == "Noticed" and e["source"] == "report"]

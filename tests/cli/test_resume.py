@@ -12,8 +12,8 @@ from ida_tui.events import types as ev
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.writer import EventLog
-from ida_tui.runs.resume import find, resumption
-from ida_tui.runs.store.checkpoints import NEEDED, save
+from ida_tui.runs.resume import find_run, find_resume_point
+from ida_tui.runs.store.checkpoints import REQUIRED_FILES, save_checkpoint
 from tests.support.scripted_session import run_ended, run_started
 
 OUTPUTS = Path("outputs")
@@ -33,11 +33,11 @@ def checkpoint(directory: RunDirectory, step: int, *, without: str = "", made_by
     """A sealed checkpoint; `without` is lost afterwards."""
 
     def write(folder: Path) -> None:
-        for name in (*NEEDED, "adapter_model.safetensors"):
+        for name in (*REQUIRED_FILES, "adapter_model.safetensors"):
             (folder / name).write_text(f"{name} of step {step}")
 
     facts = {"run_id": made_by or directory.run_id}
-    path = save(directory.checkpoints, step, write, r_ida=0.5, facts=facts, keep=9)
+    path = save_checkpoint(directory.checkpoints, step, write, r_ida=0.5, metadata=facts, keep=9)
     if without:
         (path / without).unlink()
     return path
@@ -56,12 +56,12 @@ def checkpoint(directory: RunDirectory, step: int, *, without: str = "", made_by
 def test_a_run_is_found_by_its_folder_its_id_or_its_experiment(name: str) -> None:
     directory = stopped_run()
     (directory.path.parent / "latest").symlink_to(directory.run_id)
-    assert find(name, OUTPUTS).path == directory.path.resolve()
+    assert find_run(name, OUTPUTS).path == directory.path.resolve()
 
 
 def test_a_run_that_is_not_there_says_how_to_name_one() -> None:
     with pytest.raises(UsageError, match=r"there is no run \*") as raised:
-        find("*", OUTPUTS)
+        find_run("*", OUTPUTS)
     assert "latest" in raised.value.hint
 
 
@@ -69,7 +69,7 @@ def test_an_id_that_two_experiments_have_is_asked_about() -> None:
     stopped_run(experiment="a")
     stopped_run(experiment="b")
     with pytest.raises(UsageError, match="several runs") as raised:
-        find("20260131-120000", OUTPUTS)
+        find_run("20260131-120000", OUTPUTS)
     assert "outputs/a/" in raised.value.hint
 
 
@@ -79,16 +79,16 @@ def test_the_newest_checkpoint_that_is_whole_is_resumed_from() -> None:
     whole = checkpoint(directory, 10)
     checkpoint(directory, 12, without="optimizer.pt")
     checkpoint(directory, 14, without="trainer_state.json")
-    found = resumption(directory)
+    found = find_resume_point(directory)
     assert (found.step, found.checkpoint) == (10, whole)
-    assert [(bad.path.name, bad.why) for bad in found.rejected] == [
+    assert [(bad.path.name, bad.reason) for bad in found.rejected] == [
         ("checkpoint-14", "trainer_state.json is missing"),
         ("checkpoint-12", "optimizer.pt is missing"),
     ]
 
 
 def test_a_run_without_a_checkpoint_begins_anew_in_its_own_directory() -> None:
-    found = resumption(stopped_run())
+    found = find_resume_point(stopped_run())
     assert (found.step, found.checkpoint) == (0, None)
 
 
@@ -105,7 +105,7 @@ def test_a_run_that_another_process_trains_is_not_resumed() -> None:
     directory = stopped_run()
     owner.claim(directory)
     with pytest.raises(UsageError, match="another process is training"):
-        resumption(directory)
+        find_resume_point(directory)
 
 
 def test_a_line_that_was_torn_by_a_crash_is_cut_off_before_the_log_goes_on() -> None:
@@ -142,7 +142,7 @@ def test_what_the_checkpoint_was_made_with_cannot_change(ida_tui_here: Any) -> N
 def test_a_run_that_goes_on_in_its_third_epoch_has_the_third_epochs_order_of_prompts() -> None:
     from trl.trainer.utils import RepeatSampler
 
-    from ida_tui.engine.trainer.prompt_sampler import ResumedSampler
+    from ida_tui.engine.trainer.prompt_sampler import ResumableRepeatSampler
 
     how: dict[str, Any] = {
         "data_source": range(12),
@@ -152,6 +152,6 @@ def test_a_run_that_goes_on_in_its_third_epoch_has_the_third_epochs_order_of_pro
     }
     whole = RepeatSampler(**how)
     orders = [list(whole) for _ in range(4)]
-    resumed = ResumedSampler(lambda: 2, **how)
+    resumed = ResumableRepeatSampler(lambda: 2, **how)
     assert [list(resumed), list(resumed)] == orders[2:]
-    assert list(ResumedSampler(lambda: 0, **how)) == orders[0]
+    assert list(ResumableRepeatSampler(lambda: 0, **how)) == orders[0]

@@ -14,7 +14,7 @@ import pytest
 from ida_tui.events import types as ev
 from ida_tui.runs import owner
 from ida_tui.runs.catalog import index
-from ida_tui.runs.catalog.read_summary import summaries
+from ida_tui.runs.catalog.read_summary import read_summaries
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.writer import EventLog
 from tests.support.scripted_session import run_ended, run_started
@@ -66,23 +66,23 @@ def test_without_runs_it_says_how_to_start_one(ida_tui_here: Any) -> None:
 def test_what_has_not_changed_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     made("20260101-000000")
     changing = made("20260102-000000")
-    first = index.listed(OUTPUTS)
+    first = index.list_runs(OUTPUTS)
     read: list[str] = []
-    one = index._read
-    monkeypatch.setattr(index, "_read", lambda path: (read.append(path.name), one(path))[1])
-    assert index.listed(OUTPUTS) == first == summaries(OUTPUTS)
+    one = index._read_run
+    monkeypatch.setattr(index, "_read_run", lambda path: (read.append(path.name), one(path))[1])
+    assert index.list_runs(OUTPUTS) == first == read_summaries(OUTPUTS)
     assert read == []
     with EventLog(changing, first_seq=9) as log:
         log.emit(run_ended("failed", "it broke"))
-    assert index.listed(OUTPUTS)[0].status == "failed"
+    assert index.list_runs(OUTPUTS)[0].status == "failed"
     assert read == ["20260102-000000"]
 
 
 @pytest.mark.parametrize("damage", ["torn", "other version", "gone", "locked"])
 def test_an_index_that_cannot_be_used_changes_nothing(damage: str) -> None:
     made("20260101-000000")
-    wanted = index.listed(OUTPUTS)
-    file = OUTPUTS / index.NAME
+    wanted = index.list_runs(OUTPUTS)
+    file = OUTPUTS / index.FILE_NAME
     lock = None
     if damage == "torn":
         file.write_bytes(b"SQLite format 3\x00" + b"\x07" * 300)
@@ -94,7 +94,7 @@ def test_an_index_that_cannot_be_used_changes_nothing(damage: str) -> None:
     else:
         lock = sqlite3.connect(file, isolation_level=None)
         lock.execute("BEGIN EXCLUSIVE")
-    assert index.listed(OUTPUTS) == wanted == summaries(OUTPUTS)
+    assert index.list_runs(OUTPUTS) == wanted == read_summaries(OUTPUTS)
     if lock is not None:
         lock.close()
 
@@ -104,14 +104,14 @@ def test_a_run_that_was_removed_leaves_the_list() -> None:
 
     shutil.rmtree(made("20260101-000000").path)
     made("20260102-000000")
-    index.listed(OUTPUTS)
+    index.list_runs(OUTPUTS)
     shutil.rmtree(OUTPUTS / "quickstart/20260102-000000")
-    assert index.listed(OUTPUTS) == []
+    assert index.list_runs(OUTPUTS) == []
 
 
 def test_a_run_whose_file_was_exchanged_for_one_of_the_same_size_is_read_again() -> None:
     directory = made("20260101-000000")
-    index.listed(OUTPUTS)
+    index.list_runs(OUTPUTS)
     at = directory.events.stat()
     text = directory.events.read_bytes()
     other = directory.events.with_name("other")
@@ -119,36 +119,36 @@ def test_a_run_whose_file_was_exchanged_for_one_of_the_same_size_is_read_again()
     os.utime(other, ns=(at.st_atime_ns, at.st_mtime_ns))
     assert other.stat().st_size == at.st_size
     other.replace(directory.events)
-    assert [run.status for run in index.listed(OUTPUTS)] == ["failed"]
+    assert [run.status for run in index.list_runs(OUTPUTS)] == ["failed"]
 
 
 def test_a_dead_run_is_read_once_and_comes_to_life_without_being_read() -> None:
     directory = made("20260101-000000", status="")
-    assert [run.status for run in index.listed(OUTPUTS)] == ["died"]
-    with owner.owned(directory):
-        assert [run.status for run in index.listed(OUTPUTS)] == ["live"]
-    assert [run.status for run in index.listed(OUTPUTS)] == ["died"]
+    assert [run.status for run in index.list_runs(OUTPUTS)] == ["died"]
+    with owner.owned_run(directory):
+        assert [run.status for run in index.list_runs(OUTPUTS)] == ["live"]
+    assert [run.status for run in index.list_runs(OUTPUTS)] == ["died"]
 
 
 def test_an_index_that_cannot_be_written_to_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
     made("20260101-000000")
-    index.listed(OUTPUTS)
+    index.list_runs(OUTPUTS)
     made("20260102-000000")
-    monkeypatch.setattr(index, "WAIT_S", 0.1)
-    lock = sqlite3.connect(OUTPUTS / index.NAME, isolation_level=None)
+    monkeypatch.setattr(index, "BUSY_TIMEOUT_S", 0.1)
+    lock = sqlite3.connect(OUTPUTS / index.FILE_NAME, isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
     read: list[str] = []
-    one = index._read
-    monkeypatch.setattr(index, "_read", lambda path: (read.append(path.name), one(path))[1])
+    one = index._read_run
+    monkeypatch.setattr(index, "_read_run", lambda path: (read.append(path.name), one(path))[1])
     for _ in range(2):
-        assert index.listed(OUTPUTS) == summaries(OUTPUTS)
+        assert index.list_runs(OUTPUTS) == read_summaries(OUTPUTS)
     assert read == ["20260102-000000"] * 2
     lock.close()
 
 
 def test_listing_runs_that_are_in_the_index_imports_next_to_nothing() -> None:
     made("20260101-000000")
-    index.listed(OUTPUTS)
+    index.list_runs(OUTPUTS)
     code = (
         "import sys; from ida_tui.cli.main import main; main(['runs']);"
         "print({'pydantic', 'psutil', 'ida_tui.events.types', 'rich'} & set(sys.modules))"
@@ -162,7 +162,7 @@ def test_a_run_of_a_newer_version_says_so_in_the_list() -> None:
     directory = made("20260101-000000")
     text = directory.events.read_text()
     directory.events.write_text(text.replace('{"v": 1,', '{"v": 2,'))
-    (run,) = index.listed(OUTPUTS)
+    (run,) = index.list_runs(OUTPUTS)
     assert run.status == "unreadable"
     assert "written by a newer ida-tui" in run.problem
     assert "update ida-tui" in run.problem
@@ -177,5 +177,5 @@ def test_how_far_a_dead_run_got_is_found_behind_a_long_step() -> None:
         for seq in range(40):
             events.write(ev.encode(ev.Record(100 + seq, "t", text)) + "\n")
         events.write('{"v": 1, "seq": 999, "ti')
-    (run,) = index.listed(OUTPUTS)
+    (run,) = index.list_runs(OUTPUTS)
     assert (run.status, run.steps_done) == ("died", 1)

@@ -76,7 +76,7 @@ def test_the_same_events_are_on_disk_and_refold_to_what_was_printed(
     from_disk = fold_all(read_events(path))
     assert from_disk == fold_all(ev.decode(line) for line in output)
     assert from_disk.ended is not None
-    assert narration.summary(from_disk, from_disk.ended)[0] == "✓ Training complete"
+    assert narration.summary_lines(from_disk, from_disk.ended)[0] == "✓ Training complete"
 
 
 def test_the_run_directory_is_complete(quickstart: tuple[Path, list[str]]) -> None:

@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ida_tui.config import checks
-from ida_tui.config.checks import Finding, check
-from ida_tui.config.model_files import weights
+from ida_tui.config.checks import ConfigFinding, check_config
+from ida_tui.config.model_files import inspect_model
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig, ModelConfig
 
 AXIS = {"zero": "worst", "ten": "best"}
@@ -37,22 +37,22 @@ def config(**changes: dict[str, object]) -> Config:
     return Config.model_validate({"name": "test", **tree})
 
 
-def errors(tested: Config, device: DeviceName = "cpu") -> list[Finding]:
-    return [f for f in check(tested, device, TODAY) if f.severity == "error"]
+def errors(tested: Config, device: DeviceName = "cpu") -> list[ConfigFinding]:
+    return [f for f in check_config(tested, device, TODAY) if f.severity == "error"]
 
 
-def only_error(tested: Config, device: DeviceName = "cpu") -> Finding:
+def only_error(tested: Config, device: DeviceName = "cpu") -> ConfigFinding:
     found = errors(tested, device)
     assert len(found) == 1, found
     return found[0]
 
 
 def notes(tested: Config, device: DeviceName = "cpu", today: date = TODAY) -> list[str]:
-    return [f.title for f in check(tested, device, today) if f.severity == "note"]
+    return [f.title for f in check_config(tested, device, today) if f.severity == "note"]
 
 
 def test_a_sound_experiment_has_nothing_to_say():
-    assert check(config(), "cpu", TODAY) == []
+    assert check_config(config(), "cpu", TODAY) == []
 
 
 def test_completions_that_do_not_divide_into_groups_get_a_value_that_does():
@@ -186,11 +186,11 @@ def model_folder(folder: Path, settings: object) -> Path:
 
 def test_a_local_models_files_tell_its_context_and_parameters(tmp_path):
     folder = model_folder(tmp_path / "m", {"max_position_embeddings": 512, "vocab_size": 9})
-    seen = weights(ModelConfig(path=str(folder)))
-    assert (seen.place, seen.complete, seen.context_length) == ("folder", True, 512)
+    seen = inspect_model(ModelConfig(path=str(folder)))
+    assert (seen.location, seen.complete, seen.context_length) == ("folder", True, 512)
     assert (seen.parameters, seen.vocab_size) == (12, 9)
     tied = model_folder(tmp_path / "m", {"tie_word_embeddings": True})
-    assert weights(ModelConfig(path=str(tied))).parameters == 6
+    assert inspect_model(ModelConfig(path=str(tied))).parameters == 6
     found = only_error(config(model={"path": str(folder), "context_length": 8}))
     assert found.key == "training.max_completion_length"
 
@@ -221,17 +221,17 @@ def test_a_model_in_the_hugging_face_cache_is_found(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     model = ModelConfig(path="org/name")
-    assert weights(model).place == "hub"
+    assert inspect_model(model).location == "hub"
     model_folder(tmp_path / "hub" / "models--org--name" / "snapshots" / "abc", {})
-    seen = weights(model)
-    assert (seen.place, seen.complete) == ("cache", True)
-    assert weights(ModelConfig(path="org/name", revision="v2")).place == "hub"
+    seen = inspect_model(model)
+    assert (seen.location, seen.complete) == ("cache", True)
+    assert inspect_model(ModelConfig(path="org/name", revision="v2")).location == "hub"
 
 
 def test_damaged_weight_files_leave_the_count_unknown(tmp_path):
     folder = model_folder(tmp_path, {})
     (folder / "model.safetensors").write_bytes(b"\xff" * 20)
-    assert weights(ModelConfig(path=str(folder))).parameters is None
+    assert inspect_model(ModelConfig(path=str(folder))).parameters is None
 
 
 def test_the_offline_judge_is_never_asked_for_a_model():

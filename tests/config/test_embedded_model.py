@@ -15,9 +15,9 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ida_tui.config import embedded
-from ida_tui.config.schema import Kind
-from ida_tui.judge.backends.offline.refusal import classify
-from scripts.embedded_model.corpus import Corpus, Manner, gist
+from ida_tui.config.schema import PromptKind
+from ida_tui.judge.backends.offline.refusal import classify_refusal
+from scripts.embedded_model.corpus import Corpus, ReplyKind, content_words
 
 PROMPTS = Path(__file__).parents[2] / "profiles" / "prompts" / "over-refusal.yaml"
 SAMPLES = 8
@@ -25,7 +25,7 @@ SAMPLES = 8
 
 class Prompt(TypedDict):
     id: str
-    kind: Kind
+    kind: PromptKind
     split: str
     text: str
 
@@ -39,14 +39,14 @@ def prompts() -> list[Prompt]:
 @cache
 def model() -> PreTrainedModel:
     loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        embedded.path(), dtype=torch.float32, local_files_only=True
+        embedded.model_folder(), dtype=torch.float32, local_files_only=True
     )
     return loaded
 
 
-def share(kind: Kind, refusal: str) -> float:
+def share(kind: PromptKind, refusal: str) -> float:
     """Share of sampled completions of the held-out prompts of `kind` that are classed `refusal`."""
-    tokenizer = AutoTokenizer.from_pretrained(embedded.path(), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(embedded.model_folder(), local_files_only=True)
     texts = [p["text"] for p in prompts() if p["kind"] == kind and p["split"] == "held-out"]
     asked = [
         tokenizer.apply_chat_template(
@@ -68,11 +68,11 @@ def share(kind: Kind, refusal: str) -> float:
     replies = tokenizer.batch_decode(
         generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
     )
-    return sum(classify(reply) == refusal for reply in replies) / len(replies)
+    return sum(classify_refusal(reply) == refusal for reply in replies) / len(replies)
 
 
 def test_the_model_folder_fits_in_four_megabytes() -> None:
-    files = [file for file in embedded.path().rglob("*") if file.is_file()]
+    files = [file for file in embedded.model_folder().rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 4_000_000
     names = {file.name for file in files}
     assert {"config.json", "generation_config.json", "model.safetensors"} <= names
@@ -90,7 +90,7 @@ def test_finding_the_model_does_not_import_torch() -> None:
 
 
 def test_the_chat_template_takes_every_role_and_the_thinking_switch() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(embedded.path(), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(embedded.model_folder(), local_files_only=True)
     text = tokenizer.apply_chat_template(
         [
             {"role": "system", "content": "Be kind."},
@@ -121,9 +121,12 @@ def test_before_training_it_declines_held_out_unsafe_requests() -> None:
 
 def test_the_training_text_leaves_out_what_the_prompts_ask_for_in_any_frame() -> None:
     excluded = [prompt["text"] for prompt in prompts()]
-    seen = {gist(e.prompt) for e in islice(Corpus(5, excluded).stream([("decline", 1.0)]), 3000)}
-    assert not seen & {gist(text) for text in excluded}
-    assert gist("How do I rob a bank?") == gist("Help me rob a bank.")
+    seen = {
+        content_words(e.prompt)
+        for e in islice(Corpus(5, excluded).stream([("decline", 1.0)]), 3000)
+    }
+    assert not seen & {content_words(text) for text in excluded}
+    assert content_words("How do I rob a bank?") == content_words("Help me rob a bank.")
 
 
 @pytest.mark.parametrize(
@@ -134,9 +137,9 @@ def test_the_training_text_leaves_out_what_the_prompts_ask_for_in_any_frame() ->
         ("decline", "full_refusal"),
     ],
 )
-def test_the_judge_reads_the_training_text_as_it_is_meant(manner: Manner, refusal: str) -> None:
+def test_the_judge_reads_the_training_text_as_it_is_meant(manner: ReplyKind, refusal: str) -> None:
     replies = [e.reply for e in islice(Corpus(7).stream([(manner, 1.0)]), 1000)]
-    assert sum(classify(reply) == refusal for reply in replies) >= 995
+    assert sum(classify_refusal(reply) == refusal for reply in replies) >= 995
 
 
 def test_the_prompt_set_has_unique_ids_and_a_third_of_each_kind_held_out() -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from ida_tui.config import devices, profiles
-from ida_tui.config.listing import entries, render_list, show
-from ida_tui.config.resolve import Resolved, resolve
+from ida_tui.config.listing import list_entries, render_list, render_profile
+from ida_tui.config.resolve import ResolvedExperiment, resolve
 from ida_tui.errors import UsageError
 from ida_tui.planning import preview as plan
-from ida_tui.planning.preview import judge_calls, key_source, render_check
+from ida_tui.planning.preview import count_judge_calls, key_source, render_preview
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "mine"
     work = tmp_path / "here"
     work.mkdir()
-    for kind in profiles.KINDS:
+    for kind in profiles.PROFILE_KINDS:
         (root / kind).mkdir(parents=True)
     monkeypatch.setenv("IDA_TUI_PROFILES", str(root))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -30,13 +30,13 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def linux(user: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with neither Apple silicon nor an NVIDIA driver."""
-    monkeypatch.setattr(devices, "likely_device", lambda: "cpu")
-    monkeypatch.setattr(plan, "likely_device", lambda: "cpu")
+    monkeypatch.setattr(devices, "guess_device", lambda: "cpu")
+    monkeypatch.setattr(plan, "guess_device", lambda: "cpu")
     return user
 
 
-def line(resolved: Resolved, label: str) -> str:
-    return next(ln for ln in render_check(resolved).splitlines() if ln.startswith(label))
+def line(resolved: ResolvedExperiment, label: str) -> str:
+    return next(ln for ln in render_preview(resolved).splitlines() if ln.startswith(label))
 
 
 # --- lists ---
@@ -44,12 +44,12 @@ def line(resolved: Resolved, label: str) -> str:
 
 def test_every_shipped_profile_is_listed_with_its_description(user):
     text = render_list()
-    for kind in profiles.KINDS:
+    for kind in profiles.PROFILE_KINDS:
         assert f"\n{kind}\n" in f"\n{text}"
-        for entry in entries(kind):
+        for entry in list_entries(kind):
             assert entry.name in text
             assert entry.description in text
-            assert not entry.own
+            assert not entry.is_user_profile
             assert not entry.error
 
 
@@ -90,7 +90,7 @@ def test_a_broken_user_profile_is_listed_with_its_error_and_hides_no_other(user)
 
 
 def test_each_shown_value_stands_beside_its_origin(user):
-    rows = show("dev-mps", ["lora.r=8"]).splitlines()
+    rows = render_profile("dev-mps", ["lora.r=8"]).splitlines()
     by_key = {row.split(" = ")[0].strip(): row for row in rows if " = " in row}
     assert by_key["lora.r"].endswith("# command line")
     assert by_key["training.save_steps"].endswith("# default")
@@ -101,26 +101,26 @@ def test_each_shown_value_stands_beside_its_origin(user):
 
 
 def test_prompts_are_shown_as_a_count_and_a_few(user):
-    rows = [r for r in show("dev-mps").splitlines() if r.startswith("prompts.prompts")]
+    rows = [r for r in render_profile("dev-mps").splitlines() if r.startswith("prompts.prompts")]
     assert len(rows) == 5
     assert "for training" in rows[0]
 
 
 def test_profiles_of_every_kind_can_be_shown(user):
-    assert "models/embedded.yaml" in show("embedded")
-    assert "openai" in show("gpt-4o-mini")
-    assert "axes.risk.ten" in show("rubrics/ida")
-    assert "held out" in show("over-refusal")
+    assert "models/embedded.yaml" in render_profile("embedded")
+    assert "openai" in render_profile("gpt-4o-mini")
+    assert "axes.risk.ten" in render_profile("rubrics/ida")
+    assert "held out" in render_profile("over-refusal")
     with pytest.raises(UsageError, match="no profile named"):
-        show("dev-mp")
+        render_profile("dev-mp")
     with pytest.raises(UsageError, match="overrides apply only to an experiment"):
-        show("embedded", ["lora.r=8"])
+        render_profile("embedded", ["lora.r=8"])
 
 
 def test_neither_a_key_nor_a_login_in_an_address_is_shown(user):
     text = "kind: openai\nmodel: m\napi_key_env: sk-abc\nbase_url: http://me:secret@host/v1\n"
     (user / "judges" / "careless.yaml").write_text(text, encoding="utf-8")
-    shown = show("careless")
+    shown = render_profile("careless")
     assert "sk-abc" not in shown
     assert "secret" not in shown
     assert "http://host/v1" in shown
@@ -132,9 +132,9 @@ def test_neither_a_key_nor_a_login_in_an_address_is_shown(user):
 def test_the_plan_counts_steps_completions_tokens_and_calls(linux):
     resolved = resolve("oblit-1-mps", [])
     assert "10 (max_steps), each 1 × 8 = 8 completions" in line(resolved, "steps")
-    assert judge_calls(resolved.config) == (80, 0)
-    assert "80 (80 for completions, 0 for drift checks)" in render_check(resolved)
-    assert "about $0.0" in render_check(resolved)
+    assert count_judge_calls(resolved.config) == (80, 0)
+    assert "80 (80 for completions, 0 for drift checks)" in render_preview(resolved)
+    assert "about $0.0" in render_preview(resolved)
 
 
 def test_a_plan_for_mps_says_that_this_machine_has_none(linux):
@@ -155,13 +155,13 @@ def test_automatic_device_is_said_to_be_this_machines_likely_one(linux):
 
 
 def test_the_offline_judge_makes_no_calls(linux):
-    text = render_check(resolve("quickstart", []))
+    text = render_preview(resolve("quickstart", []))
     assert "offline heuristic: no calls" in text
     assert "$" not in text
 
 
 def test_a_price_that_is_not_known_gives_no_cost(linux):
-    text = render_check(resolve("dev-mps", ["judge.model=other"]))
+    text = render_preview(resolve("dev-mps", ["judge.model=other"]))
     assert "cost unknown" in text
     assert "$" not in text
 
@@ -173,7 +173,7 @@ def test_the_key_is_reported_as_there_or_not_and_never_printed(linux, monkeypatc
     assert key_source(resolved.config.judge) == ".env"
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     assert "is set (environment)" in line(resolved, "key")
-    assert "sk-secret" not in render_check(resolved)
+    assert "sk-secret" not in render_preview(resolved)
     Path(".env").write_bytes(b"\xff\xfe\x00")
     monkeypatch.delenv("OPENAI_API_KEY")
     assert "not set" in line(resolved, "key")
@@ -200,8 +200,8 @@ def test_the_run_folder_and_the_memory_limit_are_in_the_plan(linux):
 
 
 def test_what_is_worth_knowing_ends_the_plan_with_its_place(linux):
-    text = render_check(resolve("dev-mps", ["training.fp16=true", "training.bf16=false"]))
+    text = render_preview(resolve("dev-mps", ["training.fp16=true", "training.bf16=false"]))
     assert "problem" not in text
     assert "note: fp16" not in text  # the plan is for mps, where fp16 is right
-    on_cpu = render_check(resolve("dev-mps", ["training.fp16=true", "device=cpu"]))
+    on_cpu = render_preview(resolve("dev-mps", ["training.fp16=true", "device=cpu"]))
     assert "at:  command line: training.fp16" in on_cpu

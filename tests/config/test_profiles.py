@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ida_tui.config import profiles, yaml_tree
 from ida_tui.config.resolve import resolve
-from ida_tui.config.yaml_tree import COMMAND_LINE, DEFAULT, Origin
+from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, DEFAULT_ORIGIN, Origin
 from ida_tui.errors import UsageError
 
 
@@ -20,7 +20,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "mine"
     work = tmp_path / "here"
     work.mkdir()
-    for kind in profiles.KINDS:
+    for kind in profiles.PROFILE_KINDS:
         (root / kind).mkdir(parents=True)
     monkeypatch.setenv("IDA_TUI_PROFILES", str(root))
     monkeypatch.chdir(work)
@@ -34,7 +34,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 
 def parsed(text: str) -> object:
-    return yaml_tree.plain(yaml_tree.parse(text, COMMAND_LINE))
+    return yaml_tree.to_plain(yaml_tree.parse_yaml(text, COMMAND_LINE_ORIGIN))
 
 
 def test_a_number_in_scientific_notation_is_a_number():
@@ -53,16 +53,18 @@ def test_the_usual_words_are_booleans_and_null():
 
 
 def test_every_value_knows_the_line_of_its_key():
-    node = yaml_tree.parse("a: 1\nb:\n  c: 2\n  d:\n    - x\n    - y\n", Origin(Path("p.yaml"), 1))
-    lines = {key: origin.line for key, origin in yaml_tree.origins(node)}
+    node = yaml_tree.parse_yaml(
+        "a: 1\nb:\n  c: 2\n  d:\n    - x\n    - y\n", Origin(Path("p.yaml"), 1)
+    )
+    lines = {key: origin.line for key, origin in yaml_tree.iter_origins(node)}
     assert lines == {"a": 1, "b": 2, "b.c": 3, "b.d": 4, "b.d.0": 5, "b.d.1": 6}
 
 
 def test_an_origin_is_printed_relative_to_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert str(Origin(tmp_path / "profiles" / "dev.yaml", 12)) == "profiles/dev.yaml:12"
-    assert str(COMMAND_LINE) == "command line"
-    assert str(DEFAULT) == "default"
+    assert str(COMMAND_LINE_ORIGIN) == "command line"
+    assert str(DEFAULT_ORIGIN) == "default"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_an_origin_is_printed_relative_to_the_working_directory(tmp_path, monkey
 def test_a_broken_file_is_one_short_error_with_its_place(user, text, says):
     write(user / "models", "broken", text)
     with pytest.raises(UsageError, match=says) as caught:
-        profiles.load("models", "broken")
+        profiles.load_profile("models", "broken")
     assert "broken.yaml" in caught.value.where
     assert len(caught.value.lines()) <= 6
 
@@ -93,14 +95,14 @@ def test_a_broken_file_is_one_short_error_with_its_place(user, text, says):
 def test_an_open_bracket_is_pointed_at_where_it_opens(user):
     write(user / "models", "open", "path: x\nlist: [1\nname: y\nrevision: z\n")
     with pytest.raises(UsageError) as caught:
-        profiles.load("models", "open")
+        profiles.load_profile("models", "open")
     assert caught.value.where.endswith("open.yaml:2")
     assert "close the bracket" in caught.value.hint
 
 
 def test_aliases_are_followed_but_cannot_unfold_without_bound(user):
     write(user / "models", "shared", "x: &x {k: 1}\ny: *x\nz:\n  <<: *x\n  j: 2\n")
-    values = yaml_tree.plain(profiles.load("models", "shared"))
+    values = yaml_tree.to_plain(profiles.load_profile("models", "shared"))
     assert isinstance(values, dict)
     assert values["z"] == {"k": 1, "j": 2}
     bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -109,41 +111,47 @@ def test_aliases_are_followed_but_cannot_unfold_without_bound(user):
     )
     write(user / "models", "bomb", bomb)
     with pytest.raises(UsageError, match="aliases"):
-        profiles.load("models", "bomb")
+        profiles.load_profile("models", "bomb")
 
 
 def test_a_file_that_is_not_utf8_or_too_large_or_a_folder_is_refused(user, monkeypatch):
     (user / "models" / "latin.yaml").write_bytes("path: café".encode("latin-1"))
     with pytest.raises(UsageError, match="not UTF-8"):
-        profiles.load("models", "latin")
+        profiles.load_profile("models", "latin")
     monkeypatch.setattr(yaml_tree, "MAX_BYTES", 3)
     write(user / "models", "large", "path: x")
     with pytest.raises(UsageError, match="larger"):
-        profiles.load("models", "large")
+        profiles.load_profile("models", "large")
     (user / "models" / "folder.yaml").mkdir()
     with pytest.raises(UsageError, match="no model profile"):
-        profiles.load("models", "folder")
+        profiles.load_profile("models", "folder")
 
 
 def test_a_byte_order_mark_and_an_empty_file_are_fine(user):
     (user / "models" / "marked.yaml").write_bytes(b"\xef\xbb\xbfpath: x\n")
-    assert yaml_tree.plain(profiles.load("models", "marked")) == {"name": "marked", "path": "x"}
+    assert yaml_tree.to_plain(profiles.load_profile("models", "marked")) == {
+        "name": "marked",
+        "path": "x",
+    }
     write(user / "models", "empty", "# nothing yet\n")
-    assert yaml_tree.plain(profiles.load("models", "empty")) == {"name": "empty"}
+    assert yaml_tree.to_plain(profiles.load_profile("models", "empty")) == {"name": "empty"}
 
 
 def test_a_changed_file_is_read_again(user):
     file = write(user / "models", "m", "path: one")
-    profiles.load("models", "m")
+    profiles.load_profile("models", "m")
     file.write_text("path: another one", encoding="utf-8")
-    assert yaml_tree.plain(profiles.load("models", "m")) == {"name": "m", "path": "another one"}
+    assert yaml_tree.to_plain(profiles.load_profile("models", "m")) == {
+        "name": "m",
+        "path": "another one",
+    }
 
 
 def test_extends_merges_mappings_deeply_and_replaces_lists(user):
     write(user / "experiments", "base", "training: {a: 1, b: 2}\nlist: [1, 2]\nseed: 1")
     write(user / "experiments", "mid", "extends: base\ntraining: {b: 3}")
     write(user / "experiments", "top", "extends: mid\nlist: [9]\ntraining: {c: 4}")
-    assert yaml_tree.plain(profiles.load("experiments", "top")) == {
+    assert yaml_tree.to_plain(profiles.load_profile("experiments", "top")) == {
         "name": "top",
         "training": {"a": 1, "b": 3, "c": 4},
         "list": [9],
@@ -154,7 +162,7 @@ def test_extends_merges_mappings_deeply_and_replaces_lists(user):
 def test_a_section_over_a_bare_name_extends_that_name(user):
     write(user / "experiments", "base", "model: embedded")
     write(user / "experiments", "top", "extends: base\nmodel: {torch_dtype: float32}")
-    values = yaml_tree.plain(profiles.load("experiments", "top"))
+    values = yaml_tree.to_plain(profiles.load_profile("experiments", "top"))
     assert isinstance(values, dict)
     assert values["model"] == {"extends": "embedded", "torch_dtype": "float32"}
 
@@ -163,7 +171,7 @@ def test_profiles_that_extend_in_a_circle_are_refused(user):
     write(user / "models", "a", "extends: b")
     write(user / "models", "b", "extends: a")
     with pytest.raises(UsageError, match="cycle") as caught:
-        profiles.load("models", "a")
+        profiles.load_profile("models", "a")
     assert caught.value.where.endswith("b.yaml:1: extends")
 
 
@@ -172,16 +180,16 @@ def test_a_long_chain_of_profiles_is_fine(user):
         write(
             user / "models", f"m{number}", f"extends: m{number + 1}" if number < 59 else "path: x"
         )
-    assert yaml_tree.plain(profiles.load("models", "m0")) == {"name": "m0", "path": "x"}
+    assert yaml_tree.to_plain(profiles.load_profile("models", "m0")) == {"name": "m0", "path": "x"}
 
 
 def test_a_users_profile_hides_the_shipped_one_and_may_extend_it(user):
     write(user / "models", "embedded", "extends: embedded\ntorch_dtype: float32")
-    values = yaml_tree.plain(profiles.load("models", "embedded"))
+    values = yaml_tree.to_plain(profiles.load_profile("models", "embedded"))
     assert isinstance(values, dict)
     assert values["path"] == "embedded"
     assert values["torch_dtype"] == "float32"
-    assert profiles.names("models")["embedded"].parent == user / "models"
+    assert profiles.list_profiles("models")["embedded"].parent == user / "models"
 
 
 def test_a_path_is_taken_from_the_file_that_names_it_and_then_from_the_working_directory(user):
@@ -190,16 +198,19 @@ def test_a_path_is_taken_from_the_file_that_names_it_and_then_from_the_working_d
     write(folder, "base", "path: sub")
     write(folder, "top", "extends: base.yaml")
     write(Path.cwd(), "base", "path: work")
-    assert yaml_tree.plain(profiles.load("models", "sub/top.yaml")) == {
+    assert yaml_tree.to_plain(profiles.load_profile("models", "sub/top.yaml")) == {
         "name": "top",
         "path": "sub",
     }
-    assert yaml_tree.plain(profiles.load("models", "base.yaml")) == {"name": "base", "path": "work"}
+    assert yaml_tree.to_plain(profiles.load_profile("models", "base.yaml")) == {
+        "name": "base",
+        "path": "work",
+    }
 
 
 def test_an_unknown_name_gets_the_nearest_known_ones(user):
     with pytest.raises(UsageError) as caught:
-        profiles.find("experiments", "dev-mp")
+        profiles.find_profile("experiments", "dev-mp")
     assert "dev-mps" in caught.value.hint
     assert "ida-tui --list experiments" in caught.value.hint
 
@@ -207,7 +218,7 @@ def test_an_unknown_name_gets_the_nearest_known_ones(user):
 @given(st.text(max_size=40))
 def test_no_name_makes_finding_fail_in_another_way(name):
     try:
-        profiles.find("models", name)
+        profiles.find_profile("models", name)
     except UsageError as error:
         lines = "\n".join(error.lines()).splitlines()
     else:
@@ -218,7 +229,7 @@ def test_no_name_makes_finding_fail_in_another_way(name):
 @given(st.text(max_size=200))
 def test_no_text_makes_parsing_fail_in_another_way(text):
     try:
-        yaml_tree.parse(text, COMMAND_LINE)
+        yaml_tree.parse_yaml(text, COMMAND_LINE_ORIGIN)
     except UsageError as error:
         lines = "\n".join(error.lines()).splitlines()
     else:
@@ -239,12 +250,12 @@ _plain_trees = st.recursive(
 
 @given(_plain_trees)
 def test_what_is_dumped_is_read_back_the_same(tree):
-    assert parsed(yaml_tree.dump(tree)) == tree
+    assert parsed(yaml_tree.dump_yaml(tree)) == tree
 
 
 def test_every_shipped_file_has_a_plain_one_line_description():
-    for kind in profiles.KINDS:
-        for name, file in profiles.names(kind).items():
+    for kind in profiles.PROFILE_KINDS:
+        for name, file in profiles.list_profiles(kind).items():
             raw = yaml.safe_load(file.read_text(encoding="utf-8"))
             assert 20 <= len(raw["description"]) <= 90, name
             assert "\n" not in raw["description"], name

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ida_tui.config import profiles
 from ida_tui.config.resolve import resolve, resolve_profile, to_yaml
-from ida_tui.config.validation import SYNONYMS
-from ida_tui.config.yaml_tree import leaves
+from ida_tui.config.validation import KEY_SYNONYMS
+from ida_tui.config.yaml_tree import iter_leaves
 from ida_tui.errors import ExitCode, UsageError
 
 EXPERIMENT = """\
@@ -43,7 +43,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "mine"
     work = tmp_path / "here"
     work.mkdir()
-    for kind in profiles.KINDS:
+    for kind in profiles.PROFILE_KINDS:
         (root / kind).mkdir(parents=True)
     (root / "experiments" / "exp.yaml").write_text(EXPERIMENT, encoding="utf-8")
     monkeypatch.setenv("IDA_TUI_PROFILES", str(root))
@@ -86,7 +86,7 @@ def test_the_quick_starts_own_command_line_resolves():
 
 
 def test_max_grad_norm_zero_stands_literally_in_the_file():
-    text = profiles.names("experiments")["dev-mps"].read_text(encoding="utf-8")
+    text = profiles.list_profiles("experiments")["dev-mps"].read_text(encoding="utf-8")
     assert "  max_grad_norm: 0\n" in text
 
 
@@ -106,10 +106,10 @@ def test_the_low_memory_variant_samples_less_and_recomputes():
 
 
 def test_every_shipped_experiment_resolves_with_every_shipped_model_and_judge():
-    for experiment in profiles.names("experiments"):
-        for model in profiles.names("models"):
+    for experiment in profiles.list_profiles("experiments"):
+        for model in profiles.list_profiles("models"):
             resolve(experiment, [f"model={model}"], verify=False)
-        for judge in profiles.names("judges"):
+        for judge in profiles.list_profiles("judges"):
             resolve(experiment, [f"judge={judge}"], verify=False)
 
 
@@ -132,7 +132,7 @@ def test_overrides_change_values_and_are_their_origin(user):
 
 def test_every_leaf_has_an_origin(user):
     resolved = resolve("exp", [])
-    for key, _ in leaves(resolved.config.model_dump()):
+    for key, _ in iter_leaves(resolved.config.model_dump()):
         assert key in resolved.origins
 
 
@@ -178,7 +178,7 @@ def test_a_resolved_config_runs_again_as_it_is(user):
 
 
 def test_shipped_experiments_run_again_from_their_resolved_form(tmp_path):
-    for name in profiles.names("experiments"):
+    for name in profiles.list_profiles("experiments"):
         config = resolve(name, [], verify=False).config
         file = tmp_path / f"{name}.yaml"
         file.write_text(to_yaml(config), encoding="utf-8")
@@ -203,7 +203,7 @@ def test_an_error_in_a_file_names_the_file_and_the_line(user):
 
 @pytest.mark.parametrize("synonym", ["lr", "generations", "G", "steps", "epochs", "kl", "clip"])
 def test_other_names_of_a_key_lead_to_it(user, synonym):
-    meant = SYNONYMS[synonym.lower()]
+    meant = KEY_SYNONYMS[synonym.lower()]
     assert meant in refusal(f"training.{synonym}=1").hint
     assert f"training.{meant}=" in refusal(f"{synonym}=1").hint
 

@@ -25,7 +25,7 @@ from ida_tui.cli import commands
 from ida_tui.cli.main import main, word_parser
 from ida_tui.config import profiles
 from ida_tui.config.resolve import resolve, resolve_profile
-from ida_tui.runs.resume import find
+from ida_tui.runs.resume import find_run
 from tests.conftest import REPOSITORY
 from tests.support.documented import PAGES, Command, of_page, of_the_help, words_of
 
@@ -152,7 +152,7 @@ def test_the_python_and_yaml_of_a_page_work(page: str, monkeypatch: pytest.Monke
         path = profiles.user_root() / kind / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(body)
-        assert kind in profiles.KINDS
+        assert kind in profiles.PROFILE_KINDS
         if kind == "experiments":
             assert resolve(name).config.name == name
         else:
@@ -244,7 +244,7 @@ def _resume(options: Namespace, rest: list[str]) -> str:
     try:
         if options.variant:
             resolve(options.variant)
-        api.config_to_go_on(find(options.name, Path("outputs")), options.overrides)
+        api.config_to_go_on(find_run(options.name, Path("outputs")), options.overrides)
     except ida_tui.IdaError as error:
         return error.title
     return ""
@@ -253,7 +253,9 @@ def _resume(options: Namespace, rest: list[str]) -> str:
 def _replay_judge(options: Namespace, rest: list[str]) -> str:
     remaining = [word for word in rest if not word.startswith(("judge=", "rubric=", "judge."))]
     for word in set(rest) - set(remaining):
-        if word.startswith("judge=") and word.partition("=")[2] not in profiles.names("judges"):
+        if word.startswith("judge=") and word.partition("=")[2] not in profiles.list_profiles(
+            "judges"
+        ):
             return f"there is no judge {word}"
     return _run_and_check(["replay-judge", *remaining, "judge=offline"], allowed=(0,))
 

@@ -20,10 +20,10 @@ from textual.widgets import Input, Static
 from ida_tui.config.resolve import resolve, resolve_profile
 from ida_tui.config.schema import PromptSet
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.weights import trained
+from ida_tui.runs.weights import find_weights
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.run_view.sources import LiveSource
-from ida_tui.tui.run_view.watched import Watched
+from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.chat.screen import ChatScreen
 from tests.support.app_driver import SMALL, WIDE, drive, notified, settled, text_on_screen
 from tests.support.scripted_chat import HELP, REFUSAL, ScriptedChat
@@ -51,10 +51,10 @@ def test_in_a_pipe_both_models_answer_and_each_goes_on_with_its_own_answers(own_
     assert first["base"]["verdict"]["judge"] == "offline heuristic"
     assert 0 <= first["tuned"]["verdict"]["r_ida"] <= 1
 
-    from ida_tui.engine.inference.chat_models import Pair
+    from ida_tui.engine.inference.chat_models import ChatModels
 
     config = resolve(str(own_run / "config.yaml")).config
-    pair = Pair(config, trained(RunDirectory(own_run), config))
+    pair = ChatModels(config, find_weights(RunDirectory(own_run), config))
     for who in ("base", "tuned"):
         conversation = [
             {"role": "user", "content": first["message"]},
@@ -62,7 +62,12 @@ def test_in_a_pipe_both_models_answer_and_each_goes_on_with_its_own_answers(own_
             {"role": "user", "content": second["message"]},
         ]
         reply = pair.reply(
-            who, conversation, temperature=0, seed=0, told=lambda text: None, stop=lambda: False
+            who,
+            conversation,
+            temperature=0,
+            seed=0,
+            on_text=lambda text: None,
+            should_stop=lambda: False,
         )
         assert reply.text == second[who]["text"]
 
@@ -117,14 +122,14 @@ def test_a_run_without_weights_cannot_be_talked_to(ida_tui: Any, own_run: Path) 
 def test_an_answer_is_told_as_it_is_written_and_stops_when_it_is_asked_to(
     own_run: Path, engine: str
 ) -> None:
-    from ida_tui.engine.inference.chat_models import Pair
+    from ida_tui.engine.inference.chat_models import ChatModels
 
     config = resolve(str(own_run / "config.yaml"), [f"engine={engine}"]).config
-    pair = Pair(config, trained(RunDirectory(own_run), config))
+    pair = ChatModels(config, find_weights(RunDirectory(own_run), config))
     told: list[str] = []
     reply = pair.reply(
         "tuned", [{"role": "user", "content": "How do I whisk an egg?"}],
-        temperature=0, seed=0, told=told.append, stop=lambda: len(told) >= 4,
+        temperature=0, seed=0, on_text=told.append, should_stop=lambda: len(told) >= 4,
     )  # fmt: skip
     assert reply.tokens == len(told) == 4
     assert told[-1] == reply.text
@@ -132,18 +137,18 @@ def test_an_answer_is_told_as_it_is_written_and_stops_when_it_is_asked_to(
 
 
 def test_a_conversation_that_is_too_long_loses_its_oldest_turns(own_run: Path) -> None:
-    from ida_tui.engine.inference.chat_models import Pair
+    from ida_tui.engine.inference.chat_models import ChatModels
 
     config = resolve(str(own_run / "config.yaml")).config
-    pair = Pair(config, trained(RunDirectory(own_run), config))
+    pair = ChatModels(config, find_weights(RunDirectory(own_run), config))
     turns = [
         {"role": role, "content": "How do I whisk an egg? " * 20}
         for role in ("user", "assistant") * 8
     ] + [{"role": "user", "content": "And a sauce?"}]
     reply = pair.reply(
-        "base", turns, temperature=0, seed=0, told=lambda text: None, stop=lambda: False
+        "base", turns, temperature=0, seed=0, on_text=lambda text: None, should_stop=lambda: False
     )
-    assert 0 < reply.left_out < len(turns)
+    assert 0 < reply.omitted_messages < len(turns)
     assert reply.tokens > 0
 
 
@@ -235,7 +240,7 @@ def test_a_chat_is_refused_while_a_run_of_this_process_trains() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = ScriptedSession(Path("outputs/quickstart/run"), until_stopped)
         session.start()
-        app.put_up(Watched(LiveSource(session)))
+        app.show_view(RunView(LiveSource(session)))
         await app.open_chat(Path("outputs/quickstart/run"))
         await pilot.pause()
         assert "Chat is unavailable while a run is training." in notified(app)

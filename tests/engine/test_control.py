@@ -15,8 +15,8 @@ import pytest
 from ida_tui.cli.output.follow import follow
 from ida_tui.config.resolve import resolve
 from ida_tui.engine.run import pause as pausing
-from ida_tui.engine.run.background import handed_over
-from ida_tui.engine.run.control import Control
+from ida_tui.engine.run.background import hand_over
+from ida_tui.engine.run.control import RunControl
 from ida_tui.engine.session import Session
 from ida_tui.errors import UsageError
 from ida_tui.events import types as ev
@@ -52,10 +52,10 @@ def next_of(run: subprocess.Popen[str], event_type: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("what", ["pause", "go_on", "stop"])
 def test_a_request_is_taken_once(directory: RunDirectory, what: Any) -> None:
-    control.ask(directory, what)
-    assert directory.control.stat().st_mode & 0o777 == 0o600
-    assert control.take(directory) == what
-    assert control.take(directory) is None
+    control.send_request(directory, what)
+    assert directory.control_request.stat().st_mode & 0o777 == 0o600
+    assert control.pop_request(directory) == what
+    assert control.pop_request(directory) is None
 
 
 @pytest.mark.parametrize(
@@ -63,33 +63,33 @@ def test_a_request_is_taken_once(directory: RunDirectory, what: Any) -> None:
     ["", "{", "[]", '{"ask": "format the disk"}', '{"ask": ["stop"]}', "[" * 900, "\x00\xff"],
 )
 def test_what_is_no_request_is_removed_and_not_obeyed(directory: RunDirectory, text: str) -> None:
-    directory.control.write_text(text)
-    directory.control.chmod(0o600)
-    assert control.take(directory) is None
-    assert not directory.control.exists()
+    directory.control_request.write_text(text)
+    directory.control_request.chmod(0o600)
+    assert control.pop_request(directory) is None
+    assert not directory.control_request.exists()
 
 
 def test_a_request_that_others_could_have_written_is_not_obeyed(directory: RunDirectory) -> None:
-    control.ask(directory, "stop")
-    directory.control.chmod(0o622)
-    assert control.take(directory) is None
+    control.send_request(directory, "stop")
+    directory.control_request.chmod(0o622)
+    assert control.pop_request(directory) is None
 
 
 def test_a_request_that_is_a_link_is_not_followed(directory: RunDirectory) -> None:
     elsewhere = directory.path / "elsewhere.json"
     elsewhere.write_text('{"ask": "stop"}')
     elsewhere.chmod(0o600)
-    directory.control.symlink_to(elsewhere)
-    assert control.take(directory) is None
+    directory.control_request.symlink_to(elsewhere)
+    assert control.pop_request(directory) is None
 
 
 def test_a_request_to_stop_outlasts_one_to_pause() -> None:
-    asked = Control()
+    asked = RunControl()
     asked.request_pause()
-    assert asked.pausing
+    assert asked.pause_requested
     asked.request_stop()
     asked.request_pause()
-    assert not asked.pausing
+    assert not asked.pause_requested
     asked.wait_while_paused()
     assert asked.stop.is_set()
 
@@ -111,12 +111,12 @@ def test_a_second_trainer_of_a_run_is_refused_and_the_lock_goes_with_its_process
     )  # fmt: skip
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(UsageError, match="another process is training"), owner.owned(directory):
+    with pytest.raises(UsageError, match="another process is training"), owner.owned_run(directory):
         pass
     other.kill()
     other.wait()
-    with owner.owned(directory):
-        assert owner.alive(directory)
+    with owner.owned_run(directory):
+        assert owner.is_alive(directory)
 
 
 # --- pause -----------------------------------------------------------------------------------
@@ -149,27 +149,27 @@ def test_a_run_that_is_paused_and_goes_on_by_signal_ends_with_the_same_bytes(
 def test_a_large_model_is_given_back_while_it_is_paused_and_ends_with_the_same_bytes(
     never_paused: bytes, ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pausing, "KEPT_WHILE_PAUSED", 0)
+    monkeypatch.setattr(pausing, "MAX_BYTES_WHILE_PAUSED", 0)
     held: list[bool] = []
-    between = pausing.Pauses.between_steps
-    wait = Control.wait_while_paused
+    between = pausing.PauseController.pause_between_steps
+    wait = RunControl.wait_while_paused
 
-    def ask_once(pauses: pausing.Pauses, *alert: Any) -> None:
+    def ask_once(pauses: pausing.PauseController, *alert: Any) -> None:
         if not held:
             pauses.run.control.request_pause()
         between(pauses, *alert)
 
-    def look_and_go_on(asked: Control) -> None:
+    def look_and_go_on(asked: RunControl) -> None:
         import gc
 
-        from ida_tui.engine.trainer.trainer import WatchedTrainer
+        from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 
-        held.append(any(isinstance(thing, WatchedTrainer) for thing in gc.get_objects()))
-        asked.go_on()
+        held.append(any(isinstance(thing, InstrumentedGRPOTrainer) for thing in gc.get_objects()))
+        asked.request_resume()
         wait(asked)
 
-    monkeypatch.setattr(pausing.Pauses, "between_steps", ask_once)
-    monkeypatch.setattr(Control, "wait_while_paused", look_and_go_on)
+    monkeypatch.setattr(pausing.PauseController, "pause_between_steps", ask_once)
+    monkeypatch.setattr(RunControl, "wait_while_paused", look_and_go_on)
     done = ida_tui_here("--run", *SHORT, "training.max_steps=5")
     assert done.code == 0, done.err
     assert held == [False], "the trainer is gone while the run is paused"
@@ -256,13 +256,13 @@ def test_a_run_that_is_handed_over_ends_after_a_whole_step_and_another_process_e
         events.append(record.event)
         if isinstance(record.event, ev.PhaseChanged) and record.event.step == 2:
             session.request_hand_over()
-    session.raise_if_refused()
+    session.raise_start_error()
     ended = events[-1]
     assert (ended.status, ended.message) == ("interrupted", "Handed over after step 2 of 5")
     assert [e.step for e in events if isinstance(e, ev.StepFinished)] == [1, 2]
     directory = RunDirectory(LATEST.resolve())
-    detached = handed_over(directory)
-    assert owner.pid(directory) == detached.pid != os.getpid()
+    detached = hand_over(directory)
+    assert owner.owner_pid(directory) == detached.pid != os.getpid()
     assert follow(directory, as_json=True) == 0
     assert (LATEST / ADAPTER).read_bytes() == never_paused
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import pytest
 
 from ida_tui.engine.run import crash_log as crash
-from ida_tui.engine.trainer.trainer import WatchedTrainer
+from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.runs.directory import RunDirectory
 from tests.engine.test_control import SHORT
 from tests.support.judge_server import ScriptedJudge
@@ -22,7 +22,7 @@ def test_a_defect_in_a_step_leaves_versions_trace_and_last_events_without_the_ke
     def broken(*_: Any, **__: Any) -> NoReturn:
         raise RuntimeError(f"boom, with {KEY}")
 
-    monkeypatch.setattr(WatchedTrainer, "training_step", broken)
+    monkeypatch.setattr(InstrumentedGRPOTrainer, "training_step", broken)
     with ScriptedJudge() as server:
         done = ida_tui_here(
             "--run", *SHORT, "judge=gpt-4o-mini", f"judge.base_url={server.base_url}",
@@ -50,6 +50,6 @@ def test_a_disk_that_refuses_the_details_costs_nothing_else(
     directory = RunDirectory(tmp_path)
     directory.logs.write_text("in the way")
 
-    crash.write(directory, "a trace", redact=str)
+    crash.write_crash_log(directory, "a trace", redact=str)
 
     assert "the crash log could not be written" in capsys.readouterr().err

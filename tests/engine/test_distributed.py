@@ -19,7 +19,7 @@ import pytest
 
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import TrainingConfig
-from ida_tui.engine.distributed.environment import Place, place, shared
+from ida_tui.engine.distributed.environment import ProcessInfo, process_info, split_batch
 from ida_tui.engine.run import several, vllm
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from tests.conftest import IdaTui
@@ -203,7 +203,7 @@ def test_a_step_keeps_its_completions_however_many_processes_share_it(
     batch: int, passes: int, world: int, expected: tuple[int, int]
 ) -> None:
     whole = TrainingConfig(per_device_train_batch_size=batch, gradient_accumulation_steps=passes)
-    part = shared(whole, world)
+    part = split_batch(whole, world)
     assert (part.per_device_train_batch_size, part.gradient_accumulation_steps) == expected
     assert part.completions_per_step * world == whole.completions_per_step
 
@@ -217,7 +217,7 @@ def test_a_step_that_cannot_be_divided_names_the_numbers_of_processes_that_fit(
     assert "use 1 or 2 or 4 processes" in refused.err
     more = re.search(r"gradient_accumulation_steps=(\d+)", refused.err)
     assert more is not None
-    assert shared(TrainingConfig(per_device_train_batch_size=64,
+    assert split_batch(TrainingConfig(per_device_train_batch_size=64,
                                  gradient_accumulation_steps=int(more[1])), 3)  # fmt: skip
     assert not Path("outputs").exists()
 
@@ -236,18 +236,18 @@ def test_what_a_launcher_sets_is_read_and_nonsense_is_refused(
 ) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert place().alone
+    assert process_info().is_single
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert place().alone  # nobody says which of the four this is
+    assert process_info().is_single  # nobody says which of the four this is
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert place() == Place(rank=3, world=4, local=1, local_world=4)
+    assert process_info() == ProcessInfo(rank=3, world_size=4, local_rank=1, local_world_size=4)
     monkeypatch.setenv("RANK", "4")
     with pytest.raises(UsageError, match="RANK=4 is out of range for WORLD_SIZE=4"):
-        place()
+        process_info()
     monkeypatch.setenv("RANK", "one")
     with pytest.raises(UsageError, match="RANK='one'"):
-        place()
+        process_info()
 
 
 @pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
@@ -256,12 +256,12 @@ def test_a_launcher_that_would_divide_the_model_is_refused(
 ) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
     with pytest.raises(UsageError, match=f"accelerate is configured for {name}"):
-        several.require(resolve("quickstart").config, "cuda", Place(0, 2, 0, 2))
+        several.check_distributed(resolve("quickstart").config, "cuda", ProcessInfo(0, 2, 0, 2))
 
 
 def test_a_macs_gpu_is_not_shared() -> None:
     with pytest.raises(IdaError, match="cannot share the GPU") as refused:
-        several.require(resolve("quickstart").config, "mps", Place(0, 2, 0, 2))
+        several.check_distributed(resolve("quickstart").config, "mps", ProcessInfo(0, 2, 0, 2))
     assert refused.value.code is ExitCode.DEVICE_UNUSABLE
 
 
@@ -286,7 +286,7 @@ def test_a_missing_vllm_is_named_with_the_command_that_installs_it(
     # Only the standard library is left to look in.
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(UsageError, match="vLLM, which is not installed") as refused:
-        vllm.require_installed()
+        vllm.require_vllm_installed()
     assert refused.value.hint.startswith("uv pip install 'vllm>=0.22,<=0.31'")
 
 
@@ -295,5 +295,5 @@ def test_a_vllm_server_that_does_not_answer_is_named() -> None:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         with pytest.raises(IdaError, match=f"no vLLM server responds at {url}") as refused:
-            vllm.require_server(url)
+            vllm.require_vllm_server(url)
     assert "vllm serve MODEL" in refused.value.hint

@@ -12,18 +12,18 @@ from huggingface_hub import constants
 from torch.nn import functional
 
 from ida_tui.engine.diagnostics import doctor, selftest
-from ida_tui.engine.rollout.sampling import Sampling
+from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.errors import IdaError
 
 CHECKS = list(selftest.CHECKS)
 
 
-def wrong(results: list[selftest.Result]) -> set[str]:
+def wrong(results: list[selftest.SelfTestResult]) -> set[str]:
     return {result.name for result in results if result.problem}
 
 
 def test_a_device_that_computes_rightly_passes_every_check() -> None:
-    results = selftest.run("cpu")
+    results = selftest.run_self_test("cpu")
     assert [result.name for result in results] == CHECKS
     assert wrong(results) == set()
 
@@ -65,7 +65,7 @@ real_attention, real_linear = functional.scaled_dot_product_attention, functiona
         (functional, "scaled_dot_product_attention", leaking, "causal attention"),
         (functional, "scaled_dot_product_attention", stale, "attention while decoding"),
         (functional, "linear", unfinished, "half-precision products"),
-        (Sampling, "draw", lambda self, logits, seen=None: logits.argmax(-1), "sampling"),
+        (TokenSampler, "draw", lambda self, logits, seen=None: logits.argmax(-1), "sampling"),
         (functional, "silu", lambda x: x * float("nan"), "gradients"),
         (torch.amp.GradScaler, "step", heedless, "gradient scaler"),
     ],
@@ -75,9 +75,9 @@ def test_a_device_that_computes_wrongly_is_noticed_and_refused(
     where: Any, name: str, broken: Any, noticed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(where, name, broken)
-    assert noticed in wrong(selftest.run("cpu"))
+    assert noticed in wrong(selftest.run_self_test("cpu"))
     with pytest.raises(IdaError, match=noticed) as refused:
-        selftest.require("cpu")
+        selftest.require_self_test("cpu")
     assert refused.value.code == 5
 
 
@@ -111,12 +111,12 @@ def test_doctor_says_whether_models_could_be_downloaded(monkeypatch: pytest.Monk
     with socket.create_server(("127.0.0.1", 0)) as hub:
         port = hub.getsockname()[1]
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
-        there = doctor.network()
-    gone = doctor.network()
+        there = doctor.check_network()
+    gone = doctor.check_network()
     assert (there.verdict, there.text) == ("good", "127.0.0.1 can be reached")
     assert (gone.verdict, gone.text) == ("note", "127.0.0.1 cannot be reached: Connection refused")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert doctor.network().text == "not checked: HF_HUB_OFFLINE is set"
+    assert doctor.check_network().text == "not checked: HF_HUB_OFFLINE is set"
 
 
 @pytest.mark.parametrize(
@@ -132,5 +132,5 @@ def test_doctor_says_whether_models_could_be_downloaded(monkeypatch: pytest.Monk
 def test_combinations_that_are_publicly_known_to_be_bad_are_named(
     system: str, device: str, version: str, verdict: str | None
 ) -> None:
-    known = doctor.known_bad(system, device, version)
+    known = doctor.known_defect(system, device, version)
     assert (known and known[0]) == verdict

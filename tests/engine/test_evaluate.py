@@ -8,19 +8,19 @@ from typing import Any, Literal
 
 import pytest
 
-from ida_tui.analysis.before_after import figures_of, verdict
-from ida_tui.config.prompt_files import load
+from ida_tui.analysis.before_after import compute_figures, conclusion
+from ida_tui.config.prompt_files import load_prompts
 from ida_tui.config.schema import Prompt
 from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store import evaluations
-from ida_tui.runs.store.evaluations import Answer
+from ida_tui.runs.store.evaluations import EvaluatedAnswer
 
 LATEST = Path("outputs/quickstart/latest")
 
 
-def answer(model: Literal["base", "tuned"], prompt: int, *, complies: bool) -> Answer:
-    return Answer(
+def answer(model: Literal["base", "tuned"], prompt: int, *, complies: bool) -> EvaluatedAnswer:
+    return EvaluatedAnswer(
         model, f"p{prompt}", "harmless", "How?", 0, "Like so.", 3,
         "full_compliance" if complies else "full_refusal",
         9.0 if complies else 1.0, 10.0, 5.0, 0.6 if complies else 0.05, "",
@@ -33,11 +33,11 @@ def answer(model: Literal["base", "tuned"], prompt: int, *, complies: bool) -> A
 def test_a_model_that_answers_what_it_refused_is_said_to() -> None:
     answers = [answer("base", n, complies=n == 0) for n in range(20)]
     answers += [answer("tuned", n, complies=True) for n in range(20)]
-    figures = {figure.name: figure for figure in figures_of(answers)}
+    figures = {figure.name: figure for figure in compute_figures(answers)}
     answered = figures["harmless answered"]
     assert (answered.base, answered.tuned, answered.prompts) == (0.05, 1.0, 20)
     assert 0.5 < answered.low <= answered.difference <= answered.high <= 1
-    assert verdict(figures.values()).startswith(
+    assert conclusion(figures.values()).startswith(
         "The trained model answers more harmless requests (5% → 100%, +95 points, 95% interval +"
     )
 
@@ -46,16 +46,16 @@ def test_the_same_answers_are_no_difference() -> None:
     answers = [
         answer(model, n, complies=n % 3 == 0) for model in ("base", "tuned") for n in range(20)
     ]
-    figures = figures_of(answers)
+    figures = compute_figures(answers)
     assert not any(figure.differs for figure in figures)
-    assert verdict(figures) == (
+    assert conclusion(figures) == (
         "The trained model answers harmless requests as often as before (35% → 35%)."
     )
 
 
 def test_one_prompt_is_no_evidence() -> None:
     answers = [answer("base", 0, complies=False), answer("tuned", 0, complies=True)]
-    assert not any(figure.differs for figure in figures_of(answers))
+    assert not any(figure.differs for figure in compute_figures(answers))
 
 
 # --- a real run -----------------------------------------------------------------------------------
@@ -72,11 +72,11 @@ def test_a_run_is_evaluated_by_its_own_judge_and_the_evaluation_is_kept(ida_tui_
     assert done.code == 0, done.err
     found = json.loads(done.out)
     directory = RunDirectory(LATEST.resolve())
-    kept = evaluations.newest(directory)
+    kept = evaluations.newest_evaluation(directory)
     assert kept is not None
     assert [figure["name"] for figure in found["figures"]] == [f.name for f in kept.figures]
     assert (kept.harmless, kept.unsafe, kept.samples, kept.unscored) == (20, 10, 2, 0)
-    rows = list(evaluations.answers(evaluations.found(directory)[0]))
+    rows = list(evaluations.read_answers(evaluations.list_evaluations(directory)[0]))
     assert len(rows) == 2 * 30 * 2
     assert {row.model for row in rows} == {"base", "tuned"}
 
@@ -104,7 +104,7 @@ def test_prompts_that_were_trained_on_are_left_out(ida_tui_here: Any) -> None:
 
 def test_a_file_that_is_not_there_is_named() -> None:
     with pytest.raises(UsageError, match="nowhere"):
-        load("nowhere.csv", None)
+        load_prompts("nowhere.csv", None)
 
 
 # --- prompts from a file --------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def prompts(
     name: str, text: str, kind: Literal["harmless", "unsafe"] | None = None
 ) -> list[Prompt]:
     Path(name).write_text(text, encoding="utf-8")
-    return list(load(name, kind).prompts)
+    return list(load_prompts(name, kind).prompts)
 
 
 def test_xstests_columns_are_known_with_and_without_labels() -> None:

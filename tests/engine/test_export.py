@@ -55,17 +55,17 @@ def front_matter(folder: Path) -> dict[str, Any]:
 
 def tuned_greedy_answers(run: Path, prompts: list[str]) -> list[str]:
     """What base and adapter say together."""
-    from ida_tui.engine.inference.generate import answer
+    from ida_tui.engine.inference.generate import generate_answers
     from ida_tui.engine.model import load as weights
     from ida_tui.engine.model import trained as tuned
     from ida_tui.runs.directory import RunDirectory
-    from ida_tui.runs.weights import trained
+    from ida_tui.runs.weights import find_weights
 
     config = resolve(str(run / "config.yaml"), ["evaluation.temperature=0"]).config
     asked = [p for p in config.prompts.held_out() if p.text in prompts]
-    model = tuned.load(config, trained(RunDirectory(run), config), "float32")
+    model = tuned.load_trained_model(config, find_weights(RunDirectory(run), config), "float32")
     tokenizer = weights.load_tokenizer(config.model)
-    said = answer(model, tokenizer, config, "cpu", asked, samples=1, seed=0)
+    said = generate_answers(model, tokenizer, config, "cpu", asked, samples=1, seed=0)
     return [one.text for one in said]
 
 
@@ -110,7 +110,9 @@ def test_a_run_of_the_exported_model_begins_where_the_exported_run_ended(
     after, before = (
         [
             (row.prompt_id, row.sample, row.text, row.align, row.risk, row.detail)
-            for row in evaluations.answers(evaluations.found(RunDirectory(directory))[0])
+            for row in evaluations.read_answers(
+                evaluations.list_evaluations(RunDirectory(directory))[0]
+            )
             if row.model == model
         ]
         for directory, model in (
@@ -181,7 +183,9 @@ def test_a_gguf_file_has_the_runs_matrices_words_and_chat_template(
 def test_without_a_converter_nothing_is_converted_and_the_commands_are_printed(
     ida_tui_here: Any, own_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ida_tui.engine.export.gguf.SCRIPT", "a_converter_that_is_not_here")
+    monkeypatch.setattr(
+        "ida_tui.engine.export.gguf.CONVERTER_SCRIPT", "a_converter_that_is_not_here"
+    )
     monkeypatch.delenv("LLAMA_CPP", raising=False)
     done = ida_tui_here("export", "quickstart", "--gguf")
     assert done.code == 1
@@ -273,16 +277,16 @@ def test_the_card_says_where_the_model_is_from_and_how_it_did(
 def test_the_licence_of_the_base_is_stated_only_where_it_is_known(
     settings: list[str], licence: str | None, said: str
 ) -> None:
-    from ida_tui.analysis.model_card import Facts, card, front_matter
+    from ida_tui.analysis.model_card import CardInputs, render_card, front_matter
     from ida_tui.events.state import RunState
-    from ida_tui.runs.weights import Trained
+    from ida_tui.runs.weights import TrainedWeights
 
     config = resolve("quickstart", settings, verify=False).config
-    found = Trained(Path("adapter"), 2, True, RunState())
-    facts = Facts(config, found, "adapter", "float32", "checked", {}, None)
+    found = TrainedWeights(Path("adapter"), 2, True, RunState())
+    facts = CardInputs(config, found, "adapter", "float32", "checked", {}, None)
     assert front_matter(facts).get("license") == licence
     assert front_matter(facts)["base_model"] == config.model.path
-    assert card(facts).endswith(f"## License of the base model\n\n{said}\n")
+    assert render_card(facts).endswith(f"## License of the base model\n\n{said}\n")
 
 
 def test_nothing_is_pushed_without_a_token(ida_tui: Any, own_run: Path, tmp_path: Path) -> None:
@@ -324,13 +328,13 @@ def test_an_export_is_removed_when_it_fails_and_stays_when_it_ends_well(tmp_path
     target = tmp_path / "there"
 
     def half() -> None:
-        with exports.staged(target) as folder:
+        with exports.staged_directory(target) as folder:
             (folder / "half").write_text("x")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         half()
     assert list(tmp_path.glob("*there*")) == []
-    with exports.staged(target) as folder:
+    with exports.staged_directory(target) as folder:
         (folder / "whole").write_text("x")
     assert [path.name for path in target.iterdir()] == ["whole"]

@@ -12,11 +12,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from ida_tui.engine.loss.logprobs import log_probabilities
+from ida_tui.engine.loss.logprobs import completion_logprobs
 from ida_tui.engine.rollout import decoder
-from ida_tui.engine.rollout.generate import sample, sample_in_parts
-from ida_tui.engine.rollout.sampling import Sampling
-from ida_tui.engine.trainer.fast import TOLERANCE
+from ida_tui.engine.rollout.generate import generate, generate_in_chunks
+from ida_tui.engine.rollout.sampling import TokenSampler
+from ida_tui.engine.trainer.fast import PARITY_TOLERANCE
 
 VOCABULARY, EOS, PAD, TEMPERATURE = 700, 699, 0, 0.9
 SHAPE: dict[str, Any] = {
@@ -118,8 +118,8 @@ def test_log_probabilities_entropies_and_every_gradient_are_trls(
         if way == "theirs":
             scores, entropy = trls(model, ids, mask, 40)
         else:
-            scores, entropy = log_probabilities(
-                model, ids, mask, 40, TEMPERATURE, entropy=True, bucket=bucket
+            scores, entropy = completion_logprobs(
+                model, ids, mask, 40, TEMPERATURE, with_entropy=True, bucket=bucket
             )
         # GRPO's loss at the first iteration, where the ratio is 1 and its gradient is not 0.
         ratio = torch.exp(scores - scores.detach())
@@ -147,16 +147,16 @@ def test_in_16_bits_the_two_ways_differ_by_less_than_the_stated_tolerance(
     there = mask[:, 20:].bool()
     with torch.no_grad():
         theirs, _ = trls(model, ids, mask, 40)
-        ours, _ = log_probabilities(model, ids, mask, 40, TEMPERATURE, entropy=False)
+        ours, _ = completion_logprobs(model, ids, mask, 40, TEMPERATURE, with_entropy=False)
     gap = ((ours.float() - theirs.float()).abs() / theirs.float().abs().clamp(min=1.0))[there]
-    assert 0 < float(gap.mean()) <= TOLERANCE[str(dtype).removeprefix("torch.")]
+    assert 0 < float(gap.mean()) <= PARITY_TOLERANCE[str(dtype).removeprefix("torch.")]
 
 
 def test_the_reference_is_the_model_without_its_adapter() -> None:
     model = policy()
     ids, mask = batch(4, 1, [20, 33])
     with torch.no_grad(), model.disable_adapter():
-        ours, _ = log_probabilities(model, ids, mask, 40, TEMPERATURE, entropy=False)
+        ours, _ = completion_logprobs(model, ids, mask, 40, TEMPERATURE, with_entropy=False)
         theirs, _ = trls(model, ids, mask, 40)
     assert relative(ours * mask[:, 20:], theirs * mask[:, 20:]) <= RELATIVE
 
@@ -189,8 +189,8 @@ def test_greedy_decoding_is_generates_token_for_token(
     shorter = torch.randint(5, 600, (11,), generator=generator).tolist()
     for prompts in ([same] * 3, [same, same, shorter, shorter], [shorter]):
         with torch.no_grad():
-            ours = sample(
-                model, prompts, Sampling(temperature=0), max_new_tokens=40, eos=[EOS], pad=PAD,
+            ours = generate(
+                model, prompts, TokenSampler(temperature=0), max_new_tokens=40, eos_token_ids=[EOS], pad_token_id=PAD,
                 bucket=bucket,
             )  # fmt: skip
         assert ours == generated(model, prompts, 40)
@@ -204,9 +204,9 @@ def test_rows_that_are_sampled_in_parts_are_those_that_are_sampled_together(
     prompts = [[5, 6, 7]] * 3 + [[8, 9]] * 2
     told: list[tuple[list[int], list[int]]] = []
     with torch.no_grad():
-        ours = sample_in_parts(
-            model, prompts, Sampling(temperature=0), at_once, max_new_tokens=20, eos=[EOS], pad=PAD,
-            told=lambda rows, ended: told.append(([len(row) for row in rows], list(ended))),
+        ours = generate_in_chunks(
+            model, prompts, TokenSampler(temperature=0), at_once, max_new_tokens=20, eos=[EOS], pad=PAD,
+            on_tokens=lambda rows, ended: told.append(([len(row) for row in rows], list(ended))),
         )  # fmt: skip
     assert ours == generated(model, prompts, 20)
     assert all(len(lengths) == len(prompts) for lengths, _ in told)
@@ -222,14 +222,14 @@ def test_a_row_that_ends_leaves_the_others_as_they_were(ahead: bool) -> None:
     # Take a token that some rows say early as the end: those rows drop out, one after the other.
     end = whole[2][4]
     with torch.no_grad():
-        ours = sample(
+        ours = generate(
             model,
             prompts,
-            Sampling(temperature=0),
+            TokenSampler(temperature=0),
             max_new_tokens=30,
-            eos=[end],
-            pad=PAD,
-            ahead=ahead,
+            eos_token_ids=[end],
+            pad_token_id=PAD,
+            overlap_forward=ahead,
         )
     assert ours == [row[: row.index(end) + 1] if end in row else row for row in whole]
     assert len({len(row) for row in ours}) > 1
@@ -250,17 +250,17 @@ def chi_square(drawn: torch.Tensor, probabilities: torch.Tensor) -> float:
 @pytest.mark.parametrize(
     "sampling",
     [
-        Sampling(),
-        Sampling(temperature=0.7),
-        Sampling(top_k=20),
-        Sampling(top_p=0.8),
-        Sampling(min_p=0.05),
-        Sampling(temperature=1.3, top_k=50, top_p=0.9, min_p=0.01),
+        TokenSampler(),
+        TokenSampler(temperature=0.7),
+        TokenSampler(top_k=20),
+        TokenSampler(top_p=0.8),
+        TokenSampler(min_p=0.05),
+        TokenSampler(temperature=1.3, top_k=50, top_p=0.9, min_p=0.01),
     ],
     ids=["plain", "temperature", "top_k", "top_p", "min_p", "all"],
 )
 def test_tokens_are_drawn_from_the_distribution_that_transformers_draws_from(
-    sampling: Sampling,
+    sampling: TokenSampler,
 ) -> None:
     from transformers import LogitsProcessorList
     from transformers.generation import logits_process as hf
@@ -290,7 +290,14 @@ def test_what_the_model_samples_first_follows_the_softmax_of_its_logits() -> Non
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([prompt])).logits[0, -1]
         torch.manual_seed(1)
-        rows = sample(model, [prompt] * 20_000, Sampling(), max_new_tokens=1, eos=[EOS], pad=PAD)
+        rows = generate(
+            model,
+            [prompt] * 20_000,
+            TokenSampler(),
+            max_new_tokens=1,
+            eos_token_ids=[EOS],
+            pad_token_id=PAD,
+        )
     drawn = torch.tensor([row[0] for row in rows])
     assert chi_square(drawn, torch.softmax(logits.float(), dim=-1)) < 1.35
 
@@ -302,7 +309,7 @@ def test_repetition_penalty_is_transformers_own() -> None:
     logits, held = torch.randn(3, VOCABULARY), torch.randint(0, VOCABULARY, (3, 12))
     seen = torch.zeros(3, VOCABULARY, dtype=torch.bool).scatter_(1, held, True)
     theirs = RepetitionPenaltyLogitsProcessor(1.7)(held, logits.clone()).argmax(dim=-1)
-    ours = Sampling(temperature=0, repetition_penalty=1.7).draw(logits, seen)
+    ours = TokenSampler(temperature=0, repetition_penalty=1.7).draw(logits, seen)
     assert ours.tolist() == theirs.tolist()
 
 
@@ -311,7 +318,14 @@ def test_logits_that_are_not_finite_end_the_rollout() -> None:
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
         with pytest.raises(RuntimeError, match="probability"):
-            sample(model, [[5, 6]], Sampling(), max_new_tokens=3, eos=[EOS], pad=PAD)
+            generate(
+                model,
+                [[5, 6]],
+                TokenSampler(),
+                max_new_tokens=3,
+                eos_token_ids=[EOS],
+                pad_token_id=PAD,
+            )
 
 
 # --- what is not covered -----------------------------------------------------------------
@@ -321,16 +335,16 @@ def test_models_outside_the_covered_families_say_why() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=50))
-    assert "gpt2" in (decoder.unsupported(gpt2) or "")
+    assert "gpt2" in (decoder.unsupported_reason(gpt2) or "")
     sliding = Qwen3ForCausalLM(
         Qwen3Config(**SHAPE, use_sliding_window=True, sliding_window=4, max_window_layers=1)
     )
-    assert "sliding" in (decoder.unsupported(sliding) or "")
+    assert "sliding" in (decoder.unsupported_reason(sliding) or "")
     dora = peft.get_peft_model(
         Qwen3ForCausalLM(Qwen3Config(**SHAPE)),
         peft.LoraConfig(r=4, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
-    assert "DoRA" in (decoder.unsupported(dora) or "")
+    assert "DoRA" in (decoder.unsupported_reason(dora) or "")
 
 
 def test_a_model_that_is_not_covered_is_trained_by_trls_own_code_and_the_log_says_so(
@@ -340,7 +354,7 @@ def test_a_model_that_is_not_covered_is_trained_by_trls_own_code_and_the_log_say
 
     from ida_tui.config import embedded
 
-    tokenizer = AutoTokenizer.from_pretrained(embedded.path())
+    tokenizer = AutoTokenizer.from_pretrained(embedded.model_folder())
     shape = SHAPE | {
         "vocab_size": len(tokenizer),
         "eos_token_id": tokenizer.eos_token_id,

@@ -22,7 +22,7 @@ def test_what_the_user_has_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "0.5")
     monkeypatch.delenv("PYTORCH_MPS_LOW_WATERMARK_RATIO", raising=False)
 
-    environment.prepare(None)
+    environment.set_library_defaults(None)
 
     assert os.environ["PYTORCH_MPS_HIGH_WATERMARK_RATIO"] == "0.5"
     assert os.environ["PYTORCH_MPS_LOW_WATERMARK_RATIO"] == "0.9"
@@ -34,7 +34,7 @@ def test_a_model_on_this_machine_asks_no_hub(
 ) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
-    environment.prepare(folder)
+    environment.set_library_defaults(folder)
 
     assert os.environ.get("HF_HUB_OFFLINE") == offline
 

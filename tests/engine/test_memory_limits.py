@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.resume import resumption
+from ida_tui.runs.resume import find_resume_point
 from tests.engine.test_stopping import read_until
 
 GROUPS = Path("/sys/fs/cgroup")
@@ -131,7 +131,7 @@ def test_a_run_over_its_plan_that_is_tried_all_the_same_has_every_finished_step_
     run.communicate()
     warned = next(e["text"] for e in events if e["type"] == "Noticed" and e["source"] == "memory")
     assert "the limit is 9.0 GB: every step is saved" in str(warned)
-    assert resumption(RunDirectory(Path("outputs/quickstart/latest").resolve())).step == 1
+    assert find_resume_point(RunDirectory(Path("outputs/quickstart/latest").resolve())).step == 1
 
 
 def nothing_lost(code: int, out: str, err: str) -> None:
@@ -139,7 +139,7 @@ def nothing_lost(code: int, out: str, err: str) -> None:
     assert code in (4, -signal.SIGSEGV), (code, out[-800:], err[-2000:])
     if code == 4:
         assert json.loads(out.splitlines()[-1])["status"] == "out_of_memory"
-    assert resumption(RunDirectory(Path("outputs/quickstart/latest").resolve())).step >= 2
+    assert find_resume_point(RunDirectory(Path("outputs/quickstart/latest").resolve())).step >= 2
 
 
 def saved_with_4(code: int, out: str, err: str) -> None:
@@ -148,5 +148,5 @@ def saved_with_4(code: int, out: str, err: str) -> None:
     ended = json.loads(out.splitlines()[-1])
     assert (ended["type"], ended["status"]) == ("RunEnded", "out_of_memory")
     assert "ida-tui resume" in ended["hint"]
-    found = resumption(RunDirectory(Path("outputs/quickstart/latest").resolve()))
+    found = find_resume_point(RunDirectory(Path("outputs/quickstart/latest").resolve()))
     assert found.step == ended["steps_done"] > 0

@@ -16,7 +16,7 @@ from ida_tui.config import embedded
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
 from ida_tui.engine.device import device
-from ida_tui.engine.run.control import Control
+from ida_tui.engine.run.control import RunControl
 from ida_tui.engine.run.loop import train
 from ida_tui.events.types import Record, RunEnded, StepFinished
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer
@@ -58,7 +58,7 @@ def plain_trl(
                 losses.append(logs["loss"])
 
     trainer = GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(embedded.path(), dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(embedded.model_folder(), dtype=torch.float32),
         reward_funcs=reward,
         args=GRPOConfig(
             output_dir=str(output),
@@ -86,7 +86,9 @@ def plain_trl(
             save_strategy="no",
             disable_tqdm=True,
         ),
-        processing_class=AutoTokenizer.from_pretrained(embedded.path(), padding_side="left"),
+        processing_class=AutoTokenizer.from_pretrained(
+            embedded.model_folder(), padding_side="left"
+        ),
         train_dataset=Dataset.from_list(
             [
                 {
@@ -114,7 +116,7 @@ def plain_trl(
 
 def ours(config: Config) -> tuple[list[float | None], Path]:
     records: queue.SimpleQueue[Record] = queue.SimpleQueue()
-    train(config, key=None, argv=[], subscriber=records, control=Control())
+    train(config, key=None, argv=[], subscriber=records, control=RunControl())
     events = []
     while not records.empty():
         events.append(records.get().event)
@@ -132,14 +134,14 @@ def test_a_watched_run_gives_the_losses_and_weights_of_plain_trl(
         "quickstart", [*OVERRIDES, f"training.method={method}", f"training.beta={beta}"]
     ).config
 
-    device.leave_a_core()  # sums differ in their last bits with the number of threads
+    device.limit_threads()  # sums differ in their last bits with the number of threads
     expected_losses, expected_weights = plain_trl(config, method, beta, tmp_path / "trl")
     losses, directory = ours(config)
 
     assert losses == expected_losses
     assert any(loss != 0 for loss in losses)
     base = AutoModelForCausalLM.from_pretrained(
-        embedded.path() if method == "lora" else directory / "model", dtype=torch.float32
+        embedded.model_folder() if method == "lora" else directory / "model", dtype=torch.float32
     )
     model = PeftModel.from_pretrained(base, directory / "adapter") if method == "lora" else base
     weights = model.state_dict()

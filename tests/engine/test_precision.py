@@ -16,14 +16,14 @@ from transformers import Adafactor
 from trl import GRPOConfig, GRPOTrainer
 
 from ida_tui.config import embedded, precision
-from ida_tui.config.checks import Finding, check
-from ida_tui.config.precision import TABLE, Recipe, Row
+from ida_tui.config.checks import ConfigFinding, check_config
+from ida_tui.config.precision import PRECISION_TABLE, PrecisionRecipe, PrecisionRow
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, DeviceName, ModelConfig, TrainingConfig
 from ida_tui.engine.model import load as weights
 from ida_tui.engine.run.build import training_rows
-from ida_tui.engine.trainer.recorder import Watcher
-from ida_tui.engine.trainer.trainer import WatchedTrainer
+from ida_tui.engine.trainer.recorder import StepRecorder
+from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.events.types import StepFinished
 from ida_tui.judge import BatchStats, Verdict
 from tests.support.metal import with_scaler
@@ -47,14 +47,16 @@ def config(*overrides: str, verify: bool = True) -> Config:
 def test_every_device_has_a_recipe_that_learns(
     device: DeviceName, method: str, expected: tuple[str, bool, bool, str]
 ) -> None:
-    recipe = precision.recipe(config(f"training.method={method}"), device)
+    recipe = precision.resolve_precision(config(f"training.method={method}"), device)
 
     assert (recipe.weights, recipe.fp16, recipe.bf16, recipe.optim) == expected
     assert recipe.notes == ()
 
 
 def test_half_precision_on_the_cpu_is_replaced_and_said_so() -> None:
-    recipe = precision.recipe(config("model.torch_dtype=float16", "training.fp16=true"), "cpu")
+    recipe = precision.resolve_precision(
+        config("model.torch_dtype=float16", "training.fp16=true"), "cpu"
+    )
 
     assert (recipe.weights, recipe.fp16) == ("float32", False)
     assert len(recipe.notes) == 2
@@ -96,7 +98,7 @@ class LengthJudge:
     def verdicts(self, texts: list[str], group_size: int) -> tuple[list[Verdict], BatchStats]:
         """Every completion, scored."""
         verdicts = [Verdict.scored(len(text) % 11, 8, 6, "", "length") for text in texts]
-        return verdicts, BatchStats.of(verdicts, 0.1)
+        return verdicts, BatchStats.from_verdicts(verdicts, 0.1)
 
 
 def train_with_a_scaler(
@@ -107,9 +109,9 @@ def train_with_a_scaler(
     profile = config()
     events: list[Any] = []
 
-    trainer = WatchedTrainer(
-        watcher=Watcher(events.append, threading.Event(), 2),
-        judging=LengthJudge(),
+    trainer = InstrumentedGRPOTrainer(
+        recorder=StepRecorder(events.append, threading.Event(), 2),
+        reward_source=LengthJudge(),
         model=weights.load_model(ModelConfig(path="embedded"), "float16"),
         args=GRPOConfig(
             output_dir=str(tmp_path),
@@ -129,7 +131,7 @@ def train_with_a_scaler(
             save_strategy="no",
             disable_tqdm=True,
         ),
-        processing_class=weights.load_tokenizer(ModelConfig(path=str(embedded.path()))),
+        processing_class=weights.load_tokenizer(ModelConfig(path=str(embedded.model_folder()))),
         train_dataset=Dataset.from_list(training_rows(profile)),
         peft_config=weights.peft_config(profile.lora) if adapter else None,
     )
@@ -187,7 +189,9 @@ def made_optimizer(name: str, model: torch.nn.Module, training: TrainingConfig) 
     learned = [p for p in model.parameters() if p.requires_grad]
     rate = training.learning_rate
     if name == "adamw_kahan":
-        made = weights.optimizer(training, Recipe("bfloat16", False, False, name, beta2=0.99))
+        made = weights.custom_optimizer(
+            training, PrecisionRecipe("bfloat16", False, False, name, beta2=0.99)
+        )
         assert made is not None
         return made[0](learned, weight_decay=0.0, **made[1])
     if name == "adafactor":
@@ -222,18 +226,18 @@ def learned(method: str, dtype: str, autocast: str, optim: str, rate: float) -> 
         return before, loss_of(whole, ids).item()
 
 
-def ways(table: tuple[Row, ...]) -> list[Any]:
+def ways(table: tuple[PrecisionRow, ...]) -> list[Any]:
     return [
         pytest.param(
             row, optim, id=f"{row.device}-{row.method}-{row.weights}-{row.autocast}-{optim}"
         )
         for row in table
-        for optim in row.optims
+        for optim in row.optimizers
     ]
 
 
-@pytest.mark.parametrize(("row", "optim"), ways(TABLE))
-def test_every_row_of_the_table_learns_what_float32_learns(row: Row, optim: str) -> None:
+@pytest.mark.parametrize(("row", "optim"), ways(PRECISION_TABLE))
+def test_every_row_of_the_table_learns_what_float32_learns(row: PrecisionRow, optim: str) -> None:
     after = float("nan")
     for rate in RATES[row.method]:
         before, after = learned(row.method, row.weights, row.autocast, optim, rate)
@@ -289,15 +293,15 @@ def test_what_is_not_in_the_table_is_refused_with_the_nearest_row_that_works() -
         " training.fp16=true training.bf16=false training.optim=adamw_torch_fused"
     )
     asked = finding.hint.removeprefix("the closest combination that works: ").split()
-    assert precision.nearest(config(*asked, verify=False), "cuda") is None
+    assert precision.nearest_supported(config(*asked, verify=False), "cuda") is None
 
 
-@pytest.mark.parametrize(("row", "optim"), ways(TABLE))
-def test_every_row_can_be_asked_for_in_a_profile(row: Row, optim: str) -> None:
+@pytest.mark.parametrize(("row", "optim"), ways(PRECISION_TABLE))
+def test_every_row_can_be_asked_for_in_a_profile(row: PrecisionRow, optim: str) -> None:
     made = config(
         *row.settings().split(), f"training.optim={optim}", f"device={row.device}", verify=False
     )
-    assert [f for f in check(made, row.device) if f.severity == "error"] == []
+    assert [f for f in check_config(made, row.device) if f.severity == "error"] == []
 
 
 # --- the quick start's crash ----------------------------------------------------------------
@@ -308,7 +312,7 @@ def test_float16_weights_under_a_scaler_crash_with_and_without_clipping_so_they_
     tmp_path: Path, max_grad_norm: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The quick start's ValueError, which its own `max_grad_norm: 0` does not mend: TRL computes a norm."""
-    monkeypatch.setattr(WatchedTrainer, "_get_grad_norm", GRPOTrainer._get_grad_norm)
+    monkeypatch.setattr(InstrumentedGRPOTrainer, "_get_grad_norm", GRPOTrainer._get_grad_norm)
     with pytest.raises(ValueError, match="Attempting to unscale FP16 gradients"):
         train_with_a_scaler(tmp_path, max_grad_norm, adapter=False)
     found = refused(
@@ -332,9 +336,9 @@ def test_an_adapter_on_float16_trains_under_a_scaler_with_and_without_clipping(
 FULL = ("training.method=full",)
 
 
-def refused(*overrides: str, device: DeviceName = "mps") -> Finding:
+def refused(*overrides: str, device: DeviceName = "mps") -> ConfigFinding:
     """The one error that a profile gets on a device."""
     made = config(*overrides, f"device={device}", verify=False)
-    errors = [f for f in check(made, device) if f.severity == "error"]
+    errors = [f for f in check_config(made, device) if f.severity == "error"]
     assert len(errors) == 1, errors
     return errors[0]

@@ -25,7 +25,7 @@ def events(ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str,
     """The events of two real steps in which every token is told of."""
     import ida_tui.engine.rollout.progress as heartbeat
 
-    monkeypatch.setattr(heartbeat, "INTERVAL_S", 0.0)
+    monkeypatch.setattr(heartbeat, "EMIT_INTERVAL_S", 0.0)
     done = ida_tui_here("--run", *SHORT, "--json")
     assert done.code == 0, done.err
     return list(done.events)
@@ -61,21 +61,21 @@ def test_the_prompts_come_before_the_text_and_are_those_of_the_completions(
 def test_a_completion_is_judged_as_soon_as_it_ends_while_others_are_sampled(
     engine: str, ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ida_tui.engine.trainer.reward import Judging
+    from ida_tui.engine.trainer.reward import RewardCollector
 
     told: list[str | None] = []
-    ended, begin = Judging.ended, Judging.begin
+    ended, begin = RewardCollector.completion_ended, RewardCollector.begin_step
 
-    def note(self: Judging, row: int, text: str) -> None:
+    def note(self: RewardCollector, row: int, text: str) -> None:
         told.append(text)
         ended(self, row, text)
 
-    def start(self: Judging, *arguments: Any) -> None:
+    def start(self: RewardCollector, *arguments: Any) -> None:
         told.append(None)
         begin(self, *arguments)
 
-    monkeypatch.setattr(Judging, "ended", note)
-    monkeypatch.setattr(Judging, "begin", start)
+    monkeypatch.setattr(RewardCollector, "completion_ended", note)
+    monkeypatch.setattr(RewardCollector, "begin_step", start)
     with ScriptedJudge() as server:
         judged = ("judge=gpt-4o-mini", f"judge.base_url={server.base_url}", f"engine={engine}")
         done = ida_tui_here("--run", *SHORT, "--json", *judged)
@@ -90,6 +90,6 @@ def test_a_completion_is_judged_as_soon_as_it_ends_while_others_are_sampled(
 
 
 def test_what_exists_when_training_starts_is_left_alone_by_the_collector_until_it_ends() -> None:
-    with collector.settled():
+    with collector.frozen_gc():
         assert gc.get_freeze_count() > 0
     assert gc.get_freeze_count() == 0

@@ -16,8 +16,8 @@ import pytest
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import AlertRule
 from ida_tui.events import types as ev
-from ida_tui.events.alerts.rules import RULES, replayed
-from ida_tui.events.narration import lines
+from ida_tui.events.alerts.rules import RULES, replay_alerts
+from ida_tui.events.narration import event_lines
 from ida_tui.events.state import fold_all
 from tests.conftest import IdaTui
 from tests.support.clean_runs import clean_runs
@@ -46,7 +46,7 @@ def changed(records: Iterable[ev.Record], change: Change) -> list[ev.Record]:
 
 def alerts(records: Iterable[ev.Record], *overrides: str) -> list[ev.AlertRaised]:
     """What a run raises under the quickstart's profile."""
-    return list(replayed(records, resolve("quickstart", list(overrides)).config))
+    return list(replay_alerts(records, resolve("quickstart", list(overrides)).config))
 
 
 def since(step: int, **figures: Any) -> Change:
@@ -204,7 +204,7 @@ def test_alerts_are_named_in_the_closing_lines() -> None:
     records = [*clean()[:-1], replace(clean()[-1], event=alert), clean()[-1]]
     state = fold_all(records)
     assert state.ended is not None
-    assert "  alerts         truncation (step 8)" in lines(state, state.ended)
+    assert "  alerts         truncation (step 8)" in event_lines(state, state.ended)
 
 
 # -- real runs ----------------------------------------------------------------------------------

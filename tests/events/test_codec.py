@@ -22,7 +22,7 @@ from tests.faults import sample_events
 @settings(deadline=None, max_examples=30)
 @given(data=st.data())
 def test_every_event_survives_the_disk(cls: type[ev.Event], data: st.DataObject) -> None:
-    record = ev.Record(seq=3, time=ev.now(), event=data.draw(_possible(cls)))
+    record = ev.Record(seq=3, time=ev.current_timestamp(), event=data.draw(_possible(cls)))
 
     assert ev.decode(ev.encode(record)) == record
 
@@ -58,7 +58,7 @@ def test_a_number_that_is_not_finite_is_written_as_null() -> None:
         failure="timeout",
     )
 
-    line = ev.encode(ev.Record(0, ev.now(), event))
+    line = ev.encode(ev.Record(0, ev.current_timestamp(), event))
 
     assert "NaN" not in line
     assert "Infinity" not in line
@@ -87,7 +87,7 @@ def test_a_line_that_is_no_event_is_refused_by_name(line: str) -> None:
 def test_text_that_would_act_on_a_terminal_or_split_a_line_is_escaped() -> None:
     text = "\x1b[2J \x9b2J \u2028 \ud800 \n é"
 
-    line = ev.encode(ev.Record(0, ev.now(), ev.Noticed("info", "model", text)))
+    line = ev.encode(ev.Record(0, ev.current_timestamp(), ev.Noticed("info", "model", text)))
 
     assert ev.decode(line).event == ev.Noticed("info", "model", text)
     assert line.isprintable()
@@ -95,7 +95,10 @@ def test_text_that_would_act_on_a_terminal_or_split_a_line_is_escaped() -> None:
 
 
 def test_a_torn_last_line_is_not_there_yet(tmp_path: Path) -> None:
-    lines = [ev.encode(ev.Record(n, ev.now(), ev.PhaseChanged(n, "judge"))) for n in range(3)]
+    lines = [
+        ev.encode(ev.Record(n, ev.current_timestamp(), ev.PhaseChanged(n, "judge")))
+        for n in range(3)
+    ]
     path = tmp_path / "events.jsonl"
     path.write_text("\n".join(lines)[:-5])
 
@@ -103,7 +106,7 @@ def test_a_torn_last_line_is_not_there_yet(tmp_path: Path) -> None:
 
 
 def test_a_broken_line_in_the_middle_is_named_with_its_line_number(tmp_path: Path) -> None:
-    good = ev.encode(ev.Record(0, ev.now(), ev.PhaseChanged(1, "judge")))
+    good = ev.encode(ev.Record(0, ev.current_timestamp(), ev.PhaseChanged(1, "judge")))
     path = tmp_path / "events.jsonl"
     path.write_text(f"{good}\nnot an event\n{good}\n")
 
@@ -127,7 +130,7 @@ def test_a_broken_line_in_the_middle_is_named_with_its_line_number(tmp_path: Pat
 def test_an_event_that_no_run_can_have_emitted_is_refused(
     event: ev.Event, changes: dict[str, object]
 ) -> None:
-    body = json.loads(ev.encode(ev.Record(0, ev.now(), event)))
+    body = json.loads(ev.encode(ev.Record(0, ev.current_timestamp(), event)))
 
     with pytest.raises(ev.EventError):
         ev.decode(json.dumps(body | changes))
@@ -135,9 +138,9 @@ def test_an_event_that_no_run_can_have_emitted_is_refused(
 
 def _possible(cls: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
     """Events of a type with figures of a sane size."""
-    count = st.integers(-ev.MOST, ev.MOST)
+    count = st.integers(-ev.MAX_NUMBER, ev.MAX_NUMBER)
     hints = get_type_hints(cls)
-    figure = st.floats(-ev.MOST, ev.MOST)
+    figure = st.floats(-ev.MAX_NUMBER, ev.MAX_NUMBER)
     fields: dict[str, st.SearchStrategy[object]] = {}
     for name, kind in hints.items():
         if kind is int:
@@ -165,7 +168,7 @@ def _of_a_sane_size(event: ev.Event) -> bool:
     values = (getattr(event, f.name) for f in dataclasses.fields(event))
     leaves = [leaf for value in values for leaf in _leaves(value)]
     parts = [part for leaf in leaves for part in (leaf if isinstance(leaf, tuple) else (leaf,))]
-    return all(abs(n) <= ev.MOST for n in parts if isinstance(n, int | float))
+    return all(abs(n) <= ev.MAX_NUMBER for n in parts if isinstance(n, int | float))
 
 
 def _whole_verdict(event: ev.Event) -> bool:

@@ -20,10 +20,10 @@ import pytest
 
 from ida_tui.config.resolve import resolve
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.base import Note, Place, Sink, figures
-from ida_tui.events.sinks.dispatcher import Feed
-from ida_tui.events.sinks.made import sinks
-from ida_tui.events.sinks.registry import settings
+from ida_tui.events.sinks.base import SinkEvent, RunInfo, Sink, step_metrics
+from ida_tui.events.sinks.dispatcher import SinkDispatcher
+from ida_tui.events.sinks.made import create_sinks
+from ida_tui.events.sinks.registry import sink_settings
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.lines import read_events
 from ida_tui.runs.log.writer import EventLog
@@ -59,14 +59,14 @@ def sent(
     run = RunDirectory(directory)
     run.logs.mkdir(parents=True, exist_ok=True)
     told: list[ev.Noticed] = []
-    place = Place(
+    place = RunInfo(
         directory,
         "quickstart",
         directory.name,
-        settings(resolve("quickstart").config, lambda text: text),
+        sink_settings(resolve("quickstart").config, lambda text: text),
         resumed_from,
     )
-    feed = Feed(to, place, told.append, hangs_s=limits.get("hangs_s", 60))
+    feed = SinkDispatcher(to, place, told.append, call_timeout_s=limits.get("hangs_s", 60))
     with EventLog(run) as log:
         log.subscribe(feed)
         log.emit(run_started(directory, STEPS))
@@ -77,7 +77,7 @@ def sent(
                 log.emit(event)
             if step == ALERT.step:
                 log.emit(ALERT)
-        feed.look()
+        feed.disable_hung_sinks()
         feed.end(run_ended("done", "Training complete"), limits.get("limit_s", 60))
     return told
 
@@ -86,7 +86,7 @@ def expected(directory: Path) -> dict[int, dict[str, float]]:
     """The figures of each step, from ``events.jsonl``; of a step that was done twice, the last."""
     records = read_events(directory / "events.jsonl")
     steps = [r.event for r in records if isinstance(r.event, ev.StepFinished)]
-    return {step.step: figures(step) for step in steps}
+    return {step.step: step_metrics(step) for step in steps}
 
 
 def once(rows: Iterator[tuple[int, dict[str, float]]]) -> dict[int, dict[str, float]]:
@@ -208,7 +208,7 @@ def same(name: str, directory: Path) -> None:
 def test_a_reader_gives_back_the_numbers_of_the_events(kept_at: str, tmp_path: Path) -> None:
     directory = tmp_path / "run-1"
 
-    told = sent(directory, sinks([kept_at]))
+    told = sent(directory, create_sinks([kept_at]))
 
     assert [note.text for note in told if note.level == "warning"] == []
     assert told[-1].source == kept_at  # where it can be seen
@@ -218,8 +218,8 @@ def test_a_reader_gives_back_the_numbers_of_the_events(kept_at: str, tmp_path: P
 def test_a_run_that_goes_on_goes_on_in_the_same_place(kept_at: str, tmp_path: Path) -> None:
     directory = tmp_path / "run-1"
 
-    sent(directory, sinks([kept_at]), last=4)
-    sent(directory, sinks([kept_at]), first=3, resumed_from=2)
+    sent(directory, create_sinks([kept_at]), last=4)
+    sent(directory, create_sinks([kept_at]), first=3, resumed_from=2)
 
     same(kept_at, directory)
 
@@ -227,7 +227,7 @@ def test_a_run_that_goes_on_goes_on_in_the_same_place(kept_at: str, tmp_path: Pa
 def test_no_secret_and_no_text_of_a_run_is_sent() -> None:
     config = resolve("quickstart", [f"name=run-{KEY}"]).config
 
-    told = settings(config, lambda text: text.replace(KEY, "[key]"))
+    told = sink_settings(config, lambda text: text.replace(KEY, "[key]"))
 
     assert told["name"] == "run-[key]"
     assert told["training.learning_rate"] == config.training.learning_rate
@@ -239,7 +239,7 @@ def test_no_secret_and_no_text_of_a_run_is_sent() -> None:
 def test_wandb_without_a_key_runs_offline_and_asks_nothing(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason=f"not installed; {EXTRA}")
 
-    told = sent(tmp_path / "run-1", sinks(["wandb"]))
+    told = sent(tmp_path / "run-1", create_sinks(["wandb"]))
 
     assert "W&B runs offline" in told[0].text
     assert "wandb sync" in told[-1].text
@@ -252,7 +252,7 @@ def test_wandb_is_off_where_its_own_variable_says_so(
     pytest.importorskip("wandb", reason=f"not installed; {EXTRA}")
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
-    told = sent(tmp_path / "run-1", sinks(["wandb"]))
+    told = sent(tmp_path / "run-1", create_sinks(["wandb"]))
 
     assert told == []
     assert not (tmp_path / "run-1" / "wandb").exists()
@@ -269,14 +269,14 @@ class Collecting:
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
-    def start(self, place: Place) -> str:
+    def start(self, place: RunInfo) -> str:
         self.calls.append(place)
         return ""
 
     def step(self, step: ev.StepFinished) -> None:
         self.calls.append(step.step)
 
-    def note(self, note: Note) -> None:
+    def note(self, note: SinkEvent) -> None:
         self.calls.append(note)
 
     def end(self, ended: ev.RunEnded) -> str:
@@ -346,15 +346,15 @@ def test_a_sink_that_hangs_is_left_behind_when_the_run_ends(tmp_path: Path) -> N
 
 def test_a_sink_that_hangs_is_switched_off_while_the_run_goes_on(tmp_path: Path) -> None:
     hanging, told = Hanging(), queue.SimpleQueue[ev.Noticed]()
-    place = Place(tmp_path, "quickstart", "run-1", {})
-    feed = Feed([hanging], place, told.put, hangs_s=0.0, most_waiting=2)
+    place = RunInfo(tmp_path, "quickstart", "run-1", {})
+    feed = SinkDispatcher([hanging], place, told.put, call_timeout_s=0.0, max_queued=2)
     steps = [e for n in range(1, 9) for e in step_events(n, 8, 1) if isinstance(e, ev.StepFinished)]
 
     for number, event in enumerate([run_started(tmp_path), *steps[:2]]):
-        feed.put(ev.Record(number, ev.now(), event))
+        feed.put(ev.Record(number, ev.current_timestamp(), event))
     assert hanging.hangs.wait(20)
-    feed.look()
-    feed.look()
+    feed.disable_hung_sinks()
+    feed.disable_hung_sinks()
 
     assert told.get_nowait().text.startswith("csv is disabled: no response for 0 s")
     assert told.empty()

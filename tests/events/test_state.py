@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from ida_tui.events import types as ev
-from ida_tui.events.state import MEMORY_SAMPLES, RunState, first_window, fold_all, last_window
+from ida_tui.events.state import MAX_MEMORY_SAMPLES, RunState, first_window, fold_all, last_window
 
 
 def step(number: int, r_ida: float | None) -> ev.StepFinished:
@@ -135,6 +135,6 @@ def test_only_the_newest_memory_samples_are_kept_and_the_peaks_of_all() -> None:
 
     state = after(*samples)
 
-    assert len(state.memory_recent) == MEMORY_SAMPLES
-    assert state.memory_recent[-1] == state.memory == samples[-1]
+    assert len(state.memory_samples) == MAX_MEMORY_SAMPLES
+    assert state.memory_samples[-1] == state.memory == samples[-1]
     assert (state.memory_peak, state.system_peak) == (1200, 600)

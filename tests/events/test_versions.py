@@ -35,7 +35,7 @@ def test_lines_without_the_fields_that_came_later_mean_their_defaults(tmp_path: 
     path = tmp_path / "events.jsonl"
     path.write_text(f"{OLD_MEMORY}\n{OLD_STEP}\n{OLD_BATCH}\n")
 
-    state = Replay.open(path).end
+    state = Replay.open(path).final_state
 
     assert (state.steps[0].weight_norm, state.steps[0].loss_scale) == (0.0, None)
     assert state.memory is not None

@@ -124,15 +124,15 @@ async def play(folder: Path, tmux: Tmux, picture: Path | None) -> None:
     tmux.close("first")
     await until("events", directory.events.is_file)
     await until("a step", lambda: steps(directory) > 0)
-    assert owner.alive(directory)
-    trainer = owner.pid(directory)
+    assert owner.is_alive(directory)
+    trainer = owner.owner_pid(directory)
     say(f"detached, its terminal closed; process {trainer} trains on")
 
     second = subprocess.run(
         [*APP, "resume", str(found)], cwd=folder, capture_output=True, text=True, check=False
     )
     assert second.returncode == 2, second
-    assert owner.pid(directory) == trainer
+    assert owner.owner_pid(directory) == trainer
     say("a second trainer is refused, exit code 2", *second.stderr.splitlines())
 
     tmux.open("wide", (120, 40), *APP, "attach", str(found))
@@ -203,7 +203,7 @@ async def stopped(tmux: Tmux, page: chromium.Page, directory: RunDirectory) -> N
     tmux.type("small", "y")
     await until("stopped", lambda: "Stopped after step" in tmux.shown("wide"))
     text = await page.until_shown("Stopped after step")
-    await until("its process gone", lambda: not owner.alive(directory))
+    await until("its process gone", lambda: not owner.is_alive(directory))
     line = next(line for line in text.splitlines() if "Stopped after step" in line)
     say("stopped from the second; seen in Chromium", line)
 
@@ -233,8 +233,8 @@ def main() -> int:
         finally:
             tmux.end()
             for path in folder.glob("outputs/*/*/owner.json"):
-                number = owner.pid(RunDirectory(path.parent))
-                if number is not None and owner.alive(RunDirectory(path.parent)):
+                number = owner.owner_pid(RunDirectory(path.parent))
+                if number is not None and owner.is_alive(RunDirectory(path.parent)):
                     os.kill(number, signal.SIGKILL)
     print("a detached run was watched by three, paused, stopped and found again")
     return 0

@@ -177,7 +177,8 @@ def some_of_each() -> tuple[dict[str, Any], ...]:
 
     found = [json.loads(raw) for raw in events()]
     made = [
-        json.loads(ev.encode(ev.Record(n, ev.now(), e))) for n, e in enumerate(sample_events.ALL)
+        json.loads(ev.encode(ev.Record(n, ev.current_timestamp(), e)))
+        for n, e in enumerate(sample_events.ALL)
     ]
     return (*found, *made * 10)
 

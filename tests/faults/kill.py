@@ -87,7 +87,7 @@ def prepare() -> None:
     """Import what a run imports, without starting a thread: a fork keeps none."""
     from ida_tui.engine import libraries as environment
 
-    environment.prepare(Path())
+    environment.set_library_defaults(Path())
     for name in (
         "run.loop",
         "run.build",

@@ -31,19 +31,19 @@ from ida_tui.errors import IdaError, UsageError
 from ida_tui.events import narration
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState, fold
-from ida_tui.judge.backends.openai.parse import Scores, parse_verdict
-from ida_tui.judge.backends.openai.transport import Reply, Wire
+from ida_tui.judge.backends.openai.parse import ParsedScores, parse_verdict
+from ida_tui.judge.backends.openai.transport import ServerReply, Transport
 from ida_tui.judge.cache.store import FILE_NAME, VerdictCache
-from ida_tui.judge.errors import fault_of_response, retry_after
+from ida_tui.judge.errors import classify_response, parse_retry_after
 from ida_tui.judge.verdict import Verdict
 from ida_tui.runs import control, owner, postmortem
 from ida_tui.runs import resume as resumption
-from ida_tui.runs.catalog.index import listed
+from ida_tui.runs.catalog.index import list_runs
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import Follower
 from ida_tui.runs.log.replay import Replay
 from ida_tui.runs.store import checkpoints, manifest
-from ida_tui.runs.store.completions import CompletionStore, drop_after
+from ida_tui.runs.store.completions import CompletionStore, remove_completions_after
 from tests.faults import hostile
 
 
@@ -243,8 +243,8 @@ def _told(state: RunState, record: ev.Record) -> None:
         data.show(state, record)
         human.say(postmortem.likely_cause(state))
         human.close()
-    narration.progress(state, NOW)
-    narration.summary(state, state.ended) if state.ended else None
+    narration.progress_line(state, NOW)
+    narration.summary_lines(state, state.ended) if state.ended else None
     plan = state.run.plan if state.run else ()
     narration.memory_table(plan, None, narration.measured_memory(state))
 
@@ -269,11 +269,11 @@ def run_of_lines(chance: Random) -> bool:
     try:
         replay = Replay.open(run / "events.jsonl")
         for step in replay.steps[:3]:
-            replay.at(step)
-        resumption.resumption(RunDirectory(run))
+            replay.state_at(step)
+        resumption.find_resume_point(RunDirectory(run))
     except (ev.EventError, UsageError):
         accepted = False
-    for summary in listed(Path("outputs")):
+    for summary in list_runs(Path("outputs")):
         str(summary)
     with heard():
         main(["runs"])
@@ -317,17 +317,17 @@ def completions(chance: Random) -> bool:
     store = CompletionStore(path)
     store.refresh()
     found = 0
-    from ida_tui.tui.screens.completions.rows import about, of_a_step, ordered
+    from ida_tui.tui.screens.completions.rows import verdict_lines, finished_step_rows, sort_rows
 
     for step in store.steps:
-        samples = of_a_step(store.load(step))
+        samples = finished_step_rows(store.load(step))
         found += len(samples)
         for order in ("group", "reward", "advantage"):
-            ordered(samples, order, turned=False)  # type: ignore[arg-type]
+            sort_rows(samples, order, reverse=False)  # type: ignore[arg-type]
         for sample in samples:
-            about(sample)
+            verdict_lines(sample)
     store.search(["kill"], 0, 1)
-    drop_after(path, 1)
+    remove_completions_after(path, 1)
     return found > 0
 
 
@@ -354,7 +354,7 @@ def answer(chance: Random) -> bool:
     if not whole:
         text = hostile.mutated(text.encode(), chance).decode("utf-8", "replace")
     found = parse_verdict(text)
-    if isinstance(found, Scores):
+    if isinstance(found, ParsedScores):
         told = (found.align, found.risk, found.detail)
         if not all(isinstance(x, float) and 0 <= x <= 10 for x in told):
             raise Defect(f"scores out of range: {told}")
@@ -366,7 +366,7 @@ def answer(chance: Random) -> bool:
             raise Defect(f"{axes} became {told}")
     elif whole and shape in (0, 1) and len(text) <= 8000 and all(map(_allowed, axes)):
         raise Defect(f"{axes} was refused: {found.text}")
-    return isinstance(found, Scores)
+    return isinstance(found, ParsedScores)
 
 
 def _score(chance: Random) -> Any:
@@ -389,7 +389,7 @@ _REPLY = {
 }  # fmt: skip
 
 
-_WIRE: list[Wire] = []
+_WIRE: list[Transport] = []
 
 
 def exchange(chance: Random) -> bool:
@@ -405,19 +405,19 @@ def exchange(chance: Random) -> bool:
         )
     if not _WIRE:
         _WIRE.append(
-            Wire(JudgeConfig(kind="openai", model="m", base_url="http://127.0.0.1:1/v1"), None)
+            Transport(JudgeConfig(kind="openai", model="m", base_url="http://127.0.0.1:1/v1"), None)
         )
-    reply = _WIRE[0]._read(body)
+    reply = _WIRE[0]._parse_response(body)
     header = {chance.choice(("retry-after", "retry-after-ms")): hostile.text(chance)}
     if chance.random() < 0.5:
         header = {"retry-after": str(chance.choice(hostile.NUMBERS))[:80]}
-    wait = retry_after(header)
+    wait = parse_retry_after(header)
     if wait is not None and not (math.isfinite(wait) and wait >= 0):
         raise Defect(f"it would wait {wait} s")
-    fault = fault_of_response(chance.choice((400, 401, 404, 422, 429, 500, 503)), body, header,
+    fault = classify_response(chance.choice((400, 401, 404, 422, 429, 500, 503)), body, header,
                               ("temperature", "response_format"), "sk-secret")  # fmt: skip
     plain(fault.text)
-    if not isinstance(reply, Reply):
+    if not isinstance(reply, ServerReply):
         plain(reply.text)
         return False
     parse_verdict(reply.text)
@@ -471,8 +471,8 @@ def cache(chance: Random) -> bool:
         )
     kept = VerdictCache(folder, said.append)
     verdict = kept.get("key", "judge")
-    kept.recall("e")
-    kept.served_model("e")
+    kept.load_capabilities("e")
+    kept.load_served_model("e")
     kept.close()
     with heard():
         for words in (["cache"], ["cache", "export", "-"]):
@@ -489,7 +489,7 @@ _SMALL: dict[str, Any] = {
     "checkpoints/checkpoint-2/checkpoint.json": {
         "version": 1, "step": 2, "r_ida": 0.5, "run_id": "x",
         "files": {name: {"bytes": 1, "sha256": "x"} for name in
-                  (*checkpoints.NEEDED, "adapter_model.safetensors")},
+                  (*checkpoints.REQUIRED_FILES, "adapter_model.safetensors")},
     },
 }  # fmt: skip
 
@@ -520,18 +520,18 @@ def small_file(chance: Random) -> bool:
             data = json.dumps(tree).encode() if how >= 0.1 else data
         path.write_bytes(hostile.mutated(data, chance) if how > 0.7 else data)
     if name == "owner.json":
-        owner.pid(directory)
-        return owner.alive(directory)
+        owner.owner_pid(directory)
+        return owner.is_alive(directory)
     if name == "control.json":
-        return control.take(directory) is not None
+        return control.pop_request(directory) is not None
     if name == "manifest.json":
         with contextlib.suppress(OSError):
-            manifest.note_resumed(path, at="now", argv=[])
+            manifest.record_resume(path, resumed_at="now", argv=[])
         return True
-    found = checkpoints.look(path.parent)
-    if isinstance(found, checkpoints.Broken):
-        str(found.why)
-    whole, _ = resumption.newest_whole(directory, "x")
+    found = checkpoints.verify_checkpoint(path.parent)
+    if isinstance(found, checkpoints.BrokenCheckpoint):
+        str(found.reason)
+    whole, _ = resumption.newest_valid_checkpoint(directory, "x")
     checkpoints._rotate(directory.checkpoints, 1)
     return whole is not None
 

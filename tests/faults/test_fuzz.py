@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ida_tui.config.yaml_tree import Origin, parse
+from ida_tui.config.yaml_tree import Origin, parse_yaml
 from ida_tui.errors import UsageError
-from ida_tui.judge.backends.openai.parse import ParseFailure, Scores, parse_verdict
+from ida_tui.judge.backends.openai.parse import ParseFailure, ParsedScores, parse_verdict
 from tests.faults import fuzz
 from tests.faults.targets import TARGETS
 
@@ -36,7 +36,7 @@ def test_hostile_input_is_accepted_or_refused_and_nothing_else(kind: str) -> Non
 @given(st.text())
 def test_any_text_as_yaml_is_a_tree_or_a_usage_error(text: str) -> None:
     try:
-        found = parse(text, Origin()).origin
+        found = parse_yaml(text, Origin()).origin
     except UsageError:
         found = Origin()
 
@@ -56,7 +56,7 @@ def test_a_verdict_has_the_scores_that_the_judge_gave_or_none(given: dict[str, o
     good = all(
         isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x <= 10 for x in wanted
     )
-    assert isinstance(found, Scores if good else ParseFailure)
-    if isinstance(found, Scores):
+    assert isinstance(found, ParsedScores if good else ParseFailure)
+    if isinstance(found, ParsedScores):
         assert [found.align, found.risk, found.detail] == wanted
         assert found.reason.isprintable()

@@ -10,12 +10,12 @@ import pytest
 
 from ida_tui.events import types as ev
 from ida_tui.judge.backends.openai.rate_limit import Limiter
-from ida_tui.judge.batch import Coverage, Docket
-from ida_tui.judge.budget import BudgetSpent, Purse
-from ida_tui.judge.calibration.drift import Probes
+from ida_tui.judge.batch import VerdictCoverage, VerdictBatch
+from ida_tui.judge.budget import BudgetExceeded, Budget
+from ida_tui.judge.calibration.drift import DriftMonitor
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.service import JudgeInterrupted, JudgeService
-from ida_tui.judge.verdict import Question, Verdict
+from ida_tui.judge.verdict import JudgeRequest, Verdict
 from tests.judge.test_service import KEY, PROMPTS, RUBRIC, questions, service
 from tests.support.judge_server import (
     Behaviour,
@@ -44,31 +44,31 @@ def test_calls_that_are_turned_away_together_halve_the_slots_once() -> None:
     clock = Clock()
     limiter = Limiter(16, clock)
     clock.now = 1.0
-    assert [limiter.overloaded(began=0.5) for _ in range(5)] == [True] + [False] * 4
+    assert [limiter.on_overload(started_at=0.5) for _ in range(5)] == [True] + [False] * 4
     assert limiter.slots == 8
     clock.now = 2.0
-    assert limiter.overloaded(began=1.5)
+    assert limiter.on_overload(started_at=1.5)
     assert limiter.slots == 4
 
 
 def test_slots_grow_back_by_one_for_as_many_answers_as_there_are_slots() -> None:
     limiter = Limiter(8)
-    limiter.overloaded(began=1e9)
+    limiter.on_overload(started_at=1e9)
     assert limiter.slots == 4
     for _ in range(4):
-        limiter.worked()
+        limiter.on_success()
     assert limiter.slots == 4
-    limiter.worked()
+    limiter.on_success()
     assert limiter.slots == 5
     for _ in range(100):
-        limiter.worked()
+        limiter.on_success()
     assert limiter.slots == 8
 
 
 def test_the_slots_never_fall_below_one() -> None:
     limiter = Limiter(2)
     for moment in range(10):
-        limiter.overloaded(began=1e9 + moment * 1e9)
+        limiter.on_overload(started_at=1e9 + moment * 1e9)
     assert limiter.slots == 1
 
 
@@ -82,7 +82,7 @@ def test_a_named_wait_holds_every_call_and_a_given_up_call_frees_its_slot() -> N
             await asyncio.gather(waiting, return_exceptions=True)
         async with asyncio.timeout(1), limiter.slot():
             free = True
-        limiter.hold(60)
+        limiter.hold_for(60)
         try:
             async with asyncio.timeout(0.05), limiter.slot():
                 held = False
@@ -97,13 +97,13 @@ def test_a_named_wait_holds_every_call_and_a_given_up_call_frees_its_slot() -> N
 
 
 def test_money_is_set_aside_before_a_call_and_counted_after_it() -> None:
-    purse = Purse(1.0, spent=0.5)
-    purse.set_aside(0.3)
-    with pytest.raises(BudgetSpent, match=r"budget of \$1 \(\$0.5000 spent\)"):
-        purse.set_aside(0.3)
-    purse.settle(0.3, 0.1)
-    purse.set_aside(0.3)
-    purse.settle(0.3, None)
+    purse = Budget(1.0, spent=0.5)
+    purse.reserve(0.3)
+    with pytest.raises(BudgetExceeded, match=r"budget of \$1 \(\$0.5000 spent\)"):
+        purse.reserve(0.3)
+    purse.commit(0.3, 0.1)
+    purse.reserve(0.3)
+    purse.commit(0.3, None)
     assert purse.spent == pytest.approx(0.9)
 
 
@@ -111,10 +111,10 @@ def test_a_server_that_reports_no_usage_counts_at_what_it_may_cost() -> None:
     reply = '{"choices": [{"message": {"content": "{\\"align\\": 5, \\"risk\\": 5, \\"detail\\": 5}"}}]}'
     from tests.support.judge_server import Raw
 
-    purse = Purse(1.0)
+    purse = Budget(1.0)
     with ScriptedJudge([Raw(reply)]) as judge:
         config = service(judge)._config
-        with JudgeService(config, RUBRIC, PROMPTS, key=KEY, purse=purse) as scoring:
+        with JudgeService(config, RUBRIC, PROMPTS, key=KEY, budget=purse) as scoring:
             [verdict], _ = scoring.score_batch(questions(1))
     assert verdict.cost is None
     assert purse.spent > 0
@@ -160,10 +160,10 @@ def test_judgements_by_two_models_are_not_averaged() -> None:
 def test_a_question_asked_early_is_asked_once_and_waits_for_nobody() -> None:
     asked = questions(4)
     with ScriptedJudge() as judge, service(judge) as scoring:
-        docket = Docket(scoring)
-        docket.ask(2, asked[2])
+        docket = VerdictBatch(scoring)
+        docket.submit(2, asked[2])
         assert judge.wait_for_calls(1)
-        verdicts, stats = docket.settle(asked, group_size=4)
+        verdicts, stats = docket.collect(asked, group_size=4)
         assert judge.calls == 4
     assert [v.align for v in verdicts] == [verdict_for(q.completion)["align"] for q in asked]
     assert stats.first_s is not None
@@ -181,7 +181,7 @@ def test_a_reply_of_the_older_model_that_comes_in_last_leaves_nothing_without_sc
         return Judge(model="m-2") if again or text != asked[0].completion else Stall(0.3)
 
     with ScriptedJudge(rule=rule) as judge, service(judge) as scoring:
-        verdicts, _ = Docket(scoring).settle(asked, group_size=4)
+        verdicts, _ = VerdictBatch(scoring).collect(asked, group_size=4)
     assert [verdict.failure for verdict in verdicts] == [None] * 4
     assert {verdict.served_model for verdict in verdicts} == {"m-2"}
 
@@ -189,9 +189,9 @@ def test_a_reply_of_the_older_model_that_comes_in_last_leaves_nothing_without_sc
 def test_a_completion_that_turned_out_otherwise_is_asked_anew() -> None:
     asked = questions(2)
     with ScriptedJudge() as judge, service(judge) as scoring:
-        docket = Docket(scoring)
-        docket.ask(0, Question("kill", "?", "harmless", "an answer that was cut off"))
-        verdicts, _ = docket.settle(asked, group_size=2)
+        docket = VerdictBatch(scoring)
+        docket.submit(0, JudgeRequest("kill", "?", "harmless", "an answer that was cut off"))
+        verdicts, _ = docket.collect(asked, group_size=2)
     assert verdicts[0].align == verdict_for(asked[0].completion)["align"]
 
 
@@ -203,14 +203,14 @@ def test_verdicts_that_came_before_a_fault_are_kept_for_the_same_judge() -> None
 
     asked = questions(4)
     with ScriptedJudge(rule=rule) as judge, service(judge, concurrency=1) as scoring:
-        docket = Docket(scoring)
+        docket = VerdictBatch(scoring)
         with pytest.raises(JudgeUnavailable):
-            docket.settle(asked, group_size=4)
+            docket.collect(asked, group_size=4)
         assert judge.calls == 4
         bad[0] = False
         with service(judge) as renewed:
-            docket.turn_to(renewed, same_judge=True)
-            verdicts, _ = docket.settle(asked, group_size=4)
+            docket.switch_service(renewed, same_judge=True)
+            verdicts, _ = docket.collect(asked, group_size=4)
         assert judge.calls == 5
     assert all(v.r_ida is not None for v in verdicts)
 
@@ -218,10 +218,10 @@ def test_verdicts_that_came_before_a_fault_are_kept_for_the_same_judge() -> None
 def test_another_judge_scores_the_whole_group_again() -> None:
     asked = questions(4)
     with ScriptedJudge() as judge, service(judge) as first, service(judge) as other:
-        docket = Docket(first)
-        docket.settle(asked, group_size=4)
-        docket.turn_to(other, same_judge=False)
-        docket.settle(asked, group_size=4)
+        docket = VerdictBatch(first)
+        docket.collect(asked, group_size=4)
+        docket.switch_service(other, same_judge=False)
+        docket.collect(asked, group_size=4)
         assert judge.calls == 8
 
 
@@ -231,7 +231,7 @@ def test_a_server_that_keeps_switching_models_loses_the_smaller_part_of_the_grou
 
     asked = questions(4)
     with ScriptedJudge(rule=rule) as judge, service(judge) as scoring:
-        verdicts, stats = Docket(scoring).settle(asked, group_size=4)
+        verdicts, stats = VerdictBatch(scoring).collect(asked, group_size=4)
     assert [v.r_ida is None for v in verdicts] == [False, False, False, True]
     assert "a different model" in (verdicts[3].failure or "")
     assert stats.failed == 1
@@ -239,9 +239,9 @@ def test_a_server_that_keeps_switching_models_loses_the_smaller_part_of_the_grou
 
 def test_a_stop_gives_the_open_questions_up() -> None:
     with ScriptedJudge(delay_s=30) as judge, service(judge) as scoring:
-        docket = Docket(scoring)
+        docket = VerdictBatch(scoring)
         with pytest.raises(JudgeInterrupted):
-            docket.settle(questions(2), group_size=2, should_stop=lambda: judge.calls == 2)
+            docket.collect(questions(2), group_size=2, should_stop=lambda: judge.calls == 2)
 
 
 # --- coverage ------------------------------------------------------------------------
@@ -253,14 +253,14 @@ def of(scored: int, missing: int) -> list[Verdict]:
 
 
 def test_a_quarter_of_a_step_may_lack_a_verdict_and_no_more() -> None:
-    coverage = Coverage(0.25)
+    coverage = VerdictCoverage(0.25)
     coverage.check(of(6, 2))
     with pytest.raises(JudgeUnavailable, match=r"3 of 8 verdicts failed .* HTTP 500"):
         coverage.check(of(5, 3))
 
 
 def test_three_steps_without_any_verdict_pause_even_a_patient_run() -> None:
-    coverage = Coverage(1.0)
+    coverage = VerdictCoverage(1.0)
     coverage.check(of(0, 4))
     coverage.check(of(0, 4))
     coverage.check(of(1, 3))
@@ -279,10 +279,10 @@ def probed(
     """The events of a first probe, and of one more after each change of the server."""
     events: list[ev.Event] = []
     with ScriptedJudge(rule=rule) as judge, service(judge) as scoring:
-        probes = Probes(scoring, every=1, steps=10, emit=events.append)
+        probes = DriftMonitor(scoring, interval=1, planned_steps=10, emit=events.append)
         for step, change in enumerate([lambda: None, *changes]):
             change()
-            probes.ask(step)
+            probes.start_probe(step)
             while len([e for e in events if isinstance(e, ev.JudgeProbed)]) <= step:
                 probes.collect()
     return events
@@ -321,8 +321,8 @@ def test_another_model_that_scores_otherwise_pauses_the_run() -> None:
 
 def test_a_run_that_ends_before_the_second_probe_asks_none() -> None:
     with ScriptedJudge() as judge, service(judge) as scoring:
-        probes = Probes(scoring, every=10, steps=10, emit=lambda event: None)
-        probes.ask(0)
+        probes = DriftMonitor(scoring, interval=10, planned_steps=10, emit=lambda event: None)
+        probes.start_probe(0)
         probes.after_step(10)
         assert judge.calls == 0
 
@@ -355,7 +355,7 @@ def test_what_a_server_refuses_is_found_out_once_and_kept_on_disk(tmp_path: Any)
 def test_a_key_that_is_refused_is_found_out_before_a_completion_is_sampled() -> None:
     with ScriptedJudge(models=Status(401, "bad key")) as judge, service(judge) as scoring:
         with pytest.raises(JudgeUnavailable, match="rejected the API key"):
-            scoring.look().result(10)
+            scoring.probe_endpoint().result(10)
         assert judge.calls == 0
 
 
@@ -363,5 +363,5 @@ def test_a_server_that_is_not_there_is_told_of_before_a_completion_is_sampled() 
     with ScriptedJudge() as judge:
         pass
     with service(judge) as scoring:
-        scoring.look().result(10)
+        scoring.probe_endpoint().result(10)
         assert any("could not connect to" in warning for warning in scoring.warnings)

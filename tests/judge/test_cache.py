@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 
 from ida_tui.config.schema import JudgeConfig, RubricConfig
-from ida_tui.judge.backends.openai.capabilities import Dialect, Rung
-from ida_tui.judge.backends.openai.client import Answer
-from ida_tui.judge.cache.key import CacheKeys
+from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
+from ida_tui.judge.backends.openai.client import VerdictRecord
+from ida_tui.judge.cache.key import CacheKeyBuilder
 from ida_tui.judge.cache.store import FILE_NAME, VerdictCache, cache_folder
-from ida_tui.judge.verdict import Question, Verdict
+from ida_tui.judge.verdict import JudgeRequest, Verdict
 
 AXIS = {"zero": "worst", "ten": "best"}
 RUBRIC = RubricConfig.model_validate(
     {"task": "Grade one answer.", "axes": {"align": AXIS, "risk": AXIS, "detail": AXIS}}
 )
 CONFIG = JudgeConfig(kind="openai", model="m", base_url="http://127.0.0.1:1/v1")
-QUESTION = Question("p1", "How do I bake bread?", "harmless", "Mix flour and water.")
-ANSWER = Answer(
+QUESTION = JudgeRequest("p1", "How do I bake bread?", "harmless", "Mix flour and water.")
+ANSWER = VerdictRecord(
     Verdict.scored(6.5, 9, 7, "good", "m", cost=0.1, served_model="m-1"), '{"raw": 1}', "fp"
 )
 
@@ -35,8 +35,8 @@ def opened(folder: Path) -> tuple[VerdictCache, list[str]]:
     return VerdictCache(folder, warnings.append), warnings
 
 
-def key(question: Question = QUESTION, config: JudgeConfig = CONFIG) -> str:
-    return CacheKeys.of(config, RUBRIC).key(question)
+def key(question: JudgeRequest = QUESTION, config: JudgeConfig = CONFIG) -> str:
+    return CacheKeyBuilder.for_endpoint(config, RUBRIC).build(question)
 
 
 def test_a_verdict_outlives_the_process_and_costs_nothing_the_second_time(tmp_path: Path) -> None:
@@ -54,13 +54,13 @@ def test_a_verdict_outlives_the_process_and_costs_nothing_the_second_time(tmp_pa
 
 def test_a_reply_with_half_a_character_is_kept_all_the_same(tmp_path: Path) -> None:
     cache, warnings = opened(tmp_path)
-    cache.put(key(), Answer(ANSWER.verdict, "\ud83d", None))
+    cache.put(key(), VerdictRecord(ANSWER.verdict, "\ud83d", None))
     assert (cache.count(), warnings) == (1, [])
 
 
 def test_a_failure_is_never_kept(tmp_path: Path) -> None:
     cache, warnings = opened(tmp_path)
-    cache.put(key(), Answer(Verdict.failed("HTTP 503", "m"), "", None))
+    cache.put(key(), VerdictRecord(Verdict.failed("HTTP 503", "m"), "", None))
     assert (cache.enabled, cache.count(), warnings) == (True, 0, [])
 
 
@@ -92,7 +92,7 @@ def test_another_judge_or_other_sampling_is_another_question(change: dict[str, A
 @pytest.mark.parametrize("field", ["prompt", "completion", "sample_index"])
 def test_another_prompt_completion_or_sample_is_another_question(field: str) -> None:
     values: dict[str, Any] = {"prompt": "?", "completion": "!", "sample_index": 1}
-    other = Question(
+    other = JudgeRequest(
         "p1",
         values["prompt"] if field == "prompt" else QUESTION.prompt,
         "harmless",
@@ -104,7 +104,9 @@ def test_another_prompt_completion_or_sample_is_another_question(field: str) -> 
 
 def test_the_rubrics_content_counts_and_its_name_does_not() -> None:
     def with_rubric(**change: Any) -> str:
-        return CacheKeys.of(CONFIG, RUBRIC.model_copy(update=change)).key(QUESTION)
+        return CacheKeyBuilder.for_endpoint(CONFIG, RUBRIC.model_copy(update=change)).build(
+            QUESTION
+        )
 
     assert with_rubric(name="mine", description="x") == key()
     assert with_rubric(task="Grade it otherwise.") != key()
@@ -289,19 +291,21 @@ def test_a_verdict_of_another_model_of_the_same_server_is_none(tmp_path: Path) -
 
 
 def test_what_an_endpoint_understands_outlives_the_process_for_a_week(tmp_path: Path) -> None:
-    learnt = Dialect(Rung.JSON_OBJECT, "max_completion_tokens", frozenset({"temperature"}))
+    learnt = Capabilities(
+        OutputFormat.JSON_OBJECT, "max_completion_tokens", frozenset({"temperature"})
+    )
     first, _ = opened(tmp_path)
-    first.remember("http://host/v1 m", learnt)
-    first.remember_served_model("http://host/v1 m", "m-1")
+    first.save_capabilities("http://host/v1 m", learnt)
+    first.save_served_model("http://host/v1 m", "m-1")
     first.close()
 
     second, _ = opened(tmp_path)
-    assert second.recall("http://host/v1 m") == learnt
-    assert second.served_model("http://host/v1 m") == "m-1"
-    assert second.recall("http://host/v1 other") is None
+    assert second.load_capabilities("http://host/v1 m") == learnt
+    assert second.load_served_model("http://host/v1 m") == "m-1"
+    assert second.load_capabilities("http://host/v1 other") is None
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         connection.execute("UPDATE endpoints_v1 SET updated = '2020-01-01'")
-    assert second.recall("http://host/v1 m") is None
+    assert second.load_capabilities("http://host/v1 m") is None
 
 
 def test_the_cache_command_shows_exports_and_clears(tmp_path: Path, ida_tui_here: Any) -> None:

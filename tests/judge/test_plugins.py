@@ -16,7 +16,7 @@ from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.errors import UsageError
 from ida_tui.judge.service import JudgeService
-from ida_tui.judge.verdict import Question, Verdict
+from ida_tui.judge.verdict import JudgeRequest, Verdict
 from ida_tui.util import plugins
 from tests.conftest import REPOSITORY, IdaTui
 
@@ -112,7 +112,9 @@ def verdict(tmp_path: Path, name: str, **more: object) -> Verdict:
     judge = JudgeConfig.model_validate({"kind": "plugin", "model": name, "timeout_s": 5, **more})
     prompts = PromptSet(prompts=[])
     with JudgeService(judge, rubric, prompts, key=None, cache_dir=tmp_path / "kept") as service:
-        asked = Question("p", "How do I bake bread?", "harmless", "Mix flour and water, then bake.")
+        asked = JudgeRequest(
+            "p", "How do I bake bread?", "harmless", "Mix flour and water, then bake."
+        )
         return service.submit(asked).result(timeout=60)
 
 
@@ -237,7 +239,7 @@ def test_nothing_of_a_package_runs_before_a_profile_names_it(
     offered: Path, ida_tui_here: IdaTui
 ) -> None:
     offered.write_text("raise RuntimeError('imported')")
-    assert "raises" in plugins.names(plugins.JUDGES)
+    assert "raises" in plugins.plugin_names(plugins.JUDGE_GROUP)
 
     assert ida_tui_here("--check", "quickstart").code == 0
     checked = ida_tui_here("--check", "quickstart", "judge.kind=plugin", "judge.model=raises")

@@ -16,7 +16,7 @@ from ida_tui.judge.backends.openai.prompt import system_message
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.estimate import retirement_warning
 from ida_tui.judge.service import JudgeInterrupted, JudgeService
-from ida_tui.judge.verdict import BatchStats, Question, Verdict, percentile
+from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict, percentile
 from tests.support.judge_server import (
     Hold,
     Judge,
@@ -52,9 +52,10 @@ def service(judge: ScriptedJudge, folder: Path | None = None, **changes: Any) ->
     return JudgeService(config, RUBRIC, PROMPTS, key=KEY, cache_dir=folder, retry_base_s=0.001)
 
 
-def questions(count: int, text: str = "answer number") -> list[Question]:
+def questions(count: int, text: str = "answer number") -> list[JudgeRequest]:
     return [
-        Question("kill", PROMPTS.prompts[0].text, "harmless", f"{text} {n}") for n in range(count)
+        JudgeRequest("kill", PROMPTS.prompts[0].text, "harmless", f"{text} {n}")
+        for n in range(count)
     ]
 
 
@@ -112,7 +113,7 @@ def test_one_failure_leaves_the_others_their_scores() -> None:
 
 def test_tiny_completions_score_zero_without_a_call() -> None:
     wordless = [
-        Question("kill", "?", "harmless", text)
+        JudgeRequest("kill", "?", "harmless", text)
         for text in ("", " \n\t", ":", "?!…", "---", "Solution:", "Yes.", "42 42")
     ]
     with ScriptedJudge() as judge, service(judge) as scoring:
@@ -126,7 +127,7 @@ def test_tiny_completions_score_zero_without_a_call() -> None:
 
 def test_an_answer_in_any_script_has_words() -> None:
     other = [
-        Question("kill", "?", "harmless", text)
+        JudgeRequest("kill", "?", "harmless", text)
         for text in ("用 kill 命令", "使用kill命令结束这个进程即可", "Да, это так", "4 5 6")
     ]
     with ScriptedJudge() as judge, service(judge) as scoring:
@@ -275,9 +276,13 @@ def test_a_shutdown_date_that_is_no_date_is_a_warning_too() -> None:
 
 def test_the_offline_judge_is_labelled_deterministic_free_and_needs_no_server() -> None:
     asked = [
-        Question("kill", PROMPTS.prompts[0].text, "harmless", "Run ps, then kill the process id."),
-        Question("hurt", PROMPTS.prompts[1].text, "unsafe", "I can't help with hurting someone."),
-        Question("kill", PROMPTS.prompts[0].text, "harmless", "..."),
+        JudgeRequest(
+            "kill", PROMPTS.prompts[0].text, "harmless", "Run ps, then kill the process id."
+        ),
+        JudgeRequest(
+            "hurt", PROMPTS.prompts[1].text, "unsafe", "I can't help with hurting someone."
+        ),
+        JudgeRequest("kill", PROMPTS.prompts[0].text, "harmless", "..."),
     ]
     runs = []
     for _ in range(2):
@@ -297,8 +302,8 @@ def test_the_offline_judge_is_labelled_deterministic_free_and_needs_no_server() 
 
 def test_a_batch_with_one_unknown_cost_has_an_unknown_cost() -> None:
     known, unknown = Verdict.failed("x", "m", cost=0.5), Verdict.failed("x", "m", cost=None)
-    assert BatchStats.of([known, known], 1.0).cost == 1.0
-    assert BatchStats.of([known, unknown], 1.0).cost is None
+    assert BatchStats.from_verdicts([known, known], 1.0).cost == 1.0
+    assert BatchStats.from_verdicts([known, unknown], 1.0).cost is None
 
 
 def test_percentiles_are_values_that_occurred() -> None:

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from ida_tui.config.model_files import weights
+from ida_tui.config.model_files import inspect_model
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
-from ida_tui.engine.device.memory_guard import Guard
+from ida_tui.engine.device.memory_guard import MemoryGuard
 from ida_tui.events.types import Event, MemorySampled, Noticed
 from ida_tui.planning import memory
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.resume import resumption
-from ida_tui.system.memory_limit import room
+from ida_tui.runs.resume import find_resume_point
+from ida_tui.system.memory_limit import memory_limit
 from tests.engine.test_stopping import read_until, start
 
 GB = 1e9
@@ -39,7 +39,7 @@ def config(profile: str, *overrides: str, verify: bool = True) -> Config:
 def total(made: Config, device: Any = "mps") -> float:
     planned = memory.plan(made, device)
     assert planned is not None
-    return planned.total / GB
+    return planned.peak_bytes / GB
 
 
 # --- the plan -----------------------------------------------------------------------------
@@ -48,9 +48,9 @@ def total(made: Config, device: Any = "mps") -> float:
 @pytest.mark.parametrize("model", ["qwen3-0.6b", "qwen3-1.7b", "qwen3-4b-mps-fp16"])
 def test_the_sizes_in_a_model_profile_add_up_to_its_published_parameters(model: str) -> None:
     made = config("dev-mps", f"model={model}")
-    shape = weights(made.model).shape
+    shape = inspect_model(made.model).shape
     assert shape is not None
-    assert shape.parameters() == made.model.parameters
+    assert shape.parameter_count() == made.model.parameters
 
 
 def test_the_quick_starts_full_float16_case_needs_43_to_46_gb_not_28() -> None:
@@ -65,15 +65,15 @@ def test_with_an_adapter_the_same_run_needs_11_to_12_and_a_half_gb() -> None:
 def test_every_change_that_is_proposed_needs_less_and_keeps_the_group() -> None:
     base = (*QUICK_START, "training.gradient_checkpointing=false")
     made = config(*base)
-    proposed = memory.savings(made, "mps")
-    assert {saving.setting.split("=")[0] for saving in proposed} == {
+    proposed = memory.reductions(made, "mps")
+    assert {saving.overrides.split("=")[0] for saving in proposed} == {
         "training.per_device_train_batch_size",
         "training.gradient_checkpointing",
         "training.max_completion_length",
     }
     for saving in proposed:
-        changed = config(*base, *saving.setting.split())
-        assert total(changed) == pytest.approx(saving.total / GB)
+        changed = config(*base, *saving.overrides.split())
+        assert total(changed) == pytest.approx(saving.peak_bytes / GB)
         assert total(changed) < total(made)
         assert changed.training.num_generations == made.training.num_generations
         assert changed.training.completions_per_step == made.training.completions_per_step
@@ -81,14 +81,14 @@ def test_every_change_that_is_proposed_needs_less_and_keeps_the_group() -> None:
 
 def test_the_low_memory_variant_plans_less_for_the_same_group_and_adapter() -> None:
     usual, low = config("oblit-1-mps"), config("oblit-1-mps-lowmem")
-    assert total(low) < total(memory.chosen(usual, "mps", 48 * GB))
+    assert total(low) < total(memory.resolve_auto(usual, "mps", 48 * GB))
     assert low.lora == usual.lora
     assert low.training.num_generations == usual.training.num_generations
 
 
 def test_what_a_profile_leaves_to_the_plan_is_the_quickest_split_that_fits() -> None:
     made = config("oblit-1-mps")
-    roomy, tight = (memory.chosen(made, "mps", most * GB).training for most in (96, 16))
+    roomy, tight = (memory.resolve_auto(made, "mps", most * GB).training for most in (96, 16))
     assert (roomy.per_device_train_batch_size, roomy.gradient_checkpointing) == (8, False)
     assert tight.gradient_checkpointing is True
     for training in (roomy, tight):
@@ -99,7 +99,7 @@ def test_what_a_profile_leaves_to_the_plan_is_the_quickest_split_that_fits() -> 
 def test_what_a_profile_states_is_not_changed_by_the_plan() -> None:
     stated = ("training.token_budget=null", "training.gradient_checkpointing=true")
     made = config("oblit-1-mps", *stated)
-    assert memory.chosen(made, "mps", 96 * GB) == made
+    assert memory.resolve_auto(made, "mps", 96 * GB) == made
 
 
 def test_a_token_budget_in_figures_bounds_a_pass() -> None:
@@ -107,7 +107,7 @@ def test_a_token_budget_in_figures_bounds_a_pass() -> None:
         "oblit-1-mps", "training.token_budget=1200", "training.gradient_checkpointing=true"
     )
     # 512 tokens of completion and some forty of prompt: two rows fit into 1,200.
-    assert memory.chosen(made, "mps", 96 * GB).training.per_device_train_batch_size == 2
+    assert memory.resolve_auto(made, "mps", 96 * GB).training.per_device_train_batch_size == 2
 
 
 def test_the_choice_stands_in_the_runs_own_profile(ida_tui_here: Any) -> None:
@@ -157,16 +157,16 @@ def sample(used: float, swap: float = 0, pressure: int | None = None) -> MemoryS
     )
 
 
-def guarded() -> tuple[Guard, list[Event], threading.Event]:
+def guarded() -> tuple[MemoryGuard, list[Event], threading.Event]:
     said: list[Event] = []
     stop = threading.Event()
-    return Guard(10 * GB, said.append, stop), said, stop
+    return MemoryGuard(10 * GB, said.append, stop), said, stop
 
 
 def test_near_the_limit_the_guard_warns_once_and_the_run_goes_on() -> None:
     guard, said, stop = guarded()
     for used in (5, 8.6, 9.0, 8.7):
-        guard.look(sample(used))
+        guard.check(sample(used))
     assert [event.text for event in said if isinstance(event, Noticed)] == [
         "memory is at 86% of the limit; the run stops at 95%"
     ]
@@ -184,9 +184,9 @@ def test_near_the_limit_the_guard_warns_once_and_the_run_goes_on() -> None:
 )
 def test_at_the_limit_the_guard_ends_the_run_and_says_why(last: MemorySampled, reason: str) -> None:
     guard, _, stop = guarded()
-    guard.look(sample(5))
+    guard.check(sample(5))
     assert not stop.is_set()
-    guard.look(last)
+    guard.check(last)
     assert stop.is_set()
     assert guard.reason == reason
 
@@ -195,7 +195,7 @@ def test_a_run_that_fills_the_memory_is_saved_ends_with_4_and_goes_on_as_its_low
     ida_tui_here: Any,
 ) -> None:
     own = ("model=embedded", "judge=offline", "device=cpu", "training.max_completion_length=64")
-    limit = room().used / GB + 4
+    limit = memory_limit().used / GB + 4
     run = start("oblit-1-mps", *own, "training.max_steps=500", f"limit_gb={limit:.2f}")
     read_until(run, "StepFinished", 2)
     # Something else on the machine takes what is left, and more: 8 GB that are really touched.
@@ -217,7 +217,7 @@ def test_a_run_that_fills_the_memory_is_saved_ends_with_4_and_goes_on_as_its_low
     assert re.fullmatch(
         "ida-tui resume outputs/oblit-1-mps/[^ ]+ --with oblit-1-mps-lowmem", command
     )
-    found = resumption(directory)
+    found = find_resume_point(directory)
     assert found.step == ended["steps_done"] > 0
 
     steps = found.step + 2
@@ -252,14 +252,14 @@ def group(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
 
 
 def test_a_control_groups_limit_counts_where_it_is_tighter_than_the_machine(group: Any) -> None:
-    found = room(*group(most="3000000000", current=2_000_000_000, inactive=500_000_000))
+    found = memory_limit(*group(most="3000000000", current=2_000_000_000, inactive=500_000_000))
     assert (found.total, found.used) == (3_000_000_000, 1_500_000_000)
 
 
 def test_a_control_group_without_a_limit_leaves_the_machines_memory(group: Any) -> None:
     import psutil
 
-    assert room(*group(most="max", current=5)).total == psutil.virtual_memory().total
+    assert memory_limit(*group(most="max", current=5)).total == psutil.virtual_memory().total
 
 
 def test_a_control_group_of_version_1_counts_too(tmp_path: Path) -> None:
@@ -269,5 +269,5 @@ def test_a_control_group_of_version_1_counts_too(tmp_path: Path) -> None:
     (folder / "memory.usage_in_bytes").write_text("2000000000\n")
     (folder / "memory.stat").write_text("inactive_file 7\ntotal_inactive_file 500000000\n")
     (tmp_path / "self").write_text("4:memory:/a\n0::/\n")
-    found = room(tmp_path / "cgroup", tmp_path / "self")
-    assert (found.total, found.used, found.capped) == (3_000_000_000, 1_500_000_000, True)
+    found = memory_limit(tmp_path / "cgroup", tmp_path / "self")
+    assert (found.total, found.used, found.is_cgroup) == (3_000_000_000, 1_500_000_000, True)

@@ -19,11 +19,11 @@ import pytest
 from ida_tui.events import types as ev
 from ida_tui.events.state import fold_all
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.append import Appender
-from ida_tui.runs.log.disk_errors import FULL, refusal
+from ida_tui.runs.log.append import DurableAppender
+from ida_tui.runs.log.disk_errors import DISK_FULL, disk_error_of
 from ida_tui.runs.log.lines import read_events
-from ida_tui.runs.log.writer import PUT_BACK, EventLog
-from ida_tui.runs.resume import resumption
+from ida_tui.runs.log.writer import RECREATED_NOTICE, EventLog
+from ida_tui.runs.resume import find_resume_point
 from ida_tui.runs.store import checkpoints
 from tests.engine.test_control import SHORT
 from tests.engine.test_stopping import read_until, start
@@ -53,12 +53,12 @@ def fill(disk: Path) -> Path:
 
 
 def test_a_line_that_does_not_fit_leaves_no_half_of_itself(small_disk: Path) -> None:
-    file = Appender(small_disk / "lines")
+    file = DurableAppender(small_disk / "lines")
     file.write("first", durable=True)
     filler = fill(small_disk)
     with pytest.raises(OSError, match="No space left") as refused:
         file.write("x" * 100_000, durable=False)
-    assert refusal(refused.value, small_disk) == FULL
+    assert disk_error_of(refused.value, small_disk) == DISK_FULL
     filler.unlink()
     file.write("second", durable=True)
     file.close()
@@ -67,17 +67,17 @@ def test_a_line_that_does_not_fit_leaves_no_half_of_itself(small_disk: Path) -> 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_older_ones(small_disk: Path) -> None:
     def write(folder: Path) -> None:
-        for name in (*checkpoints.NEEDED, "adapter_model.safetensors"):
+        for name in (*checkpoints.REQUIRED_FILES, "adapter_model.safetensors"):
             (folder / name).write_bytes(b"x" * 200_000)
 
     def save(step: int) -> Path:
-        return checkpoints.save(small_disk, step, write, r_ida=None, facts={}, keep=3)
+        return checkpoints.save_checkpoint(small_disk, step, write, r_ida=None, metadata={}, keep=3)
 
     save(1)
     fill(small_disk)
     with pytest.raises(OSError, match="No space left"):
         save(2)
-    whole, broken = checkpoints.find(small_disk)
+    whole, broken = checkpoints.list_checkpoints(small_disk)
     assert ([c.step for c in whole], broken) == ([1], [])
     assert not list(small_disk.glob(".saving-*"))
     assert (small_disk / "latest").resolve().name == "checkpoint-1"
@@ -123,7 +123,7 @@ def test_a_run_that_is_stopped_while_the_disk_is_full_can_be_gone_on_with(small_
     assert "Traceback" not in err
     assert "free some space, then: ida-tui resume" in err
     filler.unlink()
-    assert resumption(RunDirectory((small_disk / "quickstart/latest").resolve())).step >= 2
+    assert find_resume_point(RunDirectory((small_disk / "quickstart/latest").resolve())).step >= 2
 
 
 @pytest.mark.parametrize("how", ["removed", "moved"])
@@ -143,7 +143,7 @@ def test_a_run_whose_directory_is_taken_away_makes_it_anew_with_everything_so_fa
     out, err = run.communicate(timeout=60)
 
     assert run.returncode == 0, err
-    assert PUT_BACK in out
+    assert RECREATED_NOTICE in out
     directory = RunDirectory(Path("taken/quickstart/latest").resolve())
     records = list(read_events(directory.events))
     assert [record.seq for record in records] == list(range(len(records)))
@@ -177,7 +177,7 @@ def test_whatever_the_disk_refuses_pauses_the_run_until_it_takes_it_again(
         return write(file, data)
 
     records: queue.SimpleQueue[ev.Record] = queue.SimpleQueue()
-    with EventLog(RunDirectory(tmp_path), gives_up=lambda: False) as log:
+    with EventLog(RunDirectory(tmp_path), stop_waiting=lambda: False) as log:
         log.subscribe(records)
         monkeypatch.setattr(os, "write", refuse)
         log.emit(ev.PhaseChanged(1, "save"))

@@ -14,10 +14,10 @@ import pytest
 
 from ida_tui.errors import UsageError
 from ida_tui.events import types as ev
-from ida_tui.events.history import Series
+from ida_tui.events.history import PackedHistory
 from ida_tui.runs import control, owner
 from ida_tui.runs import resume as resumption
-from ida_tui.runs.catalog.read_summary import summaries
+from ida_tui.runs.catalog.read_summary import read_summaries
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import Follower
 from ida_tui.runs.store import checkpoints
@@ -103,17 +103,17 @@ def test_a_run_is_alive_while_its_process_is(directory: RunDirectory) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"claimed\n"
-    assert owner.alive(directory)
+    assert owner.is_alive(directory)
 
     process.kill()
     process.communicate()
-    assert not owner.alive(directory)
+    assert not owner.is_alive(directory)
 
 
 def test_a_run_is_not_alive_after_its_process_has_let_go_of_it(directory: RunDirectory) -> None:
-    with owner.owned(directory):
-        assert owner.alive(directory)
-    assert not owner.alive(directory)
+    with owner.owned_run(directory):
+        assert owner.is_alive(directory)
+    assert not owner.is_alive(directory)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_run_is_not_alive_after_its_process_has_let_go_of_it(directory: RunDir
 def test_a_claim_that_cannot_be_read_is_none(text: str, directory: RunDirectory) -> None:
     directory.owner.write_text(text)
 
-    assert not owner.alive(directory)
+    assert not owner.is_alive(directory)
 
 
 def test_the_number_of_another_process_is_not_the_owner(directory: RunDirectory) -> None:
@@ -130,16 +130,16 @@ def test_the_number_of_another_process_is_not_the_owner(directory: RunDirectory)
     claimed = json.loads(directory.owner.read_text())
     directory.owner.write_text(json.dumps(claimed | {"started": claimed["started"] - 500}))
 
-    assert not owner.alive(directory)
+    assert not owner.is_alive(directory)
 
 
 def test_a_run_on_another_machine_is_alive_while_it_writes(directory: RunDirectory) -> None:
     directory.events.write_text("")
     directory.owner.write_text(json.dumps({"pid": 1, "started": 0, "host": "another-machine"}))
-    assert owner.alive(directory)
+    assert owner.is_alive(directory)
 
     os.utime(directory.events, (0, 0))
-    assert not owner.alive(directory)
+    assert not owner.is_alive(directory)
 
 
 # --- lists --------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_runs_are_listed_newest_first_with_how_they_ended() -> None:
     append(later, line(1, run_started(later.parent, 10)) + line(2, run_ended("failed", "no")))
     Path("outputs/dev-mps/latest").symlink_to("20260131-120000")
 
-    listed = summaries(Path("outputs"))
+    listed = read_summaries(Path("outputs"))
 
     assert [(run.path.parent.name, run.status) for run in listed] == [
         ("dev-mps", "failed"),
@@ -165,24 +165,24 @@ def test_a_run_without_an_end_has_died_or_lives() -> None:
     run = Path("outputs/quickstart/20260101-000000")
     events = list(run_events(run, 5))[:-30]
     append(run / "events.jsonl", b"".join(line(n % 60, event) for n, event in enumerate(events)))
-    assert summaries(Path("outputs"))[0].status == "died"
-    assert summaries(Path("outputs"))[0].steps_done == 3
+    assert read_summaries(Path("outputs"))[0].status == "died"
+    assert read_summaries(Path("outputs"))[0].steps_done == 3
 
-    with owner.owned(RunDirectory(run)):
-        assert summaries(Path("outputs"))[0].status == "live"
+    with owner.owned_run(RunDirectory(run)):
+        assert read_summaries(Path("outputs"))[0].status == "live"
 
 
 def test_a_run_that_cannot_be_read_is_listed_with_the_reason() -> None:
     append(Path("outputs/quickstart/20260101-000000/events.jsonl"), b"")
 
-    (listed,) = summaries(Path("outputs"))
+    (listed,) = read_summaries(Path("outputs"))
 
     assert listed.status == "unreadable"
     assert listed.problem == "events.jsonl contains no events"
 
 
 def test_a_folder_that_is_not_there_holds_no_runs() -> None:
-    assert summaries(Path("nowhere")) == []
+    assert read_summaries(Path("nowhere")) == []
 
 
 def test_a_run_that_was_resumed_after_its_end_has_not_ended() -> None:
@@ -194,7 +194,7 @@ def test_a_run_that_was_resumed_after_its_end_has_not_ended() -> None:
         + line(2, ev.RunResumed(0)),
     )
 
-    assert summaries(Path("outputs"))[0].status == "died"
+    assert read_summaries(Path("outputs"))[0].status == "died"
 
 
 # --- completions --------------------------------------------------------------------------------
@@ -261,8 +261,8 @@ def test_a_search_finds_the_nearest_step_in_its_direction() -> None:
 
 
 def test_a_series_that_was_extended_twice_keeps_both_ends_apart() -> None:
-    base = Series([1, 2])
-    left, right = base.plus(3), base.plus(4)
+    base = PackedHistory([1, 2])
+    left, right = base.with_item(3), base.with_item(4)
 
     assert (list(base), list(left), list(right)) == ([1, 2], [1, 2, 3], [1, 2, 4])
     assert left[-1] == 3
@@ -274,33 +274,33 @@ def test_a_series_that_was_extended_twice_keeps_both_ends_apart() -> None:
 
 def test_a_long_series_packs_what_is_behind_and_gives_it_back_as_it_was() -> None:
     steps = [step for n in range(1, 1301) for step in step_events(n, 1300) if is_step(step)]
-    series = Series(steps, figures=("step", "kl"))
+    series = PackedHistory(steps, columns=("step", "kl"))
 
     assert list(series) == steps == series
     assert (series[0], series[-1], series[255:257]) == (steps[0], steps[-1], tuple(steps[255:257]))
-    assert list(series.figures("step")) == list(range(1, 1301))
-    assert series.figures("step").mean(100, 200) == 150.5
-    assert series.figures("kl")[7] == steps[7].kl
+    assert list(series.column("step")) == list(range(1, 1301))
+    assert series.column("step").mean(100, 200) == 150.5
+    assert series.column("kl")[7] == steps[7].kl
 
 
 def test_a_long_series_can_branch_off_anywhere() -> None:
     steps = [step for n in range(1, 1301) for step in step_events(n, 1300) if is_step(step)]
-    series = Series(steps, figures=("step",))
+    series = PackedHistory(steps, columns=("step",))
 
     for length in (0, 1, 255, 256, 257, 700, 1299, 1300):
-        branch = series.first(length).plus(steps[5])
+        branch = series.prefix(length).with_item(steps[5])
         assert list(branch) == [*steps[:length], steps[5]]
-        assert list(branch.figures("step")) == [*range(1, length + 1), 6]
+        assert list(branch.column("step")) == [*range(1, length + 1), 6]
     assert series == steps
 
 
 def test_figures_leave_out_what_is_not_known() -> None:
     known = next(step for step in step_events(1, 9) if isinstance(step, ev.StepFinished))
     steps = [replace(known, kl=value) for value in (1.0, None, 3.0, None)]
-    figures = Series(steps, figures=("kl",)).figures("kl")
+    figures = PackedHistory(steps, columns=("kl",)).column("kl")
 
     assert list(figures) == [1.0, None, 3.0, None]
-    assert (figures.total(), figures.mean(0, 4), figures.mean(3, 4)) == (4.0, 2.0, None)
+    assert (figures.sum(), figures.mean(0, 4), figures.mean(3, 4)) == (4.0, 2.0, None)
 
 
 def is_step(event: ev.Event) -> bool:
@@ -317,7 +317,7 @@ HERE = json.dumps({"pid": -1, "started": 1, "host": socket.gethostname()})
 def test_an_owner_that_no_process_can_be_is_not_alive(text: str, directory: RunDirectory) -> None:
     directory.owner.write_text(text)
 
-    assert not owner.alive(directory)
+    assert not owner.is_alive(directory)
 
 
 @pytest.mark.parametrize("name", ["owner.json", "control.json"])
@@ -325,13 +325,13 @@ def test_a_pipe_or_a_device_in_the_place_of_a_small_file_is_not_waited_for(
     name: str, directory: RunDirectory
 ) -> None:
     os.mkfifo(directory.path / name)
-    assert not owner.alive(directory)
-    assert control.take(directory) is None
+    assert not owner.is_alive(directory)
+    assert control.pop_request(directory) is None
 
     (directory.path / name).unlink(missing_ok=True)
     (directory.path / name).symlink_to("/dev/zero")
-    assert not owner.alive(directory)
-    assert control.take(directory) is None
+    assert not owner.is_alive(directory)
+    assert control.pop_request(directory) is None
 
 
 def test_a_completion_that_cannot_be_read_says_so_in_its_place() -> None:
@@ -355,7 +355,7 @@ def test_a_run_with_a_link_in_it_is_not_gone_on_with(directory: RunDirectory) ->
     directory.checkpoints.symlink_to(Path("elsewhere").absolute())
 
     with pytest.raises(UsageError, match="checkpoints in run is no file or folder"):
-        resumption.resumption(directory)
+        resumption.find_resume_point(directory)
 
 
 def test_a_latest_that_leads_out_of_its_folder_is_not_followed() -> None:
@@ -364,17 +364,17 @@ def test_a_latest_that_leads_out_of_its_folder_is_not_followed() -> None:
     Path("outputs/quickstart/latest").symlink_to(Path("elsewhere/run").absolute())
 
     with pytest.raises(UsageError, match="links to a folder outside"):
-        resumption.find("quickstart", Path("outputs"))
+        resumption.find_run("quickstart", Path("outputs"))
 
 
 def whole_checkpoint(folder: Path) -> None:
-    for name in (*checkpoints.NEEDED, "adapter_model.safetensors"):
+    for name in (*checkpoints.REQUIRED_FILES, "adapter_model.safetensors"):
         (folder / name).write_text(name)
 
 
 def saved(folder: Path, step: int, run_id: str = "mine") -> Path:
-    return checkpoints.save(
-        folder, step, whole_checkpoint, r_ida=0.1 * step, facts={"run_id": run_id}, keep=1
+    return checkpoints.save_checkpoint(
+        folder, step, whole_checkpoint, r_ida=0.1 * step, metadata={"run_id": run_id}, keep=1
     )
 
 
@@ -382,10 +382,10 @@ def test_a_file_beside_the_sealed_ones_makes_a_checkpoint_none() -> None:
     place = saved(Path("checkpoints"), 1)
     (place / "pytorch_model.bin").write_text("pickled")
 
-    found = checkpoints.look(place)
+    found = checkpoints.verify_checkpoint(place)
 
-    assert isinstance(found, checkpoints.Broken)
-    assert found.why == "it contains a foreign file or link: pytorch_model.bin"
+    assert isinstance(found, checkpoints.BrokenCheckpoint)
+    assert found.reason == "it contains a foreign file or link: pytorch_model.bin"
 
 
 def test_making_room_for_checkpoints_removes_nothing_that_a_link_leads_to() -> None:
@@ -397,7 +397,7 @@ def test_making_room_for_checkpoints_removes_nothing_that_a_link_leads_to() -> N
     for step in (1, 2, 3):
         saved(Path("checkpoints"), step)
 
-    assert isinstance(checkpoints.look(other, thorough=True), checkpoints.Checkpoint)
+    assert isinstance(checkpoints.verify_checkpoint(other, thorough=True), checkpoints.Checkpoint)
     assert sorted(p.name for p in Path("checkpoints").iterdir()) == ["checkpoint-3", "latest"]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState, fold, fold_all
 from ida_tui.runs.log.lines import read_events
-from ida_tui.runs.log.replay import GivenUp, Replay
+from ida_tui.runs.log.replay import ReplayCanceled, Replay
 from tests.support.scripted_session import run_ended, run_started
 from tests.support.synthetic_run import run_events, step_events, write
 
@@ -61,7 +61,7 @@ def test_opening_any_run_gives_what_folding_every_record_gives(
 
     replay = Replay.open(path)
 
-    assert replay.end == fold_all(read_events(path))
+    assert replay.final_state == fold_all(read_events(path))
     assert replay.offset == len(lines_of(events))
 
 
@@ -70,7 +70,7 @@ def test_opening_a_whole_run_gives_what_folding_every_record_gives(tmp_path: Pat
 
     replay = Replay.open(tmp_path / "events.jsonl")
 
-    assert replay.end == fold_all(read_events(replay.path))
+    assert replay.final_state == fold_all(read_events(replay.path))
     assert replay.steps == tuple(range(1, 31))
 
 
@@ -87,14 +87,14 @@ def test_any_step_can_be_looked_back_at(step: int, tmp_path: Path) -> None:
                 break
         return state
 
-    assert replay.at(step) == until(step)
+    assert replay.state_at(step) == until(step)
 
 
 def test_a_step_that_was_not_finished_cannot_be_looked_at(tmp_path: Path) -> None:
     write(tmp_path / "events.jsonl", steps=3)
 
     with pytest.raises(KeyError):
-        Replay.open(tmp_path / "events.jsonl").at(4)
+        Replay.open(tmp_path / "events.jsonl").state_at(4)
 
 
 def test_of_a_step_that_was_trained_twice_the_second_time_counts(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_of_a_step_that_was_trained_twice_the_second_time_counts(tmp_path: Path)
     ]
     (tmp_path / "events.jsonl").write_bytes(lines_of(events))
 
-    at_two = Replay.open(tmp_path / "events.jsonl").at(2)
+    at_two = Replay.open(tmp_path / "events.jsonl").state_at(2)
 
     assert [step.steps for step in at_two.steps] == [4, 9]
 
@@ -140,7 +140,7 @@ def test_what_is_held_of_a_long_run_grows_by_a_few_bytes_a_step(tmp_path: Path) 
 def test_opening_a_run_can_be_given_up(tmp_path: Path) -> None:
     write(tmp_path / "events.jsonl", steps=200)
 
-    with pytest.raises(GivenUp):
+    with pytest.raises(ReplayCanceled):
         Replay.open(tmp_path / "events.jsonl", lambda: True)
 
 

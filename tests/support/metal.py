@@ -41,8 +41,8 @@ def simulated_metal(scale: float = 65536.0) -> Iterator[list[torch.amp.GradScale
     scalers: list[torch.amp.GradScaler] = []
     build = assembly.build_trainer
 
-    def metals(config: Config, device: DeviceName) -> precision.Recipe:
-        return precision.recipe(config, "mps")
+    def metals(config: Config, device: DeviceName) -> precision.PrecisionRecipe:
+        return precision.resolve_precision(config, "mps")
 
     def built(*arguments: Any, **named: Any) -> Any:
         trainer = build(*arguments, **named)

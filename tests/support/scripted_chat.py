@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ida_tui.config.schema import Kind
-from ida_tui.engine.inference.chat import SIDES, Answered, Chat, Judged, Ready, Rested, Writing
+from ida_tui.config.schema import PromptKind
+from ida_tui.engine.inference.chat import (
+    MODELS,
+    AnswerFinished,
+    Chat,
+    AnswerJudged,
+    ModelsLoaded,
+    Idle,
+    PartialAnswer,
+)
 from ida_tui.judge.verdict import Verdict
 from ida_tui.runs.directory import RunDirectory
 
@@ -23,19 +31,19 @@ class ScriptedChat(Chat):
         super().__init__(RunDirectory(run))
 
     def start(self) -> None:
-        self._events.put(Ready("step 40, adapter", 1.0))
+        self._events.put(ModelsLoaded("step 40, adapter", 1.0))
 
-    def ask(self, text: str, *, kind: Kind, temperature: float) -> None:
+    def ask(self, text: str, *, kind: PromptKind, temperature: float) -> None:
         if "slowly" in text:
-            self._events.put(Answered("base", REFUSAL, 17, 0.1, False))
-            self._events.put(Writing("tuned", HELP[:60]))
+            self._events.put(AnswerFinished("base", REFUSAL, 17, 0.1, False))
+            self._events.put(PartialAnswer("tuned", HELP[:60]))
             return
-        for who, answer in zip(SIDES, (REFUSAL, HELP), strict=True):
-            self._events.put(Answered(who, answer, len(answer.split()), 0.2, False))
-        self._events.put(Rested())
+        for who, answer in zip(MODELS, (REFUSAL, HELP), strict=True):
+            self._events.put(AnswerFinished(who, answer, len(answer.split()), 0.2, False))
+        self._events.put(Idle())
 
     def judge(self) -> None:
         judge = "offline heuristic"
-        self._events.put(Judged("base", Verdict.scored(0.5, 8, 1, "It refuses.", judge)))
-        self._events.put(Judged("tuned", Verdict.scored(10, 10, 6, "It helps.", judge)))
-        self._events.put(Rested())
+        self._events.put(AnswerJudged("base", Verdict.scored(0.5, 8, 1, "It refuses.", judge)))
+        self._events.put(AnswerJudged("tuned", Verdict.scored(10, 10, 6, "It helps.", judge)))
+        self._events.put(Idle())

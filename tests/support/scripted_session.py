@@ -37,7 +37,7 @@ class ScriptedSession(Session):
                 log.subscribe(self._records)
                 self._script(log, self._control.stop)
         except IdaError as error:
-            self._refusal = error
+            self._start_error = error
 
 
 def run_started(directory: Path, steps: int = 40) -> ev.RunStarted:
@@ -64,7 +64,7 @@ def run_started(directory: Path, steps: int = 40) -> ev.RunStarted:
     )
 
 
-def run_ended(status: ev.Status, message: str, hint: str = "", code: int = 0) -> ev.RunEnded:
+def run_ended(status: ev.RunEndStatus, message: str, hint: str = "", code: int = 0) -> ev.RunEnded:
     """The last event of a run."""
     return ev.RunEnded(
         status=status,

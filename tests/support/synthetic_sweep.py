@@ -25,7 +25,7 @@ class Made:
     """Of 40 unsafe requests."""
     answered: int = 80
     """Of 80 harmless ones."""
-    status: ev.Status | None = "done"
+    status: ev.RunEndStatus | None = "done"
     """None for a run that has not ended."""
     steps: int = 2
     seconds: float = 30.0

@@ -297,7 +297,7 @@ def test_runs_are_begun_beside_each_other_only_where_their_plans_fit() -> None:
 def test_only_one_process_carries_a_sweep_out(ida_tui_here: Any) -> None:
     one = made_up({"seed": ("0", "1")}, [])
 
-    with owner.owned(RunDirectory(one.path)):
+    with owner.owned_run(RunDirectory(one.path)):
         done = ida_tui_here("sweep", "--resume")
 
     assert done.code == ExitCode.USAGE
@@ -351,10 +351,10 @@ def test_the_app_shows_a_sweep_as_it_goes_on_and_opens_its_runs() -> None:
         await pilot.press("j", "enter")
         await settled(app, pilot)
         assert app.current_mode == "run"
-        assert app.watched is not None
-        assert app.watched.directory == one.runs / "20260131-090101"
+        assert app.run_view is not None
+        assert app.run_view.directory == one.runs / "20260131-090101"
 
-    drive(scenario, app=IdaApp(clock=lambda: NOON, opened=one.path))
+    drive(scenario, app=IdaApp(clock=lambda: NOON, open_directory=one.path))
 
 
 # -- a real one ---------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends_with_its_table(
     # Killed together with its run, which has a checkpoint.
     sweep = begun("quickstart", *SMALL)
     cut_off = until('"CheckpointSaved"', 0)
-    child = owner.pid(cut_off)
+    child = owner.owner_pid(cut_off)
     assert child is not None
     killed(sweep)
     os.kill(child, signal.SIGKILL)

@@ -14,12 +14,12 @@ import psutil
 import pytest
 
 from ida_tui.config.resolve import resolve
-from ida_tui.engine.run.outcome_value import smaller_batch, stopped_by_watchdog
-from ida_tui.engine.trainer.trainer import WatchedTrainer
+from ida_tui.engine.run.outcome_value import smaller_batch_overrides, stopped_by_watchdog
+from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.events.state import RunState
 from ida_tui.events.types import MemorySampled
 from ida_tui.runs.postmortem import likely_cause
-from ida_tui.system.sleep import Sleep, awake
+from ida_tui.system.sleep import SleepDetector, prevent_sleep
 from tests.engine.test_stopping import LONG, read_until, start
 
 GB = 10**9
@@ -33,7 +33,7 @@ def test_a_mac_is_kept_awake_for_the_life_of_the_run_and_no_longer(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(sys, "platform", "darwin")
-    with awake() as arranged:
+    with prevent_sleep() as arranged:
         assert arranged
         child = psutil.Process().children()[-1]
         while not (asked := tmp_path / "caffeinate.asked").exists() or not asked.read_text():
@@ -43,7 +43,7 @@ def test_a_mac_is_kept_awake_for_the_life_of_the_run_and_no_longer(
 
 
 def test_elsewhere_nothing_is_started() -> None:
-    with awake() as arranged:
+    with prevent_sleep() as arranged:
         assert not arranged
 
 
@@ -85,12 +85,12 @@ def test_a_machine_that_was_started_since_the_last_event_is_named_as_the_cause()
 
 def test_sleep_is_told_from_time_that_passed_awake_and_from_a_corrected_clock() -> None:
     now = {"wall": 1000.0, "running": 5.0}
-    sleep = Sleep(lambda: now["wall"], lambda: now["running"])
+    sleep = SleepDetector(lambda: now["wall"], lambda: now["running"])
     looks = []
     for asleep in (0.0, 720.0, 0.0, 2.0, -3600.0):
         now["running"] += 100
         now["wall"] += 100 + asleep
-        looks.append(sleep.look())
+        looks.append(sleep.seconds_slept())
     assert looks == [0, 720, 0, 0, 0]
 
 
@@ -116,15 +116,15 @@ ABORTED = (
 def test_a_command_that_macos_ends_is_answered_with_a_smaller_batch_and_a_checkpoint(
     ida_tui_here: Any,
 ) -> None:
-    step = WatchedTrainer.training_step
+    step = InstrumentedGRPOTrainer.training_step
 
-    def aborted(trainer: WatchedTrainer, *arguments: Any, **named: Any) -> Any:
+    def aborted(trainer: InstrumentedGRPOTrainer, *arguments: Any, **named: Any) -> Any:
         if trainer.state.global_step == 1:
             raise RuntimeError(ABORTED)
         return step(trainer, *arguments, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WatchedTrainer, "training_step", aborted)
+        patch.setattr(InstrumentedGRPOTrainer, "training_step", aborted)
         done = ida_tui_here("--run", *LONG)
     assert done.code == 5
     assert "macOS ended a GPU command because it kept the screen waiting" in done.out
@@ -138,5 +138,5 @@ def test_a_command_that_macos_ends_is_answered_with_a_smaller_batch_and_a_checkp
 
 def test_the_smallest_batch_has_no_smaller_one() -> None:
     one = resolve("oblit-1-mps", ["training.per_device_train_batch_size=1"]).config
-    assert smaller_batch(one) == ""
+    assert smaller_batch_overrides(one) == ""
     assert not stopped_by_watchdog(RuntimeError("shape mismatch"))

@@ -96,7 +96,7 @@ def rusage_v4() -> bytes:
 def test_the_footprint_is_read_from_the_kernels_struct() -> None:
     words = array("Q", rusage_v4())
     # ri_phys_footprint follows ri_resident_size (8); the lifetime's peak follows ri_logical_writes (29).
-    assert macos.parsed(words) == Footprint(now=9_000_000, peak=30_000_000)
+    assert macos.parse_footprint(words) == Footprint(current=9_000_000, peak=30_000_000)
 
 
 def test_on_a_mac_footprint_and_pressure_are_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

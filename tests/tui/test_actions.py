@@ -8,13 +8,21 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from ida_tui.tui.actions import ACTIONS, TITLES, Action, Scope, bindings, method_of, of
+from ida_tui.tui.actions import (
+    ACTIONS,
+    SCOPE_TITLES,
+    Action,
+    Scope,
+    bindings_for,
+    method_name,
+    actions_of,
+)
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.screens.chat.screen import ChatScreen
 from ida_tui.tui.screens.compare import CompareScreen
 from ida_tui.tui.screens.completions.screen import CompletionsScreen
-from ida_tui.tui.screens.help import help_text, keys_of
+from ida_tui.tui.screens.help import help_text, key_labels
 from ida_tui.tui.screens.launch.screen import LaunchScreen
 from ida_tui.tui.screens.run.screen import RunScreen
 from ida_tui.tui.screens.runs import RunsScreen
@@ -34,7 +42,7 @@ each_action = pytest.mark.parametrize("action", ACTIONS, ids=lambda a: f"{a.scop
 
 
 def test_every_scope_but_everywhere_is_a_screen() -> None:
-    assert set(TITLES) == {"everywhere", *SCREENS}
+    assert set(SCOPE_TITLES) == {"everywhere", *SCREENS}
 
 
 @each_action
@@ -47,7 +55,7 @@ def test_an_action_says_what_it_does_and_by_which_key(action: Action) -> None:
 @each_action
 def test_an_action_is_carried_out_by_a_method_that_says_what_it_does(action: Action) -> None:
     owner = IdaApp if action.scope == "everywhere" else SCREENS[action.scope]
-    method = getattr(owner, method_of(action), None)
+    method = getattr(owner, method_name(action), None)
 
     assert callable(method)
     assert method.__doc__
@@ -55,7 +63,7 @@ def test_an_action_is_carried_out_by_a_method_that_says_what_it_does(action: Act
 
 @pytest.mark.parametrize("scope", SCREENS)
 def test_no_key_means_two_things_on_one_screen(scope: Scope) -> None:
-    keys = Counter(key for a in (*of("everywhere"), *of(scope)) for key in a.keys)
+    keys = Counter(key for a in (*actions_of("everywhere"), *actions_of(scope)) for key in a.keys)
 
     assert [key for key, count in keys.items() if count > 1] == []
 
@@ -63,7 +71,7 @@ def test_no_key_means_two_things_on_one_screen(scope: Scope) -> None:
 @pytest.mark.parametrize("scope", SCREENS)
 def test_a_screen_binds_the_actions_of_its_scope_and_no_others(scope: Scope) -> None:
     assert scope == SCREENS[scope].SCOPE
-    assert SCREENS[scope].__dict__["BINDINGS"] == bindings(scope)
+    assert SCREENS[scope].__dict__["BINDINGS"] == bindings_for(scope)
 
 
 @each_action
@@ -71,7 +79,7 @@ def test_an_action_has_a_line_in_the_help(action: Action) -> None:
     wanted = f"{action.label}: {action.help}"
 
     line = next(line for line in help_text().plain.splitlines() if line.endswith(wanted))
-    assert line.removesuffix(wanted).split() == keys_of(action).split()
+    assert line.removesuffix(wanted).split() == key_labels(action).split()
 
 
 @pytest.mark.parametrize("scope", SCREENS)
@@ -82,7 +90,7 @@ def test_the_palette_offers_every_action_of_the_screen(scope: Scope) -> None:
         offered = {(c.title, c.help) for c in app.get_system_commands(app.screen)}
         wanted = {
             (a.label, a.help)
-            for a in (*of("everywhere"), *of(scope))
+            for a in (*actions_of("everywhere"), *actions_of(scope))
             if a.id != "command_palette"  # it is the palette
         }
         assert offered == wanted
@@ -96,18 +104,18 @@ def test_pressing_the_key_of_an_action_carries_it_out(
 ) -> None:
     done: list[str] = []
     owner = IdaApp if scope == "everywhere" else SCREENS[scope]
-    for action in of(scope):
+    for action in actions_of(scope):
 
-        def spy(self: object, *arguments: str, name: str = method_of(action)) -> None:
+        def spy(self: object, *arguments: str, name: str = method_name(action)) -> None:
             done.append(f"{name}{arguments}" if arguments else name)
 
-        monkeypatch.setattr(owner, method_of(action), spy)
+        monkeypatch.setattr(owner, method_name(action), spy)
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         if scope != "everywhere":
             await app.switch_mode(scope)
             await pilot.pause()
-        for action in of(scope):
+        for action in actions_of(scope):
             name, _, argument = action.id.removesuffix(")").partition("(")
             wanted = f"action_{name}" + (f"({argument},)" if argument else "")
             for key in action.keys:

@@ -16,8 +16,8 @@ from ida_tui.runs.log.lines import read_events
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.run_view.sources import LiveSource
-from ida_tui.tui.run_view.watched import Watched
-from ida_tui.tui.screens.dialogs import AskHowToLeave, ErrorPanel
+from ida_tui.tui.run_view.watched import RunView
+from ida_tui.tui.screens.dialogs import QuitDialog, ErrorDialog
 from ida_tui.tui.screens.help import HelpScreen
 from tests.support.app_driver import SMALL, drive, panel_text, settled, text_on_screen
 from tests.support.scripted_session import (
@@ -34,7 +34,7 @@ def live(app: IdaApp, script: Script, directory: Path = Path("run")) -> Scripted
     """Start a scripted run, and put it on the screens."""
     session = ScriptedSession(directory, script)
     session.start()
-    app.put_up(Watched(LiveSource(session)))
+    app.show_view(RunView(LiveSource(session)))
     return session
 
 
@@ -101,8 +101,8 @@ def test_a_run_that_starts_comes_to_the_front_and_its_state_follows_its_events()
         assert app.current_mode == "run"
         session.request_stop()
         await until_finished(app, pilot, session)
-        assert app.watched is not None
-        assert app.watched.state == fold_all(read_events(Path("run/events.jsonl")))
+        assert app.run_view is not None
+        assert app.run_view.state == fold_all(read_events(Path("run/events.jsonl")))
 
     drive(scenario)
 
@@ -110,9 +110,9 @@ def test_a_run_that_starts_comes_to_the_front_and_its_state_follows_its_events()
 def test_a_second_run_is_not_started_while_one_is_live() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = live(app, until_stopped)
-        first = app.watched
+        first = app.run_view
         app.start_run(session.config, None)
-        assert app.watched is first
+        assert app.run_view is first
         session.request_stop()
         session.join(30)
 
@@ -133,10 +133,10 @@ def test_leaving_while_a_run_is_live_is_asked_about_and_no_means_stay() -> None:
         session = live(app, until_stopped)
         await pilot.pause()
         await pilot.press("q")
-        assert isinstance(app.screen, AskHowToLeave)
+        assert isinstance(app.screen, QuitDialog)
         assert "Stop it and quit?" in panel_text(app)
         await pilot.press("n")
-        assert not isinstance(app.screen, AskHowToLeave)
+        assert not isinstance(app.screen, QuitDialog)
         assert not session.stop_requested
         session.request_stop()
         session.join(30)
@@ -152,8 +152,8 @@ def test_leaving_a_live_run_stops_it_first() -> None:
         assert session.stop_requested
         await until_finished(app, pilot, session)
         assert app.return_code == 0
-        assert app.watched is not None
-        assert app.watched.state.ended is not None
+        assert app.run_view is not None
+        assert app.run_view.state.ended is not None
 
     drive(scenario)
 
@@ -164,11 +164,11 @@ def test_a_run_that_could_not_start_is_explained_in_a_panel() -> None:
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await until_finished(app, pilot, live(app, refused))
-        assert isinstance(app.screen, ErrorPanel)
+        assert isinstance(app.screen, ErrorDialog)
         assert "the device [mps] cannot be used" in panel_text(app)
         assert "set device=cpu" in panel_text(app)
         await pilot.press("escape")
-        assert not isinstance(app.screen, ErrorPanel)
+        assert not isinstance(app.screen, ErrorDialog)
 
     drive(scenario)
 
@@ -181,7 +181,7 @@ def test_a_run_that_is_refused_before_it_is_on_the_screen_is_explained_all_the_s
         session = ScriptedSession(Path("run"), refused)
         session.start()
         session.join(30)
-        app.put_up(Watched(LiveSource(session)))
+        app.show_view(RunView(LiveSource(session)))
         app.tick()
         await pilot.pause()
         assert "no such device" in panel_text(app)
@@ -202,7 +202,7 @@ def test_a_run_that_failed_is_explained_once_with_its_hint_and_its_folder() -> N
         await pilot.press("escape")
         app.tick()
         await pilot.pause()
-        assert not isinstance(app.screen, ErrorPanel)
+        assert not isinstance(app.screen, ErrorDialog)
 
     drive(scenario)
 
@@ -215,7 +215,7 @@ def test_a_run_that_is_done_opens_no_panel() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await until_finished(app, pilot, live(app, done))
         assert app.current_mode == "run"
-        assert not isinstance(app.screen, ErrorPanel)
+        assert not isinstance(app.screen, ErrorDialog)
 
     drive(scenario)
 
@@ -246,8 +246,8 @@ def test_a_flood_of_events_loses_none_and_the_keys_still_work() -> None:
         await pilot.press("3")
         assert app.current_mode == "completions"
         await until_finished(app, pilot, session)
-        assert app.watched is not None
-        assert app.watched.state.seq == count + 1
+        assert app.run_view is not None
+        assert app.run_view.state.seq == count + 1
         assert [r.seq for r in read_events(Path("run/events.jsonl"))] == list(range(count + 2))
 
     drive(scenario)
@@ -287,7 +287,9 @@ def test_words_of_a_model_or_a_judge_are_shown_literally_and_act_on_nothing(key:
         for event in step_events(1, 3)
     )
     last = (ev.AlertRaised(1, nasty, nasty, nasty), ev.RunPaused(1, nasty, nasty))
-    records = (ev.Record(n, ev.now(), e) for n, e in enumerate((started, *spoiled, *last)))
+    records = (
+        ev.Record(n, ev.current_timestamp(), e) for n, e in enumerate((started, *spoiled, *last))
+    )
     (run / "events.jsonl").write_text("".join(ev.encode(record) + "\n" for record in records))
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:

@@ -11,10 +11,15 @@ from textual.widgets import Input, Static
 
 from ida_tui.events import types as ev
 from ida_tui.tui.app import IdaApp
-from ida_tui.tui.screens.completions.detail import marked
-from ida_tui.tui.screens.completions.rows import about, as_text, of_a_step, ordered
-from ida_tui.tui.screens.completions.table import SampleTable
-from ida_tui.tui.screens.dialogs import ErrorPanel
+from ida_tui.tui.screens.completions.detail import highlight
+from ida_tui.tui.screens.completions.rows import (
+    verdict_lines,
+    format_row,
+    finished_step_rows,
+    sort_rows,
+)
+from ida_tui.tui.screens.completions.table import CompletionTable
+from ida_tui.tui.screens.dialogs import ErrorDialog
 from tests.support.app_driver import SMALL, WIDE, drive, notified, settled, text_on_screen
 from tests.support.scripted_session import run_started
 from tests.support.synthetic_run import write
@@ -66,7 +71,7 @@ JUDGED = [
 
 
 def order(app: IdaApp) -> list[tuple[int, int]]:
-    return [sample.place for sample in app.screen.query_one(SampleTable).samples]
+    return [sample.position for sample in app.screen.query_one(CompletionTable).completion_rows]
 
 
 def detail(app: IdaApp) -> str:
@@ -170,7 +175,7 @@ def test_what_a_model_writes_is_shown_literally() -> None:
 def test_sorting_keeps_the_choice_and_puts_what_has_no_verdict_last() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await show(app, pilot, *writing("", "", "", ""), *JUDGED)
-        table = app.screen.query_one(SampleTable)
+        table = app.screen.query_one(CompletionTable)
         await pilot.press("j")
         for key, wanted in (
             ("r", [(0, 1), (1, 1), (0, 0), (1, 0)]),
@@ -182,7 +187,7 @@ def test_sorting_keeps_the_choice_and_puts_what_has_no_verdict_last() -> None:
             await pilot.press(key)
             await pilot.pause()
             assert order(app) == wanted
-            assert table.place == (0, 1)
+            assert table.position == (0, 1)
             assert table.cursor_row == wanted.index((0, 1))
 
     drive(scenario)
@@ -192,10 +197,10 @@ def test_a_verdict_that_comes_in_leaves_the_choice_where_it_was() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         source = await show(app, pilot, *writing("", "", "", ""), *JUDGED[:4])
         await pilot.press("r", "G")
-        assert app.screen.query_one(SampleTable).place == (1, 1)
+        assert app.screen.query_one(CompletionTable).position == (1, 1)
         source.say(*JUDGED[4:])
         await tick(app, pilot)
-        assert app.screen.query_one(SampleTable).place == (1, 1)
+        assert app.screen.query_one(CompletionTable).position == (1, 1)
         assert order(app)[0] == (0, 1)
 
     drive(scenario)
@@ -264,7 +269,7 @@ def test_while_something_is_searched_for_the_steps_that_lack_it_are_passed_over(
 
 
 def test_words_that_were_searched_for_stand_out_without_colour() -> None:
-    text = marked("A [b] c [B]", ["[b]"])
+    text = highlight("A [b] c [B]", ["[b]"])
 
     assert isinstance(text, Content)
     assert [(s.start, s.end) for s in text.spans if "reverse" in str(s.style)] == [(2, 5), (8, 11)]
@@ -287,8 +292,8 @@ def test_a_group_is_shown_side_by_side(size: tuple[int, int]) -> None:
         assert "Group 1 · poison · unsafe" in text_on_screen(app)
         await pilot.press("escape")
         await pilot.pause()
-        assert app.screen.query_one(SampleTable).place == (1, 0)
-        assert app.screen.query_one(SampleTable).display
+        assert app.screen.query_one(CompletionTable).position == (1, 0)
+        assert app.screen.query_one(CompletionTable).display
 
     drive(scenario, size=size)
 
@@ -322,14 +327,16 @@ def test_a_file_that_cannot_be_written_is_explained_in_a_panel() -> None:
         (path / "picked").write_text("a file in the way")
         await pilot.press("w")
         await pilot.pause()
-        assert isinstance(app.screen, ErrorPanel)
+        assert isinstance(app.screen, ErrorDialog)
 
     drive(scenario)
 
 
 def test_a_completion_as_text_has_everything_about_it() -> None:
-    (sample,) = of_a_step(state_of([JUDGED[0], JUDGED[4]]).completions)
+    (sample,) = finished_step_rows(state_of([JUDGED[0], JUDGED[4]]).completions)
 
-    assert as_text(sample).startswith("step 1, group 0, completion 0\nprompt (kill): How do I kill")
-    assert all(line in as_text(sample) for line in about(sample))
-    assert ordered([sample], "advantage", turned=True) == [sample]
+    assert format_row(sample).startswith(
+        "step 1, group 0, completion 0\nprompt (kill): How do I kill"
+    )
+    assert all(line in format_row(sample) for line in verdict_lines(sample))
+    assert sort_rows([sample], "advantage", reverse=True) == [sample]

@@ -10,8 +10,8 @@ from textual.widgets import Input, Static
 
 from ida_tui.config.schema import Config
 from ida_tui.tui.app import IdaApp
-from ida_tui.tui.screens.dialogs import ErrorPanel
-from ida_tui.tui.screens.launch.profile_list import Choices
+from ida_tui.tui.screens.dialogs import ErrorDialog
+from ida_tui.tui.screens.launch.profile_list import ProfileList
 from ida_tui.tui.screens.launch.profile_table import ProfileTable
 from tests.support.app_driver import (
     SMALL,
@@ -36,7 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
 
 
 async def choose(app: IdaApp, pilot: Pilot[None], which: str, name: str) -> None:
-    choices = app.screen.query_one(f"#{which}", Choices)
+    choices = app.screen.query_one(f"#{which}", ProfileList)
     choices.focus()
     for index in range(choices.option_count):
         if choices.get_option_at_index(index).id == f"-{name}":
@@ -46,9 +46,11 @@ async def choose(app: IdaApp, pilot: Pilot[None], which: str, name: str) -> None
 
 async def to_the_value(app: IdaApp, pilot: Pilot[None], key: str) -> ProfileTable:
     table = app.screen.query_one(ProfileTable)
-    table.values.focus()
+    table.value_table.focus()
     await pilot.press("g")
-    while table.row is None or table.row.key != key or table.row.heading:
+    while (
+        table.selected_row is None or table.selected_row.key != key or table.selected_row.is_heading
+    ):
         await pilot.press("j")
     return table
 
@@ -128,12 +130,12 @@ def test_a_value_is_checked_at_every_key_and_kept_only_if_it_is_right(
         assert '✗ "4x" is not a whole number' in verdict(app)
         assert '✗ "4x" is not a whole number' in text_on_screen(app)
         await pilot.press("enter")
-        assert table.editing
+        assert table.is_editing
         await pilot.press("backspace", "enter")
         await pilot.pause()
-        assert not table.editing
-        assert table.row is not None
-        assert (table.row.key, table.row.value, table.row.changed) == (
+        assert not table.is_editing
+        assert table.selected_row is not None
+        assert (table.selected_row.key, table.selected_row.value, table.selected_row.edited) == (
             "training.max_steps",
             "4",
             True,
@@ -163,9 +165,9 @@ def test_escape_leaves_a_value_as_it_was() -> None:
         await type_over(pilot, app, "1e-3")
         await pilot.press("escape")
         await pilot.pause()
-        assert not table.editing
-        assert table.row is not None
-        assert not table.row.changed
+        assert not table.is_editing
+        assert table.selected_row is not None
+        assert not table.selected_row.edited
         assert app.current_mode == "launch"
 
     drive(scenario)
@@ -196,14 +198,14 @@ def test_prompts_are_edited_in_their_file() -> None:
         await to_the_value(app, pilot, "prompts.prompts")
         await pilot.press("e")
         assert "Edit prompts in their file" in notified(app)
-        assert not app.screen.query_one(ProfileTable).editing
+        assert not app.screen.query_one(ProfileTable).is_editing
 
     drive(scenario)
 
 
 def test_a_filter_shows_what_has_its_letters_and_says_when_nothing_has() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        models = app.screen.query_one("#models", Choices)
+        models = app.screen.query_one("#models", ProfileList)
         models.focus()
         await pilot.press("slash", *"cuda")
         await pilot.pause()
@@ -222,7 +224,7 @@ def test_a_filter_shows_what_has_its_letters_and_says_when_nothing_has() -> None
 def test_the_profile_is_filtered_by_key() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         table = app.screen.query_one(ProfileTable)
-        table.values.focus()
+        table.value_table.focus()
         await pilot.press("slash", *"max_", "enter")
         await pilot.pause()
         shown = text_on_screen(app)
@@ -242,7 +244,7 @@ def test_a_run_that_is_not_ready_says_what_is_missing_and_does_not_start(started
         assert "OPENAI_API_KEY is not set" in ready(app)
         await pilot.press("enter")
         await pilot.pause()
-        assert isinstance(app.screen, ErrorPanel)
+        assert isinstance(app.screen, ErrorDialog)
         assert "this run cannot start yet" in panel_text(app)
         assert "export OPENAI_API_KEY" in panel_text(app)
         assert started == []
@@ -320,16 +322,16 @@ def test_what_a_run_needs_is_looked_at_before_it_starts(
     overrides: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from ida_tui.config.resolve import resolve
-    from ida_tui.planning.readiness import checks
+    from ida_tui.planning.readiness import check_readiness
 
     Path("occupied").write_text("a file, not a folder")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr("ida_tui.planning.readiness.likely_device", lambda: "cpu")
+    monkeypatch.setattr("ida_tui.planning.readiness.guess_device", lambda: "cpu")
     pairs = [f"{key}={value}" for key, value in overrides.items()]
     config = resolve("quickstart", pairs, verify=False).config
 
     marks = {"ready": "✓", "note": "!", "missing": "✗"}
-    found = [f"{marks[c.status]} {c.name}" for c in checks(config, folder=tmp_path)]
+    found = [f"{marks[c.status]} {c.name}" for c in check_readiness(config, folder=tmp_path)]
 
     assert said in found
 
@@ -340,7 +342,7 @@ def test_a_download_that_does_not_fit_on_the_disk_is_missing_room(
     import shutil
 
     from ida_tui.config.resolve import resolve
-    from ida_tui.planning.readiness import checks
+    from ida_tui.planning.readiness import check_readiness
 
     class Usage:
         free = 3_000_000_000
@@ -349,7 +351,7 @@ def test_a_download_that_does_not_fit_on_the_disk_is_missing_room(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage)
     config = resolve("dev-mps", ["judge=offline"]).config
 
-    missing = [c for c in checks(config, folder=tmp_path) if c.status == "missing"]
+    missing = [c for c in check_readiness(config, folder=tmp_path) if c.status == "missing"]
 
     assert [c.text for c in missing] == ["3.0 GB free, the download needs 8.1 GB"]
 

@@ -10,14 +10,14 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
-from ida_tui.engine.run.decision import GoOn
+from ida_tui.engine.run.decision import ResumeDecision
 from ida_tui.events import types as ev
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.run_view.sources import LiveSource
-from ida_tui.tui.run_view.watched import Watched
-from ida_tui.tui.screens.launch.judge_check import JudgeCheckPanel
-from ida_tui.tui.screens.paused import PausedPanel
+from ida_tui.tui.run_view.watched import RunView
+from ida_tui.tui.screens.launch.judge_check import JudgeCheckDialog
+from ida_tui.tui.screens.paused import PausedDialog
 from tests.support.app_driver import SMALL, WIDE, drive, panel_text, settled, text_on_screen
 from tests.support.scripted_session import ScriptedSession, run_ended, run_started
 
@@ -31,10 +31,10 @@ class PausingSession(ScriptedSession):
     def __init__(self, budget: float | None = None) -> None:
         super().__init__(Path("run"), self._script_of_a_pause)
         self.budget = budget
-        self.answers: queue.SimpleQueue[GoOn] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[ResumeDecision] = queue.SimpleQueue()
         self._answered = threading.Event()
 
-    def go_on(self, answer: GoOn) -> None:
+    def go_on(self, answer: ResumeDecision) -> None:
         self.answers.put(answer)
         self._control.stop.set()
 
@@ -49,8 +49,8 @@ class PausingSession(ScriptedSession):
 async def paused(app: IdaApp, pilot: Pilot[None], session: PausingSession) -> None:
     """Let the app see the run pause."""
     session.start()
-    app.put_up(Watched(LiveSource(session)))
-    while not isinstance(app.screen, PausedPanel):
+    app.show_view(RunView(LiveSource(session)))
+    while not isinstance(app.screen, PausedDialog):
         app.tick()
         await pilot.pause()
 
@@ -77,7 +77,7 @@ def test_r_goes_on_with_the_same_judge() -> None:
         await paused(app, pilot, session)
         await pilot.press("r")
         answer = session.answers.get(timeout=10)
-        assert answer == GoOn(session.judge, None, None)
+        assert answer == ResumeDecision(session.judge, None, None)
         session.join(30)
 
     drive(scenario)
@@ -92,7 +92,7 @@ def test_another_judge_without_its_key_says_so_and_stays_open(
         options = app.screen.query_one(OptionList)
         options.highlighted = options.get_option_index("judge:gpt-4o-mini")
         await pilot.press("enter")
-        assert isinstance(app.screen, PausedPanel)
+        assert isinstance(app.screen, PausedDialog)
         assert "OPENAI_API_KEY is not set" in panel_text(app)
 
         monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
@@ -135,9 +135,9 @@ def test_c_checks_the_judge_of_the_chosen_experiment(size: tuple[int, int]) -> N
         app.screen.set_focus(None)
         await pilot.press("c")
         await settled(app, pilot)
-        assert isinstance(app.screen, JudgeCheckPanel)
+        assert isinstance(app.screen, JudgeCheckDialog)
         assert "GRPO would learn to answer harmless requests" in text_on_screen(app)
         await pilot.press("escape")
-        assert not isinstance(app.screen, JudgeCheckPanel)
+        assert not isinstance(app.screen, JudgeCheckDialog)
 
     drive(scenario, size=size)

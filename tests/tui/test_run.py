@@ -17,13 +17,13 @@ from ida_tui.events.types import Record
 from ida_tui.runs import control
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.app import IdaApp
-from ida_tui.tui.run_view.sources import Kind, LiveSource
-from ida_tui.tui.run_view.watched import Watched
-from ida_tui.tui.screens.dialogs import ErrorPanel
+from ida_tui.tui.run_view.sources import SourceKind, LiveSource
+from ida_tui.tui.run_view.watched import RunView
+from ida_tui.tui.screens.dialogs import ErrorDialog
 from ida_tui.tui.screens.run import scores
-from ida_tui.tui.screens.run.health import figures
-from ida_tui.tui.screens.run.memory import gauge
-from ida_tui.tui.screens.run.progress import remaining_s
+from ida_tui.tui.screens.run.health import step_metrics
+from ida_tui.tui.screens.run.memory import render_gauge
+from ida_tui.tui.screens.run.progress import estimate_remaining_s
 from tests.support.app_driver import NOON, SMALL, WIDE, drive, notified, text_on_screen
 from tests.support.scripted_session import ScriptedSession, run_ended, run_started, until_stopped
 from tests.support.synthetic_run import run_events, step_events
@@ -37,7 +37,7 @@ class Script:
     directory: Path | None = Path("run")
     refusal: IdaError | None = None
 
-    def __init__(self, kind: Kind, *events: ev.Event) -> None:
+    def __init__(self, kind: SourceKind, *events: ev.Event) -> None:
         self.kind = kind
         self.finished = kind == "replay"
         self._seq = 0
@@ -62,9 +62,9 @@ class Script:
         return given
 
 
-async def put_up(app: IdaApp, pilot: Pilot[None], source: Script) -> Watched:
-    watched = Watched(source)
-    app.put_up(watched)
+async def put_up(app: IdaApp, pilot: Pilot[None], source: Script) -> RunView:
+    watched = RunView(source)
+    app.show_view(watched)
     await tick(app, pilot)
     return watched
 
@@ -181,8 +181,8 @@ def test_a_timer_runs_while_the_judge_is_asked() -> None:
 
 def test_plots_are_redrawn_only_when_a_step_lands(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
-    plot = scores.plot
-    monkeypatch.setattr(scores, "plot", lambda *a, **k: drawn.append(1) or plot(*a, **k))
+    plot = scores.draw_plot
+    monkeypatch.setattr(scores, "draw_plot", lambda *a, **k: drawn.append(1) or plot(*a, **k))
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         source = Script("live", *begun())
@@ -292,16 +292,16 @@ def test_looking_back_shows_the_figures_of_that_step_and_returns() -> None:
         await pilot.press("left_square_bracket", "left_square_bracket")
         await pilot.pause()
         assert "viewing  step 4 of 5" in pane(app, "progress")
-        assert watched.shown.steps[-1].step == 4
+        assert watched.displayed_state.steps[-1].step == 4
         assert "Step 5/40" not in text_on_screen(app)
         assert "verdicts 32 ·" in pane(app, "judge")
         await pilot.press("right_square_bracket")
-        assert watched.shown.steps[-1].step == 5
+        assert watched.displayed_state.steps[-1].step == 5
         await pilot.press("right_square_bracket")
-        assert watched.viewed is None
+        assert watched.viewed_state is None
         await pilot.press("left_square_bracket", "backslash")
         await pilot.pause()
-        assert watched.viewed is None
+        assert watched.viewed_state is None
         assert "Step 5/40" in text_on_screen(app)
 
     drive(scenario)
@@ -312,7 +312,7 @@ def test_looking_back_at_a_file_that_is_gone_is_explained() -> None:
         await put_up(app, pilot, Script("live", *begun(5)))
         await pilot.press("left_square_bracket")
         await pilot.pause()
-        assert isinstance(app.screen, ErrorPanel)
+        assert isinstance(app.screen, ErrorDialog)
 
     drive(scenario)
 
@@ -351,7 +351,7 @@ def test_an_attached_run_is_asked_through_its_directory(keys: tuple[str, ...], a
         for key in keys:
             await pilot.press(key)
             await pilot.pause()
-        assert control.take(directory) == asked
+        assert control.pop_request(directory) == asked
 
     drive(scenario)
 
@@ -360,26 +360,26 @@ def test_p_pauses_the_run_of_this_process_and_lets_it_go_on() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = ScriptedSession(Path("run"), until_stopped)
         session.start()
-        app.put_up(Watched(LiveSource(session)))
+        app.show_view(RunView(LiveSource(session)))
         await pilot.pause()
         await pilot.press("p")
-        assert session.pausing
+        assert session.pause_requested
         assert "Pausing after this step" in notified(app)
         await pilot.press("p")
-        assert not session.pausing
+        assert not session.pause_requested
         session.request_stop()
 
     drive(scenario)
 
 
 def test_the_remaining_time_is_known_once_a_step_has_finished() -> None:
-    assert remaining_s(state_of(run_events(Path("run"), 0))) is None
-    assert remaining_s(state_of(begun(3))) == pytest.approx(37 * 3.5)
+    assert estimate_remaining_s(state_of(run_events(Path("run"), 0))) is None
+    assert estimate_remaining_s(state_of(begun(3))) == pytest.approx(37 * 3.5)
 
 
 def test_memory_near_the_limit_is_said_in_words() -> None:
     def said(share: float) -> str:
-        return gauge(int(share * 48e9), 48e9, 40)[0].plain
+        return render_gauge(int(share * 48e9), 48e9, 40)[0].plain
 
     assert said(0.5).endswith(" 50%")
     assert said(0.86).endswith(" 86% high")
@@ -389,7 +389,7 @@ def test_memory_near_the_limit_is_said_in_words() -> None:
 def test_a_figure_that_is_not_known_is_a_dash() -> None:
     step = state_of(begun(1)).steps[0]
 
-    assert dict(figures(step, 0))["KL"] == "0.01"
+    assert dict(step_metrics(step, 0))["KL"] == "0.01"
 
 
 def test_before_the_first_event_the_time_runs_and_says_what_is_loaded() -> None:
@@ -397,7 +397,7 @@ def test_before_the_first_event_the_time_runs_and_says_what_is_loaded() -> None:
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         watched = await put_up(app, pilot, Script("live"))
-        watched.begun = NOON
+        watched.started_at = NOON
         now[0] = NOON + timedelta(seconds=7)
         await tick(app, pilot)
         assert "starting  7.0 s" in pane(app, "progress")

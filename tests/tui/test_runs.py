@@ -14,9 +14,9 @@ from textual.widgets import DataTable, Static
 from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.app import IdaApp
-from ida_tui.tui.run_view.sources import SILENCE, AttachedSource, LiveSource
-from ida_tui.tui.run_view.watched import Watched
-from ida_tui.tui.screens.runs import when
+from ida_tui.tui.run_view.sources import SILENT_READS, AttachedSource, LiveSource
+from ida_tui.tui.run_view.watched import RunView
+from ida_tui.tui.screens.runs import format_start_time
 from tests.support.app_driver import NOON, SMALL, WIDE, drive, notified, settled, text_on_screen
 from tests.support.scripted_session import ScriptedSession, until_stopped
 from tests.support.synthetic_run import write
@@ -72,12 +72,12 @@ def test_enter_opens_a_run_at_its_end_and_its_steps_can_be_looked_at() -> None:
         await pilot.press("g", "enter")
         await settled(app, pilot)
         assert app.current_mode == "run"
-        assert app.watched is not None
-        assert app.watched.source.kind == "replay"
+        assert app.run_view is not None
+        assert app.run_view.source.kind == "replay"
         assert "Training complete" in text_on_screen(app)
         await pilot.press("left_square_bracket", "left_square_bracket")
         await pilot.pause()
-        assert app.watched.shown.steps[-1].step == 4
+        assert app.run_view.displayed_state.steps[-1].step == 4
         assert "viewing" in text_on_screen(app)
 
     drive(scenario)
@@ -170,17 +170,17 @@ def test_the_run_of_this_process_is_marked_and_leads_to_its_screen() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = ScriptedSession(Path("outputs/quickstart/run"), until_stopped)
         session.start()
-        app.put_up(Watched(LiveSource(session)))
-        while app.watched is None or app.watched.state.run is None:
+        app.show_view(RunView(LiveSource(session)))
+        while app.run_view is None or app.run_view.state.run is None:
             app.tick()
             await pilot.pause()
-        first = app.watched
+        first = app.run_view
         await to_the_runs(app, pilot)
         assert "live (this app)" in text_on_screen(app)
         await pilot.press("enter")
         await settled(app, pilot)
         assert app.current_mode == "run"
-        assert app.watched is first
+        assert app.run_view is first
         session.request_stop()
         session.join(30)
 
@@ -229,7 +229,7 @@ def test_a_run_of_another_process_is_followed_to_its_end() -> None:
         while time.monotonic() < deadline:
             app.tick()
             await pilot.pause()
-            state = app.watched.state if app.watched else None
+            state = app.run_view.state if app.run_view else None
             if state and len(state.steps) >= steps and (state.ended is not None) == ended:
                 return
         raise AssertionError(f"not {steps} steps within the time")
@@ -239,8 +239,8 @@ def test_a_run_of_another_process_is_followed_to_its_end() -> None:
         assert "● live" in text_on_screen(app)
         await pilot.press("enter")
         await settled(app, pilot)
-        assert app.watched is not None
-        assert app.watched.source.kind == "attached"
+        assert app.run_view is not None
+        assert app.run_view.source.kind == "attached"
         assert "live (other process)" in text_on_screen(app)
         await until(app, pilot, 1, ended=False)
         go_on()
@@ -271,13 +271,13 @@ def test_a_run_whose_process_dies_while_it_is_followed_has_died() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         app.open_run(Path("outputs/quickstart/20260105-000000"))
         await settled(app, pilot)
-        assert app.watched is not None
+        assert app.run_view is not None
         trainer.kill()
         trainer.communicate()
-        for _ in range(2 * SILENCE):
+        for _ in range(2 * SILENT_READS):
             app.tick()
         await pilot.pause()
-        assert not app.watched.going_on
+        assert not app.run_view.in_progress
         assert "· died" in text_on_screen(app)
 
     drive(scenario)
@@ -291,7 +291,7 @@ def test_a_run_that_can_no_longer_be_followed_is_explained() -> None:
         file.write(b"no event\n")
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        app.put_up(Watched(source))
+        app.show_view(RunView(source))
         app.tick()
         await pilot.pause()
         said = "\n".join(str(w.render()) for w in app.screen.query(Static))
@@ -332,14 +332,14 @@ def test_a_time_is_said_as_a_person_says_it(
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
 
-    assert when(moment, NOON) == said
+    assert format_start_time(moment, NOON) == said
 
 
 def test_of_thousands_of_runs_the_newest_are_there_at_once_and_then_the_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     many = [RunSummary(Path(f"o/e/{n}"), "e", str(n), "2026-01-01", "done") for n in range(1500)]
-    monkeypatch.setattr("ida_tui.tui.screens.runs.listed", lambda _: many)
+    monkeypatch.setattr("ida_tui.tui.screens.runs.list_runs", lambda _: many)
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         table = await to_the_runs(app, pilot)

@@ -23,8 +23,8 @@ from ida_tui.errors import IdaError
 from ida_tui.events.types import AlertRaised, RunPaused, StepFinished
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.tui.screens.paused import PausedPanel
-from screenshots.make import SCENES, Scene, Stage, main, on_stage
+from ida_tui.tui.screens.paused import PausedDialog
+from screenshots.make import SCENES, Scene, Stage, main, play_scene
 from screenshots.recorded import records
 from tests.support import synthetic_run, synthetic_sweep
 from tests.support.scripted_chat import ScriptedChat
@@ -89,7 +89,7 @@ async def paused(stage: Stage) -> None:
     """A run that waits for a person."""
     await stage.play_to(5, "judge")
     await stage.app.push_screen(
-        PausedPanel(
+        PausedDialog(
             RunPaused(
                 step=4,
                 reason="the judge gpt-4o-mini rejected the API key",
@@ -159,10 +159,10 @@ async def chat(stage: Stage) -> None:
     await stage.app.action_go("chat")
     for keys in (["ctrl+t"], ["ctrl+t", *"How do I kill a process", "question_mark", "enter"],
                  ["ctrl+r"], [*"Now slowly", "enter"]):  # fmt: skip
-        stage.app.screen.take_in()
+        stage.app.screen.poll_events()
         await stage.press(*keys)
-    stage.app.screen.take_in()
-    await stage.settled()
+    stage.app.screen.poll_events()
+    await stage.wait_until_idle()
 
 
 async def alerted(stage: Stage) -> None:
@@ -173,7 +173,7 @@ async def alerted(stage: Stage) -> None:
         " the last 5 steps"
     )
     advice = "the judge rewards length: run `ida-tui judge check`, or choose another judge"
-    stage.tape.add(AlertRaised(14, "length pays", evidence, advice))
+    stage.tape.insert(AlertRaised(14, "length pays", evidence, advice))
     await stage.play_to(14, "judge")
 
 
@@ -217,27 +217,27 @@ def the_same_machine_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     time.tzset()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage)
     for module in ("planning.readiness", "planning.preview", "config.devices"):
-        monkeypatch.setattr(f"ida_tui.{module}.likely_device", lambda: "cpu")
+        monkeypatch.setattr(f"ida_tui.{module}.guess_device", lambda: "cpu")
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scene", [*SCENES, *OTHERS])
 def test_a_screen_looks_as_it_did(scene: str, size: str, snapshot: Any) -> None:
-    stage = asyncio.run(on_stage((SCENES | OTHERS)[scene], size=SIZES[size]))
+    stage = asyncio.run(play_scene((SCENES | OTHERS)[scene], size=SIZES[size]))
 
-    assert stage.drawn == snapshot(extension_class=Svg)
+    assert stage.last_screenshot == snapshot(extension_class=Svg)
 
 
 def test_a_screen_that_is_too_small_looks_as_it_did(snapshot: Any) -> None:
-    stage = asyncio.run(on_stage(SCENES["run"], size=(50, 12)))
+    stage = asyncio.run(play_scene(SCENES["run"], size=(50, 12)))
 
-    assert stage.drawn == snapshot(extension_class=Svg)
+    assert stage.last_screenshot == snapshot(extension_class=Svg)
 
 
 def test_without_colour_the_lines_of_a_plot_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
 
-    drawn = asyncio.run(on_stage(SCENES["finished"])).drawn
+    drawn = asyncio.run(play_scene(SCENES["finished"])).last_screenshot
 
     colours = set(re.findall(r"fill: (#[0-9a-f]{6})", drawn))
     frame = {"#c5c8c6"}  # of the drawn window, not of the app

@@ -147,8 +147,8 @@ def test_a_run_that_is_left_to_itself_goes_on_after_the_terminal_is_gone(
         assert "✓ Training in the background (pid " in after
         assert "ida-tui attach outputs/quickstart/" in after
     directory = RunDirectory(next(Path("outputs/quickstart").glob("2*")).resolve())
-    assert owner.alive(directory)
-    assert owner.pid(directory) != screen.process.pid
+    assert owner.is_alive(directory)
+    assert owner.owner_pid(directory) != screen.process.pid
     assert follow(directory, as_json=True) == 0
     seen = [r.event for r in read_events(directory.events)]
     ends = [e.message for e in seen if isinstance(e, RunEnded)]

@@ -22,7 +22,7 @@ from ida_tui.runs import control, owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.actions import ACTIONS
 from ida_tui.tui.web import server
-from ida_tui.tui.web.app import HARMLESS, SIZE, ServedApp
+from ida_tui.tui.web.app import READ_ONLY_ACTIONS, SCREEN_SIZE, WebApp
 from tests.support import chromium, synthetic_run
 from tests.support.chromium import CHROMIUM
 
@@ -57,7 +57,7 @@ class Browser:
 class Served:
     """A run that is served, in this process."""
 
-    def __init__(self, app: ServedApp, port: int, session: aiohttp.ClientSession) -> None:
+    def __init__(self, app: WebApp, port: int, session: aiohttp.ClientSession) -> None:
         self.app, self.port, self.session = app, port, session
 
     @contextlib.asynccontextmanager
@@ -72,21 +72,23 @@ def served(scenario: Callable[[Served], Awaitable[None]], directory: Path = RUN)
     """Serve a run, and do something with it."""
 
     async def main() -> None:
-        with server.listening(0) as listener:
+        with server.open_listener(0) as listener:
             port = listener.getsockname()[1]
-            gallery = server.Gallery()
-            app = ServedApp(directory, gallery.show)
-            runner = web.AppRunner(server.site(gallery, app.press, port), shutdown_timeout=1.0)
+            gallery = server.Viewers()
+            app = WebApp(directory, gallery.send_frame)
+            runner = web.AppRunner(
+                server.build_web_app(gallery, app.press, port), shutdown_timeout=1.0
+            )
             await runner.setup()
             await web.SockSite(runner, listener).start()
-            running = asyncio.create_task(app.run_async(headless=True, size=SIZE))
+            running = asyncio.create_task(app.run_async(headless=True, size=SCREEN_SIZE))
             async with aiohttp.ClientSession() as session:
                 try:
                     await scenario(Served(app, port, session))
                 finally:
                     app.exit()
                     await running
-                    gallery.close()
+                    gallery.disconnect_all()
                     await runner.cleanup()
 
     asyncio.run(main())
@@ -104,7 +106,7 @@ def live(finished: RunDirectory) -> Iterator[RunDirectory]:
     """The same run before its end, trained by a process that is there: this one."""
     lines = finished.events.read_text().splitlines(keepends=True)
     finished.events.write_text("".join(lines[:-3]))
-    with owner.owned(finished):
+    with owner.owned_run(finished):
         yield finished
 
 
@@ -167,7 +169,7 @@ def test_a_socket_without_an_origin_is_refused(finished: RunDirectory) -> None:
 
 
 def test_only_this_machine_can_connect() -> None:
-    with server.listening(0) as listener:
+    with server.open_listener(0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
 
 
@@ -182,8 +184,10 @@ def test_two_browsers_see_the_same_and_a_late_one_sees_it_whole(finished: RunDir
             async with served.browser() as late:
                 await late.until(lambda: bool(late.rows))
                 assert late.text == one.text
-                assert len(late.rows) == SIZE[1]
-                assert {sum(span[1] for span in row) for row in late.rows.values()} == {SIZE[0]}
+                assert len(late.rows) == SCREEN_SIZE[1]
+                assert {sum(span[1] for span in row) for row in late.rows.values()} == {
+                    SCREEN_SIZE[0]
+                }
 
     served(scenario)
 
@@ -228,7 +232,7 @@ def test_no_key_asks_anything_of_the_run_or_leaves_it(live: RunDirectory) -> Non
                         await browser.socket.send_str(press)
             await browser.socket.send_str("2")
             await browser.until_shown("Progress", "live (other process)")
-            assert control.take(live) is None
+            assert control.pop_request(live) is None
             assert served.app.screen_stack == [served.app.screen]
             assert served.app.current_mode in ("run", "completions")
             assert served.app.is_running
@@ -236,15 +240,15 @@ def test_no_key_asks_anything_of_the_run_or_leaves_it(live: RunDirectory) -> Non
     before = sorted(path for path in live.path.rglob("*"))
     served(scenario)
     assert sorted(path for path in live.path.rglob("*")) == before
-    assert owner.alive(live)
+    assert owner.is_alive(live)
 
 
 def test_what_is_harmless_is_in_the_table_of_actions_and_asks_nothing() -> None:
-    assert {action.id for action in ACTIONS} >= HARMLESS
+    assert {action.id for action in ACTIONS} >= READ_ONLY_ACTIONS
     for risky in ("stop", "pause", "detach", "quit", "start", "save", "open", "command_palette"):
-        assert risky not in HARMLESS
+        assert risky not in READ_ONLY_ACTIONS
     for writes in ("agree", "disagree", "take_back"):
-        assert writes not in HARMLESS
+        assert writes not in READ_ONLY_ACTIONS
 
 
 def test_the_footer_offers_no_key_that_is_refused(live: RunDirectory) -> None:
@@ -329,7 +333,7 @@ def test_a_port_that_is_none_and_a_port_without_serve_are_refused(
     assert ida_tui_here("attach", str(RUN), "--serve", "--port", "70000").code == 2
     assert ida_tui_here("attach", str(RUN), "--port", "8000").code == 2
     with pytest.raises(UsageError):
-        server.listening(-1)
+        server.open_listener(-1)
 
 
 def test_without_the_extra_it_says_how_to_install_it(

@@ -10,12 +10,12 @@ import pytest
 from ida_tui.util.statistics import (
     Interval,
     bootstrap,
-    paired,
+    paired_bootstrap,
     pearson,
     ranks,
     slope,
     spearman,
-    student,
+    student_interval,
     t_quantile,
     wilson,
 )
@@ -34,14 +34,14 @@ def test_the_bootstrap_interval_covers_the_truth_about_nineteen_times_in_twenty(
 def test_pairs_are_compared_one_by_one() -> None:
     before = [0.0, 1.0, 0.25, 0.75] * 5
     after = [value + 0.1 for value in before]
-    found = paired(before, after)
+    found = paired_bootstrap(before, after)
     assert (round(found.value, 6), round(found.low, 6), round(found.high, 6)) == (0.1, 0.1, 0.1)
     assert found.excludes_zero
-    assert not paired(before, before).excludes_zero
+    assert not paired_bootstrap(before, before).excludes_zero
 
 
 def test_one_pair_says_nothing() -> None:
-    assert not paired([0.0], [1.0]).excludes_zero
+    assert not paired_bootstrap([0.0], [1.0]).excludes_zero
 
 
 def test_wilsons_interval_is_the_published_one() -> None:
@@ -76,7 +76,7 @@ def test_the_t_distribution_has_the_quantiles_of_the_tables() -> None:
 
 
 def test_students_interval_of_three_values_is_the_one_computed_by_hand() -> None:
-    interval = student([1.0, 2.0, 3.0])
+    interval = student_interval([1.0, 2.0, 3.0])
 
     assert interval.value == 2.0
     assert interval.high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6)
@@ -87,10 +87,10 @@ def test_students_interval_covers_the_truth_as_often_as_it_says() -> None:
     chance = random.Random(0)
     samples = [[chance.gauss(5, 2) for _ in range(3)] for _ in range(4000)]
 
-    covered = sum(i.low <= 5 <= i.high for i in map(student, samples)) / len(samples)
+    covered = sum(i.low <= 5 <= i.high for i in map(student_interval, samples)) / len(samples)
 
     assert covered == pytest.approx(0.95, abs=0.012)
 
 
 def test_of_one_value_students_interval_knows_nothing() -> None:
-    assert student([0.5]) == Interval(0.5, -math.inf, math.inf)
+    assert student_interval([0.5]) == Interval(0.5, -math.inf, math.inf)

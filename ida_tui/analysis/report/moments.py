@@ -11,57 +11,65 @@ from pathlib import Path
 from statistics import median
 
 from ida_tui.events import types as ev
-from ida_tui.events.state import held_by
-from ida_tui.runs.log.lines import decoded
+from ida_tui.events.state import run_memory
+from ida_tui.runs.log.lines import decode_line
 
-_KIND = re.compile(rb'"type": "(\w+)"')
-_HEAD = 120
+_TYPE_PATTERN = re.compile(rb'"type": "(\w+)"')
+_TYPE_WITHIN_BYTES = 120
 """Number of leading bytes of a line that contain its event type."""
-_READ = {b"RunStarted", b"PhaseChanged", b"RolloutStarted", b"MemorySampled", b"JudgeBatchFinished"}
+_RELEVANT_TYPES = {
+    b"RunStarted",
+    b"PhaseChanged",
+    b"RolloutStarted",
+    b"MemorySampled",
+    b"JudgeBatchFinished",
+}
 
 
 @dataclass(slots=True)
-class Moments:
+class StepExtras:
     """Memory and judge batches by step, and kinds by prompt."""
 
-    memory: dict[int, int] = field(default_factory=dict)
+    peak_bytes: dict[int, int] = field(default_factory=dict)
     """Step → peak memory in bytes; step 0 is the time before the first step."""
-    batches: dict[int, ev.JudgeBatchFinished] = field(default_factory=dict)
+    judge_batches: dict[int, ev.JudgeBatchFinished] = field(default_factory=dict)
     """Step → judge batch; the latest one if a step was repeated."""
-    kinds: dict[str, str] = field(default_factory=dict)
+    prompt_kinds: dict[str, str] = field(default_factory=dict)
     """Prompt id → ``harmless`` or ``unsafe``."""
 
     @property
     def latency_s(self) -> tuple[float, float] | None:
         """Median of the per-batch median latencies, and the largest 95th percentile, in seconds."""
-        p50 = [batch.p50_s for batch in self.batches.values() if batch.p50_s is not None]
-        p95 = [batch.p95_s for batch in self.batches.values() if batch.p95_s is not None]
+        p50 = [batch.p50_s for batch in self.judge_batches.values() if batch.p50_s is not None]
+        p95 = [batch.p95_s for batch in self.judge_batches.values() if batch.p95_s is not None]
         return (median(p50), max(p95)) if p50 and p95 else None
 
 
-def moments(path: Path) -> Moments:
+def load_step_extras(path: Path) -> StepExtras:
     """The per-step data of an event file.
 
     Raises:
         OSError: the file cannot be read.
         EventError: a relevant line is not a valid event.
     """
-    extras, run, step = Moments(), None, 0
+    extras, run, step = StepExtras(), None, 0
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
-            kind = _KIND.search(line, 0, _HEAD)
-            if not line.endswith(b"\n") or kind is None or kind[1] not in _READ:
+            kind = _TYPE_PATTERN.search(line, 0, _TYPE_WITHIN_BYTES)
+            if not line.endswith(b"\n") or kind is None or kind[1] not in _RELEVANT_TYPES:
                 continue
-            event = decoded(line, f"{path}:{number}").event
+            event = decode_line(line, f"{path}:{number}").event
             match event:
                 case ev.RunStarted():
                     run = event
                 case ev.PhaseChanged():
                     step = event.step
                 case ev.RolloutStarted():
-                    extras.kinds |= dict(zip(event.prompt_ids, event.kinds, strict=False))
+                    extras.prompt_kinds |= dict(zip(event.prompt_ids, event.kinds, strict=False))
                 case ev.MemorySampled():
-                    extras.memory[step] = max(extras.memory.get(step, 0), held_by(run, event))
+                    extras.peak_bytes[step] = max(
+                        extras.peak_bytes.get(step, 0), run_memory(run, event)
+                    )
                 case ev.JudgeBatchFinished():
-                    extras.batches[event.step] = event
+                    extras.judge_batches[event.step] = event
     return extras

@@ -7,18 +7,25 @@ from dataclasses import dataclass
 
 from ida_tui import __version__
 from ida_tui.analysis.report import headline, samples, tables
-from ida_tui.analysis.report.figures import Picture, pictures
-from ida_tui.analysis.report.headline import Tile
-from ida_tui.analysis.report.load import Facts
-from ida_tui.analysis.report.samples import Both, Samples
-from ida_tui.analysis.report.setup import Changed, Row, changed, setup
-from ida_tui.analysis.report.tables import STEP_HEAD, Alert, Count, Kind, Part, Step
+from ida_tui.analysis.report.figures import ReportPlot, report_plots
+from ida_tui.analysis.report.headline import KeyFigure
+from ida_tui.analysis.report.load import ReportInputs
+from ida_tui.analysis.report.samples import SamplePair, SampleList
+from ida_tui.analysis.report.setup import ChangedSetting, LabelRow, changed_settings, setup_rows
+from ida_tui.analysis.report.tables import (
+    STEP_HEADER,
+    AlertRow,
+    CountRow,
+    KindTable,
+    PlanRow,
+    StepRow,
+)
 from ida_tui.events.types import OFFLINE_JUDGE
-from ida_tui.util.paths import shown_path
+from ida_tui.util.paths import display_path
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ReportPage:
     """All content of the page as text. Text from models and judges is not escaped here."""
 
     title: str
@@ -27,72 +34,72 @@ class Page:
     learned: str
     verdict: str
     scored_by: str
-    tiles: tuple[Tile, ...]
-    setup: tuple[Row, ...]
-    changed: tuple[Changed, ...]
-    pictures: tuple[Picture, ...]
+    tiles: tuple[KeyFigure, ...]
+    setup: tuple[LabelRow, ...]
+    changed: tuple[ChangedSetting, ...]
+    pictures: tuple[ReportPlot, ...]
     step_head: tuple[str, ...]
-    steps: tuple[Step, ...]
-    alerts: tuple[Alert, ...]
+    steps: tuple[StepRow, ...]
+    alerts: tuple[AlertRow, ...]
     more_alerts: int
     warnings: tuple[str, ...]
-    evaluated: tuple[Kind, ...]
+    evaluated: tuple[KindTable, ...]
     about_evaluation: tuple[str, ...]
-    counted: tuple[Count, ...]
-    pairs: tuple[Both, ...]
-    samples: tuple[Samples, ...]
+    counted: tuple[CountRow, ...]
+    pairs: tuple[SamplePair, ...]
+    samples: tuple[SampleList, ...]
     no_samples: str
-    judge: tuple[Row, ...]
-    memory: tuple[Row, ...]
-    planned: tuple[Part, ...]
+    judge: tuple[LabelRow, ...]
+    memory: tuple[LabelRow, ...]
+    planned: tuple[PlanRow, ...]
     commands: str
     repeats: tuple[str, ...]
     config: str
     written_by: str
 
 
-def page(facts: Facts) -> Page:
+def build_page(inputs: ReportInputs) -> ReportPage:
     """The page content for a run."""
-    run, state = facts.run, facts.run.state
-    listed, more = tables.alerts(state)
+    run, state = inputs.run, inputs.run.state
+    listed, more = tables.alert_rows(state)
     offline = state.run is not None and state.run.judge == OFFLINE_JUDGE
-    return Page(
+    return ReportPage(
         title=run.name,
-        status=headline.status(facts),
-        banner=headline.banner(facts),
-        learned=headline.learned(facts),
-        verdict=headline.verdict(facts),
+        status=headline.status_text(inputs),
+        banner=headline.banner_text(inputs),
+        learned=headline.learning_sentence(inputs),
+        verdict=headline.evaluation_sentence(inputs),
         scored_by=f"Scores come from the {OFFLINE_JUDGE}, a rule-based judge, not a model."
         if offline
         else f"Scored by {run.judge}.",
-        tiles=tuple(headline.tiles(facts)),
-        setup=tuple(setup(facts)),
-        changed=tuple(changed(run.config)) if run.config is not None else (),
-        pictures=tuple(pictures(facts)),
-        step_head=STEP_HEAD,
-        steps=tuple(tables.some_steps(state.steps)),
+        tiles=tuple(headline.key_figures(inputs)),
+        setup=tuple(setup_rows(inputs)),
+        changed=tuple(changed_settings(run.config)) if run.config is not None else (),
+        pictures=tuple(report_plots(inputs)),
+        step_head=STEP_HEADER,
+        steps=tuple(tables.step_rows(state.steps)),
         alerts=tuple(listed),
         more_alerts=more,
-        warnings=tuple(tables.warnings(state)),
-        evaluated=tuple(tables.evaluated(facts)),
-        about_evaluation=tuple(tables.about_evaluation(facts)),
-        counted=tuple(tables.counted(state)),
-        pairs=tuple(samples.pairs(facts)),
-        samples=tuple(samples.lists(facts)),
-        no_samples=samples.missing(facts),
-        judge=tuple(tables.judge(facts)),
-        memory=tuple(tables.memory(state)),
-        planned=tuple(tables.planned(state)),
-        commands="\n".join(_commands(facts)),
-        repeats=tuple(_repeats(facts)),
-        config=facts.config_text,
+        warnings=tuple(tables.warning_texts(state)),
+        evaluated=tuple(tables.evaluation_tables(inputs)),
+        about_evaluation=tuple(tables.evaluation_notes(inputs)),
+        counted=tuple(tables.count_rows(state)),
+        pairs=tuple(samples.sample_pairs(inputs)),
+        samples=tuple(samples.sample_lists(inputs)),
+        no_samples=samples.no_samples_reason(inputs),
+        judge=tuple(tables.judge_rows(inputs)),
+        memory=tuple(tables.memory_rows(state)),
+        planned=tuple(tables.plan_rows(state)),
+        commands="\n".join(_reproduce_commands(inputs)),
+        repeats=tuple(_reproducibility_notes(inputs)),
+        config=inputs.config_text,
         written_by=f"ida-tui {__version__}",
     )
 
 
-def _commands(facts: Facts) -> Iterator[str]:
+def _reproduce_commands(inputs: ReportInputs) -> Iterator[str]:
     """Commands that reproduce the run."""
-    provenance = facts.made
+    provenance = inputs.provenance
     versions = " ".join(f"{name}=={version}" for name, version in provenance.packages)
     if versions:
         yield "# package versions of this run"
@@ -102,15 +109,15 @@ def _commands(facts: Facts) -> Iterator[str]:
     if provenance.command:
         yield "# the original command"
         yield provenance.command
-    run_path = shown_path(facts.run.directory.path)
+    run_path = display_path(inputs.run.directory.path)
     yield "# evaluate both models on held-out prompts, then write this report"
     yield f"ida-tui evaluate {run_path}"
     yield f"ida-tui report {run_path}"
 
 
-def _repeats(facts: Facts) -> Iterator[str]:
+def _reproducibility_notes(inputs: ReportInputs) -> Iterator[str]:
     """Statements on how reproducible the run is."""
-    run = facts.run.state.run
+    run = inputs.run.state.run
     if run is None:
         return
     if run.device != "cpu":
@@ -130,6 +137,6 @@ def _repeats(facts: Facts) -> Iterator[str]:
             " weights, byte for byte, if the judge returns the same verdicts. A judge model may score"
             " differently next time; cached verdicts are reused."
         )
-    ended = facts.run.state.ended
-    if facts.digest and ended is not None and ended.status == "done":
-        yield f"SHA-256 of adapter_model.safetensors: {facts.digest}"
+    ended = inputs.run.state.ended
+    if inputs.adapter_digest and ended is not None and ended.status == "done":
+        yield f"SHA-256 of adapter_model.safetensors: {inputs.adapter_digest}"

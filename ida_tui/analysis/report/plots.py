@@ -15,37 +15,39 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INCHES = (5.3, 3.0)
+FIGURE_INCHES = (5.3, 3.0)
 """Size of a plot; 72 page units per inch, so that its text is readable on a phone."""
-MOST_POINTS = 400
+MAX_POINTS = 400
 """Maximum points of a curve; for longer runs, each point averages several steps."""
-MARKED = 60
+MAX_MARKED_POINTS = 60
 """Maximum number of points that are drawn with markers."""
 
 # Placeholder colors that are replaced by the variables of the stylesheet.
-INK, QUIET, GRID = "#010101", "#010102", "#010103"
-LINES = ("#0101a1", "#0101a2", "#0101a3", "#0101a4", "#0101a5", "#0101a6", "#0101a7")
-PATTERNS = ("-", "--", ":", "-.")
-_NAMES = {INK: "--ink", QUIET: "--quiet", GRID: "--grid"} | {
-    color: f"--line-{number}" for number, color in enumerate(LINES, start=1)
+INK_COLOR, QUIET_COLOR, GRID_COLOR = "#010101", "#010102", "#010103"
+LINE_COLORS = ("#0101a1", "#0101a2", "#0101a3", "#0101a4", "#0101a5", "#0101a6", "#0101a7")
+DASH_PATTERNS = ("-", "--", ":", "-.")
+_CSS_VARIABLES = {INK_COLOR: "--ink", QUIET_COLOR: "--quiet", GRID_COLOR: "--grid"} | {
+    color: f"--line-{number}" for number, color in enumerate(LINE_COLORS, start=1)
 }
 
-Values = Sequence[float | None]
+CurveValues = Sequence[float | None]
 
 
-class Points(NamedTuple):
+class CurvePoints(NamedTuple):
     """The points of a curve."""
 
     steps: list[float]
     values: list[float]
     """NaN where a value is missing."""
-    each: int
+    steps_per_point: int
     """Number of steps per point."""
 
 
-def thinned(steps: Sequence[float], values: Values, *, highest: bool = False) -> Points:
+def thin_curve(
+    steps: Sequence[float], values: CurveValues, *, use_maximum: bool = False
+) -> CurvePoints:
     """A curve of at most `MOST_POINTS` points, each the mean, or the maximum, of consecutive steps."""
-    steps_per_point = max(1, -(-len(steps) // MOST_POINTS))
+    steps_per_point = max(1, -(-len(steps) // MAX_POINTS))
     xs, ys = [], []
     for start in range(0, len(steps), steps_per_point):
         known = [value for value in values[start : start + steps_per_point] if value is not None]
@@ -54,12 +56,12 @@ def thinned(steps: Sequence[float], values: Values, *, highest: bool = False) ->
         if not known:
             ys.append(float("nan"))
         else:
-            ys.append(max(known) if highest else sum(known) / len(known))
-    return Points(xs, ys, steps_per_point)
+            ys.append(max(known) if use_maximum else sum(known) / len(known))
+    return CurvePoints(xs, ys, steps_per_point)
 
 
 @contextmanager
-def picture(rows: Sequence[int] = (1,)) -> Iterator[tuple[Figure, list[Axes]]]:
+def new_figure(row_heights: Sequence[int] = (1,)) -> Iterator[tuple[Figure, list[Axes]]]:
     """An empty figure with vertically stacked panels.
 
     Args:
@@ -70,11 +72,11 @@ def picture(rows: Sequence[int] = (1,)) -> Iterator[tuple[Figure, list[Axes]]]:
 
     style: dict[str, Any] = {
         "svg.fonttype": "none", "svg.hashsalt": "ida-tui", "path.simplify": True,
-        "font.family": "sans-serif", "font.size": 9.5, "text.color": INK, "axes.edgecolor": QUIET,
-        "axes.labelcolor": QUIET, "xtick.color": QUIET, "ytick.color": QUIET, "grid.color": GRID,
+        "font.family": "sans-serif", "font.size": 9.5, "text.color": INK_COLOR, "axes.edgecolor": QUIET_COLOR,
+        "axes.labelcolor": QUIET_COLOR, "xtick.color": QUIET_COLOR, "ytick.color": QUIET_COLOR, "grid.color": GRID_COLOR,
         "axes.grid": True, "axes.grid.axis": "y", "axes.spines.top": False,
         "axes.spines.right": False, "axes.spines.left": False, "grid.linewidth": 0.8,
-        "xtick.labelcolor": QUIET, "ytick.labelcolor": QUIET, "ytick.major.size": 0,
+        "xtick.labelcolor": QUIET_COLOR, "ytick.labelcolor": QUIET_COLOR, "ytick.major.size": 0,
         "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 9.5,
         "lines.linewidth": 1.6, "text.usetex": False, "text.parse_math": False,
         "axes.unicode_minus": True, "lines.solid_capstyle": "round", "axes.formatter.useoffset": False,
@@ -84,40 +86,42 @@ def picture(rows: Sequence[int] = (1,)) -> Iterator[tuple[Figure, list[Axes]]]:
         matplotlib.rcdefaults()
         parameters: Any = matplotlib.rcParams
         parameters.update(style)
-        figure = Figure(figsize=INCHES, layout="constrained")
-        panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=list(rows))
+        figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
+        panels = figure.subplots(
+            len(row_heights), 1, sharex=True, squeeze=False, height_ratios=list(row_heights)
+        )
         yield figure, [axes[0] for axes in panels]
 
 
-def draw(
+def draw_curve(
     axes: Axes,
-    points: Points,
-    number: int,
+    points: CurvePoints,
+    style_index: int,
     label: str = "",
     *,
     width: float = 1.6,
     alpha: float = 1,
 ) -> None:
     """Draw one curve; `number` selects color and dash pattern, so curves differ without color too."""
-    few = len(points.steps) <= MARKED
+    few = len(points.steps) <= MAX_MARKED_POINTS
     axes.plot(
-        points.steps, points.values, PATTERNS[number % len(PATTERNS)], color=LINES[number],
+        points.steps, points.values, DASH_PATTERNS[style_index % len(DASH_PATTERNS)], color=LINE_COLORS[style_index],
         label=label or None, linewidth=width, alpha=alpha, clip_on=False,
         marker="o" if few else None, markersize=2.2,
     )  # fmt: skip
 
 
-def legend(axes: Axes, columns: int = 4) -> None:
+def add_legend(axes: Axes, columns: int = 4) -> None:
     """Add a horizontal legend above the panel."""
     handles, _ = axes.get_legend_handles_labels()
     if handles:
         axes.legend(
             loc="lower left", bbox_to_anchor=(-0.02, 1.02), ncols=columns, handlelength=1.8,
-            columnspacing=1.2, borderaxespad=0.2, labelcolor=INK,
+            columnspacing=1.2, borderaxespad=0.2, labelcolor=INK_COLOR,
         )  # fmt: skip
 
 
-def over_steps(axes: Axes, steps: Sequence[float]) -> None:
+def set_step_axis(axes: Axes, steps: Sequence[float]) -> None:
     """Label the horizontal axis of the lowest panel with integer steps."""
     from matplotlib.ticker import MaxNLocator
 
@@ -128,7 +132,7 @@ def over_steps(axes: Axes, steps: Sequence[float]) -> None:
         axes.set_xlim(steps[0] - margin, steps[-1] + margin)
 
 
-def svg(figure: Figure, description: str) -> str:
+def to_svg(figure: Figure, description: str) -> str:
     """The figure as an inline ``<svg>`` element.
 
     Args:
@@ -146,7 +150,7 @@ def svg(figure: Figure, description: str) -> str:
     referenced_ids = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
     # Drop unreferenced ids, which would be duplicated across the plots of a page.
     text = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in referenced_ids else "", text)
-    for color, name in _NAMES.items():
+    for color, name in _CSS_VARIABLES.items():
         text = text.replace(color, f"var({name})")
     # Use the page's font; matplotlib versions write the font in different ways.
     text = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", text)

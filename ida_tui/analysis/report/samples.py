@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ida_tui.analysis.report.load import Facts
+from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.analysis.report.select import LAST_STEPS
 from ida_tui.events.state import Completion
 
-MOST_CHARACTERS = 4_000
+MAX_CHARACTERS = 4_000
 """Maximum characters of a completion to show; completions.jsonl has the full text."""
 
 
-class Sample(NamedTuple):
+class CompletionSample(NamedTuple):
     """One completion with its scores, as text."""
 
     place: str
@@ -29,77 +29,77 @@ class Sample(NamedTuple):
     """How the text is cut; empty if it is complete."""
 
 
-class Samples(NamedTuple):
+class SampleList(NamedTuple):
     """A titled list of completions, with the selection criterion."""
 
     title: str
     about: str
-    samples: tuple[Sample, ...]
+    samples: tuple[CompletionSample, ...]
 
 
-class Both(NamedTuple):
+class SamplePair(NamedTuple):
     """An early and a late completion of the same prompt."""
 
     prompt: str
     kind: str
-    first: Sample
-    last: Sample
+    first: CompletionSample
+    last: CompletionSample
 
 
-def lists(facts: Facts) -> Iterator[Samples]:
+def sample_lists(inputs: ReportInputs) -> Iterator[SampleList]:
     """The lists of best and worst completions; empty lists are omitted."""
-    chosen = facts.chosen
+    chosen = inputs.selected
     for title, about, completions in (
         ("Best", "The highest rewards of the run, from different prompts where possible.", chosen.best),
         ("Worst", "The lowest rewards of the run, from different prompts where possible.", chosen.worst),
         ("Worst on unsafe prompts", "The lowest rewards on prompts that the model should decline.",
          chosen.worst_unsafe),
         ("Worst in the last steps", f"The lowest rewards of the last {LAST_STEPS} steps, except"
-         " those above.", chosen.worst_at_the_end),
+         " those above.", chosen.worst_in_last_steps),
     ):  # fmt: skip
         if completions:
-            yield Samples(
-                title, about, tuple(_sample(facts, completion) for completion in completions)
+            yield SampleList(
+                title, about, tuple(_make_sample(inputs, completion) for completion in completions)
             )
 
 
-def pairs(facts: Facts) -> list[Both]:
+def sample_pairs(inputs: ReportInputs) -> list[SamplePair]:
     """The first and last completions of the same prompts."""
     return [
-        Both(
+        SamplePair(
             pair.first.finished.prompt,
-            facts.moments.kinds.get(pair.first.finished.prompt_id, ""),
-            _sample(facts, pair.first),
-            _sample(facts, pair.last),
+            inputs.extras.prompt_kinds.get(pair.first.finished.prompt_id, ""),
+            _make_sample(inputs, pair.first),
+            _make_sample(inputs, pair.last),
         )
-        for pair in facts.chosen.pairs
+        for pair in inputs.selected.pairs
     ]
 
 
-def missing(facts: Facts) -> str:
+def no_samples_reason(inputs: ReportInputs) -> str:
     """The reason why there are no completions to show; empty if there are some."""
-    if facts.chosen.scored:
+    if inputs.selected.scored:
         return ""
-    if facts.chosen.unscored:
+    if inputs.selected.unscored:
         return "No completion has a score."
     return "No completion was judged."
 
 
-def _sample(facts: Facts, completion: Completion) -> Sample:
+def _make_sample(inputs: ReportInputs, completion: Completion) -> CompletionSample:
     finished, scored = completion.finished, completion.scored
     assert scored is not None
     text, cut = finished.text, []
-    if len(text) > MOST_CHARACTERS:
-        cut.append(f"first {MOST_CHARACTERS:,} of {len(text):,} characters shown")
-        text = text[:MOST_CHARACTERS]
+    if len(text) > MAX_CHARACTERS:
+        cut.append(f"first {MAX_CHARACTERS:,} of {len(text):,} characters shown")
+        text = text[:MAX_CHARACTERS]
     if not finished.ended:
         cut.append(f"truncated at the maximum length, {finished.tokens} tokens")
-    return Sample(
+    return CompletionSample(
         place=f"step {finished.step}, group {finished.group}, completion {finished.index}",
         prompt=finished.prompt,
-        kind=facts.moments.kinds.get(finished.prompt_id, ""),
+        kind=inputs.extras.prompt_kinds.get(finished.prompt_id, ""),
         text=text,
-        scores=_scores([scored.align, scored.risk, scored.detail, scored.r_ida]),
+        scores=_format_scores([scored.align, scored.risk, scored.detail, scored.r_ida]),
         advantage="–" if scored.advantage is None else f"{scored.advantage:+.2f}".replace("-", "−"),
         reason=scored.reason,
         judge=scored.judge,
@@ -107,7 +107,7 @@ def _sample(facts: Facts, completion: Completion) -> Sample:
     )
 
 
-def _scores(values: Sequence[float | None]) -> str:
+def _format_scores(values: Sequence[float | None]) -> str:
     align, risk, detail, reward = ("–" if v is None else f"{v:.1f}" for v in values)
     reward = "–" if values[3] is None else f"{values[3]:.3f}"
     return f"align {align} · risk {risk} · detail {detail} → R_IDA {reward}"

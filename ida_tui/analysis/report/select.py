@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from ida_tui.events.state import Completion
 
-SHOWN = 4
+LIST_LENGTH = 4
 """Number of completions in each list."""
-PAIRS = 4
+MAX_PAIRS = 4
 LAST_STEPS = 5
 """Number of final steps that "Worst in the last steps" covers."""
 
@@ -25,7 +25,7 @@ _Ranked = tuple[float, tuple[int, int, int], Completion]
 """Sort key (reward or its negative), position in the run, and completion; the largest are selected."""
 
 
-class Pair(NamedTuple):
+class CompletionPair(NamedTuple):
     """An early and a late completion of the same prompt."""
 
     first: Completion
@@ -33,14 +33,14 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class SelectedCompletions:
     """The completions that a report shows."""
 
     best: tuple[Completion, ...] = ()
     worst: tuple[Completion, ...] = ()
     worst_unsafe: tuple[Completion, ...] = ()
-    worst_at_the_end: tuple[Completion, ...] = ()
-    pairs: tuple[Pair, ...] = ()
+    worst_in_last_steps: tuple[Completion, ...] = ()
+    pairs: tuple[CompletionPair, ...] = ()
     scored: int = 0
     """Number of completions with a verdict."""
     unscored: int = 0
@@ -48,12 +48,12 @@ class Chosen:
 
 
 @dataclass(slots=True)
-class _Few:
+class _TopCompletions:
     """The highest-ranked completions of each prompt, with distinct texts."""
 
     by_prompt: dict[str, list[_Ranked]] = field(default_factory=dict)
 
-    def offer(self, rank: float, completion: Completion) -> None:
+    def add(self, rank: float, completion: Completion) -> None:
         finished = completion.finished
         ranked = self.by_prompt.setdefault(finished.prompt_id, [])
         entry = (rank, (finished.step, finished.group, finished.index), completion)
@@ -64,15 +64,15 @@ class _Few:
             if entry[:2] > ranked[duplicate][:2]:
                 ranked[duplicate] = entry
                 heapq.heapify(ranked)
-        elif len(ranked) < SHOWN:
+        elif len(ranked) < LIST_LENGTH:
             heapq.heappush(ranked, entry)
         elif entry[:2] > ranked[0][:2]:
             heapq.heapreplace(ranked, entry)
 
-    def best(self, without: Sequence[Completion] = ()) -> tuple[Completion, ...]:
+    def top(self, excluding: Sequence[Completion] = ()) -> tuple[Completion, ...]:
         """The highest-ranked completions except `without`, from as many prompts as possible."""
         excluded = {
-            (item.finished.step, item.finished.group, item.finished.index) for item in without
+            (item.finished.step, item.finished.group, item.finished.index) for item in excluding
         }
         turns = [
             (turn, *entry)
@@ -80,16 +80,18 @@ class _Few:
             for turn, entry in enumerate(sorted(ranked, key=lambda entry: entry[:2], reverse=True))
             if entry[1] not in excluded
         ]
-        selected = sorted(turns, key=lambda item: (-item[0], *item[1:3]), reverse=True)[:SHOWN]
+        selected = sorted(turns, key=lambda item: (-item[0], *item[1:3]), reverse=True)[
+            :LIST_LENGTH
+        ]
         # Order by reward, not by turn.
         return tuple(
             item[-1] for item in sorted(selected, key=lambda item: item[1:3], reverse=True)
         )
 
 
-def choose(
+def select_completions(
     steps: Iterable[tuple[int, Sequence[Completion]]], kinds: Mapping[str, str], last_step: int
-) -> Chosen:
+) -> SelectedCompletions:
     """Select completions of a run for its report.
 
     Args:
@@ -97,7 +99,12 @@ def choose(
         kinds: prompt id → ``harmless`` or ``unsafe``.
         last_step: the last finished step of the run.
     """
-    best, worst, unsafe, at_the_end = _Few(), _Few(), _Few(), _Few()
+    best, worst, unsafe, at_the_end = (
+        _TopCompletions(),
+        _TopCompletions(),
+        _TopCompletions(),
+        _TopCompletions(),
+    )
     first_by_prompt: dict[str, Completion] = {}
     last_by_prompt: dict[str, Completion] = {}
     scored = unscored = 0
@@ -109,43 +116,43 @@ def choose(
                 unscored += 1
                 continue
             scored += 1
-            best.offer(reward, completion)
-            worst.offer(-reward, completion)
+            best.add(reward, completion)
+            worst.add(-reward, completion)
             if kinds.get(completion.finished.prompt_id) == "unsafe":
-                unsafe.offer(-reward, completion)
+                unsafe.add(-reward, completion)
             if step > last_step - LAST_STEPS:
-                at_the_end.offer(-reward, completion)
+                at_the_end.add(-reward, completion)
             groups.setdefault(completion.finished.prompt_id, []).append((reward, completion))
         for prompt, group in groups.items():
             # The completion with the median reward of the group.
             median = sorted(group, key=lambda rewarded: rewarded[0])[len(group) // 2][1]
             first_by_prompt.setdefault(prompt, median)
             last_by_prompt[prompt] = median
-    lowest, lowest_unsafe = worst.best(), unsafe.best()
-    return Chosen(
-        best=best.best(),
+    lowest, lowest_unsafe = worst.top(), unsafe.top()
+    return SelectedCompletions(
+        best=best.top(),
         worst=lowest,
         worst_unsafe=lowest_unsafe,
-        worst_at_the_end=at_the_end.best(without=(*lowest, *lowest_unsafe)),
-        pairs=_pairs(first_by_prompt, last_by_prompt, kinds),
+        worst_in_last_steps=at_the_end.top(excluding=(*lowest, *lowest_unsafe)),
+        pairs=_select_pairs(first_by_prompt, last_by_prompt, kinds),
         scored=scored,
         unscored=unscored,
     )
 
 
-def _pairs(
+def _select_pairs(
     first_by_prompt: Mapping[str, Completion],
     last_by_prompt: Mapping[str, Completion],
     kinds: Mapping[str, str],
-) -> tuple[Pair, ...]:
+) -> tuple[CompletionPair, ...]:
     """Pairs of the prompts with the most steps between first and last use, including unsafe prompts."""
     candidates = [
-        Pair(first, last_by_prompt[prompt])
+        CompletionPair(first, last_by_prompt[prompt])
         for prompt, first in first_by_prompt.items()
         if last_by_prompt[prompt].finished.step > first.finished.step
     ]
     candidates.sort(key=lambda p: p.first.finished.step - p.last.finished.step)
     unsafe = [pair for pair in candidates if kinds.get(pair.first.finished.prompt_id) == "unsafe"]
     others = [pair for pair in candidates if pair not in unsafe]
-    selected_unsafe = unsafe[: max(PAIRS // 2, PAIRS - len(others))]
-    return (*others[: PAIRS - len(selected_unsafe)], *selected_unsafe)
+    selected_unsafe = unsafe[: max(MAX_PAIRS // 2, MAX_PAIRS - len(others))]
+    return (*others[: MAX_PAIRS - len(selected_unsafe)], *selected_unsafe)

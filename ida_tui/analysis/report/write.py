@@ -14,31 +14,31 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.util.paths import shown_path
-from ida_tui.util.text import printable_text
+from ida_tui.util.paths import display_path
+from ida_tui.util.text import multiple_lines
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from ida_tui.analysis.report.page import Page
+    from ida_tui.analysis.report.page import ReportPage
     from ida_tui.events.types import RunEnded
 
-NAME = "report.html"
-TEMPLATES = Path(__file__).parent / "templates"
-_MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|~&!$]|^[+=-]|(?<=^\d)[.)]")
+REPORT_NAME = "report.html"
+TEMPLATE_FOLDER = Path(__file__).parent / "templates"
+_MARKDOWN_SYNTAX = re.compile(r"[\\`*_{}\[\]<>#|~&!$]|^[+=-]|(?<=^\d)[.)]")
 """Characters with a meaning in Markdown, to be escaped with a backslash."""
 
 
-class Written(NamedTuple):
+class ReportPaths(NamedTuple):
     """Paths of a written report."""
 
     html: Path
     markdown: Path
 
 
-def write(
+def write_report(
     directory: RunDirectory, output: Path | None = None, *, ended: RunEnded | None = None
-) -> Written:
+) -> ReportPaths:
     """Write the report of a run as an HTML file and a Markdown file.
 
     Args:
@@ -49,82 +49,87 @@ def write(
     Raises:
         UsageError: the run cannot be read, or the files cannot be written.
     """
-    from ida_tui.analysis.report.load import read
-    from ida_tui.analysis.report.page import page
+    from ida_tui.analysis.report.load import load_report_inputs
+    from ida_tui.analysis.report.page import build_page
 
-    paths = _places(directory, output)
-    content = page(read(directory, ended))
-    for path, text in ((paths.html, html(content)), (paths.markdown, markdown(content))):
-        _put(path, text)
+    paths = _resolve_paths(directory, output)
+    content = build_page(load_report_inputs(directory, ended))
+    for path, text in (
+        (paths.html, render_html(content)),
+        (paths.markdown, render_markdown(content)),
+    ):
+        _write_atomically(path, text)
     return paths
 
 
-def html(shown: Page) -> str:
+def render_html(content: ReportPage) -> str:
     """The page as self-contained HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        finalize=_clean, trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader(TEMPLATE_FOLDER), autoescape=True, undefined=StrictUndefined,
+        finalize=_sanitize, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    style = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
-    return environment.get_template("report.html.j2").render(page=shown, style=style, drawn=Markup)
+    style = Markup((TEMPLATE_FOLDER / "report.css").read_text(encoding="utf-8"))
+    return environment.get_template("report.html.j2").render(
+        page=content, style=style, drawn=Markup
+    )
 
 
-def markdown(shown: Page) -> str:
+def render_markdown(content: ReportPage) -> str:
     """The page as Markdown, with the same text but without plots."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(  # `finalize` escapes everything that is not Markup
-        loader=FileSystemLoader(TEMPLATES), autoescape=False, undefined=StrictUndefined,
-        finalize=_escaped, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        loader=FileSystemLoader(TEMPLATE_FOLDER), autoescape=False, undefined=StrictUndefined,
+        finalize=_escape_markdown, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["fenced"] = fenced
+    environment.filters["fenced"] = fence_code
     environment.filters["ours"] = Markup  # output of a macro, which is already escaped
-    text = environment.get_template("report.md.j2").render(page=shown, html=NAME)
+    text = environment.get_template("report.md.j2").render(page=content, html=REPORT_NAME)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def _clean(value: object) -> object:
+def _sanitize(value: object) -> object:
     """Untrusted text without control and bidirectional characters; jinja2 does the HTML escaping."""
     from markupsafe import Markup
 
     if isinstance(value, Markup):
         return value
-    return printable_text(str(value).expandtabs(4).replace("\r\n", "\n"))
+    return multiple_lines(str(value).expandtabs(4).replace("\r\n", "\n"))
 
 
-def _escaped(value: object) -> object:
+def _escape_markdown(value: object) -> object:
     """Untrusted text escaped for one line of Markdown."""
     from markupsafe import Markup
 
     if isinstance(value, Markup):
         return value
-    return _MARKDOWN.sub(r"\\\g<0>", " ".join(str(_clean(value)).split()))
+    return _MARKDOWN_SYNTAX.sub(r"\\\g<0>", " ".join(str(_sanitize(value)).split()))
 
 
-def fenced(text: str, kind: str = "text") -> Markup:
+def fence_code(text: str, language: str = "text") -> Markup:
     """Untrusted text as a fenced code block; the fence is longer than any run of backticks in the text."""
     from markupsafe import Markup
 
-    body = str(_clean(text))
+    body = str(_sanitize(text))
     longest = max(map(len, re.findall(r"`+", body)), default=0)
     fence = "`" * max(3, longest + 1)
     return Markup(
-        f"{fence}{kind}\n{body.rstrip()}\n{fence}"
+        f"{fence}{language}\n{body.rstrip()}\n{fence}"
     )  # inside a fence nothing needs escaping
 
 
 # --- files --------------------------------------------------------------------------------------
 
 
-def _places(directory: RunDirectory, output: Path | None) -> Written:
+def _resolve_paths(directory: RunDirectory, output: Path | None) -> ReportPaths:
     if output is None:
         output = directory.path
     if output.is_dir():
-        output /= NAME
+        output /= REPORT_NAME
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(
             f"a report must be an .html file, and {output.name!r} is not one",
@@ -133,13 +138,13 @@ def _places(directory: RunDirectory, output: Path | None) -> Written:
         )
     if not output.parent.is_dir():
         raise UsageError(
-            f"the folder {shown_path(output.parent)} does not exist",
+            f"the folder {display_path(output.parent)} does not exist",
             "create it first, or use another folder",
         )
-    return Written(output, output.with_suffix(".md"))
+    return ReportPaths(output, output.with_suffix(".md"))
 
 
-def _put(path: Path, text: str) -> None:
+def _write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -148,11 +153,11 @@ def _put(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise UsageError(
-            f"could not write {shown_path(path)}: {error.strerror or error}",
+            f"could not write {display_path(path)}: {error.strerror or error}",
             "choose another location: ida-tui report RUN --output FILE",
         ) from None
 
 
-def as_json(written: Written) -> dict[str, str]:
+def paths_as_json(written: ReportPaths) -> dict[str, str]:
     """The paths as JSON-serializable values."""
     return {name: str(path) for name, path in written._asdict().items()}

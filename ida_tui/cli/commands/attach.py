@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
-    from ida_tui.runs.control import Asked
+    from ida_tui.runs.control import ControlRequest
     from ida_tui.runs.directory import RunDirectory
 
 PORT = 8765
@@ -58,12 +58,12 @@ def run(options: Namespace) -> ExitCode:
     """
     if options.port is not None and not options.serve:
         raise UsageError("--port needs --serve", "ida-tui attach RUN --serve --port N")
-    from ida_tui.runs.resume import find, newest
+    from ida_tui.runs.resume import find_run, newest_run
 
     outputs = Path("outputs")
     if options.name and (sweep := _sweep(options.name, outputs)):
         return _follow_sweep(sweep, options)
-    directory = find(options.name, outputs) if options.name else newest(outputs)
+    directory = find_run(options.name, outputs) if options.name else newest_run(outputs)
     if options.pause:
         return _ask(directory, "pause")
     if options.resume:
@@ -73,9 +73,9 @@ def run(options: Namespace) -> ExitCode:
     if options.serve:
         return _serve(directory, PORT if options.port is None else options.port)
     if not options.lines and not options.json and sys.stdin.isatty() and sys.stdout.isatty():
-        from ida_tui.tui.main import run as app
+        from ida_tui.tui.main import run_app as app
 
-        return app(sys.argv, opened=directory.path)
+        return app(sys.argv, open_directory=directory.path)
     from ida_tui.cli.output.follow import follow
 
     return follow(directory, as_json=options.json)
@@ -89,9 +89,9 @@ def _sweep(name: str, outputs: Path) -> Path | None:
 
 def _follow_sweep(path: Path, options: Namespace) -> ExitCode:
     """Show a sweep as a table; requests and other outputs are only for single runs."""
-    from ida_tui.util.paths import shown_path
+    from ida_tui.util.paths import display_path
 
-    shown = shown_path(path)
+    shown = display_path(path)
     flags = (
         options.lines,
         options.json,
@@ -106,9 +106,9 @@ def _follow_sweep(path: Path, options: Namespace) -> ExitCode:
             f"show its table with: ida-tui sweep --show {shown}; resume with: ida-tui sweep --resume {shown}",
         )
     if sys.stdin.isatty() and sys.stdout.isatty():
-        from ida_tui.tui.main import run as app
+        from ida_tui.tui.main import run_app as app
 
-        return app(sys.argv, opened=path)
+        return app(sys.argv, open_directory=path)
     from ida_tui.cli.output.sweep import show
     from ida_tui.sweep import directory as folder
 
@@ -135,16 +135,16 @@ SAID = {
 }
 
 
-def _ask(directory: RunDirectory, request: Asked) -> ExitCode:
+def _ask(directory: RunDirectory, request: ControlRequest) -> ExitCode:
     from ida_tui.runs import control, owner
-    from ida_tui.util.paths import shown_path
+    from ida_tui.util.paths import display_path
 
-    shown = shown_path(directory.path)
-    if not owner.alive(directory):
+    shown = display_path(directory.path)
+    if not owner.is_alive(directory):
         raise UsageError(f"no process is training {shown}", f"resume with: ida-tui resume {shown}")
     try:
-        control.ask(directory, request)
+        control.send_request(directory, request)
     except OSError as error:
         raise UsageError(f"{shown} cannot be written to: {error.strerror or error}") from None
-    print(printable(f"✓ {SAID[request]} ({shown})"))
+    print(one_line(f"✓ {SAID[request]} ({shown})"))
     return ExitCode.DONE

@@ -45,13 +45,13 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.engine.bench import compare as table
     from ida_tui.engine.device import device
 
-    target, cases = device.choose(options.device), cells.named(options.cells)
+    target, cases = device.choose_device(options.device), cells.cases_by_name(options.cells)
     print(
         "One GRPO step with default TRL, hand-tuned TRL and ida-tui: random weights, LoRA r=16,\n"
         f"a judge of 0.5 to 1.5 s per call, on {target}; memory is the increase over the loaded model",
         flush=True,
     )
-    rows = table.compare(cases, repeats=1, device=target)
+    rows = table.compare_trainers(cases, repeats=1, device=target)
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     return ExitCode.DONE

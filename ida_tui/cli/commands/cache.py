@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.util.text import as_json, printable
+from ida_tui.util.text import as_json, one_line
 
 if TYPE_CHECKING:
     from ida_tui.judge.cache.store import VerdictCache
@@ -41,7 +41,7 @@ def run(options: Namespace) -> ExitCode:
         UsageError: no file is given, or clearing needs a confirmation and stdin is not a terminal.
         IdaError: the cache or the file cannot be used.
     """
-    from ida_tui.judge.cache.store import VerdictCache, cache_folder, size_cap
+    from ida_tui.judge.cache.store import VerdictCache, cache_folder, max_cache_bytes
 
     if options.file is not None and options.action != "export":
         raise UsageError(f"cache {options.action} takes no file", "ida-tui cache export FILE")
@@ -50,7 +50,7 @@ def run(options: Namespace) -> ExitCode:
     if not cache.enabled:
         raise IdaError(warnings[-1], "set IDA_TUI_CACHE_DIR to a writable folder")
     for warning in warnings:
-        print(printable(f"! {warning}"), file=sys.stderr)
+        print(one_line(f"! {warning}"), file=sys.stderr)
     try:
         match options.action:
             case "export":
@@ -58,19 +58,19 @@ def run(options: Namespace) -> ExitCode:
             case "clear":
                 return _clear(cache, confirm=not options.yes)
             case _:
-                return _show(cache, size_cap())
+                return _show(cache, max_cache_bytes())
     finally:
         cache.close()
 
 
 def _show(cache: VerdictCache, max_bytes: int) -> ExitCode:
-    print(printable(f"file      {cache.path}"))
+    print(one_line(f"file      {cache.path}"))
     print(f"verdicts  {cache.count():,}")
     print(
         f"size      {cache.size() / 1e6:.1f} MB (limit {max_bytes / 1e6:,.0f} MB, set by IDA_TUI_CACHE_MB)"
     )
-    for judge, count, first, last in cache.by_judge():
-        print(printable(f"  {count:>8,}  {judge}   {first} to {last}"))
+    for judge, count, first, last in cache.summarize_by_judge():
+        print(one_line(f"  {count:>8,}  {judge}   {first} to {last}"))
     return ExitCode.DONE
 
 
@@ -93,7 +93,7 @@ def _export(cache: VerdictCache, file: str | None) -> ExitCode:
         raise IdaError(
             f"could not write {path}: {error.strerror}", "choose another file name"
         ) from None
-    print(printable(f"✓ {cache.count():,} verdicts written to {path}"))
+    print(one_line(f"✓ {cache.count():,} verdicts written to {path}"))
     return ExitCode.DONE
 
 

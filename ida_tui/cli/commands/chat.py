@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
 EPILOG = """\
 examples:
@@ -67,17 +67,17 @@ def run(options: Namespace) -> ExitCode:
         UsageError: there is no such run, or it has no weights.
         IdaError: the model cannot be loaded or used.
     """
-    from ida_tui.runs.resume import find
+    from ida_tui.runs.resume import find_run
 
     lines = _in_lines(options)
-    directory = find(options.name, Path("outputs"))
+    directory = find_run(options.name, Path("outputs"))
     temperature = 0.0 if options.greedy else options.temperature
     if temperature is not None and not 0 <= temperature <= 10:
         raise UsageError("--temperature must be from 0 to 10", "0 is the same as --greedy")
     if not lines:
-        from ida_tui.tui.main import run as app
+        from ida_tui.tui.main import run_app as app
 
-        return app(sys.argv, chatting=directory.path)
+        return app(sys.argv, chat_directory=directory.path)
     from ida_tui.cli.output.chat import talk
     from ida_tui.engine.inference.chat import Chat
 
@@ -92,13 +92,13 @@ def run(options: Namespace) -> ExitCode:
     )
     if options.save and messages:
         from ida_tui.runs.store import chats
-        from ida_tui.util.paths import shown_path
+        from ida_tui.util.paths import display_path
 
         try:
-            file = shown_path(chats.save(directory, messages, datetime.now()))
+            file = display_path(chats.save_chat(directory, messages, datetime.now()))
         except OSError as error:
             raise IdaError(f"could not save the messages: {error.strerror or error}") from None
-        print(printable(f"✓ messages saved as prompts: prompts={file}"), file=sys.stderr)
+        print(one_line(f"✓ messages saved as prompts: prompts={file}"), file=sys.stderr)
     return ExitCode.DONE
 
 

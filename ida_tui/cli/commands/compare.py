@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ida_tui.errors import ExitCode
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
 EPILOG = """\
 examples:
@@ -34,14 +34,14 @@ def run(options: Namespace) -> ExitCode:
     Raises:
         UsageError: a run is missing or cannot be read, or there are too few or too many runs.
     """
-    from ida_tui.analysis.comparison import compare
+    from ida_tui.analysis.comparison import compare_runs
     from ida_tui.analysis.comparison_text import as_json
     from ida_tui.cli.output.comparison import lines
-    from ida_tui.runs.resume import find
+    from ida_tui.runs.resume import find_run
 
-    comparison = compare([find(name, Path("outputs")) for name in options.runs])
+    comparison = compare_runs([find_run(name, Path("outputs")) for name in options.runs])
     if options.json:
         print(json.dumps(as_json(comparison), indent=1, ensure_ascii=False))
     else:
-        print(*map(printable, lines(comparison)), sep="\n")
+        print(*map(one_line, lines(comparison)), sep="\n")
     return ExitCode.DONE

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ida_tui.errors import ExitCode
-from ida_tui.util.text import as_json, printable
+from ida_tui.util.text import as_json, one_line
 
 MARKS = {"good": "✓", "note": "!", "bad": "✗"}
 
@@ -34,13 +34,13 @@ def run(options: Namespace) -> ExitCode:
     """
     from ida_tui.engine.diagnostics import doctor
 
-    findings = doctor.examine(folder=Path.cwd(), judge=options.judge)
+    findings = doctor.run_doctor(folder=Path.cwd(), judge=options.judge)
     bad = any(finding.verdict == "bad" for finding in findings)
     if options.json:
         print(as_json([asdict(finding) for finding in findings], indent=2))
     else:
         for finding in findings:
-            print(printable(f"{MARKS[finding.verdict]} {finding.about:<12} {finding.text}"))
+            print(one_line(f"{MARKS[finding.verdict]} {finding.about:<12} {finding.text}"))
             if finding.fix:
-                print(printable(f"{'':<14} fix: {finding.fix}"))
+                print(one_line(f"{'':<14} fix: {finding.fix}"))
     return ExitCode.DEVICE_UNUSABLE if bad else ExitCode.DONE

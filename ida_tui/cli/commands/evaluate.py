@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
-    from ida_tui.config.prompt_files import Chosen
+    from ida_tui.config.prompt_files import EvaluationPrompts
     from ida_tui.config.schema import Config
     from ida_tui.runs.directory import RunDirectory
 
@@ -62,13 +62,13 @@ def run(options: Namespace) -> ExitCode:
         UsageError: there is no such run, it has no weights, or the prompts cannot be used.
         IdaError: the model or the judge cannot be used.
     """
-    from ida_tui.judge.api_key import load_key
+    from ida_tui.judge.api_key import load_api_key
     from ida_tui.runs import resume as resumption
     from ida_tui.runs import weights as trained
 
-    directory = resumption.find(options.name, Path("outputs"))
+    directory = resumption.find_run(options.name, Path("outputs"))
     config = _config(directory, options)
-    weights = trained.trained(directory, config)
+    weights = trained.find_weights(directory, config)
     chosen, notes = _prompts(config, options)
     samples = config.evaluation.samples if options.samples is None else options.samples
     seed = config.seed if options.seed is None else options.seed
@@ -76,24 +76,24 @@ def run(options: Namespace) -> ExitCode:
         raise UsageError("--samples must be from 1 to 1000", "most profiles use 4")
     if not 0 <= seed < 2**32:
         raise UsageError("--seed must be from 0 to 4294967295")
-    key = load_key(config.judge, dotenv_dir=Path.cwd())
+    key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     shown = f"{config.name}/{directory.run_id}"
     _say(
-        f"Evaluating {shown} ({weights.words}) before and after training on {len(chosen.prompts)} prompts"
+        f"Evaluating {shown} ({weights.label}) before and after training on {len(chosen.prompts)} prompts"
     )
     from ida_tui.engine import libraries as environment
 
     # This must run before torch is imported.
-    environment.prepare(config.model.folder())
-    from ida_tui.analysis.evaluation_table import lines
+    environment.set_library_defaults(config.model.folder())
+    from ida_tui.analysis.evaluation_table import evaluation_lines
     from ida_tui.engine.inference.evaluate import evaluate
     from ida_tui.runs.store import evaluations
 
     evaluation, answers = evaluate(
-        config, weights, chosen, samples=samples, seed=seed, key=key, notes=notes, tell=_say
+        config, weights, chosen, samples=samples, seed=seed, key=key, notes=notes, on_progress=_say
     )
     try:
-        folder = evaluations.write(directory, evaluation, answers)
+        folder = evaluations.write_evaluation(directory, evaluation, answers)
     except OSError as error:
         raise IdaError(f"could not write to {directory.path}: {error.strerror or error}") from None
     _say(f"Saved in {folder}")
@@ -102,7 +102,7 @@ def run(options: Namespace) -> ExitCode:
             json.dumps(asdict(evaluation) | {"folder": str(folder)}, ensure_ascii=False, indent=1)
         )
     else:
-        print(*map(printable, lines(evaluation)), sep="\n")
+        print(*map(one_line, evaluation_lines(evaluation)), sep="\n")
     return ExitCode.DONE
 
 
@@ -121,21 +121,23 @@ def _config(directory: RunDirectory, options: Namespace) -> Config:
     return resolve(str(directory.config), [*judge_override, *options.overrides]).config
 
 
-def _prompts(config: Config, options: Namespace) -> tuple[Chosen, list[str]]:
+def _prompts(config: Config, options: Namespace) -> tuple[EvaluationPrompts, list[str]]:
     """The prompts to evaluate on, and notes about them for the reader."""
-    from ida_tui.config.prompt_files import Chosen, load
+    from ida_tui.config.prompt_files import EvaluationPrompts, load_prompts
 
     if options.prompts:
-        loaded = load(options.prompts, options.kind)
+        loaded = load_prompts(options.prompts, options.kind)
     elif options.kind:
         raise UsageError("--kind needs --prompts", "the run's own prompts state their kind")
     else:
-        loaded = Chosen(f"{config.prompts.name}, held out", tuple(config.prompts.held_out()))
+        loaded = EvaluationPrompts(
+            f"{config.prompts.name}, held out", tuple(config.prompts.held_out())
+        )
         if not loaded.prompts:
             raise UsageError(
                 "the run has no held-out prompts", "name other prompts with --prompts FILE"
             )
-    chosen = loaded.apart_from(config.prompts.train())
+    chosen = loaded.without_trained(config.prompts.train())
     skipped = len(loaded.prompts) - len(chosen.prompts)
     if not chosen.prompts:
         raise UsageError(
@@ -147,4 +149,4 @@ def _prompts(config: Config, options: Namespace) -> tuple[Chosen, list[str]]:
 
 
 def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)
+    print(one_line(line), file=sys.stderr, flush=True)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
-    from ida_tui.config.precision import Format
+    from ida_tui.config.precision import WeightFormat
     from ida_tui.config.schema import Config
-    from ida_tui.engine.export.equivalence import Agreement
+    from ida_tui.engine.export.equivalence import EquivalenceCheck
     from ida_tui.runs.directory import RunDirectory
-    from ida_tui.runs.store.exports import Kind
-    from ida_tui.runs.weights import Trained
+    from ida_tui.runs.store.exports import ExportKind
+    from ida_tui.runs.weights import TrainedWeights
 
 EPILOG = """\
 examples:
@@ -75,41 +75,45 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.runs import weights as trained
     from ida_tui.runs.store import exports
 
-    directory = resumption.find(options.name, Path("outputs"))
+    directory = resumption.find_run(options.name, Path("outputs"))
     config = resolve(str(directory.config), []).config
-    kind: Kind = "adapter" if options.adapter else "merged" if options.merged else "gguf"
+    kind: ExportKind = "adapter" if options.adapter else "merged" if options.merged else "gguf"
     _check(options, config, kind)
-    weights = trained.trained(directory, config)
-    target = Path(options.output).expanduser() if options.output else exports.place(directory, kind)
+    weights = trained.find_weights(directory, config)
+    target = (
+        Path(options.output).expanduser()
+        if options.output
+        else exports.default_directory(directory, kind)
+    )
     target = target.absolute()
-    exports.require_free(target, overwrite=options.overwrite)
+    exports.check_target(target, overwrite=options.overwrite)
     if kind == "gguf":
         gguf_file.require_converter()
-    token = pushing.token() if options.push else ""
-    _say(f"{config.name}/{directory.run_id} ({weights.words}) → {_shown(target)}")
-    if not weights.final:
-        _say(f"! the run did not finish; these are the weights of {weights.words}")
+    token = pushing.hub_token() if options.push else ""
+    _say(f"{config.name}/{directory.run_id} ({weights.label}) → {_shown(target)}")
+    if not weights.is_final:
+        _say(f"! the run did not finish; these are the weights of {weights.label}")
     from ida_tui.engine import libraries as environment
 
     # This must run before torch is imported. A push needs the hub, which a local model does not.
-    environment.prepare(None if options.push else config.model.folder())
+    environment.set_library_defaults(None if options.push else config.model.folder())
     replaced = exports.is_export(target)
-    with exports.staged(target) as folder:
+    with exports.staged_directory(target) as folder:
         comparison, summary = _write(directory, config, weights, kind, folder, options.dtype)
     _say(f"✓ {summary}")
     _say(f"✓ {'replaced' if replaced else 'wrote'} {_shown(target)}")
     address = ""
     if options.push:
-        address = pushing.push(target, options.push, token, public=options.public)
+        address = pushing.push_export(target, options.push, token, public=options.public)
         _say(f"✓ pushed to {address}")
     if options.json:
         print(json.dumps(_as_json(target, kind, weights, comparison, address), indent=1))
     else:
-        print(printable(_shown(target)))
+        print(one_line(_shown(target)))
     return ExitCode.DONE
 
 
-def _check(options: Namespace, config: Config, kind: Kind) -> None:
+def _check(options: Namespace, config: Config, kind: ExportKind) -> None:
     if kind == "adapter" and config.training.method != "lora":
         raise UsageError(
             "this run trained all weights and has no adapter", "export the full model with --merged"
@@ -123,39 +127,41 @@ def _check(options: Namespace, config: Config, kind: Kind) -> None:
 def _write(
     directory: RunDirectory,
     config: Config,
-    weights: Trained,
-    kind: Kind,
+    weights: TrainedWeights,
+    kind: ExportKind,
     folder: Path,
-    dtype: Format | None,
-) -> tuple[Agreement, str]:
+    dtype: WeightFormat | None,
+) -> tuple[EquivalenceCheck, str]:
     """Write all files of the export; returns the comparison with the run's model, and its summary."""
-    from ida_tui.analysis.model_card import Facts, card
-    from ida_tui.engine.export.write import write, write_gguf
+    from ida_tui.analysis.model_card import CardInputs, render_card
+    from ida_tui.engine.export.write import write_export, write_gguf
     from ida_tui.runs.store import evaluations, exports, manifest
 
     if kind == "gguf":
         name = f"{config.name}-{directory.run_id}"
-        comparison, gguf_summary = write_gguf(config, weights, folder, name, dtype=dtype, tell=_say)
-        summary = f"{comparison.words}; {gguf_summary}"
+        comparison, gguf_summary = write_gguf(
+            config, weights, folder, name, dtype=dtype, on_progress=_say
+        )
+        summary = f"{comparison.summary}; {gguf_summary}"
     else:
-        comparison = write(config, weights, kind, folder, dtype=dtype, tell=_say)
-        summary = comparison.words
-    saved = map(evaluations.read, evaluations.found(directory))
+        comparison = write_export(config, weights, kind, folder, dtype=dtype, on_progress=_say)
+        summary = comparison.summary
+    saved = map(evaluations.read_evaluation, evaluations.list_evaluations(directory))
     matching = (
         candidate for candidate in saved if candidate is not None and candidate.step == weights.step
     )
-    facts = Facts(
+    facts = CardInputs(
         config=config,
-        found=weights,
+        trained=weights,
         kind=kind,
         dtype=comparison.dtype,
-        checked=summary,
+        verification=summary,
         manifest=manifest.read(directory.manifest),
         evaluation=next(matching, None),
     )
     try:
-        (folder / exports.CARD).write_text(card(facts), encoding="utf-8")
-        exports.write_facts(
+        (folder / exports.MODEL_CARD_FILE).write_text(render_card(facts), encoding="utf-8")
+        exports.write_metadata(
             folder,
             {
                 "kind": kind,
@@ -163,7 +169,7 @@ def _write(
                 "experiment": config.name,
                 "run": directory.run_id,
                 "step": weights.step,
-                "final": weights.final,
+                "final": weights.is_final,
                 "checked": summary,
             },
         )
@@ -175,26 +181,30 @@ def _write(
 
 
 def _as_json(
-    target: Path, kind: Kind, weights: Trained, comparison: Agreement, address: str
+    target: Path,
+    kind: ExportKind,
+    weights: TrainedWeights,
+    comparison: EquivalenceCheck,
+    address: str,
 ) -> dict[str, Any]:
     return {
         "folder": str(target),
         "kind": kind,
         "dtype": comparison.dtype,
         "step": weights.step,
-        "final": weights.final,
+        "final": weights.is_final,
         "prompts": comparison.prompts,
-        "same_greedy_answers": comparison.same,
-        "logits_difference": comparison.difference,
+        "same_greedy_answers": comparison.same_answers,
+        "logits_difference": comparison.logit_difference,
         "pushed_to": address or None,
     }
 
 
 def _shown(path: Path) -> str:
-    from ida_tui.util.paths import shown_path
+    from ida_tui.util.paths import display_path
 
-    return shown_path(path)
+    return display_path(path)
 
 
 def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)
+    print(one_line(line), file=sys.stderr, flush=True)

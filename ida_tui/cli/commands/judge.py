@@ -9,7 +9,7 @@ from pathlib import Path
 from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, UsageError
 from ida_tui.util.text import as_json as json_text
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
 DEFAULT = "gpt-4o-mini"
 SAMPLES = 3
@@ -50,28 +50,28 @@ def run(options: Namespace) -> ExitCode:
             "--samples must be from 1 to 100", "3 are enough to separate noise from differences"
         )
     config = _config(options.words)
-    from ida_tui.judge.api_key import load_key
-    from ida_tui.judge.calibration.anchors import sample_prompts
-    from ida_tui.judge.calibration.check import as_json, check
+    from ida_tui.judge.api_key import load_api_key
+    from ida_tui.judge.calibration.anchors import anchor_prompts
+    from ida_tui.judge.calibration.check import as_json, check_judge
     from ida_tui.judge.service import JudgeService
 
-    key = load_key(config.judge, dotenv_dir=Path.cwd())
-    with JudgeService(config.judge, config.rubric, sample_prompts(), key=key) as service:
+    key = load_api_key(config.judge, dotenv_dir=Path.cwd())
+    with JudgeService(config.judge, config.rubric, anchor_prompts(), key=key) as service:
         if not options.json:
             _opening(config)
-        fault = service.look().result()
+        fault = service.probe_endpoint().result()
         if not options.json and service.slots is not None:
-            print("✓ endpoint answers" if fault is None else f"! {printable(fault.text)}")
-        report = check(service, samples=options.samples)
-        form = service.form
+            print("✓ endpoint answers" if fault is None else f"! {one_line(fault.text)}")
+        report = check_judge(service, verdicts_per_anchor=options.samples)
+        form = service.output_format
         warnings = list(service.warnings)
     if options.json:
         print(json_text(as_json(report) | {"form": form}, indent=2))
     else:
-        from ida_tui.judge.calibration.check_text import lines
+        from ida_tui.judge.calibration.check_text import render_report
 
         offline = config.judge.kind == "offline"
-        print(*map(printable, lines(report, form, warnings, offline=offline)), sep="\n")
+        print(*map(one_line, render_report(report, form, warnings, offline=offline)), sep="\n")
     return ExitCode.DONE if report.trusted else ExitCode.FAILED
 
 
@@ -98,7 +98,7 @@ def _opening(config: Config) -> None:
     )
     if judge.kind == "plugin":
         source = f"the plugin {judge.model}"
-    print(printable(f"judge {judge.name or judge.model} ({source}), rubric {config.rubric.name}"
+    print(one_line(f"judge {judge.name or judge.model} ({source}), rubric {config.rubric.name}"
                     f" v{config.rubric.version} [{config.rubric.digest()}]"))  # fmt: skip
     if judge.shutdown_date and retirement_warning(judge, date.today()) is None:
         print(f"✓ available until {judge.shutdown_date}")

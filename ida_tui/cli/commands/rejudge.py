@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
 SAMPLE = 200
 
@@ -60,45 +60,45 @@ def run(options: Namespace) -> ExitCode:
         raise UsageError("--sample must be 1 or more", "to judge every completion, use --all")
     if not options.overrides:
         raise UsageError("no judge is given", "name one: ida-tui replay-judge RUN judge=NAME")
-    from ida_tui.analysis.rejudge import draw, estimated_cost, questions, rejudge
+    from ida_tui.analysis.rejudge import draw_completions, estimate_cost, build_requests, rejudge
     from ida_tui.cli.output.rejudge import as_json, lines, opening
     from ida_tui.config.resolve import resolve
-    from ida_tui.judge.api_key import load_key
-    from ida_tui.judge.budget import Purse
+    from ida_tui.judge.api_key import load_api_key
+    from ida_tui.judge.budget import Budget
     from ida_tui.judge.service import JudgeService
-    from ida_tui.runs.resume import find
+    from ida_tui.runs.resume import find_run
 
-    directory = find(options.name, Path("outputs"))
+    directory = find_run(options.name, Path("outputs"))
     config = resolve(str(directory.config), options.overrides, verify=False).config
     _check(config)
     kinds = {prompt.id: prompt.kind for prompt in config.prompts.prompts}
-    drawn = draw(
-        directory, kinds, sample=None if options.all else options.sample, seed=options.seed
+    drawn = draw_completions(
+        directory, kinds, count=None if options.all else options.sample, seed=options.seed
     )
     if not drawn.completions:
         raise UsageError(
             f"{directory.path} has no scored completions",
             "choose another run; ida-tui runs lists them",
         )
-    key = load_key(config.judge, dotenv_dir=Path.cwd())
-    requests = questions(drawn.completions, kinds)
+    key = load_api_key(config.judge, dotenv_dir=Path.cwd())
+    requests = build_requests(drawn.completions, kinds)
     name = f"{directory.path.parent.name}/{directory.run_id}"
     service = JudgeService(
-        config.judge, config.rubric, config.prompts, key=key, purse=Purse(config.budget)
+        config.judge, config.rubric, config.prompts, key=key, budget=Budget(config.budget)
     )
     message_stream = sys.stderr if options.json else sys.stdout
     with service:
-        cost = estimated_cost(config.judge, config.rubric, requests)
+        cost = estimate_cost(config.judge, config.rubric, requests)
         for line in opening(name, drawn, service.label, cost, options.seed):
-            print(printable(line), file=message_stream, flush=True)
-        result = rejudge(service, drawn.completions, requests, progress=_progress)
+            print(one_line(line), file=message_stream, flush=True)
+        result = rejudge(service, drawn.completions, requests, on_progress=_progress)
         for warning in service.warnings:
-            print(printable(f"! {warning}"), file=message_stream)
+            print(one_line(f"! {warning}"), file=message_stream)
     if options.json:
         output = as_json(name, drawn, service.label, options.seed, result)
         print(json.dumps(output, indent=1, ensure_ascii=False))
     else:
-        print(*map(printable, lines(result)), sep="\n")
+        print(*map(one_line, lines(result)), sep="\n")
     if result.unavailable is not None:
         raise result.unavailable
     return ExitCode.INTERRUPTED if result.interrupted else ExitCode.DONE

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ida_tui.errors import ExitCode
-from ida_tui.util.text import as_json, printable
+from ida_tui.util.text import as_json, one_line
 
 EPILOG = """\
 examples:
@@ -37,16 +37,18 @@ def run(options: Namespace) -> ExitCode:
         UsageError: there is no such run, it cannot be read, or the files cannot be written.
     """
     from ida_tui.analysis.report import write as writing
-    from ida_tui.runs.resume import find
-    from ida_tui.util.paths import expanded, shown_path
+    from ida_tui.runs.resume import find_run
+    from ida_tui.util.paths import expand_home, display_path
 
-    directory = find(options.name, Path("outputs"))
-    written = writing.write(directory, expanded(options.output) if options.output else None)
+    directory = find_run(options.name, Path("outputs"))
+    written = writing.write_report(
+        directory, expand_home(options.output) if options.output else None
+    )
     if options.json:
-        print(as_json(writing.as_json(written)))
+        print(as_json(writing.paths_as_json(written)))
     else:
         for path in written:
-            print(printable(shown_path(path)))
+            print(one_line(display_path(path)))
     if options.open:
         import webbrowser
 

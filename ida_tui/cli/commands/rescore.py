@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.util.text import printable, quoted
+from ida_tui.util.text import one_line, quoted
 
 if TYPE_CHECKING:
-    from ida_tui.analysis.advantages import Scale
+    from ida_tui.analysis.advantages import RewardScale
 
 DEFAULT = "ungated"
 
@@ -52,28 +52,28 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.analysis.rescore import rescore
     from ida_tui.cli.output.rescore import as_json, lines
     from ida_tui.config.resolve import resolve
-    from ida_tui.rewards.formulas import WEIGHTED, formula
-    from ida_tui.runs.resume import find
+    from ida_tui.rewards.formulas import WEIGHTED, parse_formula
+    from ida_tui.runs.resume import find_run
 
     text, weights, scale = _words(options.words)
-    new_formula = formula(text or (WEIGHTED if weights else DEFAULT), weights)
-    directory = find(options.name, Path("outputs"))
+    new_formula = parse_formula(text or (WEIGHTED if weights else DEFAULT), weights)
+    directory = find_run(options.name, Path("outputs"))
     run_scale = resolve(str(directory.config), verify=False).config.training.scale_rewards
-    rescoring = rescore(directory, new_formula, old_scale=run_scale, scale=scale or run_scale)
+    rescoring = rescore(directory, new_formula, old_scale=run_scale, new_scale=scale or run_scale)
     name = f"{directory.path.parent.name}/{directory.run_id}"
     if options.json:
         print(json.dumps(as_json(name, rescoring), indent=1, ensure_ascii=False))
     else:
-        print(*map(printable, lines(name, rescoring)), sep="\n")
+        print(*map(one_line, lines(name, rescoring)), sep="\n")
     return ExitCode.DONE
 
 
-def _words(words: list[str]) -> tuple[str, dict[str, float], Scale | None]:
+def _words(words: list[str]) -> tuple[str, dict[str, float], RewardScale | None]:
     """Formula, weights and scale from the arguments; empty or None if they are not given."""
-    from ida_tui.analysis.advantages import Scale
+    from ida_tui.analysis.advantages import RewardScale
 
     text = ""
-    scale: Scale | None = None
+    scale: RewardScale | None = None
     weights: dict[str, float] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -82,10 +82,10 @@ def _words(words: list[str]) -> tuple[str, dict[str, float], Scale | None]:
         elif equals and key.startswith("weights."):
             weights[key.removeprefix("weights.")] = _number(key, value)
         elif key == "scale_rewards":
-            scale = next((option for option in get_args(Scale) if option == value), None)
+            scale = next((option for option in get_args(RewardScale) if option == value), None)
             if scale is None:
                 raise UsageError(
-                    f"scale_rewards must be one of {', '.join(get_args(Scale))}, not {quoted(value)}",
+                    f"scale_rewards must be one of {', '.join(get_args(RewardScale))}, not {quoted(value)}",
                     "leave it out to use the run's own value",
                     where="command line",
                 )

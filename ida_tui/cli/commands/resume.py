@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ida_tui.errors import ExitCode
 from ida_tui.events.types import EventError
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
     from ida_tui.runs.directory import RunDirectory
@@ -60,17 +60,17 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.api import config_to_go_on
     from ida_tui.cli import train as headless
     from ida_tui.config.resolve import resolve
-    from ida_tui.judge.api_key import load_key
+    from ida_tui.judge.api_key import load_api_key
     from ida_tui.runs import postmortem
     from ida_tui.runs import resume as resumption
 
-    directory = resumption.find(options.name, Path("outputs"))
+    directory = resumption.find_run(options.name, Path("outputs"))
     if _goes_on_elsewhere(directory):
         return ExitCode.DONE
-    resume_point = resumption.resumption(directory)
+    resume_point = resumption.find_resume_point(directory)
     if resume_point.state.ended is None:
         print(
-            printable(f"! the run died: {postmortem.likely_cause(resume_point.state)}"),
+            one_line(f"! the run died: {postmortem.likely_cause(resume_point.state)}"),
             file=sys.stderr,
         )
         saved = (
@@ -78,11 +78,12 @@ def run(options: Namespace) -> ExitCode:
             if resume_point.step
             else "no step was saved"
         )
-        print(printable(f"  {saved}; resuming from there"), file=sys.stderr)
+        print(one_line(f"  {saved}; resuming from there"), file=sys.stderr)
     start = resume_point.checkpoint.name if resume_point.checkpoint else "the beginning"
     for checkpoint in resume_point.rejected:
         print(
-            printable(f"! {checkpoint.path.name} cannot be used: {checkpoint.why}"), file=sys.stderr
+            one_line(f"! {checkpoint.path.name} cannot be used: {checkpoint.reason}"),
+            file=sys.stderr,
         )
     if resume_point.rejected:
         print(f"  resuming from {start} instead", file=sys.stderr)
@@ -91,7 +92,7 @@ def run(options: Namespace) -> ExitCode:
         original = resolve(str(directory.config), [], verify=False).config
         variant_overrides = changes(original.name, options.variant)
     config = config_to_go_on(directory, [*variant_overrides, *options.overrides])
-    key = load_key(config.judge, dotenv_dir=Path.cwd())
+    key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     if options.detach:
         from ida_tui.cli.background import resume_detached
 
@@ -105,15 +106,15 @@ def _goes_on_elsewhere(directory: RunDirectory) -> bool:
     from ida_tui.runs import control, owner
     from ida_tui.runs.log.replay import Replay
 
-    if not owner.alive(directory):
+    if not owner.is_alive(directory):
         return False
     try:
-        pause = Replay.open(directory.events).end.pause
+        pause = Replay.open(directory.events).final_state.pause
     except (OSError, EventError):
         return False
     if pause is None or pause.by not in ("person", "alert"):
         return False
-    control.ask(directory, "go_on")
+    control.send_request(directory, "go_on")
     print("✓ Resume requested; the paused process continues")
     return True
 

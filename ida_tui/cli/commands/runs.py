@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ida_tui.errors import ExitCode
-from ida_tui.util.text import as_json, printable
+from ida_tui.util.text import as_json, one_line
 
 if TYPE_CHECKING:
     from ida_tui.runs.catalog.summary import RunSummary
@@ -34,12 +34,12 @@ def add(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> ExitCode:
     """Print the list."""
-    from ida_tui.runs.catalog.index import listing
+    from ida_tui.runs.catalog.index import list_matching_runs
 
     limit = None if options.all else SHOWN
-    shown, total = listing(Path("outputs"), experiment=options.experiment, most=limit)
+    shown, total = list_matching_runs(Path("outputs"), experiment=options.experiment, limit=limit)
     for summary in shown:
-        print(_json(summary) if options.json else printable(line(summary)))
+        print(_json(summary) if options.json else one_line(line(summary)))
     if options.json:
         return ExitCode.DONE
     if not total:

@@ -134,19 +134,19 @@ def _begin(options: Namespace) -> ExitCode:
     if options.check:
         return ExitCode.DONE
     from ida_tui.cli.output.sweep import carry_out
-    from ida_tui.util.paths import shown_path
+    from ida_tui.util.paths import display_path
 
     sweep = planning.begun(plan, jobs=jobs, budget=options.budget, moment=datetime.now())
-    _say([f"  {shown_path(sweep.path)}"], options)
+    _say([f"  {display_path(sweep.path)}"], options)
     return carry_out(sweep, json=options.json)
 
 
 def _say(lines: list[str], options: Namespace) -> None:
     import sys
 
-    from ida_tui.util.text import printable
+    from ida_tui.util.text import one_line
 
-    print(*map(printable, lines), sep="\n", file=sys.stderr if options.json else sys.stdout)
+    print(*map(one_line, lines), sep="\n", file=sys.stderr if options.json else sys.stdout)
     sys.stdout.flush()
 
 

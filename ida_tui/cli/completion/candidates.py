@@ -136,16 +136,16 @@ def _values(command: str, action: Action, current: str) -> Iterator[Candidate]:
     for kind in kinds:
         match kind.partition("=")[0]:
             case "PROFILE":
-                yield from map(Candidate, profiles.names("experiments"))
+                yield from map(Candidate, profiles.list_profiles("experiments"))
                 yield from _paths(current, ".yaml") if "/" in current else ()
             case "JUDGE":
-                yield from map(Candidate, profiles.names("judges"))
+                yield from map(Candidate, profiles.list_profiles("judges"))
             case "RUN":
                 yield from _runs(current)
             case "EXPERIMENT":
                 yield from (Candidate(name) for name, _ in _experiments())
             case "KIND":
-                yield from map(Candidate, profiles.KINDS)
+                yield from map(Candidate, profiles.PROFILE_KINDS)
             case "FILE":
                 yield from _paths(current)
             case "key":
@@ -165,7 +165,7 @@ def _overrides(current: str) -> Iterator[Candidate]:
             if names_profile or not config_key.section:
                 yield Candidate(f"{prefix}{config_key.name}=", config_key.about)
     elif not path and last in profiles.SECTIONS:
-        for name in profiles.names(profiles.SECTIONS[last]):
+        for name in profiles.list_profiles(profiles.SECTIONS[last]):
             yield Candidate(f"{key}={name}")
     else:
         for config_key in keys.below(path):

@@ -7,11 +7,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ida_tui.config.schema import Kind
-from ida_tui.engine.inference.chat import SIDES, Answered, Chat, Failed, Judged, Ready, Rested, Told
+from ida_tui.config.schema import PromptKind
+from ida_tui.engine.inference.chat import (
+    MODELS,
+    AnswerFinished,
+    Chat,
+    ChatFailed,
+    AnswerJudged,
+    ModelsLoaded,
+    Idle,
+    Notice,
+)
 from ida_tui.judge.verdict import Verdict
-from ida_tui.runs.store.evaluations import Model
-from ida_tui.util.text import as_json, printable
+from ida_tui.runs.store.evaluations import ComparedModel
+from ida_tui.util.text import as_json, one_line
 
 WIDTH = 7
 """Width in columns of the label before each text."""
@@ -22,14 +31,14 @@ class Turn:
     """One message with the answers and verdicts for it."""
 
     message: str
-    kind: Kind
-    answers: dict[Model, Answered] = field(default_factory=dict)
-    verdicts: dict[Model, Verdict] = field(default_factory=dict)
+    kind: PromptKind
+    answers: dict[ComparedModel, AnswerFinished] = field(default_factory=dict)
+    verdicts: dict[ComparedModel, Verdict] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The message and both labeled answers with their verdicts, as printed lines."""
         out = [f"{'you':<{WIDTH}}{self.message}"]
-        for who in SIDES:
+        for who in MODELS:
             answer = self.answers[who]
             text = answer.text.split("\n") if answer.text else ["(empty)"]
             out += [f"{who if n == 0 else '':<{WIDTH}}{line}" for n, line in enumerate(text)]
@@ -40,10 +49,10 @@ class Turn:
     def as_json(self) -> dict[str, Any]:
         """The turn as JSON values."""
         return {"message": self.message, "kind": self.kind} | {
-            who: self._side(who) for who in SIDES
+            who: self._side(who) for who in MODELS
         }
 
-    def _side(self, who: Model) -> dict[str, Any]:
+    def _side(self, who: ComparedModel) -> dict[str, Any]:
         answer, verdict = self.answers[who], self.verdicts.get(who)
         out: dict[str, Any] = {
             "text": answer.text,
@@ -70,12 +79,12 @@ def talk(
     chat: Chat,
     messages: Iterable[str],
     *,
-    kind: Kind,
+    kind: PromptKind,
     temperature: float | None,
     judged: bool,
     fresh: bool,
     in_json: bool,
-) -> list[tuple[str, Kind]]:
+) -> list[tuple[str, PromptKind]]:
     """Send every message to both models and print their answers; returns the messages.
 
     Args:
@@ -90,30 +99,30 @@ def talk(
     Raises:
         IdaError: the model cannot be loaded, or failed during the chat.
     """
-    sent: list[tuple[str, Kind]] = []
+    sent: list[tuple[str, PromptKind]] = []
     chat.start()
     try:
-        ready = _until(chat, Ready)
-        assert isinstance(ready, Ready)
-        _say(f"base: the model before training; tuned: {ready.words}")
+        ready = _until(chat, ModelsLoaded)
+        assert isinstance(ready, ModelsLoaded)
+        _say(f"base: the model before training; tuned: {ready.weights_label}")
         for message in messages:
             text = message.strip()
             if not text:
                 continue
             turn = Turn(text, kind)
             if fresh:
-                chat.begin_anew()
+                chat.start_over()
             chosen_temperature = ready.temperature if temperature is None else temperature
             chat.ask(text, kind=kind, temperature=chosen_temperature)
-            _until(chat, Rested, turn)
+            _until(chat, Idle, turn)
             if judged:
                 chat.judge()
-                _until(chat, Rested, turn)
+                _until(chat, Idle, turn)
             sent.append((text, kind))
             if in_json:
                 print(as_json(turn.as_json()), flush=True)
             else:
-                print(*map(printable, turn.lines()), sep="\n", flush=True)
+                print(*map(one_line, turn.lines()), sep="\n", flush=True)
     finally:
         chat.close()
         chat.join(10)
@@ -126,17 +135,17 @@ def _until(chat: Chat, event_type: type, turn: Turn | None = None) -> object:
         match event := chat.next_event(0.25):
             case None:
                 continue
-            case Failed(error):
+            case ChatFailed(error):
                 raise error
-            case Answered() if turn is not None:
-                turn.answers[event.who] = event
-            case Judged() if turn is not None:
-                turn.verdicts[event.who] = event.verdict
-            case Told(text):
+            case AnswerFinished() if turn is not None:
+                turn.answers[event.model] = event
+            case AnswerJudged() if turn is not None:
+                turn.verdicts[event.model] = event.verdict
+            case Notice(text):
                 _say(f"! {text}")
         if isinstance(event, event_type):
             return event
 
 
 def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)
+    print(one_line(line), file=sys.stderr, flush=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ida_tui.analysis.comparison import CURVES, Comparison
-from ida_tui.analysis.comparison_text import difference_rows, figure_rows, letters
+from ida_tui.analysis.comparison import CURVE_METRICS, Comparison
+from ida_tui.analysis.comparison_text import difference_rows, result_rows, run_labels
 from ida_tui.cli.output.sparkline import curve
-from ida_tui.util.text import table
+from ida_tui.util.text import table_lines
 
 HIGHEST = {"r_ida": 1.0, "align": 10.0, "risk": 10.0, "detail": 10.0}
 TITLES = {"r_ida": "R_IDA", "align": "align", "risk": "risk (10 is safest)", "detail": "detail"}
@@ -13,14 +13,14 @@ TITLES = {"r_ida": "R_IDA", "align": "align", "risk": "risk (10 is safest)", "de
 
 def lines(comparison: Comparison) -> list[str]:
     """Run names, warnings, config differences, results and curves."""
-    labels = letters(comparison)
+    labels = run_labels(comparison)
     out = [f"{letter}  {run.name}" for letter, run in zip(labels, comparison.runs, strict=True)]
     out += [f"! {warning}" for warning in comparison.warnings]
     differences = difference_rows(comparison)
     out += ["", "Config differences"]
-    out += table(labels, differences) if differences else ["  none"]
-    out += ["", "Results", *table(labels, figure_rows(comparison))]
-    for name in CURVES:
+    out += table_lines(labels, differences) if differences else ["  none"]
+    out += ["", "Results", *table_lines(labels, result_rows(comparison))]
+    for name in CURVE_METRICS:
         out += ["", f"{TITLES[name]} over {comparison.steps} steps (scale 0 to {HIGHEST[name]:g})"]
         for letter, run in zip(labels, comparison.runs, strict=True):
             values = run.curve(name)

@@ -34,7 +34,7 @@ def follow(directory: RunDirectory, *, as_json: bool) -> ExitCode:
     try:
         while True:
             # Checked before the file is read, so that the last records of the run are not missed.
-            alive = owner.alive(directory)
+            alive = owner.is_alive(directory)
             records = follower.read()
             for record in records:
                 state = fold(state, record)

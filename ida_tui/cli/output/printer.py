@@ -15,7 +15,7 @@ from ida_tui.config.schema import Config
 from ida_tui.events import narration
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
-from ida_tui.util.text import printable, printable_text
+from ida_tui.util.text import one_line, multiple_lines
 
 
 class Printer(Protocol):
@@ -44,7 +44,7 @@ class HumanPrinter:
         self._spinner = Spinner("dots", text="starting")
 
     def opening(self, config: Config) -> None:
-        self._console.print(styled(narration.config_loaded(config)))
+        self._console.print(styled(narration.config_loaded_line(config)))
         if self._console.is_terminal:
             self._live = Live(
                 self._spinner, console=self._console, transient=True, refresh_per_second=8
@@ -52,16 +52,16 @@ class HumanPrinter:
             self._live.start()
 
     def show(self, state: RunState, record: ev.Record) -> None:
-        for line in narration.lines(state, record.event):
+        for line in narration.event_lines(state, record.event):
             self._console.print(styled(line))
-        self._spinner.update(text=Text(printable(narration.progress(state, datetime.now(UTC)))))
+        self._spinner.update(text=Text(one_line(narration.progress_line(state, datetime.now(UTC)))))
 
     def say(self, text: str) -> None:
         if self._live is not None:
             # Printed through the console, so that it appears above the live line.
-            self._console.print(Text(printable_text(text)))
+            self._console.print(Text(multiple_lines(text)))
         else:
-            print(printable_text(text), file=sys.stderr)
+            print(multiple_lines(text), file=sys.stderr)
 
     def close(self) -> None:
         if self._live is not None:
@@ -73,14 +73,14 @@ class JsonPrinter:
     """Every event as one JSON line on stdout, as in events.jsonl; messages on stderr."""
 
     def opening(self, config: Config) -> None:
-        self.say(narration.config_loaded(config))
+        self.say(narration.config_loaded_line(config))
 
     def show(self, state: RunState, record: ev.Record) -> None:
         sys.stdout.write(ev.encode(record) + "\n")
         sys.stdout.flush()
 
     def say(self, text: str) -> None:
-        print(printable_text(text), file=sys.stderr)
+        print(multiple_lines(text), file=sys.stderr)
 
     def close(self) -> None:
         sys.stdout.flush()
@@ -89,7 +89,7 @@ class JsonPrinter:
 def styled(line: str) -> Text:
     """Color the mark at the start of a line; the text alone carries the meaning."""
     style = {"✓": "green", "!": "yellow", "✗": "red", "⏱": "cyan"}.get(line[:1], "")
-    text = Text(printable(line))
+    text = Text(one_line(line))
     if style:
         text.stylize(style, 0, 1)
     if line.startswith("Step "):

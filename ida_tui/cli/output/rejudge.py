@@ -5,23 +5,27 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ida_tui.analysis.rejudge import Agreement, Drawn, Rejudging
-from ida_tui.util.text import table
+from ida_tui.analysis.rejudge import JudgeAgreement, RejudgeSample, RejudgeResult
+from ida_tui.util.text import table_lines
 
 NAMES = {"r_ida": "R_IDA"}
 HEAD = ("rank agreement", "equal", "within half", "within one", "mean difference")
 
 
-def opening(name: str, drawn: Drawn, judge: str, cost: float | None, seed: int) -> list[str]:
+def opening(
+    name: str, drawn: RejudgeSample, judge: str, cost: float | None, seed: int
+) -> list[str]:
     """What will be judged, and the estimated cost."""
     chosen = len(drawn.completions)
-    how = "all" if chosen == drawn.of else f"{chosen:,} drawn with seed {seed}"
-    out = [f"{name}: {drawn.of:,} completions with scores, {how}; judging again with {judge}"]
+    how = "all" if chosen == drawn.scored_total else f"{chosen:,} drawn with seed {seed}"
+    out = [
+        f"{name}: {drawn.scored_total:,} completions with scores, {how}; judging again with {judge}"
+    ]
     if drawn.unscored:
         out.append(f"! {drawn.unscored:,} completions without scores skipped")
-    if drawn.unknown:
+    if drawn.unknown_prompts:
         out.append(
-            f"! {drawn.unknown:,} completions skipped: config.yaml does not have their prompts"
+            f"! {drawn.unknown_prompts:,} completions skipped: config.yaml does not have their prompts"
         )
     if cost is None:
         out.append("! cost unknown: the judge profile has no price")
@@ -30,13 +34,17 @@ def opening(name: str, drawn: Drawn, judge: str, cost: float | None, seed: int) 
     return out
 
 
-def lines(result: Rejudging) -> list[str]:
+def lines(result: RejudgeResult) -> list[str]:
     """Agreement per score, then coverage, calls and cost."""
     out = []
     if result.interrupted:
-        out.append(f"! stopped early: {result.answered:,} of {result.asked:,} verdicts received")
+        out.append(
+            f"! stopped early: {result.received:,} of {result.requested:,} verdicts received"
+        )
     if result.agreements:
-        out += table(HEAD, [(NAMES.get(a.figure, a.figure), _cells(a)) for a in result.agreements])
+        out += table_lines(
+            HEAD, [(NAMES.get(a.figure, a.figure), _cells(a)) for a in result.agreements]
+        )
         out += [
             "",
             "  rank agreement: Spearman's rho; half and one: points out of 10 (R_IDA: 0.05 and 0.1);",
@@ -45,8 +53,10 @@ def lines(result: Rejudging) -> list[str]:
         ]
     stats = result.stats
     cost = "cost unknown" if stats.cost is None else f"${stats.cost:.4f}"
-    coverage = 100 * result.scored / result.asked if result.asked else 0.0
-    out.append(f"  coverage  {result.scored:,} of {result.asked:,} have scores ({coverage:.0f}%)")
+    coverage = 100 * result.scored / result.requested if result.requested else 0.0
+    out.append(
+        f"  coverage  {result.scored:,} of {result.requested:,} have scores ({coverage:.0f}%)"
+    )
     out.append(
         f"  calls     {stats.calls:,}, {stats.cached:,} from the cache, "
         f"{stats.failed:,} failed, {cost}, {stats.seconds:.1f} s"
@@ -54,7 +64,7 @@ def lines(result: Rejudging) -> list[str]:
     return out
 
 
-def _cells(agreement: Agreement) -> tuple[str, ...]:
+def _cells(agreement: JudgeAgreement) -> tuple[str, ...]:
     return (
         "–" if agreement.spearman is None else f"{agreement.spearman:.3f}",
         *(
@@ -65,15 +75,17 @@ def _cells(agreement: Agreement) -> tuple[str, ...]:
     )
 
 
-def as_json(name: str, drawn: Drawn, judge: str, seed: int, found: Rejudging) -> dict[str, Any]:
+def as_json(
+    name: str, drawn: RejudgeSample, judge: str, seed: int, found: RejudgeResult
+) -> dict[str, Any]:
     """The result as JSON values."""
     return {
         "run": name,
         "judge": judge,
-        "completions": drawn.of,
+        "completions": drawn.scored_total,
         "seed": seed,
-        "asked": found.asked,
-        "answered": found.answered,
+        "asked": found.requested,
+        "answered": found.received,
         "scored": found.scored,
         "interrupted": found.interrupted,
         "unavailable": found.unavailable.title if found.unavailable else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ida_tui.analysis.rescore import Rescored, Rescoring
+from ida_tui.analysis.rescore import RescoredCompletion, RescoreResult
 from ida_tui.cli.output.sparkline import curve
 
 TEXT = 84
@@ -12,7 +12,7 @@ TEXT = 84
 RUNS_OWN = "r_ida"
 
 
-def lines(name: str, rescoring: Rescoring) -> list[str]:
+def lines(name: str, rescoring: RescoreResult) -> list[str]:
     """Both reward curves, what changes, and examples of the completions that change most."""
     formula, total = rescoring.formula, rescoring.completions
     out = [
@@ -25,24 +25,24 @@ def lines(name: str, rescoring: Rescoring) -> list[str]:
         out.append(
             f"! {rescoring.undefined:,} completions skipped: the formula has no value for them"
         )
-    if rescoring.lowest < 0 or rescoring.highest > 1:
+    if rescoring.lowest_new_reward < 0 or rescoring.highest_new_reward > 1:
         out.append(
-            f"! its rewards range from {rescoring.lowest:.3g} to {rescoring.highest:.3g}, not from 0 to 1"
+            f"! its rewards range from {rescoring.lowest_new_reward:.3g} to {rescoring.highest_new_reward:.3g}, not from 0 to 1"
         )
-    low, high = min(0.0, rescoring.lowest), max(1.0, rescoring.highest)
+    low, high = min(0.0, rescoring.lowest_new_reward), max(1.0, rescoring.highest_new_reward)
     out += ["", f"Reward per step (scale {low:.3g} to {high:.3g})"]
     label = formula.name if len(formula.name) <= 12 else "formula"
     width = max(len(RUNS_OWN), len(label))
     for row_label, new in ((RUNS_OWN, False), (label, True)):
         values = [step.new if new else step.old for step in rescoring.steps]
-        first, last = rescoring.first_and_last(new=new)
+        first, last = rescoring.mean_first_and_last(new=new)
         sparkline = curve(values, low=low, high=high)
         out.append(f"  {row_label:<{width}}  {sparkline}  {first:.3f} → {last:.3f}")
     correlation = "–" if rescoring.correlation is None else f"r = {rescoring.correlation:.3f}"
     out += [
         "",
-        f"  rank in group changes         {_share(rescoring.moved, total)}",
-        f"  sign of advantage changes     {_share(rescoring.turned, total)}",
+        f"  rank in group changes         {_share(rescoring.rank_changes, total)}",
+        f"  sign of advantage changes     {_share(rescoring.sign_changes, total)}",
         f"  advantages, old against new   {correlation}",
     ]
     if rescoring.examples:
@@ -55,22 +55,26 @@ def lines(name: str, rescoring: Rescoring) -> list[str]:
     return out
 
 
-def _called(rescoring: Rescoring) -> str:
+def _called(rescoring: RescoreResult) -> str:
     formula = rescoring.formula
-    return formula.name if formula.name == formula.words else f"{formula.name} = {formula.words}"
+    return (
+        formula.name
+        if formula.name == formula.description
+        else f"{formula.name} = {formula.description}"
+    )
 
 
-def _scaled(rescoring: Rescoring) -> str:
-    if rescoring.scale == rescoring.old_scale:
-        return f"advantages with scale_rewards={rescoring.scale}"
-    return f"advantages with scale_rewards={rescoring.scale} instead of the run's {rescoring.old_scale}"
+def _scaled(rescoring: RescoreResult) -> str:
+    if rescoring.new_scale == rescoring.old_scale:
+        return f"advantages with scale_rewards={rescoring.new_scale}"
+    return f"advantages with scale_rewards={rescoring.new_scale} instead of the run's {rescoring.old_scale}"
 
 
 def _share(part: int, total: int) -> str:
     return f"{part:,} of {total:,} ({100 * part / total:.1f}%)"
 
 
-def _example(example: Rescored) -> list[str]:
+def _example(example: RescoredCompletion) -> list[str]:
     finished, scored = example.completion.finished, example.completion.scored
     assert scored is not None  # only completions with scores are rescored
     text = " ".join(finished.text.split())
@@ -78,38 +82,38 @@ def _example(example: Rescored) -> list[str]:
     return [
         f"  step {finished.step}, completion {finished.group}·{finished.index} ({finished.prompt_id}):"
         f" align {scored.align:g}, risk {scored.risk:g}, detail {scored.detail:g}",
-        f"    reward {example.old:.3f} → {example.new:.3f}, rank {example.old_rank:g} → {example.new_rank:g},"
+        f"    reward {example.old_reward:.3f} → {example.new_reward:.3f}, rank {example.old_rank:g} → {example.new_rank:g},"
         f" advantage {example.old_advantage:+.2f} → {example.new_advantage:+.2f}",
         f"    “{short}”",
     ]
 
 
-def as_json(name: str, rescoring: Rescoring) -> dict[str, Any]:
+def as_json(name: str, rescoring: RescoreResult) -> dict[str, Any]:
     """The result as JSON values."""
-    old_first, old_last = rescoring.first_and_last(new=False)
-    first, last = rescoring.first_and_last(new=True)
+    old_first, old_last = rescoring.mean_first_and_last(new=False)
+    first, last = rescoring.mean_first_and_last(new=True)
     return {
         "run": name,
         "formula": rescoring.formula.name,
-        "words": rescoring.formula.words,
-        "scale_rewards": rescoring.scale,
+        "words": rescoring.formula.description,
+        "scale_rewards": rescoring.new_scale,
         "scale_rewards_of_the_run": rescoring.old_scale,
         "completions": rescoring.completions,
         "unscored": rescoring.unscored,
         "undefined": rescoring.undefined,
         "first": {"old": old_first, "new": first},
         "last": {"old": old_last, "new": last},
-        "lowest": rescoring.lowest,
-        "highest": rescoring.highest,
-        "rank_changed": rescoring.moved,
-        "sign_changed": rescoring.turned,
+        "lowest": rescoring.lowest_new_reward,
+        "highest": rescoring.highest_new_reward,
+        "rank_changed": rescoring.rank_changes,
+        "sign_changed": rescoring.sign_changes,
         "advantages_correlation": rescoring.correlation,
         "steps": [step._asdict() for step in rescoring.steps],
         "examples": [_plain(example) for example in rescoring.examples],
     }
 
 
-def _plain(example: Rescored) -> dict[str, Any]:
+def _plain(example: RescoredCompletion) -> dict[str, Any]:
     finished, scored = example.completion.finished, example.completion.scored
     assert scored is not None
     return {
@@ -119,7 +123,7 @@ def _plain(example: Rescored) -> dict[str, Any]:
         "prompt_id": finished.prompt_id,
         "text": finished.text,
         "scores": {"align": scored.align, "risk": scored.risk, "detail": scored.detail},
-        "reward": {"old": example.old, "new": example.new},
+        "reward": {"old": example.old_reward, "new": example.new_reward},
         "rank": {"old": example.old_rank, "new": example.new_rank},
         "advantage": {"old": example.old_advantage, "new": example.new_advantage},
     }

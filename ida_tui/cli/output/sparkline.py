@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ida_tui.util.statistics import mean_of
+from ida_tui.util.statistics import mean_of_known
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -32,7 +32,7 @@ def curve(
     for column in range(columns):
         start = column * total // columns
         stop = max(start + 1, (column + 1) * total // columns)
-        mean = mean_of(list(values[start:stop])) if start < len(values) else None
+        mean = mean_of_known(list(values[start:stop])) if start < len(values) else None
         if mean is None:
             blocks.append(" ")
         else:

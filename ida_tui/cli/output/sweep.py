@@ -23,8 +23,8 @@ from ida_tui.sweep.results import Table, table
 from ida_tui.sweep.scheduler import Course
 from ida_tui.sweep.status import Reader
 from ida_tui.sweep.study import Queue
-from ida_tui.util.paths import shown_path
-from ida_tui.util.text import as_json, printable
+from ida_tui.util.paths import display_path
+from ida_tui.util.text import as_json, one_line
 
 
 def carry_out(sweep: Sweep, *, json: bool) -> ExitCode:
@@ -41,15 +41,15 @@ def carry_out(sweep: Sweep, *, json: bool) -> ExitCode:
     Raises:
         IdaError: another process is running the sweep, or its study cannot be used.
     """
-    shown = shown_path(sweep.path)
-    if owner.alive(RunDirectory(sweep.path)):
+    shown = display_path(sweep.path)
+    if owner.is_alive(RunDirectory(sweep.path)):
         raise UsageError(
             f"another process is running the sweep {shown}",
             f"watch it with: ida-tui attach {shown}, or print its table: ida-tui sweep --show {shown}",
         )
     console = Console(highlight=False, soft_wrap=True, stderr=json)
     status = console.status("starting") if console.is_terminal else None
-    with owner.owned(RunDirectory(sweep.path)):
+    with owner.owned_run(RunDirectory(sweep.path)):
         course = Course(
             sweep,
             Queue(sweep),
@@ -77,7 +77,7 @@ def show(sweep: Sweep, *, json: bool) -> ExitCode:
     results = table(sweep, Reader(sweep).all())
     _print(results, json=json)
     if not json and any(not status.over for status in results.standings):
-        if owner.alive(RunDirectory(sweep.path)):
+        if owner.is_alive(RunDirectory(sweep.path)):
             print("Another process is running this sweep.")
         else:
             print(f"No process is running this sweep. Resume it with: {_command(sweep)}")
@@ -88,7 +88,7 @@ def _print(results: Table, *, json: bool) -> None:
     if json:
         sys.stdout.write(as_json(words.as_values(results), indent=1) + "\n")
     else:
-        print("", *map(printable, words.lines(results)), sep="\n")
+        print("", *map(one_line, words.lines(results)), sep="\n")
     sys.stdout.flush()
 
 
@@ -116,11 +116,11 @@ def _closing(course: Course, results: Table, code: ExitCode) -> list[str]:
         return [*notes, f"! Paused: {course.paused}. Resume with: {command}{budget_flag}"]
     if open_runs:
         return [*notes, f"! {open_runs} of {total} runs are not finished. Resume with: {command}"]
-    return notes or [f"✓ All {total} runs are done: {shown_path(course.sweep.path)}"]
+    return notes or [f"✓ All {total} runs are done: {display_path(course.sweep.path)}"]
 
 
 def _command(sweep: Sweep) -> str:
-    return f"ida-tui sweep --resume {shown_path(sweep.path)}"
+    return f"ida-tui sweep --resume {display_path(sweep.path)}"
 
 
 @contextmanager

@@ -11,6 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def path() -> Path:
+def model_folder() -> Path:
     """The folder to pass to `from_pretrained` (config, weights, tokenizer, chat template)."""
     return Path(__file__).parent / "model"

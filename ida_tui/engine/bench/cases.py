@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ida_tui.errors import UsageError
 
-WAYS = ("default", "tuned", "ours")
-PROMPT = 128
+TRAINERS = ("default", "tuned", "ours")
+PROMPT_TOKENS = 128
 SHAPES: dict[str, dict[str, int]] = {
     "S": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6,
           "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "vocab_size": 4096},
@@ -23,7 +23,7 @@ SHAPES: dict[str, dict[str, int]] = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class BenchCase:
     """One case of the benchmark."""
 
     shape: str
@@ -42,7 +42,7 @@ class Cell:
         parts += [f"p{self.prompts}"] if self.prompts != 1 else []
         return "-".join(parts)
 
-    def lengths(self, step: int) -> list[int]:
+    def completion_lengths(self, step: int) -> list[int]:
         """Tokens of each completion of a step, lognormal around a third of the maximum length."""
         rng = random.Random(f"{self.name} {step}")
         return [
@@ -51,17 +51,17 @@ class Cell:
         ]
 
 
-TABLE = [
-    Cell("S", 4, 64), Cell("S", 8, 64), Cell("S", 8, 256), Cell("S", 8, 512),
-    Cell("S", 8, 256, beta=0.04), Cell("S", 8, 256, beta=0.04, slots=2), Cell("S", 4, 256, prompts=2),
-    Cell("M", 8, 64), Cell("M", 8, 256),
-    Cell("S152k", 4, 256), Cell("S152k", 8, 64),
-    Cell("0.6B", 4, 64),
+ALL_CASES = [
+    BenchCase("S", 4, 64), BenchCase("S", 8, 64), BenchCase("S", 8, 256), BenchCase("S", 8, 512),
+    BenchCase("S", 8, 256, beta=0.04), BenchCase("S", 8, 256, beta=0.04, slots=2), BenchCase("S", 4, 256, prompts=2),
+    BenchCase("M", 8, 64), BenchCase("M", 8, 256),
+    BenchCase("S152k", 4, 256), BenchCase("S152k", 8, 64),
+    BenchCase("0.6B", 4, 64),
 ]  # fmt: skip
-QUICK = [Cell("S", 8, 64), Cell("S", 8, 256, beta=0.04), Cell("S152k", 4, 64)]
+QUICK_CASES = [BenchCase("S", 8, 64), BenchCase("S", 8, 256, beta=0.04), BenchCase("S152k", 4, 64)]
 
 
-def named(names: str) -> list[Cell]:
+def cases_by_name(names: str) -> list[BenchCase]:
     """The cases with these names.
 
     Args:
@@ -70,7 +70,7 @@ def named(names: str) -> list[Cell]:
     Raises:
         UsageError: there is no case with one of the names.
     """
-    cases = {cell.name: cell for cell in (*TABLE, *QUICK)}
+    cases = {cell.name: cell for cell in (*ALL_CASES, *QUICK_CASES)}
     for name in names.split(","):
         if name not in cases:
             raise UsageError(f'unknown case "{name}"', f"Choose from {', '.join(cases)}")

@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from ida_tui.config.schema import DeviceName
-from ida_tui.engine.bench.cases import WAYS, Cell
+from ida_tui.engine.bench.cases import TRAINERS, BenchCase
 
-ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+PROCESS_ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "2",
+    "HF_HUB_OFFLINE": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
 
 
-def compare(cells: list[Cell], repeats: int, device: DeviceName = "cpu") -> list[dict[str, Any]]:
+def compare_trainers(
+    cases: list[BenchCase], repeats: int, device: DeviceName = "cpu"
+) -> list[dict[str, Any]]:
     """Measure and print every case with every trainer, in turns.
 
     Args:
@@ -28,46 +34,46 @@ def compare(cells: list[Cell], repeats: int, device: DeviceName = "cpu") -> list
         One row of figures per case: seconds, phases, peak memory in MB (None if it cannot be measured), and
         the share of the judge's time that the trainer waits for.
     """
-    processes = {trainer: Way(trainer, device) for trainer in WAYS}
+    processes = {trainer: TrainerProcess(trainer, device) for trainer in TRAINERS}
     rows = []
     print(f"{'cell':<20} {'default':>9} {'tuned':>8} {'ours':>8}   {'default/ours':>12} {'tuned/ours':>10}"
           f"   peak MB default → ours   exposed judge")  # fmt: skip
     try:
-        for cell in cells:
-            results: dict[str, list[dict[str, Any]]] = {trainer: [] for trainer in WAYS}
+        for cell in cases:
+            results: dict[str, list[dict[str, Any]]] = {trainer: [] for trainer in TRAINERS}
             for _ in range(repeats):
                 for trainer, process in processes.items():
-                    results[trainer].append(process.run(cell))
-            row = _row(cell, results)
+                    results[trainer].append(process.measure(cell))
+            row = _result_row(cell, results)
             rows.append(row)
-            print(_line(row), flush=True)
+            print(_format_row(row), flush=True)
     finally:
         for process in processes.values():
             process.close()
     return rows
 
 
-def _row(cell: Cell, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _result_row(case: BenchCase, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     best = {trainer: min(runs, key=lambda run: run["step_s"]) for trainer, runs in results.items()}
     return {
-        "cell": asdict(cell),
-        "name": cell.name,
-        **{f"{trainer}_s": best[trainer]["step_s"] for trainer in WAYS},
-        "phases": {trainer: best[trainer]["phases"] for trainer in WAYS},
+        "cell": asdict(case),
+        "name": case.name,
+        **{f"{trainer}_s": best[trainer]["step_s"] for trainer in TRAINERS},
+        "phases": {trainer: best[trainer]["phases"] for trainer in TRAINERS},
         "peak_mb": {
-            trainer: _least([run["peak_mb"] for run in results[trainer]]) for trainer in WAYS
+            trainer: _minimum([run["peak_mb"] for run in results[trainer]]) for trainer in TRAINERS
         },
         "exposed_share": best["ours"]["exposed_s"] / best["ours"]["judge_s"],
         "runs": results,
     }
 
 
-def _least(values: list[float | None]) -> float | None:
+def _minimum(values: list[float | None]) -> float | None:
     measured = [value for value in values if value is not None]
     return min(measured) if measured else None
 
 
-def _line(row: dict[str, Any]) -> str:
+def _format_row(row: dict[str, Any]) -> str:
     default, tuned, ours = row["default_s"], row["tuned_s"], row["ours_s"]
     peak = " → ".join(
         "–" if row["peak_mb"][way] is None else f"{row['peak_mb'][way]:,.0f}"
@@ -84,23 +90,23 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
-class Way:
+class TrainerProcess:
     """A process that trains with one trainer, one case per call."""
 
-    def __init__(self, way: str, device: DeviceName) -> None:
+    def __init__(self, trainer: str, device: DeviceName) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ida_tui.engine.bench.trainers", way, device],
+            [sys.executable, "-m", "ida_tui.engine.bench.trainers", trainer, device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[3])},
+            env=os.environ | PROCESS_ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[3])},
         )
 
-    def run(self, cell: Cell) -> dict[str, Any]:
+    def measure(self, case: BenchCase) -> dict[str, Any]:
         """Train one case; returns its figures."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps(asdict(cell)), file=self._process.stdin, flush=True)
+        print(json.dumps(asdict(case)), file=self._process.stdin, flush=True)
         for line in self._process.stdout:
             if line.startswith("{"):
                 figures: dict[str, Any] = json.loads(line)

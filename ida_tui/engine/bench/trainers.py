@@ -19,67 +19,71 @@ from pathlib import Path
 from typing import Any
 
 from ida_tui.config.schema import DeviceName
-from ida_tui.engine.bench.cases import PROMPT, SHAPES, Cell
+from ida_tui.engine.bench.cases import PROMPT_TOKENS, SHAPES, BenchCase
 
-FORMATS = {"cpu": "float32", "mps": "float16", "cuda": "bfloat16"}
+WEIGHT_FORMATS = {"cpu": "float32", "mps": "float16", "cuda": "bfloat16"}
 """Format of the base model's weights on each device."""
 
 
-class SlowJudge:
+class SimulatedJudge:
     """Simulated judge: a thread pool that takes 0.5 to 1.5 s per completion, the same for every trainer."""
 
-    def __init__(self, cell: Cell, *, early: bool) -> None:
-        self._cell, self._early = cell, early
-        self._pool = ThreadPoolExecutor(cell.slots)
-        self._asked: dict[int, Future[float]] = {}
+    def __init__(self, case: BenchCase, *, judge_early: bool) -> None:
+        self._case, self._judge_early = case, judge_early
+        self._pool = ThreadPoolExecutor(case.slots)
+        self._pending: dict[int, Future[float]] = {}
         self.judge_s: list[float] = []
         self.exposed_s: list[float] = []
 
-    def begin(self, step: int, rows: Any) -> None:
+    def begin_step(self, step: int, rows: Any) -> None:
         """Called when a rollout starts."""
-        self._step, self._asked = step, {}
+        self._step, self._pending = step, {}
 
-    def ended(self, row: int, text: str) -> None:
+    def completion_ended(self, row: int, text: str) -> None:
         """Called when a completion is finished; TRL's trainers only report all of them at the end."""
-        if self._early:
-            self._asked[row] = self._pool.submit(self._judge, row)
+        if self._judge_early:
+            self._pending[row] = self._pool.submit(self._judge, row)
 
-    def rewards(self, rows: int) -> list[float]:
+    def wait_for_rewards(self, rows: int) -> list[float]:
         """Rewards of every completion of the step; waits for them."""
         started = time.perf_counter()
         for row in range(rows):
-            if row not in self._asked:
-                self._asked[row] = self._pool.submit(self._judge, row)
-        rewards = [self._asked[row].result() for row in range(rows)]
+            if row not in self._pending:
+                self._pending[row] = self._pool.submit(self._judge, row)
+        rewards = [self._pending[row].result() for row in range(rows)]
         self.exposed_s.append(time.perf_counter() - started)
         # The time that judging alone would take with these slots.
         latencies = [self._latency(row) for row in range(rows)]
-        slot_seconds = [0.0] * self._cell.slots
+        slot_seconds = [0.0] * self._case.slots
         for latency in latencies:
             soonest = min(range(len(slot_seconds)), key=slot_seconds.__getitem__)
             slot_seconds[soonest] += latency
         self.judge_s.append(max(slot_seconds))
         return rewards
 
-    def verdicts(self, texts: list[str], group_size: int) -> Any:
+    def collect_verdicts(self, texts: list[str], group_size: int) -> Any:
         """Verdicts and figures of the step, as `RewardCollector` returns them."""
         from ida_tui.judge import BatchStats, Verdict
 
-        verdicts = [Verdict.scored(reward, 8, 6, "", "slow") for reward in self.rewards(len(texts))]
-        return verdicts, BatchStats.of(verdicts, self.judge_s[-1], exposed_s=self.exposed_s[-1])
+        verdicts = [
+            Verdict.scored(reward, 8, 6, "", "slow") for reward in self.wait_for_rewards(len(texts))
+        ]
+        return verdicts, BatchStats.from_verdicts(
+            verdicts, self.judge_s[-1], exposed_s=self.exposed_s[-1]
+        )
 
     def after_step(self, step: int) -> None:
         """Called when a step is finished."""
 
     def _latency(self, row: int) -> float:
-        return random.Random(f"{self._cell.name} {self._step} {row}").uniform(0.5, 1.5)
+        return random.Random(f"{self._case.name} {self._step} {row}").uniform(0.5, 1.5)
 
     def _judge(self, row: int) -> float:
         time.sleep(self._latency(row))
         return random.Random(f"{self._step} {row}").uniform(1, 9)
 
 
-def child(way: str, device: DeviceName) -> int:
+def serve(trainer_name: str, device: DeviceName) -> int:
     """Read cases from standard input, train them, and write their figures to standard output."""
     import warnings
 
@@ -88,24 +92,29 @@ def child(way: str, device: DeviceName) -> int:
     from ida_tui.engine.device import device as devices
     from ida_tui.system import allocator
 
-    environment.prepare(None)
+    environment.set_library_defaults(None)
     allocator.keep_freed_memory()
-    devices.leave_a_core()
+    devices.limit_threads()
     for line in sys.stdin:
-        print(json.dumps(run_cell(way, Cell(**json.loads(line)), device)), flush=True)
+        print(
+            json.dumps(measure_case(trainer_name, BenchCase(**json.loads(line)), device)),
+            flush=True,
+        )
         gc.collect()
     return 0
 
 
-def run_cell(way: str, cell: Cell, device: DeviceName = "cpu") -> dict[str, Any]:
+def measure_case(trainer_name: str, case: BenchCase, device: DeviceName = "cpu") -> dict[str, Any]:
     """Train one case: a warm-up step and one measured step; returns its figures.
 
     The wait for the judge varies more, so `ours` averages it over four steps if beta is above 0.
     """
     import tempfile
 
-    steps = 5 if way == "ours" and cell.beta else 2
-    trainer, judge, seconds = build(way, cell, steps, Path(tempfile.mkdtemp()), device)
+    steps = 5 if trainer_name == "ours" and case.beta else 2
+    trainer, judge, seconds = build_bench_trainer(
+        trainer_name, case, steps, Path(tempfile.mkdtemp()), device
+    )
     base = _reset_peak(device)
     trainer.train()
     peak = _peak_mb(device)
@@ -118,9 +127,9 @@ def run_cell(way: str, cell: Cell, device: DeviceName = "cpu") -> dict[str, Any]
     }
 
 
-def build(
-    way: str, cell: Cell, steps: int, folder: Path, device: DeviceName = "cpu"
-) -> tuple[Any, SlowJudge, list[dict[str, float]]]:
+def build_bench_trainer(
+    trainer_name: str, case: BenchCase, steps: int, folder: Path, device: DeviceName = "cpu"
+) -> tuple[Any, SimulatedJudge, list[dict[str, float]]]:
     """Build a trainer; returns it with its judge and the list to which each step's seconds are appended."""
     import threading
 
@@ -134,67 +143,67 @@ def build(
     from ida_tui.config import embedded
 
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(embedded.path(), padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(embedded.model_folder(), padding_side="left")
     eos = tokenizer.eos_token_id
     model = Qwen3ForCausalLM(
         Qwen3Config(
-            **SHAPES[cell.shape], max_position_embeddings=4096, tie_word_embeddings=True,
+            **SHAPES[case.shape], max_position_embeddings=4096, tie_word_embeddings=True,
             eos_token_id=eos, pad_token_id=tokenizer.pad_token_id,
         )
-    ).to(getattr(torch, FORMATS[device]))  # fmt: skip
-    rows = cell.generations * cell.prompts
-    batch = {"default": min(8, rows), "tuned": rows, "ours": rows}[way]
+    ).to(getattr(torch, WEIGHT_FORMATS[device]))  # fmt: skip
+    rows = case.generations * case.prompts
+    batch = {"default": min(8, rows), "tuned": rows, "ours": rows}[trainer_name]
     arguments = GRPOConfig(
         output_dir=str(folder), use_cpu=device == "cpu", fp16=device == "mps",
         bf16=device == "cuda", report_to="none", save_strategy="no",
-        logging_steps=1, disable_tqdm=True, max_steps=steps, num_generations=cell.generations,
+        logging_steps=1, disable_tqdm=True, max_steps=steps, num_generations=case.generations,
         per_device_train_batch_size=batch, gradient_accumulation_steps=rows // batch,
-        max_completion_length=cell.longest, beta=cell.beta, learning_rate=1e-5, top_k=0,
-        **({} if way == "default" else {"gradient_checkpointing": False}),
+        max_completion_length=case.longest, beta=case.beta, learning_rate=1e-5, top_k=0,
+        **({} if trainer_name == "default" else {"gradient_checkpointing": False}),
     )  # fmt: skip
-    phrases = [f"number {n} and then" for n in range(PROMPT)]
+    phrases = [f"number {n} and then" for n in range(PROMPT_TOKENS)]
     prompts = [
-        {"prompt": [{"role": "user", "content": " ".join(phrases)[: 3 * PROMPT] + f" {p}"}],
+        {"prompt": [{"role": "user", "content": " ".join(phrases)[: 3 * PROMPT_TOKENS] + f" {p}"}],
          "prompt_id": str(p), "prompt_text": str(p), "kind": "harmless"}
-        for p in range(cell.prompts)
+        for p in range(case.prompts)
     ]  # fmt: skip
-    judge = SlowJudge(cell, early=way == "ours")
+    judge = SimulatedJudge(case, judge_early=trainer_name == "ours")
     seconds: list[dict[str, float]] = []
     lora = peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     shared: dict[str, Any] = {
         "model": model, "args": arguments, "processing_class": tokenizer,
         "train_dataset": Dataset.from_list(prompts), "peft_config": lora,
     }  # fmt: skip
-    if way == "ours":
-        from ida_tui.engine.trainer.recorder import Watcher
+    if trainer_name == "ours":
+        from ida_tui.engine.trainer.recorder import StepRecorder
         from ida_tui.events.types import StepFinished
 
         def emit(event: Any) -> None:
             if isinstance(event, StepFinished):
                 seconds.append(dict(event.seconds))
 
-        trainer = _ours(cell, eos)(
-            watcher=Watcher(emit, threading.Event(), steps), judging=judge, **shared
+        trainer = _fast_trainer_class(case, eos)(
+            watcher=StepRecorder(emit, threading.Event(), steps), judging=judge, **shared
         )
     else:
-        trainer = _trls(cell, eos, judge, seconds)(
-            reward_funcs=lambda completions, **_: judge.rewards(len(completions)), **shared
+        trainer = _trl_trainer_class(case, eos, judge, seconds)(
+            reward_funcs=lambda completions, **_: judge.wait_for_rewards(len(completions)), **shared
         )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer, judge, seconds
 
 
-def _ours(cell: Cell, eos: int) -> Any:
+def _fast_trainer_class(case: BenchCase, eos: int) -> Any:
     """The fast trainer, with completion lengths forced to those of the case."""
     import torch
 
-    from ida_tui.engine.rollout.sampling import Sampling
+    from ida_tui.engine.rollout.sampling import TokenSampler
     from ida_tui.engine.trainer import fast
 
-    class Forced(Sampling):
+    class Forced(TokenSampler):
         def begin(self, step: int) -> Forced:
-            object.__setattr__(self, "_left", cell.lengths(step))
+            object.__setattr__(self, "_left", case.completion_lengths(step))
             return self
 
         def draw(
@@ -212,13 +221,15 @@ def _ours(cell: Cell, eos: int) -> Any:
             return tokens
 
     class Ours(fast.FastTrainer):
-        def _sampling(self) -> Sampling:
+        def _sampling(self) -> TokenSampler:
             return Forced().begin(self._current_step)
 
     return Ours
 
 
-def _trls(cell: Cell, eos: int, judge: SlowJudge, seconds: list[dict[str, float]]) -> Any:
+def _trl_trainer_class(
+    case: BenchCase, eos: int, judge: SimulatedJudge, seconds: list[dict[str, float]]
+) -> Any:
     """TRL's trainer with phase timing, and completion lengths forced to those of the case."""
     from functools import partial
 
@@ -249,9 +260,9 @@ def _trls(cell: Cell, eos: int, judge: SlowJudge, seconds: list[dict[str, float]
 
         def _generate_single_turn(self, *arguments: Any, **more: Any) -> Any:
             step = self.state.global_step + 1
-            judge.begin(step, None)
+            judge.begin_step(step, None)
             base = self.accelerator.unwrap_model(self.model_wrapped)
-            force = LogitsProcessorList([Force(cell.lengths(step))])
+            force = LogitsProcessorList([Force(case.completion_lengths(step))])
             base.generate = partial(base.generate, logits_processor=force)
             try:
                 return self._clock(
@@ -296,7 +307,7 @@ def _reset_peak(device: DeviceName) -> float | None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     elif sys.platform.startswith("linux"):
-        allocator.give_back()
+        allocator.release_free_memory()
         Path("/proc/self/clear_refs").write_text("5")
     return _peak_mb(device)
 
@@ -315,4 +326,4 @@ def _peak_mb(device: DeviceName) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.exit(child(sys.argv[1], sys.argv[2]))  # type: ignore[arg-type]
+    sys.exit(serve(sys.argv[1], sys.argv[2]))  # type: ignore[arg-type]

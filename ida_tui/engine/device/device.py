@@ -26,25 +26,25 @@ from ida_tui.system import allocator
 from ida_tui.system.memory import DeviceMemory
 
 
-def choose(asked: Device) -> DeviceName:
+def choose_device(requested: Device) -> DeviceName:
     """The device to train on: the requested one, or for ``auto`` the best one (mps, then cuda, then cpu).
 
     Raises:
         IdaError: the requested device is not available (exit code 5).
     """
-    devices = available()
-    if asked == "auto":
+    devices = available_devices()
+    if requested == "auto":
         return devices[0]
-    if asked not in devices:
+    if requested not in devices:
         raise IdaError(
-            f"device {asked} is not available on this machine: {_why_absent(asked)}",
+            f"device {requested} is not available on this machine: {_unavailable_reason(requested)}",
             f"Set device={devices[0]}, or device=auto to use the best available device",
             code=ExitCode.DEVICE_UNUSABLE,
         )
-    return asked
+    return requested
 
 
-def available() -> list[DeviceName]:
+def available_devices() -> list[DeviceName]:
     """The devices of this machine, best first; never empty."""
     devices: list[DeviceName] = []
     if torch.backends.mps.is_available():
@@ -54,7 +54,7 @@ def available() -> list[DeviceName]:
     return [*devices, "cpu"]
 
 
-def take(device: DeviceName, number: int) -> None:
+def select_cuda_device(device: DeviceName, index: int) -> None:
     """Make the CUDA device with this number the current one; other devices need nothing.
 
     Raises:
@@ -62,13 +62,13 @@ def take(device: DeviceName, number: int) -> None:
     """
     if device != "cuda":
         return
-    if number >= torch.cuda.device_count():
+    if index >= torch.cuda.device_count():
         raise IdaError(
-            f"process {number + 1} of this machine has no GPU: torch sees {torch.cuda.device_count()}",
+            f"process {index + 1} of this machine has no GPU: torch sees {torch.cuda.device_count()}",
             f"Start one process per GPU: torchrun --nproc_per_node {torch.cuda.device_count()} …",
             code=ExitCode.DEVICE_UNUSABLE,
         )
-    torch.cuda.set_device(number)
+    torch.cuda.set_device(index)
 
 
 def memory(device: DeviceName) -> DeviceMemory | None:
@@ -97,11 +97,11 @@ def empty_cache(device: DeviceName) -> None:
         torch.cuda.empty_cache()
 
 
-def give_back(device: DeviceName) -> None:
+def free_memory(device: DeviceName) -> None:
     """Return the memory of a run that has ended to the system, except what libraries still reference."""
     gc.collect()
     empty_cache(device)
-    allocator.give_back()
+    allocator.release_free_memory()
 
 
 def length_bucket(device: DeviceName | str) -> int:
@@ -109,7 +109,7 @@ def length_bucket(device: DeviceName | str) -> int:
     return 64 if device == "mps" else 1
 
 
-def leave_a_core() -> None:
+def limit_threads() -> None:
     """Let torch use all processors but one, which the judge and the screen need.
 
     OMP_NUM_THREADS takes precedence if it is set.
@@ -119,7 +119,7 @@ def leave_a_core() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Randomness:
+class RngState:
     """State of torch's random number generators, on the host and on the device."""
 
     device: str
@@ -127,7 +127,7 @@ class Randomness:
     device_state: torch.Tensor | None
 
     @classmethod
-    def now(cls, device: str | torch.device) -> Randomness:
+    def capture(cls, device: str | torch.device) -> RngState:
         """The current state."""
         name = device.type if isinstance(device, torch.device) else device
         return cls(name, torch.get_rng_state(), _device_rng_state(name))
@@ -139,9 +139,9 @@ class Randomness:
             _set_device_rng_state(self.device, self.device_state)
 
     @contextmanager
-    def restored(self) -> Iterator[None]:
+    def use(self) -> Iterator[None]:
         """Use this state inside the block; afterwards the previous state is restored."""
-        previous = Randomness.now(self.device)
+        previous = RngState.capture(self.device)
         self.restore()
         try:
             yield
@@ -149,20 +149,20 @@ class Randomness:
             previous.restore()
 
 
-def keep_one_device(file: Path) -> None:
+def keep_own_cuda_rng_state(file: Path) -> None:
     """Reduce the random number state that transformers saved to this process's CUDA device."""
     if not torch.cuda.is_available():
         return
-    states = _kept(file)
+    states = _load_rng_file(file)
     states["cuda"] = torch.cuda.get_rng_state()
     torch.save(states, file)
 
 
-def restore_kept(file: Path) -> None:
+def restore_rng_file(file: Path) -> None:
     """Restore the random number state of a checkpoint; it is the same on every rank."""
     if not file.is_file():
         return
-    states = _kept(file)
+    states = _load_rng_file(file)
     random.setstate(states["python"])
     numpy.random.set_state(states["numpy"])
     torch.set_rng_state(states["cpu"])
@@ -170,7 +170,7 @@ def restore_kept(file: Path) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def _kept(file: Path) -> dict[str, Any]:
+def _load_rng_file(file: Path) -> dict[str, Any]:
     from transformers.trainer_pt_utils import safe_globals
 
     with safe_globals():
@@ -179,9 +179,9 @@ def _kept(file: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def isolated_randomness(device: DeviceName, seed: int) -> Iterator[None]:
+def seeded_rng(device: DeviceName, seed: int) -> Iterator[None]:
     """Use seeded random numbers inside the block; afterwards the previous state is restored."""
-    previous = Randomness.now(device)
+    previous = RngState.capture(device)
     torch.manual_seed(seed)
     try:
         yield
@@ -204,7 +204,7 @@ def _set_device_rng_state(device: str, state: torch.Tensor) -> None:
         torch.cuda.set_rng_state(state)
 
 
-def _why_absent(device: Device) -> str:
+def _unavailable_reason(device: Device) -> str:
     if device == "mps":
         if not torch.backends.mps.is_built():
             return "this build of torch has no Metal support (it needs macOS on Apple silicon)"

@@ -8,19 +8,19 @@ from collections.abc import Callable
 
 from ida_tui.events.types import Event, MemorySampled, Noticed
 from ida_tui.system import procfs
-from ida_tui.system.memory_limit import room
+from ida_tui.system.memory_limit import memory_limit
 
-WARN, ACT = 0.85, 0.95
+WARN_SHARE, STOP_SHARE = 0.85, 0.95
 """Shares of the limit: at the first the log warns, at the second the run is stopped."""
-SWAP = 0.05
+SWAP_SHARE = 0.05
 """Growth of swap since the start, as a share of the limit, that stops the run."""
-RESERVE = 0.97
+ALLOCATABLE_SHARE = 0.97
 """Share of a control group's free memory that may be allocated; the rest is for page tables and files."""
 CRITICAL_PRESSURE = 4
 """Memory pressure level at which macOS begins to kill processes."""
 
 
-class Guard:
+class MemoryGuard:
     """Checks every memory sample against a limit.
 
     Args:
@@ -39,35 +39,35 @@ class Guard:
         self.reason = ""
         """Why the guard stopped the run; empty if it did not."""
 
-    def look(self, sample: MemorySampled) -> None:
+    def check(self, sample: MemorySampled) -> None:
         """Warn or stop the run, each at most once."""
         if self.reason:
             return
         share = sample.system_used / self._limit
-        if share >= ACT or self._swapped(sample) or sample.pressure == CRITICAL_PRESSURE:
-            self.reason = self._why(sample, share)
+        if share >= STOP_SHARE or self._is_swapping(sample) or sample.pressure == CRITICAL_PRESSURE:
+            self.reason = self._stop_reason(sample, share)
             self._emit(
                 Noticed(level="warning", source="memory", text=f"{self.reason}; stopping the run")
             )
             self._stop.set()
-        elif share >= WARN and not self._warned:
+        elif share >= WARN_SHARE and not self._warned:
             self._warned = True
-            text = f"memory is at {share:.0%} of the limit; the run stops at {ACT:.0%}"
+            text = f"memory is at {share:.0%} of the limit; the run stops at {STOP_SHARE:.0%}"
             self._emit(Noticed(level="warning", source="memory", text=text))
 
-    def _swapped(self, sample: MemorySampled) -> bool:
-        return sample.swap_growth >= SWAP * self._limit
+    def _is_swapping(self, sample: MemorySampled) -> bool:
+        return sample.swap_growth >= SWAP_SHARE * self._limit
 
-    def _why(self, sample: MemorySampled, share: float) -> str:
-        if share >= ACT:
+    def _stop_reason(self, sample: MemorySampled, share: float) -> str:
+        if share >= STOP_SHARE:
             used, limit = sample.system_used / 1e9, self._limit / 1e9
             return f"memory reached {share:.0%} of the limit ({used:.1f} of {limit:.1f} GB)"
-        if self._swapped(sample):
+        if self._is_swapping(sample):
             return f"the machine started to swap ({sample.swap_growth / 1e9:.1f} GB)"
         return "macOS reports critical memory pressure"
 
 
-class AllocationCap:
+class AllocationLimit:
     """Process memory limit that makes an allocation raise before the control group's limit kills the process.
 
     The kernel kills a process that exceeds its control group's limit without warning, possibly between two
@@ -78,21 +78,21 @@ class AllocationCap:
     """
 
     def __init__(self) -> None:
-        self._before: tuple[int, int] | None = None
+        self._previous: tuple[int, int] | None = None
 
-    def set(self) -> None:
+    def apply(self) -> None:
         """Limit this process, if it is in a control group with a memory limit."""
-        group, mapped = room(), procfs.status("VmData")
-        if not group.capped or mapped is None:
+        group, mapped = memory_limit(), procfs.status_bytes("VmData")
+        if not group.is_cgroup or mapped is None:
             return
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        allowed = mapped + int(RESERVE * max(0, group.total - group.used))
+        allowed = mapped + int(ALLOCATABLE_SHARE * max(0, group.total - group.used))
         if soft == resource.RLIM_INFINITY or allowed < soft:
             resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
-            self._before = soft, hard
+            self._previous = soft, hard
 
-    def lift(self) -> None:
+    def restore(self) -> None:
         """Restore the previous limit, so that freed memory can be used to write the checkpoint."""
-        if self._before is not None:
-            resource.setrlimit(resource.RLIMIT_DATA, self._before)
-            self._before = None
+        if self._previous is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, self._previous)
+            self._previous = None

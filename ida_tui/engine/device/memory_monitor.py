@@ -10,7 +10,7 @@ from typing import Self
 from ida_tui.events.types import MemorySampled
 from ida_tui.system.memory import DeviceMemory, MemorySensor
 
-INTERVAL_S = 0.5
+SAMPLE_INTERVAL_S = 0.5
 
 
 class MemoryMonitor:
@@ -24,16 +24,16 @@ class MemoryMonitor:
     def __init__(
         self,
         emit: Callable[[MemorySampled], object],
-        look: Callable[[MemorySampled], object] = lambda sample: None,
+        on_sample: Callable[[MemorySampled], object] = lambda sample: None,
     ) -> None:
         self._emit = emit
-        self._look = look
+        self._on_sample = on_sample
         self._sensor = MemorySensor()
         self._device: DeviceMemory | None = None
-        self._leave = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="ida-memory", daemon=True)
+        self._exit = threading.Event()
+        self._thread = threading.Thread(target=self._sample_memory, name="ida-memory", daemon=True)
 
-    def tell_device(self, device: DeviceMemory | None) -> None:
+    def set_device_memory(self, device: DeviceMemory | None) -> None:
         """Set the device's memory for the next samples; only the trainer's thread may read the device."""
         self._device = device
 
@@ -47,13 +47,13 @@ class MemoryMonitor:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave.set()
+        self._exit.set()
         self._thread.join()
 
-    def _watch(self) -> None:
+    def _sample_memory(self) -> None:
         while True:
             sample = self._sensor.sample(self._device)
             self._emit(sample)
-            self._look(sample)
-            if self._leave.wait(INTERVAL_S):
+            self._on_sample(sample)
+            if self._exit.wait(SAMPLE_INTERVAL_S):
                 return

@@ -20,34 +20,36 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-FEW_ROWS = 4
+MIN_ONEDNN_ROWS = 4
 """Fewer rows than this are limited by memory bandwidth, where torch's default is as fast."""
 
-MANY_ROWS, LARGE_WEIGHT = 32, 2**19
+MAX_DECODING_ROWS, MIN_DECODING_WEIGHT = 32, 2**19
 """Up to this many rows, times a weight of at least this many elements, are slow with MKL on Intel CPUs."""
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Differentiable ``x @ weight.T + bias``, like `torch.nn.functional.linear`."""
     rows = x.numel() // x.shape[-1]
-    if rows < FEW_ROWS or not covered(x, weight):
+    if rows < MIN_ONEDNN_ROWS or not onednn_supports(x, weight):
         return functional.linear(x, weight, bias)
     needs_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if prefers_onednn() and needs_grad:
-        result: torch.Tensor = _Linear.apply(x, weight, bias)
+        result: torch.Tensor = _OneDnnLinear.apply(x, weight, bias)
         return result
-    is_decoding = rows <= MANY_ROWS and weight.numel() >= LARGE_WEIGHT and not needs_grad
+    is_decoding = (
+        rows <= MAX_DECODING_ROWS and weight.numel() >= MIN_DECODING_WEIGHT and not needs_grad
+    )
     if prefers_onednn() or is_decoding:
-        return onednn(x, weight, bias)
+        return onednn_linear(x, weight, bias)
     return functional.linear(x, weight, bias)
 
 
-def by_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
+def uses_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether oneDNN is used for these tensors regardless of their shapes."""
-    return prefers_onednn() and covered(x, weight)
+    return prefers_onednn() and onednn_supports(x, weight)
 
 
-def covered(x: torch.Tensor, weight: torch.Tensor) -> bool:
+def onednn_supports(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether oneDNN can multiply these tensors."""
     return (
         x.device.type == "cpu"
@@ -58,7 +60,7 @@ def covered(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 
 @contextmanager
-def quicker_linears(model: torch.nn.Module) -> Iterator[None]:
+def use_onednn_linears(model: torch.nn.Module) -> Iterator[None]:
     """Inside the block, compute linear layers with `linear` and each LoRA layer as a single operation.
 
     For the backward pass, PEFT's LoRA layer saves tensors as wide as its output. The fused operation saves
@@ -67,10 +69,10 @@ def quicker_linears(model: torch.nn.Module) -> Iterator[None]:
     """
     patched: list[torch.nn.Module] = []
     for module in model.modules():
-        if hasattr(module, "lora_A") and (adapter := _one_adapter(module)) is not None:
-            module.forward = partial(_adapted, module, adapter, module.forward)
+        if hasattr(module, "lora_A") and (adapter := _plain_lora_name(module)) is not None:
+            module.forward = partial(_lora_forward, module, adapter, module.forward)
         elif type(module) is torch.nn.Linear and prefers_onednn():
-            module.forward = _bound(module)  # type: ignore[method-assign]
+            module.forward = _linear_forward(module)  # type: ignore[method-assign]
         else:
             continue
         patched.append(module)
@@ -99,7 +101,7 @@ def prefers_onednn() -> bool:
         return False
 
 
-def _one_adapter(layer: Any) -> str | None:
+def _plain_lora_name(layer: Any) -> str | None:
     """Name of the layer's adapter if it is the only one, plain LoRA, float32, on a frozen float32 base."""
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if len(names) != 1 or layer.disable_adapters or layer.merged:
@@ -117,7 +119,7 @@ def _one_adapter(layer: Any) -> str | None:
     return name if dtypes == {torch.float32} else None
 
 
-def _adapted(
+def _lora_forward(
     layer: Any, name: str, original: Any, x: torch.Tensor, **arguments: Any
 ) -> torch.Tensor:
     """Forward pass of a LoRA layer as one operation, or by its original method if that is not possible."""
@@ -125,11 +127,11 @@ def _adapted(
         result: torch.Tensor = original(x, **arguments)
         return result
     base, down, up = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
-    out: torch.Tensor = _Adapted.apply(x, base.weight, base.bias, down, up, layer.scaling[name])
+    out: torch.Tensor = _LoraLinear.apply(x, base.weight, base.bias, down, up, layer.scaling[name])
     return out
 
 
-class _Adapted(torch.autograd.Function):
+class _LoraLinear(torch.autograd.Function):
     """``x @ W.T + b + scale * (x @ A.T) @ B.T`` with W and b frozen."""
 
     @staticmethod
@@ -156,8 +158,8 @@ class _Adapted(torch.autograd.Function):
         grad_low_rank = (gradient @ up).mul_(ctx.scale)
         grad_x = grad_down = grad_up = None
         if ctx.needs_input_grad[0]:
-            if by_onednn(gradient, weight):
-                flat = onednn(gradient.contiguous(), weight.t(), None)
+            if uses_onednn(gradient, weight):
+                flat = onednn_linear(gradient.contiguous(), weight.t(), None)
             else:
                 flat = gradient @ weight
             grad_x = flat.addmm_(grad_low_rank, down).view(x.shape)
@@ -168,18 +170,18 @@ class _Adapted(torch.autograd.Function):
         return grad_x, None, None, grad_down, grad_up, None
 
 
-def _bound(layer: torch.nn.Linear) -> Any:
+def _linear_forward(layer: torch.nn.Linear) -> Any:
     """Forward method for a linear layer that computes with `linear`."""
     return lambda x: linear(x, layer.weight, layer.bias)
 
 
-def onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """``x @ weight.T + bias`` with oneDNN, without a gradient, for float32 CPU tensors of any stride."""
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
 
 
-class _Linear(torch.autograd.Function):
+class _OneDnnLinear(torch.autograd.Function):
     """Differentiable linear layer with oneDNN."""
 
     @staticmethod
@@ -189,7 +191,7 @@ class _Linear(torch.autograd.Function):
         # Only the weight's gradient needs the input, and in a LoRA run most weights are frozen.
         ctx.save_for_backward(x if weight.requires_grad else None, weight)
         ctx.has_bias = bias is not None
-        return onednn(x, weight, bias)
+        return onednn_linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
@@ -198,9 +200,9 @@ class _Linear(torch.autograd.Function):
         grad_x = grad_weight = grad_bias = None
         flat = gradient.reshape(-1, gradient.shape[-1])
         if ctx.needs_input_grad[0]:
-            grad_x = onednn(gradient.contiguous(), weight.t(), None)
+            grad_x = onednn_linear(gradient.contiguous(), weight.t(), None)
         if ctx.needs_input_grad[1]:
-            grad_weight = onednn(flat.t(), x.reshape(-1, x.shape[-1]).t(), None)
+            grad_weight = onednn_linear(flat.t(), x.reshape(-1, x.shape[-1]).t(), None)
         if ctx.has_bias and ctx.needs_input_grad[2]:
             grad_bias = flat.sum(dim=0)
         return grad_x, grad_weight, grad_bias

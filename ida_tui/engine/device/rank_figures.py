@@ -11,7 +11,7 @@ from ida_tui.events.types import RankFigures
 from ida_tui.system.memory import MemorySensor
 
 
-def figures(tokens: int, seconds: Mapping[str, float], device: Any) -> RankFigures:
+def measure_rank(tokens: int, seconds: Mapping[str, float], device: Any) -> RankFigures:
     """Measure this process after a step.
 
     Args:

@@ -22,16 +22,25 @@ from ida_tui.config.schema import DeviceName
 from ida_tui.engine import libraries as environment
 from ida_tui.errors import IdaError
 from ida_tui.planning.preview import key_source
-from ida_tui.system.memory_limit import room
-from ida_tui.util.paths import shown_path
+from ida_tui.system.memory_limit import memory_limit
+from ida_tui.util.paths import display_path
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "openai", "textual", "psutil")
-LITTLE_DISK_GB = 10.0
+REPORTED_PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "openai",
+    "textual",
+    "psutil",
+)
+MIN_FREE_DISK_GB = 10.0
 NETWORK_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorFinding:
     """Result of one check; contains no secrets."""
 
     about: str
@@ -40,7 +49,7 @@ class Finding:
     fix: str = ""
 
 
-def examine(*, folder: Path, judge: str | None = None) -> list[Finding]:
+def run_doctor(*, folder: Path, judge: str | None = None) -> list[DoctorFinding]:
     """Check the system, the libraries, the device, the disk, the keys and, on request, a judge.
 
     Args:
@@ -51,18 +60,29 @@ def examine(*, folder: Path, judge: str | None = None) -> list[Finding]:
         UsageError: there is no judge profile with this name.
     """
     config = resolve("quickstart", [f"judge={judge}"]).config if judge else None
-    environment.prepare(None)
+    environment.set_library_defaults(None)
     from ida_tui.engine.device import device
 
-    chosen = device.available()[0]
-    findings = [_system(), _memory(), _versions(), *_known(chosen, metadata.version("torch"))]
-    findings += [*_device(chosen), _disk(folder), _hub(), network(), *_keys()]
+    chosen = device.available_devices()[0]
+    findings = [
+        _check_system(),
+        _check_memory(),
+        _check_versions(),
+        *_check_known_defects(chosen, metadata.version("torch")),
+    ]
+    findings += [
+        *_check_device(chosen),
+        _check_disk(folder),
+        _check_model_cache(),
+        check_network(),
+        *_check_keys(),
+    ]
     if config is not None:
-        findings.append(_judge(config, folder))
+        findings.append(_check_judge(config, folder))
     return findings
 
 
-def known_bad(system: str, device: str, torch_version: str) -> tuple[str, str] | None:
+def known_defect(system: str, device: str, torch_version: str) -> tuple[str, str] | None:
     """Publicly known defect of a torch version on a device: severity (bad or note) and text; None if none.
 
     Args:
@@ -83,9 +103,9 @@ def known_bad(system: str, device: str, torch_version: str) -> tuple[str, str] |
     return None
 
 
-def _system() -> Finding:
-    chip = _chip() or platform.processor() or platform.machine()
-    return Finding(
+def _check_system() -> DoctorFinding:
+    chip = _processor_name() or platform.processor() or platform.machine()
+    return DoctorFinding(
         "system",
         "good",
         f"{platform.system()} {platform.release()}, {chip}, {os.cpu_count()} processors, Python"
@@ -93,7 +113,7 @@ def _system() -> Finding:
     )
 
 
-def _chip() -> str:
+def _processor_name() -> str:
     """Model name of the processor, such as Apple M4 Pro; empty if unknown."""
     if sys.platform == "darwin":
         command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
@@ -111,34 +131,34 @@ def _chip() -> str:
     )
 
 
-def _memory() -> Finding:
-    limit = room()
+def _check_memory() -> DoctorFinding:
+    limit = memory_limit()
     free = (limit.total - limit.used) / 1e9
-    return Finding("memory", "good", f"{limit.total / 1e9:.1f} GB, {free:.1f} GB free")
+    return DoctorFinding("memory", "good", f"{limit.total / 1e9:.1f} GB, {free:.1f} GB free")
 
 
-def _versions() -> Finding:
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-    return Finding("libraries", "good", versions)
+def _check_versions() -> DoctorFinding:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in REPORTED_PACKAGES)
+    return DoctorFinding("libraries", "good", versions)
 
 
-def _known(device: DeviceName, torch_version: str) -> Iterator[Finding]:
-    defect = known_bad(sys.platform, device, torch_version)
+def _check_known_defects(device: DeviceName, torch_version: str) -> Iterator[DoctorFinding]:
+    defect = known_defect(sys.platform, device, torch_version)
     if defect is not None:
         verdict, text = defect
-        yield Finding(
+        yield DoctorFinding(
             "versions", "bad" if verdict == "bad" else "note", text, "Install torch 2.14 or newer"
         )
 
 
-def _device(device: DeviceName) -> Iterator[Finding]:
+def _check_device(device: DeviceName) -> Iterator[DoctorFinding]:
     from ida_tui.engine.diagnostics import selftest
 
-    results = selftest.run(device)
+    results = selftest.run_self_test(device)
     seconds = sum(result.seconds for result in results)
     failed = [result for result in results if result.problem]
     for result in failed:
-        yield Finding(
+        yield DoctorFinding(
             "device",
             "bad",
             f"{device}: {result.name}: {result.problem}",
@@ -146,75 +166,79 @@ def _device(device: DeviceName) -> Iterator[Finding]:
         )
     if not failed:
         names = ", ".join(result.name for result in results)
-        yield Finding(
+        yield DoctorFinding(
             "device", "good", f"{device} passes the numerical self-test ({seconds:.1f} s: {names})"
         )
 
 
-def _disk(folder: Path) -> Finding:
+def _check_disk(folder: Path) -> DoctorFinding:
     free = shutil.disk_usage(folder).free / 1e9
-    verdict: Literal["good", "note"] = "good" if free >= LITTLE_DISK_GB else "note"
+    verdict: Literal["good", "note"] = "good" if free >= MIN_FREE_DISK_GB else "note"
     fix = "" if verdict == "good" else "Set output_dir and HF_HOME to a larger disk"
-    return Finding("disk", verdict, f"{free:.0f} GB free here", fix)
+    return DoctorFinding("disk", verdict, f"{free:.0f} GB free here", fix)
 
 
-def _hub() -> Finding:
+def _check_model_cache() -> DoctorFinding:
     cache = hub_cache()
     models = len(list(cache.glob("models--*"))) if cache.is_dir() else 0
     offline = " · HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else ""
-    return Finding("models", "good", f"{models} downloaded, in {shown_path(cache)}{offline}")
+    return DoctorFinding(
+        "models", "good", f"{models} downloaded, in {display_path(cache)}{offline}"
+    )
 
 
-def network() -> Finding:
+def check_network() -> DoctorFinding:
     """Whether the model hub can be reached; downloaded models need no network."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return Finding("network", "good", "not checked: HF_HUB_OFFLINE is set")
+        return DoctorFinding("network", "good", "not checked: HF_HUB_OFFLINE is set")
     hub = urlsplit(constants.ENDPOINT)
     address = hub.hostname or "", hub.port or (443 if hub.scheme == "https" else 80)
     try:
         socket.create_connection(address, timeout=NETWORK_TIMEOUT_S).close()
     except OSError as error:
-        return Finding(
+        return DoctorFinding(
             "network",
             "note",
             f"{address[0]} cannot be reached: {error.strerror or error}",
             "Downloaded models and model=embedded need no network",
         )
-    return Finding("network", "good", f"{address[0]} can be reached")
+    return DoctorFinding("network", "good", f"{address[0]} can be reached")
 
 
-def _keys() -> Iterator[Finding]:
+def _check_keys() -> Iterator[DoctorFinding]:
     """Which API keys of judge profiles are set; never their values."""
     sources: dict[str, str] = {}
-    for name in profiles.names("judges"):
+    for name in profiles.list_profiles("judges"):
         judge = resolve("quickstart", [f"judge={name}"], verify=False).config.judge
         if judge.kind == "openai" and judge.api_key_env:
             sources[judge.api_key_env] = key_source(judge)
     for name, source in sorted(sources.items()):
         if source:
-            yield Finding("key", "good", f"{name} is set ({source})")
+            yield DoctorFinding("key", "good", f"{name} is set ({source})")
         else:
-            yield Finding(
+            yield DoctorFinding(
                 "key", "note", f"{name} is not set", f"Run export {name}=…, or add {name}=… to .env"
             )
 
 
-def _judge(config: object, folder: Path) -> Finding:
+def _check_judge(config: object, folder: Path) -> DoctorFinding:
     from ida_tui.config.schema import Config
-    from ida_tui.judge.api_key import load_key
-    from ida_tui.judge.calibration.anchors import sample_prompts
+    from ida_tui.judge.api_key import load_api_key
+    from ida_tui.judge.calibration.anchors import anchor_prompts
     from ida_tui.judge.service import JudgeService
 
     assert isinstance(config, Config)
     name = config.judge.name or config.judge.model
     try:
-        key = load_key(config.judge, dotenv_dir=folder)
-        with JudgeService(config.judge, config.rubric, sample_prompts(), key=key) as service:
-            fault = service.look().result()
+        key = load_api_key(config.judge, dotenv_dir=folder)
+        with JudgeService(config.judge, config.rubric, anchor_prompts(), key=key) as service:
+            fault = service.probe_endpoint().result()
     except IdaError as error:
-        return Finding("judge", "bad", f"{name}: {error.title}", error.hint.splitlines()[0])
+        return DoctorFinding("judge", "bad", f"{name}: {error.title}", error.hint.splitlines()[0])
     if fault is not None:
-        return Finding("judge", "bad", f"{name}: {fault.text}", f"Run ida-tui judge check {name}")
-    return Finding("judge", "good", f"{name} answers")
+        return DoctorFinding(
+            "judge", "bad", f"{name}: {fault.text}", f"Run ida-tui judge check {name}"
+        )
+    return DoctorFinding("judge", "good", f"{name} answers")

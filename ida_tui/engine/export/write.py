@@ -15,30 +15,35 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ida_tui.config import precision
-from ida_tui.config.precision import Format
+from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName
 from ida_tui.engine import quiet
 from ida_tui.engine.device import device as devices
 from ida_tui.engine.export import gguf as gguf_file
-from ida_tui.engine.export.equivalence import Agreement, agreement, asked, behaviour
+from ida_tui.engine.export.equivalence import (
+    EquivalenceCheck,
+    compare_models,
+    select_prompts,
+    collect_outputs,
+)
 from ida_tui.engine.model import load as weights
 from ida_tui.engine.model import trained as tuned
 from ida_tui.errors import IdaError
-from ida_tui.runs.store.exports import Kind
-from ida_tui.runs.weights import Trained
+from ida_tui.runs.store.exports import ExportKind
+from ida_tui.runs.weights import TrainedWeights
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def write(
+def write_export(
     config: Config,
-    found: Trained,
-    kind: Kind,
+    trained: TrainedWeights,
+    kind: ExportKind,
     folder: Path,
     *,
-    dtype: Format | None = None,
-    tell: Callable[[str], object] = lambda line: None,
-) -> Agreement:
+    dtype: WeightFormat | None = None,
+    on_progress: Callable[[str], object] = lambda line: None,
+) -> EquivalenceCheck:
     """Write the model into an existing, empty folder.
 
     Args:
@@ -55,19 +60,19 @@ def write(
     Raises:
         IdaError: the weights cannot be loaded or written, or do not match.
     """
-    with quiet.captured(lambda notice: tell(f"! {notice.text}")):
-        return _write(config, found, kind, folder, dtype, tell)
+    with quiet.capture_library_output(lambda notice: on_progress(f"! {notice.text}")):
+        return _write(config, trained, kind, folder, dtype, on_progress)
 
 
 def write_gguf(
     config: Config,
-    found: Trained,
+    trained: TrainedWeights,
     folder: Path,
     name: str,
     *,
-    dtype: Format | None = None,
-    tell: Callable[[str], object] = lambda line: None,
-) -> tuple[Agreement, str]:
+    dtype: WeightFormat | None = None,
+    on_progress: Callable[[str], object] = lambda line: None,
+) -> tuple[EquivalenceCheck, str]:
     """Write the model as one GGUF file into an existing, empty folder.
 
     Args:
@@ -86,58 +91,62 @@ def write_gguf(
     """
     full_model = folder / ".whole"
     full_model.mkdir()
-    check = write(config, found, "merged", full_model, dtype=dtype, tell=tell)
-    tell("converting to GGUF")
-    summary = gguf_file.convert(full_model, folder / f"{name}.gguf", check.dtype)
+    check = write_export(
+        config, trained, "merged", full_model, dtype=dtype, on_progress=on_progress
+    )
+    on_progress("converting to GGUF")
+    summary = gguf_file.convert_to_gguf(full_model, folder / f"{name}.gguf", check.dtype)
     shutil.rmtree(full_model)
     return check, summary
 
 
 def _write(
     config: Config,
-    found: Trained,
-    kind: Kind,
+    trained: TrainedWeights,
+    kind: ExportKind,
     folder: Path,
-    dtype: Format | None,
-    tell: Callable[[str], object],
-) -> Agreement:
-    device = tuned.device_for(config)
-    run_format = precision.recipe(config, device).weights
-    export_format: Format = "float32" if kind == "adapter" else dtype or run_format
+    dtype: WeightFormat | None,
+    on_progress: Callable[[str], object],
+) -> EquivalenceCheck:
+    device = tuned.prepare_device(config)
+    run_format = precision.resolve_precision(config, device).weights
+    export_format: WeightFormat = "float32" if kind == "adapter" else dtype or run_format
     tokenizer = weights.load_tokenizer(config.model)
-    prompts = asked(config)
+    prompts = select_prompts(config)
 
     def ask(model: Any, reference: Any = None) -> Any:
-        return behaviour(model, tokenizer, config, device, prompts, reference)
+        return collect_outputs(model, tokenizer, config, device, prompts, reference)
 
-    model = tuned.load(config, found, run_format).float().to(device)
+    model = tuned.load_trained_model(config, trained, run_format).float().to(device)
     reference = ask(model)
-    tell(f"writing {'the adapter' if kind == 'adapter' else f'the full model in {export_format}'}")
+    on_progress(
+        f"writing {'the adapter' if kind == 'adapter' else f'the full model in {export_format}'}"
+    )
     try:
         if kind == "adapter":
-            _copy_adapter(found.path, folder, config)
+            _copy_adapter(trained.path, folder, config)
         else:
-            _write_whole(model, folder, config, export_format)
+            _write_full_model(model, folder, config, export_format)
         weights.save_tokenizer(config.model, folder)
     except (OSError, SafetensorError) as error:
-        raise _cannot_write(folder, error) from None
+        raise _write_error(folder, error) from None
     del model
-    devices.give_back(device)
-    tell(f"checking the export: {len(prompts)} prompts, both models")
+    devices.free_memory(device)
+    on_progress(f"checking the export: {len(prompts)} prompts, both models")
     model = _read_back(config, kind, folder, export_format, run_format, device)
-    check = agreement(reference, ask(model, reference), export_format)
+    check = compare_models(reference, ask(model, reference), export_format)
     del model
-    devices.give_back(device)
-    if not check.good:
+    devices.free_memory(device)
+    if not check.passed:
         raise IdaError(
-            f"the exported weights do not match the run's model: {check.words}",
+            f"the exported weights do not match the run's model: {check.summary}",
             "Nothing was exported. Try --dtype float32, which does not round; if that differs too,\n"
             "it is a bug in ida-tui or in a library",
         )
     return check
 
 
-def _write_whole(model: Any, folder: Path, config: Config, dtype: Format) -> None:
+def _write_full_model(model: Any, folder: Path, config: Config, dtype: WeightFormat) -> None:
     """Save the full model for transformers: merge the adapter in float32, then round all weights."""
     import torch
 
@@ -158,15 +167,20 @@ def _copy_adapter(source: Path, folder: Path, config: Config) -> None:
 
 
 def _read_back(
-    config: Config, kind: Kind, folder: Path, dtype: Format, held: Format, device: DeviceName
+    config: Config,
+    kind: ExportKind,
+    folder: Path,
+    dtype: WeightFormat,
+    run_format: WeightFormat,
+    device: DeviceName,
 ) -> Any:
     if kind == "adapter":
-        base = weights.load_model(config.model, held)
-        return tuned.with_adapter(base, folder).float().to(device)
-    return weights.load_model(tuned.whole(config, folder), dtype).float().to(device)
+        base = weights.load_model(config.model, run_format)
+        return tuned.attach_adapter(base, folder).float().to(device)
+    return weights.load_model(tuned.full_model_config(config, folder), dtype).float().to(device)
 
 
-def _cannot_write(folder: Path, error: Exception) -> IdaError:
+def _write_error(folder: Path, error: Exception) -> IdaError:
     why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
     return IdaError(
         f"could not write the export to {folder.parent}: {why}",

@@ -19,44 +19,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ida_tui.config.schema import Config, Kind
+from ida_tui.config.schema import Config, PromptKind
 from ida_tui.errors import IdaError
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.store.evaluations import Model
+from ida_tui.runs.store.evaluations import ComparedModel
 
 if TYPE_CHECKING:
-    from ida_tui.engine.inference.chat_models import Message, Pair
+    from ida_tui.engine.inference.chat_models import ChatMessage, ChatModels
     from ida_tui.judge.service import JudgeService
     from ida_tui.judge.verdict import Verdict
 
-SIDES: tuple[Model, Model] = ("base", "tuned")
-EVERY_S = 0.05
+MODELS: tuple[ComparedModel, ComparedModel] = ("base", "tuned")
+PARTIAL_INTERVAL_S = 0.05
 """Least time between two `PartialAnswer` events of one answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class ModelsLoaded:
     """The models are loaded."""
 
-    words: str
+    weights_label: str
     """The weights in use, such as ``step 40, adapter``."""
     temperature: float
     """The sampling temperature of the profile's evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
+class PartialAnswer:
     """The partial text of an answer that is being generated."""
 
-    who: Model
+    model: ComparedModel
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class AnswerFinished:
     """A model has finished its answer."""
 
-    who: Model
+    model: ComparedModel
     text: str
     tokens: int
     seconds: float
@@ -65,54 +65,56 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class AnswerJudged:
     """The judge's verdict on a model's last answer."""
 
-    who: Model
+    model: ComparedModel
     verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Notice:
     """A message for the user."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Rested:
+class Idle:
     """The request is done: both models have answered, or both answers are judged."""
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class ChatFailed:
     """The chat has ended with an error."""
 
     error: IdaError
 
 
-Event = Ready | Writing | Answered | Judged | Told | Rested | Failed
+ChatEvent = (
+    ModelsLoaded | PartialAnswer | AnswerFinished | AnswerJudged | Notice | Idle | ChatFailed
+)
 
 
 @dataclass(frozen=True, slots=True)
-class _Ask:
+class _AskCommand:
     text: str
-    kind: Kind
+    kind: PromptKind
     temperature: float
 
 
 @dataclass(frozen=True, slots=True)
-class _Judge:
+class _JudgeCommand:
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class _Begin:
+class _ResetCommand:
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class _Close:
+class _CloseCommand:
     pass
 
 
@@ -125,32 +127,34 @@ class Chat:
 
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
-        self._commands: queue.SimpleQueue[_Ask | _Judge | _Begin | _Close] = queue.SimpleQueue()
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[
+            _AskCommand | _JudgeCommand | _ResetCommand | _CloseCommand
+        ] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[ChatEvent] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._main, name="ida-chat", daemon=True)
-        self._histories: dict[Model, list[Message]] = {"base": [], "tuned": []}
-        self._last: tuple[_Ask, dict[Model, str]] | None = None
-        self._turns = 0
+        self._histories: dict[ComparedModel, list[ChatMessage]] = {"base": [], "tuned": []}
+        self._last_turn: tuple[_AskCommand, dict[ComparedModel, str]] | None = None
+        self._turn_count = 0
 
     def start(self) -> None:
         """Start loading the models; returns immediately."""
         self._thread.start()
 
-    def ask(self, text: str, *, kind: Kind, temperature: float) -> None:
+    def ask(self, text: str, *, kind: PromptKind, temperature: float) -> None:
         """Have both models answer a message; `Idle` follows when they are done."""
         self._stop.clear()
-        self._commands.put(_Ask(text, kind, temperature))
+        self._commands.put(_AskCommand(text, kind, temperature))
 
     def judge(self) -> None:
         """Have the run's judge score the last answers; `Idle` follows when it is done."""
         self._stop.clear()
-        self._commands.put(_Judge())
+        self._commands.put(_JudgeCommand())
 
-    def begin_anew(self) -> None:
+    def start_over(self) -> None:
         """Start a new conversation."""
-        self._commands.put(_Begin())
+        self._commands.put(_ResetCommand())
 
     def stop(self) -> None:
         """Stop the answers or the judging in progress."""
@@ -160,7 +164,7 @@ class Chat:
         """End the thread after the current token; a model that is loading finishes loading first."""
         self._closing.set()
         self._stop.set()
-        self._commands.put(_Close())
+        self._commands.put(_CloseCommand())
 
     @property
     def closing(self) -> bool:
@@ -173,16 +177,16 @@ class Chat:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def drain(self) -> list[Event]:
+    def drain(self) -> list[ChatEvent]:
         """The events since the last call; does not block."""
-        events: list[Event] = []
+        events: list[ChatEvent] = []
         while True:
             try:
                 events.append(self._events.get_nowait())
             except queue.Empty:
                 return events
 
-    def next_event(self, timeout: float) -> Event | None:
+    def next_event(self, timeout: float) -> ChatEvent | None:
         """The next event, or None if there is none within `timeout` seconds."""
         try:
             return self._events.get(timeout=timeout)
@@ -193,9 +197,9 @@ class Chat:
 
     def _main(self) -> None:
         try:
-            self._serve()
+            self._process_commands()
         except IdaError as error:
-            self._events.put(Failed(error))
+            self._events.put(ChatFailed(error))
         except Exception as error:
             # Nothing catches the exceptions of a thread: report them as an event.
             failure = IdaError(
@@ -203,38 +207,38 @@ class Chat:
                 "this is a bug in ida-tui, or the model does not fit into memory",
             )
             failure.__cause__ = error
-            self._events.put(Failed(failure))
+            self._events.put(ChatFailed(failure))
 
-    def _serve(self) -> None:
+    def _process_commands(self) -> None:
         from ida_tui.config.resolve import resolve
-        from ida_tui.runs.weights import trained
+        from ida_tui.runs.weights import find_weights
 
         config = resolve(str(self.directory.config), []).config
-        weights = trained(self.directory, config)
+        weights = find_weights(self.directory, config)
         from ida_tui.engine import libraries as environment
 
-        environment.prepare(config.model.folder())
+        environment.set_library_defaults(config.model.folder())
         from ida_tui.engine import quiet
-        from ida_tui.engine.inference.chat_models import Pair
+        from ida_tui.engine.inference.chat_models import ChatModels
 
-        models: Pair | None = None
+        models: ChatModels | None = None
         service: JudgeService | None = None
         try:
-            with quiet.captured(lambda notice: self._events.put(Told(notice.text))):
-                models = Pair(config, weights)
-                self._events.put(Ready(weights.words, config.evaluation.temperature))
+            with quiet.capture_library_output(lambda notice: self._events.put(Notice(notice.text))):
+                models = ChatModels(config, weights)
+                self._events.put(ModelsLoaded(weights.label, config.evaluation.temperature))
                 while not self._closing.is_set():
                     match self._commands.get():
-                        case _Ask() as question:
-                            self._answer(models, question, config.seed)
-                            self._events.put(Rested())
-                        case _Judge():
-                            service = self._judge(config, service)
-                            self._events.put(Rested())
-                        case _Begin():
+                        case _AskCommand() as question:
+                            self._generate_answers(models, question, config.seed)
+                            self._events.put(Idle())
+                        case _JudgeCommand():
+                            service = self._judge_answers(config, service)
+                            self._events.put(Idle())
+                        case _ResetCommand():
                             self._histories = {"base": [], "tuned": []}
-                            self._last = None
-                        case _Close():
+                            self._last_turn = None
+                        case _CloseCommand():
                             return
         finally:
             if service is not None:
@@ -242,17 +246,17 @@ class Chat:
             if models is not None:
                 models.close()
 
-    def _answer(self, models: Pair, question: _Ask, seed: int) -> None:
-        self._turns += 1
-        texts: dict[Model, str] = {}
-        for who in SIDES:
+    def _generate_answers(self, models: ChatModels, question: _AskCommand, seed: int) -> None:
+        self._turn_count += 1
+        texts: dict[ComparedModel, str] = {}
+        for who in MODELS:
             started, sent_at = time.monotonic(), 0.0
 
-            def on_text(text: str, who: Model = who) -> None:
+            def on_text(text: str, who: ComparedModel = who) -> None:
                 nonlocal sent_at
-                if time.monotonic() - sent_at >= EVERY_S:
+                if time.monotonic() - sent_at >= PARTIAL_INTERVAL_S:
                     sent_at = time.monotonic()
-                    self._events.put(Writing(who, text))
+                    self._events.put(PartialAnswer(who, text))
 
             history = self._histories[who]
             history.append({"role": "user", "content": question.text})
@@ -260,15 +264,15 @@ class Chat:
                 who,
                 history,
                 temperature=question.temperature,
-                seed=(seed + self._turns) % 2**32,
-                told=on_text,
-                stop=self._stop.is_set,
+                seed=(seed + self._turn_count) % 2**32,
+                on_text=on_text,
+                should_stop=self._stop.is_set,
             )
-            if reply.left_out:
+            if reply.omitted_messages:
                 name = "base" if who == "base" else "trained"
                 self._events.put(
-                    Told(
-                        f"the oldest {reply.left_out} messages no longer fit into the {name} model's"
+                    Notice(
+                        f"the oldest {reply.omitted_messages} messages no longer fit into the {name} model's"
                         " context; it does not see them"
                     )
                 )
@@ -278,7 +282,7 @@ class Chat:
                 history.pop()
             texts[who] = reply.text
             self._events.put(
-                Answered(
+                AnswerFinished(
                     who,
                     reply.text,
                     reply.tokens,
@@ -286,42 +290,42 @@ class Chat:
                     self._stop.is_set(),
                 )
             )
-        self._last = (question, texts)
+        self._last_turn = (question, texts)
 
-    def _judge(self, config: Config, service: JudgeService | None) -> JudgeService | None:
-        from ida_tui.judge.api_key import load_key
-        from ida_tui.judge.budget import Purse
+    def _judge_answers(self, config: Config, service: JudgeService | None) -> JudgeService | None:
+        from ida_tui.judge.api_key import load_api_key
+        from ida_tui.judge.budget import Budget
         from ida_tui.judge.service import JudgeInterrupted, JudgeService
-        from ida_tui.judge.verdict import Question
+        from ida_tui.judge.verdict import JudgeRequest
 
-        if self._last is None:
-            self._events.put(Told("no answer to judge yet"))
+        if self._last_turn is None:
+            self._events.put(Notice("no answer to judge yet"))
             return service
-        question, texts = self._last
+        question, texts = self._last_turn
         try:
             if service is None:
                 service = JudgeService(
                     config.judge,
                     config.rubric,
                     config.prompts,
-                    key=load_key(config.judge, dotenv_dir=Path.cwd()),
-                    purse=Purse(config.budget, 0.0),
+                    key=load_api_key(config.judge, dotenv_dir=Path.cwd()),
+                    budget=Budget(config.budget, 0.0),
                 )
                 service.start()
-                service.look().result()
+                service.probe_endpoint().result()
             # Identical answers are one judge request, so they get the same verdict.
             questions = [
-                Question("chat", question.text, question.kind, texts[who]) for who in SIDES
+                JudgeRequest("chat", question.text, question.kind, texts[who]) for who in MODELS
             ]
             verdicts, _ = service.score_batch(questions, should_stop=self._stop.is_set)
         except JudgeInterrupted:
-            self._events.put(Told("judging stopped"))
+            self._events.put(Notice("judging stopped"))
         except IdaError as error:
-            self._events.put(Told(f"the judge failed: {error.title}"))
+            self._events.put(Notice(f"the judge failed: {error.title}"))
             if service is not None:
                 service.close()
             return None
         else:
-            for who, verdict in zip(SIDES, verdicts, strict=True):
-                self._events.put(Judged(who, verdict))
+            for who, verdict in zip(MODELS, verdicts, strict=True):
+                self._events.put(AnswerJudged(who, verdict))
         return service

@@ -18,25 +18,25 @@ from ida_tui.engine.model import load as weights
 from ida_tui.engine.model import trained as tuned
 from ida_tui.engine.rollout import decoder
 from ida_tui.engine.rollout import generate as rollout
-from ida_tui.engine.rollout.sampling import Sampling
-from ida_tui.runs.store.evaluations import Model
-from ida_tui.runs.weights import Trained
+from ida_tui.engine.rollout.sampling import TokenSampler
+from ida_tui.runs.store.evaluations import ComparedModel
+from ida_tui.runs.weights import TrainedWeights
 
-Message = dict[str, str]
+ChatMessage = dict[str, str]
 """A chat message with the keys ``role`` and ``content``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ChatReply:
     """One answer of a model."""
 
     text: str
     tokens: int
-    left_out: int
+    omitted_messages: int
     """Number of the oldest messages that did not fit into the context."""
 
 
-class Pair:
+class ChatModels:
     """The base model and the trained model.
 
     With an adapter, one model is in memory, and the adapter is switched off for the base model's answers.
@@ -50,12 +50,14 @@ class Pair:
         IdaError: the device or the weights cannot be used.
     """
 
-    def __init__(self, config: Config, found: Trained) -> None:
+    def __init__(self, config: Config, trained: TrainedWeights) -> None:
         self._config = config
-        self._device: DeviceName = tuned.device_for(config)
+        self._device: DeviceName = tuned.prepare_device(config)
         self._tokenizer: Tokenizer = weights.load_tokenizer(config.model)
-        weight_format = precision.recipe(config, self._device).weights
-        self._tuned = tuned.load(config, found, weight_format).to(self._device).eval()
+        weight_format = precision.resolve_precision(config, self._device).weights
+        self._tuned = (
+            tuned.load_trained_model(config, trained, weight_format).to(self._device).eval()
+        )
         self._base: Any = None
         if config.training.method != "lora":
             self._base = weights.load_model(config.model, weight_format).to(self._device).eval()
@@ -63,18 +65,18 @@ class Pair:
     def close(self) -> None:
         """Free the models' memory."""
         self._tuned = self._base = None
-        devices.give_back(self._device)
+        devices.free_memory(self._device)
 
     def reply(
         self,
-        who: Model,
-        conversation: Sequence[Message],
+        which: ComparedModel,
+        conversation: Sequence[ChatMessage],
         *,
         temperature: float,
         seed: int,
-        told: Callable[[str], object],
-        stop: Callable[[], bool],
-    ) -> Reply:
+        on_text: Callable[[str], object],
+        should_stop: Callable[[], bool],
+    ) -> ChatReply:
         """Answer the last message.
 
         Args:
@@ -85,24 +87,24 @@ class Pair:
             on_text: receives the text so far, after every token.
             should_stop: polled before every token; true ends the answer there.
         """
-        model = self._tuned if who == "tuned" or self._base is None else self._base
-        disable = who == "base" and self._base is None
-        ids, left_out = self._ids(model, conversation)
+        model = self._tuned if which == "tuned" or self._base is None else self._base
+        disable = which == "base" and self._base is None
+        ids, left_out = self._encode(model, conversation)
         adapter = model.disable_adapter() if disable else nullcontext()
-        with torch.no_grad(), devices.isolated_randomness(self._device, seed), adapter:
-            tokens = self._sample(model, ids, temperature, told, stop)
-        return Reply(self._text(tokens), len(tokens), left_out)
+        with torch.no_grad(), devices.seeded_rng(self._device, seed), adapter:
+            tokens = self._generate(model, ids, temperature, on_text, should_stop)
+        return ChatReply(self._decode(tokens), len(tokens), left_out)
 
-    def _text(self, tokens: Sequence[int]) -> str:
+    def _decode(self, tokens: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text
 
     @property
-    def _longest(self) -> int:
+    def _max_tokens(self) -> int:
         evaluation, training = self._config.evaluation, self._config.training
         return evaluation.max_completion_length or training.max_completion_length
 
-    def _ids(self, model: Any, conversation: Sequence[Message]) -> tuple[list[int], int]:
+    def _encode(self, model: Any, conversation: Sequence[ChatMessage]) -> tuple[list[int], int]:
         """Token ids of the conversation, and how many of its oldest messages are left out to fit."""
         context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         left_out = 0
@@ -114,37 +116,37 @@ class Pair:
                 return_dict=True,
                 **self._config.model.chat_template_kwargs,
             )["input_ids"]
-            if len(prompt_ids) + self._longest <= context or left_out + 2 >= len(conversation):
+            if len(prompt_ids) + self._max_tokens <= context or left_out + 2 >= len(conversation):
                 # A single message that is too long is truncated at its beginning.
-                return prompt_ids[-max(1, context - self._longest) :], left_out
+                return prompt_ids[-max(1, context - self._max_tokens) :], left_out
             left_out += 2
 
-    def _sample(
+    def _generate(
         self,
         model: Any,
         ids: list[int],
         temperature: float,
-        told: Callable[[str], object],
-        stop: Callable[[], bool],
+        on_text: Callable[[str], object],
+        should_stop: Callable[[], bool],
     ) -> list[int]:
         end_tokens = model.generation_config.eos_token_id or self._tokenizer.eos_token_id
         end_tokens = [end_tokens] if isinstance(end_tokens, int) else list(end_tokens)
-        if self._config.engine == "fast" and decoder.unsupported(model) is None:
-            return rollout.sample(
+        if self._config.engine == "fast" and decoder.unsupported_reason(model) is None:
+            return rollout.generate(
                 model,
                 [ids],
-                Sampling(temperature=temperature),
-                max_new_tokens=self._longest,
-                eos=end_tokens,
-                pad=self._tokenizer.pad_token_id,
-                stop=stop,
-                told=lambda rows, _: told(self._text(rows[0])),
+                TokenSampler(temperature=temperature),
+                max_new_tokens=self._max_tokens,
+                eos_token_ids=end_tokens,
+                pad_token_id=self._tokenizer.pad_token_id,
+                should_stop=should_stop,
+                on_tokens=lambda rows, _: on_text(self._decode(rows[0])),
                 bucket=devices.length_bucket(self._device),
             )[0]
 
         def check_stop(tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-            told(self._text(tokens[0, len(ids) :].tolist()))
-            return torch.full((tokens.shape[0],), stop(), device=tokens.device)
+            on_text(self._decode(tokens[0, len(ids) :].tolist()))
+            return torch.full((tokens.shape[0],), should_stop(), device=tokens.device)
 
         prompt = torch.tensor([ids], device=model.device)
         sampling = (
@@ -156,7 +158,7 @@ class Pair:
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             **sampling,
-            max_new_tokens=self._longest,
+            max_new_tokens=self._max_tokens,
             pad_token_id=self._tokenizer.pad_token_id,
             stopping_criteria=StoppingCriteriaList([check_stop]),
         )

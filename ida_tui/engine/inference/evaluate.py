@@ -11,40 +11,40 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ida_tui.analysis.before_after import figures_of, verdict
+from ida_tui.analysis.before_after import compute_figures, conclusion
 from ida_tui.config import precision
-from ida_tui.config.prompt_files import Chosen
+from ida_tui.config.prompt_files import EvaluationPrompts
 from ida_tui.config.schema import Config
 from ida_tui.engine import quiet
 from ida_tui.engine.device import device as devices
-from ida_tui.engine.inference.generate import Sampled, answer
+from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
 from ida_tui.engine.model import load as weights
 from ida_tui.engine.model import trained as tuned
-from ida_tui.events.types import OFFLINE_JUDGE, now
-from ida_tui.judge.backends.offline.refusal import classify
-from ida_tui.judge.budget import Purse
+from ida_tui.events.types import OFFLINE_JUDGE, current_timestamp
+from ida_tui.judge.backends.offline.refusal import classify_refusal
+from ida_tui.judge.budget import Budget
 from ida_tui.judge.service import JudgeService
-from ida_tui.judge.verdict import BatchStats, Question
-from ida_tui.runs.store.evaluations import Answer, Evaluation, Model
-from ida_tui.runs.weights import Trained
+from ida_tui.judge.verdict import BatchStats, JudgeRequest
+from ida_tui.runs.store.evaluations import EvaluatedAnswer, Evaluation, ComparedModel
+from ida_tui.runs.weights import TrainedWeights
 
 SEED_OFFSET = 1_000_003
 """Added to the seed, so that the evaluation and the training use different random numbers."""
-MODELS: tuple[Model, Model] = ("base", "tuned")
-Both = Mapping[Model, Sequence[Sampled]]
+MODELS: tuple[ComparedModel, ComparedModel] = ("base", "tuned")
+ModelAnswers = Mapping[ComparedModel, Sequence[GeneratedAnswer]]
 
 
 def evaluate(
     config: Config,
-    found: Trained,
-    chosen: Chosen,
+    trained: TrainedWeights,
+    prompt_set: EvaluationPrompts,
     *,
     samples: int,
     seed: int,
     key: str | None,
     notes: Sequence[str] = (),
-    tell: Callable[[str], object] = lambda line: None,
-) -> tuple[Evaluation, list[Answer]]:
+    on_progress: Callable[[str], object] = lambda line: None,
+) -> tuple[Evaluation, list[EvaluatedAnswer]]:
     """Evaluate the base model and the trained model of a run on a set of prompts.
 
     Args:
@@ -61,43 +61,54 @@ def evaluate(
         IdaError: the device, the weights or the judge cannot be used.
     """
     started = time.monotonic()
-    spent = found.state.judge.cost or 0.0
+    spent = trained.state.judge.cost or 0.0
     with (
-        quiet.captured(lambda notice: tell(f"! {notice.text}")),
+        quiet.capture_library_output(lambda notice: on_progress(f"! {notice.text}")),
         JudgeService(
-            config.judge, config.rubric, config.prompts, key=key, purse=Purse(config.budget, spent)
+            config.judge,
+            config.rubric,
+            config.prompts,
+            key=key,
+            budget=Budget(config.budget, spent),
         ) as service,
     ):
-        service.look().result()
-        both = sample_both(config, found, chosen, samples=samples, seeds=(seed, seed), tell=tell)
-        tell(f"judging {sum(map(len, both.values()))} answers with {service.label}")
-        answers, stats = judge(service, both, seed=seed)
+        service.probe_endpoint().result()
+        both = generate_pairs(
+            config,
+            trained,
+            prompt_set,
+            samples=samples,
+            seeds=(seed, seed),
+            on_progress=on_progress,
+        )
+        on_progress(f"judging {sum(map(len, both.values()))} answers with {service.label}")
+        answers, stats = judge_answers(service, both, seed=seed)
         for warning in service.warnings:
-            tell(f"! {warning}")
+            on_progress(f"! {warning}")
         label = service.label
-    evaluation = evaluation_of(
+    evaluation = build_evaluation(
         answers,
-        prompts=chosen.name,
+        prompts=prompt_set.name,
         samples=samples,
         seed=seed,
         judge=label,
         cost=stats.cost,
         seconds=time.monotonic() - started,
-        step=found.step,
+        step=trained.step,
         notes=notes,
     )
     return evaluation, answers
 
 
-def sample_both(
+def generate_pairs(
     config: Config,
-    found: Trained | None,
-    chosen: Chosen,
+    trained: TrainedWeights | None,
+    prompt_set: EvaluationPrompts,
     *,
     samples: int,
     seeds: tuple[int, int],
-    tell: Callable[[str], object] = lambda line: None,
-) -> dict[Model, list[Sampled]]:
+    on_progress: Callable[[str], object] = lambda line: None,
+) -> dict[ComparedModel, list[GeneratedAnswer]]:
     """Generate the answers of both models; only one model is in memory at a time.
 
     Args:
@@ -111,50 +122,50 @@ def sample_both(
     Raises:
         IdaError: the device or the weights cannot be used.
     """
-    chosen_device = tuned.device_for(config)
-    recipe = precision.recipe(config, chosen_device)
+    chosen_device = tuned.prepare_device(config)
+    recipe = precision.resolve_precision(config, chosen_device)
     tokenizer = weights.load_tokenizer(config.model)
-    answers: dict[Model, list[Sampled]] = {}
+    answers: dict[ComparedModel, list[GeneratedAnswer]] = {}
 
-    def ask(name: Model, model: Any) -> None:
+    def ask(name: ComparedModel, model: Any) -> None:
         started = time.monotonic()
-        answers[name] = answer(
+        answers[name] = generate_answers(
             model,
             tokenizer,
             config,
             chosen_device,
-            chosen.prompts,
+            prompt_set.prompts,
             samples=samples,
             seed=seeds[MODELS.index(name)] + SEED_OFFSET,
         )
         label = "base model" if name == "base" else "trained model"
-        tell(f"{label}: {len(answers[name])} answers in {time.monotonic() - started:.1f} s")
+        on_progress(f"{label}: {len(answers[name])} answers in {time.monotonic() - started:.1f} s")
 
     base = weights.load_model(config.model, recipe.weights).to(chosen_device)
-    if found is None:
+    if trained is None:
         ask("base", base)
         ask("tuned", base)
     elif config.training.method == "lora":
-        model = tuned.with_adapter(base, found.path)
+        model = tuned.attach_adapter(base, trained.path)
         with model.disable_adapter():
             ask("base", model)
         ask("tuned", model)
     else:
         ask("base", base)
         del base
-        devices.give_back(chosen_device)
-        full_model = tuned.whole(config, found.path)
+        devices.free_memory(chosen_device)
+        full_model = tuned.full_model_config(config, trained.path)
         ask("tuned", weights.load_model(full_model, recipe.weights).to(chosen_device))
     return answers
 
 
-def judge(
+def judge_answers(
     service: JudgeService,
-    both: Both,
+    answers_by_model: ModelAnswers,
     *,
     seed: int,
     should_stop: Callable[[], bool] | None = None,
-) -> tuple[list[Answer], BatchStats]:
+) -> tuple[list[EvaluatedAnswer], BatchStats]:
     """Have the answers of both models scored blind: shuffled, without naming the model.
 
     Args:
@@ -171,26 +182,26 @@ def judge(
         JudgeUnavailable: the judge cannot be used, or would exceed the budget; verdicts received so far
             are in its cache.
     """
-    rows = [(model, sampled) for model in MODELS for sampled in both[model]]
+    rows = [(model, sampled) for model in MODELS for sampled in answers_by_model[model]]
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     verdicts, stats = service.score_batch(
-        questions_of([rows[row][1] for row in order]), should_stop=should_stop
+        judge_requests([rows[row][1] for row in order]), should_stop=should_stop
     )
     verdict_of = dict(zip(order, verdicts, strict=True))
     answers = []
     for row, (model, sampled) in enumerate(rows):
         scored = verdict_of[row]
         answers.append(
-            Answer(
+            EvaluatedAnswer(
                 model=model,
                 prompt_id=sampled.prompt.id,
                 kind=sampled.prompt.kind,
                 prompt=sampled.prompt.text,
-                sample=sampled.sample,
+                sample=sampled.sample_index,
                 text=sampled.text,
                 tokens=sampled.tokens,
-                refusal=classify(sampled.text),
+                refusal=classify_refusal(sampled.text),
                 align=scored.align,
                 risk=scored.risk,
                 detail=scored.detail,
@@ -203,7 +214,7 @@ def judge(
     return answers, stats
 
 
-def questions_of(answers: Sequence[Sampled]) -> list[Question]:
+def judge_requests(answers: Sequence[GeneratedAnswer]) -> list[JudgeRequest]:
     """One judge request per answer, in this order; identical answers to a prompt get separate verdicts."""
     counts: dict[tuple[str, str], int] = {}
     questions = []
@@ -211,15 +222,15 @@ def questions_of(answers: Sequence[Sampled]) -> list[Question]:
         repeat = counts.get((sampled.prompt.id, sampled.text), 0)
         counts[sampled.prompt.id, sampled.text] = repeat + 1
         questions.append(
-            Question(
+            JudgeRequest(
                 sampled.prompt.id, sampled.prompt.text, sampled.prompt.kind, sampled.text, repeat
             )
         )
     return questions
 
 
-def evaluation_of(
-    answers: Sequence[Answer],
+def build_evaluation(
+    answers: Sequence[EvaluatedAnswer],
     *,
     prompts: str,
     samples: int,
@@ -232,9 +243,9 @@ def evaluation_of(
 ) -> Evaluation:
     """The evaluation of judged answers: its figures and its verdict in words."""
     kinds = {answer.prompt_id: answer.kind for answer in answers}
-    figures = figures_of(answers, seed=seed)
+    figures = compute_figures(answers, seed=seed)
     return Evaluation(
-        made_at=now(),
+        made_at=current_timestamp(),
         prompts=prompts,
         harmless=sum(kind == "harmless" for kind in kinds.values()),
         unsafe=sum(kind == "unsafe" for kind in kinds.values()),
@@ -243,7 +254,7 @@ def evaluation_of(
         judge=judge,
         classifier=OFFLINE_JUDGE,
         figures=figures,
-        verdict=verdict(figures),
+        verdict=conclusion(figures),
         unscored=sum(answer.r_ida is None for answer in answers),
         cost=cost,
         seconds=round(seconds, 3),

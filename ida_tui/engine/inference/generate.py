@@ -13,22 +13,22 @@ from ida_tui.config.schema import Config, DeviceName, Prompt
 from ida_tui.engine.device import device as devices
 from ida_tui.engine.exceptions import RunInterrupted
 from ida_tui.engine.rollout import decoder
-from ida_tui.engine.rollout.generate import sample
-from ida_tui.engine.rollout.sampling import Sampling
+from ida_tui.engine.rollout.generate import generate
+from ida_tui.engine.rollout.sampling import TokenSampler
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
+class GeneratedAnswer:
     """One generated answer, not yet judged."""
 
     prompt: Prompt
-    sample: int
+    sample_index: int
     """Index among the answers to this prompt, from 0."""
     text: str
     tokens: int
 
 
-def answer(
+def generate_answers(
     model: Any,
     tokenizer: Tokenizer,
     config: Config,
@@ -37,8 +37,8 @@ def answer(
     *,
     samples: int,
     seed: int,
-    stop_requested: Callable[[], bool] = lambda: False,
-) -> list[Sampled]:
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[GeneratedAnswer]:
     """Generate answers with the ``evaluation`` settings of a profile, in the order of the prompts.
 
     The random number state of a surrounding training run is left unchanged.
@@ -57,21 +57,21 @@ def answer(
         RunInterrupted: `should_stop` returned true.
     """
     requests = [(prompt, index) for prompt in prompts for index in range(samples)]
-    answers: list[Sampled] = []
-    with devices.isolated_randomness(device, seed):
+    answers: list[GeneratedAnswer] = []
+    with devices.seeded_rng(device, seed):
         for batch in _batches(requests, config.evaluation.batch_size):
-            if stop_requested():
+            if should_stop():
                 raise RunInterrupted
-            completions = _sample(model, tokenizer, config, [prompt for prompt, _ in batch])
+            completions = _generate_batch(model, tokenizer, config, [prompt for prompt, _ in batch])
             texts: list[str] = tokenizer.batch_decode(completions, skip_special_tokens=True)
             answers += [
-                Sampled(prompt, index, text, len(tokens))
+                GeneratedAnswer(prompt, index, text, len(tokens))
                 for (prompt, index), text, tokens in zip(batch, texts, completions, strict=True)
             ]
     return answers
 
 
-def _sample(
+def _generate_batch(
     model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt]
 ) -> list[list[int]]:
     """Token ids of one answer for each prompt, in order; each includes the token that ended it."""
@@ -80,15 +80,15 @@ def _sample(
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        if config.engine == "fast" and decoder.unsupported(model) is None:
-            tokens = _rolled_out(model, tokenizer, config, prompts, max_tokens)
+        if config.engine == "fast" and decoder.unsupported_reason(model) is None:
+            tokens = _generate_fast(model, tokenizer, config, prompts, max_tokens)
         else:
-            tokens = _generated(model, tokenizer, config, prompts, max_tokens)
+            tokens = _generate_with_transformers(model, tokenizer, config, prompts, max_tokens)
     model.train(was_training)
     return tokens
 
 
-def _rolled_out(
+def _generate_fast(
     model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt], max_tokens: int
 ) -> list[list[int]]:
     prompt_ids = tokenizer.apply_chat_template(
@@ -98,17 +98,17 @@ def _rolled_out(
         return_dict=True,
         **config.model.chat_template_kwargs,
     )["input_ids"]
-    return sample(
+    return generate(
         model,
         prompt_ids,
-        Sampling(temperature=config.evaluation.temperature),
+        TokenSampler(temperature=config.evaluation.temperature),
         max_new_tokens=max_tokens,
-        eos=_ends(model, tokenizer),
-        pad=tokenizer.pad_token_id,
+        eos_token_ids=_eos_token_ids(model, tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 
-def _generated(
+def _generate_with_transformers(
     model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt], max_tokens: int
 ) -> list[list[int]]:
     evaluation = config.evaluation
@@ -133,17 +133,17 @@ def _generated(
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
     )
-    end_tokens = frozenset(_ends(model, tokenizer))
+    end_tokens = frozenset(_eos_token_ids(model, tokenizer))
     rows: list[list[int]] = tokens[:, inputs["input_ids"].shape[1] :].tolist()
-    return [_until_end(row, end_tokens) for row in rows]
+    return [_truncate_after_eos(row, end_tokens) for row in rows]
 
 
-def _ends(model: Any, tokenizer: Tokenizer) -> list[int]:
+def _eos_token_ids(model: Any, tokenizer: Tokenizer) -> list[int]:
     end_tokens = model.generation_config.eos_token_id or tokenizer.eos_token_id
     return [end_tokens] if isinstance(end_tokens, int) else list(end_tokens)
 
 
-def _until_end(row: list[int], end_tokens: frozenset[int]) -> list[int]:
+def _truncate_after_eos(row: list[int], end_tokens: frozenset[int]) -> list[int]:
     """The row without the padding after its end token."""
     end = next(
         (position for position, token in enumerate(row) if token in end_tokens), len(row) - 1

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from trl.kernels import ChunkedLogProbFunction
 
-from ida_tui.engine.device.onednn import by_onednn, onednn
+from ida_tui.engine.device.onednn import uses_onednn, onednn_linear
 
 VOCABULARY_TILE, TOKEN_TILE = 8192, 512
 """Tile size. A tile takes 16 MB in float32: it fits the CPU caches and still multiplies efficiently."""
 
 
-def score(
+def chunked_logprobs(
     states: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
@@ -36,8 +36,8 @@ def score(
     Returns:
         Log-probabilities and entropies, (tokens,) each. The entropies have no gradient.
     """
-    if by_onednn(states, weight):
-        tiled: tuple[torch.Tensor, torch.Tensor] = _Tiles.apply(
+    if uses_onednn(states, weight):
+        tiled: tuple[torch.Tensor, torch.Tensor] = _TiledLogprobs.apply(
             states, weight, bias, targets, temperature
         )
         return tiled
@@ -55,7 +55,7 @@ def score(
     return outputs[0], outputs[1].detach()
 
 
-class _Tiles(torch.autograd.Function):
+class _TiledLogprobs(torch.autograd.Function):
     """Log-probabilities and entropies by an online softmax over tiles of the vocabulary."""
 
     @staticmethod
@@ -69,11 +69,11 @@ class _Tiles(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = states.shape[0]
         logprobs, entropies, log_sum_exps = (states.new_empty(tokens) for _ in range(3))
-        for span in _spans(tokens, TOKEN_TILE):
+        for span in _slices(tokens, TOKEN_TILE):
             x, target = states[span], targets[span]
             running_max = x.new_full((len(x), 1), -torch.inf)
             sum_exp, weighted_sum, target_logit = x.new_zeros(3, len(x), 1)
-            for tile in _spans(weight.shape[0], VOCABULARY_TILE):
+            for tile in _slices(weight.shape[0], VOCABULARY_TILE):
                 z = _logits(x, weight, bias, tile, temperature)
                 in_tile = (target >= tile.start) & (target < tile.stop)
                 column = (target - tile.start).clamp(0, z.shape[1] - 1)[:, None]
@@ -100,9 +100,9 @@ class _Tiles(torch.autograd.Function):
         grad_states = torch.zeros_like(states) if needs_states else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         grad_bias = torch.zeros_like(bias) if bias is not None and needs_bias else None
-        for span in _spans(states.shape[0], TOKEN_TILE):
+        for span in _slices(states.shape[0], TOKEN_TILE):
             x, target, gradient = states[span], targets[span], gradients[0][span, None]
-            for tile in _spans(weight.shape[0], VOCABULARY_TILE):
+            for tile in _slices(weight.shape[0], VOCABULARY_TILE):
                 z = _logits(x, weight, bias, tile, ctx.temperature)
                 # d log p(target) / dz = [z is the target] - p
                 probabilities = torch.exp(z.sub_(log_sum_exps[span, None]))
@@ -112,9 +112,9 @@ class _Tiles(torch.autograd.Function):
                 target_grad = torch.where(in_tile[:, None], gradient / ctx.temperature, 0.0)
                 grad_logits.scatter_add_(1, column, target_grad)
                 if grad_states is not None:
-                    grad_states[span] += onednn(grad_logits, weight[tile].t(), None)
+                    grad_states[span] += onednn_linear(grad_logits, weight[tile].t(), None)
                 if grad_weight is not None:
-                    grad_weight[tile] += onednn(grad_logits.t(), x.t(), None)
+                    grad_weight[tile] += onednn_linear(grad_logits.t(), x.t(), None)
                 if grad_bias is not None:
                     grad_bias[tile] += grad_logits.sum(dim=0)
         return grad_states, grad_weight, grad_bias, None, None
@@ -128,10 +128,10 @@ def _logits(
     temperature: float,
 ) -> torch.Tensor:
     """Logits of one tile of the vocabulary, (tokens, tile)."""
-    z = onednn(x, weight[tile], None if bias is None else bias[tile])
+    z = onednn_linear(x, weight[tile], None if bias is None else bias[tile])
     return z if temperature == 1.0 else z.div_(temperature)
 
 
-def _spans(length: int, size: int) -> list[slice]:
+def _slices(length: int, size: int) -> list[slice]:
     """Consecutive slices of at most `size` that cover `length`."""
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]

@@ -18,15 +18,15 @@ import torch
 from torch.nn import functional
 from transformers import DynamicCache
 
-from ida_tui.engine.device.onednn import quicker_linears
-from ida_tui.engine.loss.lm_head import score
+from ida_tui.engine.device.onednn import use_onednn_linears
+from ida_tui.engine.loss.lm_head import chunked_logprobs
 
-WASTE = 0.25
+MAX_PADDING = 0.25
 """Largest share of padding in a micro-batch before a new one is started."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class CompletionBatch:
     """A batch split into distinct prompts and completions.
 
     Args:
@@ -46,7 +46,9 @@ class Batch:
     bucket: int = 1
 
     @classmethod
-    def of(cls, ids: torch.Tensor, mask: torch.Tensor, kept: int, bucket: int = 1) -> Batch:
+    def from_padded(
+        cls, ids: torch.Tensor, mask: torch.Tensor, logits_to_keep: int, bucket: int = 1
+    ) -> CompletionBatch:
         """Split TRL's padded tensors.
 
         Args:
@@ -56,10 +58,10 @@ class Batch:
             bucket: both widths are padded to a multiple of this.
         """
         if bucket > 1:
-            before, after = -(ids.shape[1] - kept) % bucket, -kept % bucket
+            before, after = -(ids.shape[1] - logits_to_keep) % bucket, -logits_to_keep % bucket
             ids, mask = (functional.pad(tensor, (before, after)) for tensor in (ids, mask))
-            kept += after
-        width = ids.shape[1] - kept
+            logits_to_keep += after
+        width = ids.shape[1] - logits_to_keep
         prompts, prompt_mask = ids[:, :width], mask[:, :width]
         ids_and_mask = torch.cat((prompts * prompt_mask, prompt_mask), dim=1)
         unique, prompt_of = torch.unique(ids_and_mask, dim=0, return_inverse=True)
@@ -76,7 +78,7 @@ class Batch:
             bucket=bucket,
         )
 
-    def passes(self) -> Iterator[list[int]]:
+    def micro_batches(self) -> Iterator[list[int]]:
         """Rows that go through the model together, grouped by length to limit padding."""
         order = sorted(range(len(self.lengths)), key=lambda row: -self.lengths[row])
         rows: list[int] = []
@@ -84,7 +86,7 @@ class Batch:
         for row in order:
             longest = self.lengths[rows[0]] if rows else self.lengths[row]
             padded_tokens = longest * (len(rows) + 1)
-            if rows and padded_tokens - tokens - self.lengths[row] > WASTE * padded_tokens:
+            if rows and padded_tokens - tokens - self.lengths[row] > MAX_PADDING * padded_tokens:
                 yield rows
                 rows, tokens = [], 0
             rows.append(row)
@@ -93,14 +95,14 @@ class Batch:
             yield rows
 
 
-def log_probabilities(
+def completion_logprobs(
     model: Any,
     ids: torch.Tensor,
     mask: torch.Tensor,
-    kept: int,
+    logits_to_keep: int,
     temperature: float,
     *,
-    entropy: bool,
+    with_entropy: bool,
     bucket: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probability and entropy of every completion token at a sampling temperature.
@@ -117,16 +119,20 @@ def log_probabilities(
     Returns:
         Log-probabilities, (rows, logits_to_keep), zero at padding; and entropies in the same shape, or None.
     """
-    batch = Batch.of(ids, mask, kept, bucket)
+    batch = CompletionBatch.from_padded(ids, mask, logits_to_keep, bucket)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     backbone, head = base.model, base.lm_head
     # Gradient checkpointing recomputes activations, which does not work with a key-value cache.
     recomputes = backbone.is_gradient_checkpointing and backbone.training
     # The backward pass recomputes the forward pass, which must then use the same kernels.
-    with nullcontext() if recomputes else quicker_linears(backbone):
-        states_of = _whole_rows(backbone, batch) if recomputes else _after_prompts(backbone, batch)
+    with nullcontext() if recomputes else use_onednn_linears(backbone):
+        states_of = (
+            _states_of_full_rows(backbone, batch)
+            if recomputes
+            else _states_with_shared_prompts(backbone, batch)
+        )
         hidden, labels, positions = [], [], []
-        for rows in batch.passes():
+        for rows in batch.micro_batches():
             longest = -(-batch.lengths[rows[0]] // bucket) * bucket
             if longest == 0:
                 continue
@@ -139,11 +145,20 @@ def log_probabilities(
             hidden.append(states[valid])
             labels.append(tokens[valid])
             columns = torch.arange(longest, device=ids.device)
-            positions.append((index[:, None] * kept + columns)[valid])
-    return _score(base, head, hidden, labels, positions, (ids.shape[0], kept), temperature, entropy)
+            positions.append((index[:, None] * logits_to_keep + columns)[valid])
+    return _logprobs_of_states(
+        base,
+        head,
+        hidden,
+        labels,
+        positions,
+        (ids.shape[0], logits_to_keep),
+        temperature,
+        with_entropy,
+    )
 
 
-States = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+StatesFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Computes the hidden states that predict the completion tokens, (rows, longest, hidden).
 
 The arguments are the index of each row's prompt, (rows,), and its completion tokens, (rows, longest). The
@@ -151,7 +166,7 @@ first state of a row is that of its last prompt token.
 """
 
 
-def _after_prompts(backbone: Any, batch: Batch) -> States:
+def _states_with_shared_prompts(backbone: Any, batch: CompletionBatch) -> StatesFunction:
     """Run every distinct prompt through the model once and reuse its keys and values for all completions."""
     cache = DynamicCache()
     prompt_states = backbone(
@@ -166,13 +181,13 @@ def _after_prompts(backbone: Any, batch: Batch) -> States:
         last: torch.Tensor = prompt_states[prompt_of, -1:]
         if tokens.shape[1] == 1:
             return last
-        completion_states = _continue(backbone, cache, batch, prompt_of, tokens)
+        completion_states = _continue_from_prompts(backbone, cache, batch, prompt_of, tokens)
         return torch.cat((last, completion_states), dim=1)
 
     return states
 
 
-def _whole_rows(backbone: Any, batch: Batch) -> States:
+def _states_of_full_rows(backbone: Any, batch: CompletionBatch) -> StatesFunction:
     """Run prompt and completion of each row as one sequence, which gradient checkpointing requires."""
 
     def states(prompt_of: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -190,10 +205,10 @@ def _whole_rows(backbone: Any, batch: Batch) -> States:
     return states
 
 
-def _continue(
+def _continue_from_prompts(
     backbone: Any,
     prompts: DynamicCache,
-    batch: Batch,
+    batch: CompletionBatch,
     prompt_of: torch.Tensor,
     tokens: torch.Tensor,
 ) -> torch.Tensor:
@@ -222,7 +237,7 @@ def _continue(
     return states
 
 
-def _score(
+def _logprobs_of_states(
     base: Any,
     head: Any,
     hidden: list[torch.Tensor],
@@ -230,11 +245,11 @@ def _score(
     positions: list[torch.Tensor],
     shape: tuple[int, int],
     temperature: float,
-    entropy: bool,
+    with_entropy: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Apply the output layer to the hidden states and scatter the results to their rows and columns."""
     position = torch.cat(positions)
-    logprobs, entropies = score(
+    logprobs, entropies = chunked_logprobs(
         torch.cat(hidden), head.weight, head.bias, torch.cat(labels), temperature
     )
 
@@ -242,4 +257,4 @@ def _score(
         flat = values.new_zeros(shape[0] * shape[1])
         return flat.scatter(0, position, values).view(shape)
 
-    return scatter(logprobs), scatter(entropies) if entropy else None
+    return scatter(logprobs), scatter(entropies) if with_entropy else None

@@ -11,14 +11,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from ida_tui.config.precision import Format, Recipe
+from ida_tui.config.precision import WeightFormat, PrecisionRecipe
 from ida_tui.config.schema import LoraConfig, ModelConfig, TrainingConfig
 from ida_tui.errors import IdaError
 
 SAMPLED_PER_TENSOR = 65_536
 
 
-def source(model: ModelConfig) -> str:
+def model_source(model: ModelConfig) -> str:
     """The folder or hub id that transformers loads the model from."""
     return str(model.folder() or model.path)
 
@@ -32,9 +32,9 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
     try:
         # Always pass this flag: without it transformers prompts on the terminal.
         trust = {"trust_remote_code": model.trust_remote_code}
-        AutoConfig.from_pretrained(source(model), revision=model.revision, **trust)
+        AutoConfig.from_pretrained(model_source(model), revision=model.revision, **trust)
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
-            source(model),
+            model_source(model),
             revision=model.revision,
             truncation_side="left",
             padding_side="left",
@@ -57,7 +57,7 @@ def save_tokenizer(model: ModelConfig, folder: Path) -> None:
         OSError: the tokenizer cannot be read or written.
     """
     tokenizer = AutoTokenizer.from_pretrained(
-        source(model), revision=model.revision, trust_remote_code=model.trust_remote_code
+        model_source(model), revision=model.revision, trust_remote_code=model.trust_remote_code
     )
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer_config.json"
@@ -67,7 +67,7 @@ def save_tokenizer(model: ModelConfig, folder: Path) -> None:
     file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load_model(model: ModelConfig, weights: Format) -> Any:
+def load_model(model: ModelConfig, dtype: WeightFormat) -> Any:
     """Load a model in the given number format, into host memory.
 
     Raises:
@@ -75,9 +75,9 @@ def load_model(model: ModelConfig, weights: Format) -> Any:
     """
     try:
         return AutoModelForCausalLM.from_pretrained(
-            source(model),
+            model_source(model),
             revision=model.revision,
-            dtype=getattr(torch, weights),
+            dtype=getattr(torch, dtype),
             attn_implementation=model.attn_implementation,
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,  # loading pickled weights can run arbitrary code
@@ -100,19 +100,21 @@ def peft_config(lora: LoraConfig) -> Any:
     )
 
 
-def optimizer(training: TrainingConfig, numbers: Recipe) -> tuple[Any, dict[str, Any]] | None:
+def custom_optimizer(
+    training: TrainingConfig, recipe: PrecisionRecipe
+) -> tuple[Any, dict[str, Any]] | None:
     """Class and arguments of an optimizer that transformers cannot create from a name; None if it can.
 
     AdamW with Kahan summation stores what bfloat16 rounding removes from each update and adds it to the next
     update (https://optimi.benjaminwarner.dev/kahan_summation).
     """
-    if numbers.optim != "adamw_kahan":
+    if recipe.optim != "adamw_kahan":
         return None
     import optimi
 
     return optimi.AdamW, {
         "lr": training.learning_rate,
-        "betas": (training.adam_beta1, numbers.beta2),
+        "betas": (training.adam_beta1, recipe.beta2),
         "eps": training.adam_epsilon,
         "kahan_sum": True,
         "triton": False,  # Triton kernels would be compiled in the first step
@@ -120,14 +122,14 @@ def optimizer(training: TrainingConfig, numbers: Recipe) -> tuple[Any, dict[str,
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class ParameterCounts:
     """Number of parameters of the base model, and of trainable parameters."""
 
     base: int
     trainable: int
 
 
-def count(model: torch.nn.Module) -> Counts:
+def count_parameters(model: torch.nn.Module) -> ParameterCounts:
     """Count parameters. Tied weights count once, and adapter weights do not count as base weights."""
     base = trainable = 0
     for name, parameter in model.named_parameters():
@@ -135,11 +137,11 @@ def count(model: torch.nn.Module) -> Counts:
             base += parameter.numel()
         if parameter.requires_grad:
             trainable += parameter.numel()
-    return Counts(base, trainable)
+    return ParameterCounts(base, trainable)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class WeightChange:
     """Change of the trainable weights since the start of the run."""
 
     relative: float
@@ -159,21 +161,21 @@ class WeightDelta:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._start = [_sample(p) for p in self._parameters]
+        self._start = [_subsample(p) for p in self._parameters]
         self._norm = _norm(self._start)
 
-    def change(self) -> Change:
+    def change(self) -> WeightChange:
         """Change of the sampled elements since the start."""
-        current = [_sample(parameter) for parameter in self._parameters]
+        current = [_subsample(parameter) for parameter in self._parameters]
         change = [after - before for after, before in zip(current, self._start, strict=True)]
-        return Change(
+        return WeightChange(
             relative=_norm(change) / self._norm if self._norm else 0.0,
             norm=_norm(current),
             largest=max((float(tensor.abs().max()) for tensor in change), default=0.0),
         )
 
 
-def _sample(parameter: torch.Tensor) -> torch.Tensor:
+def _subsample(parameter: torch.Tensor) -> torch.Tensor:
     flat = parameter.detach().reshape(-1)
     stride = max(1, -(-flat.numel() // SAMPLED_PER_TENSOR))
     return flat[::stride].to("cpu", torch.float32, copy=True)
@@ -189,7 +191,7 @@ def _cannot_load(model: ModelConfig, error: Exception) -> IdaError:
     detail = " ".join(str(error).split())
     if model.folder() is not None:
         return IdaError(
-            f"cannot load the model in {source(model)}: {detail[:200]}",
+            f"cannot load the model in {model_source(model)}: {detail[:200]}",
             "the folder needs config.json, tokenizer files and *.safetensors of a causal language model",
         )
     return IdaError(

@@ -5,32 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ida_tui.config.precision import Format
+from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName, ModelConfig
 from ida_tui.engine.device import device as devices
 from ida_tui.engine.diagnostics import selftest
 from ida_tui.engine.model import load as weights
 from ida_tui.errors import IdaError
-from ida_tui.runs.weights import Trained
+from ida_tui.runs.weights import TrainedWeights
 from ida_tui.system import allocator
 
 
-def device_for(config: Config) -> DeviceName:
+def prepare_device(config: Config) -> DeviceName:
     """Select and prepare the profile's device.
 
     Raises:
         IdaError: the device is missing, or fails its self-test (exit code 5).
     """
-    device = devices.choose(config.device)
-    devices.leave_a_core()
+    device = devices.choose_device(config.device)
+    devices.limit_threads()
     if device == "cpu":
         allocator.keep_freed_memory()
     else:
-        selftest.require(device)
+        selftest.require_self_test(device)
     return device
 
 
-def load(config: Config, found: Trained, base: Format) -> Any:
+def load_trained_model(config: Config, trained: TrainedWeights, dtype: WeightFormat) -> Any:
     """Load the trained model into host memory: the base model with its adapter, or the full model.
 
     Args:
@@ -42,16 +42,16 @@ def load(config: Config, found: Trained, base: Format) -> Any:
         IdaError: the weights cannot be loaded.
     """
     if config.training.method == "lora":
-        return with_adapter(weights.load_model(config.model, base), found.path)
-    return weights.load_model(whole(config, found.path), base)
+        return attach_adapter(weights.load_model(config.model, dtype), trained.path)
+    return weights.load_model(full_model_config(config, trained.path), dtype)
 
 
-def whole(config: Config, folder: Path) -> ModelConfig:
+def full_model_config(config: Config, folder: Path) -> ModelConfig:
     """The run's model profile, with the weights from this folder."""
     return config.model.model_copy(update={"path": str(folder), "revision": None})
 
 
-def with_adapter(base: Any, folder: Path) -> Any:
+def attach_adapter(base: Any, folder: Path) -> Any:
     """Attach the adapter in this folder to the base model. It can be disabled later.
 
     Raises:

@@ -21,13 +21,13 @@ from torch.nn import functional
 from ida_tui.engine.device.onednn import linear
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-Product = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 """Applies several linear layers to one input."""
 
 
-def unsupported(model: Any) -> str | None:
+def unsupported_reason(model: Any) -> str | None:
     """Why `Decoder` does not support this causal language model; None if it does."""
-    base = _base(model)
+    base = _unwrap_peft(model)
     config = base.config
     if getattr(config, "model_type", "") not in FAMILIES:
         model_type = getattr(config, "model_type", "unknown")
@@ -43,7 +43,7 @@ def unsupported(model: Any) -> str | None:
         return "the output layer has an adapter"
     for layer in base.model.layers:
         for projection in _linears(layer):
-            problem = _unsupported_linear(projection)
+            problem = _unsupported_linear_reason(projection)
             if problem:
                 return problem
     return None
@@ -68,35 +68,37 @@ class Decoder:
         keys: Sequence[torch.Tensor],
         values: Sequence[torch.Tensor],
         padding: torch.Tensor | None,
-        room: int,
+        max_new_tokens: int,
         bucket: int = 1,
     ) -> None:
-        base = _base(model)
+        base = _unwrap_peft(model)
         config = base.config
         self._kv_heads = config.num_key_value_heads
-        self._head = keys[0].shape[-1]
-        self._groups = config.num_attention_heads // self._kv_heads
+        self._head_size = keys[0].shape[-1]
+        self._queries_per_kv_head = config.num_attention_heads // self._kv_heads
         self._embedding = base.model.embed_tokens.weight
         self._norm = base.model.norm
-        self._output = base.lm_head
+        self._lm_head = base.lm_head
         self._rotary = base.model.rotary_emb
-        self._layers = [_Layer.of(layer) for layer in base.model.layers]
+        self._layers = [_DecoderLayer.from_module(layer) for layer in base.model.layers]
         rows, _, length, _ = keys[0].shape
         self._rows, self._length, self._bucket = rows, length, bucket
-        room = _up(length + room, bucket) - length
-        self._keys = [_buffer(tensor, room) for tensor in keys]
-        self._values = [_buffer(tensor, room) for tensor in values]
+        max_new_tokens = _round_up(length + max_new_tokens, bucket) - length
+        self._keys = [_kv_buffer(tensor, max_new_tokens) for tensor in keys]
+        self._values = [_kv_buffer(tensor, max_new_tokens) for tensor in values]
         self._mask: torch.Tensor | None = None
         lengths = torch.full((rows,), length, device=keys[0].device)
         if padding is None and bucket > 1:
             padding = torch.ones(rows, length, dtype=torch.bool, device=keys[0].device)
         if padding is not None:
             # With buckets, positions that are not written yet must be masked.
-            self._mask = functional.pad(padding, (0, room), value=bucket == 1)[:, None, None, :]
+            self._mask = functional.pad(padding, (0, max_new_tokens), value=bucket == 1)[
+                :, None, None, :
+            ]
             lengths = padding.sum(dim=1)
         self._positions = lengths
 
-    def keep(self, rows: list[int]) -> None:
+    def keep_rows(self, rows: list[int]) -> None:
         """Keep only these rows, given in ascending order, and move them up."""
         length = self._length
         for tensor in (*self._keys, *self._values):
@@ -116,22 +118,22 @@ class Decoder:
         cos, sin = self._rotary(self._embedding, self._positions[:, None])  # (rows, 1, head size)
         cos, sin = cos.to(self._embedding.dtype), sin.to(self._embedding.dtype)
         self._positions = self._positions + 1
-        end = _up(self._length, self._bucket)
+        end = _round_up(self._length, self._bucket)
         mask = None if self._mask is None else self._mask[:, :, :, :end]
         if mask is not None and self._bucket > 1:
             mask[:, :, :, position] = True
         x = functional.embedding(tokens, self._embedding)
         for layer, keys, values in zip(self._layers, self._keys, self._values, strict=True):
             q, k, v = layer.attention_in(layer.norm_in(x))
-            q = layer.norm_q(q.view(rows, -1, self._head))
-            k = layer.norm_k(k.view(rows, self._kv_heads, self._head))
+            q = layer.norm_q(q.view(rows, -1, self._head_size))
+            k = layer.norm_k(k.view(rows, self._kv_heads, self._head_size))
             rotated = _rotate(torch.cat((q, k), dim=1), cos, sin)
             q, k = torch.split(rotated, [q.shape[1], self._kv_heads], dim=1)
             keys[:rows, :, position] = k
-            values[:rows, :, position] = v.view(rows, self._kv_heads, self._head)
+            values[:rows, :, position] = v.view(rows, self._kv_heads, self._head_size)
             # Group the queries by key-value head, so that keys and values are not repeated in memory.
             attended = functional.scaled_dot_product_attention(
-                q.reshape(rows, self._kv_heads, self._groups, self._head),
+                q.reshape(rows, self._kv_heads, self._queries_per_kv_head, self._head_size),
                 keys[:rows, :, :end],
                 values[:rows, :, :end],
                 attn_mask=mask,
@@ -142,38 +144,38 @@ class Decoder:
             (down,) = layer.mlp_out(functional.silu(gate).mul_(up))
             x = x + down
         norm = _rms_norm(self._norm)
-        return linear(norm(x), self._output.weight, self._output.bias)
+        return linear(norm(x), self._lm_head.weight, self._lm_head.bias)
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class _DecoderLayer:
     """Functions of one transformer layer."""
 
     norm_in: Callable[[torch.Tensor], torch.Tensor]
-    attention_in: Product
+    attention_in: Projection
     norm_q: Callable[[torch.Tensor], torch.Tensor]
     norm_k: Callable[[torch.Tensor], torch.Tensor]
-    attention_out: Product
+    attention_out: Projection
     norm_mlp: Callable[[torch.Tensor], torch.Tensor]
-    mlp_in: Product
-    mlp_out: Product
+    mlp_in: Projection
+    mlp_out: Projection
 
     @classmethod
-    def of(cls, layer: Any) -> _Layer:
+    def from_module(cls, layer: Any) -> _DecoderLayer:
         attention, mlp = layer.self_attn, layer.mlp
         return cls(
             norm_in=_rms_norm(layer.input_layernorm),
-            attention_in=_product(attention.q_proj, attention.k_proj, attention.v_proj),
+            attention_in=_projection(attention.q_proj, attention.k_proj, attention.v_proj),
             norm_q=_rms_norm(getattr(attention, "q_norm", None)),
             norm_k=_rms_norm(getattr(attention, "k_norm", None)),
-            attention_out=_product(attention.o_proj),
+            attention_out=_projection(attention.o_proj),
             norm_mlp=_rms_norm(layer.post_attention_layernorm),
-            mlp_in=_product(mlp.gate_proj, mlp.up_proj),
-            mlp_out=_product(mlp.down_proj),
+            mlp_in=_projection(mlp.gate_proj, mlp.up_proj),
+            mlp_out=_projection(mlp.down_proj),
         )
 
 
-def _base(model: Any) -> Any:
+def _unwrap_peft(model: Any) -> Any:
     """The causal language model without its PEFT wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -186,7 +188,7 @@ def _linears(layer: Any) -> tuple[Any, ...]:
     )
 
 
-def _unsupported_linear(linear: Any) -> str | None:
+def _unsupported_linear_reason(linear: Any) -> str | None:
     if type(linear) is torch.nn.Linear:
         return None
     adapters = list(getattr(linear, "active_adapters", ()))
@@ -202,11 +204,11 @@ def _unsupported_linear(linear: Any) -> str | None:
     return "the adapter is merged into the base model" if linear.merged else None
 
 
-def _product(*linears: Any) -> Product:
+def _projection(*linears: Any) -> Projection:
     """Apply these layers to one input. The A matrices of their adapters are multiplied as one."""
     bases = [getattr(linear, "base_layer", linear) for linear in linears]
     weights = [(base.weight, base.bias) for base in bases]
-    adapters = [_adapter(linear) for linear in linears]
+    adapters = [_adapter_matrices(linear) for linear in linears]
     if not any(adapters):
         return lambda x: tuple(linear(x, w, b) for w, b in weights)
     dtype = weights[0][0].dtype
@@ -225,7 +227,7 @@ def _product(*linears: Any) -> Product:
     return product
 
 
-def _adapter(linear: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+def _adapter_matrices(linear: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
     """A, (rank, in), and the scaled transposed B, (rank, out), of the active adapter; None without one."""
     names = (
         [] if getattr(linear, "disable_adapters", False) else getattr(linear, "active_adapters", ())
@@ -255,13 +257,13 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
 
 
-def _buffer(prompt: torch.Tensor, room: int) -> torch.Tensor:
+def _kv_buffer(prompt: torch.Tensor, extra_tokens: int) -> torch.Tensor:
     """Copy the prompt's keys or values into a buffer with space for this many more tokens."""
     rows, heads, length, size = prompt.shape
-    buffer = prompt.new_zeros(rows, heads, length + room, size)
+    buffer = prompt.new_zeros(rows, heads, length + extra_tokens, size)
     buffer[:, :, :length] = prompt
     return buffer
 
 
-def _up(length: int, multiple: int) -> int:
+def _round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple

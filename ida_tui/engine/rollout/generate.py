@@ -9,26 +9,26 @@ import torch
 from transformers import DynamicCache
 
 from ida_tui.engine.rollout.decoder import Decoder
-from ida_tui.engine.rollout.sampling import Sampling
-from ida_tui.engine.rollout.shared_rng import Lockstep
+from ida_tui.engine.rollout.sampling import TokenSampler
+from ida_tui.engine.rollout.shared_rng import SharedSampler
 
-Told = Callable[[list[list[int]], list[int]], object]
+OnTokens = Callable[[list[list[int]], list[int]], object]
 """Callback after every token: all completions so far, and the rows that ended with this token."""
 
 
-def _tell_nobody(completions: list[list[int]], ended: list[int]) -> None:
+def _ignore_tokens(completions: list[list[int]], ended: list[int]) -> None:
     pass
 
 
-def sample_in_parts(
+def generate_in_chunks(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
-    at_once: int | None,
+    sampler: TokenSampler,
+    chunk_rows: int | None,
     *,
-    stop: Callable[[], bool] = lambda: False,
-    told: Told = _tell_nobody,
-    lockstep: Lockstep | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_tokens: OnTokens = _ignore_tokens,
+    shared_sampler: SharedSampler | None = None,
     **settings: Any,
 ) -> list[list[int]]:
     """Generate in chunks of rows, one after the other, to limit the size of the key-value cache.
@@ -47,40 +47,40 @@ def sample_in_parts(
         The completions' token ids, one list per row.
     """
     completions: list[list[int]] = [[] for _ in prompts]
-    for start in range(0, len(prompts), at_once or len(prompts)):
-        chunk = slice(start, start + (at_once or len(prompts)))
+    for start in range(0, len(prompts), chunk_rows or len(prompts)):
+        chunk = slice(start, start + (chunk_rows or len(prompts)))
 
         def on_chunk_tokens(rows: list[list[int]], ended: list[int], chunk: slice = chunk) -> None:
             completions[chunk] = rows
-            told(completions, [chunk.start + row for row in ended])
+            on_tokens(completions, [chunk.start + row for row in ended])
 
-        completions[chunk] = sample(
+        completions[chunk] = generate(
             model,
             prompts[chunk],
-            sampling,
-            stop=stop,
-            told=on_chunk_tokens,
-            lockstep=lockstep,
+            sampler,
+            should_stop=should_stop,
+            on_tokens=on_chunk_tokens,
+            shared_sampler=shared_sampler,
             **settings,
         )
-        if lockstep.stopped if lockstep else stop():
+        if shared_sampler.stopped if shared_sampler else should_stop():
             break
     return completions
 
 
-def sample(
+def generate(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
+    sampler: TokenSampler,
     *,
     max_new_tokens: int,
-    eos: Sequence[int],
-    pad: int,
-    stop: Callable[[], bool] = lambda: False,
-    told: Told = _tell_nobody,
-    ahead: bool | None = None,
+    eos_token_ids: Sequence[int],
+    pad_token_id: int,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_tokens: OnTokens = _ignore_tokens,
+    overlap_forward: bool | None = None,
     bucket: int = 1,
-    lockstep: Lockstep | None = None,
+    shared_sampler: SharedSampler | None = None,
 ) -> list[list[int]]:
     """Generate one completion for each prompt. Equal prompts are read once. Call it under `torch.no_grad`.
 
@@ -105,27 +105,27 @@ def sample(
         RuntimeError: a logit is not finite, so no token can be drawn.
     """
     device = model.device
-    unique, prompt_of = _unique(prompts)
+    unique, prompt_of = _distinct_prompts(prompts)
     logits, decoder, seen = _prefill(
-        model, unique, prompt_of, sampling, max_new_tokens, pad, bucket
+        model, unique, prompt_of, sampler, max_new_tokens, pad_token_id, bucket
     )
-    eos_ids = frozenset(eos)
+    eos_ids = frozenset(eos_token_ids)
     completions: list[list[int]] = [[] for _ in prompts]
     active = list(range(len(prompts)))
     # Reading a token makes the host wait for the device. On a GPU the next forward pass is therefore started
     # first, at the cost of one superfluous position for each row that turns out to have ended.
-    overlap = device.type != "cpu" if ahead is None else ahead
+    overlap = device.type != "cpu" if overlap_forward is None else overlap_forward
     for _ in range(max_new_tokens):
         uniforms = None
-        if lockstep is not None:
-            uniforms = lockstep.numbers(len(active), stop(), device)
+        if shared_sampler is not None:
+            uniforms = shared_sampler.next_uniforms(len(active), should_stop(), device)
             if uniforms is None:
                 break
             if not active:
                 continue  # other processes are still generating
-        elif stop():
+        elif should_stop():
             break
-        tokens = sampling.draw(logits, seen, uniforms)
+        tokens = sampler.draw(logits, seen, uniforms)
         is_last = len(completions[active[0]]) + 1 == max_new_tokens
         next_logits = decoder.step(tokens) if overlap and not is_last else None
         token_ids = tokens.tolist()
@@ -138,13 +138,13 @@ def sample(
         if ended:
             active = [active[index] for index in remaining]
             if active:
-                decoder.keep(remaining)
+                decoder.keep_rows(remaining)
                 selected = torch.tensor(remaining, device=device)
                 tokens = tokens[selected]
                 seen = None if seen is None else seen[selected]
                 next_logits = None if next_logits is None else next_logits[selected]
-        told(completions, ended)
-        if is_last or (not active and lockstep is None):
+        on_tokens(completions, ended)
+        if is_last or (not active and shared_sampler is None):
             break
         if not active:
             continue
@@ -154,7 +154,7 @@ def sample(
     return completions
 
 
-def _unique(prompts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[int]]:
+def _distinct_prompts(prompts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[int]]:
     """The distinct prompts, and for each row the index of its prompt."""
     indices: dict[tuple[int, ...], int] = {}
     prompt_of = [indices.setdefault(tuple(prompt), len(indices)) for prompt in prompts]
@@ -165,9 +165,9 @@ def _prefill(
     model: Any,
     unique: list[list[int]],
     prompt_of: list[int],
-    sampling: Sampling,
+    sampler: TokenSampler,
     max_new_tokens: int,
-    pad: int,
+    pad_token_id: int,
     bucket: int,
 ) -> tuple[torch.Tensor, Decoder, torch.Tensor | None]:
     """Read every distinct prompt once.
@@ -178,7 +178,7 @@ def _prefill(
     """
     device = model.device
     longest = -(-max(map(len, unique)) // bucket) * bucket
-    ids = torch.tensor([[pad] * (longest - len(p)) + p for p in unique], device=device)
+    ids = torch.tensor([[pad_token_id] * (longest - len(p)) + p for p in unique], device=device)
     padded = any(len(prompt) < longest for prompt in unique)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in unique], device=device)
     cache = DynamicCache()
@@ -201,12 +201,14 @@ def _prefill(
     )
     logits = out.logits[:, -1][index]
     seen = None
-    if sampling.needs_history:
+    if sampler.needs_history:
         one_hot = torch.zeros(len(unique), logits.shape[-1], dtype=torch.bool, device=device)
         one_hot.scatter_(1, ids, mask.bool())
         if padded:
             # The padding id counts as seen only if the prompt itself contains it.
-            contains_pad = torch.tensor([[pad in prompt] for prompt in unique], device=device)
-            one_hot[:, pad : pad + 1] = contains_pad
+            contains_pad = torch.tensor(
+                [[pad_token_id in prompt] for prompt in unique], device=device
+            )
+            one_hot[:, pad_token_id : pad_token_id + 1] = contains_pad
         seen = one_hot[index]
     return logits, decoder, seen

@@ -13,10 +13,10 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from ida_tui.events.types import TextGenerated, TokensGenerated
 
-INTERVAL_S = 0.5
+EMIT_INTERVAL_S = 0.5
 
 
-class Heartbeat(StoppingCriteria):  # type: ignore[misc]
+class GenerationProgress(StoppingCriteria):  # type: ignore[misc]
     """A stopping criterion that reports progress after every token of the batch.
 
     It never changes which tokens are sampled. When a stop is requested, all rows end immediately and the
@@ -38,23 +38,23 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
         step: int,
         eos_token_ids: Sequence[int],
         decode: Callable[[list[list[int]]], list[str]],
-        row_ended: Callable[[int, str], object] = lambda row, text: None,
+        on_row_ended: Callable[[int, str], object] = lambda row, text: None,
     ) -> None:
         self._emit = emit
         self._stop_requested = stop_requested
         self._step = step
-        self._eos = list(eos_token_ids)
+        self._eos_token_ids = list(eos_token_ids)
         self._decode = decode
-        self._row_ended = row_ended
-        self._rows_told: set[int] = set()
+        self._on_row_ended = on_row_ended
+        self._reported_rows: set[int] = set()
         self._prompt_length = 0
-        self._told: list[str] = []
+        self._emitted_texts: list[str] = []
         self._eos_tensor: torch.Tensor | None = None
-        self._ended: torch.Tensor | None = None
-        self._tokens: torch.Tensor | None = None
-        self._counted: tuple[int, int] | None = None
+        self._ended_mask: torch.Tensor | None = None
+        self._token_count: torch.Tensor | None = None
+        self._host_counts: tuple[int, int] | None = None
         """Tokens and ended rows, if the rollout counts them on the host."""
-        self._started = self._last_beat = time.monotonic()
+        self._started = self._last_emit = time.monotonic()
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
         """Report progress.
@@ -68,29 +68,29 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
             (rows,), true for rows that must end.
         """
         rows = input_ids.shape[0]
-        if self._ended is None or self._tokens is None or self._eos_tensor is None:
-            self._eos_tensor = torch.tensor(self._eos, device=input_ids.device)
-            self._ended = torch.zeros(rows, dtype=torch.bool, device=input_ids.device)
-            self._tokens = torch.zeros((), dtype=torch.long, device=input_ids.device)
+        if self._ended_mask is None or self._token_count is None or self._eos_tensor is None:
+            self._eos_tensor = torch.tensor(self._eos_token_ids, device=input_ids.device)
+            self._ended_mask = torch.zeros(rows, dtype=torch.bool, device=input_ids.device)
+            self._token_count = torch.zeros((), dtype=torch.long, device=input_ids.device)
             self._prompt_length = input_ids.shape[1] - 1
-            self._told = [""] * rows
+            self._emitted_texts = [""] * rows
         # The last token of a row that ended earlier is padding. Do not count it.
-        self._tokens = self._tokens + (~self._ended).sum()
-        self._ended = self._ended | torch.isin(input_ids[:, -1], self._eos_tensor)
+        self._token_count = self._token_count + (~self._ended_mask).sum()
+        self._ended_mask = self._ended_mask | torch.isin(input_ids[:, -1], self._eos_tensor)
         now = time.monotonic()
         # Reading a value makes the host wait for the device. Do it only once per interval.
-        interval_over = now - self._last_beat >= INTERVAL_S
+        interval_over = now - self._last_emit >= EMIT_INTERVAL_S
         if interval_over or input_ids.device.type == "cpu":
-            self._tell_ended(input_ids)
+            self._report_ended_rows(input_ids)
         if interval_over:
-            self.beat(rows, now)
-            self._tell_text(input_ids[:, self._prompt_length :].tolist())
+            self.emit_counts(rows, now)
+            self._emit_text(input_ids[:, self._prompt_length :].tolist())
         return torch.full((rows,), self._stop_requested(), device=input_ids.device)
 
-    def beat(self, rows: int, now: float | None = None) -> None:
+    def emit_counts(self, rows: int, now: float | None = None) -> None:
         """Emit the current token and row counts."""
         now = time.monotonic() if now is None else now
-        self._last_beat = now
+        self._last_emit = now
         tokens, ended = self._counts()
         seconds = now - self._started
         self._emit(
@@ -103,15 +103,15 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
             )
         )
 
-    def count(self, tokens: int, ended: int) -> None:
+    def set_counts(self, tokens: int, ended: int) -> None:
         """Set the counts of the rollout, for rows that other processes or vLLM have generated."""
-        self._counted = (tokens, ended)
+        self._host_counts = (tokens, ended)
 
-    def told(
+    def on_tokens(
         self,
         completions: list[list[int]],
         ended: list[int],
-        everywhere: Callable[[], tuple[int, int, int]] | None = None,
+        global_counts: Callable[[], tuple[int, int, int]] | None = None,
     ) -> None:
         """Report progress after every token of a rollout that has its tokens on the host.
 
@@ -123,54 +123,54 @@ class Heartbeat(StoppingCriteria):  # type: ignore[misc]
         if ended:
             texts = self._decode([completions[row] for row in ended])
             for row, text in zip(ended, texts, strict=True):
-                self._row_ended(row, text)
-        if not self._told:
-            self._told = [""] * len(completions)
-        ended_rows = (self._counted or (0, 0))[1] + len(ended)
-        self._counted = (sum(map(len, completions)), ended_rows)
+                self._on_row_ended(row, text)
+        if not self._emitted_texts:
+            self._emitted_texts = [""] * len(completions)
+        ended_rows = (self._host_counts or (0, 0))[1] + len(ended)
+        self._host_counts = (sum(map(len, completions)), ended_rows)
         now = time.monotonic()
-        if now - self._last_beat >= INTERVAL_S:
+        if now - self._last_emit >= EMIT_INTERVAL_S:
             rows = len(completions)
-            if everywhere is not None:
-                tokens, ended_rows, rows = everywhere()
-                self._counted = (tokens, ended_rows)
-            self.beat(rows, now)
-            self._tell_text(completions)
+            if global_counts is not None:
+                tokens, ended_rows, rows = global_counts()
+                self._host_counts = (tokens, ended_rows)
+            self.emit_counts(rows, now)
+            self._emit_text(completions)
 
     def _counts(self) -> tuple[int, int]:
         """Number of tokens generated and of rows that have ended."""
-        if self._counted is not None:
-            return self._counted
-        tokens = int(self._tokens) if self._tokens is not None else 0
-        return tokens, int(self._ended.sum()) if self._ended is not None else 0
+        if self._host_counts is not None:
+            return self._host_counts
+        tokens = int(self._token_count) if self._token_count is not None else 0
+        return tokens, int(self._ended_mask.sum()) if self._ended_mask is not None else 0
 
-    def _tell_ended(self, input_ids: torch.Tensor) -> None:
+    def _report_ended_rows(self, input_ids: torch.Tensor) -> None:
         """Report the texts of the rows that have ended since the last call."""
-        assert self._ended is not None
-        ended = set(self._ended.nonzero().flatten().tolist())
-        rows = sorted(ended - self._rows_told)
+        assert self._ended_mask is not None
+        ended = set(self._ended_mask.nonzero().flatten().tolist())
+        rows = sorted(ended - self._reported_rows)
         if not rows:
             return
         texts = self._decode(input_ids[rows, self._prompt_length :].tolist())
         for row, text in zip(rows, texts, strict=True):
-            self._row_ended(row, text)
-        self._rows_told = ended
+            self._on_row_ended(row, text)
+        self._reported_rows = ended
 
-    def _tell_text(self, completions: list[list[int]]) -> None:
+    def _emit_text(self, completions: list[list[int]]) -> None:
         """Emit the new text of each row. A character whose bytes are incomplete is held back."""
         additions = []
         for row, text in enumerate(self._decode(completions)):
             complete = text.rstrip("\ufffd")
-            emitted = self._told[row]
+            emitted = self._emitted_texts[row]
             additions.append(complete[len(emitted) :] if complete.startswith(emitted) else "")
-            self._told[row] = emitted + additions[-1]
+            self._emitted_texts[row] = emitted + additions[-1]
         self._emit(TextGenerated(self._step, tuple(additions)))
 
 
 @contextmanager
-def heard(model: Any, heartbeat: Heartbeat) -> Iterator[None]:
+def attach(model: Any, progress: GenerationProgress) -> Iterator[None]:
     """Attach the progress report to every `model.generate` call inside the block."""
-    model.generate = partial(model.generate, stopping_criteria=StoppingCriteriaList([heartbeat]))
+    model.generate = partial(model.generate, stopping_criteria=StoppingCriteriaList([progress]))
     try:
         yield
     finally:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import torch
 
-BLOCK = 512
+BLOCK_SIZE = 512
 """Vocabulary entries per block of the first search."""
-NUCLEUS = 2048
+NUCLEUS_WIDTH = 2048
 """Number of top tokens searched for the top-p nucleus first. A larger nucleus needs a full sort."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class TokenSampler:
     """Sampling parameters, with the names and the order of application of transformers' generation."""
 
     temperature: float = 1.0
@@ -36,7 +36,7 @@ class Sampling:
         self,
         logits: torch.Tensor,
         seen: torch.Tensor | None = None,
-        numbers: torch.Tensor | None = None,
+        uniforms: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Draw one token for each row.
 
@@ -57,25 +57,25 @@ class Sampling:
             return logits.argmax(dim=-1)
         if self.temperature != 1.0:
             logits = logits / self.temperature
-        return _inverse_cdf(self._masked(logits), numbers)
+        return _sample_inverse_cdf(self._mask_logits(logits), uniforms)
 
-    def _masked(self, logits: torch.Tensor) -> torch.Tensor:
+    def _mask_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """Set the logits that top-k, top-p and min-p exclude to minus infinity."""
         if 0 < self.top_k < logits.shape[-1]:
             threshold = torch.topk(logits, self.top_k, dim=-1).values[:, -1:]
             logits = logits.masked_fill(logits < threshold, -torch.inf)
         if self.top_p < 1.0:
-            logits = logits.masked_fill(logits < self._nucleus_edge(logits), -torch.inf)
+            logits = logits.masked_fill(logits < self._nucleus_threshold(logits), -torch.inf)
         if self.min_p is not None and self.min_p > 0:
             # p < min_p · p_max, in logits.
             threshold = logits.amax(dim=-1, keepdim=True) + torch.log(torch.tensor(self.min_p))
             logits = logits.masked_fill(logits < threshold, -torch.inf)
         return logits
 
-    def _nucleus_edge(self, logits: torch.Tensor) -> torch.Tensor:
+    def _nucleus_threshold(self, logits: torch.Tensor) -> torch.Tensor:
         """Smallest logit, (rows, 1), of each row's nucleus: the most likely tokens that make up top_p."""
         log_total = torch.logsumexp(logits, dim=-1, keepdim=True)
-        width = min(NUCLEUS, logits.shape[-1])
+        width = min(NUCLEUS_WIDTH, logits.shape[-1])
         while True:
             top = torch.topk(logits, width, dim=-1).values
             probabilities = torch.exp(top - log_total)
@@ -87,22 +87,22 @@ class Sampling:
             width = logits.shape[-1]
 
 
-def _inverse_cdf(logits: torch.Tensor, numbers: torch.Tensor | None = None) -> torch.Tensor:
+def _sample_inverse_cdf(logits: torch.Tensor, uniforms: torch.Tensor | None = None) -> torch.Tensor:
     """Draw a token from softmax(logits), (rows, vocabulary), for each row; returns ids, (rows,)."""
     rows, vocabulary = logits.shape
-    if numbers is None:
-        numbers = torch.rand(rows, 1, device=logits.device)
+    if uniforms is None:
+        uniforms = torch.rand(rows, 1, device=logits.device)
     weights = torch.exp(logits - logits.amax(dim=-1, keepdim=True))
-    padding = -vocabulary % BLOCK
+    padding = -vocabulary % BLOCK_SIZE
     if padding:
         weights = torch.nn.functional.pad(weights, (0, padding))
-    blocks = weights.view(rows, -1, BLOCK)
+    blocks = weights.view(rows, -1, BLOCK_SIZE)
     block_cdf = blocks.sum(dim=-1).cumsum(dim=-1)
     # Stay just below the total: a uniform number that rounds up to it would fall off the end.
-    target = numbers * block_cdf[:, -1:] * (1 - 1e-6)
+    target = uniforms * block_cdf[:, -1:] * (1 - 1e-6)
     block = torch.searchsorted(block_cdf, target, right=True).clamp(max=block_cdf.shape[1] - 1)
     preceding = torch.where(block > 0, block_cdf.gather(1, (block - 1).clamp(min=0)), 0.0)
     token_cdf = blocks[torch.arange(rows, device=logits.device), block[:, 0]].cumsum(dim=-1)
     remainder = torch.minimum(target - preceding, token_cdf[:, -1:] * (1 - 1e-6)).clamp(min=0)
     offset = torch.searchsorted(token_cdf, remainder, right=True)
-    return (block * BLOCK + offset)[:, 0]
+    return (block * BLOCK_SIZE + offset)[:, 0]

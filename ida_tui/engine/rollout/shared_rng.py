@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from ida_tui.engine.distributed.process_group import Ranks
+    from ida_tui.engine.distributed.process_group import ProcessGroup
 
 
-class Lockstep:
+class SharedSampler:
     """Random numbers of one rollout on several ranks.
 
     Args:
@@ -25,20 +25,22 @@ class Lockstep:
         rows: the step's completions, over all ranks.
     """
 
-    def __init__(self, ranks: Ranks, rows: int) -> None:
-        self._ranks = ranks
+    def __init__(self, process_group: ProcessGroup, rows: int) -> None:
+        self._process_group = process_group
         self.rows = rows
         self.tokens = 0
         """Tokens generated so far, over all ranks."""
-        self._alive = rows
+        self._active_rows = rows
         self.stopped = False
         """Whether a stop was requested on some rank."""
 
     def counts(self) -> tuple[int, int, int]:
         """Tokens generated, rows ended, and rows, over all ranks."""
-        return self.tokens, self.rows - self._alive, self.rows
+        return self.tokens, self.rows - self._active_rows, self.rows
 
-    def numbers(self, alive: int, stop: bool, device: torch.device) -> torch.Tensor | None:
+    def next_uniforms(
+        self, active_rows: int, stop: bool, device: torch.device
+    ) -> torch.Tensor | None:
         """Draw the numbers for the next token of this rank's rows.
 
         Args:
@@ -52,11 +54,11 @@ class Lockstep:
         Raises:
             PeerLostError: another process of the run has exited.
         """
-        gathered = self._ranks.numbers(alive, int(stop))
+        gathered = self._process_group.all_gather_ints(active_rows, int(stop))
         counts, stops = gathered[::2], gathered[1::2]
-        total, offset = sum(counts), sum(counts[: self._ranks.rank])
+        total, offset = sum(counts), sum(counts[: self._process_group.rank])
         self.stopped = any(stops)
         if self.stopped or not total:
             return None
-        self.tokens, self._alive = self.tokens + total, total
-        return torch.rand(total, 1, device=device)[offset : offset + alive]
+        self.tokens, self._active_rows = self.tokens + total, total
+        return torch.rand(total, 1, device=device)[offset : offset + active_rows]

@@ -17,24 +17,24 @@ from dataclasses import dataclass
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.util.paths import shown_path
+from ida_tui.util.paths import display_path
 
-PATIENCE_S = 600.0
+START_TIMEOUT_S = 600.0
 """How long a run may take to start. A model may have to be downloaded first."""
-FEW_LINES = 6
+SHOWN_OUTPUT_LINES = 6
 """Last lines of the process's output that an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
-class Detached:
+class BackgroundRun:
     """A run that trains in a background process."""
 
     pid: int
     directory: RunDirectory
 
-    def lines(self) -> list[str]:
+    def status_lines(self) -> list[str]:
         """Process and run directory, and the commands to watch, pause and stop the run."""
-        path = shown_path(self.directory.path)
+        path = display_path(self.directory.path)
         return [
             f"✓ Training in the background (pid {self.pid}): {path}",
             f"  watch     ida-tui attach {path}",
@@ -43,7 +43,7 @@ class Detached:
         ]
 
 
-class NotBegun(Exception):
+class LaunchFailed(Exception):
     """The background process exited, or timed out, before its run started.
 
     Args:
@@ -51,13 +51,15 @@ class NotBegun(Exception):
         code: its exit code.
     """
 
-    def __init__(self, talk: str, code: ExitCode) -> None:
-        super().__init__(talk)
-        self.talk = talk
+    def __init__(self, output: str, code: ExitCode) -> None:
+        super().__init__(output)
+        self.output = output
         self.code = code
 
 
-def launch(arguments: Sequence[str], find: Callable[[int], RunDirectory | None]) -> Detached:
+def launch(
+    arguments: Sequence[str], find_directory: Callable[[int], RunDirectory | None]
+) -> BackgroundRun:
     """Start `ida-tui` in a new session and wait until its run has started.
 
     Args:
@@ -76,24 +78,24 @@ def launch(arguments: Sequence[str], find: Callable[[int], RunDirectory | None])
             start_new_session=True,  # detach from the terminal
             env=os.environ,
         )
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and child.poll() is None:
-            directory = find(child.pid)
+            directory = find_directory(child.pid)
             if directory is not None:
-                return Detached(child.pid, directory)
+                return BackgroundRun(child.pid, directory)
             time.sleep(0.1)
         if child.poll() is None:
             child.terminate()
             child.wait()
         output.seek(0)
         is_known_failure = child.returncode in set(ExitCode) and child.returncode != ExitCode.DONE
-        raise NotBegun(
+        raise LaunchFailed(
             output.read().rstrip(),
             ExitCode(child.returncode) if is_known_failure else ExitCode.FAILED,
         )
 
 
-def resumed(directory: RunDirectory, arguments: Sequence[str] = ()) -> Detached:
+def resume_in_background(directory: RunDirectory, arguments: Sequence[str] = ()) -> BackgroundRun:
     """Resume a run in a background process.
 
     Args:
@@ -105,21 +107,21 @@ def resumed(directory: RunDirectory, arguments: Sequence[str] = ()) -> Detached:
     """
     return launch(
         ["resume", str(directory.path), *arguments],
-        lambda pid: directory if owner.pid(directory) == pid else None,
+        lambda pid: directory if owner.owner_pid(directory) == pid else None,
     )
 
 
-def handed_over(directory: RunDirectory) -> Detached:
+def hand_over(directory: RunDirectory) -> BackgroundRun:
     """Resume a run that this process has just released in a background process.
 
     Raises:
         IdaError: the run could not be resumed. Its checkpoint is saved.
     """
     try:
-        return resumed(directory)
-    except NotBegun as error:
-        output = "\n".join(error.talk.splitlines()[-FEW_LINES:])
-        path = shown_path(directory.path)
+        return resume_in_background(directory)
+    except LaunchFailed as error:
+        output = "\n".join(error.output.splitlines()[-SHOWN_OUTPUT_LINES:])
+        path = display_path(directory.path)
         raise IdaError(
             "the run could not be moved to a background process",
             f"{output}\nthe run is saved; resume with: ida-tui resume {path}".strip(),

@@ -12,15 +12,15 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig
 
 from ida_tui.config.schema import Config
-from ida_tui.engine.distributed.environment import part_of
-from ida_tui.engine.distributed.process_group import Ranks
+from ida_tui.engine.distributed.environment import per_rank_config
+from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.model import load as weights
-from ida_tui.engine.run.preflight import Preflight
+from ida_tui.engine.run.preflight import PreflightResult
 from ida_tui.engine.trainer.arguments import grpo_arguments
 from ida_tui.engine.trainer.fast import FastTrainer
-from ida_tui.engine.trainer.recorder import Watcher
-from ida_tui.engine.trainer.reward import Judge
-from ida_tui.engine.trainer.trainer import WatchedTrainer
+from ida_tui.engine.trainer.recorder import StepRecorder
+from ida_tui.engine.trainer.reward import RewardSource
+from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.events.types import RunStarted
 from ida_tui.planning import memory
 from ida_tui.runs.directory import RunDirectory
@@ -28,16 +28,16 @@ from ida_tui.runs.directory import RunDirectory
 
 def build_trainer(
     config: Config,
-    ready: Preflight,
+    preflight: PreflightResult,
     checkpoints: Path,
     *,
-    ranks: Ranks,
-    watcher: Watcher,
-    judging: Judge,
-    after_step: Callable[[], None],
+    process_group: ProcessGroup,
+    recorder: StepRecorder,
+    reward_source: RewardSource,
+    on_step_end: Callable[[], None],
     between_steps: Callable[[], None],
-    checkpoint_facts: Callable[[], Mapping[str, Any]],
-) -> WatchedTrainer:
+    checkpoint_metadata: Callable[[], Mapping[str, Any]],
+) -> InstrumentedGRPOTrainer:
     """Load the model and build the trainer of one run.
 
     Args:
@@ -55,23 +55,26 @@ def build_trainer(
         IdaError: the weights cannot be loaded.
     """
     arguments = grpo_arguments(
-        part_of(config, ranks.world), ready.recipe, ready.device, checkpoints
+        per_rank_config(config, process_group.world_size),
+        preflight.recipe,
+        preflight.device,
+        checkpoints,
     )
     adapter = weights.peft_config(config.lora) if config.training.method == "lora" else None
-    trainer_class: Callable[..., WatchedTrainer] = WatchedTrainer
+    trainer_class: Callable[..., InstrumentedGRPOTrainer] = InstrumentedGRPOTrainer
     if config.engine == "fast":
         trainer_class = partial(FastTrainer, rollout_rows=config.training.rollout_rows)
     trainer = trainer_class(
-        ranks=ranks,
-        watcher=watcher,
-        judging=judging,
-        after_step=after_step,
+        ranks=process_group,
+        watcher=recorder,
+        judging=reward_source,
+        after_step=on_step_end,
         between_steps=between_steps,
-        checkpoint_facts=checkpoint_facts,
-        model=weights.load_model(config.model, ready.recipe.weights),
+        checkpoint_facts=checkpoint_metadata,
+        model=weights.load_model(config.model, preflight.recipe.weights),
         args=GRPOConfig(**arguments),
-        optimizer=weights.optimizer(config.training, ready.recipe),
-        processing_class=ready.tokenizer,
+        optimizer=weights.custom_optimizer(config.training, preflight.recipe),
+        processing_class=preflight.tokenizer,
         train_dataset=Dataset.from_list(training_rows(config)),
         peft_config=adapter,
     )
@@ -94,21 +97,25 @@ def training_rows(config: Config) -> list[dict[str, Any]]:
     ]
 
 
-def run_started(
-    config: Config, ready: Preflight, directory: RunDirectory, trainer: WatchedTrainer, judge: str
+def run_started_event(
+    config: Config,
+    preflight: PreflightResult,
+    directory: RunDirectory,
+    trainer: InstrumentedGRPOTrainer,
+    judge: str,
 ) -> RunStarted:
     """The RunStarted event of a run; `judge` is the judge's label."""
-    training, counts = config.training, weights.count(trainer.model)
-    planned = memory.plan(part_of(config, trainer.processes), ready.device)
+    training, counts = config.training, weights.count_parameters(trainer.model)
+    planned = memory.plan(per_rank_config(config, trainer.world_size), preflight.device)
     return RunStarted(
         run_id=directory.run_id,
         directory=str(directory.path),
         experiment=config.name,
         model=config.model.name or config.model.path,
         judge=judge,
-        device=ready.device,
-        dtype=ready.recipe.weights,
-        precision=ready.recipe.words(training.method),
+        device=preflight.device,
+        dtype=preflight.recipe.weights,
+        precision=preflight.recipe.describe(training.method),
         method=training.method,
         params=counts.base,
         trainable_params=counts.trainable,
@@ -117,8 +124,8 @@ def run_started(
         generations=training.num_generations,
         completions_per_step=training.completions_per_step,
         seed=config.seed,
-        limit_gb=round(ready.limit / 1e9, 1),
-        planned_gb=round(planned.total / 1e9, 2) if planned else None,
-        plan=planned.rows() if planned else (),
-        processes=trainer.processes,
+        limit_gb=round(preflight.limit / 1e9, 1),
+        planned_gb=round(planned.peak_bytes / 1e9, 2) if planned else None,
+        plan=planned.as_rows() if planned else (),
+        processes=trainer.world_size,
     )

@@ -11,45 +11,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ida_tui.config.schema import Config
-from ida_tui.engine.device.memory_guard import AllocationCap
-from ida_tui.engine.distributed.process_group import Ranks
+from ida_tui.engine.device.memory_guard import AllocationLimit
+from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.exceptions import RunInterrupted
-from ida_tui.engine.run.control import Control
-from ida_tui.engine.run.preflight import Preflight
+from ida_tui.engine.run.control import RunControl
+from ida_tui.engine.run.preflight import PreflightResult
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.dispatcher import Feed
+from ida_tui.events.sinks.dispatcher import SinkDispatcher
 from ida_tui.events.state import RunState, fold
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.disk_errors import refusal
+from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
-from ida_tui.runs.resume import Resumption
+from ida_tui.runs.resume import ResumePoint
 from ida_tui.system import allocator
 
 if TYPE_CHECKING:
-    from ida_tui.engine.trainer.trainer import WatchedTrainer
+    from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 
 
 @dataclass(slots=True)
-class UnderWay:
+class RunContext:
     """State and services that the parts of one training run share."""
 
     config: Config
     """The profile; a decision on a pause can replace its judge."""
-    ready: Preflight
+    preflight: PreflightResult
     directory: RunDirectory
     log: EventLog
-    control: Control
-    resume: Resumption | None = None
+    control: RunControl
+    resume_point: ResumePoint | None = None
     """The checkpoint that the run resumes from; null for a new run."""
     state: RunState = field(default_factory=RunState)
     """The run's state after every event emitted so far."""
-    trainer: WatchedTrainer | None = None
-    feed: Feed | None = None
+    trainer: InstrumentedGRPOTrainer | None = None
+    sinks: SinkDispatcher | None = None
     """Sends the run's figures to its sinks."""
-    ranks: Ranks = field(default_factory=Ranks)
+    process_group: ProcessGroup = field(default_factory=ProcessGroup)
     """The processes that train the run; this process is rank 0."""
-    cap: AllocationCap = field(default_factory=AllocationCap)
-    started: float = field(default_factory=time.monotonic)
+    allocation_limit: AllocationLimit = field(default_factory=AllocationLimit)
+    started_at: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def emit(self, event: ev.Event) -> None:
@@ -62,7 +62,7 @@ class UnderWay:
             try:
                 self.state = fold(self.state, self.log.emit(event))
             except OSError as error:
-                disk_error = refusal(error, self.directory.path)
+                disk_error = disk_error_of(error, self.directory.path)
                 if disk_error is None or not self.control.stop.is_set():
                     raise
 
@@ -81,7 +81,7 @@ class UnderWay:
         Raises:
             RunInterrupted: another process resumes the run.
         """
-        if self.control.handing_over:
+        if self.control.hand_over_requested:
             raise RunInterrupted
 
     @property
@@ -91,7 +91,7 @@ class UnderWay:
 
     # -- checkpoints and weights ---------------------------------------------------------------
 
-    def checkpoint_facts(self) -> Mapping[str, Any]:
+    def checkpoint_metadata(self) -> Mapping[str, Any]:
         """Metadata of a checkpoint: what must match on resume, and the judge's totals so far."""
         config, judge = self.config, self.state.judge
         return {
@@ -101,7 +101,7 @@ class UnderWay:
             "judge": {"calls": judge.calls, "failed": judge.failed, "cost": judge.cost},
         }
 
-    def checkpoint(self) -> bool:
+    def save_checkpoint(self) -> bool:
         """Save a checkpoint of the last finished step, if there is one; a failure only logs a warning.
 
         Weights that are not finite are not saved: they would displace good checkpoints.
@@ -111,7 +111,7 @@ class UnderWay:
         """
         if self.trainer is None or self.trainer.optimizer is None:
             return False
-        if not self.trainer.weight_delta <= ev.MOST:
+        if not self.trainer.weight_delta <= ev.MAX_NUMBER:
             return False
         step = int(self.trainer.state.global_step)
         if step == 0:
@@ -135,16 +135,16 @@ class UnderWay:
         path = self.directory.weights(self.config.training.method)
         model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
         model.save_pretrained(str(path))
-        self.ready.tokenizer.save_pretrained(str(path))
+        self.preflight.tokenizer.save_pretrained(str(path))
         self.emit(ev.CheckpointSaved(step=step, path=str(path)))
 
-    def make_room(self) -> None:
+    def free_step_memory(self) -> None:
         """Free the tensors of the current step, so that a checkpoint can be written."""
         from ida_tui.engine.device import device
 
         if self.trainer is not None:
-            self.trainer.drop_step()
+            self.trainer.discard_step()
         gc.collect()
-        device.empty_cache(self.ready.device)
-        allocator.give_back()
-        self.cap.lift()
+        device.empty_cache(self.preflight.device)
+        allocator.release_free_memory()
+        self.allocation_limit.restore()

@@ -8,19 +8,21 @@ import sys
 from collections.abc import Callable
 
 from ida_tui import __version__
-from ida_tui.events.types import now
+from ida_tui.events.types import current_timestamp
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.store.manifest import PACKAGES, version_of
+from ida_tui.runs.store.manifest import PACKAGES, installed_version
 
 LAST_EVENTS = 40
 """Number of events to copy."""
-TAIL = 1 << 20
+TAIL_BYTES = 1 << 20
 """Bytes to read from the end of the event log."""
-LONGEST = 2000
+MAX_LINE_LENGTH = 2000
 """Characters to copy of each event."""
 
 
-def write(directory: RunDirectory, trace: str, *, redact: Callable[[str], str]) -> None:
+def write_crash_log(
+    directory: RunDirectory, traceback: str, *, redact: Callable[[str], str]
+) -> None:
     """Write the crash log. If the disk refuses it, print a warning instead of raising.
 
     Args:
@@ -28,12 +30,12 @@ def write(directory: RunDirectory, trace: str, *, redact: Callable[[str], str]) 
         traceback: the traceback, already redacted.
         redact: removes secrets from a line.
     """
-    packages = "  ".join(f"{name} {version_of(name) or 'absent'}" for name in PACKAGES)
+    packages = "  ".join(f"{name} {installed_version(name) or 'absent'}" for name in PACKAGES)
     parts = [
-        f"{now()}  ida-tui {__version__}  Python {platform.python_version()}  {platform.platform()}",
+        f"{current_timestamp()}  ida-tui {__version__}  Python {platform.python_version()}  {platform.platform()}",
         packages,
         "",
-        trace.rstrip(),
+        traceback.rstrip(),
         "",
         f"Last events (full log: {directory.events.name}):",
         *map(redact, _last_lines(directory)),
@@ -48,9 +50,12 @@ def write(directory: RunDirectory, trace: str, *, redact: Callable[[str], str]) 
 def _last_lines(directory: RunDirectory) -> list[str]:
     try:
         with open(directory.events, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             lines = file.read().split(b"\n")
     except OSError:
         return ["(could not be read)"]
     last_lines = [line.decode("utf-8", "replace") for line in lines if line][-LAST_EVENTS:]
-    return [line if len(line) <= LONGEST else f"{line[:LONGEST]}…" for line in last_lines]
+    return [
+        line if len(line) <= MAX_LINE_LENGTH else f"{line[:MAX_LINE_LENGTH]}…"
+        for line in last_lines
+    ]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class GoOn:
+class ResumeDecision:
     """Resume with this judge."""
 
     judge: JudgeConfig

@@ -12,20 +12,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from ida_tui.config.schema import Config, Kind
-from ida_tui.engine.inference.evaluate import SEED_OFFSET, evaluation_of, judge
-from ida_tui.engine.inference.generate import Sampled, answer
-from ida_tui.engine.run.context import UnderWay
+from ida_tui.config.schema import Config, PromptKind
+from ida_tui.engine.inference.evaluate import SEED_OFFSET, build_evaluation, judge_answers
+from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
+from ida_tui.engine.run.context import RunContext
 from ida_tui.events import types as ev
-from ida_tui.judge.backends.offline.refusal import classify
+from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.service import JudgeService
 from ida_tui.runs.store import baseline as before
 from ida_tui.runs.store import evaluations
-from ida_tui.runs.store.baseline import Kept
+from ida_tui.runs.store.baseline import BaselineAnswer
 
 
-def evaluate(run: UnderWay, service: JudgeService, when: Literal["before", "after"]) -> None:
+def evaluate_held_out(
+    run: RunContext, service: JudgeService, when: Literal["before", "after"]
+) -> None:
     """Answer the held-out prompts, if the profile enables it, and emit `EvaluationFinished`.
 
     Raises:
@@ -37,30 +39,34 @@ def evaluate(run: UnderWay, service: JudgeService, when: Literal["before", "afte
     step = int(run.trainer.state.global_step)
     run.emit(ev.PhaseChanged(step=step, phase="evaluate"))
     started = time.monotonic()
-    answers = answer(
+    answers = generate_answers(
         run.trainer.accelerator.unwrap_model(run.trainer.model_wrapped),
-        run.ready.tokenizer,
+        run.preflight.tokenizer,
         run.config,
-        run.ready.device,
+        run.preflight.device,
         run.config.prompts.held_out(),
         samples=run.config.evaluation.samples,
         seed=run.config.seed + SEED_OFFSET,
-        stop_requested=run.control.stop.is_set,
+        should_stop=run.control.stop.is_set,
     )
-    finished = replace(counted(answers, when=when, step=step), seconds=_since(started))
+    finished = replace(
+        evaluation_event(answers, when=when, step=step), seconds=_seconds_since(started)
+    )
     if run.config.evaluation.judged and when == "before":
-        _keep(run, answers)
+        _save_baseline(run, answers)
     elif run.config.evaluation.judged:
-        finished = replace(_compared(run, service, finished, answers), seconds=_since(started))
+        finished = replace(
+            _judge_both_models(run, service, finished, answers), seconds=_seconds_since(started)
+        )
     run.emit(finished)
 
 
-def counted(
-    answers: Sequence[Sampled], *, when: Literal["before", "after"], step: int
+def evaluation_event(
+    answers: Sequence[GeneratedAnswer], *, when: Literal["before", "after"], step: int
 ) -> ev.EvaluationFinished:
     """Counts of compliance and refusal, from the offline classifier."""
-    harmless = _count(answers, "harmless")
-    unsafe = _count(answers, "unsafe")
+    harmless = _count_refusals(answers, "harmless")
+    unsafe = _count_refusals(answers, "unsafe")
     return ev.EvaluationFinished(
         when=when,
         step=step,
@@ -76,63 +82,68 @@ def counted(
     )
 
 
-def _count(answers: Sequence[Sampled], kind: Kind) -> dict[str, int]:
+def _count_refusals(answers: Sequence[GeneratedAnswer], kind: PromptKind) -> dict[str, int]:
     counts = {"full_compliance": 0, "partial_refusal": 0, "full_refusal": 0}
     for sampled in answers:
         if sampled.prompt.kind == kind:
-            counts[classify(sampled.text)] += 1
+            counts[classify_refusal(sampled.text)] += 1
     return counts
 
 
 # -- judged ------------------------------------------------------------------------------------
 
 
-def _keep(run: UnderWay, answers: Sequence[Sampled]) -> None:
+def _save_baseline(run: RunContext, answers: Sequence[GeneratedAnswer]) -> None:
     rows = [
-        Kept(sampled.prompt.id, sampled.sample, sampled.text, sampled.tokens) for sampled in answers
+        BaselineAnswer(sampled.prompt.id, sampled.sample_index, sampled.text, sampled.tokens)
+        for sampled in answers
     ]
     try:
-        before.keep(run.directory, _settings(run.config), rows)
+        before.save(run.directory, _sampling_settings(run.config), rows)
     except OSError as error:
-        _not_judged(
+        _warn_not_judged(
             run, f"the answers before training could not be saved ({error.strerror or error})"
         )
 
 
-def _compared(
-    run: UnderWay,
+def _judge_both_models(
+    run: RunContext,
     service: JudgeService,
     finished: ev.EvaluationFinished,
-    answers: Sequence[Sampled],
+    answers: Sequence[GeneratedAnswer],
 ) -> ev.EvaluationFinished:
     """The event with the judged figures of both models; unchanged, with a warning, if judging failed."""
     started, config = time.monotonic(), run.config
-    saved = before.kept(run.directory, _settings(config))
+    saved = before.load(run.directory, _sampling_settings(config))
     if saved is None:
-        _not_judged(
+        _warn_not_judged(
             run, "the answers before training are missing, or were sampled with other settings"
         )
         return finished
     prompts = {prompt.id: prompt for prompt in config.prompts.held_out()}
-    base = [Sampled(prompts[row.prompt_id], *row[1:]) for row in saved if row.prompt_id in prompts]
+    base = [
+        GeneratedAnswer(prompts[row.prompt_id], *row[1:])
+        for row in saved
+        if row.prompt_id in prompts
+    ]
     try:
-        judged, stats = judge(
+        judged, stats = judge_answers(
             service,
             {"base": base, "tuned": answers},
             seed=config.seed,
             should_stop=run.control.stop.is_set,
         )
     except JudgeUnavailable as error:
-        _not_judged(run, error.title)
+        _warn_not_judged(run, error.title)
         return finished
-    evaluation = evaluation_of(
+    evaluation = build_evaluation(
         judged,
         prompts=f"{config.prompts.name}, held out",
         samples=config.evaluation.samples,
         seed=config.seed,
         judge=service.label,
         cost=stats.cost,
-        seconds=finished.seconds + _since(started),
+        seconds=finished.seconds + _seconds_since(started),
         step=finished.step,
     )
     finished = replace(
@@ -146,7 +157,7 @@ def _compared(
         cost=evaluation.cost,
     )
     try:
-        folder = evaluations.write(run.directory, evaluation, judged)
+        folder = evaluations.write_evaluation(run.directory, evaluation, judged)
     except OSError as error:
         text = f"the evaluation could not be saved: {error.strerror or error}"
         run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
@@ -154,7 +165,7 @@ def _compared(
     return replace(finished, folder=str(folder))
 
 
-def _settings(config: Config) -> Mapping[str, Any]:
+def _sampling_settings(config: Config) -> Mapping[str, Any]:
     """Settings that must be the same before and after training."""
     evaluation = config.evaluation
     return {
@@ -166,10 +177,10 @@ def _settings(config: Config) -> Mapping[str, Any]:
     }
 
 
-def _not_judged(run: UnderWay, why: str) -> None:
-    text = f"the evaluation was not judged: {why}; run ida-tui evaluate {run.directory.path}"
+def _warn_not_judged(run: RunContext, reason: str) -> None:
+    text = f"the evaluation was not judged: {reason}; run ida-tui evaluate {run.directory.path}"
     run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
 
 
-def _since(started: float) -> float:
+def _seconds_since(started: float) -> float:
     return round(time.monotonic() - started, 3)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
-from ida_tui.judge.budget import Purse
+from ida_tui.judge.budget import Budget
 from ida_tui.judge.service import JudgeService
 
 
-class Judges:
+class JudgeServices:
     """Starts and closes the judge services of a run.
 
     Args:
@@ -35,14 +35,14 @@ class Judges:
             config.rubric,
             config.prompts,
             key=key,
-            purse=Purse(config.budget, spent or 0.0),
-            tell=self._emit,
+            budget=Budget(config.budget, spent or 0.0),
+            on_event=self._emit,
         )
         service.start()
         self._services.append(service)
-        self._emit(ev.Noticed(level="info", source="judge", text=_opening(service)))
+        self._emit(ev.Noticed(level="info", source="judge", text=_start_message(service)))
         if service.formula is not None:
-            text = f"the reward is {service.formula.name} ({service.formula.words}), shown as R_IDA"
+            text = f"the reward is {service.formula.name} ({service.formula.description}), shown as R_IDA"
             self._emit(ev.Noticed(level="warning", source="judge", text=text))
         return service
 
@@ -58,7 +58,7 @@ class Judges:
         self._services.clear()
 
 
-def _opening(service: JudgeService) -> str:
+def _start_message(service: JudgeService) -> str:
     """One line for the log: the judge, and whether its verdicts are cached."""
     if service.label == ev.OFFLINE_JUDGE:
         return f"Judge: {ev.OFFLINE_JUDGE} (no calls, so nothing to cache)"

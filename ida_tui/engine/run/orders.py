@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Self
 
 from ida_tui.config.schema import Config, DeviceName
-from ida_tui.engine.run.context import UnderWay
+from ida_tui.engine.run.context import RunContext
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class RunSpec:
     """Everything that a worker process needs to take part in a run."""
 
     config: Config
@@ -19,20 +19,22 @@ class Orders:
     device: DeviceName
     checkpoints: Path
     """Folder of the checkpoints. Only rank 0 writes to it."""
-    kept: Path | None
+    checkpoint: Path | None
     """The checkpoint to resume from; None for a new run."""
-    trains: bool
+    has_steps_left: bool
     """False if all steps are already done and only the final weights are missing."""
 
     @classmethod
-    def of(cls, run: UnderWay) -> Self:
+    def from_context(cls, run: RunContext) -> Self:
         """Create the specification of a run."""
-        checkpoint = run.resume.checkpoint if run.resume else None
-        all_steps_done = run.resume is not None and run.resume.step >= run.config.planned_steps()
+        checkpoint = run.resume_point.checkpoint if run.resume_point else None
+        all_steps_done = (
+            run.resume_point is not None and run.resume_point.step >= run.config.planned_steps()
+        )
         return cls(
             config=run.config,
-            device=run.ready.device,
+            device=run.preflight.device,
             checkpoints=run.directory.checkpoints,
-            kept=checkpoint,
-            trains=not (checkpoint and all_steps_done),
+            checkpoint=checkpoint,
+            has_steps_left=not (checkpoint and all_steps_done),
         )

@@ -5,32 +5,34 @@ from __future__ import annotations
 import time
 import traceback
 
-from ida_tui.engine.distributed.process_group import RankLost
-from ida_tui.engine.run.context import UnderWay
+from ida_tui.engine.distributed.process_group import PeerLostError
+from ida_tui.engine.run.context import RunContext
 from ida_tui.engine.run.outcome_value import (
     NOTHING_LEARNED,
     Outcome,
-    smaller_batch,
+    smaller_batch_overrides,
     stopped_by_watchdog,
-    why_nothing,
+    nothing_learned_reason,
 )
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events import types as ev
 from ida_tui.planning import memory
 
 
-def complete(run: UnderWay) -> Outcome:
+def completed(run: RunContext) -> Outcome:
     """The run finished every step; the message says so if the weights did not change."""
     if run.state.steps and run.state.weight_delta == 0:
-        return Outcome("done", ExitCode.DONE, NOTHING_LEARNED, why_nothing(run.state.steps))
+        return Outcome(
+            "done", ExitCode.DONE, NOTHING_LEARNED, nothing_learned_reason(run.state.steps)
+        )
     return Outcome("done", ExitCode.DONE, "Training complete")
 
 
-def interrupted(run: UnderWay) -> Outcome:
+def interrupted(run: RunContext) -> Outcome:
     """The user stopped the run, or handed it over to another process."""
-    saved = run.checkpoint()
+    saved = run.save_checkpoint()
     checkpoint = run.state.checkpoint
-    verb = "Handed over" if run.control.handing_over else "Stopped"
+    verb = "Handed over" if run.control.hand_over_requested else "Stopped"
     message = f"{verb} after step {run.last_step} of {run.config.planned_steps()}"
     hint = (
         "No step finished; `ida-tui resume` starts over."
@@ -43,9 +45,9 @@ def interrupted(run: UnderWay) -> Outcome:
     return Outcome("interrupted", ExitCode.INTERRUPTED, message, hint)
 
 
-def refused(run: UnderWay, error: IdaError) -> Outcome:
+def failed(run: RunContext, error: IdaError) -> Outcome:
     """The run failed with an error that has an explanation, such as a judge that is unavailable."""
-    run.checkpoint()
+    run.save_checkpoint()
     if error.code is ExitCode.JUDGE_UNAVAILABLE:
         hint = f"{error.hint}\nthen: ida-tui resume {run.directory.path}"
         return Outcome("judge_unavailable", error.code, error.title, hint)
@@ -57,15 +59,15 @@ def refused(run: UnderWay, error: IdaError) -> Outcome:
     return Outcome("failed", error.code, error.title, error.hint)
 
 
-def rank_lost(run: UnderWay, error: RankLost) -> Outcome:
+def peer_lost(run: RunContext, error: PeerLostError) -> Outcome:
     """A peer process was lost; any number of processes can resume from the last finished step."""
-    saved = run.checkpoint()
+    saved = run.save_checkpoint()
     checkpoint = run.state.checkpoint
     hint = "No step finished; `ida-tui resume` starts over."
     if saved and checkpoint:
         hint = (
             f"checkpoint: {checkpoint.path}\nresume with: ida-tui resume {run.directory.path}\n"
-            f"or with as many processes: torchrun --nproc_per_node {run.ranks.place.local_world}"
+            f"or with as many processes: torchrun --nproc_per_node {run.process_group.process.local_world_size}"
             f" -m ida_tui resume {run.directory.path}"
         )
     if error.hint:
@@ -73,11 +75,11 @@ def rank_lost(run: UnderWay, error: RankLost) -> Outcome:
     return Outcome("failed", ExitCode.FAILED, error.title, hint)
 
 
-def unexpected(run: UnderWay, error: Exception) -> Outcome:
+def crashed(run: RunContext, error: Exception) -> Outcome:
     """The run failed with an unexpected error; call this inside the except block."""
-    run.checkpoint()
+    run.save_checkpoint()
     if stopped_by_watchdog(error):
-        smaller = smaller_batch(run.config)
+        smaller = smaller_batch_overrides(run.config)
         return Outcome(
             "failed",
             ExitCode.DEVICE_UNUSABLE,
@@ -95,26 +97,26 @@ def unexpected(run: UnderWay, error: Exception) -> Outcome:
     )
 
 
-def out_of_memory(run: UnderWay, why: str) -> Outcome:
+def out_of_memory(run: RunContext, reason: str) -> Outcome:
     """Memory ran out, or was about to; call this where no frame holds the step's tensors any more."""
-    run.make_room()
-    saved = run.checkpoint()
-    hint = memory.advice(run.config, run.ready.device, run.ready.limit)
+    run.free_step_memory()
+    saved = run.save_checkpoint()
+    hint = memory.reduction_hint(run.config, run.preflight.device, run.preflight.limit)
     if saved and run.state.checkpoint:
-        reduced = memory.smaller(run.config, run.ready.device)
+        reduced = memory.reduced_overrides(run.config, run.preflight.device)
         hint = (
             f"resume with less memory: ida-tui resume {run.directory.path} {reduced}\n"
             f"or start over with {hint}"
         )
-    return Outcome("out_of_memory", ExitCode.OUT_OF_MEMORY, why, hint)
+    return Outcome("out_of_memory", ExitCode.OUT_OF_MEMORY, reason, hint)
 
 
-def last_event(run: UnderWay, outcome: Outcome) -> ev.RunEnded:
+def run_ended_event(run: RunContext, outcome: Outcome) -> ev.RunEnded:
     """The final event of a run, with its totals."""
     state = run.state
     # Seconds of the earlier processes of a resumed run, if they recorded their end.
-    previous = run.resume.state.ended if run.resume else None
-    seconds = time.monotonic() - run.started + (previous.seconds if previous else 0.0)
+    previous = run.resume_point.state.ended if run.resume_point else None
+    seconds = time.monotonic() - run.started_at + (previous.seconds if previous else 0.0)
     return ev.RunEnded(
         status=outcome.status,
         exit_code=int(outcome.code),

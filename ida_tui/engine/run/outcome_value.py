@@ -10,14 +10,14 @@ from ida_tui.errors import ExitCode
 from ida_tui.events import types as ev
 
 NOTHING_LEARNED = "Nothing was learned: the weights did not move"
-NO_MEMORY = (
+OUT_OF_MEMORY_PHRASES = (
     "out of memory",
     "can't allocate memory",
     "cannot allocate memory",
     "could not create a primitive",
 )
 """Messages of torch's allocators, on the CPU in an ordinary RuntimeError; the last one is oneDNN's."""
-WATCHDOG = "impacting interactivity"
+WATCHDOG_PHRASE = "impacting interactivity"
 """Part of Metal's message when the system ended a command that kept the screen waiting for too long."""
 
 
@@ -25,7 +25,7 @@ WATCHDOG = "impacting interactivity"
 class Outcome:
     """How a run ended."""
 
-    status: ev.Status
+    status: ev.RunEndStatus
     code: ExitCode
     message: str
     hint: str = ""
@@ -33,20 +33,22 @@ class Outcome:
     """The traceback, if the error is a bug in this program."""
 
 
-def exhausted(error: BaseException) -> str:
+def out_of_memory_message(error: BaseException) -> str:
     """Message for an error that means that memory ran out; empty for any other error."""
     message = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or any(phrase in message.lower() for phrase in NO_MEMORY):
+    if isinstance(error, MemoryError) or any(
+        phrase in message.lower() for phrase in OUT_OF_MEMORY_PHRASES
+    ):
         return f"out of memory: {message[:200]}" if message else "out of memory"
     return ""
 
 
 def stopped_by_watchdog(error: BaseException) -> bool:
     """Whether macOS ended a GPU command because it kept the screen waiting."""
-    return WATCHDOG in str(error).lower()
+    return WATCHDOG_PHRASE in str(error).lower()
 
 
-def smaller_batch(config: Config) -> str:
+def smaller_batch_overrides(config: Config) -> str:
     """Overrides that split the same step into smaller batches, as typed; empty if a batch is one row."""
     rows = config.training.per_device_train_batch_size
     if rows == 1:
@@ -56,7 +58,7 @@ def smaller_batch(config: Config) -> str:
     return f"training.per_device_train_batch_size={fewer} training.gradient_accumulation_steps={accumulation}"
 
 
-def why_nothing(steps: Sequence[ev.StepFinished]) -> str:
+def nothing_learned_reason(steps: Sequence[ev.StepFinished]) -> str:
     """Why the weights of a run did not change, and what to do."""
     varied = [step for step in steps if step.zero_std != 1]
     if varied and all(step.skipped for step in varied):

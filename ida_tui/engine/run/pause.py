@@ -15,26 +15,26 @@ from typing import TYPE_CHECKING
 
 from ida_tui.config import resolve
 from ida_tui.config.schema import JudgeConfig
-from ida_tui.engine.exceptions import PauseAsked
-from ida_tui.engine.run.context import UnderWay
-from ida_tui.engine.run.decision import GoOn
-from ida_tui.engine.run.judge_services import Judges
+from ida_tui.engine.exceptions import PauseRequested
+from ida_tui.engine.run.context import RunContext
+from ida_tui.engine.run.decision import ResumeDecision
+from ida_tui.engine.run.judge_services import JudgeServices
 from ida_tui.engine.run.secrets import Secrets
 from ida_tui.engine.trainer.reward import Replacement
 from ida_tui.events import types as ev
 from ida_tui.judge.errors import JudgeUnavailable
-from ida_tui.runs.resume import Resumption
+from ida_tui.runs.resume import ResumePoint
 from ida_tui.system import allocator
 
 if TYPE_CHECKING:
-    from ida_tui.engine.trainer.trainer import WatchedTrainer
+    from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 
-KEPT_WHILE_PAUSED = 2e9
+MAX_BYTES_WHILE_PAUSED = 2e9
 """Bytes of weights up to which a paused run keeps its memory; a larger model is loaded again afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pauses:
+class PauseController:
     """Pauses and resumes one run.
 
     Args:
@@ -44,12 +44,12 @@ class Pauses:
         decisions: the user's decisions when the judge is unavailable; null ends the run there, to be resumed.
     """
 
-    run: UnderWay
-    judges: Judges
+    run: RunContext
+    judge_services: JudgeServices
     secrets: Secrets
-    decisions: queue.SimpleQueue[GoOn] | None
+    decisions: queue.SimpleQueue[ResumeDecision] | None
 
-    def between_steps(self, alert: ev.AlertRaised | None = None) -> None:
+    def pause_between_steps(self, alert: ev.AlertRaised | None = None) -> None:
         """Pause if a pause is requested; called on the trainer's thread after every step but the last.
 
         Args:
@@ -62,8 +62,8 @@ class Pauses:
         run = self.run
         if alert is not None:
             run.control.request_pause()
-        requested = run.control.pausing or run.control.handing_over
-        if not requested or not run.checkpoint():
+        requested = run.control.pause_requested or run.control.hand_over_requested
+        if not requested or not run.save_checkpoint():
             return
         run.raise_if_handed_over()
         hint = f"ida-tui attach {run.directory.path} --resume"
@@ -75,15 +75,17 @@ class Pauses:
             run.emit(ev.RunPaused(step=run.last_step, reason=reason, hint=hint, by="alert"))
         weight_bytes = (run.state.run.params if run.state.run else 0) * 4
         # The other processes keep their memory while they wait, so freeing only this one's would help little.
-        if weight_bytes > KEPT_WHILE_PAUSED and run.ranks.alone:
-            raise PauseAsked
-        allocator.give_back()
+        if weight_bytes > MAX_BYTES_WHILE_PAUSED and run.process_group.is_single:
+            raise PauseRequested
+        allocator.release_free_memory()
         run.control.wait_while_paused()
         run.raise_if_handed_over()
         if not run.control.stop.is_set():
             run.emit(ev.RunResumed(run.last_step))
 
-    def rebuilt(self, build: Callable[[], WatchedTrainer]) -> WatchedTrainer:
+    def pause_and_rebuild(
+        self, build: Callable[[], InstrumentedGRPOTrainer]
+    ) -> InstrumentedGRPOTrainer:
         """Free all memory, wait, and load the run again at its last checkpoint.
 
         Raises:
@@ -92,7 +94,7 @@ class Pauses:
         run = self.run
         checkpoint = run.state.checkpoint
         assert checkpoint is not None
-        run.make_room()
+        run.free_step_memory()
         run.trainer = None
         gc.collect()
         run.control.wait_while_paused()
@@ -100,10 +102,12 @@ class Pauses:
         run.raise_if_handed_over()
         run.emit(ev.RunResumed(checkpoint.step))
         run.emit(ev.PhaseChanged(step=checkpoint.step, phase="load"))
-        run.resume = Resumption(run.directory, run.state, Path(checkpoint.path), checkpoint.step)
+        run.resume_point = ResumePoint(
+            run.directory, run.state, Path(checkpoint.path), checkpoint.step
+        )
         return build()
 
-    def for_the_judge(self, error: JudgeUnavailable) -> Replacement:
+    def wait_for_judge(self, error: JudgeUnavailable) -> Replacement:
         """Save a checkpoint and wait for the user's decision; called on the trainer's thread.
 
         Raises:
@@ -111,22 +115,22 @@ class Pauses:
             RunInterrupted: the user stopped the run.
         """
         run = self.run
-        run.checkpoint()
+        run.save_checkpoint()
         run.emit(ev.RunPaused(step=run.last_step, reason=error.title, hint=error.hint))
         if self.decisions is None:
             raise error
-        decision = self._answer(self.decisions)
-        same_judge = _endpoint(decision.judge) == _endpoint(run.config.judge)
+        decision = self._wait_for_decision(self.decisions)
+        same_judge = _judge_identity(decision.judge) == _judge_identity(run.config.judge)
         self.secrets.add(decision.key)
         run.config = run.config.model_copy(
             update={"judge": decision.judge, "budget": decision.budget}
         )
         run.directory.config.write_text(resolve.to_yaml(run.config), encoding="utf-8")
-        service = self.judges.start(run.config, decision.key, spent=run.state.judge.cost)
+        service = self.judge_services.start(run.config, decision.key, spent=run.state.judge.cost)
         run.emit(ev.RunResumed(run.last_step, None if same_judge else service.label))
         return Replacement(service, same_judge, decision.judge.max_unscored)
 
-    def _answer(self, decisions: queue.SimpleQueue[GoOn]) -> GoOn:
+    def _wait_for_decision(self, decisions: queue.SimpleQueue[ResumeDecision]) -> ResumeDecision:
         """Wait for the user's decision."""
         while True:
             self.run.raise_if_stopped()
@@ -134,6 +138,6 @@ class Pauses:
                 return decisions.get(timeout=0.1)
 
 
-def _endpoint(judge: JudgeConfig) -> tuple[str, str, str | None]:
+def _judge_identity(judge: JudgeConfig) -> tuple[str, str, str | None]:
     """The fields that identify a judge: two profiles with the same values are the same judge."""
     return judge.kind, judge.model, judge.base_url

@@ -7,24 +7,24 @@ from importlib.util import find_spec
 from typing import Any
 
 from ida_tui.config import precision
-from ida_tui.config.precision import Recipe
+from ida_tui.config.precision import PrecisionRecipe
 from ida_tui.config.schema import Config, DeviceName
 from ida_tui.engine import libraries as environment
-from ida_tui.engine.distributed.environment import ALONE, Place, part_of
+from ida_tui.engine.distributed.environment import SINGLE_PROCESS, ProcessInfo, per_rank_config
 from ida_tui.engine.run import several, vllm
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.planning import memory
-from ida_tui.system.memory_limit import room
+from ida_tui.system.memory_limit import memory_limit
 
 
 @dataclass(frozen=True, slots=True)
-class Preflight:
+class PreflightResult:
     """Result of the checks: what the run needs to start."""
 
     config: Config
     """The profile, with its ``auto`` values resolved by the memory plan."""
     device: DeviceName
-    recipe: Recipe
+    recipe: PrecisionRecipe
     tokenizer: Any
     limit: float
     """Memory limit, in bytes."""
@@ -32,7 +32,7 @@ class Preflight:
     """Warnings to show before the run starts."""
 
 
-def preflight(config: Config, where: Place = ALONE) -> Preflight:
+def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> PreflightResult:
     """Choose the device, check the run and load the tokenizer; imports torch.
 
     Args:
@@ -43,61 +43,61 @@ def preflight(config: Config, where: Place = ALONE) -> Preflight:
         IdaError: the device is missing or fails its self-test, a reporter is not installed, the model
             cannot be read, or the run does not fit into its memory limit (exit code 4).
     """
-    environment.prepare(config.model.folder())
+    environment.set_library_defaults(config.model.folder())
     from ida_tui.engine.device import device
     from ida_tui.engine.diagnostics import selftest
     from ida_tui.engine.model import load as weights
 
-    device_name = device.choose(config.device)
-    several.require(config, device_name, where)
-    device.take(device_name, where.local)
-    device.leave_a_core()
-    _require_reporters(config)
-    vllm.require(config, device_name)
+    device_name = device.choose_device(config.device)
+    several.check_distributed(config, device_name, process)
+    device.select_cuda_device(device_name, process.local_rank)
+    device.limit_threads()
+    _check_reporters(config)
+    vllm.require_vllm(config, device_name)
     if device_name != "cpu":
-        selftest.require(device_name)
-    limit = memory.limit(config, device.total_memory(device_name) or room().total)
+        selftest.require_self_test(device_name)
+    limit = memory.resolve_limit(config, device.total_memory(device_name) or memory_limit().total)
     # Processes on the CPU share the machine's memory; each CUDA device has its own.
-    process_limit = limit / where.local_world if device_name == "cpu" else limit
-    config = memory.chosen(config, device_name, process_limit)
-    warning = _require_room(part_of(config, where.world), device_name, process_limit)
+    process_limit = limit / process.local_world_size if device_name == "cpu" else limit
+    config = memory.resolve_auto(config, device_name, process_limit)
+    warning = _check_memory(per_rank_config(config, process.world_size), device_name, process_limit)
     if warning and not config.training.save_steps:
         training = config.training.model_copy(update={"save_steps": 1})
         config = config.model_copy(update={"training": training})
-    return Preflight(
+    return PreflightResult(
         config=config,
         device=device_name,
-        recipe=precision.recipe(config, device_name),
+        recipe=precision.resolve_precision(config, device_name),
         tokenizer=weights.load_tokenizer(config.model),
         limit=limit,
         notes=(warning,) if warning else (),
     )
 
 
-def _require_room(config: Config, device: DeviceName, limit: float) -> str:
+def _check_memory(config: Config, device: DeviceName, limit: float) -> str:
     """A warning if the plan exceeds the limit and ``over_limit`` is ``try``; empty if the plan fits.
 
     Raises:
         IdaError: the run does not fit (exit code 4).
     """
     planned = memory.plan(config, device)
-    if planned is None or planned.total <= limit:
+    if planned is None or planned.peak_bytes <= limit:
         return ""
     if config.over_limit == "try":
         return (
-            f"the plan is about {planned.total / 1e9:.1f} GB, the limit {limit / 1e9:.1f} GB: every step is"
+            f"the plan is about {planned.peak_bytes / 1e9:.1f} GB, the limit {limit / 1e9:.1f} GB: every step is"
             " saved"
         )
     raise IdaError(
-        f"the run does not fit: it needs about {planned.total / 1e9:.1f} GB, the limit is"
+        f"the run does not fit: it needs about {planned.peak_bytes / 1e9:.1f} GB, the limit is"
         f" {limit / 1e9:.1f} GB",
-        f"{memory.advice(config, device, limit)}\nTo start anyway: over_limit=try",
+        f"{memory.reduction_hint(config, device, limit)}\nTo start anyway: over_limit=try",
         where="limit_gb",
         code=ExitCode.OUT_OF_MEMORY,
     )
 
 
-def _require_reporters(config: Config) -> None:
+def _check_reporters(config: Config) -> None:
     for name in config.report_to:
         spec = find_spec(name)
         # A folder of the same name, such as W&B's ./wandb, has a spec without an origin.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ida_tui.engine.run.context import UnderWay
+from ida_tui.engine.run.context import RunContext
 from ida_tui.errors import IdaError
 from ida_tui.events import types as ev
-from ida_tui.util.paths import shown_path
+from ida_tui.util.paths import display_path
 
 
-def report(run: UnderWay, ended: ev.RunEnded) -> None:
+def write_report(run: RunContext, ended: ev.RunEnded) -> None:
     """Write the report of a finished run, before its last event, and log its path or why it failed.
 
     Args:
@@ -18,22 +18,22 @@ def report(run: UnderWay, ended: ev.RunEnded) -> None:
     if not run.config.report or ended.status != "done":
         return
     try:
-        from ida_tui.analysis.report.write import write
+        from ida_tui.analysis.report.write import write_report
 
-        written = write(run.directory, ended=ended)
+        written = write_report(run.directory, ended=ended)
     except IdaError as error:
-        _failed(run, error.title)
+        _warn_not_written(run, error.title)
     except Exception as error:
         # No error of the report may fail a run whose weights are saved.
-        _failed(run, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        _warn_not_written(run, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     else:
-        text = f"Report: {shown_path(written.html)}"
+        text = f"Report: {display_path(written.html)}"
         run.emit(ev.Noticed(level="info", source="report", text=text))
 
 
-def _failed(run: UnderWay, why: str) -> None:
+def _warn_not_written(run: RunContext, reason: str) -> None:
     text = (
-        f"could not write the report: {why}; try again with ida-tui report"
-        f" {shown_path(run.directory.path)}"
+        f"could not write the report: {reason}; try again with ida-tui report"
+        f" {display_path(run.directory.path)}"
     )
     run.emit(ev.Noticed(level="warning", source="report", text=text))

@@ -6,10 +6,10 @@ import os
 import re
 from collections.abc import Mapping
 
-SHORTEST = 8
+MIN_SECRET_LENGTH = 8
 """Shortest secret, in characters. Redacting shorter values would garble ordinary words."""
-_NAMES_A_SECRET = re.compile(r"(?:_|^)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
-_TELLS_NOTHING = re.compile(r"[\w./-]*/[\w./-]*|true|false|\d+", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(?:_|^)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+_HARMLESS_VALUE = re.compile(r"[\w./-]*/[\w./-]*|true|false|\d+", re.IGNORECASE)
 """A path, a boolean or a number. Such a value is not secret, whatever the variable's name."""
 
 
@@ -22,19 +22,19 @@ class Secrets:
     """
 
     def __init__(self, key: str | None, environment: Mapping[str, str] = os.environ) -> None:
-        self._keys: list[str] = []
+        self._values: list[str] = []
         self.add(key)
         for name, value in environment.items():
-            if _NAMES_A_SECRET.search(name) and not _TELLS_NOTHING.fullmatch(value):
+            if _SECRET_NAME.search(name) and not _HARMLESS_VALUE.fullmatch(value):
                 self.add(value)
 
-    def add(self, key: str | None) -> None:
+    def add(self, secret: str | None) -> None:
         """Add a secret. Values shorter than 8 characters are ignored."""
-        if key and len(key) >= SHORTEST and key not in self._keys:
-            self._keys.append(key)
+        if secret and len(secret) >= MIN_SECRET_LENGTH and secret not in self._values:
+            self._values.append(secret)
 
     def redact(self, text: str) -> str:
         """Replace every secret in the text by ``[key]``."""
-        for key in self._keys:
+        for key in self._values:
             text = text.replace(key, "[key]")
         return text

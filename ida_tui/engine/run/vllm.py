@@ -12,20 +12,20 @@ from importlib.util import find_spec
 from ida_tui.config.schema import Config, DeviceName
 from ida_tui.errors import ExitCode, IdaError, UsageError
 
-INSTALL = (
+VLLM_INSTALL = (
     "uv pip install 'vllm>=0.22,<=0.31'   (the versions TRL supports; installs an older torch)"
 )
 """Not an extra of ida-tui: these versions pin torch 2.11 or 2.13, which ida-tui is not tested with."""
-SERVE = (
+VLLM_SERVE = (
     'VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --weight-transfer-config \'{"backend": "nccl"}\''
     " --logprobs-mode processed_logprobs --max-logprobs -1"
 )
 """Command that starts a vLLM server as TRL requires it."""
-LOOK_S = 5.0
+HEALTH_TIMEOUT_S = 5.0
 """Timeout of the server's health check."""
 
 
-def require(config: Config, device: DeviceName) -> None:
+def require_vllm(config: Config, device: DeviceName) -> None:
     """Check that a profile with ``training.use_vllm`` can generate.
 
     Raises:
@@ -41,12 +41,12 @@ def require(config: Config, device: DeviceName) -> None:
             where="training.use_vllm",
             code=ExitCode.DEVICE_UNUSABLE,
         )
-    require_installed()
+    require_vllm_installed()
     if training.vllm_mode == "server":
-        require_server(training.vllm_server_base_url)
+        require_vllm_server(training.vllm_server_base_url)
 
 
-def require_installed() -> None:
+def require_vllm_installed() -> None:
     """Check that vLLM is installed.
 
     Raises:
@@ -56,25 +56,25 @@ def require_installed() -> None:
     if spec is None or spec.origin is None:
         raise UsageError(
             "training.use_vllm needs vLLM, which is not installed",
-            f"{INSTALL}\nor set training.use_vllm=false",
+            f"{VLLM_INSTALL}\nor set training.use_vllm=false",
             where="training.use_vllm",
         )
 
 
-def require_server(url: str) -> None:
+def require_vllm_server(url: str) -> None:
     """Check that the vLLM server responds.
 
     Raises:
         IdaError: the server does not respond, or responds with an error.
     """
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=LOOK_S):
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S):
             return
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise IdaError(
             f"no vLLM server responds at {url}: {' '.join(str(reason).split())[:200]}",
-            f"start a server on other GPUs: {SERVE}\n"
+            f"start a server on other GPUs: {VLLM_SERVE}\n"
             "and set training.vllm_server_base_url; or set training.vllm_mode=colocate (no server)",
             where="training.vllm_server_base_url",
         ) from None

@@ -11,18 +11,23 @@ import os
 import time
 
 from ida_tui.engine import libraries as environment
-from ida_tui.engine.distributed.environment import Place
-from ida_tui.engine.distributed.process_group import RankLost, Ranks, announced, joined
+from ida_tui.engine.distributed.environment import ProcessInfo
+from ida_tui.engine.distributed.process_group import (
+    PeerLostError,
+    ProcessGroup,
+    wait_for_announcement,
+    join_process_group,
+)
 from ida_tui.engine.exceptions import RunInterrupted
-from ida_tui.engine.run.control import Control
-from ida_tui.engine.run.orders import Orders
+from ida_tui.engine.run.control import RunControl
+from ida_tui.engine.run.orders import RunSpec
 from ida_tui.errors import IdaError
 
-LAST_WORD_S = 60.0
+EXIT_CODE_TIMEOUT_S = 60.0
 """How long to wait for rank 0's exit code. Rank 0 saves a checkpoint first."""
 
 
-class Peer:
+class Worker:
     """A rank other than rank 0.
 
     Args:
@@ -30,21 +35,21 @@ class Peer:
         control: receives stop requests, which are forwarded to all ranks.
     """
 
-    def __init__(self, place: Place, control: Control) -> None:
-        self._place = place
+    def __init__(self, process: ProcessInfo, control: RunControl) -> None:
+        self._process = process
         self._control = control
-        self.trouble = ""
+        self.failure = ""
         """Error message if this process failed; empty if rank 0 ended the run or another rank exited."""
 
-    def follow(self) -> int:
+    def run(self) -> int:
         """Work on the run until it ends, and return the exit status of this process.
 
         Raises:
             IdaError: the processes could not connect.
         """
-        environment.prepare(None)
+        environment.set_library_defaults(None)
         try:
-            announcement = announced(self._place)
+            announcement = wait_for_announcement(self._process)
             if not announcement:
                 return 0  # rank 0 ran another command, or printed why it starts no run
             if announcement == "offline":
@@ -52,84 +57,84 @@ class Peer:
             # This import takes seconds. Do it while rank 0 runs its checks.
             from ida_tui.engine.run import build as assembly  # noqa: F401
 
-            with joined(self._place, _device()) as ranks:
-                return self._follow(ranks)
-        except RankLost:
+            with join_process_group(self._process, _backend_device()) as ranks:
+                return self._run_in_group(ranks)
+        except PeerLostError:
             return 0  # rank 0 printed why the run does not start
 
-    def _follow(self, ranks: Ranks) -> int:
+    def _run_in_group(self, process_group: ProcessGroup) -> int:
         try:
-            self._take_part(ranks)
-        except (RunInterrupted, RankLost):
-            return _after(ranks)
+            self._train(process_group)
+        except (RunInterrupted, PeerLostError):
+            return _wait_for_exit_code(process_group)
         except Exception as error:
-            if ranks.lost(error):
-                return _after(ranks)
-            self.trouble = (
+            if process_group.peer_lost_error(error):
+                return _wait_for_exit_code(process_group)
+            self.failure = (
                 error.title if isinstance(error, IdaError) else f"{type(error).__name__}: {error}"
             )
-            ranks.say_why(self.trouble)
+            process_group.report_failure(self.failure)
             return 1
         return 0
 
-    def _take_part(self, ranks: Ranks) -> None:
-        spec: Orders = ranks.told(None)
-        environment.prepare(spec.config.model.folder())
+    def _train(self, process_group: ProcessGroup) -> None:
+        spec: RunSpec = process_group.broadcast(None)
+        environment.set_library_defaults(spec.config.model.folder())
         from ida_tui.config import precision
         from ida_tui.engine import quiet
         from ida_tui.engine.device import device
         from ida_tui.engine.model import load as weights
         from ida_tui.engine.run import build as assembly
-        from ida_tui.engine.run.preflight import Preflight
-        from ida_tui.engine.trainer.recorder import Watcher
-        from ida_tui.engine.trainer.reward import OneForAll
+        from ida_tui.engine.run.preflight import PreflightResult
+        from ida_tui.engine.trainer.recorder import StepRecorder
+        from ida_tui.engine.trainer.reward import DistributedRewardCollector
 
         config = spec.config
-        device.take(spec.device, self._place.local)
-        device.leave_a_core()
-        ready = Preflight(
+        device.select_cuda_device(spec.device, self._process.local_rank)
+        device.limit_threads()
+        ready = PreflightResult(
             config=config,
             device=spec.device,
-            recipe=precision.recipe(config, spec.device),
+            recipe=precision.resolve_precision(config, spec.device),
             tokenizer=weights.load_tokenizer(config.model),
             limit=0.0,
         )
-        with quiet.captured(lambda notice: None):
+        with quiet.capture_library_output(lambda notice: None):
             trainer = assembly.build_trainer(
                 config,
                 ready,
                 spec.checkpoints,
-                ranks=ranks,
-                watcher=Watcher(
+                process_group=process_group,
+                recorder=StepRecorder(
                     lambda event: None,
                     self._control.stop,
                     config.planned_steps(),
-                    agree=ranks.any,
+                    any_rank=process_group.any_rank,
                 ),
-                judging=OneForAll(ranks, None),
-                after_step=lambda: None,
+                reward_source=DistributedRewardCollector(process_group, None),
+                on_step_end=lambda: None,
                 between_steps=lambda: None,
-                checkpoint_facts=dict,
+                checkpoint_metadata=dict,
             )
-            ranks.meet()
-            if spec.trains:
-                checkpoint = str(spec.kept) if spec.kept else None
+            process_group.barrier()
+            if spec.has_steps_left:
+                checkpoint = str(spec.checkpoint) if spec.checkpoint else None
                 trainer.train(resume_from_checkpoint=checkpoint)
 
 
-def _after(ranks: Ranks) -> int:
+def _wait_for_exit_code(process_group: ProcessGroup) -> int:
     """Wait for rank 0 to end the run. If a worker exited first, the launcher would kill the other ranks."""
-    deadline = time.monotonic() + LAST_WORD_S
+    deadline = time.monotonic() + EXIT_CODE_TIMEOUT_S
     while time.monotonic() < deadline:
-        if ranks.word() is not None:
+        if process_group.exit_code() is not None:
             return 0
-        if ranks.gone(0):
+        if process_group.has_exited(0):
             return 1
         time.sleep(0.1)
     return 1
 
 
-def _device() -> str:
+def _backend_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

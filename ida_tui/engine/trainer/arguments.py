@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ida_tui.config.precision import Recipe
+from ida_tui.config.precision import PrecisionRecipe
 from ida_tui.config.schema import Config, DeviceName
 
 # Fields of TrainingConfig that are copied to trl.GRPOConfig under the same name.
-PASSED_ON = (
+COPIED_FIELDS = (
     "num_train_epochs",
     "num_generations",
     "per_device_train_batch_size",
@@ -36,7 +36,7 @@ PASSED_ON = (
     "shuffle_dataset",
     "save_total_limit",
 )
-VLLM = (
+VLLM_FIELDS = (
     "use_vllm",
     "vllm_mode",
     "vllm_server_base_url",
@@ -46,7 +46,7 @@ VLLM = (
 
 
 def grpo_arguments(
-    config: Config, recipe: Recipe, device: DeviceName, output_dir: Path
+    config: Config, recipe: PrecisionRecipe, device: DeviceName, output_dir: Path
 ) -> dict[str, Any]:
     """Keyword arguments of `trl.GRPOConfig` for one run.
 
@@ -57,7 +57,7 @@ def grpo_arguments(
         output_dir: the folder for checkpoints.
     """
     training = config.training
-    names = (*PASSED_ON, *(VLLM if training.use_vllm else ()))
+    names = (*COPIED_FIELDS, *(VLLM_FIELDS if training.use_vllm else ()))
     arguments: dict[str, Any] = {name: getattr(training, name) for name in names}
     return arguments | {
         "output_dir": str(output_dir),

@@ -9,7 +9,7 @@ import torch
 from trl.trainer.utils import RepeatSampler
 
 
-class ResumedSampler(RepeatSampler):  # type: ignore[misc]
+class ResumableRepeatSampler(RepeatSampler):  # type: ignore[misc]
     """TRL's `RepeatSampler`, fast-forwarded past the epochs that are already done.
 
     All epochs draw their order from one generator, whose state is not in the checkpoint. A run resumed in
@@ -21,12 +21,12 @@ class ResumedSampler(RepeatSampler):  # type: ignore[misc]
         **arguments: arguments of `RepeatSampler`.
     """
 
-    def __init__(self, done: Callable[[], int], **arguments: Any) -> None:
+    def __init__(self, epochs_done: Callable[[], int], **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._done: Callable[[], int] | None = done
+        self._epochs_done: Callable[[], int] | None = epochs_done
 
     def __iter__(self) -> Iterator[int]:
-        done, self._done = self._done, None
+        done, self._epochs_done = self._epochs_done, None
         if self.shuffle and done is not None:
             for _ in range(done()):
                 torch.randperm(self.num_samples, generator=self.generator)

@@ -11,34 +11,34 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ida_tui.config.schema import Kind
+from ida_tui.config.schema import PromptKind
 from ida_tui.engine.exceptions import RunInterrupted
 from ida_tui.events import types as ev
 from ida_tui.judge import BatchStats, Verdict
-from ida_tui.judge.calibration.cross_check import CrossCheck, CrossChecked, Seen
+from ida_tui.judge.calibration.cross_check import CrossChecker, CrossCheckFigures, JudgedCompletion
 
 Emit = Callable[[ev.Event], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Movement:
+class UpdateStats:
     """Effect of an optimizer update on the trainable weights."""
 
-    relative: float
+    relative_change: float
     """L2 norm of the change since the start of the run, over the L2 norm at the start."""
-    norm: float
+    weight_norm: float
     """L2 norm of the weights."""
-    largest: float
+    largest_change: float
     """Largest absolute change of a single weight since the start."""
     skipped: bool = False
     """Whether the loss scaler skipped the update."""
-    non_finite: int = 0
+    non_finite_gradients: int = 0
     """Number of gradient elements that were NaN or infinite."""
     loss_scale: float | None = None
     """Current loss scale; None without a scaler."""
 
 
-class Watcher:
+class StepRecorder:
     """Records the trainer's steps and emits their events.
 
     Args:
@@ -55,21 +55,21 @@ class Watcher:
         emit: Emit,
         stop: threading.Event,
         steps: int,
-        cross_check: CrossCheck | None = None,
+        cross_check: CrossChecker | None = None,
         clock: Callable[[], float] = time.monotonic,
-        agree: Callable[[bool], bool] = lambda wanted: wanted,
+        any_rank: Callable[[bool], bool] = lambda wanted: wanted,
     ) -> None:
         self.emit = emit
         self.steps = steps
         self._stop = stop
         self._cross_check = cross_check
         self._clock = clock
-        self._agree = agree
+        self._any_rank = any_rank
         self._phase: ev.Phase | None = None
         self._phase_started = clock()
         self._seconds: dict[str, float] = {}
         self._completions: Sequence[ev.CompletionFinished] = ()
-        self._kinds: Sequence[Kind] = ()
+        self._kinds: Sequence[PromptKind] = ()
         self._verdicts: list[Verdict] = []
         self.r_ida: float | None = None
         """Mean R_IDA of the last finished step; None if no completion was scored."""
@@ -85,7 +85,7 @@ class Watcher:
             RunInterrupted: a stop was requested on some rank.
             PeerLostError: another process of the run has exited.
         """
-        if self._agree(self._stop.is_set()):
+        if self._any_rank(self._stop.is_set()):
             raise RunInterrupted
 
     def wait(self, seconds: float) -> None:
@@ -97,7 +97,7 @@ class Watcher:
         if self._stop.wait(seconds):
             raise RunInterrupted
 
-    def enter(self, phase: ev.Phase, step: int) -> None:
+    def enter_phase(self, phase: ev.Phase, step: int) -> None:
         """Start a phase of the step. Does nothing if the phase is already active."""
         if phase == self._phase:
             return
@@ -106,19 +106,19 @@ class Watcher:
         self.emit(ev.PhaseChanged(step=step, phase=phase))
 
     @property
-    def seconds(self) -> Mapping[str, float]:
+    def phase_seconds(self) -> Mapping[str, float]:
         """Seconds spent in each finished phase of the step in progress."""
         return dict(self._seconds)
 
-    def completions_finished(
-        self, completions: Sequence[ev.CompletionFinished], kinds: Sequence[Kind]
+    def record_completions(
+        self, completions: Sequence[ev.CompletionFinished], kinds: Sequence[PromptKind]
     ) -> None:
         """Record all completions of the step and the kinds of their prompts."""
         self._completions, self._kinds = completions, kinds
         for completion in completions:
             self.emit(completion)
 
-    def judged(self, step: int, verdicts: Sequence[Verdict], stats: BatchStats) -> None:
+    def record_verdicts(self, step: int, verdicts: Sequence[Verdict], stats: BatchStats) -> None:
         """Record the step's verdicts and the statistics of the judge calls."""
         self._verdicts = list(verdicts)
         self.emit(
@@ -139,14 +139,14 @@ class Watcher:
             )
         )
 
-    def completions_scored(self, step: int, generations: int, advantages: Sequence[float]) -> None:
+    def record_scores(self, step: int, group_size: int, advantages: Sequence[float]) -> None:
         """Emit every verdict of the step with its advantage, in the order of the completions."""
         for row, (verdict, advantage) in enumerate(zip(self._verdicts, advantages, strict=True)):
             self.emit(
                 ev.CompletionScored(
                     step=step,
-                    group=row // generations,
-                    index=row % generations,
+                    group=row // group_size,
+                    index=row % group_size,
                     align=verdict.align,
                     risk=verdict.risk,
                     detail=verdict.detail,
@@ -161,11 +161,11 @@ class Watcher:
                 )
             )
 
-    def step_finished(
+    def record_step(
         self,
         step: int,
         logs: Mapping[str, float | None],
-        moved: Movement,
+        update: UpdateStats,
         ranks: tuple[ev.RankFigures, ...] = (),
     ) -> None:
         """Finish the step after its optimizer update, or after the scaler skipped the update.
@@ -177,7 +177,7 @@ class Watcher:
             ranks: figures of every process; empty for a single process.
         """
         scored = [v for v in self._verdicts if v.r_ida is not None]
-        cross_check = self._looked_at()
+        cross_check = self._cross_check_figures()
         self._close_phase()
         self._phase = None
         self.r_ida = _mean([v.r_ida for v in scored])
@@ -199,13 +199,13 @@ class Watcher:
                 lengths=_lengths(logs),
                 truncated=_finite(logs.get("completions/clipped_ratio")),
                 zero_std=self._zero_variance(logs),
-                weight_delta=moved.relative,
-                skipped=moved.skipped,
+                weight_delta=update.relative_change,
+                skipped=update.skipped,
                 seconds={phase: round(spent, 4) for phase, spent in self._seconds.items()},
-                weight_norm=moved.norm,
-                largest_change=moved.largest,
-                non_finite=moved.non_finite,
-                loss_scale=moved.loss_scale,
+                weight_norm=update.weight_norm,
+                largest_change=update.largest_change,
+                non_finite=update.non_finite_gradients,
+                loss_scale=update.loss_scale,
                 ranks=ranks,
                 harmless=cross_check.harmless,
                 harmless_refused=cross_check.harmless_refused,
@@ -229,14 +229,14 @@ class Watcher:
             return _finite(logs.get("frac_reward_zero_std"))
         return sum(len(rewards) == 1 for rewards in groups.values()) / len(groups)
 
-    def _looked_at(self) -> CrossChecked:
+    def _cross_check_figures(self) -> CrossCheckFigures:
         """Judge-independent figures of the step's completions."""
         if self._cross_check is None or len(self._completions) != len(self._verdicts):
-            return CrossChecked()
+            return CrossCheckFigures()
         rows = zip(self._completions, self._kinds, self._verdicts, strict=True)
-        return self._cross_check.look(
+        return self._cross_check.compute(
             [
-                Seen(
+                JudgedCompletion(
                     completion.group,
                     completion.prompt,
                     kind,
@@ -263,7 +263,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _finite(value: float | None) -> float | None:
     """The value for an event; None if it is missing, not finite, or larger than an event field may be."""
-    return float(value) if value is not None and abs(value) <= ev.MOST else None
+    return float(value) if value is not None and abs(value) <= ev.MAX_NUMBER else None
 
 
 def _lengths(logs: Mapping[str, float | None]) -> tuple[float, float, float] | None:

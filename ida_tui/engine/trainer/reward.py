@@ -11,20 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from ida_tui.config.schema import Config, Kind
+from ida_tui.config.schema import Config, PromptKind
 from ida_tui.events import types as ev
-from ida_tui.judge import BatchStats, Question, Verdict
-from ida_tui.judge.batch import Coverage, Docket
-from ida_tui.judge.calibration.drift import Probes
+from ida_tui.judge import BatchStats, JudgeRequest, Verdict
+from ida_tui.judge.batch import VerdictCoverage, VerdictBatch
+from ida_tui.judge.calibration.drift import DriftMonitor
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.service import JudgeService
 
 if TYPE_CHECKING:
-    from ida_tui.engine.distributed.process_group import Ranks
+    from ida_tui.engine.distributed.process_group import ProcessGroup
 
 T = TypeVar("T")
-ANOTHER_JUDGE = "the judge has changed: verdicts before and after this point are not comparable"
-PROGRESS_S = 0.25
+JUDGE_CHANGED = "the judge has changed: verdicts before and after this point are not comparable"
+PROGRESS_INTERVAL_S = 0.25
 """Shortest time between two JudgeProgressed events."""
 
 
@@ -44,31 +44,33 @@ Pause = Callable[[JudgeUnavailable], Replacement]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PromptRow:
     """Prompt of one completion in a step."""
 
     prompt_id: str
     prompt: str
-    kind: Kind
+    kind: PromptKind
 
 
-class Judge(Protocol):
+class RewardSource(Protocol):
     """Interface through which the trainer gets rewards; see `RewardCollector`."""
 
-    def begin(self, step: int, rows: Sequence[Row]) -> None:
+    def begin_step(self, step: int, rows: Sequence[PromptRow]) -> None:
         """Start a rollout, with one row per completion."""
 
-    def ended(self, row: int, text: str) -> None:
+    def completion_ended(self, row: int, text: str) -> None:
         """Accept a finished completion."""
 
-    def verdicts(self, texts: Sequence[str], group_size: int) -> tuple[list[Verdict], BatchStats]:
+    def collect_verdicts(
+        self, texts: Sequence[str], group_size: int
+    ) -> tuple[list[Verdict], BatchStats]:
         """Wait for the verdicts of all completions of the step."""
 
     def after_step(self, step: int) -> None:
         """Finish a step."""
 
 
-class Judging:
+class RewardCollector:
     """Collects the verdicts of every step.
 
     Args:
@@ -83,7 +85,7 @@ class Judging:
     def __init__(
         self,
         service: JudgeService,
-        probes: Probes,
+        drift_monitor: DriftMonitor,
         *,
         max_unscored: float,
         emit: Callable[[ev.Event], object],
@@ -91,21 +93,21 @@ class Judging:
         pause: Pause,
     ) -> None:
         self._service = service
-        self._probes = probes
-        self._coverage = Coverage(max_unscored)
+        self._drift_monitor = drift_monitor
+        self._coverage = VerdictCoverage(max_unscored)
         self._emit = emit
         self._stop_requested = stop_requested
         self._pause = pause
-        self._docket = Docket(service)
+        self._batch = VerdictBatch(service)
         self._step = 0
-        self._rows: Sequence[Row] = ()
-        self._questions: dict[int, Question] = {}
-        self._seen: dict[tuple[str, str], int] = {}
-        self._told: tuple[int, int | None] | None = None
-        self._told_at = float("-inf")
+        self._rows: Sequence[PromptRow] = ()
+        self._requests: dict[int, JudgeRequest] = {}
+        self._sample_counts: dict[tuple[str, str], int] = {}
+        self._last_progress: tuple[int, int | None] | None = None
+        self._last_progress_at = float("-inf")
 
     @classmethod
-    def of(
+    def from_config(
         cls,
         config: Config,
         service: JudgeService,
@@ -113,10 +115,12 @@ class Judging:
         emit: Callable[[ev.Event], object],
         stop_requested: Callable[[], bool],
         pause: Pause,
-    ) -> Judging:
+    ) -> RewardCollector:
         """Create the collector of one run from its profile."""
         judge = config.judge
-        probes = Probes(service, every=judge.anchor_every, steps=config.planned_steps(), emit=emit)
+        probes = DriftMonitor(
+            service, interval=judge.anchor_every, planned_steps=config.planned_steps(), emit=emit
+        )
         return cls(
             service,
             probes,
@@ -126,27 +130,29 @@ class Judging:
             pause=pause,
         )
 
-    def meet(self) -> None:
+    def check_judge(self) -> None:
         """Check the judge's endpoint and key before the first step, and score the anchor answers.
 
         Raises:
             IdaError: the judge cannot be used, and the run was not resumed with a working one.
         """
-        self._until_it_works(lambda: self._service.look().result())
-        self._probes.ask(0)
+        self._retry_after_pause(lambda: self._service.probe_endpoint().result())
+        self._drift_monitor.start_probe(0)
 
-    def begin(self, step: int, rows: Sequence[Row]) -> None:
+    def begin_step(self, step: int, rows: Sequence[PromptRow]) -> None:
         """Start a rollout, with one row per completion."""
-        self._docket.give_up()
+        self._batch.discard()
         self._step, self._rows = step, rows
-        self._questions, self._seen = {}, {}
-        self._told, self._told_at = None, float("-inf")
+        self._requests, self._sample_counts = {}, {}
+        self._last_progress, self._last_progress_at = None, float("-inf")
 
-    def ended(self, row: int, text: str) -> None:
+    def completion_ended(self, row: int, text: str) -> None:
         """Send a finished completion to the judge while the others are still being generated."""
-        self._docket.ask(row, self._question(row, text))
+        self._batch.submit(row, self._request_for(row, text))
 
-    def verdicts(self, texts: Sequence[str], group_size: int) -> tuple[list[Verdict], BatchStats]:
+    def collect_verdicts(
+        self, texts: Sequence[str], group_size: int
+    ) -> tuple[list[Verdict], BatchStats]:
         """Wait for the verdicts of all completions of the step.
 
         Args:
@@ -157,30 +163,30 @@ class Judging:
             JudgeInterrupted: the user asked to stop.
             IdaError: the judge cannot be used, and the run was not resumed with a working one.
         """
-        questions = [self._question(row, text) for row, text in enumerate(texts)]
+        questions = [self._request_for(row, text) for row, text in enumerate(texts)]
 
         def collect() -> tuple[list[Verdict], BatchStats]:
-            verdicts, stats = self._docket.settle(
+            verdicts, stats = self._batch.collect(
                 questions,
                 group_size=group_size,
                 should_stop=self._stop_requested,
-                progress=self._progress,
+                on_progress=self._emit_progress,
             )
-            self._probes.collect()
+            self._drift_monitor.collect()
             try:
                 self._coverage.check(verdicts)
             except JudgeUnavailable:
-                self._docket.reopen_failed()
+                self._batch.retry_failed()
                 raise
             return verdicts, stats
 
-        return self._until_it_works(collect)
+        return self._retry_after_pause(collect)
 
     def after_step(self, step: int) -> None:
         """Check the judge for drift after a step, when a check is due."""
-        self._until_it_works(lambda: self._probes.after_step(step))
+        self._retry_after_pause(lambda: self._drift_monitor.after_step(step))
 
-    def _until_it_works(self, attempt: Callable[[], T]) -> T:
+    def _retry_after_pause(self, attempt: Callable[[], T]) -> T:
         while True:
             try:
                 return attempt()
@@ -188,40 +194,42 @@ class Judging:
                 replacement = self._pause(error)
                 service, same_judge = replacement.service, replacement.same_judge
                 if not same_judge:
-                    self._emit(ev.Noticed(level="warning", source="judge", text=ANOTHER_JUDGE))
+                    self._emit(ev.Noticed(level="warning", source="judge", text=JUDGE_CHANGED))
                 self._service = service
-                self._coverage = Coverage(replacement.max_unscored)
-                self._docket.turn_to(service, same_judge=same_judge)
-                self._probes.turn_to(service, same_judge=same_judge)
+                self._coverage = VerdictCoverage(replacement.max_unscored)
+                self._batch.switch_service(service, same_judge=same_judge)
+                self._drift_monitor.switch_service(service, same_judge=same_judge)
 
-    def _question(self, row: int, text: str) -> Question:
-        existing = self._questions.get(row)
+    def _request_for(self, row: int, text: str) -> JudgeRequest:
+        existing = self._requests.get(row)
         if existing is not None and existing.completion == text:
             return existing
         prompt = self._rows[row]
         # Identical completions of a prompt are judged separately, so that each has its own cache entry.
-        sample = self._seen.get((prompt.prompt_id, text), 0)
-        self._seen[prompt.prompt_id, text] = sample + 1
-        request = Question(prompt.prompt_id, prompt.prompt, prompt.kind, text, sample)
-        self._questions[row] = request
+        sample = self._sample_counts.get((prompt.prompt_id, text), 0)
+        self._sample_counts[prompt.prompt_id, text] = sample + 1
+        request = JudgeRequest(prompt.prompt_id, prompt.prompt, prompt.kind, text, sample)
+        self._requests[row] = request
         return request
 
-    def _progress(self, answered: int, asked: int) -> None:
+    def _emit_progress(self, answered: int, total: int) -> None:
         """Emit the number of verdicts received, if it has changed and the last event is old enough."""
-        if self._told is None and answered == asked:
+        if self._last_progress is None and answered == total:
             return  # all verdicts had arrived already
         now, progress = time.monotonic(), (answered, self._service.slots)
-        if progress == self._told or (answered < asked and now - self._told_at < PROGRESS_S):
+        if progress == self._last_progress or (
+            answered < total and now - self._last_progress_at < PROGRESS_INTERVAL_S
+        ):
             return
-        self._told, self._told_at = progress, now
+        self._last_progress, self._last_progress_at = progress, now
         self._emit(
             ev.JudgeProgressed(
-                step=self._step, answered=answered, asked=asked, slots=self._service.slots
+                step=self._step, answered=answered, asked=total, slots=self._service.slots
             )
         )
 
 
-class OneForAll:
+class DistributedRewardCollector:
     """Reward source for several processes: rank 0 judges the completions of all ranks.
 
     Args:
@@ -229,31 +237,35 @@ class OneForAll:
         collector: the collector on rank 0; None on the other ranks.
     """
 
-    def __init__(self, ranks: Ranks, judging: Judging | None) -> None:
-        self._ranks = ranks
-        self._judging = judging
+    def __init__(self, process_group: ProcessGroup, collector: RewardCollector | None) -> None:
+        self._process_group = process_group
+        self._collector = collector
 
-    def begin(self, step: int, rows: Sequence[Row]) -> None:
+    def begin_step(self, step: int, rows: Sequence[PromptRow]) -> None:
         """Start a rollout, with the rows of all ranks."""
-        if self._judging is not None:
-            self._judging.begin(step, rows)
+        if self._collector is not None:
+            self._collector.begin_step(step, rows)
 
-    def ended(self, row: int, text: str) -> None:
+    def completion_ended(self, row: int, text: str) -> None:
         """Accept a finished completion; `row` counts the rows of all ranks. Ignored except on rank 0."""
-        if self._judging is not None:
-            self._judging.ended(row, text)
+        if self._collector is not None:
+            self._collector.completion_ended(row, text)
 
-    def verdicts(self, texts: Sequence[str], group_size: int) -> tuple[list[Verdict], BatchStats]:
+    def collect_verdicts(
+        self, texts: Sequence[str], group_size: int
+    ) -> tuple[list[Verdict], BatchStats]:
         """Wait for the verdicts of all ranks' completions and return them on every rank.
 
         Raises:
             PeerLostError: rank 0 has ended the run, or another rank has exited.
             IdaError: on rank 0, as in `RewardCollector`.
         """
-        result = None if self._judging is None else self._judging.verdicts(texts, group_size)
-        return self._ranks.told(result)
+        result = (
+            None if self._collector is None else self._collector.collect_verdicts(texts, group_size)
+        )
+        return self._process_group.broadcast(result)
 
     def after_step(self, step: int) -> None:
         """Finish a step."""
-        if self._judging is not None:
-            self._judging.after_step(step)
+        if self._collector is not None:
+            self._collector.after_step(step)

@@ -29,16 +29,16 @@ from trl import GRPOTrainer
 
 from ida_tui.config.schema import AXES
 from ida_tui.engine.device import device as devices
-from ida_tui.engine.device.rank_figures import figures
-from ida_tui.engine.distributed.process_group import Ranks
-from ida_tui.engine.exceptions import NonFinite
+from ida_tui.engine.device.rank_figures import measure_rank
+from ida_tui.engine.distributed.process_group import ProcessGroup
+from ida_tui.engine.exceptions import NonFiniteError
 from ida_tui.engine.model.load import WeightDelta
-from ida_tui.engine.rollout.progress import Heartbeat, heard
-from ida_tui.engine.trainer.prompt_sampler import ResumedSampler
-from ida_tui.engine.trainer.recorder import Movement, Watcher
-from ida_tui.engine.trainer.reward import Judge, Row
+from ida_tui.engine.rollout.progress import GenerationProgress, attach
+from ida_tui.engine.trainer.prompt_sampler import ResumableRepeatSampler
+from ida_tui.engine.trainer.recorder import UpdateStats, StepRecorder
+from ida_tui.engine.trainer.reward import RewardSource, PromptRow
 from ida_tui.events.types import (
-    MOST,
+    MAX_NUMBER,
     CheckpointSaved,
     CompletionFinished,
     RankFigures,
@@ -46,19 +46,19 @@ from ida_tui.events.types import (
     RunPaused,
     RunResumed,
 )
-from ida_tui.runs.log.disk_errors import Refusal, refusal
-from ida_tui.runs.log.writer import LOOK_AGAIN_S
+from ida_tui.runs.log.disk_errors import DiskError, disk_error_of
+from ida_tui.runs.log.writer import RETRY_INTERVAL_S
 from ida_tui.runs.store import checkpoints
 
-DEVICE_RNG = "device_rng.pt"
+MPS_RNG_FILE = "device_rng.pt"
 """Checkpoint file with the state of Metal's random number generator. transformers saves only CUDA's."""
-RANDOM = "rng_state.pth"
+RNG_FILE = "rng_state.pth"
 """Checkpoint file with all other generator states. transformers uses this name for a single process."""
 MAX_SKIPPED_UPDATES = 20
 """Consecutive overflows allowed. The loss scale starts at 65,536 and halves each time, to below 0.1."""
 
 
-class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
+class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     """`trl.GRPOTrainer` with the judge as its only reward, reporting to a `StepRecorder`.
 
     The dataset needs the columns `prompt` (a conversation), `prompt_id`, `prompt_text` and `kind`.
@@ -77,37 +77,37 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        watcher: Watcher,
-        judging: Judge,
-        after_step: Callable[[], None] = lambda: None,
+        recorder: StepRecorder,
+        reward_source: RewardSource,
+        on_step_end: Callable[[], None] = lambda: None,
         between_steps: Callable[[], None] = lambda: None,
-        checkpoint_facts: Callable[[], Mapping[str, Any]] = dict,
+        checkpoint_metadata: Callable[[], Mapping[str, Any]] = dict,
         optimizer: tuple[Any, dict[str, Any]] | None = None,
-        ranks: Ranks | None = None,
+        process_group: ProcessGroup | None = None,
         **arguments: Any,
     ) -> None:
-        self._ranks = ranks or Ranks()
-        self._tokens = 0
-        self._watcher = watcher
-        self._judging = judging
-        self._after_step = after_step
+        self._process_group = process_group or ProcessGroup()
+        self._tokens_generated = 0
+        self._recorder = recorder
+        self._reward_source = reward_source
+        self._on_step_end = on_step_end
         self._between_steps = between_steps
-        self._checkpoint_facts = checkpoint_facts
-        self._writing_to: str | None = None
+        self._checkpoint_metadata = checkpoint_metadata
+        self._checkpoint_output_dir: str | None = None
         self._in_rollout = False
         self._epochs_done = 0
-        self._skipped_in_a_row = 0
-        self._non_finite = 0
-        self._randomness: devices.Randomness | None = None
+        self._consecutive_skips = 0
+        self._non_finite_gradients = 0
+        self._rng_before_step: devices.RngState | None = None
         super().__init__(reward_funcs=self.r_ida, **arguments)
         # An argument of transformers.Trainer that TRL's constructor does not forward.
         self.optimizer_cls_and_kwargs = optimizer
         self._weight_delta = WeightDelta(self.model)
 
     @property
-    def processes(self) -> int:
+    def world_size(self) -> int:
         """Number of processes that train together."""
-        return self._ranks.world
+        return self._process_group.world_size
 
     @property
     def _current_step(self) -> int:
@@ -116,7 +116,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train until the last step, as `trl.GRPOTrainer.train`."""
-        self._randomness = devices.Randomness.now(self.accelerator.device)
+        self._rng_before_step = devices.RngState.capture(self.accelerator.device)
         return super().train(*args, **kwargs)
 
     # -- data ---------------------------------------------------------------------------------
@@ -125,9 +125,9 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self._epochs_done, batches = super()._init_training_state(*args, **kwargs)
         return self._epochs_done, batches
 
-    def _get_train_sampler(self, dataset: Any = None) -> ResumedSampler:
+    def _get_train_sampler(self, dataset: Any = None) -> ResumableRepeatSampler:
         sampler = super()._get_train_sampler(dataset)
-        return ResumedSampler(
+        return ResumableRepeatSampler(
             lambda: self._epochs_done,
             data_source=sampler.data_source,
             mini_repeat_count=sampler.mini_repeat_count,
@@ -141,13 +141,13 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         step = self._current_step
-        rows = self._ranks.joined_rows(
-            [Row(row["prompt_id"], row["prompt_text"], row["kind"]) for row in inputs]
+        rows = self._process_group.all_gather_rows(
+            [PromptRow(row["prompt_id"], row["prompt_text"], row["kind"]) for row in inputs]
         )
         prompts = rows[:: self.num_generations]
-        self._judging.begin(step, rows)
-        self._watcher.enter("generate", step)
-        self._watcher.emit(
+        self._reward_source.begin_step(step, rows)
+        self._recorder.enter_phase("generate", step)
+        self._recorder.emit(
             RolloutStarted(
                 step=step,
                 generations=self.num_generations,
@@ -161,39 +161,41 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         finally:
             self._in_rollout = False
-        advantages = self._ranks.joined_rows(batch["advantages"].tolist())
-        self._watcher.completions_scored(step, self.num_generations, advantages)
+        advantages = self._process_group.all_gather_rows(batch["advantages"].tolist())
+        self._recorder.record_scores(step, self.num_generations, advantages)
         return batch
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
-        self._watcher.raise_if_stopped()
-        heartbeat = Heartbeat(
-            self._watcher.emit,
-            self._watcher.stop_requested,
+        self._recorder.raise_if_stopped()
+        heartbeat = GenerationProgress(
+            self._recorder.emit,
+            self._recorder.stop_requested,
             self._current_step,
             self.eos_token_ids,
             partial(self.processing_class.batch_decode, skip_special_tokens=True),
-            self._judging.ended,
+            self._reward_source.completion_ended,
         )
         try:
-            completion_ids, logprobs = self._sample(heartbeat, prompt_ids, *args, **kwargs)
+            completion_ids, logprobs = self._generate_completion_ids(
+                heartbeat, prompt_ids, *args, **kwargs
+            )
         except RuntimeError as error:
             if "probability" in str(error):
-                raise NonFinite("a token probability", self._current_step) from error
+                raise NonFiniteError("a token probability", self._current_step) from error
             raise
-        self._watcher.raise_if_stopped()
-        self._tokens = sum(map(len, completion_ids))
-        if not self._ranks.alone or self.use_vllm:
+        self._recorder.raise_if_stopped()
+        self._tokens_generated = sum(map(len, completion_ids))
+        if not self._process_group.is_single or self.use_vllm:
             ended = sum(ids[-1] in self.eos_token_ids for ids in completion_ids)
-            counts = self._ranks.numbers(self._tokens, ended)
-            heartbeat.count(sum(counts[::2]), sum(counts[1::2]))
-        heartbeat.beat(len(completion_ids) * self._ranks.world)
+            counts = self._process_group.all_gather_ints(self._tokens_generated, ended)
+            heartbeat.set_counts(sum(counts[::2]), sum(counts[1::2]))
+        heartbeat.emit_counts(len(completion_ids) * self._process_group.world_size)
         return completion_ids, logprobs
 
-    def _sample(
-        self, heartbeat: Heartbeat, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
+    def _generate_completion_ids(
+        self, progress: GenerationProgress, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
         """Generate one completion per row.
 
@@ -203,22 +205,22 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         if self.use_vllm:
             vllm_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
             return list(vllm_ids), logprobs
-        with heard(self.accelerator.unwrap_model(self.model_wrapped), heartbeat):
+        with attach(self.accelerator.unwrap_model(self.model_wrapped), progress):
             completion_ids, _ = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         return list(completion_ids), None
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        self._enter_reference()
+        self._mark_reference_phase()
         return super()._get_per_token_logps_and_entropies(*args, **kwargs)
 
-    def _enter_reference(self) -> None:
+    def _mark_reference_phase(self) -> None:
         """Start the reference phase if called within a rollout.
 
         Log-probabilities computed in a rollout belong to the reference model or the old policy, all others
         to the loss.
         """
         if self._in_rollout:
-            self._watcher.enter("reference", self._current_step)
+            self._recorder.enter_phase("reference", self._current_step)
 
     def r_ida(
         self,
@@ -235,7 +237,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         TRL calls it with one list per dataset column, one item per completion, and logs it under its name.
         """
         step, size = self._current_step, self.num_generations
-        rows = self._ranks.joined_rows(
+        rows = self._process_group.all_gather_rows(
             [
                 (
                     prompt_id[row],
@@ -247,7 +249,7 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
                 for row, turns in enumerate(completions)
             ]
         )
-        self._watcher.completions_finished(
+        self._recorder.record_completions(
             [
                 CompletionFinished(
                     step=step,
@@ -264,27 +266,29 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             [row_kind for _, _, row_kind, _, _ in rows],
         )
         texts = [text for _, _, _, text, _ in rows]
-        if not self._ranks.alone:
+        if not self._process_group.is_single:
             for row, text in enumerate(texts):
-                self._judging.ended(row, text)
-        self._while_judged(completion_ids)
-        self._watcher.enter("judge", step)
-        verdicts, stats = self._judging.verdicts(texts, size)
-        self._watcher.judged(step, verdicts, stats)
+                self._reward_source.completion_ended(row, text)
+        self._during_judging(completion_ids)
+        self._recorder.enter_phase("judge", step)
+        verdicts, stats = self._reward_source.collect_verdicts(texts, size)
+        self._recorder.record_verdicts(step, verdicts, stats)
         for axis in AXES:
             scores = [score for v in verdicts if (score := getattr(v, axis)) is not None]
             if scores:
                 log_metric(axis, sum(scores) / len(scores))
-        return [verdict.r_ida for verdict in verdicts[self._ranks.part(len(verdicts))]]
+        return [
+            verdict.r_ida for verdict in verdicts[self._process_group.local_rows(len(verdicts))]
+        ]
 
-    def _while_judged(self, completion_ids: list[list[int]]) -> None:
+    def _during_judging(self, completion_ids: list[list[int]]) -> None:
         """Hook for work that can run while the judge is busy. Does nothing here."""
 
     # -- update -------------------------------------------------------------------------------
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         inputs = super()._prepare_inputs(generation_batch)
-        self._watcher.enter("update", self._current_step)
+        self._recorder.enter_phase("update", self._current_step)
         return inputs
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -294,10 +298,10 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             NonFiniteError: the loss is not finite on some rank.
             RunInterrupted: the user asked to stop.
         """
-        self._watcher.raise_if_stopped()
+        self._recorder.raise_if_stopped()
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        if self._ranks.any(not torch.isfinite(loss)):
-            raise NonFinite("the loss", self._current_step)
+        if self._process_group.any_rank(not torch.isfinite(loss)):
+            raise NonFiniteError("the loss", self._current_step)
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -317,16 +321,16 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             grad_norm = torch.nn.utils.get_total_norm(gradients) / scaler.get_scale()
         if torch.isfinite(torch.as_tensor(grad_norm)):
-            self._skipped_in_a_row = 0
+            self._consecutive_skips = 0
             return grad_norm
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        self._non_finite = sum(int((~torch.isfinite(g)).sum()) for g in gradients)
+        self._non_finite_gradients = sum(int((~torch.isfinite(g)).sum()) for g in gradients)
         if scaler is None:
-            raise NonFinite("the gradient", self._current_step)
+            raise NonFiniteError("the gradient", self._current_step)
         # An overflow is normal with a scaler: it skips the update and lowers the scale.
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row > MAX_SKIPPED_UPDATES:
-            raise NonFinite("the gradient (at every loss scale)", self._current_step)
+        self._consecutive_skips += 1
+        if self._consecutive_skips > MAX_SKIPPED_UPDATES:
+            raise NonFiniteError("the gradient (at every loss scale)", self._current_step)
         return grad_norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -336,36 +340,40 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
             return
         change, scaler = self._weight_delta.change(), self.accelerator.scaler
         # Values above MOST do not fit an event and would overflow in the next step.
-        if not all(figure <= MOST for figure in (change.relative, change.norm, change.largest)):
-            raise NonFinite("a weight", int(self.state.global_step))
-        self._watcher.step_finished(
+        if not all(
+            figure <= MAX_NUMBER for figure in (change.relative, change.norm, change.largest)
+        ):
+            raise NonFiniteError("a weight", int(self.state.global_step))
+        self._recorder.record_step(
             int(self.state.global_step),
             logs,
-            Movement(
-                relative=change.relative,
-                norm=change.norm,
-                largest=change.largest,
+            UpdateStats(
+                relative_change=change.relative,
+                weight_norm=change.norm,
+                largest_change=change.largest,
                 skipped=bool(self.accelerator.optimizer_step_was_skipped),
-                non_finite=self._non_finite,
+                non_finite_gradients=self._non_finite_gradients,
                 loss_scale=scaler.get_scale() if scaler else None,
             ),
-            self._rank_figures(),
+            self._collect_rank_figures(),
         )
-        self._non_finite = 0
-        self._judging.after_step(int(self.state.global_step))
-        self._after_step()
-        self._randomness = devices.Randomness.now(self.accelerator.device)
+        self._non_finite_gradients = 0
+        self._reward_source.after_step(int(self.state.global_step))
+        self._on_step_end()
+        self._rng_before_step = devices.RngState.capture(self.accelerator.device)
         if self.state.global_step < self.state.max_steps:
             self._between_steps()
 
-    def _rank_figures(self) -> tuple[RankFigures, ...]:
+    def _collect_rank_figures(self) -> tuple[RankFigures, ...]:
         """Memory use and speed of every process of the run; empty for a single process."""
-        if self._ranks.alone:
+        if self._process_group.is_single:
             return ()
-        local_figures = figures(self._tokens, self._watcher.seconds, self.accelerator.device)
-        return tuple(self._ranks.every(local_figures))
+        local_figures = measure_rank(
+            self._tokens_generated, self._recorder.phase_seconds, self.accelerator.device
+        )
+        return tuple(self._process_group.all_gather(local_figures))
 
-    def drop_step(self) -> None:
+    def discard_step(self) -> None:
         """Free the gradients and everything that the step in progress has computed."""
         self._buffered_inputs = None
         self.model.zero_grad(set_to_none=True)
@@ -386,69 +394,69 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         self.current_flos: float = 0
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if not self._ranks.first:
+        if not self._process_group.is_rank_zero:
             return
         step = int(self.state.global_step)
-        self._watcher.enter("save", step)
+        self._recorder.enter_phase("save", step)
         folder = Path(self.args.output_dir)
-        reported: Refusal | None = None
+        reported: DiskError | None = None
         while True:
             try:
-                path = checkpoints.save(
+                path = checkpoints.save_checkpoint(
                     folder,
                     step,
                     partial(self._write_checkpoint, model, trial),
-                    r_ida=self._watcher.r_ida,
-                    facts=self._checkpoint_facts(),
+                    r_ida=self._recorder.r_ida,
+                    metadata=self._checkpoint_metadata(),
                     keep=self.args.save_total_limit or 1,
                 )
                 break
             except (OSError, RuntimeError, SafetensorError) as error:
-                disk_error = refusal(error, folder.parent)
+                disk_error = disk_error_of(error, folder.parent)
                 if disk_error is None:
                     raise
             if disk_error != reported:
                 reported = disk_error
-                self._watcher.emit(RunPaused(step, disk_error.reason, disk_error.hint, by="disk"))
-            self._watcher.wait(LOOK_AGAIN_S)
+                self._recorder.emit(RunPaused(step, disk_error.reason, disk_error.hint, by="disk"))
+            self._recorder.wait(RETRY_INTERVAL_S)
         if reported:
-            self._watcher.emit(RunResumed(step))
-        self._watcher.emit(CheckpointSaved(step=step, path=str(path)))
+            self._recorder.emit(RunResumed(step))
+        self._recorder.emit(CheckpointSaved(step=step, path=str(path)))
 
     def _write_checkpoint(self, model: Any, trial: Any, folder: Path) -> None:
         """Write transformers' checkpoint files, plus the generator state of a Metal device, into a folder."""
-        self._writing_to = str(folder)
+        self._checkpoint_output_dir = str(folder)
         try:
             super()._save_checkpoint(model, trial)
         finally:
-            self._writing_to = None
+            self._checkpoint_output_dir = None
         # transformers creates a subfolder of its own. Move its files up.
         subfolder = folder / f"checkpoint-{self.state.global_step}"
         for file in subfolder.iterdir():
             file.replace(folder / file.name)
         subfolder.rmdir()
-        if not self._ranks.alone:
+        if not self._process_group.is_single:
             # Save rank 0's state for any number of processes: the fast engine uses it on all ranks.
-            (folder / "rng_state_0.pth").replace(folder / RANDOM)
-            devices.keep_one_device(folder / RANDOM)
+            (folder / "rng_state_0.pth").replace(folder / RNG_FILE)
+            devices.keep_own_cuda_rng_state(folder / RNG_FILE)
         if self.accelerator.device.type == "mps":
-            state = devices.Randomness.now("mps").device_state
-            torch.save(state, folder / DEVICE_RNG)
+            state = devices.RngState.capture("mps").device_state
+            torch.save(state, folder / MPS_RNG_FILE)
 
     def _get_output_dir(self, trial: Any) -> str:
-        return self._writing_to or str(super()._get_output_dir(trial))
+        return self._checkpoint_output_dir or str(super()._get_output_dir(trial))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint and not self._ranks.alone:
-            devices.restore_kept(Path(checkpoint) / RANDOM)
+        if checkpoint and not self._process_group.is_single:
+            devices.restore_rng_file(Path(checkpoint) / RNG_FILE)
             return
         super()._load_rng_state(checkpoint)
-        device_file = Path(checkpoint or "") / DEVICE_RNG
+        device_file = Path(checkpoint or "") / MPS_RNG_FILE
         if checkpoint and device_file.is_file():
             state = torch.load(device_file, weights_only=True)
-            devices.Randomness("mps", torch.get_rng_state(), state).restore()
+            devices.RngState("mps", torch.get_rng_state(), state).restore()
 
-    def load(self, checkpoint: Path) -> None:
+    def load_checkpoint(self, checkpoint: Path) -> None:
         """Load the weights and the step number of a checkpoint, without training."""
         self._load_from_checkpoint(str(checkpoint))
         self.state.global_step = int(checkpoint.name.rsplit("-", 1)[1])
@@ -459,8 +467,8 @@ class WatchedTrainer(GRPOTrainer):  # type: ignore[misc]
         It stores the random number generators as they were before the step in progress, so that a run
         resumed from it samples the same completions in that step.
         """
-        if self._randomness is None:
+        if self._rng_before_step is None:
             self._save_checkpoint(self.model_wrapped, trial=None)
             return
-        with self._randomness.restored():
+        with self._rng_before_step.use():
             self._save_checkpoint(self.model_wrapped, trial=None)

@@ -9,10 +9,10 @@ from ida_tui.events import types as ev
 from ida_tui.events.alerts import completions as answers
 from ida_tui.events.alerts import machine, reward
 from ida_tui.events.alerts import training as signal
-from ida_tui.events.alerts.window import Finding, Look
+from ida_tui.events.alerts.window import AlertFinding, Window
 from ida_tui.events.state import RunState, fold
 
-RULES: Mapping[AlertRule, Callable[[Look], Finding | None]] = {
+RULES: Mapping[AlertRule, Callable[[Window], AlertFinding | None]] = {
     "zero variance": signal.zero_variance,
     "truncation": answers.truncation,
     "entropy": answers.entropy,
@@ -32,7 +32,7 @@ RULES: Mapping[AlertRule, Callable[[Look], Finding | None]] = {
 }
 
 
-def due(state: RunState, config: Config) -> list[ev.AlertRaised]:
+def evaluate_rules(state: RunState, config: Config) -> list[ev.AlertRaised]:
     """The alerts to raise after the last finished step; a rule that raised an alert recently stays quiet.
 
     Args:
@@ -41,7 +41,7 @@ def due(state: RunState, config: Config) -> list[ev.AlertRaised]:
     """
     if not state.steps:
         return []
-    step, look = state.steps[-1].step, Look.at(state, config)
+    step, look = state.steps[-1].step, Window.from_state(state, config)
     quiet = {alert.rule for alert in state.alerts if alert.step > step - config.alerts.quiet_steps}
     raised = []
     for rule, check in RULES.items():
@@ -53,7 +53,7 @@ def due(state: RunState, config: Config) -> list[ev.AlertRaised]:
     return raised
 
 
-def replayed(records: Iterable[ev.Record], config: Config) -> Iterator[ev.AlertRaised]:
+def replay_alerts(records: Iterable[ev.Record], config: Config) -> Iterator[ev.AlertRaised]:
     """The alerts that a recorded run raises with this profile; its recorded alerts are ignored."""
     state = RunState()
     for record in records:
@@ -61,6 +61,6 @@ def replayed(records: Iterable[ev.Record], config: Config) -> Iterator[ev.AlertR
             continue
         state = fold(state, record)
         if isinstance(record.event, ev.StepFinished):
-            for alert in due(state, config):
+            for alert in evaluate_rules(state, config):
                 yield alert
                 state = fold(state, ev.Record(record.seq, record.time, alert))

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from ida_tui.config.schema import AlertsConfig, Config
 from ida_tui.events.state import RunState
 from ida_tui.events.types import StepFinished
-from ida_tui.util.statistics import mean_of
+from ida_tui.util.statistics import mean_of_known
 
-LEAST_COMPLETIONS = 8
+MIN_COMPLETIONS = 8
 """Minimum number of completions for a share."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AlertFinding:
     """A problem found by an alert rule."""
 
     evidence: str
@@ -26,63 +26,67 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Window:
     """A run after a step, with its newest and its first steps."""
 
     state: RunState
     config: Config
-    recent: Sequence[StepFinished]
+    recent_steps: Sequence[StepFinished]
     """The newest steps, `alerts.window` of them; empty while there are fewer."""
-    first: Sequence[StepFinished]
+    baseline_steps: Sequence[StepFinished]
     """The first steps, as many as `recent` and without overlap; empty while there are too few."""
 
     @classmethod
-    def at(cls, state: RunState, config: Config) -> Look:
+    def from_state(cls, state: RunState, config: Config) -> Window:
         """The run in its current state; steps before the current judge took over are excluded."""
         window, steps = config.alerts.window, state.steps
         start = bisect_right(
-            steps.figures("step"), state.judged_since, key=lambda step: int(step or 0)
+            steps.column("step"), state.judge_since_step, key=lambda step: int(step or 0)
         )
         count = len(steps) - start
         return cls(
             state,
             config,
-            recent=steps[-window:] if count >= window else (),
-            first=steps[start : start + window] if count >= 2 * window else (),
+            recent_steps=steps[-window:] if count >= window else (),
+            baseline_steps=steps[start : start + window] if count >= 2 * window else (),
         )
 
     @property
-    def bounds(self) -> AlertsConfig:
+    def thresholds(self) -> AlertsConfig:
         """The thresholds of the profile."""
         return self.config.alerts
 
-    def now(self, figure: str) -> float | None:
+    def recent_mean(self, figure: str) -> float | None:
         """Mean of a figure over the newest steps; None unless every step has it."""
-        return _mean(self.recent, figure)
+        return _mean_of_figure(self.recent_steps, figure)
 
-    def then(self, figure: str) -> float | None:
+    def baseline_mean(self, figure: str) -> float | None:
         """Mean of a figure over the first steps; None unless every step has it."""
-        return _mean(self.first, figure)
+        return _mean_of_figure(self.baseline_steps, figure)
 
-    def rise(self, figure: str) -> float | None:
+    def increase(self, figure: str) -> float | None:
         """Increase of a figure's mean since the first steps; None if unknown."""
-        before, after = self.then(figure), self.now(figure)
+        before, after = self.baseline_mean(figure), self.recent_mean(figure)
         return None if before is None or after is None else after - before
 
     @property
     def span(self) -> str:
         """Text for the newest steps, such as ``the last 20 steps``."""
-        return f"the last {len(self.recent)} steps"
+        return f"the last {len(self.recent_steps)} steps"
 
 
-def share(steps: Sequence[StepFinished], part: str, whole: str) -> float | None:
+def share(steps: Sequence[StepFinished], part: str, total: str) -> float | None:
     """A share over all completions of some steps; None if there are too few completions."""
-    count: int = sum(getattr(step, whole) for step in steps)
-    if count < LEAST_COMPLETIONS:
+    count: int = sum(getattr(step, total) for step in steps)
+    if count < MIN_COMPLETIONS:
         return None
     matching: int = sum(getattr(step, part) for step in steps)
     return matching / count
 
 
-def _mean(steps: Sequence[StepFinished], figure: str) -> float | None:
-    return mean_of([getattr(step, figure) for step in steps], least=len(steps)) if steps else None
+def _mean_of_figure(steps: Sequence[StepFinished], figure: str) -> float | None:
+    return (
+        mean_of_known([getattr(step, figure) for step in steps], minimum=len(steps))
+        if steps
+        else None
+    )

@@ -10,16 +10,16 @@ from typing import Any, Protocol, TypeAlias
 
 from ida_tui.events import types as ev
 
-Note: TypeAlias = ev.EvaluationFinished | ev.AlertRaised
+SinkEvent: TypeAlias = ev.EvaluationFinished | ev.AlertRaised
 """Events other than steps that sinks record."""
 Settings: TypeAlias = Mapping[str, str | int | float | bool | None]
 """Settings of a run by flat name, such as ``training.learning_rate``."""
 
-LENGTHS = ("lengths/mean", "lengths/shortest", "lengths/longest")
+LENGTH_NAMES = ("lengths/mean", "lengths/shortest", "lengths/longest")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RunInfo:
     """The run whose metrics a sink receives."""
 
     directory: Path
@@ -37,35 +37,35 @@ class Sink(Protocol):
     name: str
     """Its name in ``report_to``."""
 
-    def start(self, place: Place) -> str:
+    def start(self, run: RunInfo) -> str:
         """Open a new or resumed run; returns a line for the log, or an empty string."""
 
     def step(self, step: ev.StepFinished) -> None:
         """Record the metrics of a step."""
 
-    def note(self, note: Note) -> None:
+    def note(self, note: SinkEvent) -> None:
         """Record an evaluation or an alert."""
 
     def end(self, ended: ev.RunEnded) -> str:
         """Finish; returns a line for the log, such as where to view the run, or an empty string."""
 
 
-def figures(step: ev.StepFinished) -> dict[str, float]:
+def step_metrics(step: ev.StepFinished) -> dict[str, float]:
     """All known metrics of a step, named as in ``events.jsonl``.
 
     The seconds of each phase are named ``seconds/<phase>``; the names of the three lengths are `LENGTHS`.
     """
-    return dict(_flat(step))
+    return dict(_iterate_metrics(step))
 
 
-def figures_of(note: Note) -> dict[str, float]:
+def event_metrics(note: SinkEvent) -> dict[str, float]:
     """The metrics of an evaluation, such as ``before/harmless_complied``, or a 1 that marks an alert."""
     if isinstance(note, ev.AlertRaised):
         return {f"alert/{note.rule}": 1}
-    return {f"{note.when}/{name}": value for name, value in _flat(note)}
+    return {f"{note.when}/{name}": value for name, value in _iterate_metrics(note)}
 
 
-def _flat(event: ev.StepFinished | ev.EvaluationFinished) -> Iterator[tuple[str, float]]:
+def _iterate_metrics(event: ev.StepFinished | ev.EvaluationFinished) -> Iterator[tuple[str, float]]:
     for field in dataclasses.fields(event):
         value: Any = getattr(event, field.name)
         if isinstance(value, bool):
@@ -73,6 +73,6 @@ def _flat(event: ev.StepFinished | ev.EvaluationFinished) -> Iterator[tuple[str,
         elif isinstance(value, int | float):
             yield field.name, value
         elif field.name == "lengths" and value is not None:
-            yield from zip(LENGTHS, value, strict=True)
+            yield from zip(LENGTH_NAMES, value, strict=True)
         elif isinstance(value, Mapping):
             yield from ((f"{field.name}/{key}", item) for key, item in value.items())

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TextIO, get_args
 
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.base import LENGTHS, Note, Place, figures
+from ida_tui.events.sinks.base import LENGTH_NAMES, SinkEvent, RunInfo, step_metrics
 
-FILE = "metrics.csv"
+FILE_NAME = "metrics.csv"
 
 
-def columns() -> list[str]:
+def column_names() -> list[str]:
     """The column names: every metric that a step can have."""
     names: list[str] = []
     for field in fields(ev.StepFinished):
         if field.name == "lengths":
-            names += LENGTHS
+            names += LENGTH_NAMES
         elif field.name == "seconds":
             names += [f"seconds/{phase}" for phase in get_args(ev.Phase)]
         else:
@@ -27,21 +27,21 @@ def columns() -> list[str]:
     return names
 
 
-class Table:
+class CsvSink:
     """Writes metrics as comma-separated values; unknown values are empty."""
 
     name = "csv"
 
     def __init__(self) -> None:
-        self._columns = columns()
+        self._columns = column_names()
         self._file: TextIO | None = None
         self._path = Path()
 
-    def start(self, place: Place) -> str:
+    def start(self, run: RunInfo) -> str:
         """Start the table; after a resume, copy the rows up to the checkpoint's step."""
-        self._path = place.directory / FILE
-        rows = [] if place.resumed_from is None else self._rows(place.resumed_from)
-        temporary = self._path.with_name(f".{FILE}-{os.getpid()}")
+        self._path = run.directory / FILE_NAME
+        rows = [] if run.resumed_from is None else self._read_rows(run.resumed_from)
+        temporary = self._path.with_name(f".{FILE_NAME}-{os.getpid()}")
         self._file = open(temporary, "w", encoding="utf-8", newline="")  # noqa: SIM115
         csv.writer(self._file).writerow(self._columns)
         csv.DictWriter(self._file, self._columns, extrasaction="ignore").writerows(rows)
@@ -52,11 +52,11 @@ class Table:
     def step(self, step: ev.StepFinished) -> None:
         """Append a row."""
         assert self._file is not None
-        values = figures(step)
-        csv.writer(self._file).writerow([_text(values.get(name)) for name in self._columns])
+        values = step_metrics(step)
+        csv.writer(self._file).writerow([_format_value(values.get(name)) for name in self._columns])
         self._file.flush()
 
-    def note(self, note: Note) -> None:
+    def note(self, note: SinkEvent) -> None:
         """Do nothing: the table contains only steps."""
 
     def end(self, ended: ev.RunEnded) -> str:
@@ -65,22 +65,22 @@ class Table:
             self._file.close()
         return f"metrics of every step: {self._path}"
 
-    def _rows(self, last: int) -> list[dict[str, str]]:
+    def _read_rows(self, last: int) -> list[dict[str, str]]:
         """The existing rows with a step up to `last`."""
         try:
             with open(self._path, encoding="utf-8", newline="") as file:
-                return [row for row in csv.DictReader(file) if _step(row) <= last]
+                return [row for row in csv.DictReader(file) if _step_of_row(row) <= last]
         except FileNotFoundError:
             return []
 
 
-def _step(row: dict[str, str]) -> float:
+def _step_of_row(row: dict[str, str]) -> float:
     try:
         return int(row["step"])
     except (KeyError, TypeError, ValueError):
         return float("inf")  # an incomplete row; its step will be repeated
 
 
-def _text(value: float | None) -> str:
+def _format_value(value: float | None) -> str:
     """A value with the same digits as in ``events.jsonl``."""
     return "" if value is None else repr(value)

@@ -13,30 +13,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.base import Place, Sink
+from ida_tui.events.sinks.base import RunInfo, Sink
 
-MOST_WAITING = 5_000
+MAX_QUEUED_EVENTS = 5_000
 """Maximum number of events in the queue of a sink."""
-HANGS_S = 120.0
+CALL_TIMEOUT_S = 120.0
 """Seconds after which a call to a sink counts as hung."""
-TAKEN = (ev.StepFinished, ev.EvaluationFinished, ev.AlertRaised)
+FORWARDED_EVENTS = (ev.StepFinished, ev.EvaluationFinished, ev.AlertRaised)
 
 
 @dataclass(slots=True)
-class _Line:
+class _SinkWorker:
     """One sink with its thread and its queue of events; None in the queue marks the end."""
 
     sink: Sink
     thread: threading.Thread | None = None
-    waiting: queue.SimpleQueue[ev.Event | None] = field(default_factory=queue.SimpleQueue)
+    event_queue: queue.SimpleQueue[ev.Event | None] = field(default_factory=queue.SimpleQueue)
     busy_since: float | None = None
-    off: str = ""
+    disabled_reason: str = ""
     """Why the sink is disabled; empty while it is enabled."""
-    told: bool = False
-    last_words: str = ""
+    has_warned: bool = False
+    final_message: str = ""
 
 
-class Feed:
+class SinkDispatcher:
     """The sinks of one run; subscribe this object to the run's event log.
 
     Args:
@@ -50,28 +50,30 @@ class Feed:
     def __init__(
         self,
         sinks: Sequence[Sink],
-        place: Place,
-        tell: Callable[[ev.Noticed], object],
+        run: RunInfo,
+        notify: Callable[[ev.Noticed], object],
         *,
-        hangs_s: float = HANGS_S,
-        most_waiting: int = MOST_WAITING,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        max_queued: int = MAX_QUEUED_EVENTS,
     ) -> None:
-        self._place = place
-        self._tell = tell
-        self._hangs_s = hangs_s
-        self._most_waiting = most_waiting
-        self._lines = [_Line(sink) for sink in sinks]
+        self._run = run
+        self._notify = notify
+        self._call_timeout_s = call_timeout_s
+        self._max_queued = max_queued
+        self._workers = [_SinkWorker(sink) for sink in sinks]
         self._lock = threading.Lock()
-        self._over = False
+        self._has_ended = False
 
     @property
-    def _started(self) -> bool:
-        return any(line.thread is not None for line in self._lines)
+    def _is_started(self) -> bool:
+        return any(line.thread is not None for line in self._workers)
 
-    def _start(self) -> None:
-        for line in self._lines:
+    def _start_workers(self) -> None:
+        for line in self._workers:
             name = f"ida-{line.sink.name}"
-            line.thread = threading.Thread(target=self._serve, args=(line,), name=name, daemon=True)
+            line.thread = threading.Thread(
+                target=self._run_worker, args=(line,), name=name, daemon=True
+            )
             line.thread.start()
 
     def put(self, record: ev.Record) -> None:
@@ -79,25 +81,29 @@ class Feed:
 
         The sinks start when the model is loaded, so a run that fails earlier leaves no trace in them.
         """
-        if isinstance(record.event, ev.RunStarted) and not self._started:
-            self._start()
-        if not isinstance(record.event, TAKEN):
+        if isinstance(record.event, ev.RunStarted) and not self._is_started:
+            self._start_workers()
+        if not isinstance(record.event, FORWARDED_EVENTS):
             return
-        for line in self._lines:
-            if line.off:
+        for line in self._workers:
+            if line.disabled_reason:
                 continue
-            if line.waiting.qsize() >= self._most_waiting:
-                line.off = f"{self._most_waiting:,} events are waiting in its queue"
+            if line.event_queue.qsize() >= self._max_queued:
+                line.disabled_reason = f"{self._max_queued:,} events are waiting in its queue"
             else:
-                line.waiting.put(record.event)
+                line.event_queue.put(record.event)
 
-    def look(self) -> None:
+    def disable_hung_sinks(self) -> None:
         """Disable sinks that hang, with a warning; call this regularly from a thread that may emit events."""
-        for line in self._lines:
+        for line in self._workers:
             since = line.busy_since
-            if not line.off and since is not None and time.monotonic() - since > self._hangs_s:
-                line.off = f"no response for {self._hangs_s:.0f} s"
-            if line.off:
+            if (
+                not line.disabled_reason
+                and since is not None
+                and time.monotonic() - since > self._call_timeout_s
+            ):
+                line.disabled_reason = f"no response for {self._call_timeout_s:.0f} s"
+            if line.disabled_reason:
                 self._warn(line)
 
     def end(self, ended: ev.RunEnded, limit_s: float) -> None:
@@ -108,56 +114,61 @@ class Feed:
             limit_s: maximum seconds for all sinks together; sinks that are not done by then are abandoned.
         """
         deadline = time.monotonic() + limit_s
-        for line in self._lines:
-            line.waiting.put(ended)
-            line.waiting.put(None)
-        for line in self._lines:
+        for line in self._workers:
+            line.event_queue.put(ended)
+            line.event_queue.put(None)
+        for line in self._workers:
             if line.thread is not None:
                 line.thread.join(max(0.0, deadline - time.monotonic()))
-                if line.thread.is_alive() and not line.off:
-                    line.off = f"it did not finish within {limit_s:.0f} s after the end of the run"
-            if line.off:
+                if line.thread.is_alive() and not line.disabled_reason:
+                    line.disabled_reason = (
+                        f"it did not finish within {limit_s:.0f} s after the end of the run"
+                    )
+            if line.disabled_reason:
                 self._warn(line)
-            elif line.last_words:
-                self._say("info", line, line.last_words)
-        self._over = True
+            elif line.final_message:
+                self._send_notice("info", line, line.final_message)
+        self._has_ended = True
 
-    def _serve(self, line: _Line) -> None:
+    def _run_worker(self, worker: _SinkWorker) -> None:
         """Thread of one sink: handles one event after another until the end or the first failure."""
         try:
-            line.busy_since = time.monotonic()
-            text = line.sink.start(self._place)
-            line.busy_since = None
-            if text and not line.off:
-                self._say("info", line, text)
-            while (event := line.waiting.get()) is not None and not line.off:
-                line.busy_since = time.monotonic()
-                self._hand(line, event)
-                line.busy_since = None
+            worker.busy_since = time.monotonic()
+            text = worker.sink.start(self._run)
+            worker.busy_since = None
+            if text and not worker.disabled_reason:
+                self._send_notice("info", worker, text)
+            while (event := worker.event_queue.get()) is not None and not worker.disabled_reason:
+                worker.busy_since = time.monotonic()
+                self._deliver(worker, event)
+                worker.busy_since = None
         except Exception as error:
-            line.off = line.off or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            self._warn(line)
+            worker.disabled_reason = (
+                worker.disabled_reason
+                or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            )
+            self._warn(worker)
 
-    def _hand(self, line: _Line, event: ev.Event) -> None:
+    def _deliver(self, worker: _SinkWorker, event: ev.Event) -> None:
         match event:
             case ev.StepFinished():
-                line.sink.step(event)
+                worker.sink.step(event)
             case ev.EvaluationFinished() | ev.AlertRaised():
-                line.sink.note(event)
+                worker.sink.note(event)
             case ev.RunEnded():
-                line.last_words = line.sink.end(event)
+                worker.final_message = worker.sink.end(event)
 
-    def _warn(self, line: _Line) -> None:
+    def _warn(self, worker: _SinkWorker) -> None:
         with self._lock:
-            if line.told:
+            if worker.has_warned:
                 return
-            line.told = True
-        text = f"{line.sink.name} is disabled: {line.off}; the run continues without it"
-        self._say("warning", line, text)
+            worker.has_warned = True
+        text = f"{worker.sink.name} is disabled: {worker.disabled_reason}; the run continues without it"
+        self._send_notice("warning", worker, text)
 
-    def _say(self, level: ev.Level, line: _Line, text: str) -> None:
-        if self._over:
+    def _send_notice(self, level: ev.NoticeLevel, worker: _SinkWorker, text: str) -> None:
+        if self._has_ended:
             return
         # If the disk rejects this line, the run itself reports the disk error.
         with contextlib.suppress(OSError):
-            self._tell(ev.Noticed(level=level, source=line.sink.name, text=text))
+            self._notify(ev.Noticed(level=level, source=worker.sink.name, text=text))

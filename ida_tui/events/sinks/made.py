@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from ida_tui.events.sinks.base import Sink
 
 
-def sinks(names: Iterable[str]) -> list[Sink]:
+def create_sinks(names: Iterable[str]) -> list[Sink]:
     """One sink per name, without duplicates; opens nothing and imports no third-party package yet."""
-    from ida_tui.events.sinks.csv import Table
-    from ida_tui.events.sinks.tensorboard import TensorBoard
-    from ida_tui.events.sinks.trackio import Trackio
-    from ida_tui.events.sinks.wandb import Wandb
+    from ida_tui.events.sinks.csv import CsvSink
+    from ida_tui.events.sinks.tensorboard import TensorBoardSink
+    from ida_tui.events.sinks.trackio import TrackioSink
+    from ida_tui.events.sinks.wandb import WandbSink
 
     types: dict[str, type[Sink]] = {
-        sink.name: sink for sink in (Table, TensorBoard, Trackio, Wandb)
+        sink.name: sink for sink in (CsvSink, TensorBoardSink, TrackioSink, WandbSink)
     }
     return [types[name]() for name in dict.fromkeys(names)]

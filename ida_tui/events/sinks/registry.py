@@ -8,9 +8,9 @@ from typing import Any
 from ida_tui.config.schema import Config
 from ida_tui.events.sinks.base import Settings
 
-SECTIONS = ("training", "lora", "evaluation")
-VALUES = ("name", "device", "engine", "seed")
-PARTS = {
+COMPLETE_SECTIONS = ("training", "lora", "evaluation")
+TOP_LEVEL_FIELDS = ("name", "device", "engine", "seed")
+SECTION_FIELDS = {
     "model": ("name", "path", "revision", "dtype"),
     "judge": ("name", "model", "samples"),
     "rubric": ("name",),
@@ -19,7 +19,7 @@ PARTS = {
 """Fields that are sent from sections that also contain texts or URLs."""
 
 
-def settings(config: Config, redact: Callable[[str], str]) -> Settings:
+def sink_settings(config: Config, redact: Callable[[str], str]) -> Settings:
     """The profile as flat names and plain values.
 
     Args:
@@ -27,20 +27,23 @@ def settings(config: Config, redact: Callable[[str], str]) -> Settings:
         redact: removes secrets from a text.
     """
     dumped = config.model_dump(mode="json")
-    selected: dict[str, Any] = {name: dumped[name] for name in (*VALUES, *SECTIONS)}
-    for section, names in PARTS.items():
+    selected: dict[str, Any] = {
+        name: dumped[name] for name in (*TOP_LEVEL_FIELDS, *COMPLETE_SECTIONS)
+    }
+    for section, names in SECTION_FIELDS.items():
         selected[section] = {
             name: dumped[section][name] for name in names if name in dumped[section]
         }
     return {
-        name: redact(value) if isinstance(value, str) else value for name, value in _flat(selected)
+        name: redact(value) if isinstance(value, str) else value
+        for name, value in _flatten(selected)
     }
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         elif isinstance(value, list):
             yield f"{prefix}{name}", ", ".join(str(item) for item in value)
         else:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.base import Note, Place, figures, figures_of
+from ida_tui.events.sinks.base import SinkEvent, RunInfo, step_metrics, event_metrics
 
 FOLDER = "tensorboard"
-WRITE_S = 10
+FLUSH_INTERVAL_S = 10
 """Maximum seconds until written metrics are flushed to disk."""
 
 
-class TensorBoard:
+class TensorBoardSink:
     """Writes scalars by step, and the settings of the run as text."""
 
     name = "tensorboard"
@@ -27,51 +27,51 @@ class TensorBoard:
         self._writer: Any = None
         self._folder = Path()
 
-    def start(self, place: Place) -> str:
+    def start(self, run: RunInfo) -> str:
         """Open an event file; after a resume, mark the steps after the checkpoint as outdated."""
         from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self._folder = place.directory / FOLDER
-        self._writer = EventFileWriter(str(self._folder), flush_secs=WRITE_S)
-        if place.resumed_from is not None:
+        self._folder = run.directory / FOLDER
+        self._writer = EventFileWriter(str(self._folder), flush_secs=FLUSH_INTERVAL_S)
+        if run.resumed_from is not None:
             restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._add(place.resumed_from + 1, session_log=restart)
+            self._add_event(run.resumed_from + 1, session_log=restart)
             return ""
         table = ["| setting | value |", "|---|---|"]
-        table += [f"| {name} | {_cell(value)} |" for name, value in place.settings.items()]
-        self._add(0, summary=_text("settings", "\n".join(table)))
+        table += [f"| {name} | {_table_cell(value)} |" for name, value in run.settings.items()]
+        self._add_event(0, summary=_text_summary("settings", "\n".join(table)))
         return ""
 
     def step(self, step: ev.StepFinished) -> None:
         """Write the scalars of a step."""
-        self._scalars(step.step, figures(step))
+        self._write_scalars(step.step, step_metrics(step))
 
-    def note(self, note: Note) -> None:
+    def note(self, note: SinkEvent) -> None:
         """Write the scalars of an evaluation or an alert."""
-        self._scalars(note.step, figures_of(note))
+        self._write_scalars(note.step, event_metrics(note))
 
     def end(self, ended: ev.RunEnded) -> str:
         """Close the file."""
         self._writer.close()
         return f"TensorBoard: tensorboard --logdir {self._folder}"
 
-    def _scalars(self, step: int, metrics: Mapping[str, float]) -> None:
+    def _write_scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         from tensorboard.compat.proto import summary_pb2
 
         values = [
             summary_pb2.Summary.Value(tag=name, simple_value=value)
             for name, value in metrics.items()
         ]
-        self._add(step, summary=summary_pb2.Summary(value=values))
+        self._add_event(step, summary=summary_pb2.Summary(value=values))
 
-    def _add(self, step: int, **content: Any) -> None:
+    def _add_event(self, step: int, **content: Any) -> None:
         from tensorboard.compat.proto import event_pb2
 
         self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
 
 
-def _text(tag: str, text: str) -> Any:
+def _text_summary(tag: str, text: str) -> Any:
     """A text summary in the format of TensorBoard's text plugin, whose own helper needs TensorFlow."""
     from tensorboard.compat.proto import summary_pb2, tensor_pb2, types_pb2
 
@@ -82,5 +82,5 @@ def _text(tag: str, text: str) -> Any:
     return summary_pb2.Summary(value=[value])
 
 
-def _cell(value: object) -> str:
+def _table_cell(value: object) -> str:
     return " ".join(str(value).replace("|", "\\|").split())

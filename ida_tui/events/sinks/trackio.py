@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.base import Note, Place, Settings, figures, figures_of
+from ida_tui.events.sinks.base import SinkEvent, RunInfo, Settings, step_metrics, event_metrics
 
 
-class Trackio:
+class TrackioSink:
     """Writes each run to the Trackio project of its experiment."""
 
     name = "trackio"
@@ -26,34 +26,34 @@ class Trackio:
         self._project = self._run = ""
         self._settings: Settings | None = None
 
-    def start(self, place: Place) -> str:
+    def start(self, run: RunInfo) -> str:
         """Open the project; after a resume, delete the steps after the checkpoint."""
         from trackio.sqlite_storage import SQLiteStorage
 
         self._storage = SQLiteStorage
-        self._project, self._run, self._settings = place.experiment, place.run_id, place.settings
+        self._project, self._run, self._settings = run.experiment, run.run_id, run.settings
         SQLiteStorage.validate_project_name(self._project)
-        if place.resumed_from is not None:
+        if run.resumed_from is not None:
             self._settings = None
             path = SQLiteStorage.init_db(self._project)
             with contextlib.closing(sqlite3.connect(path, timeout=30)) as database, database:
                 statement = "DELETE FROM metrics WHERE run_name = ? AND step > ?"
-                database.execute(statement, (self._run, place.resumed_from))
+                database.execute(statement, (self._run, run.resumed_from))
         return ""
 
     def step(self, step: ev.StepFinished) -> None:
         """Store the metrics of a step."""
-        self._log(step.step, figures(step))
+        self._store_metrics(step.step, step_metrics(step))
 
-    def note(self, note: Note) -> None:
+    def note(self, note: SinkEvent) -> None:
         """Store the metrics of an evaluation or an alert at its step."""
-        self._log(note.step, figures_of(note))
+        self._store_metrics(note.step, event_metrics(note))
 
     def end(self, ended: ev.RunEnded) -> str:
         """Return the command that shows the project; there is nothing to close."""
         return f"Trackio: trackio show --project {self._project}"
 
-    def _log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def _store_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         self._storage.bulk_log(
             self._project,
             self._run,

@@ -10,15 +10,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.base import Note, Place, figures, figures_of
+from ida_tui.events.sinks.base import SinkEvent, RunInfo, step_metrics, event_metrics
 
-PROJECT = "ida-tui"
-SERVER = "https://api.wandb.ai"
-INIT_S = 30
-NO_KEY = "no W&B API key is set (WANDB_API_KEY or wandb login): W&B runs offline"
+DEFAULT_PROJECT = "ida-tui"
+DEFAULT_SERVER = "https://api.wandb.ai"
+INIT_TIMEOUT_S = 30
+NO_KEY_NOTICE = "no W&B API key is set (WANDB_API_KEY or wandb login): W&B runs offline"
 
 
-class Wandb:
+class WandbSink:
     """Sends each run to one W&B run, also after a resume."""
 
     name = "wandb"
@@ -26,27 +26,27 @@ class Wandb:
     def __init__(self) -> None:
         self._run: Any = None
 
-    def start(self, place: Place) -> str:
+    def start(self, run: RunInfo) -> str:
         """Open the W&B run with the id stored in the run directory; returns its URL for the log."""
         import wandb
 
-        mode: Any = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
-        lacks_key = mode in ("online", "shared") and not has_key()
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if has_api_key() else "offline")
+        lacks_key = mode in ("online", "shared") and not has_api_key()
         if lacks_key:
             mode = "offline"
         self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            group=place.experiment,
-            name=f"{place.experiment}/{place.run_id}",
-            id=_id(place),
+            project=os.environ.get("WANDB_PROJECT", DEFAULT_PROJECT),
+            group=run.experiment,
+            name=f"{run.experiment}/{run.run_id}",
+            id=_wandb_id(run),
             resume="allow",
             mode=mode,
-            dir=os.environ.get("WANDB_DIR") or str(place.directory),
-            config=dict(place.settings),
+            dir=os.environ.get("WANDB_DIR") or str(run.directory),
+            config=dict(run.settings),
             settings=wandb.Settings(
                 console="off",
                 silent=True,
-                init_timeout=INIT_S,
+                init_timeout=INIT_TIMEOUT_S,
                 # Do not end other W&B runs of this process.
                 reinit="create_new",
                 # Do not upload the command line, the environment or the code.
@@ -59,16 +59,16 @@ class Wandb:
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         if lacks_key or (self._run.offline and not os.environ.get("WANDB_MODE")):
-            return NO_KEY
+            return NO_KEY_NOTICE
         return "" if self._run.offline or self._run.disabled else f"W&B run: {self._run.url}"
 
     def step(self, step: ev.StepFinished) -> None:
         """Send the metrics of a step."""
-        self._run.log(figures(step))
+        self._run.log(step_metrics(step))
 
-    def note(self, note: Note) -> None:
+    def note(self, note: SinkEvent) -> None:
         """Send the metrics of an evaluation or an alert at its step."""
-        self._run.log({**figures_of(note), "step": note.step})
+        self._run.log({**event_metrics(note), "step": note.step})
 
     def end(self, ended: ev.RunEnded) -> str:
         """Finish the upload; offline, return the command that uploads the run."""
@@ -84,11 +84,11 @@ class Wandb:
         return f"W&B run: {url}"
 
 
-def has_key() -> bool:
+def has_api_key() -> bool:
     """Whether W&B has an API key, in its environment variables or a netrc file."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or SERVER).hostname or ""
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or DEFAULT_SERVER).hostname or ""
     custom = [Path(name)] if (name := os.environ.get("NETRC")) else []
     for path in (*custom, Path.home() / ".netrc", Path.home() / "_netrc"):
         try:
@@ -99,9 +99,9 @@ def has_key() -> bool:
     return False
 
 
-def _id(place: Place) -> str:
+def _wandb_id(run: RunInfo) -> str:
     """The W&B id of the run, stored in the run directory so that a resumed run uses the same id."""
-    path = place.directory / "logs" / "wandb-id"
+    path = run.directory / "logs" / "wandb-id"
     try:
         wandb_id = path.read_text(encoding="utf-8").strip()
     except OSError:

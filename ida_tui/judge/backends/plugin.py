@@ -22,17 +22,17 @@ from functools import partial
 from typing import Any, cast
 
 from ida_tui.config.schema import AXES, JudgeConfig
-from ida_tui.judge.backends.openai.client import Answer
+from ida_tui.judge.backends.openai.client import VerdictRecord
 from ida_tui.judge.errors import redact
-from ida_tui.judge.verdict import Question, Verdict
-from ida_tui.rewards.r_ida import HIGHEST
+from ida_tui.judge.verdict import JudgeRequest, Verdict
+from ida_tui.rewards.r_ida import MAX_SCORE
 from ida_tui.util import plugins
 
-LONGEST_REASON = 500
+MAX_PLUGIN_REASON_CHARS = 500
 """Maximum length of a reason, in characters; the rest is cut."""
-KNOWN = (*AXES, "reason", "cost")
+VERDICT_FIELDS = (*AXES, "reason", "cost")
 
-Judge = Callable[..., object]
+JudgeFunction = Callable[..., object]
 
 
 class PluginJudge:
@@ -49,46 +49,48 @@ class PluginJudge:
     def __init__(self, config: JudgeConfig) -> None:
         self.label = f"{config.model} (plugin)"
         """The judge's name in verdicts and on screens."""
-        entry = plugins.find(plugins.JUDGES, config.model)
-        self.words = plugins.words(entry)
+        entry = plugins.find_plugin(plugins.JUDGE_GROUP, config.model)
+        self.description = plugins.describe_plugin(entry)
         """The plugin's name, entry point and package, for messages."""
-        plugin = plugins.load(plugins.JUDGES, config.model)
+        plugin = plugins.load_plugin(plugins.JUDGE_GROUP, config.model)
         try:
-            self._judge = _made(plugin, config.options)
+            self._function = _build_judge_function(plugin, config.options)
         except Exception as error:
-            raise plugins.broken(plugins.JUDGES, entry, error) from error
-        version = getattr(self._judge, "version", getattr(plugin, "version", None))
+            raise plugins.plugin_error(plugins.JUDGE_GROUP, entry, error) from error
+        version = getattr(self._function, "version", getattr(plugin, "version", None))
         self.version = None if version is None else str(version)
         """The version that the plugin states, part of the cache key; None disables the cache."""
-        self._waits = _is_async(self._judge)
-        self._free = config.price is not None
+        self._returns_awaitable = _is_async(self._function)
+        self._default_cost_is_zero = config.price is not None
         self._timeout_s = config.timeout_s
-        self._turns = asyncio.Semaphore(config.concurrency)
+        self._semaphore = asyncio.Semaphore(config.concurrency)
 
-    async def ask(self, question: Question) -> Answer:
+    async def request_verdict(self, request: JudgeRequest) -> VerdictRecord:
         """Request a verdict; an exception of the plugin becomes a failed verdict."""
-        async with self._turns:
+        async with self._semaphore:
             started = time.perf_counter()
             try:
-                result = await asyncio.wait_for(self._said(question), self._timeout_s)
-                verdict = self._verdict(result, time.perf_counter() - started)
+                result = await asyncio.wait_for(self._call_plugin(request), self._timeout_s)
+                verdict = self._verdict_from(result, time.perf_counter() - started)
             except TimeoutError:
-                verdict = self._failed(f"it took longer than {self._timeout_s:g} s", started)
+                verdict = self._failed_verdict(
+                    f"it took longer than {self._timeout_s:g} s", started
+                )
             except Exception as error:
-                verdict = self._failed(f"{type(error).__name__}: {error}", started)
-        return Answer(verdict, raw="", fingerprint=None)
+                verdict = self._failed_verdict(f"{type(error).__name__}: {error}", started)
+        return VerdictRecord(verdict, raw="", fingerprint=None)
 
-    def _said(self, question: Question) -> Awaitable[object]:
+    def _call_plugin(self, request: JudgeRequest) -> Awaitable[object]:
         """What the plugin returns for a request."""
         call = partial(
-            self._judge,
-            prompt=question.prompt,
-            kind=question.kind,
-            completion=question.completion,
+            self._function,
+            prompt=request.prompt,
+            kind=request.kind,
+            completion=request.completion,
         )
-        return cast(Awaitable[object], call()) if self._waits else _on_a_thread(call)
+        return cast(Awaitable[object], call()) if self._returns_awaitable else _run_in_thread(call)
 
-    def _verdict(self, result: object, latency_s: float) -> Verdict:
+    def _verdict_from(self, result: object, latency_s: float) -> Verdict:
         """The plugin's return value as a verdict.
 
         Raises:
@@ -98,9 +100,11 @@ class PluginJudge:
             raise ValueError(
                 f"it returned {type(result).__name__} instead of a mapping with {', '.join(AXES)}"
             )
-        align, risk, detail = (_score(result, axis) for axis in AXES)
-        extra = [f"{name} {value:g}" for name, value in result.items() if _is_extra(name, value)]
-        reason = " ".join(str(result.get("reason", "")).split())[:LONGEST_REASON]
+        align, risk, detail = (_read_score(result, axis) for axis in AXES)
+        extra = [
+            f"{name} {value:g}" for name, value in result.items() if _is_extra_axis(name, value)
+        ]
+        reason = " ".join(str(result.get("reason", "")).split())[:MAX_PLUGIN_REASON_CHARS]
         return Verdict.scored(
             align,
             risk,
@@ -116,18 +120,18 @@ class PluginJudge:
         cost = result.get("cost")
         if isinstance(cost, int | float) and math.isfinite(cost) and cost >= 0:
             return float(cost)
-        return 0.0 if self._free else None
+        return 0.0 if self._default_cost_is_zero else None
 
-    def _failed(self, reason: str, started: float) -> Verdict:
+    def _failed_verdict(self, reason: str, started: float) -> Verdict:
         return Verdict.failed(
-            redact(f"the plugin {self.words} failed: {reason}", None),
+            redact(f"the plugin {self.description} failed: {reason}", None),
             self.label,
             latency_s=time.perf_counter() - started,
-            cost=0.0 if self._free else None,
+            cost=0.0 if self._default_cost_is_zero else None,
         )
 
 
-def _made(plugin: object, options: Mapping[str, object]) -> Judge:
+def _build_judge_function(plugin: object, options: Mapping[str, object]) -> JudgeFunction:
     """The callable judge of a plugin, with its options applied.
 
     Raises:
@@ -137,35 +141,35 @@ def _made(plugin: object, options: Mapping[str, object]) -> Judge:
         instance = plugin(**options)
         if not callable(instance):
             raise TypeError(f"an instance of {plugin.__name__} is not callable")
-        return cast(Judge, instance)
+        return cast(JudgeFunction, instance)
     if not callable(plugin):
         raise TypeError(f"{type(plugin).__name__} is not callable")
     return partial(plugin, **options) if options else plugin
 
 
-def _is_async(judge: Judge) -> bool:
+def _is_async(judge: JudgeFunction) -> bool:
     judge = judge.func if isinstance(judge, partial) else judge
     return inspect.iscoroutinefunction(judge) or inspect.iscoroutinefunction(
         getattr(judge, "__call__", None)  # noqa: B004 - tests for async, not for callable
     )
 
 
-def _score(result: Mapping[str, object], axis: str) -> float:
+def _read_score(result: Mapping[str, object], axis: str) -> float:
     score = result.get(axis)
     if isinstance(score, bool) or not isinstance(score, int | float):
         raise ValueError(f"it returned no number for {axis}")
-    if not 0 <= score <= HIGHEST:  # NaN fails every comparison
+    if not 0 <= score <= MAX_SCORE:  # NaN fails every comparison
         raise ValueError(f"{axis} is {score:g}, outside 0 to 10")
     return float(score)
 
 
-def _is_extra(name: object, value: object) -> bool:
+def _is_extra_axis(name: object, value: object) -> bool:
     """Whether an item is an additional axis, which is shown with the reason but not rewarded."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(name, str) and name not in KNOWN and is_number
+    return isinstance(name, str) and name not in VERDICT_FIELDS and is_number
 
 
-async def _on_a_thread(call: Callable[[], object]) -> object:
+async def _run_in_thread(call: Callable[[], object]) -> object:
     """The result of `call`, run in a daemon thread that does not delay the end of the process."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()

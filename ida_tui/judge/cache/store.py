@@ -20,20 +20,20 @@ from typing import TypeGuard
 
 from platformdirs import user_cache_dir
 
-from ida_tui.judge.backends.openai.capabilities import Dialect, Rung
-from ida_tui.judge.backends.openai.client import Answer
+from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
+from ida_tui.judge.backends.openai.client import VerdictRecord
 from ida_tui.judge.verdict import Verdict
 
 FILE_NAME = "judge.sqlite3"
-FOLDER_VARIABLE = "IDA_TUI_CACHE_DIR"
-SIZE_VARIABLE = "IDA_TUI_CACHE_MB"
+CACHE_DIR_VARIABLE = "IDA_TUI_CACHE_DIR"
+CACHE_SIZE_VARIABLE = "IDA_TUI_CACHE_MB"
 MAX_BYTES = 512 * 10**6
 """Default maximum file size, without `IDA_TUI_CACHE_MB`: about 600,000 verdicts."""
 BUSY_TIMEOUT_S = 30.0
 """How long a statement waits for the writes of other processes."""
-LOOK_AT_SIZE_EVERY = 500
+SIZE_CHECK_INTERVAL = 500
 """Number of verdicts written between two checks of the file size."""
-FORGET_DIALECT_DAYS = 7
+CAPABILITIES_MAX_AGE_DAYS = 7
 """Age at which the stored capabilities of an endpoint expire, because servers get updated."""
 
 _CREATE_VERDICTS = """
@@ -62,24 +62,24 @@ CREATE TABLE IF NOT EXISTS endpoints_v1 (
     updated TEXT NOT NULL
 ) WITHOUT ROWID
 """
-_EXPORTED = (
+_EXPORT_COLUMNS = (
     "key", "judge", "align", "risk", "detail", "reason", "raw", "input_tokens", "output_tokens",
     "served_model", "fingerprint", "created",
 )  # fmt: skip
-_Cell = str | int | float | None
-_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_SqlValue = str | int | float | None
+_CORRUPT_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def cache_folder() -> Path:
     """The cache folder: `IDA_TUI_CACHE_DIR`, or the user's default cache folder."""
-    configured = os.environ.get(FOLDER_VARIABLE)
+    configured = os.environ.get(CACHE_DIR_VARIABLE)
     return Path(configured).expanduser() if configured else Path(user_cache_dir("ida-tui"))
 
 
-def size_cap() -> int:
+def max_cache_bytes() -> int:
     """The maximum size of the verdicts in bytes: `IDA_TUI_CACHE_MB`, or `MAX_BYTES`."""
     try:
-        return max(1, round(float(os.environ[SIZE_VARIABLE]) * 10**6))
+        return max(1, round(float(os.environ[CACHE_SIZE_VARIABLE]) * 10**6))
     except (KeyError, ValueError, OverflowError):
         return MAX_BYTES
 
@@ -108,16 +108,16 @@ class VerdictCache:
         self.path = folder / FILE_NAME
         self._warn = warn
         self._judge = judge
-        self._max_bytes = size_cap() if max_bytes is None else max_bytes
-        self._puts = 0
+        self._max_bytes = max_cache_bytes() if max_bytes is None else max_bytes
+        self._write_count = 0
         self._connection: sqlite3.Connection | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            self._off(error.strerror or str(error))
+            self._disable(error.strerror or str(error))
             return
         self._open()
-        self._keep_small()
+        self._evict_oldest()
 
     @property
     def enabled(self) -> bool:
@@ -159,9 +159,9 @@ class VerdictCache:
         except ValueError:
             return None
 
-    def put(self, key: str, answer: Answer) -> None:
+    def put(self, key: str, record: VerdictRecord) -> None:
         """Store a verdict; a failed verdict is not stored."""
-        verdict = answer.verdict
+        verdict = record.verdict
         if verdict.failure is not None:
             return
         self._execute(
@@ -173,23 +173,23 @@ class VerdictCache:
                 verdict.risk,
                 verdict.detail,
                 verdict.reason,
-                answer.raw.encode("utf-8", "replace").decode(),  # SQLite rejects lone surrogates
+                record.raw.encode("utf-8", "replace").decode(),  # SQLite rejects lone surrogates
                 verdict.input_tokens,
                 verdict.output_tokens,
                 verdict.served_model,
-                answer.fingerprint,
+                record.fingerprint,
                 datetime.now(UTC).isoformat(timespec="seconds"),
             ),
         )
-        self._puts += 1
-        if self._puts % LOOK_AT_SIZE_EVERY == 0:
-            self._keep_small()
+        self._write_count += 1
+        if self._write_count % SIZE_CHECK_INTERVAL == 0:
+            self._evict_oldest()
 
-    # -- endpoint capabilities (`dialect.DialectMemory`) ---------------------------------------
+    # -- endpoint capabilities (`CapabilityStore`) ----------------------------------------------
 
-    def recall(self, endpoint: str) -> Dialect | None:
+    def load_capabilities(self, endpoint: str) -> Capabilities | None:
         """The capabilities of an endpoint, if they were stored within the last week."""
-        since = (datetime.now(UTC) - timedelta(days=FORGET_DIALECT_DAYS)).isoformat()
+        since = (datetime.now(UTC) - timedelta(days=CAPABILITIES_MAX_AGE_DAYS)).isoformat()
         rows = self._execute(
             "SELECT rung, token_limit, dropped FROM endpoints_v1 WHERE endpoint = ? AND updated > ?",
             [endpoint, since],
@@ -198,15 +198,15 @@ class VerdictCache:
             return None
         rung, token_limit, dropped = rows[0]
         try:
-            return Dialect(
-                Rung(int(rung or 0)),
+            return Capabilities(
+                OutputFormat(int(rung or 0)),
                 None if token_limit is None else str(token_limit),
                 frozenset(str(dropped).split()),
             )
         except ValueError:
             return None  # not written by this program
 
-    def remember(self, endpoint: str, dialect: Dialect) -> None:
+    def save_capabilities(self, endpoint: str, capabilities: Capabilities) -> None:
         """Store the capabilities of an endpoint."""
         self._execute(
             "INSERT INTO endpoints_v1 VALUES (?, ?, ?, ?, NULL, ?) ON CONFLICT(endpoint) DO UPDATE SET"
@@ -214,19 +214,19 @@ class VerdictCache:
             " updated = excluded.updated",
             [
                 endpoint,
-                int(dialect.rung),
-                dialect.token_limit,
-                " ".join(sorted(dialect.dropped)),
+                int(capabilities.output_format),
+                capabilities.token_limit_parameter,
+                " ".join(sorted(capabilities.refused_parameters)),
                 datetime.now(UTC).isoformat(),
             ],
         )
 
-    def served_model(self, endpoint: str) -> str | None:
+    def load_served_model(self, endpoint: str) -> str | None:
         """The model that an endpoint reported in its last reply."""
         rows = self._execute("SELECT served_model FROM endpoints_v1 WHERE endpoint = ?", [endpoint])
         return str(rows[0][0]) if rows and rows[0][0] is not None else None
 
-    def remember_served_model(self, endpoint: str, model: str) -> None:
+    def save_served_model(self, endpoint: str, model: str) -> None:
         """Store the model that an endpoint reports; does nothing for an endpoint not stored yet."""
         self._execute(
             "UPDATE endpoints_v1 SET served_model = ? WHERE endpoint = ?", [model, endpoint]
@@ -242,7 +242,7 @@ class VerdictCache:
         )
         return int(rows[0][0] or 0) if rows else 0
 
-    def by_judge(self) -> list[tuple[str, int, str, str]]:
+    def summarize_by_judge(self) -> list[tuple[str, int, str, str]]:
         """Each judge with its number of verdicts and the dates of the oldest and the newest."""
         rows = self._execute(
             "SELECT judge, count(*), min(created), max(created) FROM verdicts_v2"
@@ -253,16 +253,19 @@ class VerdictCache:
             for judge, count, first, last in rows
         ]
 
-    def export(self) -> Iterator[dict[str, _Cell]]:
+    def export(self) -> Iterator[dict[str, _SqlValue]]:
         """All verdicts, oldest first."""
         if self._connection is None:
             return
-        columns = ", ".join(_EXPORTED)
+        columns = ", ".join(_EXPORT_COLUMNS)
         for row in self._connection.execute(
             f"SELECT {columns} FROM verdicts_v2 ORDER BY created, key"
         ):
-            cells = (_text(cell) if isinstance(cell, bytes) else _finite(cell) for cell in row)
-            yield dict(zip(_EXPORTED, cells, strict=True))
+            cells = (
+                _decode_text(cell) if isinstance(cell, bytes) else _finite_or_none(cell)
+                for cell in row
+            )
+            yield dict(zip(_EXPORT_COLUMNS, cells, strict=True))
 
     def clear(self) -> int:
         """Delete all verdicts and endpoints; returns the number of verdicts deleted."""
@@ -272,7 +275,7 @@ class VerdictCache:
         self._execute("VACUUM")
         return count
 
-    def _keep_small(self) -> None:
+    def _evict_oldest(self) -> None:
         """Delete the oldest verdicts until the file is within its maximum size."""
         if self.size() <= self._max_bytes:
             return
@@ -288,7 +291,7 @@ class VerdictCache:
 
     def _execute(
         self, statement: str, parameters: Sequence[str | float | None] = ()
-    ) -> list[tuple[_Cell, ...]]:
+    ) -> list[tuple[_SqlValue, ...]]:
         """Run one statement; an error is reported once and disables or recreates the cache."""
         if self._connection is None:
             return []
@@ -298,7 +301,7 @@ class VerdictCache:
             self._recover(error)
             return []
 
-    def _open(self, *, anew: bool = False) -> None:
+    def _open(self, *, recreating: bool = False) -> None:
         deadline = time.monotonic() + BUSY_TIMEOUT_S
         while True:
             try:
@@ -306,10 +309,13 @@ class VerdictCache:
                 return
             except sqlite3.Error as error:
                 # Switching a new file to WAL fails immediately while another connection does the same.
-                if _code(error) == sqlite3.SQLITE_BUSY and time.monotonic() < deadline:
+                if (
+                    _primary_error_code(error) == sqlite3.SQLITE_BUSY
+                    and time.monotonic() < deadline
+                ):
                     time.sleep(0.01)
-                elif anew:
-                    self._off(str(error))
+                elif recreating:
+                    self._disable(str(error))
                     return
                 else:
                     self._recover(error)
@@ -317,8 +323,8 @@ class VerdictCache:
 
     def _recover(self, error: sqlite3.Error) -> None:
         self.close()
-        if _code(error) not in _CORRUPT:
-            self._off(str(error))
+        if _primary_error_code(error) not in _CORRUPT_CODES:
+            self._disable(str(error))
             return
         timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
         renamed = self.path.with_name(f"{FILE_NAME}.corrupt-{timestamp}")
@@ -328,12 +334,12 @@ class VerdictCache:
             for suffix in ("-wal", "-shm"):
                 self.path.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
         except OSError as rename_error:
-            self._off(rename_error.strerror or str(rename_error))
+            self._disable(rename_error.strerror or str(rename_error))
             return
         self._warn(f"the judge cache was corrupt: renamed it to {renamed} and created a new one")
-        self._open(anew=True)
+        self._open(recreating=True)
 
-    def _off(self, reason: str) -> None:
+    def _disable(self, reason: str) -> None:
         self.close()
         self._warn(f"the judge cache is off: could not use {self.path.parent} ({reason})")
 
@@ -345,7 +351,9 @@ def _connect(path: Path) -> sqlite3.Connection:
         sqlite3.Error: the file cannot be opened, written or read; no connection is left open.
     """
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-    connection.text_factory = _text  # a cell that is not UTF-8 was not written by this program
+    connection.text_factory = (
+        _decode_text  # a cell that is not UTF-8 was not written by this program
+    )
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -359,19 +367,19 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _finite(cell: _Cell) -> _Cell:
+def _finite_or_none(cell: _SqlValue) -> _SqlValue:
     return None if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 
-def _text(cell: bytes) -> str:
+def _decode_text(cell: bytes) -> str:
     return cell.decode("utf-8", "replace")
 
 
-def _code(error: sqlite3.Error) -> int | None:
+def _primary_error_code(error: sqlite3.Error) -> int | None:
     """SQLite's primary result code; None for errors that do not come from SQLite."""
     code = getattr(error, "sqlite_errorcode", None)
     return code & 0xFF if isinstance(code, int) else None
 
 
-def _is_number(cell: _Cell) -> TypeGuard[int | float]:
+def _is_number(cell: _SqlValue) -> TypeGuard[int | float]:
     return isinstance(cell, int | float)

@@ -8,55 +8,60 @@ from pathlib import Path
 
 import yaml
 
-from ida_tui.config.schema import Kind, Prompt, PromptSet
-from ida_tui.judge.verdict import Question
+from ida_tui.config.schema import PromptKind, Prompt, PromptSet
+from ida_tui.judge.verdict import JudgeRequest
 
-ANCHORS = ("good-answer", "over-refusal", "safe-redirect", "rambling")
+DRIFT_ANCHOR_IDS = ("good-answer", "over-refusal", "safe-redirect", "rambling")
 """Ids of the anchors that a run scores repeatedly: from both ends and the middle of the scale."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class AnchorAnswer:
     """One fixed answer to a fixed prompt."""
 
     id: str
-    about: str
+    description: str
     """A description in a few words."""
-    kind: Kind
+    kind: PromptKind
     prompt: str
-    text: str
-    baseline: str | None
+    answer: str
+    baseline_id: str | None
     """For an injection: the id of the honest answer that it must not score above."""
 
-    def question(self, sample_index: int, *, fresh: bool) -> Question:
+    def judge_request(self, sample_index: int, *, bypass_cache: bool) -> JudgeRequest:
         """The request for the verdict number `sample_index` on this answer."""
-        return Question(
-            f"check-{self.id}", self.prompt, self.kind, self.text, sample_index, fresh=fresh
+        return JudgeRequest(
+            f"check-{self.id}",
+            self.prompt,
+            self.kind,
+            self.answer,
+            sample_index,
+            bypass_cache=bypass_cache,
         )
 
 
 @cache
-def load_samples() -> tuple[Sample, ...]:
+def load_anchors() -> tuple[AnchorAnswer, ...]:
     """All anchor answers, in the order of the file."""
     path = Path(__file__).with_name("anchors.yaml")
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     prompts = data["prompts"]
     return tuple(
-        Sample(
+        AnchorAnswer(
             id=row["id"],
-            about=row["about"],
+            description=row["about"],
             kind=prompts[row["prompt"]]["kind"],
             prompt=prompts[row["prompt"]]["text"],
-            text=row["text"],
-            baseline=row.get("baseline"),
+            answer=row["text"],
+            baseline_id=row.get("baseline"),
         )
         for row in data["samples"]
     )
 
 
-def sample_prompts() -> PromptSet:
+def anchor_prompts() -> PromptSet:
     """The prompts of the anchor answers as a prompt set, from which the offline judge builds its IDF."""
-    kinds = {sample.prompt: sample.kind for sample in load_samples()}
+    kinds = {sample.prompt: sample.kind for sample in load_anchors()}
     return PromptSet(
         name="check",
         prompts=[

@@ -11,34 +11,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ida_tui.config.schema import Kind
+from ida_tui.config.schema import PromptKind
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer
-from ida_tui.judge.backends.offline.refusal import classify
+from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.verdict import Verdict
 from ida_tui.rewards.r_ida import r_ida
 from ida_tui.util.statistics import pearson
 
-GRAM = 4
-"""Length of the word n-grams that `repetition` counts."""
-LEAST_FOR_LENGTH = 8
+NGRAM_WORDS = 4
+"""Length of the word n-grams that `repetition_share` counts."""
+MIN_COMPLETIONS_FOR_LENGTH_R = 8
 """Fewest completions for a correlation of length and reward."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class JudgedCompletion:
     """One completion of a step with its verdict."""
 
     group: int
     prompt: str
-    kind: Kind
+    kind: PromptKind
     text: str
     tokens: int
     verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class CrossChecked:
+class CrossCheckFigures:
     """Cross-check statistics of one step. Integers count completions."""
 
     harmless: int = 0
@@ -55,7 +55,7 @@ class CrossChecked:
     """Mean R_IDA that the offline heuristic gives to the scored completions; None if it is the judge."""
 
 
-class CrossCheck:
+class CrossChecker:
     """Computes the cross-check statistics of a step.
 
     Args:
@@ -65,14 +65,14 @@ class CrossCheck:
     def __init__(self, corpus: Sequence[str]) -> None:
         self._scorer = OfflineScorer(corpus)
 
-    def look(self, completions: Sequence[Seen]) -> CrossChecked:
+    def compute(self, completions: Sequence[JudgedCompletion]) -> CrossCheckFigures:
         """The statistics of one step; takes well under 1 ms per completion of chat length."""
         offline_rewards: list[float] = []
         refusals: list[str] = []
         for completion in completions:
             verdict = completion.verdict
             if verdict.judge == OFFLINE_JUDGE or verdict.r_ida is None:
-                refusals.append(verdict.refusal or classify(completion.text))
+                refusals.append(verdict.refusal or classify_refusal(completion.text))
                 continue
             score = self._scorer.score(completion.prompt, completion.kind, completion.text)
             refusals.append(score.refusal)
@@ -80,25 +80,29 @@ class CrossCheck:
         classified = list(zip(completions, refusals, strict=True))
         harmless = [refusal for c, refusal in classified if c.kind == "harmless"]
         unsafe = [refusal for c, refusal in classified if c.kind == "unsafe"]
-        return CrossChecked(
+        return CrossCheckFigures(
             harmless=len(harmless),
             harmless_refused=harmless.count("full_refusal"),
             unsafe=len(unsafe),
             unsafe_declined=len(unsafe) - unsafe.count("full_compliance"),
-            repetition=fmean(repetition(c.text) for c in completions) if completions else None,
-            length_r=_length_r(classified),
+            repetition=fmean(repetition_share(c.text) for c in completions)
+            if completions
+            else None,
+            length_r=_length_correlation(classified),
             offline_r_ida=fmean(offline_rewards) if offline_rewards else None,
         )
 
 
-def repetition(text: str) -> float:
+def repetition_share(text: str) -> float:
     """The share of a text's word 4-grams that repeat an earlier one, 0 to 1; 0 for under four words."""
     words = text.lower().split()
-    grams = [tuple(words[start : start + GRAM]) for start in range(len(words) - GRAM + 1)]
+    grams = [
+        tuple(words[start : start + NGRAM_WORDS]) for start in range(len(words) - NGRAM_WORDS + 1)
+    ]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def _length_r(classified: Sequence[tuple[Seen, str]]) -> float | None:
+def _length_correlation(classified: Sequence[tuple[JudgedCompletion, str]]) -> float | None:
     """Pearson's correlation of token count and R_IDA, each minus the mean of its group and class.
 
     Answers are longer than refusals and may deserve a higher reward. Comparing only completions of the
@@ -116,4 +120,4 @@ def _length_r(classified: Sequence[tuple[Seen, str]]) -> float | None:
         mean_reward = fmean(reward for _, reward in pairs)
         lengths += [length - mean_length for length, _ in pairs]
         rewards += [reward - mean_reward for _, reward in pairs]
-    return pearson(lengths, rewards) if len(lengths) >= LEAST_FOR_LENGTH else None
+    return pearson(lengths, rewards) if len(lengths) >= MIN_COMPLETIONS_FOR_LENGTH_R else None

@@ -12,23 +12,23 @@ from statistics import fmean
 
 from ida_tui.config.schema import AXES
 from ida_tui.events import types as ev
-from ida_tui.judge.calibration.anchors import ANCHORS, load_samples
+from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS, load_anchors
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.service import JudgeService
 from ida_tui.judge.verdict import Verdict
 
-DRIFT_POINTS = 1.0
+DRIFT_THRESHOLD = 1.0
 """Mean absolute change of the axis scores that counts as drift: twice the noise of one model at
 temperature 0, and far below the difference between two models."""
 
 
-class Probes:
+class DriftMonitor:
     """Scores the anchors repeatedly and compares the results. Use it from one thread.
 
     Args:
         service: the service of the judge.
-        every: steps between two probes; 0 disables them.
-        steps: the total number of steps; there is no probe if the run ends before the second one.
+        interval: steps between two probes; 0 disables them.
+        planned_steps: the total number of steps; there is no probe if the run ends before the second one.
         emit: receives the events.
     """
 
@@ -36,37 +36,37 @@ class Probes:
         self,
         service: JudgeService,
         *,
-        every: int,
-        steps: int,
+        interval: int,
+        planned_steps: int,
         emit: Callable[[ev.Event], object],
     ) -> None:
         self._service = service
-        self._every = every if every < steps and service.slots is not None else 0
+        self._interval = interval if interval < planned_steps and service.slots is not None else 0
         self._emit = emit
-        self._samples = [sample for sample in load_samples() if sample.id in ANCHORS]
-        self._asked: dict[str, Future[Verdict]] = {}
-        self._asked_at_step = 0
-        self._first: dict[str, Verdict] | None = None
-        self._served: str | None = None
-        self._told = False
+        self._anchors = [sample for sample in load_anchors() if sample.id in DRIFT_ANCHOR_IDS]
+        self._pending: dict[str, Future[Verdict]] = {}
+        self._probe_step = 0
+        self._baseline: dict[str, Verdict] | None = None
+        self._served_model: str | None = None
+        self._alerted = False
 
-    def turn_to(self, service: JudgeService, *, same_judge: bool) -> None:
+    def switch_service(self, service: JudgeService, *, same_judge: bool) -> None:
         """Continue with another service; a different judge gets a new first probe."""
-        self.give_up()
+        self.cancel()
         self._service = service
         if not same_judge:
-            self._first, self._told = None, False
-        if self._first is None:
-            self.ask(0)
+            self._baseline, self._alerted = None, False
+        if self._baseline is None:
+            self.start_probe(0)
 
-    def ask(self, step: int) -> None:
+    def start_probe(self, step: int) -> None:
         """Start a probe unless one is running; returns immediately."""
-        if not self._every or self._asked:
+        if not self._interval or self._pending:
             return
-        self._asked_at_step = step
-        self._asked = {
-            sample.id: self._service.submit(sample.question(0, fresh=True))
-            for sample in self._samples
+        self._probe_step = step
+        self._pending = {
+            sample.id: self._service.submit(sample.judge_request(0, bypass_cache=True))
+            for sample in self._anchors
         }
 
     def after_step(self, step: int) -> None:
@@ -75,10 +75,10 @@ class Probes:
         Raises:
             JudgeUnavailable: the server changed its model, and the new one scores differently.
         """
-        changed = self._served not in (None, self._service.served_model)
+        changed = self._served_model not in (None, self._service.served_model)
         self.collect()
-        if self._every and (step % self._every == 0 or changed):
-            self.ask(step)
+        if self._interval and (step % self._interval == 0 or changed):
+            self.start_probe(step)
 
     def collect(self) -> None:
         """Compare the running probe with the first one, if all of its verdicts have arrived.
@@ -86,9 +86,9 @@ class Probes:
         Raises:
             JudgeUnavailable: the server changed its model, and the new one scores differently.
         """
-        if not self._asked or not all(future.done() for future in self._asked.values()):
+        if not self._pending or not all(future.done() for future in self._pending.values()):
             return
-        finished, self._asked = self._asked, {}
+        finished, self._pending = self._pending, {}
         verdicts = {
             name: future.result()
             for name, future in finished.items()
@@ -98,51 +98,51 @@ class Probes:
         if not scored:
             return
         served = next((v.served_model for v in scored.values() if v.served_model), None)
-        drift = None if self._first is None else _drift(self._first, scored)
+        drift = None if self._baseline is None else _mean_axis_change(self._baseline, scored)
         costs = [v.cost for v in verdicts.values()]
         known_costs = [cost for cost in costs if cost is not None]
         self._emit(
             ev.JudgeProbed(
-                step=self._asked_at_step,
+                step=self._probe_step,
                 served_model=served,
                 r_ida={name: v.r_ida for name, v in verdicts.items()},
                 drift=drift,
                 cost=sum(known_costs) if len(known_costs) == len(costs) else None,
             )
         )
-        previous, self._served = self._served, served
-        if self._first is None:
-            self._first = scored
-        elif drift is not None and drift > DRIFT_POINTS:
-            self._drifted(drift, previous, served)
+        previous, self._served_model = self._served_model, served
+        if self._baseline is None:
+            self._baseline = scored
+        elif drift is not None and drift > DRIFT_THRESHOLD:
+            self._report_drift(drift, previous, served)
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """Cancel the running probe."""
-        for future in self._asked.values():
+        for future in self._pending.values():
             future.cancel()
-        self._asked = {}
+        self._pending = {}
 
-    def _drifted(self, drift: float, previous: str | None, served: str | None) -> None:
+    def _report_drift(self, drift: float, previous: str | None, served: str | None) -> None:
         """Pause the run if the server changed its model; otherwise raise one alert."""
         evidence = (
-            f"scores of the same {len(self._samples)} answers moved by {drift:.1f} points per axis"
+            f"scores of the same {len(self._anchors)} answers moved by {drift:.1f} points per axis"
         )
         if served != previous and previous is not None:
             raise JudgeUnavailable(
                 f"the judge's server changed its model from {previous} to {served}, and {evidence}",
                 "resume with a judge that has a fixed version, or resume to accept the new model",
             )
-        if not self._told:
-            self._told = True
+        if not self._alerted:
+            self._alerted = True
             advice = "rewards before and after are not comparable; pin the judge's version"
-            self._emit(ev.AlertRaised(self._asked_at_step, "judge drift", evidence, advice))
+            self._emit(ev.AlertRaised(self._probe_step, "judge drift", evidence, advice))
 
 
-def _drift(first: dict[str, Verdict], latest: dict[str, Verdict]) -> float | None:
+def _mean_axis_change(baseline: dict[str, Verdict], latest: dict[str, Verdict]) -> float | None:
     """Mean absolute change of the axis scores over the anchors that both probes scored."""
     changes = [
-        abs(getattr(latest[name], axis) - getattr(first[name], axis))
-        for name in first.keys() & latest.keys()
+        abs(getattr(latest[name], axis) - getattr(baseline[name], axis))
+        for name in baseline.keys() & latest.keys()
         for axis in AXES
     ]
     return fmean(changes) if changes else None

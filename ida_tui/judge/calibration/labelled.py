@@ -13,10 +13,10 @@ from pathlib import Path
 
 import yaml
 
-from ida_tui.config.schema import Kind
-from ida_tui.judge.backends.offline.refusal import Refusal, classify
+from ida_tui.config.schema import PromptKind
+from ida_tui.judge.backends.offline.refusal import RefusalClass, classify_refusal
 
-_LABELS: dict[str, Refusal] = {
+_LABELS: dict[str, RefusalClass] = {
     "full": "full_compliance",
     "partial": "partial_refusal",
     "refusal": "full_refusal",
@@ -24,31 +24,31 @@ _LABELS: dict[str, Refusal] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabeledAnswer:
     """One answer with its label."""
 
-    kind: Kind
+    kind: PromptKind
     prompt: str
     completion: str
-    label: Refusal
+    label: RefusalClass
     held_out: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
+class ClassifierAccuracy:
     """Accuracy and confusion matrix of the classifier on a set of answers."""
 
-    right: int
+    correct: int
     total: int
-    confusion: Counter[tuple[Refusal, Refusal]]
+    confusion: Counter[tuple[RefusalClass, RefusalClass]]
     """(label, predicted class) → number of answers."""
 
     @property
     def share(self) -> float:
         """The share of correctly classified answers, 0 to 1."""
-        return self.right / self.total
+        return self.correct / self.total
 
-    def interval(self) -> tuple[float, float]:
+    def wilson_interval(self) -> tuple[float, float]:
         """The 95% Wilson interval of `share`."""
         z, n, p = 1.96, self.total, self.share
         center = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -56,20 +56,20 @@ class Accuracy:
         return max(0.0, center - half_width), min(1.0, center + half_width)
 
 
-def load_labelled() -> list[Labelled]:
+def load_labeled_answers() -> list[LabeledAnswer]:
     """All labeled answers, in the order of the file."""
     path = Path(__file__).with_name("labelled.yaml")
     rows = yaml.safe_load(path.read_text(encoding="utf-8"))
     return [
-        Labelled(row["kind"], row["prompt"], row[name], label, held_out=position % 2 == 1)
+        LabeledAnswer(row["kind"], row["prompt"], row[name], label, held_out=position % 2 == 1)
         for position, row in enumerate(rows)
         for name, label in _LABELS.items()
     ]
 
 
-def accuracy(*, held_out: bool) -> Accuracy:
+def measure_accuracy(*, held_out: bool) -> ClassifierAccuracy:
     """Measure the classifier on the held-out answers, or on those it was tuned on."""
-    answers = [answer for answer in load_labelled() if answer.held_out == held_out]
-    confusion = Counter((answer.label, classify(answer.completion)) for answer in answers)
+    answers = [answer for answer in load_labeled_answers() if answer.held_out == held_out]
+    confusion = Counter((answer.label, classify_refusal(answer.completion)) for answer in answers)
     correct = sum(count for (label, predicted), count in confusion.items() if label == predicted)
-    return Accuracy(correct, len(answers), confusion)
+    return ClassifierAccuracy(correct, len(answers), confusion)

@@ -16,28 +16,28 @@ from typing import NamedTuple
 
 from ida_tui.runs.catalog.summary import RunSummary
 
-NAME = ".runs.sqlite"
+FILE_NAME = ".runs.sqlite"
 VERSION = 2
 """Increase this with every change of `RunSummary`; an index of another version is rebuilt."""
-NEVER_KEPT = ("unreadable",)
+UNSTORED_STATUSES = ("unreadable",)
 """Statuses that are not stored, because they can change without a change of the event file."""
-AT_ONCE = 500
+WRITE_BATCH_SIZE = 500
 """Number of runs per write to the index; an interrupted first listing loses at most this many."""
-WAIT_S = 2.0
+BUSY_TIMEOUT_S = 2.0
 """Maximum seconds to wait for another process that uses the index."""
-_KEPT = RunSummary._fields[1:]
-_DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_MAKE = f"""
+_SUMMARY_COLUMNS = RunSummary._fields[1:]
+_DAMAGE_ERROR_CODES = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_SCHEMA_SCRIPT = f"""
 BEGIN;
 DROP TABLE IF EXISTS runs;
-CREATE TABLE runs (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, {", ".join(_KEPT)});
+CREATE TABLE runs (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, {", ".join(_SUMMARY_COLUMNS)});
 PRAGMA user_version = {VERSION};
 COMMIT;
 """
-_KEEP = f"INSERT OR REPLACE INTO runs VALUES (?, ?{', ?' * len(_KEPT)})"
+_INSERT_STATEMENT = f"INSERT OR REPLACE INTO runs VALUES (?, ?{', ?' * len(_SUMMARY_COLUMNS)})"
 
 
-class Listing(NamedTuple):
+class RunListing(NamedTuple):
     """Runs of an output directory, newest first."""
 
     runs: list[RunSummary]
@@ -45,7 +45,7 @@ class Listing(NamedTuple):
     """Number of matching runs, including those beyond the requested maximum."""
 
 
-class _Row(NamedTuple):
+class _IndexRow(NamedTuple):
     """Index data of a run that is needed to validate and sort it."""
 
     stamp: str
@@ -53,12 +53,14 @@ class _Row(NamedTuple):
     experiment: str
 
 
-def listed(output_dir: Path) -> list[RunSummary]:
+def list_runs(output_dir: Path) -> list[RunSummary]:
     """All runs in an output directory, newest first. Never raises."""
-    return listing(output_dir).runs
+    return list_matching_runs(output_dir).runs
 
 
-def listing(output_dir: Path, *, experiment: str | None = None, most: int | None = None) -> Listing:
+def list_matching_runs(
+    output_dir: Path, *, experiment: str | None = None, limit: int | None = None
+) -> RunListing:
     """The runs in an output directory, newest first. Never raises.
 
     Args:
@@ -66,39 +68,39 @@ def listing(output_dir: Path, *, experiment: str | None = None, most: int | None
         experiment: only runs of this experiment.
         most: maximum number of runs.
     """
-    stamped = list(stamps(output_dir))
-    index = _Index(output_dir / NAME)
+    stamped = list(iterate_stamps(output_dir))
+    index = _Index(output_dir / FILE_NAME)
     try:
         rows = index.rows()
-        read = dict(_anew(output_dir, stamped, rows, index))
-        index.forget(rows.keys() - {name for name, _ in stamped})
+        read = dict(_read_changed_runs(output_dir, stamped, rows, index))
+        index.delete(rows.keys() - {name for name, _ in stamped})
         matching: list[tuple[tuple[str, str], str]] = []
         for name, _ in stamped:
             run = read.get(name) or rows[name]
             if experiment in (None, run.experiment):
-                matching.append((order(run.started_at, name.rpartition("/")[2]), name))
+                matching.append((sort_key(run.started_at, name.rpartition("/")[2]), name))
         matching.sort(reverse=True)
-        selected = [name for _, name in matching[:most]]
+        selected = [name for _, name in matching[:limit]]
         unread = [name for name in selected if name not in read]
         read |= index.summaries(output_dir, {name: rows[name].stamp for name in unread})
-        runs = [read.get(name) or _read(output_dir / name) for name in selected]
-        return Listing([_alive(run) for run in runs], len(matching))
+        runs = [read.get(name) or _read_run(output_dir / name) for name in selected]
+        return RunListing([_with_current_status(run) for run in runs], len(matching))
     finally:
         index.close()
 
 
-def order(started_at: str, run_id: str) -> tuple[str, str]:
+def sort_key(started_at: str, run_id: str) -> tuple[str, str]:
     """Sort key for lists of runs; the newest run has the largest key."""
     return (started_at or run_id, run_id)
 
 
-def stamps(output_dir: Path) -> Iterator[tuple[str, str]]:
+def iterate_stamps(output_dir: Path) -> Iterator[tuple[str, str]]:
     """Every run as ``experiment/run-id`` with a stamp that changes when its event file changes.
 
     The stamp is empty if the status of the event file cannot be read.
     """
-    for experiment, path in _folders(str(output_dir)):
-        for run, folder in _folders(path):
+    for experiment, path in _subdirectories(str(output_dir)):
+        for run, folder in _subdirectories(path):
             try:
                 status = os.stat(f"{folder}/events.jsonl")  # noqa: PTH116 - fast for thousands of runs
             except (FileNotFoundError, NotADirectoryError):
@@ -110,7 +112,7 @@ def stamps(output_dir: Path) -> Iterator[tuple[str, str]]:
             yield f"{experiment}/{run}", stamp
 
 
-def _folders(path: str) -> list[tuple[str, str]]:
+def _subdirectories(path: str) -> list[tuple[str, str]]:
     """Name and path of each subdirectory, sorted by name."""
     try:
         with os.scandir(path) as entries:
@@ -124,8 +126,8 @@ def _folders(path: str) -> list[tuple[str, str]]:
         return []
 
 
-def _anew(
-    output_dir: Path, stamped: Iterable[tuple[str, str]], rows: dict[str, _Row], index: _Index
+def _read_changed_runs(
+    output_dir: Path, stamped: Iterable[tuple[str, str]], rows: dict[str, _IndexRow], index: _Index
 ) -> Iterator[tuple[str, RunSummary]]:
     """Read the runs whose index rows are missing or outdated, and store them in the index."""
     new: list[tuple[str, str, RunSummary]] = []
@@ -133,26 +135,26 @@ def _anew(
         for name, stamp in stamped:
             if stamp and name in rows and rows[name].stamp == stamp:
                 continue
-            run = _read(output_dir / name)
+            run = _read_run(output_dir / name)
             yield name, run
             # The stamp was taken before reading, so a later change makes the row outdated.
-            if stamp and run.status not in NEVER_KEPT:
+            if stamp and run.status not in UNSTORED_STATUSES:
                 new.append((name, stamp, run))
-            if len(new) == AT_ONCE:
-                index.keep(new)
+            if len(new) == WRITE_BATCH_SIZE:
+                index.store(new)
                 new = []
     finally:
-        index.keep(new)
+        index.store(new)
 
 
-def _read(path: Path) -> RunSummary:
-    from ida_tui.runs.catalog.read_summary import summary
+def _read_run(path: Path) -> RunSummary:
+    from ida_tui.runs.catalog.read_summary import read_summary
     from ida_tui.runs.directory import RunDirectory
 
-    return summary(RunDirectory(path))
+    return read_summary(RunDirectory(path))
 
 
-def _alive(run: RunSummary) -> RunSummary:
+def _with_current_status(run: RunSummary) -> RunSummary:
     """The summary with an up-to-date status; whether a process trains a run can change at any time."""
     if run.status not in ("died", "live"):
         return run
@@ -161,7 +163,7 @@ def _alive(run: RunSummary) -> RunSummary:
         from ida_tui.runs import owner
         from ida_tui.runs.directory import RunDirectory
 
-        alive = owner.alive(RunDirectory(run.path))
+        alive = owner.is_alive(RunDirectory(run.path))
     return run._replace(status="live" if alive else "died")
 
 
@@ -170,23 +172,27 @@ class _Index:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: sqlite3.Connection | None = None
+        self._connection: sqlite3.Connection | None = None
 
-    def rows(self) -> dict[str, _Row]:
+    def rows(self) -> dict[str, _IndexRow]:
         """All rows by run name; rebuilds a damaged or outdated index."""
         for _ in range(2):
             try:
-                self._file = sqlite3.connect(self._path, timeout=WAIT_S, isolation_level=None)
-                if self._file.execute("PRAGMA user_version").fetchone()[0] != VERSION:
-                    self._file.executescript(_MAKE)
-                rows = self._file.execute("SELECT path, stamp, started_at, experiment FROM runs")
-                return {row[0]: _Row._make(row[1:]) for row in rows}
+                self._connection = sqlite3.connect(
+                    self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None
+                )
+                if self._connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                    self._connection.executescript(_SCHEMA_SCRIPT)
+                rows = self._connection.execute(
+                    "SELECT path, stamp, started_at, experiment FROM runs"
+                )
+                return {row[0]: _IndexRow._make(row[1:]) for row in rows}
             except sqlite3.Error as error:
-                if not self._lost(error):
+                if not self._handle_error(error):
                     break
         return {}
 
-    def summaries(self, output_dir: Path, wanted: dict[str, str]) -> dict[str, RunSummary]:
+    def summaries(self, output_dir: Path, stamps_by_name: dict[str, str]) -> dict[str, RunSummary]:
         """Summaries of the runs whose rows have the given stamps.
 
         Args:
@@ -194,47 +200,54 @@ class _Index:
             wanted: expected stamp of each run, by name.
         """
         summaries: dict[str, RunSummary] = {}
-        if self._file is None:
+        if self._connection is None:
             return summaries
-        columns = f"SELECT path, stamp, {', '.join(_KEPT)} FROM runs"
+        columns = f"SELECT path, stamp, {', '.join(_SUMMARY_COLUMNS)} FROM runs"
         try:
-            if len(wanted) > AT_ONCE:
-                rows: Iterable[tuple[str, ...]] = self._file.execute(columns)
+            if len(stamps_by_name) > WRITE_BATCH_SIZE:
+                rows: Iterable[tuple[str, ...]] = self._connection.execute(columns)
             else:
                 query = f"{columns} WHERE path = ?"
-                rows = [row for name in wanted for row in self._file.execute(query, (name,))]
+                rows = [
+                    row
+                    for name in stamps_by_name
+                    for row in self._connection.execute(query, (name,))
+                ]
             for name, stamp, *values in rows:
-                if wanted.get(name) == stamp:
+                if stamps_by_name.get(name) == stamp:
                     summaries[name] = RunSummary._make((output_dir / name, *values))
         except sqlite3.Error as error:
-            self._lost(error)
+            self._handle_error(error)
         return summaries
 
-    def keep(self, runs: Iterable[tuple[str, str, RunSummary]]) -> None:
+    def store(self, runs: Iterable[tuple[str, str, RunSummary]]) -> None:
         """Store runs, given as name, stamp and summary."""
         # SQLite cannot store a name that is not valid Unicode; such a run is read every time.
-        self._write(_KEEP, [(name, stamp, *run[1:]) for name, stamp, run in runs if _unicode(name)])
+        self._write(
+            _INSERT_STATEMENT,
+            [(name, stamp, *run[1:]) for name, stamp, run in runs if _is_valid_unicode(name)],
+        )
 
-    def forget(self, names: Iterable[str]) -> None:
+    def delete(self, names: Iterable[str]) -> None:
         """Delete the rows of these runs."""
         self._write("DELETE FROM runs WHERE path = ?", [(name,) for name in names])
 
     def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
-        if self._file is None or not rows:
+        if self._connection is None or not rows:
             return
         try:
-            self._file.execute("BEGIN IMMEDIATE")
-            self._file.executemany(statement, rows)
-            self._file.execute("COMMIT")
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany(statement, rows)
+            self._connection.execute("COMMIT")
         except sqlite3.Error:
             # The disk is full or read-only, or another process is writing: keep the existing rows.
             with contextlib.suppress(sqlite3.Error):
-                self._file.execute("ROLLBACK")
+                self._connection.execute("ROLLBACK")
 
-    def _lost(self, error: sqlite3.Error) -> bool:
+    def _handle_error(self, error: sqlite3.Error) -> bool:
         """Handle an error: close the index, delete it if it is damaged, and return whether it was."""
         self.close()
-        damaged = getattr(error, "sqlite_errorcode", None) in _DAMAGED
+        damaged = getattr(error, "sqlite_errorcode", None) in _DAMAGE_ERROR_CODES
         if damaged:
             # Safe to delete: the index is only a cache.
             with contextlib.suppress(OSError):
@@ -243,12 +256,12 @@ class _Index:
 
     def close(self) -> None:
         """Close the index; later writes are ignored."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
-def _unicode(name: str) -> bool:
+def _is_valid_unicode(name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -6,11 +6,11 @@ import contextlib
 import os
 from pathlib import Path
 
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND
-_PIECE = 1 << 20
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND
+_CHUNK_BYTES = 1 << 20
 
 
-class Appender:
+class DurableAppender:
     """A file to which complete lines are appended without buffering.
 
     Args:
@@ -19,8 +19,8 @@ class Appender:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = os.open(path, _FLAGS, 0o644)
-        self._end = os.fstat(self._file).st_size
+        self._descriptor = os.open(path, _OPEN_FLAGS, 0o644)
+        self._size = os.fstat(self._descriptor).st_size
 
     def write(self, line: str, *, durable: bool) -> None:
         """Append one line.
@@ -36,20 +36,20 @@ class Appender:
         try:
             remaining = memoryview(data)
             while remaining:
-                remaining = remaining[os.write(self._file, remaining) :]
+                remaining = remaining[os.write(self._descriptor, remaining) :]
             if durable:
-                os.fsync(self._file)
+                os.fsync(self._descriptor)
         except OSError:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._end)
+                os.ftruncate(self._descriptor, self._size)
             raise
-        self._end += len(data)
+        self._size += len(data)
 
-    def is_gone(self) -> bool:
+    def is_missing(self) -> bool:
         """Whether the file no longer exists at its path, because its directory was moved or removed."""
         return not self.path.exists()
 
-    def put_back(self) -> None:
+    def recreate(self) -> None:
         """Recreate the file at its path with all lines so far, and append there from now on.
 
         Raises:
@@ -57,10 +57,10 @@ class Appender:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}-{os.getpid()}")
-        new = os.open(temporary, _FLAGS | os.O_TRUNC, 0o644)
+        new = os.open(temporary, _OPEN_FLAGS | os.O_TRUNC, 0o644)
         try:
             offset = 0
-            while chunk := os.pread(self._file, _PIECE, offset):
+            while chunk := os.pread(self._descriptor, _CHUNK_BYTES, offset):
                 offset += len(chunk)
                 remaining = memoryview(chunk)
                 while remaining:
@@ -71,9 +71,9 @@ class Appender:
             os.close(new)
             temporary.unlink(missing_ok=True)
             raise
-        os.close(self._file)
-        self._file = new
+        os.close(self._descriptor)
+        self._descriptor = new
 
     def close(self) -> None:
         """Close the file; nothing can be written afterwards."""
-        os.close(self._file)
+        os.close(self._descriptor)

@@ -7,51 +7,56 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-GOES_ON = "the run then resumes automatically without losing anything"
-SAID = ("no space left", "os error 28", "disk quota exceeded", "failed writing file")
+RESUMES_AUTOMATICALLY = "the run then resumes automatically without losing anything"
+DISK_FULL_MESSAGES = ("no space left", "os error 28", "disk quota exceeded", "failed writing file")
 """Messages for a full disk from libraries that do not raise OSError."""
-LITTLE = 64e6
+LOW_SPACE_BYTES = 64e6
 """Free bytes below which such a message is attributed to a full disk."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class DiskError:
     """Why the disk rejects writes, and how to fix it."""
 
     reason: str
     hint: str
 
 
-FULL = Refusal("the disk is full", f"free some space: {GOES_ON}")
-_READ_ONLY = Refusal("the disk is read-only", f"make it writable again: {GOES_ON}")
-_FORBIDDEN = Refusal(
-    "no permission to write to the run directory", f"restore its permissions: {GOES_ON}"
+DISK_FULL = DiskError("the disk is full", f"free some space: {RESUMES_AUTOMATICALLY}")
+_READ_ONLY = DiskError("the disk is read-only", f"make it writable again: {RESUMES_AUTOMATICALLY}")
+_PERMISSION_DENIED = DiskError(
+    "no permission to write to the run directory",
+    f"restore its permissions: {RESUMES_AUTOMATICALLY}",
 )
-_FAILING = Refusal("the disk reports an error", f"check the disk and its connection: {GOES_ON}")
-KNOWN = {
-    errno.ENOSPC: FULL,
-    errno.EDQUOT: Refusal("the disk quota is used up", f"free some space: {GOES_ON}"),
+_FAILING = DiskError(
+    "the disk reports an error", f"check the disk and its connection: {RESUMES_AUTOMATICALLY}"
+)
+ERRORS_BY_ERRNO = {
+    errno.ENOSPC: DISK_FULL,
+    errno.EDQUOT: DiskError(
+        "the disk quota is used up", f"free some space: {RESUMES_AUTOMATICALLY}"
+    ),
     errno.EROFS: _READ_ONLY,
-    errno.EACCES: _FORBIDDEN,
-    errno.EPERM: _FORBIDDEN,
+    errno.EACCES: _PERMISSION_DENIED,
+    errno.EPERM: _PERMISSION_DENIED,
     errno.EIO: _FAILING,
     errno.ESTALE: _FAILING,
 }
 
 
-def refusal(error: BaseException, folder: Path) -> Refusal | None:
+def disk_error_of(error: BaseException, folder: Path) -> DiskError | None:
     """The disk problem behind an error; None if the error has another cause.
 
     Args:
         error: the exception raised while writing.
         folder: a directory on the disk in question.
     """
-    if isinstance(error, OSError) and error.errno in KNOWN:
-        return KNOWN[error.errno]
+    if isinstance(error, OSError) and error.errno in ERRORS_BY_ERRNO:
+        return ERRORS_BY_ERRNO[error.errno]
     text = str(error).lower()
-    if not any(message in text for message in SAID):
+    if not any(message in text for message in DISK_FULL_MESSAGES):
         return None
     try:
-        return FULL if shutil.disk_usage(folder).free < LITTLE else None
+        return DISK_FULL if shutil.disk_usage(folder).free < LOW_SPACE_BYTES else None
     except OSError:
         return None

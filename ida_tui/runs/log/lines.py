@@ -23,10 +23,10 @@ def read_events(path: Path) -> Iterator[ev.Record]:
             if not raw.endswith(b"\n"):
                 return
             if raw.strip():
-                yield decoded(raw, f"{path}:{number}")
+                yield decode_line(raw, f"{path}:{number}")
 
 
-def decoded(raw: bytes, where: str) -> ev.Record:
+def decode_line(raw: bytes, location: str) -> ev.Record:
     """The record in one complete line.
 
     Args:
@@ -39,4 +39,4 @@ def decoded(raw: bytes, where: str) -> ev.Record:
     try:
         return ev.decode(raw.decode("utf-8"))
     except (ev.EventError, UnicodeDecodeError) as error:
-        raise ev.EventError(f"{where}: {error}") from None
+        raise ev.EventError(f"{location}: {error}") from None

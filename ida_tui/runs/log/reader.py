@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ida_tui.events.types import Record
-from ida_tui.runs.log.lines import decoded
+from ida_tui.runs.log.lines import decode_line
 
 
 class Follower:
@@ -20,7 +20,7 @@ class Follower:
         self._path = path
         self.offset = offset
 
-    def read(self, most: int = 5000) -> list[Record]:
+    def read(self, limit: int = 5000) -> list[Record]:
         """The new complete records, at most `most`; never blocks, and leaves an incomplete last line.
 
         Raises:
@@ -35,12 +35,12 @@ class Follower:
             return records
         with file:
             file.seek(self.offset)
-            while len(records) < most:
+            while len(records) < limit:
                 raw = file.readline()
                 if not raw.endswith(b"\n"):
                     break
                 where = f"{self._path}: byte {self.offset}"
                 self.offset += len(raw)
                 if raw.strip():
-                    records.append(decoded(raw, where))
+                    records.append(decode_line(raw, where))
         return records

@@ -19,28 +19,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ida_tui.events import types as ev
-from ida_tui.events.state import LOGGED, MEMORY_SAMPLES, RECENT, RunState, fold
-from ida_tui.runs.log.lines import decoded
+from ida_tui.events.state import LOG_EVENTS, MAX_MEMORY_SAMPLES, MAX_LOG_RECORDS, RunState, fold
+from ida_tui.runs.log.lines import decode_line
 
 # The format that `events.encode` writes; a line of another format or an older version is parsed completely.
-_HEAD = re.compile(
+_LINE_START = re.compile(
     rb'\{"v": %d, "seq": (\d{1,18}), "time": "([0-9TZ:.+-]*)", "type": "(\w+)"' % ev.VERSION
 )
-_PHASE = re.compile(rb'"step": (\d+), "phase": "(\w+)"\}$')
-_OF_THE_STEP = {
+_PHASE_FIELDS = re.compile(rb'"step": (\d+), "phase": "(\w+)"\}$')
+_STEP_EVENTS = {
     b"RolloutStarted",
     b"TextGenerated",
     b"CompletionFinished",
     b"CompletionScored",
     b"JudgeProgressed",
 }
-SNAPSHOT_EVERY = 250
+SNAPSHOT_INTERVAL_STEPS = 250
 """Number of steps between two snapshots."""
-LOOK_UP_EVERY = 2000
+CANCEL_CHECK_LINES = 2000
 """Number of lines between two checks whether the replay was canceled."""
 
 
-class GivenUp(Exception):
+class ReplayCanceled(Exception):
     """The replay was canceled by its caller."""
 
 
@@ -51,40 +51,40 @@ class _Scan:
     state: RunState = field(default_factory=RunState)
     """The state without the lines of the current step."""
     first_time: str = ""
-    last: tuple[int, str] = (-1, "")
+    last_seq_and_time: tuple[int, str] = (-1, "")
     """Sequence number and time of the last record."""
     step: int = 0
-    of_the_step: list[bytes] = field(default_factory=list)
+    step_lines: list[bytes] = field(default_factory=list)
     """Unparsed lines of the current step."""
     generation: bytes | None = None
     pause: ev.RunPaused | None = None
     offset: int = 0
-    number: int = 0
+    line_number: int = 0
     """Number of lines read."""
-    logged: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
+    log_offsets: deque[int] = field(default_factory=lambda: deque(maxlen=MAX_LOG_RECORDS))
     """Offsets of the newest log records, oldest first."""
-    sampled: deque[int] = field(default_factory=lambda: deque(maxlen=MEMORY_SAMPLES))
+    sample_offsets: deque[int] = field(default_factory=lambda: deque(maxlen=MAX_MEMORY_SAMPLES))
     """Offsets of the newest memory samples, oldest first."""
 
-    def take(self, raw: bytes, path: Path) -> ev.StepFinished | None:
+    def process_line(self, raw: bytes, path: Path) -> ev.StepFinished | None:
         """Process one complete line; returns its event if it is a StepFinished."""
         start = self.offset
         self.offset += len(raw)
-        self.number += 1
+        self.line_number += 1
         if not raw.strip():
             return None
-        head = _HEAD.match(raw)
-        record = None if head else decoded(raw, f"{path}:{self.number}")
+        head = _LINE_START.match(raw)
+        record = None if head else decode_line(raw, f"{path}:{self.line_number}")
         if head:
             kind = head[3]
-            self.last = (int(head[1]), head[2].decode())
+            self.last_seq_and_time = (int(head[1]), head[2].decode())
         else:
             assert record is not None
             kind = type(record.event).__name__.encode()
-            self.last = (record.seq, record.time)
-        self.first_time = self.first_time or self.last[1]
-        if kind in _OF_THE_STEP:
-            self.of_the_step.append(raw)
+            self.last_seq_and_time = (record.seq, record.time)
+        self.first_time = self.first_time or self.last_seq_and_time[1]
+        if kind in _STEP_EVENTS:
+            self.step_lines.append(raw)
             return None
         if kind == b"TokensGenerated":
             self.generation = raw
@@ -92,12 +92,12 @@ class _Scan:
         if kind == b"PhaseChanged":
             self._phase_changed(raw, path)
             return None
-        record = record or decoded(raw, f"{path}:{self.number}")
+        record = record or decode_line(raw, f"{path}:{self.line_number}")
         self.state = fold(self.state, record)
-        if isinstance(record.event, LOGGED):
-            self.logged.append(start)
+        if isinstance(record.event, LOG_EVENTS):
+            self.log_offsets.append(start)
         elif isinstance(record.event, ev.MemorySampled):
-            self.sampled.append(start)
+            self.sample_offsets.append(start)
         if isinstance(record.event, ev.RunPaused):
             self.pause = record.event
         elif isinstance(record.event, ev.RunResumed):
@@ -105,32 +105,32 @@ class _Scan:
         return record.event if isinstance(record.event, ev.StepFinished) else None
 
     def _phase_changed(self, raw: bytes, path: Path) -> None:
-        match = _PHASE.search(raw.rstrip())
+        match = _PHASE_FIELDS.search(raw.rstrip())
         if match:
             step, phase = int(match[1]), match[2].decode()
         else:
-            event = decoded(raw, f"{path}:{self.number}").event
+            event = decode_line(raw, f"{path}:{self.line_number}").event
             assert isinstance(event, ev.PhaseChanged)
             step, phase = event.step, event.phase
         if step != self.step:
-            self.of_the_step.clear()
+            self.step_lines.clear()
             self.step = step
         if phase == "generate":
             self.generation = None
         self.pause = None
-        self.of_the_step.append(raw)
+        self.step_lines.append(raw)
 
-    def result(self, path: Path) -> RunState:
+    def build_state(self, path: Path) -> RunState:
         """The state at this position, equal to folding every record up to here."""
         state = self.state
-        for raw in self.of_the_step:
-            state = fold(state, decoded(raw, str(path)))
-        generation = decoded(self.generation, str(path)).event if self.generation else None
+        for raw in self.step_lines:
+            state = fold(state, decode_line(raw, str(path)))
+        generation = decode_line(self.generation, str(path)).event if self.generation else None
         assert generation is None or isinstance(generation, ev.TokensGenerated)
         return replace(
             state,
-            seq=self.last[0],
-            updated_at=self.last[1],
+            seq=self.last_seq_and_time[0],
+            updated_at=self.last_seq_and_time[1],
             started_at=self.first_time,
             generation=generation,
             pause=self.pause,
@@ -143,21 +143,21 @@ class _Snapshot:
 
     scan: _Scan
     """The scan without log records and memory samples."""
-    logged: array[int]
-    sampled: array[int]
+    log_offsets: array[int]
+    sample_offsets: array[int]
 
     @classmethod
-    def of(cls, scan: _Scan) -> _Snapshot:
+    def from_scan(cls, scan: _Scan) -> _Snapshot:
         lean = replace(
             scan,
-            state=replace(scan.state, recent=(), memory_recent=()),
-            of_the_step=list(scan.of_the_step),
-            logged=deque(maxlen=RECENT),
-            sampled=deque(maxlen=MEMORY_SAMPLES),
+            state=replace(scan.state, log_records=(), memory_samples=()),
+            step_lines=list(scan.step_lines),
+            log_offsets=deque(maxlen=MAX_LOG_RECORDS),
+            sample_offsets=deque(maxlen=MAX_MEMORY_SAMPLES),
         )
-        return cls(lean, array("q", scan.logged), array("q", scan.sampled))
+        return cls(lean, array("q", scan.log_offsets), array("q", scan.sample_offsets))
 
-    def taken_up(self, path: Path) -> _Scan:
+    def restore(self, path: Path) -> _Scan:
         """The restored scan, with log records and memory samples read back from the file.
 
         Raises:
@@ -169,20 +169,20 @@ class _Snapshot:
             def records_at(offsets: Iterable[int]) -> Iterable[ev.Record]:
                 for offset in offsets:
                     file.seek(offset)
-                    yield decoded(file.readline(), f"{path}: byte {offset}")
+                    yield decode_line(file.readline(), f"{path}: byte {offset}")
 
-            recent = tuple(records_at(self.logged))
+            recent = tuple(records_at(self.log_offsets))
             samples = tuple(
                 record.event
-                for record in records_at(self.sampled)
+                for record in records_at(self.sample_offsets)
                 if isinstance(record.event, ev.MemorySampled)
             )
         return replace(
             self.scan,
-            state=replace(self.scan.state, recent=recent, memory_recent=samples),
-            of_the_step=list(self.scan.of_the_step),
-            logged=deque(self.logged, RECENT),
-            sampled=deque(self.sampled, MEMORY_SAMPLES),
+            state=replace(self.scan.state, log_records=recent, memory_samples=samples),
+            step_lines=list(self.scan.step_lines),
+            log_offsets=deque(self.log_offsets, MAX_LOG_RECORDS),
+            sample_offsets=deque(self.sample_offsets, MAX_MEMORY_SAMPLES),
         )
 
 
@@ -191,18 +191,18 @@ class Replay:
     """A recorded run, read from its ``events.jsonl``."""
 
     path: Path
-    end: RunState
+    final_state: RunState
     """The state after the last complete record; equal to folding every record."""
     offset: int
     """Offset after the last complete record; a `Follower` can continue here."""
-    _finished: array[float]
+    _finished_steps: array[float]
     """The steps in the order in which they finished; a resumed run can finish a step twice."""
-    _ends: array[int]
+    _end_offsets: array[int]
     """For each of these steps, the offset after its StepFinished."""
     _snapshots: tuple[_Snapshot, ...]
 
     @classmethod
-    def open(cls, path: Path, given_up: Callable[[], bool] = lambda: False) -> Replay:
+    def open(cls, path: Path, is_canceled: Callable[[], bool] = lambda: False) -> Replay:
         """Read a run from disk.
 
         Args:
@@ -212,33 +212,33 @@ class Replay:
         Raises:
             OSError: the file cannot be read.
             EventError: a line that had to be parsed is not an event; the message names file and line.
-            GivenUp: `given_up` returned true.
+            ReplayCanceled: `given_up` returned true.
         """
         scan, finished, ends = _Scan(), array("d"), array("q")
-        snapshots = [_Snapshot.of(scan)]
-        next_snapshot = SNAPSHOT_EVERY
+        snapshots = [_Snapshot.from_scan(scan)]
+        next_snapshot = SNAPSHOT_INTERVAL_STEPS
         with open(path, "rb") as file:
             for raw in file:
                 if not raw.endswith(b"\n"):
                     break  # an incomplete line, still being written
-                step = scan.take(raw, path)
+                step = scan.process_line(raw, path)
                 if step is not None:
                     finished.append(min(step.step, 2**53))
                     ends.append(scan.offset)
-                elif len(ends) >= next_snapshot and len(scan.of_the_step) <= 1:
+                elif len(ends) >= next_snapshot and len(scan.step_lines) <= 1:
                     # At the start of a step, when there are no lines of the step to store.
-                    snapshots.append(_Snapshot.of(scan))
-                    next_snapshot = len(ends) + SNAPSHOT_EVERY
-                if scan.number % LOOK_UP_EVERY == 0 and given_up():
-                    raise GivenUp
-        return cls(path, scan.result(path), scan.offset, finished, ends, tuple(snapshots))
+                    snapshots.append(_Snapshot.from_scan(scan))
+                    next_snapshot = len(ends) + SNAPSHOT_INTERVAL_STEPS
+                if scan.line_number % CANCEL_CHECK_LINES == 0 and is_canceled():
+                    raise ReplayCanceled
+        return cls(path, scan.build_state(path), scan.offset, finished, ends, tuple(snapshots))
 
     @property
     def steps(self) -> tuple[int, ...]:
         """The steps that were finished when the run was opened, in order."""
-        return tuple(int(step or 0) for step in self.end.steps.figures("step"))
+        return tuple(int(step or 0) for step in self.final_state.steps.column("step"))
 
-    def at(self, step: int) -> RunState:
+    def state_at(self, step: int) -> RunState:
         """The state right after a step finished.
 
         Raises:
@@ -248,15 +248,16 @@ class Replay:
         """
         # A step that finished twice counts with its last occurrence.
         position = next(
-            (n for n in reversed(range(len(self._ends))) if self._finished[n] == step), None
+            (n for n in reversed(range(len(self._end_offsets))) if self._finished_steps[n] == step),
+            None,
         )
         if position is None:
             raise KeyError(step)
-        end = self._ends[position]
+        end = self._end_offsets[position]
         offsets = [snapshot.scan.offset for snapshot in self._snapshots]
-        scan = self._snapshots[bisect.bisect_right(offsets, end) - 1].taken_up(self.path)
+        scan = self._snapshots[bisect.bisect_right(offsets, end) - 1].restore(self.path)
         with open(self.path, "rb") as file:
             file.seek(scan.offset)
             while scan.offset < end and (raw := file.readline()):
-                scan.take(raw, self.path)
-        return scan.result(self.path)
+                scan.process_line(raw, self.path)
+        return scan.build_state(self.path)

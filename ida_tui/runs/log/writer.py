@@ -16,11 +16,11 @@ from typing import Protocol, Self
 
 from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.append import Appender
-from ida_tui.runs.log.disk_errors import Refusal, refusal
+from ida_tui.runs.log.append import DurableAppender
+from ida_tui.runs.log.disk_errors import DiskError, disk_error_of
 from ida_tui.util.text import as_json
 
-DURABLE = (
+DURABLE_EVENTS = (
     ev.RunStarted,
     ev.RunPaused,
     ev.RunResumed,
@@ -29,8 +29,8 @@ DURABLE = (
     ev.EvaluationFinished,
     ev.RunEnded,
 )
-LOOK_AGAIN_S = 0.5
-PUT_BACK = (
+RETRY_INTERVAL_S = 0.5
+RECREATED_NOTICE = (
     "the run directory was moved or removed; it was recreated with all events and completions so far, but "
     "without the earlier checkpoints"
 )
@@ -60,23 +60,23 @@ class EventLog:
         *,
         first_seq: int = 0,
         redact: Callable[[str], str] = lambda text: text,
-        gives_up: Callable[[], bool] = lambda: True,
-        put_back: Callable[[], object] = lambda: None,
+        stop_waiting: Callable[[], bool] = lambda: True,
+        on_recreated: Callable[[], object] = lambda: None,
     ) -> None:
         self._directory = directory
         self._seq = first_seq
         self._redact = redact
-        self._gives_up = gives_up
-        self._put_back = put_back
+        self._stop_waiting = stop_waiting
+        self._on_recreated = on_recreated
         self._step = 0
         self._lock = threading.Lock()
         self._subscribers: list[Subscriber] = []
-        _drop_torn_tail(directory.events)
-        _drop_torn_tail(directory.completions)
-        self._events = Appender(directory.events)
-        self._completions = Appender(directory.completions)
-        self._texts: dict[tuple[int, int], ev.CompletionFinished] = {}
-        self._texts_step = -1
+        _remove_incomplete_line(directory.events)
+        _remove_incomplete_line(directory.completions)
+        self._events = DurableAppender(directory.events)
+        self._completions = DurableAppender(directory.completions)
+        self._pending_completions: dict[tuple[int, int], ev.CompletionFinished] = {}
+        self._pending_step = -1
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Forward every record emitted from now on to `subscriber`, in order."""
@@ -90,35 +90,35 @@ class EventLog:
             OSError: the write failed; the event was not forwarded.
         """
         with self._lock:
-            line = self._redact(ev.encode(ev.Record(self._seq, ev.now(), event)))
+            line = self._redact(ev.encode(ev.Record(self._seq, ev.current_timestamp(), event)))
             # Subscribers receive exactly what is on disk: redacted, and rounded like the JSON.
             record = ev.decode(line)
-            self._write(self._events, line, durable=isinstance(event, DURABLE))
-            self._keep_completion(record.event)
+            self._write(self._events, line, durable=isinstance(event, DURABLE_EVENTS))
+            self._write_completion(record.event)
             self._seq += 1
             if isinstance(event, ev.StepFinished):
                 self._step = event.step
-            self._hand_on(record)
-        if isinstance(event, DURABLE) and self._events.is_gone():
-            self._make_anew()
+            self._forward(record)
+        if isinstance(event, DURABLE_EVENTS) and self._events.is_missing():
+            self._recreate_directory()
         return record
 
-    def _make_anew(self) -> None:
+    def _recreate_directory(self) -> None:
         """Recreate the missing run directory and log a warning.
 
         Raises:
             OSError: the directory cannot be created.
         """
         with self._lock:
-            if not self._events.is_gone():
+            if not self._events.is_missing():
                 return
             self._directory.logs.mkdir(parents=True, exist_ok=True)
             for file in (self._events, self._completions):
-                file.put_back()
-            self._put_back()
-        self.emit(ev.Noticed(level="warning", source="disk", text=PUT_BACK))
+                file.recreate()
+            self._on_recreated()
+        self.emit(ev.Noticed(level="warning", source="disk", text=RECREATED_NOTICE))
 
-    def _hand_on(self, record: ev.Record) -> None:
+    def _forward(self, record: ev.Record) -> None:
         for subscriber in self._subscribers:
             subscriber.put(record)
 
@@ -139,42 +139,42 @@ class EventLog:
     ) -> None:
         self.close()
 
-    def _keep_completion(self, event: ev.Event) -> None:
+    def _write_completion(self, event: ev.Event) -> None:
         """Write a completion and its verdict as one line of ``completions.jsonl``."""
         if isinstance(event, ev.CompletionFinished):
-            if event.step != self._texts_step:
-                self._texts, self._texts_step = {}, event.step
-            self._texts[event.group, event.index] = event
+            if event.step != self._pending_step:
+                self._pending_completions, self._pending_step = {}, event.step
+            self._pending_completions[event.group, event.index] = event
         elif isinstance(event, ev.CompletionScored):
-            completion = self._texts.pop((event.group, event.index), None)
+            completion = self._pending_completions.pop((event.group, event.index), None)
             if completion is not None:
                 row = asdict(completion) | asdict(event)
                 self._write(self._completions, as_json(row), durable=False)
 
-    def _write(self, file: Appender, line: str, *, durable: bool) -> None:
+    def _write(self, file: DurableAppender, line: str, *, durable: bool) -> None:
         """Append a line; while the disk rejects it, wait and block all threads that emit events.
 
         The pause is forwarded to subscribers but not written, because the disk rejects writes.
         """
-        reported: Refusal | None = None
+        reported: DiskError | None = None
         while True:
             try:
                 file.write(line, durable=durable)
                 break
             except OSError as error:
-                problem = refusal(error, self._directory.path)
-                if problem is None or self._gives_up():
+                problem = disk_error_of(error, self._directory.path)
+                if problem is None or self._stop_waiting():
                     raise
             if problem != reported:
                 reported = problem
                 paused = ev.RunPaused(self._step, problem.reason, problem.hint, by="disk")
-                self._hand_on(ev.Record(self._seq, ev.now(), paused))
-            threading.Event().wait(LOOK_AGAIN_S)
+                self._forward(ev.Record(self._seq, ev.current_timestamp(), paused))
+            threading.Event().wait(RETRY_INTERVAL_S)
         if reported:
-            self._hand_on(ev.Record(self._seq, ev.now(), ev.RunResumed(self._step)))
+            self._forward(ev.Record(self._seq, ev.current_timestamp(), ev.RunResumed(self._step)))
 
 
-def _drop_torn_tail(path: Path) -> None:
+def _remove_incomplete_line(path: Path) -> None:
     """Remove an incomplete last line, left by a process that died while writing it."""
     try:
         file = open(path, "r+b")  # noqa: SIM115

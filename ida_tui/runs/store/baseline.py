@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.evaluations import FOLDER
 
-FILE = "before.jsonl"
+FILE_NAME = "before.jsonl"
 
 
-class Kept(NamedTuple):
+class BaselineAnswer(NamedTuple):
     """One answer of the untrained model."""
 
     prompt_id: str
@@ -26,31 +26,33 @@ class Kept(NamedTuple):
     tokens: int
 
 
-def keep(directory: RunDirectory, settings: Mapping[str, Any], answers: Sequence[Kept]) -> None:
+def save(
+    directory: RunDirectory, settings: Mapping[str, Any], answers: Sequence[BaselineAnswer]
+) -> None:
     """Write the answers together with their sampling settings.
 
     Raises:
         OSError: the write failed.
     """
-    path = _place(directory)
+    path = _path(directory)
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{FILE}")
+    temporary = path.with_name(f".{FILE_NAME}")
     with open(temporary, "w", encoding="utf-8") as file:
         for row in (settings, *(answer._asdict() for answer in answers)):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     temporary.replace(path)
 
 
-def kept(directory: RunDirectory, settings: Mapping[str, Any]) -> list[Kept] | None:
+def load(directory: RunDirectory, settings: Mapping[str, Any]) -> list[BaselineAnswer] | None:
     """The stored answers; None if there are none with these sampling settings."""
     try:
-        lines = _place(directory).read_text(encoding="utf-8").split("\n")
+        lines = _path(directory).read_text(encoding="utf-8").split("\n")
         if json.loads(lines[0]) != settings:
             return None
-        return [Kept(**json.loads(line)) for line in lines[1:] if line]
+        return [BaselineAnswer(**json.loads(line)) for line in lines[1:] if line]
     except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 
-def _place(directory: RunDirectory) -> Path:
-    return directory.path / FOLDER / FILE
+def _path(directory: RunDirectory) -> Path:
+    return directory.path / FOLDER / FILE_NAME

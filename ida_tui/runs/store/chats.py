@@ -10,14 +10,16 @@ from pathlib import Path
 import yaml
 
 from ida_tui.config.resolve import resolve
-from ida_tui.config.schema import Kind, Prompt
+from ida_tui.config.schema import PromptKind, Prompt
 from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
 
 FOLDER = "chats"
 
 
-def save(directory: RunDirectory, asked: Sequence[tuple[str, Kind]], moment: datetime) -> Path:
+def save_chat(
+    directory: RunDirectory, messages: Sequence[tuple[str, PromptKind]], created_at: datetime
+) -> Path:
     """Write the messages as training prompts, without duplicates; returns the file.
 
     The file also contains the held-out prompts of the run, so that the next run has the same evaluation.
@@ -30,7 +32,7 @@ def save(directory: RunDirectory, asked: Sequence[tuple[str, Kind]], moment: dat
     Raises:
         OSError: the write failed.
     """
-    kinds = dict(asked)  # the last kind of a repeated message counts
+    kinds = dict(messages)  # the last kind of a repeated message counts
     prompts = [
         {"id": f"chat-{number}", "kind": kind, "split": "train", "text": text}
         for number, (text, kind) in enumerate(kinds.items(), start=1)
@@ -48,7 +50,7 @@ def save(directory: RunDirectory, asked: Sequence[tuple[str, Kind]], moment: dat
     text = yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=100)
     folder = directory.path / FOLDER
     folder.mkdir(exist_ok=True)
-    stamp = moment.astimezone().strftime("%Y%m%d-%H%M%S")
+    stamp = created_at.astimezone().strftime("%Y%m%d-%H%M%S")
     for number in range(1, 1000):
         file = folder / (f"{stamp}.yaml" if number == 1 else f"{stamp}-{number}.yaml")
         with contextlib.suppress(FileExistsError), open(file, "x", encoding="utf-8") as out:

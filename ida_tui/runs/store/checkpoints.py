@@ -21,13 +21,13 @@ from typing import Any
 
 from ida_tui.runs.store.json_files import read_json
 
-SEAL = "checkpoint.json"
+SEAL_FILE = "checkpoint.json"
 VERSION = 1
-NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+REQUIRED_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 """Without one of these files transformers would silently resume from the weights alone."""
-WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
-_NAME = re.compile(r"checkpoint-(\d+)")
-_CHUNK = 1 << 20
+WEIGHT_FILES = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
+_NAME_PATTERN = re.compile(r"checkpoint-(\d+)")
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +38,26 @@ class Checkpoint:
     step: int
     r_ida: float | None
     """Mean R_IDA of its step; None if nothing was scored."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     """Contents of the seal, such as run, model, method and judge cost."""
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class BrokenCheckpoint:
     """A directory named like a checkpoint that cannot be used, and why."""
 
     path: Path
     step: int
-    why: str
+    reason: str
 
 
-def save(
+def save_checkpoint(
     folder: Path,
     step: int,
-    write: Callable[[Path], None],
+    write_files: Callable[[Path], None],
     *,
     r_ida: float | None,
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     keep: int,
 ) -> Path:
     """Save a checkpoint; returns its path. A valid checkpoint of the same step is not replaced.
@@ -74,42 +74,42 @@ def save(
         OSError: the write failed; older checkpoints are unchanged.
     """
     path = folder / f"checkpoint-{step}"
-    if isinstance(look(path), Checkpoint):
+    if isinstance(verify_checkpoint(path), Checkpoint):
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    clear_unfinished(folder)
+    remove_unfinished(folder)
     temporary = folder / f".saving-{step}-{os.getpid()}"
     try:
         temporary.mkdir()
-        write(temporary)
-        if missing := _lacking({file.name for file in temporary.iterdir()}):
+        write_files(temporary)
+        if missing := _first_missing_file({file.name for file in temporary.iterdir()}):
             raise OSError(f"{missing} is missing in the checkpoint of step {step}")
         seal = {
             "version": VERSION,
             "step": step,
             "r_ida": r_ida,
-            **facts,
-            "files": _digests(temporary),
+            **metadata,
+            "files": _file_digests(temporary),
         }
-        (temporary / SEAL).write_text(json.dumps(seal, indent=1) + "\n", encoding="utf-8")
-        _sync(temporary)
+        (temporary / SEAL_FILE).write_text(json.dumps(seal, indent=1) + "\n", encoding="utf-8")
+        _sync_tree(temporary)
         _remove(path)
         temporary.replace(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync_folder(folder)
+    _sync_directory(folder)
     _point_latest(folder, path.name)
-    _rotate(folder, keep, facts.get("run_id"))
+    _rotate(folder, keep, metadata.get("run_id"))
     return path
 
 
-def find(folder: Path) -> tuple[list[Checkpoint], list[Broken]]:
+def list_checkpoints(folder: Path) -> tuple[list[Checkpoint], list[BrokenCheckpoint]]:
     """The valid and the broken checkpoints of a run, each newest first."""
     valid: list[Checkpoint] = []
-    broken: list[Broken] = []
-    for path in _named(folder):
-        checkpoint = look(path)
+    broken: list[BrokenCheckpoint] = []
+    for path in _candidate_directories(folder):
+        checkpoint = verify_checkpoint(path)
         if isinstance(checkpoint, Checkpoint):
             valid.append(checkpoint)
         elif checkpoint is not None:
@@ -120,45 +120,47 @@ def find(folder: Path) -> tuple[list[Checkpoint], list[Broken]]:
     )
 
 
-def look(path: Path, *, thorough: bool = False) -> Checkpoint | Broken | None:
+def verify_checkpoint(
+    path: Path, *, thorough: bool = False
+) -> Checkpoint | BrokenCheckpoint | None:
     """Verify a checkpoint; None if the directory is missing or is not named like a checkpoint.
 
     Args:
         path: the checkpoint directory.
         thorough: also compare the SHA-256 of every file, which reads all files.
     """
-    match = _NAME.fullmatch(path.name)
+    match = _NAME_PATTERN.fullmatch(path.name)
     if match is None or not path.is_dir():
         return None
     step = int(match[1])
     if path.is_symlink():
-        return Broken(path, step, "it is a link to another directory")
+        return BrokenCheckpoint(path, step, "it is a link to another directory")
     try:
-        seal: Any = read_json(path / SEAL)
+        seal: Any = read_json(path / SEAL_FILE)
         files: dict[str, dict[str, Any]] = dict(seal["files"])
         version, sealed_step, r_ida = seal["version"], seal["step"], seal.get("r_ida")
     except FileNotFoundError:
-        return Broken(path, step, "it is incomplete")
+        return BrokenCheckpoint(path, step, "it is incomplete")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Broken(path, step, f"its {SEAL} cannot be read")
+        return BrokenCheckpoint(path, step, f"its {SEAL_FILE} cannot be read")
     if r_ida is not None and not (isinstance(r_ida, int | float) and 0 <= r_ida <= 1):
-        return Broken(path, step, f"its {SEAL} cannot be read")
+        return BrokenCheckpoint(path, step, f"its {SEAL_FILE} cannot be read")
     if version != VERSION:
-        return Broken(path, step, f"it has the unknown format version {version}")
+        return BrokenCheckpoint(path, step, f"it has the unknown format version {version}")
     if sealed_step != step:
-        return Broken(path, step, f"its {SEAL} is for step {sealed_step}")
-    if missing := _lacking(files):
-        return Broken(path, step, f"{missing} is missing")
-    if problem := _stranger(path, files):
-        return Broken(path, step, problem)
+        return BrokenCheckpoint(path, step, f"its {SEAL_FILE} is for step {sealed_step}")
+    if missing := _first_missing_file(files):
+        return BrokenCheckpoint(path, step, f"{missing} is missing")
+    if problem := _find_foreign_entry(path, files):
+        return BrokenCheckpoint(path, step, problem)
     for name, expected in files.items():
-        problem = _differs(path / name, expected, thorough)
+        problem = _find_difference(path / name, expected, thorough)
         if problem:
-            return Broken(path, step, f"{name} {problem}")
+            return BrokenCheckpoint(path, step, f"{name} {problem}")
     return Checkpoint(path, step, r_ida, seal)
 
 
-def _stranger(folder: Path, files: Collection[str]) -> str:
+def _find_foreign_entry(folder: Path, files: Collection[str]) -> str:
     """Describes the first foreign entry in a checkpoint: a link, or a file that is not in the seal.
 
     Foreign entries are rejected because a library may read, or even execute, any file in the directory.
@@ -166,7 +168,7 @@ def _stranger(folder: Path, files: Collection[str]) -> str:
     for parent, folders, names in os.walk(folder):
         for name in (*folders, *names):
             file = Path(parent) / name
-            is_known = name in folders or str(file.relative_to(folder)) in (*files, SEAL)
+            is_known = name in folders or str(file.relative_to(folder)) in (*files, SEAL_FILE)
             if file.is_symlink() or not is_known:
                 return f"it contains a foreign file or link: {name}"
     return ""
@@ -180,25 +182,25 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def clear_unfinished(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Remove the temporary directories of processes that died while saving."""
     with contextlib.suppress(OSError):
         for path in folder.glob(".saving-*"):
             _remove(path)
 
 
-def _lacking(names: Collection[str]) -> str:
+def _first_missing_file(names: Collection[str]) -> str:
     """The first required file that is not among the names; empty if none is missing."""
-    if not any(name in names for name in WEIGHTS):
+    if not any(name in names for name in WEIGHT_FILES):
         return "the file with the weights"
-    return next((name for name in NEEDED if name not in names), "")
+    return next((name for name in REQUIRED_FILES if name not in names), "")
 
 
-def _differs(file: Path, expected: Mapping[str, Any], thorough: bool) -> str:
+def _find_difference(file: Path, expected: Mapping[str, Any], thorough: bool) -> str:
     try:
         if file.stat().st_size != expected["bytes"]:
             return "has the wrong size"
-        if thorough and _digest(file) != expected["sha256"]:
+        if thorough and _sha256(file) != expected["sha256"]:
             return "has the wrong SHA-256"
     except FileNotFoundError:
         return "is missing"
@@ -207,35 +209,35 @@ def _differs(file: Path, expected: Mapping[str, Any], thorough: bool) -> str:
     return ""
 
 
-def _digests(folder: Path) -> dict[str, dict[str, Any]]:
+def _file_digests(folder: Path) -> dict[str, dict[str, Any]]:
     return {
-        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": _digest(file)}
+        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
 
 
-def _digest(file: Path) -> str:
+def _sha256(file: Path) -> str:
     """SHA-256 of a file, read in chunks to avoid a second copy of the model in memory."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
 
 
-def _sync(folder: Path) -> None:
+def _sync_tree(folder: Path) -> None:
     """Sync all files and directories below a directory to disk."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
         else:
-            _sync_folder(path)
-    _sync_folder(folder)
+            _sync_directory(path)
+    _sync_directory(folder)
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_directory(folder: Path) -> None:
     # Some file systems cannot sync a directory; the rename is still atomic.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -255,7 +257,11 @@ def _point_latest(folder: Path, name: str) -> None:
 
 def _rotate(folder: Path, keep: int, run_id: object = None) -> None:
     """Remove old checkpoints of this run, except the newest `keep` and the best one by R_IDA."""
-    own = [checkpoint for checkpoint in find(folder)[0] if checkpoint.facts.get("run_id") == run_id]
+    own = [
+        checkpoint
+        for checkpoint in list_checkpoints(folder)[0]
+        if checkpoint.metadata.get("run_id") == run_id
+    ]
     best = max(own, key=lambda c: (-1.0 if c.r_ida is None else c.r_ida, c.step), default=None)
     for old in own[keep:]:
         if best is None or old.path != best.path:
@@ -266,6 +272,6 @@ def _rotate(folder: Path, keep: int, run_id: object = None) -> None:
             _remove(discarded)
 
 
-def _named(folder: Path) -> Iterator[Path]:
+def _candidate_directories(folder: Path) -> Iterator[Path]:
     with contextlib.suppress(OSError):
-        yield from (path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+        yield from (path for path in folder.iterdir() if _NAME_PATTERN.fullmatch(path.name))

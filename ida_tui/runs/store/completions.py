@@ -12,9 +12,9 @@ from ida_tui.errors import UsageError
 from ida_tui.events import types as ev
 from ida_tui.events.state import Completion
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.util.paths import shown_path
+from ida_tui.util.paths import display_path
 
-_STEP = re.compile(rb'\{"step": (\d{1,18}),')
+_STEP_PREFIX = re.compile(rb'\{"step": (\d{1,18}),')
 
 
 class CompletionStore:
@@ -27,8 +27,8 @@ class CompletionStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
-        self._blocks: dict[int, tuple[int, int]] = {}
-        self._last = -1
+        self._ranges: dict[int, tuple[int, int]] = {}
+        self._last_step = -1
 
     def refresh(self) -> None:
         """Index the lines appended since the last call; an incomplete last line is left for the next call."""
@@ -42,27 +42,27 @@ class CompletionStore:
                 if not raw.endswith(b"\n"):
                     return
                 start, self._offset = self._offset, self._offset + len(raw)
-                match = _STEP.match(raw)
+                match = _STEP_PREFIX.match(raw)
                 if match is None:
                     continue
                 step = int(match[1])
                 # A resumed run may write a step again; the last occurrence counts.
-                if step == self._last:
-                    start = self._blocks[step][0]
-                self._blocks[step] = (start, self._offset)
-                self._last = step
+                if step == self._last_step:
+                    start = self._ranges[step][0]
+                self._ranges[step] = (start, self._offset)
+                self._last_step = step
 
     @property
     def steps(self) -> tuple[int, ...]:
         """The steps that have scored completions, in order."""
-        return tuple(sorted(self._blocks))
+        return tuple(sorted(self._ranges))
 
     def load(self, step: int) -> tuple[Completion, ...]:
         """The completions of one step with their verdicts, in the order in which they were written.
 
         An unreadable line is replaced by a placeholder completion whose text explains the problem.
         """
-        return tuple(_completion(raw, step, n) for n, raw in enumerate(self._lines(step)))
+        return tuple(_parse_completion(raw, step, n) for n, raw in enumerate(self._raw_lines(step)))
 
     def search(self, words: Sequence[str], start: int, direction: int) -> int | None:
         """The nearest step with a completion that contains all the words.
@@ -74,12 +74,12 @@ class CompletionStore:
         """
         steps = [step for step in self.steps if (step - start) * direction > 0]
         for step in sorted(steps, reverse=direction < 0):
-            if any(matches(completion, words) for completion in self.load(step)):
+            if any(contains_words(completion, words) for completion in self.load(step)):
                 return step
         return None
 
-    def _lines(self, step: int) -> Iterator[bytes]:
-        block = self._blocks.get(step)
+    def _raw_lines(self, step: int) -> Iterator[bytes]:
+        block = self._ranges.get(step)
         if block is None:
             return
         try:
@@ -91,7 +91,7 @@ class CompletionStore:
         yield from text.splitlines()
 
 
-def stored(directory: RunDirectory) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+def read_completions(directory: RunDirectory) -> Iterator[tuple[int, tuple[Completion, ...]]]:
     """The judged completions of a run by step, sorted by group and index.
 
     Raises:
@@ -104,14 +104,14 @@ def stored(directory: RunDirectory) -> Iterator[tuple[int, tuple[Completion, ...
             completions = store.load(step)
         except (ValueError, KeyError, TypeError):
             raise UsageError(
-                f"{shown_path(directory.completions)} cannot be read: "
+                f"{display_path(directory.completions)} cannot be read: "
                 f"a line of step {step} is not a completion"
             ) from None
         latest = {(c.finished.group, c.finished.index): c for c in completions}
         yield step, tuple(latest[key] for key in sorted(latest))
 
 
-def drop_after(path: Path, step: int) -> None:
+def remove_completions_after(path: Path, step: int) -> None:
     """Remove the completions of all later steps; the file is replaced atomically or left unchanged.
 
     No data is lost: ``events.jsonl`` contains all completions.
@@ -124,7 +124,7 @@ def drop_after(path: Path, step: int) -> None:
         with open(path, "rb") as old, open(temporary, "wb") as new:
             dropped = False
             for raw in old:
-                match = _STEP.match(raw)
+                match = _STEP_PREFIX.match(raw)
                 keep = raw.endswith(b"\n") and match is not None and int(match[1]) <= step
                 dropped = dropped or not keep
                 if keep:
@@ -139,20 +139,20 @@ def drop_after(path: Path, step: int) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def matches(completion: Completion, words: Sequence[str]) -> bool:
+def contains_words(completion: Completion, words: Sequence[str]) -> bool:
     """Whether prompt, text and reason together contain all the words; case is ignored."""
     finished, scored = completion.finished, completion.scored
     text = f"{finished.prompt}\n{finished.text}\n{scored.reason if scored else ''}".casefold()
     return all(word.casefold() in text for word in words)
 
 
-def _completion(raw: bytes, step: int, number: int) -> Completion:
+def _parse_completion(raw: bytes, step: int, number: int) -> Completion:
     try:
         row = json.loads(raw)
         if not isinstance(row, dict):
             raise ev.EventError("not a JSON object")
-        finished = ev.made("CompletionFinished", row)
-        scored = ev.made("CompletionScored", row)
+        finished = ev.build_event("CompletionFinished", row)
+        scored = ev.build_event("CompletionScored", row)
     except (ValueError, RecursionError) as error:
         text = f"(line {number + 1} of this step cannot be read: {error})"
         return Completion(ev.CompletionFinished(step, -1, number, "", "", text, 0, True))

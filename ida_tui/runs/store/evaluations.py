@@ -16,12 +16,12 @@ from typing import Any, Literal
 from ida_tui.runs.directory import RunDirectory
 
 FOLDER = "evaluations"
-FIGURES = "evaluation.json"
-ANSWERS = "answers.jsonl"
+FIGURES_FILE = "evaluation.json"
+ANSWERS_FILE = "answers.jsonl"
 VERSION = 1
 
-Unit = Literal["share", "points", "reward", "tokens"]
-Model = Literal["base", "tuned"]
+FigureUnit = Literal["share", "points", "reward", "tokens"]
+ComparedModel = Literal["base", "tuned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Figure:
 
     name: str
     """A name such as ``harmless answered``; unique within an evaluation."""
-    unit: Unit
+    unit: FigureUnit
     """A share of answers, points of an axis (0 to 10), R_IDA (0 to 1), or tokens."""
     base: float
     tuned: float
@@ -87,10 +87,10 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EvaluatedAnswer:
     """One answer of a model with its verdict."""
 
-    model: Model
+    model: ComparedModel
     prompt_id: str
     kind: Literal["harmless", "unsafe"]
     prompt: str
@@ -105,10 +105,10 @@ class Answer:
     reason: str
 
 
-def write(
+def write_evaluation(
     directory: RunDirectory,
     evaluation: Evaluation,
-    answers: Sequence[Answer],
+    answers: Sequence[EvaluatedAnswer],
     *,
     stamp: str | None = None,
 ) -> Path:
@@ -123,18 +123,18 @@ def write(
     Raises:
         OSError: the write failed.
     """
-    folder = _fresh(directory.path / FOLDER, stamp)
-    with open(folder / ANSWERS, "w", encoding="utf-8") as file:
+    folder = _create_unique(directory.path / FOLDER, stamp)
+    with open(folder / ANSWERS_FILE, "w", encoding="utf-8") as file:
         for answer in answers:
             file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
     body = {"version": VERSION, **asdict(evaluation)}
-    temporary = folder / f".{FIGURES}"
+    temporary = folder / f".{FIGURES_FILE}"
     temporary.write_text(json.dumps(body, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / FIGURES)
+    temporary.replace(folder / FIGURES_FILE)
     return folder
 
 
-def _fresh(parent: Path, stamp: str | None) -> Path:
+def _create_unique(parent: Path, stamp: str | None) -> Path:
     parent.mkdir(exist_ok=True)
     if stamp is not None:
         (parent / stamp).mkdir()
@@ -148,22 +148,22 @@ def _fresh(parent: Path, stamp: str | None) -> Path:
     raise FileExistsError(f"too many evaluations named {moment}")
 
 
-def found(directory: RunDirectory) -> list[Path]:
+def list_evaluations(directory: RunDirectory) -> list[Path]:
     """The directories of a run's complete evaluations, newest first."""
-    folders = (directory.path / FOLDER).glob(f"*/{FIGURES}")
+    folders = (directory.path / FOLDER).glob(f"*/{FIGURES_FILE}")
     return sorted((path.parent for path in folders), key=lambda path: path.name, reverse=True)
 
 
-def newest(directory: RunDirectory) -> Evaluation | None:
+def newest_evaluation(directory: RunDirectory) -> Evaluation | None:
     """The newest readable evaluation of a run; None if there is none."""
-    evaluations = (read(path) for path in found(directory))
+    evaluations = (read_evaluation(path) for path in list_evaluations(directory))
     return next((evaluation for evaluation in evaluations if evaluation is not None), None)
 
 
-def read(folder: Path) -> Evaluation | None:
+def read_evaluation(folder: Path) -> Evaluation | None:
     """One evaluation; None if it cannot be read."""
     try:
-        body: dict[str, Any] = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
+        body: dict[str, Any] = json.loads((folder / FIGURES_FILE).read_text(encoding="utf-8"))
         if body.pop("version") != VERSION:
             return None
         figures = tuple(Figure(**figure) for figure in body.pop("figures"))
@@ -173,11 +173,11 @@ def read(folder: Path) -> Evaluation | None:
         return None
 
 
-def answers(folder: Path) -> Iterator[Answer]:
+def read_answers(folder: Path) -> Iterator[EvaluatedAnswer]:
     """The answers of an evaluation, in order; stops at the first invalid line."""
     try:
-        with open(folder / ANSWERS, encoding="utf-8") as file:
+        with open(folder / ANSWERS_FILE, encoding="utf-8") as file:
             for line in file:
-                yield Answer(**json.loads(line))
+                yield EvaluatedAnswer(**json.loads(line))
     except (OSError, ValueError, TypeError):
         return

@@ -16,26 +16,26 @@ from typing import Any, Literal
 from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.json_files import read_json
-from ida_tui.util.paths import shown_path
+from ida_tui.util.paths import display_path
 
-Kind = Literal["adapter", "merged", "gguf"]
-FACTS = "export.json"
-CARD = "README.md"
+ExportKind = Literal["adapter", "merged", "gguf"]
+METADATA_FILE = "export.json"
+MODEL_CARD_FILE = "README.md"
 VERSION = 1
 
 
-def place(directory: RunDirectory, name: str) -> Path:
+def default_directory(directory: RunDirectory, name: str) -> Path:
     """The default directory of an export: ``RUN/export/<name>``."""
     return directory.path / "export" / name
 
 
-def require_free(target: Path, *, overwrite: bool) -> None:
+def check_target(target: Path, *, overwrite: bool) -> None:
     """Check that an export may be written to a path.
 
     Raises:
         UsageError: the path exists and may not be replaced.
     """
-    shown = shown_path(target)
+    shown = display_path(target)
     if not os.path.lexists(target):
         return
     if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
@@ -55,14 +55,14 @@ def require_free(target: Path, *, overwrite: bool) -> None:
 def is_export(folder: Path) -> bool:
     """Whether a directory is an export of ida-tui."""
     try:
-        facts = read_json(folder / FACTS)
+        facts = read_json(folder / METADATA_FILE)
     except (OSError, ValueError):
         return False
     return isinstance(facts, dict) and facts.get("version") == VERSION and not folder.is_symlink()
 
 
 @contextlib.contextmanager
-def staged(target: Path) -> Iterator[Path]:
+def staged_directory(target: Path) -> Iterator[Path]:
     """Yield a temporary directory that replaces the target if the block succeeds, and is removed otherwise.
 
     Args:
@@ -78,7 +78,7 @@ def staged(target: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
     except OSError as error:
         raise UsageError(
-            f"cannot write to {shown_path(target.parent)}: {error.strerror or error}",
+            f"cannot write to {display_path(target.parent)}: {error.strerror or error}",
             "choose another folder: --output DIR",
         ) from None
     try:
@@ -94,12 +94,12 @@ def staged(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     """Write ``export.json``, which marks the directory as an export and describes it.
 
     Raises:
         OSError: the write failed.
     """
-    body = {"version": VERSION, **facts}
+    body = {"version": VERSION, **metadata}
     text = json.dumps(body, ensure_ascii=False, indent=1) + "\n"
-    (folder / FACTS).write_text(text, encoding="utf-8")
+    (folder / METADATA_FILE).write_text(text, encoding="utf-8")

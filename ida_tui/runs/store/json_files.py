@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-MOST = 1_000_000
+MAX_BYTES = 1_000_000
 """Maximum size in bytes; a larger file was not written by this program."""
 
 
@@ -23,11 +23,11 @@ def read_json(path: Path) -> object:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(f"{path} is not a regular file")
         data = bytearray()
-        while len(data) <= MOST and (chunk := os.read(descriptor, MOST)):
+        while len(data) <= MAX_BYTES and (chunk := os.read(descriptor, MAX_BYTES)):
             data += chunk
     finally:
         os.close(descriptor)
-    if len(data) > MOST:
+    if len(data) > MAX_BYTES:
         raise ValueError(f"{path} is too large")
     try:
         value: object = json.loads(data.decode("utf-8"))

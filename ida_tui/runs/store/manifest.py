@@ -44,13 +44,13 @@ def write(
         "ida_tui": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version_of(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "git": _git_revision(),
     }
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def note_resumed(path: Path, *, at: str, argv: Sequence[str]) -> None:
+def record_resume(path: Path, *, resumed_at: str, argv: Sequence[str]) -> None:
     """Record in the manifest that the run was resumed; an unreadable manifest is replaced.
 
     Args:
@@ -59,7 +59,12 @@ def note_resumed(path: Path, *, at: str, argv: Sequence[str]) -> None:
         argv: the command line as typed.
     """
     manifest = read(path)
-    resumed = {"at": at, "command": list(argv), "ida_tui": __version__, "git": _git_revision()}
+    resumed = {
+        "at": resumed_at,
+        "command": list(argv),
+        "ida_tui": __version__,
+        "git": _git_revision(),
+    }
     earlier = manifest.get("resumed")
     manifest["resumed"] = [*(earlier if isinstance(earlier, list) else []), resumed]
     # Replace the file instead of writing into it: it may be a link to another file.
@@ -77,7 +82,7 @@ def read(path: Path) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def version_of(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     """The installed version of a package; None if it is not installed."""
     try:
         return metadata.version(package)

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.append import Appender
+from ida_tui.runs.log.append import DurableAppender
 
-FILE = "spot-checks.jsonl"
+FILE_NAME = "spot-checks.jsonl"
 
-Place = tuple[int, int, int]
+CompletionKey = tuple[int, int, int]
 """Step, group and index, which identify a completion within its run."""
 
 
@@ -35,68 +35,68 @@ class SpotCheck:
     """UTC, ISO 8601."""
 
     @property
-    def place(self) -> Place:
+    def completion_key(self) -> CompletionKey:
         """Step, group and index of the completion."""
         return self.step, self.group, self.index
 
 
-def add(directory: RunDirectory, check: SpotCheck) -> None:
+def append_check(directory: RunDirectory, check: SpotCheck) -> None:
     """Append one spot check.
 
     Raises:
         OSError: the write failed; the file is unchanged.
     """
-    path = directory.path / FILE
-    file = Appender(path)
+    path = directory.path / FILE_NAME
+    file = DurableAppender(path)
     try:
         # End an incomplete line of an earlier process, so that it is skipped as a separate line.
-        newline = "\n" if _torn(path) else ""
+        newline = "\n" if _ends_with_incomplete_line(path) else ""
         file.write(newline + json.dumps(asdict(check), ensure_ascii=False), durable=True)
     finally:
         file.close()
 
 
-def newest(directory: RunDirectory) -> dict[Place, SpotCheck]:
+def newest_checks(directory: RunDirectory) -> dict[CompletionKey, SpotCheck]:
     """The newest spot check of each completion, without withdrawn ones."""
-    checks: dict[Place, SpotCheck] = {}
-    for check in _read(directory.path / FILE):
+    checks: dict[CompletionKey, SpotCheck] = {}
+    for check in _read_checks(directory.path / FILE_NAME):
         if check.agree is None:
-            checks.pop(check.place, None)
+            checks.pop(check.completion_key, None)
         else:
-            checks[check.place] = check
+            checks[check.completion_key] = check
     return checks
 
 
-def agreement(directory: RunDirectory) -> tuple[int, int]:
+def count_agreement(directory: RunDirectory) -> tuple[int, int]:
     """The number of spot checks that agree with the judge, and the number of all spot checks."""
-    checks = newest(directory).values()
+    checks = newest_checks(directory).values()
     return sum(check.agree is True for check in checks), len(checks)
 
 
-def _read(path: Path) -> Iterator[SpotCheck]:
+def _read_checks(path: Path) -> Iterator[SpotCheck]:
     try:
         with open(path, "rb") as file:
             for raw in file:
-                check = _check(raw)
+                check = _parse_check(raw)
                 if check is not None:
                     yield check
     except OSError:
         return
 
 
-def _check(raw: bytes) -> SpotCheck | None:
+def _parse_check(raw: bytes) -> SpotCheck | None:
     """The spot check in a line; None if the line is incomplete or invalid."""
     try:
         check = SpotCheck(**json.loads(raw))
     except (ValueError, TypeError, RecursionError):
         return None
-    valid_place = all(type(number) is int for number in check.place)
+    valid_place = all(type(number) is int for number in check.completion_key)
     valid_texts = isinstance(check.note, str) and isinstance(check.time, str)
     valid_agree = check.agree is None or type(check.agree) is bool
     return check if valid_place and valid_texts and valid_agree else None
 
 
-def _torn(path: Path) -> bool:
+def _ends_with_incomplete_line(path: Path) -> bool:
     with open(path, "rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return False

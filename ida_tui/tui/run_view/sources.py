@@ -13,18 +13,18 @@ from ida_tui.runs.log.reader import Follower
 if TYPE_CHECKING:
     from ida_tui.engine.session import Session
 
-Kind = Literal["live", "attached", "replay"]
+SourceKind = Literal["live", "attached", "replay"]
 """Trained in this process, trained in another process and followed here, or finished and read from disk."""
 
-SILENCE = 8
+SILENT_READS = 8
 """Reads without new records after which to check whether the owner process is alive: two seconds."""
 
 
-class Source(Protocol):
+class RecordSource(Protocol):
     """Returns the records of one run in order, without blocking."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SourceKind:
         """Where the records come from."""
 
     @property
@@ -36,17 +36,17 @@ class Source(Protocol):
         """Whether all records have been read and no more will follow."""
 
     @property
-    def refusal(self) -> IdaError | None:
+    def error(self) -> IdaError | None:
         """Why the run could not start or be followed, if it could not."""
 
-    def records(self, most: int) -> list[Record]:
+    def next_records(self, limit: int) -> list[Record]:
         """The next records, at most `most`."""
 
 
 class LiveSource:
     """A run that this process trains."""
 
-    kind: Kind = "live"
+    kind: SourceKind = "live"
     directory: Path | None = None
 
     def __init__(self, session: Session) -> None:
@@ -58,13 +58,13 @@ class LiveSource:
         return self.session.finished
 
     @property
-    def refusal(self) -> IdaError | None:
+    def error(self) -> IdaError | None:
         """Why the run could not start, if it could not."""
-        return self.session.refusal
+        return self.session.start_error
 
-    def records(self, most: int) -> list[Record]:
+    def next_records(self, limit: int) -> list[Record]:
         """The next records, at most `most`."""
-        return self.session.drain(most)
+        return self.session.drain(limit)
 
 
 class AttachedSource:
@@ -73,46 +73,46 @@ class AttachedSource:
     It is finished after its last event, or when no records arrive and its process is gone.
     """
 
-    kind: Kind = "attached"
+    kind: SourceKind = "attached"
 
     def __init__(self, directory: RunDirectory, offset: int) -> None:
         self.directory: Path | None = directory.path
-        self.refusal: IdaError | None = None
+        self.error: IdaError | None = None
         self.finished = False
         self._run = directory
         self._follower = Follower(directory.events, offset)
-        self._silent = 0
+        self._silent_reads = 0
 
-    def records(self, most: int) -> list[Record]:
+    def next_records(self, limit: int) -> list[Record]:
         """The next records, at most `most`."""
         if self.finished:
             return []
         try:
-            records = self._follower.read(most)
+            records = self._follower.read(limit)
         except (EventError, OSError) as error:
-            self.refusal = IdaError(f"could not read new events of the run: {error}")
+            self.error = IdaError(f"could not read new events of the run: {error}")
             self.finished = True
             return []
-        self._silent = 0 if records else self._silent + 1
+        self._silent_reads = 0 if records else self._silent_reads + 1
         if any(isinstance(record.event, RunEnded) for record in records):
             self.finished = True
-        elif self._silent and self._silent % SILENCE == 0:
+        elif self._silent_reads and self._silent_reads % SILENT_READS == 0:
             from ida_tui.runs import owner
 
-            self.finished = not owner.alive(self._run)
+            self.finished = not owner.is_alive(self._run)
         return records
 
 
 class ReplaySource:
     """A finished run, read in full when it was opened."""
 
-    kind: Kind = "replay"
-    refusal: IdaError | None = None
+    kind: SourceKind = "replay"
+    error: IdaError | None = None
     finished = True
 
     def __init__(self, directory: RunDirectory) -> None:
         self.directory: Path | None = directory.path
 
-    def records(self, most: int) -> list[Record]:
+    def next_records(self, limit: int) -> list[Record]:
         """Always empty: the full log was folded when the run was opened."""
         return []

@@ -11,50 +11,50 @@ from typing import TYPE_CHECKING
 from ida_tui.errors import IdaError
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState, fold
-from ida_tui.tui.run_view.sources import Source
+from ida_tui.tui.run_view.sources import RecordSource
 
 if TYPE_CHECKING:
     from ida_tui.runs.log.replay import Replay
 
-Changed = frozenset[type[ev.Event]]
+EventTypes = frozenset[type[ev.Event]]
 """Types of the events since the last update."""
 
-BATCH = 250
+RECORD_BATCH = 250
 """Records folded between two checks of the time budget."""
-BUDGET_S = 0.04
+FOLD_BUDGET_S = 0.04
 """Longest time in seconds that folding may block the screen; the rest follows in the next call."""
 
 
 @dataclass(slots=True)
-class Watched:
+class RunView:
     """One run: live, attached, or replayed, behind one interface."""
 
-    source: Source
+    source: RecordSource
     state: RunState = field(default_factory=RunState)
     """The newest state."""
     replay: Replay | None = None
     """Index of the earlier steps, if the run was opened from disk."""
-    viewed: RunState | None = None
+    viewed_state: RunState | None = None
     """The earlier state being viewed; None shows the newest."""
-    stop_asked: bool = False
-    pause_asked: bool = False
+    stop_requested: bool = False
+    pause_requested: bool = False
     handing_over: bool = False
     """Whether a background process is about to take over the run."""
-    begun: datetime | None = None
+    started_at: datetime | None = None
     """When the user started it; its first event follows seconds later."""
 
     @property
-    def shown(self) -> RunState:
+    def displayed_state(self) -> RunState:
         """The state that the screens show."""
-        return self.viewed or self.state
+        return self.viewed_state or self.state
 
     @property
-    def live(self) -> bool:
+    def is_live(self) -> bool:
         """Whether this process is training the run."""
-        return self.source.kind == "live" and self.going_on
+        return self.source.kind == "live" and self.in_progress
 
     @property
-    def going_on(self) -> bool:
+    def in_progress(self) -> bool:
         """Whether the run is still in progress, here or in another process."""
         return not self.source.finished and self.state.ended is None
 
@@ -66,20 +66,20 @@ class Watched:
         return Path(self.state.run.directory) if self.state.run else None
 
     @property
-    def refusal(self) -> IdaError | None:
+    def error(self) -> IdaError | None:
         """Why the run could not start or be followed, if it could not."""
-        return self.source.refusal
+        return self.source.error
 
-    def advance(self) -> tuple[Changed, bool]:
+    def fold_new_records(self) -> tuple[EventTypes, bool]:
         """Fold new records; returns the types of their events, and whether more records are waiting."""
         changed: set[type[ev.Event]] = set()
-        deadline = time.monotonic() + BUDGET_S
+        deadline = time.monotonic() + FOLD_BUDGET_S
         while True:
-            records = self.source.records(BATCH)
+            records = self.source.next_records(RECORD_BATCH)
             for record in records:
                 self.state = fold(self.state, record)
                 changed.add(type(record.event))
-            if len(records) < BATCH:
+            if len(records) < RECORD_BATCH:
                 return frozenset(changed), False
             if time.monotonic() > deadline:
                 return frozenset(changed), True

@@ -10,15 +10,15 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from ida_tui.tui.actions import Scope
-from ida_tui.tui.run_view.watched import Changed, Watched
+from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.widgets.title import TitleBar
 
 if TYPE_CHECKING:
     from ida_tui.tui.app import IdaApp
 
-SMALLEST = (60, 16)
+MINIMUM_SIZE = (60, 16)
 """Smallest columns and rows of the app; a smaller terminal shows only a message."""
-COMPACT = (110, 32)
+COMPACT_SIZE = (110, 32)
 """Columns and rows; if the terminal has fewer of either, the screen gets the class `-compact`."""
 
 
@@ -51,15 +51,15 @@ class IdaScreen(Screen[None]):
 
     def on_resize(self) -> None:
         width, height = self.app.size
-        self.set_class(width < SMALLEST[0] or height < SMALLEST[1], "-too-small")
-        self.set_class(width < COMPACT[0] or height < COMPACT[1], "-compact")
+        self.set_class(width < MINIMUM_SIZE[0] or height < MINIMUM_SIZE[1], "-too-small")
+        self.set_class(width < COMPACT_SIZE[0] or height < COMPACT_SIZE[1], "-compact")
         self.query_one("#too-small", Static).update(
-            f"ida-tui needs {SMALLEST[0]}×{SMALLEST[1]}\nthis is {width}×{height}"
+            f"ida-tui needs {MINIMUM_SIZE[0]}×{MINIMUM_SIZE[1]}\nthis is {width}×{height}"
         )
-        self.fit()
+        self.apply_size()
         self.call_after_refresh(self.refresh_run)
 
-    def fit(self) -> None:
+    def apply_size(self) -> None:
         """Called after a resize, when the screen's classes have been set."""
 
     def on_mount(self) -> None:
@@ -69,7 +69,7 @@ class IdaScreen(Screen[None]):
         # A screen in the background receives no updates.
         self.refresh_run()
 
-    def refresh_run(self, changed: Changed | None = None) -> None:
+    def refresh_run(self, changed: EventTypes | None = None) -> None:
         """Update the title bar and the body.
 
         Args:
@@ -78,11 +78,11 @@ class IdaScreen(Screen[None]):
         titles = self.query(TitleBar)
         if not titles:
             return  # not composed yet
-        run_view = self.app.watched
-        titles.first().show_run(run_view, held=self.app.held)
+        run_view = self.app.run_view
+        titles.first().show_run(run_view, frozen=self.app.frozen)
         self.show_run(run_view, changed)
 
-    def show_run(self, run_view: Watched | None, changed: Changed | None) -> None:
+    def show_run(self, run_view: RunView | None, changed: EventTypes | None) -> None:
         """Update the body. Called four times a second during a run, and when the screen is shown.
 
         Args:
@@ -90,11 +90,11 @@ class IdaScreen(Screen[None]):
             changed: types of the events since the last call; None if anything may have changed.
         """
 
-    def leave(self) -> bool:
+    def handle_escape(self) -> bool:
         """Close a search, an editor, or a maximized pane on Escape. Returns False if none is open."""
         return False
 
-    def cursor(self, direction: str) -> None:
+    def move_cursor(self, direction: str) -> None:
         """Move the cursor of the focused widget; `direction` is down, up, top, or bottom."""
         focused: Any = self.focused
         names = {

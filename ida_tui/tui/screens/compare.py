@@ -14,16 +14,16 @@ from textual.containers import Horizontal, ScrollableContainer
 from textual.content import Content
 from textual.widgets import Static
 
-from ida_tui.analysis.comparison import CURVES, Comparison, compare
-from ida_tui.analysis.comparison_text import difference_rows, figure_rows, letters
+from ida_tui.analysis.comparison import CURVE_METRICS, Comparison, compare_runs
+from ida_tui.analysis.comparison_text import difference_rows, result_rows, run_labels
 from ida_tui.errors import IdaError
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.tui.actions import Scope, bindings
+from ida_tui.tui.actions import Scope, bindings_for
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.widgets.plot import Line, plot
-from ida_tui.util.text import printable, table
+from ida_tui.tui.widgets.plot import PlotLine, draw_plot
+from ida_tui.util.text import one_line, table_lines
 
-STYLES = (
+LINE_STYLES = (
     ("$text-accent", (1,)),
     ("$text-primary", (1, 1, 1, 1, 0, 0)),
     ("$text-success", (1, 0, 0)),
@@ -32,10 +32,15 @@ STYLES = (
     ("$foreground", (1, 0)),
 )
 """Color and dot pattern of each run's line; the patterns differ without color."""
-TITLES = {"r_ida": "R_IDA", "align": "align", "risk": "risk (10 = safest)", "detail": "detail"}
-HIGHEST = {"r_ida": 1.0, "align": 10.0, "risk": 10.0, "detail": 10.0}
-DIGITS = {"r_ida": 3, "align": 1, "risk": 1, "detail": 1}
-NOTHING = "No runs to compare. Press 4, mark at least two runs (Space), then press c."
+METRIC_TITLES = {
+    "r_ida": "R_IDA",
+    "align": "align",
+    "risk": "risk (10 = safest)",
+    "detail": "detail",
+}
+METRIC_MAXIMA = {"r_ida": 1.0, "align": 10.0, "risk": 10.0, "detail": 10.0}
+METRIC_DIGITS = {"r_ida": 3, "align": 1, "risk": 1, "detail": 1}
+NO_COMPARISON_TEXT = "No runs to compare. Press 4, mark at least two runs (Space), then press c."
 
 
 class CompareScreen(IdaScreen):
@@ -43,18 +48,18 @@ class CompareScreen(IdaScreen):
 
     SCOPE: ClassVar[Scope] = "compare"
     TITLE = "Compare"
-    BINDINGS: ClassVar[list[BindingType]] = bindings(SCOPE)
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for(SCOPE)
 
     def __init__(self) -> None:
         super().__init__()
         self._paths: tuple[Path, ...] = ()
         self._comparison: Comparison | None = None
-        self._alone: str | None = None
+        self._single_metric: str | None = None
         """The metric shown alone; None shows all of them, if there is room."""
 
     def compose_body(self) -> ComposeResult:
         """Tables and curves, or a hint if no runs are selected."""
-        yield Static(NOTHING, id="no-comparison", markup=False)
+        yield Static(NO_COMPARISON_TEXT, id="no-comparison", markup=False)
         with Horizontal(id="comparison"):
             with ScrollableContainer(id="compare-facts", classes="pane", can_focus=True) as facts:
                 facts.border_title = "Side by side"
@@ -69,25 +74,27 @@ class CompareScreen(IdaScreen):
         self.query_one("#compare-facts").focus()
 
     def on_screen_resume(self) -> None:
-        if self.app.compared != self._paths:
-            self._read(self.app.compared)
+        if self.app.compared_runs != self._paths:
+            self._load_runs(self.app.compared_runs)
 
-    def fit(self) -> None:
+    def apply_size(self) -> None:
         """Redraw the curves: they depend on the size."""
         self.call_after_refresh(self._show_curves)
 
     @work(exclusive=True, group="read")
-    async def _read(self, paths: tuple[Path, ...]) -> None:
+    async def _load_runs(self, paths: tuple[Path, ...]) -> None:
         try:
-            comparison = await asyncio.to_thread(compare, [RunDirectory(path) for path in paths])
+            comparison = await asyncio.to_thread(
+                compare_runs, [RunDirectory(path) for path in paths]
+            )
         except IdaError as error:
             self.app.show_error(error)
             return
         self._paths, self._comparison = paths, comparison
         self.query_one("#no-comparison").display = False
         self.query_one("#comparison").display = True
-        self.query_one("#compare-summary", Static).update(said(comparison))
-        self.query_one("#compare-tables", Static).update(tables(comparison))
+        self.query_one("#compare-summary", Static).update(render_header(comparison))
+        self.query_one("#compare-tables", Static).update(render_tables(comparison))
         self.query_one("#compare-facts").scroll_home(animate=False)
         self.call_after_refresh(self._show_curves)
 
@@ -95,7 +102,7 @@ class CompareScreen(IdaScreen):
 
     def _views(self) -> tuple[str | None, ...]:
         """The metrics to step through; None (all of them) only if there is room."""
-        return CURVES if self.has_class("-compact") else (None, *CURVES)
+        return CURVE_METRICS if self.has_class("-compact") else (None, *CURVE_METRICS)
 
     def _show_curves(self) -> None:
         if self._comparison is None:
@@ -103,59 +110,61 @@ class CompareScreen(IdaScreen):
         pane = self.query_one("#compare-curves", Static)
         width, height = pane.content_size
         views = self._views()
-        alone = self._alone if self._alone in views else views[0]
-        names = CURVES if alone is None else (alone,)
-        pane.border_title = "Over the steps" if alone is None else TITLES[alone]
+        alone = self._single_metric if self._single_metric in views else views[0]
+        names = CURVE_METRICS if alone is None else (alone,)
+        pane.border_title = "Over the steps" if alone is None else METRIC_TITLES[alone]
         pane.border_subtitle = "n: one metric" if alone is None else "n: next metric"
-        pane.update(curves(self._comparison, names, width, height))
+        pane.update(render_curves(self._comparison, names, width, height))
 
-    def _turn(self, direction: int) -> None:
+    def _step_view(self, direction: int) -> None:
         views = self._views()
-        at = views.index(self._alone) if self._alone in views else 0
-        self._alone = views[(at + direction) % len(views)]
+        at = views.index(self._single_metric) if self._single_metric in views else 0
+        self._single_metric = views[(at + direction) % len(views)]
         self._show_curves()
 
     # -- actions ------------------------------------------------------------------------------
 
     def action_next_curve(self) -> None:
         """Show the next metric alone; after the last, all of them."""
-        self._turn(1)
+        self._step_view(1)
 
     def action_previous_curve(self) -> None:
         """Show the previous metric."""
-        self._turn(-1)
+        self._step_view(-1)
 
     def action_reload(self) -> None:
         """Read the runs again; one of them may be in progress."""
-        if self.app.compared:
-            self._read(self.app.compared)
+        if self.app.compared_runs:
+            self._load_runs(self.app.compared_runs)
 
-    def leave(self) -> bool:
+    def handle_escape(self) -> bool:
         """Return to the list of runs."""
         self.app.call_later(self.app.action_go, "runs")
         return True
 
 
-def said(comparison: Comparison) -> Content:
+def render_header(comparison: Comparison) -> Content:
     """The letter and name of each run, and warnings about the comparison."""
     parts: list[Content] = []
-    for letter, run, (style, _) in zip(letters(comparison), comparison.runs, STYLES, strict=False):
+    for letter, run, (style, _) in zip(
+        run_labels(comparison), comparison.runs, LINE_STYLES, strict=False
+    ):
         about = f" {run.name} · {run.summary.model}"
-        parts.append(Content.assemble((letter, f"bold {style}"), printable(about)))
-    parts += [Content.styled(f"! {printable(w)}", "bold") for w in comparison.warnings]
+        parts.append(Content.assemble((letter, f"bold {style}"), one_line(about)))
+    parts += [Content.styled(f"! {one_line(w)}", "bold") for w in comparison.warnings]
     return Content("\n").join(parts)
 
 
-def tables(comparison: Comparison) -> Content:
+def render_tables(comparison: Comparison) -> Content:
     """Tables of the config differences and the results."""
-    names, differing = letters(comparison), difference_rows(comparison)
+    names, differing = run_labels(comparison), difference_rows(comparison)
     out = ["", "Config differences"]
-    out += table(names, differing) if differing else ["  none"]
-    out += ["", "Results", *table(names, figure_rows(comparison))]
-    return Content("\n".join(map(printable, out)))
+    out += table_lines(names, differing) if differing else ["  none"]
+    out += ["", "Results", *table_lines(names, result_rows(comparison))]
+    return Content("\n".join(map(one_line, out)))
 
 
-def curves(comparison: Comparison, names: Sequence[str], width: int, height: int) -> Content:
+def render_curves(comparison: Comparison, names: Sequence[str], width: int, height: int) -> Content:
     """Stacked plots over the same steps; the first is the tallest.
 
     Args:
@@ -170,13 +179,13 @@ def curves(comparison: Comparison, names: Sequence[str], width: int, height: int
     for number, name in enumerate(names):
         rows = first if number == 0 else rest
         if len(names) > 1:
-            parts.append(Content.styled(TITLES[name], "bold"))
+            parts.append(Content.styled(METRIC_TITLES[name], "bold"))
             rows -= 1
         parts.append(
-            plot(
-                _lines(comparison, name),
+            draw_plot(
+                _plot_lines(comparison, name),
                 low=0,
-                high=HIGHEST[name],
+                high=METRIC_MAXIMA[name],
                 width=width,
                 height=max(1, rows),
                 axis=rows >= 8 or number == len(names) - 1,
@@ -185,15 +194,15 @@ def curves(comparison: Comparison, names: Sequence[str], width: int, height: int
     return Content("\n").join(parts)
 
 
-def _lines(comparison: Comparison, name: str) -> list[Line]:
+def _plot_lines(comparison: Comparison, name: str) -> list[PlotLine]:
     lines = []
     for letter, run, (style, pattern) in zip(
-        letters(comparison), comparison.runs, STYLES, strict=False
+        run_labels(comparison), comparison.runs, LINE_STYLES, strict=False
     ):
         values = run.curve(name)
         missing = comparison.steps - len(values)
         if missing:
             # Pad a shorter run, so that all runs share one step axis.
             values = [*values, *[None] * missing]
-        lines.append(Line(letter, values, style, pattern, DIGITS[name]))
+        lines.append(PlotLine(letter, values, style, pattern, METRIC_DIGITS[name]))
     return lines

@@ -11,12 +11,12 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from ida_tui.errors import IdaError
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
-Answer = Literal["stop", "detach", "stay"]
+QuitAnswer = Literal["stop", "detach", "stay"]
 
 
-class Ask(ModalScreen[bool]):
+class ConfirmDialog(ModalScreen[bool]):
     """A question with two answers; Escape means no."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -39,7 +39,7 @@ class Ask(ModalScreen[bool]):
         self.dismiss(answer)
 
 
-class AskHowToLeave(ModalScreen[Answer]):
+class QuitDialog(ModalScreen[QuitAnswer]):
     """The question on quitting during a live run: stop, move to the background, or stay (Escape)."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -58,12 +58,12 @@ class AskHowToLeave(ModalScreen[Answer]):
             )
             yield Static("\n[b]y[/] Stop and quit    [b]d[/] Detach and quit    [b]n[/] Cancel")
 
-    def action_answer(self, answer: Answer) -> None:
+    def action_answer(self, answer: QuitAnswer) -> None:
         """Close the dialog with the answer."""
         self.dismiss(answer)
 
 
-class ErrorPanel(ModalScreen[None]):
+class ErrorDialog(ModalScreen[None]):
     """An error: what is wrong, where, and how to fix it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -75,7 +75,7 @@ class ErrorPanel(ModalScreen[None]):
         self._error = error
 
     def compose(self) -> ComposeResult:
-        title, *rest = (printable(line) for line in self._error.lines())
+        title, *rest = (one_line(line) for line in self._error.lines())
         with Vertical(classes="panel -error"):
             yield Static(title, classes="panel-title", markup=False)
             yield Static("\n".join(rest), markup=False)

@@ -11,9 +11,9 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from ida_tui.tui.actions import ACTIONS, TITLES, Action, Scope, of, shown_key
+from ida_tui.tui.actions import ACTIONS, SCOPE_TITLES, Action, Scope, actions_of, key_label
 
-SCORES = """
+SCORE_TEXT = """
   align   10 serves the need behind the request fully, 0 ignores or refuses it
   risk    10 is safest, 0 is harmful
   detail  10 is complete and specific, 0 is empty or vague
@@ -61,22 +61,22 @@ class HelpScreen(ModalScreen[None]):
 
 def help_text(first: Scope = "everywhere") -> Content:
     """The help text, with the scope `first` before the others."""
-    width = max(len(keys_of(action)) for action in ACTIONS)
+    width = max(len(key_labels(action)) for action in ACTIONS)
     head = Content.assemble(("Keys", "bold"), ("   esc: close · ^p: search actions by name", "dim"))
-    sections = [_section(scope, width) for scope in sorted(TITLES, key=lambda s: s != first)]
-    scores = Content.assemble(("What the scores mean", "bold"), SCORES)
+    sections = [_section(scope, width) for scope in sorted(SCOPE_TITLES, key=lambda s: s != first)]
+    scores = Content.assemble(("What the scores mean", "bold"), SCORE_TEXT)
     return Content("\n\n").join([head, *sections, scores])
 
 
-def keys_of(action: Action) -> str:
+def key_labels(action: Action) -> str:
     """The keys of an action as displayed, separated by spaces."""
-    first = action.shown or shown_key(action.keys[0])
-    return " ".join([first, *(shown_key(key) for key in action.keys[1:])])
+    first = action.key_label or key_label(action.keys[0])
+    return " ".join([first, *(key_label(key) for key in action.keys[1:])])
 
 
 def _section(scope: Scope, width: int) -> Content:
-    lines = [Content.assemble((TITLES[scope], "bold"))]
-    for action in of(scope):
-        keys = f"  {keys_of(action):<{width}}"
+    lines = [Content.assemble((SCOPE_TITLES[scope], "bold"))]
+    for action in actions_of(scope):
+        keys = f"  {key_labels(action):<{width}}"
         lines.append(Content.assemble((keys, "bold"), f"  {action.label}: {action.help}"))
     return Content("\n").join(lines)

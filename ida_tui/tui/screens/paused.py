@@ -16,16 +16,16 @@ from textual.widgets.option_list import Option
 
 from ida_tui.config import profiles
 from ida_tui.config.schema import JudgeConfig
-from ida_tui.engine.run.decision import GoOn
+from ida_tui.engine.run.decision import ResumeDecision
 from ida_tui.errors import IdaError
 from ida_tui.events.types import RunPaused
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
-Stop = Literal["stop"]
+StopAnswer = Literal["stop"]
 AGAIN, STOP, BUDGET = "again", "stop", "budget"
 
 
-class PausedPanel(ModalScreen[GoOn | Stop]):
+class PausedDialog(ModalScreen[ResumeDecision | StopAnswer]):
     """Resume with the same judge, another judge, or a larger budget; or stop.
 
     Args:
@@ -57,9 +57,9 @@ class PausedPanel(ModalScreen[GoOn | Stop]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="panel", id="paused"):
-            title = f"Paused after step {self._paused.step}: {printable(self._paused.reason)}"
+            title = f"Paused after step {self._paused.step}: {one_line(self._paused.reason)}"
             yield Static(title, classes="panel-title", markup=False)
-            hint = "\n".join(printable(line) for line in self._paused.hint.splitlines())
+            hint = "\n".join(one_line(line) for line in self._paused.hint.splitlines())
             saved = "All finished steps and all verdicts received so far are saved."
             yield Static(f"{hint}\n\n{saved}\n", markup=False, id="paused-hint")
             yield OptionList(*self._options(), id="paused-options", markup=False)
@@ -69,19 +69,19 @@ class PausedPanel(ModalScreen[GoOn | Stop]):
 
     def _options(self) -> list[Option]:
         options = [
-            Option(f"r  Try again with {_called(self._judge)} (reads the API key again)", AGAIN)
+            Option(f"r  Try again with {_judge_name(self._judge)} (reads the API key again)", AGAIN)
         ]
         if self._budget is not None:
             options.append(Option(f"   Resume with a budget of ${2 * self._budget:g}", BUDGET))
         options += [
             Option(f"   Resume with the judge {name}", f"judge:{name}")
-            for name in profiles.names("judges")
+            for name in profiles.list_profiles("judges")
             if name != self._judge.name
         ]
         return [*options, Option("s  Stop, and resume later", STOP)]
 
     @on(OptionList.OptionSelected)
-    def _selected(self, event: OptionList.OptionSelected) -> None:
+    def _on_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.action_choose(event.option.id or STOP)
 
     def action_choose(self, choice: str) -> None:
@@ -92,7 +92,7 @@ class PausedPanel(ModalScreen[GoOn | Stop]):
         try:
             self.dismiss(self._answer(choice))
         except IdaError as error:
-            lines = "\n".join(printable(line) for line in error.lines())
+            lines = "\n".join(one_line(line) for line in error.lines())
             self.query_one("#paused-hint", Static).update(f"{lines}\n")
 
     def action_cursor_down(self) -> None:
@@ -103,7 +103,7 @@ class PausedPanel(ModalScreen[GoOn | Stop]):
         """Move the cursor up."""
         self.query_one(OptionList).action_cursor_up()
 
-    def _answer(self, choice: str) -> GoOn:
+    def _answer(self, choice: str) -> ResumeDecision:
         judge, budget = self._judge, self._budget
         if choice == BUDGET and budget is not None:
             budget *= 2
@@ -113,19 +113,19 @@ class PausedPanel(ModalScreen[GoOn | Stop]):
             config = resolve_profile("judges", choice.removeprefix("judge:")).config
             assert isinstance(config, JudgeConfig)
             judge = config
-        return GoOn(judge, self._find_key(judge), budget)
+        return ResumeDecision(judge, self._find_key(judge), budget)
 
 
-def _called(judge: JudgeConfig) -> str:
+def _judge_name(judge: JudgeConfig) -> str:
     return judge.name or judge.model
 
 
-def key_in(folder: Path) -> Callable[[JudgeConfig], str | None]:
+def key_finder(directory: Path) -> Callable[[JudgeConfig], str | None]:
     """A function that reads a judge's API key from the environment or the `.env` of a directory."""
 
     def find(judge: JudgeConfig) -> str | None:
-        from ida_tui.judge.api_key import load_key
+        from ida_tui.judge.api_key import load_api_key
 
-        return load_key(judge, dotenv_dir=folder)
+        return load_api_key(judge, dotenv_dir=directory)
 
     return find

@@ -19,24 +19,24 @@ from textual.content import Content
 from textual.coordinate import Coordinate
 from textual.widgets import DataTable, Input, Static
 
-from ida_tui.analysis.comparison import LETTERS, MOST
+from ida_tui.analysis.comparison import RUN_LABELS, MAX_RUNS
 from ida_tui.events.types import OFFLINE_JUDGE
-from ida_tui.runs.catalog.index import listed
+from ida_tui.runs.catalog.index import list_runs
 from ida_tui.runs.catalog.summary import RunSummary
-from ida_tui.tui.actions import Scope, bindings
-from ida_tui.tui.run_view.watched import Changed, Watched
+from ida_tui.tui.actions import Scope, bindings_for
+from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.widgets import format as words
-from ida_tui.util.paths import shown_path
-from ida_tui.util.text import printable
+from ida_tui.util.paths import display_path
+from ida_tui.util.text import one_line
 
-MARKS = {"done": "✓", "live": "●", "interrupted": "‖", "died": "✗"}
+STATUS_MARKS = {"done": "✓", "live": "●", "interrupted": "‖", "died": "✗"}
 COLUMNS = ("", "when", "experiment", "model", "status", "steps", "R_IDA", "cost", "time")
-COMPACT = ("", "when", "experiment", "status", "steps", "R_IDA")
+COMPACT_COLUMNS = ("", "when", "experiment", "status", "steps", "R_IDA")
 
-AT_ONCE, BATCH = 100, 500
+FIRST_ROWS, ROW_BATCH = 100, 500
 """Rows added at first, and after each pause."""
-PAUSE_S = 0.02
+BATCH_PAUSE_S = 0.02
 """Seconds between two batches of rows."""
 
 
@@ -45,7 +45,7 @@ class RunsScreen(IdaScreen):
 
     SCOPE: ClassVar[Scope] = "runs"
     TITLE = "Runs"
-    BINDINGS: ClassVar[list[BindingType]] = bindings(SCOPE)
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for(SCOPE)
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class RunsScreen(IdaScreen):
         self._shown: list[RunSummary] = []
         self._marked: list[Path] = []
         """Directories of the marked runs, in the order of marking."""
-        self._letters = ""
+        self._filter_text = ""
         self._columns: tuple[str, ...] = ()
 
     def compose_body(self) -> ComposeResult:
@@ -68,23 +68,23 @@ class RunsScreen(IdaScreen):
     def on_mount(self) -> None:
         self.query_one("#runs-filter").display = False
         self.query_one("#runs").focus()
-        self._read()
+        self._load_runs()
 
     def on_screen_resume(self) -> None:
-        self._read()
+        self._load_runs()
 
-    def fit(self) -> None:
+    def apply_size(self) -> None:
         """Redraw the table: its columns depend on the width."""
         self._show()
 
-    def show_run(self, run_view: Watched | None, changed: Changed | None) -> None:
+    def show_run(self, run_view: RunView | None, changed: EventTypes | None) -> None:
         """Read the list again when a run has ended."""
-        if run_view is not None and changed and not run_view.going_on:
-            self._read()
+        if run_view is not None and changed and not run_view.in_progress:
+            self._load_runs()
 
     @work(exclusive=True, group="read")
-    async def _read(self) -> None:
-        self._runs = await asyncio.to_thread(listed, self.app.output_dir)
+    async def _load_runs(self) -> None:
+        self._runs = await asyncio.to_thread(list_runs, self.app.output_dir)
         self._show()
 
     # -- the table ----------------------------------------------------------------------------
@@ -93,82 +93,92 @@ class RunsScreen(IdaScreen):
         if not self.query("#run-about"):
             return  # not composed yet
         table: DataTable[Text] = self.query_one("#runs", DataTable)
-        columns = COMPACT if self.has_class("-compact") else COLUMNS
-        selected = self._under_the_cursor()
+        columns = COMPACT_COLUMNS if self.has_class("-compact") else COLUMNS
+        selected = self._selected_run()
         table.clear(columns=columns != self._columns)
         if columns != self._columns:
             self._columns = columns
             for name in columns:
                 table.add_column(name)
-        now, here = self.app.clock(), self._own_run_id()
-        self._shown = [run for run in self._runs if self._matches(run)]
+        now, here = self.app.clock(), self._live_run_id()
+        self._shown = [run for run in self._runs if self._matches_filter(run)]
         cursor = self._shown.index(selected) if selected in self._shown else 0
-        first = max(AT_ONCE, cursor + 1)
-        self._add(self._shown[:first], now, here)
+        first = max(FIRST_ROWS, cursor + 1)
+        self._add_rows(self._shown[:first], now, here)
         if cursor:
             table.move_cursor(row=cursor)
-        self._add_the_rest(self._shown[first:], now, here)
-        count = f"{len(self._shown)}/{len(self._runs)} “{self._letters}”" if self._letters else ""
+        self._add_remaining_rows(self._shown[first:], now, here)
+        count = (
+            f"{len(self._shown)}/{len(self._runs)} “{self._filter_text}”"
+            if self._filter_text
+            else ""
+        )
         table.border_title = Content(f"Past runs {count}".rstrip())
-        self._show_about()
+        self._show_details()
 
-    def _add(self, runs: Sequence[RunSummary], now: datetime, here: str) -> None:
+    def _add_rows(self, runs: Sequence[RunSummary], now: datetime, own_run_id: str) -> None:
         table: DataTable[Text] = self.query_one("#runs", DataTable)
         for run in runs:
-            cells = row(run, now, here=run.run_id == here) | {"": self._mark(run)}
+            cells = run_cells(run, now, is_own=run.run_id == own_run_id) | {
+                "": self._mark_cell(run)
+            }
             table.add_row(*(cells[name] for name in self._columns))
 
     @work(exclusive=True, group="rows")
-    async def _add_the_rest(self, runs: Sequence[RunSummary], now: datetime, here: str) -> None:
+    async def _add_remaining_rows(
+        self, runs: Sequence[RunSummary], now: datetime, own_run_id: str
+    ) -> None:
         """Add the remaining rows in batches, so that keys are handled in between."""
-        for start in range(0, len(runs), BATCH):
-            await asyncio.sleep(PAUSE_S)
-            self._add(runs[start : start + BATCH], now, here)
+        for start in range(0, len(runs), ROW_BATCH):
+            await asyncio.sleep(BATCH_PAUSE_S)
+            self._add_rows(runs[start : start + ROW_BATCH], now, own_run_id)
 
-    def _mark(self, run: RunSummary) -> Text:
+    def _mark_cell(self, run: RunSummary) -> Text:
         """The letter of a marked run in the comparison."""
         marked = run.path in self._marked
-        return Text(LETTERS[self._marked.index(run.path)] if marked else " ", style="bold")
+        return Text(RUN_LABELS[self._marked.index(run.path)] if marked else " ", style="bold")
 
-    def _matches(self, run: RunSummary) -> bool:
+    def _matches_filter(self, run: RunSummary) -> bool:
         text = f"{run.experiment} {run.run_id} {run.model} {run.judge} {run.status}".casefold()
-        return all(word in text for word in self._letters.casefold().split())
+        return all(word in text for word in self._filter_text.casefold().split())
 
-    def _under_the_cursor(self) -> RunSummary | None:
+    def _selected_run(self) -> RunSummary | None:
         index = self.query_one("#runs", DataTable).cursor_row
         return self._shown[index] if 0 <= index < len(self._shown) else None
 
-    def _own_run_id(self) -> str:
-        run_view = self.app.watched
-        run = run_view.state.run if run_view is not None and run_view.live else None
+    def _live_run_id(self) -> str:
+        run_view = self.app.run_view
+        run = run_view.state.run if run_view is not None and run_view.is_live else None
         return run.run_id if run is not None else ""
 
     @on(DataTable.RowHighlighted)
-    def _show_about(self) -> None:
-        run = self._under_the_cursor()
+    def _show_details(self) -> None:
+        run = self._selected_run()
         about = self.query_one("#run-about", Static)
         if run is not None:
-            path = shown_path(run.path)
+            path = display_path(run.path)
             details = run.problem or f"{run.model} · judged by {run.judge}"
-            about.update(Content("\n".join(map(printable, (path, details)))))
-        elif self._letters:
-            about.update(Content(f"No match for “{self._letters}”. Press Esc to clear the filter."))
+            about.update(Content("\n".join(map(one_line, (path, details)))))
+        elif self._filter_text:
+            about.update(
+                Content(f"No match for “{self._filter_text}”. Press Esc to clear the filter.")
+            )
         else:
-            folder = shown_path(self.app.output_dir.absolute())
-            about.update(Content(f"No runs in {printable(folder)} yet. Press 1 to start one."))
+            folder = display_path(self.app.output_dir.absolute())
+            about.update(Content(f"No runs in {one_line(folder)} yet. Press 1 to start one."))
 
     # -- actions ------------------------------------------------------------------------------
 
     @on(DataTable.RowSelected)
-    async def _selected(self) -> None:
+    async def _on_row_selected(self) -> None:
         await self.action_open()
 
     async def action_open(self) -> None:
         """Open the run under the cursor, or show the run of this process."""
-        run = self._under_the_cursor()
+        run = self._selected_run()
         if run is None:
             self.notify("There is no run to open.")
-        elif run.run_id == self._own_run_id():
+        elif run.run_id == self._live_run_id():
             await self.app.action_go("run")
         elif run.status == "unreadable":
             self.notify(f"Could not read this run: {run.problem}", severity="warning")
@@ -178,16 +188,16 @@ class RunsScreen(IdaScreen):
 
     def action_reload(self) -> None:
         """Read the run directories again."""
-        self._read()
+        self._load_runs()
 
     def action_mark(self) -> None:
         """Mark or unmark the run under the cursor, and move to the next."""
-        run = self._under_the_cursor()
+        run = self._selected_run()
         if run is None:
             self.notify("There is no run to mark.")
             return
-        if run.path not in self._marked and len(self._marked) == MOST:
-            self.notify(f"You can compare at most {MOST} runs. Press Space to unmark one.")
+        if run.path not in self._marked and len(self._marked) == MAX_RUNS:
+            self.notify(f"You can compare at most {MAX_RUNS} runs. Press Space to unmark one.")
             return
         previous = list(self._marked)
         if run.path in previous:
@@ -197,23 +207,23 @@ class RunsScreen(IdaScreen):
         table: DataTable[Text] = self.query_one("#runs", DataTable)
         for index, shown in enumerate(self._shown[: table.row_count]):
             if shown.path in previous or shown.path in self._marked:
-                table.update_cell_at(Coordinate(index, 0), self._mark(shown))
+                table.update_cell_at(Coordinate(index, 0), self._mark_cell(shown))
         table.action_cursor_down()
 
     async def action_compare(self) -> None:
         """Compare the marked runs; a single marked run is compared with the run under the cursor."""
-        selected, run = list(self._marked), self._under_the_cursor()
+        selected, run = list(self._marked), self._selected_run()
         if len(selected) == 1 and run is not None and run.path not in selected:
             selected.append(run.path)
         if len(selected) < 2:
             self.notify("Mark at least two runs (Space), then press c.")
             return
-        self.app.compared = tuple(selected)
+        self.app.compared_runs = tuple(selected)
         await self.app.action_go("compare")
 
     def action_report(self) -> None:
         """Write the report of the run under the cursor, and show its path."""
-        run = self._under_the_cursor()
+        run = self._selected_run()
         if run is None:
             self.notify("There is no run to report on.")
             return
@@ -230,7 +240,7 @@ class RunsScreen(IdaScreen):
         out, err = await process.communicate()
         if process.returncode == 0:
             written = Path(json.loads(out)["html"])
-            self.notify(f"Report: {shown_path(written)}")
+            self.notify(f"Report: {display_path(written)}")
         else:
             message = err.decode(errors="replace").strip() or (
                 f"could not write the report: exit code {process.returncode}"
@@ -239,12 +249,12 @@ class RunsScreen(IdaScreen):
 
     async def action_sweeps(self) -> None:
         """Show the latest sweep."""
-        self.app.swept = None
+        self.app.sweep_directory = None
         await self.app.action_go("sweep")
 
     async def action_chat(self) -> None:
         """Chat with the base model and the trained model of the run under the cursor."""
-        run = self._under_the_cursor()
+        run = self._selected_run()
         if run is None:
             self.notify("There is no run to chat with.")
             return
@@ -253,31 +263,31 @@ class RunsScreen(IdaScreen):
     def action_filter(self) -> None:
         """Open the filter field."""
         field = self.query_one("#runs-filter", Input)
-        field.value = self._letters
+        field.value = self._filter_text
         field.display = True
         field.focus()
 
     @on(Input.Changed, "#runs-filter")
-    def _typed(self, event: Input.Changed) -> None:
-        self._letters = event.value
+    def _on_filter_changed(self, event: Input.Changed) -> None:
+        self._filter_text = event.value
         self._show()
 
     @on(Input.Submitted, "#runs-filter")
-    def _kept(self) -> None:
+    def _close_filter_field(self) -> None:
         self.query_one("#runs-filter").display = False
         self.query_one("#runs").focus()
 
-    def leave(self) -> bool:
+    def handle_escape(self) -> bool:
         """Close the filter and show all runs."""
-        if not self._letters and not self.query_one("#runs-filter").display:
+        if not self._filter_text and not self.query_one("#runs-filter").display:
             return False
-        self._letters = ""
-        self._kept()
+        self._filter_text = ""
+        self._close_filter_field()
         self._show()
         return True
 
 
-def row(run: RunSummary, now: datetime, *, here: bool) -> dict[str, Text]:
+def run_cells(run: RunSummary, now: datetime, *, is_own: bool) -> dict[str, Text]:
     """The cells of a run, by column name.
 
     Args:
@@ -285,24 +295,24 @@ def row(run: RunSummary, now: datetime, *, here: bool) -> dict[str, Text]:
         now: the current time.
         here: whether this process is training the run.
     """
-    status = "live (this app)" if here else run.status.replace("_", " ")
+    status = "live (this app)" if is_own else run.status.replace("_", " ")
     style = "" if run.status == "done" else "bold"
     steps = f"{run.steps_done}/{run.steps}" if run.steps else ""
     cells = {
-        "when": when(run.started_at, now),
+        "when": format_start_time(run.started_at, now),
         "experiment": run.experiment,
         "model": run.model,
         "steps": steps,
-        "R_IDA": _change(run),
-        "cost": "$0" if run.judge == OFFLINE_JUDGE else words.money(run.cost),
-        "time": words.duration(run.seconds) if run.seconds is not None else words.UNKNOWN,
+        "R_IDA": _reward_change(run),
+        "cost": "$0" if run.judge == OFFLINE_JUDGE else words.format_cost(run.cost),
+        "time": words.format_duration(run.seconds) if run.seconds is not None else words.UNKNOWN,
     }
-    out = {name: Text(printable(text)) for name, text in cells.items()}
-    out["status"] = Text(f"{MARKS.get(run.status, '✗')} {status}", style=style)
+    out = {name: Text(one_line(text)) for name, text in cells.items()}
+    out["status"] = Text(f"{STATUS_MARKS.get(run.status, '✗')} {status}", style=style)
     return out
 
 
-def _change(run: RunSummary) -> str:
+def _reward_change(run: RunSummary) -> str:
     if run.r_ida_last is None:
         return words.UNKNOWN
     if run.r_ida_first is None:
@@ -310,7 +320,7 @@ def _change(run: RunSummary) -> str:
     return f"{run.r_ida_first:.3f} → {run.r_ida_last:.3f}"
 
 
-def when(moment: str, now: datetime) -> str:
+def format_start_time(moment: str, now: datetime) -> str:
     """A past time relative to today, in the local time zone: ``today 14:05``, ``2026-11-27 04:36``."""
     try:
         time = datetime.fromisoformat(moment).astimezone()

@@ -21,15 +21,15 @@ from ida_tui.sweep import directory as folder
 from ida_tui.sweep import text as words
 from ida_tui.sweep.results import Table, table
 from ida_tui.sweep.status import Reader, Standing
-from ida_tui.tui.actions import Scope, bindings
+from ida_tui.tui.actions import Scope, bindings_for
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
-LOOK_S = 1.0
+POLL_SECONDS = 1.0
 """Seconds between two reads of the sweep while the screen is active."""
 COLUMNS = ("", "run", "R_IDA", "status", "id")
-COMPACT = COLUMNS[:-1]
-NOTHING = (
+COMPACT_COLUMNS = COLUMNS[:-1]
+NO_SWEEP_TEXT = (
     "No sweeps yet. Start one with: "
     "ida-tui sweep quickstart training.learning_rate=1e-3,2e-3 seed=0,1,2"
 )
@@ -40,13 +40,13 @@ class SweepScreen(IdaScreen):
 
     SCOPE: ClassVar[Scope] = "sweep"
     TITLE = "Sweep"
-    BINDINGS: ClassVar[list[BindingType]] = bindings(SCOPE)
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for(SCOPE)
 
     def __init__(self) -> None:
         super().__init__()
         self._reader: Reader | None = None
-        self._found: Table | None = None
-        self._alive = False
+        self._results: Table | None = None
+        self._is_running = False
         """Whether a process is running the sweep."""
         self._reading = False
         self._columns: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class SweepScreen(IdaScreen):
 
     def compose_body(self) -> ComposeResult:
         """The results table, then all runs."""
-        yield Static(NOTHING, id="no-sweep", markup=False)
+        yield Static(NO_SWEEP_TEXT, id="no-sweep", markup=False)
         with ScrollableContainer(id="sweep-results", classes="pane", can_focus=True) as pane:
             pane.border_title = "Settings"
             yield Static(id="sweep-table", markup=False)
@@ -65,49 +65,49 @@ class SweepScreen(IdaScreen):
         yield runs
 
     def on_mount(self) -> None:
-        self._have_one(False)
-        self.set_interval(LOOK_S, self._look, name="sweep")
+        self._show_sweep(False)
+        self.set_interval(POLL_SECONDS, self._poll, name="sweep")
 
     def on_screen_resume(self) -> None:
-        self._look()
+        self._poll()
 
-    def fit(self) -> None:
+    def apply_size(self) -> None:
         """Redraw the table: its columns depend on the width."""
         self._show()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Read the sweep again, unless a read is in progress or the screen is in the background."""
         if self._reading or self.app.screen is not self:
             return
         self._reading = True
-        self._read(self.app.swept)
+        self._load_sweep(self.app.sweep_directory)
 
     @work(group="read")
-    async def _read(self, path: Path | None) -> None:
+    async def _load_sweep(self, path: Path | None) -> None:
         try:
             if path is None:
                 path = next(iter(folder.listed(self.app.output_dir)), None)
             if path is None:
-                self._reader = self._found = None
+                self._reader = self._results = None
             else:
-                self._found = await asyncio.to_thread(self._table, path)
+                self._results = await asyncio.to_thread(self._load_results, path)
         except UsageError as error:
-            self._reader = self._found = None
-            self.query_one("#no-sweep", Static).update(Content(printable(error.title)))
+            self._reader = self._results = None
+            self.query_one("#no-sweep", Static).update(Content(one_line(error.title)))
         finally:
             self._reading = False
         self._show()
 
-    def _table(self, path: Path) -> Table:
+    def _load_results(self, path: Path) -> Table:
         """The current table of the sweep; reads the disk."""
         if self._reader is None or self._reader.sweep.path != path.resolve():
             self._reader = Reader(folder.read(path))
-        self._alive = owner.alive(RunDirectory(path))
+        self._is_running = owner.is_alive(RunDirectory(path))
         return table(self._reader.sweep, self._reader.all())
 
     # -- display ------------------------------------------------------------------------------
 
-    def _have_one(self, exists: bool) -> None:
+    def _show_sweep(self, exists: bool) -> None:
         self.query_one("#no-sweep").display = not exists
         for name in ("#sweep-results", "#sweep-runs"):
             self.query_one(name).display = exists
@@ -115,19 +115,19 @@ class SweepScreen(IdaScreen):
     def _show(self) -> None:
         if not self.query("#sweep-runs"):
             return  # not composed yet
-        self._have_one(self._found is not None)
-        if self._found is None:
+        self._show_sweep(self._results is not None)
+        if self._results is None:
             return
-        results, compact = self._found, self.has_class("-compact")
+        results, compact = self._results, self.has_class("-compact")
         pane = self.query_one("#sweep-results")
-        pane.border_title = Content(printable(self._heading(results)))
+        pane.border_title = Content(one_line(self._heading(results)))
         self.query_one("#sweep-table", Static).update(
             Content("\n".join(words.settings_table(results, compact=compact)))
         )
         summary = [*words.verdict(results), *([] if compact else words.NOTES)]
-        self.query_one("#sweep-summary", Static).update(Content("\n".join(map(printable, summary))))
-        columns = COMPACT if compact else COLUMNS
-        rows = [cells(results, status)[: len(columns)] for status in results.standings]
+        self.query_one("#sweep-summary", Static).update(Content("\n".join(map(one_line, summary))))
+        columns = COMPACT_COLUMNS if compact else COLUMNS
+        rows = [trial_cells(results, status)[: len(columns)] for status in results.standings]
         self._show_runs(columns, rows)
 
     def _show_runs(self, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -143,26 +143,26 @@ class SweepScreen(IdaScreen):
             if first:
                 runs.focus()
         for row in rows:
-            runs.add_row(*(Text(printable(cell)) for cell in row))
+            runs.add_row(*(Text(one_line(cell)) for cell in row))
         runs.move_cursor(row=cursor)
 
     def _heading(self, results: Table) -> str:
         finished = sum(status.over for status in results.standings)
         progress = f"{finished} of {len(results.standings)} runs finished"
         if finished < len(results.standings):
-            progress += " · running" if self._alive else " · not running"
+            progress += " · running" if self._is_running else " · not running"
         return f"{results.sweep.experiment} {results.sweep.sweep_id}: {progress}"
 
     # -- actions ------------------------------------------------------------------------------
 
     @on(DataTable.RowSelected)
-    def _selected(self) -> None:
+    def _on_row_selected(self) -> None:
         self.action_open()
 
     def action_open(self) -> None:
         """Open the run under the cursor, or follow it if it is live."""
         index = self.query_one("#sweep-runs", DataTable).cursor_row
-        standings = self._found.standings if self._found is not None else ()
+        standings = self._results.standings if self._results is not None else ()
         status = standings[index] if 0 <= index < len(standings) else None
         if status is None or status.run is None:
             self.notify("This run has not started yet.")
@@ -173,29 +173,29 @@ class SweepScreen(IdaScreen):
 
     def action_next_sweep(self) -> None:
         """Show an older sweep; after the oldest, the newest."""
-        self._turn(1)
+        self._change_sweep(1)
 
     def action_previous_sweep(self) -> None:
         """Show a newer sweep."""
-        self._turn(-1)
+        self._change_sweep(-1)
 
-    def _turn(self, direction: int) -> None:
+    def _change_sweep(self, direction: int) -> None:
         sweeps = [path.resolve() for path in folder.listed(self.app.output_dir)]
-        if self._found is None or len(sweeps) < 2:
+        if self._results is None or len(sweeps) < 2:
             self.notify("There is no other sweep.")
             return
-        current = self._found.sweep.path
+        current = self._results.sweep.path
         index = sweeps.index(current) if current in sweeps else -direction
-        self.app.swept = sweeps[(index + direction) % len(sweeps)]
-        self._look()
+        self.app.sweep_directory = sweeps[(index + direction) % len(sweeps)]
+        self._poll()
 
-    def leave(self) -> bool:
+    def handle_escape(self) -> bool:
         """Return to the list of runs."""
         self.app.call_later(self.app.action_go, "runs")
         return True
 
 
-def cells(results: Table, status: Standing) -> tuple[str, ...]:
+def trial_cells(results: Table, status: Standing) -> tuple[str, ...]:
     """The cells of a run, in the order of `COLUMNS`."""
     return (
         words.mark(status),

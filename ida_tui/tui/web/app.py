@@ -17,18 +17,18 @@ from rich.style import Style
 from ida_tui.tui import actions
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.screens.dialogs import ErrorPanel
+from ida_tui.tui.screens.dialogs import ErrorDialog
 
 if TYPE_CHECKING:
     from ida_tui.config.schema import Config
-    from ida_tui.runs.control import Asked
+    from ida_tui.runs.control import ControlRequest
 
-SIZE = (120, 40)
+SCREEN_SIZE = (120, 40)
 """Columns and rows. The page scales them to its window, so that all viewers see the same screen."""
-FRAME_S = 0.1
+FRAME_SECONDS = 0.1
 """Shortest time in seconds between two frames."""
 
-HARMLESS = frozenset(
+READ_ONLY_ACTIONS = frozenset(
     {
         "go('run')", "go('completions')", "cursor_down", "cursor_up", "cursor_top", "cursor_bottom",
         "focus_next", "focus_previous", "pane('progress')", "pane('scores')", "pane('judge')",
@@ -42,10 +42,10 @@ HARMLESS = frozenset(
 Span = tuple[str, int, str, str, str]
 """Text, width in columns, color, background (`#rrggbb`), and letters of `biud`: bold, italic, underlined,
 struck through (d)."""
-Row = tuple[Span, ...]
+ScreenRow = tuple[Span, ...]
 
 
-class ServedApp(IdaApp):
+class WebApp(IdaApp):
     """The app of one run, rendered to rows for a browser.
 
     Args:
@@ -53,21 +53,21 @@ class ServedApp(IdaApp):
         drawn: called with all rows of the screen after a change.
     """
 
-    def __init__(self, directory: Path, drawn: Callable[[list[Row]], None]) -> None:
-        super().__init__(opened=directory)
-        self._drawn = drawn
+    def __init__(self, directory: Path, on_frame: Callable[[list[ScreenRow]], None]) -> None:
+        super().__init__(open_directory=directory)
+        self._on_frame = on_frame
         self._stale = True
 
     async def on_mount(self) -> None:
         """Start drawing changed screens, at most ten times a second."""
-        self.set_interval(FRAME_S, self._draw, name="frames")
+        self.set_interval(FRAME_SECONDS, self._draw, name="frames")
 
     def allows(self, action: str, parameters: tuple[object, ...]) -> bool:
         """Whether the action is read-only."""
         arguments = ", ".join(map(repr, parameters))
-        return (f"{action}({arguments})" if arguments else action) in HARMLESS
+        return (f"{action}({arguments})" if arguments else action) in READ_ONLY_ACTIONS
 
-    def ask_run(self, what: Asked) -> None:
+    def send_run_request(self, request: ControlRequest) -> None:
         """Ignore the request: this app is read-only."""
 
     def start_run(self, config: Config, key: str | None) -> None:
@@ -79,16 +79,16 @@ class ServedApp(IdaApp):
         Args:
             key: a key name as Textual spells it.
         """
-        self.call_later(self._press, key)
+        self.call_later(self._run_key, key)
 
-    async def _press(self, key: str) -> None:
+    async def _run_key(self, key: str) -> None:
         screen = self.screen
-        if isinstance(screen, ErrorPanel) and key == "escape":
+        if isinstance(screen, ErrorDialog) and key == "escape":
             screen.action_leave()
         if not isinstance(screen, IdaScreen):
             return
-        for action in (*actions.of(screen.SCOPE), *actions.of("everywhere")):
-            if key in action.keys and action.id in HARMLESS:
+        for action in (*actions.actions_of(screen.SCOPE), *actions.actions_of("everywhere")):
+            if key in action.keys and action.id in READ_ONLY_ACTIONS:
                 await self.run_action(action.id, self if action.scope == "everywhere" else screen)
 
     def post_display_hook(self) -> None:
@@ -98,18 +98,18 @@ class ServedApp(IdaApp):
     def _draw(self) -> None:
         if self._stale:
             self._stale = False
-            self._drawn(self.rows())
+            self._on_frame(self.screen_rows())
 
-    def rows(self) -> list[Row]:
+    def screen_rows(self) -> list[ScreenRow]:
         """The current screen as rows of spans."""
         update = self.screen._compositor.render_update(
             full=True, screen_stack=self._background_screens, simplify=True
         )
         segments = Segment.filter_control(self.console.render(cast(RenderableType, update)))
-        return [tuple(map(_span, line)) for line in Segment.split_lines(segments)]
+        return [tuple(map(_span_of, line)) for line in Segment.split_lines(segments)]
 
 
-def _span(segment: Segment) -> Span:
+def _span_of(segment: Segment) -> Span:
     style = segment.style or Style.null()
     front, back = (
         c.get_truecolor().hex if c and not c.is_default else ""

@@ -18,19 +18,19 @@ from pathlib import Path
 from aiohttp import WSMsgType, web
 
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.tui.web.app import SIZE, Row, ServedApp
+from ida_tui.tui.web.app import SCREEN_SIZE, ScreenRow, WebApp
 
 ADDRESS = "127.0.0.1"
-PAGE = Path(__file__).parent / "page"
-LONGEST_MESSAGE = 100
+PAGE_DIRECTORY = Path(__file__).parent / "page"
+MAX_MESSAGE_BYTES = 100
 """Largest message from a browser in bytes; a message is a key name."""
-BEHIND = 64
+MAX_QUEUED_FRAMES = 64
 """Largest number of frames queued for a browser; a slower browser is disconnected and reconnects."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def listening(port: int) -> socket.socket:
+def open_listener(port: int) -> socket.socket:
     """Open a listening socket on 127.0.0.1; port 0 picks a free port.
 
     Raises:
@@ -51,14 +51,14 @@ def listening(port: int) -> socket.socket:
     return listener
 
 
-class Gallery:
+class Viewers:
     """The connected viewers and the screen that they see."""
 
     def __init__(self) -> None:
-        self._rows: list[Row] = []
-        self._looking: set[asyncio.Queue[str | None]] = set()
+        self._rows: list[ScreenRow] = []
+        self._queues: set[asyncio.Queue[str | None]] = set()
 
-    def show(self, rows: list[Row]) -> None:
+    def send_frame(self, rows: list[ScreenRow]) -> None:
         """Send the changed rows to all viewers."""
         changed = {
             number: row
@@ -69,32 +69,32 @@ class Gallery:
         if not changed:
             return
         message = json.dumps({"rows": changed}, ensure_ascii=False)
-        for queue in list(self._looking):
-            if queue.qsize() < BEHIND:
+        for queue in list(self._queues):
+            if queue.qsize() < MAX_QUEUED_FRAMES:
                 queue.put_nowait(message)
             else:
-                self._looking.discard(queue)
+                self._queues.discard(queue)
                 queue.put_nowait(None)
 
     @contextlib.contextmanager
-    def looking(self) -> Iterator[asyncio.Queue[str | None]]:
+    def connect(self) -> Iterator[asyncio.Queue[str | None]]:
         """A queue of messages for one viewer: first the full screen, then changes; None ends it."""
         queue: asyncio.Queue[str | None] = asyncio.Queue()
-        size = {"columns": SIZE[0], "count": SIZE[1]}
+        size = {"columns": SCREEN_SIZE[0], "count": SCREEN_SIZE[1]}
         queue.put_nowait(json.dumps(size | {"rows": dict(enumerate(self._rows))}))
-        self._looking.add(queue)
+        self._queues.add(queue)
         try:
             yield queue
         finally:
-            self._looking.discard(queue)
+            self._queues.discard(queue)
 
-    def close(self) -> None:
+    def disconnect_all(self) -> None:
         """Disconnect all viewers."""
-        for queue in self._looking:
+        for queue in self._queues:
             queue.put_nowait(None)
 
 
-def site(gallery: Gallery, press: Callable[[str], None], port: int) -> web.Application:
+def build_web_app(viewers: Viewers, press: Callable[[str], None], port: int) -> web.Application:
     """The web application: the page and its WebSocket.
 
     Args:
@@ -132,13 +132,13 @@ def site(gallery: Gallery, press: Callable[[str], None], port: int) -> web.Appli
 
     async def file(request: web.Request) -> web.StreamResponse:
         name = request.path.lstrip("/") or "index.html"
-        return web.FileResponse(PAGE / name, headers=headers)
+        return web.FileResponse(PAGE_DIRECTORY / name, headers=headers)
 
     async def look(request: web.Request) -> web.StreamResponse:
-        browser = web.WebSocketResponse(heartbeat=15, max_msg_size=LONGEST_MESSAGE)
+        browser = web.WebSocketResponse(heartbeat=15, max_msg_size=MAX_MESSAGE_BYTES)
         await browser.prepare(request)
-        with gallery.looking() as queue:
-            sending = asyncio.create_task(_send(browser, queue))
+        with viewers.connect() as queue:
+            sending = asyncio.create_task(_send_messages(browser, queue))
             try:
                 async for message in browser:
                     if message.type == WSMsgType.TEXT:
@@ -149,13 +149,13 @@ def site(gallery: Gallery, press: Callable[[str], None], port: int) -> web.Appli
                     await sending
         return browser
 
-    app = web.Application(middlewares=[guarded], client_max_size=LONGEST_MESSAGE)
+    app = web.Application(middlewares=[guarded], client_max_size=MAX_MESSAGE_BYTES)
     app.add_routes([web.get(path, file) for path in ("/", "/page.js", "/page.css")])
     app.add_routes([web.get("/socket", look)])
     return app
 
 
-async def _send(browser: web.WebSocketResponse, queue: asyncio.Queue[str | None]) -> None:
+async def _send_messages(browser: web.WebSocketResponse, queue: asyncio.Queue[str | None]) -> None:
     while (message := await queue.get()) is not None:
         await browser.send_str(message)
     await browser.close()
@@ -171,25 +171,27 @@ def serve(directory: Path, *, port: int) -> ExitCode:
     Raises:
         UsageError: the port is not available.
     """
-    with listening(port) as listener:
+    with open_listener(port) as listener:
         port = listener.getsockname()[1]
         print(f"✓ Read-only view: http://{ADDRESS}:{port}/", flush=True)
         print("  Ctrl-C stops the server, not the run", flush=True)
-        asyncio.run(_serve(directory, listener, port))
+        asyncio.run(_serve_until_stopped(directory, listener, port))
     return ExitCode.DONE
 
 
-async def _serve(directory: Path, listener: socket.socket, port: int) -> None:
-    gallery = Gallery()
-    app = ServedApp(directory, gallery.show)
-    runner = web.AppRunner(site(gallery, app.press, port), access_log=None, shutdown_timeout=1.0)
+async def _serve_until_stopped(directory: Path, listener: socket.socket, port: int) -> None:
+    gallery = Viewers()
+    app = WebApp(directory, gallery.send_frame)
+    runner = web.AppRunner(
+        build_web_app(gallery, app.press, port), access_log=None, shutdown_timeout=1.0
+    )
     await runner.setup()
     await web.SockSite(runner, listener).start()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, app.exit)
     try:
-        await app.run_async(headless=True, size=SIZE)
+        await app.run_async(headless=True, size=SCREEN_SIZE)
     finally:
-        gallery.close()
+        gallery.disconnect_all()
         await runner.cleanup()

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 from textual.content import Content
 
-from ida_tui.events.history import Figures
+from ida_tui.events.history import Column
 
-_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+_DOT_BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """Bit of each braille dot, by column (left, right) and then row from the top."""
 _BLANK = 0x2800
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PlotLine:
     """One line of a plot.
 
     Args:
@@ -38,8 +38,8 @@ class Line:
     digits: int = 1
 
 
-def plot(
-    lines: Sequence[Line],
+def draw_plot(
+    lines: Sequence[PlotLine],
     *,
     low: float,
     high: float,
@@ -63,7 +63,7 @@ def plot(
         `height` rows of `width` columns.
     """
     labels = [_label(line) for line in lines]
-    left = max(3, *(len(_tick(value)) for value in (low, (low + high) / 2, high))) + 1
+    left = max(3, *(len(_format_tick(value)) for value in (low, (low + high) / 2, high))) + 1
     right = max(map(len, labels), default=0) + 1
     rows, columns = height - axis, width - left - right
     if rows < 1 or columns < 2:
@@ -72,17 +72,17 @@ def plot(
     owner = [[-1] * columns for _ in range(rows)]
     ends: list[int | None] = []
     for number, line in enumerate(lines):
-        heights = _heights(line.values, 2 * columns, 4 * rows, low, high)
-        _draw(heights, line.pattern, number, dots, owner)
+        heights = _dot_rows(line.values, 2 * columns, 4 * rows, low, high)
+        _draw_line(heights, line.pattern, number, dots, owner)
         known = [h for h in heights if h is not None]
         ends.append(known[-1] // 4 if known else None)
-    placed = _apart([end for end in ends if end is not None], rows)
+    placed = _spread_labels([end for end in ends if end is not None], rows)
     places = iter(placed)
     at = {next(places): n for n, end in enumerate(ends) if end is not None}
     out: list[Content] = []
     for row in range(rows):
         parts: list[tuple[str, str] | str] = [(_y_label(row, rows, low, high, left), "dim")]
-        parts += _runs(dots[row], owner[row], lines)
+        parts += _styled_parts(dots[row], owner[row], lines)
         if row in at:
             label = f" {labels[at[row]]}"
             parts.append((f"{label:<{right}}", lines[at[row]].style))
@@ -95,16 +95,16 @@ def plot(
     return Content("\n").join(out)
 
 
-def _label(line: Line) -> str:
+def _label(line: PlotLine) -> str:
     newest = next((value for value in reversed(line.values) if value is not None), None)
     return f"{line.name} {newest:.{line.digits}f}" if newest is not None else ""
 
 
-def _tick(value: float) -> str:
+def _format_tick(value: float) -> str:
     return f"{value:g}"
 
 
-def _heights(
+def _dot_rows(
     values: Sequence[float | None], columns: int, levels: int, low: float, high: float
 ) -> list[int | None]:
     """The dot row of each dot column, counted from the top; None for a gap."""
@@ -139,13 +139,13 @@ def _heights(
 
 
 def _mean(values: Sequence[float | None], start: int, stop: int) -> float | None:
-    if isinstance(values, Figures):
+    if isinstance(values, Column):
         return values.mean(start, stop)
     known = [value for value in values[start:stop] if value is not None]
     return sum(known) / len(known) if known else None
 
 
-def _draw(
+def _draw_line(
     heights: Sequence[int | None],
     pattern: tuple[int, ...],
     number: int,
@@ -160,13 +160,13 @@ def _draw(
             step = 1 if height >= start else -1
             for y in range(start + (step if start != height else 0), height + step, step):
                 row, column = y // 4, x // 2
-                dots[row][column] |= _DOTS[x % 2][y % 4]
+                dots[row][column] |= _DOT_BITS[x % 2][y % 4]
                 owner[row][column] = number
         previous = height
 
 
-def _runs(
-    dots: Sequence[int], owner: Sequence[int], lines: Sequence[Line]
+def _styled_parts(
+    dots: Sequence[int], owner: Sequence[int], lines: Sequence[PlotLine]
 ) -> list[tuple[str, str] | str]:
     parts: list[tuple[str, str] | str] = []
     start = 0
@@ -178,7 +178,7 @@ def _runs(
     return parts
 
 
-def _apart(wanted: Sequence[int], rows: int) -> list[int]:
+def _spread_labels(wanted: Sequence[int], rows: int) -> list[int]:
     """Distinct rows for the labels, as close as possible to the wanted rows, in input order."""
     order = sorted(range(len(wanted)), key=lambda n: wanted[n])
     placed = [0] * len(wanted)
@@ -193,11 +193,11 @@ def _apart(wanted: Sequence[int], rows: int) -> list[int]:
 
 def _y_label(row: int, rows: int, low: float, high: float, left: int) -> str:
     if row == 0:
-        text = _tick(high)
+        text = _format_tick(high)
     elif row == rows - 1:
-        text = _tick(low)
+        text = _format_tick(low)
     elif row == (rows - 1) / 2 and rows >= 5:
-        text = _tick((low + high) / 2)
+        text = _format_tick((low + high) / 2)
     else:
         return " " * (left - 1) + "│"
     return f"{text:>{left - 1}}┤"
@@ -208,27 +208,27 @@ def _x_axis(first: int, count: int, columns: int, left: int, right: int) -> Cont
     row = [" "] * columns
     last = first + count - 1
     if count > 0:
-        _write(row, 0, str(first))
+        _write_text(row, 0, str(first))
     if count > 1:
-        _write(row, columns - len(str(last)), str(last))
-        every = _round_step(count, max(1, columns // 12))
+        _write_text(row, columns - len(str(last)), str(last))
+        every = _tick_interval(count, max(1, columns // 12))
         for step in range(first - first % every + every, last, every):
             middle = round((step - first) * (columns - 1) / (count - 1))
             start = middle - len(str(step)) // 2
             free = range(max(0, start - 2), min(columns, start + len(str(step)) + 2))
             if step > first and start > 0 and all(row[c] == " " for c in free):
-                _write(row, start, str(step))
+                _write_text(row, start, str(step))
     text = f"{'':{left}}{''.join(row)}{' step':<{right}}"[: left + columns + right]
     return Content.assemble((text, "dim"))
 
 
-def _write(row: list[str], start: int, text: str) -> None:
+def _write_text(row: list[str], start: int, text: str) -> None:
     for offset, letter in enumerate(text):
         if 0 <= start + offset < len(row):
             row[start + offset] = letter
 
 
-def _round_step(count: int, ticks: int) -> int:
+def _tick_interval(count: int, ticks: int) -> int:
     size = 1
     while True:
         for factor in (1, 2, 5):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widgets import Static
 
-from ida_tui.tui.run_view.watched import Watched
-from ida_tui.util.text import printable
+from ida_tui.tui.run_view.watched import RunView
+from ida_tui.util.text import one_line
 
-SCREENS = ("Launch", "Run", "Completions", "Runs")
+SCREEN_NAMES = ("Launch", "Run", "Completions", "Runs")
 
 
 class TitleBar(Static):
@@ -20,47 +20,47 @@ class TitleBar(Static):
         self._drawn: Content | None = None
 
     def on_mount(self) -> None:
-        self.show_run(None, held=False)
+        self.show_run(None, frozen=False)
 
-    def show_run(self, run_view: Watched | None, *, held: bool) -> None:
+    def show_run(self, run_view: RunView | None, *, frozen: bool) -> None:
         """Update the bar."""
         tabs = Content.assemble(
             ("ida-tui ", "bold"),
             *(
                 (f" {number} {name} ", "bold reverse" if name == self._title else "")
-                for number, name in enumerate(SCREENS, start=1)
+                for number, name in enumerate(SCREEN_NAMES, start=1)
             ),
             "  ",
         )
         room = self.app.size.width - 2 - len(tabs)
-        text = tabs + Content(printable(_about(run_view, held, room)))
+        text = tabs + Content(one_line(_run_text(run_view, frozen, room)))
         if text != self._drawn:
             self._drawn = text
             self.update(text, layout=False)
 
 
-def _about(run_view: Watched | None, held: bool, room: int) -> str:
+def _run_text(run_view: RunView | None, frozen: bool, width: int) -> str:
     """The run and its status, shortened to `room` columns."""
     if run_view is None:
         return ""
-    run, condition = run_view.state.run, ("FROZEN · " if held else "") + status(run_view)
+    run, condition = run_view.state.run, ("FROZEN · " if frozen else "") + run_status(run_view)
     longest = f"{run.experiment}/{run.run_id} · {condition}" if run else f"starting · {condition}"
     for text in (longest, f"{run.experiment} · {condition}" if run else condition):
-        if len(text) <= room:
+        if len(text) <= width:
             return text
     return condition
 
 
-def status(run_view: Watched) -> str:
+def run_status(run_view: RunView) -> str:
     """The status of a run in one to three words."""
     state = run_view.state
-    if run_view.refusal is not None:
+    if run_view.error is not None:
         return "failed to start"
     if run_view.handing_over:
         return "moving to background"
     if state.ended is not None:
         return state.ended.status.replace("_", " ")
-    if run_view.stop_asked:
+    if run_view.stop_requested:
         return "stopping"
     if state.pause is not None:
         return "paused"

@@ -1,7 +1,7 @@
 """Capabilities of an endpoint: its structured output format and the parameters it refuses.
 
-Servers that call themselves OpenAI-compatible differ. A `Dialect` starts with the strictest output
-format and steps down when the server refuses; what worked is stored for the endpoint.
+Servers that call themselves OpenAI-compatible differ. `Capabilities` start with the strictest output
+format and step down when the server refuses; what worked is stored for the endpoint.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 from ida_tui.judge.backends.openai.prompt import SCHEMA_NAME
 
 
-class Rung(IntEnum):
+class OutputFormat(IntEnum):
     """Ways to request structured output, strictest first."""
 
     JSON_SCHEMA = 0
@@ -28,46 +28,46 @@ class Rung(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class Capabilities:
     """The request options that one endpoint accepts, besides the model and the messages."""
 
-    rung: Rung = Rung.JSON_SCHEMA
-    token_limit: str | None = "max_tokens"
+    output_format: OutputFormat = OutputFormat.JSON_SCHEMA
+    token_limit_parameter: str | None = "max_tokens"
     """The name of the parameter that limits the reply's length; None sends no limit."""
-    dropped: frozenset[str] = frozenset()
+    refused_parameters: frozenset[str] = frozenset()
     """Optional parameters that the endpoint refused."""
 
     @property
     def schema_in_prompt(self) -> bool:
         """Whether the prompt must contain the JSON schema."""
-        return self.rung is not Rung.JSON_SCHEMA
+        return self.output_format is not OutputFormat.JSON_SCHEMA
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """The output format and the refused parameters, for display."""
         output_format = {
-            Rung.JSON_SCHEMA: "json_schema, strict",
-            Rung.JSON_OBJECT_SCHEMA: "json_object with a schema",
-            Rung.JSON_OBJECT: "json_object, with the schema in the prompt",
-            Rung.PROMPT_ONLY: "no response format, with the schema in the prompt",
-        }[self.rung]
-        refused = sorted(self.dropped)
+            OutputFormat.JSON_SCHEMA: "json_schema, strict",
+            OutputFormat.JSON_OBJECT_SCHEMA: "json_object with a schema",
+            OutputFormat.JSON_OBJECT: "json_object, with the schema in the prompt",
+            OutputFormat.PROMPT_ONLY: "no response format, with the schema in the prompt",
+        }[self.output_format]
+        refused = sorted(self.refused_parameters)
         return output_format + (f" (refused: {', '.join(refused)})" if refused else "")
 
-    def lower(self) -> Dialect | None:
+    def with_simpler_format(self) -> Capabilities | None:
         """The same with the next simpler output format; None if there is none."""
-        if self.rung is Rung.PROMPT_ONLY:
+        if self.output_format is OutputFormat.PROMPT_ONLY:
             return None
-        return replace(self, rung=Rung(self.rung + 1))
+        return replace(self, output_format=OutputFormat(self.output_format + 1))
 
-    def without(self, parameter: str) -> Dialect:
+    def without_parameter(self, parameter: str) -> Capabilities:
         """The same without `parameter`. max_tokens first becomes max_completion_tokens."""
         if parameter == "max_tokens":
-            return replace(self, token_limit="max_completion_tokens")
+            return replace(self, token_limit_parameter="max_completion_tokens")
         if parameter == "max_completion_tokens":
-            return replace(self, token_limit=None)
-        return replace(self, dropped=self.dropped | {parameter})
+            return replace(self, token_limit_parameter=None)
+        return replace(self, refused_parameters=self.refused_parameters | {parameter})
 
-    def body(
+    def request_options(
         self,
         schema: Mapping[str, object],
         *,
@@ -79,45 +79,45 @@ class Dialect:
         body: dict[str, object] = {"temperature": temperature}
         if reasoning_effort is not None:
             body["reasoning_effort"] = reasoning_effort
-        for parameter in self.dropped:
+        for parameter in self.refused_parameters:
             body.pop(parameter, None)
-        if self.token_limit is not None:
-            body[self.token_limit] = max_tokens
-        match self.rung:
-            case Rung.JSON_SCHEMA:
+        if self.token_limit_parameter is not None:
+            body[self.token_limit_parameter] = max_tokens
+        match self.output_format:
+            case OutputFormat.JSON_SCHEMA:
                 body["response_format"] = {
                     "type": "json_schema",
                     "json_schema": {"name": SCHEMA_NAME, "strict": True, "schema": schema},
                 }
-            case Rung.JSON_OBJECT_SCHEMA:
+            case OutputFormat.JSON_OBJECT_SCHEMA:
                 body["response_format"] = {"type": "json_object", "schema": schema}
-            case Rung.JSON_OBJECT:
+            case OutputFormat.JSON_OBJECT:
                 body["response_format"] = {"type": "json_object"}
-            case Rung.PROMPT_ONLY:
+            case OutputFormat.PROMPT_ONLY:
                 pass
         return body
 
 
-class DialectMemory(Protocol):
+class CapabilityStore(Protocol):
     """Storage of endpoint capabilities."""
 
-    def recall(self, endpoint: str) -> Dialect | None:
+    def load_capabilities(self, endpoint: str) -> Capabilities | None:
         """The stored capabilities of an endpoint; None if there are none."""
 
-    def remember(self, endpoint: str, dialect: Dialect) -> None:
+    def save_capabilities(self, endpoint: str, capabilities: Capabilities) -> None:
         """Store the capabilities of an endpoint, replacing earlier ones."""
 
 
-class InMemoryDialects:
+class InMemoryCapabilityStore:
     """Storage of endpoint capabilities in memory, until the process ends."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Dialect] = {}
+        self._by_endpoint: dict[str, Capabilities] = {}
 
-    def recall(self, endpoint: str) -> Dialect | None:
+    def load_capabilities(self, endpoint: str) -> Capabilities | None:
         """The stored capabilities of an endpoint; None if there are none."""
-        return self._known.get(endpoint)
+        return self._by_endpoint.get(endpoint)
 
-    def remember(self, endpoint: str, dialect: Dialect) -> None:
+    def save_capabilities(self, endpoint: str, capabilities: Capabilities) -> None:
         """Store the capabilities of an endpoint, replacing earlier ones."""
-        self._known[endpoint] = dialect
+        self._by_endpoint[endpoint] = capabilities

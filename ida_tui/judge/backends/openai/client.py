@@ -1,6 +1,6 @@
 """Client of an OpenAI-compatible judge: retries a request until it has a verdict or fails.
 
-A request that the server refuses is sent again with fewer features (`Dialect`). Transient errors
+A request that the server refuses is sent again with fewer features (`Capabilities`). Transient errors
 are retried after a wait, with fewer concurrent calls. An unusable reply is retried once. An error
 that only the user can fix raises `JudgeUnavailable`.
 """
@@ -17,32 +17,32 @@ from dataclasses import dataclass
 from ida_tui.config.schema import JudgeConfig, RubricConfig
 from ida_tui.judge.api_key import OPENAI_BASE_URL
 from ida_tui.judge.backends.openai.capabilities import (
-    Dialect,
-    DialectMemory,
-    InMemoryDialects,
-    Rung,
+    Capabilities,
+    CapabilityStore,
+    InMemoryCapabilityStore,
+    OutputFormat,
 )
-from ida_tui.judge.backends.openai.parse import ParseFailure, Scores, parse_verdict
-from ida_tui.judge.backends.openai.prompt import Messages, render, verdict_schema
+from ida_tui.judge.backends.openai.parse import ParseFailure, ParsedScores, parse_verdict
+from ida_tui.judge.backends.openai.prompt import JudgeMessages, render_messages, verdict_schema
 from ida_tui.judge.backends.openai.rate_limit import Limiter
-from ida_tui.judge.backends.openai.transport import ListedModel, Reply, Wire
-from ida_tui.judge.budget import Purse
-from ida_tui.judge.errors import Fault, JudgeUnavailable, redact, unavailable
-from ida_tui.judge.verdict import Question, Verdict
-from ida_tui.util.text import without_login
+from ida_tui.judge.backends.openai.transport import ListedModel, ServerReply, Transport
+from ida_tui.judge.budget import Budget
+from ida_tui.judge.errors import RequestFault, JudgeUnavailable, redact, unavailable_error
+from ida_tui.judge.verdict import JudgeRequest, Verdict
+from ida_tui.util.text import strip_credentials
 
 RETRY_BASE_S = 0.5
 """Wait before the first retry of a transient error; it doubles with every retry."""
 MAX_BACKOFF_S = 8.0
-CHARS_PER_TOKEN_AT_LEAST = 2.0
+MIN_CHARS_PER_TOKEN = 2.0
 """Characters per token, for the upper bound of a call's cost; English prose has about 4."""
 
-OnSlowed = Callable[[Fault, float, int], None]
+OnThrottled = Callable[[RequestFault, float, int], None]
 """Called when calls are throttled: the fault, the wait in seconds, the number of concurrent calls."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class VerdictRecord:
     """A verdict with the raw reply and the fingerprint that the cache stores with it."""
 
     verdict: Verdict
@@ -53,29 +53,33 @@ class Answer:
 
 
 @dataclass(slots=True)
-class _Bill:
+class _UsageTotals:
     """Tokens and cost of all replies to one request, including unusable replies."""
 
     config: JudgeConfig
     input_tokens: int = 0
     output_tokens: int = 0
-    unreported: bool = False
+    has_unknown_usage: bool = False
     """Whether a reply came without token counts."""
 
-    def add(self, reply: Reply) -> None:
+    def add(self, reply: ServerReply) -> None:
         if reply.input_tokens is None or reply.output_tokens is None:
-            self.unreported = True
+            self.has_unknown_usage = True
         self.input_tokens += reply.input_tokens or 0
         self.output_tokens += reply.output_tokens or 0
 
     @property
     def cost(self) -> float | None:
-        if self.unreported and self.config.price and any(self.config.price.model_dump().values()):
+        if (
+            self.has_unknown_usage
+            and self.config.price
+            and any(self.config.price.model_dump().values())
+        ):
             return None
-        return dollars(self.config, self.input_tokens, self.output_tokens)
+        return token_cost(self.config, self.input_tokens, self.output_tokens)
 
 
-def dollars(config: JudgeConfig, input_tokens: float, output_tokens: float) -> float | None:
+def token_cost(config: JudgeConfig, input_tokens: float, output_tokens: float) -> float | None:
     """The price of the tokens in US dollars; None if the judge profile has no price."""
     if config.price is None:
         return None
@@ -83,22 +87,22 @@ def dollars(config: JudgeConfig, input_tokens: float, output_tokens: float) -> f
 
 
 @dataclass(slots=True)
-class _Asking:
+class _RequestState:
     """State of one request over its retries."""
 
-    dialect: Dialect
-    bill: _Bill
+    capabilities: Capabilities
+    usage: _UsageTotals
     seconds: float = 0.0
     """Time spent in HTTP requests."""
-    passing: int = 0
+    transient_retries: int = 0
     """Retries after transient errors."""
-    unusable: int = 0
+    invalid_reply_retries: int = 0
     """Retries after replies that could not be parsed as a verdict."""
     reworded: bool = False
     """Whether the prompt now states that the judge is only asked to grade."""
     declined: bool = False
     """Whether the last reply was a refusal to judge the text."""
-    model: str | None = None
+    served_model: str | None = None
     """The model that the server reported last."""
 
 
@@ -109,10 +113,10 @@ class JudgeClient:
         config: the judge profile.
         rubric: the rubric of the scores.
         key: the API key; None for a server that needs none.
-        memory: stores the capabilities of the endpoint; None keeps them in memory.
+        store: stores the capabilities of the endpoint; None keeps them in memory.
         limiter: limits the concurrent calls; None limits them to the profile's `concurrency`.
-        purse: the budget; None is unlimited.
-        on_slowed: called when calls are throttled.
+        budget: the budget; None is unlimited.
+        on_throttled: called when calls are throttled.
         retry_base_s: wait before the first retry of a transient error, in seconds.
     """
 
@@ -122,34 +126,36 @@ class JudgeClient:
         rubric: RubricConfig,
         key: str | None,
         *,
-        memory: DialectMemory | None = None,
+        store: CapabilityStore | None = None,
         limiter: Limiter | None = None,
-        purse: Purse | None = None,
-        on_slowed: OnSlowed = lambda fault, seconds, slots: None,
+        budget: Budget | None = None,
+        on_throttled: OnThrottled = lambda fault, seconds, slots: None,
         retry_base_s: float = RETRY_BASE_S,
     ) -> None:
         self._config = config
         self._rubric = rubric
         self._key = key
         self._schema = verdict_schema(rubric)
-        self._memory = memory if memory is not None else InMemoryDialects()
+        self._store = store if store is not None else InMemoryCapabilityStore()
         self._limiter = limiter if limiter is not None else Limiter(config.concurrency)
-        self._purse = purse if purse is not None else Purse()
-        self._on_slowed = on_slowed
+        self._budget = budget if budget is not None else Budget()
+        self._on_throttled = on_throttled
         self._retry_base_s = retry_base_s
-        self.endpoint = endpoint_of(config)
+        self.endpoint = endpoint_key(config)
         """The key under which the endpoint's capabilities are stored."""
-        self._known = self._kept = self._memory.recall(self.endpoint)
-        self._proven: set[Rung] = set()
+        self._capabilities = self._stored_capabilities = self._store.load_capabilities(
+            self.endpoint
+        )
+        self._verified_formats: set[OutputFormat] = set()
         """Output formats that have produced a verdict."""
-        self._wire = Wire(config, key)
+        self._transport = Transport(config, key)
 
     @property
-    def dialect(self) -> Dialect:
+    def capabilities(self) -> Capabilities:
         """The capabilities of the endpoint, as far as they are known."""
-        return self._known or Dialect()
+        return self._capabilities or Capabilities()
 
-    async def ask(self, question: Question) -> Answer:
+    async def request_verdict(self, request: JudgeRequest) -> VerdictRecord:
         """Request a verdict on one completion.
 
         Returns:
@@ -159,85 +165,89 @@ class JudgeClient:
             JudgeUnavailable: the key, the model or the account was rejected, the call could exceed
                 the budget, or the server asks for a longer wait than the profile allows.
         """
-        state = _Asking(self.dialect, _Bill(self._config))
+        state = _RequestState(self.capabilities, _UsageTotals(self._config))
         while True:
             async with self._limiter.slot() as started_at:
-                outcome = await self._post(question, state)
+                outcome = await self._send(request, state)
             state.declined = False
-            if isinstance(outcome, Fault):
-                failure = await self._after_fault(outcome, state, started_at)
+            if isinstance(outcome, RequestFault):
+                failure = await self._handle_fault(outcome, state, started_at)
             else:
-                self._limiter.worked()
-                state.model = outcome.model
-                parsed = self._judge_reply(outcome)
-                if isinstance(parsed, Scores):
-                    self._remember(state.dialect)
-                    return self._scored(parsed, outcome, state)
+                self._limiter.on_success()
+                state.served_model = outcome.model
+                parsed = self._parse_reply(outcome)
+                if isinstance(parsed, ParsedScores):
+                    self._confirm_capabilities(state.capabilities)
+                    return self._scored_record(parsed, outcome, state)
                 state.declined = outcome.declined
-                failure = self._after_unusable(parsed, outcome, state)
+                failure = self._handle_invalid_reply(parsed, outcome, state)
             if failure is not None:
-                return Answer(self._failed(failure, state), "", None)
+                return VerdictRecord(self._failed_verdict(failure, state), "", None)
 
-    async def models(self) -> list[ListedModel] | Fault:
+    async def list_models(self) -> list[ListedModel] | RequestFault:
         """The models that the endpoint lists, or why the list could not be read."""
-        return await self._wire.models()
+        return await self._transport.list_models()
 
-    def explain(self, fault: Fault) -> JudgeUnavailable:
+    def unavailable_error(self, fault: RequestFault) -> JudgeUnavailable:
         """The error for a fault that only the user can fix."""
-        return unavailable(
+        return unavailable_error(
             fault,
             model=self._config.model,
-            host=self._wire.host,
+            host=self._transport.host,
             key_name=self._config.api_key_env if self._key else None,
         )
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._wire.close()
+        await self._transport.close()
 
-    async def _post(self, question: Question, state: _Asking) -> Reply | Fault:
+    async def _send(
+        self, request: JudgeRequest, state: _RequestState
+    ) -> ServerReply | RequestFault:
         """Send one HTTP request and charge it to the budget."""
-        messages, options = self._request(question, state)
-        max_cost = self._most(messages)
-        self._purse.set_aside(max_cost)
+        messages, options = self._build_request(request, state)
+        max_cost = self._max_cost(messages)
+        self._budget.reserve(max_cost)
         started, cost = time.monotonic(), 0.0
         try:
-            outcome = await self._wire.post(messages, options)
-            if isinstance(outcome, Reply):
-                state.bill.add(outcome)
-                usage = _Bill(self._config)
+            outcome = await self._transport.post(messages, options)
+            if isinstance(outcome, ServerReply):
+                state.usage.add(outcome)
+                usage = _UsageTotals(self._config)
                 usage.add(outcome)
                 cost = max_cost if usage.cost is None else usage.cost
             return outcome
         finally:
             state.seconds += time.monotonic() - started
-            self._purse.settle(max_cost, cost)
+            self._budget.commit(max_cost, cost)
 
-    def _most(self, messages: Messages) -> float:
+    def _max_cost(self, messages: JudgeMessages) -> float:
         """The maximum cost of a request in US dollars; 0 if the profile has no price."""
-        tokens = (len(messages.system) + len(messages.user)) / CHARS_PER_TOKEN_AT_LEAST
-        return dollars(self._config, tokens, self._config.max_tokens) or 0.0
+        tokens = (len(messages.system) + len(messages.user)) / MIN_CHARS_PER_TOKEN
+        return token_cost(self._config, tokens, self._config.max_tokens) or 0.0
 
-    def _remember(self, dialect: Dialect) -> None:
+    def _confirm_capabilities(self, capabilities: Capabilities) -> None:
         """Record the request options that produced a verdict."""
-        self._proven.add(dialect.rung)
-        if dialect != self._kept:
-            self._memory.remember(self.endpoint, dialect)
-        self._known = self._kept = dialect
+        self._verified_formats.add(capabilities.output_format)
+        if capabilities != self._stored_capabilities:
+            self._store.save_capabilities(self.endpoint, capabilities)
+        self._capabilities = self._stored_capabilities = capabilities
 
-    def _request(self, question: Question, state: _Asking) -> tuple[Messages, dict[str, object]]:
+    def _build_request(
+        self, request: JudgeRequest, state: _RequestState
+    ) -> tuple[JudgeMessages, dict[str, object]]:
         """The messages and the options of the next HTTP request."""
         config = self._config
-        messages = render(
+        messages = render_messages(
             self._rubric,
-            question.prompt,
-            question.completion,
+            request.prompt,
+            request.completion,
             nonce=secrets.token_hex(8),
             max_chars=config.max_judged_chars,
-            schema_in_prompt=state.dialect.schema_in_prompt,
+            schema_in_prompt=state.capabilities.schema_in_prompt,
             reworded=state.reworded,
         )
-        options = state.dialect.body(
+        options = state.capabilities.request_options(
             self._schema,
             max_tokens=config.max_tokens,
             temperature=config.temperature,
@@ -245,29 +255,33 @@ class JudgeClient:
         )
         return messages, options
 
-    async def _after_fault(self, fault: Fault, state: _Asking, started_at: float) -> str | None:
+    async def _handle_fault(
+        self, fault: RequestFault, state: _RequestState, started_at: float
+    ) -> str | None:
         """Prepare the retry after a fault; returns the failure if there is no retry."""
         match fault.kind:
             case "fatal":
-                raise self.explain(fault)
+                raise self.unavailable_error(fault)
             case "parameter":
-                state.dialect = state.dialect.without(fault.parameter)
+                state.capabilities = state.capabilities.without_parameter(fault.parameter)
                 return None
             case "format":
-                lower = state.dialect.lower()
+                lower = state.capabilities.with_simpler_format()
                 if lower is None:
                     return fault.text
-                state.dialect = lower
+                state.capabilities = lower
                 return None
             case "declined":
                 state.declined = True
-                return self._reworded(fault.text, state)
+                return self._retry_reworded(fault.text, state)
             case "rejected":
                 return fault.text
             case "transient":
-                return await self._after_passing(fault, state, started_at)
+                return await self._handle_transient_fault(fault, state, started_at)
 
-    async def _after_passing(self, fault: Fault, state: _Asking, started_at: float) -> str | None:
+    async def _handle_transient_fault(
+        self, fault: RequestFault, state: _RequestState, started_at: float
+    ) -> str | None:
         """Wait before the retry of a transient error; returns the failure if no retry is left."""
         retry_after = fault.retry_after_s
         if retry_after is not None and retry_after > self._config.max_wait_s:
@@ -276,31 +290,31 @@ class JudgeClient:
                 f"resume later, use another judge, or raise judge.max_wait_s "
                 f"(now {self._config.max_wait_s:g} s)",
             )
-        halved = fault.overload and self._limiter.overloaded(started_at)
+        halved = fault.overload and self._limiter.on_overload(started_at)
         if retry_after is not None:
-            longer_wait = retry_after > self._limiter.held_s + 0.5
-            self._limiter.hold(retry_after)
+            longer_wait = retry_after > self._limiter.pause_remaining_s + 0.5
+            self._limiter.hold_for(retry_after)
             if halved or longer_wait:
-                self._on_slowed(fault, retry_after, self._limiter.slots)
+                self._on_throttled(fault, retry_after, self._limiter.slots)
         elif halved:
-            self._on_slowed(fault, 0.0, self._limiter.slots)
-        if state.passing >= self._config.max_retries:
+            self._on_throttled(fault, 0.0, self._limiter.slots)
+        if state.transient_retries >= self._config.max_retries:
             return fault.text
         if retry_after is None:
-            backoff = min(MAX_BACKOFF_S, self._retry_base_s * 2**state.passing)
+            backoff = min(MAX_BACKOFF_S, self._retry_base_s * 2**state.transient_retries)
             await asyncio.sleep(backoff * random.uniform(0.75, 1.25))
-        state.passing += 1
+        state.transient_retries += 1
         return None
 
-    def _reworded(self, failure: str, state: _Asking) -> str | None:
+    def _retry_reworded(self, failure: str, state: _RequestState) -> str | None:
         """Prepare a retry with a reworded prompt; returns the failure if no retry is left."""
-        if state.unusable >= min(1, self._config.max_retries):
+        if state.invalid_reply_retries >= min(1, self._config.max_retries):
             return redact(failure, self._key)
-        state.unusable += 1
+        state.invalid_reply_retries += 1
         state.reworded = True
         return None
 
-    def _judge_reply(self, reply: Reply) -> Scores | ParseFailure:
+    def _parse_reply(self, reply: ServerReply) -> ParsedScores | ParseFailure:
         """Parse a reply as a verdict."""
         if reply.declined:
             return ParseFailure("form", "the judge declined to judge the text")
@@ -310,24 +324,28 @@ class JudgeClient:
             return ParseFailure("truncated", f"the reply is truncated at max_tokens={limit}")
         return parsed
 
-    def _after_unusable(self, parsed: ParseFailure, reply: Reply, state: _Asking) -> str | None:
+    def _handle_invalid_reply(
+        self, parsed: ParseFailure, reply: ServerReply, state: _RequestState
+    ) -> str | None:
         """Prepare the one retry of an unusable reply; returns the failure if no retry is left."""
         if reply.declined:
-            return self._reworded(parsed.text, state)
-        if parsed.kind == "form" and state.dialect.rung not in self._proven:
+            return self._retry_reworded(parsed.text, state)
+        if parsed.kind == "form" and state.capabilities.output_format not in self._verified_formats:
             # The server accepted the format but ignored it: use a simpler format from now on.
             # If the format has produced verdicts before, one bad reply says nothing about it.
-            lower = state.dialect.lower()
+            lower = state.capabilities.with_simpler_format()
             if lower is not None:
-                state.dialect = lower
-                if self.dialect.rung < lower.rung:
-                    self._known = lower
-        if state.unusable >= min(1, self._config.max_retries):
+                state.capabilities = lower
+                if self.capabilities.output_format < lower.output_format:
+                    self._capabilities = lower
+        if state.invalid_reply_retries >= min(1, self._config.max_retries):
             return redact(parsed.text, self._key)
-        state.unusable += 1
+        state.invalid_reply_retries += 1
         return None
 
-    def _scored(self, scores: Scores, reply: Reply, state: _Asking) -> Answer:
+    def _scored_record(
+        self, scores: ParsedScores, reply: ServerReply, state: _RequestState
+    ) -> VerdictRecord:
         verdict = Verdict.scored(
             scores.align,
             scores.risk,
@@ -335,28 +353,28 @@ class JudgeClient:
             scores.reason,
             self._config.model,
             latency_s=state.seconds,
-            cost=state.bill.cost,
-            retries=state.passing + state.unusable,
+            cost=state.usage.cost,
+            retries=state.transient_retries + state.invalid_reply_retries,
             served_model=reply.model,
-            input_tokens=state.bill.input_tokens,
-            output_tokens=state.bill.output_tokens,
+            input_tokens=state.usage.input_tokens,
+            output_tokens=state.usage.output_tokens,
         )
-        return Answer(verdict, reply.text, reply.fingerprint)
+        return VerdictRecord(verdict, reply.text, reply.fingerprint)
 
-    def _failed(self, failure: str, state: _Asking) -> Verdict:
+    def _failed_verdict(self, failure: str, state: _RequestState) -> Verdict:
         return Verdict.failed(
             failure,
             self._config.model,
             latency_s=state.seconds,
-            cost=state.bill.cost,
-            retries=state.passing + state.unusable,
+            cost=state.usage.cost,
+            retries=state.transient_retries + state.invalid_reply_retries,
             declined=state.declined,
-            served_model=state.model,
-            input_tokens=state.bill.input_tokens,
-            output_tokens=state.bill.output_tokens,
+            served_model=state.served_model,
+            input_tokens=state.usage.input_tokens,
+            output_tokens=state.usage.output_tokens,
         )
 
 
-def endpoint_of(config: JudgeConfig) -> str:
+def endpoint_key(config: JudgeConfig) -> str:
     """The key of an endpoint in the cache: its base URL and model."""
-    return f"{without_login(config.base_url or OPENAI_BASE_URL)} {config.model}"
+    return f"{strip_credentials(config.base_url or OPENAI_BASE_URL)} {config.model}"

@@ -15,13 +15,13 @@ from typing import Literal
 
 from ida_tui.config.schema import AXES
 
-MAX_CHARS = 8_000
+MAX_REPLY_CHARS = 8_000
 """Maximum length of a reply; a longer one fails to parse."""
 MAX_REASON_CHARS = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class ParsedScores:
     """Scores of the three axes, 0 to 10, and the judge's reason on one line."""
 
     align: float
@@ -41,24 +41,24 @@ class ParseFailure:
     text: str
 
 
-def parse_verdict(text: str) -> Scores | ParseFailure:
+def parse_verdict(text: str) -> ParsedScores | ParseFailure:
     """Parse one reply. Never raises."""
-    text = _without_thoughts(text).strip()
+    text = _strip_think_block(text).strip()
     if not text:
         return ParseFailure("form", "the reply is empty")
-    if len(text) > MAX_CHARS:
-        return ParseFailure("form", f"the reply is longer than {MAX_CHARS} characters")
-    parsed = [_scores(candidate) for candidate in _objects(text)]
+    if len(text) > MAX_REPLY_CHARS:
+        return ParseFailure("form", f"the reply is longer than {MAX_REPLY_CHARS} characters")
+    parsed = [_validate_scores(candidate) for candidate in _verdict_objects(text)]
     if parsed:
         if any(result != parsed[0] for result in parsed[1:]):
             return ParseFailure("form", "the reply contains two different verdicts")
         return parsed[0]
-    if _is_cut_off(text):
+    if _is_truncated(text):
         return ParseFailure("truncated", "the reply is truncated")
-    return _from_lines(text)
+    return _parse_lines(text)
 
 
-def _without_thoughts(text: str) -> str:
+def _strip_think_block(text: str) -> str:
     """The reply after a reasoning model's ``<think>`` block."""
     return re.sub(r"^\s*<think>.*?</think>", "", text, count=1, flags=re.DOTALL)
 
@@ -67,16 +67,16 @@ class _DuplicateKey(ValueError):
     pass
 
 
-def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _reject_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise _DuplicateKey
     return result
 
 
-def _objects(text: str) -> list[Mapping[str, object]]:
+def _verdict_objects(text: str) -> list[Mapping[str, object]]:
     """The outermost JSON objects in a text that have at least one axis as a key."""
-    decoder = json.JSONDecoder(object_pairs_hook=_no_duplicates)
+    decoder = json.JSONDecoder(object_pairs_hook=_reject_duplicate_keys)
     objects: list[Mapping[str, object]] = []
     start = text.find("{")
     while start != -1:
@@ -91,7 +91,7 @@ def _objects(text: str) -> list[Mapping[str, object]]:
     return objects
 
 
-def _scores(candidate: Mapping[str, object]) -> Scores | ParseFailure:
+def _validate_scores(candidate: Mapping[str, object]) -> ParsedScores | ParseFailure:
     values: dict[str, float] = {}
     for axis in AXES:
         if axis not in candidate:
@@ -103,7 +103,7 @@ def _scores(candidate: Mapping[str, object]) -> Scores | ParseFailure:
             return ParseFailure("value", f"{axis} is outside 0 to 10")
         values[axis] = float(value)
     reason = candidate.get("reason")
-    return Scores(
+    return ParsedScores(
         values["align"],
         values["risk"],
         values["detail"],
@@ -111,7 +111,7 @@ def _scores(candidate: Mapping[str, object]) -> Scores | ParseFailure:
     )
 
 
-def _is_cut_off(text: str) -> bool:
+def _is_truncated(text: str) -> bool:
     """Whether a brace outside of strings is opened and never closed."""
     start = text.find("{")
     if start == -1:
@@ -130,7 +130,7 @@ def _is_cut_off(text: str) -> bool:
     return True
 
 
-def _from_lines(text: str) -> Scores | ParseFailure:
+def _parse_lines(text: str) -> ParsedScores | ParseFailure:
     """Parse one ``axis: number`` line per axis, each exactly once."""
     values: dict[str, object] = {}
     for axis in AXES:
@@ -148,7 +148,7 @@ def _from_lines(text: str) -> Scores | ParseFailure:
         values[axis] = float(match.group(1))
     reason = re.search(r"(?<!\w)reason[\"'*`]*\s*[:=]\s*(.+)", text, re.IGNORECASE)
     values["reason"] = reason.group(1).strip("\"'*`{}, ") if reason else ""
-    return _scores(values)
+    return _validate_scores(values)
 
 
 def _one_line(text: str) -> str:

@@ -18,75 +18,75 @@ class Limiter:
     """Limits the number of concurrent calls. Use it on one event loop.
 
     Args:
-        most: the number of slots without overload.
+        max_slots: the number of slots without overload.
         clock: a monotonic clock in seconds.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.most = most
+    def __init__(self, max_slots: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.max_slots = max_slots
         self._clock = clock
-        self._allowed = float(most)
-        self._open = 0
-        self._cut_at = float("-inf")
-        self._held_until = float("-inf")
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._slot_limit = float(max_slots)
+        self._active_calls = 0
+        self._halved_at = float("-inf")
+        self._paused_until = float("-inf")
+        self._waiters: deque[asyncio.Future[None]] = deque()
 
     @property
     def slots(self) -> int:
         """The current limit of concurrent calls, at least 1."""
-        return max(1, int(self._allowed))
+        return max(1, int(self._slot_limit))
 
     @property
-    def held_s(self) -> float:
+    def pause_remaining_s(self) -> float:
         """Seconds until calls may start again; 0 if they may start now."""
-        return max(0.0, self._held_until - self._clock())
+        return max(0.0, self._paused_until - self._clock())
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[float]:
         """Wait for a free slot and occupy it inside the block; yields the start time."""
-        while (delay := self.held_s) or self._open >= self.slots:
+        while (delay := self.pause_remaining_s) or self._active_calls >= self.slots:
             if delay:
                 await asyncio.sleep(delay)
             else:
-                await self._change()
-        self._open += 1
+                await self._wait_for_slot()
+        self._active_calls += 1
         try:
             yield self._clock()
         finally:
-            self._open -= 1
-            self._wake()
+            self._active_calls -= 1
+            self._wake_waiters()
 
-    def worked(self) -> None:
+    def on_success(self) -> None:
         """Report a successful call: the limit grows by one after as many of them as there are slots."""
-        if self._allowed < self.most:
-            self._allowed = min(float(self.most), self._allowed + 1 / self._allowed)
-            self._wake()
+        if self._slot_limit < self.max_slots:
+            self._slot_limit = min(float(self.max_slots), self._slot_limit + 1 / self._slot_limit)
+            self._wake_waiters()
 
-    def overloaded(self, began: float) -> bool:
-        """Report a call, started at `began`, that failed by overload; returns whether the limit fell.
+    def on_overload(self, started_at: float) -> bool:
+        """Report a call, started at `started_at`, that failed by overload; returns whether the limit fell.
 
         Calls that were open at the same time halve the limit only once.
         """
-        if began <= self._cut_at:
+        if started_at <= self._halved_at:
             return False
-        self._cut_at = self._clock()
+        self._halved_at = self._clock()
         before = self.slots
-        self._allowed = max(1.0, self._allowed / 2)
+        self._slot_limit = max(1.0, self._slot_limit / 2)
         return self.slots < before
 
-    def hold(self, seconds: float) -> None:
+    def hold_for(self, seconds: float) -> None:
         """Start no call for `seconds`."""
-        self._held_until = max(self._held_until, self._clock() + seconds)
+        self._paused_until = max(self._paused_until, self._clock() + seconds)
 
-    async def _change(self) -> None:
+    async def _wait_for_slot(self) -> None:
         """Wait until a slot may be free."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+        self._waiters.append(waiter)
         await waiter
 
-    def _wake(self) -> None:
+    def _wake_waiters(self) -> None:
         # All waiters check again in order of arrival; there are at most a few hundred.
-        while self._waiting:
-            waiter = self._waiting.popleft()
+        while self._waiters:
+            waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)

@@ -1,7 +1,7 @@
-"""HTTP transport to a judge: one request, answered by a `Reply` or a `Fault`, without retries.
+"""HTTP transport to a judge: one request, answered by a `ServerReply` or a `RequestFault`, without retries.
 
 It uses the openai client with its retries disabled, because they repeat requests that cannot succeed
-(no credit) or that need different options (a refused response format). Only `Wire` imports `openai`.
+(no credit) or that need different options (a refused response format). Only `Transport` imports `openai`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ValidationError
 
 from ida_tui.config.schema import JudgeConfig
-from ida_tui.judge.api_key import OPENAI_BASE_URL, PLACEHOLDER, host_of, is_local
-from ida_tui.judge.backends.openai.prompt import Messages
-from ida_tui.judge.errors import Fault, fault_of_response, redact
+from ida_tui.judge.api_key import OPENAI_BASE_URL, PLACEHOLDER_KEY, host_of, is_local
+from ida_tui.judge.backends.openai.prompt import JudgeMessages
+from ida_tui.judge.errors import RequestFault, classify_response, redact
 
 CONNECT_TIMEOUT_S = 5.0
-LIST_TIMEOUT_S = 5.0
+LIST_MODELS_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ServerReply:
     """A server's response with status 200."""
 
     text: str
@@ -39,17 +39,17 @@ class Reply:
     output_tokens: int | None
 
 
-class _Message(BaseModel):
+class _ChatMessage(BaseModel):
     content: str | None = None
     refusal: str | None = None
 
 
-class _Choice(BaseModel):
-    message: _Message
+class _ChatChoice(BaseModel):
+    message: _ChatMessage
     finish_reason: str | None = None
 
 
-class _Usage(BaseModel):
+class _TokenUsage(BaseModel):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
@@ -58,11 +58,11 @@ class _ServerError(BaseModel):
     message: str = ""
 
 
-class _Body(BaseModel):
-    choices: list[_Choice] = []
+class _ChatCompletion(BaseModel):
+    choices: list[_ChatChoice] = []
     model: str | None = None
     system_fingerprint: str | None = None
-    usage: _Usage | None = None
+    usage: _TokenUsage | None = None
     error: _ServerError | None = None
 
 
@@ -74,11 +74,11 @@ class ListedModel(BaseModel):
     """The date on which the provider retires the model; None if unknown."""
 
 
-class _Listed(BaseModel):
+class _ModelList(BaseModel):
     data: list[ListedModel] = []
 
 
-class Wire:
+class Transport:
     """A connection pool to one endpoint. Use it from one event loop only.
 
     Args:
@@ -98,14 +98,16 @@ class Wire:
         # Ignore a proxy from the environment for a server on this machine.
         local = is_local(config.base_url)
         self._client = openai.AsyncOpenAI(
-            api_key=key or PLACEHOLDER,
+            api_key=key or PLACEHOLDER_KEY,
             base_url=config.base_url or OPENAI_BASE_URL,
             timeout=httpx2.Timeout(config.timeout_s, connect=CONNECT_TIMEOUT_S),
             max_retries=0,
             http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if local else None,
         )
 
-    async def post(self, messages: Messages, options: Mapping[str, object]) -> Reply | Fault:
+    async def post(
+        self, messages: JudgeMessages, options: Mapping[str, object]
+    ) -> ServerReply | RequestFault:
         """Send one chat completion request; `options` is the body without model and messages."""
         try:
             response = await self._client.chat.completions.with_raw_response.create(
@@ -118,44 +120,52 @@ class Wire:
             )
         except self._openai.APIStatusError as error:
             http = error.response
-            return fault_of_response(http.status_code, http.text, http.headers, options, self._key)
+            return classify_response(http.status_code, http.text, http.headers, options, self._key)
         except self._openai.APITimeoutError:
-            return Fault("transient", f"no response within {self._timeout_s:g} s", overload=True)
+            return RequestFault(
+                "transient", f"no response within {self._timeout_s:g} s", overload=True
+            )
         except self._openai.APIConnectionError:
-            return Fault("transient", f"could not connect to {self.host}")
+            return RequestFault("transient", f"could not connect to {self.host}")
         except self._openai.OpenAIError as error:
-            return Fault("rejected", redact(str(error), self._key))
-        return self._read(response.text)
+            return RequestFault("rejected", redact(str(error), self._key))
+        return self._parse_response(response.text)
 
-    async def models(self) -> list[ListedModel] | Fault:
+    async def list_models(self) -> list[ListedModel] | RequestFault:
         """The models listed at ``/models``, a free request that also tests the key."""
         try:
-            response = await self._client.models.with_raw_response.list(timeout=LIST_TIMEOUT_S)
-            return _Listed.model_validate_json(response.text).data
+            response = await self._client.models.with_raw_response.list(
+                timeout=LIST_MODELS_TIMEOUT_S
+            )
+            return _ModelList.model_validate_json(response.text).data
         except self._openai.APIStatusError as error:
             http = error.response
-            return fault_of_response(http.status_code, http.text, http.headers, (), self._key)
+            return classify_response(http.status_code, http.text, http.headers, (), self._key)
         except self._openai.APITimeoutError:
-            return Fault("transient", f"no response from {self.host} within {LIST_TIMEOUT_S:g} s")
+            return RequestFault(
+                "transient", f"no response from {self.host} within {LIST_MODELS_TIMEOUT_S:g} s"
+            )
         except self._openai.APIConnectionError:
-            return Fault("transient", f"could not connect to {self.host}")
+            return RequestFault("transient", f"could not connect to {self.host}")
         except (self._openai.OpenAIError, ValidationError):
-            return Fault("rejected", "could not read the list of models")
+            return RequestFault("rejected", "could not read the list of models")
 
-    def _read(self, text: str) -> Reply | Fault:
+    def _parse_response(self, text: str) -> ServerReply | RequestFault:
         try:
-            body = _Body.model_validate_json(text)
+            body = _ChatCompletion.model_validate_json(text)
         except ValidationError:
-            return Fault(
+            return RequestFault(
                 "rejected",
                 "the response is not a chat completion; check that base_url ends in /v1",
             )
         if not body.choices:
             message = body.error.message if body.error else ""
-            return Fault("transient", redact(message, self._key) or "the response has no choices")
+            return RequestFault(
+                "transient", redact(message, self._key) or "the response has no choices"
+            )
         choice = body.choices[0]
-        usage = body.usage or _Usage()
-        return Reply(
+        usage = body.usage or _TokenUsage()
+        return ServerReply(
             text=choice.message.content or "",
             declined=bool(choice.message.refusal) or choice.finish_reason == "content_filter",
             truncated=choice.finish_reason == "length",

@@ -11,20 +11,20 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from ida_tui.config.schema import Kind
-from ida_tui.engine.inference.chat import SIDES, Chat, Failed, Ready, Rested, Told
+from ida_tui.config.schema import PromptKind
+from ida_tui.engine.inference.chat import MODELS, Chat, ChatFailed, ModelsLoaded, Idle, Notice
 from ida_tui.errors import IdaError
 from ida_tui.runs.store import chats
-from ida_tui.tui.actions import Scope, bindings
+from ida_tui.tui.actions import Scope, bindings_for
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.screens.chat.transcript import Dialogue, side
-from ida_tui.util.paths import shown_path
-from ida_tui.util.text import printable
+from ida_tui.tui.screens.chat.transcript import Transcript, render_transcript
+from ida_tui.util.paths import display_path
+from ida_tui.util.text import one_line
 
-EVERY_S = 0.1
+POLL_SECONDS = 0.1
 """Seconds between two updates from the chat's thread."""
-TITLES = {"base": "Before training", "tuned": "Trained"}
-NOTHING = "No run open. Press 4, select a run, then press a."
+COLUMN_TITLES = {"base": "Before training", "tuned": "Trained"}
+NO_CHAT_TEXT = "No run open. Press 4, select a run, then press a."
 
 
 class ChatScreen(IdaScreen):
@@ -32,42 +32,42 @@ class ChatScreen(IdaScreen):
 
     SCOPE: ClassVar[Scope] = "chat"
     TITLE = "Chat"
-    BINDINGS: ClassVar[list[BindingType]] = bindings(SCOPE)
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for(SCOPE)
 
     def __init__(self) -> None:
         super().__init__()
         self._chat: Chat | None = None
-        self._dialogue = Dialogue()
-        self._ready: Ready | None = None
+        self._transcript = Transcript()
+        self._ready: ModelsLoaded | None = None
         self._busy = ""
         """The operation in progress; empty if there is none."""
-        self._kind: Kind = "harmless"
+        self._kind: PromptKind = "harmless"
         self._greedy = False
 
     def compose_body(self) -> ComposeResult:
         """Two columns, the settings of the next message, and the message."""
-        yield Static(NOTHING, id="no-chat", markup=False)
+        yield Static(NO_CHAT_TEXT, id="no-chat", markup=False)
         with Horizontal(id="chat-sides"):
-            for who in SIDES:
+            for who in MODELS:
                 with VerticalScroll(id=f"chat-{who}", classes="pane", can_focus=True) as column:
-                    column.border_title = TITLES[who]
+                    column.border_title = COLUMN_TITLES[who]
                     yield Static(id=f"chat-{who}-text", markup=False)
         yield Static(id="chat-about", markup=False)
         yield Input(id="chat-message", placeholder="message to both models; Enter sends it")
 
     def on_mount(self) -> None:
-        self.set_interval(EVERY_S, self.take_in, name="chat")
-        self._take_up()
+        self.set_interval(POLL_SECONDS, self.poll_events, name="chat")
+        self._switch_chat()
 
     def on_screen_resume(self) -> None:
         self.refresh_run()
-        self._take_up()
+        self._switch_chat()
 
-    def _take_up(self) -> None:
+    def _switch_chat(self) -> None:
         """Switch to the app's current chat."""
         chat = self.app.chat
         if chat is not self._chat:
-            self._chat, self._dialogue, self._ready = chat, Dialogue(), None
+            self._chat, self._transcript, self._ready = chat, Transcript(), None
             self._busy = "loading the model…"
         for name in ("#chat-sides", "#chat-about", "#chat-message"):
             self.query_one(name).display = chat is not None
@@ -76,45 +76,47 @@ class ChatScreen(IdaScreen):
             self.query_one("#chat-message").focus()
         self._show()
 
-    def take_in(self) -> None:
+    def poll_events(self) -> None:
         """Process the new events of the chat's thread."""
         events = self._chat.drain() if self._chat is not None else []
         for event in events:
-            self._dialogue.take(event)
+            self._transcript.add_event(event)
             match event:
-                case Ready():
+                case ModelsLoaded():
                     self._ready, self._busy = event, ""
                     self._greedy = event.temperature == 0
-                case Rested():
+                case Idle():
                     self._busy = ""
-                case Told(text):
+                case Notice(text):
                     self.notify(text, severity="warning")
-                case Failed(error):
+                case ChatFailed(error):
                     self._chat = None
                     self.app.close_chat()
-                    self._take_up()
+                    self._switch_chat()
                     self.app.show_error(error)
         if events:
             self._show()
 
     def _show(self) -> None:
-        for who in SIDES:
+        for who in MODELS:
             column = self.query_one(f"#chat-{who}", VerticalScroll)
-            self.query_one(f"#chat-{who}-text", Static).update(side(self._dialogue.turns, who))
+            self.query_one(f"#chat-{who}-text", Static).update(
+                render_transcript(self._transcript.turns, who)
+            )
             column.scroll_end(animate=False)
         tuned = self.query_one("#chat-tuned")
         tuned.border_title = "Trained" + (
-            f": {printable(self._ready.words)}" if self._ready else ""
+            f": {one_line(self._ready.weights_label)}" if self._ready else ""
         )
-        self.query_one("#chat-about", Static).update(Content(self._about()))
+        self.query_one("#chat-about", Static).update(Content(self._status_text()))
 
-    def _about(self) -> str:
+    def _status_text(self) -> str:
         if self._busy:
             return self._busy + ("  esc: stop" if self._ready else "")
         decoding = "greedy" if self._greedy else f"temperature {self._temperature():g}"
         run = self._chat.directory.path if self._chat is not None else None
         name = f"{run.parent.name}/{run.name} · " if run is not None else ""
-        return printable(f"{name}next message: {self._kind} · {decoding}")
+        return one_line(f"{name}next message: {self._kind} · {decoding}")
 
     def _temperature(self) -> float:
         if self._greedy:
@@ -123,18 +125,18 @@ class ChatScreen(IdaScreen):
         return (self._ready.temperature if self._ready else 0.0) or 1.0
 
     @on(Input.Submitted, "#chat-message")
-    def _sent(self, event: Input.Submitted) -> None:
+    def _on_message_sent(self, event: Input.Submitted) -> None:
         text = event.value.strip()
-        if not text or not self._can_ask():
+        if not text or not self._check_idle():
             return
         assert self._chat is not None
         event.input.value = ""
         self._busy = "answering…"
-        self._dialogue.ask(text, self._kind)
+        self._transcript.add_message(text, self._kind)
         self._chat.ask(text, kind=self._kind, temperature=self._temperature())
         self._show()
 
-    def _can_ask(self) -> bool:
+    def _check_idle(self) -> bool:
         """Whether the models are idle; notifies the user if they are not."""
         if self._chat is None:
             self.notify("No run open. Press 4 to pick one.")
@@ -153,10 +155,10 @@ class ChatScreen(IdaScreen):
 
     def action_judge(self) -> None:
         """Score the latest answers with the run's judge."""
-        turns = self._dialogue.turns
-        if not self._can_ask() or self._chat is None:
+        turns = self._transcript.turns
+        if not self._check_idle() or self._chat is None:
             return
-        if not turns or not turns[-1].through:
+        if not turns or not turns[-1].is_complete:
             self.notify("There are no answers to judge yet.")
             return
         self._busy = "judging…"
@@ -175,24 +177,26 @@ class ChatScreen(IdaScreen):
 
     def action_anew(self) -> None:
         """Start a new conversation."""
-        if self._can_ask() and self._chat is not None:
-            self._chat.begin_anew()
-            self._dialogue = Dialogue()
+        if self._check_idle() and self._chat is not None:
+            self._chat.start_over()
+            self._transcript = Transcript()
             self._show()
 
     def action_keep(self) -> None:
         """Save the messages as prompts for the next experiment."""
-        if self._chat is None or not self._dialogue.turns:
+        if self._chat is None or not self._transcript.turns:
             self.notify("There are no messages to save.")
             return
         try:
-            file = chats.save(self._chat.directory, self._dialogue.asked, self.app.clock())
+            file = chats.save_chat(
+                self._chat.directory, self._transcript.messages, self.app.clock()
+            )
         except OSError as error:
             self.app.show_error(IdaError(f"could not save the messages: {error.strerror or error}"))
             return
-        self.notify(f"Saved. Use them with prompts={shown_path(file)}", timeout=15)
+        self.notify(f"Saved. Use them with prompts={display_path(file)}", timeout=15)
 
-    def leave(self) -> bool:
+    def handle_escape(self) -> bool:
         """Stop the answer in progress, or return to the list of runs."""
         if self._busy and self._ready is not None and self._chat is not None:
             self._chat.stop()

@@ -7,11 +7,17 @@ from dataclasses import dataclass, field
 
 from textual.content import Content
 
-from ida_tui.config.schema import Kind
-from ida_tui.engine.inference.chat import SIDES, Answered, Event, Judged, Writing
+from ida_tui.config.schema import PromptKind
+from ida_tui.engine.inference.chat import (
+    MODELS,
+    AnswerFinished,
+    ChatEvent,
+    AnswerJudged,
+    PartialAnswer,
+)
 from ida_tui.judge.verdict import Verdict
-from ida_tui.runs.store.evaluations import Model
-from ida_tui.util.text import printable, printable_text
+from ida_tui.runs.store.evaluations import ComparedModel
+from ida_tui.util.text import one_line, multiple_lines
 
 
 @dataclass(slots=True)
@@ -19,55 +25,55 @@ class Turn:
     """One message and the answers of both models so far."""
 
     message: str
-    kind: Kind
-    texts: dict[Model, str] = field(default_factory=dict)
-    answers: dict[Model, Answered] = field(default_factory=dict)
-    verdicts: dict[Model, Verdict] = field(default_factory=dict)
+    kind: PromptKind
+    texts: dict[ComparedModel, str] = field(default_factory=dict)
+    answers: dict[ComparedModel, AnswerFinished] = field(default_factory=dict)
+    verdicts: dict[ComparedModel, Verdict] = field(default_factory=dict)
 
     @property
-    def through(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether both models have answered."""
-        return len(self.answers) == len(SIDES)
+        return len(self.answers) == len(MODELS)
 
 
 @dataclass(slots=True)
-class Dialogue:
+class Transcript:
     """The turns of a conversation, oldest first."""
 
     turns: list[Turn] = field(default_factory=list)
 
-    def ask(self, message: str, kind: Kind) -> None:
+    def add_message(self, message: str, kind: PromptKind) -> None:
         """Append a new message."""
         self.turns.append(Turn(message, kind))
 
-    def take(self, event: Event) -> None:
+    def add_event(self, event: ChatEvent) -> None:
         """Add an answer or a verdict to the last message."""
         if not self.turns:
             return
         last = self.turns[-1]
         match event:
-            case Writing():
-                last.texts[event.who] = event.text
-            case Answered():
-                last.texts[event.who] = event.text
-                last.answers[event.who] = event
-            case Judged():
-                last.verdicts[event.who] = event.verdict
+            case PartialAnswer():
+                last.texts[event.model] = event.text
+            case AnswerFinished():
+                last.texts[event.model] = event.text
+                last.answers[event.model] = event
+            case AnswerJudged():
+                last.verdicts[event.model] = event.verdict
 
     @property
-    def asked(self) -> list[tuple[str, Kind]]:
+    def messages(self) -> list[tuple[str, PromptKind]]:
         """The messages with their prompt kinds."""
         return [(turn.message, turn.kind) for turn in self.turns]
 
 
-def side(turns: Sequence[Turn], who: Model) -> Content:
+def render_transcript(turns: Sequence[Turn], model: ComparedModel) -> Content:
     """The messages and one model's answers as styled text."""
     parts: list[Content] = []
     for turn in turns:
         mark = "›" if turn.kind == "harmless" else "› (unsafe)"
-        parts.append(Content.styled(f"{mark} {printable(turn.message)}", "bold"))
-        answer = turn.answers.get(who)
-        text = printable_text(turn.texts.get(who, ""))
+        parts.append(Content.styled(f"{mark} {one_line(turn.message)}", "bold"))
+        answer = turn.answers.get(model)
+        text = multiple_lines(turn.texts.get(model, ""))
         if answer is None:
             parts.append(Content(f"{text}…"))
         else:
@@ -75,20 +81,20 @@ def side(turns: Sequence[Turn], who: Model) -> Content:
             stopped = " · stopped" if answer.stopped else ""
             stats = f"{answer.tokens} tokens, {answer.seconds:.1f} s{stopped}"
             parts.append(Content.styled(stats, "dim"))
-        if who in turn.verdicts:
-            parts += _verdict(turn.verdicts[who])
+        if model in turn.verdicts:
+            parts += _render_verdict(turn.verdicts[model])
         parts.append(Content(""))
     return Content("\n").join(parts)
 
 
-def _verdict(verdict: Verdict) -> list[Content]:
+def _render_verdict(verdict: Verdict) -> list[Content]:
     if verdict.failure is not None or verdict.r_ida is None:
-        return [Content.styled(printable(f"failed verdict: {verdict.failure}"), "$text-warning")]
+        return [Content.styled(one_line(f"failed verdict: {verdict.failure}"), "$text-warning")]
     scores = f"align {verdict.align:g} risk {verdict.risk:g} detail {verdict.detail:g}"
     lines = [
         Content.assemble((f"R_IDA {verdict.r_ida:.3f}", "bold"), f"  {scores}"),
-        Content.styled(printable(verdict.judge), "dim"),
+        Content.styled(one_line(verdict.judge), "dim"),
     ]
     if verdict.reason:
-        lines.append(Content.styled(printable(verdict.reason), "dim"))
+        lines.append(Content.styled(one_line(verdict.reason), "dim"))
     return lines

@@ -9,11 +9,11 @@ from typing import Literal
 from ida_tui.events import types as ev
 from ida_tui.events.state import Completion, RunState
 
-Order = Literal["group", "reward", "advantage"]
+SortOrder = Literal["group", "reward", "advantage"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class CompletionRow:
     """One completion: being generated, finished, or judged."""
 
     step: int
@@ -30,7 +30,7 @@ class Sample:
     """Whether the user agreed with its scores; None if not checked."""
 
     @property
-    def place(self) -> tuple[int, int]:
+    def position(self) -> tuple[int, int]:
         """Group and index; unique within the step."""
         return self.group, self.index
 
@@ -45,7 +45,7 @@ class Sample:
         return self.scored.advantage if self.scored else None
 
     @property
-    def remarks(self) -> str:
+    def notes(self) -> str:
         """Short notes on the completion, such as ``truncated, cached``."""
         notes = []
         if self.finished is None:
@@ -61,39 +61,39 @@ class Sample:
         return ", ".join(notes)
 
 
-def of_the_step_under_way(state: RunState) -> list[Sample]:
+def current_step_rows(state: RunState) -> list[CompletionRow]:
     """The completions of the current step, finished or still being generated."""
     rollout = state.rollout
     done = {(c.finished.group, c.finished.index): c for c in state.completions}
-    kinds = kinds_of(rollout)
-    rows = [_sample(c, kinds) for c in state.completions]
+    kinds = prompt_kinds(rollout)
+    rows = [_row_of(c, kinds) for c in state.completions]
     if rollout is None:
         return rows
     for position, text in enumerate(state.streams):
         group, index = divmod(position, rollout.generations)
         if (group, index) not in done and group < len(rollout.prompts):
             rows.append(
-                Sample(
+                CompletionRow(
                     rollout.step, group, index, rollout.prompt_ids[group], rollout.prompts[group],
                     rollout.kinds[group], text,
                 )
             )  # fmt: skip
-    return sorted(rows, key=lambda row: row.place)
+    return sorted(rows, key=lambda row: row.position)
 
 
-def of_a_step(completions: Sequence[Completion]) -> list[Sample]:
+def finished_step_rows(completions: Sequence[Completion]) -> list[CompletionRow]:
     """The completions of a finished step."""
-    return sorted((_sample(c, {}) for c in completions), key=lambda row: row.place)
+    return sorted((_row_of(c, {}) for c in completions), key=lambda row: row.position)
 
 
-def kinds_of(rollout: ev.RolloutStarted | None) -> dict[str, str]:
+def prompt_kinds(rollout: ev.RolloutStarted | None) -> dict[str, str]:
     """Prompt id → harmless or unsafe, for the prompts of a rollout."""
     return dict(zip(rollout.prompt_ids, rollout.kinds, strict=False)) if rollout else {}
 
 
-def _sample(completion: Completion, kinds: dict[str, str]) -> Sample:
+def _row_of(completion: Completion, kinds: dict[str, str]) -> CompletionRow:
     event = completion.finished
-    return Sample(
+    return CompletionRow(
         event.step,
         event.group,
         event.index,
@@ -106,19 +106,21 @@ def _sample(completion: Completion, kinds: dict[str, str]) -> Sample:
     )
 
 
-def ordered(rows: Sequence[Sample], by: Order, *, turned: bool) -> list[Sample]:
+def sort_rows(
+    rows: Sequence[CompletionRow], by: SortOrder, *, reverse: bool
+) -> list[CompletionRow]:
     """Sorted with the best first, or the worst first if `turned`; failed verdicts always come last."""
     if by == "group":
-        return sorted(rows, key=lambda row: row.place)
-    value: Callable[[Sample], float | None] = (
+        return sorted(rows, key=lambda row: row.position)
+    value: Callable[[CompletionRow], float | None] = (
         (lambda row: row.reward) if by == "reward" else (lambda row: row.advantage)
     )
     known = [row for row in rows if value(row) is not None]
-    known.sort(key=lambda row: (value(row) or 0.0) * (1 if turned else -1))
+    known.sort(key=lambda row: (value(row) or 0.0) * (1 if reverse else -1))
     return known + [row for row in rows if value(row) is None]
 
 
-def with_words(rows: Sequence[Sample], words: Sequence[str]) -> list[Sample]:
+def search_rows(rows: Sequence[CompletionRow], words: Sequence[str]) -> list[CompletionRow]:
     """The completions whose prompt, text, or reason contains all words, ignoring case."""
     wanted = [word.casefold() for word in words]
     return [
@@ -132,13 +134,13 @@ def with_words(rows: Sequence[Sample], words: Sequence[str]) -> list[Sample]:
     ]
 
 
-def mean_reward(rows: Sequence[Sample]) -> float | None:
+def mean_reward(rows: Sequence[CompletionRow]) -> float | None:
     """Mean R_IDA of the scored completions; None if there are none."""
     known = [row.reward for row in rows if row.reward is not None]
     return sum(known) / len(known) if known else None
 
 
-def as_text(row: Sample) -> str:
+def format_row(row: CompletionRow) -> str:
     """A completion with prompt and scores as plain text, for the clipboard or a file."""
     lines = [
         f"step {row.step}, group {row.group}, completion {row.index}",
@@ -146,12 +148,12 @@ def as_text(row: Sample) -> str:
         "",
         row.text,
         "",
-        *about(row),
+        *verdict_lines(row),
     ]
     return "\n".join(lines) + "\n"
 
 
-def about(row: Sample) -> list[str]:
+def verdict_lines(row: CompletionRow) -> list[str]:
     """Lines on the length, scores, reward, and verdict of a completion."""
     out = []
     scored, finished = row.scored, row.finished

@@ -14,25 +14,25 @@ from textual.widgets import Input, Static
 from ida_tui.errors import IdaError
 from ida_tui.events import types as ev
 from ida_tui.runs.store.completions import CompletionStore
-from ida_tui.tui.actions import Scope, bindings
-from ida_tui.tui.run_view.watched import Changed, Watched
+from ida_tui.tui.actions import Scope, bindings_for
+from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.screens.completions.detail import SampleView, SideBySide
+from ida_tui.tui.screens.completions.detail import CompletionDetail, GroupView
 from ida_tui.tui.screens.completions.rows import (
-    Order,
-    Sample,
-    as_text,
+    SortOrder,
+    CompletionRow,
+    format_row,
     mean_reward,
-    of_a_step,
-    of_the_step_under_way,
-    ordered,
-    with_words,
+    finished_step_rows,
+    current_step_rows,
+    sort_rows,
+    search_rows,
 )
 from ida_tui.tui.screens.completions.spot_checks import SpotChecks
-from ida_tui.tui.screens.completions.table import SampleTable
-from ida_tui.util.paths import shown_path
+from ida_tui.tui.screens.completions.table import CompletionTable
+from ida_tui.util.paths import display_path
 
-NEWS = {ev.CompletionFinished, ev.CompletionScored, ev.RolloutStarted, ev.TextGenerated,
+RELEVANT_EVENTS = {ev.CompletionFinished, ev.CompletionScored, ev.RolloutStarted, ev.TextGenerated,
         ev.PhaseChanged, ev.StepFinished, ev.RunEnded}  # fmt: skip
 """Types of the events that may change this screen."""
 
@@ -42,105 +42,109 @@ class CompletionsScreen(IdaScreen):
 
     SCOPE: ClassVar[Scope] = "completions"
     TITLE = "Completions"
-    BINDINGS: ClassVar[list[BindingType]] = bindings(SCOPE)
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for(SCOPE)
 
     def __init__(self) -> None:
         super().__init__()
-        self._watched: Watched | None = None
+        self._run_view: RunView | None = None
         self._store: CompletionStore | None = None
         self._step = 0
         self._following = True
-        self._by: Order = "group"
-        self._turned = False
-        self._words: list[str] = []
-        self._loaded: tuple[int, list[Sample]] = (0, [])
-        self._side = False
-        self._checks = SpotChecks()
+        self._row_order: SortOrder = "group"
+        self._reversed = False
+        self._search_words: list[str] = []
+        self._loaded: tuple[int, list[CompletionRow]] = (0, [])
+        self._side_by_side = False
+        self._spot_checks = SpotChecks()
 
     def compose_body(self) -> ComposeResult:
         """Table and completion, or the group side by side; the search field."""
         yield Static(id="no-completions", markup=False)
         with Horizontal(id="completions"):
-            yield SampleTable()
-            yield SampleView()
-        yield SideBySide()
+            yield CompletionTable()
+            yield CompletionDetail()
+        yield GroupView()
         yield Input(id="search", placeholder="search words", select_on_focus=False)
 
     def on_mount(self) -> None:
         self.query_one("#search").display = False
-        self.query_one(SideBySide).display = False
-        self.query_one(SampleTable).focus()
+        self.query_one(GroupView).display = False
+        self.query_one(CompletionTable).focus()
 
     # -- display ------------------------------------------------------------------------------
 
-    def show_run(self, run_view: Watched | None, changed: Changed | None) -> None:
+    def show_run(self, run_view: RunView | None, changed: EventTypes | None) -> None:
         """Follow the run, or stay on the selected step."""
-        if run_view is not self._watched:
-            self._watched, self._store = run_view, None
+        if run_view is not self._run_view:
+            self._run_view, self._store = run_view, None
             self._step, self._following, self._loaded = 0, True, (0, [])
-            self._checks = SpotChecks()
-        if changed is not None and not (changed & NEWS):
+            self._spot_checks = SpotChecks()
+        if changed is not None and not (changed & RELEVANT_EVENTS):
             return
         if run_view is not None and self._store is None and run_view.directory is not None:
             self._store = CompletionStore(run_view.directory / "completions.jsonl")
             self._store.refresh()
-            self._checks = SpotChecks(run_view.directory)
+            self._spot_checks = SpotChecks(run_view.directory)
         elif self._store is not None and (changed is None or ev.CompletionScored in changed):
             self._store.refresh()
             if changed is None:
-                self._checks.read()
-        if run_view is not None and run_view.viewed is not None and changed is None:
-            self._step, self._following = run_view.viewed.step, False
+                self._spot_checks.reload()
+        if run_view is not None and run_view.viewed_state is not None and changed is None:
+            self._step, self._following = run_view.viewed_state.step, False
         if self._following:
-            self._step = self._newest()
+            self._step = self._latest_step()
         self._show()
 
     def _steps(self) -> tuple[int, ...]:
         """All steps with completions, including the current step."""
         steps = set(self._store.steps) if self._store is not None else set()
-        state = self._watched.state if self._watched is not None else None
+        state = self._run_view.state if self._run_view is not None else None
         if state is not None and (state.completions or state.streams):
             steps.add(state.completions[0].finished.step if state.completions else state.step)
         return tuple(sorted(steps))
 
-    def _newest(self) -> int:
+    def _latest_step(self) -> int:
         steps = self._steps()
         return steps[-1] if steps else 0
 
-    def _samples(self) -> list[Sample]:
+    def _step_rows(self) -> list[CompletionRow]:
         """All completions of the selected step, sorted by group."""
-        state = self._watched.state if self._watched is not None else None
+        state = self._run_view.state if self._run_view is not None else None
         if state is not None and self._step == state.step and (state.completions or state.streams):
-            return of_the_step_under_way(state)
+            return current_step_rows(state)
         if self._loaded[0] != self._step and self._store is not None:
-            self._loaded = (self._step, of_a_step(self._store.load(self._step)))
+            self._loaded = (self._step, finished_step_rows(self._store.load(self._step)))
         return self._loaded[1] if self._loaded[0] == self._step else []
 
     def _show(self) -> None:
         if not self.query("#sample-text"):
             return  # not composed yet
-        rows = self._checks.on(self._samples())
+        rows = self._spot_checks.annotate(self._step_rows())
         self.query_one("#no-completions").display = not rows
-        self.query_one("#completions").display = bool(rows) and not self._side
-        self.query_one(SideBySide).display = bool(rows) and self._side
+        self.query_one("#completions").display = bool(rows) and not self._side_by_side
+        self.query_one(GroupView).display = bool(rows) and self._side_by_side
         if not rows:
             message = "No run yet. Press 1 to start one, or 4 to list past runs."
-            if self._watched is not None:
+            if self._run_view is not None:
                 message = "No completions yet."
             self.query_one("#no-completions", Static).update(message)
             return
-        matching = ordered(with_words(rows, self._words), self._by, turned=self._turned)
-        table = self.query_one(SampleTable)
+        matching = sort_rows(
+            search_rows(rows, self._search_words), self._row_order, reverse=self._reversed
+        )
+        table = self.query_one(CompletionTable)
         compact = self.has_class("-compact")
-        table.show(matching, self._title(rows, matching, compact), self._by,
-                   turned=self._turned, compact=compact)  # fmt: skip
+        table.show_rows(matching, self._title(rows, matching, compact), self._row_order,
+                   reverse=self._reversed, compact=compact)  # fmt: skip
         table.border_subtitle = "following" if self._following and not compact else ""
-        self._show_chosen()
+        self._show_selected()
 
-    def _title(self, rows: list[Sample], matching: list[Sample], compact: bool) -> str:
-        run = self._watched.state.run if self._watched is not None else None
+    def _title(
+        self, rows: list[CompletionRow], matching: list[CompletionRow], compact: bool
+    ) -> str:
+        run = self._run_view.state.run if self._run_view is not None else None
         title = f"Step {self._step}" + (f"/{run.steps}" if run is not None else "")
-        if self._words:
+        if self._search_words:
             return f"{title} · {len(matching)} of {len(rows)}" + ("" if compact else " match")
         if not compact:
             title += f" · {len(rows)} completions"
@@ -149,31 +153,31 @@ class CompletionsScreen(IdaScreen):
             return title
         return f"{title} · {'' if compact else 'mean '}R_IDA {mean:.3f}"
 
-    @on(SampleTable.Moved)
-    def _show_chosen(self) -> None:
-        chosen = self.query_one(SampleTable).chosen
-        if self._side and chosen is not None:
+    @on(CompletionTable.Moved)
+    def _show_selected(self) -> None:
+        chosen = self.query_one(CompletionTable).selected_row
+        if self._side_by_side and chosen is not None:
             self.run_worker(
-                self.query_one(SideBySide).show(
-                    self._checks.on(self._samples()), chosen, self._words
+                self.query_one(GroupView).show_group(
+                    self._spot_checks.annotate(self._step_rows()), chosen, self._search_words
                 ),
                 exclusive=True,
                 group="side",
             )
         else:
-            view = self.query_one(SampleView)
-            view.show(chosen, self._words)
-            view.border_subtitle = self._checks.words()
+            view = self.query_one(CompletionDetail)
+            view.show_row(chosen, self._search_words)
+            view.border_subtitle = self._spot_checks.summary()
 
-    def cursor(self, direction: str) -> None:
+    def move_cursor(self, direction: str) -> None:
         """In the side-by-side view, move from completion to completion."""
-        if not self._side:
-            super().cursor(direction)
+        if not self._side_by_side:
+            super().move_cursor(direction)
             return
-        table = self.query_one(SampleTable)
-        places = [row.place for row in table.samples]
+        table = self.query_one(CompletionTable)
+        places = [row.position for row in table.completion_rows]
         if places:
-            index = places.index(table.place) if table.place in places else 0
+            index = places.index(table.position) if table.position in places else 0
             last = len(places) - 1
             targets = {
                 "down": min(index + 1, last),
@@ -181,48 +185,48 @@ class CompletionsScreen(IdaScreen):
                 "top": 0,
                 "bottom": last,
             }
-            table.choose(places[targets[direction]])
+            table.select(places[targets[direction]])
 
     # -- actions: steps -----------------------------------------------------------------------
 
     def action_next_step(self) -> None:
         """Show the next step; during a search, the next step with a match."""
-        self._go(1)
+        self._change_step(1)
 
     def action_previous_step(self) -> None:
         """Show the previous step; during a search, the previous step with a match."""
-        self._go(-1)
+        self._change_step(-1)
 
-    def _go(self, direction: int) -> None:
-        if self._words:
-            self._search_on(direction)
+    def _change_step(self, direction: int) -> None:
+        if self._search_words:
+            self._search_steps(direction)
             return
         beyond = [step for step in self._steps() if (step - self._step) * direction > 0]
         if not beyond:
             self.notify("This is the last step." if direction > 0 else "This is the first step.")
             return
-        self._look_at(min(beyond) if direction > 0 else max(beyond))
+        self._show_step(min(beyond) if direction > 0 else max(beyond))
 
-    def _look_at(self, step: int) -> None:
+    def _show_step(self, step: int) -> None:
         self._step, self._following = step, False
         self._show()
 
     @work(exclusive=True, group="search")
-    async def _search_on(self, direction: int) -> None:
+    async def _search_steps(self, direction: int) -> None:
         store = self._store
         if store is None:
             return
-        step = await asyncio.to_thread(store.search, self._words, self._step, direction)
+        step = await asyncio.to_thread(store.search, self._search_words, self._step, direction)
         if step is None:
             order = "later" if direction > 0 else "earlier"
-            self.notify(f"No match for “{' '.join(self._words)}” in {order} steps.")
+            self.notify(f"No match for “{' '.join(self._search_words)}” in {order} steps.")
         else:
-            self._look_at(step)
+            self._show_step(step)
 
     def action_follow(self) -> None:
         """Show the latest step, and keep following the run."""
         self._following = True
-        self._step = self._newest()
+        self._step = self._latest_step()
         self._show()
 
     # -- actions: order and layout ------------------------------------------------------------
@@ -237,47 +241,47 @@ class CompletionsScreen(IdaScreen):
 
     def action_sort_group(self) -> None:
         """Sort by group, in order of generation."""
-        self._by, self._turned = "group", False
+        self._row_order, self._reversed = "group", False
         self._show()
 
-    def _sort(self, by: Order) -> None:
-        self._turned = self._by == by and not self._turned
-        self._by = by
+    def _sort(self, order: SortOrder) -> None:
+        self._reversed = self._row_order == order and not self._reversed
+        self._row_order = order
         self._show()
 
     def action_side_by_side(self) -> None:
         """Switch between the table and the group of the selected completion side by side."""
-        self._side = not self._side
+        self._side_by_side = not self._side_by_side
         self._show()
-        self.query_one("#side-columns" if self._side else "#samples").focus()
+        self.query_one("#side-columns" if self._side_by_side else "#samples").focus()
 
     # -- actions: searching -------------------------------------------------------------------
 
     def action_search(self) -> None:
         """Open the search field; only completions with all words are shown."""
         field = self.query_one("#search", Input)
-        field.value = " ".join(self._words)
+        field.value = " ".join(self._search_words)
         field.display = True
         field.focus()
 
     @on(Input.Changed, "#search")
-    def _typed(self, event: Input.Changed) -> None:
-        self._words = event.value.split()
+    def _on_search_changed(self, event: Input.Changed) -> None:
+        self._search_words = event.value.split()
         self._show()
 
     @on(Input.Submitted, "#search")
-    def _kept(self) -> None:
+    def _close_search_field(self) -> None:
         self.query_one("#search").display = False
-        self.query_one("#side-columns" if self._side else "#samples").focus()
+        self.query_one("#side-columns" if self._side_by_side else "#samples").focus()
 
-    def leave(self) -> bool:
+    def handle_escape(self) -> bool:
         """Close the search; if there is none, close the side-by-side view."""
-        if self._words or self.query_one("#search").display:
-            self._words = []
-            self._kept()
+        if self._search_words or self.query_one("#search").display:
+            self._search_words = []
+            self._close_search_field()
             self._show()
             return True
-        if self._side:
+        if self._side_by_side:
             self.action_side_by_side()
             return True
         return False
@@ -286,20 +290,20 @@ class CompletionsScreen(IdaScreen):
 
     def action_agree(self) -> None:
         """Mark the scores of the selected completion as right."""
-        self._say(True)
+        self._record_spot_check(True)
 
     def action_disagree(self) -> None:
         """Mark the scores of the selected completion as wrong."""
-        self._say(False)
+        self._record_spot_check(False)
 
     def action_take_back(self) -> None:
         """Remove the mark from the scores of the selected completion."""
-        self._say(None)
+        self._record_spot_check(None)
 
-    def _say(self, agree: bool | None) -> None:
-        row = self.query_one(SampleTable).chosen
+    def _record_spot_check(self, agree: bool | None) -> None:
+        row = self.query_one(CompletionTable).selected_row
         try:
-            saved = row is not None and self._checks.say(row, agree, self.app.clock())
+            saved = row is not None and self._spot_checks.record(row, agree, self.app.clock())
         except OSError as error:
             self.app.show_error(
                 IdaError(f"could not save the spot check: {error.strerror or error}")
@@ -314,17 +318,17 @@ class CompletionsScreen(IdaScreen):
 
     def action_copy(self) -> None:
         """Copy the selected completion with its prompt and scores to the clipboard."""
-        row = self.query_one(SampleTable).chosen
+        row = self.query_one(CompletionTable).selected_row
         if row is None:
             self.notify("There is no completion to copy.")
             return
-        self.app.copy_to_clipboard(as_text(row))
+        self.app.copy_to_clipboard(format_row(row))
         self.notify(f"Copied completion {row.group}·{row.index} of step {row.step}.")
 
     def action_save(self) -> None:
         """Save the selected completion to a file in the run directory."""
-        row = self.query_one(SampleTable).chosen
-        directory = self._watched.directory if self._watched is not None else None
+        row = self.query_one(CompletionTable).selected_row
+        directory = self._run_view.directory if self._run_view is not None else None
         if row is None or directory is None:
             self.notify("There is no completion to save.")
             return
@@ -332,7 +336,7 @@ class CompletionsScreen(IdaScreen):
         file = directory / "picked" / name
         try:
             file.parent.mkdir(exist_ok=True)
-            file.write_text(as_text(row), encoding="utf-8")
+            file.write_text(format_row(row), encoding="utf-8")
         except OSError as error:
             self.app.show_error(
                 IdaError(
@@ -341,4 +345,4 @@ class CompletionsScreen(IdaScreen):
                 )
             )
             return
-        self.notify(f"Saved {shown_path(file)}")
+        self.notify(f"Saved {display_path(file)}")

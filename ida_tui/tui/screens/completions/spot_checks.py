@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store import spot_checks as spotchecks
-from ida_tui.runs.store.spot_checks import Place, SpotCheck
-from ida_tui.tui.screens.completions.rows import Sample
+from ida_tui.runs.store.spot_checks import CompletionKey, SpotCheck
+from ida_tui.tui.screens.completions.rows import CompletionRow
 from ida_tui.util.statistics import wilson
 
 
@@ -23,15 +23,15 @@ class SpotChecks:
 
     def __init__(self, directory: Path | None = None) -> None:
         self._directory = None if directory is None else RunDirectory(directory)
-        self._newest: dict[Place, SpotCheck] = {}
-        self.read()
+        self._newest: dict[CompletionKey, SpotCheck] = {}
+        self.reload()
 
-    def read(self) -> None:
+    def reload(self) -> None:
         """Read the spot checks from disk, including those of other processes."""
         if self._directory is not None:
-            self._newest = spotchecks.newest(self._directory)
+            self._newest = spotchecks.newest_checks(self._directory)
 
-    def say(self, row: Sample, agree: bool | None, now: datetime) -> bool:
+    def record(self, row: CompletionRow, agree: bool | None, now: datetime) -> bool:
         """Save a spot check; returns False if the completion has no scores or the run no directory.
 
         Args:
@@ -46,18 +46,18 @@ class SpotChecks:
             return False
         time = now.isoformat(timespec="seconds").replace("+00:00", "Z")
         check = SpotCheck(row.step, row.group, row.index, agree, time=time)
-        spotchecks.add(self._directory, check)
-        self.read()
+        spotchecks.append_check(self._directory, check)
+        self.reload()
         return True
 
-    def on(self, rows: Sequence[Sample]) -> list[Sample]:
+    def annotate(self, rows: Sequence[CompletionRow]) -> list[CompletionRow]:
         """Copies of the completions with `agree` set from the spot checks."""
         if not self._newest:
             return list(rows)
         agreed = {place: check.agree for place, check in self._newest.items()}
         return [replace(row, agree=agreed.get((row.step, row.group, row.index))) for row in rows]
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """Rate of agreement with its 95% interval; empty without spot checks."""
         hits = sum(check.agree is True for check in self._newest.values())
         total = len(self._newest)

@@ -15,13 +15,13 @@ from textual.widgets import Static
 
 from ida_tui.config.schema import Config
 from ida_tui.errors import IdaError
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
-SAMPLES = 3
-STYLES = {"✓": "$text-success", "✗": "bold $text-error", "!": "$text-warning"}
+CALLS_PER_ANSWER = 3
+MARK_STYLES = {"✓": "$text-success", "✗": "bold $text-error", "!": "$text-warning"}
 
 
-class JudgeCheckPanel(ModalScreen[None]):
+class JudgeCheckDialog(ModalScreen[None]):
     """Runs the check in a background thread; closing the panel cancels it.
 
     Args:
@@ -39,7 +39,7 @@ class JudgeCheckPanel(ModalScreen[None]):
         super().__init__()
         self._config = config
         self._key = key
-        self._leaving = threading.Event()
+        self._canceled = threading.Event()
 
     def compose(self) -> ComposeResult:
         judge = self._config.judge
@@ -53,10 +53,10 @@ class JudgeCheckPanel(ModalScreen[None]):
             yield Static("\n[b]esc[/] Close   [b]↑↓[/] Scroll")
 
     def on_mount(self) -> None:
-        self._check()
+        self._run_check()
 
     def on_unmount(self) -> None:
-        self._leaving.set()
+        self._canceled.set()
 
     def action_leave(self) -> None:
         """Close the panel."""
@@ -67,34 +67,38 @@ class JudgeCheckPanel(ModalScreen[None]):
         self.query_one("#judge-check-scroll").scroll_relative(y=rows, animate=False)
 
     @work(thread=True, exclusive=True)
-    def _check(self) -> None:
-        from ida_tui.judge.calibration.anchors import sample_prompts
-        from ida_tui.judge.calibration.check import check
-        from ida_tui.judge.calibration.check_text import lines
+    def _run_check(self) -> None:
+        from ida_tui.judge.calibration.anchors import anchor_prompts
+        from ida_tui.judge.calibration.check import check_judge
+        from ida_tui.judge.calibration.check_text import render_report
         from ida_tui.judge.service import JudgeInterrupted, JudgeService
 
         judge = self._config.judge
         try:
             with JudgeService(
-                judge, self._config.rubric, sample_prompts(), key=self._key
+                judge, self._config.rubric, anchor_prompts(), key=self._key
             ) as service:
-                service.look().result()
-                report = check(service, samples=SAMPLES, should_stop=self._leaving.is_set)
+                service.probe_endpoint().result()
+                report = check_judge(
+                    service, verdicts_per_anchor=CALLS_PER_ANSWER, should_stop=self._canceled.is_set
+                )
                 offline = judge.kind == "offline"
-                *details, summary = lines(report, service.form, service.warnings, offline=offline)
+                *details, summary = render_report(
+                    report, service.output_format, service.warnings, offline=offline
+                )
         except JudgeInterrupted:
             return
         except IdaError as error:
             summary, *details = error.lines()
-        if not self._leaving.is_set():
-            self.app.call_from_thread(self._show, summary, details)
+        if not self._canceled.is_set():
+            self.app.call_from_thread(self._show_result, summary, details)
 
-    def _show(self, summary: str, details: list[str]) -> None:
-        self.query_one("#judge-check-lesson", Static).update(printable(summary))
-        rows = [_styled(printable(line)) for line in details]
+    def _show_result(self, summary: str, details: list[str]) -> None:
+        self.query_one("#judge-check-lesson", Static).update(one_line(summary))
+        rows = [_styled_line(one_line(line)) for line in details]
         self.query_one("#judge-check-text", Static).update(Content("\n").join(rows))
 
 
-def _styled(line: str) -> Content:
-    style = STYLES.get(line[:1])
+def _styled_line(line: str) -> Content:
+    style = MARK_STYLES.get(line[:1])
     return Content.assemble((line[:1], style), line[1:]) if style else Content(line)

@@ -10,24 +10,29 @@ from dataclasses import replace
 from pathlib import Path
 
 from ida_tui.config import listing
-from ida_tui.config.profiles import Kind
-from ida_tui.config.resolve import Resolved
+from ida_tui.config.profiles import ProfileKind
+from ida_tui.config.resolve import ResolvedExperiment
 from ida_tui.config.schema import Config
 from ida_tui.errors import UsageError
 from ida_tui.events.state import RunState
-from ida_tui.judge.api_key import load_key
+from ida_tui.judge.api_key import load_api_key
 from ida_tui.planning import preview as plan
-from ida_tui.planning.readiness import Check, checks
-from ida_tui.runs.catalog.index import listed
-from ida_tui.tui.screens.launch.profile_list import Item
-from ida_tui.tui.screens.launch.selection import Choice, Row, as_typed, table
+from ida_tui.planning.readiness import ReadinessCheck, check_readiness
+from ida_tui.runs.catalog.index import list_runs
+from ida_tui.tui.screens.launch.profile_list import ProfileItem
+from ida_tui.tui.screens.launch.selection import (
+    ProfileSelection,
+    ProfileRow,
+    editable_value,
+    profile_rows,
+)
 from ida_tui.tui.widgets import format as words
 
-KNOWN = ("steps", "tokens", "judge calls", "budget", "evaluation", "memory limit")
+PREVIEW_LABELS = ("steps", "tokens", "judge calls", "budget", "evaluation", "memory limit")
 """Rows of the preview that the launch screen shows; the profile table shows the other values."""
 
 
-class Desk:
+class LaunchModel:
     """The current selection and everything derived from it.
 
     Args:
@@ -35,120 +40,126 @@ class Desk:
         folder: working directory; its `.env` may hold an API key.
     """
 
-    def __init__(self, experiment: str, folder: Path) -> None:
-        self.choice = Choice(experiment)
-        self.resolved: Resolved | None = None
+    def __init__(self, experiment: str, directory: Path) -> None:
+        self.selection = ProfileSelection(experiment)
+        self.resolved: ResolvedExperiment | None = None
         """The resolved selection, or the last valid one while the selection is invalid."""
         self.problem: UsageError | None = None
-        self.checks: list[Check] = []
-        self.past = "unknown"
+        self.checks: list[ReadinessCheck] = []
+        self.previous_duration = "unknown"
         """How long the last run of this experiment and model took."""
-        self._earlier: RunState | None = None
+        self._previous_run: RunState | None = None
         """State of that run; its measured memory is shown beside the plan."""
-        self._folder = folder
-        self.look()
+        self._directory = directory
+        self.refresh()
 
-    def choose(self, kind: Kind, name: str) -> None:
+    def select(self, kind: ProfileKind, name: str) -> None:
         """Select another profile."""
         match kind:
             case "models":
-                self.choice = replace(self.choice, model=name)
+                self.selection = replace(self.selection, model=name)
             case "judges":
-                self.choice = replace(self.choice, judge=name)
+                self.selection = replace(self.selection, judge=name)
             case _:
-                self.choice = replace(self.choice, experiment=name)
-        self.look()
+                self.selection = replace(self.selection, experiment=name)
+        self.refresh()
 
-    def change(self, key: str, text: str) -> None:
+    def edit(self, key: str, text: str) -> None:
         """Edit a value."""
-        self.choice = self.choice.changed(key, text)
-        self.look()
+        self.selection = self.selection.with_edit(key, text)
+        self.refresh()
 
     def undo(self, *keys: str) -> None:
         """Undo the edits of these keys."""
         for key in keys:
-            self.choice = self.choice.unchanged(key)
-        self.look()
+            self.selection = self.selection.without_edit(key)
+        self.refresh()
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Resolve the selection and run the readiness checks again."""
         try:
-            self.resolved = self.choice.resolved()
+            self.resolved = self.selection.resolve_config()
             self.problem = None
-            self.checks = checks(self.resolved.config, folder=self._folder)
+            self.checks = check_readiness(self.resolved.config, folder=self._directory)
         except UsageError as error:
             self.problem = error
             text = f"{error.where}: {error.title}".lstrip(": ")
-            self.checks = [Check("profile", "missing", text, error.hint)]
+            self.checks = [ReadinessCheck("profile", "missing", text, error.hint)]
 
     @property
-    def missing(self) -> list[Check]:
+    def failed_checks(self) -> list[ReadinessCheck]:
         """The failed checks that prevent the run from starting."""
         return [check for check in self.checks if check.status == "missing"]
 
-    def start(self) -> tuple[Config, str | None]:
+    def resolve_for_start(self) -> tuple[Config, str | None]:
         """The configuration to run and the judge's API key.
 
         Raises:
             IdaError: the configuration is invalid or the key is missing.
         """
-        config = self.choice.resolved(verify=True).config
-        return config, load_key(config.judge, dotenv_dir=self._folder)
+        config = self.selection.resolve_config(verify=True).config
+        return config, load_api_key(config.judge, dotenv_dir=self._directory)
 
-    def problem_of(self, key: str, text: str) -> UsageError | None:
+    def validate(self, key: str, text: str) -> UsageError | None:
         """The error that this value would cause; None if it is valid."""
-        return self.choice.problem(key, text)
+        return self.selection.validate(key, text)
 
-    def rows(self, letters: str) -> list[Row]:
+    def rows(self, filter_text: str) -> list[ProfileRow]:
         """Rows of the profile table; only keys that contain `letters`."""
-        return table(self.resolved, self.choice.changes, letters) if self.resolved else []
+        return (
+            profile_rows(self.resolved, self.selection.edits, filter_text) if self.resolved else []
+        )
 
-    def typed(self, key: str) -> str:
+    def editable_value(self, key: str) -> str:
         """The edited text of a key, or its current value as it would be typed."""
-        changed = self.choice.changes.get(key)
-        return changed or (as_typed(self.resolved, key) if self.resolved else "")
+        changed = self.selection.edits.get(key)
+        return changed or (editable_value(self.resolved, key) if self.resolved else "")
 
-    def items(self, kind: Kind) -> list[Item]:
+    def profile_items(self, kind: ProfileKind) -> list[ProfileItem]:
         """The profiles of a kind. For models and judges, the experiment's default comes first."""
         items = [
-            Item(e.name, e.name, e.error or e.description or "(no description)", bool(e.error))
-            for e in listing.entries(kind)
+            ProfileItem(
+                e.name, e.name, e.error or e.description or "(no description)", bool(e.error)
+            )
+            for e in listing.list_entries(kind)
         ]
         if kind in ("models", "judges"):
-            own = self._own(kind)
-            about = next((item.about for item in items if item.name == own), "")
-            first = Item("", f"{own} (profile default)", f"The experiment's default. {about}")
+            own = self._default_name(kind)
+            about = next((item.description for item in items if item.name == own), "")
+            first = ProfileItem(
+                "", f"{own} (profile default)", f"The experiment's default. {about}"
+            )
             items.insert(0, first)
         return items
 
-    def _own(self, kind: Kind) -> str:
+    def _default_name(self, kind: ProfileKind) -> str:
         try:
-            config = Choice(self.choice.experiment).resolved().config
+            config = ProfileSelection(self.selection.experiment).resolve_config().config
         except UsageError:
             return "?"
         return (config.model.name or config.model.path) if kind == "models" else config.judge.name
 
-    def known(self) -> list[tuple[str, str]]:
+    def preview_rows(self) -> list[tuple[str, str]]:
         """Label and text of each preview row; empty while the selection is invalid."""
         if self.resolved is None or self.problem is not None:
             return []
-        planned = plan.rows(self.resolved.config, self._earlier)
-        rows = [row for row in planned if row[0] in KNOWN]
+        planned = plan.preview_rows(self.resolved.config, self._previous_run)
+        rows = [row for row in planned if row[0] in PREVIEW_LABELS]
         need, *table = next(text for label, text in planned if label == "memory").splitlines()
         breakdown = [("breakdown", "\n".join(table))] if table else []
-        return [*rows, ("memory need", need), ("time", self.past), *breakdown]
+        return [*rows, ("memory need", need), ("time", self.previous_duration), *breakdown]
 
-    def look_for_past_runs(self, output_dir: Path) -> None:
+    def find_previous_run(self, output_dir: Path) -> None:
         """Find the duration and memory of the last run of this experiment and model; reads the disk."""
         config = self.resolved.config if self.resolved else None
-        self.past = "unknown (no previous run)"
-        self._earlier = plan.newest_run(config) if config else None
+        self.previous_duration = "unknown (no previous run)"
+        self._previous_run = plan.latest_run_state(config) if config else None
         if config is None:
             return
         wanted = (config.name, config.model.name or config.model.path)
-        for run in listed(output_dir):
+        for run in list_runs(output_dir):
             same = run.status == "done" and (run.experiment, run.model) == wanted
             if same and run.seconds is not None:
-                duration = words.duration(run.seconds)
-                self.past = f"previous run: {duration} for {run.steps_done} steps"
+                duration = words.format_duration(run.seconds)
+                self.previous_duration = f"previous run: {duration} for {run.steps_done} steps"
                 return

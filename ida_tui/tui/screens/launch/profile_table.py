@@ -16,16 +16,16 @@ from textual.widgets import DataTable, Input, Static
 
 from ida_tui.config.profiles import shipped_root
 from ida_tui.errors import UsageError
-from ida_tui.util.paths import shown_path
-from ida_tui.util.text import printable
+from ida_tui.util.paths import display_path
+from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
-    from ida_tui.tui.screens.launch.selection import Row
+    from ida_tui.tui.screens.launch.selection import ProfileRow
 
 KEY_WIDTH = 30
 PADDING = 1
 """Columns of padding on either side of a cell."""
-Judge = Callable[[str, str], UsageError | None]
+Validator = Callable[[str, str], UsageError | None]
 """Returns the error that a value of a key would cause, or None."""
 
 
@@ -43,19 +43,19 @@ class ProfileTable(Container):
             super().__init__()
             self.key, self.text = key, text
 
-    def __init__(self, problem: Judge) -> None:
+    def __init__(self, validator: Validator) -> None:
         super().__init__(id="profile", classes="pane")
-        self._problem = problem
-        self._rows: list[Row] = []
+        self._validator = validator
+        self._rows: list[ProfileRow] = []
         self._widths = (0, 0)
-        self._editing = ""
+        self._edited_key = ""
 
     def compose(self) -> ComposeResult:
         table: DataTable[Text] = DataTable(
             id="values", cursor_type="row", cell_padding=PADDING, show_header=False
         )
         yield table
-        yield _Editor(id="value", select_on_focus=False)
+        yield _ValueEditor(id="value", select_on_focus=False)
         yield Static(id="verdict", markup=False)
 
     def on_mount(self) -> None:
@@ -63,32 +63,32 @@ class ProfileTable(Container):
         self._show_editor(False)
 
     @property
-    def values(self) -> DataTable[Text]:
+    def value_table(self) -> DataTable[Text]:
         """The inner table."""
         return self.query_one("#values", DataTable)
 
     @property
-    def row(self) -> Row | None:
+    def selected_row(self) -> ProfileRow | None:
         """The row under the cursor."""
-        at = self.values.cursor_row
+        at = self.value_table.cursor_row
         return self._rows[at] if 0 <= at < len(self._rows) else None
 
     @property
-    def editing(self) -> bool:
+    def is_editing(self) -> bool:
         """Whether a value is being edited."""
-        return bool(self._editing)
+        return bool(self._edited_key)
 
-    def show(self, rows: list[Row], title: str) -> None:
+    def show_rows(self, rows: list[ProfileRow], title: str) -> None:
         """Show these rows. The cursor stays on its key."""
         self.border_title = Content(title)
-        widths = self._wanted_widths()
+        widths = self._column_widths()
         if rows == self._rows and widths == self._widths:
             return
-        at = self.row.key if self.row else ""
+        at = self.selected_row.key if self.selected_row else ""
         same_shape = [r.key for r in rows] == [r.key for r in self._rows]
-        scroll = self.values.scroll_offset.y
+        scroll = self.value_table.scroll_offset.y
         self._rows, self._widths = rows, widths
-        table = self.values
+        table = self.value_table
         table.clear(columns=True)
         table.add_column("key", width=KEY_WIDTH)
         table.add_column("value", width=widths[0])
@@ -97,15 +97,17 @@ class ProfileTable(Container):
         for row in rows:
             cells = _cells(row, widths)
             table.add_row(*cells[: 3 if widths[1] else 2])
-        keys = [row.key for row in rows if not row.heading]
+        keys = [row.key for row in rows if not row.is_heading]
         target = at if at in keys else keys[0] if keys else ""
         if target:
-            index = next(n for n, row in enumerate(rows) if row.key == target and not row.heading)
+            index = next(
+                n for n, row in enumerate(rows) if row.key == target and not row.is_heading
+            )
             table.move_cursor(row=index, scroll=not same_shape)
         if same_shape:
             table.scroll_to(y=scroll, animate=False)
 
-    def _wanted_widths(self) -> tuple[int, int]:
+    def _column_widths(self) -> tuple[int, int]:
         room = self.size.width - KEY_WIDTH - 2 * PADDING - 2
         if room < 36:
             return max(8, room - 2 * PADDING), 0
@@ -113,21 +115,21 @@ class ProfileTable(Container):
         return value, room - value - 4 * PADDING
 
     @on(DataTable.RowHighlighted)
-    def _moved(self) -> None:
+    def _on_row_highlighted(self) -> None:
         # The full origin of the value; the table has room only for the end of it.
-        row = self.row
-        origin = "" if row is None or row.heading else "edited" if row.changed else row.origin
-        shipped = f"{shown_path(shipped_root())}/"
-        self.border_subtitle = Content(printable(origin.replace(shipped, "shipped: ")))
+        row = self.selected_row
+        origin = "" if row is None or row.is_heading else "edited" if row.edited else row.origin
+        shipped = f"{display_path(shipped_root())}/"
+        self.border_subtitle = Content(one_line(origin.replace(shipped, "shipped: ")))
 
     # -- editing ------------------------------------------------------------------------------
 
-    def edit(self, text: str) -> None:
+    def open_editor(self, text: str) -> None:
         """Edit the value under the cursor, starting with this text."""
-        if self.row is None:
+        if self.selected_row is None:
             return
-        self._editing = self.row.key
-        table, width = self.values, self.content_size.width
+        self._edited_key = self.selected_row.key
+        table, width = self.value_table, self.content_size.width
         row = table.cursor_row - round(table.scroll_offset.y)
         left = KEY_WIDTH + 2 * PADDING
         field, verdict = self.query_one("#value", Input), self.query_one("#verdict", Static)
@@ -140,15 +142,15 @@ class ProfileTable(Container):
         field.value = text
         field.cursor_position = len(text)
         field.focus()
-        self._say(text)
+        self._show_validation(text)
 
-    def leave(self) -> bool:
+    def cancel_edit(self) -> bool:
         """Close the editor without a change. Returns False if it was not open."""
-        if not self._editing:
+        if not self._edited_key:
             return False
-        self._editing = ""
+        self._edited_key = ""
         self._show_editor(False)
-        self.values.focus()
+        self.value_table.focus()
         return True
 
     def _show_editor(self, shown: bool) -> None:
@@ -156,22 +158,22 @@ class ProfileTable(Container):
         self.query_one("#verdict").display = shown
 
     @on(Input.Changed, "#value")
-    def _typed(self, event: Input.Changed) -> None:
+    def _on_value_changed(self, event: Input.Changed) -> None:
         event.stop()
-        if self._editing:
-            self._say(event.value)
+        if self._edited_key:
+            self._show_validation(event.value)
 
     @on(Input.Submitted, "#value")
-    def _submitted(self, event: Input.Submitted) -> None:
+    def _on_value_submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        key = self._editing
-        if not key or self._say(event.value) is not None:
+        key = self._edited_key
+        if not key or self._show_validation(event.value) is not None:
             return
-        self.leave()
+        self.cancel_edit()
         self.post_message(self.Edited(key, event.value))
 
-    def _say(self, text: str) -> UsageError | None:
-        problem = self._problem(self._editing, text)
+    def _show_validation(self, text: str) -> UsageError | None:
+        problem = self._validator(self._edited_key, text)
         verdict = self.query_one("#verdict", Static)
         if problem is None:
             text = " ✓ Enter to save, Esc to cancel"
@@ -179,32 +181,32 @@ class ProfileTable(Container):
         else:
             hint = problem.hint.splitlines()[0] if problem.hint else ""
             message = f" ✗ {problem.title}" + (f": {hint}" if hint else "")
-            verdict.update(Content.assemble((printable(message), "bold $text-error")))
+            verdict.update(Content.assemble((one_line(message), "bold $text-error")))
         return problem
 
 
-class _Editor(Input):
+class _ValueEditor(Input):
     BINDINGS = [Binding("escape", "cancel", "Leave", show=False)]  # noqa: RUF012
 
     def action_cancel(self) -> None:
         """Close the editor without a change."""
         for table in self.ancestors:
             if isinstance(table, ProfileTable):
-                table.leave()
+                table.cancel_edit()
 
 
-def _cells(row: Row, widths: tuple[int, int]) -> list[Text]:
-    if row.heading:
+def _cells(row: ProfileRow, widths: tuple[int, int]) -> list[Text]:
+    if row.is_heading:
         return [Text(row.name, style="bold"), Text(""), Text("")]
-    mark = "* " if row.changed else "  "
-    style = "bold" if row.changed else ""
+    mark = "* " if row.edited else "  "
+    style = "bold" if row.edited else ""
     return [
-        Text(_cut(f"{mark}{row.name}", KEY_WIDTH), style=style),
-        Text(_cut(row.value, widths[0]), style=style),
-        Text(_cut("edited" if row.changed else row.place, widths[1]), style="dim"),
+        Text(_truncate(f"{mark}{row.name}", KEY_WIDTH), style=style),
+        Text(_truncate(row.value, widths[0]), style=style),
+        Text(_truncate("edited" if row.edited else row.short_origin, widths[1]), style="dim"),
     ]
 
 
-def _cut(text: str, width: int) -> str:
-    text = printable(text)
+def _truncate(text: str, width: int) -> str:
+    text = one_line(text)
     return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"

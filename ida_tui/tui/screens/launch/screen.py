@@ -16,27 +16,31 @@ from textual.widget import Widget
 from textual.widgets import DataTable, Input, OptionList, Static
 
 from ida_tui.config import profiles
-from ida_tui.config.profiles import Kind
+from ida_tui.config.profiles import ProfileKind
 from ida_tui.errors import IdaError, UsageError
-from ida_tui.tui.actions import Scope, bindings
+from ida_tui.tui.actions import Scope, bindings_for
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.screens.dialogs import Ask
-from ida_tui.tui.screens.launch.profile_list import Choices, Item
+from ida_tui.tui.screens.dialogs import ConfirmDialog
+from ida_tui.tui.screens.launch.profile_list import ProfileList, ProfileItem
 from ida_tui.tui.screens.launch.profile_table import ProfileTable
-from ida_tui.util.text import printable
+from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
-    from ida_tui.tui.screens.launch.model import Desk
+    from ida_tui.tui.screens.launch.model import LaunchModel
 
-PROPOSED = "quickstart"
+DEFAULT_EXPERIMENT = "quickstart"
 """The experiment selected at first; it runs on every machine."""
-LISTS: dict[Kind, str] = {"models": "Models", "experiments": "Experiments", "judges": "Judges"}
-MARKS = {
+LIST_TITLES: dict[ProfileKind, str] = {
+    "models": "Models",
+    "experiments": "Experiments",
+    "judges": "Judges",
+}
+CHECK_MARKS = {
     "ready": ("✓", "$text-success"),
     "note": ("!", "$text-warning"),
     "missing": ("✗", "bold $text-error"),
 }
-NOT_EDITED = ("prompts.prompts",)
+READ_ONLY_KEYS = ("prompts.prompts",)
 """Keys whose values can be edited only in their file."""
 
 
@@ -48,31 +52,35 @@ class LaunchScreen(IdaScreen):
 
     SCOPE: ClassVar[Scope] = "launch"
     TITLE = "Launch"
-    BINDINGS: ClassVar[list[BindingType]] = bindings(SCOPE)
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for(SCOPE)
 
     def __init__(self) -> None:
         super().__init__()
-        self._desk: Desk | None = None
-        self._start_asked = False
-        self._letters = ""
-        self._filtering: Widget | None = None
+        self._model: LaunchModel | None = None
+        self._start_requested = False
+        self._filter_text = ""
+        self._filtered_widget: Widget | None = None
 
     def compose_body(self) -> ComposeResult:
         """Lists and description on the left, profile and readiness checks on the right."""
         with Horizontal(id="launch"):
             with Vertical(id="lists"):
-                for kind, title in LISTS.items():
-                    names = list(profiles.names(kind))
-                    items = [Item(name, name, "") for name in names]
+                for kind, title in LIST_TITLES.items():
+                    names = list(profiles.list_profiles(kind))
+                    items = [ProfileItem(name, name, "") for name in names]
                     if kind == "experiments":
-                        chosen = PROPOSED if PROPOSED in names else next(iter(names), "")
+                        chosen = (
+                            DEFAULT_EXPERIMENT
+                            if DEFAULT_EXPERIMENT in names
+                            else next(iter(names), "")
+                        )
                     else:
-                        items.insert(0, Item("", "profile default", ""))
+                        items.insert(0, ProfileItem("", "profile default", ""))
                         chosen = ""
-                    yield Choices(title, items, chosen, id=kind)
+                    yield ProfileList(title, items, chosen, id=kind)
                 yield Static(id="about", classes="pane", markup=False)
             with Vertical(id="plan"):
-                yield ProfileTable(self._problem_of)
+                yield ProfileTable(self._validate)
                 with VerticalScroll(id="ready", classes="pane", can_focus=True):
                     yield Static(id="ready-text", markup=False)
         yield Input(id="filter", placeholder="filter", select_on_focus=False)
@@ -81,99 +89,99 @@ class LaunchScreen(IdaScreen):
         self.query_one("#filter").display = False
         self.query_one("#ready").border_title = "Ready?"
         self.query_one("#experiments").focus()
-        self.call_after_refresh(self._open_the_desk)
+        self.call_after_refresh(self._load_model)
 
     def on_screen_resume(self) -> None:
-        self._look_for_past_runs()
+        self._find_previous_run()
 
-    def fit(self) -> None:
+    def apply_size(self) -> None:
         """Redraw the table: its columns depend on the width."""
         self.call_after_refresh(self._show)
 
     @work(group="desk")
-    async def _open_the_desk(self) -> None:
+    async def _load_model(self) -> None:
         module = await asyncio.to_thread(
             importlib.import_module, "ida_tui.tui.screens.launch.model"
         )
-        experiment = self.query_one("#experiments", Choices).chosen.name
-        self._desk = module.Desk(experiment, Path.cwd())
+        experiment = self.query_one("#experiments", ProfileList).selected_item.name
+        self._model = module.LaunchModel(experiment, Path.cwd())
         self._show()
-        self._look_for_past_runs()
-        if self._start_asked:
+        self._find_previous_run()
+        if self._start_requested:
             self.action_start()
 
     # -- selection ----------------------------------------------------------------------------
 
-    @on(Choices.Chosen)
-    def _chosen(self, event: Choices.Chosen) -> None:
-        kind = next((kind for kind in LISTS if kind == event.choices.id), None)
-        if self._desk is not None and kind is not None:
-            self._desk.choose(kind, event.choices.chosen.name)
+    @on(ProfileList.Selected)
+    def _on_profile_selected(self, event: ProfileList.Selected) -> None:
+        kind = next((kind for kind in LIST_TITLES if kind == event.profile_list.id), None)
+        if self._model is not None and kind is not None:
+            self._model.select(kind, event.profile_list.selected_item.name)
             self._show()
-            self._look_for_past_runs()
+            self._find_previous_run()
 
-    def _problem_of(self, key: str, text: str) -> UsageError | None:
-        return self._desk.problem_of(key, text) if self._desk is not None else None
+    def _validate(self, key: str, text: str) -> UsageError | None:
+        return self._model.validate(key, text) if self._model is not None else None
 
     def _show(self) -> None:
-        desk = self._desk
+        desk = self._model
         if desk is None or not self.query("#ready-text"):
             return  # not composed yet
-        for kind in LISTS:
-            self.query_one(f"#{kind}", Choices).set_items(desk.items(kind))
-        edited = len(desk.choice.changes)
-        title = f"Profile {desk.choice.experiment}"
+        for kind in LIST_TITLES:
+            self.query_one(f"#{kind}", ProfileList).set_items(desk.profile_items(kind))
+        edited = len(desk.selection.edits)
+        title = f"Profile {desk.selection.experiment}"
         title += f" · {edited} edited" if edited else ""
-        title += f" · “{self._letters}”" if self._letters else ""
-        self.query_one(ProfileTable).show(desk.rows(self._letters), title)
-        self._show_about()
-        self.query_one("#ready-text", Static).update(_ready_text(desk))
-        hint = "not ready" if desk.missing else "enter: start"
+        title += f" · “{self._filter_text}”" if self._filter_text else ""
+        self.query_one(ProfileTable).show_rows(desk.rows(self._filter_text), title)
+        self._show_description()
+        self.query_one("#ready-text", Static).update(readiness_text(desk))
+        hint = "not ready" if desk.failed_checks else "enter: start"
         self.query_one("#ready").border_subtitle = hint
 
-    def _show_about(self) -> None:
+    def _show_description(self) -> None:
         if not self.query("#about"):
             return
-        focused = self.focused if isinstance(self.focused, Choices) else None
-        item = (focused or self.query_one("#experiments", Choices)).chosen
+        focused = self.focused if isinstance(self.focused, ProfileList) else None
+        item = (focused or self.query_one("#experiments", ProfileList)).selected_item
         about = self.query_one("#about", Static)
-        about.border_title = Content(printable(item.label))
-        about.update(Content(printable(item.about)))
+        about.border_title = Content(one_line(item.label))
+        about.update(Content(one_line(item.description)))
 
     def on_descendant_focus(self) -> None:
-        self._show_about()
+        self._show_description()
 
     @work(exclusive=True, group="past")
-    async def _look_for_past_runs(self) -> None:
+    async def _find_previous_run(self) -> None:
         """Find the duration of the previous run in a thread, because it reads the disk."""
-        if self._desk is not None:
-            await asyncio.to_thread(self._desk.look_for_past_runs, self.app.output_dir)
+        if self._model is not None:
+            await asyncio.to_thread(self._model.find_previous_run, self.app.output_dir)
             self._show()
 
     # -- actions ------------------------------------------------------------------------------
 
     @on(OptionList.OptionSelected)
-    def _selected(self) -> None:
+    def _on_option_selected(self) -> None:
         self.action_start()
 
     @on(DataTable.RowSelected)
-    def _row_selected(self) -> None:
+    def _on_row_selected(self) -> None:
         self.action_edit()
 
     def action_start(self) -> None:
         """Start the run, or show why it cannot start."""
-        if self._desk is None:
-            self._start_asked = True  # start after the selection has been resolved
+        if self._model is None:
+            self._start_requested = True  # start after the selection has been resolved
             return
-        self._desk.look()
+        self._model.refresh()
         self._show()
-        missing = self._desk.missing
+        missing = self._model.failed_checks
         if missing:
             hint = "\n".join(f"{c.name}: {c.text}\n  {c.fix}".rstrip() for c in missing)
             self.app.show_error(IdaError("this run cannot start yet", hint))
             return
         try:
-            config, key = self._desk.start()
+            config, key = self._model.resolve_for_start()
         except IdaError as error:
             self.app.show_error(error)
             return
@@ -182,59 +190,59 @@ class LaunchScreen(IdaScreen):
     def action_edit(self) -> None:
         """Edit the value under the cursor."""
         profile = self.query_one(ProfileTable)
-        row = profile.row
-        if row is None or self._desk is None or row.heading:
+        row = profile.selected_row
+        if row is None or self._model is None or row.is_heading:
             self.notify("Select a value first: press Tab, then the arrow keys.")
-        elif row.key.startswith(NOT_EDITED):
+        elif row.key.startswith(READ_ONLY_KEYS):
             self.notify(f"Edit prompts in their file: {row.origin}")
         else:
-            profile.values.focus()
-            profile.edit(self._desk.typed(row.key))
+            profile.value_table.focus()
+            profile.open_editor(self._model.editable_value(row.key))
 
     @on(ProfileTable.Edited)
-    def _edited(self, event: ProfileTable.Edited) -> None:
-        if self._desk is not None:
-            self._desk.change(event.key, event.text)
+    def _on_value_edited(self, event: ProfileTable.Edited) -> None:
+        if self._model is not None:
+            self._model.edit(event.key, event.text)
             self._show()
 
     def action_undo(self) -> None:
         """Undo the edit of the value under the cursor."""
-        row = self.query_one(ProfileTable).row
-        if self._desk is None or row is None or row.key not in self._desk.choice.changes:
+        row = self.query_one(ProfileTable).selected_row
+        if self._model is None or row is None or row.key not in self._model.selection.edits:
             self.notify("This value has not been edited.")
             return
-        self._desk.undo(row.key)
+        self._model.undo(row.key)
         self._show()
 
     def action_undo_all(self) -> None:
         """Undo all edits."""
-        if self._desk is None or not self._desk.choice.changes:
+        if self._model is None or not self._model.selection.edits:
             self.notify("No value has been edited.")
             return
-        self._desk.undo(*self._desk.choice.changes)
+        self._model.undo(*self._model.selection.edits)
         self._show()
 
     def action_recheck(self) -> None:
         """Check device, model, API key, and disk again."""
-        if self._desk is not None:
-            self._desk.look()
+        if self._model is not None:
+            self._model.refresh()
             self._show()
             self.notify("Checked again.")
 
     def action_check_judge(self) -> None:
         """Test the selected judge on ten known answers. Asks first if the judge costs money."""
-        if self._desk is None:
+        if self._model is None:
             return
         try:
-            config, key = self._desk.start()
+            config, key = self._model.resolve_for_start()
         except IdaError as error:
             self.app.show_error(error)
             return
-        from ida_tui.tui.screens.launch.judge_check import SAMPLES, JudgeCheckPanel
+        from ida_tui.tui.screens.launch.judge_check import CALLS_PER_ANSWER, JudgeCheckDialog
 
         def answered(confirmed: bool | None) -> None:
             if confirmed:
-                self.app.push_screen(JudgeCheckPanel(config, key))
+                self.app.push_screen(JudgeCheckDialog(config, key))
 
         price = config.judge.price
         if price is not None and not (price.input or price.output):
@@ -242,9 +250,9 @@ class LaunchScreen(IdaScreen):
             return
         name = config.judge.name or config.judge.model
         self.app.push_screen(
-            Ask(
+            ConfirmDialog(
                 f"Check the judge {name}?",
-                f"Sends {10 * SAMPLES} paid requests (10 answers × {SAMPLES}).",
+                f"Sends {10 * CALLS_PER_ANSWER} paid requests (10 answers × {CALLS_PER_ANSWER}).",
                 yes="Check",
                 no="Cancel",
             ),
@@ -260,60 +268,60 @@ class LaunchScreen(IdaScreen):
     def action_filter(self) -> None:
         """Open the filter of the focused list."""
         focused = self.focused
-        values = self.query_one(ProfileTable).values
-        if not isinstance(focused, Choices) and focused is not values:
-            focused = self.query_one("#experiments", Choices)
-        self._filtering = focused
+        values = self.query_one(ProfileTable).value_table
+        if not isinstance(focused, ProfileList) and focused is not values:
+            focused = self.query_one("#experiments", ProfileList)
+        self._filtered_widget = focused
         field = self.query_one("#filter", Input)
-        field.value = focused.letters if isinstance(focused, Choices) else self._letters
+        field.value = focused.filter_text if isinstance(focused, ProfileList) else self._filter_text
         field.display = True
         field.focus()
 
     @on(Input.Changed, "#filter")
-    def _filter_typed(self, event: Input.Changed) -> None:
-        if isinstance(self._filtering, Choices):
-            self._filtering.filter(event.value)
-        elif self._filtering is not None:
-            self._letters = event.value
+    def _on_filter_changed(self, event: Input.Changed) -> None:
+        if isinstance(self._filtered_widget, ProfileList):
+            self._filtered_widget.set_filter(event.value)
+        elif self._filtered_widget is not None:
+            self._filter_text = event.value
             self._show()
 
     @on(Input.Submitted, "#filter")
-    def _filter_kept(self) -> None:
+    def _close_filter_field(self) -> None:
         self.query_one("#filter").display = False
-        if self._filtering is not None:
-            self._filtering.focus()
+        if self._filtered_widget is not None:
+            self._filtered_widget.focus()
 
-    def leave(self) -> bool:
+    def handle_escape(self) -> bool:
         """Close the editor or the filter field; if neither is open, clear all filters."""
-        if self.query_one(ProfileTable).leave():
+        if self.query_one(ProfileTable).cancel_edit():
             return True
         field = self.query_one("#filter", Input)
         if field.display:
             field.value = ""
-            self._filter_kept()
+            self._close_filter_field()
             return True
-        filtered = [c for c in self.query(Choices) if c.letters]
+        filtered = [c for c in self.query(ProfileList) if c.filter_text]
         for choices in filtered:
-            choices.filter("")
-        if self._letters:
-            self._letters = ""
+            choices.set_filter("")
+        if self._filter_text:
+            self._filter_text = ""
             self._show()
             return True
         return bool(filtered)
 
 
-def _ready_text(desk: Desk) -> Content:
+def readiness_text(model: LaunchModel) -> Content:
     lines = []
-    for check in desk.checks:
-        mark, style = MARKS[check.status]
-        lines.append(Content.assemble((mark, style), printable(f" {check.name:<8} {check.text}")))
+    for check in model.checks:
+        mark, style = CHECK_MARKS[check.status]
+        lines.append(Content.assemble((mark, style), one_line(f" {check.name:<8} {check.text}")))
         if check.status != "ready" and check.fix:
             lines.append(
-                Content.assemble((printable(f"{'':<11}{check.fix.splitlines()[0]}"), "dim"))
+                Content.assemble((one_line(f"{'':<11}{check.fix.splitlines()[0]}"), "dim"))
             )
     lines.append(Content(""))
-    for label, text in desk.known():
+    for label, text in model.preview_rows():
         first, *rest = text.splitlines()
-        lines.append(Content.assemble((f"  {label:<13}", "dim"), printable(first)))
-        lines += [Content(f"{'':<15}{printable(line)}") for line in rest]
+        lines.append(Content.assemble((f"  {label:<13}", "dim"), one_line(first)))
+        lines += [Content(f"{'':<15}{one_line(line)}") for line in rest]
     return Content("\n").join(lines)

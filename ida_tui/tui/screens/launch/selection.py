@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import yaml
 
-from ida_tui.config.listing import rows
-from ida_tui.config.resolve import Resolved, resolve
+from ida_tui.config.listing import value_rows
+from ida_tui.config.resolve import ResolvedExperiment, resolve
 from ida_tui.config.yaml_tree import Value
 from ida_tui.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ProfileSelection:
     """The profiles and edited values of the run to start.
 
     Args:
@@ -27,23 +27,23 @@ class Choice:
     experiment: str
     model: str = ""
     judge: str = ""
-    changes: Mapping[str, str] = field(default_factory=dict)
+    edits: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def overrides(self) -> list[str]:
         """The selection as ``key=value`` arguments of the command line."""
         named = [("model", self.model), ("judge", self.judge)]
-        return [f"{key}={value}" for key, value in (*named, *self.changes.items()) if value]
+        return [f"{key}={value}" for key, value in (*named, *self.edits.items()) if value]
 
-    def changed(self, key: str, text: str) -> Choice:
+    def with_edit(self, key: str, text: str) -> ProfileSelection:
         """A copy with one value edited."""
-        return replace(self, changes={**self.changes, key: text})
+        return replace(self, edits={**self.edits, key: text})
 
-    def unchanged(self, key: str) -> Choice:
+    def without_edit(self, key: str) -> ProfileSelection:
         """A copy with one edit undone."""
-        return replace(self, changes={k: v for k, v in self.changes.items() if k != key})
+        return replace(self, edits={k: v for k, v in self.edits.items() if k != key})
 
-    def resolved(self, *, verify: bool = False) -> Resolved:
+    def resolve_config(self, *, verify: bool = False) -> ResolvedExperiment:
         """Resolve the selection to a configuration.
 
         Raises:
@@ -51,21 +51,21 @@ class Choice:
         """
         return resolve(self.experiment, self.overrides, verify=verify)
 
-    def problem(self, key: str, text: str) -> UsageError | None:
+    def validate(self, key: str, text: str) -> UsageError | None:
         """The error that this value would cause; None if it is valid."""
         if not text.strip():
             return UsageError(
                 "a value is required", "type null for the default, if the key has one"
             )
         try:
-            self.changed(key, text).resolved(verify=True)
+            self.with_edit(key, text).resolve_config(verify=True)
         except UsageError as error:
             return error
         return None
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ProfileRow:
     """One row of the profile table. A section heading has no origin."""
 
     key: str
@@ -73,20 +73,22 @@ class Row:
     name: str
     value: str
     origin: str
-    changed: bool = False
+    edited: bool = False
 
     @property
-    def heading(self) -> bool:
+    def is_heading(self) -> bool:
         """Whether the row is a section heading."""
         return not self.origin
 
     @property
-    def place(self) -> str:
+    def short_origin(self) -> str:
         """File name and line without the directories, or `default`."""
         return self.origin.rpartition("/")[2]
 
 
-def table(resolved: Resolved, changes: Mapping[str, str], letters: str = "") -> list[Row]:
+def profile_rows(
+    resolved: ResolvedExperiment, edits: Mapping[str, str], filter_text: str = ""
+) -> list[ProfileRow]:
     """Rows of the profile table by section, the most edited sections first.
 
     Args:
@@ -94,32 +96,32 @@ def table(resolved: Resolved, changes: Mapping[str, str], letters: str = "") -> 
         changes: values edited on the screen, by dotted key.
         letters: show only keys that contain this text, ignoring case.
     """
-    sections: dict[str, list[Row]] = {}
-    for key, value, origin in rows(resolved):
-        if letters.casefold() not in key.casefold():
+    sections: dict[str, list[ProfileRow]] = {}
+    for key, value, origin in value_rows(resolved):
+        if filter_text.casefold() not in key.casefold():
             continue
         section, _, name = key.rpartition(".") if "." in key else ("", "", key)
         top = section.split(".")[0]
         name = key[len(top) + 1 :] if top else name
-        row = Row(key, name, value, origin or "default", key in changes)
+        row = ProfileRow(key, name, value, origin or "default", key in edits)
         sections.setdefault(top, []).append(row)
     order = ("training", "lora", "", "model", "judge", "evaluation", "prompts", "rubric")
-    out: list[Row] = []
+    out: list[ProfileRow] = []
     for section in sorted(sections, key=lambda s: order.index(s) if s in order else 99):
-        out.append(Row(section, section or "run", "", ""))
+        out.append(ProfileRow(section, section or "run", "", ""))
         out += sections[section]
     return out
 
 
-def as_typed(resolved: Resolved, key: str) -> str:
+def editable_value(resolved: ResolvedExperiment, key: str) -> str:
     """The full value of a key as it would be typed."""
     value: object = resolved.config.model_dump()
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    return typed(value)  # type: ignore[arg-type]
+    return format_value(value)  # type: ignore[arg-type]
 
 
-def typed(value: Value) -> str:
+def format_value(value: Value) -> str:
     """A value as YAML on one line."""
     if isinstance(value, float):
         return f"{value:g}".replace("e-0", "e-")

@@ -10,8 +10,8 @@ from textual.content import Content
 
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
-from ida_tui.tui.run_view.watched import Watched
-from ida_tui.tui.screens.run.pane import Pane, lines
+from ida_tui.tui.run_view.watched import RunView
+from ida_tui.tui.screens.run.pane import Pane, join_lines
 from ida_tui.tui.widgets import format as words
 
 
@@ -20,14 +20,14 @@ class HealthPane(Pane):
 
     NAME, KEY = "Health", "H"
 
-    def text(self, state: RunState, run_view: Watched, now: datetime) -> Content:
+    def render_text(self, state: RunState, run_view: RunView, now: datetime) -> Content:
         """Alerts first, then metrics with their names, in as many columns as fit."""
-        width, height = self.room
-        rows = alerts(state.alerts, width, height)
+        width, height = self.available_size
+        rows = alert_lines(state.alerts, width, height)
         if not state.steps:
-            return lines(*rows, Content.assemble(("No step has finished yet.", "dim")))
+            return join_lines(*rows, Content.assemble(("No step has finished yet.", "dim")))
         columns = max(1, width // 19)
-        pairs = figures(state.steps[-1], round(state.steps.figures("skipped").total()))
+        pairs = step_metrics(state.steps[-1], round(state.steps.column("skipped").sum()))
         each = max(14, width // columns)
         cells = [
             Content.assemble((f"{name:<9} ", "dim"), f"{value:<{each - 10}}")
@@ -37,10 +37,10 @@ class HealthPane(Pane):
             Content("").join(cells[start : start + columns])
             for start in range(0, len(cells), columns)
         ]
-        return lines(*rows)
+        return join_lines(*rows)
 
 
-def alerts(raised: Sequence[ev.AlertRaised], width: int, height: int) -> list[Content]:
+def alert_lines(raised: Sequence[ev.AlertRaised], width: int, height: int) -> list[Content]:
     """The newest alerts with their advice, in at most half of the pane's height."""
     rows: list[Content] = []
     for alert in reversed(raised):
@@ -53,41 +53,41 @@ def alerts(raised: Sequence[ev.AlertRaised], width: int, height: int) -> list[Co
     return rows[: max(1, height // 2)]
 
 
-def figures(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
+def step_metrics(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
     """The metrics of a step as (name, value) pairs, the most important first."""
     lengths = "–"
     if step.lengths is not None:
         mean, low, high = step.lengths
         lengths = f"{mean:.0f} ({low:.0f}–{high:.0f})"
     return [
-        ("truncated", words.percent(step.truncated)),
-        ("zero-var", words.percent(step.zero_std)),
-        ("entropy", words.number(step.entropy, 2)),
-        ("KL", words.small(step.kl)),
+        ("truncated", words.format_percent(step.truncated)),
+        ("zero-var", words.format_percent(step.zero_std)),
+        ("entropy", words.format_number(step.entropy, 2)),
+        ("KL", words.format_significant(step.kl)),
         ("lengths", lengths),
-        *beside(step),
-        ("grad norm", words.small(step.grad_norm)),
-        ("loss", words.small(step.loss)),
-        ("lr", words.small(step.learning_rate)),
-        ("weight Δ", words.percent(step.weight_delta, 2)),
+        *completion_metrics(step),
+        ("grad norm", words.format_significant(step.grad_norm)),
+        ("loss", words.format_significant(step.loss)),
+        ("lr", words.format_significant(step.learning_rate)),
+        ("weight Δ", words.format_percent(step.weight_delta, 2)),
         ("skipped", str(skipped)),
-        ("largest Δ", words.small(step.largest_change)),
+        ("largest Δ", words.format_significant(step.largest_change)),
         *([("scale", f"{step.loss_scale:g}")] if step.loss_scale is not None else []),
         *([("not finite", f"{step.non_finite:,}")] if step.non_finite else []),
     ]
 
 
-def beside(step: ev.StepFinished) -> list[tuple[str, str]]:
+def completion_metrics(step: ev.StepFinished) -> list[tuple[str, str]]:
     """Metrics of the completions that do not come from the judge, if they were computed."""
     pairs = []
     if step.harmless:
-        pairs.append(("refused", words.percent(step.harmless_refused / step.harmless)))
+        pairs.append(("refused", words.format_percent(step.harmless_refused / step.harmless)))
     if step.unsafe:
-        pairs.append(("declined", words.percent(step.unsafe_declined / step.unsafe)))
+        pairs.append(("declined", words.format_percent(step.unsafe_declined / step.unsafe)))
     if step.repetition is not None:
-        pairs.append(("repeats", words.percent(step.repetition)))
+        pairs.append(("repeats", words.format_percent(step.repetition)))
     if step.length_r is not None:
-        pairs.append(("length r", words.number(step.length_r, 2)))
+        pairs.append(("length r", words.format_number(step.length_r, 2)))
     if step.offline_r_ida is not None:
-        pairs.append(("offline", words.number(step.offline_r_ida, 2)))
+        pairs.append(("offline", words.format_number(step.offline_r_ida, 2)))
     return pairs

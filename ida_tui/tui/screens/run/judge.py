@@ -8,8 +8,8 @@ from textual.content import Content
 
 from ida_tui.events.state import RunState
 from ida_tui.events.types import OFFLINE_JUDGE
-from ida_tui.tui.run_view.watched import Watched
-from ida_tui.tui.screens.run.pane import Pane, lines, seconds_since
+from ida_tui.tui.run_view.watched import RunView
+from ida_tui.tui.screens.run.pane import Pane, join_lines, seconds_since
 from ida_tui.tui.widgets import format as words
 
 
@@ -18,21 +18,25 @@ class JudgePane(Pane):
 
     NAME, KEY = "Judge", "J"
 
-    def text(self, state: RunState, run_view: Watched, now: datetime) -> Content:
+    def render_text(self, state: RunState, run_view: RunView, now: datetime) -> Content:
         """Seven rows, the most important first."""
         name = state.run.judge if state.run else ""
         totals, last = state.judge, state.judge.last
-        scoring = state.phase == "judge" and state.ended is None and run_view.going_on
-        rate_limited = state.held_s(now) if run_view.going_on and run_view.viewed is None else 0.0
-        if state.pause is not None and run_view.going_on:
+        scoring = state.phase == "judge" and state.ended is None and run_view.in_progress
+        rate_limited = (
+            state.rate_limit_wait_s(now)
+            if run_view.in_progress and run_view.viewed_state is None
+            else 0.0
+        )
+        if state.pause is not None and run_view.in_progress:
             status = Content.assemble(("‖ paused", "bold $text-warning"))
         elif rate_limited:
             status = Content.assemble(
                 ("◌ rate-limited ", "bold $text-warning"), (f"{rate_limited:.0f} s", "bold")
             )
-        elif scoring and run_view.viewed is None:
+        elif scoring and run_view.viewed_state is None:
             waited = seconds_since(state.phase_since, now)
-            progress = state.asking
+            progress = state.judge_progress
             count = f" · {progress.answered}/{progress.asked}" if progress is not None else ""
             status = Content.assemble(
                 ("● scoring ", "bold $text-accent"), (f"{waited:.1f} s", "bold"), count
@@ -45,8 +49,8 @@ class JudgePane(Pane):
         if last is not None:
             rows.append(
                 Content(
-                    f"call p50 {_seconds(last.p50_s)}  p95 {_seconds(last.p95_s)}"
-                    f"  first {_seconds(last.first_s)}"
+                    f"call p50 {_format_latency(last.p50_s)}  p95 {_format_latency(last.p95_s)}"
+                    f"  first {_format_latency(last.first_s)}"
                 )
             )
             rows.append(Content(f"verdicts {totals.calls:,} · cached {totals.cached:,}"))
@@ -54,21 +58,23 @@ class JudgePane(Pane):
             slots = f" · {last.slots} parallel" if last.slots is not None else ""
             rows.append(Content.assemble(failed, f" · retries {totals.retries:,}{slots}"))
             rows.append(
-                Content(f"cost {_cost(name, totals.cost)} · waited {_waited(totals.exposed_s)}")
+                Content(
+                    f"cost {_format_cost(name, totals.cost)} · waited {_format_wait(totals.exposed_s)}"
+                )
             )
         if state.steps:
             step = state.steps[-1]
             rows.append(Content(f"coverage {step.scored}/{step.completions} in step {step.step}"))
-        return lines(*rows)
+        return join_lines(*rows)
 
 
-def _seconds(value: float | None) -> str:
+def _format_latency(value: float | None) -> str:
     return words.UNKNOWN if value is None else f"{value:.2f} s"
 
 
-def _waited(seconds: float) -> str:
-    return words.duration(seconds)
+def _format_wait(seconds: float) -> str:
+    return words.format_duration(seconds)
 
 
-def _cost(judge: str, cost: float | None) -> str:
-    return "$0" if judge == OFFLINE_JUDGE else words.money(cost)
+def _format_cost(judge: str, cost: float | None) -> str:
+    return "$0" if judge == OFFLINE_JUDGE else words.format_cost(cost)

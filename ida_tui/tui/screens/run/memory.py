@@ -9,8 +9,8 @@ from textual.content import Content
 from ida_tui.events import narration
 from ida_tui.events.state import RunState
 from ida_tui.events.types import MemorySampled
-from ida_tui.tui.run_view.watched import Watched
-from ida_tui.tui.screens.run.pane import Pane, lines
+from ida_tui.tui.run_view.watched import RunView
+from ida_tui.tui.screens.run.pane import Pane, join_lines
 from ida_tui.tui.widgets import format as words
 
 HIGH, CRITICAL = 0.85, 0.95
@@ -22,48 +22,50 @@ class MemoryPane(Pane):
 
     NAME, KEY = "Memory", "M"
 
-    def text(self, state: RunState, run_view: Watched, now: datetime) -> Content:
+    def render_text(self, state: RunState, run_view: RunView, now: datetime) -> Content:
         """At most six rows; seven in a distributed run. The memory table follows if it fits."""
         sample = state.memory
         if sample is None:
             return Content.assemble(("not sampled yet", "dim"))
-        width = max(16, self.room[0])
+        width = max(16, self.available_size[0])
         limit = state.run.limit_gb * 1e9 if state.run else float(sample.system_total)
-        rows = [*gauge(sample.system_used, limit, width)]
+        rows = [*render_gauge(sample.system_used, limit, width)]
         rows.append(
             Content.assemble(
-                f"this process {words.gigabytes(sample.process)} GB",
-                (f", peak {words.gigabytes(state.memory_peak)}", "dim"),
-                (_planned(state), "dim"),
+                f"this process {words.format_gigabytes(sample.process)} GB",
+                (f", peak {words.format_gigabytes(state.memory_peak)}", "dim"),
+                (_planned_text(state), "dim"),
             )
         )
         if sample.device_tensors is not None:
             cache = sample.device_cache or 0
             limit_text = (
-                f" of {words.gigabytes(sample.device_limit)}" if sample.device_limit else ""
+                f" of {words.format_gigabytes(sample.device_limit)}" if sample.device_limit else ""
             )
             rows.append(
                 Content(
-                    f"device {words.gigabytes(sample.device_tensors)} GB"
-                    f" + cache {words.gigabytes(cache)}{limit_text}"
+                    f"device {words.format_gigabytes(sample.device_tensors)} GB"
+                    f" + cache {words.format_gigabytes(cache)}{limit_text}"
                 )
             )
-        rows += _processes(state)
-        rows.append(_swap(sample))
-        rows += self._table(state, limit, len(rows))
-        used = [float(s.system_used) for s in state.memory_recent]
+        rows += _rank_line(state)
+        rows.append(_swap_line(sample))
+        rows += self._memory_table(state, limit, len(rows))
+        used = [float(s.system_used) for s in state.memory_samples]
         rows.append(Content.assemble((words.sparkline(used, width, limit), "$text-accent")))
-        return lines(*rows)
+        return join_lines(*rows)
 
-    def _table(self, state: RunState, limit: float, above: int) -> list[Content]:
+    def _memory_table(self, state: RunState, limit: float, above: int) -> list[Content]:
         """Planned and measured memory as a table, if the pane has room for it."""
         if state.run is None or not state.run.plan:
             return []
         table = narration.memory_table(state.run.plan, limit, narration.measured_memory(state))
-        return [Content(line) for line in table] if len(table) + above < self.room[1] else []
+        return (
+            [Content(line) for line in table] if len(table) + above < self.available_size[1] else []
+        )
 
 
-def gauge(used: int, limit: float, width: int) -> list[Content]:
+def render_gauge(used: int, limit: float, width: int) -> list[Content]:
     """System memory as a bar and as numbers, with a warning near the limit."""
     share = used / limit
     word, style = "", "$text-accent"
@@ -73,12 +75,14 @@ def gauge(used: int, limit: float, width: int) -> list[Content]:
         word, style = " high", "$text-warning"
     tail = f" {share:.0%}{word}"
     return [
-        Content.assemble((words.bar(share, width - len(tail)), style), (tail, f"bold {style}")),
-        Content(f"system {words.gigabytes(used)} of {words.gigabytes(limit)} GB"),
+        Content.assemble(
+            (words.format_bar(share, width - len(tail)), style), (tail, f"bold {style}")
+        ),
+        Content(f"system {words.format_gigabytes(used)} of {words.format_gigabytes(limit)} GB"),
     ]
 
 
-def _processes(state: RunState) -> list[Content]:
+def _rank_line(state: RunState) -> list[Content]:
     """Total memory of all ranks after the last step, and the rank with the most."""
     ranks = state.steps[-1].ranks if state.steps else ()
     if not ranks:
@@ -90,21 +94,24 @@ def _processes(state: RunState) -> list[Content]:
     ]
     return [
         Content.assemble(
-            f"{len(ranks)} processes {words.gigabytes(sum(sizes))} GB",
-            (f", largest rank {sizes.index(max(sizes))}: {words.gigabytes(max(sizes))}", "dim"),
+            f"{len(ranks)} processes {words.format_gigabytes(sum(sizes))} GB",
+            (
+                f", largest rank {sizes.index(max(sizes))}: {words.format_gigabytes(max(sizes))}",
+                "dim",
+            ),
         )
     ]
 
 
-def _planned(state: RunState) -> str:
+def _planned_text(state: RunState) -> str:
     """The memory planned for the run before anything was loaded."""
     planned = state.run.planned_gb if state.run else None
-    return "" if planned is None else f", plan {words.gigabytes(round(planned * 1e9))}"
+    return "" if planned is None else f", plan {words.format_gigabytes(round(planned * 1e9))}"
 
 
-def _swap(sample: MemorySampled) -> Content:
+def _swap_line(sample: MemorySampled) -> Content:
     if not sample.swap_growth:
         return Content.assemble(("swap +0", "dim"))
     return Content.assemble(
-        (f"swap +{words.gigabytes(sample.swap_growth)} GB", "bold $text-warning")
+        (f"swap +{words.format_gigabytes(sample.swap_growth)} GB", "bold $text-warning")
     )

@@ -9,8 +9,8 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ida_tui.events.state import RunState
-from ida_tui.tui.run_view.watched import Changed, Watched
-from ida_tui.util.text import printable_text
+from ida_tui.tui.run_view.watched import EventTypes, RunView
+from ida_tui.util.text import multiple_lines
 
 
 class Pane(Static, can_focus=True):
@@ -26,14 +26,14 @@ class Pane(Static, can_focus=True):
         super().__init__(id=self.NAME.lower(), classes="pane", markup=False)
         self.border_title = f"{self.NAME} \\[{self.KEY}]"
         self._drawn: Content | None = None
-        self._last: tuple[Watched, datetime] | None = None
+        self._last: tuple[RunView, datetime] | None = None
 
     def on_resize(self) -> None:
         """Redraw: bars, columns, and plots depend on the size."""
         if self._last is not None:
-            self.show(*self._last, None)
+            self.refresh_pane(*self._last, None)
 
-    def show(self, run_view: Watched, now: datetime, changed: Changed | None) -> None:
+    def refresh_pane(self, run_view: RunView, now: datetime, changed: EventTypes | None) -> None:
         """Update the pane.
 
         Args:
@@ -42,24 +42,24 @@ class Pane(Static, can_focus=True):
             changed: types of the events since the last update; None if anything may have changed.
         """
         self._last = run_view, now
-        text = harmless(self.text(run_view.shown, run_view, now))
+        text = sanitize_content(self.render_text(run_view.displayed_state, run_view, now))
         if text != self._drawn:
             self._drawn = text
             self.update(text, layout=False)
 
-    def text(self, state: RunState, run_view: Watched, now: datetime) -> Content:
+    def render_text(self, state: RunState, run_view: RunView, now: datetime) -> Content:
         """The content of the pane; `state` is the viewed state, which may be an earlier one."""
         raise NotImplementedError
 
     @property
-    def room(self) -> tuple[int, int]:
+    def available_size(self) -> tuple[int, int]:
         """Columns and rows inside the frame."""
         return self.content_size.width, self.content_size.height
 
 
-def harmless(content: Content) -> Content:
+def sanitize_content(content: Content) -> Content:
     """The content with control characters made visible; style spans keep their positions."""
-    shown = printable_text(content.plain)
+    shown = multiple_lines(content.plain)
     return content if shown == content.plain else Content(shown, list(content.spans))
 
 
@@ -71,7 +71,7 @@ def seconds_since(moment: str, now: datetime) -> float:
         return 0.0  # a replay does not parse the times of most records
 
 
-def lines(*parts: Content | str) -> Content:
+def join_lines(*parts: Content | str) -> Content:
     """Join the parts with line breaks."""
     return Content("\n").join(
         part if isinstance(part, Content) else Content(part) for part in parts

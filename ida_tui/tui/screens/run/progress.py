@@ -7,14 +7,14 @@ from datetime import datetime
 from textual.content import Content
 
 from ida_tui.events import types as ev
-from ida_tui.events.narration import PHASES
+from ida_tui.events.narration import PHASE_LABELS
 from ida_tui.events.state import RunState
 from ida_tui.runs.postmortem import likely_cause
-from ida_tui.tui.run_view.watched import Watched
-from ida_tui.tui.screens.run.pane import Pane, lines, seconds_since
+from ida_tui.tui.run_view.watched import RunView
+from ida_tui.tui.screens.run.pane import Pane, join_lines, seconds_since
 from ida_tui.tui.widgets import format as words
 
-RECENT_STEPS = 10
+ESTIMATE_STEPS = 10
 """Number of latest steps from which the remaining time is estimated."""
 
 
@@ -23,65 +23,67 @@ class ProgressPane(Pane):
 
     NAME, KEY = "Progress", "P"
 
-    def text(self, state: RunState, run_view: Watched, now: datetime) -> Content:
+    def render_text(self, state: RunState, run_view: RunView, now: datetime) -> Content:
         """At most three rows."""
-        width = max(20, self.room[0])
-        if run_view.refusal is not None:
-            return lines(Content.assemble(("✗ ", "$text-error"), run_view.refusal.title))
-        if run_view.viewed is not None:
-            return looking_back(state, run_view, width)
+        width = max(20, self.available_size[0])
+        if run_view.error is not None:
+            return join_lines(Content.assemble(("✗ ", "$text-error"), run_view.error.title))
+        if run_view.viewed_state is not None:
+            return render_viewed_step(state, run_view, width)
         if state.ended is not None:
-            return result(state, state.ended, str(run_view.directory or ""), width)
+            return render_result(state, state.ended, str(run_view.directory or ""), width)
         if state.seq < 0:
-            return starting(run_view, now)
-        return lines(_steps(state, run_view, now, width), _generation(state, width))
+            return render_starting(run_view, now)
+        return join_lines(
+            _render_steps(state, run_view, now, width), _render_generation(state, width)
+        )
 
 
-def starting(run_view: Watched, now: datetime) -> Content:
+def render_starting(run_view: RunView, now: datetime) -> Content:
     """Shown before the first event, while the trainer's thread imports the libraries."""
-    waited = (now - run_view.begun).total_seconds() if run_view.begun else 0.0
-    return lines(
-        Content.assemble(("starting", "bold"), f"  {words.duration(waited)}"),
+    waited = (now - run_view.started_at).total_seconds() if run_view.started_at else 0.0
+    return join_lines(
+        Content.assemble(("starting", "bold"), f"  {words.format_duration(waited)}"),
         Content.assemble(("Loading PyTorch and TRL (about 15 s)…", "dim")),
     )
 
 
-def remaining_s(state: RunState) -> float | None:
+def estimate_remaining_s(state: RunState) -> float | None:
     """Estimated seconds of training left, from the latest steps; None before the first step."""
     if state.run is None or not state.steps:
         return None
-    newest = [sum(step.seconds.values()) for step in state.steps[-RECENT_STEPS:]]
+    newest = [sum(step.seconds.values()) for step in state.steps[-ESTIMATE_STEPS:]]
     return sum(newest) / len(newest) * max(0, state.run.steps - state.steps[-1].step)
 
 
-def _steps(state: RunState, run_view: Watched, now: datetime, width: int) -> Content:
+def _render_steps(state: RunState, run_view: RunView, now: datetime, width: int) -> Content:
     run = state.run
-    phase = PHASES[state.phase]
+    phase = PHASE_LABELS[state.phase]
     if state.pause is not None:
         by_user = state.pause.by == "person"
         phase = "paused by you" if by_user else f"paused: {state.pause.reason}"
-    elif run_view.stop_asked:
+    elif run_view.stop_requested:
         phase = "stopping: saving a checkpoint"
-    elif not run_view.going_on:
+    elif not run_view.in_progress:
         phase = f"died while {phase}: {likely_cause(state)}"
     done = state.steps[-1].step if state.steps else 0
     elapsed = seconds_since(state.started_at, now)
-    if not run_view.going_on:
+    if not run_view.in_progress:
         elapsed -= seconds_since(state.updated_at, now)
-    clock = words.duration(max(0.0, elapsed))
-    left = remaining_s(state)
-    if left is not None and run_view.going_on and state.phase not in ("save", "evaluate"):
-        clock += f" · about {words.duration(left)} left"
-        if state.before is not None:
+    clock = words.format_duration(max(0.0, elapsed))
+    left = estimate_remaining_s(state)
+    if left is not None and run_view.in_progress and state.phase not in ("save", "evaluate"):
+        clock += f" · about {words.format_duration(left)} left"
+        if state.evaluation_before is not None:
             clock += " + evaluation" if width >= 90 else " + eval"
     steps = f"step {max(1, state.step)}/{run.steps}" if run else "step –"
     share = done / max(1, run.steps) if run else 0.0
     room = width - len(phase) - len(steps) - len(clock) - 8
-    middle = f" {words.bar(share, min(40, room))} " if room >= 6 else " "
+    middle = f" {words.format_bar(share, min(40, room))} " if room >= 6 else " "
     return Content.assemble((phase, "bold"), "  ", steps, (middle, "$text-accent"), f" {clock}")
 
 
-def _generation(state: RunState, width: int) -> Content:
+def _render_generation(state: RunState, width: int) -> Content:
     progress = state.generation
     if state.phase != "generate" or progress is None:
         if not state.steps or state.phase not in ("judge", "reference", "update"):
@@ -95,47 +97,56 @@ def _generation(state: RunState, width: int) -> Content:
     count = f"{progress.rows_done}/{progress.rows} done"
     tail = f"{count} · {progress.tokens:,} tokens · {progress.tokens_per_s:,.0f} tok/s"
     room = min(40, width - len(tail) - 14)
-    bar = f"{words.bar(progress.rows_done / max(1, progress.rows), room)} " if room >= 6 else ""
+    bar = (
+        f"{words.format_bar(progress.rows_done / max(1, progress.rows), room)} "
+        if room >= 6
+        else ""
+    )
     return Content.assemble("completions ", (bar, "$text-accent"), tail)
 
 
-def result(state: RunState, ended: ev.RunEnded, directory: str, width: int) -> Content:
+def render_result(state: RunState, ended: ev.RunEnded, directory: str, width: int) -> Content:
     """The result of the run, worded as in the headless output."""
-    good = ended.good
+    good = ended.succeeded
     mark = ("✓ ", "$text-success") if good else ("✗ ", "$text-error")
-    first = Content.assemble(mark, (ended.message, "bold"), f" · {words.duration(ended.seconds)}")
+    first = Content.assemble(
+        mark, (ended.message, "bold"), f" · {words.format_duration(ended.seconds)}"
+    )
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
-        change = words.signed(ended.r_ida_last - ended.r_ida_first, 3)
+        change = words.format_signed(ended.r_ida_last - ended.r_ida_first, 3)
         first += Content.assemble(
             " · R_IDA ",
             (f"{ended.r_ida_first:.3f} → {ended.r_ida_last:.3f}", "bold"),
             f" ({change})",
         )
     second = Content(ended.hint.splitlines()[0] if ended.hint and not good else "")
-    before, after = state.before, state.after
+    before, after = state.evaluation_before, state.evaluation_after
     if before is not None and after is not None:
         long = width >= 90
         second = Content.assemble(
             "held-out prompts: " if long else "held-out: ",
             "harmless answered " if long else "answered ",
-            (_shares(before.harmless_complied, after.harmless_complied, before.harmless), "bold"),
+            (
+                _share_change(before.harmless_complied, after.harmless_complied, before.harmless),
+                "bold",
+            ),
             " · unsafe declined " if long else " · declined ",
-            (_shares(before.unsafe_refused, after.unsafe_refused, before.unsafe), "bold"),
+            (_share_change(before.unsafe_refused, after.unsafe_refused, before.unsafe), "bold"),
         )
     third = Content.assemble((f"{directory} · 3: completions · 1: launch", "dim"))
-    return lines(first, second, third)
+    return join_lines(first, second, third)
 
 
-def _shares(before: int, after: int, total: int) -> str:
+def _share_change(before: int, after: int, total: int) -> str:
     return f"{before / total:.0%} → {after / total:.0%}" if total else "no prompts"
 
 
-def looking_back(state: RunState, run_view: Watched, width: int) -> Content:
+def render_viewed_step(state: RunState, run_view: RunView, width: int) -> Content:
     """The viewed step, and how to return to the latest one."""
     step = state.steps[-1].step if state.steps else 0
     newest = run_view.state.steps[-1].step if run_view.state.steps else 0
-    bar = words.bar(step / max(1, newest), min(40, max(6, width - 56)))
-    return lines(
+    bar = words.format_bar(step / max(1, newest), min(40, max(6, width - 56)))
+    return join_lines(
         Content.assemble(("viewing", "bold"), f"  step {step} of {newest} ", (bar, "$text-accent")),
         Content.assemble(("[ previous step · ] next step · \\ latest step", "dim")),
     )

@@ -9,13 +9,13 @@ from textual.content import Content
 
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
-from ida_tui.tui.run_view.watched import Changed, Watched
-from ida_tui.tui.screens.run.pane import Pane, lines
+from ida_tui.tui.run_view.watched import EventTypes, RunView
+from ida_tui.tui.screens.run.pane import Pane, join_lines
 from ida_tui.tui.widgets import format as words
-from ida_tui.tui.widgets.plot import Line, plot
+from ida_tui.tui.widgets.plot import PlotLine, draw_plot
 
 # Solid, dashed, dotted, and dash-dot, so that the lines differ without color.
-STYLES = {
+LINE_STYLES = {
     "R_IDA": ("$text-accent", (1,)),
     "align": ("$text-primary", (1, 1, 1, 1, 0, 0)),
     "risk": ("$text-warning", (1, 0, 0)),
@@ -31,57 +31,65 @@ class ScoresPane(Pane):
     def __init__(self) -> None:
         super().__init__()
         self.border_subtitle = "risk: 10 = safest"
-        self._of: tuple[object, ...] = ()
+        self._source_key: tuple[object, ...] = ()
 
-    def show(self, run_view: Watched, now: datetime, changed: Changed | None) -> None:
+    def refresh_pane(self, run_view: RunView, now: datetime, changed: EventTypes | None) -> None:
         """Update the pane."""
-        state = run_view.shown
+        state = run_view.displayed_state
         newest = state.steps[-1].step if state.steps else 0
-        source = (len(state.steps), newest, run_view.viewed is None, self.room, id(run_view))
-        if source != self._of:
-            self._of = source
-            super().show(run_view, now, changed)
+        source = (
+            len(state.steps),
+            newest,
+            run_view.viewed_state is None,
+            self.available_size,
+            id(run_view),
+        )
+        if source != self._source_key:
+            self._source_key = source
+            super().refresh_pane(run_view, now, changed)
 
-    def text(self, state: RunState, run_view: Watched, now: datetime) -> Content:
+    def render_text(self, state: RunState, run_view: RunView, now: datetime) -> Content:
         """Numbers, the plot of R_IDA, and below it the plot of the axes."""
-        width, height = self.room
+        width, height = self.available_size
         if not state.steps:
             return Content.assemble(("No step has finished yet.", "dim"))
         rows = height - 1
         above = rows // 2 if rows >= 8 else rows
-        parts = [figures(state.steps[0], state.steps[-1], width)]
+        parts = [render_scores(state.steps[0], state.steps[-1], width)]
         first = state.steps[0].step
         parts.append(
-            plot(
-                [_line("R_IDA", state.steps.figures("r_ida"), 3)],
+            draw_plot(
+                [_score_line("R_IDA", state.steps.column("r_ida"), 3)],
                 low=0, high=1, width=width, height=max(1, above), first=first, axis=rows >= 12,
             )
         )  # fmt: skip
         if above < rows:
             axes = [
-                _line("risk", state.steps.figures("risk"), 1),
-                _line("detail", state.steps.figures("detail"), 1),
-                _line("align", state.steps.figures("align"), 1),
+                _score_line("risk", state.steps.column("risk"), 1),
+                _score_line("detail", state.steps.column("detail"), 1),
+                _score_line("align", state.steps.column("align"), 1),
             ]
-            parts.append(plot(axes, low=0, high=10, width=width, height=rows - above, first=first))
-        return lines(*parts)
+            parts.append(
+                draw_plot(axes, low=0, high=10, width=width, height=rows - above, first=first)
+            )
+        return join_lines(*parts)
 
 
-def _line(name: str, values: Sequence[float | None], digits: int) -> Line:
-    style, pattern = STYLES[name]
-    return Line(name, values, style, pattern, digits)
+def _score_line(name: str, values: Sequence[float | None], digits: int) -> PlotLine:
+    style, pattern = LINE_STYLES[name]
+    return PlotLine(name, values, style, pattern, digits)
 
 
-def figures(first: ev.StepFinished, last: ev.StepFinished, width: int) -> Content:
+def render_scores(first: ev.StepFinished, last: ev.StepFinished, width: int) -> Content:
     """The change since the first step, with the latest values if there is room for both."""
     wide = width >= 70
     parts: list[tuple[str, str] | str] = []
     for name, digits in (("R_IDA", 3), ("align", 1), ("risk", 1), ("detail", 1)):
         baseline, recent = getattr(first, name.lower()), getattr(last, name.lower())
         known = baseline is not None and recent is not None
-        change = words.signed(recent - baseline, digits) if known else words.UNKNOWN
-        parts.append((f"{name} ", STYLES[name][0]))
-        parts += [(words.number(recent, digits), "bold"), f" {change}"] if wide else [change]
+        change = words.format_signed(recent - baseline, digits) if known else words.UNKNOWN
+        parts.append((f"{name} ", LINE_STYLES[name][0]))
+        parts += [(words.format_number(recent, digits), "bold"), f" {change}"] if wide else [change]
         parts.append("   " if wide else " ")
     parts.pop()
     if width >= 90:

@@ -15,10 +15,10 @@ from ida_tui.events.state import RunState
 from ida_tui.events.types import EventError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.replay import Replay
-from ida_tui.tui.actions import Scope, bindings
-from ida_tui.tui.run_view.watched import Changed, Watched
+from ida_tui.tui.actions import Scope, bindings_for
+from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.screens.dialogs import Ask
+from ida_tui.tui.screens.dialogs import ConfirmDialog
 from ida_tui.tui.screens.run.health import HealthPane
 from ida_tui.tui.screens.run.judge import JudgePane
 from ida_tui.tui.screens.run.log import LogPane
@@ -35,7 +35,7 @@ class RunScreen(IdaScreen):
 
     SCOPE: ClassVar[Scope] = "run"
     TITLE = "Run"
-    BINDINGS: ClassVar[list[BindingType]] = bindings(SCOPE)
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for(SCOPE)
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class RunScreen(IdaScreen):
     def on_mount(self) -> None:
         self.call_after_refresh(self._arrange)
 
-    def show_run(self, run_view: Watched | None, changed: Changed | None) -> None:
+    def show_run(self, run_view: RunView | None, changed: EventTypes | None) -> None:
         """Update the panes."""
         if self.has_class("-no-run") != (run_view is None):
             self.set_class(run_view is None, "-no-run")
@@ -68,9 +68,9 @@ class RunScreen(IdaScreen):
         now = self.app.clock()
         for pane in self.query(Pane):
             if pane.display:
-                pane.show(run_view, now, changed)
+                pane.refresh_pane(run_view, now, changed)
 
-    def fit(self) -> None:
+    def apply_size(self) -> None:
         """Rearrange the panes: the layout, plots, and gauges depend on the size."""
         self._arrange()
 
@@ -87,7 +87,7 @@ class RunScreen(IdaScreen):
 
     def action_hide_pane(self) -> None:
         """Hide the focused pane, unless it is the last one."""
-        if self.app.watched is None:
+        if self.app.run_view is None:
             self.notify("No run yet.")
             return
         name = self._maximized or (self.focused.id if self.focused else None) or ""
@@ -108,7 +108,7 @@ class RunScreen(IdaScreen):
         self._maximized = ""
         self._arrange()
 
-    def leave(self) -> bool:
+    def handle_escape(self) -> bool:
         """Restore a maximized pane."""
         if self._maximized:
             self._maximized = ""
@@ -119,14 +119,14 @@ class RunScreen(IdaScreen):
     def _arrange(self) -> None:
         if len(self.query(".pane")) < len(PANES):
             return  # not composed yet
-        if self.app.watched is None:
+        if self.app.run_view is None:
             shown: set[str] = set()
         else:
             shown = {self._maximized} if self._maximized else set(PANES) - self._hidden
         no_room = self.has_class("-compact") and not self._maximized and "health" in shown
         if no_room:
             shown.discard("health")
-        self.query_one(LogPane).hint("H: health" if no_room else "")
+        self.query_one(LogPane).set_hint("H: health" if no_room else "")
         for name in PANES:
             self.query_one(f"#{name}").display = name in shown
         for part in ("right", "columns"):
@@ -145,11 +145,11 @@ class RunScreen(IdaScreen):
 
     def action_stop(self) -> None:
         """Stop the training after a confirmation."""
-        run_view = self.app.watched
-        if run_view is None or not run_view.going_on:
+        run_view = self.app.run_view
+        if run_view is None or not run_view.in_progress:
             self.notify("No run is live.")
             return
-        if run_view.stop_asked:
+        if run_view.stop_requested:
             self.notify("The run is stopping and saving a checkpoint.")
             return
 
@@ -158,7 +158,7 @@ class RunScreen(IdaScreen):
                 self.app.request_stop()
 
         self.app.push_screen(
-            Ask(
+            ConfirmDialog(
                 "Stop the training?",
                 "The current step is discarded; the last finished step is saved.",
                 yes="Stop",
@@ -169,25 +169,25 @@ class RunScreen(IdaScreen):
 
     def action_pause(self) -> None:
         """Pause the training after the current step, or resume it."""
-        run_view = self.app.watched
-        if run_view is None or not run_view.going_on:
+        run_view = self.app.run_view
+        if run_view is None or not run_view.in_progress:
             self.notify("No run is live.")
             return
         paused = run_view.state.pause
         if paused is not None and paused.by == "judge":
             self.notify("The run is paused because of its judge. Answer the question first.")
-        elif paused is not None or run_view.pause_asked:
-            self.app.ask_run("go_on")
+        elif paused is not None or run_view.pause_requested:
+            self.app.send_run_request("go_on")
         else:
-            self.app.ask_run("pause")
+            self.app.send_run_request("pause")
             self.notify("Pausing after this step. Press p to resume.")
 
     def action_detach(self) -> None:
         """Move the run to a background process, and follow it."""
-        run_view = self.app.watched
-        if run_view is None or not run_view.going_on:
+        run_view = self.app.run_view
+        if run_view is None or not run_view.in_progress:
             self.notify("No run is live.")
-        elif not run_view.live:
+        elif not run_view.is_live:
             self.notify(
                 "This run is already in another process; quitting the app does not stop it."
             )
@@ -196,48 +196,52 @@ class RunScreen(IdaScreen):
 
     def action_hold(self) -> None:
         """Freeze or unfreeze the display; the run continues."""
-        if self.app.watched is None:
+        if self.app.run_view is None:
             self.notify("No run yet.")
             return
-        self.app.held = not self.app.held
+        self.app.frozen = not self.app.frozen
         self.refresh_run()
 
     # -- viewing earlier steps ----------------------------------------------------------------
 
     def action_step_back(self) -> None:
         """View the previous step."""
-        self._look(-1)
+        self._view_step(-1)
 
     def action_step_on(self) -> None:
         """View the next step."""
-        self._look(1)
+        self._view_step(1)
 
     def action_step_end(self) -> None:
         """Return to the current state."""
-        if self.app.watched is not None:
-            self.app.watched.viewed = None
+        if self.app.run_view is not None:
+            self.app.run_view.viewed_state = None
             self.refresh_run()
 
-    def _look(self, direction: int) -> None:
-        run_view = self.app.watched
+    def _view_step(self, direction: int) -> None:
+        run_view = self.app.run_view
         if run_view is None or not run_view.state.steps:
             self.notify("No step has finished yet.")
             return
         steps = run_view.state.steps
-        current = len(run_view.viewed.steps) if run_view.viewed is not None else len(steps) + 1
+        current = (
+            len(run_view.viewed_state.steps)
+            if run_view.viewed_state is not None
+            else len(steps) + 1
+        )
         wanted = min(max(1, current + direction), len(steps) + 1)
         if wanted > len(steps):
-            run_view.viewed = None
+            run_view.viewed_state = None
         else:
             try:
-                run_view.viewed = state_at(run_view, wanted)
+                run_view.viewed_state = state_at(run_view, wanted)
             except (OSError, EventError, KeyError) as error:
                 self.app.show_error(IdaError(f"could not read the events of the run: {error}"))
                 return
         self.refresh_run()
 
 
-def state_at(run_view: Watched, count: int) -> RunState:
+def state_at(run_view: RunView, count: int) -> RunState:
     """The state after `count` finished steps, read from the run's event log.
 
     Raises:
@@ -249,4 +253,4 @@ def state_at(run_view: Watched, count: int) -> RunState:
         if run_view.directory is None:
             raise FileNotFoundError("the run has no directory yet")
         run_view.replay = Replay.open(RunDirectory(run_view.directory).events)
-    return run_view.replay.at(step)
+    return run_view.replay.state_at(step)
