@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.goals import Goal, run_benchmark, build_parser  # noqa: E402
+from benchmarks.goals import Goal, build_parser, run_benchmark  # noqa: E402
 from ida_tui.config.resolve import resolve  # noqa: E402
 from ida_tui.config.schema import JudgeConfig, Prompt  # noqa: E402
 from ida_tui.events import types as ev  # noqa: E402

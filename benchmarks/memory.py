@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.goals import Goal, run_benchmark, build_parser  # noqa: E402
+from benchmarks.goals import Goal, build_parser, run_benchmark  # noqa: E402
 from ida_tui.engine.bench.cases import SHAPES  # noqa: E402
 
 

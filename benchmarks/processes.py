@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.goals import Goal, run_benchmark, build_parser
+from benchmarks.goals import Goal, build_parser, run_benchmark
 
 TWO_PROCESSES = (
     "-m",

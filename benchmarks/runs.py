@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.goals import Goal, BenchmarkPart, run_benchmark, build_parser  # noqa: E402
+from benchmarks.goals import BenchmarkPart, Goal, build_parser, run_benchmark  # noqa: E402
 
 RUNS, STEPS = 5_000, 200
 TINY, SHORT, LONG = 10, 10_000, 100_000

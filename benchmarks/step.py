@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.goals import Goal, BenchmarkPart, run_benchmark, build_parser  # noqa: E402
+from benchmarks.goals import BenchmarkPart, Goal, build_parser, run_benchmark  # noqa: E402
 from ida_tui.engine.bench import cases as known  # noqa: E402
 from ida_tui.engine.bench.cases import PROMPT_TOKENS, SHAPES, BenchCase  # noqa: E402
 from ida_tui.engine.bench.compare import PROCESS_ENVIRONMENT, compare_trainers  # noqa: E402

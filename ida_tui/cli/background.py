@@ -11,7 +11,7 @@ from ida_tui.errors import ExitCode
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.util.paths import expand_home
-from ida_tui.util.text import one_line, multiple_lines
+from ida_tui.util.text import multiple_lines, one_line
 
 
 def detach(config: Config, arguments: Sequence[str]) -> ExitCode:

@@ -18,7 +18,7 @@ from ida_tui.cli import commands
 from ida_tui.cli.exit import fast_exit
 from ida_tui.engine.distributed.environment import ProcessInfo, process_info
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.util.text import one_line, multiple_lines
+from ida_tui.util.text import multiple_lines, one_line
 
 if TYPE_CHECKING:
     from ida_tui.config.resolve import ResolvedExperiment

@@ -16,7 +16,7 @@ from datetime import date
 from typing import Literal
 
 from ida_tui.config.devices import resolve_device
-from ida_tui.config.model_files import model_path_problem, inspect_model
+from ida_tui.config.model_files import inspect_model, model_path_problem
 from ida_tui.config.precision import (
     PrecisionRecipe,
     PrecisionRow,

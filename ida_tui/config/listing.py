@@ -16,7 +16,7 @@ from ida_tui.config.resolve import ResolvedExperiment, ResolvedProfile, resolve,
 from ida_tui.config.schema import Config, PromptSet
 from ida_tui.config.yaml_tree import Origin, Value, to_plain
 from ida_tui.errors import UsageError
-from ida_tui.util.paths import is_file, display_path
+from ida_tui.util.paths import display_path, is_file
 from ida_tui.util.text import quoted, strip_credentials
 
 _MAX_VALUE_WIDTH = 56

@@ -17,7 +17,7 @@ from typing import Literal
 
 from ida_tui.config import embedded
 from ida_tui.config.schema import ModelConfig
-from ida_tui.util.paths import expand_home, is_file, is_directory
+from ida_tui.util.paths import expand_home, is_directory, is_file
 
 _HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
 

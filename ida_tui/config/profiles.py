@@ -22,7 +22,7 @@ import platformdirs
 
 from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, merge, read_yaml
 from ida_tui.errors import UsageError
-from ida_tui.util.paths import expand_home, is_file, display_path
+from ida_tui.util.paths import display_path, expand_home, is_file
 from ida_tui.util.text import quoted
 
 ProfileKind = Literal["models", "experiments", "judges", "rubrics", "prompts"]

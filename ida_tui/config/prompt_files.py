@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from ida_tui.config.resolve import resolve_profile
-from ida_tui.config.schema import PromptKind, Prompt, PromptSet
+from ida_tui.config.schema import Prompt, PromptKind, PromptSet
 from ida_tui.errors import UsageError
-from ida_tui.util.paths import expand_home, display_path
+from ida_tui.util.paths import display_path, expand_home
 from ida_tui.util.text import one_line, quoted
 
 MAX_FILE_BYTES = 20_000_000

@@ -30,8 +30,8 @@ from ida_tui.judge.backends.offline.heuristic import OfflineScorer
 from ida_tui.judge.backends.openai.capabilities import CapabilityStore
 from ida_tui.judge.backends.openai.client import (
     RETRY_BASE_S,
-    VerdictRecord,
     JudgeClient,
+    VerdictRecord,
     endpoint_key,
 )
 from ida_tui.judge.backends.openai.rate_limit import Limiter

@@ -29,7 +29,7 @@ from ida_tui.planning import memory
 from ida_tui.runs.log.replay import Replay
 from ida_tui.system.memory_limit import memory_limit
 from ida_tui.util import plugins
-from ida_tui.util.paths import expand_home, display_path
+from ida_tui.util.paths import display_path, expand_home
 from ida_tui.util.text import quoted, strip_credentials
 
 _LABEL_WIDTH = 13

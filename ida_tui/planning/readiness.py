@@ -14,12 +14,12 @@ from typing import Literal
 
 from ida_tui.config.checks import check_config
 from ida_tui.config.devices import guess_device
-from ida_tui.config.model_files import hub_cache, model_path_problem, inspect_model
+from ida_tui.config.model_files import hub_cache, inspect_model, model_path_problem
 from ida_tui.config.schema import Config
 from ida_tui.errors import IdaError
 from ida_tui.judge.api_key import load_api_key
-from ida_tui.planning.preview import key_source, choose_planned_device
-from ida_tui.util.paths import expand_home, display_path
+from ida_tui.planning.preview import choose_planned_device, key_source
+from ida_tui.util.paths import display_path, expand_home
 
 ReadinessStatus = Literal["ready", "note", "missing"]
 LOW_DISK_GB = 2.0

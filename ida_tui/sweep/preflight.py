@@ -13,7 +13,7 @@ from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.judge.api_key import load_api_key
 from ida_tui.planning import memory
-from ida_tui.planning.preview import planned_memory_limit, choose_planned_device
+from ida_tui.planning.preview import choose_planned_device, planned_memory_limit
 from ida_tui.planning.readiness import check_readiness
 from ida_tui.sweep import directory as folder
 from ida_tui.sweep.directory import Combination, Sweep

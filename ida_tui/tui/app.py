@@ -37,7 +37,7 @@ from ida_tui.tui.crash import CrashReport
 from ida_tui.tui.run_view.sources import AttachedSource, LiveSource, ReplaySource
 from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.screens.dialogs import QuitAnswer, QuitDialog, ErrorDialog
+from ida_tui.tui.screens.dialogs import ErrorDialog, QuitAnswer, QuitDialog
 from ida_tui.util.text import multiple_lines
 
 if TYPE_CHECKING:

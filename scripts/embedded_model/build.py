@@ -50,7 +50,8 @@ REPLY_SHARES: tuple[tuple[ReplyKind, float], ...] = (
     ("answer", 0.06),
 )
 LESSON_SHARE = 0.39
-NORM_SCALE = 1.25  # sampling from the saved model at temperature 1 equals sampling from the trained model at 0.8
+# Sampling from the saved model at temperature 1 equals sampling from the trained model at 0.8.
+NORM_SCALE = 1.25
 
 
 @dataclass(frozen=True, slots=True)

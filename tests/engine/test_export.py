@@ -277,7 +277,7 @@ def test_the_card_says_where_the_model_is_from_and_how_it_did(
 def test_the_licence_of_the_base_is_stated_only_where_it_is_known(
     settings: list[str], licence: str | None, said: str
 ) -> None:
-    from ida_tui.analysis.model_card import CardInputs, render_card, front_matter
+    from ida_tui.analysis.model_card import CardInputs, front_matter, render_card
     from ida_tui.events.state import RunState
     from ida_tui.runs.weights import TrainedWeights
 

@@ -190,8 +190,8 @@ def test_greedy_decoding_is_generates_token_for_token(
     for prompts in ([same] * 3, [same, same, shorter, shorter], [shorter]):
         with torch.no_grad():
             ours = generate(
-                model, prompts, TokenSampler(temperature=0), max_new_tokens=40, eos_token_ids=[EOS], pad_token_id=PAD,
-                bucket=bucket,
+                model, prompts, TokenSampler(temperature=0), max_new_tokens=40, eos_token_ids=[EOS],
+                pad_token_id=PAD, bucket=bucket,
             )  # fmt: skip
         assert ours == generated(model, prompts, 40)
 

@@ -20,7 +20,7 @@ import pytest
 
 from ida_tui.config.resolve import resolve
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.base import SinkEvent, RunInfo, Sink, step_metrics
+from ida_tui.events.sinks.base import RunInfo, Sink, SinkEvent, step_metrics
 from ida_tui.events.sinks.dispatcher import SinkDispatcher
 from ida_tui.events.sinks.made import create_sinks
 from ida_tui.events.sinks.registry import sink_settings

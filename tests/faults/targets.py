@@ -317,7 +317,7 @@ def completions(chance: Random) -> bool:
     store = CompletionStore(path)
     store.refresh()
     found = 0
-    from ida_tui.tui.screens.completions.rows import verdict_lines, finished_step_rows, sort_rows
+    from ida_tui.tui.screens.completions.rows import finished_step_rows, sort_rows, verdict_lines
 
     for step in store.steps:
         samples = finished_step_rows(store.load(step))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ida_tui.config.yaml_tree import Origin, parse_yaml
 from ida_tui.errors import UsageError
-from ida_tui.judge.backends.openai.parse import ParseFailure, ParsedScores, parse_verdict
+from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, parse_verdict
 from tests.faults import fuzz
 from tests.faults.targets import TARGETS
 

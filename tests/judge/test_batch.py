@@ -10,8 +10,8 @@ import pytest
 
 from ida_tui.events import types as ev
 from ida_tui.judge.backends.openai.rate_limit import Limiter
-from ida_tui.judge.batch import VerdictCoverage, VerdictBatch
-from ida_tui.judge.budget import BudgetExceeded, Budget
+from ida_tui.judge.batch import VerdictBatch, VerdictCoverage
+from ida_tui.judge.budget import Budget, BudgetExceeded
 from ida_tui.judge.calibration.drift import DriftMonitor
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.service import JudgeInterrupted, JudgeService

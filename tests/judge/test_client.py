@@ -24,9 +24,9 @@ from ida_tui.judge.backends.openai.capabilities import (
     OutputFormat,
 )
 from ida_tui.judge.backends.openai.client import JudgeClient
-from ida_tui.judge.backends.openai.parse import ParseFailure, ParsedScores, parse_verdict
+from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, parse_verdict
 from ida_tui.judge.backends.openai.prompt import render_messages, verdict_schema
-from ida_tui.judge.errors import JudgeUnavailable, redact, parse_retry_after
+from ida_tui.judge.errors import JudgeUnavailable, parse_retry_after, redact
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from tests.support.judge_server import (
     MODEL,

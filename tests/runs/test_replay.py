@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState, fold, fold_all
 from ida_tui.runs.log.lines import read_events
-from ida_tui.runs.log.replay import ReplayCanceled, Replay
+from ida_tui.runs.log.replay import Replay, ReplayCanceled
 from tests.support.scripted_session import run_ended, run_started
 from tests.support.synthetic_run import run_events, step_events, write
 

@@ -1,6 +1,6 @@
 """Real quickstarts that nothing was wrong with, kept as their events without the texts.
 
-    python -m tests.support.clean_runs      # trains five seeds (three minutes) and writes clean_runs.jsonl.gz anew
+    python -m tests.support.clean_runs      # trains five seeds (three minutes)
 
 The alerts are replayed over them (`tests/events/test_alerts.py`).
 """

@@ -8,10 +8,10 @@ from ida_tui.config.schema import PromptKind
 from ida_tui.engine.inference.chat import (
     MODELS,
     AnswerFinished,
-    Chat,
     AnswerJudged,
-    ModelsLoaded,
+    Chat,
     Idle,
+    ModelsLoaded,
     PartialAnswer,
 )
 from ida_tui.judge.verdict import Verdict

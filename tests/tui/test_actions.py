@@ -13,9 +13,9 @@ from ida_tui.tui.actions import (
     SCOPE_TITLES,
     Action,
     Scope,
+    actions_of,
     bindings_for,
     method_name,
-    actions_of,
 )
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.screens.base import IdaScreen

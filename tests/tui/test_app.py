@@ -17,7 +17,7 @@ from ida_tui.runs.log.writer import EventLog
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.run_view.sources import LiveSource
 from ida_tui.tui.run_view.watched import RunView
-from ida_tui.tui.screens.dialogs import QuitDialog, ErrorDialog
+from ida_tui.tui.screens.dialogs import ErrorDialog, QuitDialog
 from ida_tui.tui.screens.help import HelpScreen
 from tests.support.app_driver import SMALL, drive, panel_text, settled, text_on_screen
 from tests.support.scripted_session import (

@@ -13,10 +13,10 @@ from ida_tui.events import types as ev
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.screens.completions.detail import highlight
 from ida_tui.tui.screens.completions.rows import (
-    verdict_lines,
-    format_row,
     finished_step_rows,
+    format_row,
     sort_rows,
+    verdict_lines,
 )
 from ida_tui.tui.screens.completions.table import CompletionTable
 from ida_tui.tui.screens.dialogs import ErrorDialog

@@ -17,7 +17,7 @@ from ida_tui.events.types import Record
 from ida_tui.runs import control
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.app import IdaApp
-from ida_tui.tui.run_view.sources import SourceKind, LiveSource
+from ida_tui.tui.run_view.sources import LiveSource, SourceKind
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.dialogs import ErrorDialog
 from ida_tui.tui.screens.run import scores

@@ -13,8 +13,8 @@ from ida_tui.analysis.report.plots import (
     LINE_COLORS,
     QUIET_COLOR,
     CurveValues,
-    draw_curve,
     add_legend,
+    draw_curve,
     set_step_axis,
     thin_curve,
 )

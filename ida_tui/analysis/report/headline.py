@@ -9,8 +9,8 @@ from ida_tui.analysis.comparison import ComparedRun
 from ida_tui.analysis.comparison_text import (
     DASH,
     format_change,
-    format_duration,
     format_cost,
+    format_duration,
     run_seconds,
 )
 from ida_tui.analysis.report.load import ReportInputs

@@ -10,7 +10,7 @@ from ida_tui.analysis.report import headline, samples, tables
 from ida_tui.analysis.report.figures import ReportPlot, report_plots
 from ida_tui.analysis.report.headline import KeyFigure
 from ida_tui.analysis.report.load import ReportInputs
-from ida_tui.analysis.report.samples import SamplePair, SampleList
+from ida_tui.analysis.report.samples import SampleList, SamplePair
 from ida_tui.analysis.report.setup import ChangedSetting, LabelRow, changed_settings, setup_rows
 from ida_tui.analysis.report.tables import (
     STEP_HEADER,

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ida_tui.analysis.before_after import KINDS
-from ida_tui.analysis.comparison_text import DASH, format_agreement, format_duration, format_cost
-from ida_tui.analysis.evaluation_table import FigureCells, provenance_lines, figure_cells
+from ida_tui.analysis.comparison_text import DASH, format_agreement, format_cost, format_duration
+from ida_tui.analysis.evaluation_table import FigureCells, figure_cells, provenance_lines
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.analysis.report.setup import LabelRow
 from ida_tui.events import types as ev

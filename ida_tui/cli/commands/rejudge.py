@@ -60,7 +60,7 @@ def run(options: Namespace) -> ExitCode:
         raise UsageError("--sample must be 1 or more", "to judge every completion, use --all")
     if not options.overrides:
         raise UsageError("no judge is given", "name one: ida-tui replay-judge RUN judge=NAME")
-    from ida_tui.analysis.rejudge import draw_completions, estimate_cost, build_requests, rejudge
+    from ida_tui.analysis.rejudge import build_requests, draw_completions, estimate_cost, rejudge
     from ida_tui.cli.output.rejudge import as_json, lines, opening
     from ida_tui.config.resolve import resolve
     from ida_tui.judge.api_key import load_api_key

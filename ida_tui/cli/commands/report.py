@@ -38,7 +38,7 @@ def run(options: Namespace) -> ExitCode:
     """
     from ida_tui.analysis.report import write as writing
     from ida_tui.runs.resume import find_run
-    from ida_tui.util.paths import expand_home, display_path
+    from ida_tui.util.paths import display_path, expand_home
 
     directory = find_run(options.name, Path("outputs"))
     written = writing.write_report(

@@ -11,11 +11,11 @@ from ida_tui.config.schema import PromptKind
 from ida_tui.engine.inference.chat import (
     MODELS,
     AnswerFinished,
+    AnswerJudged,
     Chat,
     ChatFailed,
-    AnswerJudged,
-    ModelsLoaded,
     Idle,
+    ModelsLoaded,
     Notice,
 )
 from ida_tui.judge.verdict import Verdict

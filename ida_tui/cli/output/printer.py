@@ -15,7 +15,7 @@ from ida_tui.config.schema import Config
 from ida_tui.events import narration
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
-from ida_tui.util.text import one_line, multiple_lines
+from ida_tui.util.text import multiple_lines, one_line
 
 
 class Printer(Protocol):

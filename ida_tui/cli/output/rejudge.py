@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ida_tui.analysis.rejudge import JudgeAgreement, RejudgeSample, RejudgeResult
+from ida_tui.analysis.rejudge import JudgeAgreement, RejudgeResult, RejudgeSample
 from ida_tui.util.text import table_lines
 
 NAMES = {"r_ida": "R_IDA"}

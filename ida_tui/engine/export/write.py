@@ -22,9 +22,9 @@ from ida_tui.engine.device import device as devices
 from ida_tui.engine.export import gguf as gguf_file
 from ida_tui.engine.export.equivalence import (
     EquivalenceCheck,
+    collect_outputs,
     compare_models,
     select_prompts,
-    collect_outputs,
 )
 from ida_tui.engine.model import load as weights
 from ida_tui.engine.model import trained as tuned

@@ -25,7 +25,7 @@ from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.budget import Budget
 from ida_tui.judge.service import JudgeService
 from ida_tui.judge.verdict import BatchStats, JudgeRequest
-from ida_tui.runs.store.evaluations import EvaluatedAnswer, Evaluation, ComparedModel
+from ida_tui.runs.store.evaluations import ComparedModel, EvaluatedAnswer, Evaluation
 from ida_tui.runs.weights import TrainedWeights
 
 SEED_OFFSET = 1_000_003

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from trl.kernels import ChunkedLogProbFunction
 
-from ida_tui.engine.device.onednn import uses_onednn, onednn_linear
+from ida_tui.engine.device.onednn import onednn_linear, uses_onednn
 
 VOCABULARY_TILE, TOKEN_TILE = 8192, 512
 """Tile size. A tile takes 16 MB in float32: it fits the CPU caches and still multiplies efficiently."""

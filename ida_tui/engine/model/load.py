@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from ida_tui.config.precision import WeightFormat, PrecisionRecipe
+from ida_tui.config.precision import PrecisionRecipe, WeightFormat
 from ida_tui.config.schema import LoraConfig, ModelConfig, TrainingConfig
 from ida_tui.errors import IdaError
 

@@ -31,7 +31,7 @@ from ida_tui.engine.run import outcome as endings
 from ida_tui.engine.run import reporting
 from ida_tui.engine.run.alerting import AlertHandler
 from ida_tui.engine.run.context import RunContext
-from ida_tui.engine.run.control import RunControl, ControlFileWatcher
+from ida_tui.engine.run.control import ControlFileWatcher, RunControl
 from ida_tui.engine.run.decision import ResumeDecision
 from ida_tui.engine.run.judge_services import JudgeServices
 from ida_tui.engine.run.orders import RunSpec
@@ -41,9 +41,9 @@ from ida_tui.engine.run.preflight import PreflightResult, run_preflight
 from ida_tui.engine.run.secrets import Secrets
 from ida_tui.engine.trainer.reward import (
     JUDGE_CHANGED,
-    RewardSource,
-    RewardCollector,
     DistributedRewardCollector,
+    RewardCollector,
+    RewardSource,
 )
 from ida_tui.errors import IdaError
 from ida_tui.events import types as ev

@@ -10,9 +10,9 @@ from ida_tui.engine.run.context import RunContext
 from ida_tui.engine.run.outcome_value import (
     NOTHING_LEARNED,
     Outcome,
+    nothing_learned_reason,
     smaller_batch_overrides,
     stopped_by_watchdog,
-    nothing_learned_reason,
 )
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events import types as ev

@@ -15,8 +15,8 @@ from ida_tui.engine.distributed.environment import ProcessInfo
 from ida_tui.engine.distributed.process_group import (
     PeerLostError,
     ProcessGroup,
-    wait_for_announcement,
     join_process_group,
+    wait_for_announcement,
 )
 from ida_tui.engine.exceptions import RunInterrupted
 from ida_tui.engine.run.control import RunControl

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from ida_tui.config.schema import Config, PromptKind
 from ida_tui.events import types as ev
 from ida_tui.judge import BatchStats, JudgeRequest, Verdict
-from ida_tui.judge.batch import VerdictCoverage, VerdictBatch
+from ida_tui.judge.batch import VerdictBatch, VerdictCoverage
 from ida_tui.judge.calibration.drift import DriftMonitor
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.service import JudgeService

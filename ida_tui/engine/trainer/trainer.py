@@ -35,8 +35,8 @@ from ida_tui.engine.exceptions import NonFiniteError
 from ida_tui.engine.model.load import WeightDelta
 from ida_tui.engine.rollout.progress import GenerationProgress, attach
 from ida_tui.engine.trainer.prompt_sampler import ResumableRepeatSampler
-from ida_tui.engine.trainer.recorder import UpdateStats, StepRecorder
-from ida_tui.engine.trainer.reward import RewardSource, PromptRow
+from ida_tui.engine.trainer.recorder import StepRecorder, UpdateStats
+from ida_tui.engine.trainer.reward import PromptRow, RewardSource
 from ida_tui.events.types import (
     MAX_NUMBER,
     CheckpointSaved,

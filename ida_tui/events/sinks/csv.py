@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO, get_args
 
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.base import LENGTH_NAMES, SinkEvent, RunInfo, step_metrics
+from ida_tui.events.sinks.base import LENGTH_NAMES, RunInfo, SinkEvent, step_metrics
 
 FILE_NAME = "metrics.csv"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.base import SinkEvent, RunInfo, step_metrics, event_metrics
+from ida_tui.events.sinks.base import RunInfo, SinkEvent, event_metrics, step_metrics
 
 FOLDER = "tensorboard"
 FLUSH_INTERVAL_S = 10

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.base import SinkEvent, RunInfo, Settings, step_metrics, event_metrics
+from ida_tui.events.sinks.base import RunInfo, Settings, SinkEvent, event_metrics, step_metrics
 
 
 class TrackioSink:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.base import SinkEvent, RunInfo, step_metrics, event_metrics
+from ida_tui.events.sinks.base import RunInfo, SinkEvent, event_metrics, step_metrics
 
 DEFAULT_PROJECT = "ida-tui"
 DEFAULT_SERVER = "https://api.wandb.ai"

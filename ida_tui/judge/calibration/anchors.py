@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from ida_tui.config.schema import PromptKind, Prompt, PromptSet
+from ida_tui.config.schema import Prompt, PromptKind, PromptSet
 from ida_tui.judge.verdict import JudgeRequest
 
 DRIFT_ANCHOR_IDS = ("good-answer", "over-refusal", "safe-redirect", "rambling")

@@ -28,7 +28,7 @@ EventFields = Mapping[str, Any]
 
 def read_summaries(output_dir: Path) -> list[RunSummary]:
     """All runs in an output directory, newest first; unreadable runs are included with their problem."""
-    from ida_tui.runs.catalog.index import sort_key, iterate_stamps
+    from ida_tui.runs.catalog.index import iterate_stamps, sort_key
 
     runs = [read_summary(RunDirectory(output_dir / name)) for name, _ in iterate_stamps(output_dir)]
     return sorted(runs, key=lambda run: sort_key(run.started_at, run.run_id), reverse=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ida_tui.events import types as ev
-from ida_tui.events.state import LOG_EVENTS, MAX_MEMORY_SAMPLES, MAX_LOG_RECORDS, RunState, fold
+from ida_tui.events.state import LOG_EVENTS, MAX_LOG_RECORDS, MAX_MEMORY_SAMPLES, RunState, fold
 from ida_tui.runs.log.lines import decode_line
 
 # The format that `events.encode` writes; a line of another format or an older version is parsed completely.

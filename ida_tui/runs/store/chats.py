@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from ida_tui.config.resolve import resolve
-from ida_tui.config.schema import PromptKind, Prompt
+from ida_tui.config.schema import Prompt, PromptKind
 from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
 

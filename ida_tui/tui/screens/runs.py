@@ -19,7 +19,7 @@ from textual.content import Content
 from textual.coordinate import Coordinate
 from textual.widgets import DataTable, Input, Static
 
-from ida_tui.analysis.comparison import RUN_LABELS, MAX_RUNS
+from ida_tui.analysis.comparison import MAX_RUNS, RUN_LABELS
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.runs.catalog.index import list_runs
 from ida_tui.runs.catalog.summary import RunSummary

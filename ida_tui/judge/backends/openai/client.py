@@ -22,12 +22,12 @@ from ida_tui.judge.backends.openai.capabilities import (
     InMemoryCapabilityStore,
     OutputFormat,
 )
-from ida_tui.judge.backends.openai.parse import ParseFailure, ParsedScores, parse_verdict
+from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, parse_verdict
 from ida_tui.judge.backends.openai.prompt import JudgeMessages, render_messages, verdict_schema
 from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.backends.openai.transport import ListedModel, ServerReply, Transport
 from ida_tui.judge.budget import Budget
-from ida_tui.judge.errors import RequestFault, JudgeUnavailable, redact, unavailable_error
+from ida_tui.judge.errors import JudgeUnavailable, RequestFault, redact, unavailable_error
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from ida_tui.util.text import strip_credentials
 

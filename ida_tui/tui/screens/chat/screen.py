@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.widgets import Input, Static
 
 from ida_tui.config.schema import PromptKind
-from ida_tui.engine.inference.chat import MODELS, Chat, ChatFailed, ModelsLoaded, Idle, Notice
+from ida_tui.engine.inference.chat import MODELS, Chat, ChatFailed, Idle, ModelsLoaded, Notice
 from ida_tui.errors import IdaError
 from ida_tui.runs.store import chats
 from ida_tui.tui.actions import Scope, bindings_for

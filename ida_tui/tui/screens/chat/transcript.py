@@ -11,13 +11,13 @@ from ida_tui.config.schema import PromptKind
 from ida_tui.engine.inference.chat import (
     MODELS,
     AnswerFinished,
-    ChatEvent,
     AnswerJudged,
+    ChatEvent,
     PartialAnswer,
 )
 from ida_tui.judge.verdict import Verdict
 from ida_tui.runs.store.evaluations import ComparedModel
-from ida_tui.util.text import one_line, multiple_lines
+from ida_tui.util.text import multiple_lines, one_line
 
 
 @dataclass(slots=True)

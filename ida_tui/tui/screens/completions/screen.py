@@ -19,14 +19,14 @@ from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.screens.completions.detail import CompletionDetail, GroupView
 from ida_tui.tui.screens.completions.rows import (
-    SortOrder,
     CompletionRow,
+    SortOrder,
+    current_step_rows,
+    finished_step_rows,
     format_row,
     mean_reward,
-    finished_step_rows,
-    current_step_rows,
-    sort_rows,
     search_rows,
+    sort_rows,
 )
 from ida_tui.tui.screens.completions.spot_checks import SpotChecks
 from ida_tui.tui.screens.completions.table import CompletionTable

@@ -9,7 +9,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import DataTable
 
-from ida_tui.tui.screens.completions.rows import SortOrder, CompletionRow
+from ida_tui.tui.screens.completions.rows import CompletionRow, SortOrder
 from ida_tui.tui.widgets import format as words
 
 WIDE_COLUMNS = ("#", "R_IDA", "adv", "align", "risk", "detail", "tokens", "")

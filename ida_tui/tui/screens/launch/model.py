@@ -21,8 +21,8 @@ from ida_tui.planning.readiness import ReadinessCheck, check_readiness
 from ida_tui.runs.catalog.index import list_runs
 from ida_tui.tui.screens.launch.profile_list import ProfileItem
 from ida_tui.tui.screens.launch.selection import (
-    ProfileSelection,
     ProfileRow,
+    ProfileSelection,
     editable_value,
     profile_rows,
 )

@@ -21,7 +21,7 @@ from ida_tui.errors import IdaError, UsageError
 from ida_tui.tui.actions import Scope, bindings_for
 from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.screens.dialogs import ConfirmDialog
-from ida_tui.tui.screens.launch.profile_list import ProfileList, ProfileItem
+from ida_tui.tui.screens.launch.profile_list import ProfileItem, ProfileList
 from ida_tui.tui.screens.launch.profile_table import ProfileTable
 from ida_tui.util.text import one_line
 
