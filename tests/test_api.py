@@ -83,9 +83,9 @@ def test_what_cannot_start_is_an_error_and_leaves_nothing_behind() -> None:
     with pytest.raises(IdaError, match="quickstrat") as wrong:
         run("quickstrat")
     assert wrong.value.code == ExitCode.USAGE
-    with pytest.raises(IdaError, match="is no finite number"):
+    with pytest.raises(IdaError, match="is not a finite number"):
         run("quickstart", {"training.learning_rate": float("nan")})
-    with pytest.raises(IdaError, match="is of type object, which is no value"):
+    with pytest.raises(IdaError, match="has type object, which a profile cannot hold"):
         run("quickstart", {"training.max_steps": object()})
     with pytest.raises(IdaError, match="needs an API key") as no_key:
         run("quickstart", {"judge": "gpt-4o-mini"})

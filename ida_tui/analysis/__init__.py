@@ -1,1 +1,1 @@
-"""Comparison of runs: loading (`reading`), and text and JSON for the command and the app (`words`)."""
+"""Comparison of runs: loading, and text and JSON for the command line and the app."""

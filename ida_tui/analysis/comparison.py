@@ -39,7 +39,7 @@ class ComparedRun:
     summary: RunSummary
     state: RunState
     config: Config | None
-    """The resolved profile; None if it could not be read, with the reason in `problem`."""
+    """The resolved profile; None if it could not be read, with the reason in the next field."""
     config_error: str
     evaluation: Evaluation | None
     """The latest saved evaluation; None if there is none."""
@@ -103,7 +103,7 @@ def compare_runs(directories: Sequence[RunDirectory]) -> Comparison:
     """Load runs and compare them.
 
     Raises:
-        UsageError: there are fewer than 2 or more than `MOST` runs, or a run is given twice or unreadable.
+        UsageError: there are too few or too many runs, or a run is given twice or unreadable.
     """
     if not 2 <= len(directories) <= MAX_RUNS:
         raise UsageError(
@@ -201,7 +201,7 @@ def _find_differences(runs: Sequence[ComparedRun]) -> list[ConfigDifference]:
     ]
 
 
-# --- warnings ----------------------------------------------------------------------
+# --- warnings -----------------------------------------------------------------------------------
 
 
 def _find_warnings(runs: Sequence[ComparedRun]) -> list[str]:

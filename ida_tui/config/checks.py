@@ -1,6 +1,6 @@
 """Cross-checks of a resolved experiment, with a suggested fix for each finding.
 
-`check` returns findings: errors prevent the run before anything is loaded; notes are only printed.
+Errors prevent the run before anything is loaded; notes are only printed.
 """
 
 from __future__ import annotations

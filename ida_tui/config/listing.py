@@ -123,21 +123,21 @@ def render_values(resolved: ResolvedExperiment | ResolvedProfile) -> str:
 
 def _load_entry(kind: ProfileKind, name: str, file: Path) -> ProfileEntry:
     shipped = profiles.shipped_root() / kind / file.name
-    own = shipped.parent != file.parent
-    hides = own and is_file(shipped)
+    is_users = shipped.parent != file.parent
+    hides = is_users and is_file(shipped)
     try:
         node = profiles.load_profile(kind, name)
-        if own and kind == "experiments":
+        if is_users and kind == "experiments":
             resolve(name, verify=False)
-        elif own:
+        elif is_users:
             resolve_profile(kind, name)
     except UsageError as error:
         location = f"{error.where}: " if error.where else ""
-        return ProfileEntry(kind, name, "", file, own, hides, f"{location}{error.title}")
+        return ProfileEntry(kind, name, "", file, is_users, hides, f"{location}{error.title}")
     values = to_plain(node)
     description = values.get("description") if isinstance(values, dict) else None
     return ProfileEntry(
-        kind, name, description if isinstance(description, str) else "", file, own, hides
+        kind, name, description if isinstance(description, str) else "", file, is_users, hides
     )
 
 

@@ -1,7 +1,7 @@
 """Inspection of a model's local files, without torch and without downloads.
 
-`weights` reports what is known about a model; `unusable` reports why a path cannot be a model. Only JSON
-files and the headers of weight files are read.
+The module reports sizes, data type and location of a model, and why a path cannot be a model. Only JSON files
+and the headers of weight files are read.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Supported combinations of device, method, weight format, autocast and optimizer.
 
-A profile's settings must match a row of `TABLE`; otherwise `ida_tui.config.checks` rejects them and suggests the
+A profile's settings must match a row of the table; otherwise `ida_tui.config.checks` rejects them and suggests the
 closest row. fp16 autocast on the CPU, which does not exist, is replaced by float32 with a note in the log.
 `tests/engine/test_precision.py` trains every row and shows that the omitted combinations fail.
 """
@@ -120,7 +120,7 @@ class PrecisionRecipe:
 
 
 def resolve_precision(config: Config, device: DeviceName) -> PrecisionRecipe:
-    """The recipe for a profile on a device; `nearest` checks whether it is supported."""
+    """The data types and optimizer for a profile on a device, whether supported or not."""
     training, notes = config.training, []
     if device == "cpu" and training.fp16 is True:
         # accelerate would silently ignore it.

@@ -73,7 +73,7 @@ def find_profile(
     """The file of a profile.
 
     Args:
-        kind: one of `KINDS`.
+        kind: the kind of the profile.
         name: a profile's name, or a path ending in .yaml. A relative path is resolved against the
             folder of the file that contains it, then against the working directory.
         named_at: the origin of the name.

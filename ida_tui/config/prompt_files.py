@@ -56,7 +56,7 @@ class EvaluationPrompts:
     prompts: tuple[Prompt, ...]
 
     def without_trained(self, trained: Iterable[Prompt]) -> EvaluationPrompts:
-        """The prompts not in `trained`, without duplicates, compared by `normalised` text."""
+        """The prompts not in `trained`, without duplicates, compared by normalized text."""
         seen = {normalize_prompt(prompt.text) for prompt in trained}
         remaining = []
         for prompt in self.prompts:

@@ -252,7 +252,7 @@ def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
 
 
 def _set_value(node: Node, path: Sequence[str], value: Node, full_key: str) -> Node:
-    """`node` with `value` set at the path `parts`; mappings are merged, other values replaced."""
+    """A copy of `node` with `value` set at a path; mappings are merged, other values replaced."""
     if not path:
         return merge(node, value, SECTIONS)
     head, rest = path[0], path[1:]

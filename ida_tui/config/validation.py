@@ -143,7 +143,7 @@ def _value_path(values: Value | Mapping[str, Value], problem: ErrorDetails) -> l
 
 
 def origin_of(origins_by_key: Mapping[str, Origin], key: str) -> Origin:
-    """The origin of a key, else the origin of its nearest written section, else `DEFAULT`."""
+    """The origin of a key, else of its nearest written section, else the origin of a default."""
     if key in origins_by_key:
         return origins_by_key[key]
     while key:

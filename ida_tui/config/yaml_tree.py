@@ -1,7 +1,7 @@
 """Safe YAML reader and writer that records the file and line of every value.
 
-`read` and `parse` return a tree of `Node`s, each with its `Origin`; `plain` and `origins` convert a
-tree into values and into origins, and `dump` writes plain values. Only plain types are accepted, and
+Reading a file or a text gives a tree of `Node`s, each with its `Origin`. A tree converts to plain values
+and to origins by dotted key, and plain values convert to YAML text. Only plain types are accepted, and
 size, depth and number of values are limited. All errors raise a `UsageError` with file and line.
 """
 
@@ -202,7 +202,7 @@ def parse_yaml(text: str, origin: Origin) -> Node:
 
 
 def dump_yaml(value: Value) -> str:
-    """Plain values as YAML text that `parse` reads back unchanged."""
+    """Plain values as YAML text that reads back unchanged."""
     return yaml.dump(
         value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100, indent=2
     )

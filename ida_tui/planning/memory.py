@@ -27,7 +27,7 @@ Measured for glibc, where it is 0.1 to 0.7 depending on the processor, because t
 unknown for mps and cuda, where 0 is used.
 """
 RECOMPUTED_ALLOCATOR_SLACK = 1.6
-"""`SLACK` on the CPU with recomputed activations, where little memory is in use, mostly briefly."""
+"""The same overhead on the CPU with recomputed activations, where little memory is in use, mostly briefly."""
 DEFAULT_STORED_DTYPE = "bfloat16"
 """Assumed data type of weight files that are not downloaded yet."""
 OPTIMIZER_STATE_FACTOR = {"adafactor": 0.02, "adamw_kahan": 3.0}
@@ -106,13 +106,13 @@ def plan(config: Config, device: DeviceName) -> MemoryPlan | None:
 
 
 PLANNING_SHARE = 0.7
-"""Share of the limit that `chosen` may use; the rest is for the system, the judge and the screen."""
+"""Share of the limit to plan for; the rest is for the system, the judge and the screen."""
 
 
 def resolve_auto(config: Config, device: DeviceName, limit_bytes: float) -> Config:
     """The profile with `auto` settings resolved: batch size and gradient checkpointing.
 
-    Selects the fastest combination whose plan is at most `COMFORT` of the limit, or the smallest if none
+    Selects the fastest combination whose plan is at most 70% of the limit, or the smallest if none
     is. All combinations train the same step.
 
     Args:
@@ -169,7 +169,7 @@ def resolve_limit(config: Config, machine_bytes: float) -> float:
 
 
 def reduction_hint(config: Config, device: DeviceName, limit_bytes: float) -> str:
-    """Hint lines with changes that make the plan fit into `most` bytes."""
+    """Hint lines with changes that make the plan fit into a number of bytes."""
     options = reductions(config, device)
     fits = next((saving for saving in options if saving.peak_bytes <= limit_bytes), None)
     lines = []

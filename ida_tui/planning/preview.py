@@ -194,10 +194,10 @@ def _training_rows(config: Config) -> Iterator[tuple[str, str]]:
         f" {training.gradient_accumulation_steps}, activations"
         f" {'stored' if training.gradient_checkpointing is False else 'recomputed'}",
     )
-    most = training.completions_per_step * training.max_completion_length
+    sampled_tokens = training.completions_per_step * training.max_completion_length
     yield (
         "tokens",
-        f"at most {training.max_completion_length} per completion, {most:,} sampled per step",
+        f"at most {training.max_completion_length} per completion, {sampled_tokens:,} sampled per step",
     )
     sampling = [f"temperature {training.temperature:g}"]
     if training.top_p < 1:
@@ -303,16 +303,16 @@ def _memory_rows(
     if planned is None:
         yield "memory", "unknown: the model's layer sizes are not known before it is downloaded"
         return
-    most = planned_memory_limit(config)
+    limit_bytes = planned_memory_limit(config)
     measured = narration.measured_memory(previous_run) if previous_run else {}
     lines = [f"peak: about {planned.peak_bytes / 1e9:.1f} GB"]
-    configured_limit = None if config.limit_gb == "auto" else most
+    configured_limit = None if config.limit_gb == "auto" else limit_bytes
     lines += narration.memory_table(planned.as_rows(), configured_limit, measured)
     if previous_run is not None and previous_run.run is not None and measured:
         lines.append(f"measured in the latest run, {previous_run.run.run_id}")
-    if planned.peak_bytes > most:
+    if planned.peak_bytes > limit_bytes:
         lines.append("over the limit; to make it fit:")
-        lines += memory.reduction_hint(config, device, most).splitlines()
+        lines += memory.reduction_hint(config, device, limit_bytes).splitlines()
     yield "memory", "\n".join(lines)
 
 

@@ -112,16 +112,16 @@ class Course:
 
     def _begin(self, trial: Standing) -> bool:
         """Start the process of a run; False if no budget is left for it."""
-        cap = None
+        cost_limit = None
         if self.sweep.budget is not None and trial.stage != "live":
             config = self._config(trial)
             if config.judge.kind != "offline":
-                cap = self._cap(trial, config.budget)
-                if cap is None:
+                cost_limit = self._cap(trial, config.budget)
+                if cost_limit is None:
                     self.paused = f"the sweep's budget of ${self.sweep.budget:g} is spent"
                     return False
         try:
-            child = children.begin(self.sweep, trial.number, trial.run, cap)
+            child = children.begin(self.sweep, trial.number, trial.run, cost_limit)
         except OSError as error:
             raise IdaError(
                 f"could not start {named(trial.values)}: {error.strerror or error}",
@@ -129,9 +129,9 @@ class Course:
             ) from None
         self._active[trial.number] = child
         if child.process is None:
-            cap = self._own_cap(trial)
-        if cap is not None:
-            self._caps[trial.number] = cap
+            cost_limit = self._own_cap(trial)
+        if cost_limit is not None:
+            self._caps[trial.number] = cost_limit
         if child.process is None:
             action = "still running from an interrupted sweep; waiting for it"
         elif trial.run is not None:
@@ -179,7 +179,7 @@ class Course:
         if not child.over(self._reader.one(number).run):
             return
         del self._active[number]
-        cap = self._caps.pop(number, None)
+        cost_limit = self._caps.pop(number, None)
         code = child.process.returncode if child.process is not None else None
         trial = self._reader.one(number)
         if trial.stage == "waiting" and code is not None and code > 0:
@@ -195,10 +195,10 @@ class Course:
         ended = trial.state.ended if trial.state is not None else None
         if trial.stage == "judge_unavailable" and ended is not None:
             self.paused = ended.message
-            if cap is not None:
+            if cost_limit is not None:
                 committed = allowance.spent(self._reader.all(), self._caps)
                 self.paused += (
-                    f" (the run's limit was ${cap:.4f} of the sweep's ${self.sweep.budget:g}, of which"
+                    f" (the run's limit was ${cost_limit:.4f} of the sweep's ${self.sweep.budget:g}, of which"
                     f" ${committed:.4f} is spent or reserved)"
                 )
 

@@ -73,8 +73,10 @@ class Queue:
             # If an earlier process was killed while enqueueing, enqueue the rest.
             existing = len(self._study.get_trials(deepcopy=False))
             for number, combination in list(enumerate(sweep.combinations))[existing:]:
-                config = str(sweep.config(number).relative_to(sweep.path))
-                self._study.enqueue_trial(dict(combination.values), user_attrs={"config": config})
+                config_path = str(sweep.config(number).relative_to(sweep.path))
+                self._study.enqueue_trial(
+                    dict(combination.values), user_attrs={"config": config_path}
+                )
 
     def asked(self) -> list[int]:
         """The combinations that were asked for and have no result yet, in order."""

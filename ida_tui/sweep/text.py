@@ -219,7 +219,7 @@ def _ahead(results: Table, ahead: Ahead) -> list[str]:
     ]
 
 
-def _less_safe(found: Table, ahead: Ahead) -> list[str]:
+def _less_safe(results: Table, ahead: Ahead) -> list[str]:
     """A warning if the best setting declines fewer unsafe prompts than the next."""
     difference = between(ahead.best, ahead.next, "unsafe_declined")
     if difference is None or difference.value > -SMALL:

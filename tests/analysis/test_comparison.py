@@ -98,9 +98,9 @@ def test_another_formula_tells_what_would_have_changed(
 ) -> None:
     done = ida_tui_here("rescore", str(run.path), "formula=align-only")
     assert done.code == 0, done.err
-    assert "re-scored by align-only" in done.out
+    assert "rescored with align-only" in done.out
     assert "2,560 completions with scores in 40 steps" in done.out
-    assert "another sign of its advantage" in done.out
+    assert "sign of advantage changes" in done.out
 
 
 def test_a_wrong_word_is_named(run: RunDirectory, ida_tui_here: Any) -> None:

@@ -129,7 +129,7 @@ def test_a_run_without_an_event_and_one_with_a_broken_line_are_refused(
     empty = ida_tui_here("report", str(RUN))
 
     assert (broken.code, empty.code) == (2, 2)
-    assert "cannot be read" in broken.err
+    assert "could not read" in broken.err
     assert "has no events yet" in empty.err
 
 
@@ -151,7 +151,7 @@ def test_the_page_says_what_became_of_the_run(finished: RunDirectory) -> None:
     for shown in (words(page), text.replace("\\", "")):
         assert "The reward rose: R_IDA 0.363 (first 3 steps) → 0.737 (last 3 steps)." in shown
         assert "There is no evaluation yet" in shown
-        assert "not a model" in shown or "no model&#39;s opinion" in shown
+        assert "not a model" in shown
         assert "No alert was raised." in shown
         assert "6 of 6" in shown
         assert "ida-tui --run config.yaml" in shown
@@ -204,7 +204,7 @@ def test_a_run_that_had_not_begun_to_train_has_a_page_without_curves(
 
     said = words(page)
     assert "No step finished, so nothing was learned." in said
-    assert "there is nothing to draw" in said
+    assert "there is nothing to plot" in said
     assert "No completion was judged." in said
     assert "has no config.yaml" in said
     assert str(RUN.resolve()) not in page
@@ -257,11 +257,11 @@ def test_a_persons_word_and_the_judges_cost_are_on_it(finished: RunDirectory) ->
     page, _ = made(finished)
 
     said = words(page)
-    assert "2 of 3 (67 %, 21 to 94)" in said
+    assert "2 of 3 (67%, 21 to 94)" in said
     assert "median 0.50 s over the steps, 95th percentile up to 0.90 s" in said
     assert "Scored by gpt-4o-mini" in said
     assert "Latency of a verdict" in said
-    assert "no model" not in said
+    assert "not a model" not in said
 
 
 def test_what_has_no_verdict_is_counted_and_nowhere_a_score(finished: RunDirectory) -> None:

@@ -136,7 +136,7 @@ def test_what_the_checkpoint_was_made_with_cannot_change(ida_tui_here: Any) -> N
     for change in ("training.method=full", "lora.r=4", "training.num_generations=4"):
         done = ida_tui_here("resume", str(directory.path), change)
         assert done.code == 2
-        assert "cannot change in the middle of a run" in done.err
+        assert "cannot change when a run is resumed" in done.err
 
 
 def test_a_run_that_goes_on_in_its_third_epoch_has_the_third_epochs_order_of_prompts() -> None:

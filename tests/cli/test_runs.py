@@ -43,7 +43,10 @@ def test_the_runs_are_listed_newest_first_with_what_became_of_them(ida_tui_here:
         ["‖", "quickstart/20260102-000000", "interrupted"],
         ["✓", "quickstart/20260101-000000", "done"],
     ]
-    assert ida_tui_here("runs", "oblit-1").out == "no runs here yet: ida-tui --run quickstart\n"
+    assert (
+        ida_tui_here("runs", "oblit-1").out
+        == "No runs found. Start one with: ida-tui --run quickstart\n"
+    )
     assert len(ida_tui_here("runs", "quickstart").out.splitlines()) == 3
     newest = ida_tui_here("runs", "--json").events[0]
     assert newest["run_id"] == "20260103-000000"
@@ -54,13 +57,13 @@ def test_only_the_newest_are_shown_unless_all_are_asked_for(ida_tui_here: Any) -
         made(f"20260101-0000{number:02}")
     lines = ida_tui_here("runs").out.splitlines()
     assert len(lines) == 31
-    assert lines[-1] == "… and 5 older ones: ida-tui runs --all"
+    assert lines[-1] == "… and 5 older runs; list them with: ida-tui runs --all"
     assert len(ida_tui_here("runs", "--all").out.splitlines()) == 35
 
 
 def test_without_runs_it_says_how_to_start_one(ida_tui_here: Any) -> None:
     done = ida_tui_here("runs")
-    assert (done.code, done.out) == (0, "no runs here yet: ida-tui --run quickstart\n")
+    assert (done.code, done.out) == (0, "No runs found. Start one with: ida-tui --run quickstart\n")
 
 
 def test_what_has_not_changed_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:

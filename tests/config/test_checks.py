@@ -146,7 +146,7 @@ def test_a_judge_that_is_soon_retired_is_noted_in_time():
     assert notes(config(judge=judge)) == []
     soon = notes(config(judge=judge), today=date(2026, 8, 1))
     assert soon == ["m retires on 2026-08-15 (14 days)"]
-    assert "was due" in notes(config(judge=judge), today=date(2027, 1, 1))[0]
+    assert "was scheduled to retire" in notes(config(judge=judge), today=date(2027, 1, 1))[0]
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def test_resume_lets_a_run_go_on_that_another_process_has_paused(ida_tui_here: A
     ida_tui_here("attach", "quickstart", "--pause")
     next_of(run, "RunPaused")
     done = ida_tui_here("resume", "quickstart")
-    assert (done.code, done.out) == (0, "✓ asked: the process that holds it goes on\n")
+    assert (done.code, done.out) == (0, "✓ Resume requested; the paused process continues\n")
     next_of(run, "RunResumed")
     run.send_signal(signal.SIGTERM)
     run.communicate(timeout=30)
@@ -281,7 +281,7 @@ def test_attach_says_when_a_run_died_and_how_to_go_on(ida_tui_here: Any) -> None
     run.communicate()
     done = ida_tui_here("attach", "quickstart", "--lines")
     assert done.code == 1
-    assert "✗ it died without a word" in done.err
+    assert "✗ the run died: " in done.err
     assert "ida-tui resume" in done.err
 
 
@@ -289,7 +289,7 @@ def test_a_run_that_nobody_trains_cannot_be_asked(ida_tui_here: Any) -> None:
     assert ida_tui_here("--run", *SHORT, "training.max_steps=1").code == 0
     done = ida_tui_here("attach", "quickstart", "--pause")
     assert done.code == 2
-    assert "nobody trains outputs/quickstart/" in done.err
+    assert "no process is training outputs/quickstart/" in done.err
     assert ida_tui_here("attach", "nothing").code == 2
 
 

@@ -228,7 +228,7 @@ def test_several_processes_are_for_runs_in_the_foreground(
 ) -> None:
     refused = ida_tui_here(*words, RANK="0", WORLD_SIZE="2")
     assert refused.code == ExitCode.USAGE
-    assert "2 processes are for a run or its resumption" in refused.err
+    assert "2 processes can only train or resume a run" in refused.err
 
 
 def test_what_a_launcher_sets_is_read_and_nonsense_is_refused(

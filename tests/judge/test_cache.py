@@ -322,6 +322,6 @@ def test_the_cache_command_shows_exports_and_clears(tmp_path: Path, ida_tui_here
     row = json.loads(Path("verdicts.jsonl").read_text(encoding="utf-8"))
     assert (row["align"], row["judge"], row["served_model"]) == (6.5, "m at host", "m-1")
     assert ida_tui_here("cache", "export", "verdicts.jsonl").code == 2
-    assert ida_tui_here("cache", "clear").code == 2  # nobody is there to be asked
-    assert "1 verdicts forgotten" in ida_tui_here("cache", "clear", "--yes").out
+    assert ida_tui_here("cache", "clear").code == 2  # stdin is not a terminal
+    assert "1 verdicts deleted" in ida_tui_here("cache", "clear", "--yes").out
     assert "verdicts  0" in ida_tui_here("cache", "show").out

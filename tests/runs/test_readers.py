@@ -354,7 +354,7 @@ def test_a_run_with_a_link_in_it_is_not_gone_on_with(directory: RunDirectory) ->
     append(directory.events, line(0, run_started(directory.path, 10)))
     directory.checkpoints.symlink_to(Path("elsewhere").absolute())
 
-    with pytest.raises(UsageError, match="checkpoints in run is no file or folder"):
+    with pytest.raises(UsageError, match="checkpoints in run is not a regular file or folder"):
         resumption.find_resume_point(directory)
 
 

@@ -75,13 +75,13 @@ def test_a_comma_in_brackets_or_quotes_parts_nothing(text: str, values: tuple[st
 @pytest.mark.parametrize(
     ("typed", "title"),
     [
-        (["seed=0"], "nothing is varied"),
-        (["seed=0,,1"], "has a comma with no value beside it"),
+        (["seed=0"], "no key is varied"),
+        (["seed=0,,1"], "has an empty value between commas"),
         (["seed=0,1,0"], '"0" is given twice'),
         (["seed=0,1", "seed=2"], "seed is given twice"),
         (["seed"], "is not key=value"),
         (["output_dir=a,b"], "output_dir cannot be varied"),
-        (["seed=" + ",".join(map(str, range(1001)))], "that is 1,001 runs"),
+        (["seed=" + ",".join(map(str, range(1001)))], "1,001 combinations are too many"),
         ([f"{RATES}=1e-3,0.001"], "learning_rate=0.001 is the same run as learning_rate=1e-3"),
         ([f"{RATES}=1e-3,fast", "seed=0,1"], "learning_rate=fast seed=0: "),
         (["judge=offline,nobody"], "judge=nobody: there is no judge profile named"),
@@ -99,7 +99,7 @@ def test_whatever_is_wrong_is_one_error_before_anything_is_written(
 
 
 def test_a_combination_that_does_not_fit_is_refused_by_name() -> None:
-    with pytest.raises(IdaError, match=r"seed=0 limit_gb=0.5: it is planned to take") as error:
+    with pytest.raises(IdaError, match=r"seed=0 limit_gb=0.5: planned memory is") as error:
         planning.planned("quickstart", ["seed=0,1", "limit_gb=8,0.5"])
 
     assert error.value.code is ExitCode.OUT_OF_MEMORY
@@ -148,14 +148,14 @@ def test_the_table_has_means_with_intervals_over_seeds() -> None:
     interval = slow.figures["r_ida_last"]
     assert interval.value == pytest.approx(0.62)
     assert interval.high - interval.value == pytest.approx(4.302653 * 0.02 / 3**0.5, abs=1e-6)
-    assert words.cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100 ±0 %")
+    assert words.cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100 ±0%")
     # By seed they are 0.15, 0.17 and 0.13 apart, seeds told apart by their numbers and not by their order.
     assert found.ahead.best is fast
     assert found.ahead.difference.value == pytest.approx(0.15)
     assert found.ahead.difference.low == pytest.approx(0.15 - 4.302653 * 0.02 / 3**0.5, abs=1e-6)
     assert words.verdict(found) == [
         "Best by R_IDA of the last steps: learning_rate=2e-3, +0.150 over learning_rate=1e-3"
-        " (95 % interval +0.100 to +0.200 over 3 seeds): more than the seeds' noise."
+        " (95% interval +0.100 to +0.200 over 3 seeds): larger than the noise of the seeds."
     ]
 
 
@@ -165,7 +165,7 @@ def test_a_difference_that_seeds_alone_could_make_is_called_noise() -> None:
         [Made(0.60), Made(0.75), Made(0.80), Made(0.70), Made(0.70), Made(0.72)],
     )
 
-    assert "no more than the seeds' noise" in words.verdict(told(one))[0]
+    assert "within the noise of the seeds" in words.verdict(told(one))[0]
 
 
 def test_one_seed_tells_nothing_of_noise() -> None:
@@ -174,7 +174,7 @@ def test_one_seed_tells_nothing_of_noise() -> None:
     found = told(one)
 
     assert words.cells(found.settings[0])[1] == "0.250 → 0.600"
-    assert "With one seed nobody can tell that from chance" in words.verdict(found)[0]
+    assert "One seed cannot separate this from chance" in words.verdict(found)[0]
     assert words.as_values(found)["best"]["difference"] == {
         "mean": pytest.approx(0.15), "low": None, "high": None,
     }  # fmt: skip
@@ -188,7 +188,9 @@ def test_a_lucky_seed_that_only_one_setting_has_had_makes_it_no_winner() -> None
     found = told(one)
 
     assert dict(found.ahead.best.values) == {RATES: "2e-3"}
-    assert words.verdict(found)[-1] == "1 of 4 runs are not over: this is how it stands so far."
+    assert (
+        words.verdict(found)[-1] == "1 of 4 runs are not finished: these results are preliminary."
+    )
 
 
 def test_a_best_setting_that_declines_less_is_said_to() -> None:
@@ -198,8 +200,7 @@ def test_a_best_setting_that_declines_less_is_said_to() -> None:
     )
 
     assert (
-        words.verdict(told(one))[-1]
-        == "! But it declines 10 points fewer unsafe requests than that."
+        words.verdict(told(one))[-1] == "! But it declines unsafe prompts less often, by 10 points."
     )
 
 
@@ -207,7 +208,7 @@ def test_rewards_of_two_judges_are_not_ranked() -> None:
     one = made_up({"judge": ("offline", "ollama")}, [Made(0.60), Made(0.75)])
 
     assert told(one).ahead is None
-    assert "their rewards do not compare" in words.verdict(told(one))[0]
+    assert "their rewards are not comparable" in words.verdict(told(one))[0]
 
 
 def test_a_run_that_failed_is_a_row_that_counts_in_no_mean() -> None:
@@ -239,7 +240,7 @@ def test_a_sweep_is_shown_without_optuna_and_its_runs_are_listed_once(
     shown = ida_tui_here("sweep", "--show")
 
     assert shown.code == 0
-    assert "as the profile has it" in shown.out
+    assert "profile values" in shown.out
     assert f"ida-tui sweep --resume outputs/sweeps/{one.sweep_id}" in shown.out
     assert json.loads(ida_tui_here("sweep", "--show", "quickstart", "--json").out)["keys"] == {
         "seed": ["0", "1"]
@@ -301,7 +302,7 @@ def test_only_one_process_carries_a_sweep_out(ida_tui_here: Any) -> None:
         done = ida_tui_here("sweep", "--resume")
 
     assert done.code == ExitCode.USAGE
-    assert "is carried out now, by another process" in done.err
+    assert "another process is running the sweep" in done.err
 
 
 def test_a_study_that_is_lost_is_made_anew_from_the_runs(ida_tui_here: Any) -> None:
@@ -313,7 +314,7 @@ def test_a_study_that_is_lost_is_made_anew_from_the_runs(ida_tui_here: Any) -> N
     done = ida_tui_here("sweep", "--resume")
 
     assert damaged.code == ExitCode.FAILED
-    assert f"take outputs/sweeps/{one.sweep_id}/optuna.sqlite3 away" in damaged.err
+    assert f"delete outputs/sweeps/{one.sweep_id}/optuna.sqlite3" in damaged.err
     assert done.code == 0
     assert "✓ All 2 runs are done" in done.out
 
@@ -414,14 +415,16 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends_with_its_table(
     for line in sweep.stdout:
         if line.startswith("● 3/4"):
             break
-        assert not line.startswith("● 2/4") or "goes on by itself" in line
+        assert not line.startswith("● 2/4") or "still running from an interrupted sweep" in line
     # Stopped: its run saves a checkpoint first.
     until('"RunStarted"', 2)
     sweep.terminate()
     said = sweep.stdout.read()
     assert sweep.wait() == ExitCode.INTERRUPTED
     assert "‖ 3/4 learning_rate=1e-3 seed=1 stopped at step" in said
-    assert "! Stopped, 2 of 4 runs done. Go on: ida-tui sweep --resume outputs/sweeps/" in said
+    assert (
+        "! Stopped; 2 of 4 runs done. Resume with: ida-tui sweep --resume outputs/sweeps/" in said
+    )
 
     done = ida_tui_here("sweep", "--resume", "--json")
 

@@ -101,8 +101,8 @@ def test_going_on_with_a_run_that_was_killed_says_so_and_what_is_safe(ida_tui_he
     run.communicate()
     done = ida_tui_here("resume", "quickstart", "training.max_steps=3")
     assert done.code == 0, done.err
-    assert "! it died: " in done.err
-    assert "is safe on disk; going on from there" in done.err
+    assert "! the run died: " in done.err
+    assert "is saved on disk; resuming from there" in done.err
 
 
 # --- the GPU's watchdog ---------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """Run report as one HTML page and one Markdown file.
 
-`writing.write` is the entry point: `reading` loads the run directory, `page` builds the content, `figures`
-draws the plots, and the templates render the result.
+The report is loaded from the run directory, converted to page content with plots, and rendered by two
+templates.
 """

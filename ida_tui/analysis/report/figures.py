@@ -312,7 +312,7 @@ def _latency_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
         yield _make_plot(figure, "Latency of a verdict", summary, "", points.steps_per_point)
 
 
-# --- helpers ----------------------------------------------------------------------------
+# --- helpers ----------------------------------------------------------------------------------
 
 
 def _stacked_plot(

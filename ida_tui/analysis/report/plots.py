@@ -46,7 +46,7 @@ class CurvePoints(NamedTuple):
 def thin_curve(
     steps: Sequence[float], values: CurveValues, *, use_maximum: bool = False
 ) -> CurvePoints:
-    """A curve of at most `MOST_POINTS` points, each the mean, or the maximum, of consecutive steps."""
+    """A curve with a limited number of points, each the mean, or the maximum, of consecutive steps."""
     steps_per_point = max(1, -(-len(steps) // MAX_POINTS))
     xs, ys = [], []
     for start in range(0, len(steps), steps_per_point):
@@ -102,12 +102,12 @@ def draw_curve(
     width: float = 1.6,
     alpha: float = 1,
 ) -> None:
-    """Draw one curve; `number` selects color and dash pattern, so curves differ without color too."""
-    few = len(points.steps) <= MAX_MARKED_POINTS
+    """Draw one curve; its number selects color and dash pattern, so curves differ without color too."""
+    show_markers = len(points.steps) <= MAX_MARKED_POINTS
     axes.plot(
         points.steps, points.values, DASH_PATTERNS[style_index % len(DASH_PATTERNS)], color=LINE_COLORS[style_index],
         label=label or None, linewidth=width, alpha=alpha, clip_on=False,
-        marker="o" if few else None, markersize=2.2,
+        marker="o" if show_markers else None, markersize=2.2,
     )  # fmt: skip
 
 

@@ -70,7 +70,7 @@ class _TopCompletions:
             heapq.heapreplace(ranked, entry)
 
     def top(self, excluding: Sequence[Completion] = ()) -> tuple[Completion, ...]:
-        """The highest-ranked completions except `without`, from as many prompts as possible."""
+        """The highest-ranked completions, except those given, from as many prompts as possible."""
         excluded = {
             (item.finished.step, item.finished.group, item.finished.index) for item in excluding
         }

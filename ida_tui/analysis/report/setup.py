@@ -15,7 +15,7 @@ UNKNOWN = "unknown"
 EXCLUDED_KEYS = ("name", "seed", "model.", "judge.", "rubric.", "prompts.", "output_dir")
 """Key prefixes that are shown in the setup table, or are data rather than settings."""
 INCLUDED_KEYS = ("judge.samples", "judge.temperature", "judge.max_unscored", "judge.concurrency")
-"""Exceptions to `ELSEWHERE` that are listed as changed settings."""
+"""Exceptions to the excluded keys; these are listed as changed settings."""
 
 
 class LabelRow(NamedTuple):

@@ -24,9 +24,9 @@ def lines(comparison: Comparison) -> list[str]:
         out += ["", f"{TITLES[name]} over {comparison.steps} steps (scale 0 to {HIGHEST[name]:g})"]
         for letter, run in zip(labels, comparison.runs, strict=True):
             values = run.curve(name)
-            sparkline = curve(values, low=0, high=HIGHEST[name], steps=comparison.steps)
+            drawing = curve(values, low=0, high=HIGHEST[name], steps=comparison.steps)
             newest = next((v for v in reversed(values) if v is not None), None)
             digits = 3 if name == "r_ida" else 1
             newest_text = "–" if newest is None else f"{newest:.{digits}f}"
-            out.append(f"  {letter}  {sparkline}  {newest_text}")
+            out.append(f"  {letter}  {drawing}  {newest_text}")
     return out

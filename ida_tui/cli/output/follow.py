@@ -42,7 +42,7 @@ def follow(directory: RunDirectory, *, as_json: bool) -> ExitCode:
             if state.ended is not None and not alive:
                 return _code(state.ended.exit_code)
             if not alive and not records:
-                printer.say(f"✗ The run died: {likely_cause(state)}")
+                printer.say(f"✗ the run died: {likely_cause(state)}")
                 printer.say(f"  resume with: ida-tui resume {directory.path}")
                 return ExitCode.FAILED
             if not records:

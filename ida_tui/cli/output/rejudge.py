@@ -76,7 +76,7 @@ def _cells(agreement: JudgeAgreement) -> tuple[str, ...]:
 
 
 def as_json(
-    name: str, drawn: RejudgeSample, judge: str, seed: int, found: RejudgeResult
+    name: str, drawn: RejudgeSample, judge: str, seed: int, result: RejudgeResult
 ) -> dict[str, Any]:
     """The result as JSON values."""
     return {
@@ -84,15 +84,15 @@ def as_json(
         "judge": judge,
         "completions": drawn.scored_total,
         "seed": seed,
-        "asked": found.requested,
-        "answered": found.received,
-        "scored": found.scored,
-        "interrupted": found.interrupted,
-        "unavailable": found.unavailable.title if found.unavailable else None,
-        "agreement": {agreement.figure: asdict(agreement) for agreement in found.agreements},
-        "calls": found.stats.calls,
-        "cached": found.stats.cached,
-        "failed": found.stats.failed,
-        "cost": found.stats.cost,
-        "seconds": found.stats.seconds,
+        "asked": result.requested,
+        "answered": result.received,
+        "scored": result.scored,
+        "interrupted": result.interrupted,
+        "unavailable": result.unavailable.title if result.unavailable else None,
+        "agreement": {agreement.figure: asdict(agreement) for agreement in result.agreements},
+        "calls": result.stats.calls,
+        "cached": result.stats.cached,
+        "failed": result.stats.failed,
+        "cost": result.stats.cost,
+        "seconds": result.stats.seconds,
     }

@@ -36,8 +36,8 @@ def lines(name: str, rescoring: RescoreResult) -> list[str]:
     for row_label, new in ((RUNS_OWN, False), (label, True)):
         values = [step.new if new else step.old for step in rescoring.steps]
         first, last = rescoring.mean_first_and_last(new=new)
-        sparkline = curve(values, low=low, high=high)
-        out.append(f"  {row_label:<{width}}  {sparkline}  {first:.3f} → {last:.3f}")
+        drawing = curve(values, low=low, high=high)
+        out.append(f"  {row_label:<{width}}  {drawing}  {first:.3f} → {last:.3f}")
     correlation = "–" if rescoring.correlation is None else f"r = {rescoring.correlation:.3f}"
     out += [
         "",

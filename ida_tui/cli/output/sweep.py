@@ -50,24 +50,24 @@ def carry_out(sweep: Sweep, *, json: bool) -> ExitCode:
     console = Console(highlight=False, soft_wrap=True, stderr=json)
     status = console.status("starting") if console.is_terminal else None
     with owner.owned_run(RunDirectory(sweep.path)):
-        course = Course(
+        scheduler = Course(
             sweep,
             Queue(sweep),
             say=lambda line: console.print(styled(line)),
             tick=lambda results: _tick(status, results),
         )
-        with _stopping_by_signal(course, console):
+        with _stopping_by_signal(scheduler, console):
             if status is not None:
                 status.start()
             try:
-                code = course.to_the_end()
+                code = scheduler.to_the_end()
             finally:
                 if status is not None:
                     status.stop()
-        course.keep_table()
-    results = course.table()
+        scheduler.keep_table()
+    results = scheduler.table()
     _print(results, json=json)
-    for line in _closing(course, results, code):
+    for line in _closing(scheduler, results, code):
         console.print(styled(line))
     return code
 
@@ -97,13 +97,13 @@ def _tick(status: Status | None, results: Table) -> None:
         status.update(Text(words.progress(results)))
 
 
-def _closing(course: Course, results: Table, code: ExitCode) -> list[str]:
+def _closing(scheduler: Course, results: Table, code: ExitCode) -> list[str]:
     """The lines below the table."""
     total = len(results.standings)
     done = sum(status.stage == "done" for status in results.standings)
     failed = sum(status.over and status.stage != "done" for status in results.standings)
     open_runs = total - done - failed
-    command = _command(course.sweep)
+    command = _command(scheduler.sweep)
     notes = (
         [f"! {failed} of {total} runs failed; resume a run with: ida-tui resume RUN"]
         if failed
@@ -112,11 +112,11 @@ def _closing(course: Course, results: Table, code: ExitCode) -> list[str]:
     if code is ExitCode.INTERRUPTED:
         return [*notes, f"! Stopped; {done} of {total} runs done. Resume with: {command}"]
     if code is ExitCode.JUDGE_UNAVAILABLE:
-        budget_flag = " --budget DOLLARS" if course.sweep.budget is not None else ""
-        return [*notes, f"! Paused: {course.paused}. Resume with: {command}{budget_flag}"]
+        budget_flag = " --budget DOLLARS" if scheduler.sweep.budget is not None else ""
+        return [*notes, f"! Paused: {scheduler.paused}. Resume with: {command}{budget_flag}"]
     if open_runs:
         return [*notes, f"! {open_runs} of {total} runs are not finished. Resume with: {command}"]
-    return notes or [f"✓ All {total} runs are done: {display_path(course.sweep.path)}"]
+    return notes or [f"✓ All {total} runs are done: {display_path(scheduler.sweep.path)}"]
 
 
 def _command(sweep: Sweep) -> str:
@@ -124,12 +124,12 @@ def _command(sweep: Sweep) -> str:
 
 
 @contextmanager
-def _stopping_by_signal(course: Course, console: Console) -> Iterator[None]:
+def _stopping_by_signal(scheduler: Course, console: Console) -> Iterator[None]:
     """Inside the block, SIGINT, SIGTERM and SIGHUP stop the sweep: with checkpoints, then immediately."""
 
     def count_stop(number: int, frame: FrameType | None) -> None:
-        course.stops += 1
-        if course.stops == 1:
+        scheduler.stops += 1
+        if scheduler.stops == 1:
             # The handler may interrupt a print in progress, so write to the file descriptor directly.
             os.write(2, b"Stopping: active runs save checkpoints... (again to stop immediately)\n")
 
