@@ -44,22 +44,22 @@ def main() -> int:
 def compare_with_itself(samples: int) -> tuple[list[Goal], dict[str, Any]]:
     """Count how often the untrained model differs from itself."""
     from ida_tui.config.prompt_files import EvaluationPrompts
-    from ida_tui.engine import libraries as environment
-    from ida_tui.engine.inference import evaluate as evaluating
+    from ida_tui.engine import libraries
+    from ida_tui.engine.inference import evaluate
     from ida_tui.judge.service import JudgeService
 
     config = resolve("quickstart").config
-    environment.set_library_defaults(config.model.folder())
+    libraries.set_library_defaults(config.model.folder())
     chosen = EvaluationPrompts("held out", tuple(config.prompts.held_out()))
     differences = dict.fromkeys(COMPARED_FIGURES, 0)
     seeds_with_difference = 0
     with JudgeService(config.judge, config.rubric, config.prompts, key=None) as service:
         for seed, offset in product(range(SEEDS), (0, 1)):
-            both = evaluating.generate_pairs(
+            both = evaluate.generate_pairs(
                 config, None, chosen, samples=samples, seeds=(2 * seed, 2 * seed + offset)
             )
-            answers, stats = evaluating.judge_answers(service, both, seed=seed)
-            evaluation = evaluating.build_evaluation(
+            answers, stats = evaluate.judge_answers(service, both, seed=seed)
+            evaluation = evaluate.build_evaluation(
                 answers,
                 prompts=chosen.name,
                 samples=samples,

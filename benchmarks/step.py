@@ -149,12 +149,12 @@ def held() -> None:
 
     import psutil
 
-    from ida_tui.engine import libraries as environment
+    from ida_tui.engine import libraries
     from ida_tui.engine.bench.trainers import build_bench_trainer
     from ida_tui.engine.device import device
     from ida_tui.system import allocator
 
-    environment.set_library_defaults(None)
+    libraries.set_library_defaults(None)
     allocator.keep_freed_memory()
     device.limit_threads()
     SHAPES["XS"] = SHAPES["S"] | {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["IdaError", "Run", "__version__", "load_run", "run"]
 
-_AT = {
+_PUBLIC_NAMES = {
     "IdaError": "ida_tui.errors",
     "Run": "ida_tui.api",
     "load_run": "ida_tui.api",
@@ -26,8 +26,8 @@ _AT = {
 
 def __getattr__(name: str) -> object:
     """A public name, imported on first use, so that `import ida_tui` alone loads nothing."""
-    if name in _AT:
+    if name in _PUBLIC_NAMES:
         from importlib import import_module
 
-        return getattr(import_module(_AT[name]), name)
+        return getattr(import_module(_PUBLIC_NAMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -45,9 +45,15 @@ from ida_tui.runs.store.evaluations import Evaluation
 from ida_tui.runs.weights import find_weights
 from ida_tui.util.paths import display_path
 
-OUTPUTS = Path("outputs")
+OUTPUTS_FOLDER = Path("outputs")
 """Folder in which runs are searched by name."""
-FIXED = ("model.path", "model.revision", "training.method", "lora", "training.num_generations")
+FIXED_ON_RESUME = (
+    "model.path",
+    "model.revision",
+    "training.method",
+    "lora",
+    "training.num_generations",
+)
 """Keys that must not change when a run is resumed: its checkpoints depend on them."""
 
 Override = str | Mapping[str, object]
@@ -102,20 +108,20 @@ class Run:
         Raises:
             UsageError: its ``config.yaml`` is missing or damaged.
         """
-        return resolve(str(self._at.config), verify=False).config
+        return resolve(str(self._run_directory.config), verify=False).config
 
     @property
     def weights(self) -> Path | None:
         """Path of the trained weights, else of the newest complete checkpoint; None if there is neither."""
         try:
-            return find_weights(self._at, self.config).path
+            return find_weights(self._run_directory, self.config).path
         except UsageError:
             return None
 
     @property
     def evaluation(self) -> Evaluation | None:
         """The newest judged evaluation of both models; None if there is none."""
-        return evaluations.newest_evaluation(self._at)
+        return evaluations.newest_evaluation(self._run_directory)
 
     def completions(self, step: int | None = None) -> Iterator[Completion]:
         """The judged completions with their verdicts, read from disk step by step.
@@ -126,7 +132,7 @@ class Run:
         Raises:
             UsageError: the completions cannot be read.
         """
-        for completed_step, step_completions in completions.read_completions(self._at):
+        for completed_step, step_completions in completions.read_completions(self._run_directory):
             if step in (None, completed_step):
                 yield from step_completions
 
@@ -137,7 +143,7 @@ class Run:
             EventError: a line is not an event.
             OSError: the file cannot be read.
         """
-        return read_events(self._at.events)
+        return read_events(self._run_directory.events)
 
     def raise_if_failed(self) -> Run:
         """Return this run if it is done or still running.
@@ -153,7 +159,7 @@ class Run:
         return self
 
     @property
-    def _at(self) -> RunDirectory:
+    def _run_directory(self) -> RunDirectory:
         return RunDirectory(self.directory)
 
 
@@ -183,13 +189,13 @@ def run(
         IdaError: the run could not start, such as for a wrong profile, a missing API key or a missing device.
         KeyboardInterrupt: Ctrl-C; the run first stopped and saved a checkpoint.
     """
-    changes = [text for override in overrides for text in _typed(override)]
+    changes = [text for override in overrides for text in _override_strings(override)]
     resume_point: ResumePoint | None = None
     if resume:
         resume_point = resumption.find_resume_point(
-            resumption.find_run(os.fspath(profile), OUTPUTS)
+            resumption.find_run(os.fspath(profile), OUTPUTS_FOLDER)
         )
-        config = config_to_go_on(resume_point.directory, changes)
+        config = config_for_resume(resume_point.directory, changes)
     else:
         config = resolve(os.fspath(profile), changes).config
     if key is None:
@@ -197,13 +203,13 @@ def run(
     session = Session(config, key=key, argv=sys.argv, resume=resume_point)
     notify = on_event or (lambda record: None)
     try:
-        state = follow(
+        state = run_session(
             session,
             resume_point.state if resume_point else RunState(),
             lambda _, record: notify(record),
         )
     except BaseException:
-        _stop(session)
+        _stop_session(session)
         raise
     if state.run is not None:
         return load_run(state.run.directory)
@@ -224,7 +230,7 @@ def load_run(run: str | os.PathLike[str]) -> Run:
     Raises:
         UsageError: there is no such run, or its events cannot be read.
     """
-    directory = resumption.find_run(os.fspath(run), OUTPUTS)
+    directory = resumption.find_run(os.fspath(run), OUTPUTS_FOLDER)
     try:
         state = Replay.open(directory.events).final_state
     except (OSError, ev.EventError) as error:
@@ -236,8 +242,8 @@ def load_run(run: str | os.PathLike[str]) -> Run:
     return Run(directory.path, state, status)
 
 
-def follow(
-    session: Session, state: RunState, show: Callable[[RunState, ev.Record], object]
+def run_session(
+    session: Session, state: RunState, on_record: Callable[[RunState, ev.Record], object]
 ) -> RunState:
     """Start a session and follow it to its end; used by the command line and by `run`.
 
@@ -257,12 +263,12 @@ def follow(
         record = session.next_record(timeout=0.1)
         if record is not None:
             state = fold(state, record)
-            show(state, record)
+            on_record(state, record)
     session.raise_start_error()
     return state
 
 
-def config_to_go_on(directory: RunDirectory, overrides: Sequence[str]) -> Config:
+def config_for_resume(directory: RunDirectory, overrides: Sequence[str]) -> Config:
     """The config with which a stopped run resumes.
 
     Args:
@@ -274,8 +280,8 @@ def config_to_go_on(directory: RunDirectory, overrides: Sequence[str]) -> Config
     """
     original = resolve(str(directory.config), [], verify=False).config
     config = resolve(str(directory.config), overrides).config
-    for key in FIXED:
-        if _value(original, key) != _value(config, key):
+    for key in FIXED_ON_RESUME:
+        if _get_value(original, key) != _get_value(config, key):
             raise UsageError(
                 f"{key} cannot change when a run is resumed",
                 "start a new run instead: ida-tui --run PROFILE key=value …",
@@ -284,7 +290,7 @@ def config_to_go_on(directory: RunDirectory, overrides: Sequence[str]) -> Config
     return config
 
 
-def _stop(session: Session) -> None:
+def _stop_session(session: Session) -> None:
     """Make the run save a checkpoint and end; a second Ctrl-C exits immediately."""
     session.request_stop()
     while not session.finished:
@@ -292,23 +298,23 @@ def _stop(session: Session) -> None:
         session.join(0.05)
 
 
-def _typed(override: Override) -> list[str]:
+def _override_strings(override: Override) -> list[str]:
     """An override as ``key=value`` strings."""
     if isinstance(override, str):
         return [override]
-    return [f"{key}={_text(key, value)}" for key, value in _leaves(override)]
+    return [f"{key}={_yaml_text(key, value)}" for key, value in _flatten(override)]
 
 
-def _leaves(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Dotted keys and their values: ``{"training": {"beta": 0}}`` is ``training.beta``."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def _text(key: str, value: object) -> str:
+def _yaml_text(key: str, value: object) -> str:
     """A value as YAML on one line."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -326,7 +332,7 @@ def _text(key: str, value: object) -> str:
         ) from None
 
 
-def _value(config: object, key: str) -> object:
+def _get_value(config: object, key: str) -> object:
     for part in key.split("."):
         config = getattr(config, part)
     return config

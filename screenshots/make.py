@@ -24,7 +24,7 @@ from textual.pilot import Pilot
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ida_tui.cli.output.printer import styled  # noqa: E402
+from ida_tui.cli.output.printer import styled_line  # noqa: E402
 from ida_tui.config.resolve import resolve  # noqa: E402
 from ida_tui.events import narration  # noqa: E402
 from ida_tui.events import types as ev  # noqa: E402
@@ -174,7 +174,7 @@ def transcript() -> str:
                 continue
         printed += narration.event_lines(state, record.event)
     for line in printed:
-        console.print(styled(line))
+        console.print(styled_line(line))
     return remove_web_fonts(console.export_svg(title="ida-tui --run quickstart"))
 
 

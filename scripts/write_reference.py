@@ -18,9 +18,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ida_tui.cli import commands
-from ida_tui.cli.main import _parser, word_parser
-from ida_tui.config import listing, profiles
-from ida_tui.config import schema as config
+from ida_tui.cli.main import _main_parser, command_parser
+from ida_tui.config import listing, profiles, schema
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GENERATED = "<!-- Written by scripts/write_reference.py; change ida_tui/{} instead. -->"
@@ -105,9 +104,9 @@ def commands_page() -> str:
     """Text of `docs/commands.md`: every command with its arguments and examples."""
     parts = [COMMANDS_HEAD.format(generated=GENERATED.format("cli.py and ida_tui/commands/"))]
     parts.append("## ida-tui\n\nWithout arguments, `ida-tui` opens the app.\n")
-    parts += _arguments(_parser())
-    for word, about in commands.WORDS.items():
-        parser = word_parser(word)
+    parts += _arguments(_main_parser())
+    for word, about in commands.COMMANDS.items():
+        parser = command_parser(word)
         parts.append(f"\n## ida-tui {word}\n\n{about[:1].upper()}{about[1:]}.\n")
         parts += _arguments(parser)
         examples = (parser.epilog or "").partition("examples:\n")[2].partition("\n\n")[0]
@@ -116,8 +115,8 @@ def commands_page() -> str:
 
 
 def _sections() -> Iterator[tuple[str, type[BaseModel], str]]:
-    yield "An experiment", config.Config, ""
-    for name, field in config.Config.model_fields.items():
+    yield "An experiment", schema.Config, ""
+    for name, field in schema.Config.model_fields.items():
         model = field.annotation
         if isinstance(model, type) and issubclass(model, BaseModel):
             yield f"`{name}`", model, f"{name}."

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ida_tui.config.schema import Config
-from ida_tui.engine.run.background import BackgroundRun, LaunchFailed, launch, resume_in_background
+from ida_tui.engine.run import background
+from ida_tui.engine.run.background import BackgroundRun, LaunchFailed
 from ida_tui.errors import ExitCode
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
@@ -14,7 +15,7 @@ from ida_tui.util.paths import expand_home
 from ida_tui.util.text import multiple_lines, one_line
 
 
-def detach(config: Config, arguments: Sequence[str]) -> ExitCode:
+def start_in_background(config: Config, arguments: Sequence[str]) -> ExitCode:
     """Start a run in a background process that outlives the terminal, and print its run directory.
 
     Args:
@@ -32,10 +33,10 @@ def detach(config: Config, arguments: Sequence[str]) -> ExitCode:
             (directory for directory in candidates if owner.owner_pid(directory) == pid), None
         )
 
-    return _told(lambda: launch(arguments, find))
+    return _report_launch(lambda: background.launch(arguments, find))
 
 
-def resume_detached(directory: RunDirectory, arguments: Sequence[str]) -> ExitCode:
+def resume_in_background(directory: RunDirectory, arguments: Sequence[str]) -> ExitCode:
     """Resume a run in a background process that outlives the terminal, and print its run directory.
 
     Args:
@@ -45,12 +46,12 @@ def resume_detached(directory: RunDirectory, arguments: Sequence[str]) -> ExitCo
     Returns:
         Done once the run has resumed; otherwise the exit code of the failed process.
     """
-    return _told(lambda: resume_in_background(directory, arguments))
+    return _report_launch(lambda: background.resume_in_background(directory, arguments))
 
 
-def _told(begin: Callable[[], BackgroundRun]) -> ExitCode:
+def _report_launch(start: Callable[[], BackgroundRun]) -> ExitCode:
     try:
-        detached = begin()
+        detached = start()
     except LaunchFailed as error:
         print(multiple_lines(error.output), file=sys.stderr)
         return error.code

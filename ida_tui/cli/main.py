@@ -35,7 +35,7 @@ examples:
   torchrun --nproc_per_node 2 -m ida_tui run quickstart     train with two processes
 
 """
-EXITS = """\
+EXIT_CODES = """\
 exit codes: 0 done, 1 failed, 2 bad usage or profile, 3 judge unavailable, 4 out of memory,
 5 device unusable, 6 stopped by an alert, 130 interrupted (a checkpoint was written)
 """
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         process = process_info()
         if not process.is_single:
-            return _one_of_several(process, arguments)
+            return _run_distributed(process, arguments)
         return int(_dispatch(arguments))
     except IdaError as error:
         print(*map(one_line, error.lines()), sep="\n", file=sys.stderr)
@@ -69,12 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(ExitCode.INTERRUPTED)
 
 
-def _one_of_several(process: ProcessInfo, arguments: list[str]) -> int:
+def _run_distributed(process: ProcessInfo, arguments: list[str]) -> int:
     """Run the command on rank 0; the other ranks are its worker processes if it trains."""
     if process.rank:
-        from ida_tui.cli.worker import take_part
+        from ida_tui.cli.worker import run_worker
 
-        return take_part(process)
+        return run_worker(process)
     from ida_tui.engine.distributed.process_group import announce_no_run
 
     code = int(ExitCode.FAILED)
@@ -98,13 +98,13 @@ def _one_of_several(process: ProcessInfo, arguments: list[str]) -> int:
 
 
 def _dispatch(arguments: list[str]) -> ExitCode:
-    if arguments and arguments[0] in commands.WORDS:
-        return _word(arguments[0], arguments[1:])
+    if arguments and arguments[0] in commands.COMMANDS:
+        return _run_command(arguments[0], arguments[1:])
     if arguments[:1] == ["__complete"]:
-        return _complete(arguments[1:])
-    parser = _parser()
+        return _print_completions(arguments[1:])
+    parser = _main_parser()
     options = parser.parse_intermixed_args(arguments)
-    flags = [name for name in _FLAGS if getattr(options, name)]
+    flags = [name for name in _FLAG_HANDLERS if getattr(options, name)]
     if len(flags) > 1:
         raise UsageError(
             f"--{flags[0]} and --{flags[1]} cannot be used together", "use one of them"
@@ -126,78 +126,85 @@ def _dispatch(arguments: list[str]) -> ExitCode:
         from ida_tui.tui.main import run_app
 
         return run_app(sys.argv)
-    return _FLAGS[flags[0]](options)
+    return _FLAG_HANDLERS[flags[0]](options)
 
 
-def _word(word: str, arguments: list[str]) -> ExitCode:
-    options = word_parser(word).parse_intermixed_args(arguments)
-    return commands.command(word).run(options)
+def _run_command(name: str, arguments: list[str]) -> ExitCode:
+    options = command_parser(name).parse_intermixed_args(arguments)
+    return commands.load_command(name).run(options)
 
 
-def _complete(arguments: list[str]) -> ExitCode:
+def _print_completions(arguments: list[str]) -> ExitCode:
     """Print the completions for a shell's completion script (`ida_tui.cli.completion.candidates`)."""
-    from ida_tui.cli.completion.candidates import Grammar, answer
+    from ida_tui.cli.completion.candidates import CommandParsers, completion_lines
 
     shell, *typed = arguments or ["zsh"]
-    for line in answer(shell, typed, Grammar(_parser, word_parser, commands.WORDS)):
+    for line in completion_lines(
+        shell, typed, CommandParsers(_main_parser, command_parser, commands.COMMANDS)
+    ):
         print(line)
     return ExitCode.DONE
 
 
-def word_parser(word: str) -> argparse.ArgumentParser:
+def command_parser(name: str) -> argparse.ArgumentParser:
     """The parser of a subcommand such as `ida-tui doctor`."""
     parser = _Parser(
-        prog=f"ida-tui {word}",
-        description=commands.WORDS[word],
+        prog=f"ida-tui {name}",
+        description=commands.COMMANDS[name],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands.command(word).add(parser)
+    commands.load_command(name).add(parser)
     if "exit codes:" not in (parser.epilog or ""):
-        parser.epilog = f"{parser.epilog or ''}\n{EXITS}"
+        parser.epilog = f"{parser.epilog or ''}\n{EXIT_CODES}"
     return parser
 
 
-def _run(options: argparse.Namespace) -> ExitCode:
-    resolved = _resolve(options.run, options.overrides)
+def _run_profile(options: argparse.Namespace) -> ExitCode:
+    resolved = _resolve_profile(options.run, options.overrides)
     from ida_tui.judge.api_key import load_api_key
 
     # A missing API key is reported before anything slow is imported or loaded.
     key = load_api_key(resolved.config.judge, dotenv_dir=Path.cwd())
     if options.detach:
-        from ida_tui.cli.background import detach
+        from ida_tui.cli.background import start_in_background
 
-        return detach(resolved.config, ["--run", options.run, *options.overrides])
-    from ida_tui.cli.train import run
+        return start_in_background(resolved.config, ["--run", options.run, *options.overrides])
+    from ida_tui.cli.train import train
 
-    return run(resolved.config, key=key, argv=sys.argv, as_json=options.json)
+    return train(resolved.config, key=key, argv=sys.argv, as_json=options.json)
 
 
-def _list(options: argparse.Namespace) -> ExitCode:
+def _list_profiles(options: argparse.Namespace) -> ExitCode:
     from ida_tui.config.listing import render_list
 
     print(multiple_lines(render_list(None if options.list == "all" else options.list)))
     return ExitCode.DONE
 
 
-def _show(options: argparse.Namespace) -> ExitCode:
+def _show_profile(options: argparse.Namespace) -> ExitCode:
     from ida_tui.config.listing import render_profile
 
     print(multiple_lines(render_profile(options.show, options.overrides)))
     return ExitCode.DONE
 
 
-def _check(options: argparse.Namespace) -> ExitCode:
+def _check_profile(options: argparse.Namespace) -> ExitCode:
     from ida_tui.planning.preview import render_preview
 
-    print(multiple_lines(render_preview(_resolve(options.check, options.overrides))))
+    print(multiple_lines(render_preview(_resolve_profile(options.check, options.overrides))))
     return ExitCode.DONE
 
 
-_FLAGS = {"run": _run, "list": _list, "show": _show, "check": _check}
+_FLAG_HANDLERS = {
+    "run": _run_profile,
+    "list": _list_profiles,
+    "show": _show_profile,
+    "check": _check_profile,
+}
 
 
-def _resolve(profile: str, overrides: list[str]) -> ResolvedExperiment:
+def _resolve_profile(profile: str, overrides: list[str]) -> ResolvedExperiment:
     """Resolve a profile; `--run experiment=NAME …` names it with an override, as in the quick start."""
     from ida_tui.config.resolve import resolve
 
@@ -207,9 +214,9 @@ def _resolve(profile: str, overrides: list[str]) -> ResolvedExperiment:
 
 
 def _epilog() -> str:
-    width = max(map(len, commands.WORDS))
-    lines = [f"  ida-tui {word:<{width}} {summary}" for word, summary in commands.WORDS.items()]
-    return "\n".join(["commands (each with --help):", *lines, "", EXAMPLES, EXITS])
+    width = max(map(len, commands.COMMANDS))
+    lines = [f"  ida-tui {word:<{width}} {summary}" for word, summary in commands.COMMANDS.items()]
+    return "\n".join(["commands (each with --help):", *lines, "", EXAMPLES, EXIT_CODES])
 
 
 class _Parser(argparse.ArgumentParser):
@@ -219,7 +226,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message, f"{self.prog} --help lists the arguments")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _main_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="ida-tui",
         usage="ida-tui   or   ida-tui [--run | --check | --show] PROFILE [key=value ...]",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from ida_tui.api import follow
+from ida_tui.api import run_session
 from ida_tui.cli.output.printer import HumanPrinter, JsonPrinter, Printer
 from ida_tui.config.schema import Config
 from ida_tui.engine.distributed.environment import process_info
@@ -18,11 +18,11 @@ from ida_tui.errors import ExitCode
 from ida_tui.events.state import RunState
 from ida_tui.runs.resume import ResumePoint
 
-ONE_REQUEST_S = 3.0
+SAME_REQUEST_S = 3.0
 """Seconds within which signals passed on by a launcher count as one request."""
 
 
-def run(
+def train(
     config: Config,
     *,
     key: str | None,
@@ -47,17 +47,19 @@ def run(
     """
     printer: Printer = JsonPrinter() if as_json else HumanPrinter()
     session = Session(config, key=key, argv=argv, resume=resume)
-    printer.opening(config)
+    printer.print_header(config)
     try:
-        with _stopping_by_signal(session, printer):
-            state = follow(session, resume.state if resume else RunState(), printer.show)
+        with _handle_signals(session, printer):
+            state = run_session(
+                session, resume.state if resume else RunState(), printer.print_record
+            )
     finally:
         printer.close()
     return ExitCode(state.ended.exit_code) if state.ended else ExitCode.FAILED
 
 
 @contextmanager
-def _stopping_by_signal(session: Session, printer: Printer) -> Iterator[None]:
+def _handle_signals(session: Session, printer: Printer) -> Iterator[None]:
     """Inside the block, signals stop, pause or resume the run.
 
     The first SIGINT, SIGTERM or SIGHUP (the terminal was closed) stops the run with a checkpoint; a second
@@ -71,23 +73,25 @@ def _stopping_by_signal(session: Session, printer: Printer) -> Iterator[None]:
             session.request_resume()
         else:
             session.request_pause()
-            printer.say("Pausing after this step… (send SIGUSR1 again to resume)")
+            printer.print_message("Pausing after this step… (send SIGUSR1 again to resume)")
 
     requested_at = 0.0
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal requested_at
         already_requested = session.stop_requested
-        if already_requested and distributed and time.monotonic() - requested_at < ONE_REQUEST_S:
+        if already_requested and distributed and time.monotonic() - requested_at < SAME_REQUEST_S:
             return
         requested_at = requested_at if already_requested else time.monotonic()
         if already_requested:
             printer.close()
-            printer.say("Exited immediately. Earlier checkpoints are in the run directory.")
+            printer.print_message(
+                "Exited immediately. Earlier checkpoints are in the run directory."
+            )
             # The trainer thread may be busy in a kernel: do not wait for it.
             os._exit(int(ExitCode.INTERRUPTED))
         session.request_stop()
-        printer.say("Stopping: saving a checkpoint… (Ctrl-C again exits immediately)")
+        printer.print_message("Stopping: saving a checkpoint… (Ctrl-C again exits immediately)")
 
     distributed = not process_info().is_single
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: stop}

@@ -18,7 +18,7 @@ from ida_tui.errors import ExitCode, IdaError
 from ida_tui.util.text import one_line
 
 
-def take_part(place: ProcessInfo) -> int:
+def run_worker(place: ProcessInfo) -> int:
     """Run as a rank other than 0 until the run ends; returns the exit status of the process."""
     control = RunControl()
     peer = Worker(place, control)

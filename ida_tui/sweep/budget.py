@@ -7,40 +7,43 @@ from collections.abc import Mapping, Sequence
 from ida_tui.config.resolve import resolve
 from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.sweep.status import Standing
+from ida_tui.sweep.status import TrialStatus
 
 
-def spent(standings: Sequence[Standing], caps: Mapping[int, float]) -> float:
+def committed_cost(trials: Sequence[TrialStatus], cost_limits: Mapping[int, float]) -> float:
     """US dollars that are spent or reserved.
 
     Args:
         standings: the status of every run.
         caps: by number, the cost limit of each active run, including what it has already cost.
     """
-    return sum(caps[trial.number] if trial.number in caps else cost(trial) for trial in standings)
+    return sum(
+        cost_limits[trial.number] if trial.number in cost_limits else run_cost(trial)
+        for trial in trials
+    )
 
 
-def cost(one: Standing) -> float:
+def run_cost(trial: TrialStatus) -> float:
     """US dollars that a run has cost; a run with unknown cost counts with its full budget."""
-    if one.cost is not None:
-        return one.cost
-    if one.run is None:
+    if trial.cost is not None:
+        return trial.cost
+    if trial.run is None:
         return 0.0
     try:
-        config = resolve(str(RunDirectory(one.run).config), verify=False).config
+        config = resolve(str(RunDirectory(trial.run).config), verify=False).config
     except UsageError:
         return 0.0
     return config.budget or 0.0
 
 
-def cap(
-    one: Standing,
-    standings: Sequence[Standing],
-    caps: Mapping[int, float],
+def run_cost_limit(
+    trial: TrialStatus,
+    trials: Sequence[TrialStatus],
+    cost_limits: Mapping[int, float],
     *,
     budget: float,
     slots: int,
-    own: float | None,
+    run_budget: float | None,
 ) -> float | None:
     """The cost limit of a run in US dollars, including what it has already cost; None if nothing is left.
 
@@ -52,8 +55,8 @@ def cap(
         slots: number of runs that share the remaining budget, including this one.
         own: budget per run in the profile.
     """
-    left = budget - spent(standings, caps)
+    left = budget - committed_cost(trials, cost_limits)
     if left <= 0:
         return None
-    share = cost(one) + left / max(1, slots)
-    return share if own is None else min(share, own)
+    share = run_cost(trial) + left / max(1, slots)
+    return share if run_budget is None else min(share, run_budget)

@@ -22,10 +22,10 @@ from ida_tui.runs.store.json_files import read_json
 from ida_tui.util.paths import display_path
 from ida_tui.util.text import quoted
 
-FOLDER = "sweeps"
-FILE = "sweep.json"
-VERSION = 1
-_CONFIG = r"[0-9]{3,4}\.yaml"
+SWEEPS_FOLDER = "sweeps"
+SWEEP_FILE = "sweep.json"
+FORMAT_VERSION = 1
+_CONFIG_NAME = r"[0-9]{3,4}\.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,33 +70,33 @@ class Sweep:
         return self.path.parents[1]
 
     @property
-    def runs(self) -> Path:
+    def runs_folder(self) -> Path:
         """The folder that holds its runs."""
         return self.outputs / self.experiment
 
     @property
-    def study(self) -> Path:
+    def study_file(self) -> Path:
         """The file of the Optuna study."""
         return self.path / "optuna.sqlite3"
 
     @property
-    def table(self) -> Path:
+    def table_file(self) -> Path:
         """The file of the table as JSON values."""
         return self.path / "table.json"
 
-    def config(self, number: int) -> Path:
+    def config_file(self, number: int) -> Path:
         """The profile of a combination; numbers start at 0."""
         return self.path / "configs" / f"{number + 1:03}.yaml"
 
-    def log(self, number: int) -> Path:
+    def log_file(self, number: int) -> Path:
         """The log file with the output of the run."""
         return self.path / "logs" / f"{number + 1:03}.log"
 
-    def lock(self, number: int) -> Path:
+    def lock_file(self, number: int) -> Path:
         """The lock file, locked by the process that trains the combination."""
         return self.path / "logs" / f".{number + 1:03}.lock"
 
-    def refusal(self, number: int) -> Path:
+    def failure_file(self, number: int) -> Path:
         """The file that says why the run could not start, if it could not."""
         return self.path / "logs" / f"{number + 1:03}.refused.json"
 
@@ -104,23 +104,23 @@ class Sweep:
         """The number of the combination that a run's command line names; None if it is not in this sweep."""
         for word in command if isinstance(command, list) else ():
             parts = Path(word).parts[-3:] if isinstance(word, str) else ()
-            if parts[:2] == (self.sweep_id, "configs") and re.fullmatch(_CONFIG, parts[2]):
+            if parts[:2] == (self.sweep_id, "configs") and re.fullmatch(_CONFIG_NAME, parts[2]):
                 number = int(parts[2].partition(".")[0]) - 1
                 return number if 0 <= number < len(self.combinations) else None
         return None
 
 
-def create(outputs: Path, moment: datetime) -> Path:
+def create_directory(outputs: Path, started_at: datetime) -> Path:
     """Create the directory of a new sweep, named after the given time.
 
     Raises:
         UsageError: the directory cannot be created.
     """
-    stamp = moment.strftime("%Y%m%d-%H%M%S")
-    parent = outputs / FOLDER
+    stamp = started_at.strftime("%Y%m%d-%H%M%S")
+    parent = outputs / SWEEPS_FOLDER
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        for path in _names(parent, stamp):
+        for path in _candidate_paths(parent, stamp):
             try:
                 path.mkdir()
             except FileExistsError:
@@ -136,23 +136,23 @@ def create(outputs: Path, moment: datetime) -> Path:
         ) from None
 
 
-def _names(parent: Path, stamp: str) -> Iterator[Path]:
+def _candidate_paths(parent: Path, stamp: str) -> Iterator[Path]:
     yield parent / stamp
     yield from (parent / f"{stamp}-{number}" for number in range(2, 1000))
 
 
-def keep(sweep: Sweep) -> None:
+def save(sweep: Sweep) -> None:
     """Save the definition of a sweep atomically.
 
     Raises:
         UsageError: the file cannot be written.
     """
-    body = asdict(replace(sweep, path=Path())) | {"v": VERSION}
+    body = asdict(replace(sweep, path=Path())) | {"v": FORMAT_VERSION}
     del body["path"]
-    temporary = sweep.path / f".{FILE}-{os.getpid()}"
+    temporary = sweep.path / f".{SWEEP_FILE}-{os.getpid()}"
     try:
         temporary.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(sweep.path / FILE)
+        temporary.replace(sweep.path / SWEEP_FILE)
     except OSError as error:
         where = display_path(sweep.path)
         raise UsageError(f"could not write to {where}: {error.strerror or error}") from None
@@ -164,21 +164,21 @@ def read(path: Path) -> Sweep:
     Raises:
         UsageError: there is no sweep, it cannot be read, or it was written by a newer ida-tui.
     """
-    where = display_path(path / FILE)
+    where = display_path(path / SWEEP_FILE)
     try:
-        data: Any = read_json(path / FILE)
+        data: Any = read_json(path / SWEEP_FILE)
         version = data["v"]
-        if type(version) is int and version > VERSION:
+        if type(version) is int and version > FORMAT_VERSION:
             raise UsageError(f"{where} was written by a newer ida-tui", "update ida-tui")
         budget = data["budget"]
         keys = {str(key): tuple(map(str, values)) for key, values in data["keys"].items()}
         return Sweep(
             path=path.resolve(),
             profile=str(data["profile"]),
-            experiment=_name(data["experiment"]),
+            experiment=_experiment_name(data["experiment"]),
             keys=keys,
             fixed=tuple(map(str, data["fixed"])),
-            combinations=tuple(_combination(item, keys) for item in data["combinations"]),
+            combinations=tuple(_parse_combination(item, keys) for item in data["combinations"]),
             jobs=max(1, int(data["jobs"])),
             budget=None if budget is None else float(budget),
         )
@@ -188,7 +188,7 @@ def read(path: Path) -> Sweep:
         raise UsageError(f"{where} is not a valid sweep file: {type(error).__name__}") from None
 
 
-def _combination(data: Any, keys: Collection[str]) -> Combination:
+def _parse_combination(data: Any, keys: Collection[str]) -> Combination:
     planned = data["planned"]
     return Combination(
         {key: str(data["values"][key]) for key in keys},
@@ -197,7 +197,7 @@ def _combination(data: Any, keys: Collection[str]) -> Combination:
     )
 
 
-def _name(name: object) -> str:
+def _experiment_name(name: object) -> str:
     """An experiment name that is safe to use as a folder name.
 
     Raises:
@@ -211,40 +211,40 @@ def _name(name: object) -> str:
 def is_sweep(path: Path) -> bool:
     """Whether this is a sweep directory; never raises."""
     try:
-        return (path / FILE).is_file()
+        return (path / SWEEP_FILE).is_file()
     except (OSError, ValueError):
         return False
 
 
-def listed(outputs: Path) -> list[Path]:
+def list_directories(outputs: Path) -> list[Path]:
     """The directories of all sweeps, newest first; they are named after their start times. Never raises."""
     try:
-        directories = [path for path in (outputs / FOLDER).iterdir() if is_sweep(path)]
+        directories = [path for path in (outputs / SWEEPS_FOLDER).iterdir() if is_sweep(path)]
     except OSError:
         return []
     return sorted(directories, key=lambda path: path.name, reverse=True)
 
 
-def known(name: str, outputs: Path) -> Path | None:
+def find_directory(name: str, outputs: Path) -> Path | None:
     """The sweep directory with this id or path; None if there is none."""
     try:
-        candidates = (Path(name).expanduser(), outputs / FOLDER / name)
+        candidates = (Path(name).expanduser(), outputs / SWEEPS_FOLDER / name)
     except RuntimeError:
-        candidates = (Path(name), outputs / FOLDER / name)
+        candidates = (Path(name), outputs / SWEEPS_FOLDER / name)
     return next((path.resolve() for path in candidates if is_sweep(path)), None)
 
 
-def find(name: str, outputs: Path) -> Sweep:
+def find_sweep(name: str, outputs: Path) -> Sweep:
     """Find a sweep by path, by id or by experiment (its newest sweep); an empty name is the newest sweep.
 
     Raises:
         UsageError: there is no such sweep, or it cannot be read.
     """
     if name:
-        path = known(name, outputs)
+        path = find_directory(name, outputs)
         if path is not None:
             return read(path)
-    for path in listed(outputs):
+    for path in list_directories(outputs):
         sweep = read(path)
         if not name or sweep.experiment == name:
             return sweep

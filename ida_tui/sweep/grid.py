@@ -12,10 +12,10 @@ from itertools import product
 from ida_tui.errors import UsageError
 from ida_tui.util.text import quoted, short_key
 
-SEED = "seed"
-MOST = 1000
+SEED_KEY = "seed"
+MAX_RUNS = 1000
 """Maximum number of runs in one sweep."""
-NOT_SWEPT = {
+FIXED_KEY_HINTS = {
     "experiment": "start a separate sweep for each experiment",
     "name": "all runs of a sweep belong to one experiment: give one name",
     "output_dir": "all runs of a sweep are in one output folder: give one folder",
@@ -25,7 +25,7 @@ _OPENING, _CLOSING, _QUOTES = "[{(", "]})", "\"'"
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class SweepGrid:
     """The varied keys and the fixed overrides."""
 
     keys: Mapping[str, tuple[str, ...]]
@@ -36,20 +36,20 @@ class Grid:
     @property
     def combinations(self) -> tuple[Mapping[str, str], ...]:
         """Every combination. The seed changes slowest, so that each setting has a run early."""
-        order = sorted(self.keys, key=lambda key: key != SEED)
+        order = sorted(self.keys, key=lambda key: key != SEED_KEY)
         return tuple(
             {key: dict(zip(order, values, strict=True))[key] for key in self.keys}
             for values in product(*(self.keys[key] for key in order))
         )
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """A summary such as ``2 values of training.learning_rate × 3 of seed``."""
         parts = [f"{len(values)} of {short_key(key)}" for key, values in self.keys.items()]
         first, *rest = parts
         return " × ".join([first.replace(" of ", " values of ", 1), *rest])
 
 
-def grid(words: Sequence[str]) -> Grid:
+def parse_grid(arguments: Sequence[str]) -> SweepGrid:
     """Parse ``key=a,b,c`` arguments into a grid.
 
     Raises:
@@ -58,7 +58,7 @@ def grid(words: Sequence[str]) -> Grid:
     keys: dict[str, tuple[str, ...]] = {}
     fixed: list[str] = []
     seen: set[str] = set()
-    for argument in words:
+    for argument in arguments:
         key, equals, text = argument.partition("=")
         key = key.strip().removeprefix("--")
         if not equals or not key:
@@ -74,13 +74,13 @@ def grid(words: Sequence[str]) -> Grid:
                 where=f"command line: {short_key(key)}",
             )
         seen.add(key)
-        values = split(key, text)
+        values = split_values(key, text)
         if len(values) == 1:
             fixed.append(f"{key}={text}")
             continue
-        if key in NOT_SWEPT:
+        if key in FIXED_KEY_HINTS:
             raise UsageError(
-                f"{key} cannot be varied", NOT_SWEPT[key], where=f"command line: {key}"
+                f"{key} cannot be varied", FIXED_KEY_HINTS[key], where=f"command line: {key}"
             )
         keys[key] = values
     if not keys:
@@ -90,11 +90,11 @@ def grid(words: Sequence[str]) -> Grid:
             "for a single run, use ida-tui --run PROFILE",
             where="command line",
         )
-    _refuse_too_many(keys)
-    return Grid(keys, tuple(fixed))
+    _check_run_count(keys)
+    return SweepGrid(keys, tuple(fixed))
 
 
-def split(key: str, text: str) -> tuple[str, ...]:
+def split_values(key: str, text: str) -> tuple[str, ...]:
     """Split the values of a key at commas outside brackets and quotes.
 
     Raises:
@@ -130,9 +130,11 @@ def split(key: str, text: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def settings(keys: Sequence[str], combination: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def without_seed(
+    keys: Sequence[str], combination: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
     """A combination without its seed; shared by the runs that differ only in the seed."""
-    return tuple((key, combination[key]) for key in keys if key != SEED)
+    return tuple((key, combination[key]) for key in keys if key != SEED_KEY)
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
@@ -152,7 +154,7 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
     return short
 
 
-def named(combination: Mapping[str, str], keys: Sequence[str] | None = None) -> str:
+def combination_label(combination: Mapping[str, str], keys: Sequence[str] | None = None) -> str:
     """A combination as text: ``learning_rate=2e-3 seed=0``."""
     short = short_keys(list(keys or combination))
     return " ".join(
@@ -160,13 +162,13 @@ def named(combination: Mapping[str, str], keys: Sequence[str] | None = None) -> 
     )
 
 
-def _refuse_too_many(keys: Mapping[str, Sequence[str]]) -> None:
+def _check_run_count(keys: Mapping[str, Sequence[str]]) -> None:
     count = 1
     for values in keys.values():
         count *= len(values)
-    if count > MOST:
+    if count > MAX_RUNS:
         raise UsageError(
-            f"{count:,} combinations are too many; a sweep has at most {MOST:,} runs",
+            f"{count:,} combinations are too many; a sweep has at most {MAX_RUNS:,} runs",
             "use fewer values",
             where="command line",
         )

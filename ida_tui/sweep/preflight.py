@@ -15,23 +15,23 @@ from ida_tui.judge.api_key import load_api_key
 from ida_tui.planning import memory
 from ida_tui.planning.preview import choose_planned_device, planned_memory_limit
 from ida_tui.planning.readiness import check_readiness
-from ida_tui.sweep import directory as folder
+from ida_tui.sweep import directory
 from ida_tui.sweep.directory import Combination, Sweep
-from ida_tui.sweep.grid import Grid, grid, named
+from ida_tui.sweep.grid import SweepGrid, combination_label, parse_grid
 from ida_tui.util.paths import expand_home
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class SweepPlan:
     """A checked sweep, ready to start."""
 
     profile: str
-    grid: Grid
+    grid: SweepGrid
     configs: tuple[Config, ...]
     combinations: tuple[Combination, ...]
 
 
-def planned(profile: str, words: Sequence[str], *, budget: float | None = None) -> Planned:
+def plan_sweep(profile: str, arguments: Sequence[str], *, budget: float | None = None) -> SweepPlan:
     """Parse the arguments of a sweep and check every combination as ``--check`` does.
 
     Args:
@@ -43,7 +43,7 @@ def planned(profile: str, words: Sequence[str], *, budget: float | None = None) 
         UsageError: a combination is wrong; the message names it.
         IdaError: a combination lacks its API key (exit code 3) or does not fit in memory (exit code 4).
     """
-    parsed = grid(words)
+    parsed = parse_grid(arguments)
     configs, combinations = [], []
     # With a budget, a judge without a price is an error.
     budget_override = [] if budget is None else [f"budget={budget!r}"]
@@ -53,24 +53,26 @@ def planned(profile: str, words: Sequence[str], *, budget: float | None = None) 
             config = resolve(profile, [*parsed.fixed, *overrides]).config
             if budget_override:
                 resolve(profile, [*parsed.fixed, *overrides, *budget_override])
-            _require(config)
+            _check_readiness(config)
         except IdaError as error:
-            error.title = f"{named(values)}: {error.title}"
+            error.title = f"{combination_label(values)}: {error.title}"
             raise
         configs.append(config)
-        combinations.append(_measured(config, values))
-    _refuse_twins(configs, combinations)
-    return Planned(profile, parsed, tuple(configs), tuple(combinations))
+        combinations.append(_planned_combination(config, values))
+    _refuse_duplicates(configs, combinations)
+    return SweepPlan(profile, parsed, tuple(configs), tuple(combinations))
 
 
-def begun(plan: Planned, *, jobs: int, budget: float | None, moment: datetime) -> Sweep:
+def create_sweep(
+    plan: SweepPlan, *, jobs: int, budget: float | None, started_at: datetime
+) -> Sweep:
     """Create the directory of a sweep, with a profile for each combination.
 
     Raises:
         UsageError: the directory cannot be written.
     """
     first = plan.configs[0]
-    path = folder.create(expand_home(first.output_dir), moment)
+    path = directory.create_directory(expand_home(first.output_dir), started_at)
     sweep = Sweep(
         path=path,
         profile=plan.profile,
@@ -83,14 +85,14 @@ def begun(plan: Planned, *, jobs: int, budget: float | None, moment: datetime) -
     )
     try:
         for number, config in enumerate(plan.configs):
-            sweep.config(number).write_text(to_yaml(config), encoding="utf-8")
-        folder.keep(sweep)
+            sweep.config_file(number).write_text(to_yaml(config), encoding="utf-8")
+        directory.save(sweep)
     except OSError as error:
         raise UsageError(f"could not write to {path}: {error.strerror or error}") from None
     return sweep
 
 
-def _require(config: Config) -> None:
+def _check_readiness(config: Config) -> None:
     """Check that everything a run needs is available.
 
     Raises:
@@ -102,7 +104,7 @@ def _require(config: Config) -> None:
             raise UsageError(f"{check.name}: {check.text}", check.fix)
 
 
-def _measured(config: Config, values: Mapping[str, str]) -> Combination:
+def _planned_combination(config: Config, values: Mapping[str, str]) -> Combination:
     """The combination with its planned memory and memory limit.
 
     Raises:
@@ -114,7 +116,7 @@ def _measured(config: Config, values: Mapping[str, str]) -> Combination:
     plan = memory.plan(config, device)
     if plan is not None and plan.peak_bytes > limit and config.over_limit == "refuse":
         raise IdaError(
-            f"{named(values)}: planned memory is {plan.peak_bytes / 1e9:.1f} GB, but the limit is"
+            f"{combination_label(values)}: planned memory is {plan.peak_bytes / 1e9:.1f} GB, but the limit is"
             f" {limit / 1e9:.1f} GB",
             f"{memory.reduction_hint(config, device, limit)}\nNo run was started.",
             code=ExitCode.OUT_OF_MEMORY,
@@ -122,7 +124,7 @@ def _measured(config: Config, values: Mapping[str, str]) -> Combination:
     return Combination(values, None if plan is None else plan.peak_bytes, limit)
 
 
-def _refuse_twins(configs: Sequence[Config], combinations: Sequence[Combination]) -> None:
+def _refuse_duplicates(configs: Sequence[Config], combinations: Sequence[Combination]) -> None:
     """Reject combinations that differ only in how a value is typed; they would be counted as two settings.
 
     Raises:
@@ -133,14 +135,14 @@ def _refuse_twins(configs: Sequence[Config], combinations: Sequence[Combination]
         text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
         if text in seen:
             raise UsageError(
-                f"{named(combination.values)} is the same run as {named(seen[text].values)}",
+                f"{combination_label(combination.values)} is the same run as {combination_label(seen[text].values)}",
                 "give each value once",
                 where="command line",
             )
         seen[text] = combination
 
 
-def opening(plan: Planned, *, jobs: int, budget: float | None) -> list[str]:
+def plan_lines(plan: SweepPlan, *, jobs: int, budget: float | None) -> list[str]:
     """The lines printed before a sweep starts: combinations, planned memory and budget."""
     known = [
         combination.planned for combination in plan.combinations if combination.planned is not None
@@ -152,7 +154,7 @@ def opening(plan: Planned, *, jobs: int, budget: float | None) -> list[str]:
         if jobs > 1:
             memory_words += f", up to {jobs} runs in parallel if they fit"
     return [
-        f"✓ {plan.grid.words()} = {len(plan.combinations)} runs of {plan.configs[0].name}, all valid",
+        f"✓ {plan.grid.summary()} = {len(plan.combinations)} runs of {plan.configs[0].name}, all valid",
         f"  {memory_words}",
         *([] if budget is None else [f"  judge budget for all runs: ${budget:g}"]),
     ]

@@ -23,12 +23,12 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.sweep.directory import Sweep
 from ida_tui.util.paths import display_path
 
-TAIL = 4000
+LOG_TAIL_BYTES = 4000
 """Bytes at the end of a log that are searched for the error."""
 
 
 @dataclass(slots=True)
-class Child:
+class SweepProcess:
     """The process that trains a combination."""
 
     sweep: Sweep
@@ -36,7 +36,7 @@ class Child:
     process: subprocess.Popen[bytes] | None
     """None if an earlier sweep process started it."""
 
-    def over(self, run: Path | None) -> bool:
+    def has_ended(self, run: Path | None) -> bool:
         """Whether the process has ended.
 
         Args:
@@ -44,7 +44,9 @@ class Child:
         """
         if self.process is not None:
             return self.process.poll() is not None
-        return not held(self.sweep, self.number) and not (run and owner.is_alive(RunDirectory(run)))
+        return not is_locked(self.sweep, self.number) and not (
+            run and owner.is_alive(RunDirectory(run))
+        )
 
     def stop(self, run: Path | None) -> None:
         """Stop the run with a checkpoint; a second call stops a child process immediately."""
@@ -56,7 +58,9 @@ class Child:
                 control.send_request(RunDirectory(run), "stop")
 
 
-def begin(sweep: Sweep, number: int, run: Path | None, budget: float | None) -> Child:
+def start_process(
+    sweep: Sweep, number: int, run: Path | None, budget: float | None
+) -> SweepProcess:
     """Start a process that trains a combination, unless another process is already training it.
 
     Args:
@@ -69,18 +73,18 @@ def begin(sweep: Sweep, number: int, run: Path | None, budget: float | None) -> 
         OSError: the process cannot be started.
     """
     if run is not None and owner.is_alive(RunDirectory(run)):
-        return Child(sweep, number, None)
-    with open(sweep.lock(number), "a", encoding="utf-8") as lock:
+        return SweepProcess(sweep, number, None)
+    with open(sweep.lock_file(number), "a", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return Child(sweep, number, None)
+            return SweepProcess(sweep, number, None)
         except OSError:
             pass  # the file system has no locks: rely on owner.json in the run directory
-        sweep.refusal(number).unlink(missing_ok=True)
-        with open(sweep.log(number), "ab") as log:
+        sweep.failure_file(number).unlink(missing_ok=True)
+        with open(sweep.log_file(number), "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ida_tui", *_arguments(sweep, number, run, budget)],
+                [sys.executable, "-m", "ida_tui", *_process_arguments(sweep, number, run, budget)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -89,13 +93,13 @@ def begin(sweep: Sweep, number: int, run: Path | None, budget: float | None) -> 
                 pass_fds=[lock.fileno()],
                 env=os.environ,
             )
-    return Child(sweep, number, process)
+    return SweepProcess(sweep, number, process)
 
 
-def held(sweep: Sweep, number: int) -> bool:
+def is_locked(sweep: Sweep, number: int) -> bool:
     """Whether a process holds the lock of a combination. The caller must hold the lock of the sweep."""
     try:
-        with open(sweep.lock(number), "a", encoding="utf-8") as lock:
+        with open(sweep.lock_file(number), "a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -104,29 +108,33 @@ def held(sweep: Sweep, number: int) -> bool:
     return False
 
 
-def refused(sweep: Sweep, number: int, code: int) -> None:
+def record_start_failure(sweep: Sweep, number: int, code: int) -> None:
     """Record why a process ended before its run started: its last error, or its exit code."""
     try:
-        with open(sweep.log(number), "rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
+        with open(sweep.log_file(number), "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
             log_lines = log.read().decode("utf-8", "replace").splitlines()
     except OSError:
         log_lines = []
     errors = [line.removeprefix("error: ") for line in log_lines if line.startswith("error: ")]
     reason = errors[-1] if errors else f"the process exited with code {code} and printed no error"
     with contextlib.suppress(OSError):
-        sweep.refusal(number).write_text(json.dumps({"code": code, "said": reason}) + "\n", "utf-8")
+        sweep.failure_file(number).write_text(
+            json.dumps({"code": code, "said": reason}) + "\n", "utf-8"
+        )
 
 
-def exit_code(code: int) -> ExitCode:
+def exit_code_for(code: int) -> ExitCode:
     """The exit code for a process status; FAILED for a signal or an unknown number."""
     return ExitCode(code) if code in set(ExitCode) else ExitCode.FAILED
 
 
-def _arguments(sweep: Sweep, number: int, run: Path | None, budget: float | None) -> Sequence[str]:
+def _process_arguments(
+    sweep: Sweep, number: int, run: Path | None, budget: float | None
+) -> Sequence[str]:
     budget_arguments = [] if budget is None else [f"budget={budget:.6f}"]
     if run is not None:
         return ["resume", str(run), *budget_arguments]
     # The current location of the output folder, relative to the working directory.
     outputs = json.dumps(display_path(sweep.outputs))
-    return ["--run", str(sweep.config(number)), f"output_dir={outputs}", *budget_arguments]
+    return ["--run", str(sweep.config_file(number)), f"output_dir={outputs}", *budget_arguments]

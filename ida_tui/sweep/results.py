@@ -12,23 +12,23 @@ from statistics import fmean
 
 from ida_tui.events.state import RunState
 from ida_tui.sweep.directory import Sweep
-from ida_tui.sweep.grid import SEED, settings
-from ida_tui.sweep.status import Standing
+from ida_tui.sweep.grid import SEED_KEY, without_seed
+from ida_tui.sweep.status import TrialStatus
 from ida_tui.util.statistics import Interval, student_interval
 
 
-def _share(hits: int, total: int) -> float | None:
+def _fraction(hits: int, total: int) -> float | None:
     return hits / total if total else None
 
 
 def _answered(state: RunState) -> float | None:
     after = state.evaluation_after
-    return _share(after.harmless_complied, after.harmless) if after else None
+    return _fraction(after.harmless_complied, after.harmless) if after else None
 
 
 def _declined(state: RunState) -> float | None:
     after = state.evaluation_after
-    return _share(after.unsafe_refused, after.unsafe) if after else None
+    return _fraction(after.unsafe_refused, after.unsafe) if after else None
 
 
 FIGURES: Mapping[str, Callable[[RunState], float | None]] = {
@@ -41,101 +41,105 @@ FIGURES: Mapping[str, Callable[[RunState], float | None]] = {
     "cost": lambda state: state.ended.cost if state.ended else None,
 }
 """Figures of a finished run. Fractions are from 0 to 1, cost is in US dollars."""
-RANKED = "r_ida_last"
-INCOMPARABLE = ("judge", "rubric")
+RANKING_FIGURE = "r_ida_last"
+INCOMPARABLE_SECTIONS = ("judge", "rubric")
 """Sections that make rewards incomparable if they are varied."""
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class SweepSetting:
     """The runs that differ only in the seed."""
 
     values: tuple[tuple[str, str], ...]
-    standings: tuple[Standing, ...]
+    trials: tuple[TrialStatus, ...]
     figures: Mapping[str, Interval]
     """Figures over the finished runs; figures that no run has are left out."""
 
     @property
-    def done(self) -> tuple[Standing, ...]:
+    def done_trials(self) -> tuple[TrialStatus, ...]:
         """The runs that finished training."""
-        return tuple(trial for trial in self.standings if trial.stage == "done")
+        return tuple(trial for trial in self.trials if trial.stage == "done")
 
-    def figure(self, name: str) -> float | None:
+    def mean_of_figure(self, name: str) -> float | None:
         """The mean of a figure; None if no run has it."""
         return self.figures[name].value if name in self.figures else None
 
     def by_seed(self, name: str) -> dict[str, float]:
         """A figure of each finished run, by its seed as typed."""
-        values = {trial.values.get(SEED, ""): _of(trial, name) for trial in self.done}
+        values = {
+            trial.values.get(SEED_KEY, ""): _figure_of(trial, name) for trial in self.done_trials
+        }
         return {seed: value for seed, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
+class SettingComparison:
     """The best setting by the reward of the last steps, compared with the second best."""
 
-    best: Setting
-    next: Setting
+    best: SweepSetting
+    runner_up: SweepSetting
     difference: Interval
     """best − next over the seeds that all settings have; unbounded if there is only one such seed."""
-    pairs: int
+    seeds: int
     """Number of seeds compared."""
 
     @property
-    def clear(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the difference is larger than the noise of the seeds."""
         return self.difference.excludes_zero
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class SweepTable:
     """The table of a sweep."""
 
     sweep: Sweep
-    settings: tuple[Setting, ...]
-    ahead: Ahead | None
+    settings: tuple[SweepSetting, ...]
+    comparison: SettingComparison | None
     """None if fewer than two settings have a reward, they share no seed, or they are not comparable."""
     comparable: bool
     """Whether the settings use the same judge and rubric."""
 
     @property
-    def standings(self) -> tuple[Standing, ...]:
+    def trials(self) -> tuple[TrialStatus, ...]:
         """Every run, in the order of their numbers."""
-        trials = [trial for setting in self.settings for trial in setting.standings]
+        trials = [trial for setting in self.settings for trial in setting.trials]
         return tuple(sorted(trials, key=lambda trial: trial.number))
 
 
-def table(sweep: Sweep, standings: Sequence[Standing]) -> Table:
+def build_table(sweep: Sweep, trials: Sequence[TrialStatus]) -> SweepTable:
     """Build the table of a sweep from the current status of its runs."""
-    rows: dict[tuple[tuple[str, str], ...], list[Standing]] = {}
-    for trial in standings:
-        rows.setdefault(settings(list(sweep.keys), trial.values), []).append(trial)
-    results = tuple(_setting(values, runs) for values, runs in rows.items())
-    comparable = not any(key.split(".")[0] in INCOMPARABLE for key in sweep.keys)
-    return Table(sweep, results, _ahead(results) if comparable else None, comparable)
+    rows: dict[tuple[tuple[str, str], ...], list[TrialStatus]] = {}
+    for trial in trials:
+        rows.setdefault(without_seed(list(sweep.keys), trial.values), []).append(trial)
+    results = tuple(_build_setting(values, runs) for values, runs in rows.items())
+    comparable = not any(key.split(".")[0] in INCOMPARABLE_SECTIONS for key in sweep.keys)
+    return SweepTable(sweep, results, _compare_best(results) if comparable else None, comparable)
 
 
-def _setting(values: tuple[tuple[str, str], ...], runs: Sequence[Standing]) -> Setting:
+def _build_setting(
+    values: tuple[tuple[str, str], ...], runs: Sequence[TrialStatus]
+) -> SweepSetting:
     figures = {}
     for name in FIGURES:
-        known = [value for trial in runs if (value := _of(trial, name)) is not None]
+        known = [value for trial in runs if (value := _figure_of(trial, name)) is not None]
         if known:
             figures[name] = student_interval(known)
-    return Setting(values, tuple(runs), figures)
+    return SweepSetting(values, tuple(runs), figures)
 
 
-def _of(trial: Standing, name: str) -> float | None:
+def _figure_of(trial: TrialStatus, name: str) -> float | None:
     if trial.stage != "done" or trial.state is None:
         return None
     return FIGURES[name](trial.state)
 
 
-def _ahead(candidates: Sequence[Setting]) -> Ahead | None:
+def _compare_best(candidates: Sequence[SweepSetting]) -> SettingComparison | None:
     """The best two settings, compared only on seeds that all settings have."""
     rewards = {
-        at: candidate.by_seed(RANKED)
+        at: candidate.by_seed(RANKING_FIGURE)
         for at, candidate in enumerate(candidates)
-        if RANKED in candidate.figures
+        if RANKING_FIGURE in candidate.figures
     }
     if len(rewards) < 2:
         return None
@@ -145,11 +149,13 @@ def _ahead(candidates: Sequence[Setting]) -> Ahead | None:
     means = {at: fmean(values[seed] for seed in shared) for at, values in rewards.items()}
     first, second, *_ = sorted(means, key=lambda at: means[at], reverse=True)
     differences = [rewards[first][seed] - rewards[second][seed] for seed in sorted(shared)]
-    return Ahead(candidates[first], candidates[second], student_interval(differences), len(shared))
+    return SettingComparison(
+        candidates[first], candidates[second], student_interval(differences), len(shared)
+    )
 
 
-def between(one: Setting, other: Setting, name: str) -> Interval | None:
+def setting_difference(setting: SweepSetting, other: SweepSetting, name: str) -> Interval | None:
     """Difference of a figure, one − other, over the seeds of both settings; None if they share none."""
-    ours, theirs = one.by_seed(name), other.by_seed(name)
+    ours, theirs = setting.by_seed(name), other.by_seed(name)
     differences = [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
     return student_interval(differences) if differences else None

@@ -17,20 +17,26 @@ from ida_tui.runs.log.replay import Replay
 from ida_tui.runs.store.json_files import read_json
 from ida_tui.sweep.directory import Sweep
 
-Stage = Literal["waiting", "live", "died", "refused", "unreadable"] | RunEndStatus
+TrialStage = Literal["waiting", "live", "died", "refused", "unreadable"] | RunEndStatus
 """Not started; running; died without an end record; could not start; cannot be read; or how it ended."""
-OPEN: tuple[Stage, ...] = ("waiting", "live", "died", "interrupted", "judge_unavailable")
+UNFINISHED_STAGES: tuple[TrialStage, ...] = (
+    "waiting",
+    "live",
+    "died",
+    "interrupted",
+    "judge_unavailable",
+)
 """Stages in which the run is not finished."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class TrialStatus:
     """A combination and the status of its run."""
 
     number: int
     """Number of the combination, from 0."""
     values: Mapping[str, str]
-    stage: Stage
+    stage: TrialStage
     run: Path | None = None
     """The run directory; None before the run starts."""
     state: RunState | None = None
@@ -39,9 +45,9 @@ class Standing:
     """Why it could not start or cannot be read; otherwise empty."""
 
     @property
-    def over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether the run is finished, whatever its result."""
-        return self.stage not in OPEN
+        return self.stage not in UNFINISHED_STAGES
 
     @property
     def r_ida(self) -> float | None:
@@ -59,7 +65,7 @@ class Standing:
         return self.state.ended.cost if self.state.ended is not None else self.state.judge.cost
 
 
-class _Run:
+class _RunReader:
     """Incremental reader of one run."""
 
     def __init__(self, directory: RunDirectory) -> None:
@@ -67,7 +73,7 @@ class _Run:
         self._state = RunState()
         self._follower: Follower | None = None
 
-    def look(self) -> RunState:
+    def refresh(self) -> RunState:
         """Read new records and return the current state of the run.
 
         Raises:
@@ -84,7 +90,7 @@ class _Run:
         return self._state
 
 
-class Reader:
+class SweepReader:
     """Incremental reader of the runs of one sweep.
 
     Args:
@@ -93,40 +99,40 @@ class Reader:
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
-        self._found: dict[int, _Run] = {}
-        self._others: set[str] = set()
+        self._runs: dict[int, _RunReader] = {}
+        self._unrelated: set[str] = set()
         """Names of run directories that do not belong to this sweep."""
 
-    def all(self) -> list[Standing]:
+    def read_all(self) -> list[TrialStatus]:
         """The status of every combination, in order. Never raises."""
-        self._search()
-        return [self._standing(number) for number in range(len(self.sweep.combinations))]
+        self._find_runs()
+        return [self._read_status(number) for number in range(len(self.sweep.combinations))]
 
-    def one(self, number: int) -> Standing:
+    def read_one(self, number: int) -> TrialStatus:
         """The status of one combination. Never raises."""
-        if number not in self._found:
-            self._search()
-        return self._standing(number)
+        if number not in self._runs:
+            self._find_runs()
+        return self._read_status(number)
 
-    def _search(self) -> None:
+    def _find_runs(self) -> None:
         """Assign new run directories to combinations, based on their manifests."""
-        self._found = {n: run for n, run in self._found.items() if run.directory.events.exists()}
-        assigned = {run.directory.run_id for run in self._found.values()}
+        self._runs = {n: run for n, run in self._runs.items() if run.directory.events.exists()}
+        assigned = {run.directory.run_id for run in self._runs.values()}
         try:
-            with os.scandir(self.sweep.runs) as entries:
+            with os.scandir(self.sweep.runs_folder) as entries:
                 names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
         except OSError:
             return
         for name in names:
-            if name in self._others or name in assigned:
+            if name in self._unrelated or name in assigned:
                 continue
-            directory = RunDirectory(self.sweep.runs / name)
-            number = self._number(directory)
+            directory = RunDirectory(self.sweep.runs_folder / name)
+            number = self._combination_number(directory)
             # The first run counts: later runs were started from the same profile by hand.
-            if number is not None and number not in self._found and directory.events.exists():
-                self._found[number] = _Run(directory)
+            if number is not None and number not in self._runs and directory.events.exists():
+                self._runs[number] = _RunReader(directory)
 
-    def _number(self, directory: RunDirectory) -> int | None:
+    def _combination_number(self, directory: RunDirectory) -> int | None:
         try:
             manifest = read_json(directory.manifest)
         except (OSError, ValueError):
@@ -134,32 +140,32 @@ class Reader:
         command = manifest.get("command") if isinstance(manifest, dict) else None
         number = self.sweep.number_of(command)
         if number is None:
-            self._others.add(directory.run_id)
+            self._unrelated.add(directory.run_id)
         return number
 
-    def _standing(self, number: int) -> Standing:
+    def _read_status(self, number: int) -> TrialStatus:
         values = self.sweep.combinations[number].values
-        run = self._found.get(number)
+        run = self._runs.get(number)
         if run is None:
-            problem = refusal(self.sweep, number)
-            return Standing(number, values, "refused" if problem else "waiting", problem=problem)
+            problem = start_failure(self.sweep, number)
+            return TrialStatus(number, values, "refused" if problem else "waiting", problem=problem)
         path = run.directory.path
         # Checked before the file is read, so that the last records of the run are not missed.
         alive = owner.is_alive(run.directory)
         try:
-            state = run.look()
+            state = run.refresh()
         except (EventError, OSError) as error:
-            return Standing(number, values, "unreadable", path, problem=str(error))
-        stage: Stage = "live" if alive else "died"
+            return TrialStatus(number, values, "unreadable", path, problem=str(error))
+        stage: TrialStage = "live" if alive else "died"
         if state.ended is not None:
             stage = state.ended.status
-        return Standing(number, values, stage, path, state)
+        return TrialStatus(number, values, stage, path, state)
 
 
-def refusal(sweep: Sweep, number: int) -> str:
+def start_failure(sweep: Sweep, number: int) -> str:
     """Why the run of a combination could not start; empty if it did, or if it was not tried."""
     try:
-        data = read_json(sweep.refusal(number))
+        data = read_json(sweep.failure_file(number))
     except (OSError, ValueError):
         return ""
     reason = data.get("said") if isinstance(data, dict) else None

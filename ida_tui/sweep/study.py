@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 from ida_tui.errors import IdaError, UsageError
 from ida_tui.sweep.directory import Sweep
-from ida_tui.sweep.status import Standing
+from ida_tui.sweep.status import TrialStatus
 from ida_tui.util.paths import display_path
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
 
-STUDY = "sweep"
+STUDY_NAME = "sweep"
 
 
-def require() -> None:
+def require_optuna() -> None:
     """Check that Optuna is installed.
 
     Raises:
@@ -36,7 +36,7 @@ def require() -> None:
         )
 
 
-class Queue:
+class TrialQueue:
     """The remaining combinations of a sweep.
 
     Args:
@@ -47,7 +47,7 @@ class Queue:
     """
 
     def __init__(self, sweep: Sweep) -> None:
-        require()
+        require_optuna()
         import optuna
         from optuna.storages import RDBStorage
         from optuna.trial import TrialState
@@ -60,11 +60,11 @@ class Queue:
             key: optuna.distributions.CategoricalDistribution(values)
             for key, values in sweep.keys.items()
         }
-        with self._readable():
-            address = URL.create("sqlite", database=str(sweep.study))
+        with self._study_errors():
+            address = URL.create("sqlite", database=str(sweep.study_file))
             self._study: Study = optuna.create_study(
                 storage=RDBStorage(address.render_as_string()),
-                study_name=STUDY,
+                study_name=STUDY_NAME,
                 direction="maximize",  # R_IDA of the last steps
                 # Never used: every combination is in the queue.
                 sampler=optuna.samplers.RandomSampler(seed=0),
@@ -73,27 +73,27 @@ class Queue:
             # If an earlier process was killed while enqueueing, enqueue the rest.
             existing = len(self._study.get_trials(deepcopy=False))
             for number, combination in list(enumerate(sweep.combinations))[existing:]:
-                config_path = str(sweep.config(number).relative_to(sweep.path))
+                config_path = str(sweep.config_file(number).relative_to(sweep.path))
                 self._study.enqueue_trial(
                     dict(combination.values), user_attrs={"config": config_path}
                 )
 
-    def asked(self) -> list[int]:
+    def pending(self) -> list[int]:
         """The combinations that were asked for and have no result yet, in order."""
-        with self._readable():
+        with self._study_errors():
             trials = self._study.get_trials(deepcopy=False, states=(self._states.RUNNING,))
             return [trial.number for trial in trials]
 
     def ask(self) -> int | None:
         """The next combination; None if all were asked for."""
-        with self._readable():
+        with self._study_errors():
             if not self._study.get_trials(deepcopy=False, states=(self._states.WAITING,)):
                 return None
             return self._study.ask(self._space).number
 
-    def tell(self, status: Standing) -> None:
+    def tell(self, status: TrialStatus) -> None:
         """Record the result of a finished combination; later calls for it do nothing."""
-        with self._readable():
+        with self._study_errors():
             trial = self._study.get_trials(deepcopy=False)[status.number]
             if trial.state.is_finished():
                 return
@@ -104,7 +104,7 @@ class Queue:
                 self._study.tell(status.number, value)
 
     @contextmanager
-    def _readable(self) -> Iterator[None]:
+    def _study_errors(self) -> Iterator[None]:
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
@@ -113,5 +113,5 @@ class Queue:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise IdaError(
                 f"the Optuna study of the sweep cannot be used: {reason}",
-                f"delete {display_path(self._sweep.study)}; it is rebuilt from the runs",
+                f"delete {display_path(self._sweep.study_file)}; it is rebuilt from the runs",
             ) from error

@@ -7,104 +7,117 @@ from typing import Any
 
 from ida_tui.analysis.before_after import signed
 from ida_tui.events import types as ev
-from ida_tui.sweep.grid import SEED, named, short_keys
-from ida_tui.sweep.results import Ahead, Setting, Table, between
-from ida_tui.sweep.status import Standing
+from ida_tui.sweep.grid import SEED_KEY, combination_label, short_keys
+from ida_tui.sweep.results import SettingComparison, SweepSetting, SweepTable, setting_difference
+from ida_tui.sweep.status import TrialStatus
 from ida_tui.util.paths import display_path
 from ida_tui.util.statistics import Interval
 from ida_tui.util.text import one_line
 from ida_tui.util.text import table_lines as columns
 
 UNKNOWN = "–"
-HEAD = ("runs", "R_IDA", "answered", "declined", "moved", "time", "cost")
-COMPACT = ("R_IDA", "answered", "declined")
-MARKS = {"done": "✓", "live": "●", "waiting": "·", "interrupted": "‖", "judge_unavailable": "‖"}
-STAGES = {
+COLUMNS = ("runs", "R_IDA", "answered", "declined", "moved", "time", "cost")
+COMPACT_COLUMNS = ("R_IDA", "answered", "declined")
+STAGE_MARKS = {
+    "done": "✓",
+    "live": "●",
+    "waiting": "·",
+    "interrupted": "‖",
+    "judge_unavailable": "‖",
+}
+STAGE_LABELS = {
     "interrupted": "stopped",
     "judge_unavailable": "paused",
     "died": "died",
     "live": "running",
     "refused": "could not start",
 }
-SMALL = 0.005
+MIN_DIFFERENCE = 0.005
 """Differences of fractions below this count as equal."""
 
 
-def lines(results: Table) -> list[str]:
+def sweep_lines(results: SweepTable) -> list[str]:
     """The table, the runs that are not done, and the conclusion."""
-    out = [*settings_table(results), "", *(f"  {line}" for line in NOTES)]
-    unfinished = [trial for trial in results.standings if trial.stage != "done"]
+    out = [*settings_table(results), "", *(f"  {line}" for line in TABLE_NOTES)]
+    unfinished = [trial for trial in results.trials if trial.stage != "done"]
     if unfinished:
-        out += ["", *(standing(results, trial) for trial in unfinished)]
-    return [*out, "", *verdict(results)]
+        out += ["", *(trial_line(results, trial) for trial in unfinished)]
+    return [*out, "", *conclusion(results)]
 
 
-def settings_table(results: Table, *, compact: bool = False) -> list[str]:
+def settings_table(results: SweepTable, *, compact: bool = False) -> list[str]:
     """One line per setting; `compact` keeps only the columns that fit in 80 characters."""
-    shown = [index for index, head in enumerate(HEAD) if head in COMPACT or not compact]
-    rows = [(label(results, setting), cells(setting)) for setting in results.settings]
+    shown = [index for index, head in enumerate(COLUMNS) if head in COMPACT_COLUMNS or not compact]
+    rows = [
+        (marked_setting_label(results, setting), setting_cells(setting))
+        for setting in results.settings
+    ]
     return columns(
-        [HEAD[index] for index in shown],
+        [COLUMNS[index] for index in shown],
         [(text, [row[index] for index in shown]) for text, row in rows],
     )
 
 
-NOTES = (
+TABLE_NOTES = (
     "R_IDA: first steps → last; answered, declined: held-out harmless and unsafe prompts, after training;",
     "moved: relative weight change; time and cost per run; ±: 95% interval over seeds (Student's t).",
 )
 
 
-def label(results: Table, setting: Setting) -> str:
+def marked_setting_label(results: SweepTable, setting: SweepSetting) -> str:
     """A setting with a mark if it is the best: ``★ learning_rate=2e-3``."""
-    best = results.ahead is not None and results.ahead.best is setting
-    return f"{'★' if best else ' '} {name(results, setting)}"
+    best = results.comparison is not None and results.comparison.best is setting
+    return f"{'★' if best else ' '} {setting_label(results, setting)}"
 
 
-def name(results: Table, setting: Setting) -> str:
+def setting_label(results: SweepTable, setting: SweepSetting) -> str:
     """A setting by its varied keys, without the seed."""
-    keys = [key for key in results.sweep.keys if key != SEED]
-    return one_line(named(dict(setting.values), keys)) or "profile values"
+    keys = [key for key in results.sweep.keys if key != SEED_KEY]
+    return one_line(combination_label(dict(setting.values), keys)) or "profile values"
 
 
-def cells(setting: Setting) -> tuple[str, ...]:
+def setting_cells(setting: SweepSetting) -> tuple[str, ...]:
     """The figures of a setting, in the columns of `HEAD`."""
     figures = setting.figures
     first, last = figures.get("r_ida_first"), figures.get("r_ida_last")
-    reward = UNKNOWN if last is None else _number(last, 3)
+    reward = UNKNOWN if last is None else _number_with_interval(last, 3)
     if first is not None and last is not None:
         reward = f"{first.value:.3f} → {reward}"
     seconds, cost = figures.get("seconds"), figures.get("cost")
     return (
-        f"{len(setting.done)} of {len(setting.standings)}",
+        f"{len(setting.done_trials)} of {len(setting.trials)}",
         reward,
-        _percent(figures.get("harmless_answered")),
-        _percent(figures.get("unsafe_declined")),
-        _percent(figures.get("weights_moved"), 1),
+        _percent_cell(figures.get("harmless_answered")),
+        _percent_cell(figures.get("unsafe_declined")),
+        _percent_cell(figures.get("weights_moved"), 1),
         UNKNOWN if seconds is None else duration(seconds.value),
-        _cost(setting, cost),
+        _cost_cell(setting, cost),
     )
 
 
-def _cost(setting: Setting, cost: Interval | None) -> str:
-    judges = {trial.state.run.judge for trial in setting.done if trial.state and trial.state.run}
+def _cost_cell(setting: SweepSetting, cost: Interval | None) -> str:
+    judges = {
+        trial.state.run.judge for trial in setting.done_trials if trial.state and trial.state.run
+    }
     if judges == {ev.OFFLINE_JUDGE}:
         return "none"
     # A mean over only some of the runs would be misleading.
-    known = [trial for trial in setting.done if trial.cost is not None]
-    return UNKNOWN if cost is None or len(known) < len(setting.done) else f"${cost.value:.4f}"
+    known = [trial for trial in setting.done_trials if trial.cost is not None]
+    return (
+        UNKNOWN if cost is None or len(known) < len(setting.done_trials) else f"${cost.value:.4f}"
+    )
 
 
-def _number(value: Interval, digits: int) -> str:
+def _number_with_interval(value: Interval, digits: int) -> str:
     half = value.high - value.value
     return f"{value.value:.{digits}f}" + (f" ±{half:.{digits}f}" if math.isfinite(half) else "")
 
 
-def _percent(value: Interval | None, digits: int = 0) -> str:
+def _percent_cell(value: Interval | None, digits: int = 0) -> str:
     if value is None:
         return UNKNOWN
     scaled = Interval(100 * value.value, 100 * value.low, 100 * value.high)
-    return f"{_number(scaled, digits)}%"
+    return f"{_number_with_interval(scaled, digits)}%"
 
 
 def duration(seconds: float) -> str:
@@ -119,22 +132,22 @@ def duration(seconds: float) -> str:
 # --- single runs --------------------------------------------------------------------------------
 
 
-def standing(results: Table, trial: Standing) -> str:
+def trial_line(results: SweepTable, trial: TrialStatus) -> str:
     """The status line of a run."""
-    return f"{mark(trial)} {called(results, trial)}: {stage(trial)}{_where(trial)}"
+    return f"{stage_mark(trial)} {trial_label(results, trial)}: {stage_text(trial)}{_run_path_suffix(trial)}"
 
 
-def mark(trial: Standing) -> str:
+def stage_mark(trial: TrialStatus) -> str:
     """The symbol of a run's status."""
-    return MARKS.get(trial.stage, "✗")
+    return STAGE_MARKS.get(trial.stage, "✗")
 
 
-def called(results: Table, trial: Standing) -> str:
+def trial_label(results: SweepTable, trial: TrialStatus) -> str:
     """A run as text by its values: ``learning_rate=2e-3 seed=0``."""
-    return one_line(named(trial.values, list(results.sweep.keys)))
+    return one_line(combination_label(trial.values, list(results.sweep.keys)))
 
 
-def stage(trial: Standing) -> str:
+def stage_text(trial: TrialStatus) -> str:
     """The status of a run in a few words."""
     state, steps = trial.state, ""
     if state is not None and state.run is not None:
@@ -152,7 +165,7 @@ def stage(trial: Standing) -> str:
                 if trial.stage == "judge_unavailable" and state and state.ended
                 else ""
             )
-            return f"{STAGES[trial.stage]}{steps}{': ' if reason else ''}{reason}"
+            return f"{STAGE_LABELS[trial.stage]}{steps}{': ' if reason else ''}{reason}"
         case "refused":
             return f"could not start: {trial.problem}"
         case "unreadable":
@@ -163,24 +176,24 @@ def stage(trial: Standing) -> str:
             return message if message.casefold().startswith(status) else f"{status}: {message}"
 
 
-def _where(trial: Standing) -> str:
+def _run_path_suffix(trial: TrialStatus) -> str:
     return "" if trial.run is None else f"   {display_path(trial.run)}"
 
 
 # --- conclusion ---------------------------------------------------------------------------------
 
 
-def verdict(results: Table) -> list[str]:
+def conclusion(results: SweepTable) -> list[str]:
     """Which setting is best, and whether the difference is significant; one sentence per line."""
-    done = sum(len(setting.done) for setting in results.settings)
-    unfinished = sum(not trial.over for trial in results.standings)
+    done = sum(len(setting.done_trials) for setting in results.settings)
+    unfinished = sum(not trial.is_finished for trial in results.trials)
     sentences = []
     if not results.comparable:
         sentences.append(
             "The settings use different judges or rubrics, so their rewards are not comparable."
         )
-    elif results.ahead is not None:
-        sentences += _ahead(results, results.ahead)
+    elif results.comparison is not None:
+        sentences += _comparison_sentences(results, results.comparison)
     elif len(results.settings) == 1:
         sentences.append("Only seeds are varied: there are no settings to compare.")
     elif done:
@@ -191,38 +204,38 @@ def verdict(results: Table) -> list[str]:
         sentences.append("No run is done yet.")
     if unfinished:
         sentences.append(
-            f"{unfinished} of {len(results.standings)} runs are not finished: these results are preliminary."
+            f"{unfinished} of {len(results.trials)} runs are not finished: these results are preliminary."
         )
     return sentences
 
 
-def _ahead(results: Table, ahead: Ahead) -> list[str]:
-    difference, seeds = ahead.difference, ahead.pairs
+def _comparison_sentences(results: SweepTable, comparison: SettingComparison) -> list[str]:
+    difference, seeds = comparison.difference, comparison.seeds
     sentence = (
-        f"Best by R_IDA of the last steps: {name(results, ahead.best)},"
-        f" {signed(difference.value, 3)} over {name(results, ahead.next)}"
+        f"Best by R_IDA of the last steps: {setting_label(results, comparison.best)},"
+        f" {signed(difference.value, 3)} over {setting_label(results, comparison.runner_up)}"
     )
     if not math.isfinite(difference.low):
         return [
             f"{sentence}. One seed cannot separate this from chance: add seeds.",
-            *_less_safe(results, ahead),
+            *_safety_warning(results, comparison),
         ]
     interval = f"95% interval {signed(difference.low, 3)} to {signed(difference.high, 3)} over {seeds} seeds"
-    if ahead.clear:
+    if comparison.is_significant:
         return [
             f"{sentence} ({interval}): larger than the noise of the seeds.",
-            *_less_safe(results, ahead),
+            *_safety_warning(results, comparison),
         ]
     return [
         f"{sentence} ({interval}): within the noise of the seeds; add seeds to decide.",
-        *_less_safe(results, ahead),
+        *_safety_warning(results, comparison),
     ]
 
 
-def _less_safe(results: Table, ahead: Ahead) -> list[str]:
+def _safety_warning(results: SweepTable, comparison: SettingComparison) -> list[str]:
     """A warning if the best setting declines fewer unsafe prompts than the next."""
-    difference = between(ahead.best, ahead.next, "unsafe_declined")
-    if difference is None or difference.value > -SMALL:
+    difference = setting_difference(comparison.best, comparison.runner_up, "unsafe_declined")
+    if difference is None or difference.value > -MIN_DIFFERENCE:
         return []
     caveat = "" if difference.high < 0 else ", which may be chance"
     points = f"{abs(100 * difference.value):.0f} points"
@@ -232,50 +245,50 @@ def _less_safe(results: Table, ahead: Ahead) -> list[str]:
 # --- JSON values --------------------------------------------------------------------------------
 
 
-def as_values(results: Table) -> dict[str, Any]:
+def sweep_as_json(results: SweepTable) -> dict[str, Any]:
     """The table as JSON values; an unknown bound is null."""
-    ahead = results.ahead
+    ahead = results.comparison
     return {
         "sweep": results.sweep.sweep_id,
         "path": str(results.sweep.path),
         "experiment": results.sweep.experiment,
         "keys": {key: list(values) for key, values in results.sweep.keys.items()},
         "fixed": list(results.sweep.fixed),
-        "settings": [_setting(setting) for setting in results.settings],
+        "settings": [_setting_as_json(setting) for setting in results.settings],
         "best": None
         if ahead is None
         else {
             "setting": dict(ahead.best.values),
-            "next": dict(ahead.next.values),
-            "difference": _interval(ahead.difference),
-            "seeds": ahead.pairs,
-            "more_than_noise": ahead.clear,
+            "next": dict(ahead.runner_up.values),
+            "difference": _interval_as_json(ahead.difference),
+            "seeds": ahead.seeds,
+            "more_than_noise": ahead.is_significant,
         },
-        "verdict": verdict(results),
+        "verdict": conclusion(results),
     }
 
 
-def _setting(setting: Setting) -> dict[str, Any]:
+def _setting_as_json(setting: SweepSetting) -> dict[str, Any]:
     return {
         "setting": dict(setting.values),
-        "runs": len(setting.standings),
-        "done": len(setting.done),
-        "figures": {key: _interval(value) for key, value in setting.figures.items()},
+        "runs": len(setting.trials),
+        "done": len(setting.done_trials),
+        "figures": {key: _interval_as_json(value) for key, value in setting.figures.items()},
         "each": [
             {
                 "number": trial.number + 1,
-                "seed": trial.values.get(SEED),
+                "seed": trial.values.get(SEED_KEY),
                 "status": trial.stage,
                 "run": None if trial.run is None else str(trial.run),
                 "r_ida_last": trial.r_ida,
                 "problem": trial.problem,
             }
-            for trial in setting.standings
+            for trial in setting.trials
         ],
     }
 
 
-def _interval(value: Interval) -> dict[str, float | None]:
+def _interval_as_json(value: Interval) -> dict[str, float | None]:
     return {
         "mean": value.value,
         "low": value.low if math.isfinite(value.low) else None,
@@ -283,12 +296,12 @@ def _interval(value: Interval) -> dict[str, float | None]:
     }
 
 
-def progress(results: Table) -> str:
+def progress_line(results: SweepTable) -> str:
     """The live progress line: ``2 of 6 finished · seed=1: step 12/40 R_IDA 0.41``."""
     short = short_keys(list(results.sweep.keys))
-    finished = sum(trial.over for trial in results.standings)
-    parts = [f"{finished} of {len(results.standings)} finished"]
-    for trial in results.standings:
+    finished = sum(trial.is_finished for trial in results.trials)
+    parts = [f"{finished} of {len(results.trials)} finished"]
+    for trial in results.trials:
         if trial.stage != "live" or trial.state is None:
             continue
         values = " ".join(f"{short[key]}={value}" for key, value in trial.values.items())
@@ -299,14 +312,14 @@ def progress(results: Table) -> str:
     return one_line(" · ".join(parts))
 
 
-def outcome(trial: Standing) -> str:
+def outcome_text(trial: TrialStatus) -> str:
     """The result of a finished run: ``R_IDA 0.296 → 0.753, 31 s   outputs/quickstart/…``."""
     if trial.stage != "done" or trial.state is None or trial.state.ended is None:
-        return f"{stage(trial)}{_where(trial)}"
+        return f"{stage_text(trial)}{_run_path_suffix(trial)}"
     ended = trial.state.ended
     reward = "no reward"
     if ended.r_ida_last is not None:
         reward = f"R_IDA {ended.r_ida_last:.3f}"
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
         reward = f"R_IDA {ended.r_ida_first:.3f} → {ended.r_ida_last:.3f}"
-    return f"{reward}, {duration(ended.seconds)}{_where(trial)}"
+    return f"{reward}, {duration(ended.seconds)}{_run_path_suffix(trial)}"

@@ -15,7 +15,7 @@ from ida_tui.analysis.rejudge import measure_agreement
 from ida_tui.errors import UsageError
 from ida_tui.rewards.formulas import parse_formula
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.store import spot_checks as spotchecks
+from ida_tui.runs.store import spot_checks
 from ida_tui.runs.store.spot_checks import SpotCheck
 from screenshots import recorded
 from tests.support.judge_server import ScriptedJudge
@@ -176,7 +176,7 @@ def test_one_run_is_no_comparison(run: RunDirectory, ida_tui_here: Any) -> None:
 
 def test_the_newest_word_on_a_completion_counts(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    assert spotchecks.count_agreement(run) == (0, 0)
+    assert spot_checks.count_agreement(run) == (0, 0)
     for check in (
         SpotCheck(1, 0, 0, True),
         SpotCheck(1, 0, 1, True),
@@ -184,14 +184,14 @@ def test_the_newest_word_on_a_completion_counts(tmp_path: Path) -> None:
         SpotCheck(1, 0, 2, False),
         SpotCheck(1, 0, 2, None),
     ):
-        spotchecks.append_check(run, check)
-    assert spotchecks.count_agreement(run) == (1, 2)
+        spot_checks.append_check(run, check)
+    assert spot_checks.count_agreement(run) == (1, 2)
 
 
 def test_a_torn_word_is_not_read_and_spoils_none_after_it(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    spotchecks.append_check(run, SpotCheck(1, 0, 0, True))
-    with (tmp_path / spotchecks.FILE_NAME).open("a") as file:
+    spot_checks.append_check(run, SpotCheck(1, 0, 0, True))
+    with (tmp_path / spot_checks.FILE_NAME).open("a") as file:
         file.write('{"step": 1, "gro')
-    spotchecks.append_check(run, SpotCheck(1, 0, 1, False))
-    assert spotchecks.count_agreement(run) == (1, 2)
+    spot_checks.append_check(run, SpotCheck(1, 0, 1, False))
+    assert spot_checks.count_agreement(run) == (1, 2)

@@ -21,8 +21,7 @@ from ida_tui.analysis.report.write import write_report
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.store import evaluations
-from ida_tui.runs.store import spot_checks as spotchecks
+from ida_tui.runs.store import evaluations, spot_checks
 from ida_tui.runs.store.completions import read_completions
 from tests.support import chromium, synthetic_run
 from tests.support.chromium import CHROMIUM
@@ -253,7 +252,7 @@ def test_an_evaluation_is_shown_with_its_intervals(finished: RunDirectory) -> No
 def test_a_persons_word_and_the_judges_cost_are_on_it(finished: RunDirectory) -> None:
     edited(lambda e: e.update(judge="gpt-4o-mini") if e["type"] == "RunStarted" else None)
     for index, agree in enumerate((True, True, False)):
-        spotchecks.append_check(finished, spotchecks.SpotCheck(1, 0, index, agree))
+        spot_checks.append_check(finished, spot_checks.SpotCheck(1, 0, index, agree))
     page, _ = made(finished)
 
     said = words(page)

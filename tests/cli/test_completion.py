@@ -14,9 +14,9 @@ import pytest
 from pydantic import BaseModel
 
 from ida_tui.cli import commands
-from ida_tui.cli.completion import config_keys as keys
-from ida_tui.cli.main import word_parser
-from ida_tui.config import schema as config
+from ida_tui.cli.completion import config_keys
+from ida_tui.cli.main import command_parser
+from ida_tui.config import schema
 from tests.conftest import IdaTui
 from tests.support.terminal import terminal
 
@@ -52,7 +52,7 @@ def runs() -> None:
 def test_at_first_there_are_the_commands_and_the_flags(offers: types.FunctionType) -> None:
     found = offers("")
 
-    assert set(commands.WORDS) <= set(found)
+    assert set(commands.COMMANDS) <= set(found)
     assert {"--run", "--list", "--check", "--show", "--version", "--help"} <= set(found)
     assert offers("att") == ["attach"]
     assert offers("--ch") == ["--check"]
@@ -91,10 +91,10 @@ def test_runs_complete_where_a_command_takes_them(offers: types.FunctionType) ->
 
 
 def test_every_command_completes_its_own_flags(offers: types.FunctionType) -> None:
-    for word in commands.WORDS:
+    for word in commands.COMMANDS:
         flags = {
             text
-            for action in word_parser(word)._actions
+            for action in command_parser(word)._actions
             for text in action.option_strings
             if text.startswith("--")
         }
@@ -110,7 +110,7 @@ def test_every_command_completes_its_own_flags(offers: types.FunctionType) -> No
 
 
 def test_the_keys_are_those_of_the_configuration() -> None:
-    found = keys.sections()
+    found = config_keys.config_sections()
 
     def compare(model: type[BaseModel]) -> None:
         read = {key.name: key for key in found[model.__name__]}
@@ -125,7 +125,7 @@ def test_the_keys_are_those_of_the_configuration() -> None:
                 assert read[name].section == inner[0].__name__, name
                 compare(inner[0])
 
-    compare(config.Config)
+    compare(schema.Config)
 
 
 def test_a_line_of_bash_is_split_as_bash_splits_it(ida_tui_here: IdaTui) -> None:

@@ -8,7 +8,7 @@ from ida_tui.config import devices, profiles
 from ida_tui.config.listing import list_entries, render_list, render_profile
 from ida_tui.config.resolve import ResolvedExperiment, resolve
 from ida_tui.errors import UsageError
-from ida_tui.planning import preview as plan
+from ida_tui.planning import preview
 from ida_tui.planning.preview import count_judge_calls, key_source, render_preview
 
 
@@ -31,7 +31,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def linux(user: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with neither Apple silicon nor an NVIDIA driver."""
     monkeypatch.setattr(devices, "guess_device", lambda: "cpu")
-    monkeypatch.setattr(plan, "guess_device", lambda: "cpu")
+    monkeypatch.setattr(preview, "guess_device", lambda: "cpu")
     return user
 
 

@@ -22,7 +22,7 @@ import pytest
 import ida_tui
 from ida_tui import api
 from ida_tui.cli import commands
-from ida_tui.cli.main import main, word_parser
+from ida_tui.cli.main import command_parser, main
 from ida_tui.config import profiles
 from ida_tui.config.resolve import resolve, resolve_profile
 from ida_tui.runs.resume import find_run
@@ -199,7 +199,7 @@ def _problem_of(words: list[str], complete: bool) -> str:
     """Run the words, or a cheaper check of them."""
     if words[:1] == ["__complete"] or not words:
         return ""  # the app itself: tests/tui/test_terminal.py opens it
-    if words[0] in commands.WORDS:
+    if words[0] in commands.COMMANDS:
         return _problem_of_a_word(words[0], words[1:], complete)
     if words[0] in ("--run", "run") and len(words) > 1:
         rest = [word for word in words[1:] if word not in ("--json", "--detach")]
@@ -212,7 +212,7 @@ def _problem_of(words: list[str], complete: bool) -> str:
 def _problem_of_a_word(word: str, rest: list[str], complete: bool) -> str:
     if not rest and not complete:
         return ""  # the text only mentions the command
-    parser = word_parser(word)
+    parser = command_parser(word)
     try:
         options = parser.parse_intermixed_args(rest)
     except SystemExit:
@@ -244,7 +244,7 @@ def _resume(options: Namespace, rest: list[str]) -> str:
     try:
         if options.variant:
             resolve(options.variant)
-        api.config_to_go_on(find_run(options.name, Path("outputs")), options.overrides)
+        api.config_for_resume(find_run(options.name, Path("outputs")), options.overrides)
     except ida_tui.IdaError as error:
         return error.title
     return ""

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ida_tui.cli.output.follow import follow
+from ida_tui.cli.output.follow import follow_run
 from ida_tui.config.resolve import resolve
-from ida_tui.engine.run import pause as pausing
+from ida_tui.engine.run import pause
 from ida_tui.engine.run.background import hand_over
 from ida_tui.engine.run.control import RunControl
 from ida_tui.engine.session import Session
@@ -149,12 +149,12 @@ def test_a_run_that_is_paused_and_goes_on_by_signal_ends_with_the_same_bytes(
 def test_a_large_model_is_given_back_while_it_is_paused_and_ends_with_the_same_bytes(
     never_paused: bytes, ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pausing, "MAX_BYTES_WHILE_PAUSED", 0)
+    monkeypatch.setattr(pause, "MAX_BYTES_WHILE_PAUSED", 0)
     held: list[bool] = []
-    between = pausing.PauseController.pause_between_steps
+    between = pause.PauseController.pause_between_steps
     wait = RunControl.wait_while_paused
 
-    def ask_once(pauses: pausing.PauseController, *alert: Any) -> None:
+    def ask_once(pauses: pause.PauseController, *alert: Any) -> None:
         if not held:
             pauses.run.control.request_pause()
         between(pauses, *alert)
@@ -168,7 +168,7 @@ def test_a_large_model_is_given_back_while_it_is_paused_and_ends_with_the_same_b
         asked.request_resume()
         wait(asked)
 
-    monkeypatch.setattr(pausing.PauseController, "pause_between_steps", ask_once)
+    monkeypatch.setattr(pause.PauseController, "pause_between_steps", ask_once)
     monkeypatch.setattr(RunControl, "wait_while_paused", look_and_go_on)
     done = ida_tui_here("--run", *SHORT, "training.max_steps=5")
     assert done.code == 0, done.err
@@ -263,7 +263,7 @@ def test_a_run_that_is_handed_over_ends_after_a_whole_step_and_another_process_e
     directory = RunDirectory(LATEST.resolve())
     detached = hand_over(directory)
     assert owner.owner_pid(directory) == detached.pid != os.getpid()
-    assert follow(directory, as_json=True) == 0
+    assert follow_run(directory, as_json=True) == 0
     assert (LATEST / ADAPTER).read_bytes() == never_paused
 
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from ida_tui.engine.run import crash_log as crash
+from ida_tui.engine.run import crash_log
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.runs.directory import RunDirectory
 from tests.engine.test_control import SHORT
@@ -50,6 +50,6 @@ def test_a_disk_that_refuses_the_details_costs_nothing_else(
     directory = RunDirectory(tmp_path)
     directory.logs.write_text("in the way")
 
-    crash.write_crash_log(directory, "a trace", redact=str)
+    crash_log.write_crash_log(directory, "a trace", redact=str)
 
     assert "the crash log could not be written" in capsys.readouterr().err

@@ -56,15 +56,14 @@ def front_matter(folder: Path) -> dict[str, Any]:
 def tuned_greedy_answers(run: Path, prompts: list[str]) -> list[str]:
     """What base and adapter say together."""
     from ida_tui.engine.inference.generate import generate_answers
-    from ida_tui.engine.model import load as weights
-    from ida_tui.engine.model import trained as tuned
+    from ida_tui.engine.model import load, trained
     from ida_tui.runs.directory import RunDirectory
     from ida_tui.runs.weights import find_weights
 
     config = resolve(str(run / "config.yaml"), ["evaluation.temperature=0"]).config
     asked = [p for p in config.prompts.held_out() if p.text in prompts]
-    model = tuned.load_trained_model(config, find_weights(RunDirectory(run), config), "float32")
-    tokenizer = weights.load_tokenizer(config.model)
+    model = trained.load_trained_model(config, find_weights(RunDirectory(run), config), "float32")
+    tokenizer = load.load_tokenizer(config.model)
     said = generate_answers(model, tokenizer, config, "cpu", asked, samples=1, seed=0)
     return [one.text for one in said]
 

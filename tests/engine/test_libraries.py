@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui.engine import libraries as environment
+from ida_tui.engine import libraries
 from ida_tui.system.allocator import keep_freed_memory
 
 
@@ -22,7 +22,7 @@ def test_what_the_user_has_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "0.5")
     monkeypatch.delenv("PYTORCH_MPS_LOW_WATERMARK_RATIO", raising=False)
 
-    environment.set_library_defaults(None)
+    libraries.set_library_defaults(None)
 
     assert os.environ["PYTORCH_MPS_HIGH_WATERMARK_RATIO"] == "0.5"
     assert os.environ["PYTORCH_MPS_LOW_WATERMARK_RATIO"] == "0.9"
@@ -34,7 +34,7 @@ def test_a_model_on_this_machine_asks_no_hub(
 ) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
-    environment.set_library_defaults(folder)
+    libraries.set_library_defaults(folder)
 
     assert os.environ.get("HF_HUB_OFFLINE") == offline
 

@@ -20,7 +20,7 @@ from ida_tui.config.checks import ConfigFinding, check_config
 from ida_tui.config.precision import PRECISION_TABLE, PrecisionRecipe, PrecisionRow
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, DeviceName, ModelConfig, TrainingConfig
-from ida_tui.engine.model import load as weights
+from ida_tui.engine.model import load
 from ida_tui.engine.run.build import training_rows
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
@@ -112,7 +112,7 @@ def train_with_a_scaler(
     trainer = InstrumentedGRPOTrainer(
         recorder=StepRecorder(events.append, threading.Event(), 2),
         reward_source=LengthJudge(),
-        model=weights.load_model(ModelConfig(path="embedded"), "float16"),
+        model=load.load_model(ModelConfig(path="embedded"), "float16"),
         args=GRPOConfig(
             output_dir=str(tmp_path),
             use_cpu=True,
@@ -131,9 +131,9 @@ def train_with_a_scaler(
             save_strategy="no",
             disable_tqdm=True,
         ),
-        processing_class=weights.load_tokenizer(ModelConfig(path=str(embedded.model_folder()))),
+        processing_class=load.load_tokenizer(ModelConfig(path=str(embedded.model_folder()))),
         train_dataset=Dataset.from_list(training_rows(profile)),
-        peft_config=weights.peft_config(profile.lora) if adapter else None,
+        peft_config=load.peft_config(profile.lora) if adapter else None,
     )
     scaler = SpyingScaler()
     with pytest.MonkeyPatch.context() as patch:
@@ -173,14 +173,14 @@ RATES = {"lora": (1e-5, 2e-3), "full": (1e-5, 3e-4)}
 def adapted(method: str, dtype: Any) -> torch.nn.Module:
     """The embedded model as the engine loads it, with its adapter where the method has one."""
     torch.manual_seed(0)
-    model: torch.nn.Module = weights.load_model(ModelConfig(path="embedded"), dtype)
+    model: torch.nn.Module = load.load_model(ModelConfig(path="embedded"), dtype)
     if method == "lora":
-        model = get_peft_model(model, weights.peft_config(config().lora))
+        model = get_peft_model(model, load.peft_config(config().lora))
     return model
 
 
 def target() -> torch.Tensor:
-    tokenizer = weights.load_tokenizer(ModelConfig(path="embedded"))
+    tokenizer = load.load_tokenizer(ModelConfig(path="embedded"))
     return tokenizer(TARGET, return_tensors="pt").input_ids
 
 
@@ -189,7 +189,7 @@ def made_optimizer(name: str, model: torch.nn.Module, training: TrainingConfig) 
     learned = [p for p in model.parameters() if p.requires_grad]
     rate = training.learning_rate
     if name == "adamw_kahan":
-        made = weights.custom_optimizer(
+        made = load.custom_optimizer(
             training, PrecisionRecipe("bfloat16", False, False, name, beta2=0.99)
         )
         assert made is not None

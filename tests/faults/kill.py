@@ -85,9 +85,9 @@ def ended(child: int) -> int:
 
 def prepare() -> None:
     """Import what a run imports, without starting a thread: a fork keeps none."""
-    from ida_tui.engine import libraries as environment
+    from ida_tui.engine import libraries
 
-    environment.set_library_defaults(Path())
+    libraries.set_library_defaults(Path())
     for name in (
         "run.loop",
         "run.build",

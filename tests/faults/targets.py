@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from ida_tui.cli.main import main
-from ida_tui.cli.output.follow import follow
+from ida_tui.cli.output.follow import follow_run
 from ida_tui.cli.output.printer import HumanPrinter, JsonPrinter
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.schema import JudgeConfig
@@ -36,8 +36,7 @@ from ida_tui.judge.backends.openai.transport import ServerReply, Transport
 from ida_tui.judge.cache.store import FILE_NAME, VerdictCache
 from ida_tui.judge.errors import classify_response, parse_retry_after
 from ida_tui.judge.verdict import Verdict
-from ida_tui.runs import control, owner, postmortem
-from ida_tui.runs import resume as resumption
+from ida_tui.runs import control, owner, postmortem, resume
 from ida_tui.runs.catalog.index import list_runs
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import Follower
@@ -239,9 +238,9 @@ def _told(state: RunState, record: ev.Record) -> None:
     """Every word about a state, as both printers and the screens say it."""
     with heard():
         human, data = HumanPrinter(), JsonPrinter()
-        human.show(state, record)
-        data.show(state, record)
-        human.say(postmortem.likely_cause(state))
+        human.print_record(state, record)
+        data.print_record(state, record)
+        human.print_message(postmortem.likely_cause(state))
         human.close()
     narration.progress_line(state, NOW)
     narration.summary_lines(state, state.ended) if state.ended else None
@@ -270,7 +269,7 @@ def run_of_lines(chance: Random) -> bool:
         replay = Replay.open(run / "events.jsonl")
         for step in replay.steps[:3]:
             replay.state_at(step)
-        resumption.find_resume_point(RunDirectory(run))
+        resume.find_resume_point(RunDirectory(run))
     except (ev.EventError, UsageError):
         accepted = False
     for summary in list_runs(Path("outputs")):
@@ -279,7 +278,7 @@ def run_of_lines(chance: Random) -> bool:
         main(["runs"])
         main(["runs", "--json"])
     with heard(), contextlib.suppress(IdaError):
-        follow(RunDirectory(run), as_json=chance.random() < 0.5)
+        follow_run(RunDirectory(run), as_json=chance.random() < 0.5)
     follower = Follower(run / "events.jsonl")
     with contextlib.suppress(ev.EventError):
         while follower.read(7):
@@ -531,7 +530,7 @@ def small_file(chance: Random) -> bool:
     found = checkpoints.verify_checkpoint(path.parent)
     if isinstance(found, checkpoints.BrokenCheckpoint):
         str(found.reason)
-    whole, _ = resumption.newest_valid_checkpoint(directory, "x")
+    whole, _ = resume.newest_valid_checkpoint(directory, "x")
     checkpoints._rotate(directory.checkpoints, 1)
     return whole is not None
 

@@ -15,8 +15,7 @@ import pytest
 from ida_tui.errors import UsageError
 from ida_tui.events import types as ev
 from ida_tui.events.history import PackedHistory
-from ida_tui.runs import control, owner
-from ida_tui.runs import resume as resumption
+from ida_tui.runs import control, owner, resume
 from ida_tui.runs.catalog.read_summary import read_summaries
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import Follower
@@ -355,7 +354,7 @@ def test_a_run_with_a_link_in_it_is_not_gone_on_with(directory: RunDirectory) ->
     directory.checkpoints.symlink_to(Path("elsewhere").absolute())
 
     with pytest.raises(UsageError, match="checkpoints in run is not a regular file or folder"):
-        resumption.find_resume_point(directory)
+        resume.find_resume_point(directory)
 
 
 def test_a_latest_that_leads_out_of_its_folder_is_not_followed() -> None:
@@ -364,7 +363,7 @@ def test_a_latest_that_leads_out_of_its_folder_is_not_followed() -> None:
     Path("outputs/quickstart/latest").symlink_to(Path("elsewhere/run").absolute())
 
     with pytest.raises(UsageError, match="links to a folder outside"):
-        resumption.find_run("quickstart", Path("outputs"))
+        resume.find_run("quickstart", Path("outputs"))
 
 
 def whole_checkpoint(folder: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ida_tui.cli import commands
-from ida_tui.cli.main import EXAMPLES, word_parser
+from ida_tui.cli.main import EXAMPLES, command_parser
 from tests.conftest import REPOSITORY
 
 PAGES = sorted(
@@ -54,8 +54,8 @@ def of_page(page: str) -> Iterator[Command]:
 
 def of_the_help() -> Iterator[Command]:
     """Every example in the help of every command; two spaces separate a command from its description."""
-    for word in ("", *commands.WORDS):
-        text = EXAMPLES if not word else (word_parser(word).epilog or "")
+    for word in ("", *commands.COMMANDS):
+        text = EXAMPLES if not word else (command_parser(word).epilog or "")
         for line in text.splitlines():
             if line.startswith(("  ida-tui", "  torchrun", "  echo", "  source")):
                 command = re.split(r"\s{2,}", line.strip())[0]

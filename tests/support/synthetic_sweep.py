@@ -11,7 +11,7 @@ from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.sweep import directory as folder
 from ida_tui.sweep.directory import Combination, Sweep
-from ida_tui.sweep.grid import Grid
+from ida_tui.sweep.grid import SweepGrid
 from tests.support.scripted_session import run_ended, run_started
 from tests.support.synthetic_run import step_events
 
@@ -48,13 +48,13 @@ def sweep(
         sweep_id: its name.
         budget: US dollars for all of it.
     """
-    path = (Path("outputs") / folder.FOLDER / sweep_id).absolute()
+    path = (Path("outputs") / folder.SWEEPS_FOLDER / sweep_id).absolute()
     (path / "configs").mkdir(parents=True)
     (path / "logs").mkdir()
-    grid = Grid({key: tuple(values) for key, values in keys.items()}, ())
+    grid = SweepGrid({key: tuple(values) for key, values in keys.items()}, ())
     combinations = tuple(Combination(values, 1.4e9, 24e9) for values in grid.combinations)
     one = Sweep(path, "quickstart", "quickstart", grid.keys, (), combinations, budget=budget)
-    folder.keep(one)
+    folder.save(one)
     for number, run in enumerate(made):
         if run is not None:
             add_run(one, number, run)
@@ -63,9 +63,9 @@ def sweep(
 
 def add_run(one: Sweep, number: int, run: Made) -> RunDirectory:
     """The run of a combination, as if it had been trained."""
-    directory = RunDirectory(one.runs / f"20260131-0901{number:02}")
+    directory = RunDirectory(one.runs_folder / f"20260131-0901{number:02}")
     directory.logs.mkdir(parents=True)
-    command = ["ida-tui", "--run", str(one.config(number))]
+    command = ["ida-tui", "--run", str(one.config_file(number))]
     directory.manifest.write_text(json.dumps({"command": command}))
     with open(directory.events, "w", encoding="utf-8") as events:
         for seq, event in enumerate(_events(directory.path, run)):

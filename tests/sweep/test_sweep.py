@@ -19,16 +19,13 @@ from ida_tui.events import types as ev
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.lines import read_events
-from ida_tui.sweep import budget as allowance
-from ida_tui.sweep import directory as folder
-from ida_tui.sweep import preflight as planning
-from ida_tui.sweep import processes as children
+from ida_tui.sweep import budget, directory, preflight, processes
 from ida_tui.sweep import text as words
-from ida_tui.sweep.grid import grid, named, split
-from ida_tui.sweep.results import table
-from ida_tui.sweep.scheduler import Course
-from ida_tui.sweep.status import Reader
-from ida_tui.sweep.study import Queue
+from ida_tui.sweep.grid import combination_label, parse_grid, split_values
+from ida_tui.sweep.results import build_table
+from ida_tui.sweep.scheduler import SweepScheduler
+from ida_tui.sweep.status import SweepReader
+from ida_tui.sweep.study import TrialQueue
 from ida_tui.tui.app import IdaApp
 from tests.support.app_driver import NOON, drive, settled, text_on_screen
 from tests.support.synthetic_sweep import Made, add_run
@@ -38,17 +35,17 @@ RATES = "training.learning_rate"
 PATIENCE_S = 200.0
 
 
-def told(one: folder.Sweep) -> Any:
-    return table(one, Reader(one).all())
+def told(one: directory.Sweep) -> Any:
+    return build_table(one, SweepReader(one).read_all())
 
 
 # -- what a command line means ------------------------------------------------------------------
 
 
 def test_values_between_commas_make_a_grid_whose_seeds_change_last() -> None:
-    found = grid([f"{RATES}=1e-3,2e-3", "training.max_steps=4", "seed=0,1"])
+    found = parse_grid([f"{RATES}=1e-3,2e-3", "training.max_steps=4", "seed=0,1"])
 
-    assert [named(values) for values in found.combinations] == [
+    assert [combination_label(values) for values in found.combinations] == [
         "learning_rate=1e-3 seed=0",
         "learning_rate=2e-3 seed=0",
         "learning_rate=1e-3 seed=1",
@@ -69,7 +66,7 @@ def test_values_between_commas_make_a_grid_whose_seeds_change_last() -> None:
     ],
 )
 def test_a_comma_in_brackets_or_quotes_parts_nothing(text: str, values: tuple[str, ...]) -> None:
-    assert split("key", text) == values
+    assert split_values("key", text) == values
 
 
 @pytest.mark.parametrize(
@@ -100,7 +97,7 @@ def test_whatever_is_wrong_is_one_error_before_anything_is_written(
 
 def test_a_combination_that_does_not_fit_is_refused_by_name() -> None:
     with pytest.raises(IdaError, match=r"seed=0 limit_gb=0.5: planned memory is") as error:
-        planning.planned("quickstart", ["seed=0,1", "limit_gb=8,0.5"])
+        preflight.plan_sweep("quickstart", ["seed=0,1", "limit_gb=8,0.5"])
 
     assert error.value.code is ExitCode.OUT_OF_MEMORY
 
@@ -109,7 +106,7 @@ def test_a_budget_needs_a_judge_whose_calls_have_a_price() -> None:
     words_ = ["seed=0,1", "judge=ollama", "judge.price=null"]
 
     with pytest.raises(UsageError, match="a budget needs a price"):
-        planning.planned("quickstart", words_, budget=2.0)
+        preflight.plan_sweep("quickstart", words_, budget=2.0)
 
 
 def test_what_would_be_run_can_be_checked_alone(ida_tui_here: Any) -> None:
@@ -148,12 +145,12 @@ def test_the_table_has_means_with_intervals_over_seeds() -> None:
     interval = slow.figures["r_ida_last"]
     assert interval.value == pytest.approx(0.62)
     assert interval.high - interval.value == pytest.approx(4.302653 * 0.02 / 3**0.5, abs=1e-6)
-    assert words.cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100 ±0%")
+    assert words.setting_cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100 ±0%")
     # By seed they are 0.15, 0.17 and 0.13 apart, seeds told apart by their numbers and not by their order.
     assert found.ahead.best is fast
     assert found.ahead.difference.value == pytest.approx(0.15)
     assert found.ahead.difference.low == pytest.approx(0.15 - 4.302653 * 0.02 / 3**0.5, abs=1e-6)
-    assert words.verdict(found) == [
+    assert words.conclusion(found) == [
         "Best by R_IDA of the last steps: learning_rate=2e-3, +0.150 over learning_rate=1e-3"
         " (95% interval +0.100 to +0.200 over 3 seeds): larger than the noise of the seeds."
     ]
@@ -165,7 +162,7 @@ def test_a_difference_that_seeds_alone_could_make_is_called_noise() -> None:
         [Made(0.60), Made(0.75), Made(0.80), Made(0.70), Made(0.70), Made(0.72)],
     )
 
-    assert "within the noise of the seeds" in words.verdict(told(one))[0]
+    assert "within the noise of the seeds" in words.conclusion(told(one))[0]
 
 
 def test_one_seed_tells_nothing_of_noise() -> None:
@@ -173,9 +170,9 @@ def test_one_seed_tells_nothing_of_noise() -> None:
 
     found = told(one)
 
-    assert words.cells(found.settings[0])[1] == "0.250 → 0.600"
-    assert "One seed cannot separate this from chance" in words.verdict(found)[0]
-    assert words.as_values(found)["best"]["difference"] == {
+    assert words.setting_cells(found.settings[0])[1] == "0.250 → 0.600"
+    assert "One seed cannot separate this from chance" in words.conclusion(found)[0]
+    assert words.sweep_as_json(found)["best"]["difference"] == {
         "mean": pytest.approx(0.15), "low": None, "high": None,
     }  # fmt: skip
 
@@ -189,7 +186,8 @@ def test_a_lucky_seed_that_only_one_setting_has_had_makes_it_no_winner() -> None
 
     assert dict(found.ahead.best.values) == {RATES: "2e-3"}
     assert (
-        words.verdict(found)[-1] == "1 of 4 runs are not finished: these results are preliminary."
+        words.conclusion(found)[-1]
+        == "1 of 4 runs are not finished: these results are preliminary."
     )
 
 
@@ -200,7 +198,8 @@ def test_a_best_setting_that_declines_less_is_said_to() -> None:
     )
 
     assert (
-        words.verdict(told(one))[-1] == "! But it declines unsafe prompts less often, by 10 points."
+        words.conclusion(told(one))[-1]
+        == "! But it declines unsafe prompts less often, by 10 points."
     )
 
 
@@ -208,7 +207,7 @@ def test_rewards_of_two_judges_are_not_ranked() -> None:
     one = made_up({"judge": ("offline", "ollama")}, [Made(0.60), Made(0.75)])
 
     assert told(one).ahead is None
-    assert "their rewards are not comparable" in words.verdict(told(one))[0]
+    assert "their rewards are not comparable" in words.conclusion(told(one))[0]
 
 
 def test_a_run_that_failed_is_a_row_that_counts_in_no_mean() -> None:
@@ -224,10 +223,10 @@ def test_a_run_that_failed_is_a_row_that_counts_in_no_mean() -> None:
 
     found = told(one)
 
-    assert words.cells(found.settings[0])[:2] == ("1 of 2", "0.250 → 0.600")
+    assert words.setting_cells(found.settings[0])[:2] == ("1 of 2", "0.250 → 0.600")
     assert any(
         line.startswith("✗ learning_rate=1e-3 seed=1: Out of memory   outputs/quickstart/")
-        for line in words.lines(found)
+        for line in words.sweep_lines(found)
     )
 
 
@@ -254,11 +253,15 @@ def test_a_sweep_is_shown_without_optuna_and_its_runs_are_listed_once(
 
 def test_what_is_left_of_a_budget_is_shared_by_the_runs_that_are_begun() -> None:
     one = made_up({"seed": ("0", "1", "2", "3")}, [Made(cost=0.30)], budget=1.0)
-    standings = Reader(one).all()
+    standings = SweepReader(one).read_all()
 
-    first = allowance.cap(standings[1], standings, {}, budget=1.0, slots=2, own=None)
-    second = allowance.cap(standings[2], standings, {1: 0.35}, budget=1.0, slots=1, own=0.2)
-    none = allowance.cap(standings[2], standings, {1: 0.70}, budget=1.0, slots=1, own=None)
+    first = budget.run_cost_limit(standings[1], standings, {}, budget=1.0, slots=2, run_budget=None)
+    second = budget.run_cost_limit(
+        standings[2], standings, {1: 0.35}, budget=1.0, slots=1, run_budget=0.2
+    )
+    none = budget.run_cost_limit(
+        standings[2], standings, {1: 0.70}, budget=1.0, slots=1, run_budget=None
+    )
 
     assert first == pytest.approx(0.35)
     assert second == pytest.approx(0.2)
@@ -266,9 +269,9 @@ def test_what_is_left_of_a_budget_is_shared_by_the_runs_that_are_begun() -> None
 
 
 def test_a_spent_budget_pauses_the_sweep_with_the_command_that_goes_on(ida_tui_here: Any) -> None:
-    plan = planning.planned("quickstart", ["seed=0,1", "judge=ollama", "judge.model=qwen3:8b",
+    plan = preflight.plan_sweep("quickstart", ["seed=0,1", "judge=ollama", "judge.model=qwen3:8b",
                                            "judge.price={input: 1, output: 2}"], budget=0.01)  # fmt: skip
-    one = planning.begun(plan, jobs=1, budget=0.01, moment=NOON)
+    one = preflight.create_sweep(plan, jobs=1, budget=0.01, started_at=NOON)
     add_run(one, 0, Made(cost=0.01))
 
     done = ida_tui_here("sweep", "--resume", one.sweep_id)
@@ -277,19 +280,21 @@ def test_a_spent_budget_pauses_the_sweep_with_the_command_that_goes_on(ida_tui_h
     assert "✓ 1/2 seed=0 R_IDA 0.250 → 0.500" in done.out
     assert "Paused: the sweep's budget of $0.01 is spent" in done.out
     assert f"--resume outputs/sweeps/{one.sweep_id} --budget DOLLARS" in done.out
-    assert Queue(one).asked() == [1]
+    assert TrialQueue(one).pending() == [1]
 
 
 def test_runs_are_begun_beside_each_other_only_where_their_plans_fit() -> None:
-    plan = planning.planned("quickstart", ["seed=0,1,2", "limit_gb=3"])
-    one = planning.begun(plan, jobs=3, budget=None, moment=NOON)
-    course = Course(one, Queue(one), say=lambda line: None, tick=lambda found: None)
+    plan = preflight.plan_sweep("quickstart", ["seed=0,1,2", "limit_gb=3"])
+    one = preflight.create_sweep(plan, jobs=3, budget=None, started_at=NOON)
+    course = SweepScheduler(
+        one, TrialQueue(one), print_line=lambda line: None, on_update=lambda found: None
+    )
     need = one.combinations[0].planned
     assert need is not None
 
     fitting = 0
-    while course._fits(fitting):
-        course._active[fitting] = children.Child(one, fitting, None)
+    while course._fits_in_memory(fitting):
+        course._processes[fitting] = processes.SweepProcess(one, fitting, None)
         fitting += 1
 
     assert fitting == int(3e9 // need)
@@ -307,10 +312,10 @@ def test_only_one_process_carries_a_sweep_out(ida_tui_here: Any) -> None:
 
 def test_a_study_that_is_lost_is_made_anew_from_the_runs(ida_tui_here: Any) -> None:
     one = made_up({"seed": ("0", "1")}, [Made(0.6), Made(0.7)])
-    one.study.write_bytes(b"SQLite format 3\x00" + b"\x07" * 300)
+    one.study_file.write_bytes(b"SQLite format 3\x00" + b"\x07" * 300)
 
     damaged = ida_tui_here("sweep", "--resume")
-    one.study.unlink()
+    one.study_file.unlink()
     done = ida_tui_here("sweep", "--resume")
 
     assert damaged.code == ExitCode.FAILED
@@ -328,7 +333,7 @@ def test_a_folder_whose_file_is_no_sweeps_is_refused_in_a_sentence(
     text: str, ida_tui_here: Any
 ) -> None:
     one = made_up({"seed": ("0", "1")}, [])
-    (one.path / folder.FILE).write_text(text)
+    (one.path / directory.SWEEP_FILE).write_text(text)
 
     done = ida_tui_here("sweep", "--show", one.sweep_id)
 
@@ -345,7 +350,7 @@ def test_the_app_shows_a_sweep_as_it_goes_on_and_opens_its_runs() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         assert "1 of 2 runs finished · not running" in text_on_screen(app)
         add_run(one, 1, Made(0.75))
-        app.screen._look()
+        app.screen._poll()
         await settled(app, pilot)
         assert "2 of 2 runs finished" in text_on_screen(app)
         assert "★ learning_rate=2e-3" in text_on_screen(app)
@@ -353,7 +358,7 @@ def test_the_app_shows_a_sweep_as_it_goes_on_and_opens_its_runs() -> None:
         await settled(app, pilot)
         assert app.current_mode == "run"
         assert app.run_view is not None
-        assert app.run_view.directory == one.runs / "20260131-090101"
+        assert app.run_view.directory == one.runs_folder / "20260131-090101"
 
     drive(scenario, app=IdaApp(clock=lambda: NOON, open_directory=one.path))
 
@@ -381,8 +386,8 @@ def until(what: str, number: int) -> RunDirectory:
     """The run of a combination, once this event of it is on the disk."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        for path in folder.listed(Path("outputs")):
-            run = Reader(folder.read(path)).one(number).run
+        for path in directory.list_directories(Path("outputs")):
+            run = SweepReader(directory.read(path)).read_one(number).run
             if run is not None and what in RunDirectory(run).events.read_text():
                 return RunDirectory(run)
         time.sleep(0.02)

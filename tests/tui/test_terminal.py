@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui.cli.output.follow import follow
+from ida_tui.cli.output.follow import follow_run
 from ida_tui.events.state import RunState, fold_all
 from ida_tui.events.types import RunEnded, StepFinished
 from ida_tui.runs import owner
@@ -149,7 +149,7 @@ def test_a_run_that_is_left_to_itself_goes_on_after_the_terminal_is_gone(
     directory = RunDirectory(next(Path("outputs/quickstart").glob("2*")).resolve())
     assert owner.is_alive(directory)
     assert owner.owner_pid(directory) != screen.process.pid
-    assert follow(directory, as_json=True) == 0
+    assert follow_run(directory, as_json=True) == 0
     seen = [r.event for r in read_events(directory.events)]
     ends = [e.message for e in seen if isinstance(e, RunEnded)]
     assert re.fullmatch(r"Handed over after step \d+ of 40", ends[0])

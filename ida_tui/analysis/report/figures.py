@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ida_tui.analysis.report import plots as drawing
+from ida_tui.analysis.report import plots
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.analysis.report.plots import (
     INK_COLOR,
@@ -87,7 +87,7 @@ def report_plots(inputs: ReportInputs) -> list[ReportPlot]:
 def _reward_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
     values = curves.values(lambda step: step.r_ida)
     points = thin_curve(curves.step_numbers, values)
-    with drawing.new_figure() as (figure, (axes,)):
+    with plots.new_figure() as (figure, (axes,)):
         draw_curve(axes, points, 0, "each step" if points.steps_per_point == 1 else f"mean of {points.steps_per_point} steps",
              width=0.9, alpha=0.75)  # fmt: skip
         if points.steps_per_point == 1 and len(values) > TREND_STEPS:
@@ -136,7 +136,7 @@ def _axes_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
         "risk": curves.values(lambda step: step.risk),
         "detail": curves.values(lambda step: step.detail),
     }
-    with drawing.new_figure() as (figure, (axes,)):
+    with plots.new_figure() as (figure, (axes,)):
         for number, (name, values) in enumerate(values_by_axis.items()):
             draw_curve(axes, thin_curve(curves.step_numbers, values), number, name)
         _finish_axes(axes, curves.step_numbers, 0, 10)
@@ -159,7 +159,7 @@ def _length_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
         curves.step_numbers, curves.values(lambda s: s.lengths[2] if s.lengths else None)
     )
     truncated = curves.values(lambda s: None if s.truncated is None else 100 * s.truncated)
-    with drawing.new_figure((2, 1)) as (figure, (above, below)):
+    with plots.new_figure((2, 1)) as (figure, (above, below)):
         points = thin_curve(curves.step_numbers, mean)
         above.fill_between(
             low.steps, low.values, high.values, color=LINE_COLORS[0], alpha=0.15, linewidth=0,
@@ -211,7 +211,7 @@ def _signal_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
     unscored = curves.values(
         lambda s: 100 * (s.completions - s.scored) / s.completions if s.completions else None
     )
-    with drawing.new_figure() as (figure, (axes,)):
+    with plots.new_figure() as (figure, (axes,)):
         points = thin_curve(curves.step_numbers, zero_variance)
         draw_curve(axes, points, 0, "zero-variance groups, %")
         draw_curve(axes, thin_curve(curves.step_numbers, unscored), 1, "failed verdicts, %")
@@ -243,7 +243,7 @@ def _time_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
     if not rows:
         return
     steps_per_point = next(iter(rows.values())).steps_per_point
-    with drawing.new_figure() as (figure, (axes,)):
+    with plots.new_figure() as (figure, (axes,)):
         axes.stackplot(
             next(iter(rows.values())).steps, *(row.values for row in rows.values()),
             labels=list(rows), colors=LINE_COLORS[: len(rows)], alpha=0.8, linewidth=0,
@@ -270,7 +270,7 @@ def _memory_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
         yield ReportPlot("Memory", "No memory was sampled during the steps.", "")
         return
     run = curves.inputs.run.state.run
-    with drawing.new_figure() as (figure, (axes,)):
+    with plots.new_figure() as (figure, (axes,)):
         points = thin_curve(curves.step_numbers, values, use_maximum=True)
         draw_curve(axes, points, 0, "peak, GB")
         known = [value for value in values if value is not None]
@@ -303,7 +303,7 @@ def _latency_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
     run = curves.inputs.run.state.run
     if _is_empty(p50) or (run is not None and run.judge == ev.OFFLINE_JUDGE):
         return
-    with drawing.new_figure() as (figure, (axes,)):
+    with plots.new_figure() as (figure, (axes,)):
         points = thin_curve(curves.step_numbers, p50)
         draw_curve(axes, points, 0, "median, s")
         draw_curve(axes, thin_curve(curves.step_numbers, p95), 1, "95th percentile, s")
@@ -319,7 +319,7 @@ def _stacked_plot(
     curves: _StepCurves, title: str, panels: Sequence[tuple[str, CurveValues]], note: str
 ) -> ReportPlot:
     """Vertically stacked panels with independent scales."""
-    with drawing.new_figure((1,) * len(panels)) as (figure, parts):
+    with plots.new_figure((1,) * len(panels)) as (figure, parts):
         steps_per_point = 1
         for number, (axes, (name, values)) in enumerate(zip(parts, panels, strict=True)):
             points = thin_curve(curves.step_numbers, values)
@@ -356,7 +356,7 @@ def _make_plot(
     caption = " ".join(
         part for part in (f"{summary[:1].upper()}{summary[1:]}.", note, averaging_note) if part
     )
-    return ReportPlot(title, caption, drawing.to_svg(figure, f"{title}: {summary}"))  # type: ignore[arg-type]
+    return ReportPlot(title, caption, plots.to_svg(figure, f"{title}: {summary}"))  # type: ignore[arg-type]
 
 
 def _mean_known(values: CurveValues) -> float | None:

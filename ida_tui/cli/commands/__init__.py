@@ -23,7 +23,7 @@ class Command(Protocol):
         """Run the command."""
 
 
-WORDS: dict[str, str] = {
+COMMANDS: dict[str, str] = {
     "doctor": "check this machine: device, memory, versions, API keys",
     "judge": "check a judge before you train with it: ida-tui judge check [JUDGE]",
     "cache": "show, export or clear the judge cache: ida-tui cache [show|export|clear]",
@@ -47,7 +47,7 @@ MODULES = {"replay-judge": "rejudge"}
 """The module of a command, where the two names differ."""
 
 
-def command(word: str) -> Command:
+def load_command(name: str) -> Command:
     """Import the module of a command."""
-    module = MODULES.get(word, word)
+    module = MODULES.get(name, name)
     return cast(Command, import_module(f"ida_tui.cli.commands.{module}"))

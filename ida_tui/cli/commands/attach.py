@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ida_tui.runs.control import ControlRequest
     from ida_tui.runs.directory import RunDirectory
 
-PORT = 8765
+DEFAULT_PORT = 8765
 """Default port of `--serve`."""
 
 EPILOG = """\
@@ -46,7 +46,10 @@ def add(parser: ArgumentParser) -> None:
     mode.add_argument("--resume", action="store_true", help="resume it")
     mode.add_argument("--stop", action="store_true", help="stop it; it saves a checkpoint first")
     parser.add_argument(
-        "--port", type=int, metavar="N", help=f"with --serve: port on 127.0.0.1 (default {PORT})"
+        "--port",
+        type=int,
+        metavar="N",
+        help=f"with --serve: port on 127.0.0.1 (default {DEFAULT_PORT})",
     )
 
 
@@ -61,33 +64,33 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.runs.resume import find_run, newest_run
 
     outputs = Path("outputs")
-    if options.name and (sweep := _sweep(options.name, outputs)):
-        return _follow_sweep(sweep, options)
+    if options.name and (sweep := _find_sweep(options.name, outputs)):
+        return _show_sweep(sweep, options)
     directory = find_run(options.name, outputs) if options.name else newest_run(outputs)
     if options.pause:
-        return _ask(directory, "pause")
+        return _send_request(directory, "pause")
     if options.resume:
-        return _ask(directory, "go_on")
+        return _send_request(directory, "go_on")
     if options.stop:
-        return _ask(directory, "stop")
+        return _send_request(directory, "stop")
     if options.serve:
-        return _serve(directory, PORT if options.port is None else options.port)
+        return _serve(directory, DEFAULT_PORT if options.port is None else options.port)
     if not options.lines and not options.json and sys.stdin.isatty() and sys.stdout.isatty():
         from ida_tui.tui.main import run_app as app
 
         return app(sys.argv, open_directory=directory.path)
-    from ida_tui.cli.output.follow import follow
+    from ida_tui.cli.output.follow import follow_run
 
-    return follow(directory, as_json=options.json)
+    return follow_run(directory, as_json=options.json)
 
 
-def _sweep(name: str, outputs: Path) -> Path | None:
+def _find_sweep(name: str, outputs: Path) -> Path | None:
     from ida_tui.sweep import directory as folder
 
-    return folder.known(name, outputs)
+    return folder.find_directory(name, outputs)
 
 
-def _follow_sweep(path: Path, options: Namespace) -> ExitCode:
+def _show_sweep(path: Path, options: Namespace) -> ExitCode:
     """Show a sweep as a table; requests and other outputs are only for single runs."""
     from ida_tui.util.paths import display_path
 
@@ -109,10 +112,10 @@ def _follow_sweep(path: Path, options: Namespace) -> ExitCode:
         from ida_tui.tui.main import run_app as app
 
         return app(sys.argv, open_directory=path)
-    from ida_tui.cli.output.sweep import show
+    from ida_tui.cli.output.sweep import show_sweep
     from ida_tui.sweep import directory as folder
 
-    return show(folder.read(path), json=False)
+    return show_sweep(folder.read(path), json=False)
 
 
 def _serve(directory: RunDirectory, port: int) -> ExitCode:
@@ -128,14 +131,14 @@ def _serve(directory: RunDirectory, port: int) -> ExitCode:
     return serve(directory.path, port=port)
 
 
-SAID = {
+CONFIRMATIONS = {
     "pause": "Pause requested; training pauses after the current step",
     "go_on": "Resume requested",
     "stop": "Stop requested; a checkpoint will be saved",
 }
 
 
-def _ask(directory: RunDirectory, request: ControlRequest) -> ExitCode:
+def _send_request(directory: RunDirectory, request: ControlRequest) -> ExitCode:
     from ida_tui.runs import control, owner
     from ida_tui.util.paths import display_path
 
@@ -146,5 +149,5 @@ def _ask(directory: RunDirectory, request: ControlRequest) -> ExitCode:
         control.send_request(directory, request)
     except OSError as error:
         raise UsageError(f"{shown} cannot be written to: {error.strerror or error}") from None
-    print(one_line(f"✓ {SAID[request]} ({shown})"))
+    print(one_line(f"✓ {CONFIRMATIONS[request]} ({shown})"))
     return ExitCode.DONE

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ida_tui.errors import ExitCode
 
-CELLS = "S-G8-T64,S-G8-T256-b0.04,S152k-G4-T64"
+DEFAULT_CASES = "S-G8-T64,S-G8-T256-b0.04,S152k-G4-T64"
 
 EPILOG = """\
 examples:
@@ -28,7 +28,10 @@ def add(parser: ArgumentParser) -> None:
         help="device to measure on",
     )
     parser.add_argument(
-        "--cells", metavar="NAMES", default=CELLS, help=f"cases to measure ({CELLS})"
+        "--cells",
+        metavar="NAMES",
+        default=DEFAULT_CASES,
+        help=f"cases to measure ({DEFAULT_CASES})",
     )
     parser.add_argument(
         "--json", metavar="FILE", type=Path, help="also write the measurements to this file"
@@ -42,7 +45,7 @@ def run(options: Namespace) -> ExitCode:
         IdaError: there is no such case or device.
     """
     from ida_tui.engine.bench import cases as cells
-    from ida_tui.engine.bench import compare as table
+    from ida_tui.engine.bench import compare
     from ida_tui.engine.device import device
 
     target, cases = device.choose_device(options.device), cells.cases_by_name(options.cells)
@@ -51,7 +54,7 @@ def run(options: Namespace) -> ExitCode:
         f"a judge of 0.5 to 1.5 s per call, on {target}; memory is the increase over the loaded model",
         flush=True,
     )
-    rows = table.compare_trainers(cases, repeats=1, device=target)
+    rows = compare.compare_trainers(cases, repeats=1, device=target)
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     return ExitCode.DONE

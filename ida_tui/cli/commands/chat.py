@@ -69,7 +69,7 @@ def run(options: Namespace) -> ExitCode:
     """
     from ida_tui.runs.resume import find_run
 
-    lines = _in_lines(options)
+    lines = _uses_lines(options)
     directory = find_run(options.name, Path("outputs"))
     temperature = 0.0 if options.greedy else options.temperature
     if temperature is not None and not 0 <= temperature <= 10:
@@ -78,17 +78,17 @@ def run(options: Namespace) -> ExitCode:
         from ida_tui.tui.main import run_app as app
 
         return app(sys.argv, chat_directory=directory.path)
-    from ida_tui.cli.output.chat import talk
+    from ida_tui.cli.output.chat import run_chat
     from ida_tui.engine.inference.chat import Chat
 
-    messages = talk(
+    messages = run_chat(
         Chat(directory),
-        _typed(),
+        _read_messages(),
         kind=options.kind,
         temperature=temperature,
-        judged=options.judge,
+        use_judge=options.judge,
         fresh=options.fresh,
-        in_json=options.json,
+        as_json_lines=options.json,
     )
     if options.save and messages:
         from ida_tui.runs.store import chats
@@ -102,7 +102,7 @@ def run(options: Namespace) -> ExitCode:
     return ExitCode.DONE
 
 
-def _in_lines(options: Namespace) -> bool:
+def _uses_lines(options: Namespace) -> bool:
     if options.lines or options.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return True
     flags = ("judge", "greedy", "fresh", "save")
@@ -115,7 +115,7 @@ def _in_lines(options: Namespace) -> bool:
     return False
 
 
-def _typed() -> Iterator[str]:
+def _read_messages() -> Iterator[str]:
     """The lines of stdin; on a terminal, with a prompt before each."""
     if sys.stdin.isatty():
         print("One message per line; Ctrl-D ends the chat.", file=sys.stderr)

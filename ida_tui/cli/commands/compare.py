@@ -36,12 +36,12 @@ def run(options: Namespace) -> ExitCode:
     """
     from ida_tui.analysis.comparison import compare_runs
     from ida_tui.analysis.comparison_text import as_json
-    from ida_tui.cli.output.comparison import lines
+    from ida_tui.cli.output.comparison import comparison_lines
     from ida_tui.runs.resume import find_run
 
     comparison = compare_runs([find_run(name, Path("outputs")) for name in options.runs])
     if options.json:
         print(json.dumps(as_json(comparison), indent=1, ensure_ascii=False))
     else:
-        print(*map(one_line, lines(comparison)), sep="\n")
+        print(*map(one_line, comparison_lines(comparison)), sep="\n")
     return ExitCode.DONE

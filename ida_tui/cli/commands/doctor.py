@@ -9,7 +9,7 @@ from pathlib import Path
 from ida_tui.errors import ExitCode
 from ida_tui.util.text import as_json, one_line
 
-MARKS = {"good": "✓", "note": "!", "bad": "✗"}
+VERDICT_MARKS = {"good": "✓", "note": "!", "bad": "✗"}
 
 EPILOG = """\
 examples:
@@ -40,7 +40,7 @@ def run(options: Namespace) -> ExitCode:
         print(as_json([asdict(finding) for finding in findings], indent=2))
     else:
         for finding in findings:
-            print(one_line(f"{MARKS[finding.verdict]} {finding.about:<12} {finding.text}"))
+            print(one_line(f"{VERDICT_MARKS[finding.verdict]} {finding.about:<12} {finding.text}"))
             if finding.fix:
                 print(one_line(f"{'':<14} fix: {finding.fix}"))
     return ExitCode.DEVICE_UNUSABLE if bad else ExitCode.DONE

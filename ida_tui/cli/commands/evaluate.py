@@ -25,7 +25,7 @@ examples:
   ida-tui evaluate oblit-1-mps --prompts harmful.csv --kind unsafe
   ida-tui evaluate oblit-1-mps --judge ollama judge.model=qwen3:8b
 """
-OPEN = ("judge", "rubric", "evaluation", "budget", "device", "engine")
+CHANGEABLE_SECTIONS = ("judge", "rubric", "evaluation", "budget", "device", "engine")
 """Sections that may differ from the run; everything else was fixed when it was trained."""
 
 
@@ -63,13 +63,13 @@ def run(options: Namespace) -> ExitCode:
         IdaError: the model or the judge cannot be used.
     """
     from ida_tui.judge.api_key import load_api_key
-    from ida_tui.runs import resume as resumption
+    from ida_tui.runs import resume
     from ida_tui.runs import weights as trained
 
-    directory = resumption.find_run(options.name, Path("outputs"))
-    config = _config(directory, options)
+    directory = resume.find_run(options.name, Path("outputs"))
+    config = _evaluation_config(directory, options)
     weights = trained.find_weights(directory, config)
-    chosen, notes = _prompts(config, options)
+    chosen, notes = _select_prompts(config, options)
     samples = config.evaluation.samples if options.samples is None else options.samples
     seed = config.seed if options.seed is None else options.seed
     if not 1 <= samples <= 1000:
@@ -78,25 +78,32 @@ def run(options: Namespace) -> ExitCode:
         raise UsageError("--seed must be from 0 to 4294967295")
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     shown = f"{config.name}/{directory.run_id}"
-    _say(
+    _print_status(
         f"Evaluating {shown} ({weights.label}) before and after training on {len(chosen.prompts)} prompts"
     )
-    from ida_tui.engine import libraries as environment
+    from ida_tui.engine import libraries
 
     # This must run before torch is imported.
-    environment.set_library_defaults(config.model.folder())
+    libraries.set_library_defaults(config.model.folder())
     from ida_tui.analysis.evaluation_table import evaluation_lines
     from ida_tui.engine.inference.evaluate import evaluate
     from ida_tui.runs.store import evaluations
 
     evaluation, answers = evaluate(
-        config, weights, chosen, samples=samples, seed=seed, key=key, notes=notes, on_progress=_say
+        config,
+        weights,
+        chosen,
+        samples=samples,
+        seed=seed,
+        key=key,
+        notes=notes,
+        on_progress=_print_status,
     )
     try:
         folder = evaluations.write_evaluation(directory, evaluation, answers)
     except OSError as error:
         raise IdaError(f"could not write to {directory.path}: {error.strerror or error}") from None
-    _say(f"Saved in {folder}")
+    _print_status(f"Saved in {folder}")
     if options.json:
         print(
             json.dumps(asdict(evaluation) | {"folder": str(folder)}, ensure_ascii=False, indent=1)
@@ -106,22 +113,22 @@ def run(options: Namespace) -> ExitCode:
     return ExitCode.DONE
 
 
-def _config(directory: RunDirectory, options: Namespace) -> Config:
+def _evaluation_config(directory: RunDirectory, options: Namespace) -> Config:
     from ida_tui.config.resolve import resolve
 
     for override in options.overrides:
         key = override.partition("=")[0]
-        if key.split(".")[0] not in OPEN:
+        if key.split(".")[0] not in CHANGEABLE_SECTIONS:
             raise UsageError(
                 f"{key} must be the same as when the run was trained",
-                f"keys that can change: {', '.join(OPEN)}, such as evaluation.temperature=0",
+                f"keys that can change: {', '.join(CHANGEABLE_SECTIONS)}, such as evaluation.temperature=0",
                 where=f"command line: {key}",
             )
     judge_override = [f"judge={options.judge}"] if options.judge else []
     return resolve(str(directory.config), [*judge_override, *options.overrides]).config
 
 
-def _prompts(config: Config, options: Namespace) -> tuple[EvaluationPrompts, list[str]]:
+def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPrompts, list[str]]:
     """The prompts to evaluate on, and notes about them for the reader."""
     from ida_tui.config.prompt_files import EvaluationPrompts, load_prompts
 
@@ -148,5 +155,5 @@ def _prompts(config: Config, options: Namespace) -> tuple[EvaluationPrompts, lis
     return chosen, [note] if skipped else []
 
 
-def _say(line: str) -> None:
+def _print_status(line: str) -> None:
     print(one_line(line), file=sys.stderr, flush=True)

@@ -69,16 +69,15 @@ def run(options: Namespace) -> ExitCode:
             the upload failed.
     """
     from ida_tui.config.resolve import resolve
-    from ida_tui.engine.export import gguf as gguf_file
-    from ida_tui.engine.export import hub as pushing
-    from ida_tui.runs import resume as resumption
+    from ida_tui.engine.export import gguf, hub
+    from ida_tui.runs import resume
     from ida_tui.runs import weights as trained
     from ida_tui.runs.store import exports
 
-    directory = resumption.find_run(options.name, Path("outputs"))
+    directory = resume.find_run(options.name, Path("outputs"))
     config = resolve(str(directory.config), []).config
     kind: ExportKind = "adapter" if options.adapter else "merged" if options.merged else "gguf"
-    _check(options, config, kind)
+    _check_options(options, config, kind)
     weights = trained.find_weights(directory, config)
     target = (
         Path(options.output).expanduser()
@@ -88,32 +87,32 @@ def run(options: Namespace) -> ExitCode:
     target = target.absolute()
     exports.check_target(target, overwrite=options.overwrite)
     if kind == "gguf":
-        gguf_file.require_converter()
-    token = pushing.hub_token() if options.push else ""
-    _say(f"{config.name}/{directory.run_id} ({weights.label}) → {_shown(target)}")
+        gguf.require_converter()
+    token = hub.hub_token() if options.push else ""
+    _print_status(f"{config.name}/{directory.run_id} ({weights.label}) → {_short_path(target)}")
     if not weights.is_final:
-        _say(f"! the run did not finish; these are the weights of {weights.label}")
-    from ida_tui.engine import libraries as environment
+        _print_status(f"! the run did not finish; these are the weights of {weights.label}")
+    from ida_tui.engine import libraries
 
     # This must run before torch is imported. A push needs the hub, which a local model does not.
-    environment.set_library_defaults(None if options.push else config.model.folder())
+    libraries.set_library_defaults(None if options.push else config.model.folder())
     replaced = exports.is_export(target)
     with exports.staged_directory(target) as folder:
-        comparison, summary = _write(directory, config, weights, kind, folder, options.dtype)
-    _say(f"✓ {summary}")
-    _say(f"✓ {'replaced' if replaced else 'wrote'} {_shown(target)}")
+        comparison, summary = _write_export(directory, config, weights, kind, folder, options.dtype)
+    _print_status(f"✓ {summary}")
+    _print_status(f"✓ {'replaced' if replaced else 'wrote'} {_short_path(target)}")
     address = ""
     if options.push:
-        address = pushing.push_export(target, options.push, token, public=options.public)
-        _say(f"✓ pushed to {address}")
+        address = hub.push_export(target, options.push, token, public=options.public)
+        _print_status(f"✓ pushed to {address}")
     if options.json:
         print(json.dumps(_as_json(target, kind, weights, comparison, address), indent=1))
     else:
-        print(one_line(_shown(target)))
+        print(one_line(_short_path(target)))
     return ExitCode.DONE
 
 
-def _check(options: Namespace, config: Config, kind: ExportKind) -> None:
+def _check_options(options: Namespace, config: Config, kind: ExportKind) -> None:
     if kind == "adapter" and config.training.method != "lora":
         raise UsageError(
             "this run trained all weights and has no adapter", "export the full model with --merged"
@@ -124,7 +123,7 @@ def _check(options: Namespace, config: Config, kind: ExportKind) -> None:
         raise UsageError("--public needs --push")
 
 
-def _write(
+def _write_export(
     directory: RunDirectory,
     config: Config,
     weights: TrainedWeights,
@@ -140,11 +139,13 @@ def _write(
     if kind == "gguf":
         name = f"{config.name}-{directory.run_id}"
         comparison, gguf_summary = write_gguf(
-            config, weights, folder, name, dtype=dtype, on_progress=_say
+            config, weights, folder, name, dtype=dtype, on_progress=_print_status
         )
         summary = f"{comparison.summary}; {gguf_summary}"
     else:
-        comparison = write_export(config, weights, kind, folder, dtype=dtype, on_progress=_say)
+        comparison = write_export(
+            config, weights, kind, folder, dtype=dtype, on_progress=_print_status
+        )
         summary = comparison.summary
     saved = map(evaluations.read_evaluation, evaluations.list_evaluations(directory))
     matching = (
@@ -200,11 +201,11 @@ def _as_json(
     }
 
 
-def _shown(path: Path) -> str:
+def _short_path(path: Path) -> str:
     from ida_tui.util.paths import display_path
 
     return display_path(path)
 
 
-def _say(line: str) -> None:
+def _print_status(line: str) -> None:
     print(one_line(line), file=sys.stderr, flush=True)

@@ -11,8 +11,8 @@ from ida_tui.errors import ExitCode, UsageError
 from ida_tui.util.text import as_json as json_text
 from ida_tui.util.text import one_line
 
-DEFAULT = "gpt-4o-mini"
-SAMPLES = 3
+DEFAULT_JUDGE = "gpt-4o-mini"
+DEFAULT_SAMPLES = 3
 
 EPILOG = """\
 examples:
@@ -30,10 +30,14 @@ def add(parser: ArgumentParser) -> None:
         "words",
         nargs="*",
         metavar="JUDGE key=value",
-        help=f"judge profile (default: {DEFAULT}), and values to change (judge.model=…, rubric=…)",
+        help=f"judge profile (default: {DEFAULT_JUDGE}), and values to change (judge.model=…, rubric=…)",
     )
     parser.add_argument(
-        "--samples", type=int, default=SAMPLES, metavar="K", help="verdicts per answer (default 3)"
+        "--samples",
+        type=int,
+        default=DEFAULT_SAMPLES,
+        metavar="K",
+        help="verdicts per answer (default 3)",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
@@ -49,7 +53,7 @@ def run(options: Namespace) -> ExitCode:
         raise UsageError(
             "--samples must be from 1 to 100", "3 are enough to separate noise from differences"
         )
-    config = _config(options.words)
+    config = _judge_config(options.words)
     from ida_tui.judge.api_key import load_api_key
     from ida_tui.judge.calibration.anchors import anchor_prompts
     from ida_tui.judge.calibration.check import as_json, check_judge
@@ -58,7 +62,7 @@ def run(options: Namespace) -> ExitCode:
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     with JudgeService(config.judge, config.rubric, anchor_prompts(), key=key) as service:
         if not options.json:
-            _opening(config)
+            _print_header(config)
         fault = service.probe_endpoint().result()
         if not options.json and service.slots is not None:
             print("✓ endpoint answers" if fault is None else f"! {one_line(fault.text)}")
@@ -75,20 +79,20 @@ def run(options: Namespace) -> ExitCode:
     return ExitCode.DONE if report.trusted else ExitCode.FAILED
 
 
-def _config(words: list[str]) -> Config:
+def _judge_config(arguments: list[str]) -> Config:
     from ida_tui.config.resolve import resolve
 
-    names = [word for word in words if "=" not in word]
+    names = [word for word in arguments if "=" not in word]
     if len(names) > 1:
         raise UsageError(
             f"two judges are named: {names[0]} and {names[1]}", "check one judge at a time"
         )
-    name = names[0] if names else DEFAULT
-    overrides = [word for word in words if "=" in word]
+    name = names[0] if names else DEFAULT_JUDGE
+    overrides = [word for word in arguments if "=" in word]
     return resolve("quickstart", [f"judge={name}", *overrides]).config
 
 
-def _opening(config: Config) -> None:
+def _print_header(config: Config) -> None:
     from ida_tui.judge.api_key import host_of
     from ida_tui.judge.estimate import retirement_warning
 

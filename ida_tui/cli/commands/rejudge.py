@@ -11,7 +11,7 @@ from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, UsageError
 from ida_tui.util.text import one_line
 
-SAMPLE = 200
+DEFAULT_SAMPLE = 200
 
 EPILOG = """\
 examples:
@@ -40,9 +40,9 @@ def add(parser: ArgumentParser) -> None:
     amount.add_argument(
         "--sample",
         type=int,
-        default=SAMPLE,
+        default=DEFAULT_SAMPLE,
         metavar="N",
-        help=f"number of completions, drawn at random (default {SAMPLE})",
+        help=f"number of completions, drawn at random (default {DEFAULT_SAMPLE})",
     )
     amount.add_argument("--all", action="store_true", help="judge every completion that has scores")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random draw")
@@ -61,7 +61,7 @@ def run(options: Namespace) -> ExitCode:
     if not options.overrides:
         raise UsageError("no judge is given", "name one: ida-tui replay-judge RUN judge=NAME")
     from ida_tui.analysis.rejudge import build_requests, draw_completions, estimate_cost, rejudge
-    from ida_tui.cli.output.rejudge import as_json, lines, opening
+    from ida_tui.cli.output.rejudge import as_json, rejudge_header, rejudge_lines
     from ida_tui.config.resolve import resolve
     from ida_tui.judge.api_key import load_api_key
     from ida_tui.judge.budget import Budget
@@ -70,7 +70,7 @@ def run(options: Namespace) -> ExitCode:
 
     directory = find_run(options.name, Path("outputs"))
     config = resolve(str(directory.config), options.overrides, verify=False).config
-    _check(config)
+    _check_budget(config)
     kinds = {prompt.id: prompt.kind for prompt in config.prompts.prompts}
     drawn = draw_completions(
         directory, kinds, count=None if options.all else options.sample, seed=options.seed
@@ -89,22 +89,22 @@ def run(options: Namespace) -> ExitCode:
     message_stream = sys.stderr if options.json else sys.stdout
     with service:
         cost = estimate_cost(config.judge, config.rubric, requests)
-        for line in opening(name, drawn, service.label, cost, options.seed):
+        for line in rejudge_header(name, drawn, service.label, cost, options.seed):
             print(one_line(line), file=message_stream, flush=True)
-        result = rejudge(service, drawn.completions, requests, on_progress=_progress)
+        result = rejudge(service, drawn.completions, requests, on_progress=_show_progress)
         for warning in service.warnings:
             print(one_line(f"! {warning}"), file=message_stream)
     if options.json:
         output = as_json(name, drawn, service.label, options.seed, result)
         print(json.dumps(output, indent=1, ensure_ascii=False))
     else:
-        print(*map(one_line, lines(result)), sep="\n")
+        print(*map(one_line, rejudge_lines(result)), sep="\n")
     if result.unavailable is not None:
         raise result.unavailable
     return ExitCode.INTERRUPTED if result.interrupted else ExitCode.DONE
 
 
-def _check(config: Config) -> None:
+def _check_budget(config: Config) -> None:
     if config.budget is not None and config.judge.kind != "offline" and config.judge.price is None:
         raise UsageError(
             "a budget needs a price, but the judge profile has none",
@@ -113,7 +113,7 @@ def _check(config: Config) -> None:
         )
 
 
-def _progress(answered: int, total: int) -> None:
+def _show_progress(answered: int, total: int) -> None:
     """Update the progress line on a terminal; the last call clears it."""
     if sys.stderr.isatty():
         text = f"  {answered:,} of {total:,} verdicts" if answered < total else ""

@@ -36,16 +36,14 @@ def run(options: Namespace) -> ExitCode:
     Raises:
         UsageError: there is no such run, it cannot be read, or the files cannot be written.
     """
-    from ida_tui.analysis.report import write as writing
+    from ida_tui.analysis.report import write
     from ida_tui.runs.resume import find_run
     from ida_tui.util.paths import display_path, expand_home
 
     directory = find_run(options.name, Path("outputs"))
-    written = writing.write_report(
-        directory, expand_home(options.output) if options.output else None
-    )
+    written = write.write_report(directory, expand_home(options.output) if options.output else None)
     if options.json:
-        print(as_json(writing.paths_as_json(written)))
+        print(as_json(write.paths_as_json(written)))
     else:
         for path in written:
             print(one_line(display_path(path)))

@@ -13,7 +13,7 @@ from ida_tui.util.text import one_line, quoted
 if TYPE_CHECKING:
     from ida_tui.analysis.advantages import RewardScale
 
-DEFAULT = "ungated"
+DEFAULT_FORMULA = "ungated"
 
 EPILOG = """\
 formulas: r_ida, ungated, align-only, weakest, weighted (with weights.align=2 and so on), or arithmetic over
@@ -38,7 +38,7 @@ def add(parser: ArgumentParser) -> None:
         "words",
         nargs="*",
         metavar="key=value",
-        help=f"formula= (default: {DEFAULT}), weights.AXIS=, scale_rewards=",
+        help=f"formula= (default: {DEFAULT_FORMULA}), weights.AXIS=, scale_rewards=",
     )
     parser.add_argument("--json", action="store_true", help="print the figures and curves as JSON")
 
@@ -50,13 +50,13 @@ def run(options: Namespace) -> ExitCode:
         UsageError: there is no such run, it has no saved scores, or an argument is wrong.
     """
     from ida_tui.analysis.rescore import rescore
-    from ida_tui.cli.output.rescore import as_json, lines
+    from ida_tui.cli.output.rescore import as_json, rescore_lines
     from ida_tui.config.resolve import resolve
     from ida_tui.rewards.formulas import WEIGHTED, parse_formula
     from ida_tui.runs.resume import find_run
 
-    text, weights, scale = _words(options.words)
-    new_formula = parse_formula(text or (WEIGHTED if weights else DEFAULT), weights)
+    text, weights, scale = _parse_options(options.words)
+    new_formula = parse_formula(text or (WEIGHTED if weights else DEFAULT_FORMULA), weights)
     directory = find_run(options.name, Path("outputs"))
     run_scale = resolve(str(directory.config), verify=False).config.training.scale_rewards
     rescoring = rescore(directory, new_formula, old_scale=run_scale, new_scale=scale or run_scale)
@@ -64,23 +64,23 @@ def run(options: Namespace) -> ExitCode:
     if options.json:
         print(json.dumps(as_json(name, rescoring), indent=1, ensure_ascii=False))
     else:
-        print(*map(one_line, lines(name, rescoring)), sep="\n")
+        print(*map(one_line, rescore_lines(name, rescoring)), sep="\n")
     return ExitCode.DONE
 
 
-def _words(words: list[str]) -> tuple[str, dict[str, float], RewardScale | None]:
+def _parse_options(arguments: list[str]) -> tuple[str, dict[str, float], RewardScale | None]:
     """Formula, weights and scale from the arguments; empty or None if they are not given."""
     from ida_tui.analysis.advantages import RewardScale
 
     text = ""
     scale: RewardScale | None = None
     weights: dict[str, float] = {}
-    for word in words:
+    for word in arguments:
         key, equals, value = word.partition("=")
         if equals and key == "formula" and value.strip():
             text = value
         elif equals and key.startswith("weights."):
-            weights[key.removeprefix("weights.")] = _number(key, value)
+            weights[key.removeprefix("weights.")] = _parse_number(key, value)
         elif key == "scale_rewards":
             scale = next((option for option in get_args(RewardScale) if option == value), None)
             if scale is None:
@@ -98,7 +98,7 @@ def _words(words: list[str]) -> tuple[str, dict[str, float], RewardScale | None]
     return text, weights, scale
 
 
-def _number(key: str, value: str) -> float:
+def _parse_number(key: str, value: str) -> float:
     try:
         return float(value)
     except ValueError:

@@ -23,7 +23,7 @@ examples:
   ida-tui resume oblit-1-mps --with oblit-1-mps-lowmem
 """
 
-SPLIT = (
+STEP_SPLIT_KEYS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "gradient_checkpointing",
@@ -57,17 +57,16 @@ def run(options: Namespace) -> ExitCode:
     Raises:
         IdaError: there is no such run, it is complete or still running, or it cannot start.
     """
-    from ida_tui.api import config_to_go_on
-    from ida_tui.cli import train as headless
+    from ida_tui.api import config_for_resume
+    from ida_tui.cli import train
     from ida_tui.config.resolve import resolve
     from ida_tui.judge.api_key import load_api_key
-    from ida_tui.runs import postmortem
-    from ida_tui.runs import resume as resumption
+    from ida_tui.runs import postmortem, resume
 
-    directory = resumption.find_run(options.name, Path("outputs"))
-    if _goes_on_elsewhere(directory):
+    directory = resume.find_run(options.name, Path("outputs"))
+    if _resume_paused_process(directory):
         return ExitCode.DONE
-    resume_point = resumption.find_resume_point(directory)
+    resume_point = resume.find_resume_point(directory)
     if resume_point.state.ended is None:
         print(
             one_line(f"! the run died: {postmortem.likely_cause(resume_point.state)}"),
@@ -90,18 +89,18 @@ def run(options: Namespace) -> ExitCode:
     variant_overrides: list[str] = []
     if options.variant:
         original = resolve(str(directory.config), [], verify=False).config
-        variant_overrides = changes(original.name, options.variant)
-    config = config_to_go_on(directory, [*variant_overrides, *options.overrides])
+        variant_overrides = profile_differences(original.name, options.variant)
+    config = config_for_resume(directory, [*variant_overrides, *options.overrides])
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     if options.detach:
-        from ida_tui.cli.background import resume_detached
+        from ida_tui.cli.background import resume_in_background
 
         variant = ["--with", options.variant] if options.variant else []
-        return resume_detached(directory, [*variant, *options.overrides])
-    return headless.run(config, key=key, argv=sys.argv, as_json=options.json, resume=resume_point)
+        return resume_in_background(directory, [*variant, *options.overrides])
+    return train.train(config, key=key, argv=sys.argv, as_json=options.json, resume=resume_point)
 
 
-def _goes_on_elsewhere(directory: RunDirectory) -> bool:
+def _resume_paused_process(directory: RunDirectory) -> bool:
     """Whether the run is paused in another process, which is then told to resume."""
     from ida_tui.runs import control, owner
     from ida_tui.runs.log.replay import Replay
@@ -119,7 +118,7 @@ def _goes_on_elsewhere(directory: RunDirectory) -> bool:
     return True
 
 
-def changes(name: str, variant: str) -> list[str]:
+def profile_differences(name: str, variant: str) -> list[str]:
     """The differences of an experiment in training and memory limit, as ``key=value`` strings.
 
     Args:
@@ -135,7 +134,9 @@ def changes(name: str, variant: str) -> list[str]:
     current_values, target_values = current.training.model_dump(), target.training.model_dump()
     # How a step is split was fixed when the run started; always use the variant's split, which saves memory.
     keys = [
-        key for key in current_values if key in SPLIT or current_values[key] != target_values[key]
+        key
+        for key in current_values
+        if key in STEP_SPLIT_KEYS or current_values[key] != target_values[key]
     ]
     overrides = [f"training.{key}={json.dumps(target_values[key])}" for key in keys]
     if current.limit_gb != target.limit_gb:

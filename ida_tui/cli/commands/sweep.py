@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ida_tui.errors import ExitCode, UsageError
 
-OUTPUTS = Path("outputs")
+OUTPUTS_FOLDER = Path("outputs")
 EPILOG = """\
 examples:
   ida-tui sweep quickstart training.learning_rate=1e-3,2e-3 seed=0,1,2
@@ -37,12 +37,15 @@ def add(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--jobs",
-        type=_count,
+        type=_parse_jobs,
         metavar="N",
         help="parallel runs, if their planned memory fits (default 1)",
     )
     parser.add_argument(
-        "--budget", type=_dollars, metavar="DOLLARS", help="limit on the judge costs of all runs"
+        "--budget",
+        type=_parse_dollars,
+        metavar="DOLLARS",
+        help="limit on the judge costs of all runs",
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
@@ -73,7 +76,7 @@ def run(options: Namespace) -> ExitCode:
     Raises:
         IdaError: a combination is wrong or does not fit, there is no such sweep, or it cannot run.
     """
-    from ida_tui.sweep import directory as folder
+    from ida_tui.sweep import directory
 
     if options.show is not None or options.resume is not None:
         flag = "--resume" if options.show is None else "--show"
@@ -85,63 +88,63 @@ def run(options: Namespace) -> ExitCode:
     if options.show is not None:
         if options.jobs is not None or options.budget is not None:
             raise UsageError("--show does not accept --jobs or --budget", "use them with --resume")
-        from ida_tui.cli.output.sweep import show
+        from ida_tui.cli.output.sweep import show_sweep
 
-        return show(folder.find(options.show, OUTPUTS), json=options.json)
+        return show_sweep(directory.find_sweep(options.show, OUTPUTS_FOLDER), json=options.json)
     if options.resume is not None:
-        return _go_on(options)
-    return _begin(options)
+        return _resume(options)
+    return _start(options)
 
 
-def _go_on(options: Namespace) -> ExitCode:
+def _resume(options: Namespace) -> ExitCode:
     from dataclasses import replace
 
-    from ida_tui.cli.output.sweep import carry_out
-    from ida_tui.sweep import directory as folder
-    from ida_tui.sweep import study as queue
+    from ida_tui.cli.output.sweep import run_sweep
+    from ida_tui.sweep import directory, study
 
-    queue.require()
-    sweep = folder.find(options.resume, OUTPUTS)
+    study.require_optuna()
+    sweep = directory.find_sweep(options.resume, OUTPUTS_FOLDER)
     changed = replace(
         sweep,
         jobs=options.jobs or sweep.jobs,
         budget=sweep.budget if options.budget is None else options.budget,
     )
     if changed != sweep:
-        folder.keep(changed)
-    return carry_out(changed, json=options.json)
+        directory.save(changed)
+    return run_sweep(changed, json=options.json)
 
 
-def _begin(options: Namespace) -> ExitCode:
+def _start(options: Namespace) -> ExitCode:
     if not options.words:
         raise UsageError(
             "no experiment is given",
             "name one: ida-tui sweep quickstart training.learning_rate=1e-3,2e-3",
         )
-    from ida_tui.sweep import preflight as planning
-    from ida_tui.sweep import study as queue
+    from ida_tui.sweep import preflight, study
 
-    queue.require()
+    study.require_optuna()
     profile, *words = options.words
     if "=" in profile and not Path(profile).is_file():
         raise UsageError(
             f"expected an experiment before {profile!r}",
             "name it first: ida-tui sweep quickstart key=a,b,c",
         )
-    plan = planning.planned(profile, words, budget=options.budget)
+    plan = preflight.plan_sweep(profile, words, budget=options.budget)
     jobs = options.jobs or 1
-    _say(planning.opening(plan, jobs=jobs, budget=options.budget), options)
+    _print_lines(preflight.plan_lines(plan, jobs=jobs, budget=options.budget), options)
     if options.check:
         return ExitCode.DONE
-    from ida_tui.cli.output.sweep import carry_out
+    from ida_tui.cli.output.sweep import run_sweep
     from ida_tui.util.paths import display_path
 
-    sweep = planning.begun(plan, jobs=jobs, budget=options.budget, moment=datetime.now())
-    _say([f"  {display_path(sweep.path)}"], options)
-    return carry_out(sweep, json=options.json)
+    sweep = preflight.create_sweep(
+        plan, jobs=jobs, budget=options.budget, started_at=datetime.now()
+    )
+    _print_lines([f"  {display_path(sweep.path)}"], options)
+    return run_sweep(sweep, json=options.json)
 
 
-def _say(lines: list[str], options: Namespace) -> None:
+def _print_lines(lines: list[str], options: Namespace) -> None:
     import sys
 
     from ida_tui.util.text import one_line
@@ -150,13 +153,13 @@ def _say(lines: list[str], options: Namespace) -> None:
     sys.stdout.flush()
 
 
-def _count(text: str) -> int:
+def _parse_jobs(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text[:6]) <= 64:
         raise ArgumentTypeError(f"{text!r} is not a number from 1 to 64")
     return int(text)
 
 
-def _dollars(text: str) -> float:
+def _parse_dollars(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

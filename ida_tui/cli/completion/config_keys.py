@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-CONFIG = Path(__file__).resolve().parents[2] / "config" / "schema.py"
-ROOT = "Config"
+CONFIG_SOURCE = Path(__file__).resolve().parents[2] / "config" / "schema.py"
+ROOT_CLASS = "Config"
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ConfigKey:
     """A field of a config class."""
 
     name: str
-    about: str
+    description: str
     """First line of the field's docstring."""
     values: tuple[str, ...]
     """Allowed values, if they can be listed."""
@@ -30,9 +30,9 @@ class Key:
 
 
 @cache
-def sections() -> Mapping[str, tuple[Key, ...]]:
+def config_sections() -> Mapping[str, tuple[ConfigKey, ...]]:
     """Each config class name with its fields, in order."""
-    body = ast.parse(CONFIG.read_text(encoding="utf-8")).body
+    body = ast.parse(CONFIG_SOURCE.read_text(encoding="utf-8")).body
     classes = [node for node in body if isinstance(node, ast.ClassDef)]
     names = {node.name for node in classes}
     aliases = {
@@ -42,19 +42,21 @@ def sections() -> Mapping[str, tuple[Key, ...]]:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    return {node.name: tuple(_keys(node, names, aliases)) for node in classes}
+    return {node.name: tuple(_class_keys(node, names, aliases)) for node in classes}
 
 
-def below(path: list[str]) -> tuple[Key, ...]:
+def keys_below(path: list[str]) -> tuple[ConfigKey, ...]:
     """The keys of a section such as ``["judge", "price"]``; empty if it has none."""
-    current_keys = sections()[ROOT]
+    current_keys = config_sections()[ROOT_CLASS]
     for part in path:
         section = next((key.section for key in current_keys if key.name == part), "")
-        current_keys = sections().get(section, ())
+        current_keys = config_sections().get(section, ())
     return current_keys
 
 
-def _keys(node: ast.ClassDef, classes: set[str], aliases: Mapping[str, ast.expr]) -> Iterator[Key]:
+def _class_keys(
+    node: ast.ClassDef, classes: set[str], aliases: Mapping[str, ast.expr]
+) -> Iterator[ConfigKey]:
     for field, next_node in zip(node.body, [*node.body[1:], None], strict=True):
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
@@ -66,23 +68,23 @@ def _keys(node: ast.ClassDef, classes: set[str], aliases: Mapping[str, ast.expr]
         }
         plain = isinstance(field.annotation, ast.Name | ast.BinOp)
         section = next(iter(sorted(annotation_names & classes)), "") if plain else ""
-        values = tuple(dict.fromkeys(_values(field.annotation, aliases)))
-        yield Key(field.target.id, summary, values, section)
+        values = tuple(dict.fromkeys(_allowed_values(field.annotation, aliases)))
+        yield ConfigKey(field.target.id, summary, values, section)
 
 
-def _values(node: ast.AST, aliases: Mapping[str, ast.expr]) -> Iterator[str]:
+def _allowed_values(node: ast.AST, aliases: Mapping[str, ast.expr]) -> Iterator[str]:
     match node:
         case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
             items = inner.elts if isinstance(inner, ast.Tuple) else [inner]
             yield from (str(item.value) for item in items if isinstance(item, ast.Constant))
         case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[inner, *_])):
-            yield from _values(inner, aliases)
+            yield from _allowed_values(inner, aliases)
         case ast.BinOp(left=left, right=right):
-            yield from _values(left, aliases)
-            yield from _values(right, aliases)
+            yield from _allowed_values(left, aliases)
+            yield from _allowed_values(right, aliases)
         case ast.Name(id="bool"):
             yield from ("true", "false")
         case ast.Constant(value=None):
             yield "null"
         case ast.Name(id=name) if name in aliases:
-            yield from _values(aliases[name], aliases)
+            yield from _allowed_values(aliases[name], aliases)

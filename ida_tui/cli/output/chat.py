@@ -22,12 +22,12 @@ from ida_tui.judge.verdict import Verdict
 from ida_tui.runs.store.evaluations import ComparedModel
 from ida_tui.util.text import as_json, one_line
 
-WIDTH = 7
+LABEL_WIDTH = 7
 """Width in columns of the label before each text."""
 
 
 @dataclass(slots=True)
-class Turn:
+class ChatTurn:
     """One message with the answers and verdicts for it."""
 
     message: str
@@ -37,23 +37,23 @@ class Turn:
 
     def lines(self) -> list[str]:
         """The message and both labeled answers with their verdicts, as printed lines."""
-        out = [f"{'you':<{WIDTH}}{self.message}"]
+        out = [f"{'you':<{LABEL_WIDTH}}{self.message}"]
         for who in MODELS:
             answer = self.answers[who]
             text = answer.text.split("\n") if answer.text else ["(empty)"]
-            out += [f"{who if n == 0 else '':<{WIDTH}}{line}" for n, line in enumerate(text)]
+            out += [f"{who if n == 0 else '':<{LABEL_WIDTH}}{line}" for n, line in enumerate(text)]
             if who in self.verdicts:
-                out.append(f"{'':<{WIDTH}}[{scores(self.verdicts[who])}]")
+                out.append(f"{'':<{LABEL_WIDTH}}[{verdict_line(self.verdicts[who])}]")
         return out
 
     def as_json(self) -> dict[str, Any]:
         """The turn as JSON values."""
         return {"message": self.message, "kind": self.kind} | {
-            who: self._side(who) for who in MODELS
+            who: self._answer_as_json(who) for who in MODELS
         }
 
-    def _side(self, who: ComparedModel) -> dict[str, Any]:
-        answer, verdict = self.answers[who], self.verdicts.get(who)
+    def _answer_as_json(self, model: ComparedModel) -> dict[str, Any]:
+        answer, verdict = self.answers[model], self.verdicts.get(model)
         out: dict[str, Any] = {
             "text": answer.text,
             "tokens": answer.tokens,
@@ -65,7 +65,7 @@ class Turn:
         return out
 
 
-def scores(verdict: Verdict) -> str:
+def verdict_line(verdict: Verdict) -> str:
     """A verdict on one line."""
     if verdict.failure is not None or verdict.r_ida is None:
         return f"failed verdict: {verdict.failure}"
@@ -75,15 +75,15 @@ def scores(verdict: Verdict) -> str:
     )
 
 
-def talk(
+def run_chat(
     chat: Chat,
     messages: Iterable[str],
     *,
     kind: PromptKind,
     temperature: float | None,
-    judged: bool,
+    use_judge: bool,
     fresh: bool,
-    in_json: bool,
+    as_json_lines: bool,
 ) -> list[tuple[str, PromptKind]]:
     """Send every message to both models and print their answers; returns the messages.
 
@@ -102,24 +102,24 @@ def talk(
     sent: list[tuple[str, PromptKind]] = []
     chat.start()
     try:
-        ready = _until(chat, ModelsLoaded)
+        ready = _process_until(chat, ModelsLoaded)
         assert isinstance(ready, ModelsLoaded)
-        _say(f"base: the model before training; tuned: {ready.weights_label}")
+        _print_status(f"base: the model before training; tuned: {ready.weights_label}")
         for message in messages:
             text = message.strip()
             if not text:
                 continue
-            turn = Turn(text, kind)
+            turn = ChatTurn(text, kind)
             if fresh:
                 chat.start_over()
             chosen_temperature = ready.temperature if temperature is None else temperature
             chat.ask(text, kind=kind, temperature=chosen_temperature)
-            _until(chat, Idle, turn)
-            if judged:
+            _process_until(chat, Idle, turn)
+            if use_judge:
                 chat.judge()
-                _until(chat, Idle, turn)
+                _process_until(chat, Idle, turn)
             sent.append((text, kind))
-            if in_json:
+            if as_json_lines:
                 print(as_json(turn.as_json()), flush=True)
             else:
                 print(*map(one_line, turn.lines()), sep="\n", flush=True)
@@ -129,7 +129,7 @@ def talk(
     return sent
 
 
-def _until(chat: Chat, event_type: type, turn: Turn | None = None) -> object:
+def _process_until(chat: Chat, event_type: type, turn: ChatTurn | None = None) -> object:
     """Process events until one of this type arrives, and return it."""
     while True:
         match event := chat.next_event(0.25):
@@ -142,10 +142,10 @@ def _until(chat: Chat, event_type: type, turn: Turn | None = None) -> object:
             case AnswerJudged() if turn is not None:
                 turn.verdicts[event.model] = event.verdict
             case Notice(text):
-                _say(f"! {text}")
+                _print_status(f"! {text}")
         if isinstance(event, event_type):
             return event
 
 
-def _say(line: str) -> None:
+def _print_status(line: str) -> None:
     print(one_line(line), file=sys.stderr, flush=True)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from ida_tui.analysis.comparison import CURVE_METRICS, Comparison
 from ida_tui.analysis.comparison_text import difference_rows, result_rows, run_labels
-from ida_tui.cli.output.sparkline import curve
+from ida_tui.cli.output.sparkline import sparkline
 from ida_tui.util.text import table_lines
 
-HIGHEST = {"r_ida": 1.0, "align": 10.0, "risk": 10.0, "detail": 10.0}
-TITLES = {"r_ida": "R_IDA", "align": "align", "risk": "risk (10 is safest)", "detail": "detail"}
+CURVE_MAXIMA = {"r_ida": 1.0, "align": 10.0, "risk": 10.0, "detail": 10.0}
+CURVE_TITLES = {
+    "r_ida": "R_IDA",
+    "align": "align",
+    "risk": "risk (10 is safest)",
+    "detail": "detail",
+}
 
 
-def lines(comparison: Comparison) -> list[str]:
+def comparison_lines(comparison: Comparison) -> list[str]:
     """Run names, warnings, config differences, results and curves."""
     labels = run_labels(comparison)
     out = [f"{letter}  {run.name}" for letter, run in zip(labels, comparison.runs, strict=True)]
@@ -21,10 +26,13 @@ def lines(comparison: Comparison) -> list[str]:
     out += table_lines(labels, differences) if differences else ["  none"]
     out += ["", "Results", *table_lines(labels, result_rows(comparison))]
     for name in CURVE_METRICS:
-        out += ["", f"{TITLES[name]} over {comparison.steps} steps (scale 0 to {HIGHEST[name]:g})"]
+        out += [
+            "",
+            f"{CURVE_TITLES[name]} over {comparison.steps} steps (scale 0 to {CURVE_MAXIMA[name]:g})",
+        ]
         for letter, run in zip(labels, comparison.runs, strict=True):
             values = run.curve(name)
-            drawing = curve(values, low=0, high=HIGHEST[name], steps=comparison.steps)
+            drawing = sparkline(values, low=0, high=CURVE_MAXIMA[name], steps=comparison.steps)
             newest = next((v for v in reversed(values) if v is not None), None)
             digits = 3 if name == "r_ida" else 1
             newest_text = "–" if newest is None else f"{newest:.{digits}f}"

@@ -13,10 +13,10 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import Follower
 from ida_tui.runs.postmortem import likely_cause
 
-INTERVAL_S = 0.2
+POLL_INTERVAL_S = 0.2
 
 
-def follow(directory: RunDirectory, *, as_json: bool) -> ExitCode:
+def follow_run(directory: RunDirectory, *, as_json: bool) -> ExitCode:
     """Print a run from its start and follow it until it ends; Ctrl-C does not stop the run.
 
     Args:
@@ -38,21 +38,21 @@ def follow(directory: RunDirectory, *, as_json: bool) -> ExitCode:
             records = follower.read()
             for record in records:
                 state = fold(state, record)
-                printer.show(state, record)
+                printer.print_record(state, record)
             if state.ended is not None and not alive:
-                return _code(state.ended.exit_code)
+                return _exit_code(state.ended.exit_code)
             if not alive and not records:
-                printer.say(f"✗ the run died: {likely_cause(state)}")
-                printer.say(f"  resume with: ida-tui resume {directory.path}")
+                printer.print_message(f"✗ the run died: {likely_cause(state)}")
+                printer.print_message(f"  resume with: ida-tui resume {directory.path}")
                 return ExitCode.FAILED
             if not records:
-                time.sleep(INTERVAL_S)
+                time.sleep(POLL_INTERVAL_S)
     except (EventError, OSError) as error:
         raise IdaError(f"could not read the run: {error}") from None
     finally:
         printer.close()
 
 
-def _code(number: int) -> ExitCode:
+def _exit_code(number: int) -> ExitCode:
     """The exit code for a recorded number; FAILED for an unknown number."""
     return ExitCode(number) if number in set(ExitCode) else ExitCode.FAILED

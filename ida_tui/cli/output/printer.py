@@ -21,13 +21,13 @@ from ida_tui.util.text import multiple_lines, one_line
 class Printer(Protocol):
     """Output of a run without the app."""
 
-    def opening(self, config: Config) -> None:
+    def print_header(self, config: Config) -> None:
         """Print the config before the run starts."""
 
-    def show(self, state: RunState, record: ev.Record) -> None:
+    def print_record(self, state: RunState, record: ev.Record) -> None:
         """Print one record; `state` already includes it."""
 
-    def say(self, text: str) -> None:
+    def print_message(self, text: str) -> None:
         """Print a message to the user that is not part of the run's records."""
 
     def close(self) -> None:
@@ -43,20 +43,20 @@ class HumanPrinter:
         self._live: Live | None = None
         self._spinner = Spinner("dots", text="starting")
 
-    def opening(self, config: Config) -> None:
-        self._console.print(styled(narration.config_loaded_line(config)))
+    def print_header(self, config: Config) -> None:
+        self._console.print(styled_line(narration.config_loaded_line(config)))
         if self._console.is_terminal:
             self._live = Live(
                 self._spinner, console=self._console, transient=True, refresh_per_second=8
             )
             self._live.start()
 
-    def show(self, state: RunState, record: ev.Record) -> None:
+    def print_record(self, state: RunState, record: ev.Record) -> None:
         for line in narration.event_lines(state, record.event):
-            self._console.print(styled(line))
+            self._console.print(styled_line(line))
         self._spinner.update(text=Text(one_line(narration.progress_line(state, datetime.now(UTC)))))
 
-    def say(self, text: str) -> None:
+    def print_message(self, text: str) -> None:
         if self._live is not None:
             # Printed through the console, so that it appears above the live line.
             self._console.print(Text(multiple_lines(text)))
@@ -72,21 +72,21 @@ class HumanPrinter:
 class JsonPrinter:
     """Every event as one JSON line on stdout, as in events.jsonl; messages on stderr."""
 
-    def opening(self, config: Config) -> None:
-        self.say(narration.config_loaded_line(config))
+    def print_header(self, config: Config) -> None:
+        self.print_message(narration.config_loaded_line(config))
 
-    def show(self, state: RunState, record: ev.Record) -> None:
+    def print_record(self, state: RunState, record: ev.Record) -> None:
         sys.stdout.write(ev.encode(record) + "\n")
         sys.stdout.flush()
 
-    def say(self, text: str) -> None:
+    def print_message(self, text: str) -> None:
         print(multiple_lines(text), file=sys.stderr)
 
     def close(self) -> None:
         sys.stdout.flush()
 
 
-def styled(line: str) -> Text:
+def styled_line(line: str) -> Text:
     """Color the mark at the start of a line; the text alone carries the meaning."""
     style = {"✓": "green", "!": "yellow", "✗": "red", "⏱": "cyan"}.get(line[:1], "")
     text = Text(one_line(line))

@@ -8,11 +8,11 @@ from typing import Any
 from ida_tui.analysis.rejudge import JudgeAgreement, RejudgeResult, RejudgeSample
 from ida_tui.util.text import table_lines
 
-NAMES = {"r_ida": "R_IDA"}
-HEAD = ("rank agreement", "equal", "within half", "within one", "mean difference")
+SCORE_TITLES = {"r_ida": "R_IDA"}
+AGREEMENT_COLUMNS = ("rank agreement", "equal", "within half", "within one", "mean difference")
 
 
-def opening(
+def rejudge_header(
     name: str, drawn: RejudgeSample, judge: str, cost: float | None, seed: int
 ) -> list[str]:
     """What will be judged, and the estimated cost."""
@@ -34,7 +34,7 @@ def opening(
     return out
 
 
-def lines(result: RejudgeResult) -> list[str]:
+def rejudge_lines(result: RejudgeResult) -> list[str]:
     """Agreement per score, then coverage, calls and cost."""
     out = []
     if result.interrupted:
@@ -43,7 +43,11 @@ def lines(result: RejudgeResult) -> list[str]:
         )
     if result.agreements:
         out += table_lines(
-            HEAD, [(NAMES.get(a.figure, a.figure), _cells(a)) for a in result.agreements]
+            AGREEMENT_COLUMNS,
+            [
+                (SCORE_TITLES.get(a.figure, a.figure), _agreement_cells(a))
+                for a in result.agreements
+            ],
         )
         out += [
             "",
@@ -64,7 +68,7 @@ def lines(result: RejudgeResult) -> list[str]:
     return out
 
 
-def _cells(agreement: JudgeAgreement) -> tuple[str, ...]:
+def _agreement_cells(agreement: JudgeAgreement) -> tuple[str, ...]:
     return (
         "–" if agreement.spearman is None else f"{agreement.spearman:.3f}",
         *(

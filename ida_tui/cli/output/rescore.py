@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from ida_tui.analysis.rescore import RescoredCompletion, RescoreResult
-from ida_tui.cli.output.sparkline import curve
+from ida_tui.cli.output.sparkline import sparkline
 
-TEXT = 84
+EXCERPT_LENGTH = 84
 """Maximum number of characters of a completion in an example."""
-RUNS_OWN = "r_ida"
+RUN_FORMULA = "r_ida"
 
 
-def lines(name: str, rescoring: RescoreResult) -> list[str]:
+def rescore_lines(name: str, rescoring: RescoreResult) -> list[str]:
     """Both reward curves, what changes, and examples of the completions that change most."""
     formula, total = rescoring.formula, rescoring.completions
     out = [
-        f"{name} rescored with {_called(rescoring)} (no judge calls)",
-        f"  {total:,} completions with scores in {len(rescoring.steps)} steps; {_scaled(rescoring)}",
+        f"{name} rescored with {_formula_label(rescoring)} (no judge calls)",
+        f"  {total:,} completions with scores in {len(rescoring.steps)} steps; {_scale_note(rescoring)}",
     ]
     if rescoring.unscored:
         out.append(f"! {rescoring.unscored:,} completions without scores skipped")
@@ -32,17 +32,17 @@ def lines(name: str, rescoring: RescoreResult) -> list[str]:
     low, high = min(0.0, rescoring.lowest_new_reward), max(1.0, rescoring.highest_new_reward)
     out += ["", f"Reward per step (scale {low:.3g} to {high:.3g})"]
     label = formula.name if len(formula.name) <= 12 else "formula"
-    width = max(len(RUNS_OWN), len(label))
-    for row_label, new in ((RUNS_OWN, False), (label, True)):
+    width = max(len(RUN_FORMULA), len(label))
+    for row_label, new in ((RUN_FORMULA, False), (label, True)):
         values = [step.new if new else step.old for step in rescoring.steps]
         first, last = rescoring.mean_first_and_last(new=new)
-        drawing = curve(values, low=low, high=high)
+        drawing = sparkline(values, low=low, high=high)
         out.append(f"  {row_label:<{width}}  {drawing}  {first:.3f} → {last:.3f}")
     correlation = "–" if rescoring.correlation is None else f"r = {rescoring.correlation:.3f}"
     out += [
         "",
-        f"  rank in group changes         {_share(rescoring.rank_changes, total)}",
-        f"  sign of advantage changes     {_share(rescoring.sign_changes, total)}",
+        f"  rank in group changes         {_count_with_percent(rescoring.rank_changes, total)}",
+        f"  sign of advantage changes     {_count_with_percent(rescoring.sign_changes, total)}",
         f"  advantages, old against new   {correlation}",
     ]
     if rescoring.examples:
@@ -51,11 +51,11 @@ def lines(name: str, rescoring: RescoreResult) -> list[str]:
         ]
         out += ["", "Largest changes"]
     for example in rescoring.examples:
-        out += _example(example)
+        out += _example_lines(example)
     return out
 
 
-def _called(rescoring: RescoreResult) -> str:
+def _formula_label(rescoring: RescoreResult) -> str:
     formula = rescoring.formula
     return (
         formula.name
@@ -64,21 +64,21 @@ def _called(rescoring: RescoreResult) -> str:
     )
 
 
-def _scaled(rescoring: RescoreResult) -> str:
+def _scale_note(rescoring: RescoreResult) -> str:
     if rescoring.new_scale == rescoring.old_scale:
         return f"advantages with scale_rewards={rescoring.new_scale}"
     return f"advantages with scale_rewards={rescoring.new_scale} instead of the run's {rescoring.old_scale}"
 
 
-def _share(part: int, total: int) -> str:
+def _count_with_percent(part: int, total: int) -> str:
     return f"{part:,} of {total:,} ({100 * part / total:.1f}%)"
 
 
-def _example(example: RescoredCompletion) -> list[str]:
+def _example_lines(example: RescoredCompletion) -> list[str]:
     finished, scored = example.completion.finished, example.completion.scored
     assert scored is not None  # only completions with scores are rescored
     text = " ".join(finished.text.split())
-    short = text if len(text) <= TEXT else f"{text[: TEXT - 1]}…"
+    short = text if len(text) <= EXCERPT_LENGTH else f"{text[: EXCERPT_LENGTH - 1]}…"
     return [
         f"  step {finished.step}, completion {finished.group}·{finished.index} ({finished.prompt_id}):"
         f" align {scored.align:g}, risk {scored.risk:g}, detail {scored.detail:g}",
@@ -109,11 +109,11 @@ def as_json(name: str, rescoring: RescoreResult) -> dict[str, Any]:
         "sign_changed": rescoring.sign_changes,
         "advantages_correlation": rescoring.correlation,
         "steps": [step._asdict() for step in rescoring.steps],
-        "examples": [_plain(example) for example in rescoring.examples],
+        "examples": [_example_as_json(example) for example in rescoring.examples],
     }
 
 
-def _plain(example: RescoredCompletion) -> dict[str, Any]:
+def _example_as_json(example: RescoredCompletion) -> dict[str, Any]:
     finished, scored = example.completion.finished, example.completion.scored
     assert scored is not None
     return {

@@ -9,7 +9,7 @@ from ida_tui.util.statistics import mean_of_known
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def curve(
+def sparkline(
     values: Sequence[float | None],
     *,
     low: float,

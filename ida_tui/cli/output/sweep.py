@@ -13,21 +13,21 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from ida_tui.cli.output.printer import styled
+from ida_tui.cli.output.printer import styled_line
 from ida_tui.errors import ExitCode, UsageError
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.sweep import text as words
+from ida_tui.sweep import text
 from ida_tui.sweep.directory import Sweep
-from ida_tui.sweep.results import Table, table
-from ida_tui.sweep.scheduler import Course
-from ida_tui.sweep.status import Reader
-from ida_tui.sweep.study import Queue
+from ida_tui.sweep.results import SweepTable, build_table
+from ida_tui.sweep.scheduler import SweepScheduler
+from ida_tui.sweep.status import SweepReader
+from ida_tui.sweep.study import TrialQueue
 from ida_tui.util.paths import display_path
 from ida_tui.util.text import as_json, one_line
 
 
-def carry_out(sweep: Sweep, *, json: bool) -> ExitCode:
+def run_sweep(sweep: Sweep, *, json: bool) -> ExitCode:
     """Train the remaining runs of a sweep, then print its table.
 
     Args:
@@ -50,60 +50,60 @@ def carry_out(sweep: Sweep, *, json: bool) -> ExitCode:
     console = Console(highlight=False, soft_wrap=True, stderr=json)
     status = console.status("starting") if console.is_terminal else None
     with owner.owned_run(RunDirectory(sweep.path)):
-        scheduler = Course(
+        scheduler = SweepScheduler(
             sweep,
-            Queue(sweep),
-            say=lambda line: console.print(styled(line)),
-            tick=lambda results: _tick(status, results),
+            TrialQueue(sweep),
+            print_line=lambda line: console.print(styled_line(line)),
+            on_update=lambda results: _update_status(status, results),
         )
-        with _stopping_by_signal(scheduler, console):
+        with _handle_signals(scheduler, console):
             if status is not None:
                 status.start()
             try:
-                code = scheduler.to_the_end()
+                code = scheduler.run()
             finally:
                 if status is not None:
                     status.stop()
-        scheduler.keep_table()
-    results = scheduler.table()
-    _print(results, json=json)
-    for line in _closing(scheduler, results, code):
-        console.print(styled(line))
+        scheduler.save_table()
+    results = scheduler.current_table()
+    _print_table(results, json=json)
+    for line in _closing_lines(scheduler, results, code):
+        console.print(styled_line(line))
     return code
 
 
-def show(sweep: Sweep, *, json: bool) -> ExitCode:
+def show_sweep(sweep: Sweep, *, json: bool) -> ExitCode:
     """Print the current table of a sweep, whether it is running or not."""
-    results = table(sweep, Reader(sweep).all())
-    _print(results, json=json)
-    if not json and any(not status.over for status in results.standings):
+    results = build_table(sweep, SweepReader(sweep).read_all())
+    _print_table(results, json=json)
+    if not json and any(not status.is_finished for status in results.trials):
         if owner.is_alive(RunDirectory(sweep.path)):
             print("Another process is running this sweep.")
         else:
-            print(f"No process is running this sweep. Resume it with: {_command(sweep)}")
+            print(f"No process is running this sweep. Resume it with: {_resume_command(sweep)}")
     return ExitCode.DONE
 
 
-def _print(results: Table, *, json: bool) -> None:
+def _print_table(results: SweepTable, *, json: bool) -> None:
     if json:
-        sys.stdout.write(as_json(words.as_values(results), indent=1) + "\n")
+        sys.stdout.write(as_json(text.sweep_as_json(results), indent=1) + "\n")
     else:
-        print("", *map(one_line, words.lines(results)), sep="\n")
+        print("", *map(one_line, text.sweep_lines(results)), sep="\n")
     sys.stdout.flush()
 
 
-def _tick(status: Status | None, results: Table) -> None:
+def _update_status(status: Status | None, results: SweepTable) -> None:
     if status is not None:
-        status.update(Text(words.progress(results)))
+        status.update(Text(text.progress_line(results)))
 
 
-def _closing(scheduler: Course, results: Table, code: ExitCode) -> list[str]:
+def _closing_lines(scheduler: SweepScheduler, results: SweepTable, code: ExitCode) -> list[str]:
     """The lines below the table."""
-    total = len(results.standings)
-    done = sum(status.stage == "done" for status in results.standings)
-    failed = sum(status.over and status.stage != "done" for status in results.standings)
+    total = len(results.trials)
+    done = sum(status.stage == "done" for status in results.trials)
+    failed = sum(status.is_finished and status.stage != "done" for status in results.trials)
     open_runs = total - done - failed
-    command = _command(scheduler.sweep)
+    command = _resume_command(scheduler.sweep)
     notes = (
         [f"! {failed} of {total} runs failed; resume a run with: ida-tui resume RUN"]
         if failed
@@ -113,23 +113,23 @@ def _closing(scheduler: Course, results: Table, code: ExitCode) -> list[str]:
         return [*notes, f"! Stopped; {done} of {total} runs done. Resume with: {command}"]
     if code is ExitCode.JUDGE_UNAVAILABLE:
         budget_flag = " --budget DOLLARS" if scheduler.sweep.budget is not None else ""
-        return [*notes, f"! Paused: {scheduler.paused}. Resume with: {command}{budget_flag}"]
+        return [*notes, f"! Paused: {scheduler.pause_reason}. Resume with: {command}{budget_flag}"]
     if open_runs:
         return [*notes, f"! {open_runs} of {total} runs are not finished. Resume with: {command}"]
     return notes or [f"✓ All {total} runs are done: {display_path(scheduler.sweep.path)}"]
 
 
-def _command(sweep: Sweep) -> str:
+def _resume_command(sweep: Sweep) -> str:
     return f"ida-tui sweep --resume {display_path(sweep.path)}"
 
 
 @contextmanager
-def _stopping_by_signal(scheduler: Course, console: Console) -> Iterator[None]:
+def _handle_signals(scheduler: SweepScheduler, console: Console) -> Iterator[None]:
     """Inside the block, SIGINT, SIGTERM and SIGHUP stop the sweep: with checkpoints, then immediately."""
 
     def count_stop(number: int, frame: FrameType | None) -> None:
-        scheduler.stops += 1
-        if scheduler.stops == 1:
+        scheduler.stop_requests += 1
+        if scheduler.stop_requests == 1:
             # The handler may interrupt a print in progress, so write to the file descriptor directly.
             os.write(2, b"Stopping: active runs save checkpoints... (again to stop immediately)\n")
 

@@ -88,11 +88,11 @@ def serve(trainer_name: str, device: DeviceName) -> int:
     import warnings
 
     warnings.simplefilter("ignore")
-    from ida_tui.engine import libraries as environment
+    from ida_tui.engine import libraries
     from ida_tui.engine.device import device as devices
     from ida_tui.system import allocator
 
-    environment.set_library_defaults(None)
+    libraries.set_library_defaults(None)
     allocator.keep_freed_memory()
     devices.limit_threads()
     for line in sys.stdin:

@@ -19,7 +19,7 @@ from ida_tui.config import profiles
 from ida_tui.config.model_files import hub_cache
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import DeviceName
-from ida_tui.engine import libraries as environment
+from ida_tui.engine import libraries
 from ida_tui.errors import IdaError
 from ida_tui.planning.preview import key_source
 from ida_tui.system.memory_limit import memory_limit
@@ -60,7 +60,7 @@ def run_doctor(*, folder: Path, judge: str | None = None) -> list[DoctorFinding]
         UsageError: there is no judge profile with this name.
     """
     config = resolve("quickstart", [f"judge={judge}"]).config if judge else None
-    environment.set_library_defaults(None)
+    libraries.set_library_defaults(None)
     from ida_tui.engine.device import device
 
     chosen = device.available_devices()[0]

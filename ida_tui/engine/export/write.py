@@ -19,14 +19,14 @@ from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName
 from ida_tui.engine import quiet
 from ida_tui.engine.device import device as devices
-from ida_tui.engine.export import gguf as gguf_file
+from ida_tui.engine.export import gguf
 from ida_tui.engine.export.equivalence import (
     EquivalenceCheck,
     collect_outputs,
     compare_models,
     select_prompts,
 )
-from ida_tui.engine.model import load as weights
+from ida_tui.engine.model import load
 from ida_tui.engine.model import trained as tuned
 from ida_tui.errors import IdaError
 from ida_tui.runs.store.exports import ExportKind
@@ -95,7 +95,7 @@ def write_gguf(
         config, trained, "merged", full_model, dtype=dtype, on_progress=on_progress
     )
     on_progress("converting to GGUF")
-    summary = gguf_file.convert_to_gguf(full_model, folder / f"{name}.gguf", check.dtype)
+    summary = gguf.convert_to_gguf(full_model, folder / f"{name}.gguf", check.dtype)
     shutil.rmtree(full_model)
     return check, summary
 
@@ -111,7 +111,7 @@ def _write(
     device = tuned.prepare_device(config)
     run_format = precision.resolve_precision(config, device).weights
     export_format: WeightFormat = "float32" if kind == "adapter" else dtype or run_format
-    tokenizer = weights.load_tokenizer(config.model)
+    tokenizer = load.load_tokenizer(config.model)
     prompts = select_prompts(config)
 
     def ask(model: Any, reference: Any = None) -> Any:
@@ -127,7 +127,7 @@ def _write(
             _copy_adapter(trained.path, folder, config)
         else:
             _write_full_model(model, folder, config, export_format)
-        weights.save_tokenizer(config.model, folder)
+        load.save_tokenizer(config.model, folder)
     except (OSError, SafetensorError) as error:
         raise _write_error(folder, error) from None
     del model
@@ -175,9 +175,9 @@ def _read_back(
     device: DeviceName,
 ) -> Any:
     if kind == "adapter":
-        base = weights.load_model(config.model, run_format)
+        base = load.load_model(config.model, run_format)
         return tuned.attach_adapter(base, folder).float().to(device)
-    return weights.load_model(tuned.full_model_config(config, folder), dtype).float().to(device)
+    return load.load_model(tuned.full_model_config(config, folder), dtype).float().to(device)
 
 
 def _write_error(folder: Path, error: Exception) -> IdaError:

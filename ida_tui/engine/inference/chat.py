@@ -215,9 +215,9 @@ class Chat:
 
         config = resolve(str(self.directory.config), []).config
         weights = find_weights(self.directory, config)
-        from ida_tui.engine import libraries as environment
+        from ida_tui.engine import libraries
 
-        environment.set_library_defaults(config.model.folder())
+        libraries.set_library_defaults(config.model.folder())
         from ida_tui.engine import quiet
         from ida_tui.engine.inference.chat_models import ChatModels
 

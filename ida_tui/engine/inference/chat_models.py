@@ -13,11 +13,10 @@ from transformers import StoppingCriteriaList
 
 from ida_tui.config import precision
 from ida_tui.config.schema import Config, DeviceName
-from ida_tui.engine.device import device as devices
-from ida_tui.engine.model import load as weights
+from ida_tui.engine.device import device
+from ida_tui.engine.model import load
 from ida_tui.engine.model import trained as tuned
-from ida_tui.engine.rollout import decoder
-from ida_tui.engine.rollout import generate as rollout
+from ida_tui.engine.rollout import decoder, generate
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.runs.store.evaluations import ComparedModel
 from ida_tui.runs.weights import TrainedWeights
@@ -53,19 +52,19 @@ class ChatModels:
     def __init__(self, config: Config, trained: TrainedWeights) -> None:
         self._config = config
         self._device: DeviceName = tuned.prepare_device(config)
-        self._tokenizer: Tokenizer = weights.load_tokenizer(config.model)
+        self._tokenizer: Tokenizer = load.load_tokenizer(config.model)
         weight_format = precision.resolve_precision(config, self._device).weights
         self._tuned = (
             tuned.load_trained_model(config, trained, weight_format).to(self._device).eval()
         )
         self._base: Any = None
         if config.training.method != "lora":
-            self._base = weights.load_model(config.model, weight_format).to(self._device).eval()
+            self._base = load.load_model(config.model, weight_format).to(self._device).eval()
 
     def close(self) -> None:
         """Free the models' memory."""
         self._tuned = self._base = None
-        devices.free_memory(self._device)
+        device.free_memory(self._device)
 
     def reply(
         self,
@@ -91,7 +90,7 @@ class ChatModels:
         disable = which == "base" and self._base is None
         ids, left_out = self._encode(model, conversation)
         adapter = model.disable_adapter() if disable else nullcontext()
-        with torch.no_grad(), devices.seeded_rng(self._device, seed), adapter:
+        with torch.no_grad(), device.seeded_rng(self._device, seed), adapter:
             tokens = self._generate(model, ids, temperature, on_text, should_stop)
         return ChatReply(self._decode(tokens), len(tokens), left_out)
 
@@ -132,7 +131,7 @@ class ChatModels:
         end_tokens = model.generation_config.eos_token_id or self._tokenizer.eos_token_id
         end_tokens = [end_tokens] if isinstance(end_tokens, int) else list(end_tokens)
         if self._config.engine == "fast" and decoder.unsupported_reason(model) is None:
-            return rollout.generate(
+            return generate.generate(
                 model,
                 [ids],
                 TokenSampler(temperature=temperature),
@@ -141,7 +140,7 @@ class ChatModels:
                 pad_token_id=self._tokenizer.pad_token_id,
                 should_stop=should_stop,
                 on_tokens=lambda rows, _: on_text(self._decode(rows[0])),
-                bucket=devices.length_bucket(self._device),
+                bucket=device.length_bucket(self._device),
             )[0]
 
         def check_stop(tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:

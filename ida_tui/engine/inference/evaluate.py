@@ -16,9 +16,9 @@ from ida_tui.config import precision
 from ida_tui.config.prompt_files import EvaluationPrompts
 from ida_tui.config.schema import Config
 from ida_tui.engine import quiet
-from ida_tui.engine.device import device as devices
+from ida_tui.engine.device import device
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
-from ida_tui.engine.model import load as weights
+from ida_tui.engine.model import load
 from ida_tui.engine.model import trained as tuned
 from ida_tui.events.types import OFFLINE_JUDGE, current_timestamp
 from ida_tui.judge.backends.offline.refusal import classify_refusal
@@ -124,7 +124,7 @@ def generate_pairs(
     """
     chosen_device = tuned.prepare_device(config)
     recipe = precision.resolve_precision(config, chosen_device)
-    tokenizer = weights.load_tokenizer(config.model)
+    tokenizer = load.load_tokenizer(config.model)
     answers: dict[ComparedModel, list[GeneratedAnswer]] = {}
 
     def ask(name: ComparedModel, model: Any) -> None:
@@ -141,7 +141,7 @@ def generate_pairs(
         label = "base model" if name == "base" else "trained model"
         on_progress(f"{label}: {len(answers[name])} answers in {time.monotonic() - started:.1f} s")
 
-    base = weights.load_model(config.model, recipe.weights).to(chosen_device)
+    base = load.load_model(config.model, recipe.weights).to(chosen_device)
     if trained is None:
         ask("base", base)
         ask("tuned", base)
@@ -153,9 +153,9 @@ def generate_pairs(
     else:
         ask("base", base)
         del base
-        devices.free_memory(chosen_device)
+        device.free_memory(chosen_device)
         full_model = tuned.full_model_config(config, trained.path)
-        ask("tuned", weights.load_model(full_model, recipe.weights).to(chosen_device))
+        ask("tuned", load.load_model(full_model, recipe.weights).to(chosen_device))
     return answers
 
 

@@ -9,7 +9,7 @@ from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName, ModelConfig
 from ida_tui.engine.device import device as devices
 from ida_tui.engine.diagnostics import selftest
-from ida_tui.engine.model import load as weights
+from ida_tui.engine.model import load
 from ida_tui.errors import IdaError
 from ida_tui.runs.weights import TrainedWeights
 from ida_tui.system import allocator
@@ -42,8 +42,8 @@ def load_trained_model(config: Config, trained: TrainedWeights, dtype: WeightFor
         IdaError: the weights cannot be loaded.
     """
     if config.training.method == "lora":
-        return attach_adapter(weights.load_model(config.model, dtype), trained.path)
-    return weights.load_model(full_model_config(config, trained.path), dtype)
+        return attach_adapter(load.load_model(config.model, dtype), trained.path)
+    return load.load_model(full_model_config(config, trained.path), dtype)
 
 
 def full_model_config(config: Config, folder: Path) -> ModelConfig:

@@ -14,7 +14,7 @@ from trl import GRPOConfig
 from ida_tui.config.schema import Config
 from ida_tui.engine.distributed.environment import per_rank_config
 from ida_tui.engine.distributed.process_group import ProcessGroup
-from ida_tui.engine.model import load as weights
+from ida_tui.engine.model import load
 from ida_tui.engine.run.preflight import PreflightResult
 from ida_tui.engine.trainer.arguments import grpo_arguments
 from ida_tui.engine.trainer.fast import FastTrainer
@@ -60,7 +60,7 @@ def build_trainer(
         preflight.device,
         checkpoints,
     )
-    adapter = weights.peft_config(config.lora) if config.training.method == "lora" else None
+    adapter = load.peft_config(config.lora) if config.training.method == "lora" else None
     trainer_class: Callable[..., InstrumentedGRPOTrainer] = InstrumentedGRPOTrainer
     if config.engine == "fast":
         trainer_class = partial(FastTrainer, rollout_rows=config.training.rollout_rows)
@@ -71,9 +71,9 @@ def build_trainer(
         after_step=on_step_end,
         between_steps=between_steps,
         checkpoint_facts=checkpoint_metadata,
-        model=weights.load_model(config.model, preflight.recipe.weights),
+        model=load.load_model(config.model, preflight.recipe.weights),
         args=GRPOConfig(**arguments),
-        optimizer=weights.custom_optimizer(config.training, preflight.recipe),
+        optimizer=load.custom_optimizer(config.training, preflight.recipe),
         processing_class=preflight.tokenizer,
         train_dataset=Dataset.from_list(training_rows(config)),
         peft_config=adapter,
@@ -105,7 +105,7 @@ def run_started_event(
     judge: str,
 ) -> RunStarted:
     """The RunStarted event of a run; `judge` is the judge's label."""
-    training, counts = config.training, weights.count_parameters(trainer.model)
+    training, counts = config.training, load.count_parameters(trainer.model)
     planned = memory.plan(per_rank_config(config, trainer.world_size), preflight.device)
     return RunStarted(
         run_id=directory.run_id,

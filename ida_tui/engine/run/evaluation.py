@@ -20,8 +20,7 @@ from ida_tui.events import types as ev
 from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.service import JudgeService
-from ida_tui.runs.store import baseline as before
-from ida_tui.runs.store import evaluations
+from ida_tui.runs.store import baseline, evaluations
 from ida_tui.runs.store.baseline import BaselineAnswer
 
 
@@ -99,7 +98,7 @@ def _save_baseline(run: RunContext, answers: Sequence[GeneratedAnswer]) -> None:
         for sampled in answers
     ]
     try:
-        before.save(run.directory, _sampling_settings(run.config), rows)
+        baseline.save(run.directory, _sampling_settings(run.config), rows)
     except OSError as error:
         _warn_not_judged(
             run, f"the answers before training could not be saved ({error.strerror or error})"
@@ -114,7 +113,7 @@ def _judge_both_models(
 ) -> ev.EvaluationFinished:
     """The event with the judged figures of both models; unchanged, with a warning, if judging failed."""
     started, config = time.monotonic(), run.config
-    saved = before.load(run.directory, _sampling_settings(config))
+    saved = baseline.load(run.directory, _sampling_settings(config))
     if saved is None:
         _warn_not_judged(
             run, "the answers before training are missing, or were sampled with other settings"

@@ -26,9 +26,8 @@ from ida_tui.engine.distributed.process_group import (
     join_process_group,
 )
 from ida_tui.engine.exceptions import PauseRequested, RunInterrupted
-from ida_tui.engine.run import crash_log as crash
+from ida_tui.engine.run import crash_log, reporting
 from ida_tui.engine.run import outcome as endings
-from ida_tui.engine.run import reporting
 from ida_tui.engine.run.alerting import AlertHandler
 from ida_tui.engine.run.context import RunContext
 from ida_tui.engine.run.control import ControlFileWatcher, RunControl
@@ -172,7 +171,9 @@ def _finish(run: RunContext, outcome: Outcome, secrets: Secrets) -> None:
         IdaError: the last event could not be written.
     """
     if outcome.crash:
-        crash.write_crash_log(run.directory, secrets.redact(outcome.crash), redact=secrets.redact)
+        crash_log.write_crash_log(
+            run.directory, secrets.redact(outcome.crash), redact=secrets.redact
+        )
     try:
         if run.sinks is not None:
             limit = SINK_TIMEOUT_S if outcome.status == "done" else SINK_TIMEOUT_STOPPED_S

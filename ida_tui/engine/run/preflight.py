@@ -9,7 +9,7 @@ from typing import Any
 from ida_tui.config import precision
 from ida_tui.config.precision import PrecisionRecipe
 from ida_tui.config.schema import Config, DeviceName
-from ida_tui.engine import libraries as environment
+from ida_tui.engine import libraries
 from ida_tui.engine.distributed.environment import SINGLE_PROCESS, ProcessInfo, per_rank_config
 from ida_tui.engine.run import several, vllm
 from ida_tui.errors import ExitCode, IdaError, UsageError
@@ -43,10 +43,10 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
         IdaError: the device is missing or fails its self-test, a reporter is not installed, the model
             cannot be read, or the run does not fit into its memory limit (exit code 4).
     """
-    environment.set_library_defaults(config.model.folder())
+    libraries.set_library_defaults(config.model.folder())
     from ida_tui.engine.device import device
     from ida_tui.engine.diagnostics import selftest
-    from ida_tui.engine.model import load as weights
+    from ida_tui.engine.model import load
 
     device_name = device.choose_device(config.device)
     several.check_distributed(config, device_name, process)
@@ -68,7 +68,7 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
         config=config,
         device=device_name,
         recipe=precision.resolve_precision(config, device_name),
-        tokenizer=weights.load_tokenizer(config.model),
+        tokenizer=load.load_tokenizer(config.model),
         limit=limit,
         notes=(warning,) if warning else (),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from ida_tui.engine import libraries as environment
+from ida_tui.engine import libraries
 from ida_tui.engine.distributed.environment import ProcessInfo
 from ida_tui.engine.distributed.process_group import (
     PeerLostError,
@@ -47,7 +47,7 @@ class Worker:
         Raises:
             IdaError: the processes could not connect.
         """
-        environment.set_library_defaults(None)
+        libraries.set_library_defaults(None)
         try:
             announcement = wait_for_announcement(self._process)
             if not announcement:
@@ -55,7 +55,7 @@ class Worker:
             if announcement == "offline":
                 os.environ.setdefault("HF_HUB_OFFLINE", "1")
             # This import takes seconds. Do it while rank 0 runs its checks.
-            from ida_tui.engine.run import build as assembly  # noqa: F401
+            from ida_tui.engine.run import build  # noqa: F401
 
             with join_process_group(self._process, _backend_device()) as ranks:
                 return self._run_in_group(ranks)
@@ -79,12 +79,12 @@ class Worker:
 
     def _train(self, process_group: ProcessGroup) -> None:
         spec: RunSpec = process_group.broadcast(None)
-        environment.set_library_defaults(spec.config.model.folder())
+        libraries.set_library_defaults(spec.config.model.folder())
         from ida_tui.config import precision
         from ida_tui.engine import quiet
         from ida_tui.engine.device import device
-        from ida_tui.engine.model import load as weights
-        from ida_tui.engine.run import build as assembly
+        from ida_tui.engine.model import load
+        from ida_tui.engine.run import build
         from ida_tui.engine.run.preflight import PreflightResult
         from ida_tui.engine.trainer.recorder import StepRecorder
         from ida_tui.engine.trainer.reward import DistributedRewardCollector
@@ -96,11 +96,11 @@ class Worker:
             config=config,
             device=spec.device,
             recipe=precision.resolve_precision(config, spec.device),
-            tokenizer=weights.load_tokenizer(config.model),
+            tokenizer=load.load_tokenizer(config.model),
             limit=0.0,
         )
         with quiet.capture_library_output(lambda notice: None):
-            trainer = assembly.build_trainer(
+            trainer = build.build_trainer(
                 config,
                 ready,
                 spec.checkpoints,

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from trl import GRPOTrainer
 
 from ida_tui.config.schema import AXES
-from ida_tui.engine.device import device as devices
+from ida_tui.engine.device import device
 from ida_tui.engine.device.rank_figures import measure_rank
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.exceptions import NonFiniteError
@@ -98,7 +98,7 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._epochs_done = 0
         self._consecutive_skips = 0
         self._non_finite_gradients = 0
-        self._rng_before_step: devices.RngState | None = None
+        self._rng_before_step: device.RngState | None = None
         super().__init__(reward_funcs=self.r_ida, **arguments)
         # An argument of transformers.Trainer that TRL's constructor does not forward.
         self.optimizer_cls_and_kwargs = optimizer
@@ -116,7 +116,7 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train until the last step, as `trl.GRPOTrainer.train`."""
-        self._rng_before_step = devices.RngState.capture(self.accelerator.device)
+        self._rng_before_step = device.RngState.capture(self.accelerator.device)
         return super().train(*args, **kwargs)
 
     # -- data ---------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._non_finite_gradients = 0
         self._reward_source.after_step(int(self.state.global_step))
         self._on_step_end()
-        self._rng_before_step = devices.RngState.capture(self.accelerator.device)
+        self._rng_before_step = device.RngState.capture(self.accelerator.device)
         if self.state.global_step < self.state.max_steps:
             self._between_steps()
 
@@ -438,9 +438,9 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if not self._process_group.is_single:
             # Save rank 0's state for any number of processes: the fast engine uses it on all ranks.
             (folder / "rng_state_0.pth").replace(folder / RNG_FILE)
-            devices.keep_own_cuda_rng_state(folder / RNG_FILE)
+            device.keep_own_cuda_rng_state(folder / RNG_FILE)
         if self.accelerator.device.type == "mps":
-            state = devices.RngState.capture("mps").device_state
+            state = device.RngState.capture("mps").device_state
             torch.save(state, folder / MPS_RNG_FILE)
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -448,13 +448,13 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint and not self._process_group.is_single:
-            devices.restore_rng_file(Path(checkpoint) / RNG_FILE)
+            device.restore_rng_file(Path(checkpoint) / RNG_FILE)
             return
         super()._load_rng_state(checkpoint)
         device_file = Path(checkpoint or "") / MPS_RNG_FILE
         if checkpoint and device_file.is_file():
             state = torch.load(device_file, weights_only=True)
-            devices.RngState("mps", torch.get_rng_state(), state).restore()
+            device.RngState("mps", torch.get_rng_state(), state).restore()
 
     def load_checkpoint(self, checkpoint: Path) -> None:
         """Load the weights and the step number of a checkpoint, without training."""

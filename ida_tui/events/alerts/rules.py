@@ -6,28 +6,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ida_tui.config.schema import AlertRule, Config
 from ida_tui.events import types as ev
-from ida_tui.events.alerts import completions as answers
-from ida_tui.events.alerts import machine, reward
-from ida_tui.events.alerts import training as signal
+from ida_tui.events.alerts import completions, machine, reward, training
 from ida_tui.events.alerts.window import AlertFinding, Window
 from ida_tui.events.state import RunState, fold
 
 RULES: Mapping[AlertRule, Callable[[Window], AlertFinding | None]] = {
-    "zero variance": signal.zero_variance,
-    "truncation": answers.truncation,
-    "entropy": answers.entropy,
-    "kl": answers.kl,
-    "length drift": answers.length_drift,
+    "zero variance": training.zero_variance,
+    "truncation": completions.truncation,
+    "entropy": completions.entropy,
+    "kl": completions.kl,
+    "length drift": completions.length_drift,
     "length pays": reward.length_pays,
-    "repetition": answers.repetition,
+    "repetition": completions.repetition,
     "axis falls": reward.axis_falls,
     "judge fooled": reward.judge_fooled,
-    "over-refusal": answers.over_refusal,
-    "unsafe answers": answers.unsafe_answers,
+    "over-refusal": completions.over_refusal,
+    "unsafe answers": completions.unsafe_answers,
     "coverage": reward.coverage,
-    "weights still": signal.weights_still,
-    "scaler": signal.scaler,
-    "gradients": signal.gradients,
+    "weights still": training.weights_still,
+    "scaler": training.scaler,
+    "gradients": training.gradients,
     "memory trend": machine.memory_trend,
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ida_tui.config.schema import JudgeConfig, RubricConfig
 from ida_tui.judge.api_key import OPENAI_BASE_URL
-from ida_tui.judge.backends.openai import prompt as prompting
+from ida_tui.judge.backends.openai import prompt
 from ida_tui.judge.verdict import JudgeRequest
 
 
@@ -39,8 +39,8 @@ class CacheKeyBuilder:
             "base_url": (config.base_url or OPENAI_BASE_URL).rstrip("/"),
             "model": config.model,
             "rubric": rubric.model_dump(exclude={"name", "description"}),
-            "schema": prompting.verdict_schema(rubric),
-            "prompting": prompting.PROMPT_VERSION,
+            "schema": prompt.verdict_schema(rubric),
+            "prompting": prompt.PROMPT_VERSION,
             "sampling": {
                 "temperature": config.temperature,
                 "max_tokens": config.max_tokens,

@@ -17,10 +17,9 @@ from textual.widgets import DataTable, Static
 from ida_tui.errors import UsageError
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.sweep import directory as folder
-from ida_tui.sweep import text as words
-from ida_tui.sweep.results import Table, table
-from ida_tui.sweep.status import Reader, Standing
+from ida_tui.sweep import directory, text
+from ida_tui.sweep.results import SweepTable, build_table
+from ida_tui.sweep.status import SweepReader, TrialStatus
 from ida_tui.tui.actions import Scope, bindings_for
 from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.util.text import one_line
@@ -44,8 +43,8 @@ class SweepScreen(IdaScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._reader: Reader | None = None
-        self._results: Table | None = None
+        self._reader: SweepReader | None = None
+        self._results: SweepTable | None = None
         self._is_running = False
         """Whether a process is running the sweep."""
         self._reading = False
@@ -86,7 +85,7 @@ class SweepScreen(IdaScreen):
     async def _load_sweep(self, path: Path | None) -> None:
         try:
             if path is None:
-                path = next(iter(folder.listed(self.app.output_dir)), None)
+                path = next(iter(directory.list_directories(self.app.output_dir)), None)
             if path is None:
                 self._reader = self._results = None
             else:
@@ -98,12 +97,12 @@ class SweepScreen(IdaScreen):
             self._reading = False
         self._show()
 
-    def _load_results(self, path: Path) -> Table:
+    def _load_results(self, path: Path) -> SweepTable:
         """The current table of the sweep; reads the disk."""
         if self._reader is None or self._reader.sweep.path != path.resolve():
-            self._reader = Reader(folder.read(path))
+            self._reader = SweepReader(directory.read(path))
         self._is_running = owner.is_alive(RunDirectory(path))
-        return table(self._reader.sweep, self._reader.all())
+        return build_table(self._reader.sweep, self._reader.read_all())
 
     # -- display ------------------------------------------------------------------------------
 
@@ -122,12 +121,12 @@ class SweepScreen(IdaScreen):
         pane = self.query_one("#sweep-results")
         pane.border_title = Content(one_line(self._heading(results)))
         self.query_one("#sweep-table", Static).update(
-            Content("\n".join(words.settings_table(results, compact=compact)))
+            Content("\n".join(text.settings_table(results, compact=compact)))
         )
-        summary = [*words.verdict(results), *([] if compact else words.NOTES)]
+        summary = [*text.conclusion(results), *([] if compact else text.TABLE_NOTES)]
         self.query_one("#sweep-summary", Static).update(Content("\n".join(map(one_line, summary))))
         columns = COMPACT_COLUMNS if compact else COLUMNS
-        rows = [trial_cells(results, status)[: len(columns)] for status in results.standings]
+        rows = [trial_cells(results, status)[: len(columns)] for status in results.trials]
         self._show_runs(columns, rows)
 
     def _show_runs(self, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -146,10 +145,10 @@ class SweepScreen(IdaScreen):
             runs.add_row(*(Text(one_line(cell)) for cell in row))
         runs.move_cursor(row=cursor)
 
-    def _heading(self, results: Table) -> str:
-        finished = sum(status.over for status in results.standings)
-        progress = f"{finished} of {len(results.standings)} runs finished"
-        if finished < len(results.standings):
+    def _heading(self, results: SweepTable) -> str:
+        finished = sum(status.is_finished for status in results.trials)
+        progress = f"{finished} of {len(results.trials)} runs finished"
+        if finished < len(results.trials):
             progress += " · running" if self._is_running else " · not running"
         return f"{results.sweep.experiment} {results.sweep.sweep_id}: {progress}"
 
@@ -162,7 +161,7 @@ class SweepScreen(IdaScreen):
     def action_open(self) -> None:
         """Open the run under the cursor, or follow it if it is live."""
         index = self.query_one("#sweep-runs", DataTable).cursor_row
-        standings = self._results.standings if self._results is not None else ()
+        standings = self._results.trials if self._results is not None else ()
         status = standings[index] if 0 <= index < len(standings) else None
         if status is None or status.run is None:
             self.notify("This run has not started yet.")
@@ -180,7 +179,7 @@ class SweepScreen(IdaScreen):
         self._change_sweep(-1)
 
     def _change_sweep(self, direction: int) -> None:
-        sweeps = [path.resolve() for path in folder.listed(self.app.output_dir)]
+        sweeps = [path.resolve() for path in directory.list_directories(self.app.output_dir)]
         if self._results is None or len(sweeps) < 2:
             self.notify("There is no other sweep.")
             return
@@ -195,12 +194,12 @@ class SweepScreen(IdaScreen):
         return True
 
 
-def trial_cells(results: Table, status: Standing) -> tuple[str, ...]:
+def trial_cells(results: SweepTable, status: TrialStatus) -> tuple[str, ...]:
     """The cells of a run, in the order of `COLUMNS`."""
     return (
-        words.mark(status),
-        words.called(results, status),
-        words.UNKNOWN if status.r_ida is None else f"{status.r_ida:.3f}",
-        words.stage(status),
+        text.stage_mark(status),
+        text.trial_label(results, status),
+        text.UNKNOWN if status.r_ida is None else f"{status.r_ida:.3f}",
+        text.stage_text(status),
         "" if status.run is None else status.run.name,
     )

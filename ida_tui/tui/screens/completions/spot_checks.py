@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.store import spot_checks as spotchecks
+from ida_tui.runs.store import spot_checks
 from ida_tui.runs.store.spot_checks import CompletionKey, SpotCheck
 from ida_tui.tui.screens.completions.rows import CompletionRow
 from ida_tui.util.statistics import wilson
@@ -29,7 +29,7 @@ class SpotChecks:
     def reload(self) -> None:
         """Read the spot checks from disk, including those of other processes."""
         if self._directory is not None:
-            self._newest = spotchecks.newest_checks(self._directory)
+            self._newest = spot_checks.newest_checks(self._directory)
 
     def record(self, row: CompletionRow, agree: bool | None, now: datetime) -> bool:
         """Save a spot check; returns False if the completion has no scores or the run no directory.
@@ -46,7 +46,7 @@ class SpotChecks:
             return False
         time = now.isoformat(timespec="seconds").replace("+00:00", "Z")
         check = SpotCheck(row.step, row.group, row.index, agree, time=time)
-        spotchecks.append_check(self._directory, check)
+        spot_checks.append_check(self._directory, check)
         self.reload()
         return True
 

@@ -16,7 +16,7 @@ from ida_tui.config.schema import Config
 from ida_tui.errors import UsageError
 from ida_tui.events.state import RunState
 from ida_tui.judge.api_key import load_api_key
-from ida_tui.planning import preview as plan
+from ida_tui.planning import preview
 from ida_tui.planning.readiness import ReadinessCheck, check_readiness
 from ida_tui.runs.catalog.index import list_runs
 from ida_tui.tui.screens.launch.profile_list import ProfileItem
@@ -26,7 +26,7 @@ from ida_tui.tui.screens.launch.selection import (
     editable_value,
     profile_rows,
 )
-from ida_tui.tui.widgets import format as words
+from ida_tui.tui.widgets import format
 
 PREVIEW_LABELS = ("steps", "tokens", "judge calls", "budget", "evaluation", "memory limit")
 """Rows of the preview that the launch screen shows; the profile table shows the other values."""
@@ -143,7 +143,7 @@ class LaunchModel:
         """Label and text of each preview row; empty while the selection is invalid."""
         if self.resolved is None or self.problem is not None:
             return []
-        planned = plan.preview_rows(self.resolved.config, self._previous_run)
+        planned = preview.preview_rows(self.resolved.config, self._previous_run)
         rows = [row for row in planned if row[0] in PREVIEW_LABELS]
         need, *table = next(text for label, text in planned if label == "memory").splitlines()
         breakdown = [("breakdown", "\n".join(table))] if table else []
@@ -153,13 +153,13 @@ class LaunchModel:
         """Find the duration and memory of the last run of this experiment and model; reads the disk."""
         config = self.resolved.config if self.resolved else None
         self.previous_duration = "unknown (no previous run)"
-        self._previous_run = plan.latest_run_state(config) if config else None
+        self._previous_run = preview.latest_run_state(config) if config else None
         if config is None:
             return
         wanted = (config.name, config.model.name or config.model.path)
         for run in list_runs(output_dir):
             same = run.status == "done" and (run.experiment, run.model) == wanted
             if same and run.seconds is not None:
-                duration = words.format_duration(run.seconds)
+                duration = format.format_duration(run.seconds)
                 self.previous_duration = f"previous run: {duration} for {run.steps_done} steps"
                 return

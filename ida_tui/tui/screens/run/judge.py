@@ -10,7 +10,7 @@ from ida_tui.events.state import RunState
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines, seconds_since
-from ida_tui.tui.widgets import format as words
+from ida_tui.tui.widgets import format
 
 
 class JudgePane(Pane):
@@ -69,12 +69,12 @@ class JudgePane(Pane):
 
 
 def _format_latency(value: float | None) -> str:
-    return words.UNKNOWN if value is None else f"{value:.2f} s"
+    return format.UNKNOWN if value is None else f"{value:.2f} s"
 
 
 def _format_wait(seconds: float) -> str:
-    return words.format_duration(seconds)
+    return format.format_duration(seconds)
 
 
 def _format_cost(judge: str, cost: float | None) -> str:
-    return "$0" if judge == OFFLINE_JUDGE else words.format_cost(cost)
+    return "$0" if judge == OFFLINE_JUDGE else format.format_cost(cost)
