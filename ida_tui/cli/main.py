@@ -255,5 +255,5 @@ def _main_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--detach", action="store_true", help="with --run: train in the background")
     parser.add_argument("--version", action="version", version=f"ida-tui {__version__}")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a config value")
     return parser

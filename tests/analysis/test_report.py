@@ -103,7 +103,7 @@ def test_it_can_be_written_elsewhere_and_tell_so_as_json(
     ("arguments", "said"),
     [
         (("nothing",), "there is no run nothing"),
-        ((str(RUN), "--output", "share.pdf"), "'share.pdf' is none"),
+        ((str(RUN), "--output", "share.pdf"), "'share.pdf' is not one"),
         ((str(RUN), "--output", "missing/share.html"), "the folder missing does not exist"),
     ],
 )

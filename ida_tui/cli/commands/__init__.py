@@ -34,7 +34,7 @@ COMMANDS: dict[str, str] = {
     "compare": "compare runs side by side: config, curves, evaluation, cost",
     "rescore": "recompute rewards with another formula (no judge calls)",
     "replay-judge": "judge a run's completions again with another judge",
-    "evaluate": "evaluate the model before and after training on held-out prompts",
+    "evaluate": "evaluate the model on held-out prompts, before and after training",
     "report": "write a report as HTML and Markdown: curves, completions, how to reproduce",
     "export": "export the trained model or adapter, verified, with a model card",
     "chat": "chat with the trained model and the base model side by side",

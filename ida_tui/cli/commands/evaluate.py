@@ -1,4 +1,4 @@
-"""The command `ida-tui evaluate RUN`: evaluate the model before and after training on held-out prompts."""
+"""The command `ida-tui evaluate RUN`: evaluate both models on held-out prompts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a config value")
     parser.add_argument(
         "--prompts",
         metavar="FILE",
@@ -79,7 +79,7 @@ def run(options: Namespace) -> ExitCode:
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     shown = f"{config.name}/{directory.run_id}"
     _print_status(
-        f"Evaluating {shown} ({weights.label}) before and after training on {len(chosen.prompts)} prompts"
+        f"Evaluating {shown} ({weights.label}) on {len(chosen.prompts)} prompts, before and after training"
     )
     from ida_tui.engine import libraries
 

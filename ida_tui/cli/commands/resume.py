@@ -39,7 +39,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a config value")
     parser.add_argument(
         "--with",
         dest="variant",
@@ -101,7 +101,7 @@ def run(options: Namespace) -> ExitCode:
 
 
 def _resume_paused_process(directory: RunDirectory) -> bool:
-    """Whether the run is paused in another process, which is then told to resume."""
+    """Whether another process has paused the run; if so, send it a resume request."""
     from ida_tui.runs import control, owner
     from ida_tui.runs.log.replay import Replay
 
