@@ -85,7 +85,7 @@ def test_the_model_has_about_a_million_parameters() -> None:
 
 
 def test_finding_the_model_does_not_import_torch() -> None:
-    code = "import sys, ida_tui.config.embedded as e; e.path(); sys.exit('torch' in sys.modules)"
+    code = "import sys, ida_tui.config.embedded as e; e.model_folder(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
