@@ -57,14 +57,14 @@ def run_app(
         try:
             app.run()
         finally:
-            app.close_chat()
+            app.chat_controller.close()
             _wait_for(app.run_view)
     if stray.stat().st_size:
         print(f"output of libraries was saved to {stray}", file=sys.stderr)
     if app.crash is not None:
         raise app.crash.error
-    if app.background_run is not None and owner.is_alive(app.background_run.directory):
-        print(*app.background_run.status_lines(), sep="\n")
+    if app.run_controller.background_run is not None and owner.is_alive(app.run_controller.background_run.directory):
+        print(*app.run_controller.background_run.status_lines(), sep="\n")
     else:
         _print_result(app.run_view)
     return ExitCode(app.return_code or 0)

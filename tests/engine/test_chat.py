@@ -196,7 +196,7 @@ def test_on_the_screen_a_run_is_talked_to_judged_and_kept_for_the_next_one(own_r
         found = resolve_profile("prompts", str(kept)).config
         assert isinstance(found, PromptSet)
         assert [prompt.text for prompt in found.train()] == ["How do I whisk an egg?"]
-        assert app.close_chat()
+        assert app.chat_controller.close()
 
     drive(scenario)
 
@@ -224,9 +224,9 @@ def test_escape_stops_an_answer_and_then_leads_back_to_the_runs() -> None:
         await until(app, pilot, lambda: column(app, "tuned").rstrip().endswith("…"))
         await pilot.press(*"more", "enter")
         assert "Please wait: answering" in notified(app)
-        assert app.chat is not None
+        assert app.chat_controller.chat is not None
         await pilot.press("escape")
-        assert app.chat._stop.is_set()
+        assert app.chat_controller.chat._stop.is_set()
         assert app.current_mode == "chat"
         app.screen._busy = ""
         await pilot.press("escape")
@@ -240,11 +240,11 @@ def test_a_chat_is_refused_while_a_run_of_this_process_trains() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = ScriptedSession(Path("outputs/quickstart/run"), until_stopped)
         session.start()
-        app.show_view(RunView(LiveSource(session)))
-        await app.open_chat(Path("outputs/quickstart/run"))
+        app.run_controller.show(RunView(LiveSource(session)))
+        await app.chat_controller.open(Path("outputs/quickstart/run"))
         await pilot.pause()
         assert "Chat is unavailable while a run is training." in notified(app)
-        assert app.chat is None
+        assert app.chat_controller.chat is None
         session.request_stop()
         session.join(30)
 
@@ -256,18 +256,18 @@ def test_a_run_that_cannot_be_talked_to_is_explained_in_a_panel(own_run: Path) -
     shutil.rmtree(own_run / "checkpoints")
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await app.open_chat(own_run)
+        await app.chat_controller.open(own_run)
         await until(app, pilot, lambda: not isinstance(app.screen, ChatScreen))
         said = "\n".join(str(widget.render()) for widget in app.screen.query(Static))
         assert "has no trained weights" in said
-        assert app.chat is None
+        assert app.chat_controller.chat is None
 
     drive(scenario)
 
 
 async def on_the_screen(app: IdaApp, pilot: Pilot[None]) -> None:
     """A chat whose answers are written down, in front."""
-    app.chat = ScriptedChat(Path("outputs/quickstart/20261124-123120"))
-    app.chat.start()
+    app.chat_controller.chat = ScriptedChat(Path("outputs/quickstart/20261124-123120"))
+    app.chat_controller.chat.start()
     await app.action_go("chat")
     await until(app, pilot, lambda: "next message" in about(app))

@@ -34,7 +34,7 @@ def live(app: IdaApp, script: Script, directory: Path = Path("run")) -> Scripted
     """Start a scripted run, and put it on the screens."""
     session = ScriptedSession(directory, script)
     session.start()
-    app.show_view(RunView(LiveSource(session)))
+    app.run_controller.show(RunView(LiveSource(session)))
     return session
 
 
@@ -42,8 +42,8 @@ async def until_finished(app: IdaApp, pilot: Pilot[None], session: ScriptedSessi
     """Let the app take in everything that a run has said."""
     session.join(30)
     while not session.finished:
-        app.tick()
-    app.tick()
+        app.run_controller.tick()
+    app.run_controller.tick()
     await pilot.pause()
 
 
@@ -111,7 +111,7 @@ def test_a_second_run_is_not_started_while_one_is_live() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = live(app, until_stopped)
         first = app.run_view
-        app.start_run(session.config, None)
+        app.run_controller.start(session.config, None)
         assert app.run_view is first
         session.request_stop()
         session.join(30)
@@ -181,8 +181,8 @@ def test_a_run_that_is_refused_before_it_is_on_the_screen_is_explained_all_the_s
         session = ScriptedSession(Path("run"), refused)
         session.start()
         session.join(30)
-        app.show_view(RunView(LiveSource(session)))
-        app.tick()
+        app.run_controller.show(RunView(LiveSource(session)))
+        app.run_controller.tick()
         await pilot.pause()
         assert "no such device" in panel_text(app)
 
@@ -200,7 +200,7 @@ def test_a_run_that_failed_is_explained_once_with_its_hint_and_its_folder() -> N
         assert "lower the learning rate" in panel_text(app)
         assert "outputs/quickstart/now" in panel_text(app)
         await pilot.press("escape")
-        app.tick()
+        app.run_controller.tick()
         await pilot.pause()
         assert not isinstance(app.screen, ErrorDialog)
 
@@ -293,7 +293,7 @@ def test_words_of_a_model_or_a_judge_are_shown_literally_and_act_on_nothing(key:
     (run / "events.jsonl").write_text("".join(ev.encode(record) + "\n" for record in records))
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        app.open_run(run.absolute())
+        app.run_controller.open(run.absolute())
         await settled(app, pilot)
         await pilot.press(key)
         await settled(app, pilot)

@@ -90,7 +90,7 @@ async def show(app: IdaApp, pilot: Pilot[None], *events: ev.Event) -> Script:
 async def replayed(app: IdaApp, pilot: Pilot[None], steps: int = 5) -> Path:
     path = Path("outputs/quickstart/20260101-000000")
     write(path / "events.jsonl", steps=steps)
-    app.open_run(path)
+    app.run_controller.open(path)
     await settled(app, pilot)
     await app.action_go("completions")
     await pilot.pause()

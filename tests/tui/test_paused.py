@@ -49,9 +49,9 @@ class PausingSession(ScriptedSession):
 async def paused(app: IdaApp, pilot: Pilot[None], session: PausingSession) -> None:
     """Let the app see the run pause."""
     session.start()
-    app.show_view(RunView(LiveSource(session)))
+    app.run_controller.show(RunView(LiveSource(session)))
     while not isinstance(app.screen, PausedDialog):
-        app.tick()
+        app.run_controller.tick()
         await pilot.pause()
 
 

@@ -64,14 +64,14 @@ class Script:
 
 async def put_up(app: IdaApp, pilot: Pilot[None], source: Script) -> RunView:
     watched = RunView(source)
-    app.show_view(watched)
+    app.run_controller.show(watched)
     await tick(app, pilot)
     return watched
 
 
 async def tick(app: IdaApp, pilot: Pilot[None]) -> None:
     await pilot.pause()
-    app.tick()
+    app.run_controller.tick()
     await pilot.pause()
 
 
@@ -360,7 +360,7 @@ def test_p_pauses_the_run_of_this_process_and_lets_it_go_on() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = ScriptedSession(Path("run"), until_stopped)
         session.start()
-        app.show_view(RunView(LiveSource(session)))
+        app.run_controller.show(RunView(LiveSource(session)))
         await pilot.pause()
         await pilot.press("p")
         assert session.pause_requested

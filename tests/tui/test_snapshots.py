@@ -154,8 +154,8 @@ async def spot_checked(stage: Stage) -> None:
 
 async def chat(stage: Stage) -> None:
     """Both models' answers, judged, and one that is being written."""
-    stage.app.chat = ScriptedChat(Path("outputs/quickstart/20261124-123120"))
-    stage.app.chat.start()
+    stage.app.chat_controller.chat = ScriptedChat(Path("outputs/quickstart/20261124-123120"))
+    stage.app.chat_controller.chat.start()
     await stage.app.action_go("chat")
     for keys in (["ctrl+t"], ["ctrl+t", *"How do I kill a process", "question_mark", "enter"],
                  ["ctrl+r"], [*"Now slowly", "enter"]):  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -21,12 +21,11 @@ from ida_tui.errors import IdaError
 from ida_tui.events.types import RunPaused
 from ida_tui.util.text import one_line
 
-StopAnswer = Literal["stop"]
 AGAIN, STOP, BUDGET = "again", "stop", "budget"
 
 
-class PausedDialog(ModalScreen[ResumeDecision | StopAnswer]):
-    """Resume with the same judge, another judge, or a larger budget; or stop.
+class PausedDialog(ModalScreen[ResumeDecision | None]):
+    """Resume with the same judge, another judge, or a larger budget; or stop, which returns None.
 
     Args:
         paused: the pause event, with its reason.
@@ -87,7 +86,7 @@ class PausedDialog(ModalScreen[ResumeDecision | StopAnswer]):
     def action_choose(self, choice: str) -> None:
         """Close the panel with the answer, or show why the answer is not possible."""
         if choice == STOP:
-            self.dismiss("stop")
+            self.dismiss(None)
             return
         try:
             self.dismiss(self._answer(choice))

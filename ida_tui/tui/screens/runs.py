@@ -184,7 +184,7 @@ class RunsScreen(IdaScreen):
             self.notify(f"Could not read this run: {run.problem}", severity="warning")
         else:
             self.query_one("#run-about", Static).update("Opening…")
-            self.app.open_run(run.path)
+            self.app.run_controller.open(run.path)
 
     def action_reload(self) -> None:
         """Read the run directories again."""
@@ -258,7 +258,7 @@ class RunsScreen(IdaScreen):
         if run is None:
             self.notify("There is no run to chat with.")
             return
-        await self.app.open_chat(run.path)
+        await self.app.chat_controller.open(run.path)
 
     def action_filter(self) -> None:
         """Open the filter field."""

@@ -168,7 +168,7 @@ class SweepScreen(IdaScreen):
         elif status.stage == "unreadable":
             self.notify(f"Could not read this run: {status.problem}", severity="warning")
         else:
-            self.app.open_run(status.run)
+            self.app.run_controller.open(status.run)
 
     def action_next_sweep(self) -> None:
         """Show an older sweep; after the oldest, the newest."""

@@ -65,7 +65,7 @@ class ChatScreen(IdaScreen):
 
     def _switch_chat(self) -> None:
         """Switch to the app's current chat."""
-        chat = self.app.chat
+        chat = self.app.chat_controller.chat
         if chat is not self._chat:
             self._chat, self._transcript, self._ready = chat, Transcript(), None
             self._busy = "loading the model…"
@@ -91,7 +91,7 @@ class ChatScreen(IdaScreen):
                     self.notify(text, severity="warning")
                 case ChatFailed(error):
                     self._chat = None
-                    self.app.close_chat()
+                    self.app.chat_controller.close()
                     self._switch_chat()
                     self.app.show_error(error)
         if events:

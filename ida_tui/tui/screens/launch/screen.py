@@ -185,7 +185,7 @@ class LaunchScreen(IdaScreen):
         except IdaError as error:
             self.app.show_error(error)
             return
-        self.app.start_run(config, key)
+        self.app.run_controller.start(config, key)
 
     def action_edit(self) -> None:
         """Edit the value under the cursor."""

@@ -155,7 +155,7 @@ class RunScreen(IdaScreen):
 
         def answered(stop: bool | None) -> None:
             if stop:
-                self.app.request_stop()
+                self.app.run_controller.send_request("stop")
 
         self.app.push_screen(
             ConfirmDialog(
@@ -177,9 +177,9 @@ class RunScreen(IdaScreen):
         if paused is not None and paused.by == "judge":
             self.notify("The run is paused because of its judge. Answer the question first.")
         elif paused is not None or run_view.pause_requested:
-            self.app.send_run_request("go_on")
+            self.app.run_controller.send_request("go_on")
         else:
-            self.app.send_run_request("pause")
+            self.app.run_controller.send_request("pause")
             self.notify("Pausing after this step. Press p to resume.")
 
     def action_detach(self) -> None:
@@ -192,7 +192,7 @@ class RunScreen(IdaScreen):
                 "This run is already in another process; quitting the app does not stop it."
             )
         else:
-            self.app.hand_over()
+            self.app.run_controller.hand_over()
 
     def action_hold(self) -> None:
         """Freeze or unfreeze the display; the run continues."""
