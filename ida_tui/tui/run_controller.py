@@ -11,7 +11,9 @@ import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from textual.worker import Worker
 
 from ida_tui.engine.run.decision import ResumeDecision
 from ida_tui.errors import IdaError
@@ -82,9 +84,9 @@ class RunController:
         """Replay the run in this directory, or follow it if another process is training it."""
         self._run_worker(partial(self._open, path))
 
-    def _run_worker(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+    def _run_worker(self, work: Callable[[], Coroutine[None, None, None]]) -> Worker[None]:
         """Run this in the background; cancels an earlier call that has not finished."""
-        self._app.run_worker(work, group="open", exclusive=True)
+        return self._app.run_worker(work, group="open", exclusive=True)
 
     async def _open(self, path: Path) -> None:
         if self._app.run_view is not None and self._app.run_view.is_live:
@@ -192,9 +194,7 @@ class RunController:
         if run_view is None or not isinstance(run_view.source, LiveSource) or not run_view.is_live:
             return
         if run_view.state.pause is not None and run_view.state.pause.by == "judge":
-            self._app.notify(
-                "The run is paused because of its judge. Answer the question first."
-            )
+            self._app.notify("The run is paused because of its judge. Answer the question first.")
             return
         if run_view.stop_requested:
             self._app.notify("The run is stopping and saving a checkpoint.")

@@ -168,7 +168,7 @@ def column(app: IdaApp, who: str) -> str:
 
 
 def about(app: IdaApp) -> str:
-    return str(app.screen.query_one("#chat-about", Static).render())
+    return str(app.screen.query_one("#chat-status", Static).render())
 
 
 def test_on_the_screen_a_run_is_talked_to_judged_and_kept_for_the_next_one(own_run: Path) -> None:

@@ -75,7 +75,7 @@ def order(app: IdaApp) -> list[tuple[int, int]]:
 
 
 def detail(app: IdaApp) -> str:
-    return str(app.screen.query_one("#sample-text", Static).render())
+    return str(app.screen.query_one("#completion-text", Static).render())
 
 
 async def show(app: IdaApp, pilot: Pilot[None], *events: ev.Event) -> Script:

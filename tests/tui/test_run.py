@@ -35,7 +35,7 @@ class Script:
     """A source that gives what it was told to."""
 
     directory: Path | None = Path("run")
-    refusal: IdaError | None = None
+    error: IdaError | None = None
 
     def __init__(self, kind: SourceKind, *events: ev.Event) -> None:
         self.kind = kind
@@ -56,9 +56,9 @@ class Script:
         lines = [ev.encode(record) + "\n" for record in self._waiting]
         Path("run/events.jsonl").write_text("".join(lines))
 
-    def records(self, most: int) -> list[Record]:
+    def next_records(self, limit: int) -> list[Record]:
         """The next records."""
-        given, self._waiting = self._waiting[:most], self._waiting[most:]
+        given, self._waiting = self._waiting[:limit], self._waiting[limit:]
         return given
 
 

@@ -136,12 +136,12 @@ def test_reading_again_shows_what_is_new_and_keeps_the_cursor() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         table = await to_the_runs(app, pilot)
         await pilot.press("j", "j")
-        before = app.screen.query_one("#run-about", Static).render()
+        before = app.screen.query_one("#run-details", Static).render()
         write(Path("outputs/another/20260104-000000/events.jsonl"), steps=1)
         await pilot.press("r")
         await settled(app, pilot)
         assert table.row_count == 4
-        assert str(app.screen.query_one("#run-about", Static).render()) == str(before)
+        assert str(app.screen.query_one("#run-details", Static).render()) == str(before)
 
     drive(scenario)
 

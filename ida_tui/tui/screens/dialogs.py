@@ -77,7 +77,7 @@ class ErrorDialog(ModalScreen[None]):
     """An error: what is wrong, where, and how to fix it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,enter,q,space", "leave", "Close"),
+        Binding("escape,enter,q,space", "close", "Close"),
     ]
 
     def __init__(self, error: IdaError) -> None:
@@ -91,6 +91,6 @@ class ErrorDialog(ModalScreen[None]):
             yield Static("\n".join(rest), markup=False)
             yield Static("\n[b]esc[/] Close")
 
-    def action_leave(self) -> None:
+    def action_close(self) -> None:
         """Close the panel."""
         self.dismiss()

@@ -19,7 +19,7 @@ from ida_tui.config.schema import JudgeConfig
 from ida_tui.engine.run.decision import ResumeDecision
 from ida_tui.errors import IdaError
 from ida_tui.events.types import RunPaused
-from ida_tui.util.text import one_line
+from ida_tui.util.text import multiple_lines, one_line
 
 AGAIN, STOP, BUDGET = "again", "stop", "budget"
 
@@ -58,7 +58,7 @@ class PausedDialog(ModalScreen[ResumeDecision | None]):
         with Vertical(classes="panel", id="paused"):
             title = f"Paused after step {self._paused.step}: {one_line(self._paused.reason)}"
             yield Static(title, classes="panel-title", markup=False)
-            hint = "\n".join(one_line(line) for line in self._paused.hint.splitlines())
+            hint = multiple_lines(self._paused.hint)
             saved = "All finished steps and all verdicts received so far are saved."
             yield Static(f"{hint}\n\n{saved}\n", markup=False, id="paused-hint")
             yield OptionList(*self._options(), id="paused-options", markup=False)
@@ -91,8 +91,8 @@ class PausedDialog(ModalScreen[ResumeDecision | None]):
         try:
             self.dismiss(self._answer(choice))
         except IdaError as error:
-            lines = "\n".join(one_line(line) for line in error.lines())
-            self.query_one("#paused-hint", Static).update(f"{lines}\n")
+            message = multiple_lines("\n".join(error.lines()))
+            self.query_one("#paused-hint", Static).update(f"{message}\n")
 
     def action_cursor_down(self) -> None:
         """Move the cursor down."""

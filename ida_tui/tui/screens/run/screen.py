@@ -53,7 +53,7 @@ class RunScreen(IdaScreen):
                 yield MemoryPane()
                 yield HealthPane()
         yield LogPane()
-        yield Static(id="hidden")
+        yield Static(id="hidden-panes")
 
     def on_mount(self) -> None:
         self.call_after_refresh(self._arrange)
@@ -133,7 +133,7 @@ class RunScreen(IdaScreen):
             column = self.query_one(f"#{part}", Widget)
             column.display = any(child.display for child in column.children)
         self.set_class(bool(self._maximized), "-maximized")
-        hint = self.query_one("#hidden", Static)
+        hint = self.query_one("#hidden-panes", Static)
         names = sorted(self._hidden, key=PANES.index)
         keys = ", ".join(f"{name.capitalize()} ({name[0].upper()})" for name in names)
         hint.update(f"hidden: {keys} · X: show all" if names else "")
@@ -153,7 +153,7 @@ class RunScreen(IdaScreen):
             self.notify("The run is stopping and saving a checkpoint.")
             return
 
-        def answered(stop: bool | None) -> None:
+        def on_answer(stop: bool | None) -> None:
             if stop:
                 self.app.run_controller.send_request("stop")
 
@@ -164,7 +164,7 @@ class RunScreen(IdaScreen):
                 yes="Stop",
                 no="Keep training",
             ),
-            answered,
+            on_answer,
         )
 
     def action_pause(self) -> None:
@@ -194,7 +194,7 @@ class RunScreen(IdaScreen):
         else:
             self.app.run_controller.hand_over()
 
-    def action_hold(self) -> None:
+    def action_freeze(self) -> None:
         """Freeze or unfreeze the display; the run continues."""
         if self.app.run_view is None:
             self.notify("No run yet.")
@@ -208,11 +208,11 @@ class RunScreen(IdaScreen):
         """View the previous step."""
         self._view_step(-1)
 
-    def action_step_on(self) -> None:
+    def action_step_forward(self) -> None:
         """View the next step."""
         self._view_step(1)
 
-    def action_step_end(self) -> None:
+    def action_latest_step(self) -> None:
         """Return to the current state."""
         if self.app.run_view is not None:
             self.app.run_view.viewed_state = None
