@@ -34,8 +34,8 @@ class PausingSession(ScriptedSession):
         self.answers: queue.SimpleQueue[ResumeDecision] = queue.SimpleQueue()
         self._answered = threading.Event()
 
-    def go_on(self, answer: ResumeDecision) -> None:
-        self.answers.put(answer)
+    def resume_with(self, decision: ResumeDecision) -> None:
+        self.answers.put(decision)
         self._control.stop.set()
 
     def _script_of_a_pause(self, log: EventLog, stop: threading.Event) -> None:

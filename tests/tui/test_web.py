@@ -247,7 +247,7 @@ def test_what_is_harmless_is_in_the_table_of_actions_and_asks_nothing() -> None:
     assert {action.id for action in ACTIONS} >= READ_ONLY_ACTIONS
     for risky in ("stop", "pause", "detach", "quit", "start", "save", "open", "command_palette"):
         assert risky not in READ_ONLY_ACTIONS
-    for writes in ("agree", "disagree", "take_back"):
+    for writes in ("agree", "disagree", "clear_mark"):
         assert writes not in READ_ONLY_ACTIONS
 
 
