@@ -297,7 +297,7 @@ class IdaApp(App[None]):
             self._announce_end(run_view)
             return
         self._end_announced = True
-        self._start_background_run(RunDirectory(run_view.directory), leave=self._quit_after_detach)
+        self._start_background_run(RunDirectory(run_view.directory), quit_app=self._quit_after_detach)
 
     @work(exclusive=True, group="open")
     async def _start_background_run(self, directory: RunDirectory, *, quit_app: bool) -> None:

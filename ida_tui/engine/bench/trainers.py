@@ -183,7 +183,7 @@ def build_bench_trainer(
                 seconds.append(dict(event.seconds))
 
         trainer = _fast_trainer_class(case, eos)(
-            watcher=StepRecorder(emit, threading.Event(), steps), judging=judge, **shared
+            recorder=StepRecorder(emit, threading.Event(), steps), reward_source=judge, **shared
         )
     else:
         trainer = _trl_trainer_class(case, eos, judge, seconds)(
