@@ -63,12 +63,12 @@ def run(options: Namespace) -> ExitCode:
         IdaError: the model or the judge cannot be used.
     """
     from ida_tui.judge.api_key import load_api_key
-    from ida_tui.runs import resume
-    from ida_tui.runs import weights as trained
+    from ida_tui.runs.catalog.lookup import find_run
+    from ida_tui.runs.weights import find_weights
 
-    directory = resume.find_run(options.name, Path("outputs"))
+    directory = find_run(options.name, Path("outputs"))
     config = _evaluation_config(directory, options)
-    weights = trained.find_weights(directory, config)
+    weights = find_weights(directory, config)
     chosen, notes = _select_prompts(config, options)
     samples = config.evaluation.samples if options.samples is None else options.samples
     seed = config.seed if options.seed is None else options.seed

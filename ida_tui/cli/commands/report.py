@@ -37,7 +37,7 @@ def run(options: Namespace) -> ExitCode:
         UsageError: there is no such run, it cannot be read, or the files cannot be written.
     """
     from ida_tui.analysis.report import write
-    from ida_tui.runs.resume import find_run
+    from ida_tui.runs.catalog.lookup import find_run
     from ida_tui.util.paths import display_path, expand_home
 
     directory = find_run(options.name, Path("outputs"))
