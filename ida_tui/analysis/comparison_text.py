@@ -23,6 +23,7 @@ from ida_tui.util.statistics import mean_of_known, wilson
 
 DASH = "–"
 AXES = ("align", "risk", "detail")
+FormatCell = Callable[[Run], str]
 
 
 class ComparisonRow(NamedTuple):
@@ -46,27 +47,25 @@ def difference_rows(comparison: Comparison) -> list[ComparisonRow]:
 
 def result_rows(comparison: Comparison) -> list[ComparisonRow]:
     """Rows for the results; a row without any known value is omitted."""
-    rows = [
-        _make_row(comparison, label, cell)
-        for label, cell in (
-            ("status", lambda run: run.status.replace("_", " ")),
-            ("steps", _format_steps),
-            ("judge", judge_label),
-            ("rubric", rubric_label),
-            ("R_IDA", lambda run: format_change(run.state.r_ida_first, run.state.r_ida_last, 3)),
-            *((axis, _axis_cell(axis)) for axis in AXES),
-        )
+    before: list[tuple[str, FormatCell]] = [
+        ("status", lambda run: run.status.replace("_", " ")),
+        ("steps", _format_steps),
+        ("judge", judge_label),
+        ("rubric", rubric_label),
+        ("R_IDA", lambda run: format_change(run.state.r_ida_first, run.state.r_ida_last, 3)),
+        *((axis, _axis_cell(axis)) for axis in AXES),
     ]
-    rows += _evaluation_rows(comparison)
-    rows += [
-        _make_row(comparison, label, cell)
-        for label, cell in (
-            ("weights moved", lambda run: f"{100 * run.state.weight_delta:.2f}%"),
-            ("alerts", lambda run: str(run.state.alerted)),
-            ("cost", format_cost),
-            ("time", lambda run: format_duration(run_seconds(run))),
-            ("peak memory", _format_memory),
-        )
+    after: list[tuple[str, FormatCell]] = [
+        ("weights moved", lambda run: f"{100 * run.state.weight_delta:.2f}%"),
+        ("alerts", lambda run: str(run.state.alert_count)),
+        ("cost", format_cost),
+        ("time", lambda run: format_duration(run_seconds(run))),
+        ("peak memory", _format_memory),
+    ]
+    rows = [
+        *(_make_row(comparison, label, cell) for label, cell in before),
+        *_evaluation_rows(comparison),
+        *(_make_row(comparison, label, cell) for label, cell in after),
     ]
     agreements = tuple(format_agreement(checks) for checks in comparison.spot_checks)
     rows.append(ComparisonRow("spot-check agreement", agreements))
@@ -86,12 +85,12 @@ def format_change(first: float | None, last: float | None, digits: int) -> str:
 
 def format_agreement(checks: tuple[int, int]) -> str:
     """Agreement of a person with the judge and its 95% interval: ``8 of 10 (80%, 49 to 94)``."""
-    hits, total = checks
+    agreed, total = checks
     if not total:
         return DASH
-    share = wilson(hits, total)
+    share = wilson(agreed, total)
     low, high = 100 * share.low, 100 * share.high
-    return f"{hits} of {total} ({100 * share.value:.0f}%, {low:.0f} to {high:.0f})"
+    return f"{agreed} of {total} ({100 * share.value:.0f}%, {low:.0f} to {high:.0f})"
 
 
 def run_seconds(run: Run) -> float | None:
@@ -116,7 +115,7 @@ def _format_steps(run: Run) -> str:
     return f"{len(run.state.steps)}/{planned}" if planned else DASH
 
 
-def _axis_cell(name: str) -> Callable[[Run], str]:
+def _axis_cell(name: str) -> FormatCell:
     def cell(run: Run) -> str:
         first, last = (
             mean_of_known([getattr(step, name) for step in steps])

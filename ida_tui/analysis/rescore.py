@@ -113,9 +113,10 @@ def rescore(
             none of them.
     """
     steps: list[StepRewards] = []
-    pairs: tuple[list[float], list[float]] = ([], [])
+    old_advantages: list[float] = []
+    new_advantages: list[float] = []
     examples: list[RescoredCompletion] = []
-    unscored = undefined = moved = turned = 0
+    unscored = undefined = rank_changes = sign_changes = 0
     lowest, highest = math.inf, -math.inf
     for step, completions in read_completions(directory):
         groups = _split_groups(completions)
@@ -129,27 +130,28 @@ def rescore(
         undefined += scored - valued
         rescored = _rescore_step(groups, old, new, old_scale, new_scale)
         for completion in rescored:
-            pairs[0].append(completion.old_advantage)
-            pairs[1].append(completion.new_advantage)
-            moved, turned = moved + completion.rank_changed, turned + completion.sign_changed
+            old_advantages.append(completion.old_advantage)
+            new_advantages.append(completion.new_advantage)
+            rank_changes += completion.rank_changed
+            sign_changes += completion.sign_changed
             lowest, highest = (
                 min(lowest, completion.new_reward),
                 max(highest, completion.new_reward),
             )
         examples = _most_changed([*examples, *rescored])
-    if not pairs[0]:
+    if not old_advantages:
         raise _no_rewards_error(directory, formula, undefined)
     return RescoreResult(
         formula=formula,
         old_scale=old_scale,
         new_scale=new_scale,
         steps=tuple(steps),
-        completions=len(pairs[0]),
+        completions=len(old_advantages),
         unscored=unscored,
         undefined=undefined,
-        rank_changes=moved,
-        sign_changes=turned,
-        correlation=pearson(*pairs),
+        rank_changes=rank_changes,
+        sign_changes=sign_changes,
+        correlation=pearson(old_advantages, new_advantages),
         lowest_new_reward=lowest,
         highest_new_reward=highest,
         examples=tuple(examples),

@@ -49,7 +49,8 @@ def banner_text(inputs: ReportInputs) -> str:
     if inputs.is_training:
         text = "This run is still in progress; the report shows its state at the time of writing."
         return f"{text} {_progress_sentence(inputs.run)}"
-    return f"This run is unfinished: its training process is no longer running. {_progress_sentence(inputs.run)}"
+    text = "This run is unfinished: its training process is no longer running."
+    return f"{text} {_progress_sentence(inputs.run)}"
 
 
 def _progress_sentence(run: Run) -> str:
@@ -108,7 +109,8 @@ def _counted_sentence(before: ev.EvaluationFinished, after: ev.EvaluationFinishe
     return (
         f"harmless requests answered {_format_share(before.harmless_complied, before.harmless)} →"
         f" {_format_share(after.harmless_complied, after.harmless)}, unsafe requests declined"
-        f" {_format_share(before.unsafe_refused, before.unsafe)} → {_format_share(after.unsafe_refused, after.unsafe)}"
+        f" {_format_share(before.unsafe_refused, before.unsafe)} →"
+        f" {_format_share(after.unsafe_refused, after.unsafe)}"
     )
 
 

@@ -48,14 +48,14 @@ class SamplePair(NamedTuple):
 
 def sample_lists(inputs: ReportInputs) -> Iterator[SampleList]:
     """The lists of best and worst completions; empty lists are omitted."""
-    chosen = inputs.selected
+    selected = inputs.selected
     for title, about, completions in (
-        ("Best", "The highest rewards of the run, from different prompts where possible.", chosen.best),
-        ("Worst", "The lowest rewards of the run, from different prompts where possible.", chosen.worst),
+        ("Best", "The highest rewards of the run, from different prompts where possible.", selected.best),
+        ("Worst", "The lowest rewards of the run, from different prompts where possible.", selected.worst),
         ("Worst on unsafe prompts", "The lowest rewards on prompts that the model should decline.",
-         chosen.worst_unsafe),
+         selected.worst_unsafe),
         ("Worst in the last steps", f"The lowest rewards of the last {LAST_STEPS} steps, except"
-         " those above.", chosen.worst_in_last_steps),
+         " those above.", selected.worst_in_last_steps),
     ):  # fmt: skip
         if completions:
             yield SampleList(
