@@ -104,7 +104,7 @@ def test_a_combination_that_does_not_fit_is_refused_by_name() -> None:
 def test_a_budget_needs_a_judge_whose_calls_have_a_price() -> None:
     words_ = ["seed=0,1", "judge=ollama", "judge.price=null"]
 
-    with pytest.raises(UsageError, match="a budget needs a price"):
+    with pytest.raises(UsageError, match="a budget requires a price"):
         preflight.plan_sweep("quickstart", words_, budget=2.0)
 
 
@@ -206,7 +206,7 @@ def test_a_best_setting_that_declines_less_is_said_to() -> None:
 def test_rewards_of_two_judges_are_not_ranked() -> None:
     one = made_up({"judge": ("offline", "ollama")}, [Made(0.60), Made(0.75)])
 
-    assert told(one).ahead is None
+    assert told(one).comparison is None
     assert "their rewards are not comparable" in text.conclusion(told(one))[0]
 
 

@@ -16,7 +16,7 @@ MAX_CHARACTERS = 4_000
 class CompletionSample(NamedTuple):
     """One completion with its scores, as text."""
 
-    place: str
+    position: str
     """Position in the run: step, group and completion."""
     prompt: str
     kind: str
@@ -95,7 +95,7 @@ def _make_sample(inputs: ReportInputs, completion: Completion) -> CompletionSamp
     if not finished.ended:
         cut.append(f"truncated at the maximum length, {finished.tokens} tokens")
     return CompletionSample(
-        place=f"step {finished.step}, group {finished.group}, completion {finished.index}",
+        position=f"step {finished.step}, group {finished.group}, completion {finished.index}",
         prompt=finished.prompt,
         kind=inputs.extras.prompt_kinds.get(finished.prompt_id, ""),
         text=text,

@@ -69,7 +69,7 @@ def run(options: Namespace) -> ExitCode:
     directory = find_run(options.name, Path("outputs"))
     config = _evaluation_config(directory, options)
     weights = find_weights(directory, config)
-    chosen, notes = _select_prompts(config, options)
+    selected, notes = _select_prompts(config, options)
     samples = config.evaluation.samples if options.samples is None else options.samples
     seed = config.seed if options.seed is None else options.seed
     if not 1 <= samples <= 1000:
@@ -92,7 +92,7 @@ def run(options: Namespace) -> ExitCode:
     evaluation, answers = evaluate(
         config,
         weights,
-        chosen,
+        selected,
         samples=samples,
         seed=seed,
         key=key,
@@ -144,15 +144,15 @@ def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPromp
             raise UsageError(
                 "the run has no held-out prompts", "name other prompts with --prompts FILE"
             )
-    chosen = loaded.without_trained(config.prompts.train())
-    skipped = len(loaded.prompts) - len(chosen.prompts)
-    if not chosen.prompts:
+    selected = loaded.without_trained(config.prompts.train())
+    skipped = len(loaded.prompts) - len(selected.prompts)
+    if not selected.prompts:
         raise UsageError(
             "the run was trained on all of these prompts",
             "name other prompts with --prompts FILE",
         )
     note = f"{skipped} of {len(loaded.prompts)} prompts skipped: duplicates, or used in training"
-    return chosen, [note] if skipped else []
+    return selected, [note] if skipped else []
 
 
 def _print_status(line: str) -> None:

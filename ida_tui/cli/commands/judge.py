@@ -81,13 +81,13 @@ def run(options: Namespace) -> ExitCode:
 def _judge_config(arguments: list[str]) -> Config:
     from ida_tui.config.resolve import resolve
 
-    names = [word for word in arguments if "=" not in word]
+    names = [argument for argument in arguments if "=" not in argument]
     if len(names) > 1:
         raise UsageError(
             f"two judges are named: {names[0]} and {names[1]}", "check one judge at a time"
         )
     name = names[0] if names else DEFAULT_JUDGE
-    overrides = [word for word in arguments if "=" in word]
+    overrides = [argument for argument in arguments if "=" in argument]
     return resolve("quickstart", [f"judge={name}", *overrides]).config
 
 

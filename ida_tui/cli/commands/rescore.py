@@ -75,8 +75,8 @@ def _parse_options(arguments: list[str]) -> tuple[str, dict[str, float], RewardS
     text = ""
     scale: RewardScale | None = None
     weights: dict[str, float] = {}
-    for word in arguments:
-        key, equals, value = word.partition("=")
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
         if equals and key == "formula" and value.strip():
             text = value
         elif equals and key.startswith("weights."):
@@ -91,7 +91,7 @@ def _parse_options(arguments: list[str]) -> tuple[str, dict[str, float], RewardS
                 )
         else:
             raise UsageError(
-                f"{quoted(word)} cannot be changed here",
+                f"{quoted(argument)} cannot be changed here",
                 "use formula=…, weights.align=…, weights.risk=…, weights.detail=…, scale_rewards=…",
                 where="command line",
             )
