@@ -79,7 +79,7 @@ def run(options: Namespace) -> ExitCode:
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     shown = f"{config.name}/{directory.run_id}"
     _print_status(
-        f"Evaluating {shown} ({weights.label}) on {len(chosen.prompts)} prompts, before and after training"
+        f"Evaluating {shown} ({weights.label}) on {len(selected.prompts)} prompts, before and after training"
     )
     from ida_tui.engine import libraries
 
