@@ -1,7 +1,7 @@
 """Comparison of the untrained and the trained model: means, confidence intervals and a verdict.
 
-    figures = figures_of(answers)
-    print(verdict(figures))
+    figures = compute_figures(answers)
+    print(conclusion(figures))
 
 Pure functions. A figure is the mean over prompts of the mean over a prompt's answers. Its interval is a
 paired bootstrap over prompts, because answers to the same prompt are not independent.

@@ -35,7 +35,7 @@ class FigureCells(NamedTuple):
     after: str
     change: str
     interval: str
-    word: str
+    assessment: str
     """better, worse or changed; empty if the change may be chance."""
     note: str
 
@@ -44,7 +44,7 @@ def figure_cells(figure: Figure, count: int) -> FigureCells:
     """The table cells of one figure.
 
     Args:
-        one: the figure; its name starts with the kind of its prompts.
+        figure: the figure; its name starts with the kind of its prompts.
         count: number of prompts of that kind.
     """
     scale = 100 if figure.unit == "share" else 1
@@ -62,7 +62,7 @@ def _format_row(figure: Figure, count: int) -> str:
     row = figure_cells(figure, count)
     return (
         f"  {row.name:<18}{row.before:>8}{row.after:>9}{row.change:>10}"
-        f"   {row.interval:<18}{row.word} {row.note}"
+        f"   {row.interval:<18}{row.assessment} {row.note}"
     ).rstrip()
 
 

@@ -136,8 +136,8 @@ def estimate_cost(
         return None  # a plugin reports its cost after each call
     system_chars = len(system_message(rubric))
     chars = sum(
-        system_chars + len(q.prompt) + min(len(q.completion), judge.max_judged_chars)
-        for q in requests
+        system_chars + len(request.prompt) + min(len(request.completion), judge.max_judged_chars)
+        for request in requests
     )
     input_tokens = judge.samples * chars / _CHARS_PER_TOKEN
     output_tokens = judge.samples * len(requests) * _REPLY_TOKENS

@@ -12,8 +12,7 @@ from ida_tui.sweep.results import SettingComparison, SweepSetting, SweepTable, s
 from ida_tui.sweep.status import TrialStatus
 from ida_tui.util.paths import display_path
 from ida_tui.util.statistics import Interval
-from ida_tui.util.text import one_line
-from ida_tui.util.text import table_lines as columns
+from ida_tui.util.text import one_line, table_lines
 
 UNKNOWN = "–"
 COLUMNS = ("runs", "R_IDA", "answered", "declined", "moved", "time", "cost")
@@ -48,14 +47,11 @@ def sweep_lines(results: SweepTable) -> list[str]:
 def settings_table(results: SweepTable, *, compact: bool = False) -> list[str]:
     """One line per setting; `compact` keeps only the columns that fit in 80 characters."""
     shown = [index for index, head in enumerate(COLUMNS) if head in COMPACT_COLUMNS or not compact]
-    rows = [
-        (marked_setting_label(results, setting), setting_cells(setting))
-        for setting in results.settings
-    ]
-    return columns(
-        [COLUMNS[index] for index in shown],
-        [(text, [row[index] for index in shown]) for text, row in rows],
-    )
+    rows = []
+    for setting in results.settings:
+        cells = setting_cells(setting)
+        rows.append((marked_setting_label(results, setting), [cells[index] for index in shown]))
+    return table_lines([COLUMNS[index] for index in shown], rows)
 
 
 TABLE_NOTES = (
@@ -73,11 +69,11 @@ def marked_setting_label(results: SweepTable, setting: SweepSetting) -> str:
 def setting_label(results: SweepTable, setting: SweepSetting) -> str:
     """A setting by its varied keys, without the seed."""
     keys = [key for key in results.sweep.keys if key != SEED_KEY]
-    return one_line(combination_label(dict(setting.values), keys)) or "profile values"
+    return one_line(combination_label(setting.values, keys)) or "profile values"
 
 
 def setting_cells(setting: SweepSetting) -> tuple[str, ...]:
-    """The figures of a setting, in the columns of `HEAD`."""
+    """The figures of a setting, in the columns of `COLUMNS`."""
     figures = setting.figures
     first, last = figures.get("r_ida_first"), figures.get("r_ida_last")
     reward = UNKNOWN if last is None else _number_with_interval(last, 3)
@@ -247,7 +243,7 @@ def _safety_warning(results: SweepTable, comparison: SettingComparison) -> list[
 
 def sweep_as_json(results: SweepTable) -> dict[str, Any]:
     """The table as JSON values; an unknown bound is null."""
-    ahead = results.comparison
+    comparison = results.comparison
     return {
         "sweep": results.sweep.sweep_id,
         "path": str(results.sweep.path),
@@ -256,13 +252,13 @@ def sweep_as_json(results: SweepTable) -> dict[str, Any]:
         "fixed": list(results.sweep.fixed),
         "settings": [_setting_as_json(setting) for setting in results.settings],
         "best": None
-        if ahead is None
+        if comparison is None
         else {
-            "setting": dict(ahead.best.values),
-            "next": dict(ahead.runner_up.values),
-            "difference": _interval_as_json(ahead.difference),
-            "seeds": ahead.seeds,
-            "more_than_noise": ahead.is_significant,
+            "setting": dict(comparison.best.values),
+            "next": dict(comparison.runner_up.values),
+            "difference": _interval_as_json(comparison.difference),
+            "seeds": comparison.seeds,
+            "more_than_noise": comparison.is_significant,
         },
         "verdict": conclusion(results),
     }

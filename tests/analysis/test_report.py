@@ -244,7 +244,7 @@ def test_an_evaluation_is_shown_with_its_intervals(finished: RunDirectory) -> No
 
     assert conclusion(figures) in words(page)
     assert "The judge cost $0.0200." in page
-    assert "| answered | 0 % | 100 % | +100 | +100 to +100 | better |" in re.sub(
+    assert "| answered | 0% | 100% | +100 | +100 to +100 | better |" in re.sub(
         r"\\| (?= )", "", text
     )
 

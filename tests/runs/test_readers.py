@@ -16,6 +16,7 @@ from ida_tui.errors import UsageError
 from ida_tui.events import types as ev
 from ida_tui.events.history import PackedHistory
 from ida_tui.runs import control, owner, resume
+from ida_tui.runs.catalog.lookup import find_run
 from ida_tui.runs.catalog.read_summary import read_summaries
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import Follower
@@ -363,7 +364,7 @@ def test_a_latest_that_leads_out_of_its_folder_is_not_followed() -> None:
     Path("outputs/quickstart/latest").symlink_to(Path("elsewhere/run").absolute())
 
     with pytest.raises(UsageError, match="links to a folder outside"):
-        resume.find_run("quickstart", Path("outputs"))
+        find_run("quickstart", Path("outputs"))
 
 
 def whole_checkpoint(folder: Path) -> None:

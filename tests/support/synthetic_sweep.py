@@ -9,8 +9,7 @@ from pathlib import Path
 
 from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.sweep import directory as folder
-from ida_tui.sweep.directory import Combination, Sweep
+from ida_tui.sweep.directory import SWEEPS_FOLDER, Combination, Sweep, save
 from ida_tui.sweep.grid import SweepGrid
 from tests.support.scripted_session import run_ended, run_started
 from tests.support.synthetic_run import step_events
@@ -48,13 +47,13 @@ def sweep(
         sweep_id: its name.
         budget: US dollars for all of it.
     """
-    path = (Path("outputs") / folder.SWEEPS_FOLDER / sweep_id).absolute()
+    path = (Path("outputs") / SWEEPS_FOLDER / sweep_id).absolute()
     (path / "configs").mkdir(parents=True)
     (path / "logs").mkdir()
     grid = SweepGrid({key: tuple(values) for key, values in keys.items()}, ())
     combinations = tuple(Combination(values, 1.4e9, 24e9) for values in grid.combinations)
     one = Sweep(path, "quickstart", "quickstart", grid.keys, (), combinations, budget=budget)
-    folder.save(one)
+    save(one)
     for number, run in enumerate(made):
         if run is not None:
             add_run(one, number, run)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ida_tui.analysis.comparison import ComparedRun
 from ida_tui.analysis.comparison_text import (
     DASH,
     format_change,
@@ -15,6 +14,7 @@ from ida_tui.analysis.comparison_text import (
 )
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.events import types as ev
+from ida_tui.runs.run import Run
 from ida_tui.util.paths import display_path
 
 MIN_REWARD_CHANGE = 0.005
@@ -33,7 +33,7 @@ def status_text(inputs: ReportInputs) -> str:
     """Status of the run, such as ``done`` or ``out of memory``."""
     if inputs.run.state.pause is not None and inputs.run.state.ended is None and inputs.is_training:
         return "paused"
-    return inputs.run.summary.status.replace("_", " ")
+    return inputs.run.status.replace("_", " ")
 
 
 def banner_text(inputs: ReportInputs) -> str:
@@ -49,10 +49,11 @@ def banner_text(inputs: ReportInputs) -> str:
     if inputs.is_training:
         text = "This run is still in progress; the report shows its state at the time of writing."
         return f"{text} {_progress_sentence(inputs.run)}"
-    return f"This run is unfinished: its training process is no longer running. {_progress_sentence(inputs.run)}"
+    text = "This run is unfinished: its training process is no longer running."
+    return f"{text} {_progress_sentence(inputs.run)}"
 
 
-def _progress_sentence(run: ComparedRun) -> str:
+def _progress_sentence(run: Run) -> str:
     planned = run.state.run.steps if run.state.run else 0
     done = len(run.state.steps)
     if not planned:
@@ -89,7 +90,7 @@ def learning_sentence(inputs: ReportInputs) -> str:
 
 def evaluation_sentence(inputs: ReportInputs) -> str:
     """One sentence on the held-out prompts before and after training."""
-    run, run_path = inputs.run, display_path(inputs.run.directory.path)
+    run, run_path = inputs.run, display_path(inputs.run.directory)
     if run.evaluation is not None:
         return run.evaluation.verdict
     before, after = run.state.evaluation_before, run.state.evaluation_after
@@ -108,7 +109,8 @@ def _counted_sentence(before: ev.EvaluationFinished, after: ev.EvaluationFinishe
     return (
         f"harmless requests answered {_format_share(before.harmless_complied, before.harmless)} →"
         f" {_format_share(after.harmless_complied, after.harmless)}, unsafe requests declined"
-        f" {_format_share(before.unsafe_refused, before.unsafe)} → {_format_share(after.unsafe_refused, after.unsafe)}"
+        f" {_format_share(before.unsafe_refused, before.unsafe)} →"
+        f" {_format_share(after.unsafe_refused, after.unsafe)}"
     )
 
 

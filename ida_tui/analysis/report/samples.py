@@ -16,7 +16,7 @@ MAX_CHARACTERS = 4_000
 class CompletionSample(NamedTuple):
     """One completion with its scores, as text."""
 
-    place: str
+    position: str
     """Position in the run: step, group and completion."""
     prompt: str
     kind: str
@@ -48,14 +48,14 @@ class SamplePair(NamedTuple):
 
 def sample_lists(inputs: ReportInputs) -> Iterator[SampleList]:
     """The lists of best and worst completions; empty lists are omitted."""
-    chosen = inputs.selected
+    selected = inputs.selected
     for title, about, completions in (
-        ("Best", "The highest rewards of the run, from different prompts where possible.", chosen.best),
-        ("Worst", "The lowest rewards of the run, from different prompts where possible.", chosen.worst),
+        ("Best", "The highest rewards of the run, from different prompts where possible.", selected.best),
+        ("Worst", "The lowest rewards of the run, from different prompts where possible.", selected.worst),
         ("Worst on unsafe prompts", "The lowest rewards on prompts that the model should decline.",
-         chosen.worst_unsafe),
+         selected.worst_unsafe),
         ("Worst in the last steps", f"The lowest rewards of the last {LAST_STEPS} steps, except"
-         " those above.", chosen.worst_in_last_steps),
+         " those above.", selected.worst_in_last_steps),
     ):  # fmt: skip
         if completions:
             yield SampleList(
@@ -95,7 +95,7 @@ def _make_sample(inputs: ReportInputs, completion: Completion) -> CompletionSamp
     if not finished.ended:
         cut.append(f"truncated at the maximum length, {finished.tokens} tokens")
     return CompletionSample(
-        place=f"step {finished.step}, group {finished.group}, completion {finished.index}",
+        position=f"step {finished.step}, group {finished.group}, completion {finished.index}",
         prompt=finished.prompt,
         kind=inputs.extras.prompt_kinds.get(finished.prompt_id, ""),
         text=text,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ida_tui.analysis.before_after import KINDS
+from ida_tui.analysis.comparison import judge_label, rubric_label
 from ida_tui.analysis.comparison_text import DASH, format_agreement, format_cost, format_duration
 from ida_tui.analysis.evaluation_table import FigureCells, figure_cells, provenance_lines
 from ida_tui.analysis.report.load import ReportInputs
@@ -134,8 +135,8 @@ def judge_rows(inputs: ReportInputs) -> Iterator[LabelRow]:
     """Rows for the judge: calls, failures, latency, cost, drift and spot-check agreement."""
     run, state, totals = inputs.run, inputs.run.state, inputs.run.state.judge
     offline = state.run is not None and state.run.judge == ev.OFFLINE_JUDGE
-    yield LabelRow("judge", run.judge)
-    yield LabelRow("rubric", run.rubric)
+    yield LabelRow("judge", judge_label(run))
+    yield LabelRow("rubric", rubric_label(run))
     if offline:
         yield LabelRow("verdicts", f"{totals.calls:,} from the {ev.OFFLINE_JUDGE}; no calls")
     else:
@@ -160,7 +161,7 @@ def judge_rows(inputs: ReportInputs) -> Iterator[LabelRow]:
         drift = state.judge_probes[-1].drift
         yield LabelRow("drift", "unknown: the fixed answers were scored only once" if drift is None
                   else f"{drift:.1f} points per axis on the same fixed answers")  # fmt: skip
-    yield LabelRow("spot-check agreement", _agreement_text(run.spot_checks))
+    yield LabelRow("spot-check agreement", _agreement_text(inputs.spot_checks))
 
 
 def _agreement_text(checks: tuple[int, int]) -> str:

@@ -67,7 +67,7 @@ def run(options: Namespace) -> ExitCode:
         UsageError: there is no such run, or it has no weights.
         IdaError: the model cannot be loaded or used.
     """
-    from ida_tui.runs.resume import find_run
+    from ida_tui.runs.catalog.lookup import find_run
 
     lines = _uses_lines(options)
     directory = find_run(options.name, Path("outputs"))
@@ -75,9 +75,9 @@ def run(options: Namespace) -> ExitCode:
     if temperature is not None and not 0 <= temperature <= 10:
         raise UsageError("--temperature must be from 0 to 10", "0 is the same as --greedy")
     if not lines:
-        from ida_tui.tui.main import run_app as app
+        from ida_tui.tui.main import run_app
 
-        return app(sys.argv, chat_directory=directory.path)
+        return run_app(sys.argv, chat_directory=directory.path)
     from ida_tui.cli.output.chat import run_chat
     from ida_tui.engine.inference.chat import Chat
 

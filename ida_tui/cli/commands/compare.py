@@ -37,7 +37,7 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.analysis.comparison import compare_runs
     from ida_tui.analysis.comparison_text import as_json
     from ida_tui.cli.output.comparison import comparison_lines
-    from ida_tui.runs.resume import find_run
+    from ida_tui.runs.catalog.lookup import find_run
 
     comparison = compare_runs([find_run(name, Path("outputs")) for name in options.runs])
     if options.json:

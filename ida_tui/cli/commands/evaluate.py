@@ -63,13 +63,13 @@ def run(options: Namespace) -> ExitCode:
         IdaError: the model or the judge cannot be used.
     """
     from ida_tui.judge.api_key import load_api_key
-    from ida_tui.runs import resume
-    from ida_tui.runs import weights as trained
+    from ida_tui.runs.catalog.lookup import find_run
+    from ida_tui.runs.weights import find_weights
 
-    directory = resume.find_run(options.name, Path("outputs"))
+    directory = find_run(options.name, Path("outputs"))
     config = _evaluation_config(directory, options)
-    weights = trained.find_weights(directory, config)
-    chosen, notes = _select_prompts(config, options)
+    weights = find_weights(directory, config)
+    selected, notes = _select_prompts(config, options)
     samples = config.evaluation.samples if options.samples is None else options.samples
     seed = config.seed if options.seed is None else options.seed
     if not 1 <= samples <= 1000:
@@ -79,7 +79,7 @@ def run(options: Namespace) -> ExitCode:
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     shown = f"{config.name}/{directory.run_id}"
     _print_status(
-        f"Evaluating {shown} ({weights.label}) on {len(chosen.prompts)} prompts, before and after training"
+        f"Evaluating {shown} ({weights.label}) on {len(selected.prompts)} prompts, before and after training"
     )
     from ida_tui.engine import libraries
 
@@ -92,7 +92,7 @@ def run(options: Namespace) -> ExitCode:
     evaluation, answers = evaluate(
         config,
         weights,
-        chosen,
+        selected,
         samples=samples,
         seed=seed,
         key=key,
@@ -144,15 +144,15 @@ def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPromp
             raise UsageError(
                 "the run has no held-out prompts", "name other prompts with --prompts FILE"
             )
-    chosen = loaded.without_trained(config.prompts.train())
-    skipped = len(loaded.prompts) - len(chosen.prompts)
-    if not chosen.prompts:
+    selected = loaded.without_trained(config.prompts.train())
+    skipped = len(loaded.prompts) - len(selected.prompts)
+    if not selected.prompts:
         raise UsageError(
             "the run was trained on all of these prompts",
             "name other prompts with --prompts FILE",
         )
     note = f"{skipped} of {len(loaded.prompts)} prompts skipped: duplicates, or used in training"
-    return chosen, [note] if skipped else []
+    return selected, [note] if skipped else []
 
 
 def _print_status(line: str) -> None:

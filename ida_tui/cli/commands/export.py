@@ -70,15 +70,15 @@ def run(options: Namespace) -> ExitCode:
     """
     from ida_tui.config.resolve import resolve
     from ida_tui.engine.export import gguf, hub
-    from ida_tui.runs import resume
-    from ida_tui.runs import weights as trained
+    from ida_tui.runs.catalog.lookup import find_run
     from ida_tui.runs.store import exports
+    from ida_tui.runs.weights import find_weights
 
-    directory = resume.find_run(options.name, Path("outputs"))
+    directory = find_run(options.name, Path("outputs"))
     config = resolve(str(directory.config), []).config
     kind: ExportKind = "adapter" if options.adapter else "merged" if options.merged else "gguf"
     _check_options(options, config, kind)
-    weights = trained.find_weights(directory, config)
+    weights = find_weights(directory, config)
     target = (
         Path(options.output).expanduser()
         if options.output
@@ -151,7 +151,7 @@ def _write_export(
     matching = (
         candidate for candidate in saved if candidate is not None and candidate.step == weights.step
     )
-    facts = CardInputs(
+    inputs = CardInputs(
         config=config,
         trained=weights,
         kind=kind,
@@ -161,7 +161,7 @@ def _write_export(
         evaluation=next(matching, None),
     )
     try:
-        (folder / exports.MODEL_CARD_FILE).write_text(render_card(facts), encoding="utf-8")
+        (folder / exports.MODEL_CARD_FILE).write_text(render_card(inputs), encoding="utf-8")
         exports.write_metadata(
             folder,
             {

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.util.text import as_json as json_text
-from ida_tui.util.text import one_line
+from ida_tui.util.text import as_json, one_line
 
 DEFAULT_JUDGE = "gpt-4o-mini"
 DEFAULT_SAMPLES = 3
@@ -55,8 +54,8 @@ def run(options: Namespace) -> ExitCode:
         )
     config = _judge_config(options.words)
     from ida_tui.judge.api_key import load_api_key
+    from ida_tui.judge.calibration import check
     from ida_tui.judge.calibration.anchors import anchor_prompts
-    from ida_tui.judge.calibration.check import as_json, check_judge
     from ida_tui.judge.service import JudgeService
 
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
@@ -66,11 +65,11 @@ def run(options: Namespace) -> ExitCode:
         fault = service.probe_endpoint().result()
         if not options.json and service.slots is not None:
             print("✓ endpoint answers" if fault is None else f"! {one_line(fault.text)}")
-        report = check_judge(service, verdicts_per_anchor=options.samples)
+        report = check.check_judge(service, verdicts_per_anchor=options.samples)
         form = service.output_format
         warnings = list(service.warnings)
     if options.json:
-        print(json_text(as_json(report) | {"form": form}, indent=2))
+        print(as_json(check.as_json(report) | {"form": form}, indent=2))
     else:
         from ida_tui.judge.calibration.check_text import render_report
 
@@ -82,13 +81,13 @@ def run(options: Namespace) -> ExitCode:
 def _judge_config(arguments: list[str]) -> Config:
     from ida_tui.config.resolve import resolve
 
-    names = [word for word in arguments if "=" not in word]
+    names = [argument for argument in arguments if "=" not in argument]
     if len(names) > 1:
         raise UsageError(
             f"two judges are named: {names[0]} and {names[1]}", "check one judge at a time"
         )
     name = names[0] if names else DEFAULT_JUDGE
-    overrides = [word for word in arguments if "=" in word]
+    overrides = [argument for argument in arguments if "=" in argument]
     return resolve("quickstart", [f"judge={name}", *overrides]).config
 
 

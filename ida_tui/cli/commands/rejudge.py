@@ -66,7 +66,7 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.judge.api_key import load_api_key
     from ida_tui.judge.budget import Budget
     from ida_tui.judge.service import JudgeService
-    from ida_tui.runs.resume import find_run
+    from ida_tui.runs.catalog.lookup import find_run
 
     directory = find_run(options.name, Path("outputs"))
     config = resolve(str(directory.config), options.overrides, verify=False).config

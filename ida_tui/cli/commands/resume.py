@@ -8,8 +8,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ida_tui.errors import ExitCode
-from ida_tui.events.types import EventError
+from ida_tui.errors import ExitCode, UsageError
 from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
@@ -61,12 +60,14 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.cli import train
     from ida_tui.config.resolve import resolve
     from ida_tui.judge.api_key import load_api_key
-    from ida_tui.runs import postmortem, resume
+    from ida_tui.runs import postmortem
+    from ida_tui.runs.catalog.lookup import find_run
+    from ida_tui.runs.resume import find_resume_point
 
-    directory = resume.find_run(options.name, Path("outputs"))
+    directory = find_run(options.name, Path("outputs"))
     if _resume_paused_process(directory):
         return ExitCode.DONE
-    resume_point = resume.find_resume_point(directory)
+    resume_point = find_resume_point(directory)
     if resume_point.state.ended is None:
         print(
             one_line(f"! the run died: {postmortem.likely_cause(resume_point.state)}"),
@@ -103,13 +104,13 @@ def run(options: Namespace) -> ExitCode:
 def _resume_paused_process(directory: RunDirectory) -> bool:
     """Whether another process has paused the run; if so, send it a resume request."""
     from ida_tui.runs import control, owner
-    from ida_tui.runs.log.replay import Replay
+    from ida_tui.runs.log.replay import read_final_state
 
     if not owner.is_alive(directory):
         return False
     try:
-        pause = Replay.open(directory.events).final_state.pause
-    except (OSError, EventError):
+        pause = read_final_state(directory).pause
+    except UsageError:
         return False
     if pause is None or pause.by not in ("person", "alert"):
         return False

@@ -123,13 +123,13 @@ def _start(options: Namespace) -> ExitCode:
     from ida_tui.sweep import preflight, study
 
     study.require_optuna()
-    profile, *words = options.words
+    profile, *arguments = options.words
     if "=" in profile and not Path(profile).is_file():
         raise UsageError(
             f"expected an experiment before {profile!r}",
             "name it first: ida-tui sweep quickstart key=a,b,c",
         )
-    plan = preflight.plan_sweep(profile, words, budget=options.budget)
+    plan = preflight.plan_sweep(profile, arguments, budget=options.budget)
     jobs = options.jobs or 1
     _print_lines(preflight.plan_lines(plan, jobs=jobs, budget=options.budget), options)
     if options.check:

@@ -18,9 +18,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ida_tui.errors import UsageError
 from ida_tui.events import types as ev
 from ida_tui.events.state import LOG_EVENTS, MAX_LOG_RECORDS, MAX_MEMORY_SAMPLES, RunState, fold
+from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.lines import decode_line
+from ida_tui.util.paths import display_path
 
 # The format that `events.encode` writes; a line of another format or an older version is parsed completely.
 _LINE_START = re.compile(
@@ -207,12 +210,12 @@ class Replay:
 
         Args:
             path: the event file.
-            given_up: polled regularly; returns true to cancel.
+            is_canceled: polled regularly; returns true to cancel.
 
         Raises:
             OSError: the file cannot be read.
             EventError: a line that had to be parsed is not an event; the message names file and line.
-            ReplayCanceled: `given_up` returned true.
+            ReplayCanceled: `is_canceled` returned true.
         """
         scan, finished, ends = _Scan(), array("d"), array("q")
         snapshots = [_Snapshot.from_scan(scan)]
@@ -261,3 +264,15 @@ class Replay:
             while scan.offset < end and (raw := file.readline()):
                 scan.process_line(raw, self.path)
         return scan.build_state(self.path)
+
+
+def read_final_state(directory: RunDirectory) -> RunState:
+    """The state of a run after its last complete record.
+
+    Raises:
+        UsageError: its events cannot be read.
+    """
+    try:
+        return Replay.open(directory.events).final_state
+    except (OSError, ev.EventError) as error:
+        raise UsageError(f"could not read {display_path(directory.path)}: {error}") from None
