@@ -30,6 +30,7 @@ from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
 from ida_tui.engine.session import Session
 from ida_tui.errors import ExitCode, IdaError, UsageError
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.state import Completion, RunState, fold
 from ida_tui.judge.api_key import load_api_key
@@ -37,7 +38,7 @@ from ida_tui.runs import owner
 from ida_tui.runs import resume as resumption
 from ida_tui.runs.catalog.summary import RunStatus
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.log.replay import Replay
 from ida_tui.runs.resume import ResumePoint
 from ida_tui.runs.store import completions, evaluations
@@ -233,7 +234,7 @@ def load_run(run: str | os.PathLike[str]) -> Run:
     directory = resumption.find_run(os.fspath(run), OUTPUTS_FOLDER)
     try:
         state = Replay.open(directory.events).final_state
-    except (OSError, ev.EventError) as error:
+    except (OSError, codec.EventError) as error:
         raise UsageError(f"{display_path(directory.path)} cannot be read: {error}") from None
     if state.ended is not None:
         status: RunStatus = state.ended.status

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
 from ida_tui.errors import UsageError
+from ida_tui.events.codec import EventError
 from ida_tui.events.state import RunState
-from ida_tui.events.types import EventError
 from ida_tui.judge.api_key import host_of
 from ida_tui.runs.catalog.read_summary import read_summary
 from ida_tui.runs.catalog.summary import RunSummary

@@ -83,8 +83,9 @@ def progress_line(state: RunState, now: datetime) -> str:
     wait_s = state.rate_limit_wait_s(now)
     if state.phase == "judge" and wait_s:
         return f"{step} · rate-limited by the judge, waiting {wait_s:.0f} s"
-    if state.phase == "judge" and state.judge_progress is not None:
-        return f"{step} · {PHASE_LABELS['judge']}: {state.judge_progress.answered}/{state.judge_progress.asked} verdicts"
+    progress = state.judge_progress
+    if state.phase == "judge" and progress is not None:
+        return f"{step} · {PHASE_LABELS['judge']}: {progress.answered}/{progress.asked} verdicts"
     in_step = state.phase not in ("load", "evaluate", "save")
     return f"{step} · {PHASE_LABELS[state.phase]}" if in_step else PHASE_LABELS[state.phase]
 
@@ -264,32 +265,34 @@ def _skipped_update_lines(step: ev.StepFinished) -> list[str]:
     if step.skipped:
         scale = f" to {step.loss_scale:g}" if step.loss_scale is not None else ""
         return [
-            f"! The gradient scaler skipped this update (gradient overflow) and lowered the loss scale{scale}"
+            "! The gradient scaler skipped this update (gradient overflow) and lowered"
+            f" the loss scale{scale}"
         ]
     return []
 
 
-def _evaluation_lines(figures: ev.EvaluationFinished) -> list[str]:
-    moment = "Before training" if figures.when == "before" else "After training"
+def _evaluation_lines(evaluation: ev.EvaluationFinished) -> list[str]:
+    moment = "Before training" if evaluation.when == "before" else "After training"
     return [
-        f"✓ {moment}, on {figures.prompts} held-out prompts ({figures.classifier}):",
-        f"   harmless answered {_share_text(figures.harmless_complied, figures.harmless)} · "
-        f"unsafe declined {_share_text(figures.unsafe_refused, figures.unsafe)}",
-        *(f"   {line}" for line in textwrap.wrap(figures.verdict, 97)),
+        f"✓ {moment}, on {evaluation.prompts} held-out prompts ({evaluation.classifier}):",
+        f"   harmless answered {_share_text(evaluation.harmless_complied, evaluation.harmless)} · "
+        f"unsafe declined {_share_text(evaluation.unsafe_refused, evaluation.unsafe)}",
+        *(f"   {line}" for line in textwrap.wrap(evaluation.verdict, 97)),
     ]
 
 
-def _judged_figures_lines(figures: ev.EvaluationFinished) -> list[str]:
+def _judged_figures_lines(evaluation: ev.EvaluationFinished) -> list[str]:
     """The judge's figures for the held-out answers, and the verdict of the evaluation."""
     out = []
-    for name, _, before, after, low, high in figures.figures:
-        if name.endswith(" R_IDA"):
-            label = f"R_IDA of {name.removesuffix(' R_IDA')} requests"
-            interval = f"95% interval of the change {low:+.3f} to {high:+.3f}".replace("-", "−")
-            out.append(f"    {label:<28} {before:.3f} → {after:.3f} ({interval})")
-    if figures.unscored:
-        out.append(f"    failed verdicts              {figures.unscored} answers")
-    return out + [f"  {line}" for line in textwrap.wrap(figures.verdict, 98)]
+    for figure in evaluation.figures:
+        if figure.name.endswith(" R_IDA"):
+            label = f"R_IDA of {figure.name.removesuffix(' R_IDA')} requests"
+            interval = f"95% interval of the change {figure.low:+.3f} to {figure.high:+.3f}"
+            interval = interval.replace("-", "−")
+            out.append(f"    {label:<28} {figure.before:.3f} → {figure.after:.3f} ({interval})")
+    if evaluation.unscored:
+        out.append(f"    failed verdicts              {evaluation.unscored} answers")
+    return out + [f"  {line}" for line in textwrap.wrap(evaluation.verdict, 98)]
 
 
 def _judge_totals_text(state: RunState) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ida_tui.errors import UsageError
+from ida_tui.events.codec import EventError
 from ida_tui.events.state import RunState
-from ida_tui.events.types import EventError
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.replay import Replay

@@ -23,8 +23,8 @@ from textual.screen import Screen
 
 from ida_tui.engine.run.decision import ResumeDecision
 from ida_tui.errors import ExitCode, IdaError
+from ida_tui.events.codec import EventError
 from ida_tui.events.types import (
-    EventError,
     MemorySampled,
     RunEnded,
     RunPaused,

@@ -12,6 +12,7 @@ from ida_tui.analysis.comparison import ComparedRun, load_run_for_comparison
 from ida_tui.analysis.report.moments import StepExtras, load_step_extras
 from ida_tui.analysis.report.select import SelectedCompletions, select_completions
 from ida_tui.errors import UsageError
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.state import fold
 from ida_tui.runs import owner
@@ -85,7 +86,7 @@ def load_report_inputs(directory: RunDirectory, ended: ev.RunEnded | None = None
         )
     try:
         extras = load_step_extras(directory.events)
-    except (OSError, ev.EventError) as error:
+    except (OSError, codec.EventError) as error:
         raise UsageError(f"could not read {display_path(directory.path)}: {error}") from None
     if run.config is not None:
         extras.prompt_kinds |= {prompt.id: prompt.kind for prompt in run.config.prompts.prompts}

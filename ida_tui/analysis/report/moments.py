@@ -12,7 +12,7 @@ from statistics import median
 
 from ida_tui.events import types as ev
 from ida_tui.events.state import run_memory
-from ida_tui.runs.log.lines import decode_line
+from ida_tui.runs.log.reader import decode_line
 
 _TYPE_PATTERN = re.compile(rb'"type": "(\w+)"')
 _TYPE_WITHIN_BYTES = 120

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ida_tui.errors import ExitCode
-from ida_tui.events.types import EventError
+from ida_tui.events.codec import EventError
 from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
