@@ -102,8 +102,8 @@ class _HistoryStore(Generic[T]):
 
     def block(self, number: int) -> list[T]:
         """The items of one block."""
-        opened, items = self.unpacked
-        if opened != number:
+        unpacked_number, items = self.unpacked
+        if unpacked_number != number:
             # Safe to unpickle: the block was packed by this process and never left its memory.
             items = pickle.loads(zlib.decompress(self.blocks[number]))
             self.unpacked = (number, items)

@@ -61,8 +61,8 @@ def test_an_older_version_is_brought_up_step_by_step(
         text = body.pop("words", None)
         return {**body, "text": text} if text is not None else body
 
-    monkeypatch.setattr(ev, "VERSION", 3)
-    monkeypatch.setattr(ev, "UPGRADES", {1: from_1, 2: from_2})
+    monkeypatch.setattr(codec, "VERSION", 3)
+    monkeypatch.setattr(codec, "UPGRADES", {1: from_1, 2: from_2})
     head = '"seq": 0, "time": "2026-01-31T01:02:03.000Z", "type": "Noticed", "level": "info"'
 
     first = codec.decode(f'{{"v": 1, {head}, "words": "hello"}}')

@@ -91,7 +91,10 @@ def list_matching_runs(
 
 def read_summaries(output_dir: Path) -> list[RunSummary]:
     """All runs in an output directory, newest first, read without the index. Never raises."""
-    runs = [_read_run(output_dir / name) for name, _ in iterate_stamps(output_dir)]
+    from ida_tui.runs.catalog.read_summary import read_summary
+    from ida_tui.runs.directory import RunDirectory
+
+    runs = [read_summary(RunDirectory(output_dir / name)) for name, _ in iterate_stamps(output_dir)]
     return sorted(runs, key=lambda run: sort_key(run.started_at, run.run_id), reverse=True)
 
 
