@@ -20,8 +20,8 @@ from ida_tui.config.resolve import ResolvedExperiment
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig, LoraConfig
 from ida_tui.errors import UsageError
 from ida_tui.events import narration
+from ida_tui.events.codec import EventError
 from ida_tui.events.state import RunState
-from ida_tui.events.types import EventError
 from ida_tui.judge.api_key import is_local
 from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS
 from ida_tui.judge.estimate import typical_call_tokens

@@ -15,7 +15,7 @@ from ida_tui.events.state import Completion, RunState
 from ida_tui.runs import owner
 from ida_tui.runs.catalog.summary import RunStatus
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.log.replay import read_final_state
 from ida_tui.runs.store import completions, evaluations
 from ida_tui.runs.store.evaluations import Evaluation

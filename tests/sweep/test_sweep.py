@@ -18,7 +18,7 @@ from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.events import types as ev
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.reader import read_events
 from ida_tui.sweep import budget, directory, preflight, processes, text
 from ida_tui.sweep.grid import combination_label, parse_grid, split_values
 from ida_tui.sweep.results import build_table

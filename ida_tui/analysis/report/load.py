@@ -14,10 +14,11 @@ from typing import Any
 from ida_tui.analysis.report.select import SelectedCompletions, select_completions
 from ida_tui.errors import UsageError
 from ida_tui.events import types as ev
+from ida_tui.events.codec import EventError
 from ida_tui.events.state import fold, run_memory
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.lines import decode_line
+from ida_tui.runs.log.reader import decode_line
 from ida_tui.runs.run import Run
 from ida_tui.runs.store import spot_checks
 from ida_tui.runs.store.completions import read_completions
@@ -114,7 +115,7 @@ def load_report_inputs(directory: RunDirectory, ended: ev.RunEnded | None = None
         run = replace(run, state=fold(run.state, record), status=ended.status)
     try:
         extras = _load_step_extras(directory.events)
-    except (OSError, ev.EventError) as error:
+    except (OSError, EventError) as error:
         raise UsageError(f"could not read {display_path(directory.path)}: {error}") from None
     if not run.config_error:
         extras.prompt_kinds |= {prompt.id: prompt.kind for prompt in run.config.prompts.prompts}

@@ -18,17 +18,14 @@ def measure_rank(tokens: int, seconds: Mapping[str, float], device: Any) -> Rank
         tokens: number of tokens it has generated in the step.
         seconds: seconds per phase of the step.
         device: the torch device that it computes on.
-
-    Returns:
-        Host name, process memory, device tensors and device cache (bytes), tokens, tokens per second.
     """
     sample = MemorySensor().sample(devices.memory(device.type))
     generate_s = seconds.get("generate", 0.0)
-    return (
-        socket.gethostname(),
-        sample.process,
-        sample.device_tensors,
-        sample.device_cache,
-        tokens,
-        round(tokens / generate_s, 1) if generate_s else 0.0,
+    return RankFigures(
+        host=socket.gethostname(),
+        process_memory=sample.process,
+        device_tensors=sample.device_tensors,
+        device_cache=sample.device_cache,
+        tokens=tokens,
+        tokens_per_s=round(tokens / generate_s, 1) if generate_s else 0.0,
     )

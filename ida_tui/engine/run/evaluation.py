@@ -149,7 +149,9 @@ def _judge_both_models(
         finished,
         verdict=evaluation.verdict,
         figures=tuple(
-            (figure.name, figure.unit, figure.base, figure.tuned, figure.low, figure.high)
+            ev.EvaluationFigure(
+                figure.name, figure.unit, figure.base, figure.tuned, figure.low, figure.high
+            )
             for figure in evaluation.figures
         ),
         unscored=evaluation.unscored,

@@ -48,8 +48,7 @@ from ida_tui.errors import IdaError
 from ida_tui.events import types as ev
 from ida_tui.events.sinks.base import RunInfo
 from ida_tui.events.sinks.dispatcher import SinkDispatcher
-from ida_tui.events.sinks.made import create_sinks
-from ida_tui.events.sinks.registry import sink_settings
+from ida_tui.events.sinks.registry import create_sinks, sink_settings
 from ida_tui.events.state import RunState
 from ida_tui.judge.calibration.cross_check import CrossChecker
 from ida_tui.judge.service import JudgeInterrupted

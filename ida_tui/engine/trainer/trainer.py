@@ -43,11 +43,8 @@ from ida_tui.events.types import (
     CompletionFinished,
     RankFigures,
     RolloutStarted,
-    RunPaused,
-    RunResumed,
 )
-from ida_tui.runs.log.disk_errors import DiskError, disk_error_of
-from ida_tui.runs.log.writer import RETRY_INTERVAL_S
+from ida_tui.runs.log.disk_errors import retry_while_disk_refuses
 from ida_tui.runs.store import checkpoints
 
 MPS_RNG_FILE = "device_rng.pt"
@@ -399,28 +396,21 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         step = int(self.state.global_step)
         self._recorder.enter_phase("save", step)
         folder = Path(self.args.output_dir)
-        reported: DiskError | None = None
-        while True:
-            try:
-                path = checkpoints.save_checkpoint(
-                    folder,
-                    step,
-                    partial(self._write_checkpoint, model, trial),
-                    r_ida=self._recorder.r_ida,
-                    metadata=self._checkpoint_metadata(),
-                    keep=self.args.save_total_limit or 1,
-                )
-                break
-            except (OSError, RuntimeError, SafetensorError) as error:
-                disk_error = disk_error_of(error, folder.parent)
-                if disk_error is None:
-                    raise
-            if disk_error != reported:
-                reported = disk_error
-                self._recorder.emit(RunPaused(step, disk_error.reason, disk_error.hint, by="disk"))
-            self._recorder.wait(RETRY_INTERVAL_S)
-        if reported:
-            self._recorder.emit(RunResumed(step))
+        path = retry_while_disk_refuses(
+            lambda: checkpoints.save_checkpoint(
+                folder,
+                step,
+                partial(self._write_checkpoint, model, trial),
+                r_ida=self._recorder.r_ida,
+                metadata=self._checkpoint_metadata(),
+                keep=self.args.save_total_limit or 1,
+            ),
+            folder.parent,
+            step,
+            self._recorder.emit,
+            errors=(OSError, RuntimeError, SafetensorError),
+            wait=self._recorder.wait,
+        )
         self._recorder.emit(CheckpointSaved(step=step, path=str(path)))
 
     def _write_checkpoint(self, model: Any, trial: Any, folder: Path) -> None:

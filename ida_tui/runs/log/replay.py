@@ -19,15 +19,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ida_tui.errors import UsageError
+from ida_tui.events import codec
 from ida_tui.events import types as ev
+from ida_tui.events.codec import EventError
 from ida_tui.events.state import LOG_EVENTS, MAX_LOG_RECORDS, MAX_MEMORY_SAMPLES, RunState, fold
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.lines import decode_line
+from ida_tui.runs.log.reader import decode_line
 from ida_tui.util.paths import display_path
 
-# The format that `events.encode` writes; a line of another format or an older version is parsed completely.
+# The format that `codec.encode` writes; a line of another format or an older version is parsed completely.
 _LINE_START = re.compile(
-    rb'\{"v": %d, "seq": (\d{1,18}), "time": "([0-9TZ:.+-]*)", "type": "(\w+)"' % ev.VERSION
+    rb'\{"v": %d, "seq": (\d{1,18}), "time": "([0-9TZ:.+-]*)", "type": "(\w+)"' % codec.VERSION
 )
 _PHASE_FIELDS = re.compile(rb'"step": (\d+), "phase": "(\w+)"\}$')
 _STEP_EVENTS = {
@@ -274,5 +276,5 @@ def read_final_state(directory: RunDirectory) -> RunState:
     """
     try:
         return Replay.open(directory.events).final_state
-    except (OSError, ev.EventError) as error:
+    except (OSError, EventError) as error:
         raise UsageError(f"could not read {display_path(directory.path)}: {error}") from None

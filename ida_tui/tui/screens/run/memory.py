@@ -89,8 +89,10 @@ def _rank_line(state: RunState) -> list[Content]:
         return []
     # Device memory if each rank has its own device, otherwise the memory of the process.
     sizes = [
-        process if tensors is None else tensors + (cache or 0)
-        for _, process, tensors, cache, *_ in ranks
+        rank.process_memory
+        if rank.device_tensors is None
+        else rank.device_tensors + (rank.device_cache or 0)
+        for rank in ranks
     ]
     return [
         Content.assemble(
