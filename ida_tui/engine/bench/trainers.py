@@ -183,7 +183,7 @@ def build_bench_trainer(
                 seconds.append(dict(event.seconds))
 
         trainer = _fast_trainer_class(case, eos)(
-            watcher=StepRecorder(emit, threading.Event(), steps), judging=judge, **shared
+            recorder=StepRecorder(emit, threading.Event(), steps), reward_source=judge, **shared
         )
     else:
         trainer = _trl_trainer_class(case, eos, judge, seconds)(
@@ -210,18 +210,18 @@ def _fast_trainer_class(case: BenchCase, eos: int) -> Any:
             self,
             logits: torch.Tensor,
             seen: torch.Tensor | None = None,
-            numbers: torch.Tensor | None = None,
+            uniforms: torch.Tensor | None = None,
         ) -> torch.Tensor:
             remaining = [n - 1 for n in self._left]  # type: ignore[attr-defined]
             logits = logits.clone()
             logits[:, eos] = -torch.inf
-            tokens = super().draw(logits, seen, numbers)
+            tokens = super().draw(logits, seen, uniforms)
             tokens[[row for row, n in enumerate(remaining) if n == 0]] = eos
             object.__setattr__(self, "_left", [n for n in remaining if n > 0])
             return tokens
 
     class Ours(fast.FastTrainer):
-        def _sampling(self) -> TokenSampler:
+        def _token_sampler(self) -> TokenSampler:
             return Forced().begin(self._current_step)
 
     return Ours

@@ -65,12 +65,12 @@ def build_trainer(
     if config.engine == "fast":
         trainer_class = partial(FastTrainer, rollout_rows=config.training.rollout_rows)
     trainer = trainer_class(
-        ranks=process_group,
-        watcher=recorder,
-        judging=reward_source,
-        after_step=on_step_end,
+        process_group=process_group,
+        recorder=recorder,
+        reward_source=reward_source,
+        on_step_end=on_step_end,
         between_steps=between_steps,
-        checkpoint_facts=checkpoint_metadata,
+        checkpoint_metadata=checkpoint_metadata,
         model=load.load_model(config.model, preflight.recipe.weights),
         args=GRPOConfig(**arguments),
         optimizer=load.custom_optimizer(config.training, preflight.recipe),
