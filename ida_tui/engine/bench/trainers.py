@@ -1,6 +1,8 @@
 """The three trainers of the step benchmark, and the process that measures one of them.
 
-  python -m ida_tui.engine.bench.trainers default|tuned|ours cpu|mps|cuda     # reads cases from stdin, prints figures
+  python -m ida_tui.engine.bench.trainers default|tuned|ours cpu|mps|cuda
+
+reads cases from standard input and prints their figures. The trainers are:
 
 default   trl.GRPOTrainer with its defaults (gradient checkpointing, batches of 8)
 tuned     trl.GRPOTrainer without gradient checkpointing, the full step as one batch

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from ida_tui.config import precision
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName
-from ida_tui.engine import quiet
+from ida_tui.engine import libraries
 from ida_tui.engine.device import device as devices
 from ida_tui.engine.export import gguf
 from ida_tui.engine.export.equivalence import (
@@ -60,7 +60,7 @@ def write_export(
     Raises:
         IdaError: the weights cannot be loaded or written, or do not match.
     """
-    with quiet.capture_library_output(lambda notice: on_progress(f"! {notice.text}")):
+    with libraries.capture_library_output(lambda notice: on_progress(f"! {notice.text}")):
         return _write(config, trained, kind, folder, dtype, on_progress)
 
 

@@ -218,13 +218,14 @@ class Chat:
         from ida_tui.engine import libraries
 
         libraries.set_library_defaults(config.model.folder())
-        from ida_tui.engine import quiet
         from ida_tui.engine.inference.chat_models import ChatModels
 
         models: ChatModels | None = None
         service: JudgeService | None = None
         try:
-            with quiet.capture_library_output(lambda notice: self._events.put(Notice(notice.text))):
+            with libraries.capture_library_output(
+                lambda notice: self._events.put(Notice(notice.text))
+            ):
                 models = ChatModels(config, weights)
                 self._events.put(ModelsLoaded(weights.label, config.evaluation.temperature))
                 while not self._closing.is_set():

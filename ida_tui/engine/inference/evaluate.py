@@ -15,7 +15,7 @@ from ida_tui.analysis.before_after import compute_figures, conclusion
 from ida_tui.config import precision
 from ida_tui.config.prompt_files import EvaluationPrompts
 from ida_tui.config.schema import Config
-from ida_tui.engine import quiet
+from ida_tui.engine import libraries
 from ida_tui.engine.device import device
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
 from ida_tui.engine.model import load
@@ -63,7 +63,7 @@ def evaluate(
     started = time.monotonic()
     spent = trained.state.judge.cost or 0.0
     with (
-        quiet.capture_library_output(lambda notice: on_progress(f"! {notice.text}")),
+        libraries.capture_library_output(lambda notice: on_progress(f"! {notice.text}")),
         JudgeService(
             config.judge,
             config.rubric,

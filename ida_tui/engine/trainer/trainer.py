@@ -29,7 +29,7 @@ from trl import GRPOTrainer
 
 from ida_tui.config.schema import AXES
 from ida_tui.engine.device import device
-from ida_tui.engine.device.rank_figures import measure_rank
+from ida_tui.engine.device.device import measure_rank
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.exceptions import NonFiniteError
 from ida_tui.engine.model.load import WeightDelta
