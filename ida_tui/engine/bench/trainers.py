@@ -91,12 +91,12 @@ def serve(trainer_name: str, device: DeviceName) -> int:
 
     warnings.simplefilter("ignore")
     from ida_tui.engine import libraries
-    from ida_tui.engine.device import device as devices
+    from ida_tui.engine.device.device import limit_threads
     from ida_tui.system import allocator
 
     libraries.set_library_defaults(None)
     allocator.keep_freed_memory()
-    devices.limit_threads()
+    limit_threads()
     for line in sys.stdin:
         print(
             json.dumps(measure_case(trainer_name, BenchCase(**json.loads(line)), device)),

@@ -126,7 +126,7 @@ def measure_rank(tokens: int, seconds: Mapping[str, float], device: torch.device
     Args:
         tokens: number of tokens that the process has generated in the step.
         seconds: seconds per phase of the step.
-        device: the device that it computes on.
+        device: the torch device that it computes on.
 
     Returns:
         Host name, process memory, device tensors and device cache (bytes), tokens, tokens per second.

@@ -78,20 +78,21 @@ class ProcessGroup:
 
     def all_reduce_sum(self, number: int) -> int:
         """Sum of the number over all ranks."""
-        return number if self.is_single else sum(self.all_gather_ints(number))
+        return number if self.is_single else sum(self.all_gather_ints(number)[0])
 
-    def all_gather_ints(self, *values: int) -> list[int]:
-        """Gather integers from every rank, concatenated in rank order."""
+    def all_gather_ints(self, *values: int) -> list[list[int]]:
+        """Gather integers from every rank: for each argument, the list of all ranks' values in rank order."""
         if self.is_single:
-            return list(values)
+            return [[value] for value in values]
         import torch
         import torch.distributed as dist
 
-        table = torch.zeros(self.world_size, len(values), dtype=torch.int64)
-        table[self.rank] = torch.tensor(values)
+        table = torch.zeros(len(values), self.world_size, dtype=torch.int64)
+        table[:, self.rank] = torch.tensor(values)
         with self._raising_peer_lost():
             dist.all_reduce(table, group=self._gloo_group)
-        return [int(number) for number in table.flatten().tolist()]
+        gathered: list[list[int]] = table.tolist()
+        return gathered
 
     def all_gather(self, value: T) -> list[T]:
         """Gather an object from every rank, in rank order."""

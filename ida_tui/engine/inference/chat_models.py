@@ -15,7 +15,7 @@ from ida_tui.config import precision
 from ida_tui.config.schema import Config, DeviceName
 from ida_tui.engine.device import device
 from ida_tui.engine.model import load
-from ida_tui.engine.model import trained as tuned
+from ida_tui.engine.model.trained import load_trained_model, prepare_device
 from ida_tui.engine.rollout import decoder, generate
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.runs.store.evaluations import ComparedModel
@@ -51,19 +51,17 @@ class ChatModels:
 
     def __init__(self, config: Config, trained: TrainedWeights) -> None:
         self._config = config
-        self._device: DeviceName = tuned.prepare_device(config)
+        self._device: DeviceName = prepare_device(config)
         self._tokenizer: Tokenizer = load.load_tokenizer(config.model)
         weight_format = precision.resolve_precision(config, self._device).weights
-        self._tuned = (
-            tuned.load_trained_model(config, trained, weight_format).to(self._device).eval()
-        )
+        self._trained = load_trained_model(config, trained, weight_format).to(self._device).eval()
         self._base: Any = None
         if config.training.method != "lora":
             self._base = load.load_model(config.model, weight_format).to(self._device).eval()
 
     def close(self) -> None:
         """Free the models' memory."""
-        self._tuned = self._base = None
+        self._trained = self._base = None
         device.free_memory(self._device)
 
     def reply(
@@ -86,7 +84,7 @@ class ChatModels:
             on_text: receives the text so far, after every token.
             should_stop: polled before every token; true ends the answer there.
         """
-        model = self._tuned if which == "tuned" or self._base is None else self._base
+        model = self._trained if which == "tuned" or self._base is None else self._base
         disable = which == "base" and self._base is None
         ids, left_out = self._encode(model, conversation)
         adapter = model.disable_adapter() if disable else nullcontext()

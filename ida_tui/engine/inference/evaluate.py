@@ -16,10 +16,10 @@ from ida_tui.config import precision
 from ida_tui.config.prompt_files import EvaluationPrompts
 from ida_tui.config.schema import Config
 from ida_tui.engine import libraries
-from ida_tui.engine.device import device
+from ida_tui.engine.device.device import free_memory
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
 from ida_tui.engine.model import load
-from ida_tui.engine.model import trained as tuned
+from ida_tui.engine.model.trained import attach_adapter, full_model_config, prepare_device
 from ida_tui.events.types import OFFLINE_JUDGE, current_timestamp
 from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.budget import Budget
@@ -122,8 +122,8 @@ def generate_pairs(
     Raises:
         IdaError: the device or the weights cannot be used.
     """
-    chosen_device = tuned.prepare_device(config)
-    recipe = precision.resolve_precision(config, chosen_device)
+    device = prepare_device(config)
+    recipe = precision.resolve_precision(config, device)
     tokenizer = load.load_tokenizer(config.model)
     answers: dict[ComparedModel, list[GeneratedAnswer]] = {}
 
@@ -133,7 +133,7 @@ def generate_pairs(
             model,
             tokenizer,
             config,
-            chosen_device,
+            device,
             prompt_set.prompts,
             samples=samples,
             seed=seeds[MODELS.index(name)] + SEED_OFFSET,
@@ -141,21 +141,21 @@ def generate_pairs(
         label = "base model" if name == "base" else "trained model"
         on_progress(f"{label}: {len(answers[name])} answers in {time.monotonic() - started:.1f} s")
 
-    base = load.load_model(config.model, recipe.weights).to(chosen_device)
+    base = load.load_model(config.model, recipe.weights).to(device)
     if trained is None:
         ask("base", base)
         ask("tuned", base)
     elif config.training.method == "lora":
-        model = tuned.attach_adapter(base, trained.path)
+        model = attach_adapter(base, trained.path)
         with model.disable_adapter():
             ask("base", model)
         ask("tuned", model)
     else:
         ask("base", base)
         del base
-        device.free_memory(chosen_device)
-        full_model = tuned.full_model_config(config, trained.path)
-        ask("tuned", load.load_model(full_model, recipe.weights).to(chosen_device))
+        free_memory(device)
+        full_model = full_model_config(config, trained.path)
+        ask("tuned", load.load_model(full_model, recipe.weights).to(device))
     return answers
 
 
