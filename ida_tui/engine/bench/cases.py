@@ -71,7 +71,7 @@ def cases_by_name(names: str) -> list[BenchCase]:
     Raises:
         UsageError: there is no case with one of the names.
     """
-    cases = {cell.name: cell for cell in (*ALL_CASES, *QUICK_CASES)}
+    cases = {case.name: case for case in (*ALL_CASES, *QUICK_CASES)}
     for name in names.split(","):
         if name not in cases:
             raise UsageError(f'unknown case "{name}"', f"Choose from {', '.join(cases)}")

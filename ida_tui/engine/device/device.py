@@ -120,7 +120,7 @@ def limit_threads() -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
 
 
-def measure_rank(tokens: int, seconds: Mapping[str, float], device: torch.device) -> RankFigures:
+def measure_rank(tokens: int, seconds: Mapping[str, float], device: Any) -> RankFigures:
     """Memory use and generation speed of this process in a step, for `StepFinished.ranks`.
 
     Args:

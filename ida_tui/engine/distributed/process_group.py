@@ -263,7 +263,7 @@ def join_process_group(process: ProcessInfo, device: str) -> Iterator[ProcessGro
     from torch.distributed.distributed_c10d import PrefixStore
 
     store = rendezvous_store(process)
-    ranks = ProcessGroup(process, store)
+    group = ProcessGroup(process, store)
     store.set(f"ida/where/{process.rank}", f"{socket.gethostname()} {os.getpid()}")
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     try:
@@ -277,17 +277,17 @@ def join_process_group(process: ProcessInfo, device: str) -> Iterator[ProcessGro
             world_size=process.world_size,
             timeout=GRADIENT_TIMEOUT,
         )
-        ranks._gloo_group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+        group._gloo_group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
     except RuntimeError as error:
         raise IdaError(
             f"the {process.world_size} processes of the run could not connect: {str(error)[:200]}",
             "start WORLD_SIZE processes with torchrun or accelerate launch",
         ) from None
     try:
-        yield ranks
+        yield group
     except IdaError as error:
-        if ranks.is_rank_zero:
-            ranks.publish_exit_code(int(error.code))
+        if group.is_rank_zero:
+            group.publish_exit_code(int(error.code))
         raise
 
 

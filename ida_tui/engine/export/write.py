@@ -119,11 +119,11 @@ def _write(
     tokenizer = load.load_tokenizer(config.model)
     prompts = select_prompts(config)
 
-    def ask(model: Any, reference: Any = None) -> Any:
+    def outputs_of(model: Any, reference: Any = None) -> Any:
         return collect_outputs(model, tokenizer, config, device, prompts, reference)
 
     model = load_trained_model(config, trained, run_format).float().to(device)
-    reference = ask(model)
+    reference = outputs_of(model)
     on_progress(
         f"writing {'the adapter' if kind == 'adapter' else f'the full model in {export_format}'}"
     )
@@ -139,7 +139,7 @@ def _write(
     free_memory(device)
     on_progress(f"checking the export: {len(prompts)} prompts, both models")
     model = _read_back(config, kind, folder, export_format, run_format, device)
-    check = compare_models(reference, ask(model, reference), export_format)
+    check = compare_models(reference, outputs_of(model, reference), export_format)
     del model
     free_memory(device)
     if not check.passed:

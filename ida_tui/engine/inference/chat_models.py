@@ -86,11 +86,11 @@ class ChatModels:
         """
         model = self._trained if which == "tuned" or self._base is None else self._base
         disable = which == "base" and self._base is None
-        ids, left_out = self._encode(model, conversation)
+        ids, omitted = self._encode(model, conversation)
         adapter = model.disable_adapter() if disable else nullcontext()
         with torch.no_grad(), device.seeded_rng(self._device, seed), adapter:
             tokens = self._generate(model, ids, temperature, on_text, should_stop)
-        return ChatReply(self._decode(tokens), len(tokens), left_out)
+        return ChatReply(self._decode(tokens), len(tokens), omitted)
 
     def _decode(self, tokens: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
@@ -104,19 +104,19 @@ class ChatModels:
     def _encode(self, model: Any, conversation: Sequence[ChatMessage]) -> tuple[list[int], int]:
         """Token ids of the conversation, and how many of its oldest messages are left out to fit."""
         context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-        left_out = 0
+        omitted = 0
         while True:
             prompt_ids: list[int] = self._tokenizer.apply_chat_template(
-                list(conversation[left_out:]),
+                list(conversation[omitted:]),
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
                 **self._config.model.chat_template_kwargs,
             )["input_ids"]
-            if len(prompt_ids) + self._max_tokens <= context or left_out + 2 >= len(conversation):
+            if len(prompt_ids) + self._max_tokens <= context or omitted + 2 >= len(conversation):
                 # A single message that is too long is truncated at its beginning.
-                return prompt_ids[-max(1, context - self._max_tokens) :], left_out
-            left_out += 2
+                return prompt_ids[-max(1, context - self._max_tokens) :], omitted
+            omitted += 2
 
     def _generate(
         self,

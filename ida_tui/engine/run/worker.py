@@ -91,8 +91,8 @@ class Worker:
             # This import takes seconds. Do it while rank 0 runs its checks.
             from ida_tui.engine.run import build  # noqa: F401
 
-            with join_process_group(self._process, _backend_device()) as ranks:
-                return self._run_in_group(ranks)
+            with join_process_group(self._process, _backend_device()) as process_group:
+                return self._run_in_group(process_group)
         except PeerLostError:
             return 0  # rank 0 printed why the run does not start
 
@@ -125,7 +125,7 @@ class Worker:
         config = spec.config
         device.select_cuda_device(spec.device, self._process.local_rank)
         device.limit_threads()
-        ready = PreflightResult(
+        preflight = PreflightResult(
             config=config,
             device=spec.device,
             recipe=precision.resolve_precision(config, spec.device),
@@ -135,7 +135,7 @@ class Worker:
         with libraries.capture_library_output(lambda notice: None):
             trainer = build.build_trainer(
                 config,
-                ready,
+                preflight,
                 spec.checkpoints,
                 process_group=process_group,
                 recorder=StepRecorder(
