@@ -3,10 +3,13 @@
     generation              `rollout.generate`: each distinct prompt is read once, finished rows are dropped
     log-probabilities       `loss.logprobs`: each distinct prompt is computed once, padding is skipped
 
+`FastTrainer` overrides `_generate_completion_ids` and `_get_per_token_logps_and_entropies`, which compute these.
+Its other overrides handle the order of the rows and runs with several processes.
+
 If a step is a single batch, its log-probabilities (with their autograd graph) are computed while the judge
 is still working, and the loss reuses them. Advantages, loss, optimizer, schedule and logging stay TRL's code.
-Models that these two do not support are trained by TRL's code, with a warning in the log. On the first group
-of a run the log-probabilities are compared with TRL's.
+Models that the two do not support are trained by TRL's code, with a warning in the log. On the first group of
+a run the log-probabilities are compared with TRL's.
 """
 
 from __future__ import annotations
@@ -80,7 +83,11 @@ class FastTrainer(InstrumentedGRPOTrainer):
             return "the loss has an entropy bonus"
         return None
 
+    def _notify(self, level: Any, text: str) -> None:
+        self._recorder.emit(Noticed(level=level, source="engine", text=text))
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train until the last step, with the same random numbers on all ranks."""
         # TRL seeds each rank differently. Here all ranks draw from the same generator state.
         self._process_group.sync_rng()
         return super().train(*args, **kwargs)
@@ -88,6 +95,8 @@ class FastTrainer(InstrumentedGRPOTrainer):
     def discard_step(self) -> None:
         super().discard_step()
         self._precomputed = None
+
+    # -- rollout ----------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._precomputed = None
@@ -103,20 +112,6 @@ class FastTrainer(InstrumentedGRPOTrainer):
             self._rng_after_shuffle = torch.get_rng_state()
             torch.set_rng_state(rng_state)
         return batch
-
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
-        inputs = super()._prepare_inputs(generation_batch)
-        if self._rng_after_shuffle is not None:
-            torch.set_rng_state(self._rng_after_shuffle)
-            self._rng_after_shuffle = None
-        return inputs
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        # The fast forward pass bypasses the DDP wrapper, which would have averaged the gradients.
-        if self._fallback_reason is None and self.accelerator.sync_gradients:
-            self._process_group.average_gradients(self.model.parameters())
-        return loss
 
     def _generate_completion_ids(
         self, progress: GenerationProgress, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
@@ -158,43 +153,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
             repetition_penalty=self.args.repetition_penalty,
         )
 
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        compute_aux_loss: bool = False,
-        **other: Any,
-    ) -> LogprobOutputs:
-        unsupported = compute_aux_loss or any(value is not None for value in other.values())
-        if not unsupported and not self._parity_checked:
-            self._check_parity(model, input_ids, attention_mask, logits_to_keep)
-        if self._fallback_reason is not None or unsupported:
-            outputs: LogprobOutputs = super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size=batch_size,
-                compute_entropy=compute_entropy,
-                compute_aux_loss=compute_aux_loss,
-                **other,
-            )
-            return outputs
-        self._mark_reference_phase()
-        precomputed, self._precomputed = self._precomputed, None
-        rows = self._row_order
-        if precomputed is not None and rows is not None and torch.is_grad_enabled():
-            return precomputed.logprobs[rows], precomputed.entropies[rows], None
-        logprobs, entropies = self._fast_logprobs(
-            model, input_ids, attention_mask, logits_to_keep, compute_entropy
-        )
-        return logprobs, entropies, None
-
-    # -- while the judge works ----------------------------------------------------------------
+    # -- while the judge works --------------------------------------------------------------
 
     def _during_judging(self, completion_ids: list[list[int]]) -> None:
         """Run the forward pass of the loss, which needs no verdicts, while the judge works."""
@@ -248,11 +207,63 @@ class FastTrainer(InstrumentedGRPOTrainer):
         mask = (padded(prompts, 0, "left"), padded(completion_ids, 0, "right"))
         return torch.cat(ids, dim=1), torch.cat(mask, dim=1), ids[1].shape[1]
 
+    # -- update -----------------------------------------------------------------------------
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._rng_after_shuffle is not None:
+            torch.set_rng_state(self._rng_after_shuffle)
+            self._rng_after_shuffle = None
+        return inputs
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         self._row_order = inputs.pop("row", None)
         return super()._compute_loss(model, inputs)
 
-    # -- log-probabilities, and their comparison with TRL's -------------------------------------
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **other: Any,
+    ) -> LogprobOutputs:
+        unsupported = compute_aux_loss or any(value is not None for value in other.values())
+        if not unsupported and not self._parity_checked:
+            self._check_parity(model, input_ids, attention_mask, logits_to_keep)
+        if self._fallback_reason is not None or unsupported:
+            outputs: LogprobOutputs = super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size=batch_size,
+                compute_entropy=compute_entropy,
+                compute_aux_loss=compute_aux_loss,
+                **other,
+            )
+            return outputs
+        self._mark_reference_phase()
+        precomputed, self._precomputed = self._precomputed, None
+        rows = self._row_order
+        if precomputed is not None and rows is not None and torch.is_grad_enabled():
+            return precomputed.logprobs[rows], precomputed.entropies[rows], None
+        logprobs, entropies = self._fast_logprobs(
+            model, input_ids, attention_mask, logits_to_keep, compute_entropy
+        )
+        return logprobs, entropies, None
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        # The fast forward pass bypasses the DDP wrapper, which would have averaged the gradients.
+        if self._fallback_reason is None and self.accelerator.sync_gradients:
+            self._process_group.average_gradients(self.model.parameters())
+        return loss
+
+    # -- log-probabilities, and their comparison with TRL's ---------------------------------
 
     def _fast_logprobs(
         self, model: Any, ids: torch.Tensor, mask: torch.Tensor, logits_to_keep: int, entropy: bool
@@ -298,6 +309,3 @@ class FastTrainer(InstrumentedGRPOTrainer):
         else:
             self._fallback_reason = f"log-probabilities differ by {mean:.1e} on average"
             self._notify("warning", f"Fast step is off, using TRL's code: {self._fallback_reason}")
-
-    def _notify(self, level: Any, text: str) -> None:
-        self._recorder.emit(Noticed(level=level, source="engine", text=text))

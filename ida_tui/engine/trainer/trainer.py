@@ -18,7 +18,7 @@ the gradient norm is computed without unscaling the gradients in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -119,10 +119,12 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
     # -- data ---------------------------------------------------------------------------------
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Note how many epochs a checkpoint has finished, for the order of the prompts."""
         self._epochs_done, batches = super()._init_training_state(*args, **kwargs)
         return self._epochs_done, batches
 
     def _get_train_sampler(self, dataset: Any = None) -> ResumableRepeatSampler:
+        """TRL's sampler, which continues with the next epoch's order after a resume."""
         sampler = super()._get_train_sampler(dataset)
         return ResumableRepeatSampler(
             lambda: self._epochs_done,
@@ -137,6 +139,14 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
     # -- rollout ------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Run the rollout of a step: generation, reference log-probabilities, reward and advantages.
+
+        Args:
+            inputs: this rank's rows of the dataset, one per completion.
+
+        Returns:
+            TRL's batch for the loss.
+        """
         step = self._current_step
         rows = self._process_group.all_gather_rows(
             [PromptRow(row["prompt_id"], row["prompt_text"], row["kind"]) for row in inputs]
@@ -165,6 +175,15 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
+        """Generate this rank's completions and report their progress.
+
+        Returns:
+            As `_generate_completion_ids`.
+
+        Raises:
+            NonFiniteError: a token probability is not finite.
+            RunInterrupted: a stop was requested.
+        """
         self._recorder.raise_if_stopped()
         progress = GenerationProgress(
             self._recorder.emit,
@@ -233,6 +252,15 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         """The reward function: R_IDA of each completion, or None for a failed verdict.
 
         TRL calls it with one list per dataset column, one item per completion, and logs it under its name.
+
+        Args:
+            completions: one chat per completion; its last message is the completion.
+            completion_ids: the completions' token ids.
+            prompt_id: a column of the dataset, like `prompt_text` and `kind`.
+            prompt_text: the prompts' texts.
+            kind: the prompts' kinds.
+            log_metric: adds a metric to TRL's log of the step.
+            **_: other columns and arguments of TRL.
         """
         step, group_size = self._current_step, self.num_generations
         rows = self._process_group.all_gather_rows(
@@ -246,22 +274,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
                 for row, (messages, ids) in enumerate(zip(completions, completion_ids, strict=True))
             ]
         )
-        self._recorder.record_completions(
-            [
-                CompletionFinished(
-                    step=step,
-                    group=index // group_size,
-                    index=index % group_size,
-                    prompt_id=row.prompt.prompt_id,
-                    prompt=row.prompt.prompt,
-                    text=row.text,
-                    tokens=row.tokens,
-                    ended=row.ended,
-                )
-                for index, row in enumerate(rows)
-            ],
-            [row.prompt.kind for row in rows],
-        )
+        self._record_completions(rows)
         if not self._process_group.is_single:
             # Rank 0 has not seen the completions of the other ranks yet.
             for index, row in enumerate(rows):
@@ -281,12 +294,32 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         local_verdicts = verdicts[self._process_group.local_rows(len(verdicts))]
         return [verdict.r_ida for verdict in local_verdicts]
 
+    def _record_completions(self, rows: Sequence[RolloutRow]) -> None:
+        """Report the completions of all ranks to the recorder."""
+        self._recorder.record_completions(
+            [
+                CompletionFinished(
+                    step=self._current_step,
+                    group=index // self.num_generations,
+                    index=index % self.num_generations,
+                    prompt_id=row.prompt.prompt_id,
+                    prompt=row.prompt.prompt,
+                    text=row.text,
+                    tokens=row.tokens,
+                    ended=row.ended,
+                )
+                for index, row in enumerate(rows)
+            ],
+            [row.prompt.kind for row in rows],
+        )
+
     def _during_judging(self, completion_ids: list[list[int]]) -> None:
         """Hook for work that can run while the judge is busy. Does nothing here."""
 
     # -- update -------------------------------------------------------------------------------
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """Get the next micro-batch, with a new rollout if the step needs one; the update follows."""
         inputs = super()._prepare_inputs(generation_batch)
         self._recorder.enter_phase("update", self._current_step)
         return inputs
