@@ -3,8 +3,8 @@
     generation              `rollout.generate`: each distinct prompt is read once, finished rows are dropped
     log-probabilities       `loss.logprobs`: each distinct prompt is computed once, padding is skipped
 
-`FastTrainer` overrides `_generate_completion_ids` and `_get_per_token_logps_and_entropies`, which compute these.
-Its other overrides handle the order of the rows and runs with several processes.
+`FastTrainer` overrides the methods that compute these, `_generate_completion_ids` and
+`_get_per_token_logps_and_entropies`. Its other overrides handle the row order and several processes.
 
 If a step is a single batch, its log-probabilities (with their autograd graph) are computed while the judge
 is still working, and the loss reuses them. Advantages, loss, optimizer, schedule and logging stay TRL's code.
