@@ -21,7 +21,7 @@ from textual.binding import BindingType
 from textual.dom import DOMNode
 from textual.screen import Screen
 
-from ida_tui.engine.run.decision import ResumeDecision
+from ida_tui.engine.run.control import ResumeDecision
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events.codec import EventError
 from ida_tui.events.types import (

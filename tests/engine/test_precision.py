@@ -22,6 +22,7 @@ from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, DeviceName, ModelConfig, TrainingConfig
 from ida_tui.engine.model import load
 from ida_tui.engine.run.build import training_rows
+from ida_tui.engine.trainer.arguments import custom_optimizer
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.events.types import StepFinished
@@ -189,11 +190,11 @@ def made_optimizer(name: str, model: torch.nn.Module, training: TrainingConfig) 
     learned = [p for p in model.parameters() if p.requires_grad]
     rate = training.learning_rate
     if name == "adamw_kahan":
-        made = load.custom_optimizer(
+        made = custom_optimizer(
             training, PrecisionRecipe("bfloat16", False, False, name, beta2=0.99)
         )
         assert made is not None
-        return made[0](learned, weight_decay=0.0, **made[1])
+        return made.optimizer_class(learned, weight_decay=0.0, **made.arguments)
     if name == "adafactor":
         return Adafactor(learned, lr=rate, scale_parameter=False, relative_step=False)
     return torch.optim.AdamW(learned, lr=rate, weight_decay=0.0, fused="fused" in name)

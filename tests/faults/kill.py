@@ -88,15 +88,7 @@ def prepare() -> None:
     from ida_tui.engine import libraries
 
     libraries.set_library_defaults(Path())
-    for name in (
-        "run.loop",
-        "run.build",
-        "collector",
-        "device.device",
-        "run.evaluation",
-        "quiet",
-        "run.preflight",
-    ):
+    for name in ("run.loop", "run.build", "device.device", "run.evaluation", "run.preflight"):
         importlib.import_module(f"ida_tui.engine.{name}")
 
 

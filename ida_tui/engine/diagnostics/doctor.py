@@ -63,15 +63,15 @@ def run_doctor(*, folder: Path, judge: str | None = None) -> list[DoctorFinding]
     libraries.set_library_defaults(None)
     from ida_tui.engine.device import device
 
-    chosen = device.available_devices()[0]
+    device_name = device.available_devices()[0]
     findings = [
         _check_system(),
         _check_memory(),
         _check_versions(),
-        *_check_known_defects(chosen, metadata.version("torch")),
+        *_check_known_defects(device_name, metadata.version("torch")),
     ]
     findings += [
-        *_check_device(chosen),
+        *_check_device(device_name),
         _check_disk(folder),
         _check_model_cache(),
         check_network(),

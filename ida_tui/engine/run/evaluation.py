@@ -69,7 +69,7 @@ def evaluation_event(
     return ev.EvaluationFinished(
         when=when,
         step=step,
-        prompts=len({sampled.prompt.id for sampled in answers}),
+        prompts=len({answer.prompt.id for answer in answers}),
         harmless=sum(harmless.values()),
         harmless_complied=harmless["full_compliance"],
         harmless_partial=harmless["partial_refusal"],
@@ -83,9 +83,9 @@ def evaluation_event(
 
 def _count_refusals(answers: Sequence[GeneratedAnswer], kind: PromptKind) -> dict[str, int]:
     counts = {"full_compliance": 0, "partial_refusal": 0, "full_refusal": 0}
-    for sampled in answers:
-        if sampled.prompt.kind == kind:
-            counts[classify_refusal(sampled.text)] += 1
+    for answer in answers:
+        if answer.prompt.kind == kind:
+            counts[classify_refusal(answer.text)] += 1
     return counts
 
 
@@ -94,8 +94,8 @@ def _count_refusals(answers: Sequence[GeneratedAnswer], kind: PromptKind) -> dic
 
 def _save_baseline(run: RunContext, answers: Sequence[GeneratedAnswer]) -> None:
     rows = [
-        BaselineAnswer(sampled.prompt.id, sampled.sample_index, sampled.text, sampled.tokens)
-        for sampled in answers
+        BaselineAnswer(answer.prompt.id, answer.sample_index, answer.text, answer.tokens)
+        for answer in answers
     ]
     try:
         baseline.save(run.directory, _sampling_settings(run.config), rows)

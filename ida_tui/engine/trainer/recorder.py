@@ -57,7 +57,7 @@ class StepRecorder:
         steps: int,
         cross_check: CrossChecker | None = None,
         clock: Callable[[], float] = time.monotonic,
-        any_rank: Callable[[bool], bool] = lambda wanted: wanted,
+        any_rank: Callable[[bool], bool] = lambda flag: flag,
     ) -> None:
         self.emit = emit
         self.steps = steps
@@ -75,11 +75,11 @@ class StepRecorder:
         """Mean R_IDA of the last finished step; None if no completion was scored."""
 
     def stop_requested(self) -> bool:
-        """Whether the user asked to stop."""
+        """Whether a stop was requested."""
         return self._stop.is_set()
 
     def raise_if_stopped(self) -> None:
-        """Leave the step if the user asked to stop.
+        """Leave the step if a stop was requested.
 
         Raises:
             RunInterrupted: a stop was requested on some rank.
@@ -92,7 +92,7 @@ class StepRecorder:
         """Wait for this many seconds.
 
         Raises:
-            RunInterrupted: the user asked to stop meanwhile.
+            RunInterrupted: a stop was requested meanwhile.
         """
         if self._stop.wait(seconds):
             raise RunInterrupted
