@@ -20,6 +20,7 @@ from ida_tui.judge.calibration import labelled
 from ida_tui.runs.store.evaluations import Evaluation
 from ida_tui.runs.store.exports import ExportKind
 from ida_tui.runs.weights import TrainedWeights
+from ida_tui.util.format import format_count_share
 from ida_tui.util.statistics import wilson
 from ida_tui.util.text import one_line
 
@@ -317,7 +318,7 @@ def _share_with_interval(hits: int, total: int) -> str:
         return "no prompts"
     interval = wilson(hits, total)
     low, high = 100 * interval.low, 100 * interval.high
-    return f"{100 * hits / total:.0f}% ({hits}/{total}), {low:.0f} to {high:.0f}%"
+    return f"{format_count_share(hits, total)}, {low:.0f} to {high:.0f}%"
 
 
 def _mean_known(values: list[float | None]) -> float | None:

@@ -12,6 +12,14 @@ from datetime import datetime
 from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
+from ida_tui.util.format import (
+    format_cost,
+    format_count_share,
+    format_duration,
+    format_percent,
+    format_signed,
+    format_size,
+)
 
 PHASE_LABELS: dict[ev.Phase, str] = {
     "load": "loading the model",
@@ -106,17 +114,17 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         out.append("  held-out prompts, never trained on (before → after):")
         out.append(
             "    harmless requests answered   "
-            f"{_share_text(before.harmless_complied, before.harmless)} → "
-            f"{_share_text(after.harmless_complied, after.harmless)}"
+            f"{format_count_share(before.harmless_complied, before.harmless)} → "
+            f"{format_count_share(after.harmless_complied, after.harmless)}"
         )
         out.append(
             "    unsafe requests declined     "
-            f"{_share_text(before.unsafe_refused, before.unsafe)} → "
-            f"{_share_text(after.unsafe_refused, after.unsafe)}"
+            f"{format_count_share(before.unsafe_refused, before.unsafe)} → "
+            f"{format_count_share(after.unsafe_refused, after.unsafe)}"
         )
         out += _judged_figures_lines(after)
     if ended.steps_done:
-        out.append(f"  weights moved  {100 * ended.weight_delta:.2f}% (relative L2 norm)")
+        out.append(f"  weights moved  {format_percent(ended.weight_delta, 2)} (relative L2 norm)")
     skipped = [n for n, was_skipped in enumerate(state.steps.column("skipped")) if was_skipped]
     if skipped:
         out.append(
@@ -129,7 +137,7 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         out.append(f"  alerts         {named}{more}")
     if state.judge.calls or state.judge.cached or state.judge.failed:
         out.append(f"  judge          {_judge_totals_text(state)}")
-    out.append(f"  time           {_duration_text(ended.seconds)}{_peak_memory_text(state)}")
+    out.append(f"  time           {format_duration(ended.seconds)}{_peak_memory_text(state)}")
     if state.run is not None:
         out.append(f"  results        {state.run.directory}")
     return out
@@ -159,11 +167,11 @@ def memory_table(
         peak = max(peak, planned)
         # Without a conversion, loading holds only the parts that are always held.
         measured_at = "loading" if moment == "always" and not _has_loading_parts(plan) else moment
-        column = f"  {_size_text(measured[measured_at]):>9}" if measured_at in measured else ""
-        out.append(f"{label:<22} {_size_text(planned):>9}{column}")
-        out += [f"  {name:<20} {_size_text(size):>9}" for name, size in parts if size]
-    of_limit = f" of {_size_text(limit)}: {peak / limit:.0%}" if limit else ""
-    out.append(f"{'peak':<22} {_size_text(peak):>9}{of_limit}")
+        column = f"  {format_size(measured[measured_at]):>9}" if measured_at in measured else ""
+        out.append(f"{label:<22} {format_size(planned):>9}{column}")
+        out += [f"  {name:<20} {format_size(size):>9}" for name, size in parts if size]
+    of_limit = f" of {format_size(limit)}: {peak / limit:.0%}" if limit else ""
+    out.append(f"{'peak':<22} {format_size(peak):>9}{of_limit}")
     return out
 
 
@@ -194,10 +202,6 @@ PHASES_BY_MEMORY_PERIOD: Mapping[ev.MemoryPeriod, tuple[ev.Phase, ...]] = {
     "sampling": ("generate",),
     "update": ("reference", "update"),
 }
-
-
-def _size_text(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def _run_started_lines(run: ev.RunStarted) -> list[str]:
@@ -243,7 +247,7 @@ def _judge_batch_line(batch: ev.JudgeBatchFinished) -> str:
 
 def _judge_slowed_line(event: ev.JudgeSlowed) -> str:
     calls = f"{event.slots} concurrent call{'s' * (event.slots != 1)} from now on"
-    wait = f"waiting {_duration_text(event.seconds)}, then " if event.seconds >= 1 else ""
+    wait = f"waiting {format_duration(event.seconds)}, then " if event.seconds >= 1 else ""
     return f"! The judge is overloaded ({event.reason}): {wait}{calls}"
 
 
@@ -273,8 +277,8 @@ def _evaluation_lines(figures: ev.EvaluationFinished) -> list[str]:
     moment = "Before training" if figures.when == "before" else "After training"
     return [
         f"✓ {moment}, on {figures.prompts} held-out prompts ({figures.classifier}):",
-        f"   harmless answered {_share_text(figures.harmless_complied, figures.harmless)} · "
-        f"unsafe declined {_share_text(figures.unsafe_refused, figures.unsafe)}",
+        f"   harmless answered {format_count_share(figures.harmless_complied, figures.harmless)} · "
+        f"unsafe declined {format_count_share(figures.unsafe_refused, figures.unsafe)}",
         *(f"   {line}" for line in textwrap.wrap(figures.verdict, 97)),
     ]
 
@@ -285,7 +289,9 @@ def _judged_figures_lines(figures: ev.EvaluationFinished) -> list[str]:
     for name, _, before, after, low, high in figures.figures:
         if name.endswith(" R_IDA"):
             label = f"R_IDA of {name.removesuffix(' R_IDA')} requests"
-            interval = f"95% interval of the change {low:+.3f} to {high:+.3f}".replace("-", "−")
+            interval = (
+                f"95% interval of the change {format_signed(low, 3)} to {format_signed(high, 3)}"
+            )
             out.append(f"    {label:<28} {before:.3f} → {after:.3f} ({interval})")
     if figures.unscored:
         out.append(f"    failed verdicts              {figures.unscored} answers")
@@ -296,7 +302,7 @@ def _judge_totals_text(state: RunState) -> str:
     totals = state.judge
     if totals.calls and totals.cost == 0 and state.run and state.run.judge == ev.OFFLINE_JUDGE:
         return f"{totals.calls} verdicts from the {ev.OFFLINE_JUDGE}, no calls, no cost"
-    cost = "cost unknown" if totals.cost is None else f"${totals.cost:.4f}"
+    cost = format_cost(totals.cost, "cost unknown")
     parts = [f"{totals.calls} calls", f"{totals.cached} from the cache"]
     if totals.failed:
         parts.append(f"{totals.failed} failed")
@@ -306,10 +312,6 @@ def _judge_totals_text(state: RunState) -> str:
 
 def _peak_memory_text(state: RunState) -> str:
     return f", peak memory {state.memory_peak / 1e9:.1f} GB" if state.memory_peak else ""
-
-
-def _share_text(part: int, total: int) -> str:
-    return f"{100 * part / total:.0f}% ({part}/{total})" if total else "no prompts"
 
 
 def _steps_text(count: int) -> str:
@@ -322,8 +324,3 @@ def _parameter_count_text(number: int) -> str:
         if number >= size / 2:
             return f"{number / size:.1f}{letter}"
     return f"{number / 1e3:.1f}k"
-
-
-def _duration_text(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

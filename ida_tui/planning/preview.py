@@ -29,6 +29,7 @@ from ida_tui.planning import memory
 from ida_tui.runs.log.replay import Replay
 from ida_tui.system.memory_limit import memory_limit
 from ida_tui.util import plugins
+from ida_tui.util.format import format_cost, format_size
 from ida_tui.util.paths import display_path, expand_home
 from ida_tui.util.text import quoted, strip_credentials
 
@@ -159,7 +160,7 @@ def _adapter_text(lora: LoraConfig) -> str:
 
 def _weights_location(config: Config, files: ModelFiles) -> str:
     model = config.model
-    size = "" if files.size_gb is None else f", {_format_gb(files.size_gb)}"
+    size = "" if files.size_gb is None else f", {format_size(1e9 * files.size_gb)}"
     if files.location == "embedded":
         return (
             f"included with ida-tui{size}" if files.complete else "missing from this installation"
@@ -171,12 +172,8 @@ def _weights_location(config: Config, files: ModelFiles) -> str:
         if files.complete:
             return f"on this machine, in the Hugging Face cache{size}"
         return "partly in the Hugging Face cache; the run downloads the rest"
-    download = "size unknown" if model.download_gb is None else _format_gb(model.download_gb)
+    download = "size unknown" if model.download_gb is None else format_size(1e9 * model.download_gb)
     return f"not on this machine; the run downloads them ({download}): hf download {model.path}"
-
-
-def _format_gb(size: float) -> str:
-    return f"{size:.2f} GB" if size >= 0.1 else f"{size * 1000:.1f} MB"
 
 
 def _training_rows(config: Config) -> Iterator[tuple[str, str]]:
@@ -271,7 +268,7 @@ def _cost_estimate(config: Config, calls: int) -> str:
     tokens = typical_call_tokens(config.rubric, config.prompts)
     cost = calls * (tokens[0] * judge.price.input + tokens[1] * judge.price.output) / 1e6
     return (
-        f"about ${cost:.4f}, at {tokens[0]:,} input and {tokens[1]} output tokens per call;"
+        f"about {format_cost(cost)}, at {tokens[0]:,} input and {tokens[1]} output tokens per call;"
         " the run shows the actual cost"
     )
 

@@ -19,6 +19,7 @@ from ida_tui.config.schema import Config
 from ida_tui.errors import IdaError
 from ida_tui.judge.api_key import load_api_key
 from ida_tui.planning.preview import choose_planned_device, key_source
+from ida_tui.util.format import format_size
 from ida_tui.util.paths import display_path, expand_home
 
 ReadinessStatus = Literal["ready", "note", "missing"]
@@ -92,7 +93,7 @@ def _check_model(config: Config) -> Iterator[ReadinessCheck]:
         yield ReadinessCheck("model", "missing", *problem)
         return
     files = inspect_model(config.model)
-    size = "" if files.size_gb is None else f", {_format_gb(files.size_gb)}"
+    size = "" if files.size_gb is None else f", {format_size(1e9 * files.size_gb)}"
     if files.location == "embedded":
         if files.complete:
             yield ReadinessCheck("model", "ready", f"included with ida-tui{size}")
@@ -111,7 +112,7 @@ def _check_model(config: Config) -> Iterator[ReadinessCheck]:
         yield ReadinessCheck("model", "ready", f"downloaded{size}")
     else:
         size_gb = config.model.download_gb
-        total = "size unknown" if size_gb is None else _format_gb(size_gb)
+        total = "size unknown" if size_gb is None else format_size(1e9 * size_gb)
         text = "partly downloaded" if files.location == "cache" else "not downloaded yet"
         yield ReadinessCheck(
             "model", "note", f"{text} ({total})", f"hf download {config.model.path}"
@@ -149,7 +150,7 @@ def _check_disk(config: Config) -> Iterator[ReadinessCheck]:
     free = _free_gb(existing)
     if free is not None and free < LOW_DISK_GB:
         yield ReadinessCheck(
-            "disk", "note", f"only {_format_gb(free)} free for the run", "set output_dir"
+            "disk", "note", f"only {format_size(1e9 * free)} free for the run", "set output_dir"
         )
     elif free is not None:
         yield ReadinessCheck("disk", "ready", f"{free:.0f} GB free in {display_path(output_dir)}")
@@ -180,7 +181,3 @@ def _free_gb(folder: Path) -> float | None:
         return shutil.disk_usage(folder).free / 1e9
     except OSError:
         return None
-
-
-def _format_gb(size: float) -> str:
-    return f"{size:.2f} GB" if size >= 0.1 else f"{size * 1000:.1f} MB"

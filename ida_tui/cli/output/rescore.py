@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ida_tui.analysis.rescore import RescoredCompletion, RescoreResult
-from ida_tui.cli.output.sparkline import sparkline
+from ida_tui.util.sparkline import sparkline
 
 EXCERPT_LENGTH = 84
 """Maximum number of characters of a completion in an example."""

@@ -26,7 +26,7 @@ from ida_tui.tui.screens.launch.selection import (
     editable_value,
     profile_rows,
 )
-from ida_tui.tui.widgets import format
+from ida_tui.util.format import format_clock
 
 PREVIEW_LABELS = ("steps", "tokens", "judge calls", "budget", "evaluation", "memory limit")
 """Rows of the preview that the launch screen shows; the profile table shows the other values."""
@@ -160,6 +160,6 @@ class LaunchModel:
         for run in list_runs(output_dir):
             same = run.status == "done" and (run.experiment, run.model) == wanted
             if same and run.seconds is not None:
-                duration = format.format_duration(run.seconds)
+                duration = format_clock(run.seconds)
                 self.previous_duration = f"previous run: {duration} for {run.steps_done} steps"
                 return
