@@ -16,12 +16,12 @@ from ida_tui.analysis.evaluation_table import evaluation_lines as evaluation_lin
 from ida_tui.config.model_files import inspect_model
 from ida_tui.config.schema import Config
 from ida_tui.events.types import OFFLINE_JUDGE
-from ida_tui.judge.calibration import labelled
+from ida_tui.judge.calibration import labeled
 from ida_tui.runs.store.evaluations import Evaluation
 from ida_tui.runs.store.exports import ExportKind
 from ida_tui.runs.weights import TrainedWeights
 from ida_tui.util.format import format_count_share
-from ida_tui.util.statistics import wilson
+from ida_tui.util.statistics import mean_of_known, wilson
 from ida_tui.util.text import one_line
 
 MAX_REWARD_ROWS = 10
@@ -213,7 +213,7 @@ def _reward_section(inputs: CardInputs) -> Iterator[str]:
         row_steps = steps[row * len(steps) // rows : (row + 1) * len(steps) // rows]
         first, last = row_steps[0].step, row_steps[-1].step
         r_ida, align, risk, detail = (
-            _mean_known([getattr(step, name) for step in row_steps])
+            mean_of_known([getattr(step, name) for step in row_steps])
             for name in ("r_ida", "align", "risk", "detail")
         )
         yield "| {} | {} | {} | {} | {} | {} |".format(
@@ -258,15 +258,15 @@ def _limits_section(inputs: CardInputs) -> Iterator[str]:
         " use, or that it is good at other tasks."
     )
     if _judge_name(inputs) == OFFLINE_JUDGE:
-        held_out = labelled.measure_accuracy(held_out=True)
-        low, high = held_out.wilson_interval()
+        held_out = labeled.measure_accuracy(held_out=True)
+        interval = held_out.interval
         yield ""
         yield (
             f"The judge was the **{OFFLINE_JUDGE}**: text patterns, not a model. It does not know"
             " whether an answer is true. On held-out answers labeled by hand, it classifies"
             f" compliance, partial refusal and refusal correctly in {100 * held_out.share:.1f}%"
-            f" ({held_out.correct} of {held_out.total}, 95% interval {100 * low:.1f} to"
-            f" {100 * high:.1f}%)."
+            f" ({held_out.correct} of {held_out.total}, 95% interval {100 * interval.low:.1f} to"
+            f" {100 * interval.high:.1f}%)."
         )
     if inputs.config.model.path == "embedded":
         yield ""
@@ -319,11 +319,6 @@ def _share_with_interval(hits: int, total: int) -> str:
     interval = wilson(hits, total)
     low, high = 100 * interval.low, 100 * interval.high
     return f"{format_count_share(hits, total)}, {low:.0f} to {high:.0f}%"
-
-
-def _mean_known(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _escape_markdown(value: object) -> str:

@@ -49,11 +49,11 @@ def render_preview(resolved: ResolvedExperiment) -> str:
     if findings:
         lines.append("")
     for finding in findings:
-        origin = resolved.origins.get(finding.key, "default")
+        origin = resolved.origins.get(finding.about, "default")
         mark = "note" if finding.severity == "note" else "problem"
-        lines.append(f"{mark}: {finding.title}")
-        lines.append(f"  at:  {origin}: {finding.key}")
-        lines += [f"  fix: {line}" for line in finding.hint.splitlines()[:1]]
+        lines.append(f"{mark}: {finding.text}")
+        lines.append(f"  at:  {origin}: {finding.about}")
+        lines += [f"  fix: {line}" for line in finding.fix.splitlines()[:1]]
     return "\n".join(lines)
 
 

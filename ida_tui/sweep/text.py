@@ -102,8 +102,9 @@ def _cost_cell(setting: SweepSetting, cost: Interval | None) -> str:
         return "none"
     # A mean over only some of the runs would be misleading.
     known = [trial for trial in setting.done_trials if trial.cost is not None]
-    complete = cost is not None and len(known) == len(setting.done_trials)
-    return format_cost(cost.value if complete else None, UNKNOWN)
+    if cost is None or len(known) < len(setting.done_trials):
+        return UNKNOWN
+    return format_cost(cost.value)
 
 
 def _number_with_interval(value: Interval, digits: int) -> str:

@@ -20,6 +20,7 @@ from ida_tui.analysis.report.plots import (
 )
 from ida_tui.analysis.report.tables import first_alert_number
 from ida_tui.events import types as ev
+from ida_tui.util.statistics import mean_of_known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +93,8 @@ def _reward_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
              width=0.9, alpha=0.75)  # fmt: skip
         if points.steps_per_point == 1 and len(values) > TREND_STEPS:
             trend = [
-                _mean_known(values[max(0, n - TREND_STEPS + 1) : n + 1]) for n in range(len(values))
+                mean_of_known(values[max(0, n - TREND_STEPS + 1) : n + 1])
+                for n in range(len(values))
             ]
             line = thin_curve(curves.step_numbers, trend)
             axes.plot(
@@ -357,11 +359,6 @@ def _make_plot(
         part for part in (f"{summary[:1].upper()}{summary[1:]}.", note, averaging_note) if part
     )
     return ReportPlot(title, caption, plots.to_svg(figure, f"{title}: {summary}"))  # type: ignore[arg-type]
-
-
-def _mean_known(values: CurveValues) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _is_empty(values: CurveValues) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
 from pathlib import Path
 
 from ida_tui.errors import ExitCode
+from ida_tui.util.finding import Finding, Severity
 from ida_tui.util.text import as_json, one_line
 
-VERDICT_MARKS = {"good": "✓", "note": "!", "bad": "✗"}
+MARKS: dict[Severity, str] = {"good": "✓", "note": "!", "error": "✗"}
+JSON_VERDICTS: dict[Severity, str] = {"good": "good", "note": "note", "error": "bad"}
 
 EPILOG = """\
 examples:
@@ -27,7 +28,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> ExitCode:
-    """Run all checks and print the findings; exit code 5 if one of them is bad.
+    """Run all checks and print the findings; exit code 5 if one of them is an error.
 
     Raises:
         UsageError: there is no such judge.
@@ -35,12 +36,21 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.engine.diagnostics import doctor
 
     findings = doctor.run_doctor(folder=Path.cwd(), judge=options.judge)
-    bad = any(finding.verdict == "bad" for finding in findings)
+    failed = any(finding.severity == "error" for finding in findings)
     if options.json:
-        print(as_json([asdict(finding) for finding in findings], indent=2))
+        print(as_json([_as_json(finding) for finding in findings], indent=2))
     else:
         for finding in findings:
-            print(one_line(f"{VERDICT_MARKS[finding.verdict]} {finding.about:<12} {finding.text}"))
+            print(one_line(f"{MARKS[finding.severity]} {finding.about:<12} {finding.text}"))
             if finding.fix:
                 print(one_line(f"{'':<14} fix: {finding.fix}"))
-    return ExitCode.DEVICE_UNUSABLE if bad else ExitCode.DONE
+    return ExitCode.DEVICE_UNUSABLE if failed else ExitCode.DONE
+
+
+def _as_json(finding: Finding) -> dict[str, str]:
+    return {
+        "about": finding.about,
+        "verdict": JSON_VERDICTS[finding.severity],
+        "text": finding.text,
+        "fix": finding.fix,
+    }

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ida_tui.config.schema import AXES
 from ida_tui.judge.calibration.check import JudgeCheckReport
-from ida_tui.judge.calibration.labelled import measure_accuracy
+from ida_tui.judge.calibration.labeled import measure_accuracy
 from ida_tui.util.format import format_cost, format_number
 
 _COLUMNS = f"{'':<17} {'R_IDA':>6} {'±':>5}  {'align':>5} {'risk':>5} {'detail':>6}  "
@@ -40,7 +40,7 @@ def render_report(
         yield f"  {scored.anchor.id:<17} {_truncate(scored.reason)}"
     yield ""
     for finding in report.findings():
-        yield f"{'✓' if finding.passed else '✗'} {finding.text}"
+        yield f"{'✓' if finding.severity == 'good' else '✗'} {finding.text}"
     yield ""
     yield from _metric_lines(report)
     if offline:
@@ -68,10 +68,10 @@ def _accuracy_lines() -> Iterator[str]:
     """The accuracy of the refusal classifier on hand-labeled answers."""
     for held_out, name in ((True, "held-out"), (False, "tuning-set")):
         measured = measure_accuracy(held_out=held_out)
-        low, high = measured.wilson_interval()
+        interval = measured.interval
         yield (
             f"accuracy      {measured.share:.1%} on {measured.total} {name} labeled answers "
-            f"(95% interval {low:.1%} to {high:.1%})"
+            f"(95% interval {interval.low:.1%} to {interval.high:.1%})"
         )
 
 
