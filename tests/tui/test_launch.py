@@ -353,7 +353,7 @@ def test_a_download_that_does_not_fit_on_the_disk_is_missing_room(
 
     missing = [c for c in check_readiness(config, folder=tmp_path) if c.severity == "error"]
 
-    assert [c.text for c in missing] == ["3.0 GB free, the download needs 8.1 GB"]
+    assert [c.text for c in missing] == ["3.0 GB free, but the download needs 8.1 GB"]
 
 
 def test_nothing_of_a_profile_is_read_as_markup(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ class LaunchScreen(IdaScreen):
         self._show()
         missing = self._model.failed_checks
         if missing:
-            hint = "\n".join(f"{c.name}: {c.text}\n  {c.fix}".rstrip() for c in missing)
+            hint = "\n".join(f"{c.about}: {c.text}\n  {c.fix}".rstrip() for c in missing)
             self.app.show_error(IdaError("this run cannot start yet", hint))
             return
         try:
