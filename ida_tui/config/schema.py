@@ -438,6 +438,11 @@ class Config(_Section):
     alerts: AlertsConfig = AlertsConfig()
     """Alert thresholds, and the action on an alert."""
 
+    @property
+    def evaluation_max_completion_length(self) -> int:
+        """Maximum length of an answer in an evaluation, in tokens."""
+        return self.evaluation.max_completion_length or self.training.max_completion_length
+
     def planned_steps(self) -> int:
         """Optimizer steps of the full run, counted as TRL's sampler and trainer count them.
 

@@ -285,10 +285,9 @@ def _evaluation_text(config: Config) -> str:
     if not config.evaluation.enabled:
         return "none"
     held_out, samples = len(config.prompts.held_out()), config.evaluation.samples
-    length = config.evaluation.max_completion_length or config.training.max_completion_length
     return (
         f"before and after: {held_out} held-out prompts × {samples} = {held_out * samples}"
-        f" completions of at most {length} tokens"
+        f" completions of at most {config.evaluation_max_completion_length} tokens"
         + (", judged at the end" if config.evaluation.judged else "")
     )
 

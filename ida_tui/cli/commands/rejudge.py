@@ -65,7 +65,7 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.config.resolve import resolve
     from ida_tui.judge.api_key import load_api_key
     from ida_tui.judge.budget import Budget
-    from ida_tui.judge.service import JudgeService
+    from ida_tui.judge.service import JudgeService, JudgeServiceOptions
     from ida_tui.runs.resume import find_run
 
     directory = find_run(options.name, Path("outputs"))
@@ -83,9 +83,8 @@ def run(options: Namespace) -> ExitCode:
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     requests = build_requests(drawn.completions, kinds)
     name = f"{directory.path.parent.name}/{directory.run_id}"
-    service = JudgeService(
-        config.judge, config.rubric, config.prompts, key=key, budget=Budget(config.budget)
-    )
+    limited = JudgeServiceOptions(budget=Budget(config.budget))
+    service = JudgeService(config.judge, config.rubric, config.prompts, key=key, options=limited)
     message_stream = sys.stderr if options.json else sys.stdout
     with service:
         cost = estimate_cost(config.judge, config.rubric, requests)

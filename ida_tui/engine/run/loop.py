@@ -52,7 +52,7 @@ from ida_tui.events.sinks.made import create_sinks
 from ida_tui.events.sinks.registry import sink_settings
 from ida_tui.events.state import RunState
 from ida_tui.judge.calibration.cross_check import CrossChecker
-from ida_tui.judge.service import JudgeInterrupted
+from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.runs import directory as run_directories
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
