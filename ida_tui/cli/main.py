@@ -84,8 +84,8 @@ def _run_distributed(process: ProcessInfo, arguments: list[str]) -> int:
         )
         if not trains or "--detach" in arguments:
             raise UsageError(
-                f"{process.world_size} processes can only train or resume a run, in the foreground and without"
-                " the app",
+                f"{process.world_size} processes can only train or resume a run, in the foreground and"
+                " without the app",
                 "torchrun --nproc_per_node N -m ida_tui run PROFILE; watch it with ida-tui attach",
             )
         code = int(_dispatch(arguments))

@@ -2,8 +2,8 @@
 
 `Config` is the resolved experiment: its model, judge, rubric and prompts are values, no longer
 profile names. The fields of `TrainingConfig` have the names and meanings of `trl.GRPOConfig`. Unknown
-keys are refused. `ida_tui.config.profiles` reads profiles; `ida_tui.config.validation` reports errors with file and
-line.
+keys are refused. `ida_tui.config.profiles` reads profiles; `ida_tui.config.validation` reports errors with
+file and line.
 """
 
 from __future__ import annotations

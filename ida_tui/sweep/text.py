@@ -210,7 +210,8 @@ def _comparison_sentences(results: SweepTable, comparison: SettingComparison) ->
             f"{sentence}. One seed cannot separate this from chance: add seeds.",
             *_safety_warning(results, comparison),
         ]
-    interval = f"95% interval {format_signed(difference.low, 3)} to {format_signed(difference.high, 3)} over {seeds} seeds"
+    low, high = format_signed(difference.low, 3), format_signed(difference.high, 3)
+    interval = f"95% interval {low} to {high} over {seeds} seeds"
     if comparison.is_significant:
         return [
             f"{sentence} ({interval}): larger than the noise of the seeds.",

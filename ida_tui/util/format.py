@@ -72,7 +72,7 @@ def format_share(part: int, total: int) -> str:
 
 
 def format_count_share(part: int, total: int) -> str:
-    """A number of prompts as a share with the numbers: ``97% (29/30)``, or ``no prompts`` if the total is 0."""
+    """A number of prompts as a share with the numbers: ``97% (29/30)``; ``no prompts`` if there are none."""
     return f"{100 * part / total:.0f}% ({part}/{total})" if total else "no prompts"
 
 

@@ -101,6 +101,7 @@ class ChatModels:
     def _encode(self, model: Any, conversation: Sequence[ChatMessage]) -> tuple[list[int], int]:
         """Token ids of the conversation, and how many of its oldest messages are left out to fit."""
         context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        max_tokens = self._config.evaluation_max_completion_length
         left_out = 0
         while True:
             prompt_ids: list[int] = self._tokenizer.apply_chat_template(
@@ -110,15 +111,9 @@ class ChatModels:
                 return_dict=True,
                 **self._config.model.chat_template_kwargs,
             )["input_ids"]
-            if len(
-                prompt_ids
-            ) + self._config.evaluation_max_completion_length <= context or left_out + 2 >= len(
-                conversation
-            ):
+            if len(prompt_ids) + max_tokens <= context or left_out + 2 >= len(conversation):
                 # A single message that is too long is truncated at its beginning.
-                return prompt_ids[
-                    -max(1, context - self._config.evaluation_max_completion_length) :
-                ], left_out
+                return prompt_ids[-max(1, context - max_tokens) :], left_out
             left_out += 2
 
     def _generate(
