@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 import threading
 
+from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.cli.signals import STOP_SIGNALS, handle_signals
 from ida_tui.engine.distributed.environment import ProcessInfo
 from ida_tui.engine.run.control import RunControl
 from ida_tui.engine.run.worker import Worker
 from ida_tui.errors import ExitCode, IdaError
-from ida_tui.util.text import one_line
 
 
 def run_worker(process: ProcessInfo) -> int:
@@ -27,7 +27,7 @@ def run_worker(process: ProcessInfo) -> int:
         try:
             codes.append(worker.run())
         except IdaError as error:
-            print(*map(one_line, error.lines()), sep="\n", file=sys.stderr)
+            print_lines(error.lines(), file=sys.stderr)
             codes.append(int(error.code))
 
     with handle_signals(dict.fromkeys(STOP_SIGNALS, control.request_stop)):
@@ -37,5 +37,5 @@ def run_worker(process: ProcessInfo) -> int:
             # Short timeouts, so that signals are handled in between, whatever the thread is doing.
             thread.join(timeout=0.2)
     if worker.failure:
-        print(one_line(f"ida-tui: {process.label} ended: {worker.failure}"), file=sys.stderr)
+        print_status(f"ida-tui: {process.label} ended: {worker.failure}")
     return codes[0] if codes else int(ExitCode.FAILED)

@@ -1,7 +1,8 @@
 """Supported combinations of device, method, weight format, autocast and optimizer.
 
-A profile's settings must match a row of the table; otherwise `ida_tui.config.checks` rejects them and suggests the
-closest row. fp16 autocast on the CPU, which does not exist, is replaced by float32 with a note in the log.
+A profile's settings must match a row of the table; otherwise `ida_tui.config.checks` rejects them and
+suggests the closest row. fp16 autocast on the CPU, which does not exist, is replaced by float32 with a note
+in the log.
 `tests/engine/test_precision.py` trains every row and shows that the omitted combinations fail.
 """
 
@@ -57,7 +58,10 @@ WHY_SCALER = (
 )
 WHY_MASTER_WEIGHTS = "float32 weights preserve updates of any size; matrix products use 16 bits"
 WHY_FLOAT32 = "float32 throughout"
-WHY_BFLOAT16 = "bfloat16 has float32's range, so it needs no scaler; the float32 adapter preserves small updates"
+WHY_BFLOAT16 = (
+    "bfloat16 has float32's range, so it needs no scaler;"
+    " the float32 adapter preserves small updates"
+)
 WHY_KAHAN = "Kahan summation adds each update's rounding error to the next update"
 
 PRECISION_TABLE = (

@@ -5,12 +5,10 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ida_tui.cli.output.doctor import finding_lines, findings_as_json
+from ida_tui.cli.output.lines import print_lines
 from ida_tui.errors import ExitCode
-from ida_tui.util.finding import Finding, Severity
-from ida_tui.util.text import as_json, one_line
-
-MARKS: dict[Severity, str] = {"good": "✓", "note": "!", "error": "✗"}
-JSON_VERDICTS: dict[Severity, str] = {"good": "good", "note": "note", "error": "bad"}
+from ida_tui.util.text import as_json
 
 EPILOG = """\
 examples:
@@ -38,19 +36,7 @@ def run(options: Namespace) -> ExitCode:
     findings = doctor.run_doctor(folder=Path.cwd(), judge=options.judge)
     failed = any(finding.severity == "error" for finding in findings)
     if options.json:
-        print(as_json([_as_json(finding) for finding in findings], indent=2))
+        print(as_json(findings_as_json(findings), indent=2))
     else:
-        for finding in findings:
-            print(one_line(f"{MARKS[finding.severity]} {finding.about:<12} {finding.text}"))
-            if finding.fix:
-                print(one_line(f"{'':<14} fix: {finding.fix}"))
+        print_lines(finding_lines(findings))
     return ExitCode.DEVICE_UNUSABLE if failed else ExitCode.DONE
-
-
-def _as_json(finding: Finding) -> dict[str, str]:
-    return {
-        "about": finding.about,
-        "verdict": JSON_VERDICTS[finding.severity],
-        "text": finding.text,
-        "fix": finding.fix,
-    }

@@ -7,9 +7,9 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
+from ida_tui.cli.output.lines import print_lines
 from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.util.text import one_line
 
 DEFAULT_SAMPLE = 200
 
@@ -61,7 +61,7 @@ def run(options: Namespace) -> ExitCode:
     if not options.overrides:
         raise UsageError("no judge is given", "name one: ida-tui replay-judge RUN judge=NAME")
     from ida_tui.analysis.rejudge import build_requests, draw_completions, estimate_cost, rejudge
-    from ida_tui.cli.output.rejudge import as_json, rejudge_header, rejudge_lines
+    from ida_tui.cli.output.rejudge import as_json, rejudge_header, rejudge_lines, show_progress
     from ida_tui.config.resolve import resolve
     from ida_tui.judge.api_key import load_api_key
     from ida_tui.judge.budget import Budget
@@ -88,16 +88,16 @@ def run(options: Namespace) -> ExitCode:
     message_stream = sys.stderr if options.json else sys.stdout
     with service:
         cost = estimate_cost(config.judge, config.rubric, requests)
-        for line in rejudge_header(name, drawn, service.label, cost, options.seed):
-            print(one_line(line), file=message_stream, flush=True)
-        result = rejudge(service, drawn.completions, requests, on_progress=_show_progress)
+        header = rejudge_header(name, drawn, service.label, cost, options.seed)
+        print_lines(header, file=message_stream)
+        result = rejudge(service, drawn.completions, requests, on_progress=show_progress)
         for warning in service.warnings:
-            print(one_line(f"! {warning}"), file=message_stream)
+            print_lines([f"! {warning}"], file=message_stream)
     if options.json:
         output = as_json(name, drawn, service.label, options.seed, result)
         print(json.dumps(output, indent=1, ensure_ascii=False))
     else:
-        print(*map(one_line, rejudge_lines(result)), sep="\n")
+        print_lines(rejudge_lines(result))
     if result.unavailable is not None:
         raise result.unavailable
     return ExitCode.INTERRUPTED if result.interrupted else ExitCode.DONE
@@ -110,10 +110,3 @@ def _check_budget(config: Config) -> None:
             "set judge.price={input: DOLLARS, output: DOLLARS} per million tokens, or budget=null",
             where="judge.price",
         )
-
-
-def _show_progress(answered: int, total: int) -> None:
-    """Update the progress line on a terminal; the last call clears it."""
-    if sys.stderr.isatty():
-        text = f"  {answered:,} of {total:,} verdicts" if answered < total else ""
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

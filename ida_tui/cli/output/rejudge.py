@@ -1,7 +1,8 @@
-"""Agreement of two judges, as printed lines and as JSON values. Pure functions."""
+"""Agreement of two judges, as printed lines and as JSON values."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -103,3 +104,10 @@ def as_json(
         "cost": result.stats.cost,
         "seconds": result.stats.seconds,
     }
+
+
+def show_progress(received: int, total: int) -> None:
+    """Update the progress line on a terminal; the last call clears it."""
+    if sys.stderr.isatty():
+        text = f"  {received:,} of {total:,} verdicts" if received < total else ""
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
