@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a request to end, and a closed terminal."""
@@ -20,9 +21,16 @@ def handle_signals(handlers: Mapping[signal.Signals, Callable[[], object]]) -> I
     for number, handler in handlers.items():
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
             continue
-        previous[number] = signal.signal(number, lambda _number, _frame, call=handler: call())
+        previous[number] = signal.signal(number, _without_arguments(handler))
     try:
         yield
     finally:
         for number, former in previous.items():
             signal.signal(number, former)
+
+
+def _without_arguments(handler: Callable[[], object]) -> Callable[[int, FrameType | None], None]:
+    def call(number: int, frame: FrameType | None) -> None:
+        handler()
+
+    return call

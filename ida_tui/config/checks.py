@@ -393,7 +393,7 @@ def _check_budget(config: Config) -> Iterator[Finding]:
     if config.budget is not None and config.judge.kind != "offline" and config.judge.price is None:
         yield _error(
             "budget",
-            "a budget requires a price, but the judge profile has none",
+            "a budget needs a price, but the judge profile has none",
             "set judge.price={input: DOLLARS, output: DOLLARS} per million tokens, or remove budget",
             "judge.price",
         )

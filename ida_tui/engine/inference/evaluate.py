@@ -164,7 +164,7 @@ def judge_answers(
     answers_by_model: ModelAnswers,
     *,
     seed: int,
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[list[EvaluatedAnswer], BatchStats]:
     """Have the answers of both models scored blind: shuffled, without naming the model.
 
