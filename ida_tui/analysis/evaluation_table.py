@@ -45,7 +45,7 @@ def figure_cells(figure: Figure, count: int) -> FigureCells:
     """The table cells of one figure.
 
     Args:
-        one: the figure; its name starts with the kind of its prompts.
+        figure: the figure; its name starts with the kind of its prompts.
         count: number of prompts of that kind.
     """
     scale = 100 if figure.unit == "share" else 1

@@ -27,8 +27,8 @@ class PrecisionRow:
         method: LoRA or full training; an adapter is float32 in every row.
         weights: data type of the base weights.
         autocast: data type of autocast; fp16 includes a gradient scaler.
-        optims: supported optimizers; the first one is used for ``optim: auto``.
-        why: the reason that it works.
+        optimizers: supported optimizers; the first one is used for ``optim: auto``.
+        reason: the reason that it works.
     """
 
     device: DeviceName

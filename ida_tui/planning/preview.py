@@ -62,7 +62,7 @@ def preview_rows(config: Config, previous_run: RunState | None = None) -> list[t
 
     Args:
         config: the resolved profile.
-        earlier: state of a previous run, whose measured memory is shown next to the plan.
+        previous_run: state of a previous run, whose measured memory is shown next to the plan.
     """
     device, remark = choose_planned_device(config)
     config = memory.resolve_auto(config, device, planned_memory_limit(config))

@@ -67,15 +67,15 @@ def run(options: Namespace) -> ExitCode:
         if not options.json and service.slots is not None:
             print_lines(["✓ endpoint answers" if fault is None else f"! {fault.text}"])
         report = check_judge(service, verdicts_per_anchor=options.samples)
-        form = service.output_format
+        output_format = service.output_format
         warnings = list(service.warnings)
     if options.json:
-        print(text.as_json(as_json(report) | {"form": form}, indent=2))
+        print(text.as_json(as_json(report) | {"form": output_format}, indent=2))
     else:
         from ida_tui.judge.calibration.check_text import render_report
 
         offline = config.judge.kind == "offline"
-        print_lines(render_report(report, form, warnings, offline=offline))
+        print_lines(render_report(report, output_format, warnings, offline=offline))
     return ExitCode.DONE if report.trusted else ExitCode.FAILED
 
 

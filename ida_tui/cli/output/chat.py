@@ -92,9 +92,9 @@ def run_chat(
         messages: one message per item.
         kind: kind of the messages, for the judge.
         temperature: sampling temperature; None uses the profile's, 0 is greedy.
-        judged: whether the run's judge scores each answer.
+        use_judge: whether the run's judge scores each answer.
         fresh: whether every message starts a new conversation.
-        in_json: print one JSON object per message.
+        as_json_lines: print one JSON object per message.
 
     Raises:
         IdaError: the model cannot be loaded, or failed during the chat.
