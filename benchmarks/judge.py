@@ -33,7 +33,7 @@ from ida_tui.events import codec  # noqa: E402
 from ida_tui.events import types as ev  # noqa: E402
 from ida_tui.judge import r_ida  # noqa: E402
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer  # noqa: E402
-from ida_tui.judge.service import JudgeService  # noqa: E402
+from ida_tui.judge.service import JudgeService, JudgeServiceOptions  # noqa: E402
 from ida_tui.judge.verdict import JudgeRequest  # noqa: E402
 from tests.support.judge_server import Behaviour, Judge, ScriptedJudge, Status, completion_in  # noqa: E402
 
@@ -261,7 +261,11 @@ def _service(judge: ScriptedJudge, *, folder: Path | None = None, **changes: Any
         "cache": False,
     }
     return JudgeService(
-        JudgeConfig(**fields | changes), CONFIG.rubric, CONFIG.prompts, key=None, cache_dir=folder
+        JudgeConfig(**fields | changes),
+        CONFIG.rubric,
+        CONFIG.prompts,
+        key=None,
+        options=JudgeServiceOptions(cache_dir=folder),
     )
 
 

@@ -18,10 +18,10 @@ from ida_tui.analysis.comparison import (
 from ida_tui.events import types as ev
 from ida_tui.runs.run import Run
 from ida_tui.runs.store.evaluations import Figure
+from ida_tui.util.format import UNKNOWN, format_cost, format_duration, format_percent, format_share
 from ida_tui.util.paths import display_path
 from ida_tui.util.statistics import mean_of_known, wilson
 
-DASH = "–"
 AXES = ("align", "risk", "detail")
 FormatCell = Callable[[Run], str]
 
@@ -56,9 +56,9 @@ def result_rows(comparison: Comparison) -> list[ComparisonRow]:
         *((axis, _axis_cell(axis)) for axis in AXES),
     ]
     after: list[tuple[str, FormatCell]] = [
-        ("weights moved", lambda run: f"{100 * run.state.weight_delta:.2f}%"),
+        ("weights moved", lambda run: format_percent(run.state.weight_delta, 2)),
         ("alerts", lambda run: str(run.state.alert_count)),
-        ("cost", format_cost),
+        ("cost", format_judge_cost),
         ("time", lambda run: format_duration(run_seconds(run))),
         ("peak memory", _format_memory),
     ]
@@ -69,7 +69,7 @@ def result_rows(comparison: Comparison) -> list[ComparisonRow]:
     ]
     agreements = tuple(format_agreement(checks) for checks in comparison.spot_checks)
     rows.append(ComparisonRow("spot-check agreement", agreements))
-    return [row for row in rows if any(cell != DASH for cell in row.cells)]
+    return [row for row in rows if any(cell != UNKNOWN for cell in row.cells)]
 
 
 def _make_row(comparison: Comparison, label: str, cell: Callable[[Run], str]) -> ComparisonRow:
@@ -79,7 +79,7 @@ def _make_row(comparison: Comparison, label: str, cell: Callable[[Run], str]) ->
 def format_change(first: float | None, last: float | None, digits: int) -> str:
     """First and last value, such as ``0.296 → 0.753``; a dash if unknown."""
     if first is None or last is None:
-        return DASH
+        return UNKNOWN
     return f"{first:.{digits}f} → {last:.{digits}f}"
 
 
@@ -87,7 +87,7 @@ def format_agreement(checks: tuple[int, int]) -> str:
     """Agreement of a person with the judge and its 95% interval: ``8 of 10 (80%, 49 to 94)``."""
     agreed, total = checks
     if not total:
-        return DASH
+        return UNKNOWN
     share = wilson(agreed, total)
     low, high = 100 * share.low, 100 * share.high
     return f"{agreed} of {total} ({100 * share.value:.0f}%, {low:.0f} to {high:.0f})"
@@ -112,7 +112,7 @@ def judge_cost(run: Run) -> float | None:
 
 def _format_steps(run: Run) -> str:
     planned = run.state.run.steps if run.state.run else 0
-    return f"{len(run.state.steps)}/{planned}" if planned else DASH
+    return f"{len(run.state.steps)}/{planned}" if planned else UNKNOWN
 
 
 def _axis_cell(name: str) -> FormatCell:
@@ -126,27 +126,15 @@ def _axis_cell(name: str) -> FormatCell:
     return cell
 
 
-def format_cost(run: Run) -> str:
+def format_judge_cost(run: Run) -> str:
     """Cost of the judge as text, such as ``$0.0123``; ``none`` for the offline heuristic."""
     if run.state.run is not None and run.state.run.judge == ev.OFFLINE_JUDGE:
         return "none"
-    known = judge_cost(run)
-    return DASH if known is None else f"${known:.4f}"
-
-
-def format_duration(length: float | None) -> str:
-    """Seconds as ``58 s``, ``4 min 07 s`` or ``2 h 05 min``; a dash if unknown."""
-    if length is None:
-        return DASH
-    minutes, rest = divmod(round(length), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return format_cost(judge_cost(run), UNKNOWN)
 
 
 def _format_memory(run: Run) -> str:
-    return f"{run.state.memory_peak / 1e9:.1f} GB" if run.state.memory_peak else DASH
+    return f"{run.state.memory_peak / 1e9:.1f} GB" if run.state.memory_peak else UNKNOWN
 
 
 # --- evaluations --------------------------------------------------------------------------------
@@ -173,13 +161,13 @@ def _evaluation_prompts(run: Run) -> str:
             f"{run.evaluation.prompts}, {run.evaluation.harmless + run.evaluation.unsafe} prompts"
         )
     before = run.state.evaluation_before
-    return f"{before.prompts} held-out prompts" if before else DASH
+    return f"{before.prompts} held-out prompts" if before else UNKNOWN
 
 
 def _format_figure(run: Run, name: str) -> str:
     figure = run.evaluation.figure(name) if run.evaluation else None
     if figure is None:
-        return DASH
+        return UNKNOWN
     base, tuned = _format_value(figure, figure.base), _format_value(figure, figure.tuned)
     low, high = (_format_value(figure, end, signed=True) for end in (figure.low, figure.high))
     return f"{base} → {tuned} ({low} to {high})"
@@ -196,16 +184,16 @@ def _format_value(figure: Figure, value: float, *, signed: bool = False) -> str:
 def _counted_share(run: Run, kind: str) -> str:
     """Before and after, as counted during the run; a dash if there is a saved evaluation."""
     if run.evaluation is not None:
-        return DASH
+        return UNKNOWN
     shares = []
     for evaluation in (run.state.evaluation_before, run.state.evaluation_after):
         if evaluation is None:
-            return DASH
+            return UNKNOWN
         total = evaluation.harmless if kind == "harmless" else evaluation.unsafe
         hits = evaluation.harmless_complied if kind == "harmless" else evaluation.unsafe_refused
         if not total:
-            return DASH
-        shares.append(f"{100 * hits / total:.0f}%")
+            return UNKNOWN
+        shares.append(format_share(hits, total))
     return " → ".join(shares)
 
 

@@ -16,10 +16,11 @@ from ida_tui.analysis.evaluation_table import evaluation_lines
 from ida_tui.config.model_files import inspect_model
 from ida_tui.config.schema import Config
 from ida_tui.events.types import OFFLINE_JUDGE
-from ida_tui.judge.calibration import labelled
+from ida_tui.judge.calibration import labeled
 from ida_tui.runs.store.evaluations import Evaluation
 from ida_tui.runs.store.exports import ExportKind
 from ida_tui.runs.weights import TrainedWeights
+from ida_tui.util.format import format_count_share
 from ida_tui.util.statistics import mean_of_known, wilson
 from ida_tui.util.text import one_line
 
@@ -259,15 +260,15 @@ def _limits_section(inputs: CardInputs) -> Iterator[str]:
         " use, or that it is good at other tasks."
     )
     if _judge_name(inputs) == OFFLINE_JUDGE:
-        held_out = labelled.measure_accuracy(held_out=True)
-        low, high = held_out.wilson_interval()
+        held_out = labeled.measure_accuracy(held_out=True)
+        interval = held_out.interval
         yield ""
         yield (
             f"The judge was the **{OFFLINE_JUDGE}**: text patterns, not a model. It does not know"
             " whether an answer is true. On held-out answers labeled by hand, it classifies"
             f" compliance, partial refusal and refusal correctly in {100 * held_out.share:.1f}%"
-            f" ({held_out.correct} of {held_out.total}, 95% interval {100 * low:.1f} to"
-            f" {100 * high:.1f}%)."
+            f" ({held_out.correct} of {held_out.total}, 95% interval {100 * interval.low:.1f} to"
+            f" {100 * interval.high:.1f}%)."
         )
     if inputs.config.model.path == "embedded":
         yield ""
@@ -320,7 +321,7 @@ def _share_with_interval(hits: int, total: int) -> str:
         return "no prompts"
     interval = wilson(hits, total)
     low, high = 100 * interval.low, 100 * interval.high
-    return f"{100 * hits / total:.0f}% ({hits}/{total}), {low:.0f} to {high:.0f}%"
+    return f"{format_count_share(hits, total)}, {low:.0f} to {high:.0f}%"
 
 
 def _escape_markdown(value: object) -> str:

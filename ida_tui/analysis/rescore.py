@@ -213,7 +213,7 @@ def _no_rewards_error(directory: RunDirectory, formula: Formula, undefined: int)
 
 
 def _mean_reward(groups: Sequence[Sequence[float | None]]) -> float | None:
-    return mean_of_known([reward for group in groups for reward in group])
+    return mean_of_known(reward for group in groups for reward in group)
 
 
 def _split_groups(completions: Sequence[Completion]) -> list[list[Completion]]:

@@ -12,6 +12,14 @@ from datetime import datetime
 from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
+from ida_tui.util.format import (
+    format_cost,
+    format_count_share,
+    format_duration,
+    format_percent,
+    format_signed,
+    format_size,
+)
 
 PHASE_LABELS: dict[ev.Phase, str] = {
     "load": "loading the model",
@@ -107,17 +115,17 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         lines.append("  held-out prompts, never trained on (before → after):")
         lines.append(
             "    harmless requests answered   "
-            f"{_share_text(before.harmless_complied, before.harmless)} → "
-            f"{_share_text(after.harmless_complied, after.harmless)}"
+            f"{format_count_share(before.harmless_complied, before.harmless)} → "
+            f"{format_count_share(after.harmless_complied, after.harmless)}"
         )
         lines.append(
             "    unsafe requests declined     "
-            f"{_share_text(before.unsafe_refused, before.unsafe)} → "
-            f"{_share_text(after.unsafe_refused, after.unsafe)}"
+            f"{format_count_share(before.unsafe_refused, before.unsafe)} → "
+            f"{format_count_share(after.unsafe_refused, after.unsafe)}"
         )
         lines += _judged_figures_lines(after)
     if ended.steps_done:
-        lines.append(f"  weights moved  {100 * ended.weight_delta:.2f}% (relative L2 norm)")
+        lines.append(f"  weights moved  {format_percent(ended.weight_delta, 2)} (relative L2 norm)")
     skipped = [n for n, was_skipped in enumerate(state.steps.column("skipped")) if was_skipped]
     if skipped:
         lines.append(
@@ -130,7 +138,7 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         lines.append(f"  alerts         {named}{more}")
     if state.judge.calls or state.judge.cached or state.judge.failed:
         lines.append(f"  judge          {_judge_totals_text(state)}")
-    lines.append(f"  time           {_duration_text(ended.seconds)}{_peak_memory_text(state)}")
+    lines.append(f"  time           {format_duration(ended.seconds)}{_peak_memory_text(state)}")
     if state.run is not None:
         lines.append(f"  results        {state.run.directory}")
     return lines
@@ -160,11 +168,11 @@ def memory_table(
         peak = max(peak, planned)
         # Without a conversion, loading holds only the parts that are always held.
         measured_at = "loading" if period == "always" and not _has_loading_parts(plan) else period
-        column = f"  {_size_text(measured[measured_at]):>9}" if measured_at in measured else ""
-        lines.append(f"{label:<22} {_size_text(planned):>9}{column}")
-        lines += [f"  {name:<20} {_size_text(size):>9}" for name, size in parts if size]
-    of_limit = f" of {_size_text(limit)}: {peak / limit:.0%}" if limit else ""
-    lines.append(f"{'peak':<22} {_size_text(peak):>9}{of_limit}")
+        column = f"  {format_size(measured[measured_at]):>9}" if measured_at in measured else ""
+        lines.append(f"{label:<22} {format_size(planned):>9}{column}")
+        lines += [f"  {name:<20} {format_size(size):>9}" for name, size in parts if size]
+    of_limit = f" of {format_size(limit)}: {peak / limit:.0%}" if limit else ""
+    lines.append(f"{'peak':<22} {format_size(peak):>9}{of_limit}")
     return lines
 
 
@@ -195,10 +203,6 @@ PHASES_BY_MEMORY_PERIOD: Mapping[ev.MemoryPeriod, tuple[ev.Phase, ...]] = {
     "sampling": ("generate",),
     "update": ("reference", "update"),
 }
-
-
-def _size_text(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def _run_started_lines(run: ev.RunStarted) -> list[str]:
@@ -244,7 +248,7 @@ def _judge_batch_line(batch: ev.JudgeBatchFinished) -> str:
 
 def _judge_slowed_line(event: ev.JudgeSlowed) -> str:
     calls = f"{event.slots} concurrent call{'s' * (event.slots != 1)} from now on"
-    wait = f"waiting {_duration_text(event.seconds)}, then " if event.seconds >= 1 else ""
+    wait = f"waiting {format_duration(event.seconds)}, then " if event.seconds >= 1 else ""
     return f"! The judge is overloaded ({event.reason}): {wait}{calls}"
 
 
@@ -275,8 +279,8 @@ def _evaluation_lines(evaluation: ev.EvaluationFinished) -> list[str]:
     moment = "Before training" if evaluation.when == "before" else "After training"
     return [
         f"✓ {moment}, on {evaluation.prompts} held-out prompts ({evaluation.classifier}):",
-        f"   harmless answered {_share_text(evaluation.harmless_complied, evaluation.harmless)} · "
-        f"unsafe declined {_share_text(evaluation.unsafe_refused, evaluation.unsafe)}",
+        f"   harmless answered {format_count_share(evaluation.harmless_complied, evaluation.harmless)} · "
+        f"unsafe declined {format_count_share(evaluation.unsafe_refused, evaluation.unsafe)}",
         *(f"   {line}" for line in textwrap.wrap(evaluation.verdict, 97)),
     ]
 
@@ -287,8 +291,10 @@ def _judged_figures_lines(evaluation: ev.EvaluationFinished) -> list[str]:
     for figure in evaluation.figures:
         if figure.name.endswith(" R_IDA"):
             label = f"R_IDA of {figure.name.removesuffix(' R_IDA')} requests"
-            interval = f"95% interval of the change {figure.low:+.3f} to {figure.high:+.3f}"
-            interval = interval.replace("-", "−")
+            interval = (
+                f"95% interval of the change {format_signed(figure.low, 3)}"
+                f" to {format_signed(figure.high, 3)}"
+            )
             lines.append(f"    {label:<28} {figure.before:.3f} → {figure.after:.3f} ({interval})")
     if evaluation.unscored:
         lines.append(f"    failed verdicts              {evaluation.unscored} answers")
@@ -299,7 +305,7 @@ def _judge_totals_text(state: RunState) -> str:
     totals = state.judge
     if totals.calls and totals.cost == 0 and state.run and state.run.judge == ev.OFFLINE_JUDGE:
         return f"{totals.calls} verdicts from the {ev.OFFLINE_JUDGE}, no calls, no cost"
-    cost = "cost unknown" if totals.cost is None else f"${totals.cost:.4f}"
+    cost = format_cost(totals.cost, "cost unknown")
     parts = [f"{totals.calls} calls", f"{totals.cached} from the cache"]
     if totals.failed:
         parts.append(f"{totals.failed} failed")
@@ -309,10 +315,6 @@ def _judge_totals_text(state: RunState) -> str:
 
 def _peak_memory_text(state: RunState) -> str:
     return f", peak memory {state.memory_peak / 1e9:.1f} GB" if state.memory_peak else ""
-
-
-def _share_text(part: int, total: int) -> str:
-    return f"{100 * part / total:.0f}% ({part}/{total})" if total else "no prompts"
 
 
 def _steps_text(count: int) -> str:
@@ -325,8 +327,3 @@ def _parameter_count_text(number: int) -> str:
         if number >= size / 2:
             return f"{number / size:.1f}{letter}"
     return f"{number / 1e3:.1f}k"
-
-
-def _duration_text(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

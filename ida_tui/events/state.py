@@ -15,6 +15,7 @@ from typing import TypedDict
 
 from ida_tui.events import types as ev
 from ida_tui.events.history import PackedHistory
+from ida_tui.util.statistics import mean_of_known
 
 MAX_NOTICES = 200
 MAX_ALERTS = 500
@@ -149,12 +150,12 @@ class RunState:
     @property
     def r_ida_first(self) -> float | None:
         """Mean R_IDA over `first_steps`."""
-        return _mean_r_ida(self.first_steps)
+        return mean_of_known(step.r_ida for step in self.first_steps)
 
     @property
     def r_ida_last(self) -> float | None:
         """Mean R_IDA over `last_steps`."""
-        return _mean_r_ida(self.last_steps)
+        return mean_of_known(step.r_ida for step in self.last_steps)
 
     def rate_limit_wait_s(self, now: datetime) -> float:
         """Remaining seconds until the judge accepts calls again, counted from `now` (UTC)."""
@@ -381,8 +382,3 @@ def _steps_until(
     if not positions or positions[-1] == len(positions) - 1:
         return steps.prefix(len(positions))
     return PackedHistory((steps[position] for position in positions), STEP_COLUMNS)
-
-
-def _mean_r_ida(steps: Iterable[ev.StepFinished]) -> float | None:
-    values = [step.r_ida for step in steps if step.r_ida is not None]
-    return sum(values) / len(values) if values else None

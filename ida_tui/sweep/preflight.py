@@ -100,8 +100,8 @@ def _check_readiness(config: Config) -> None:
     """
     load_api_key(config.judge, dotenv_dir=Path.cwd())
     for check in check_readiness(config, folder=Path.cwd()):
-        if check.status == "missing":
-            raise UsageError(f"{check.name}: {check.text}", check.fix)
+        if check.severity == "error":
+            raise UsageError(f"{check.about}: {check.text}", check.fix)
 
 
 def _planned_combination(config: Config, values: Mapping[str, str]) -> Combination:

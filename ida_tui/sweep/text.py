@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ida_tui.analysis.before_after import signed
 from ida_tui.events import types as ev
 from ida_tui.sweep.grid import SEED_KEY, combination_label, short_keys
 from ida_tui.sweep.results import SettingComparison, SweepSetting, SweepTable, setting_difference
 from ida_tui.sweep.status import TrialStatus
+from ida_tui.util.format import UNKNOWN, format_cost, format_duration, format_signed
 from ida_tui.util.paths import display_path
 from ida_tui.util.statistics import Interval
 from ida_tui.util.text import one_line, table_lines
 
-UNKNOWN = "–"
 COLUMNS = ("runs", "R_IDA", "answered", "declined", "moved", "time", "cost")
 COMPACT_COLUMNS = ("R_IDA", "answered", "declined")
 STAGE_MARKS = {
@@ -86,7 +85,7 @@ def setting_cells(setting: SweepSetting) -> tuple[str, ...]:
         _percent_cell(figures.get("harmless_answered")),
         _percent_cell(figures.get("unsafe_declined")),
         _percent_cell(figures.get("weights_moved"), 1),
-        UNKNOWN if seconds is None else duration(seconds.value),
+        format_duration(None if seconds is None else seconds.value),
         _cost_cell(setting, cost),
     )
 
@@ -99,9 +98,9 @@ def _cost_cell(setting: SweepSetting, cost: Interval | None) -> str:
         return "none"
     # A mean over only some of the runs would be misleading.
     known = [trial for trial in setting.done_trials if trial.cost is not None]
-    return (
-        UNKNOWN if cost is None or len(known) < len(setting.done_trials) else f"${cost.value:.4f}"
-    )
+    if cost is None or len(known) < len(setting.done_trials):
+        return UNKNOWN
+    return format_cost(cost.value)
 
 
 def _number_with_interval(value: Interval, digits: int) -> str:
@@ -114,15 +113,6 @@ def _percent_cell(value: Interval | None, digits: int = 0) -> str:
         return UNKNOWN
     scaled = Interval(100 * value.value, 100 * value.low, 100 * value.high)
     return f"{_number_with_interval(scaled, digits)}%"
-
-
-def duration(seconds: float) -> str:
-    """``31 s``, ``4 min 02 s``, ``1 h 05 min``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 # --- single runs --------------------------------------------------------------------------------
@@ -209,14 +199,15 @@ def _comparison_sentences(results: SweepTable, comparison: SettingComparison) ->
     difference, seeds = comparison.difference, comparison.seeds
     sentence = (
         f"Best by R_IDA of the last steps: {setting_label(results, comparison.best)},"
-        f" {signed(difference.value, 3)} over {setting_label(results, comparison.runner_up)}"
+        f" {format_signed(difference.value, 3)} over {setting_label(results, comparison.runner_up)}"
     )
     if not math.isfinite(difference.low):
         return [
             f"{sentence}. One seed cannot separate this from chance: add seeds.",
             *_safety_warning(results, comparison),
         ]
-    interval = f"95% interval {signed(difference.low, 3)} to {signed(difference.high, 3)} over {seeds} seeds"
+    low, high = format_signed(difference.low, 3), format_signed(difference.high, 3)
+    interval = f"95% interval {low} to {high} over {seeds} seeds"
     if comparison.is_significant:
         return [
             f"{sentence} ({interval}): larger than the noise of the seeds.",
@@ -318,4 +309,4 @@ def outcome_text(trial: TrialStatus) -> str:
         reward = f"R_IDA {ended.r_ida_last:.3f}"
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
         reward = f"R_IDA {ended.r_ida_first:.3f} → {ended.r_ida_last:.3f}"
-    return f"{reward}, {duration(ended.seconds)}{_run_path_suffix(trial)}"
+    return f"{reward}, {format_duration(ended.seconds)}{_run_path_suffix(trial)}"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.analysis.report.select import LAST_STEPS
 from ida_tui.events.state import Completion
+from ida_tui.util.format import UNKNOWN, format_number, format_signed
 
 MAX_CHARACTERS = 4_000
 """Maximum characters of a completion to show; completions.jsonl has the full text."""
@@ -100,7 +101,7 @@ def _make_sample(inputs: ReportInputs, completion: Completion) -> CompletionSamp
         kind=inputs.extras.prompt_kinds.get(finished.prompt_id, ""),
         text=text,
         scores=_format_scores([scored.align, scored.risk, scored.detail, scored.r_ida]),
-        advantage="–" if scored.advantage is None else f"{scored.advantage:+.2f}".replace("-", "−"),
+        advantage=UNKNOWN if scored.advantage is None else format_signed(scored.advantage, 2),
         reason=scored.reason,
         judge=scored.judge,
         cut="; ".join(cut),
@@ -108,6 +109,6 @@ def _make_sample(inputs: ReportInputs, completion: Completion) -> CompletionSamp
 
 
 def _format_scores(values: Sequence[float | None]) -> str:
-    align, risk, detail, reward = ("–" if v is None else f"{v:.1f}" for v in values)
-    reward = "–" if values[3] is None else f"{values[3]:.3f}"
+    align, risk, detail = (format_number(value, 1) for value in values[:3])
+    reward = format_number(values[3])
     return f"align {align} · risk {risk} · detail {detail} → R_IDA {reward}"

@@ -10,8 +10,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ida_tui.cli.output.lines import print_lines
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
     from ida_tui.runs.control import ControlRequest
@@ -149,5 +149,5 @@ def _send_request(directory: RunDirectory, request: ControlRequest) -> ExitCode:
         control.send_request(directory, request)
     except OSError as error:
         raise UsageError(f"{shown} cannot be written to: {error.strerror or error}") from None
-    print(one_line(f"✓ {CONFIRMATIONS[request]} ({shown})"))
+    print_lines([f"✓ {CONFIRMATIONS[request]} ({shown})"])
     return ExitCode.DONE

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from ida_tui.cli.output.lines import print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.util.text import one_line
 
 EPILOG = """\
 examples:
@@ -98,7 +98,7 @@ def run(options: Namespace) -> ExitCode:
             file = display_path(chats.save_chat(directory, messages, datetime.now()))
         except OSError as error:
             raise IdaError(f"could not save the messages: {error.strerror or error}") from None
-        print(one_line(f"✓ messages saved as prompts: prompts={file}"), file=sys.stderr)
+        print_status(f"✓ messages saved as prompts: prompts={file}")
     return ExitCode.DONE
 
 
@@ -118,7 +118,7 @@ def _uses_lines(options: Namespace) -> bool:
 def _read_messages() -> Iterator[str]:
     """The lines of stdin; on a terminal, with a prompt before each."""
     if sys.stdin.isatty():
-        print("One message per line; Ctrl-D ends the chat.", file=sys.stderr)
+        print_status("One message per line; Ctrl-D ends the chat.")
     while True:
         if sys.stdin.isatty():
             print("> ", end="", file=sys.stderr, flush=True)

@@ -6,8 +6,8 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ida_tui.cli.output.lines import print_lines
 from ida_tui.errors import ExitCode
-from ida_tui.util.text import one_line
 
 EPILOG = """\
 examples:
@@ -43,5 +43,5 @@ def run(options: Namespace) -> ExitCode:
     if options.json:
         print(json.dumps(as_json(comparison), indent=1, ensure_ascii=False))
     else:
-        print(*map(one_line, comparison_lines(comparison)), sep="\n")
+        print_lines(comparison_lines(comparison))
     return ExitCode.DONE

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
     from ida_tui.config.prompt_files import EvaluationPrompts
@@ -78,7 +77,7 @@ def run(options: Namespace) -> ExitCode:
         raise UsageError("--seed must be from 0 to 4294967295")
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     shown = f"{config.name}/{directory.run_id}"
-    _print_status(
+    print_status(
         f"Evaluating {shown} ({weights.label}) on {len(selected.prompts)} prompts, before and after training"
     )
     from ida_tui.engine import libraries
@@ -97,19 +96,19 @@ def run(options: Namespace) -> ExitCode:
         seed=seed,
         key=key,
         notes=notes,
-        on_progress=_print_status,
+        on_progress=print_status,
     )
     try:
         folder = evaluations.write_evaluation(directory, evaluation, answers)
     except OSError as error:
         raise IdaError(f"could not write to {directory.path}: {error.strerror or error}") from None
-    _print_status(f"Saved in {folder}")
+    print_status(f"Saved in {folder}")
     if options.json:
         print(
             json.dumps(asdict(evaluation) | {"folder": str(folder)}, ensure_ascii=False, indent=1)
         )
     else:
-        print(*map(one_line, evaluation_lines(evaluation)), sep="\n")
+        print_lines(evaluation_lines(evaluation))
     return ExitCode.DONE
 
 
@@ -153,7 +152,3 @@ def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPromp
         )
     note = f"{skipped} of {len(loaded.prompts)} prompts skipped: duplicates, or used in training"
     return selected, [note] if skipped else []
-
-
-def _print_status(line: str) -> None:
-    print(one_line(line), file=sys.stderr, flush=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode
-from ida_tui.util.text import as_json, one_line
+from ida_tui.util.text import as_json
 
 EPILOG = """\
 examples:
@@ -46,10 +46,10 @@ def run(options: Namespace) -> ExitCode:
         print(as_json(paths_as_json(paths)))
     else:
         for path in paths:
-            print(one_line(display_path(path)))
+            print_lines([display_path(path)])
     if options.open:
         import webbrowser
 
         if not webbrowser.open(paths.html.resolve().as_uri()):
-            print("! could not start a browser; open the file yourself", file=sys.stderr)
+            print_status("! could not start a browser; open the file yourself")
     return ExitCode.DONE

@@ -7,8 +7,9 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from ida_tui.cli.output.lines import print_lines
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.util.text import one_line, quoted
+from ida_tui.util.text import quoted
 
 if TYPE_CHECKING:
     from ida_tui.analysis.rescore import RewardScale
@@ -64,7 +65,7 @@ def run(options: Namespace) -> ExitCode:
     if options.json:
         print(json.dumps(as_json(name, rescoring), indent=1, ensure_ascii=False))
     else:
-        print(*map(one_line, rescore_lines(name, rescoring)), sep="\n")
+        print_lines(rescore_lines(name, rescoring))
     return ExitCode.DONE
 
 

@@ -8,8 +8,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
     from ida_tui.runs.directory import RunDirectory
@@ -69,24 +69,18 @@ def run(options: Namespace) -> ExitCode:
         return ExitCode.DONE
     resume_point = find_resume_point(directory)
     if resume_point.state.ended is None:
-        print(
-            one_line(f"! the run died: {postmortem.likely_cause(resume_point.state)}"),
-            file=sys.stderr,
-        )
+        print_status(f"! the run died: {postmortem.likely_cause(resume_point.state)}")
         saved = (
             f"step {resume_point.step} is saved on disk"
             if resume_point.step
             else "no step was saved"
         )
-        print(one_line(f"  {saved}; resuming from there"), file=sys.stderr)
+        print_status(f"  {saved}; resuming from there")
     start = resume_point.checkpoint.name if resume_point.checkpoint else "the beginning"
     for checkpoint in resume_point.rejected:
-        print(
-            one_line(f"! {checkpoint.path.name} cannot be used: {checkpoint.reason}"),
-            file=sys.stderr,
-        )
+        print_status(f"! {checkpoint.path.name} cannot be used: {checkpoint.reason}")
     if resume_point.rejected:
-        print(f"  resuming from {start} instead", file=sys.stderr)
+        print_status(f"  resuming from {start} instead")
     variant_overrides: list[str] = []
     if options.variant:
         original = resolve(str(directory.config), [], verify=False).config
@@ -115,7 +109,7 @@ def _resume_paused_process(directory: RunDirectory) -> bool:
     if pause is None or pause.by not in ("person", "alert"):
         return False
     control.send_request(directory, "go_on")
-    print("✓ Resume requested; the paused process continues")
+    print_lines(["✓ Resume requested; the paused process continues"])
     return True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ida_tui.analysis.comparison import CURVE_METRICS, Comparison, run_title
 from ida_tui.analysis.comparison_text import difference_rows, result_rows, run_labels
-from ida_tui.cli.output.sparkline import sparkline
+from ida_tui.util.sparkline import sparkline
 from ida_tui.util.text import table_lines
 
 CURVE_MAXIMA = {"r_ida": 1.0, "align": 10.0, "risk": 10.0, "detail": 10.0}

@@ -98,7 +98,7 @@ def collect_outputs(
         prompts: the prompts to answer.
         reference: take the logits along these answers; None takes them along the model's own answers.
     """
-    max_tokens = config.evaluation.max_completion_length or config.training.max_completion_length
+    max_tokens = config.evaluation_max_completion_length
     greedy = config.evaluation.model_copy(
         update={"temperature": 0.0, "max_completion_length": min(MAX_ANSWER_TOKENS, max_tokens)}
     )

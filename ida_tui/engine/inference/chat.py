@@ -296,7 +296,8 @@ class Chat:
     def _judge_answers(self, config: Config, service: JudgeService | None) -> JudgeService | None:
         from ida_tui.judge.api_key import load_api_key
         from ida_tui.judge.budget import Budget
-        from ida_tui.judge.service import JudgeInterrupted, JudgeService
+        from ida_tui.judge.errors import JudgeInterrupted
+        from ida_tui.judge.service import JudgeService, JudgeServiceOptions
         from ida_tui.judge.verdict import JudgeRequest
 
         if self._last_turn is None:
@@ -310,7 +311,7 @@ class Chat:
                     config.rubric,
                     config.prompts,
                     key=load_api_key(config.judge, dotenv_dir=Path.cwd()),
-                    budget=Budget(config.budget, 0.0),
+                    options=JudgeServiceOptions(budget=Budget(config.budget, 0.0)),
                 )
                 service.start()
                 service.probe_endpoint().result()

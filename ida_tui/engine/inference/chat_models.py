@@ -96,14 +96,10 @@ class ChatModels:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text
 
-    @property
-    def _max_tokens(self) -> int:
-        evaluation, training = self._config.evaluation, self._config.training
-        return evaluation.max_completion_length or training.max_completion_length
-
     def _encode(self, model: Any, conversation: Sequence[ChatMessage]) -> tuple[list[int], int]:
         """Token ids of the conversation, and how many of its oldest messages are left out to fit."""
         context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        max_tokens = self._config.evaluation_max_completion_length
         omitted = 0
         while True:
             prompt_ids: list[int] = self._tokenizer.apply_chat_template(
@@ -113,9 +109,9 @@ class ChatModels:
                 return_dict=True,
                 **self._config.model.chat_template_kwargs,
             )["input_ids"]
-            if len(prompt_ids) + self._max_tokens <= context or omitted + 2 >= len(conversation):
+            if len(prompt_ids) + max_tokens <= context or omitted + 2 >= len(conversation):
                 # A single message that is too long is truncated at its beginning.
-                return prompt_ids[-max(1, context - self._max_tokens) :], omitted
+                return prompt_ids[-max(1, context - max_tokens) :], omitted
             omitted += 2
 
     def _generate(
@@ -133,7 +129,7 @@ class ChatModels:
                 model,
                 [ids],
                 TokenSampler(temperature=temperature),
-                max_new_tokens=self._max_tokens,
+                max_new_tokens=self._config.evaluation_max_completion_length,
                 eos_token_ids=end_tokens,
                 pad_token_id=self._tokenizer.pad_token_id,
                 should_stop=should_stop,
@@ -155,7 +151,7 @@ class ChatModels:
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             **sampling,
-            max_new_tokens=self._max_tokens,
+            max_new_tokens=self._config.evaluation_max_completion_length,
             pad_token_id=self._tokenizer.pad_token_id,
             stopping_criteria=StoppingCriteriaList([check_stop]),
         )

@@ -23,7 +23,7 @@ from ida_tui.engine.model.trained import attach_adapter, full_model_config, prep
 from ida_tui.events.types import OFFLINE_JUDGE, current_timestamp
 from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.budget import Budget
-from ida_tui.judge.service import JudgeService
+from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import BatchStats, JudgeRequest
 from ida_tui.runs.store.evaluations import ComparedModel, EvaluatedAnswer, Evaluation
 from ida_tui.runs.weights import TrainedWeights
@@ -69,7 +69,7 @@ def evaluate(
             config.rubric,
             config.prompts,
             key=key,
-            budget=Budget(config.budget, spent),
+            options=JudgeServiceOptions(budget=Budget(config.budget, spent)),
         ) as service,
     ):
         service.probe_endpoint().result()
@@ -166,7 +166,7 @@ def judge_answers(
     answers_by_model: ModelAnswers,
     *,
     seed: int,
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[list[EvaluatedAnswer], BatchStats]:
     """Have the answers of both models scored blind: shuffled, without naming the model.
 

@@ -75,8 +75,7 @@ def _generate_batch(
     model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt]
 ) -> list[list[int]]:
     """Token ids of one answer for each prompt, in order; each includes the token that ended it."""
-    evaluation = config.evaluation
-    max_tokens = evaluation.max_completion_length or config.training.max_completion_length
+    max_tokens = config.evaluation_max_completion_length
     was_training = model.training
     model.eval()
     with torch.no_grad():

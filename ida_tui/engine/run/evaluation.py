@@ -173,7 +173,7 @@ def _sampling_settings(config: Config) -> Mapping[str, Any]:
         "seed": config.seed,
         "samples": evaluation.samples,
         "temperature": evaluation.temperature,
-        "longest": evaluation.max_completion_length or config.training.max_completion_length,
+        "longest": config.evaluation_max_completion_length,
         "prompts": [prompt.id for prompt in config.prompts.held_out()],
     }
 

@@ -60,7 +60,7 @@ from ida_tui.events.sinks.dispatcher import SinkDispatcher
 from ida_tui.events.sinks.registry import create_sinks, sink_settings
 from ida_tui.events.state import RunState
 from ida_tui.judge.calibration.cross_check import CrossChecker
-from ida_tui.judge.service import JudgeInterrupted
+from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory, create_run_directory, point_latest
 from ida_tui.runs.log.disk_errors import disk_error_of
