@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from textual.worker import Worker
 
-from ida_tui.engine.run.decision import ResumeDecision
+from ida_tui.engine.run.control import ResumeDecision
 from ida_tui.errors import IdaError
+from ida_tui.events.codec import EventError
 from ida_tui.events.types import (
-    EventError,
     MemorySampled,
     RunEnded,
     RunPaused,
