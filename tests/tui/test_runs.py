@@ -197,7 +197,7 @@ from tests.support.scripted_session import run_ended, run_started
 from tests.support.synthetic_run import step_events
 directory = RunDirectory(Path("outputs/quickstart/20260105-000000"))
 directory.path.mkdir(parents=True)
-with EventLog(directory) as log, owner.owned(directory):
+with EventLog(directory) as log, owner.owned_run(directory):
     log.emit(run_started(directory.path, 3))
     for step in (1, 2, 3):
         for event in step_events(step, 3):
