@@ -36,11 +36,9 @@ def test_a_mac_is_prevented_from_sleeping_only_while_a_run_lasts(
     with prevent_sleep() as active:
         assert active
         child = psutil.Process().children()[-1]
-        while (
-            not (arguments := tmp_path / "caffeinate.asked").exists() or not arguments.read_text()
-        ):
+        while not (recorded := tmp_path / "caffeinate.asked").exists() or not recorded.read_text():
             assert child.is_running()
-    assert arguments.read_text().split() == ["-i", "-s", "-w", str(os.getpid())]
+    assert recorded.read_text().split() == ["-i", "-s", "-w", str(os.getpid())]
     assert not child.is_running()
 
 

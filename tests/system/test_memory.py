@@ -91,7 +91,8 @@ def test_the_trainers_device_figures_are_passed_on_unchanged() -> None:
 def rusage_v4() -> bytes:
     """`struct rusage_info_v4` as `proc_pid_rusage` fills it: a UUID of 16 bytes, then 33 words of 64 bits.
 
-    The layout follows the public header; it was not recorded on a Mac. Each word holds its index, in millions.
+    The layout follows the public header; it was not recorded on a Mac. Each word holds its
+    index, in millions.
     """
     words = array("Q", [0, 0, *(number * 1_000_000 for number in range(2, 35))])
     return words.tobytes()
