@@ -10,9 +10,9 @@ SCRIPT = """
 import sys, tempfile
 sys.modules["torch"] = None
 temporary = tempfile.TemporaryDirectory(dir=".", prefix="temporary-")
-from ida_tui.cli.exit import leave
+from ida_tui.cli.exit import fast_exit
 print("before", end="")
-leave(3)
+fast_exit(3)
 print("never printed")
 """
 

@@ -39,9 +39,9 @@ PUSH_WITH_ANOTHER_TOKEN = """
 import sys
 from pathlib import Path
 from ida_tui.errors import IdaError
-from ida_tui.engine.export.hub import push
+from ida_tui.engine.export.hub import push_export
 try:
-    push(Path(sys.argv[1]), "me/mine", "hf_wrong", public=False)
+    push_export(Path(sys.argv[1]), "me/mine", "hf_wrong", public=False)
 except IdaError as error:
     print(error.lines())
 """

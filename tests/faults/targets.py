@@ -494,7 +494,7 @@ _SMALL: dict[str, Any] = {
 
 
 def small_file(rng: Random) -> bool:
-    """Read a hostile owner.json, control.json, manifest.json or checkpoint.json, or a non-file at its path."""
+    """Read a hostile owner.json, control.json, manifest.json or checkpoint.json, or a path without a file."""
     directory = RunDirectory(Path("run"))
     shutil.rmtree("run", ignore_errors=True)
     name = rng.choice(list(_SMALL))

@@ -55,8 +55,8 @@ def state_of_the_run() -> RunState:
 def test_the_app_fills_the_terminal() -> None:
     code = (
         "import shutil; from pathlib import Path;"
-        "from ida_tui.tui.terminal import kept_for_the_app\n"
-        "with kept_for_the_app(Path('stray.log')): size = shutil.get_terminal_size()\n"
+        "from ida_tui.tui.terminal import redirect_output\n"
+        "with redirect_output(Path('stray.log')): size = shutil.get_terminal_size()\n"
         "print(*size)"
     )
     with terminal(sys.executable, "-c", code, size=(133, 41)) as screen:
@@ -162,8 +162,8 @@ SHIPPED = Path(__file__).parents[2] / "profiles" / "experiments" / "quickstart.y
 STRAY = """
 import os, subprocess, sys
 from pathlib import Path
-from ida_tui.tui.terminal import kept_for_the_app
-with kept_for_the_app(Path("stray.log")):
+from ida_tui.tui.terminal import redirect_output
+with redirect_output(Path("stray.log")):
     os.write(2, b"from a C library\\n")
     print("from print")
     subprocess.run(["sh", "-c", "echo from a child; echo and its errors >&2"])
