@@ -10,9 +10,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ida_tui.config import checks
-from ida_tui.config.checks import ConfigFinding, check_config
+from ida_tui.config.checks import check_config
 from ida_tui.config.model_files import inspect_model
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig, ModelConfig
+from ida_tui.util.finding import Finding
 
 AXIS = {"zero": "worst", "ten": "best"}
 TODAY = date(2026, 6, 1)
@@ -37,18 +38,18 @@ def config(**changes: dict[str, object]) -> Config:
     return Config.model_validate({"name": "test", **tree})
 
 
-def find_errors(tested: Config, device: DeviceName = "cpu") -> list[ConfigFinding]:
+def find_errors(tested: Config, device: DeviceName = "cpu") -> list[Finding]:
     return [f for f in check_config(tested, device, TODAY) if f.severity == "error"]
 
 
-def only_error(tested: Config, device: DeviceName = "cpu") -> ConfigFinding:
+def only_error(tested: Config, device: DeviceName = "cpu") -> Finding:
     findings = find_errors(tested, device)
     assert len(findings) == 1, findings
     return findings[0]
 
 
-def note_titles(tested: Config, device: DeviceName = "cpu", today: date = TODAY) -> list[str]:
-    return [f.title for f in check_config(tested, device, today) if f.severity == "note"]
+def note_texts(tested: Config, device: DeviceName = "cpu", today: date = TODAY) -> list[str]:
+    return [f.text for f in check_config(tested, device, today) if f.severity == "note"]
 
 
 def test_a_consistent_experiment_has_no_findings():
@@ -57,9 +58,9 @@ def test_a_consistent_experiment_has_no_findings():
 
 def test_a_batch_that_does_not_divide_into_groups_gets_suggested_values():
     error = only_error(config(training={"gradient_accumulation_steps": 3}))
-    assert error.key == "training.gradient_accumulation_steps"
-    assert "gradient_accumulation_steps to 4 (1 × 4 = 4 completions: 1 prompt × 4)" in error.hint
-    assert "num_generations to 3" in error.hint
+    assert error.about == "training.gradient_accumulation_steps"
+    assert "gradient_accumulation_steps to 4 (1 × 4 = 4 completions: 1 prompt × 4)" in error.fix
+    assert "num_generations to 3" in error.fix
 
 
 @given(batch=st.integers(1, 40), passes=st.integers(1, 40), group=st.integers(2, 24))
@@ -70,7 +71,7 @@ def test_the_suggested_accumulation_always_divides_into_groups(batch, passes, gr
         "gradient_accumulation_steps": passes,
         "num_generations": group,
     }
-    hint = only_error(config(training=training)).hint
+    hint = only_error(config(training=training)).fix
     suggested = int(hint.split("gradient_accumulation_steps to ")[1].split()[0])
     assert suggested >= 1
     assert (batch * suggested) % group == 0
@@ -78,66 +79,66 @@ def test_the_suggested_accumulation_always_divides_into_groups(batch, passes, gr
 
 def test_a_step_that_needs_more_prompts_than_exist_is_refused_with_a_value_that_fits():
     error = only_error(config(training={"gradient_accumulation_steps": 32}))
-    assert "needs 8 prompts" in error.title
-    assert "gradient_accumulation_steps to 16" in error.hint
-    assert "add 4 more prompts" in error.hint
+    assert "needs 8 prompts" in error.text
+    assert "gradient_accumulation_steps to 16" in error.fix
+    assert "add 4 more prompts" in error.fix
     one_big_pass = {"per_device_train_batch_size": 64, "gradient_accumulation_steps": 1}
-    assert "per_device_train_batch_size to 4" in only_error(config(training=one_big_pass)).hint
+    assert "per_device_train_batch_size to 4" in only_error(config(training=one_big_pass)).fix
 
 
 def test_prompts_that_an_epoch_skips_are_noted():
-    assert any("skips some" in n for n in note_titles(config(training={
+    assert any("skips some" in n for n in note_texts(config(training={
         "gradient_accumulation_steps": 12,
     })))  # fmt: skip
 
 
 def test_a_completion_as_long_as_the_context_is_refused_with_a_shorter_length():
     error = only_error(config(training={"max_completion_length": 1024}))
-    assert error.hint == "set it to at most 768"
+    assert error.fix == "set it to at most 768"
 
 
 def test_a_completion_length_that_leaves_little_room_for_the_longest_prompt_is_noted():
     prompts = [{"id": "long", "kind": "harmless", "text": "word " * 100}]
     long = config(prompts={"prompts": prompts * 1}, training={"max_completion_length": 1000})
-    assert any("may be too few" in note for note in note_titles(long))
+    assert any("may be too few" in note for note in note_texts(long))
 
 
 def test_fp16_and_bf16_together_are_refused():
-    assert "both enabled" in only_error(config(training={"fp16": True, "bf16": True}), "cuda").title
+    assert "both enabled" in only_error(config(training={"fp16": True, "bf16": True}), "cuda").text
 
 
 @pytest.mark.parametrize(("fp16", "why"), [(True, "unscale"), (False, "destroys the weights")])
 def test_full_training_in_float16_is_refused(fp16, why):
     tested = config(model={"torch_dtype": "float16"}, training={"method": "full", "fp16": fp16})
     error = only_error(tested, "mps")
-    assert why in error.title
-    assert "method: lora" in error.hint
-    assert "float32" in error.hint
+    assert why in error.text
+    assert "method: lora" in error.fix
+    assert "float32" in error.fix
 
 
 def test_the_fused_optimizer_with_a_scaler_on_mps_is_refused():
     tested = config(training={"optim": "adamw_torch_fused"})
-    assert only_error(tested, "mps").key == "training.optim"
+    assert only_error(tested, "mps").about == "training.optim"
     assert find_errors(tested, "cuda") == []
 
 
 def test_bf16_on_mps_and_fp16_on_the_cpu_are_noted():
-    assert any("bf16 on mps" in n for n in note_titles(config(training={"bf16": True}), "mps"))
+    assert any("bf16 on mps" in n for n in note_texts(config(training={"bf16": True}), "mps"))
     assert any(
-        "fp16 has no effect" in n for n in note_titles(config(training={"fp16": True}), "cpu")
+        "fp16 has no effect" in n for n in note_texts(config(training={"fp16": True}), "cpu")
     )
 
 
 def test_evaluation_needs_held_out_prompts():
     prompts = [{"id": "a", "kind": "harmless", "text": "Hello"}]
     tested = config(prompts={"prompts": prompts}, evaluation={"enabled": True})
-    assert only_error(tested).key == "evaluation.enabled"
+    assert only_error(tested).about == "evaluation.enabled"
 
 
 def test_an_unknown_prompt_id_gets_the_nearest_id_suggested():
     error = only_error(config(prompts={"only": ["p1", "pp2"]}))
-    assert error.key == "prompts.only.1"
-    assert "p2" in error.hint
+    assert error.about == "prompts.only.1"
+    assert "p2" in error.fix
 
 
 # --- judges ---
@@ -145,10 +146,10 @@ def test_an_unknown_prompt_id_gets_the_nearest_id_suggested():
 
 def test_a_judge_model_that_retires_soon_is_noted():
     judge = {"kind": "openai", "model": "m", "shutdown_date": "2026-08-15"}
-    assert note_titles(config(judge=judge)) == []
-    soon = note_titles(config(judge=judge), today=date(2026, 8, 1))
+    assert note_texts(config(judge=judge)) == []
+    soon = note_texts(config(judge=judge), today=date(2026, 8, 1))
     assert soon == ["m retires on 2026-08-15 (14 days)"]
-    assert "was scheduled to retire" in note_titles(config(judge=judge), today=date(2027, 1, 1))[0]
+    assert "was scheduled to retire" in note_texts(config(judge=judge), today=date(2027, 1, 1))[0]
 
 
 @pytest.mark.parametrize(
@@ -162,14 +163,14 @@ def test_a_judge_model_that_retires_soon_is_noted():
 )
 def test_an_invalid_judge_setting_is_refused(judge, key):
     error = only_error(config(judge={"kind": "openai", "model": "m", **judge}))
-    assert error.key == key
-    assert "sk-secret" not in error.title + error.hint
+    assert error.about == key
+    assert "sk-secret" not in error.text + error.fix
 
 
 def test_a_reporter_that_is_not_installed_is_refused(monkeypatch):
     monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
     tested = config().model_copy(update={"report_to": ["trackio"]})
-    assert "trackio is not installed" in only_error(tested).title
+    assert "trackio is not installed" in only_error(tested).text
 
 
 # --- the model's files ---
@@ -194,7 +195,7 @@ def test_context_and_parameters_are_read_from_a_local_models_files(tmp_path):
     tied = model_folder(tmp_path / "m", {"tie_word_embeddings": True})
     assert inspect_model(ModelConfig(path=str(tied))).parameters == 6
     error = only_error(config(model={"path": str(folder), "context_length": 8}))
-    assert error.key == "training.max_completion_length"
+    assert error.about == "training.max_completion_length"
 
 
 @pytest.mark.parametrize(
@@ -205,17 +206,17 @@ def test_a_folder_that_is_not_a_model_is_refused(tmp_path, content, why):
     if content is not None:
         (tmp_path / "config.json").write_text(content, encoding="utf-8")
     error = only_error(config(model={"path": str(tmp_path)}))
-    assert why in error.title
-    assert error.key == "model.path"
+    assert why in error.text
+    assert error.about == "model.path"
 
 
 def test_an_adapter_a_file_and_a_missing_folder_are_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
-    assert "adapter" in only_error(config(model={"path": str(tmp_path)})).title
+    assert "adapter" in only_error(config(model={"path": str(tmp_path)})).text
     file = tmp_path / "adapter_config.json"
-    assert "is a file" in only_error(config(model={"path": str(file)})).title
+    assert "is a file" in only_error(config(model={"path": str(file)})).text
     for path in ("./nowhere", "/no/such/folder", "a/b/c", "~nobody-here/x", " "):
-        assert only_error(config(model={"path": path})).key == "model.path"
+        assert only_error(config(model={"path": path})).about == "model.path"
 
 
 def test_a_model_in_the_hugging_face_cache_is_found(tmp_path, monkeypatch):

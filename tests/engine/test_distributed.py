@@ -20,7 +20,7 @@ import pytest
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import TrainingConfig
 from ida_tui.engine.distributed.environment import ProcessInfo, process_info, split_batch
-from ida_tui.engine.run import several, vllm
+from ida_tui.engine.run import preflight
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from tests.conftest import IdaTui
 
@@ -256,12 +256,12 @@ def test_a_launcher_that_would_divide_the_model_is_refused(
 ) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
     with pytest.raises(UsageError, match=f"accelerate is configured for {name}"):
-        several.check_distributed(resolve("quickstart").config, "cuda", ProcessInfo(0, 2, 0, 2))
+        preflight.check_distributed(resolve("quickstart").config, "cuda", ProcessInfo(0, 2, 0, 2))
 
 
 def test_a_macs_gpu_is_not_shared() -> None:
     with pytest.raises(IdaError, match="cannot share the GPU") as refused:
-        several.check_distributed(resolve("quickstart").config, "mps", ProcessInfo(0, 2, 0, 2))
+        preflight.check_distributed(resolve("quickstart").config, "mps", ProcessInfo(0, 2, 0, 2))
     assert refused.value.code is ExitCode.DEVICE_UNUSABLE
 
 
@@ -286,7 +286,7 @@ def test_a_missing_vllm_is_named_with_the_command_that_installs_it(
     # Only the standard library is left to look in.
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(UsageError, match="vLLM, which is not installed") as refused:
-        vllm.require_vllm_installed()
+        preflight.require_vllm_installed()
     assert refused.value.hint.startswith("uv pip install 'vllm>=0.22,<=0.31'")
 
 
@@ -295,5 +295,5 @@ def test_a_vllm_server_that_does_not_answer_is_named() -> None:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         with pytest.raises(IdaError, match=f"no vLLM server responds at {url}") as refused:
-            vllm.require_vllm_server(url)
+            preflight.require_vllm_server(url)
     assert "vllm serve MODEL" in refused.value.hint

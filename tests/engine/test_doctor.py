@@ -113,16 +113,16 @@ def test_doctor_says_whether_models_could_be_downloaded(monkeypatch: pytest.Monk
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
         there = doctor.check_network()
     gone = doctor.check_network()
-    assert (there.verdict, there.text) == ("good", "127.0.0.1 can be reached")
-    assert (gone.verdict, gone.text) == ("note", "127.0.0.1 cannot be reached: Connection refused")
+    assert (there.severity, there.text) == ("good", "127.0.0.1 can be reached")
+    assert (gone.severity, gone.text) == ("note", "127.0.0.1 cannot be reached: Connection refused")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert doctor.check_network().text == "not checked: HF_HUB_OFFLINE is set"
 
 
 @pytest.mark.parametrize(
-    ("system", "device", "version", "verdict"),
+    ("system", "device", "version", "severity"),
     [
-        ("darwin", "mps", "2.10.0", "bad"),
+        ("darwin", "mps", "2.10.0", "error"),
         ("darwin", "mps", "2.13.1", "note"),
         ("darwin", "mps", "2.14.0", None),
         ("darwin", "cpu", "2.10.0", None),
@@ -130,7 +130,7 @@ def test_doctor_says_whether_models_could_be_downloaded(monkeypatch: pytest.Monk
     ],
 )
 def test_combinations_that_are_publicly_known_to_be_bad_are_named(
-    system: str, device: str, version: str, verdict: str | None
+    system: str, device: str, version: str, severity: str | None
 ) -> None:
     known = doctor.known_defect(system, device, version)
-    assert (known and known[0]) == verdict
+    assert (known and known[0]) == severity

@@ -205,7 +205,8 @@ def test_rows_that_are_sampled_in_parts_are_those_that_are_sampled_together(
     told: list[tuple[list[int], list[int]]] = []
     with torch.no_grad():
         ours = generate_in_chunks(
-            model, prompts, TokenSampler(temperature=0), at_once, max_new_tokens=20, eos=[EOS], pad=PAD,
+            model, prompts, TokenSampler(temperature=0), at_once, max_new_tokens=20,
+            eos_token_ids=[EOS], pad_token_id=PAD,
             on_tokens=lambda rows, ended: told.append(([len(row) for row in rows], list(ended))),
         )  # fmt: skip
     assert ours == generated(model, prompts, 20)

@@ -16,16 +16,18 @@ from transformers import Adafactor
 from trl import GRPOConfig, GRPOTrainer
 
 from ida_tui.config import embedded, precision
-from ida_tui.config.checks import ConfigFinding, check_config
+from ida_tui.config.checks import check_config
 from ida_tui.config.precision import PRECISION_TABLE, PrecisionRecipe, PrecisionRow
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, DeviceName, ModelConfig, TrainingConfig
 from ida_tui.engine.model import load
 from ida_tui.engine.run.build import training_rows
+from ida_tui.engine.trainer.arguments import custom_optimizer
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.events.types import StepFinished
 from ida_tui.judge import BatchStats, Verdict
+from ida_tui.util.finding import Finding
 from tests.support.metal import install_scaler
 
 
@@ -189,11 +191,11 @@ def made_optimizer(name: str, model: torch.nn.Module, training: TrainingConfig) 
     learned = [p for p in model.parameters() if p.requires_grad]
     rate = training.learning_rate
     if name == "adamw_kahan":
-        made = load.custom_optimizer(
+        made = custom_optimizer(
             training, PrecisionRecipe("bfloat16", False, False, name, beta2=0.99)
         )
         assert made is not None
-        return made[0](learned, weight_decay=0.0, **made[1])
+        return made.optimizer_class(learned, weight_decay=0.0, **made.arguments)
     if name == "adafactor":
         return Adafactor(learned, lr=rate, scale_parameter=False, relative_step=False)
     return torch.optim.AdamW(learned, lr=rate, weight_decay=0.0, fused="fused" in name)
@@ -288,11 +290,11 @@ def test_an_adapter_on_float16_is_refused_without_a_scaler_for_small_gradients_v
 
 def test_what_is_not_in_the_table_is_refused_with_the_nearest_row_that_works() -> None:
     finding = refused("training.bf16=true", "model.torch_dtype=float16", device="cuda")
-    assert finding.hint == (
+    assert finding.fix == (
         "the closest combination that works: training.method=lora model.torch_dtype=float16"
         " training.fp16=true training.bf16=false training.optim=adamw_torch_fused"
     )
-    asked = finding.hint.removeprefix("the closest combination that works: ").split()
+    asked = finding.fix.removeprefix("the closest combination that works: ").split()
     assert precision.nearest_supported(config(*asked, verify=False), "cuda") is None
 
 
@@ -321,7 +323,7 @@ def test_float16_weights_under_a_scaler_crash_with_and_without_clipping_so_they_
         "training.fp16=true",
         f"training.max_grad_norm={max_grad_norm}",
     )
-    assert found.title == "the gradient scaler cannot unscale the gradients of float16 weights"
+    assert found.text == "the gradient scaler cannot unscale the gradients of float16 weights"
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
@@ -336,7 +338,7 @@ def test_an_adapter_on_float16_trains_under_a_scaler_with_and_without_clipping(
 FULL = ("training.method=full",)
 
 
-def refused(*overrides: str, device: DeviceName = "mps") -> ConfigFinding:
+def refused(*overrides: str, device: DeviceName = "mps") -> Finding:
     """The one error that a profile gets on a device."""
     made = config(*overrides, f"device={device}", verify=False)
     errors = [f for f in check_config(made, device) if f.severity == "error"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ida_tui.engine import collector
+from ida_tui.engine import libraries
 from tests.support.judge_server import ScriptedJudge, completion_in
 
 SHORT = (
@@ -90,6 +90,6 @@ def test_a_completion_is_judged_as_soon_as_it_ends_while_others_are_sampled(
 
 
 def test_what_exists_when_training_starts_is_left_alone_by_the_collector_until_it_ends() -> None:
-    with collector.frozen_gc():
+    with libraries.frozen_gc():
         assert gc.get_freeze_count() > 0
     assert gc.get_freeze_count() == 0

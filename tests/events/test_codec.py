@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ida_tui.events import codec
 from ida_tui.events import types as ev
-from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.reader import read_events
 from tests.faults import sample_events
 
 
@@ -24,11 +25,11 @@ from tests.faults import sample_events
 def test_every_event_survives_the_disk(cls: type[ev.Event], data: st.DataObject) -> None:
     record = ev.Record(seq=3, time=ev.current_timestamp(), event=data.draw(_possible(cls)))
 
-    assert ev.decode(ev.encode(record)) == record
+    assert codec.decode(codec.encode(record)) == record
 
 
 def test_a_record_names_its_version_number_time_and_type() -> None:
-    line = ev.encode(ev.Record(17, "2026-01-31T01:02:03.004Z", ev.PhaseChanged(2, "judge")))
+    line = codec.encode(ev.Record(17, "2026-01-31T01:02:03.004Z", ev.PhaseChanged(2, "judge")))
 
     assert json.loads(line) == {
         "v": 1,
@@ -58,7 +59,7 @@ def test_a_number_that_is_not_finite_is_written_as_null() -> None:
         failure="timeout",
     )
 
-    line = ev.encode(ev.Record(0, ev.current_timestamp(), event))
+    line = codec.encode(ev.Record(0, ev.current_timestamp(), event))
 
     assert "NaN" not in line
     assert "Infinity" not in line
@@ -80,23 +81,23 @@ def test_a_number_that_is_not_finite_is_written_as_null() -> None:
     ],
 )
 def test_a_line_that_is_no_event_is_refused_by_name(line: str) -> None:
-    with pytest.raises(ev.EventError):
-        ev.decode(line)
+    with pytest.raises(codec.EventError):
+        codec.decode(line)
 
 
 def test_text_that_would_act_on_a_terminal_or_split_a_line_is_escaped() -> None:
     text = "\x1b[2J \x9b2J \u2028 \ud800 \n é"
 
-    line = ev.encode(ev.Record(0, ev.current_timestamp(), ev.Noticed("info", "model", text)))
+    line = codec.encode(ev.Record(0, ev.current_timestamp(), ev.Noticed("info", "model", text)))
 
-    assert ev.decode(line).event == ev.Noticed("info", "model", text)
+    assert codec.decode(line).event == ev.Noticed("info", "model", text)
     assert line.isprintable()
     assert "é" in line
 
 
 def test_a_torn_last_line_is_not_there_yet(tmp_path: Path) -> None:
     lines = [
-        ev.encode(ev.Record(n, ev.current_timestamp(), ev.PhaseChanged(n, "judge")))
+        codec.encode(ev.Record(n, ev.current_timestamp(), ev.PhaseChanged(n, "judge")))
         for n in range(3)
     ]
     path = tmp_path / "events.jsonl"
@@ -106,11 +107,11 @@ def test_a_torn_last_line_is_not_there_yet(tmp_path: Path) -> None:
 
 
 def test_a_broken_line_in_the_middle_is_named_with_its_line_number(tmp_path: Path) -> None:
-    good = ev.encode(ev.Record(0, ev.current_timestamp(), ev.PhaseChanged(1, "judge")))
+    good = codec.encode(ev.Record(0, ev.current_timestamp(), ev.PhaseChanged(1, "judge")))
     path = tmp_path / "events.jsonl"
     path.write_text(f"{good}\nnot an event\n{good}\n")
 
-    with pytest.raises(ev.EventError, match=r"events\.jsonl:2: not JSON"):
+    with pytest.raises(codec.EventError, match=r"events\.jsonl:2: not JSON"):
         list(read_events(path))
 
 
@@ -130,10 +131,10 @@ def test_a_broken_line_in_the_middle_is_named_with_its_line_number(tmp_path: Pat
 def test_an_event_that_no_run_can_have_emitted_is_refused(
     event: ev.Event, changes: dict[str, object]
 ) -> None:
-    body = json.loads(ev.encode(ev.Record(0, ev.current_timestamp(), event)))
+    body = json.loads(codec.encode(ev.Record(0, ev.current_timestamp(), event)))
 
-    with pytest.raises(ev.EventError):
-        ev.decode(json.dumps(body | changes))
+    with pytest.raises(codec.EventError):
+        codec.decode(json.dumps(body | changes))
 
 
 def _possible(cls: type[ev.Event]) -> st.SearchStrategy[ev.Event]:

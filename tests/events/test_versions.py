@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.log.replay import Replay
 
@@ -47,7 +48,7 @@ def test_lines_without_the_fields_that_came_later_mean_their_defaults(tmp_path: 
 def test_a_field_of_a_later_ida_tui_is_passed_over() -> None:
     line = OLD_MEMORY.replace('"process": 1', '"process": 1, "since_then": [1]')
 
-    assert ev.decode(line) == ev.decode(OLD_MEMORY)
+    assert codec.decode(line) == codec.decode(OLD_MEMORY)
 
 
 def test_an_older_version_is_brought_up_step_by_step(
@@ -60,20 +61,20 @@ def test_an_older_version_is_brought_up_step_by_step(
         text = body.pop("words", None)
         return {**body, "text": text} if text is not None else body
 
-    monkeypatch.setattr(ev, "VERSION", 3)
-    monkeypatch.setattr(ev, "UPGRADES", {1: from_1, 2: from_2})
+    monkeypatch.setattr(codec, "VERSION", 3)
+    monkeypatch.setattr(codec, "UPGRADES", {1: from_1, 2: from_2})
     head = '"seq": 0, "time": "2026-01-31T01:02:03.000Z", "type": "Noticed", "level": "info"'
 
-    first = ev.decode(f'{{"v": 1, {head}, "words": "hello"}}')
-    second = ev.decode(f'{{"v": 2, {head}, "source": "judge", "words": "hello"}}')
-    third = ev.decode(f'{{"v": 3, {head}, "source": "judge", "text": "hello"}}')
+    first = codec.decode(f'{{"v": 1, {head}, "words": "hello"}}')
+    second = codec.decode(f'{{"v": 2, {head}, "source": "judge", "words": "hello"}}')
+    third = codec.decode(f'{{"v": 3, {head}, "source": "judge", "text": "hello"}}')
 
     assert first == second == third
     assert first.event == ev.Noticed("info", "judge", "hello")
 
 
 def test_every_older_version_has_a_step_to_the_next() -> None:
-    assert sorted(ev.UPGRADES) == list(range(1, ev.VERSION))
+    assert sorted(codec.UPGRADES) == list(range(1, codec.VERSION))
 
 
 def test_a_newer_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -81,11 +82,11 @@ def test_a_newer_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
     path.write_text(OLD_STEP + "\n" + OLD_MEMORY.replace('"v": 1', '"v": 2') + "\n")
 
     with pytest.raises(
-        ev.EventError, match=r"events\.jsonl:2: written by a newer ida-tui .* update"
+        codec.EventError, match=r"events\.jsonl:2: written by a newer ida-tui .* update"
     ):
         Replay.open(path)
 
 
 def test_a_type_that_is_not_known_in_a_known_version_is_damage() -> None:
-    with pytest.raises(ev.EventError, match="unknown event type 'Nonsense'"):
-        ev.decode('{"v": 1, "seq": 0, "time": "2026-01-31T01:02:03.000Z", "type": "Nonsense"}')
+    with pytest.raises(codec.EventError, match="unknown event type 'Nonsense'"):
+        codec.decode('{"v": 1, "seq": 0, "time": "2026-01-31T01:02:03.000Z", "type": "Nonsense"}')

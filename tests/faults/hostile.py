@@ -172,12 +172,13 @@ def events() -> tuple[bytes, ...]:
 @cache
 def sample_events_as_json() -> tuple[dict[str, Any], ...]:
     """Well-formed events of every type, as JSON objects, including types that the real run lacks."""
+    from ida_tui.events import codec
     from ida_tui.events import types as ev
     from tests.faults import sample_events
 
     recorded = [json.loads(raw) for raw in events()]
     samples = [
-        json.loads(ev.encode(ev.Record(n, ev.current_timestamp(), e)))
+        json.loads(codec.encode(ev.Record(n, ev.current_timestamp(), e)))
         for n, e in enumerate(sample_events.ALL)
     ]
     return (*recorded, *samples * 10)

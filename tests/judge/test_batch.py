@@ -13,8 +13,8 @@ from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.batch import VerdictBatch, VerdictCoverage
 from ida_tui.judge.budget import Budget, BudgetExceeded
 from ida_tui.judge.calibration.drift import DriftMonitor
-from ida_tui.judge.errors import JudgeUnavailable
-from ida_tui.judge.service import JudgeInterrupted, JudgeService
+from ida_tui.judge.errors import JudgeInterrupted, JudgeUnavailable
+from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from tests.judge.test_service import KEY, PROMPTS, RUBRIC, questions, service
 from tests.support.judge_server import (
@@ -114,7 +114,9 @@ def test_a_server_that_reports_no_usage_counts_at_what_it_may_cost() -> None:
     purse = Budget(1.0)
     with ScriptedJudge([Raw(reply)]) as judge:
         config = service(judge)._config
-        with JudgeService(config, RUBRIC, PROMPTS, key=KEY, budget=purse) as scoring:
+        with JudgeService(
+            config, RUBRIC, PROMPTS, key=KEY, options=JudgeServiceOptions(budget=purse)
+        ) as scoring:
             [verdict], _ = scoring.score_batch(questions(1))
     assert verdict.cost is None
     assert purse.spent > 0

@@ -13,9 +13,9 @@ import yaml
 
 from ida_tui.config.schema import JudgeConfig, Price, Prompt, PromptSet, RubricConfig
 from ida_tui.judge.backends.openai.prompt import system_message
-from ida_tui.judge.errors import JudgeUnavailable
+from ida_tui.judge.errors import JudgeInterrupted, JudgeUnavailable
 from ida_tui.judge.estimate import retirement_warning
-from ida_tui.judge.service import JudgeInterrupted, JudgeService
+from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict, percentile
 from tests.support.judge_server import (
     Hold,
@@ -49,7 +49,8 @@ def service(judge: ScriptedJudge, folder: Path | None = None, **changes: Any) ->
         "cache": folder is not None,
     }
     config = JudgeConfig(**fields | changes)
-    return JudgeService(config, RUBRIC, PROMPTS, key=KEY, cache_dir=folder, retry_base_s=0.001)
+    options = JudgeServiceOptions(cache_dir=folder, retry_base_s=0.001)
+    return JudgeService(config, RUBRIC, PROMPTS, key=KEY, options=options)
 
 
 def questions(count: int, text: str = "answer number") -> list[JudgeRequest]:
@@ -257,7 +258,8 @@ def test_a_model_that_changes_during_the_run_is_a_warning() -> None:
 )
 def test_a_judge_near_its_end_is_a_warning(today: date, said: str | None) -> None:
     config = JudgeConfig(kind="openai", model="gpt-4o-mini", shutdown_date="2027-01-14")
-    warnings = JudgeService(config, RUBRIC, PROMPTS, key=KEY, today=today).warnings
+    options = JudgeServiceOptions(today=today)
+    warnings = JudgeService(config, RUBRIC, PROMPTS, key=KEY, options=options).warnings
     assert (
         [said in warning for warning in warnings] == [True] * len(warnings)
         if said

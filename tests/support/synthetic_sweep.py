@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.sweep.directory import SWEEPS_FOLDER, Combination, Sweep, save
@@ -69,7 +70,7 @@ def add_run(sweep: Sweep, number: int, outcome: RunOutcome) -> RunDirectory:
     with open(directory.events, "w", encoding="utf-8") as events:
         for seq, event in enumerate(_events(directory.path, outcome)):
             events.write(
-                ev.encode(ev.Record(seq, f"2026-01-31T09:01:{seq % 60:02}.000Z", event)) + "\n"
+                codec.encode(ev.Record(seq, f"2026-01-31T09:01:{seq % 60:02}.000Z", event)) + "\n"
             )
     return directory
 

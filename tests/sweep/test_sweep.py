@@ -18,7 +18,7 @@ from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.events import types as ev
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.reader import read_events
 from ida_tui.sweep import budget, directory, preflight, processes, text
 from ida_tui.sweep.grid import combination_label, parse_grid, split_values
 from ida_tui.sweep.results import build_table
@@ -105,7 +105,7 @@ def test_a_combination_that_does_not_fit_in_memory_is_named_in_the_error() -> No
 def test_a_budget_requires_a_judge_with_a_price() -> None:
     overrides = ["seed=0,1", "judge=ollama", "judge.price=null"]
 
-    with pytest.raises(UsageError, match="a budget needs a price"):
+    with pytest.raises(UsageError, match="a budget requires a price"):
         preflight.plan_sweep("quickstart", overrides, budget=2.0)
 
 
@@ -154,9 +154,11 @@ def test_the_table_has_means_with_confidence_intervals_over_seeds() -> None:
     assert interval.high - interval.value == pytest.approx(4.302653 * 0.02 / 3**0.5, abs=1e-6)
     assert text.setting_cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100 ±0%")
     # The differences per seed are 0.15, 0.17 and 0.13; runs are paired by seed, not by order.
-    assert table.ahead.best is fast
-    assert table.ahead.difference.value == pytest.approx(0.15)
-    assert table.ahead.difference.low == pytest.approx(0.15 - 4.302653 * 0.02 / 3**0.5, abs=1e-6)
+    assert table.comparison.best is fast
+    assert table.comparison.difference.value == pytest.approx(0.15)
+    assert table.comparison.difference.low == pytest.approx(
+        0.15 - 4.302653 * 0.02 / 3**0.5, abs=1e-6
+    )
     assert text.conclusion(table) == [
         "Best by R_IDA of the last steps: learning_rate=2e-3, +0.150 over learning_rate=1e-3"
         " (95% interval +0.100 to +0.200 over 3 seeds): larger than the noise of the seeds."
@@ -199,7 +201,7 @@ def test_only_seeds_that_all_settings_have_run_decide_the_best_setting() -> None
 
     table = table_of(sweep)
 
-    assert dict(table.ahead.best.values) == {RATES: "2e-3"}
+    assert dict(table.comparison.best.values) == {RATES: "2e-3"}
     assert (
         text.conclusion(table)[-1] == "1 of 4 runs are not finished: these results are preliminary."
     )
@@ -225,7 +227,7 @@ def test_a_best_setting_that_declines_less_often_gets_a_warning() -> None:
 def test_rewards_of_different_judges_are_not_ranked() -> None:
     sweep = create_sweep({"judge": ("offline", "ollama")}, [RunOutcome(0.60), RunOutcome(0.75)])
 
-    assert table_of(sweep).ahead is None
+    assert table_of(sweep).comparison is None
     assert "their rewards are not comparable" in text.conclusion(table_of(sweep))[0]
 
 

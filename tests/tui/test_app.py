@@ -10,9 +10,10 @@ import pytest
 from textual.pilot import Pilot
 
 from ida_tui.errors import ExitCode, IdaError
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.state import fold_all
-from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.run_view.sources import LiveSource
@@ -290,7 +291,7 @@ def test_words_of_a_model_or_a_judge_are_shown_literally_and_act_on_nothing(key:
     records = (
         ev.Record(n, ev.current_timestamp(), e) for n, e in enumerate((started, *spoiled, *last))
     )
-    (run / "events.jsonl").write_text("".join(ev.encode(record) + "\n" for record in records))
+    (run / "events.jsonl").write_text("".join(codec.encode(record) + "\n" for record in records))
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         app.open_run(run.absolute())

@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from ida_tui.errors import IdaError
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState, fold_all
 from ida_tui.events.types import Record
@@ -53,7 +54,7 @@ class Script:
     def keep(self) -> None:
         """Write what waits to the run's file, as an engine does."""
         Path("run").mkdir()
-        lines = [ev.encode(record) + "\n" for record in self._waiting]
+        lines = [codec.encode(record) + "\n" for record in self._waiting]
         Path("run/events.jsonl").write_text("".join(lines))
 
     def records(self, most: int) -> list[Record]:
