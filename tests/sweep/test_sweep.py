@@ -105,7 +105,7 @@ def test_a_combination_that_does_not_fit_in_memory_is_named_in_the_error() -> No
 def test_a_budget_requires_a_judge_with_a_price() -> None:
     overrides = ["seed=0,1", "judge=ollama", "judge.price=null"]
 
-    with pytest.raises(UsageError, match="a budget requires a price"):
+    with pytest.raises(UsageError, match="a budget needs a price"):
         preflight.plan_sweep("quickstart", overrides, budget=2.0)
 
 
