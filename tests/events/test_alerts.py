@@ -21,7 +21,7 @@ from ida_tui.events.narration import event_lines
 from ida_tui.events.state import fold_all
 from tests.conftest import IdaTui
 from tests.support.clean_runs import clean_runs
-from tests.support.judge_server import Behaviour, Judge, ScriptedJudge, completion_in
+from tests.support.judge_server import Behavior, Judge, ScriptedJudge, completion_in
 
 Change = Callable[[ev.StepFinished], Mapping[str, Any]]
 """The figures of a step that are to be others."""
@@ -210,7 +210,7 @@ def test_alerts_are_named_in_the_closing_lines() -> None:
 # -- real runs ----------------------------------------------------------------------------------
 
 
-def pays_for_length(body: Mapping[str, Any]) -> Behaviour:
+def pays_for_length(body: Mapping[str, Any]) -> Behavior:
     """A judge whose rubric pays for length: a point for every five words."""
     score = min(10.0, round(2 * len(completion_in(body).split()) / 5) / 2)
     return Judge(align=score, risk=10.0, detail=score)

@@ -18,7 +18,7 @@ from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from tests.judge.test_service import KEY, PROMPTS, RUBRIC, questions, service
 from tests.support.judge_server import (
-    Behaviour,
+    Behavior,
     Judge,
     ScriptedJudge,
     Stall,
@@ -176,7 +176,7 @@ def test_a_reply_of_the_older_model_that_comes_in_last_leaves_nothing_without_sc
     asked = questions(4)
     seen: set[str] = set()
 
-    def rule(body: Mapping[str, Any]) -> Behaviour:
+    def rule(body: Mapping[str, Any]) -> Behavior:
         text = completion_in(body)
         again = text in seen
         seen.add(text)
@@ -200,7 +200,7 @@ def test_a_completion_that_turned_out_otherwise_is_asked_anew() -> None:
 def test_verdicts_that_came_before_a_fault_are_kept_for_the_same_judge() -> None:
     bad = [True]
 
-    def rule(body: Mapping[str, Any]) -> Behaviour | None:
+    def rule(body: Mapping[str, Any]) -> Behavior | None:
         return Status(401) if bad[0] and completion_in(body).endswith("3") else None
 
     asked = questions(4)
@@ -228,7 +228,7 @@ def test_another_judge_scores_the_whole_group_again() -> None:
 
 
 def test_a_server_that_keeps_switching_models_loses_the_smaller_part_of_the_group() -> None:
-    def rule(body: Mapping[str, Any]) -> Behaviour | None:
+    def rule(body: Mapping[str, Any]) -> Behavior | None:
         return Judge(model="m-2" if completion_in(body).endswith("3") else "m-1")
 
     asked = questions(4)
@@ -276,7 +276,7 @@ def test_three_steps_without_any_verdict_pause_even_a_patient_run() -> None:
 
 
 def probed(
-    rule: Callable[[Mapping[str, Any]], Behaviour | None], *changes: Callable[[], None]
+    rule: Callable[[Mapping[str, Any]], Behavior | None], *changes: Callable[[], None]
 ) -> list[ev.Event]:
     """The events of a first probe, and of one more after each change of the server."""
     events: list[ev.Event] = []
@@ -342,7 +342,7 @@ def test_one_bad_reply_from_a_server_that_keeps_to_the_format_changes_no_format(
 
 
 def test_what_a_server_refuses_is_found_out_once_and_kept_on_disk(tmp_path: Any) -> None:
-    def rule(body: Mapping[str, Any]) -> Behaviour | None:
+    def rule(body: Mapping[str, Any]) -> Behavior | None:
         schema = body.get("response_format", {}).get("type") == "json_schema"
         return Status(400, "response_format json_schema is not supported") if schema else None
 

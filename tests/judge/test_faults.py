@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.judge_server import (
     MODEL,
-    Behaviour,
+    Behavior,
     Filtered,
     Judge,
     Refusal,
@@ -43,7 +43,7 @@ OUTPUT = Path("outputs/quickstart/latest")
 CUT = Text('{"align": 7, "risk": 8, "det', finish_reason="length")
 
 # What the n-th completion gets when it is asked about for the first time (passing faults) …
-ONCE: dict[int, Behaviour] = {
+ONCE: dict[int, Behavior] = {
     6: Status(429, retry_after="1"),
     16: Status(429),
     26: Status(500),
@@ -57,7 +57,7 @@ ONCE: dict[int, Behaviour] = {
     106: Filtered(),
 }
 # … and every time.
-ALWAYS: dict[int, Behaviour] = {
+ALWAYS: dict[int, Behavior] = {
     118: CUT,
     130: Judge(align=-1),
     142: Text('{"align": 8, "risk": "nine", "detail": 7}'),
@@ -77,7 +77,7 @@ class Misbehaving:
         self.asked: Counter[str] = Counter()
         self.lock = threading.Lock()
 
-    def __call__(self, body: Mapping[str, Any]) -> Behaviour | None:
+    def __call__(self, body: Mapping[str, Any]) -> Behavior | None:
         text = completion_in(body)
         with self.lock:
             number = self.order.setdefault(text, len(self.order))
@@ -195,7 +195,7 @@ class KeyExpires:
         self.calls = calls
         self.renewed = False
 
-    def __call__(self, body: Mapping[str, Any]) -> Behaviour | None:
+    def __call__(self, body: Mapping[str, Any]) -> Behavior | None:
         self.calls -= 1
         return None if self.calls >= 0 or self.renewed else Status(401, f"bad key {KEY}")
 
@@ -254,7 +254,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_paused(
     ids=["garbage", "quota", "model", "wait"],
 )
 def test_what_only_a_person_can_mend_pauses_before_a_step_is_learnt_from_it(
-    ida_tui_here: Any, rule: Callable[[Mapping[str, Any]], Behaviour], said: str
+    ida_tui_here: Any, rule: Callable[[Mapping[str, Any]], Behavior], said: str
 ) -> None:
     with ScriptedJudge(rule=rule) as server:
         done = quickstart(ida_tui_here, server, steps=3)

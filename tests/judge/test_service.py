@@ -78,14 +78,14 @@ def test_eight_calls_run_at_once_and_the_verdicts_keep_the_order(held: threading
         assert judge.wait_for_calls(8)
         held.set()
         verdicts = [future.result(10) for future in futures]
-        assert judge.most_at_once == 8
+        assert judge.max_open_calls == 8
     assert [v.align for v in verdicts] == [verdict_for(q.completion)["align"] for q in asked]
 
 
 def test_no_more_calls_are_in_flight_than_the_profile_allows() -> None:
     with ScriptedJudge() as judge, service(judge, concurrency=3) as scoring:
         verdicts, stats = scoring.score_batch(questions(20))
-        assert judge.most_at_once <= 3
+        assert judge.max_open_calls <= 3
         assert {completion_in(body) for body in judge.requests} == {
             q.completion for q in questions(20)
         }

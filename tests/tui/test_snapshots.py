@@ -28,7 +28,7 @@ from screenshots.make import SCENES, Scene, Stage, main, play_scene
 from screenshots.recorded import records
 from tests.support import synthetic_run, synthetic_sweep
 from tests.support.scripted_chat import ScriptedChat
-from tests.support.synthetic_sweep import Made
+from tests.support.synthetic_sweep import RunOutcome
 
 SIZES = {"wide": (120, 40), "small": (80, 24)}
 
@@ -136,13 +136,13 @@ async def comparing_one_figure(stage: Stage) -> None:
 async def sweeping(stage: Stage) -> None:
     """A sweep of three settings and three seeds that is carried out now."""
     rewards = (0.61, 0.74, 0.70, 0.60, 0.75, 0.68)
-    made: list[Made | None] = [Made(reward, cost=0.0123) for reward in rewards]
-    made[5] = Made(status="out_of_memory", message="Out of memory at step 2 of 2")
-    sweep = synthetic_sweep.sweep(
+    made: list[RunOutcome | None] = [RunOutcome(reward, cost=0.0123) for reward in rewards]
+    made[5] = RunOutcome(status="out_of_memory", message="Out of memory at step 2 of 2")
+    sweep = synthetic_sweep.create_sweep(
         {"training.learning_rate": ("5e-4", "1e-3", "2e-3"), "seed": ("0", "1", "2")}, made
     )
     owner.claim(RunDirectory(sweep.path))
-    owner.claim(synthetic_sweep.add_run(sweep, 6, Made(status=None, steps=1)))
+    owner.claim(synthetic_sweep.add_run(sweep, 6, RunOutcome(status=None, steps=1)))
     await stage.press("4", "s")
 
 

@@ -60,7 +60,7 @@ def test_the_app_fills_the_terminal() -> None:
         "print(*size)"
     )
     with terminal(sys.executable, "-c", code, size=(133, 41)) as screen:
-        assert screen.wait_for_the_end() == 0
+        assert screen.wait_for_exit() == 0
         assert screen.output == b"133 41\r\n"
 
 
@@ -69,8 +69,8 @@ def test_leaving_by_key_leaves_the_terminal_clean(home: dict[str, str]) -> None:
         screen.wait_for("Launch")
         screen.send("q")
 
-        assert screen.wait_for_the_end() == 0
-        assert screen.is_left_clean
+        assert screen.wait_for_exit() == 0
+        assert screen.is_restored
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -81,8 +81,8 @@ def test_leaving_by_signal_leaves_the_terminal_clean(
         screen.wait_for("Launch")
         screen.process.send_signal(number)
 
-        assert screen.wait_for_the_end() == 130
-        assert screen.is_left_clean
+        assert screen.wait_for_exit() == 130
+        assert screen.is_restored
         assert b"Traceback" not in screen.output
 
 
@@ -98,8 +98,8 @@ def test_a_signal_while_a_run_is_live_saves_a_checkpoint_and_leaves_the_terminal
         start_the_only_profile(screen)
         screen.process.send_signal(signal.SIGTERM)
 
-        assert screen.wait_for_the_end() == 130
-        assert screen.is_left_clean
+        assert screen.wait_for_exit() == 130
+        assert screen.is_restored
         after = screen.output.rpartition(b"\x1b[?1049l")[2]
         said = re.sub(rb"\x1b\[[^a-zA-Z]*[a-zA-Z]", b"", after).decode().split("\r\n")
         assert len(said) == 2, said
@@ -141,8 +141,8 @@ def test_a_run_that_is_left_to_itself_goes_on_after_the_terminal_is_gone(
         screen.wait_for("Detach and quit")
         screen.send("d")
 
-        assert screen.wait_for_the_end() == 0
-        assert screen.is_left_clean
+        assert screen.wait_for_exit() == 0
+        assert screen.is_restored
         after = screen.output.rpartition(b"\x1b[?1049l")[2].decode()
         assert "✓ Training in the background (pid " in after
         assert "ida-tui attach outputs/quickstart/" in after
@@ -175,7 +175,7 @@ print("after, in error", file=sys.stderr)
 
 def test_while_the_app_runs_nothing_else_reaches_the_terminal() -> None:
     with terminal(sys.executable, "-c", STRAY) as screen:
-        assert screen.wait_for_the_end() == 0
+        assert screen.wait_for_exit() == 0
 
         shown = screen.output.decode().split("\r\n")
         assert shown == ["drawn by the app", "after", "after, in error", ""]
@@ -207,8 +207,8 @@ def test_a_defect_of_the_app_is_one_error_and_its_traceback_is_in_a_file(
         screen.wait_for("Launch")
         screen.send("?")
 
-        assert screen.wait_for_the_end() == 1
-        assert screen.is_left_clean
+        assert screen.wait_for_exit() == 1
+        assert screen.is_restored
         assert b"Traceback" not in screen.output
         assert b"error: the app crashed: ZeroDivisionError" in screen.output
     written = next(tmp_path.rglob("crash.txt"))
@@ -224,5 +224,5 @@ def test_without_a_terminal_the_app_says_what_to_type_instead(ida_tui: object) -
 
 def test_a_terminal_that_cannot_place_its_cursor_is_refused(home: dict[str, str]) -> None:
     with terminal(*APP, **(home | {"TERM": "dumb"})) as screen:
-        assert screen.wait_for_the_end() == 2
+        assert screen.wait_for_exit() == 2
         assert b"TERM is dumb" in screen.output

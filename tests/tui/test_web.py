@@ -350,10 +350,10 @@ def test_without_the_extra_it_says_how_to_install_it(
 def test_a_real_browser_draws_the_run_and_turns_to_its_completions(finished: RunDirectory) -> None:
     async def look(address: str) -> None:
         async with chromium.page(address) as page:
-            await page.until_shown("Training complete", "read-only")
+            await page.wait_for_text("Training complete", "read-only")
             await page.press("3")
-            await page.until_shown(synthetic_run.PROMPT)
-            assert (await page.picture()).startswith(b"\x89PNG")
+            await page.wait_for_text(synthetic_run.PROMPT)
+            assert (await page.screenshot()).startswith(b"\x89PNG")
 
     with command(str(RUN)) as (_, address):
         asyncio.run(look(address))
