@@ -103,7 +103,7 @@ def test_a_run_has_only_one_trainer_and_its_lock_ends_with_the_process(
     script = (
         "import sys; from pathlib import Path; from ida_tui.runs import owner\n"
         "from ida_tui.runs.directory import RunDirectory\n"
-        "with owner.owned(RunDirectory(Path(sys.argv[1]))): print('locked', flush=True); input()"
+        "with owner.owned_run(RunDirectory(Path(sys.argv[1]))): print('locked', flush=True); input()"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", script, str(directory.path)],

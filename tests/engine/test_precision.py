@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -86,16 +87,18 @@ class SpyingScaler(torch.amp.GradScaler):
 class LengthJudge:
     """A fake reward source: align is the completion's length modulo 11."""
 
-    def begin(self, step: int, rows: Any) -> None:
+    def begin_step(self, step: int, rows: Any) -> None:
         """Called when a rollout starts."""
 
-    def ended(self, row: int, text: str) -> None:
+    def completion_ended(self, row: int, text: str) -> None:
         """Called when a completion has finished."""
 
     def after_step(self, step: int) -> None:
         """Called when a step has finished."""
 
-    def verdicts(self, texts: list[str], group_size: int) -> tuple[list[Verdict], BatchStats]:
+    def collect_verdicts(
+        self, texts: Sequence[str], group_size: int
+    ) -> tuple[list[Verdict], BatchStats]:
         """Scores every completion."""
         verdicts = [Verdict.scored(len(text) % 11, 8, 6, "", "length") for text in texts]
         return verdicts, BatchStats.from_verdicts(verdicts, 0.1)
