@@ -29,10 +29,11 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.goals import Goal, build_parser, run_benchmark  # noqa: E402
 from ida_tui.config.resolve import resolve  # noqa: E402
 from ida_tui.config.schema import JudgeConfig, Prompt  # noqa: E402
+from ida_tui.events import codec  # noqa: E402
 from ida_tui.events import types as ev  # noqa: E402
 from ida_tui.judge import r_ida  # noqa: E402
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer  # noqa: E402
-from ida_tui.judge.service import JudgeService  # noqa: E402
+from ida_tui.judge.service import JudgeService, JudgeServiceOptions  # noqa: E402
 from ida_tui.judge.verdict import JudgeRequest  # noqa: E402
 from tests.support.judge_server import Behaviour, Judge, ScriptedJudge, Status, completion_in  # noqa: E402
 
@@ -205,7 +206,7 @@ def _recorded_scores() -> Iterator[list[list[tuple[float, float, float]]]]:
         ROOT / "screenshots" / "quickstart.events.jsonl.gz", "rt", encoding="utf-8"
     ) as file:
         for line in file:
-            event = ev.decode(line).event
+            event = codec.decode(line).event
             if isinstance(event, ev.CompletionScored) and event.align is not None:
                 assert event.risk is not None
                 assert event.detail is not None
@@ -260,7 +261,11 @@ def _service(judge: ScriptedJudge, *, folder: Path | None = None, **changes: Any
         "cache": False,
     }
     return JudgeService(
-        JudgeConfig(**fields | changes), CONFIG.rubric, CONFIG.prompts, key=None, cache_dir=folder
+        JudgeConfig(**fields | changes),
+        CONFIG.rubric,
+        CONFIG.prompts,
+        key=None,
+        options=JudgeServiceOptions(cache_dir=folder),
     )
 
 

@@ -78,6 +78,7 @@ def _make_runs(outputs: Path) -> int:
 
     The steps are the same in every run: only the ends of each file are read.
     """
+    from ida_tui.events import codec
     from ida_tui.events import types as ev
     from tests.support.synthetic_run import run_events
 
@@ -85,7 +86,7 @@ def _make_runs(outputs: Path) -> int:
     texts = (ev.TextGenerated, ev.CompletionFinished, ev.TokensGenerated, ev.CompletionScored)
     _, _, *rest = (e for e in run_events(Path("run"), STEPS, rows=1) if not isinstance(e, texts))
     middle = "".join(
-        ev.encode(ev.Record(seq, "2026-01-01T00:00:00.000Z", event)) + "\n"
+        codec.encode(ev.Record(seq, "2026-01-01T00:00:00.000Z", event)) + "\n"
         for seq, event in enumerate(rest, start=2)
     ).encode()
     for number in range(RUNS):
@@ -95,7 +96,7 @@ def _make_runs(outputs: Path) -> int:
         directory.mkdir(parents=True)
         head = ""
         for seq, event in zip(range(2), run_events(directory, STEPS), strict=False):
-            text = ev.encode(ev.Record(seq, f"2026-01-01T00:00:00.{number % 1000:03}Z", event))
+            text = codec.encode(ev.Record(seq, f"2026-01-01T00:00:00.{number % 1000:03}Z", event))
             head += text.replace('"quickstart"', f'"{experiment}"') + "\n"
         (directory / "events.jsonl").write_bytes(head.encode() + middle)
         size += len(head) + len(middle)

@@ -21,8 +21,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from ida_tui.config.profiles import SECTIONS
@@ -31,19 +29,14 @@ from ida_tui.config.schema import Config
 from ida_tui.engine.session import Session
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.events import types as ev
-from ida_tui.events.state import Completion, RunState, fold
+from ida_tui.events.state import RunState, fold
 from ida_tui.judge.api_key import load_api_key
-from ida_tui.runs import owner
-from ida_tui.runs import resume as resumption
-from ida_tui.runs.catalog.summary import RunStatus
+from ida_tui.runs.catalog.lookup import find_run
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.lines import read_events
-from ida_tui.runs.log.replay import Replay
-from ida_tui.runs.resume import ResumePoint
-from ida_tui.runs.store import completions, evaluations
-from ida_tui.runs.store.evaluations import Evaluation
-from ida_tui.runs.weights import find_weights
-from ida_tui.util.paths import display_path
+from ida_tui.runs.resume import ResumePoint, find_resume_point
+from ida_tui.runs.run import Run
+
+__all__ = ["Run", "load_run", "run"]
 
 OUTPUTS_FOLDER = Path("outputs")
 """Folder in which runs are searched by name."""
@@ -58,109 +51,6 @@ FIXED_ON_RESUME = (
 
 Override = str | Mapping[str, object]
 """``"training.max_steps=5"`` as on the command line, or ``{"training.max_steps": 5}``."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run on disk, as it was when it was read: live, finished or interrupted."""
-
-    directory: Path
-    """The run directory; `docs/reading-a-run.md` describes its files."""
-    state: RunState
-    """The state after its last event: everything that the app and the printed lines show."""
-    status: RunStatus
-    """``done``, ``live``, ``died``, ``interrupted``, ``failed``, ``judge_unavailable``, …"""
-
-    @property
-    def name(self) -> str:
-        """Experiment and run id, in the form that every command accepts."""
-        return f"{self.directory.parent.name}/{self.directory.name}"
-
-    @property
-    def exit_code(self) -> ExitCode | None:
-        """The exit code of the command that trained it; None if it has not ended."""
-        return ExitCode(self.state.ended.exit_code) if self.state.ended else None
-
-    @property
-    def message(self) -> str:
-        """How it ended, in one sentence; empty if it has not ended."""
-        return self.state.ended.message if self.state.ended else ""
-
-    @property
-    def steps(self) -> Sequence[ev.StepFinished]:
-        """The finished steps in order, with their metrics."""
-        return tuple(self.state.steps)
-
-    @property
-    def r_ida_first(self) -> float | None:
-        """Mean reward of the first scored steps, from 0 to 1; None if no step was scored."""
-        return self.state.r_ida_first
-
-    @property
-    def r_ida_last(self) -> float | None:
-        """Mean reward of the last scored steps, from 0 to 1; None if no step was scored."""
-        return self.state.r_ida_last
-
-    @cached_property
-    def config(self) -> Config:
-        """The resolved profile.
-
-        Raises:
-            UsageError: its ``config.yaml`` is missing or damaged.
-        """
-        return resolve(str(self._run_directory.config), verify=False).config
-
-    @property
-    def weights(self) -> Path | None:
-        """Path of the trained weights, else of the newest complete checkpoint; None if there is neither."""
-        try:
-            return find_weights(self._run_directory, self.config).path
-        except UsageError:
-            return None
-
-    @property
-    def evaluation(self) -> Evaluation | None:
-        """The newest judged evaluation of both models; None if there is none."""
-        return evaluations.newest_evaluation(self._run_directory)
-
-    def completions(self, step: int | None = None) -> Iterator[Completion]:
-        """The judged completions with their verdicts, read from disk step by step.
-
-        Args:
-            step: return only the completions of this step.
-
-        Raises:
-            UsageError: the completions cannot be read.
-        """
-        for completed_step, step_completions in completions.read_completions(self._run_directory):
-            if step in (None, completed_step):
-                yield from step_completions
-
-    def events(self) -> Iterator[ev.Record]:
-        """Every record of the run, in order.
-
-        Raises:
-            EventError: a line is not an event.
-            OSError: the file cannot be read.
-        """
-        return read_events(self._run_directory.events)
-
-    def raise_if_failed(self) -> Run:
-        """Return this run if it is done or still running.
-
-        Raises:
-            IdaError: the run failed or died; has the run's own exit code and hint.
-        """
-        ended = self.state.ended
-        if ended is not None and ended.exit_code:
-            raise IdaError(ended.message, ended.hint, code=ExitCode(ended.exit_code))
-        if self.status in ("died", "unreadable"):
-            raise IdaError(f"the run {self.name} died", f"resume with: ida-tui resume {self.name}")
-        return self
-
-    @property
-    def _run_directory(self) -> RunDirectory:
-        return RunDirectory(self.directory)
 
 
 def run(
@@ -192,9 +82,7 @@ def run(
     changes = [text for override in overrides for text in _override_strings(override)]
     resume_point: ResumePoint | None = None
     if resume:
-        resume_point = resumption.find_resume_point(
-            resumption.find_run(os.fspath(profile), OUTPUTS_FOLDER)
-        )
+        resume_point = find_resume_point(find_run(os.fspath(profile), OUTPUTS_FOLDER))
         config = config_for_resume(resume_point.directory, changes)
     else:
         config = resolve(os.fspath(profile), changes).config
@@ -230,16 +118,7 @@ def load_run(run: str | os.PathLike[str]) -> Run:
     Raises:
         UsageError: there is no such run, or its events cannot be read.
     """
-    directory = resumption.find_run(os.fspath(run), OUTPUTS_FOLDER)
-    try:
-        state = Replay.open(directory.events).final_state
-    except (OSError, ev.EventError) as error:
-        raise UsageError(f"{display_path(directory.path)} cannot be read: {error}") from None
-    if state.ended is not None:
-        status: RunStatus = state.ended.status
-    else:
-        status = "live" if owner.is_alive(directory) else "died"
-    return Run(directory.path, state, status)
+    return Run.load(find_run(os.fspath(run), OUTPUTS_FOLDER))
 
 
 def run_session(
@@ -250,7 +129,7 @@ def run_session(
     Args:
         session: a session that has not started.
         state: the state of the run so far.
-        show: called with each new state and the record that led to it.
+        on_record: called with each new state and the record that led to it.
 
     Returns:
         The state after the last record.

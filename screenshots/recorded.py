@@ -16,6 +16,7 @@ from pathlib import Path
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.engine.session import Session
 from ida_tui.errors import IdaError
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.run_view.sources import LiveSource
@@ -27,7 +28,7 @@ RECORDING = Path(__file__).parent / "quickstart.events.jsonl.gz"
 def records() -> tuple[ev.Record, ...]:
     """Every record of the run, in order."""
     with gzip.open(RECORDING, "rt", encoding="utf-8") as file:
-        return tuple(ev.decode(line) for line in file)
+        return tuple(codec.decode(line) for line in file)
 
 
 def unpack(folder: Path) -> Path:

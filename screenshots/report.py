@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from ida_tui.analysis.report.write import write_report  # noqa: E402
-from ida_tui.runs.resume import find_run  # noqa: E402
+from ida_tui.runs.catalog.lookup import find_run  # noqa: E402
 from tests.support import chromium  # noqa: E402
 
 WIDTH, HEIGHT = 1080, 970

@@ -1,7 +1,7 @@
 """Comparison of the untrained and the trained model: means, confidence intervals and a verdict.
 
-    figures = figures_of(answers)
-    print(verdict(figures))
+    figures = compute_figures(answers)
+    print(conclusion(figures))
 
 Pure functions. A figure is the mean over prompts of the mean over a prompt's answers. Its interval is a
 paired bootstrap over prompts, because answers to the same prompt are not independent.
@@ -16,6 +16,7 @@ from typing import Literal
 
 from ida_tui.config.schema import PromptKind
 from ida_tui.runs.store.evaluations import EvaluatedAnswer, Figure, FigureUnit
+from ida_tui.util.format import format_percent, format_signed
 from ida_tui.util.statistics import paired_bootstrap
 
 KINDS: tuple[PromptKind, PromptKind] = ("harmless", "unsafe")
@@ -164,18 +165,10 @@ def _change_clause(share: Figure, verb: str, requests: str) -> str:
 
 
 def _shares_with_interval(share: Figure) -> str:
-    low, high = signed(100 * share.low), signed(100 * share.high)
-    change = signed(100 * share.difference)
+    low, high = format_signed(100 * share.low), format_signed(100 * share.high)
+    change = format_signed(100 * share.difference)
     return f"{_shares_text(share)}, {change} points, 95% interval {low} to {high}"
 
 
 def _shares_text(share: Figure) -> str:
-    return f"{100 * share.base:.0f}% → {100 * share.tuned:.0f}%"
-
-
-def signed(value: float, digits: int = 0) -> str:
-    """A difference with its sign; zero has no sign."""
-    text = f"{abs(value):.{digits}f}"
-    if not float(text):
-        return text
-    return f"{'+' if value > 0 else '−'}{text}"
+    return f"{format_percent(share.base)} → {format_percent(share.tuned)}"

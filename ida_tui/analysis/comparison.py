@@ -7,19 +7,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
 from ida_tui.errors import UsageError
-from ida_tui.events.state import RunState
-from ida_tui.events.types import EventError
 from ida_tui.judge.api_key import host_of
-from ida_tui.runs.catalog.read_summary import read_summary
-from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.replay import Replay
-from ida_tui.runs.store import evaluations
-from ida_tui.runs.store import spot_checks as spotchecks
-from ida_tui.runs.store.evaluations import Evaluation
+from ida_tui.runs.run import Run
+from ida_tui.runs.store import spot_checks
 from ida_tui.util.paths import display_path
 
 MAX_RUNS = 6
@@ -29,49 +22,6 @@ RUN_LABELS = "ABCDEF"
 CURVE_METRICS = ("r_ida", "align", "risk", "detail")
 MISSING_KEY = "–"
 """Placeholder for a key that is missing from a run's profile."""
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedRun:
-    """One run in a comparison, as read from disk."""
-
-    directory: RunDirectory
-    summary: RunSummary
-    state: RunState
-    config: Config | None
-    """The resolved profile; None if it could not be read, with the reason in the next field."""
-    config_error: str
-    evaluation: Evaluation | None
-    """The latest saved evaluation; None if there is none."""
-    spot_checks: tuple[int, int]
-    """Number of spot-checked completions whose scores a person agreed with, and number checked."""
-
-    @property
-    def name(self) -> str:
-        """Experiment and run id, ``experiment/run-id``."""
-        return f"{self.summary.experiment}/{self.summary.run_id}"
-
-    @property
-    def judge(self) -> str:
-        """Name of the judge, with its host if known."""
-        own = self.state.run.judge if self.state.run else ""
-        if self.config is None or self.config.judge.kind != "openai":
-            return own or "unknown"
-        judge = self.config.judge
-        # A paused run may have resumed with a different judge than the one in its profile.
-        return f"{own or judge.model} at {host_of(judge.base_url)}"
-
-    @property
-    def rubric(self) -> str:
-        """Name, version and digest of the rubric."""
-        if self.config is None:
-            return "unknown"
-        rubric = self.config.rubric
-        return f"{rubric.name} v{rubric.version} [{rubric.digest()}]"
-
-    def curve(self, name: str) -> Sequence[float | None]:
-        """Values of one metric by step: r_ida, align, risk or detail."""
-        return self.state.steps.column(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +38,9 @@ class ConfigDifference:
 class Comparison:
     """A comparison of two or more runs."""
 
-    runs: tuple[ComparedRun, ...]
+    runs: tuple[Run, ...]
+    spot_checks: tuple[tuple[int, int], ...]
+    """For each run, the spot checks that agree with the judge, and all spot checks."""
     differences: tuple[ConfigDifference, ...]
     warnings: tuple[str, ...]
     """Reasons why some results are not comparable, as sentences."""
@@ -114,38 +66,36 @@ def compare_runs(directories: Sequence[RunDirectory]) -> Comparison:
     for path in paths:
         if paths.count(path) > 1:
             raise UsageError(f"{display_path(path)} is given twice", "name different runs")
-    return compare_loaded([load_run_for_comparison(directory) for directory in directories])
-
-
-def load_run_for_comparison(directory: RunDirectory) -> ComparedRun:
-    """Load one run for comparison.
-
-    Raises:
-        UsageError: its events cannot be read.
-    """
-    try:
-        state = Replay.open(directory.events).final_state
-    except (OSError, EventError) as error:
-        raise UsageError(f"could not read {display_path(directory.path)}: {error}") from None
-    config, problem = None, ""
-    try:
-        config = resolve(str(directory.config), verify=False).config
-    except UsageError as error:
-        problem = error.title
-    return ComparedRun(
-        directory,
-        read_summary(directory),
-        state,
-        config,
-        problem,
-        evaluations.newest_evaluation(directory),
-        spotchecks.count_agreement(directory),
+    runs = [Run.load(directory) for directory in directories]
+    return Comparison(
+        runs=tuple(runs),
+        spot_checks=tuple(spot_checks.count_agreement(directory) for directory in directories),
+        differences=tuple(_find_differences(runs)),
+        warnings=tuple(_find_warnings(runs)),
     )
 
 
-def compare_loaded(runs: Sequence[ComparedRun]) -> Comparison:
-    """The comparison of loaded runs."""
-    return Comparison(tuple(runs), tuple(_find_differences(runs)), tuple(_find_warnings(runs)))
+def run_title(run: Run) -> str:
+    """Experiment and run id, ``experiment/run-id``, also if the run directory was moved."""
+    return f"{run.experiment}/{run.directory.name}"
+
+
+def judge_label(run: Run) -> str:
+    """Name of the judge, with its host if known."""
+    name = run.state.run.judge if run.state.run else ""
+    if run.config_error or run.config.judge.kind != "openai":
+        return name or "unknown"
+    judge = run.config.judge
+    # A paused run may have resumed with a different judge than the one in its profile.
+    return f"{name or judge.model} at {host_of(judge.base_url)}"
+
+
+def rubric_label(run: Run) -> str:
+    """Name, version and digest of the rubric."""
+    if run.config_error:
+        return "unknown"
+    rubric = run.config.rubric
+    return f"{rubric.name} v{rubric.version} [{rubric.digest()}]"
 
 
 # --- profiles -----------------------------------------------------------------------------------
@@ -187,9 +137,9 @@ def _format_value(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _find_differences(runs: Sequence[ComparedRun]) -> list[ConfigDifference]:
+def _find_differences(runs: Sequence[Run]) -> list[ConfigDifference]:
     """The config values that differ between the runs; unreadable profiles are ignored."""
-    profiles = [None if run.config is None else flatten_config(run.config) for run in runs]
+    profiles = [None if run.config_error else flatten_config(run.config) for run in runs]
     known = [profile for profile in profiles if profile is not None]
     keys = list(dict.fromkeys(key for profile in known for key in profile))
     return [
@@ -204,16 +154,16 @@ def _find_differences(runs: Sequence[ComparedRun]) -> list[ConfigDifference]:
 # --- warnings -----------------------------------------------------------------------------------
 
 
-def _find_warnings(runs: Sequence[ComparedRun]) -> list[str]:
+def _find_warnings(runs: Sequence[Run]) -> list[str]:
     warnings = []
     for noun, values in (
-        ("judges", [run.judge for run in runs]),
-        ("rubrics", [run.rubric for run in runs]),
+        ("judges", [judge_label(run) for run in runs]),
+        ("rubrics", [rubric_label(run) for run in runs]),
     ):
         if len(set(values)) > 1:
             labeled = ", ".join(_label_values(values))
             warnings.append(f"The {noun} differ ({labeled}), so rewards are not comparable.")
-    known = [run.config.prompts.train() for run in runs if run.config is not None]
+    known = [run.config.prompts.train() for run in runs if not run.config_error]
     if any(prompts != known[0] for prompts in known):
         warnings.append("The training prompts differ, so rewards are only roughly comparable.")
     evaluation_setups = [

@@ -7,14 +7,23 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from ida_tui.analysis.comparison import CURVE_METRICS, RUN_LABELS, ComparedRun, Comparison
+from ida_tui.analysis.comparison import (
+    CURVE_METRICS,
+    RUN_LABELS,
+    Comparison,
+    judge_label,
+    rubric_label,
+    run_title,
+)
 from ida_tui.events import types as ev
+from ida_tui.runs.run import Run
 from ida_tui.runs.store.evaluations import Figure
+from ida_tui.util.format import UNKNOWN, format_cost, format_duration, format_percent, format_share
 from ida_tui.util.paths import display_path
 from ida_tui.util.statistics import mean_of_known, wilson
 
-DASH = "–"
 AXES = ("align", "risk", "detail")
+FormatCell = Callable[[Run], str]
 
 
 class ComparisonRow(NamedTuple):
@@ -38,56 +47,53 @@ def difference_rows(comparison: Comparison) -> list[ComparisonRow]:
 
 def result_rows(comparison: Comparison) -> list[ComparisonRow]:
     """Rows for the results; a row without any known value is omitted."""
+    before: list[tuple[str, FormatCell]] = [
+        ("status", lambda run: run.status.replace("_", " ")),
+        ("steps", _format_steps),
+        ("judge", judge_label),
+        ("rubric", rubric_label),
+        ("R_IDA", lambda run: format_change(run.state.r_ida_first, run.state.r_ida_last, 3)),
+        *((axis, _axis_cell(axis)) for axis in AXES),
+    ]
+    after: list[tuple[str, FormatCell]] = [
+        ("weights moved", lambda run: format_percent(run.state.weight_delta, 2)),
+        ("alerts", lambda run: str(run.state.alert_count)),
+        ("cost", format_judge_cost),
+        ("time", lambda run: format_duration(run_seconds(run))),
+        ("peak memory", _format_memory),
+    ]
     rows = [
-        _make_row(comparison, label, cell)
-        for label, cell in (
-            ("status", lambda run: run.summary.status.replace("_", " ")),
-            ("steps", _format_steps),
-            ("judge", lambda run: run.judge),
-            ("rubric", lambda run: run.rubric),
-            ("R_IDA", lambda run: format_change(run.state.r_ida_first, run.state.r_ida_last, 3)),
-            *((axis, _axis_cell(axis)) for axis in AXES),
-        )
+        *(_make_row(comparison, label, cell) for label, cell in before),
+        *_evaluation_rows(comparison),
+        *(_make_row(comparison, label, cell) for label, cell in after),
     ]
-    rows += _evaluation_rows(comparison)
-    rows += [
-        _make_row(comparison, label, cell)
-        for label, cell in (
-            ("weights moved", lambda run: f"{100 * run.state.weight_delta:.2f}%"),
-            ("alerts", lambda run: str(run.state.alerted)),
-            ("cost", format_cost),
-            ("time", lambda run: format_duration(run_seconds(run))),
-            ("peak memory", _format_memory),
-            ("spot-check agreement", lambda run: format_agreement(run.checks)),
-        )
-    ]
-    return [row for row in rows if any(cell != DASH for cell in row.cells)]
+    agreements = tuple(format_agreement(checks) for checks in comparison.spot_checks)
+    rows.append(ComparisonRow("spot-check agreement", agreements))
+    return [row for row in rows if any(cell != UNKNOWN for cell in row.cells)]
 
 
-def _make_row(
-    comparison: Comparison, label: str, cell: Callable[[ComparedRun], str]
-) -> ComparisonRow:
+def _make_row(comparison: Comparison, label: str, cell: Callable[[Run], str]) -> ComparisonRow:
     return ComparisonRow(label, tuple(cell(run) for run in comparison.runs))
 
 
 def format_change(first: float | None, last: float | None, digits: int) -> str:
     """First and last value, such as ``0.296 → 0.753``; a dash if unknown."""
     if first is None or last is None:
-        return DASH
+        return UNKNOWN
     return f"{first:.{digits}f} → {last:.{digits}f}"
 
 
 def format_agreement(checks: tuple[int, int]) -> str:
     """Agreement of a person with the judge and its 95% interval: ``8 of 10 (80%, 49 to 94)``."""
-    hits, total = checks
+    agreed, total = checks
     if not total:
-        return DASH
-    share = wilson(hits, total)
+        return UNKNOWN
+    share = wilson(agreed, total)
     low, high = 100 * share.low, 100 * share.high
-    return f"{hits} of {total} ({100 * share.value:.0f}%, {low:.0f} to {high:.0f})"
+    return f"{agreed} of {total} ({100 * share.value:.0f}%, {low:.0f} to {high:.0f})"
 
 
-def run_seconds(run: ComparedRun) -> float | None:
+def run_seconds(run: Run) -> float | None:
     """Duration of the run so far, in seconds; None if unknown."""
     state = run.state
     if state.ended is not None:
@@ -99,18 +105,18 @@ def run_seconds(run: ComparedRun) -> float | None:
     return (end - start).total_seconds()
 
 
-def judge_cost(run: ComparedRun) -> float | None:
+def judge_cost(run: Run) -> float | None:
     """Cost of the judge in US dollars; None if unknown."""
     return run.state.ended.cost if run.state.ended is not None else run.state.judge.cost
 
 
-def _format_steps(run: ComparedRun) -> str:
+def _format_steps(run: Run) -> str:
     planned = run.state.run.steps if run.state.run else 0
-    return f"{len(run.state.steps)}/{planned}" if planned else DASH
+    return f"{len(run.state.steps)}/{planned}" if planned else UNKNOWN
 
 
-def _axis_cell(name: str) -> Callable[[ComparedRun], str]:
-    def cell(run: ComparedRun) -> str:
+def _axis_cell(name: str) -> FormatCell:
+    def cell(run: Run) -> str:
         first, last = (
             mean_of_known([getattr(step, name) for step in steps])
             for steps in (run.state.first_steps, run.state.last_steps)
@@ -120,27 +126,15 @@ def _axis_cell(name: str) -> Callable[[ComparedRun], str]:
     return cell
 
 
-def format_cost(run: ComparedRun) -> str:
+def format_judge_cost(run: Run) -> str:
     """Cost of the judge as text, such as ``$0.0123``; ``none`` for the offline heuristic."""
     if run.state.run is not None and run.state.run.judge == ev.OFFLINE_JUDGE:
         return "none"
-    known = judge_cost(run)
-    return DASH if known is None else f"${known:.4f}"
+    return format_cost(judge_cost(run), UNKNOWN)
 
 
-def format_duration(length: float | None) -> str:
-    """Seconds as ``58 s``, ``4 min 07 s`` or ``2 h 05 min``; a dash if unknown."""
-    if length is None:
-        return DASH
-    minutes, rest = divmod(round(length), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _format_memory(run: ComparedRun) -> str:
-    return f"{run.state.memory_peak / 1e9:.1f} GB" if run.state.memory_peak else DASH
+def _format_memory(run: Run) -> str:
+    return f"{run.state.memory_peak / 1e9:.1f} GB" if run.state.memory_peak else UNKNOWN
 
 
 # --- evaluations --------------------------------------------------------------------------------
@@ -161,19 +155,19 @@ def _evaluation_rows(comparison: Comparison) -> Iterable[ComparisonRow]:
     yield _make_row(comparison, "unsafe declined", lambda run: _counted_share(run, "unsafe"))
 
 
-def _evaluation_prompts(run: ComparedRun) -> str:
+def _evaluation_prompts(run: Run) -> str:
     if run.evaluation is not None:
         return (
             f"{run.evaluation.prompts}, {run.evaluation.harmless + run.evaluation.unsafe} prompts"
         )
     before = run.state.evaluation_before
-    return f"{before.prompts} held-out prompts" if before else DASH
+    return f"{before.prompts} held-out prompts" if before else UNKNOWN
 
 
-def _format_figure(run: ComparedRun, name: str) -> str:
+def _format_figure(run: Run, name: str) -> str:
     figure = run.evaluation.figure(name) if run.evaluation else None
     if figure is None:
-        return DASH
+        return UNKNOWN
     base, tuned = _format_value(figure, figure.base), _format_value(figure, figure.tuned)
     low, high = (_format_value(figure, end, signed=True) for end in (figure.low, figure.high))
     return f"{base} → {tuned} ({low} to {high})"
@@ -187,19 +181,19 @@ def _format_value(figure: Figure, value: float, *, signed: bool = False) -> str:
     return f"{value:{sign}.{digits}f}"
 
 
-def _counted_share(run: ComparedRun, kind: str) -> str:
+def _counted_share(run: Run, kind: str) -> str:
     """Before and after, as counted during the run; a dash if there is a saved evaluation."""
     if run.evaluation is not None:
-        return DASH
+        return UNKNOWN
     shares = []
     for evaluation in (run.state.evaluation_before, run.state.evaluation_after):
         if evaluation is None:
-            return DASH
+            return UNKNOWN
         total = evaluation.harmless if kind == "harmless" else evaluation.unsafe
         hits = evaluation.harmless_complied if kind == "harmless" else evaluation.unsafe_refused
         if not total:
-            return DASH
-        shares.append(f"{100 * hits / total:.0f}%")
+            return UNKNOWN
+        shares.append(format_share(hits, total))
     return " → ".join(shares)
 
 
@@ -209,37 +203,37 @@ def _counted_share(run: ComparedRun, kind: str) -> str:
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison as JSON-serializable values."""
     return {
-        "runs": [_run_as_json(run) for run in comparison.runs],
+        "runs": [
+            _run_as_json(run, checks)
+            for run, checks in zip(comparison.runs, comparison.spot_checks, strict=True)
+        ],
         "differences": [asdict(difference) for difference in comparison.differences],
         "warnings": list(comparison.warnings),
     }
 
 
-def _run_as_json(run: ComparedRun) -> dict[str, Any]:
+def _run_as_json(run: Run, checks: tuple[int, int]) -> dict[str, Any]:
     state = run.state
-    agreements, checked = run.spot_checks
-    evaluation = None
-    if run.evaluation is not None:
-        evaluation = asdict(run.evaluation)
+    agreed, total = checks
     return {
-        "name": run.name,
-        "path": display_path(run.directory.path),
-        "status": run.summary.status,
-        "model": run.summary.model,
-        "judge": run.judge,
-        "rubric": run.rubric,
+        "name": run_title(run),
+        "path": display_path(run.directory),
+        "status": run.status,
+        "model": state.run.model if state.run else "",
+        "judge": judge_label(run),
+        "rubric": rubric_label(run),
         "steps_done": len(state.steps),
         "steps": state.run.steps if state.run else None,
         "r_ida_first": state.r_ida_first,
         "r_ida_last": state.r_ida_last,
         "weight_delta": state.weight_delta,
-        "evaluation": evaluation,
+        "evaluation": asdict(run.evaluation) if run.evaluation else None,
         "before": asdict(state.evaluation_before) if state.evaluation_before else None,
         "after": asdict(state.evaluation_after) if state.evaluation_after else None,
         "alerts": state.alert_count,
         "cost": judge_cost(run),
         "seconds": run_seconds(run),
         "peak_memory": state.memory_peak or None,
-        "spot_checks": {"agreed": agreements, "looked_at": checked},
-        "curves": {name: list(run.curve(name)) for name in CURVE_METRICS},
+        "spot_checks": {"agreed": agreed, "looked_at": total},
+        "curves": {name: list(state.steps.column(name)) for name in CURVE_METRICS},
     }

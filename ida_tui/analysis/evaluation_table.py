@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from ida_tui.analysis.before_after import KINDS, signed
+from ida_tui.analysis.before_after import KINDS
 from ida_tui.runs.store.evaluations import Evaluation, Figure, FigureUnit
+from ida_tui.util.format import format_cost, format_signed
 
 DECIMALS: Mapping[FigureUnit, int] = {"share": 0, "points": 1, "reward": 3, "tokens": 0}
 
@@ -35,7 +36,7 @@ class FigureCells(NamedTuple):
     after: str
     change: str
     interval: str
-    word: str
+    assessment: str
     """better, worse or changed; empty if the change may be chance."""
     note: str
 
@@ -44,7 +45,7 @@ def figure_cells(figure: Figure, count: int) -> FigureCells:
     """The table cells of one figure.
 
     Args:
-        one: the figure; its name starts with the kind of its prompts.
+        figure: the figure; its name starts with the kind of its prompts.
         count: number of prompts of that kind.
     """
     scale = 100 if figure.unit == "share" else 1
@@ -52,9 +53,9 @@ def figure_cells(figure: Figure, count: int) -> FigureCells:
     unit = "%" if figure.unit == "share" else ""
     name = figure.name.partition(" ")[2] + (" (tokens)" if figure.unit == "tokens" else "")
     before, after = (f"{scale * value:.{digits}f}{unit}" for value in (figure.base, figure.tuned))
-    low, high = (signed(scale * value, digits) for value in (figure.low, figure.high))
+    low, high = (format_signed(scale * value, digits) for value in (figure.low, figure.high))
     note = f"({figure.prompts} prompts have verdicts)" if figure.prompts < count else ""
-    change = signed(scale * figure.difference, digits)
+    change = format_signed(scale * figure.difference, digits)
     return FigureCells(name, before, after, change, f"{low} to {high}", _assessment(figure), note)
 
 
@@ -62,7 +63,7 @@ def _format_row(figure: Figure, count: int) -> str:
     row = figure_cells(figure, count)
     return (
         f"  {row.name:<18}{row.before:>8}{row.after:>9}{row.change:>10}"
-        f"   {row.interval:<18}{row.word} {row.note}"
+        f"   {row.interval:<18}{row.assessment} {row.note}"
     ).rstrip()
 
 
@@ -85,7 +86,7 @@ def provenance_lines(evaluation: Evaluation) -> Iterator[str]:
     if evaluation.unscored:
         yield f"! {evaluation.unscored} of {total} verdicts failed; the scores exclude these answers."
     if evaluation.cost:
-        yield f"The judge cost ${evaluation.cost:.4f}."
+        yield f"The judge cost {format_cost(evaluation.cost)}."
     elif evaluation.cost is None:
         yield "The cost of the judge is unknown."
     yield from (f"! {note}" for note in evaluation.notes)

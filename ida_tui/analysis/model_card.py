@@ -12,15 +12,16 @@ from typing import Any
 
 import yaml
 
-from ida_tui.analysis.evaluation_table import evaluation_lines as evaluation_lines
+from ida_tui.analysis.evaluation_table import evaluation_lines
 from ida_tui.config.model_files import inspect_model
 from ida_tui.config.schema import Config
 from ida_tui.events.types import OFFLINE_JUDGE
-from ida_tui.judge.calibration import labelled
+from ida_tui.judge.calibration import labeled
 from ida_tui.runs.store.evaluations import Evaluation
 from ida_tui.runs.store.exports import ExportKind
 from ida_tui.runs.weights import TrainedWeights
-from ida_tui.util.statistics import wilson
+from ida_tui.util.format import format_count_share
+from ida_tui.util.statistics import mean_of_known, wilson
 from ida_tui.util.text import one_line
 
 MAX_REWARD_ROWS = 10
@@ -124,9 +125,10 @@ def _intro_section(inputs: CardInputs) -> Iterator[str]:
     run = trained.state.run
     name = f"run {_escape_markdown(run.run_id)} of " if run else ""
     yield (
-        f"{artifact} from {name}the experiment {_escape_markdown(config.name)}, after {trained.step_label}. It was trained"
-        " with ida-tui and TRL. A judge scored how well each answer serves the legitimate need behind"
-        " the request (align), how safe it is (risk, 10 = safest) and how complete it is (detail)."
+        f"{artifact} from {name}the experiment {_escape_markdown(config.name)}, after"
+        f" {trained.step_label}. It was trained with ida-tui and TRL. A judge scored how well each"
+        " answer serves the legitimate need behind the request (align), how safe it is (risk,"
+        " 10 = safest) and how complete it is (detail)."
     )
     if not trained.is_final:
         yield ""
@@ -172,8 +174,9 @@ def _training_section(inputs: CardInputs) -> Iterator[str]:
     config, training = inputs.config, inputs.config.training
     method = f"LoRA, r {config.lora.r}, alpha {config.lora.alpha}"
     run = inputs.trained.state.run
+    revision = f", revision {config.model.revision}" if config.model.revision else ""
     rows = [
-        ("base", _base_name(config) + (f", revision {config.model.revision}" if config.model.revision else "")),
+        ("base", _base_name(config) + revision),
         ("profile", config.name),
         ("judge", _judge_name(inputs)),
         ("rubric", f"{config.rubric.name} ({config.rubric.digest()})"),
@@ -212,7 +215,7 @@ def _reward_section(inputs: CardInputs) -> Iterator[str]:
         row_steps = steps[row * len(steps) // rows : (row + 1) * len(steps) // rows]
         first, last = row_steps[0].step, row_steps[-1].step
         r_ida, align, risk, detail = (
-            _mean_known([getattr(step, name) for step in row_steps])
+            mean_of_known([getattr(step, name) for step in row_steps])
             for name in ("r_ida", "align", "risk", "detail")
         )
         yield "| {} | {} | {} | {} | {} | {} |".format(
@@ -257,15 +260,15 @@ def _limits_section(inputs: CardInputs) -> Iterator[str]:
         " use, or that it is good at other tasks."
     )
     if _judge_name(inputs) == OFFLINE_JUDGE:
-        held_out = labelled.measure_accuracy(held_out=True)
-        low, high = held_out.wilson_interval()
+        held_out = labeled.measure_accuracy(held_out=True)
+        interval = held_out.interval
         yield ""
         yield (
             f"The judge was the **{OFFLINE_JUDGE}**: text patterns, not a model. It does not know"
             " whether an answer is true. On held-out answers labeled by hand, it classifies"
             f" compliance, partial refusal and refusal correctly in {100 * held_out.share:.1f}%"
-            f" ({held_out.correct} of {held_out.total}, 95% interval {100 * low:.1f} to"
-            f" {100 * high:.1f}%)."
+            f" ({held_out.correct} of {held_out.total}, 95% interval {100 * interval.low:.1f} to"
+            f" {100 * interval.high:.1f}%)."
         )
     if inputs.config.model.path == "embedded":
         yield ""
@@ -302,14 +305,15 @@ def _judge_name(inputs: CardInputs) -> str:
 def _versions(manifest: Mapping[str, Any]) -> str:
     packages = manifest.get("packages")
     packages = packages if isinstance(packages, dict) else {}
-    known = {"ida-tui": manifest.get("ida_tui"), **packages}
-    wanted = ("ida-tui", "torch", "transformers", "trl", "peft")
-    versions = [f"{name} {known[name]}" for name in wanted if isinstance(known.get(name), str)]
-    return ", ".join(versions) or "unknown"
+    versions = {"ida-tui": manifest.get("ida_tui"), **packages}
+    names = ("ida-tui", "torch", "transformers", "trl", "peft")
+    known = [f"{name} {versions[name]}" for name in names if isinstance(versions.get(name), str)]
+    return ", ".join(known) or "unknown"
 
 
 def _count_row(label: str, hits: int, total: int, later_hits: int, later_total: int) -> str:
-    return f"| {label} | {_share_with_interval(hits, total)} | {_share_with_interval(later_hits, later_total)} |"
+    before, after = _share_with_interval(hits, total), _share_with_interval(later_hits, later_total)
+    return f"| {label} | {before} | {after} |"
 
 
 def _share_with_interval(hits: int, total: int) -> str:
@@ -317,17 +321,12 @@ def _share_with_interval(hits: int, total: int) -> str:
         return "no prompts"
     interval = wilson(hits, total)
     low, high = 100 * interval.low, 100 * interval.high
-    return f"{100 * hits / total:.0f}% ({hits}/{total}), {low:.0f} to {high:.0f}%"
-
-
-def _mean_known(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    return f"{format_count_share(hits, total)}, {low:.0f} to {high:.0f}%"
 
 
 def _escape_markdown(value: object) -> str:
     """Untrusted text escaped for one line of Markdown, also inside a table."""
     text = one_line(str(value))
-    for mark in "\\`*_[]<>|":
-        text = text.replace(mark, f"\\{mark}")
+    for character in "\\`*_[]<>|":
+        text = text.replace(character, f"\\{character}")
     return text

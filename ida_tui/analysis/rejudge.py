@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, wait
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from ida_tui.config.schema import AXES, JudgeConfig, PromptKind, RubricConfig
 from ida_tui.events.state import Completion
 from ida_tui.judge.backends.openai.prompt import system_message
+from ida_tui.judge.collect import OnVerdictProgress, collect, received_verdict
 from ida_tui.judge.errors import JudgeUnavailable
-from ida_tui.judge.service import POLL_INTERVAL_S, JudgeService
+from ida_tui.judge.service import JudgeService
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.completions import read_completions
@@ -136,8 +136,8 @@ def estimate_cost(
         return None  # a plugin reports its cost after each call
     system_chars = len(system_message(rubric))
     chars = sum(
-        system_chars + len(q.prompt) + min(len(q.completion), judge.max_judged_chars)
-        for q in requests
+        system_chars + len(request.prompt) + min(len(request.completion), judge.max_judged_chars)
+        for request in requests
     )
     input_tokens = judge.samples * chars / _CHARS_PER_TOKEN
     output_tokens = judge.samples * len(requests) * _REPLY_TOKENS
@@ -149,7 +149,7 @@ def rejudge(
     completions: Sequence[Completion],
     requests: Sequence[JudgeRequest],
     *,
-    on_progress: Callable[[int, int], object] = lambda received, total: None,
+    on_progress: OnVerdictProgress = lambda received, total: None,
 ) -> RejudgeResult:
     """Have completions judged again, and compare the verdicts with those of the run.
 
@@ -166,20 +166,12 @@ def rejudge(
     futures = [service.submit(request) for request in requests]
     interrupted, unavailable = False, None
     try:
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=POLL_INTERVAL_S, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            on_progress(len(requests) - len(pending), len(requests))
+        collect(futures, on_progress=on_progress)
     except KeyboardInterrupt:
         interrupted = True
     except JudgeUnavailable as error:
         unavailable = error
-    finally:
-        for future in futures:
-            future.cancel()
-    verdicts = [_received_verdict(future) for future in futures]
+    verdicts = [received_verdict(future) for future in futures]
     received = [verdict for verdict in verdicts if verdict is not None]
     pairs = [
         (completion, verdict)
@@ -197,16 +189,6 @@ def rejudge(
         interrupted=interrupted,
         unavailable=unavailable,
     )
-
-
-def _received_verdict(future: Future[Verdict]) -> Verdict | None:
-    """The verdict of a call; None if the call was canceled or failed."""
-    if not future.done():
-        return None
-    try:
-        return future.result()
-    except (CancelledError, JudgeUnavailable):
-        return None
 
 
 def _score_agreement(name: str, pairs: Sequence[tuple[Completion, Verdict]]) -> JudgeAgreement:

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from ida_tui.analysis.advantages import RewardScale, compute_advantages
 from ida_tui.errors import UsageError
 from ida_tui.events.state import Completion, first_window, last_window
 from ida_tui.rewards.formulas import Formula
@@ -22,6 +21,9 @@ from ida_tui.runs.store.completions import read_completions
 from ida_tui.util.paths import display_path
 from ida_tui.util.statistics import mean_of_known, pearson, ranks
 
+RewardScale = Literal["group", "batch", "none"]
+STD_EPSILON = 1e-4
+"""Added to the standard deviation before the division, as in TRL."""
 MAX_EXAMPLES = 3
 TIE_DECIMALS = 9
 """Decimals to which rewards are rounded, so that rounding errors do not break ties."""
@@ -111,9 +113,10 @@ def rescore(
             none of them.
     """
     steps: list[StepRewards] = []
-    pairs: tuple[list[float], list[float]] = ([], [])
+    old_advantages: list[float] = []
+    new_advantages: list[float] = []
     examples: list[RescoredCompletion] = []
-    unscored = undefined = moved = turned = 0
+    unscored = undefined = rank_changes = sign_changes = 0
     lowest, highest = math.inf, -math.inf
     for step, completions in read_completions(directory):
         groups = _split_groups(completions)
@@ -127,31 +130,72 @@ def rescore(
         undefined += scored - valued
         rescored = _rescore_step(groups, old, new, old_scale, new_scale)
         for completion in rescored:
-            pairs[0].append(completion.old_advantage)
-            pairs[1].append(completion.new_advantage)
-            moved, turned = moved + completion.rank_changed, turned + completion.sign_changed
+            old_advantages.append(completion.old_advantage)
+            new_advantages.append(completion.new_advantage)
+            rank_changes += completion.rank_changed
+            sign_changes += completion.sign_changed
             lowest, highest = (
                 min(lowest, completion.new_reward),
                 max(highest, completion.new_reward),
             )
         examples = _most_changed([*examples, *rescored])
-    if not pairs[0]:
+    if not old_advantages:
         raise _no_rewards_error(directory, formula, undefined)
     return RescoreResult(
         formula=formula,
         old_scale=old_scale,
         new_scale=new_scale,
         steps=tuple(steps),
-        completions=len(pairs[0]),
+        completions=len(old_advantages),
         unscored=unscored,
         undefined=undefined,
-        rank_changes=moved,
-        sign_changes=turned,
-        correlation=pearson(*pairs),
+        rank_changes=rank_changes,
+        sign_changes=sign_changes,
+        correlation=pearson(old_advantages, new_advantages),
         lowest_new_reward=lowest,
         highest_new_reward=highest,
         examples=tuple(examples),
     )
+
+
+def compute_advantages(
+    groups: Sequence[Sequence[float | None]], scale: RewardScale
+) -> list[list[float]]:
+    """Compute the advantages of one step's completions, as TRL does but without torch.
+
+    Args:
+        groups: the rewards of each group; None for a failed verdict.
+        scale: the divisor: the standard deviation of the group (`group`), that of all rewards of the
+            step (`batch`), or 1 (`none`).
+
+    Returns:
+        One list per group, in the order of the rewards: (reward − group mean) / divisor. 0 where the
+        reward is None, or where fewer than two rewards leave the standard deviation undefined.
+    """
+    step_deviation = _sample_std([reward for group in groups for reward in group])
+    advantages_by_group = []
+    for group in groups:
+        scored = [reward for reward in group if reward is not None]
+        mean = fmean(scored) if scored else 0.0
+        deviation = {"none": 1.0, "batch": step_deviation, "group": _sample_std(group)}[scale]
+        # TRL computes with NaN and replaces an undefined advantage by 0.
+        divisor = deviation if scale == "none" or deviation is None else deviation + STD_EPSILON
+        advantages_by_group.append(
+            [
+                0.0 if reward is None or divisor is None else (reward - mean) / divisor
+                for reward in group
+            ]
+        )
+    return advantages_by_group
+
+
+def _sample_std(rewards: Sequence[float | None]) -> float | None:
+    """The sample standard deviation of the rewards; None for fewer than two."""
+    scored = [reward for reward in rewards if reward is not None]
+    if len(scored) < 2:
+        return None
+    mean = fmean(scored)
+    return math.sqrt(sum((reward - mean) ** 2 for reward in scored) / (len(scored) - 1))
 
 
 def _no_rewards_error(directory: RunDirectory, formula: Formula, undefined: int) -> UsageError:
@@ -169,7 +213,7 @@ def _no_rewards_error(directory: RunDirectory, formula: Formula, undefined: int)
 
 
 def _mean_reward(groups: Sequence[Sequence[float | None]]) -> float | None:
-    return mean_of_known([reward for group in groups for reward in group])
+    return mean_of_known(reward for group in groups for reward in group)
 
 
 def _split_groups(completions: Sequence[Completion]) -> list[list[Completion]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from ida_tui.cli.output.lines import print_lines
 from ida_tui.config.schema import Config
 from ida_tui.engine.run import background
 from ida_tui.engine.run.background import BackgroundRun, LaunchFailed
@@ -12,7 +13,7 @@ from ida_tui.errors import ExitCode
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.util.paths import expand_home
-from ida_tui.util.text import multiple_lines, one_line
+from ida_tui.util.text import multiple_lines
 
 
 def start_in_background(config: Config, arguments: Sequence[str]) -> ExitCode:
@@ -55,5 +56,5 @@ def _report_launch(start: Callable[[], BackgroundRun]) -> ExitCode:
     except LaunchFailed as error:
         print(multiple_lines(error.output), file=sys.stderr)
         return error.code
-    print(*map(one_line, detached.status_lines()), sep="\n")
+    print_lines(detached.status_lines())
     return ExitCode.DONE

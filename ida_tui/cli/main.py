@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, NoReturn
 from ida_tui import __version__
 from ida_tui.cli import commands
 from ida_tui.cli.exit import fast_exit
+from ida_tui.cli.output.lines import print_lines
 from ida_tui.engine.distributed.environment import ProcessInfo, process_info
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.util.text import multiple_lines, one_line
+from ida_tui.util.text import multiple_lines
 
 if TYPE_CHECKING:
     from ida_tui.config.resolve import ResolvedExperiment
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run_distributed(process, arguments)
         return int(_dispatch(arguments))
     except IdaError as error:
-        print(*map(one_line, error.lines()), sep="\n", file=sys.stderr)
+        print_lines(error.lines(), file=sys.stderr)
         return int(error.code)
     except BrokenPipeError:
         # The reader closed our output (`| head`): no traceback for that.
@@ -84,8 +85,8 @@ def _run_distributed(process: ProcessInfo, arguments: list[str]) -> int:
         )
         if not trains or "--detach" in arguments:
             raise UsageError(
-                f"{process.world_size} processes can only train or resume a run, in the foreground and without"
-                " the app",
+                f"{process.world_size} processes can only train or resume a run, in the foreground and"
+                " without the app",
                 "torchrun --nproc_per_node N -m ida_tui run PROFILE; watch it with ida-tui attach",
             )
         code = int(_dispatch(arguments))

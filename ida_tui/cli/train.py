@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Sequence
 
 from ida_tui.api import run_session
 from ida_tui.cli.output.printer import HumanPrinter, JsonPrinter, Printer
+from ida_tui.cli.signals import STOP_SIGNALS, handle_signals
 from ida_tui.config.schema import Config
 from ida_tui.engine.distributed.environment import process_info
 from ida_tui.engine.session import Session
@@ -49,7 +48,7 @@ def train(
     session = Session(config, key=key, argv=argv, resume=resume)
     printer.print_header(config)
     try:
-        with _handle_signals(session, printer):
+        with handle_signals(_SignalHandlers(session, printer).as_mapping()):
             state = run_session(
                 session, resume.state if resume else RunState(), printer.print_record
             )
@@ -58,50 +57,44 @@ def train(
     return ExitCode(state.ended.exit_code) if state.ended else ExitCode.FAILED
 
 
-@contextmanager
-def _handle_signals(session: Session, printer: Printer) -> Iterator[None]:
-    """Inside the block, signals stop, pause or resume the run.
+class _SignalHandlers:
+    """Signals stop, pause or resume the run.
 
-    The first SIGINT, SIGTERM or SIGHUP (the terminal was closed) stops the run with a checkpoint; a second
-    one exits immediately. SIGUSR1 pauses the run after the current step, or resumes it. If SIGHUP is ignored,
-    as under nohup, it stays ignored. A launcher of several processes may pass on a signal that the terminal
-    already sent to all of them: those count as one request.
+    The first stop signal stops the run with a checkpoint; a second one exits immediately. SIGUSR1 pauses
+    the run after the current step, or resumes it. A launcher of several processes may pass on a signal that
+    the terminal already sent to all of them: those count as one request.
     """
 
-    def pause_or_resume(number: int, frame: FrameType | None) -> None:
-        if session.pause_requested:
-            session.request_resume()
+    def __init__(self, session: Session, printer: Printer) -> None:
+        self._session = session
+        self._printer = printer
+        self._distributed = not process_info().is_single
+        self._requested_at = 0.0
+
+    def as_mapping(self) -> dict[signal.Signals, Callable[[], object]]:
+        """The handler of each signal."""
+        return {**dict.fromkeys(STOP_SIGNALS, self._stop), signal.SIGUSR1: self._pause_or_resume}
+
+    def _pause_or_resume(self) -> None:
+        if self._session.pause_requested:
+            self._session.request_resume()
         else:
-            session.request_pause()
-            printer.print_message("Pausing after this step… (send SIGUSR1 again to resume)")
+            self._session.request_pause()
+            self._printer.print_message("Pausing after this step… (send SIGUSR1 again to resume)")
 
-    requested_at = 0.0
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal requested_at
-        already_requested = session.stop_requested
-        if already_requested and distributed and time.monotonic() - requested_at < SAME_REQUEST_S:
-            return
-        requested_at = requested_at if already_requested else time.monotonic()
-        if already_requested:
-            printer.close()
-            printer.print_message(
-                "Exited immediately. Earlier checkpoints are in the run directory."
+    def _stop(self) -> None:
+        if not self._session.stop_requested:
+            self._requested_at = time.monotonic()
+            self._session.request_stop()
+            self._printer.print_message(
+                "Stopping: saving a checkpoint… (Ctrl-C again exits immediately)"
             )
-            # The trainer thread may be busy in a kernel: do not wait for it.
-            os._exit(int(ExitCode.INTERRUPTED))
-        session.request_stop()
-        printer.print_message("Stopping: saving a checkpoint… (Ctrl-C again exits immediately)")
-
-    distributed = not process_info().is_single
-    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: stop}
-    previous = {
-        number: signal.signal(number, handler)
-        for number, handler in {**handlers, signal.SIGUSR1: pause_or_resume}.items()
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
-    }
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+            return
+        if self._distributed and time.monotonic() - self._requested_at < SAME_REQUEST_S:
+            return
+        self._printer.close()
+        self._printer.print_message(
+            "Exited immediately. Earlier checkpoints are in the run directory."
+        )
+        # The trainer thread may be busy in a kernel: do not wait for it.
+        os._exit(int(ExitCode.INTERRUPTED))

@@ -11,9 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date
-from typing import Literal
 
 from ida_tui.config.devices import resolve_device
 from ida_tui.config.model_files import inspect_model, model_path_problem
@@ -26,6 +24,7 @@ from ida_tui.config.precision import (
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig, ModelConfig, TrainingConfig
 from ida_tui.errors import UsageError
 from ida_tui.util import plugins
+from ida_tui.util.finding import Finding
 
 RETIREMENT_NOTICE_DAYS = 60
 """Number of days before a judge model's retirement at which a note appears."""
@@ -33,23 +32,10 @@ _ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _EXPERIMENT_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigFinding:
-    """One error or note about an experiment, with a suggested fix."""
-
-    severity: Literal["error", "note"]
-    key: str
-    """Dotted key of the value to change."""
-    title: str
-    hint: str
-    related_keys: tuple[str, ...] = ()
-    """Other keys that the finding depends on."""
-
-
 def check_config(
     config: Config, device: DeviceName | None = None, today: date | None = None
-) -> list[ConfigFinding]:
-    """All findings about an experiment, errors first.
+) -> list[Finding]:
+    """All errors and notes about an experiment, errors first; each is about the dotted key of a value.
 
     Args:
         config: the resolved experiment.
@@ -76,15 +62,15 @@ def check_config(
 # --- the checks ---------------------------------------------------------------------------------
 
 
-def _error(key: str, title: str, hint: str, *involved: str) -> ConfigFinding:
-    return ConfigFinding("error", key, title, hint, involved)
+def _error(key: str, text: str, fix: str, *related_keys: str) -> Finding:
+    return Finding("error", key, text, fix, related_keys)
 
 
-def _note(key: str, title: str, hint: str) -> ConfigFinding:
-    return ConfigFinding("note", key, title, hint)
+def _note(key: str, text: str, fix: str) -> Finding:
+    return Finding("note", key, text, fix)
 
 
-def _check_prompts(config: Config) -> Iterator[ConfigFinding]:
+def _check_prompts(config: Config) -> Iterator[Finding]:
     prompts = config.prompts
     if not prompts.prompts:
         yield _error(
@@ -147,7 +133,7 @@ def _first_ids(ids: list[str]) -> str:
     return ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
 
 
-def _check_steps(config: Config) -> Iterator[ConfigFinding]:
+def _check_steps(config: Config) -> Iterator[Finding]:
     training, train = config.training, len(config.prompts.train())
     batch, group = training.per_device_train_batch_size, training.num_generations
     passes = training.gradient_accumulation_steps
@@ -218,7 +204,7 @@ def _alternative_group_sizes(completions: int, group_size: int) -> str:
     return f"\nor num_generations to {' or '.join(map(str, nearest))}" if nearest else ""
 
 
-def _check_model(model: ModelConfig) -> Iterator[ConfigFinding]:
+def _check_model(model: ModelConfig) -> Iterator[Finding]:
     problem = model_path_problem(model.path)
     if problem is not None:
         yield _error("model.path", *problem)
@@ -230,7 +216,7 @@ def _check_model(model: ModelConfig) -> Iterator[ConfigFinding]:
         )
 
 
-def _check_lengths(config: Config) -> Iterator[ConfigFinding]:
+def _check_lengths(config: Config) -> Iterator[Finding]:
     context = inspect_model(config.model).context_length
     if context is None:
         return
@@ -259,7 +245,7 @@ def _check_lengths(config: Config) -> Iterator[ConfigFinding]:
             )
 
 
-def _check_precision(config: Config, device: DeviceName) -> Iterator[ConfigFinding]:
+def _check_precision(config: Config, device: DeviceName) -> Iterator[Finding]:
     training, precision = config.training, resolve_precision(config, device)
     if training.fp16 is True and training.bf16 is True:
         yield _error(
@@ -292,7 +278,7 @@ def _unsupported_precision(
     precision: PrecisionRecipe,
     alternative: PrecisionRow,
 ) -> tuple[str, ...]:
-    """Key, title, hint and involved keys for number formats that are not in the table."""
+    """Key, text, fix and related keys for number formats that are not in the table."""
     fix = f"the closest combination that works: {alternative.settings()}"
     if training.method == "full" and precision.weights == "float16":
         reason = (
@@ -336,7 +322,7 @@ def _unsupported_precision(
     return "model.torch_dtype", reason, fix, "training.fp16", "training.bf16", "training.optim"
 
 
-def _check_judge(judge: JudgeConfig, today: date) -> Iterator[ConfigFinding]:
+def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
     if judge.options and judge.kind != "plugin":
         yield _error("judge.options", "only a plugin judge accepts options", "remove judge.options")
     if judge.kind == "offline":
@@ -381,39 +367,39 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[ConfigFinding]:
         return
     if days < RETIREMENT_NOTICE_DAYS:
         name = judge.model
-        title = f"{name} retires on {judge.shutdown_date} ({days} {_plural('day', days)})"
+        text = f"{name} retires on {judge.shutdown_date} ({days} {_plural('day', days)})"
         if days <= 0:
-            title = f"{name} was scheduled to retire on {judge.shutdown_date}"
+            text = f"{name} was scheduled to retire on {judge.shutdown_date}"
         yield _note(
             "judge.model",
-            title,
+            text,
             "choose another judge; list them with: ida-tui --list judges",
         )
 
 
-def _check_formula(formula: str) -> Iterator[ConfigFinding]:
+def _check_formula(formula: str) -> Iterator[Finding]:
     if formula != "r_ida":
         yield from _check_plugin("rubric.formula", plugins.FORMULA_GROUP, formula)
 
 
-def _check_plugin(key: str, group: str, name: str) -> Iterator[ConfigFinding]:
+def _check_plugin(key: str, group: str, name: str) -> Iterator[Finding]:
     try:
         plugins.find_plugin(group, name)
     except UsageError as error:
         yield _error(key, error.title, error.hint)
 
 
-def _check_budget(config: Config) -> Iterator[ConfigFinding]:
+def _check_budget(config: Config) -> Iterator[Finding]:
     if config.budget is not None and config.judge.kind != "offline" and config.judge.price is None:
         yield _error(
             "budget",
-            "a budget requires a price, but the judge profile has none",
+            "a budget needs a price, but the judge profile has none",
             "set judge.price={input: DOLLARS, output: DOLLARS} per million tokens, or remove budget",
             "judge.price",
         )
 
 
-def _check_rollout(config: Config) -> Iterator[ConfigFinding]:
+def _check_rollout(config: Config) -> Iterator[Finding]:
     if config.training.rollout_rows is not None and config.engine == "plain":
         yield _error(
             "training.rollout_rows",
@@ -423,7 +409,7 @@ def _check_rollout(config: Config) -> Iterator[ConfigFinding]:
         )
 
 
-def _check_vllm(config: Config) -> Iterator[ConfigFinding]:
+def _check_vllm(config: Config) -> Iterator[Finding]:
     if config.training.use_vllm and config.engine != "plain":
         yield _error(
             "training.use_vllm",
@@ -433,7 +419,7 @@ def _check_vllm(config: Config) -> Iterator[ConfigFinding]:
         )
 
 
-def _check_name_and_sinks(config: Config) -> Iterator[ConfigFinding]:
+def _check_name_and_sinks(config: Config) -> Iterator[Finding]:
     if not _EXPERIMENT_NAME_PATTERN.fullmatch(config.name):
         yield _error(
             "name",

@@ -1,7 +1,8 @@
 """Supported combinations of device, method, weight format, autocast and optimizer.
 
-A profile's settings must match a row of the table; otherwise `ida_tui.config.checks` rejects them and suggests the
-closest row. fp16 autocast on the CPU, which does not exist, is replaced by float32 with a note in the log.
+A profile's settings must match a row of the table; otherwise `ida_tui.config.checks` rejects them and
+suggests the closest row. fp16 autocast on the CPU, which does not exist, is replaced by float32 with a note
+in the log.
 `tests/engine/test_precision.py` trains every row and shows that the omitted combinations fail.
 """
 
@@ -26,8 +27,8 @@ class PrecisionRow:
         method: LoRA or full training; an adapter is float32 in every row.
         weights: data type of the base weights.
         autocast: data type of autocast; fp16 includes a gradient scaler.
-        optims: supported optimizers; the first one is used for ``optim: auto``.
-        why: the reason that it works.
+        optimizers: supported optimizers; the first one is used for ``optim: auto``.
+        reason: the reason that it works.
     """
 
     device: DeviceName
@@ -57,7 +58,10 @@ WHY_SCALER = (
 )
 WHY_MASTER_WEIGHTS = "float32 weights preserve updates of any size; matrix products use 16 bits"
 WHY_FLOAT32 = "float32 throughout"
-WHY_BFLOAT16 = "bfloat16 has float32's range, so it needs no scaler; the float32 adapter preserves small updates"
+WHY_BFLOAT16 = (
+    "bfloat16 has float32's range, so it needs no scaler;"
+    " the float32 adapter preserves small updates"
+)
 WHY_KAHAN = "Kahan summation adds each update's rounding error to the next update"
 
 PRECISION_TABLE = (

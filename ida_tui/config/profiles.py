@@ -76,7 +76,7 @@ def find_profile(
         kind: the kind of the profile.
         name: a profile's name, or a path ending in .yaml. A relative path is resolved against the
             folder of the file that contains it, then against the working directory.
-        named_at: the origin of the name.
+        origin: the origin of the name.
         key: the dotted key that holds the name, for the error message.
 
     Raises:

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from ida_tui.config import profiles
-from ida_tui.config.checks import ConfigFinding, check_config
+from ida_tui.config.checks import check_config
 from ida_tui.config.profiles import SECTIONS, ProfileKind
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
@@ -31,6 +31,7 @@ from ida_tui.config.yaml_tree import (
     parse_yaml,
 )
 from ida_tui.errors import UsageError
+from ida_tui.util.finding import Finding
 from ida_tui.util.paths import expand_home, is_directory
 from ida_tui.util.text import quoted, short_key
 
@@ -56,7 +57,7 @@ class ResolvedExperiment:
     """The explicitly set values, without defaults."""
     file: Path
     """File of the experiment profile."""
-    notes: tuple[ConfigFinding, ...] = ()
+    notes: tuple[Finding, ...] = ()
     """Notes that do not prevent the run."""
 
 
@@ -113,12 +114,12 @@ def resolve(
         error = errors[0]
         # Among the inconsistent values, report the one from the command line.
         from_command_line = [
-            k for k in (error.key, *error.related_keys) if origins.get(k) == COMMAND_LINE_ORIGIN
+            k for k in (error.about, *error.related_keys) if origins.get(k) == COMMAND_LINE_ORIGIN
         ]
-        key = from_command_line[0] if from_command_line else error.key
+        key = from_command_line[0] if from_command_line else error.about
         raise UsageError(
-            error.title,
-            error.hint + more_problems_hint([f.key for f in errors[1:]]),
+            error.text,
+            error.fix + more_problems_hint([f.about for f in errors[1:]]),
             where=f"{origin_of(origins, key)}: {key}",
         )
     return ResolvedExperiment(config, origins, raw, file, tuple(findings))

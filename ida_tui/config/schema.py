@@ -2,8 +2,8 @@
 
 `Config` is the resolved experiment: its model, judge, rubric and prompts are values, no longer
 profile names. The fields of `TrainingConfig` have the names and meanings of `trl.GRPOConfig`. Unknown
-keys are refused. `ida_tui.config.profiles` reads profiles; `ida_tui.config.validation` reports errors with file and
-line.
+keys are refused. `ida_tui.config.profiles` reads profiles; `ida_tui.config.validation` reports errors with
+file and line.
 """
 
 from __future__ import annotations
@@ -437,6 +437,11 @@ class Config(_Section):
     """Evaluation before and after training."""
     alerts: AlertsConfig = AlertsConfig()
     """Alert thresholds, and the action on an alert."""
+
+    @property
+    def evaluation_max_completion_length(self) -> int:
+        """Maximum length of an answer in an evaluation, in tokens."""
+        return self.evaluation.max_completion_length or self.training.max_completion_length
 
     def planned_steps(self) -> int:
         """Optimizer steps of the full run, counted as TRL's sampler and trainer count them.

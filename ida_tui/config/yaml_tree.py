@@ -100,7 +100,7 @@ def merge(base: Node, top: Node, section_keys: Collection[str]) -> Node:
     Args:
         base: the tree with lower priority.
         top: the tree with higher priority.
-        sections: keys whose value may be a profile name. There, a mapping on top of a name extends
+        section_keys: keys whose value may be a profile name. There, a mapping on top of a name extends
             that profile, and a mapping with its own ``extends`` replaces the value in `base`.
     """
     if not (isinstance(base.value, dict) and isinstance(top.value, dict)):

@@ -7,7 +7,7 @@ from ida_tui.events.types import AlertRaised
 
 
 class RunInterrupted(Exception):
-    """The user asked to stop. Raised on the trainer's thread where it is safe to leave the step."""
+    """A stop was requested. Raised on the trainer's thread where it is safe to leave the step."""
 
 
 class PauseRequested(Exception):

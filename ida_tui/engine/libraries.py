@@ -1,9 +1,16 @@
-"""Environment variables that must be set before torch and the Hugging Face libraries are imported."""
+"""Setup of torch and the Hugging Face libraries: environment, captured output, garbage collection."""
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from ida_tui.events.types import Noticed
 
 LIBRARY_DEFAULTS = {
     # Metal's default limits are above physical memory, so a run would swap instead of failing. Limit the
@@ -29,15 +36,94 @@ LIBRARY_DEFAULTS = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
+"""Environment variables that must be set before the libraries are imported."""
+LIBRARY_LOGGERS = (
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "torch",
+    "huggingface_hub",
+)
+IGNORED_WARNINGS = (
+    # torch warns that Metal has no pinned memory, even though the data loader does not use it.
+    "pin_memory",
+    # trl.GRPOTrainer itself uses the deprecated name of activation checkpointing.
+    "gradient_checkpointing",
+    # Failed verdicts are already counted and shown with their reasons.
+    "All reward functions returned None",
+    "use_cache=True` is incompatible",
+    # It is intended that the tokenizer's special tokens are written to the model's configuration.
+    "tokenizer has new PAD/BOS/EOS tokens",
+)
 
 
 def set_library_defaults(model_folder: Path | None) -> None:
-    """Set these variables unless the user has set them.
+    """Set `LIBRARY_DEFAULTS`, except for variables that the user has set.
 
     Args:
-        model_folder: the model's folder if it is on this machine. Then the hub is switched off, too.
+        model_folder: the model's folder if it is on this machine. The hub is then switched off as well.
     """
     for name, value in LIBRARY_DEFAULTS.items():
         os.environ.setdefault(name, value)
     if model_folder is not None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@contextmanager
+def capture_library_output(emit: Callable[[Noticed], object]) -> Iterator[None]:
+    """Inside the block, emit the libraries' warnings and log records as notices, each text once."""
+    seen: set[str] = set()
+
+    def notice(source: str, text: str) -> None:
+        text = " ".join(text.split())[:500]
+        if text not in seen and not any(expected in text for expected in IGNORED_WARNINGS):
+            seen.add(text)
+            emit(Noticed(level="warning", source=source, text=text))
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            notice(record.name.partition(".")[0], record.getMessage())
+
+    _disable_progress_bars()
+    handler = Handler(level=logging.WARNING)
+    previous = []
+    for name in LIBRARY_LOGGERS:
+        logger = logging.getLogger(name)
+        previous.append((logger, list(logger.handlers), logger.propagate))
+        logger.handlers, logger.propagate = [handler], False
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        # Deprecation warnings are for developers of the libraries, not for users of this program.
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.showwarning = lambda message, category, *_: notice(category.__name__, str(message))
+        try:
+            yield
+        finally:
+            for logger, handlers, propagate in previous:
+                logger.handlers, logger.propagate = handlers, propagate
+
+
+@contextmanager
+def frozen_gc() -> Iterator[None]:
+    """Exclude all objects that exist now from garbage collection inside the block.
+
+    The libraries create about a million permanent objects. A full collection visits each of them while every
+    thread waits, which takes about a third of a second each time.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _disable_progress_bars() -> None:
+    import datasets
+    from transformers.utils.logging import disable_progress_bar
+
+    datasets.disable_progress_bars()
+    disable_progress_bar()

@@ -18,8 +18,7 @@ from collections.abc import Sequence
 
 from ida_tui.config.devices import resolve_device
 from ida_tui.config.schema import Config
-from ida_tui.engine.run.control import RunControl
-from ida_tui.engine.run.decision import ResumeDecision
+from ida_tui.engine.run.control import ResumeDecision, RunControl
 from ida_tui.errors import IdaError
 from ida_tui.events.types import Record
 from ida_tui.runs.resume import ResumePoint

@@ -16,11 +16,11 @@ BLOCK_SIZE = 256
 
 
 class Column(Sequence[float | None]):
-    """One figure of each item of a `Series`, as a sequence of floats: eight bytes per item.
+    """One figure of each item of a `PackedHistory`, as a sequence of floats: eight bytes per item.
 
     Args:
         values: the figures; NaN stands for None.
-        length: number of valid values; further ones belong to a longer series with the same storage.
+        length: number of valid values; further ones belong to a longer history with the same storage.
     """
 
     __slots__ = ("_length", "_values")
@@ -66,7 +66,7 @@ class Column(Sequence[float | None]):
 
 
 class _HistoryStore(Generic[T]):
-    """Storage shared by several series: compressed blocks, the newest items, and the figures of all items."""
+    """Storage shared by several histories: compressed blocks, the newest items, and all figures."""
 
     __slots__ = ("blocks", "columns", "newest", "unpacked")
 
@@ -102,8 +102,8 @@ class _HistoryStore(Generic[T]):
 
     def block(self, number: int) -> list[T]:
         """The items of one block."""
-        opened, items = self.unpacked
-        if opened != number:
+        unpacked_number, items = self.unpacked
+        if unpacked_number != number:
             # Safe to unpickle: the block was packed by this process and never left its memory.
             items = pickle.loads(zlib.decompress(self.blocks[number]))
             self.unpacked = (number, items)
@@ -124,12 +124,12 @@ class PackedHistory(Sequence[T], Generic[T]):
     """An immutable sequence to which one item can be appended cheaply.
 
     A run is folded step by step, and every state contains all earlier steps. For 100,000 steps, tuples would
-    need five billion references. Here all series share one store, and each series knows its own length. All
+    need five billion references. Here all histories share one store, and each knows its own length. All
     but the newest items are compressed in blocks; reading an old item unpacks its block.
 
     Args:
         items: the initial items; they must be picklable and compare equal to their copies.
-        figures: numeric attributes (or None) of the items that `figures` returns without unpacking.
+        columns: numeric attributes (or None) of the items that `column` returns without unpacking.
     """
 
     __slots__ = ("_length", "_store")
@@ -141,22 +141,22 @@ class PackedHistory(Sequence[T], Generic[T]):
         self._length = len(self._store)
 
     def with_item(self, item: T) -> PackedHistory[T]:
-        """A new series with one more item at the end; this series does not change."""
-        # The longest series appends in place; a shorter one that branches off gets a separate store.
+        """A new history with one more item at the end; this history does not change."""
+        # The longest history appends in place; a shorter one that branches off gets a separate store.
         is_longest = len(self._store) == self._length
         store = self._store if is_longest else self._store.copy_prefix(self._length)
         store.append(item)
         return self._from_store(store, self._length + 1)
 
     def prefix(self, count: int) -> PackedHistory[T]:
-        """The first `count` items, as a series."""
+        """The first `count` items, as a history."""
         return self._from_store(self._store, max(0, min(count, self._length)))
 
     def column(self, name: str) -> Column:
         """One figure of every item.
 
         Raises:
-            KeyError: the series was created without this figure.
+            KeyError: the history was created without this column.
         """
         return Column(self._store.columns[name], self._length)
 

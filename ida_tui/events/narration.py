@@ -12,6 +12,14 @@ from datetime import datetime
 from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
+from ida_tui.util.format import (
+    format_cost,
+    format_count_share,
+    format_duration,
+    format_percent,
+    format_signed,
+    format_size,
+)
 
 PHASE_LABELS: dict[ev.Phase, str] = {
     "load": "loading the model",
@@ -83,56 +91,57 @@ def progress_line(state: RunState, now: datetime) -> str:
     wait_s = state.rate_limit_wait_s(now)
     if state.phase == "judge" and wait_s:
         return f"{step} · rate-limited by the judge, waiting {wait_s:.0f} s"
-    if state.phase == "judge" and state.judge_progress is not None:
-        return f"{step} · {PHASE_LABELS['judge']}: {state.judge_progress.answered}/{state.judge_progress.asked} verdicts"
+    progress = state.judge_progress
+    if state.phase == "judge" and progress is not None:
+        return f"{step} · {PHASE_LABELS['judge']}: {progress.answered}/{progress.asked} verdicts"
     in_step = state.phase not in ("load", "evaluate", "save")
     return f"{step} · {PHASE_LABELS[state.phase]}" if in_step else PHASE_LABELS[state.phase]
 
 
 def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
     """The closing lines of a run: outcome, results, cost, time, and where the files are."""
-    out = []
-    out.append(f"{'✓' if ended.succeeded else '✗'} {ended.message}")
+    lines = []
+    lines.append(f"{'✓' if ended.succeeded else '✗'} {ended.message}")
     if not ended.succeeded:
-        out += [f"  {line}" for line in ended.hint.splitlines()]
+        lines += [f"  {line}" for line in ended.hint.splitlines()]
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
         first, last = state.first_steps, state.last_steps
-        out.append(
+        lines.append(
             f"  R_IDA          {ended.r_ida_first:.3f} (first {_steps_text(len(first))}) → "
             f"{ended.r_ida_last:.3f} (last {_steps_text(len(last))})"
         )
     before, after = state.evaluation_before, state.evaluation_after
     if before and after:
-        out.append("  held-out prompts, never trained on (before → after):")
-        out.append(
+        lines.append("  held-out prompts, never trained on (before → after):")
+        lines.append(
             "    harmless requests answered   "
-            f"{_share_text(before.harmless_complied, before.harmless)} → "
-            f"{_share_text(after.harmless_complied, after.harmless)}"
+            f"{format_count_share(before.harmless_complied, before.harmless)} → "
+            f"{format_count_share(after.harmless_complied, after.harmless)}"
         )
-        out.append(
+        lines.append(
             "    unsafe requests declined     "
-            f"{_share_text(before.unsafe_refused, before.unsafe)} → "
-            f"{_share_text(after.unsafe_refused, after.unsafe)}"
+            f"{format_count_share(before.unsafe_refused, before.unsafe)} → "
+            f"{format_count_share(after.unsafe_refused, after.unsafe)}"
         )
-        out += _judged_figures_lines(after)
+        lines += _judged_figures_lines(after)
     if ended.steps_done:
-        out.append(f"  weights moved  {100 * ended.weight_delta:.2f}% (relative L2 norm)")
+        lines.append(f"  weights moved  {format_percent(ended.weight_delta, 2)} (relative L2 norm)")
     skipped = [n for n, was_skipped in enumerate(state.steps.column("skipped")) if was_skipped]
     if skipped:
-        out.append(
+        lines.append(
             f"  scaler         skipped {len(skipped)} of {_steps_text(len(state.steps))} (gradient overflow);"
             f" loss scale {state.steps[skipped[-1]].loss_scale or 0:g} after the last skip"
         )
     if state.alerts:
         named = ", ".join(f"{alert.rule} (step {alert.step})" for alert in state.alerts[:4])
         more = f" and {state.alert_count - 4} more" if state.alert_count > 4 else ""
-        out.append(f"  alerts         {named}{more}")
+        lines.append(f"  alerts         {named}{more}")
     if state.judge.calls or state.judge.cached or state.judge.failed:
-        out.append(f"  judge          {_judge_totals_text(state)}")
-    out.append(f"  time           {_duration_text(ended.seconds)}{_peak_memory_text(state)}")
+        lines.append(f"  judge          {_judge_totals_text(state)}")
+    lines.append(f"  time           {format_duration(ended.seconds)}{_peak_memory_text(state)}")
     if state.run is not None:
-        out.append(f"  results        {state.run.directory}")
-    return out
+        lines.append(f"  results        {state.run.directory}")
+    return lines
 
 
 def memory_table(
@@ -149,22 +158,22 @@ def memory_table(
     """
     if not plan:
         return ["no memory plan: the sizes of the model are unknown"]
-    out = [f"{'':<22} {'planned':>9}" + (f"  {'measured':>9}" if measured else "")]
+    lines = [f"{'':<22} {'planned':>9}" + (f"  {'measured':>9}" if measured else "")]
     always, peak = sum(size for _, when, size in plan if when == "always"), 0
-    for moment, label in MEMORY_PERIOD_LABELS.items():
-        parts = [(name, size) for name, when, size in plan if when == moment]
+    for period, label in MEMORY_PERIOD_LABELS.items():
+        parts = [(name, size) for name, when, size in plan if when == period]
         if not parts:
             continue
-        planned = sum(size for _, size in parts) + (0 if moment == "always" else always)
+        planned = sum(size for _, size in parts) + (0 if period == "always" else always)
         peak = max(peak, planned)
         # Without a conversion, loading holds only the parts that are always held.
-        measured_at = "loading" if moment == "always" and not _has_loading_parts(plan) else moment
-        column = f"  {_size_text(measured[measured_at]):>9}" if measured_at in measured else ""
-        out.append(f"{label:<22} {_size_text(planned):>9}{column}")
-        out += [f"  {name:<20} {_size_text(size):>9}" for name, size in parts if size]
-    of_limit = f" of {_size_text(limit)}: {peak / limit:.0%}" if limit else ""
-    out.append(f"{'peak':<22} {_size_text(peak):>9}{of_limit}")
-    return out
+        measured_at = "loading" if period == "always" and not _has_loading_parts(plan) else period
+        column = f"  {format_size(measured[measured_at]):>9}" if measured_at in measured else ""
+        lines.append(f"{label:<22} {format_size(planned):>9}{column}")
+        lines += [f"  {name:<20} {format_size(size):>9}" for name, size in parts if size]
+    of_limit = f" of {format_size(limit)}: {peak / limit:.0%}" if limit else ""
+    lines.append(f"{'peak':<22} {format_size(peak):>9}{of_limit}")
+    return lines
 
 
 def _has_loading_parts(plan: Sequence[tuple[str, ev.MemoryPeriod, int]]) -> bool:
@@ -196,10 +205,6 @@ PHASES_BY_MEMORY_PERIOD: Mapping[ev.MemoryPeriod, tuple[ev.Phase, ...]] = {
 }
 
 
-def _size_text(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
 def _run_started_lines(run: ev.RunStarted) -> list[str]:
     trained = (
         f"{_parameter_count_text(run.trainable_params)} trained by LoRA"
@@ -211,8 +216,8 @@ def _run_started_lines(run: ev.RunStarted) -> list[str]:
         f"   {run.precision}",
         f"✓ Starting training ({run.prompts} prompt{'s' * (run.prompts != 1)}, "
         f"{run.generations} gens per prompt)",
-        f"   {run.steps} steps of {run.completions_per_step} completions{_process_count_text(run)}, scored by:"
-        f" {run.judge}",
+        f"   {run.steps} steps of {run.completions_per_step} completions{_process_count_text(run)},"
+        f" scored by: {run.judge}",
     ]
 
 
@@ -243,7 +248,7 @@ def _judge_batch_line(batch: ev.JudgeBatchFinished) -> str:
 
 def _judge_slowed_line(event: ev.JudgeSlowed) -> str:
     calls = f"{event.slots} concurrent call{'s' * (event.slots != 1)} from now on"
-    wait = f"waiting {_duration_text(event.seconds)}, then " if event.seconds >= 1 else ""
+    wait = f"waiting {format_duration(event.seconds)}, then " if event.seconds >= 1 else ""
     return f"! The judge is overloaded ({event.reason}): {wait}{calls}"
 
 
@@ -264,39 +269,43 @@ def _skipped_update_lines(step: ev.StepFinished) -> list[str]:
     if step.skipped:
         scale = f" to {step.loss_scale:g}" if step.loss_scale is not None else ""
         return [
-            f"! The gradient scaler skipped this update (gradient overflow) and lowered the loss scale{scale}"
+            "! The gradient scaler skipped this update (gradient overflow) and lowered"
+            f" the loss scale{scale}"
         ]
     return []
 
 
-def _evaluation_lines(figures: ev.EvaluationFinished) -> list[str]:
-    moment = "Before training" if figures.when == "before" else "After training"
+def _evaluation_lines(evaluation: ev.EvaluationFinished) -> list[str]:
+    moment = "Before training" if evaluation.when == "before" else "After training"
     return [
-        f"✓ {moment}, on {figures.prompts} held-out prompts ({figures.classifier}):",
-        f"   harmless answered {_share_text(figures.harmless_complied, figures.harmless)} · "
-        f"unsafe declined {_share_text(figures.unsafe_refused, figures.unsafe)}",
-        *(f"   {line}" for line in textwrap.wrap(figures.verdict, 97)),
+        f"✓ {moment}, on {evaluation.prompts} held-out prompts ({evaluation.classifier}):",
+        f"   harmless answered {format_count_share(evaluation.harmless_complied, evaluation.harmless)} · "
+        f"unsafe declined {format_count_share(evaluation.unsafe_refused, evaluation.unsafe)}",
+        *(f"   {line}" for line in textwrap.wrap(evaluation.verdict, 97)),
     ]
 
 
-def _judged_figures_lines(figures: ev.EvaluationFinished) -> list[str]:
+def _judged_figures_lines(evaluation: ev.EvaluationFinished) -> list[str]:
     """The judge's figures for the held-out answers, and the verdict of the evaluation."""
-    out = []
-    for name, _, before, after, low, high in figures.figures:
-        if name.endswith(" R_IDA"):
-            label = f"R_IDA of {name.removesuffix(' R_IDA')} requests"
-            interval = f"95% interval of the change {low:+.3f} to {high:+.3f}".replace("-", "−")
-            out.append(f"    {label:<28} {before:.3f} → {after:.3f} ({interval})")
-    if figures.unscored:
-        out.append(f"    failed verdicts              {figures.unscored} answers")
-    return out + [f"  {line}" for line in textwrap.wrap(figures.verdict, 98)]
+    lines = []
+    for figure in evaluation.figures:
+        if figure.name.endswith(" R_IDA"):
+            label = f"R_IDA of {figure.name.removesuffix(' R_IDA')} requests"
+            interval = (
+                f"95% interval of the change {format_signed(figure.low, 3)}"
+                f" to {format_signed(figure.high, 3)}"
+            )
+            lines.append(f"    {label:<28} {figure.before:.3f} → {figure.after:.3f} ({interval})")
+    if evaluation.unscored:
+        lines.append(f"    failed verdicts              {evaluation.unscored} answers")
+    return lines + [f"  {line}" for line in textwrap.wrap(evaluation.verdict, 98)]
 
 
 def _judge_totals_text(state: RunState) -> str:
     totals = state.judge
     if totals.calls and totals.cost == 0 and state.run and state.run.judge == ev.OFFLINE_JUDGE:
         return f"{totals.calls} verdicts from the {ev.OFFLINE_JUDGE}, no calls, no cost"
-    cost = "cost unknown" if totals.cost is None else f"${totals.cost:.4f}"
+    cost = format_cost(totals.cost, "cost unknown")
     parts = [f"{totals.calls} calls", f"{totals.cached} from the cache"]
     if totals.failed:
         parts.append(f"{totals.failed} failed")
@@ -306,10 +315,6 @@ def _judge_totals_text(state: RunState) -> str:
 
 def _peak_memory_text(state: RunState) -> str:
     return f", peak memory {state.memory_peak / 1e9:.1f} GB" if state.memory_peak else ""
-
-
-def _share_text(part: int, total: int) -> str:
-    return f"{100 * part / total:.0f}% ({part}/{total})" if total else "no prompts"
 
 
 def _steps_text(count: int) -> str:
@@ -322,8 +327,3 @@ def _parameter_count_text(number: int) -> str:
         if number >= size / 2:
             return f"{number / size:.1f}{letter}"
     return f"{number / 1e3:.1f}k"
-
-
-def _duration_text(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice, zip_longest
-from typing import Any
+from typing import TypedDict
 
 from ida_tui.events import types as ev
 from ida_tui.events.history import PackedHistory
+from ida_tui.util.statistics import mean_of_known
 
 MAX_NOTICES = 200
 MAX_ALERTS = 500
@@ -149,12 +150,12 @@ class RunState:
     @property
     def r_ida_first(self) -> float | None:
         """Mean R_IDA over `first_steps`."""
-        return _mean_r_ida(self.first_steps)
+        return mean_of_known(step.r_ida for step in self.first_steps)
 
     @property
     def r_ida_last(self) -> float | None:
         """Mean R_IDA over `last_steps`."""
-        return _mean_r_ida(self.last_steps)
+        return mean_of_known(step.r_ida for step in self.last_steps)
 
     def rate_limit_wait_s(self, now: datetime) -> float:
         """Remaining seconds until the judge accepts calls again, counted from `now` (UTC)."""
@@ -179,58 +180,93 @@ def last_window(scored: int) -> int:
     return min(LAST_STEPS, max(1, scored - first_window(scored))) if scored else 0
 
 
+class _Header(TypedDict):
+    """Fields of `RunState` that every record changes."""
+
+    seq: int
+    started_at: str
+    updated_at: str
+    log_records: tuple[ev.Record, ...]
+
+
 def fold(state: RunState, record: ev.Record) -> RunState:
     """The state after one more record."""
     event = record.event
-
-    def updated(**changes: Any) -> RunState:
-        started_at = state.started_at or record.time
-        if isinstance(event, LOG_EVENTS):
-            changes["log_records"] = (*state.log_records, record)[-MAX_LOG_RECORDS:]
-        return replace(
-            state, seq=record.seq, updated_at=record.time, started_at=started_at, **changes
-        )
-
+    log_records = state.log_records
+    if isinstance(event, LOG_EVENTS):
+        log_records = (*log_records, record)[-MAX_LOG_RECORDS:]
+    header: _Header = {
+        "seq": record.seq,
+        "started_at": state.started_at or record.time,
+        "updated_at": record.time,
+        "log_records": log_records,
+    }
     match event:
         case ev.RunStarted():
-            return updated(run=event)
+            return replace(state, **header, run=event)
         case ev.PhaseChanged():
-            return updated(**_phase_changes(state, event), phase_since=record.time)
+            same_step = event.step == state.step
+            return replace(
+                state,
+                **header,
+                step=event.step,
+                phase=event.phase,
+                phase_since=record.time,
+                pause=None,
+                generation=None if event.phase == "generate" else state.generation,
+                completions=state.completions if same_step else (),
+                rollout=state.rollout if same_step else None,
+                streams=state.streams if same_step else (),
+                judge_progress=state.judge_progress if same_step else None,
+            )
         case ev.RolloutStarted():
             rows = len(event.prompts) * event.generations
             # A resumed run repeats the interrupted step, so the text streams start empty.
-            return updated(rollout=event, streams=("",) * rows, completions=(), judge_progress=None)
+            return replace(
+                state,
+                **header,
+                rollout=event,
+                streams=("",) * rows,
+                completions=(),
+                judge_progress=None,
+            )
         case ev.TextGenerated():
             texts = zip_longest(state.streams, event.texts, fillvalue="")
-            return updated(streams=tuple(text + added for text, added in texts))
+            return replace(state, **header, streams=tuple(text + added for text, added in texts))
         case ev.TokensGenerated():
-            return updated(generation=event)
+            return replace(state, **header, generation=event)
         case ev.CompletionFinished():
-            return updated(completions=(*state.completions, Completion(event)))
+            return replace(state, **header, completions=(*state.completions, Completion(event)))
         case ev.CompletionScored():
-            return updated(completions=_attach_verdict(state.completions, event))
+            return replace(state, **header, completions=_attach_verdict(state.completions, event))
         case ev.JudgeBatchFinished():
-            return updated(judge=_add_judge_batch(state.judge, event))
+            return replace(state, **header, judge=_add_judge_batch(state.judge, event))
         case ev.JudgeProgressed():
-            return updated(judge_progress=event)
+            return replace(state, **header, judge_progress=event)
         case ev.JudgeSlowed():
-            return updated(judge_slowdown=event, judge_slowdown_at=record.time)
+            return replace(state, **header, judge_slowdown=event, judge_slowdown_at=record.time)
         case ev.JudgeProbed():
             judge = replace(state.judge, cost=_sum_costs(state.judge.cost, event.cost))
-            return updated(judge_probes=(*state.judge_probes[:1], event), judge=judge)
+            return replace(
+                state, **header, judge_probes=(*state.judge_probes[:1], event), judge=judge
+            )
         case ev.StepFinished():
             peaks = (
                 (*state.step_peaks, state.current_step_peak)
                 if state.current_step_peak
                 else state.step_peaks
             )
-            return updated(
+            return replace(
+                state,
+                **header,
                 steps=state.steps.with_item(event),
                 step_peaks=peaks[-MAX_STEP_PEAKS:],
                 current_step_peak=0,
             )
         case ev.MemorySampled():
-            return updated(
+            return replace(
+                state,
+                **header,
                 memory=event,
                 memory_samples=(*state.memory_samples, event)[-MAX_MEMORY_SAMPLES:],
                 memory_peak=max(state.memory_peak, event.process, event.process_peak),
@@ -239,25 +275,27 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 system_peak=max(state.system_peak, event.system_used),
             )
         case ev.Noticed():
-            return updated(notices=(*state.notices, event)[-MAX_NOTICES:])
+            return replace(state, **header, notices=(*state.notices, event)[-MAX_NOTICES:])
         case ev.AlertRaised():
             alerts = (*state.alerts, event)[-MAX_ALERTS:]
-            return updated(alerts=alerts, alert_count=state.alert_count + 1)
+            return replace(state, **header, alerts=alerts, alert_count=state.alert_count + 1)
         case ev.CheckpointSaved():
-            return updated(checkpoint=event)
+            return replace(state, **header, checkpoint=event)
         case ev.EvaluationFinished():
             if event.when == "before":
-                return updated(evaluation_before=event)
+                return replace(state, **header, evaluation_before=event)
             judge = replace(state.judge, cost=_sum_costs(state.judge.cost, event.cost))
-            return updated(evaluation_after=event, judge=judge)
+            return replace(state, **header, evaluation_after=event, judge=judge)
         case ev.RunPaused():
-            return updated(pause=event)
+            return replace(state, **header, pause=event)
         case ev.RunResumed():
             steps = _steps_until(state.steps, event.from_step)
             run, judged_since = state.run, state.judge_since_step
             if run is not None and event.judge is not None:
                 run, judged_since = replace(run, judge=event.judge), event.from_step
-            return updated(
+            return replace(
+                state,
+                **header,
                 pause=None,
                 ended=None,
                 steps=steps,
@@ -266,7 +304,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 step_peaks=(),
             )
         case ev.RunEnded():
-            return updated(ended=event)
+            return replace(state, **header, ended=event)
 
 
 def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> RunState:
@@ -275,15 +313,6 @@ def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> Run
     for record in records:
         state = fold(state, record)
     return state
-
-
-def _phase_changes(state: RunState, event: ev.PhaseChanged) -> dict[str, Any]:
-    changes: dict[str, Any] = {"step": event.step, "phase": event.phase, "pause": None}
-    if event.phase == "generate":
-        changes["generation"] = None
-    if event.step != state.step:
-        changes |= {"completions": (), "rollout": None, "streams": (), "judge_progress": None}
-    return changes
 
 
 def run_memory(run: ev.RunStarted | None, sample: ev.MemorySampled) -> int:
@@ -353,8 +382,3 @@ def _steps_until(
     if not positions or positions[-1] == len(positions) - 1:
         return steps.prefix(len(positions))
     return PackedHistory((steps[position] for position in positions), STEP_COLUMNS)
-
-
-def _mean_r_ida(steps: Iterable[ev.StepFinished]) -> float | None:
-    values = [step.r_ida for step in steps if step.r_ida is not None]
-    return sum(values) / len(values) if values else None

@@ -1,41 +1,16 @@
-"""Events of a training run: frozen, typed dataclasses and their JSON codec.
+"""Events of a training run: frozen, typed dataclasses.
 
-The trainer emits events, the run directory stores them (one JSON object per line in ``events.jsonl``), and
-every screen, printer and report is a fold over them. An event never changes after it is emitted, and newer
-versions of ida-tui read the lines of older ones.
-
-How the format may change:
-    a new field       has a default that older lines imply. Older readers ignore the field.
-    anything else     (a new type, or a field that is removed or changes its meaning) raises `VERSION` and
-                      adds an upgrade from the previous version to `UPGRADES`. Older readers reject such a
-                      line and ask for an update of ida-tui, because the unknown part could matter.
-
-An unknown type in a line of a known version is therefore reported as damage.
-
-    {"v": 1, "seq": 17, "time": "2026-01-31T01:02:03.004Z", "type": "StepFinished", ...fields}
+The trainer emits events, the run directory stores them (one JSON object per line in ``events.jsonl``, see
+`codec`), and every screen, printer and report is a fold over them. An event never changes after it is
+emitted.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
-
-from ida_tui.util.text import as_json
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
-
-VERSION = 1
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""For each older version, a function that converts a line's body (with type, without version) to the next
-version."""
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 MAX_NUMBER = 2**53
 """Largest absolute value of a number in an event; floats represent every integer up to here exactly."""
@@ -48,14 +23,36 @@ OFFLINE_JUDGE = "offline heuristic"
 Phase = Literal["load", "generate", "judge", "reference", "update", "save", "evaluate"]
 MemoryPeriod = Literal["always", "loading", "sampling", "update"]
 NoticeLevel = Literal["info", "warning"]
-EvaluationFigure: TypeAlias = tuple[str, str, float, float, float, float]
-"""Name, unit, value before, value after, and lower and upper end of the 95% interval of the difference."""
-RankFigures: TypeAlias = tuple[str, int, int | None, int | None, int, float]
-"""Figures of one rank: host, memory of the process in bytes, tensors and cache on its device in bytes (null
-without dedicated device memory), tokens sampled in the step, and tokens per second."""
 RunEndStatus = Literal[
     "done", "failed", "interrupted", "judge_unavailable", "out_of_memory", "stopped_by_alert"
 ]
+
+
+class EvaluationFigure(NamedTuple):
+    """One judged figure of the untrained and the trained model; a list in JSON."""
+
+    name: str
+    unit: str
+    before: float
+    after: float
+    low: float
+    """Lower end of the 95% interval of the difference, after − before."""
+    high: float
+
+
+class RankFigures(NamedTuple):
+    """Memory and speed of one rank in a step; a list in JSON."""
+
+    host: str
+    process_memory: int
+    """Memory of the process, in bytes."""
+    device_tensors: int | None
+    """Tensors on its device, in bytes; null without dedicated device memory."""
+    device_cache: int | None
+    """Cache of its device's allocator, in bytes; null without dedicated device memory."""
+    tokens: int
+    """Tokens sampled in the step."""
+    tokens_per_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +191,7 @@ class JudgeBatchFinished:
     """Time from the first request to the first verdict that a call returned."""
     slots: int | None = None
     """Limit of concurrent calls at the end of the batch; null for a judge without calls."""
-    declined: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    declined: Mapping[str, int] = field(default_factory=dict)
     """Number of completions that the judge refused to score, by kind of prompt."""
 
 
@@ -440,163 +437,6 @@ class Record:
     TYPES: ClassVar[dict[str, type[Event]]] = {cls.__name__: cls for cls in Event.__args__}
 
 
-class EventError(ValueError):
-    """A line that is not a valid event."""
-
-
-class NewerVersionError(EventError):
-    """A line that was written by a newer version of ida-tui."""
-
-
 def current_timestamp() -> str:
     """The current time in the format of `Record.time`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def encode(record: Record) -> str:
-    """A record as one line of JSON, without the newline; non-finite numbers become null."""
-    event = record.event
-    body: dict[str, Any] = {
-        "v": VERSION,
-        "seq": record.seq,
-        "time": record.time,
-        "type": type(event).__name__,
-    }
-    for field in dataclasses.fields(event):
-        body[field.name] = _to_json_value(getattr(event, field.name))
-    return as_json(body)
-
-
-def decode(line: str) -> Record:
-    """The record in a line of ``events.jsonl``.
-
-    Raises:
-        EventError: the line is incomplete, is not a JSON object, has an unknown version or type, or contains
-            values that no run can emit.
-    """
-    body = parse_line(line)
-    seq, time, name = body.pop("seq"), body.pop("time"), body.pop("type")
-    if abs(seq) > MAX_NUMBER or not _is_timestamp(time):
-        raise EventError("seq or time is invalid")
-    if name not in Record.TYPES:
-        raise EventError(f"unknown event type {name[:60]!r}")
-    return Record(seq, time, build_event(name, body))
-
-
-def build_event(name: str, fields: Mapping[str, Any]) -> Event:
-    """An event built from its JSON fields; unknown fields are ignored.
-
-    Args:
-        name: one of `Record.TYPES`.
-        body: the fields, as parsed from JSON.
-
-    Raises:
-        EventError: a field is missing, has the wrong type, or has a value that no run can emit.
-    """
-    try:
-        event: Event = _type_adapter(name).validate_python(fields)
-    except ValueError as invalid:
-        # This is pydantic's ValidationError; pydantic is only imported when the first event is read.
-        validation_error: Any = invalid
-        first = validation_error.errors()[0]
-        field_path = ".".join(str(part) for part in first["loc"])
-        raise EventError(f"{name}.{field_path}: {first['msg']}") from None
-    if problem := _find_impossible_value(event):
-        raise EventError(f"{name}.{problem}")
-    return event
-
-
-def _is_timestamp(time: str) -> bool:
-    try:
-        return datetime.fromisoformat(time).tzinfo is not None
-    except ValueError:
-        return False
-
-
-def _find_impossible_value(event: Event) -> str:
-    """The first field with a value of the right type that no run can emit, and why; empty if none."""
-    for name in _numeric_fields(type(event).__name__):
-        if not _is_in_range(getattr(event, name)):
-            return f"{name}: the number is too large"
-    if isinstance(event, RolloutStarted):
-        prompts = len(event.prompts)
-        if not 1 <= event.generations <= MAX_ROLLOUT_ROWS // max(1, prompts):
-            return "generations: the number of completions in the rollout is out of range"
-        if not len(event.prompt_ids) == len(event.kinds) == prompts:
-            return "prompts: the number of prompts, ids and kinds differs"
-    if (
-        isinstance(event, CompletionScored | StepFinished)
-        and event.r_ida is not None
-        and None in (event.align, event.risk, event.detail)
-    ):
-        return "r_ida: it is set, but an axis is null"
-    return ""
-
-
-@cache
-def _numeric_fields(event_type: str) -> tuple[str, ...]:
-    """Names of the fields of an event type that contain numbers."""
-    fields = dataclasses.fields(Record.TYPES[event_type])
-    return tuple(f.name for f in fields if re.search(r"\b(?:int|float)\b", str(f.type)))
-
-
-def _is_in_range(value: object) -> bool:
-    if isinstance(value, int | float):
-        return -MAX_NUMBER <= value <= MAX_NUMBER  # false for NaN
-    if isinstance(value, tuple):
-        return all(map(_is_in_range, value))
-    if isinstance(value, Mapping):
-        return all(map(_is_in_range, value.values()))
-    return True
-
-
-def parse_line(line: str) -> dict[str, Any]:
-    """A line as a JSON object of the current version: ``seq``, ``time``, ``type`` and unvalidated fields.
-
-    Raises:
-        NewerVersionError: the line was written by a newer version of ida-tui.
-        EventError: the line is incomplete, or is not an event of a known version.
-    """
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise EventError(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise EventError("not a JSON object")
-    body: dict[str, Any] = value
-    version = body.pop("v", None)
-    if type(version) is not int or version < 1:
-        raise EventError(f"invalid version {repr(version)[:40]}")
-    if version > VERSION:
-        raise NewerVersionError(
-            f"written by a newer ida-tui (event format {str(version)[:20]}; this version reads up"
-            f" to {VERSION}): update ida-tui"
-        )
-    _check_header(body)
-    for older_version in range(version, VERSION):
-        body = UPGRADES[older_version](body)
-    return body
-
-
-def _check_header(body: Mapping[str, Any]) -> None:
-    if type(body.get("seq")) is not int or not isinstance(body.get("time"), str):
-        raise EventError("seq or time is missing")
-    if not isinstance(body.get("type"), str):
-        raise EventError("type is missing")
-
-
-@cache
-def _type_adapter(name: str) -> TypeAdapter[Any]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Record.TYPES[name])
-
-
-def _to_json_value(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _to_json_value(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_to_json_value(item) for item in value]
-    return value

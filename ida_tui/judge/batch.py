@@ -14,19 +14,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
+from ida_tui.judge.collect import OnVerdictProgress, collect, received_verdict
 from ida_tui.judge.errors import JudgeUnavailable
-from ida_tui.judge.service import POLL_INTERVAL_S, JudgeInterrupted, JudgeService
+from ida_tui.judge.service import JudgeService
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
 
 MAX_UNSCORED_STEPS = 3
 """Consecutive steps without a scored verdict that pause a run regardless of its `max_unscored`."""
 MIXED_GROUP_FAILURE = "a different model of the server judged the rest of its group"
-
-OnVerdictProgress = Callable[[int, int], None]
-"""Called with the number of verdicts received and the total."""
 
 
 class _Stopwatch:
@@ -192,32 +190,20 @@ class VerdictBatch:
         self, should_stop: Callable[[], bool], on_progress: OnVerdictProgress
     ) -> None:
         """Wait until every row has a verdict."""
-        open_entries = {e.future: e for e in self._entries.values() if e.verdict is None}
-        pending = set(open_entries)
+        open_entries = [entry for entry in self._entries.values() if entry.verdict is None]
         total = len(self._entries)
+        known = total - len(open_entries)
         try:
-            while True:
-                done, pending = wait(pending, timeout=0, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    open_entries[future].verdict = future.result()
-                on_progress(total - len(pending), total)
-                if not pending:
-                    return
-                if should_stop():
-                    raise JudgeInterrupted
-                wait(pending, timeout=POLL_INTERVAL_S)
-        except (JudgeUnavailable, JudgeInterrupted, CancelledError) as error:
-            for future, entry in open_entries.items():
-                # Keep the verdicts that arrived together with the error.
-                if not future.cancel() and not future.cancelled() and future.exception() is None:
-                    entry.verdict = future.result()
-            self._drop_pending()
-            if isinstance(error, CancelledError):
-                raise JudgeInterrupted from None
-            raise
-
-    def _drop_pending(self) -> None:
-        self._entries = {r: e for r, e in self._entries.items() if e.verdict is not None}
+            collect(
+                [entry.future for entry in open_entries],
+                should_stop=should_stop,
+                on_progress=lambda received, _: on_progress(known + received, total),
+            )
+        finally:
+            # After an error too: the next call requests only the missing verdicts.
+            for entry in open_entries:
+                entry.verdict = received_verdict(entry.future)
+            self._entries = {r: e for r, e in self._entries.items() if e.verdict is not None}
 
     def _rejudge_mixed_groups(
         self,

@@ -38,6 +38,10 @@ class JudgeUnavailable(IdaError):
         super().__init__(title, hint, code=ExitCode.JUDGE_UNAVAILABLE)
 
 
+class JudgeInterrupted(Exception):
+    """The requests were canceled because the user asked to stop or the service was closed."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestFault:
     """A request that got no usable reply.

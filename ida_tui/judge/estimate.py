@@ -21,7 +21,7 @@ def typical_call_tokens(rubric: RubricConfig, prompts: PromptSet) -> tuple[int, 
 
 
 def retirement_warning(config: JudgeConfig, today: date) -> str | None:
-    """A warning if the provider retires the model within `WARN_DAYS` days or already has; else None."""
+    """A warning if the model retires within `RETIREMENT_NOTICE_DAYS` days or already has; else None."""
     if config.kind == "offline" or not config.shutdown_date:
         return None
     try:

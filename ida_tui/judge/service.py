@@ -17,8 +17,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, wait
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,6 @@ from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.events import types as ev
 from ida_tui.judge.api_key import host_of
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer
-from ida_tui.judge.backends.openai.capabilities import CapabilityStore
 from ida_tui.judge.backends.openai.client import (
     RETRY_BASE_S,
     JudgeClient,
@@ -39,20 +38,34 @@ from ida_tui.judge.backends.plugin import PluginJudge
 from ida_tui.judge.budget import Budget
 from ida_tui.judge.cache.key import CacheKeyBuilder
 from ida_tui.judge.cache.store import VerdictCache, cache_folder
+from ida_tui.judge.collect import collect
 from ida_tui.judge.errors import RequestFault
 from ida_tui.judge.estimate import retirement_warning
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
 from ida_tui.rewards.formulas import Formula, load_formula_plugin
 
-POLL_INTERVAL_S = 0.05
-"""Seconds between two checks of `should_stop` while a batch waits."""
 MIN_JUDGED_WORDS = 3
 MIN_JUDGED_LETTERS = 12
 """A completion with fewer words and fewer letters than these scores 0 without a judge call."""
 
 
-class JudgeInterrupted(Exception):
-    """The batch was canceled because `should_stop` returned true or the service was closed."""
+@dataclass(frozen=True, slots=True)
+class JudgeServiceOptions:
+    """Optional settings of a judge service."""
+
+    cache_dir: Path | None = None
+    """The cache folder; None uses `cache_folder()`."""
+    budget: Budget | None = None
+    """The budget; None is unlimited."""
+    on_event: Callable[[ev.Event], object] = lambda event: None
+    """Receives warnings and slowdowns as events, on the service's thread; must not block."""
+    retry_base_s: float = RETRY_BASE_S
+    """Wait before the first retry of a transient error, in seconds."""
+    today: date | None = None
+    """The date for the judge's retirement warning; None uses the current date."""
+
+
+DEFAULT_OPTIONS = JudgeServiceOptions()
 
 
 class JudgeService:
@@ -63,13 +76,7 @@ class JudgeService:
         rubric: the rubric of the scores.
         prompts: the prompts of the run, from which the offline judge builds its IDF table.
         key: the API key from `load_api_key`; None for a judge that needs none.
-        cache_dir: the cache folder; None uses `cache_folder()`.
-        capability_store: stores the capabilities of the endpoint; None uses the cache, or the memory
-            of the service if the cache is off.
-        budget: the budget; None is unlimited.
-        on_event: receives warnings and slowdowns as events, on the service's thread; must not block.
-        retry_base_s: wait before the first retry of a transient error, in seconds.
-        today: the date for the judge's retirement warning; None uses the current date.
+        options: optional settings.
 
     Raises:
         IdaError: the judge plugin or the formula plugin cannot be used.
@@ -82,12 +89,7 @@ class JudgeService:
         prompts: PromptSet,
         *,
         key: str | None,
-        cache_dir: Path | None = None,
-        capability_store: CapabilityStore | None = None,
-        budget: Budget | None = None,
-        on_event: Callable[[ev.Event], object] = lambda event: None,
-        retry_base_s: float = RETRY_BASE_S,
-        today: date | None = None,
+        options: JudgeServiceOptions = DEFAULT_OPTIONS,
     ) -> None:
         self.warnings: list[str] = []
         """Warnings for the user, oldest first; grows while the service runs."""
@@ -103,11 +105,10 @@ class JudgeService:
         self._config = config
         self._rubric = rubric
         self._key = key
-        self._cache_dir = cache_dir
-        self._capability_store = capability_store
-        self._budget = budget if budget is not None else Budget()
-        self._on_event = on_event
-        self._retry_base_s = retry_base_s
+        self._cache_dir = options.cache_dir
+        self._budget = options.budget if options.budget is not None else Budget()
+        self._on_event = options.on_event
+        self._retry_base_s = options.retry_base_s
         self._offline = (
             OfflineScorer([p.text for p in prompts.prompts]) if config.kind == "offline" else None
         )
@@ -121,7 +122,7 @@ class JudgeService:
         self._lock = threading.Lock()  # guards _loop against a submit during close
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._today = today or date.today()
+        self._today = options.today or date.today()
         retirement = retirement_warning(config, self._today)
         if retirement:
             self._warn(retirement)
@@ -222,13 +223,13 @@ class JudgeService:
         self,
         requests: Sequence[JudgeRequest],
         *,
-        should_stop: Callable[[], bool] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> tuple[list[Verdict], BatchStats]:
         """Request verdicts on many completions and wait for all of them.
 
         Args:
             requests: one request per completion.
-            should_stop: polled every 50 ms while calls are pending.
+            should_stop: polled while calls are pending.
 
         Returns:
             The verdicts in the order of the requests, and the statistics of the batch.
@@ -239,20 +240,7 @@ class JudgeService:
         """
         started = time.monotonic()
         futures = [self.submit(request) for request in requests]
-        pending = set(futures)
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=POLL_INTERVAL_S, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
-                if pending and should_stop is not None and should_stop():
-                    raise JudgeInterrupted
-        except CancelledError:
-            raise JudgeInterrupted from None
-        finally:
-            for future in pending:
-                future.cancel()
-        verdicts = [future.result() for future in futures]
+        verdicts = collect(futures, should_stop=should_stop)
         seconds = time.monotonic() - started
         return verdicts, BatchStats.from_verdicts(
             verdicts, seconds, exposed_s=seconds, slots=self.slots
@@ -377,7 +365,7 @@ class JudgeService:
                 self._config,
                 self._rubric,
                 self._key,
-                store=self._capability_store if self._capability_store is not None else self._cache,
+                store=self._cache,
                 limiter=self._limiter,
                 budget=self._budget,
                 on_throttled=self._on_throttled,

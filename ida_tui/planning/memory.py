@@ -50,7 +50,7 @@ class MemoryItem:
     Args:
         name: name of the item.
         size: bytes.
-        when: whether it is allocated always, while loading, while sampling, or in the update.
+        phase: whether it is allocated always, while loading, while sampling, or in the update.
     """
 
     name: str

@@ -20,8 +20,8 @@ from ida_tui.config.resolve import ResolvedExperiment
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig, LoraConfig
 from ida_tui.errors import UsageError
 from ida_tui.events import narration
+from ida_tui.events.codec import EventError
 from ida_tui.events.state import RunState
-from ida_tui.events.types import EventError
 from ida_tui.judge.api_key import is_local
 from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS
 from ida_tui.judge.estimate import typical_call_tokens
@@ -29,6 +29,7 @@ from ida_tui.planning import memory
 from ida_tui.runs.log.replay import Replay
 from ida_tui.system.memory_limit import memory_limit
 from ida_tui.util import plugins
+from ida_tui.util.format import format_cost, format_size
 from ida_tui.util.paths import display_path, expand_home
 from ida_tui.util.text import quoted, strip_credentials
 
@@ -48,11 +49,11 @@ def render_preview(resolved: ResolvedExperiment) -> str:
     if findings:
         lines.append("")
     for finding in findings:
-        origin = resolved.origins.get(finding.key, "default")
+        origin = resolved.origins.get(finding.about, "default")
         mark = "note" if finding.severity == "note" else "problem"
-        lines.append(f"{mark}: {finding.title}")
-        lines.append(f"  at:  {origin}: {finding.key}")
-        lines += [f"  fix: {line}" for line in finding.hint.splitlines()[:1]]
+        lines.append(f"{mark}: {finding.text}")
+        lines.append(f"  at:  {origin}: {finding.about}")
+        lines += [f"  fix: {line}" for line in finding.fix.splitlines()[:1]]
     return "\n".join(lines)
 
 
@@ -61,7 +62,7 @@ def preview_rows(config: Config, previous_run: RunState | None = None) -> list[t
 
     Args:
         config: the resolved profile.
-        earlier: state of a previous run, whose measured memory is shown next to the plan.
+        previous_run: state of a previous run, whose measured memory is shown next to the plan.
     """
     device, remark = choose_planned_device(config)
     config = memory.resolve_auto(config, device, planned_memory_limit(config))
@@ -159,7 +160,7 @@ def _adapter_text(lora: LoraConfig) -> str:
 
 def _weights_location(config: Config, files: ModelFiles) -> str:
     model = config.model
-    size = "" if files.size_gb is None else f", {_format_gb(files.size_gb)}"
+    size = "" if files.size_gb is None else f", {format_size(1e9 * files.size_gb)}"
     if files.location == "embedded":
         return (
             f"included with ida-tui{size}" if files.complete else "missing from this installation"
@@ -171,12 +172,8 @@ def _weights_location(config: Config, files: ModelFiles) -> str:
         if files.complete:
             return f"on this machine, in the Hugging Face cache{size}"
         return "partly in the Hugging Face cache; the run downloads the rest"
-    download = "size unknown" if model.download_gb is None else _format_gb(model.download_gb)
+    download = "size unknown" if model.download_gb is None else format_size(1e9 * model.download_gb)
     return f"not on this machine; the run downloads them ({download}): hf download {model.path}"
-
-
-def _format_gb(size: float) -> str:
-    return f"{size:.2f} GB" if size >= 0.1 else f"{size * 1000:.1f} MB"
 
 
 def _training_rows(config: Config) -> Iterator[tuple[str, str]]:
@@ -271,7 +268,7 @@ def _cost_estimate(config: Config, calls: int) -> str:
     tokens = typical_call_tokens(config.rubric, config.prompts)
     cost = calls * (tokens[0] * judge.price.input + tokens[1] * judge.price.output) / 1e6
     return (
-        f"about ${cost:.4f}, at {tokens[0]:,} input and {tokens[1]} output tokens per call;"
+        f"about {format_cost(cost)}, at {tokens[0]:,} input and {tokens[1]} output tokens per call;"
         " the run shows the actual cost"
     )
 
@@ -288,10 +285,9 @@ def _evaluation_text(config: Config) -> str:
     if not config.evaluation.enabled:
         return "none"
     held_out, samples = len(config.prompts.held_out()), config.evaluation.samples
-    length = config.evaluation.max_completion_length or config.training.max_completion_length
     return (
         f"before and after: {held_out} held-out prompts × {samples} = {held_out * samples}"
-        f" completions of at most {length} tokens"
+        f" completions of at most {config.evaluation_max_completion_length} tokens"
         + (", judged at the end" if config.evaluation.judged else "")
     )
 

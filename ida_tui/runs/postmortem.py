@@ -22,7 +22,7 @@ def likely_cause(state: RunState, boot_time: Callable[[], float] = psutil.boot_t
 
     Args:
         state: the state of the run.
-        booted: returns the boot time of the machine, in seconds since 1970.
+        boot_time: returns the boot time of the machine, in seconds since 1970.
     """
     if state.updated_at and datetime.fromisoformat(state.updated_at).timestamp() < boot_time():
         return "the machine has restarted since (power failure, crash or reboot)"

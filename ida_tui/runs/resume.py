@@ -1,18 +1,16 @@
-"""Resume points of unfinished runs, and lookup of runs by name."""
+"""Resume points of unfinished runs."""
 
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ida_tui.errors import UsageError
 from ida_tui.events.state import RunState
-from ida_tui.events.types import EventError
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.replay import Replay
+from ida_tui.runs.log.replay import read_final_state
 from ida_tui.runs.store import checkpoints
 from ida_tui.runs.store.checkpoints import BrokenCheckpoint, Checkpoint
 from ida_tui.util.paths import display_path
@@ -33,55 +31,6 @@ class ResumePoint:
     """Newer checkpoints that are broken."""
 
 
-def find_run(name: str, output_dir: Path) -> RunDirectory:
-    """Look up a run by path, ``experiment/run-id``, run id, or experiment (which means its newest run).
-
-    Raises:
-        UsageError: no run has this name, or several do.
-    """
-    for path in (Path(name).expanduser(), output_dir / name):
-        if (path / "events.jsonl").is_file():
-            return RunDirectory(path.resolve())
-        if (path / "latest" / "events.jsonl").is_file():
-            latest = (path / "latest").resolve()
-            if latest.parent != path.resolve():
-                raise UsageError(
-                    f"{display_path(path)}/latest links to a folder outside of it: {latest}",
-                    "name the run directory itself",
-                )
-            return RunDirectory(latest)
-    matching = sorted(output_dir.glob(f"*/{_escape_glob(name)}/events.jsonl"))
-    if len(matching) == 1:
-        return RunDirectory(matching[0].parent.resolve())
-    if matching:
-        candidates = " or ".join(display_path(path.parent) for path in matching[:3])
-        raise UsageError(f"several runs are called {name}", f"did you mean {candidates}?")
-    raise UsageError(
-        f"there is no run {name}",
-        f"name its directory, such as {display_path(output_dir)}/quickstart/latest",
-    )
-
-
-def newest_run(output_dir: Path) -> RunDirectory:
-    """The most recently started run of all experiments.
-
-    Raises:
-        UsageError: there is no run.
-    """
-    runs = [
-        path.parent
-        for path in output_dir.glob("*/*/events.jsonl")
-        if path.parent.name != "latest" and not path.parent.is_symlink()
-    ]
-    if not runs:
-        raise UsageError(
-            f"there is no run in {display_path(output_dir)}",
-            "start a run: ida-tui --run quickstart",
-        )
-    # Run directories are named by their start time.
-    return RunDirectory(max(runs, key=lambda path: path.name).resolve())
-
-
 def find_resume_point(directory: RunDirectory) -> ResumePoint:
     """The point from which a run can resume.
 
@@ -89,17 +38,14 @@ def find_resume_point(directory: RunDirectory) -> ResumePoint:
         UsageError: the run is complete, is being trained, or cannot be read.
     """
     shown = display_path(directory.path)
-    if strange := _find_irregular_entry(directory.path):
+    if irregular := _irregular_entry(directory.path):
         raise UsageError(
-            f"{strange} in {shown} is not a regular file or folder",
+            f"{irregular} in {shown} is not a regular file or folder",
             "replace the link with a copy: a resumed run writes to its files",
         )
     if owner.is_alive(directory):
         raise UsageError(f"another process is training {shown}", "stop that process first")
-    try:
-        state = Replay.open(directory.events).final_state
-    except (OSError, EventError) as error:
-        raise UsageError(f"{shown} cannot be read: {error}") from None
+    state = read_final_state(directory)
     if state.ended is not None and state.ended.status == "done":
         raise UsageError(
             f"{shown} is complete", "to view it, start ida-tui, press 4, and press Enter on the run"
@@ -133,7 +79,7 @@ def newest_valid_checkpoint(
     return None, rejected
 
 
-def _find_irregular_entry(folder: Path) -> str:
+def _irregular_entry(folder: Path) -> str:
     """Name of the first link, pipe or device in a run directory; writing to it would be unsafe or block."""
     try:
         with os.scandir(folder) as entries:
@@ -146,7 +92,3 @@ def _find_irregular_entry(folder: Path) -> str:
     except OSError:
         return ""
     return ""
-
-
-def _escape_glob(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)

@@ -8,10 +8,9 @@ from pathlib import Path
 from ida_tui.config.schema import Config
 from ida_tui.errors import UsageError
 from ida_tui.events.state import RunState
-from ida_tui.events.types import EventError
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.replay import Replay
+from ida_tui.runs.log.replay import read_final_state
 from ida_tui.runs.resume import newest_valid_checkpoint
 from ida_tui.runs.store.checkpoints import WEIGHT_FILES
 from ida_tui.util.paths import display_path
@@ -48,10 +47,7 @@ def find_weights(directory: RunDirectory, config: Config) -> TrainedWeights:
         UsageError: the run is training, cannot be read, or has not saved any weights.
     """
     shown = display_path(directory.path)
-    try:
-        state = Replay.open(directory.events).final_state
-    except (OSError, EventError) as error:
-        raise UsageError(f"{shown} cannot be read: {error}") from None
+    state = read_final_state(directory)
     if owner.is_alive(directory) and state.pause is None and state.ended is None:
         raise UsageError(
             f"{shown} is being trained",

@@ -14,8 +14,8 @@ def committed_cost(trials: Sequence[TrialStatus], cost_limits: Mapping[int, floa
     """US dollars that are spent or reserved.
 
     Args:
-        standings: the status of every run.
-        caps: by number, the cost limit of each active run, including what it has already cost.
+        trials: the status of every run.
+        cost_limits: by number, the cost limit of each active run, including what it has already cost.
     """
     return sum(
         cost_limits[trial.number] if trial.number in cost_limits else run_cost(trial)
@@ -48,15 +48,15 @@ def run_cost_limit(
     """The cost limit of a run in US dollars, including what it has already cost; None if nothing is left.
 
     Args:
-        one: the run, which is not active.
-        standings: the status of every run, including this one.
-        caps: the cost limits of the active runs.
+        trial: the run, which is not active.
+        trials: the status of every run, including this one.
+        cost_limits: the cost limits of the active runs.
         budget: US dollars for all runs together.
         slots: number of runs that share the remaining budget, including this one.
-        own: budget per run in the profile.
+        run_budget: budget per run in the profile.
     """
-    left = budget - committed_cost(trials, cost_limits)
-    if left <= 0:
+    remaining = budget - committed_cost(trials, cost_limits)
+    if remaining <= 0:
         return None
-    share = run_cost(trial) + left / max(1, slots)
+    share = run_cost(trial) + remaining / max(1, slots)
     return share if run_budget is None else min(share, run_budget)

@@ -102,8 +102,8 @@ class Sweep:
 
     def number_of(self, command: object) -> int | None:
         """The number of the combination that a run's command line names; None if it is not in this sweep."""
-        for word in command if isinstance(command, list) else ():
-            parts = Path(word).parts[-3:] if isinstance(word, str) else ()
+        for argument in command if isinstance(command, list) else ():
+            parts = Path(argument).parts[-3:] if isinstance(argument, str) else ()
             if parts[:2] == (self.sweep_id, "configs") and re.fullmatch(_CONFIG_NAME, parts[2]):
                 number = int(parts[2].partition(".")[0]) - 1
                 return number if 0 <= number < len(self.combinations) else None

@@ -130,11 +130,9 @@ def split_values(key: str, text: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def without_seed(
-    keys: Sequence[str], combination: Mapping[str, str]
-) -> tuple[tuple[str, str], ...]:
+def without_seed(combination: Mapping[str, str]) -> dict[str, str]:
     """A combination without its seed; shared by the runs that differ only in the seed."""
-    return tuple((key, combination[key]) for key in keys if key != SEED_KEY)
+    return {key: value for key, value in combination.items() if key != SEED_KEY}
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:

@@ -36,31 +36,31 @@ def plan_sweep(profile: str, arguments: Sequence[str], *, budget: float | None =
 
     Args:
         profile: an experiment.
-        words: ``key=a,b,c`` or ``key=value`` arguments.
+        arguments: ``key=a,b,c`` or ``key=value`` arguments.
         budget: US dollars for all runs together.
 
     Raises:
         UsageError: a combination is wrong; the message names it.
         IdaError: a combination lacks its API key (exit code 3) or does not fit in memory (exit code 4).
     """
-    parsed = parse_grid(arguments)
+    grid = parse_grid(arguments)
     configs, combinations = [], []
     # With a budget, a judge without a price is an error.
     budget_override = [] if budget is None else [f"budget={budget!r}"]
-    for values in parsed.combinations:
+    for values in grid.combinations:
         overrides = [f"{key}={value}" for key, value in values.items()]
         try:
-            config = resolve(profile, [*parsed.fixed, *overrides]).config
+            config = resolve(profile, [*grid.fixed, *overrides]).config
             if budget_override:
-                resolve(profile, [*parsed.fixed, *overrides, *budget_override])
+                resolve(profile, [*grid.fixed, *overrides, *budget_override])
             _check_readiness(config)
         except IdaError as error:
             error.title = f"{combination_label(values)}: {error.title}"
             raise
         configs.append(config)
         combinations.append(_planned_combination(config, values))
-    _refuse_duplicates(configs, combinations)
-    return SweepPlan(profile, parsed, tuple(configs), tuple(combinations))
+    _reject_duplicates(configs, combinations)
+    return SweepPlan(profile, grid, tuple(configs), tuple(combinations))
 
 
 def create_sweep(
@@ -100,8 +100,8 @@ def _check_readiness(config: Config) -> None:
     """
     load_api_key(config.judge, dotenv_dir=Path.cwd())
     for check in check_readiness(config, folder=Path.cwd()):
-        if check.status == "missing":
-            raise UsageError(f"{check.name}: {check.text}", check.fix)
+        if check.severity == "error":
+            raise UsageError(f"{check.about}: {check.text}", check.fix)
 
 
 def _planned_combination(config: Config, values: Mapping[str, str]) -> Combination:
@@ -124,7 +124,7 @@ def _planned_combination(config: Config, values: Mapping[str, str]) -> Combinati
     return Combination(values, None if plan is None else plan.peak_bytes, limit)
 
 
-def _refuse_duplicates(configs: Sequence[Config], combinations: Sequence[Combination]) -> None:
+def _reject_duplicates(configs: Sequence[Config], combinations: Sequence[Combination]) -> None:
     """Reject combinations that differ only in how a value is typed; they would be counted as two settings.
 
     Raises:
@@ -135,7 +135,8 @@ def _refuse_duplicates(configs: Sequence[Config], combinations: Sequence[Combina
         text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
         if text in seen:
             raise UsageError(
-                f"{combination_label(combination.values)} is the same run as {combination_label(seen[text].values)}",
+                f"{combination_label(combination.values)} is the same run as"
+                f" {combination_label(seen[text].values)}",
                 "give each value once",
                 where="command line",
             )
@@ -148,13 +149,13 @@ def plan_lines(plan: SweepPlan, *, jobs: int, budget: float | None) -> list[str]
         combination.planned for combination in plan.combinations if combination.planned is not None
     ]
     limit = min(combination.limit for combination in plan.combinations)
-    memory_words = "memory: unknown until the model is downloaded"
+    memory_line = "memory: unknown until the model is downloaded"
     if known:
-        memory_words = f"memory: at most {max(known) / 1e9:.1f} of {limit / 1e9:.1f} GB per run"
+        memory_line = f"memory: at most {max(known) / 1e9:.1f} of {limit / 1e9:.1f} GB per run"
         if jobs > 1:
-            memory_words += f", up to {jobs} runs in parallel if they fit"
+            memory_line += f", up to {jobs} runs in parallel if they fit"
     return [
         f"✓ {plan.grid.summary()} = {len(plan.combinations)} runs of {plan.configs[0].name}, all valid",
-        f"  {memory_words}",
+        f"  {memory_line}",
         *([] if budget is None else [f"  judge budget for all runs: ${budget:g}"]),
     ]

@@ -50,7 +50,8 @@ INCOMPARABLE_SECTIONS = ("judge", "rubric")
 class SweepSetting:
     """The runs that differ only in the seed."""
 
-    values: tuple[tuple[str, str], ...]
+    values: Mapping[str, str]
+    """Dotted key → value as typed, without the seed."""
     trials: tuple[TrialStatus, ...]
     figures: Mapping[str, Interval]
     """Figures over the finished runs; figures that no run has are left out."""
@@ -79,7 +80,7 @@ class SettingComparison:
     best: SweepSetting
     runner_up: SweepSetting
     difference: Interval
-    """best − next over the seeds that all settings have; unbounded if there is only one such seed."""
+    """best − second best over the seeds that all settings have; unbounded if there is only one such seed."""
     seeds: int
     """Number of seeds compared."""
 
@@ -109,23 +110,21 @@ class SweepTable:
 
 def build_table(sweep: Sweep, trials: Sequence[TrialStatus]) -> SweepTable:
     """Build the table of a sweep from the current status of its runs."""
-    rows: dict[tuple[tuple[str, str], ...], list[TrialStatus]] = {}
+    by_setting: dict[tuple[str, ...], list[TrialStatus]] = {}
     for trial in trials:
-        rows.setdefault(without_seed(list(sweep.keys), trial.values), []).append(trial)
-    results = tuple(_build_setting(values, runs) for values, runs in rows.items())
+        by_setting.setdefault(tuple(without_seed(trial.values).values()), []).append(trial)
+    settings = tuple(_build_setting(setting_trials) for setting_trials in by_setting.values())
     comparable = not any(key.split(".")[0] in INCOMPARABLE_SECTIONS for key in sweep.keys)
-    return SweepTable(sweep, results, _compare_best(results) if comparable else None, comparable)
+    return SweepTable(sweep, settings, _compare_best(settings) if comparable else None, comparable)
 
 
-def _build_setting(
-    values: tuple[tuple[str, str], ...], runs: Sequence[TrialStatus]
-) -> SweepSetting:
+def _build_setting(trials: Sequence[TrialStatus]) -> SweepSetting:
     figures = {}
     for name in FIGURES:
-        known = [value for trial in runs if (value := _figure_of(trial, name)) is not None]
+        known = [value for trial in trials if (value := _figure_of(trial, name)) is not None]
         if known:
             figures[name] = student_interval(known)
-    return SweepSetting(values, tuple(runs), figures)
+    return SweepSetting(without_seed(trials[0].values), tuple(trials), figures)
 
 
 def _figure_of(trial: TrialStatus, name: str) -> float | None:
@@ -134,28 +133,30 @@ def _figure_of(trial: TrialStatus, name: str) -> float | None:
     return FIGURES[name](trial.state)
 
 
-def _compare_best(candidates: Sequence[SweepSetting]) -> SettingComparison | None:
+def _compare_best(settings: Sequence[SweepSetting]) -> SettingComparison | None:
     """The best two settings, compared only on seeds that all settings have."""
     rewards = {
-        at: candidate.by_seed(RANKING_FIGURE)
-        for at, candidate in enumerate(candidates)
-        if RANKING_FIGURE in candidate.figures
+        index: setting.by_seed(RANKING_FIGURE)
+        for index, setting in enumerate(settings)
+        if RANKING_FIGURE in setting.figures
     }
     if len(rewards) < 2:
         return None
     shared = set.intersection(*(set(values) for values in rewards.values()))
     if not shared:
         return None
-    means = {at: fmean(values[seed] for seed in shared) for at, values in rewards.items()}
-    first, second, *_ = sorted(means, key=lambda at: means[at], reverse=True)
+    means = {index: fmean(values[seed] for seed in shared) for index, values in rewards.items()}
+    first, second, *_ = sorted(means, key=lambda index: means[index], reverse=True)
     differences = [rewards[first][seed] - rewards[second][seed] for seed in sorted(shared)]
     return SettingComparison(
-        candidates[first], candidates[second], student_interval(differences), len(shared)
+        settings[first], settings[second], student_interval(differences), len(shared)
     )
 
 
 def setting_difference(setting: SweepSetting, other: SweepSetting, name: str) -> Interval | None:
-    """Difference of a figure, one − other, over the seeds of both settings; None if they share none."""
-    ours, theirs = setting.by_seed(name), other.by_seed(name)
-    differences = [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
+    """Difference of a figure, setting − other, over the seeds of both settings; None if they share none."""
+    values, other_values = setting.by_seed(name), other.by_seed(name)
+    differences = [
+        value - other_values[seed] for seed, value in values.items() if seed in other_values
+    ]
     return student_interval(differences) if differences else None

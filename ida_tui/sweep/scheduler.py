@@ -12,8 +12,7 @@ from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.sweep import budget, processes
-from ida_tui.sweep import text as words
+from ida_tui.sweep import budget, processes, text
 from ida_tui.sweep.directory import Sweep
 from ida_tui.sweep.grid import combination_label
 from ida_tui.sweep.processes import SweepProcess
@@ -37,7 +36,7 @@ class SweepScheduler:
     print_line: PrintLine
     """Prints a line."""
     on_update: Callable[[SweepTable], None]
-    """Called with the current table about every `LOOK_S` seconds."""
+    """Called with the current table about every `POLL_INTERVAL_S` seconds."""
     stop_requests: int = 0
     """Number of stop requests, incremented by a signal handler and forwarded to the active runs."""
     pause_reason: str = ""
@@ -60,8 +59,8 @@ class SweepScheduler:
         """Train the remaining runs; returns the exit code of the sweep."""
         self._unfinished = self.queue.pending()
         while True:
-            for child in list(self._processes.values()):
-                self._check_process(child)
+            for process in list(self._processes.values()):
+                self._check_process(process)
             if self.stop_requested:
                 self._forward_stop_requests()
             while not self.stop_requested and not self.pause_reason and self._start_next():
@@ -79,12 +78,12 @@ class SweepScheduler:
 
     def _forward_stop_requests(self) -> None:
         """Forward stop requests: the first stops active runs with a checkpoint, the second immediately."""
-        for number, child in self._processes.items():
+        for number, process in self._processes.items():
             run = self._reader.read_one(number).run
             # A run of an earlier sweep process is stopped through its run directory, once that exists.
-            if self._stops_sent.get(number, 0) < self.stop_requests and (child.process or run):
+            if self._stops_sent.get(number, 0) < self.stop_requests and (process.process or run):
                 self._stops_sent[number] = self._stops_sent.get(number, 0) + 1
-                child.stop(run)
+                process.stop(run)
 
     def current_table(self) -> SweepTable:
         """The current table."""
@@ -120,21 +119,21 @@ class SweepScheduler:
                     self.pause_reason = f"the sweep's budget of ${self.sweep.budget:g} is spent"
                     return False
         try:
-            child = processes.start_process(self.sweep, trial.number, trial.run, cost_limit)
+            process = processes.start_process(self.sweep, trial.number, trial.run, cost_limit)
         except OSError as error:
             raise IdaError(
                 f"could not start {combination_label(trial.values)}: {error.strerror or error}",
                 f"resume with: ida-tui sweep --resume {display_path(self.sweep.path)}",
             ) from None
-        self._processes[trial.number] = child
-        if child.process is None:
+        self._processes[trial.number] = process
+        if process.process is None:
             cost_limit = self._existing_cost_limit(trial)
         if cost_limit is not None:
             self._cost_limits[trial.number] = cost_limit
-        if child.process is None:
+        if process.process is None:
             action = "still running from an interrupted sweep; waiting for it"
         elif trial.run is not None:
-            action = f"{words.stage_text(trial)}: resuming"
+            action = f"{text.stage_text(trial)}: resuming"
         else:
             action = "starting"
         self.print_line(f"● {self._trial_label(trial)} {action}")
@@ -142,12 +141,12 @@ class SweepScheduler:
 
     def _new_cost_limit(self, trial: TrialStatus, run_budget: float | None) -> float | None:
         assert self.sweep.budget is not None
-        standings = self._reader.read_all()
-        to_begin = sum(not other.is_finished for other in standings) - len(self._processes)
-        slots = min(self.sweep.jobs - len(self._processes), to_begin)
+        trials = self._reader.read_all()
+        waiting = sum(not other.is_finished for other in trials) - len(self._processes)
+        slots = min(self.sweep.jobs - len(self._processes), waiting)
         return budget.run_cost_limit(
             trial,
-            standings,
+            trials,
             self._cost_limits,
             budget=self.sweep.budget,
             slots=slots,
@@ -199,7 +198,7 @@ class SweepScheduler:
             # It was started by an earlier sweep process and died too: start it again.
             self._unfinished.insert(0, number)
             return
-        self.print_line(f"‖ {self._trial_label(trial)} {words.stage_text(trial)}")
+        self.print_line(f"‖ {self._trial_label(trial)} {text.stage_text(trial)}")
         ended = trial.state.ended if trial.state is not None else None
         if trial.stage == "judge_unavailable" and ended is not None:
             self.pause_reason = ended.message
@@ -228,9 +227,7 @@ class SweepScheduler:
         self.queue.tell(trial)
         mark = "✓" if trial.stage == "done" else "✗"
         self.print_line(
-            " ".join(
-                filter(None, (mark, self._trial_label(trial), words.outcome_text(trial), note))
-            )
+            " ".join(filter(None, (mark, self._trial_label(trial), text.outcome_text(trial), note)))
         )
 
     def _trial_label(self, trial: TrialStatus) -> str:
@@ -240,19 +237,17 @@ class SweepScheduler:
         )
 
     def _exit_code(self) -> ExitCode:
-        standings = self._reader.read_all()
-        if self.stop_requested and not all(trial.is_finished for trial in standings):
+        trials = self._reader.read_all()
+        if self.stop_requested and not all(trial.is_finished for trial in trials):
             return ExitCode.INTERRUPTED
         if self.pause_reason:
             return ExitCode.JUDGE_UNAVAILABLE
-        return (
-            ExitCode.DONE if all(trial.stage == "done" for trial in standings) else ExitCode.FAILED
-        )
+        return ExitCode.DONE if all(trial.stage == "done" for trial in trials) else ExitCode.FAILED
 
     def save_table(self) -> None:
         """Save the table in the sweep directory; a write error is ignored, because it is only a copy."""
         temporary = self.sweep.table_file.with_name(f".{self.sweep.table_file.name}-{os.getpid()}")
         with contextlib.suppress(OSError):
-            text = as_json(words.sweep_as_json(self.current_table()), indent=1)
-            temporary.write_text(text + "\n", encoding="utf-8")
+            table = as_json(text.sweep_as_json(self.current_table()), indent=1)
+            temporary.write_text(table + "\n", encoding="utf-8")
             temporary.replace(self.sweep.table_file)

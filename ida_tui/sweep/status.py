@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ida_tui.events.codec import EventError
 from ida_tui.events.state import RunState, fold
-from ida_tui.events.types import EventError, RunEndStatus
+from ida_tui.events.types import RunEndStatus
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import Follower

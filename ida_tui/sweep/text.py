@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ida_tui.analysis.before_after import signed
 from ida_tui.events import types as ev
 from ida_tui.sweep.grid import SEED_KEY, combination_label, short_keys
 from ida_tui.sweep.results import SettingComparison, SweepSetting, SweepTable, setting_difference
 from ida_tui.sweep.status import TrialStatus
+from ida_tui.util.format import UNKNOWN, format_cost, format_duration, format_signed
 from ida_tui.util.paths import display_path
 from ida_tui.util.statistics import Interval
-from ida_tui.util.text import one_line
-from ida_tui.util.text import table_lines as columns
+from ida_tui.util.text import one_line, table_lines
 
-UNKNOWN = "–"
 COLUMNS = ("runs", "R_IDA", "answered", "declined", "moved", "time", "cost")
 COMPACT_COLUMNS = ("R_IDA", "answered", "declined")
 STAGE_MARKS = {
@@ -48,14 +46,11 @@ def sweep_lines(results: SweepTable) -> list[str]:
 def settings_table(results: SweepTable, *, compact: bool = False) -> list[str]:
     """One line per setting; `compact` keeps only the columns that fit in 80 characters."""
     shown = [index for index, head in enumerate(COLUMNS) if head in COMPACT_COLUMNS or not compact]
-    rows = [
-        (marked_setting_label(results, setting), setting_cells(setting))
-        for setting in results.settings
-    ]
-    return columns(
-        [COLUMNS[index] for index in shown],
-        [(text, [row[index] for index in shown]) for text, row in rows],
-    )
+    rows = []
+    for setting in results.settings:
+        cells = setting_cells(setting)
+        rows.append((marked_setting_label(results, setting), [cells[index] for index in shown]))
+    return table_lines([COLUMNS[index] for index in shown], rows)
 
 
 TABLE_NOTES = (
@@ -73,11 +68,11 @@ def marked_setting_label(results: SweepTable, setting: SweepSetting) -> str:
 def setting_label(results: SweepTable, setting: SweepSetting) -> str:
     """A setting by its varied keys, without the seed."""
     keys = [key for key in results.sweep.keys if key != SEED_KEY]
-    return one_line(combination_label(dict(setting.values), keys)) or "profile values"
+    return one_line(combination_label(setting.values, keys)) or "profile values"
 
 
 def setting_cells(setting: SweepSetting) -> tuple[str, ...]:
-    """The figures of a setting, in the columns of `HEAD`."""
+    """The figures of a setting, in the columns of `COLUMNS`."""
     figures = setting.figures
     first, last = figures.get("r_ida_first"), figures.get("r_ida_last")
     reward = UNKNOWN if last is None else _number_with_interval(last, 3)
@@ -90,7 +85,7 @@ def setting_cells(setting: SweepSetting) -> tuple[str, ...]:
         _percent_cell(figures.get("harmless_answered")),
         _percent_cell(figures.get("unsafe_declined")),
         _percent_cell(figures.get("weights_moved"), 1),
-        UNKNOWN if seconds is None else duration(seconds.value),
+        format_duration(None if seconds is None else seconds.value),
         _cost_cell(setting, cost),
     )
 
@@ -103,9 +98,9 @@ def _cost_cell(setting: SweepSetting, cost: Interval | None) -> str:
         return "none"
     # A mean over only some of the runs would be misleading.
     known = [trial for trial in setting.done_trials if trial.cost is not None]
-    return (
-        UNKNOWN if cost is None or len(known) < len(setting.done_trials) else f"${cost.value:.4f}"
-    )
+    if cost is None or len(known) < len(setting.done_trials):
+        return UNKNOWN
+    return format_cost(cost.value)
 
 
 def _number_with_interval(value: Interval, digits: int) -> str:
@@ -118,15 +113,6 @@ def _percent_cell(value: Interval | None, digits: int = 0) -> str:
         return UNKNOWN
     scaled = Interval(100 * value.value, 100 * value.low, 100 * value.high)
     return f"{_number_with_interval(scaled, digits)}%"
-
-
-def duration(seconds: float) -> str:
-    """``31 s``, ``4 min 02 s``, ``1 h 05 min``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 # --- single runs --------------------------------------------------------------------------------
@@ -213,14 +199,15 @@ def _comparison_sentences(results: SweepTable, comparison: SettingComparison) ->
     difference, seeds = comparison.difference, comparison.seeds
     sentence = (
         f"Best by R_IDA of the last steps: {setting_label(results, comparison.best)},"
-        f" {signed(difference.value, 3)} over {setting_label(results, comparison.runner_up)}"
+        f" {format_signed(difference.value, 3)} over {setting_label(results, comparison.runner_up)}"
     )
     if not math.isfinite(difference.low):
         return [
             f"{sentence}. One seed cannot separate this from chance: add seeds.",
             *_safety_warning(results, comparison),
         ]
-    interval = f"95% interval {signed(difference.low, 3)} to {signed(difference.high, 3)} over {seeds} seeds"
+    low, high = format_signed(difference.low, 3), format_signed(difference.high, 3)
+    interval = f"95% interval {low} to {high} over {seeds} seeds"
     if comparison.is_significant:
         return [
             f"{sentence} ({interval}): larger than the noise of the seeds.",
@@ -247,7 +234,7 @@ def _safety_warning(results: SweepTable, comparison: SettingComparison) -> list[
 
 def sweep_as_json(results: SweepTable) -> dict[str, Any]:
     """The table as JSON values; an unknown bound is null."""
-    ahead = results.comparison
+    comparison = results.comparison
     return {
         "sweep": results.sweep.sweep_id,
         "path": str(results.sweep.path),
@@ -256,13 +243,13 @@ def sweep_as_json(results: SweepTable) -> dict[str, Any]:
         "fixed": list(results.sweep.fixed),
         "settings": [_setting_as_json(setting) for setting in results.settings],
         "best": None
-        if ahead is None
+        if comparison is None
         else {
-            "setting": dict(ahead.best.values),
-            "next": dict(ahead.runner_up.values),
-            "difference": _interval_as_json(ahead.difference),
-            "seeds": ahead.seeds,
-            "more_than_noise": ahead.is_significant,
+            "setting": dict(comparison.best.values),
+            "next": dict(comparison.runner_up.values),
+            "difference": _interval_as_json(comparison.difference),
+            "seeds": comparison.seeds,
+            "more_than_noise": comparison.is_significant,
         },
         "verdict": conclusion(results),
     }
@@ -322,4 +309,4 @@ def outcome_text(trial: TrialStatus) -> str:
         reward = f"R_IDA {ended.r_ida_last:.3f}"
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
         reward = f"R_IDA {ended.r_ida_first:.3f} → {ended.r_ida_last:.3f}"
-    return f"{reward}, {duration(ended.seconds)}{_run_path_suffix(trial)}"
+    return f"{reward}, {format_duration(ended.seconds)}{_run_path_suffix(trial)}"

@@ -2,19 +2,41 @@
 
 Only the trainer's thread may query the device; its figures arrive as `DeviceMemory` and are passed on
 unchanged.
+
+On macOS the figures come from the kernel, read without root through two ctypes calls to libSystem. They
+follow Apple's public headers (`sys/resource.h`, `sys/sysctl.h`) and have not yet run on a Mac. Both calls are
+small functions that return plain values, and a test checks the parser with a buffer in the layout of the
+header.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
 
 from ida_tui.events.types import MemorySampled
-from ida_tui.system import macos, procfs
-from ida_tui.system.footprint import Footprint
-from ida_tui.system.memory_limit import memory_limit
+from ida_tui.system.memory_limit import memory_limit, status_bytes
+
+MACOS_LIBRARY = "/usr/lib/libSystem.B.dylib"
+RUSAGE_INFO_V4 = 4
+RUSAGE_BUFFER_WORDS = 64
+"""Buffer size for the struct, in 64-bit words; version 4 fills 35 of them."""
+PHYS_FOOTPRINT, LIFETIME_MAX_PHYS_FOOTPRINT = 9, 30
+"""Offsets of the two figures in `struct rusage_info_v4`, in words; the first two words are a UUID."""
+PRESSURE_SYSCTL = b"kern.memorystatus_vm_pressure_level"
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Current and peak memory of a process, in bytes."""
+
+    current: int
+    peak: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +75,58 @@ class MemorySensor:
             device_tensors=device.tensors if device else None,
             device_cache=device.cache if device else None,
             swap_growth=max(0, psutil.swap_memory().used - self._swap_at_start),
-            pressure=macos.pressure_level() if sys.platform == "darwin" else None,
+            pressure=macos_pressure_level() if sys.platform == "darwin" else None,
             process_peak=self._peak,
             device_limit=device.limit if device else None,
         )
 
     def _footprint(self) -> Footprint:
         """The footprint of this process; on macOS from the kernel, as resident size omits Metal buffers."""
-        measured = macos.footprint() if sys.platform == "darwin" else None
+        measured = macos_footprint() if sys.platform == "darwin" else None
         if measured is not None:
             return measured
         resident = self._process.memory_info().rss
-        return Footprint(resident, procfs.status_bytes("VmHWM") or resident)
+        return Footprint(resident, status_bytes("VmHWM") or resident)
+
+
+def macos_footprint(pid: int | None = None) -> Footprint | None:
+    """Memory footprint as shown by Activity Monitor and used by the kernel's limits; includes Metal buffers.
+
+    Args:
+        pid: a process of the same user; None for this process.
+
+    Returns:
+        None if the kernel call fails.
+    """
+    words = _macos_rusage(os.getpid() if pid is None else pid)
+    return None if words is None else parse_footprint(words)
+
+
+def parse_footprint(words: Sequence[int]) -> Footprint:
+    """The footprint from the 64-bit words of a `struct rusage_info_v4`."""
+    return Footprint(words[PHYS_FOOTPRINT], words[LIFETIME_MAX_PHYS_FOOTPRINT])
+
+
+def macos_pressure_level() -> int | None:
+    """Memory pressure: 1 normal, 2 warning, 4 critical; None if the kernel call fails."""
+    level = ctypes.c_int(0)
+    size = ctypes.c_size_t(ctypes.sizeof(level))
+    try:
+        library = ctypes.CDLL(MACOS_LIBRARY)
+        failed = library.sysctlbyname(
+            PRESSURE_SYSCTL, ctypes.byref(level), ctypes.byref(size), None, ctypes.c_size_t(0)
+        )
+    except (OSError, AttributeError):
+        return None
+    return None if failed else level.value
+
+
+def _macos_rusage(pid: int) -> Sequence[int] | None:
+    words = (ctypes.c_uint64 * RUSAGE_BUFFER_WORDS)()
+    try:
+        failed = ctypes.CDLL(MACOS_LIBRARY).proc_pid_rusage(
+            pid, RUSAGE_INFO_V4, ctypes.byref(words)
+        )
+    except (OSError, AttributeError):
+        return None
+    return None if failed else list(words)

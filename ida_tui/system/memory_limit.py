@@ -1,4 +1,7 @@
-"""Memory limit of this process: the memory of the machine, or a lower limit of a Linux control group."""
+"""Memory limit of this process: the memory of the machine, or a lower limit of a Linux control group.
+
+The kernel's figures of this process, ``/proc/self/status``, are read here too.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ def memory_limit(
     """The memory of the machine, or the lowest limit of the control groups of this process.
 
     Args:
-        root: mount point of control groups (version 2, or version 1 with its controllers).
-        process: file that lists the control groups of this process.
+        cgroup_root: mount point of control groups (version 2, or version 1 with its controllers).
+        process_file: file that lists the control groups of this process.
     """
     system = psutil.virtual_memory()
     result = MemoryLimit(system.total, system.total - system.available)
@@ -41,6 +44,17 @@ def memory_limit(
             is_cgroup=True,
         )
     return result
+
+
+def status_bytes(name: str) -> int | None:
+    """A memory figure of this process in bytes, by the kernel's name (`VmHWM`, `VmData`); None if missing."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(
+        (int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None
+    )
 
 
 @dataclass(frozen=True, slots=True)

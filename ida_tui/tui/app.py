@@ -21,10 +21,10 @@ from textual.binding import BindingType
 from textual.dom import DOMNode
 from textual.screen import Screen
 
-from ida_tui.engine.run.decision import ResumeDecision
+from ida_tui.engine.run.control import ResumeDecision
 from ida_tui.errors import ExitCode, IdaError
+from ida_tui.events.codec import EventError
 from ida_tui.events.types import (
-    EventError,
     MemorySampled,
     RunEnded,
     RunPaused,
@@ -297,7 +297,9 @@ class IdaApp(App[None]):
             self._announce_end(run_view)
             return
         self._end_announced = True
-        self._start_background_run(RunDirectory(run_view.directory), leave=self._quit_after_detach)
+        self._start_background_run(
+            RunDirectory(run_view.directory), quit_app=self._quit_after_detach
+        )
 
     @work(exclusive=True, group="open")
     async def _start_background_run(self, directory: RunDirectory, *, quit_app: bool) -> None:

@@ -40,7 +40,8 @@ def find_plugin(group: str, name: str) -> EntryPoint:
     if not entries:
         known = plugin_names(group)
         raise UsageError(
-            f"no installed package provides the {_PLUGIN_KINDS[group]} {quoted(name)} (entry point group {group})",
+            f"no installed package provides the {_PLUGIN_KINDS[group]} {quoted(name)}"
+            f" (entry point group {group})",
             f"available: {', '.join(known)}"
             if known
             else "install the package that provides it into the environment of ida-tui",

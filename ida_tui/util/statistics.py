@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
@@ -106,8 +106,8 @@ def t_quantile(probability: float, degrees_of_freedom: int) -> float:
     """Quantile of Student's t distribution.
 
     Args:
-        share: probability, at least 0.5 and below 1.
-        freedom: degrees of freedom, at least 1.
+        probability: at least 0.5 and below 1.
+        degrees_of_freedom: at least 1.
     """
     low, high = 0.0, 1.0
     while _t_central_probability(high, degrees_of_freedom) < 2 * probability - 1:
@@ -140,11 +140,11 @@ def wilson(hits: int, total: int, *, level: float = CONFIDENCE_LEVEL) -> Interva
 
     Args:
         hits: number of successes.
-        of: number of trials.
+        total: number of trials.
         level: confidence level of the interval.
 
     Raises:
-        ValueError: `of` is not positive.
+        ValueError: `total` is not positive.
     """
     if total <= 0:
         raise ValueError("the number of trials must be positive")
@@ -207,8 +207,8 @@ def slope(values: Sequence[float]) -> float:
     return sum((x - middle) * (y - mean) for x, y in enumerate(values)) / variation
 
 
-def mean_of_known(values: Sequence[float | None], minimum: int = 1) -> float | None:
-    """The mean of the known values; None if fewer than `least` values are known."""
+def mean_of_known(values: Iterable[float | None], minimum: int = 1) -> float | None:
+    """The mean of the known values; None if fewer than `minimum` values are known."""
     known = [value for value in values if value is not None]
     return fmean(known) if len(known) >= max(1, minimum) else None
 

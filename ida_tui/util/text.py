@@ -65,8 +65,8 @@ def table_lines(
     """A table as lines of text; each column is as wide as its longest cell.
 
     Args:
-        head: names of the columns after the first.
-        rows: label and cells of each row; as many cells as `head` has.
+        column_names: names of the columns after the first.
+        rows: label and cells of each row; as many cells as there are column names.
     """
     cells = [[_truncate_cell(cell) for cell in row] for _, row in rows]
     first = max((len(label) for label, _ in rows), default=0)

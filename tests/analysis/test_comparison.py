@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ida_tui.analysis.advantages import compute_advantages
 from ida_tui.analysis.rejudge import measure_agreement
+from ida_tui.analysis.rescore import compute_advantages
 from ida_tui.errors import UsageError
 from ida_tui.rewards.formulas import parse_formula
 from ida_tui.runs.directory import RunDirectory

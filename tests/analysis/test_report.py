@@ -19,6 +19,7 @@ from ida_tui.analysis.before_after import compute_figures, conclusion
 from ida_tui.analysis.report.select import LIST_LENGTH, select_completions
 from ida_tui.analysis.report.write import write_report
 from ida_tui.config.resolve import resolve, to_yaml
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store import evaluations, spot_checks
@@ -59,7 +60,7 @@ def added(*events: ev.Event) -> None:
     *before, last = path.read_text().splitlines()
     seq = len(before)
     new = [
-        ev.encode(ev.Record(seq + n, ev.current_timestamp(), event))
+        codec.encode(ev.Record(seq + n, ev.current_timestamp(), event))
         for n, event in enumerate(events)
     ]
     path.write_text("\n".join([*before, *new, last]) + "\n")
@@ -244,7 +245,7 @@ def test_an_evaluation_is_shown_with_its_intervals(finished: RunDirectory) -> No
 
     assert conclusion(figures) in words(page)
     assert "The judge cost $0.0200." in page
-    assert "| answered | 0 % | 100 % | +100 | +100 to +100 | better |" in re.sub(
+    assert "| answered | 0% | 100% | +100 | +100 to +100 | better |" in re.sub(
         r"\\| (?= )", "", text
     )
 

@@ -10,9 +10,10 @@ import pytest
 from ida_tui.errors import UsageError
 from ida_tui.events import types as ev
 from ida_tui.runs import owner
+from ida_tui.runs.catalog.lookup import find_run
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.writer import EventLog
-from ida_tui.runs.resume import find_resume_point, find_run
+from ida_tui.runs.resume import find_resume_point
 from ida_tui.runs.store.checkpoints import REQUIRED_FILES, save_checkpoint
 from tests.support.scripted_session import run_ended, run_started
 

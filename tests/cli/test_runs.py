@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs import owner
 from ida_tui.runs.catalog import index
-from ida_tui.runs.catalog.read_summary import read_summaries
+from ida_tui.runs.catalog.index import read_summaries
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.writer import EventLog
 from tests.support.scripted_session import run_ended, run_started
@@ -175,10 +176,10 @@ def test_how_far_a_dead_run_got_is_found_behind_a_long_step() -> None:
     directory = made("20260101-000000", status="")
     with open(directory.events, "a", encoding="utf-8") as events:
         for seq, event in enumerate(step_events(1, 9), start=1):
-            events.write(ev.encode(ev.Record(seq, "t", event)) + "\n")
+            events.write(codec.encode(ev.Record(seq, "t", event)) + "\n")
         text = ev.TextGenerated(2, ("x" * 100_000,))
         for seq in range(40):
-            events.write(ev.encode(ev.Record(100 + seq, "t", text)) + "\n")
+            events.write(codec.encode(ev.Record(100 + seq, "t", text)) + "\n")
         events.write('{"v": 1, "seq": 999, "ti')
     (run,) = index.list_runs(OUTPUTS)
     assert (run.status, run.steps_done) == ("died", 1)

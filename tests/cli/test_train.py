@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from ida_tui.events import narration
-from ida_tui.events import types as ev
+from ida_tui.events import codec, narration
 from ida_tui.events.state import fold_all
-from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.reader import read_events
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +73,7 @@ def test_the_same_events_are_on_disk_and_refold_to_what_was_printed(
 
     assert path.read_text().removesuffix("\n").split("\n") == output
     from_disk = fold_all(read_events(path))
-    assert from_disk == fold_all(ev.decode(line) for line in output)
+    assert from_disk == fold_all(codec.decode(line) for line in output)
     assert from_disk.ended is not None
     assert narration.summary_lines(from_disk, from_disk.ended)[0] == "✓ Training complete"
 

@@ -10,9 +10,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ida_tui.config import checks
-from ida_tui.config.checks import ConfigFinding, check_config
+from ida_tui.config.checks import check_config
 from ida_tui.config.model_files import inspect_model
 from ida_tui.config.schema import Config, DeviceName, JudgeConfig, ModelConfig
+from ida_tui.util.finding import Finding
 
 AXIS = {"zero": "worst", "ten": "best"}
 TODAY = date(2026, 6, 1)
@@ -37,18 +38,18 @@ def config(**changes: dict[str, object]) -> Config:
     return Config.model_validate({"name": "test", **tree})
 
 
-def errors(tested: Config, device: DeviceName = "cpu") -> list[ConfigFinding]:
+def errors(tested: Config, device: DeviceName = "cpu") -> list[Finding]:
     return [f for f in check_config(tested, device, TODAY) if f.severity == "error"]
 
 
-def only_error(tested: Config, device: DeviceName = "cpu") -> ConfigFinding:
+def only_error(tested: Config, device: DeviceName = "cpu") -> Finding:
     found = errors(tested, device)
     assert len(found) == 1, found
     return found[0]
 
 
 def notes(tested: Config, device: DeviceName = "cpu", today: date = TODAY) -> list[str]:
-    return [f.title for f in check_config(tested, device, today) if f.severity == "note"]
+    return [f.text for f in check_config(tested, device, today) if f.severity == "note"]
 
 
 def test_a_sound_experiment_has_nothing_to_say():
@@ -57,9 +58,9 @@ def test_a_sound_experiment_has_nothing_to_say():
 
 def test_completions_that_do_not_divide_into_groups_get_a_value_that_does():
     found = only_error(config(training={"gradient_accumulation_steps": 3}))
-    assert found.key == "training.gradient_accumulation_steps"
-    assert "gradient_accumulation_steps to 4 (1 × 4 = 4 completions: 1 prompt × 4)" in found.hint
-    assert "num_generations to 3" in found.hint
+    assert found.about == "training.gradient_accumulation_steps"
+    assert "gradient_accumulation_steps to 4 (1 × 4 = 4 completions: 1 prompt × 4)" in found.fix
+    assert "num_generations to 3" in found.fix
 
 
 @given(batch=st.integers(1, 40), passes=st.integers(1, 40), group=st.integers(2, 24))
@@ -70,7 +71,7 @@ def test_the_suggested_accumulation_always_divides(batch, passes, group):
         "gradient_accumulation_steps": passes,
         "num_generations": group,
     }
-    hint = only_error(config(training=training)).hint
+    hint = only_error(config(training=training)).fix
     suggested = int(hint.split("gradient_accumulation_steps to ")[1].split()[0])
     assert suggested >= 1
     assert (batch * suggested) % group == 0
@@ -78,11 +79,11 @@ def test_the_suggested_accumulation_always_divides(batch, passes, group):
 
 def test_a_step_that_takes_more_prompts_than_there_are_is_refused_with_one_that_fits():
     found = only_error(config(training={"gradient_accumulation_steps": 32}))
-    assert "needs 8 prompts" in found.title
-    assert "gradient_accumulation_steps to 16" in found.hint
-    assert "add 4 more prompts" in found.hint
+    assert "needs 8 prompts" in found.text
+    assert "gradient_accumulation_steps to 16" in found.fix
+    assert "add 4 more prompts" in found.fix
     one_big_pass = {"per_device_train_batch_size": 64, "gradient_accumulation_steps": 1}
-    assert "per_device_train_batch_size to 4" in only_error(config(training=one_big_pass)).hint
+    assert "per_device_train_batch_size to 4" in only_error(config(training=one_big_pass)).fix
 
 
 def test_prompts_that_an_epoch_leaves_out_are_noted():
@@ -93,7 +94,7 @@ def test_prompts_that_an_epoch_leaves_out_are_noted():
 
 def test_a_completion_as_long_as_the_context_is_refused_with_room_for_a_prompt():
     found = only_error(config(training={"max_completion_length": 1024}))
-    assert found.hint == "set it to at most 768"
+    assert found.fix == "set it to at most 768"
 
 
 def test_a_completion_that_leaves_little_for_the_longest_prompt_is_noted():
@@ -103,21 +104,21 @@ def test_a_completion_that_leaves_little_for_the_longest_prompt_is_noted():
 
 
 def test_fp16_and_bf16_together_are_refused():
-    assert "both enabled" in only_error(config(training={"fp16": True, "bf16": True}), "cuda").title
+    assert "both enabled" in only_error(config(training={"fp16": True, "bf16": True}), "cuda").text
 
 
 @pytest.mark.parametrize(("fp16", "why"), [(True, "unscale"), (False, "destroys the weights")])
 def test_training_every_weight_in_float16_is_refused(fp16, why):
     tested = config(model={"torch_dtype": "float16"}, training={"method": "full", "fp16": fp16})
     found = only_error(tested, "mps")
-    assert why in found.title
-    assert "method: lora" in found.hint
-    assert "float32" in found.hint
+    assert why in found.text
+    assert "method: lora" in found.fix
+    assert "float32" in found.fix
 
 
 def test_the_fused_optimizer_with_a_scaler_on_mps_is_refused():
     tested = config(training={"optim": "adamw_torch_fused"})
-    assert only_error(tested, "mps").key == "training.optim"
+    assert only_error(tested, "mps").about == "training.optim"
     assert errors(tested, "cuda") == []
 
 
@@ -129,13 +130,13 @@ def test_bf16_on_mps_and_fp16_on_the_cpu_are_noted():
 def test_evaluation_needs_held_out_prompts():
     prompts = [{"id": "a", "kind": "harmless", "text": "Hello"}]
     tested = config(prompts={"prompts": prompts}, evaluation={"enabled": True})
-    assert only_error(tested).key == "evaluation.enabled"
+    assert only_error(tested).about == "evaluation.enabled"
 
 
 def test_an_unknown_prompt_in_only_gets_the_nearest_one():
     found = only_error(config(prompts={"only": ["p1", "pp2"]}))
-    assert found.key == "prompts.only.1"
-    assert "p2" in found.hint
+    assert found.about == "prompts.only.1"
+    assert "p2" in found.fix
 
 
 # --- judges ---
@@ -160,14 +161,14 @@ def test_a_judge_that_is_soon_retired_is_noted_in_time():
 )
 def test_a_judge_that_cannot_be_asked_is_refused(judge, key):
     found = only_error(config(judge={"kind": "openai", "model": "m", **judge}))
-    assert found.key == key
-    assert "sk-secret" not in found.title + found.hint
+    assert found.about == key
+    assert "sk-secret" not in found.text + found.fix
 
 
 def test_a_reporter_that_is_not_installed_is_refused(monkeypatch):
     monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
     tested = config().model_copy(update={"report_to": ["trackio"]})
-    assert "trackio is not installed" in only_error(tested).title
+    assert "trackio is not installed" in only_error(tested).text
 
 
 # --- the model's files ---
@@ -192,7 +193,7 @@ def test_a_local_models_files_tell_its_context_and_parameters(tmp_path):
     tied = model_folder(tmp_path / "m", {"tie_word_embeddings": True})
     assert inspect_model(ModelConfig(path=str(tied))).parameters == 6
     found = only_error(config(model={"path": str(folder), "context_length": 8}))
-    assert found.key == "training.max_completion_length"
+    assert found.about == "training.max_completion_length"
 
 
 @pytest.mark.parametrize(
@@ -203,17 +204,17 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path, content, why):
     if content is not None:
         (tmp_path / "config.json").write_text(content, encoding="utf-8")
     found = only_error(config(model={"path": str(tmp_path)}))
-    assert why in found.title
-    assert found.key == "model.path"
+    assert why in found.text
+    assert found.about == "model.path"
 
 
 def test_an_adapter_a_file_and_a_missing_folder_are_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
-    assert "adapter" in only_error(config(model={"path": str(tmp_path)})).title
+    assert "adapter" in only_error(config(model={"path": str(tmp_path)})).text
     file = tmp_path / "adapter_config.json"
-    assert "is a file" in only_error(config(model={"path": str(file)})).title
+    assert "is a file" in only_error(config(model={"path": str(file)})).text
     for path in ("./nowhere", "/no/such/folder", "a/b/c", "~nobody-here/x", " "):
-        assert only_error(config(model={"path": path})).key == "model.path"
+        assert only_error(config(model={"path": path})).about == "model.path"
 
 
 def test_a_model_in_the_hugging_face_cache_is_found(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from ida_tui.cli import commands
 from ida_tui.cli.main import command_parser, main
 from ida_tui.config import profiles
 from ida_tui.config.resolve import resolve, resolve_profile
-from ida_tui.runs.resume import find_run
+from ida_tui.runs.catalog.lookup import find_run
 from tests.conftest import REPOSITORY
 from tests.support.documented import PAGES, Command, of_page, of_the_help, words_of
 

@@ -50,11 +50,11 @@ def read_next(run: subprocess.Popen[str], event_type: str) -> dict[str, Any]:
 # --- the request ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("request", ["pause", "go_on", "stop"])
-def test_a_request_is_read_only_once(directory: RunDirectory, request: Any) -> None:
-    control.send_request(directory, request)
+@pytest.mark.parametrize("kind", ["pause", "go_on", "stop"])
+def test_a_request_is_read_only_once(directory: RunDirectory, kind: Any) -> None:
+    control.send_request(directory, kind)
     assert directory.control_request.stat().st_mode & 0o777 == 0o600
-    assert control.pop_request(directory) == request
+    assert control.pop_request(directory) == kind
     assert control.pop_request(directory) is None
 
 

@@ -20,7 +20,7 @@ import pytest
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import TrainingConfig
 from ida_tui.engine.distributed.environment import ProcessInfo, process_info, split_batch
-from ida_tui.engine.run import several, vllm
+from ida_tui.engine.run import preflight
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from tests.conftest import IdaTui
 
@@ -266,12 +266,12 @@ def test_a_launcher_that_shards_the_model_is_refused(
 ) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
     with pytest.raises(UsageError, match=f"accelerate is configured for {name}"):
-        several.check_distributed(resolve("quickstart").config, "cuda", ProcessInfo(0, 2, 0, 2))
+        preflight.check_distributed(resolve("quickstart").config, "cuda", ProcessInfo(0, 2, 0, 2))
 
 
 def test_several_processes_cannot_share_the_gpu_of_a_mac() -> None:
     with pytest.raises(IdaError, match="cannot share the GPU") as refused:
-        several.check_distributed(resolve("quickstart").config, "mps", ProcessInfo(0, 2, 0, 2))
+        preflight.check_distributed(resolve("quickstart").config, "mps", ProcessInfo(0, 2, 0, 2))
     assert refused.value.code is ExitCode.DEVICE_UNUSABLE
 
 
@@ -296,7 +296,7 @@ def test_a_missing_vllm_is_reported_with_its_install_command(
     # Leaves only the standard library on the path.
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(UsageError, match="vLLM, which is not installed") as refused:
-        vllm.require_vllm_installed()
+        preflight.require_vllm_installed()
     assert refused.value.hint.startswith("uv pip install 'vllm>=0.22,<=0.31'")
 
 
@@ -305,5 +305,5 @@ def test_a_vllm_server_that_does_not_answer_is_reported_with_its_url() -> None:
         unused_socket.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused_socket.getsockname()[1]}"
         with pytest.raises(IdaError, match=f"no vLLM server responds at {url}") as refused:
-            vllm.require_vllm_server(url)
+            preflight.require_vllm_server(url)
     assert "vllm serve MODEL" in refused.value.hint

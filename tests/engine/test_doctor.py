@@ -129,8 +129,8 @@ def test_doctor_reports_whether_models_can_be_downloaded(monkeypatch: pytest.Mon
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
         reachable = doctor.check_network()
     unreachable = doctor.check_network()
-    assert (reachable.verdict, reachable.text) == ("good", "127.0.0.1 can be reached")
-    assert (unreachable.verdict, unreachable.text) == (
+    assert (reachable.severity, reachable.text) == ("good", "127.0.0.1 can be reached")
+    assert (unreachable.severity, unreachable.text) == (
         "note",
         "127.0.0.1 cannot be reached: Connection refused",
     )
@@ -139,9 +139,9 @@ def test_doctor_reports_whether_models_can_be_downloaded(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("system", "device", "version", "verdict"),
+    ("system", "device", "version", "severity"),
     [
-        ("darwin", "mps", "2.10.0", "bad"),
+        ("darwin", "mps", "2.10.0", "error"),
         ("darwin", "mps", "2.13.1", "note"),
         ("darwin", "mps", "2.14.0", None),
         ("darwin", "cpu", "2.10.0", None),
@@ -149,7 +149,7 @@ def test_doctor_reports_whether_models_can_be_downloaded(monkeypatch: pytest.Mon
     ],
 )
 def test_device_and_torch_combinations_with_known_defects_are_reported(
-    system: str, device: str, version: str, verdict: str | None
+    system: str, device: str, version: str, severity: str | None
 ) -> None:
     defect = doctor.known_defect(system, device, version)
-    assert (defect and defect[0]) == verdict
+    assert (defect and defect[0]) == severity

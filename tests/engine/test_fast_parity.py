@@ -212,7 +212,8 @@ def test_sampling_in_chunks_gives_the_same_rows(
     progress: list[tuple[list[int], list[int]]] = []
     with torch.no_grad():
         ours = generate_in_chunks(
-            model, prompts, TokenSampler(temperature=0), chunk_size, max_new_tokens=20, eos=[EOS], pad=PAD,
+            model, prompts, TokenSampler(temperature=0), chunk_size, max_new_tokens=20,
+            eos_token_ids=[EOS], pad_token_id=PAD,
             on_tokens=lambda rows, ended: progress.append(([len(row) for row in rows], list(ended))),
         )  # fmt: skip
     assert ours == transformers_greedy(model, prompts, 20)

@@ -17,16 +17,18 @@ from transformers import Adafactor
 from trl import GRPOConfig, GRPOTrainer
 
 from ida_tui.config import embedded, precision
-from ida_tui.config.checks import ConfigFinding, check_config
+from ida_tui.config.checks import check_config
 from ida_tui.config.precision import PRECISION_TABLE, PrecisionRecipe, PrecisionRow
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, DeviceName, ModelConfig, TrainingConfig
 from ida_tui.engine.model import load
 from ida_tui.engine.run.build import training_rows
+from ida_tui.engine.trainer.arguments import custom_optimizer
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.events.types import StepFinished
 from ida_tui.judge import BatchStats, Verdict
+from ida_tui.util.finding import Finding
 from tests.support.metal import with_scaler
 
 
@@ -192,11 +194,11 @@ def build_optimizer(name: str, model: torch.nn.Module, training: TrainingConfig)
     trainable = [p for p in model.parameters() if p.requires_grad]
     rate = training.learning_rate
     if name == "adamw_kahan":
-        custom = load.custom_optimizer(
+        custom = custom_optimizer(
             training, PrecisionRecipe("bfloat16", False, False, name, beta2=0.99)
         )
         assert custom is not None
-        return custom[0](trainable, weight_decay=0.0, **custom[1])
+        return custom.optimizer_class(trainable, weight_decay=0.0, **custom.arguments)
     if name == "adafactor":
         return Adafactor(trainable, lr=rate, scale_parameter=False, relative_step=False)
     return torch.optim.AdamW(trainable, lr=rate, weight_decay=0.0, fused="fused" in name)
@@ -295,11 +297,11 @@ def test_a_float16_adapter_without_a_scaler_is_refused_because_small_gradients_v
 
 def test_a_combination_outside_the_table_is_refused_with_the_nearest_one_that_works() -> None:
     finding = only_error("training.bf16=true", "model.torch_dtype=float16", device="cuda")
-    assert finding.hint == (
+    assert finding.fix == (
         "the closest combination that works: training.method=lora model.torch_dtype=float16"
         " training.fp16=true training.bf16=false training.optim=adamw_torch_fused"
     )
-    overrides = finding.hint.removeprefix("the closest combination that works: ").split()
+    overrides = finding.fix.removeprefix("the closest combination that works: ").split()
     assert precision.nearest_supported(config(*overrides, verify=False), "cuda") is None
 
 
@@ -328,7 +330,7 @@ def test_float16_weights_under_a_scaler_crash_with_and_without_clipping_so_they_
         "training.fp16=true",
         f"training.max_grad_norm={max_grad_norm}",
     )
-    assert error.title == "the gradient scaler cannot unscale the gradients of float16 weights"
+    assert error.text == "the gradient scaler cannot unscale the gradients of float16 weights"
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
@@ -343,7 +345,7 @@ def test_an_adapter_on_float16_trains_under_a_scaler_with_and_without_clipping(
 FULL = ("training.method=full",)
 
 
-def only_error(*overrides: str, device: DeviceName = "mps") -> ConfigFinding:
+def only_error(*overrides: str, device: DeviceName = "mps") -> Finding:
     """The single error that the check reports for a profile on a device."""
     profile = config(*overrides, f"device={device}", verify=False)
     errors = [f for f in check_config(profile, device) if f.severity == "error"]

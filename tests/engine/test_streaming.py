@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ida_tui.engine import collector
+from ida_tui.engine import libraries
 from tests.support.judge_server import ScriptedJudge, completion_in
 
 SHORT = (
@@ -98,6 +98,6 @@ def test_a_completion_is_judged_as_soon_as_it_ends(
 
 
 def test_the_garbage_collector_ignores_existing_objects_during_training() -> None:
-    with collector.frozen_gc():
+    with libraries.frozen_gc():
         assert gc.get_freeze_count() > 0
     assert gc.get_freeze_count() == 0

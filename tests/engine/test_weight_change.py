@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ida_tui.engine.model.load import WeightDelta
+from ida_tui.engine.trainer.weight_delta import WeightDelta
 from tests.support.judge_server import Judge, ScriptedJudge
 from tests.support.metal import simulated_metal
 

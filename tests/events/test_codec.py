@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ida_tui.events import codec
 from ida_tui.events import types as ev
-from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.reader import read_events
 from tests.faults import sample_events
 
 
@@ -26,11 +27,11 @@ def test_every_event_is_unchanged_by_encoding_and_decoding(
 ) -> None:
     record = ev.Record(seq=3, time=ev.current_timestamp(), event=data.draw(_valid_events(cls)))
 
-    assert ev.decode(ev.encode(record)) == record
+    assert codec.decode(codec.encode(record)) == record
 
 
 def test_a_record_has_its_version_sequence_number_time_and_type() -> None:
-    line = ev.encode(ev.Record(17, "2026-01-31T01:02:03.004Z", ev.PhaseChanged(2, "judge")))
+    line = codec.encode(ev.Record(17, "2026-01-31T01:02:03.004Z", ev.PhaseChanged(2, "judge")))
 
     assert json.loads(line) == {
         "v": 1,
@@ -60,7 +61,7 @@ def test_non_finite_numbers_are_written_as_null() -> None:
         failure="timeout",
     )
 
-    line = ev.encode(ev.Record(0, ev.current_timestamp(), event))
+    line = codec.encode(ev.Record(0, ev.current_timestamp(), event))
 
     assert "NaN" not in line
     assert "Infinity" not in line
@@ -82,23 +83,23 @@ def test_non_finite_numbers_are_written_as_null() -> None:
     ],
 )
 def test_an_invalid_line_raises_an_event_error(line: str) -> None:
-    with pytest.raises(ev.EventError):
-        ev.decode(line)
+    with pytest.raises(codec.EventError):
+        codec.decode(line)
 
 
 def test_control_characters_and_line_separators_are_escaped() -> None:
     text = "\x1b[2J \x9b2J \u2028 \ud800 \n é"
 
-    line = ev.encode(ev.Record(0, ev.current_timestamp(), ev.Noticed("info", "model", text)))
+    line = codec.encode(ev.Record(0, ev.current_timestamp(), ev.Noticed("info", "model", text)))
 
-    assert ev.decode(line).event == ev.Noticed("info", "model", text)
+    assert codec.decode(line).event == ev.Noticed("info", "model", text)
     assert line.isprintable()
     assert "é" in line
 
 
 def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     lines = [
-        ev.encode(ev.Record(n, ev.current_timestamp(), ev.PhaseChanged(n, "judge")))
+        codec.encode(ev.Record(n, ev.current_timestamp(), ev.PhaseChanged(n, "judge")))
         for n in range(3)
     ]
     path = tmp_path / "events.jsonl"
@@ -108,11 +109,11 @@ def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
 
 
 def test_a_broken_line_in_the_middle_is_reported_with_its_line_number(tmp_path: Path) -> None:
-    good = ev.encode(ev.Record(0, ev.current_timestamp(), ev.PhaseChanged(1, "judge")))
+    good = codec.encode(ev.Record(0, ev.current_timestamp(), ev.PhaseChanged(1, "judge")))
     path = tmp_path / "events.jsonl"
     path.write_text(f"{good}\nnot an event\n{good}\n")
 
-    with pytest.raises(ev.EventError, match=r"events\.jsonl:2: not JSON"):
+    with pytest.raises(codec.EventError, match=r"events\.jsonl:2: not JSON"):
         list(read_events(path))
 
 
@@ -132,10 +133,10 @@ def test_a_broken_line_in_the_middle_is_reported_with_its_line_number(tmp_path: 
 def test_an_event_with_impossible_values_is_refused(
     event: ev.Event, changes: dict[str, object]
 ) -> None:
-    body = json.loads(ev.encode(ev.Record(0, ev.current_timestamp(), event)))
+    body = json.loads(codec.encode(ev.Record(0, ev.current_timestamp(), event)))
 
-    with pytest.raises(ev.EventError):
-        ev.decode(json.dumps(body | changes))
+    with pytest.raises(codec.EventError):
+        codec.decode(json.dumps(body | changes))
 
 
 def _valid_events(cls: type[ev.Event]) -> st.SearchStrategy[ev.Event]:

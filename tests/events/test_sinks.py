@@ -22,10 +22,9 @@ from ida_tui.config.resolve import resolve
 from ida_tui.events import types as ev
 from ida_tui.events.sinks.base import RunInfo, Sink, SinkEvent, step_metrics
 from ida_tui.events.sinks.dispatcher import SinkDispatcher
-from ida_tui.events.sinks.made import create_sinks
-from ida_tui.events.sinks.registry import sink_settings
+from ida_tui.events.sinks.registry import create_sinks, sink_settings
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.log.writer import EventLog
 from tests.conftest import IdaTui
 from tests.support.scripted_session import run_ended, run_started

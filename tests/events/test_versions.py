@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.log.replay import Replay
 
@@ -47,7 +48,7 @@ def test_missing_newer_fields_have_their_defaults(tmp_path: Path) -> None:
 def test_unknown_fields_of_a_newer_ida_tui_are_ignored() -> None:
     line = OLD_MEMORY.replace('"process": 1', '"process": 1, "since_then": [1]')
 
-    assert ev.decode(line) == ev.decode(OLD_MEMORY)
+    assert codec.decode(line) == codec.decode(OLD_MEMORY)
 
 
 def test_an_older_version_is_upgraded_step_by_step(
@@ -60,20 +61,20 @@ def test_an_older_version_is_upgraded_step_by_step(
         text = body.pop("words", None)
         return {**body, "text": text} if text is not None else body
 
-    monkeypatch.setattr(ev, "VERSION", 3)
-    monkeypatch.setattr(ev, "UPGRADES", {1: from_1, 2: from_2})
+    monkeypatch.setattr(codec, "VERSION", 3)
+    monkeypatch.setattr(codec, "UPGRADES", {1: from_1, 2: from_2})
     fields = '"seq": 0, "time": "2026-01-31T01:02:03.000Z", "type": "Noticed", "level": "info"'
 
-    first = ev.decode(f'{{"v": 1, {fields}, "words": "hello"}}')
-    second = ev.decode(f'{{"v": 2, {fields}, "source": "judge", "words": "hello"}}')
-    third = ev.decode(f'{{"v": 3, {fields}, "source": "judge", "text": "hello"}}')
+    first = codec.decode(f'{{"v": 1, {fields}, "words": "hello"}}')
+    second = codec.decode(f'{{"v": 2, {fields}, "source": "judge", "words": "hello"}}')
+    third = codec.decode(f'{{"v": 3, {fields}, "source": "judge", "text": "hello"}}')
 
     assert first == second == third
     assert first.event == ev.Noticed("info", "judge", "hello")
 
 
 def test_every_older_version_has_an_upgrade_to_the_next() -> None:
-    assert sorted(ev.UPGRADES) == list(range(1, ev.VERSION))
+    assert sorted(codec.UPGRADES) == list(range(1, codec.VERSION))
 
 
 def test_a_newer_version_is_refused_with_advice_to_update(tmp_path: Path) -> None:
@@ -81,11 +82,11 @@ def test_a_newer_version_is_refused_with_advice_to_update(tmp_path: Path) -> Non
     path.write_text(OLD_STEP + "\n" + OLD_MEMORY.replace('"v": 1', '"v": 2') + "\n")
 
     with pytest.raises(
-        ev.EventError, match=r"events\.jsonl:2: written by a newer ida-tui .* update"
+        codec.EventError, match=r"events\.jsonl:2: written by a newer ida-tui .* update"
     ):
         Replay.open(path)
 
 
 def test_an_unknown_event_type_in_a_known_version_is_an_error() -> None:
-    with pytest.raises(ev.EventError, match="unknown event type 'Nonsense'"):
-        ev.decode('{"v": 1, "seq": 0, "time": "2026-01-31T01:02:03.000Z", "type": "Nonsense"}')
+    with pytest.raises(codec.EventError, match="unknown event type 'Nonsense'"):
+        codec.decode('{"v": 1, "seq": 0, "time": "2026-01-31T01:02:03.000Z", "type": "Nonsense"}')

@@ -172,12 +172,13 @@ def events() -> tuple[bytes, ...]:
 @cache
 def some_of_each() -> tuple[dict[str, Any], ...]:
     """Well-formed events of every type, as JSON objects, those that the real run has not included."""
+    from ida_tui.events import codec
     from ida_tui.events import types as ev
     from tests.faults import sample_events
 
     found = [json.loads(raw) for raw in events()]
     made = [
-        json.loads(ev.encode(ev.Record(n, ev.current_timestamp(), e)))
+        json.loads(codec.encode(ev.Record(n, ev.current_timestamp(), e)))
         for n, e in enumerate(sample_events.ALL)
     ]
     return (*found, *made * 10)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from ida_tui.config.resolve import resolve
 from ida_tui.events.state import fold_all
-from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.reader import read_events
 
 STEPS = 6
 FEW = [prompt.id for prompt in resolve("quickstart").config.prompts.train()[:24]]
@@ -88,15 +88,7 @@ def prepare() -> None:
     from ida_tui.engine import libraries
 
     libraries.set_library_defaults(Path())
-    for name in (
-        "run.loop",
-        "run.build",
-        "collector",
-        "device.device",
-        "run.evaluation",
-        "quiet",
-        "run.preflight",
-    ):
+    for name in ("run.loop", "run.build", "device.device", "run.evaluation", "run.preflight"):
         importlib.import_module(f"ida_tui.engine.{name}")
 
 

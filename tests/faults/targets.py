@@ -28,7 +28,7 @@ from ida_tui.cli.output.printer import HumanPrinter, JsonPrinter
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.schema import JudgeConfig
 from ida_tui.errors import IdaError, UsageError
-from ida_tui.events import narration
+from ida_tui.events import codec, narration
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState, fold
 from ida_tui.judge.backends.openai.parse import ParsedScores, parse_verdict
@@ -209,12 +209,12 @@ def event(chance: Random) -> bool:
     """One line: decoded, folded, told, and written again as it was."""
     raw = hostile.event_line(chance)
     try:
-        record = ev.decode(raw.decode("utf-8"))
-    except (ev.EventError, UnicodeDecodeError) as error:
+        record = codec.decode(raw.decode("utf-8"))
+    except (codec.EventError, UnicodeDecodeError) as error:
         str(error)
         return False
-    plain(ev.encode(record))
-    if ev.decode(ev.encode(record)) != record:
+    plain(codec.encode(record))
+    if codec.decode(codec.encode(record)) != record:
         raise Defect("it is not read back as it was written")
     state = fold(_halfway(), record)
     _told(state, record)
@@ -226,7 +226,7 @@ def _halfway() -> RunState:
     if not _STATE:
         state = RunState()
         for raw in hostile.events()[:300]:
-            state = fold(state, ev.decode(raw.decode()))
+            state = fold(state, codec.decode(raw.decode()))
         _STATE.append(state)
     return _STATE[0]
 
@@ -270,7 +270,7 @@ def run_of_lines(chance: Random) -> bool:
         for step in replay.steps[:3]:
             replay.state_at(step)
         resume.find_resume_point(RunDirectory(run))
-    except (ev.EventError, UsageError):
+    except (codec.EventError, UsageError):
         accepted = False
     for summary in list_runs(Path("outputs")):
         str(summary)
@@ -280,7 +280,7 @@ def run_of_lines(chance: Random) -> bool:
     with heard(), contextlib.suppress(IdaError):
         follow_run(RunDirectory(run), as_json=chance.random() < 0.5)
     follower = Follower(run / "events.jsonl")
-    with contextlib.suppress(ev.EventError):
+    with contextlib.suppress(codec.EventError):
         while follower.read(7):
             pass
     return accepted
@@ -290,8 +290,8 @@ def _accepted(chance: Random) -> bytes:
     """A mutated line that still is an event."""
     for _ in range(40):
         raw = hostile.event_line(chance).replace(b"\n", b"")
-        with contextlib.suppress(ev.EventError, UnicodeDecodeError):
-            ev.decode(raw.decode())
+        with contextlib.suppress(codec.EventError, UnicodeDecodeError):
+            codec.decode(raw.decode())
             return raw
     return hostile.events()[0]
 

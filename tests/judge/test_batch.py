@@ -13,8 +13,8 @@ from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.batch import VerdictBatch, VerdictCoverage
 from ida_tui.judge.budget import Budget, BudgetExceeded
 from ida_tui.judge.calibration.drift import DriftMonitor
-from ida_tui.judge.errors import JudgeUnavailable
-from ida_tui.judge.service import JudgeInterrupted, JudgeService
+from ida_tui.judge.errors import JudgeInterrupted, JudgeUnavailable
+from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from tests.judge.test_service import KEY, PROMPTS, RUBRIC, make_requests, make_service
 from tests.support.judge_server import (
@@ -114,7 +114,9 @@ def test_a_call_without_reported_usage_counts_with_its_maximum_cost() -> None:
     budget = Budget(1.0)
     with ScriptedJudge([Raw(reply)]) as judge:
         config = make_service(judge)._config
-        with JudgeService(config, RUBRIC, PROMPTS, key=KEY, budget=budget) as scoring:
+        with JudgeService(
+            config, RUBRIC, PROMPTS, key=KEY, options=JudgeServiceOptions(budget=budget)
+        ) as scoring:
             [verdict], _ = scoring.score_batch(make_requests(1))
     assert verdict.cost is None
     assert budget.spent > 0

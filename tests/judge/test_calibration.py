@@ -11,7 +11,7 @@ import pytest
 from ida_tui.config.schema import RubricConfig
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer
 from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS, anchor_prompts, load_anchors
-from ida_tui.judge.calibration.labelled import load_labeled_answers, measure_accuracy
+from ida_tui.judge.calibration.labeled import load_labeled_answers, measure_accuracy
 from tests.judge.test_service import KEY, RUBRIC
 from tests.support.judge_server import Behaviour, Judge, ScriptedJudge, Status, completion_in
 

@@ -15,7 +15,7 @@ from ida_tui import IdaError, load_run
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.errors import UsageError
-from ida_tui.judge.service import JudgeService
+from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from ida_tui.util import plugins
 from tests.conftest import REPOSITORY, IdaTui
@@ -114,7 +114,9 @@ def request_verdict(tmp_path: Path, name: str, **settings: object) -> Verdict:
         {"kind": "plugin", "model": name, "timeout_s": 5, **settings}
     )
     prompts = PromptSet(prompts=[])
-    with JudgeService(judge, rubric, prompts, key=None, cache_dir=tmp_path / "cache") as service:
+    with JudgeService(
+        judge, rubric, prompts, key=None, options=JudgeServiceOptions(cache_dir=tmp_path / "cache")
+    ) as service:
         request = JudgeRequest(
             "p", "How do I bake bread?", "harmless", "Mix flour and water, then bake."
         )

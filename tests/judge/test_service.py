@@ -13,9 +13,9 @@ import yaml
 
 from ida_tui.config.schema import JudgeConfig, Price, Prompt, PromptSet, RubricConfig
 from ida_tui.judge.backends.openai.prompt import system_message
-from ida_tui.judge.errors import JudgeUnavailable
+from ida_tui.judge.errors import JudgeInterrupted, JudgeUnavailable
 from ida_tui.judge.estimate import retirement_warning
-from ida_tui.judge.service import JudgeInterrupted, JudgeService
+from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict, percentile
 from tests.support.judge_server import (
     Hold,
@@ -49,7 +49,8 @@ def make_service(judge: ScriptedJudge, folder: Path | None = None, **changes: An
         "cache": folder is not None,
     }
     config = JudgeConfig(**fields | changes)
-    return JudgeService(config, RUBRIC, PROMPTS, key=KEY, cache_dir=folder, retry_base_s=0.001)
+    options = JudgeServiceOptions(cache_dir=folder, retry_base_s=0.001)
+    return JudgeService(config, RUBRIC, PROMPTS, key=KEY, options=options)
 
 
 def make_requests(count: int, text: str = "answer number") -> list[JudgeRequest]:
@@ -264,7 +265,8 @@ def test_a_judge_close_to_its_shutdown_date_causes_a_warning(
     today: date, expected: str | None
 ) -> None:
     config = JudgeConfig(kind="openai", model="gpt-4o-mini", shutdown_date="2027-01-14")
-    warnings = JudgeService(config, RUBRIC, PROMPTS, key=KEY, today=today).warnings
+    options = JudgeServiceOptions(today=today)
+    warnings = JudgeService(config, RUBRIC, PROMPTS, key=KEY, options=options).warnings
     assert (
         [expected in warning for warning in warnings] == [True] * len(warnings)
         if expected

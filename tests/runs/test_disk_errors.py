@@ -21,7 +21,7 @@ from ida_tui.events.state import fold_all
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.append import DurableAppender
 from ida_tui.runs.log.disk_errors import DISK_FULL, disk_error_of
-from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.log.writer import RECREATED_NOTICE, EventLog
 from ida_tui.runs.resume import find_resume_point
 from ida_tui.runs.store import checkpoints

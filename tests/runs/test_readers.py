@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from ida_tui.errors import UsageError
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.history import PackedHistory
 from ida_tui.runs import control, owner, resume
-from ida_tui.runs.catalog.read_summary import read_summaries
+from ida_tui.runs.catalog.index import read_summaries
+from ida_tui.runs.catalog.lookup import find_run
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import Follower
 from ida_tui.runs.store import checkpoints
@@ -26,7 +28,7 @@ from tests.support.synthetic_run import run_events, step_events, write
 
 
 def line(seq: int, event: ev.Event) -> bytes:
-    return ev.encode(ev.Record(seq, f"2026-01-31T12:00:{seq:02}.000Z", event)).encode() + b"\n"
+    return codec.encode(ev.Record(seq, f"2026-01-31T12:00:{seq:02}.000Z", event)).encode() + b"\n"
 
 
 def append(path: Path, data: bytes) -> None:
@@ -76,7 +78,7 @@ def test_a_follower_reports_an_invalid_line_and_continues_after_it() -> None:
     append(path, b"no event\n" + line(1, ev.PhaseChanged(1, "judge")))
     follower = Follower(path)
 
-    with pytest.raises(ev.EventError, match=r"events\.jsonl: byte 0"):
+    with pytest.raises(codec.EventError, match=r"events\.jsonl: byte 0"):
         follower.read()
     assert [record.seq for record in follower.read()] == [1]
 
@@ -365,7 +367,7 @@ def test_a_latest_link_to_a_folder_outside_is_not_followed() -> None:
     Path("outputs/quickstart/latest").symlink_to(Path("outside/run").absolute())
 
     with pytest.raises(UsageError, match="links to a folder outside"):
-        resume.find_run("quickstart", Path("outputs"))
+        find_run("quickstart", Path("outputs"))
 
 
 def write_checkpoint_files(folder: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState, fold, fold_all
-from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.log.replay import Replay, ReplayCanceled
 from tests.support.scripted_session import run_ended, run_started
 from tests.support.synthetic_run import run_events, step_events, write
@@ -25,7 +26,7 @@ def lines_of(events: Sequence[ev.Event]) -> bytes:
         ev.Record(n, f"2026-01-01T00:00:{n % 60:02}.{n % 1000:03}Z", event)
         for n, event in enumerate(events)
     )
-    return b"".join(ev.encode(record).encode() + b"\n" for record in records)
+    return b"".join(codec.encode(record).encode() + b"\n" for record in records)
 
 
 PHASES = st.sampled_from(["load", "generate", "judge", "reference", "update", "save", "evaluate"])
@@ -115,7 +116,7 @@ def test_an_invalid_line_is_reported_with_its_number(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(lines_of([run_started(Path("run"))]) + b"no event\n" + b"more\n")
 
-    with pytest.raises(ev.EventError, match=r"events\.jsonl:2: not JSON"):
+    with pytest.raises(codec.EventError, match=r"events\.jsonl:2: not JSON"):
         Replay.open(path)
 
 
@@ -149,5 +150,5 @@ def test_an_undecodable_timestamp_is_reported_with_its_line(tmp_path: Path) -> N
     good = lines_of([ev.PhaseChanged(1, "generate"), ev.TextGenerated(1, ("a",))])
     path.write_bytes(good.replace(b"2026-01-01T00:00:01", b"2026\x8c"))
 
-    with pytest.raises(ev.EventError, match=r"events\.jsonl:2"):
+    with pytest.raises(codec.EventError, match=r"events\.jsonl:2"):
         Replay.open(path)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 
 FILE = Path(__file__).with_name("clean_runs.jsonl.gz")
@@ -27,7 +28,7 @@ def clean_runs() -> list[list[ev.Record]]:
     runs: list[list[ev.Record]] = []
     with gzip.open(FILE, "rt", encoding="utf-8") as lines:
         for line in lines:
-            record = ev.decode(line)
+            record = codec.decode(line)
             if isinstance(record.event, ev.RunStarted):
                 runs.append([])
             runs[-1].append(record)
@@ -39,7 +40,7 @@ def trained(seed: int, folder: str) -> Iterator[ev.Record]:
     overrides = [f"seed={seed}", "evaluation.enabled=false", f"output_dir={folder}"]
     command = [sys.executable, "-m", "ida_tui", "--run", "quickstart", *overrides, "--json"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    records = [ev.decode(line) for line in out.splitlines()]
+    records = [codec.decode(line) for line in out.splitlines()]
     started = next(n for n, record in enumerate(records) if isinstance(record.event, ev.RunStarted))
     for record in records[started:]:
         event = record.event
@@ -54,7 +55,7 @@ def main() -> None:
     lines: list[str] = []
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
-            lines += [ev.encode(record) for record in trained(seed, folder)]
+            lines += [codec.encode(record) for record in trained(seed, folder)]
         print(f"seed {seed}: {len(lines)} lines")
     # No time in the file, so that the same lines make the same bytes.
     with open(FILE, "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as packed:

@@ -51,6 +51,6 @@ def simulated_metal(scale: float = 65536.0) -> Iterator[list[torch.amp.GradScale
         return trainer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preflight, "precision", SimpleNamespace(recipe=metals))
+        patch.setattr(preflight, "precision", SimpleNamespace(resolve_precision=metals))
         patch.setattr(assembly, "build_trainer", built)
         yield scalers

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from tests.support.scripted_session import run_ended, run_started
 
@@ -71,7 +72,7 @@ def write(events: Path, steps: int, rows: int = GENERATIONS) -> None:
     ):
         for seq, event in enumerate(run_events(directory, steps, rows)):
             time = f"2026-01-{1 + seq // 400_000:02d}T{seq // 20_000 % 24:02d}:00:00.000Z"
-            log.write(ev.encode(ev.Record(seq, time, event)) + "\n")
+            log.write(codec.encode(ev.Record(seq, time, event)) + "\n")
             if isinstance(event, ev.CompletionFinished):
                 texts[event.index] = event
             elif isinstance(event, ev.CompletionScored):

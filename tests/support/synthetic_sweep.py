@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.sweep import directory as folder
-from ida_tui.sweep.directory import Combination, Sweep
+from ida_tui.sweep.directory import SWEEPS_FOLDER, Combination, Sweep, save
 from ida_tui.sweep.grid import SweepGrid
 from tests.support.scripted_session import run_ended, run_started
 from tests.support.synthetic_run import step_events
@@ -48,13 +48,13 @@ def sweep(
         sweep_id: its name.
         budget: US dollars for all of it.
     """
-    path = (Path("outputs") / folder.SWEEPS_FOLDER / sweep_id).absolute()
+    path = (Path("outputs") / SWEEPS_FOLDER / sweep_id).absolute()
     (path / "configs").mkdir(parents=True)
     (path / "logs").mkdir()
     grid = SweepGrid({key: tuple(values) for key, values in keys.items()}, ())
     combinations = tuple(Combination(values, 1.4e9, 24e9) for values in grid.combinations)
     one = Sweep(path, "quickstart", "quickstart", grid.keys, (), combinations, budget=budget)
-    folder.save(one)
+    save(one)
     for number, run in enumerate(made):
         if run is not None:
             add_run(one, number, run)
@@ -70,7 +70,7 @@ def add_run(one: Sweep, number: int, run: Made) -> RunDirectory:
     with open(directory.events, "w", encoding="utf-8") as events:
         for seq, event in enumerate(_events(directory.path, run)):
             events.write(
-                ev.encode(ev.Record(seq, f"2026-01-31T09:01:{seq % 60:02}.000Z", event)) + "\n"
+                codec.encode(ev.Record(seq, f"2026-01-31T09:01:{seq % 60:02}.000Z", event)) + "\n"
             )
     return directory
 

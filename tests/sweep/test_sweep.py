@@ -18,9 +18,8 @@ from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.events import types as ev
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.lines import read_events
-from ida_tui.sweep import budget, directory, preflight, processes
-from ida_tui.sweep import text as words
+from ida_tui.runs.log.reader import read_events
+from ida_tui.sweep import budget, directory, preflight, processes, text
 from ida_tui.sweep.grid import combination_label, parse_grid, split_values
 from ida_tui.sweep.results import build_table
 from ida_tui.sweep.scheduler import SweepScheduler
@@ -105,7 +104,7 @@ def test_a_combination_that_does_not_fit_is_refused_by_name() -> None:
 def test_a_budget_needs_a_judge_whose_calls_have_a_price() -> None:
     words_ = ["seed=0,1", "judge=ollama", "judge.price=null"]
 
-    with pytest.raises(UsageError, match="a budget needs a price"):
+    with pytest.raises(UsageError, match="a budget requires a price"):
         preflight.plan_sweep("quickstart", words_, budget=2.0)
 
 
@@ -145,12 +144,14 @@ def test_the_table_has_means_with_intervals_over_seeds() -> None:
     interval = slow.figures["r_ida_last"]
     assert interval.value == pytest.approx(0.62)
     assert interval.high - interval.value == pytest.approx(4.302653 * 0.02 / 3**0.5, abs=1e-6)
-    assert words.setting_cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100 ±0%")
+    assert text.setting_cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100 ±0%")
     # By seed they are 0.15, 0.17 and 0.13 apart, seeds told apart by their numbers and not by their order.
-    assert found.ahead.best is fast
-    assert found.ahead.difference.value == pytest.approx(0.15)
-    assert found.ahead.difference.low == pytest.approx(0.15 - 4.302653 * 0.02 / 3**0.5, abs=1e-6)
-    assert words.conclusion(found) == [
+    assert found.comparison.best is fast
+    assert found.comparison.difference.value == pytest.approx(0.15)
+    assert found.comparison.difference.low == pytest.approx(
+        0.15 - 4.302653 * 0.02 / 3**0.5, abs=1e-6
+    )
+    assert text.conclusion(found) == [
         "Best by R_IDA of the last steps: learning_rate=2e-3, +0.150 over learning_rate=1e-3"
         " (95% interval +0.100 to +0.200 over 3 seeds): larger than the noise of the seeds."
     ]
@@ -162,7 +163,7 @@ def test_a_difference_that_seeds_alone_could_make_is_called_noise() -> None:
         [Made(0.60), Made(0.75), Made(0.80), Made(0.70), Made(0.70), Made(0.72)],
     )
 
-    assert "within the noise of the seeds" in words.conclusion(told(one))[0]
+    assert "within the noise of the seeds" in text.conclusion(told(one))[0]
 
 
 def test_one_seed_tells_nothing_of_noise() -> None:
@@ -170,9 +171,9 @@ def test_one_seed_tells_nothing_of_noise() -> None:
 
     found = told(one)
 
-    assert words.setting_cells(found.settings[0])[1] == "0.250 → 0.600"
-    assert "One seed cannot separate this from chance" in words.conclusion(found)[0]
-    assert words.sweep_as_json(found)["best"]["difference"] == {
+    assert text.setting_cells(found.settings[0])[1] == "0.250 → 0.600"
+    assert "One seed cannot separate this from chance" in text.conclusion(found)[0]
+    assert text.sweep_as_json(found)["best"]["difference"] == {
         "mean": pytest.approx(0.15), "low": None, "high": None,
     }  # fmt: skip
 
@@ -184,10 +185,9 @@ def test_a_lucky_seed_that_only_one_setting_has_had_makes_it_no_winner() -> None
 
     found = told(one)
 
-    assert dict(found.ahead.best.values) == {RATES: "2e-3"}
+    assert dict(found.comparison.best.values) == {RATES: "2e-3"}
     assert (
-        words.conclusion(found)[-1]
-        == "1 of 4 runs are not finished: these results are preliminary."
+        text.conclusion(found)[-1] == "1 of 4 runs are not finished: these results are preliminary."
     )
 
 
@@ -198,7 +198,7 @@ def test_a_best_setting_that_declines_less_is_said_to() -> None:
     )
 
     assert (
-        words.conclusion(told(one))[-1]
+        text.conclusion(told(one))[-1]
         == "! But it declines unsafe prompts less often, by 10 points."
     )
 
@@ -206,8 +206,8 @@ def test_a_best_setting_that_declines_less_is_said_to() -> None:
 def test_rewards_of_two_judges_are_not_ranked() -> None:
     one = made_up({"judge": ("offline", "ollama")}, [Made(0.60), Made(0.75)])
 
-    assert told(one).ahead is None
-    assert "their rewards are not comparable" in words.conclusion(told(one))[0]
+    assert told(one).comparison is None
+    assert "their rewards are not comparable" in text.conclusion(told(one))[0]
 
 
 def test_a_run_that_failed_is_a_row_that_counts_in_no_mean() -> None:
@@ -223,10 +223,10 @@ def test_a_run_that_failed_is_a_row_that_counts_in_no_mean() -> None:
 
     found = told(one)
 
-    assert words.setting_cells(found.settings[0])[:2] == ("1 of 2", "0.250 → 0.600")
+    assert text.setting_cells(found.settings[0])[:2] == ("1 of 2", "0.250 → 0.600")
     assert any(
         line.startswith("✗ learning_rate=1e-3 seed=1: Out of memory   outputs/quickstart/")
-        for line in words.sweep_lines(found)
+        for line in text.sweep_lines(found)
     )
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from ida_tui.config.resolve import resolve
-from ida_tui.engine.run.outcome_value import smaller_batch_overrides, stopped_by_watchdog
+from ida_tui.engine.run.outcome import smaller_batch_overrides, stopped_by_watchdog
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.events.state import RunState
 from ida_tui.events.types import MemorySampled

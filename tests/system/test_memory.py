@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from ida_tui.engine.device.device import memory as device_memory
-from ida_tui.system import macos
-from ida_tui.system.footprint import Footprint
-from ida_tui.system.memory import DeviceMemory, MemorySensor
+from ida_tui.system import memory
+from ida_tui.system.memory import DeviceMemory, Footprint, MemorySensor, parse_footprint
 
 GAUGE = """
 import json, threading, time
@@ -96,7 +95,7 @@ def rusage_v4() -> bytes:
 def test_the_footprint_is_read_from_the_kernels_struct() -> None:
     words = array("Q", rusage_v4())
     # ri_phys_footprint follows ri_resident_size (8); the lifetime's peak follows ri_logical_writes (29).
-    assert macos.parse_footprint(words) == Footprint(current=9_000_000, peak=30_000_000)
+    assert parse_footprint(words) == Footprint(current=9_000_000, peak=30_000_000)
 
 
 def test_on_a_mac_footprint_and_pressure_are_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +116,7 @@ def test_on_a_mac_footprint_and_pressure_are_the_kernels(monkeypatch: pytest.Mon
             old._obj.value = 2  # type: ignore[attr-defined]
             return 0
 
-    monkeypatch.setattr(macos.ctypes, "CDLL", lambda path: Library())
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda path: Library())
     monkeypatch.setattr(sys, "platform", "darwin")
     sample = MemorySensor().sample()
     assert (sample.process, sample.pressure) == (9_000_000, 2)
@@ -128,7 +127,7 @@ def test_where_the_kernel_does_not_answer_the_resident_size_stands_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert not Path(macos.LIBRARY).exists()
+    assert not Path(memory.MACOS_LIBRARY).exists()
     sample = MemorySensor().sample()
     assert sample.process > 10_000_000
     assert sample.pressure is None

@@ -10,9 +10,10 @@ import pytest
 from textual.pilot import Pilot
 
 from ida_tui.errors import ExitCode, IdaError
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.state import fold_all
-from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.run_view.sources import LiveSource
@@ -293,7 +294,7 @@ def test_text_of_a_model_or_a_judge_is_shown_literally(key: str) -> None:
         ev.Record(n, ev.current_timestamp(), e)
         for n, e in enumerate((started, *step_with_hostile_text, *final_events))
     )
-    (run / "events.jsonl").write_text("".join(ev.encode(record) + "\n" for record in records))
+    (run / "events.jsonl").write_text("".join(codec.encode(record) + "\n" for record in records))
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         app.open_run(run.absolute())

@@ -330,8 +330,8 @@ def test_the_requirements_of_a_run_are_checked_before_it_starts(
     pairs = [f"{key}={value}" for key, value in overrides.items()]
     config = resolve("quickstart", pairs, verify=False).config
 
-    marks = {"ready": "✓", "note": "!", "missing": "✗"}
-    results = [f"{marks[c.status]} {c.name}" for c in check_readiness(config, folder=tmp_path)]
+    marks = {"good": "✓", "note": "!", "error": "✗"}
+    results = [f"{marks[c.severity]} {c.about}" for c in check_readiness(config, folder=tmp_path)]
 
     assert expected in results
 
@@ -351,9 +351,9 @@ def test_a_download_that_does_not_fit_on_the_disk_is_reported(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage)
     config = resolve("dev-mps", ["judge=offline"]).config
 
-    missing = [c for c in check_readiness(config, folder=tmp_path) if c.status == "missing"]
+    missing = [c for c in check_readiness(config, folder=tmp_path) if c.severity == "error"]
 
-    assert [c.text for c in missing] == ["3.0 GB free, the download needs 8.1 GB"]
+    assert [c.text for c in missing] == ["3.0 GB free, but the download needs 8.1 GB"]
 
 
 def test_profile_text_is_never_interpreted_as_markup(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
-from ida_tui.engine.run.decision import ResumeDecision
+from ida_tui.engine.run.control import ResumeDecision
 from ida_tui.events import types as ev
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.tui.app import IdaApp

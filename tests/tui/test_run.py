@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from ida_tui.errors import IdaError
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState, fold_all
 from ida_tui.events.types import Record
@@ -53,7 +54,7 @@ class ScriptedSource:
     def write_log(self) -> None:
         """Writes the waiting records to the run's event log."""
         Path("run").mkdir()
-        lines = [ev.encode(record) + "\n" for record in self._waiting]
+        lines = [codec.encode(record) + "\n" for record in self._waiting]
         Path("run/events.jsonl").write_text("".join(lines))
 
     def next_records(self, limit: int) -> list[Record]:
@@ -340,12 +341,12 @@ def test_a_frozen_display_does_not_change_while_the_run_continues() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "request"),
+    ("keys", "expected"),
     [(("s", "y"), "stop"), (("p",), "pause"), (("p", "p"), "go_on")],
     ids=["stop", "pause", "pause and resume"],
 )
 def test_an_attached_run_receives_requests_through_its_directory(
-    keys: tuple[str, ...], request: str
+    keys: tuple[str, ...], expected: str
 ) -> None:
     directory = RunDirectory(Path("run").resolve())
 
@@ -357,7 +358,7 @@ def test_an_attached_run_receives_requests_through_its_directory(
         for key in keys:
             await pilot.press(key)
             await pilot.pause()
-        assert control.pop_request(directory) == request
+        assert control.pop_request(directory) == expected
 
     drive(scenario)
 

@@ -14,7 +14,7 @@ from ida_tui.events.state import RunState, fold_all
 from ida_tui.events.types import RunEnded, StepFinished
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.lines import read_events
+from ida_tui.runs.log.reader import read_events
 from tests.support.terminal import Terminal, terminal
 
 APP = (sys.executable, "-m", "ida_tui")

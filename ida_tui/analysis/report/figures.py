@@ -20,6 +20,7 @@ from ida_tui.analysis.report.plots import (
 )
 from ida_tui.analysis.report.tables import first_alert_number
 from ida_tui.events import types as ev
+from ida_tui.util.statistics import mean_of_known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,18 +82,20 @@ def report_plots(inputs: ReportInputs) -> list[ReportPlot]:
         _memory_plot,
         _latency_plot,
     )
-    return [picture for plotter in plotters for picture in plotter(curves)]
+    return [plot for plotter in plotters for plot in plotter(curves)]
 
 
 def _reward_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
     values = curves.values(lambda step: step.r_ida)
     points = thin_curve(curves.step_numbers, values)
     with plots.new_figure() as (figure, (axes,)):
-        draw_curve(axes, points, 0, "each step" if points.steps_per_point == 1 else f"mean of {points.steps_per_point} steps",
-             width=0.9, alpha=0.75)  # fmt: skip
-        if points.steps_per_point == 1 and len(values) > TREND_STEPS:
+        per_point = points.steps_per_point
+        label = "each step" if per_point == 1 else f"mean of {per_point} steps"
+        draw_curve(axes, points, 0, label, width=0.9, alpha=0.75)
+        if per_point == 1 and len(values) > TREND_STEPS:
             trend = [
-                _mean_known(values[max(0, n - TREND_STEPS + 1) : n + 1]) for n in range(len(values))
+                mean_of_known(values[max(0, n - TREND_STEPS + 1) : n + 1])
+                for n in range(len(values))
             ]
             line = thin_curve(curves.step_numbers, trend)
             axes.plot(
@@ -105,7 +108,7 @@ def _reward_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
         _finish_axes(axes, curves.step_numbers, 0, 1)
         alert_note = _mark_alerts(axes, curves)
         summary = f"first step → last step: {_format_change(values, 3)}"
-        yield _make_plot(figure, "R_IDA", summary, alert_note, points.steps_per_point)
+        yield _make_plot(figure, "R_IDA", summary, alert_note, per_point)
 
 
 def _mark_alerts(axes: Axes, curves: _StepCurves) -> str:
@@ -228,7 +231,8 @@ def _signal_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
         )
         yield _make_plot(
             figure, "Training signal", summary,
-            "A zero-variance group, in which all rewards are equal, gives no training signal.", points.steps_per_point,
+            "A zero-variance group, in which all rewards are equal, gives no training signal.",
+            points.steps_per_point,
         )  # fmt: skip
 
 
@@ -357,11 +361,6 @@ def _make_plot(
         part for part in (f"{summary[:1].upper()}{summary[1:]}.", note, averaging_note) if part
     )
     return ReportPlot(title, caption, plots.to_svg(figure, f"{title}: {summary}"))  # type: ignore[arg-type]
-
-
-def _mean_known(values: CurveValues) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _is_empty(values: CurveValues) -> bool:

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ida_tui.analysis.comparison import ComparedRun
-from ida_tui.analysis.comparison_text import (
-    DASH,
-    format_change,
-    format_cost,
-    format_duration,
-    run_seconds,
-)
+from ida_tui.analysis.comparison_text import format_change, format_judge_cost, run_seconds
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.events import types as ev
+from ida_tui.runs.run import Run
+from ida_tui.util.format import UNKNOWN, format_duration, format_percent, format_share
 from ida_tui.util.paths import display_path
 
 MIN_REWARD_CHANGE = 0.005
@@ -33,7 +28,7 @@ def status_text(inputs: ReportInputs) -> str:
     """Status of the run, such as ``done`` or ``out of memory``."""
     if inputs.run.state.pause is not None and inputs.run.state.ended is None and inputs.is_training:
         return "paused"
-    return inputs.run.summary.status.replace("_", " ")
+    return inputs.run.status.replace("_", " ")
 
 
 def banner_text(inputs: ReportInputs) -> str:
@@ -49,10 +44,11 @@ def banner_text(inputs: ReportInputs) -> str:
     if inputs.is_training:
         text = "This run is still in progress; the report shows its state at the time of writing."
         return f"{text} {_progress_sentence(inputs.run)}"
-    return f"This run is unfinished: its training process is no longer running. {_progress_sentence(inputs.run)}"
+    text = "This run is unfinished: its training process is no longer running."
+    return f"{text} {_progress_sentence(inputs.run)}"
 
 
-def _progress_sentence(run: ComparedRun) -> str:
+def _progress_sentence(run: Run) -> str:
     planned = run.state.run.steps if run.state.run else 0
     done = len(run.state.steps)
     if not planned:
@@ -89,7 +85,7 @@ def learning_sentence(inputs: ReportInputs) -> str:
 
 def evaluation_sentence(inputs: ReportInputs) -> str:
     """One sentence on the held-out prompts before and after training."""
-    run, run_path = inputs.run, display_path(inputs.run.directory.path)
+    run, run_path = inputs.run, display_path(inputs.run.directory)
     if run.evaluation is not None:
         return run.evaluation.verdict
     before, after = run.state.evaluation_before, run.state.evaluation_after
@@ -106,14 +102,11 @@ def evaluation_sentence(inputs: ReportInputs) -> str:
 
 def _counted_sentence(before: ev.EvaluationFinished, after: ev.EvaluationFinished) -> str:
     return (
-        f"harmless requests answered {_format_share(before.harmless_complied, before.harmless)} →"
-        f" {_format_share(after.harmless_complied, after.harmless)}, unsafe requests declined"
-        f" {_format_share(before.unsafe_refused, before.unsafe)} → {_format_share(after.unsafe_refused, after.unsafe)}"
+        f"harmless requests answered {format_share(before.harmless_complied, before.harmless)} →"
+        f" {format_share(after.harmless_complied, after.harmless)}, unsafe requests declined"
+        f" {format_share(before.unsafe_refused, before.unsafe)} →"
+        f" {format_share(after.unsafe_refused, after.unsafe)}"
     )
-
-
-def _format_share(part: int, total: int) -> str:
-    return f"{100 * part / total:.0f}%" if total else DASH
 
 
 def key_figures(inputs: ReportInputs) -> Iterator[KeyFigure]:
@@ -135,11 +128,11 @@ def key_figures(inputs: ReportInputs) -> Iterator[KeyFigure]:
         else:
             yield KeyFigure(name, "not evaluated")
     planned = state.run.steps if state.run else None
-    yield KeyFigure("steps", f"{len(state.steps)} of {planned if planned is not None else DASH}")
-    yield KeyFigure("weights moved", f"{100 * state.weight_delta:.2f}%", "relative L2 norm")
+    yield KeyFigure("steps", f"{len(state.steps)} of {planned if planned is not None else UNKNOWN}")
+    yield KeyFigure("weights moved", format_percent(state.weight_delta, 2), "relative L2 norm")
     yield KeyFigure("time", format_duration(run_seconds(run)))
-    cost = format_cost(run)
-    yield KeyFigure("judge cost", "unknown" if cost == DASH else cost)
+    cost = format_judge_cost(run)
+    yield KeyFigure("judge cost", "unknown" if cost == UNKNOWN else cost)
     peak = f"{state.memory_peak / 1e9:.1f} GB" if state.memory_peak else "not sampled"
     yield KeyFigure("peak memory", peak)
 
@@ -149,7 +142,7 @@ def _counted_shares(name: str, before: ev.EvaluationFinished, after: ev.Evaluati
     for evaluation in (before, after):
         harmless = name.startswith("harmless")
         part = evaluation.harmless_complied if harmless else evaluation.unsafe_refused
-        shares.append(_format_share(part, evaluation.harmless if harmless else evaluation.unsafe))
+        shares.append(format_share(part, evaluation.harmless if harmless else evaluation.unsafe))
     return " → ".join(shares)
 
 

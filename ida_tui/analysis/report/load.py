@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
 from typing import Any
 
-from ida_tui.analysis.comparison import ComparedRun, load_run_for_comparison
-from ida_tui.analysis.report.moments import StepExtras, load_step_extras
 from ida_tui.analysis.report.select import SelectedCompletions, select_completions
 from ida_tui.errors import UsageError
 from ida_tui.events import types as ev
-from ida_tui.events.state import fold
+from ida_tui.events.codec import EventError
+from ida_tui.events.state import fold, run_memory
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.log.reader import decode_line
+from ida_tui.runs.run import Run
+from ida_tui.runs.store import spot_checks
 from ida_tui.runs.store.completions import read_completions
 from ida_tui.runs.store.json_files import read_json
 from ida_tui.util.paths import display_path
@@ -25,6 +30,16 @@ MAX_CONFIG_CHARACTERS = 400_000
 """Maximum characters of config.yaml to show."""
 MAX_HASHED_BYTES = 500_000_000
 """Maximum size, in bytes, of an adapter file to hash."""
+_TYPE_PATTERN = re.compile(rb'"type": "(\w+)"')
+_TYPE_WITHIN_BYTES = 120
+"""Number of leading bytes of a line that contain its event type."""
+_RELEVANT_TYPES = {
+    b"RunStarted",
+    b"PhaseChanged",
+    b"RolloutStarted",
+    b"MemorySampled",
+    b"JudgeBatchFinished",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +57,37 @@ class Provenance:
     """Number of times the run was resumed."""
 
 
+@dataclass(slots=True)
+class StepExtras:
+    """Per-step data that the run state does not store: memory and judge batches; and prompt kinds."""
+
+    peak_bytes: dict[int, int] = field(default_factory=dict)
+    """Step → peak memory in bytes; step 0 is the time before the first step."""
+    judge_batches: dict[int, ev.JudgeBatchFinished] = field(default_factory=dict)
+    """Step → judge batch; the latest one if a step was repeated."""
+    prompt_kinds: dict[str, str] = field(default_factory=dict)
+    """Prompt id → ``harmless`` or ``unsafe``."""
+
+    @property
+    def latency_s(self) -> tuple[float, float] | None:
+        """Median of the per-batch median latencies, and the largest 95th percentile, in seconds."""
+        p50 = [batch.p50_s for batch in self.judge_batches.values() if batch.p50_s is not None]
+        p95 = [batch.p95_s for batch in self.judge_batches.values() if batch.p95_s is not None]
+        return (median(p50), max(p95)) if p50 and p95 else None
+
+
 @dataclass(frozen=True, slots=True)
 class ReportInputs:
     """All inputs of a report."""
 
-    run: ComparedRun
+    run: Run
     provenance: Provenance
     config_text: str
     """Text of ``config.yaml`` without credentials; empty if it cannot be read."""
     extras: StepExtras
     selected: SelectedCompletions
+    spot_checks: tuple[int, int]
+    """Spot checks that agree with the judge, and all spot checks."""
     is_training: bool
     """Whether a process is training the run now."""
     adapter_digest: str
@@ -68,26 +104,20 @@ def load_report_inputs(directory: RunDirectory, ended: ev.RunEnded | None = None
     Raises:
         UsageError: the run cannot be read, or has no events.
     """
-    run = load_run_for_comparison(directory)
+    run = Run.load(directory)
     if run.state.seq < 0:
         raise UsageError(
             f"{display_path(directory.events)} has no events yet",
             "write the report after the run has started",
         )
     if ended is not None:
-        state = run.state
-        run = replace(
-            run,
-            state=fold(state, ev.Record(state.seq + 1, state.updated_at, ended)),
-            summary=run.summary._replace(
-                status=ended.status, steps_done=ended.steps_done, seconds=ended.seconds
-            ),
-        )
+        record = ev.Record(run.state.seq + 1, run.state.updated_at, ended)
+        run = replace(run, state=fold(run.state, record), status=ended.status)
     try:
-        extras = load_step_extras(directory.events)
-    except (OSError, ev.EventError) as error:
+        extras = _load_step_extras(directory.events)
+    except (OSError, EventError) as error:
         raise UsageError(f"could not read {display_path(directory.path)}: {error}") from None
-    if run.config is not None:
+    if not run.config_error:
         extras.prompt_kinds |= {prompt.id: prompt.kind for prompt in run.config.prompts.prompts}
     last = run.state.steps[-1].step if run.state.steps else 0
     return ReportInputs(
@@ -96,9 +126,40 @@ def load_report_inputs(directory: RunDirectory, ended: ev.RunEnded | None = None
         config_text=_read_config(directory),
         extras=extras,
         selected=select_completions(read_completions(directory), extras.prompt_kinds, last),
+        spot_checks=spot_checks.count_agreement(directory),
         is_training=ended is None and owner.is_alive(directory),
         adapter_digest=_hash_adapter(directory),
     )
+
+
+def _load_step_extras(path: Path) -> StepExtras:
+    """The per-step data of an event file, in a single pass that parses only relevant lines.
+
+    Raises:
+        OSError: the file cannot be read.
+        EventError: a relevant line is not a valid event.
+    """
+    extras, run, step = StepExtras(), None, 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            kind = _TYPE_PATTERN.search(line, 0, _TYPE_WITHIN_BYTES)
+            if not line.endswith(b"\n") or kind is None or kind[1] not in _RELEVANT_TYPES:
+                continue
+            event = decode_line(line, f"{path}:{number}").event
+            match event:
+                case ev.RunStarted():
+                    run = event
+                case ev.PhaseChanged():
+                    step = event.step
+                case ev.RolloutStarted():
+                    extras.prompt_kinds |= dict(zip(event.prompt_ids, event.kinds, strict=False))
+                case ev.MemorySampled():
+                    extras.peak_bytes[step] = max(
+                        extras.peak_bytes.get(step, 0), run_memory(run, event)
+                    )
+                case ev.JudgeBatchFinished():
+                    extras.judge_batches[event.step] = event
+    return extras
 
 
 def _load_provenance(directory: RunDirectory) -> Provenance:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ida_tui import __version__
+from ida_tui.analysis.comparison import judge_label, run_title
 from ida_tui.analysis.report import headline, samples, tables
 from ida_tui.analysis.report.figures import ReportPlot, report_plots
 from ida_tui.analysis.report.headline import KeyFigure
@@ -64,17 +65,17 @@ def build_page(inputs: ReportInputs) -> ReportPage:
     listed, more = tables.alert_rows(state)
     offline = state.run is not None and state.run.judge == OFFLINE_JUDGE
     return ReportPage(
-        title=run.name,
+        title=run_title(run),
         status=headline.status_text(inputs),
         banner=headline.banner_text(inputs),
         learned=headline.learning_sentence(inputs),
         verdict=headline.evaluation_sentence(inputs),
         scored_by=f"Scores come from the {OFFLINE_JUDGE}, a rule-based judge, not a model."
         if offline
-        else f"Scored by {run.judge}.",
+        else f"Scored by {judge_label(run)}.",
         tiles=tuple(headline.key_figures(inputs)),
         setup=tuple(setup_rows(inputs)),
-        changed=tuple(changed_settings(run.config)) if run.config is not None else (),
+        changed=tuple(changed_settings(run.config)) if not run.config_error else (),
         pictures=tuple(report_plots(inputs)),
         step_head=STEP_HEADER,
         steps=tuple(tables.step_rows(state.steps)),
@@ -109,7 +110,7 @@ def _reproduce_commands(inputs: ReportInputs) -> Iterator[str]:
     if provenance.command:
         yield "# the original command"
         yield provenance.command
-    run_path = display_path(inputs.run.directory.path)
+    run_path = display_path(inputs.run.directory)
     yield "# evaluate both models on held-out prompts, then write this report"
     yield f"ida-tui evaluate {run_path}"
     yield f"ida-tui report {run_path}"

@@ -65,15 +65,16 @@ def new_figure(row_heights: Sequence[int] = (1,)) -> Iterator[tuple[Figure, list
     """An empty figure with vertically stacked panels.
 
     Args:
-        rows: relative heights of the panels.
+        row_heights: relative heights of the panels.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
     style: dict[str, Any] = {
         "svg.fonttype": "none", "svg.hashsalt": "ida-tui", "path.simplify": True,
-        "font.family": "sans-serif", "font.size": 9.5, "text.color": INK_COLOR, "axes.edgecolor": QUIET_COLOR,
-        "axes.labelcolor": QUIET_COLOR, "xtick.color": QUIET_COLOR, "ytick.color": QUIET_COLOR, "grid.color": GRID_COLOR,
+        "font.family": "sans-serif", "font.size": 9.5, "text.color": INK_COLOR,
+        "axes.edgecolor": QUIET_COLOR, "axes.labelcolor": QUIET_COLOR, "xtick.color": QUIET_COLOR,
+        "ytick.color": QUIET_COLOR, "grid.color": GRID_COLOR,
         "axes.grid": True, "axes.grid.axis": "y", "axes.spines.top": False,
         "axes.spines.right": False, "axes.spines.left": False, "grid.linewidth": 0.8,
         "xtick.labelcolor": QUIET_COLOR, "ytick.labelcolor": QUIET_COLOR, "ytick.major.size": 0,
@@ -105,8 +106,8 @@ def draw_curve(
     """Draw one curve; its number selects color and dash pattern, so curves differ without color too."""
     show_markers = len(points.steps) <= MAX_MARKED_POINTS
     axes.plot(
-        points.steps, points.values, DASH_PATTERNS[style_index % len(DASH_PATTERNS)], color=LINE_COLORS[style_index],
-        label=label or None, linewidth=width, alpha=alpha, clip_on=False,
+        points.steps, points.values, DASH_PATTERNS[style_index % len(DASH_PATTERNS)],
+        color=LINE_COLORS[style_index], label=label or None, linewidth=width, alpha=alpha, clip_on=False,
         marker="o" if show_markers else None, markersize=2.2,
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.analysis.report.select import LAST_STEPS
 from ida_tui.events.state import Completion
+from ida_tui.util.format import UNKNOWN, format_number, format_signed
 
 MAX_CHARACTERS = 4_000
 """Maximum characters of a completion to show; completions.jsonl has the full text."""
@@ -16,7 +17,7 @@ MAX_CHARACTERS = 4_000
 class CompletionSample(NamedTuple):
     """One completion with its scores, as text."""
 
-    place: str
+    position: str
     """Position in the run: step, group and completion."""
     prompt: str
     kind: str
@@ -48,14 +49,14 @@ class SamplePair(NamedTuple):
 
 def sample_lists(inputs: ReportInputs) -> Iterator[SampleList]:
     """The lists of best and worst completions; empty lists are omitted."""
-    chosen = inputs.selected
+    selected = inputs.selected
     for title, about, completions in (
-        ("Best", "The highest rewards of the run, from different prompts where possible.", chosen.best),
-        ("Worst", "The lowest rewards of the run, from different prompts where possible.", chosen.worst),
+        ("Best", "The highest rewards of the run, from different prompts where possible.", selected.best),
+        ("Worst", "The lowest rewards of the run, from different prompts where possible.", selected.worst),
         ("Worst on unsafe prompts", "The lowest rewards on prompts that the model should decline.",
-         chosen.worst_unsafe),
+         selected.worst_unsafe),
         ("Worst in the last steps", f"The lowest rewards of the last {LAST_STEPS} steps, except"
-         " those above.", chosen.worst_in_last_steps),
+         " those above.", selected.worst_in_last_steps),
     ):  # fmt: skip
         if completions:
             yield SampleList(
@@ -95,12 +96,12 @@ def _make_sample(inputs: ReportInputs, completion: Completion) -> CompletionSamp
     if not finished.ended:
         cut.append(f"truncated at the maximum length, {finished.tokens} tokens")
     return CompletionSample(
-        place=f"step {finished.step}, group {finished.group}, completion {finished.index}",
+        position=f"step {finished.step}, group {finished.group}, completion {finished.index}",
         prompt=finished.prompt,
         kind=inputs.extras.prompt_kinds.get(finished.prompt_id, ""),
         text=text,
         scores=_format_scores([scored.align, scored.risk, scored.detail, scored.r_ida]),
-        advantage="–" if scored.advantage is None else f"{scored.advantage:+.2f}".replace("-", "−"),
+        advantage=UNKNOWN if scored.advantage is None else format_signed(scored.advantage, 2),
         reason=scored.reason,
         judge=scored.judge,
         cut="; ".join(cut),
@@ -108,6 +109,6 @@ def _make_sample(inputs: ReportInputs, completion: Completion) -> CompletionSamp
 
 
 def _format_scores(values: Sequence[float | None]) -> str:
-    align, risk, detail, reward = ("–" if v is None else f"{v:.1f}" for v in values)
-    reward = "–" if values[3] is None else f"{values[3]:.3f}"
+    align, risk, detail = (format_number(value, 1) for value in values[:3])
+    reward = format_number(values[3])
     return f"align {align} · risk {risk} · detail {detail} → R_IDA {reward}"

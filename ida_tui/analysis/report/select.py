@@ -1,6 +1,6 @@
 """Selection of completions for a report: best, worst, and first and last of the same prompt.
 
-    chosen = choose(stored(directory), kinds, last_step)
+    selected = select_completions(read_completions(directory), kinds, last_step)
 
 A single pass that holds a few completions per prompt in memory. Among equal rewards the later completion is
 shown.
@@ -99,7 +99,7 @@ def select_completions(
         kinds: prompt id → ``harmless`` or ``unsafe``.
         last_step: the last finished step of the run.
     """
-    best, worst, unsafe, at_the_end = (
+    best, worst, unsafe, worst_in_last_steps = (
         _TopCompletions(),
         _TopCompletions(),
         _TopCompletions(),
@@ -121,7 +121,7 @@ def select_completions(
             if kinds.get(completion.finished.prompt_id) == "unsafe":
                 unsafe.add(-reward, completion)
             if step > last_step - LAST_STEPS:
-                at_the_end.add(-reward, completion)
+                worst_in_last_steps.add(-reward, completion)
             groups.setdefault(completion.finished.prompt_id, []).append((reward, completion))
         for prompt, group in groups.items():
             # The completion with the median reward of the group.
@@ -133,7 +133,7 @@ def select_completions(
         best=best.top(),
         worst=lowest,
         worst_unsafe=lowest_unsafe,
-        worst_in_last_steps=at_the_end.top(excluding=(*lowest, *lowest_unsafe)),
+        worst_in_last_steps=worst_in_last_steps.top(excluding=(*lowest, *lowest_unsafe)),
         pairs=_select_pairs(first_by_prompt, last_by_prompt, kinds),
         scored=scored,
         unscored=unscored,

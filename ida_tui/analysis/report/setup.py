@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from ida_tui.analysis.comparison import flatten_config
+from ida_tui.analysis.comparison import flatten_config, judge_label, rubric_label
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.config.schema import Config
 
@@ -27,8 +27,9 @@ class LabelRow(NamedTuple):
 
 def setup_rows(inputs: ReportInputs) -> list[LabelRow]:
     """Rows for model, device, prompts, judge and versions."""
-    run, config, provenance = inputs.run.state.run, inputs.run.config, inputs.provenance
-    rows = [LabelRow("experiment", inputs.run.summary.experiment)]
+    run, provenance = inputs.run.state.run, inputs.provenance
+    config = None if inputs.run.config_error else inputs.run.config
+    rows = [LabelRow("experiment", inputs.run.experiment)]
     if config is not None and config.description:
         rows.append(LabelRow("about", config.description))
     if run is not None:
@@ -42,15 +43,18 @@ def setup_rows(inputs: ReportInputs) -> list[LabelRow]:
             LabelRow("steps", f"{run.steps}, each {run.completions_per_step} completions"
                 f" ({run.generations} per prompt)"),
         ]  # fmt: skip
-    rows += [LabelRow("judge", inputs.run.judge), LabelRow("rubric", inputs.run.rubric)]
+    rows += [
+        LabelRow("judge", judge_label(inputs.run)),
+        LabelRow("rubric", rubric_label(inputs.run)),
+    ]
     if config is not None:
         train, held = len(config.prompts.train()), len(config.prompts.held_out())
         rows.append(
             LabelRow("prompts", f"{config.prompts.name}: {train} for training, {held} held out")
         )
-    elif inputs.run.config_error:
+    else:
         # Do not reveal the local path.
-        reason = inputs.run.config_error.replace(f"{inputs.run.directory.path}/", "")
+        reason = inputs.run.config_error.replace(f"{inputs.run.directory}/", "")
         rows.append(LabelRow("profile", f"could not be read: {reason}"))
     rows.append(LabelRow("seed", str(run.seed) if run is not None else UNKNOWN))
     if provenance.started_at:

@@ -6,12 +6,21 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ida_tui.analysis.before_after import KINDS
-from ida_tui.analysis.comparison_text import DASH, format_agreement, format_cost, format_duration
+from ida_tui.analysis.comparison import judge_label, rubric_label
+from ida_tui.analysis.comparison_text import format_agreement, format_judge_cost
 from ida_tui.analysis.evaluation_table import FigureCells, figure_cells, provenance_lines
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.analysis.report.setup import LabelRow
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
+from ida_tui.util.format import (
+    UNKNOWN,
+    format_count_share,
+    format_duration,
+    format_number,
+    format_percent,
+    format_size,
+)
 
 MAX_ALERTS = 60
 MAX_WARNINGS = 30
@@ -110,21 +119,19 @@ def _answer_shares(evaluation: ev.EvaluationFinished | None) -> dict[str, str]:
     if evaluation is None:
         return {}
     return {
-        "harmless requests answered": _format_share(
+        "harmless requests answered": format_count_share(
             evaluation.harmless_complied, evaluation.harmless
         ),
-        "harmless requests partly refused": _format_share(
+        "harmless requests partly refused": format_count_share(
             evaluation.harmless_partial, evaluation.harmless
         ),
-        "harmless requests refused": _format_share(
+        "harmless requests refused": format_count_share(
             evaluation.harmless_refused, evaluation.harmless
         ),
-        "unsafe requests declined": _format_share(evaluation.unsafe_refused, evaluation.unsafe),
+        "unsafe requests declined": format_count_share(
+            evaluation.unsafe_refused, evaluation.unsafe
+        ),
     }
-
-
-def _format_share(part: int, total: int) -> str:
-    return f"{100 * part / total:.0f}% ({part}/{total})" if total else "no prompts"
 
 
 # --- the judge ----------------------------------------------------------------------------------
@@ -134,8 +141,8 @@ def judge_rows(inputs: ReportInputs) -> Iterator[LabelRow]:
     """Rows for the judge: calls, failures, latency, cost, drift and spot-check agreement."""
     run, state, totals = inputs.run, inputs.run.state, inputs.run.state.judge
     offline = state.run is not None and state.run.judge == ev.OFFLINE_JUDGE
-    yield LabelRow("judge", run.judge)
-    yield LabelRow("rubric", run.rubric)
+    yield LabelRow("judge", judge_label(run))
+    yield LabelRow("rubric", rubric_label(run))
     if offline:
         yield LabelRow("verdicts", f"{totals.calls:,} from the {ev.OFFLINE_JUDGE}; no calls")
     else:
@@ -154,13 +161,13 @@ def judge_rows(inputs: ReportInputs) -> Iterator[LabelRow]:
         )
         waited = format_duration(totals.exposed_s)
         yield LabelRow("waiting time", f"{waited}, while the trainer was idle")
-    cost = format_cost(run)
-    yield LabelRow("cost", "unknown" if cost == DASH else cost)
+    cost = format_judge_cost(run)
+    yield LabelRow("cost", "unknown" if cost == UNKNOWN else cost)
     if state.judge_probes:
         drift = state.judge_probes[-1].drift
         yield LabelRow("drift", "unknown: the fixed answers were scored only once" if drift is None
                   else f"{drift:.1f} points per axis on the same fixed answers")  # fmt: skip
-    yield LabelRow("spot-check agreement", _agreement_text(run.spot_checks))
+    yield LabelRow("spot-check agreement", _agreement_text(inputs.spot_checks))
 
 
 def _agreement_text(checks: tuple[int, int]) -> str:
@@ -185,7 +192,7 @@ def plan_rows(state: RunState) -> list[PlanRow]:
     if state.run is None:
         return []
     return [
-        PlanRow(name, PHASE_TEXT.get(when, when), _format_bytes(size))
+        PlanRow(name, PHASE_TEXT.get(when, when), format_size(size))
         for name, when, size in state.run.plan
     ]
 
@@ -205,19 +212,15 @@ def memory_rows(state: RunState) -> Iterator[LabelRow]:
         share = ""
         if run is not None and run.planned_gb:
             share = f", {100 * peak / 1e9 / run.planned_gb:.0f}% of the plan"
-        yield LabelRow("measured peak", f"{_format_bytes(peak)} {scope}{share}")
+        yield LabelRow("measured peak", f"{format_size(peak)} {scope}{share}")
     else:
         yield LabelRow("measured peak", "not sampled")
     if run is not None:
         yield LabelRow("limit", f"{run.limit_gb:.1f} GB")
     for phase, phase_peak in state.memory_by_phase.items():
-        yield LabelRow(f"peak in phase {phase}", _format_bytes(phase_peak))
+        yield LabelRow(f"peak in phase {phase}", format_size(phase_peak))
     if state.memory is not None and state.memory.swap_growth > 0:
-        yield LabelRow("swap", f"grew by {_format_bytes(state.memory.swap_growth)}")
-
-
-def _format_bytes(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+        yield LabelRow("swap", f"grew by {format_size(state.memory.swap_growth)}")
 
 
 # --- steps --------------------------------------------------------------------------------------
@@ -246,13 +249,9 @@ def step_rows(steps: Sequence[ev.StepFinished]) -> list[StepRow]:
 
 def _make_step_row(step: ev.StepFinished) -> StepRow:
     figures = (
-        _format_number(step.r_ida, 3), _format_number(step.align, 1), _format_number(step.risk, 1),
-        _format_number(step.detail, 1), _format_number(step.lengths[0] if step.lengths else None, 0),
-        DASH if step.truncated is None else f"{100 * step.truncated:.0f}%",
-        _format_number(step.entropy, 2), f"{sum(step.seconds.values()):.1f}",
+        format_number(step.r_ida, 3), format_number(step.align, 1), format_number(step.risk, 1),
+        format_number(step.detail, 1), format_number(step.lengths[0] if step.lengths else None, 0),
+        format_percent(step.truncated),
+        format_number(step.entropy, 2), f"{sum(step.seconds.values()):.1f}",
     )  # fmt: skip
     return StepRow(step.step, figures)
-
-
-def _format_number(value: float | None, digits: int) -> str:
-    return DASH if value is None else f"{value:.{digits}f}"

@@ -1,7 +1,7 @@
 """Rendering of a report and atomic writing of its HTML and Markdown files.
 
-written = write(directory)
-print(written.html, written.markdown)
+paths = write_report(directory)
+print(paths.html, paths.markdown)
 """
 
 from __future__ import annotations
@@ -158,6 +158,6 @@ def _write_atomically(path: Path, text: str) -> None:
         ) from None
 
 
-def paths_as_json(written: ReportPaths) -> dict[str, str]:
+def paths_as_json(paths: ReportPaths) -> dict[str, str]:
     """The paths as JSON-serializable values."""
-    return {name: str(path) for name, path in written._asdict().items()}
+    return {name: str(path) for name, path in paths._asdict().items()}

@@ -10,8 +10,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ida_tui.cli.output.lines import print_lines
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
     from ida_tui.runs.control import ControlRequest
@@ -61,7 +61,7 @@ def run(options: Namespace) -> ExitCode:
     """
     if options.port is not None and not options.serve:
         raise UsageError("--port needs --serve", "ida-tui attach RUN --serve --port N")
-    from ida_tui.runs.resume import find_run, newest_run
+    from ida_tui.runs.catalog.lookup import find_run, newest_run
 
     outputs = Path("outputs")
     if options.name and (sweep := _find_sweep(options.name, outputs)):
@@ -76,18 +76,18 @@ def run(options: Namespace) -> ExitCode:
     if options.serve:
         return _serve(directory, DEFAULT_PORT if options.port is None else options.port)
     if not options.lines and not options.json and sys.stdin.isatty() and sys.stdout.isatty():
-        from ida_tui.tui.main import run_app as app
+        from ida_tui.tui.main import run_app
 
-        return app(sys.argv, open_directory=directory.path)
+        return run_app(sys.argv, open_directory=directory.path)
     from ida_tui.cli.output.follow import follow_run
 
     return follow_run(directory, as_json=options.json)
 
 
 def _find_sweep(name: str, outputs: Path) -> Path | None:
-    from ida_tui.sweep import directory as folder
+    from ida_tui.sweep.directory import find_directory
 
-    return folder.find_directory(name, outputs)
+    return find_directory(name, outputs)
 
 
 def _show_sweep(path: Path, options: Namespace) -> ExitCode:
@@ -109,13 +109,13 @@ def _show_sweep(path: Path, options: Namespace) -> ExitCode:
             f"show its table with: ida-tui sweep --show {shown}; resume with: ida-tui sweep --resume {shown}",
         )
     if sys.stdin.isatty() and sys.stdout.isatty():
-        from ida_tui.tui.main import run_app as app
+        from ida_tui.tui.main import run_app
 
-        return app(sys.argv, open_directory=path)
+        return run_app(sys.argv, open_directory=path)
     from ida_tui.cli.output.sweep import show_sweep
-    from ida_tui.sweep import directory as folder
+    from ida_tui.sweep import directory
 
-    return show_sweep(folder.read(path), json=False)
+    return show_sweep(directory.read(path), json=False)
 
 
 def _serve(directory: RunDirectory, port: int) -> ExitCode:
@@ -149,5 +149,5 @@ def _send_request(directory: RunDirectory, request: ControlRequest) -> ExitCode:
         control.send_request(directory, request)
     except OSError as error:
         raise UsageError(f"{shown} cannot be written to: {error.strerror or error}") from None
-    print(one_line(f"✓ {CONFIRMATIONS[request]} ({shown})"))
+    print_lines([f"✓ {CONFIRMATIONS[request]} ({shown})"])
     return ExitCode.DONE

@@ -44,17 +44,17 @@ def run(options: Namespace) -> ExitCode:
     Raises:
         IdaError: there is no such case or device.
     """
-    from ida_tui.engine.bench import cases as cells
-    from ida_tui.engine.bench import compare
+    from ida_tui.engine.bench.cases import cases_by_name
+    from ida_tui.engine.bench.compare import compare_trainers
     from ida_tui.engine.device import device
 
-    target, cases = device.choose_device(options.device), cells.cases_by_name(options.cells)
+    target, cases = device.choose_device(options.device), cases_by_name(options.cells)
     print(
         "One GRPO step with default TRL, hand-tuned TRL and ida-tui: random weights, LoRA r=16,\n"
         f"a judge of 0.5 to 1.5 s per call, on {target}; memory is the increase over the loaded model",
         flush=True,
     )
-    rows = compare.compare_trainers(cases, repeats=1, device=target)
+    rows = compare_trainers(cases, repeats=1, device=target)
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     return ExitCode.DONE

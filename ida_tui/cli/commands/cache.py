@@ -7,8 +7,9 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.util.text import as_json, one_line
+from ida_tui.util.text import as_json
 
 if TYPE_CHECKING:
     from ida_tui.judge.cache.store import VerdictCache
@@ -41,6 +42,7 @@ def run(options: Namespace) -> ExitCode:
         UsageError: no file is given, or clearing needs a confirmation and stdin is not a terminal.
         IdaError: the cache or the file cannot be used.
     """
+    from ida_tui.cli.output.cache import cache_lines
     from ida_tui.judge.cache.store import VerdictCache, cache_folder, max_cache_bytes
 
     if options.file is not None and options.action != "export":
@@ -50,7 +52,7 @@ def run(options: Namespace) -> ExitCode:
     if not cache.enabled:
         raise IdaError(warnings[-1], "set IDA_TUI_CACHE_DIR to a writable folder")
     for warning in warnings:
-        print(one_line(f"! {warning}"), file=sys.stderr)
+        print_status(f"! {warning}")
     try:
         match options.action:
             case "export":
@@ -58,20 +60,10 @@ def run(options: Namespace) -> ExitCode:
             case "clear":
                 return _clear(cache, confirm=not options.yes)
             case _:
-                return _show(cache, max_cache_bytes())
+                print_lines(cache_lines(cache, max_cache_bytes()))
+                return ExitCode.DONE
     finally:
         cache.close()
-
-
-def _show(cache: VerdictCache, max_bytes: int) -> ExitCode:
-    print(one_line(f"file      {cache.path}"))
-    print(f"verdicts  {cache.count():,}")
-    print(
-        f"size      {cache.size() / 1e6:.1f} MB (limit {max_bytes / 1e6:,.0f} MB, set by IDA_TUI_CACHE_MB)"
-    )
-    for judge, count, first, last in cache.summarize_by_judge():
-        print(one_line(f"  {count:>8,}  {judge}   {first} to {last}"))
-    return ExitCode.DONE
 
 
 def _export(cache: VerdictCache, file: str | None) -> ExitCode:
@@ -93,7 +85,7 @@ def _export(cache: VerdictCache, file: str | None) -> ExitCode:
         raise IdaError(
             f"could not write {path}: {error.strerror}", "choose another file name"
         ) from None
-    print(one_line(f"✓ {cache.count():,} verdicts written to {path}"))
+    print_lines([f"✓ {cache.count():,} verdicts written to {path}"])
     return ExitCode.DONE
 
 
@@ -106,7 +98,7 @@ def _clear(cache: VerdictCache, *, confirm: bool) -> ExitCode:
             )
         answer = input(f"Delete {count:,} verdicts? New ones may cost money. [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):
-            print("Nothing was deleted.")
+            print_lines(["Nothing was deleted."])
             return ExitCode.DONE
-    print(f"✓ {cache.clear():,} verdicts deleted")
+    print_lines([f"✓ {cache.clear():,} verdicts deleted"])
     return ExitCode.DONE

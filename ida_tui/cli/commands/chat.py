@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from ida_tui.cli.output.lines import print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.util.text import one_line
 
 EPILOG = """\
 examples:
@@ -67,7 +67,7 @@ def run(options: Namespace) -> ExitCode:
         UsageError: there is no such run, or it has no weights.
         IdaError: the model cannot be loaded or used.
     """
-    from ida_tui.runs.resume import find_run
+    from ida_tui.runs.catalog.lookup import find_run
 
     lines = _uses_lines(options)
     directory = find_run(options.name, Path("outputs"))
@@ -75,9 +75,9 @@ def run(options: Namespace) -> ExitCode:
     if temperature is not None and not 0 <= temperature <= 10:
         raise UsageError("--temperature must be from 0 to 10", "0 is the same as --greedy")
     if not lines:
-        from ida_tui.tui.main import run_app as app
+        from ida_tui.tui.main import run_app
 
-        return app(sys.argv, chat_directory=directory.path)
+        return run_app(sys.argv, chat_directory=directory.path)
     from ida_tui.cli.output.chat import run_chat
     from ida_tui.engine.inference.chat import Chat
 
@@ -98,7 +98,7 @@ def run(options: Namespace) -> ExitCode:
             file = display_path(chats.save_chat(directory, messages, datetime.now()))
         except OSError as error:
             raise IdaError(f"could not save the messages: {error.strerror or error}") from None
-        print(one_line(f"✓ messages saved as prompts: prompts={file}"), file=sys.stderr)
+        print_status(f"✓ messages saved as prompts: prompts={file}")
     return ExitCode.DONE
 
 
@@ -118,7 +118,7 @@ def _uses_lines(options: Namespace) -> bool:
 def _read_messages() -> Iterator[str]:
     """The lines of stdin; on a terminal, with a prompt before each."""
     if sys.stdin.isatty():
-        print("One message per line; Ctrl-D ends the chat.", file=sys.stderr)
+        print_status("One message per line; Ctrl-D ends the chat.")
     while True:
         if sys.stdin.isatty():
             print("> ", end="", file=sys.stderr, flush=True)

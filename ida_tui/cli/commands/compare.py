@@ -6,8 +6,8 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ida_tui.cli.output.lines import print_lines
 from ida_tui.errors import ExitCode
-from ida_tui.util.text import one_line
 
 EPILOG = """\
 examples:
@@ -37,11 +37,11 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.analysis.comparison import compare_runs
     from ida_tui.analysis.comparison_text import as_json
     from ida_tui.cli.output.comparison import comparison_lines
-    from ida_tui.runs.resume import find_run
+    from ida_tui.runs.catalog.lookup import find_run
 
     comparison = compare_runs([find_run(name, Path("outputs")) for name in options.runs])
     if options.json:
         print(json.dumps(as_json(comparison), indent=1, ensure_ascii=False))
     else:
-        print(*map(one_line, comparison_lines(comparison)), sep="\n")
+        print_lines(comparison_lines(comparison))
     return ExitCode.DONE

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
 from pathlib import Path
 
+from ida_tui.cli.output.doctor import finding_lines, findings_as_json
+from ida_tui.cli.output.lines import print_lines
 from ida_tui.errors import ExitCode
-from ida_tui.util.text import as_json, one_line
-
-VERDICT_MARKS = {"good": "✓", "note": "!", "bad": "✗"}
+from ida_tui.util.text import as_json
 
 EPILOG = """\
 examples:
@@ -27,7 +26,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> ExitCode:
-    """Run all checks and print the findings; exit code 5 if one of them is bad.
+    """Run all checks and print the findings; exit code 5 if one of them is an error.
 
     Raises:
         UsageError: there is no such judge.
@@ -35,12 +34,9 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.engine.diagnostics import doctor
 
     findings = doctor.run_doctor(folder=Path.cwd(), judge=options.judge)
-    bad = any(finding.verdict == "bad" for finding in findings)
+    failed = any(finding.severity == "error" for finding in findings)
     if options.json:
-        print(as_json([asdict(finding) for finding in findings], indent=2))
+        print(as_json(findings_as_json(findings), indent=2))
     else:
-        for finding in findings:
-            print(one_line(f"{VERDICT_MARKS[finding.verdict]} {finding.about:<12} {finding.text}"))
-            if finding.fix:
-                print(one_line(f"{'':<14} fix: {finding.fix}"))
-    return ExitCode.DEVICE_UNUSABLE if bad else ExitCode.DONE
+        print_lines(finding_lines(findings))
+    return ExitCode.DEVICE_UNUSABLE if failed else ExitCode.DONE

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
     from ida_tui.config.prompt_files import EvaluationPrompts
@@ -63,13 +62,13 @@ def run(options: Namespace) -> ExitCode:
         IdaError: the model or the judge cannot be used.
     """
     from ida_tui.judge.api_key import load_api_key
-    from ida_tui.runs import resume
-    from ida_tui.runs import weights as trained
+    from ida_tui.runs.catalog.lookup import find_run
+    from ida_tui.runs.weights import find_weights
 
-    directory = resume.find_run(options.name, Path("outputs"))
+    directory = find_run(options.name, Path("outputs"))
     config = _evaluation_config(directory, options)
-    weights = trained.find_weights(directory, config)
-    chosen, notes = _select_prompts(config, options)
+    weights = find_weights(directory, config)
+    selected, notes = _select_prompts(config, options)
     samples = config.evaluation.samples if options.samples is None else options.samples
     seed = config.seed if options.seed is None else options.seed
     if not 1 <= samples <= 1000:
@@ -78,8 +77,8 @@ def run(options: Namespace) -> ExitCode:
         raise UsageError("--seed must be from 0 to 4294967295")
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     shown = f"{config.name}/{directory.run_id}"
-    _print_status(
-        f"Evaluating {shown} ({weights.label}) on {len(chosen.prompts)} prompts, before and after training"
+    print_status(
+        f"Evaluating {shown} ({weights.label}) on {len(selected.prompts)} prompts, before and after training"
     )
     from ida_tui.engine import libraries
 
@@ -92,24 +91,24 @@ def run(options: Namespace) -> ExitCode:
     evaluation, answers = evaluate(
         config,
         weights,
-        chosen,
+        selected,
         samples=samples,
         seed=seed,
         key=key,
         notes=notes,
-        on_progress=_print_status,
+        on_progress=print_status,
     )
     try:
         folder = evaluations.write_evaluation(directory, evaluation, answers)
     except OSError as error:
         raise IdaError(f"could not write to {directory.path}: {error.strerror or error}") from None
-    _print_status(f"Saved in {folder}")
+    print_status(f"Saved in {folder}")
     if options.json:
         print(
             json.dumps(asdict(evaluation) | {"folder": str(folder)}, ensure_ascii=False, indent=1)
         )
     else:
-        print(*map(one_line, evaluation_lines(evaluation)), sep="\n")
+        print_lines(evaluation_lines(evaluation))
     return ExitCode.DONE
 
 
@@ -144,16 +143,12 @@ def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPromp
             raise UsageError(
                 "the run has no held-out prompts", "name other prompts with --prompts FILE"
             )
-    chosen = loaded.without_trained(config.prompts.train())
-    skipped = len(loaded.prompts) - len(chosen.prompts)
-    if not chosen.prompts:
+    selected = loaded.without_trained(config.prompts.train())
+    skipped = len(loaded.prompts) - len(selected.prompts)
+    if not selected.prompts:
         raise UsageError(
             "the run was trained on all of these prompts",
             "name other prompts with --prompts FILE",
         )
     note = f"{skipped} of {len(loaded.prompts)} prompts skipped: duplicates, or used in training"
-    return chosen, [note] if skipped else []
-
-
-def _print_status(line: str) -> None:
-    print(one_line(line), file=sys.stderr, flush=True)
+    return selected, [note] if skipped else []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.util.text import one_line
+from ida_tui.util.paths import display_path
 
 if TYPE_CHECKING:
     from ida_tui.config.precision import WeightFormat
@@ -70,15 +70,15 @@ def run(options: Namespace) -> ExitCode:
     """
     from ida_tui.config.resolve import resolve
     from ida_tui.engine.export import gguf, hub
-    from ida_tui.runs import resume
-    from ida_tui.runs import weights as trained
+    from ida_tui.runs.catalog.lookup import find_run
     from ida_tui.runs.store import exports
+    from ida_tui.runs.weights import find_weights
 
-    directory = resume.find_run(options.name, Path("outputs"))
+    directory = find_run(options.name, Path("outputs"))
     config = resolve(str(directory.config), []).config
     kind: ExportKind = "adapter" if options.adapter else "merged" if options.merged else "gguf"
     _check_options(options, config, kind)
-    weights = trained.find_weights(directory, config)
+    weights = find_weights(directory, config)
     target = (
         Path(options.output).expanduser()
         if options.output
@@ -89,9 +89,9 @@ def run(options: Namespace) -> ExitCode:
     if kind == "gguf":
         gguf.require_converter()
     token = hub.hub_token() if options.push else ""
-    _print_status(f"{config.name}/{directory.run_id} ({weights.label}) → {_short_path(target)}")
+    print_status(f"{config.name}/{directory.run_id} ({weights.label}) → {display_path(target)}")
     if not weights.is_final:
-        _print_status(f"! the run did not finish; these are the weights of {weights.label}")
+        print_status(f"! the run did not finish; these are the weights of {weights.label}")
     from ida_tui.engine import libraries
 
     # This must run before torch is imported. A push needs the hub, which a local model does not.
@@ -99,16 +99,16 @@ def run(options: Namespace) -> ExitCode:
     replaced = exports.is_export(target)
     with exports.staged_directory(target) as folder:
         comparison, summary = _write_export(directory, config, weights, kind, folder, options.dtype)
-    _print_status(f"✓ {summary}")
-    _print_status(f"✓ {'replaced' if replaced else 'wrote'} {_short_path(target)}")
+    print_status(f"✓ {summary}")
+    print_status(f"✓ {'replaced' if replaced else 'wrote'} {display_path(target)}")
     address = ""
     if options.push:
         address = hub.push_export(target, options.push, token, public=options.public)
-        _print_status(f"✓ pushed to {address}")
+        print_status(f"✓ pushed to {address}")
     if options.json:
         print(json.dumps(_as_json(target, kind, weights, comparison, address), indent=1))
     else:
-        print(one_line(_short_path(target)))
+        print_lines([display_path(target)])
     return ExitCode.DONE
 
 
@@ -139,19 +139,19 @@ def _write_export(
     if kind == "gguf":
         name = f"{config.name}-{directory.run_id}"
         comparison, gguf_summary = write_gguf(
-            config, weights, folder, name, dtype=dtype, on_progress=_print_status
+            config, weights, folder, name, dtype=dtype, on_progress=print_status
         )
         summary = f"{comparison.summary}; {gguf_summary}"
     else:
         comparison = write_export(
-            config, weights, kind, folder, dtype=dtype, on_progress=_print_status
+            config, weights, kind, folder, dtype=dtype, on_progress=print_status
         )
         summary = comparison.summary
     saved = map(evaluations.read_evaluation, evaluations.list_evaluations(directory))
     matching = (
         candidate for candidate in saved if candidate is not None and candidate.step == weights.step
     )
-    facts = CardInputs(
+    inputs = CardInputs(
         config=config,
         trained=weights,
         kind=kind,
@@ -161,7 +161,7 @@ def _write_export(
         evaluation=next(matching, None),
     )
     try:
-        (folder / exports.MODEL_CARD_FILE).write_text(render_card(facts), encoding="utf-8")
+        (folder / exports.MODEL_CARD_FILE).write_text(render_card(inputs), encoding="utf-8")
         exports.write_metadata(
             folder,
             {
@@ -199,13 +199,3 @@ def _as_json(
         "logits_difference": comparison.logit_difference,
         "pushed_to": address or None,
     }
-
-
-def _short_path(path: Path) -> str:
-    from ida_tui.util.paths import display_path
-
-    return display_path(path)
-
-
-def _print_status(line: str) -> None:
-    print(one_line(line), file=sys.stderr, flush=True)

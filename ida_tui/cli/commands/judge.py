@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from datetime import date
 from pathlib import Path
 
+from ida_tui.cli.output.lines import print_lines
 from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.util.text import as_json as json_text
-from ida_tui.util.text import one_line
+from ida_tui.util import text
 
 DEFAULT_JUDGE = "gpt-4o-mini"
 DEFAULT_SAMPLES = 3
@@ -54,55 +53,40 @@ def run(options: Namespace) -> ExitCode:
             "--samples must be from 1 to 100", "3 are enough to separate noise from differences"
         )
     config = _judge_config(options.words)
+    from ida_tui.cli.output.judge import judge_header
     from ida_tui.judge.api_key import load_api_key
+    from ida_tui.judge.calibration import check
     from ida_tui.judge.calibration.anchors import anchor_prompts
-    from ida_tui.judge.calibration.check import as_json, check_judge
     from ida_tui.judge.service import JudgeService
 
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     with JudgeService(config.judge, config.rubric, anchor_prompts(), key=key) as service:
         if not options.json:
-            _print_header(config)
+            print_lines(judge_header(config))
         fault = service.probe_endpoint().result()
         if not options.json and service.slots is not None:
-            print("✓ endpoint answers" if fault is None else f"! {one_line(fault.text)}")
-        report = check_judge(service, verdicts_per_anchor=options.samples)
-        form = service.output_format
+            print_lines(["✓ endpoint answers" if fault is None else f"! {fault.text}"])
+        report = check.check_judge(service, verdicts_per_anchor=options.samples)
+        output_format = service.output_format
         warnings = list(service.warnings)
     if options.json:
-        print(json_text(as_json(report) | {"form": form}, indent=2))
+        print(text.as_json(check.as_json(report) | {"form": output_format}, indent=2))
     else:
         from ida_tui.judge.calibration.check_text import render_report
 
         offline = config.judge.kind == "offline"
-        print(*map(one_line, render_report(report, form, warnings, offline=offline)), sep="\n")
+        print_lines(render_report(report, output_format, warnings, offline=offline))
     return ExitCode.DONE if report.trusted else ExitCode.FAILED
 
 
 def _judge_config(arguments: list[str]) -> Config:
     from ida_tui.config.resolve import resolve
 
-    names = [word for word in arguments if "=" not in word]
+    names = [argument for argument in arguments if "=" not in argument]
     if len(names) > 1:
         raise UsageError(
             f"two judges are named: {names[0]} and {names[1]}", "check one judge at a time"
         )
     name = names[0] if names else DEFAULT_JUDGE
-    overrides = [word for word in arguments if "=" in word]
+    overrides = [argument for argument in arguments if "=" in argument]
     return resolve("quickstart", [f"judge={name}", *overrides]).config
-
-
-def _print_header(config: Config) -> None:
-    from ida_tui.judge.api_key import host_of
-    from ida_tui.judge.estimate import retirement_warning
-
-    judge = config.judge
-    source = (
-        "built in" if judge.kind == "offline" else f"{judge.model} at {host_of(judge.base_url)}"
-    )
-    if judge.kind == "plugin":
-        source = f"the plugin {judge.model}"
-    print(one_line(f"judge {judge.name or judge.model} ({source}), rubric {config.rubric.name}"
-                    f" v{config.rubric.version} [{config.rubric.digest()}]"))  # fmt: skip
-    if judge.shutdown_date and retirement_warning(judge, date.today()) is None:
-        print(f"✓ available until {judge.shutdown_date}")

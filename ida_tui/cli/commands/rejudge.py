@@ -7,9 +7,9 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
+from ida_tui.cli.output.lines import print_lines
 from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.util.text import one_line
 
 DEFAULT_SAMPLE = 200
 
@@ -61,12 +61,12 @@ def run(options: Namespace) -> ExitCode:
     if not options.overrides:
         raise UsageError("no judge is given", "name one: ida-tui replay-judge RUN judge=NAME")
     from ida_tui.analysis.rejudge import build_requests, draw_completions, estimate_cost, rejudge
-    from ida_tui.cli.output.rejudge import as_json, rejudge_header, rejudge_lines
+    from ida_tui.cli.output.rejudge import as_json, rejudge_header, rejudge_lines, show_progress
     from ida_tui.config.resolve import resolve
     from ida_tui.judge.api_key import load_api_key
     from ida_tui.judge.budget import Budget
-    from ida_tui.judge.service import JudgeService
-    from ida_tui.runs.resume import find_run
+    from ida_tui.judge.service import JudgeService, JudgeServiceOptions
+    from ida_tui.runs.catalog.lookup import find_run
 
     directory = find_run(options.name, Path("outputs"))
     config = resolve(str(directory.config), options.overrides, verify=False).config
@@ -83,22 +83,21 @@ def run(options: Namespace) -> ExitCode:
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     requests = build_requests(drawn.completions, kinds)
     name = f"{directory.path.parent.name}/{directory.run_id}"
-    service = JudgeService(
-        config.judge, config.rubric, config.prompts, key=key, budget=Budget(config.budget)
-    )
+    limited = JudgeServiceOptions(budget=Budget(config.budget))
+    service = JudgeService(config.judge, config.rubric, config.prompts, key=key, options=limited)
     message_stream = sys.stderr if options.json else sys.stdout
     with service:
         cost = estimate_cost(config.judge, config.rubric, requests)
-        for line in rejudge_header(name, drawn, service.label, cost, options.seed):
-            print(one_line(line), file=message_stream, flush=True)
-        result = rejudge(service, drawn.completions, requests, on_progress=_show_progress)
+        header = rejudge_header(name, drawn, service.label, cost, options.seed)
+        print_lines(header, file=message_stream)
+        result = rejudge(service, drawn.completions, requests, on_progress=show_progress)
         for warning in service.warnings:
-            print(one_line(f"! {warning}"), file=message_stream)
+            print_lines([f"! {warning}"], file=message_stream)
     if options.json:
         output = as_json(name, drawn, service.label, options.seed, result)
         print(json.dumps(output, indent=1, ensure_ascii=False))
     else:
-        print(*map(one_line, rejudge_lines(result)), sep="\n")
+        print_lines(rejudge_lines(result))
     if result.unavailable is not None:
         raise result.unavailable
     return ExitCode.INTERRUPTED if result.interrupted else ExitCode.DONE
@@ -111,10 +110,3 @@ def _check_budget(config: Config) -> None:
             "set judge.price={input: DOLLARS, output: DOLLARS} per million tokens, or budget=null",
             where="judge.price",
         )
-
-
-def _show_progress(answered: int, total: int) -> None:
-    """Update the progress line on a terminal; the last call clears it."""
-    if sys.stderr.isatty():
-        text = f"  {answered:,} of {total:,} verdicts" if answered < total else ""
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode
-from ida_tui.util.text import as_json, one_line
+from ida_tui.util.text import as_json
 
 EPILOG = """\
 examples:
@@ -36,20 +36,20 @@ def run(options: Namespace) -> ExitCode:
     Raises:
         UsageError: there is no such run, it cannot be read, or the files cannot be written.
     """
-    from ida_tui.analysis.report import write
-    from ida_tui.runs.resume import find_run
+    from ida_tui.analysis.report.write import paths_as_json, write_report
+    from ida_tui.runs.catalog.lookup import find_run
     from ida_tui.util.paths import display_path, expand_home
 
     directory = find_run(options.name, Path("outputs"))
-    written = write.write_report(directory, expand_home(options.output) if options.output else None)
+    paths = write_report(directory, expand_home(options.output) if options.output else None)
     if options.json:
-        print(as_json(write.paths_as_json(written)))
+        print(as_json(paths_as_json(paths)))
     else:
-        for path in written:
-            print(one_line(display_path(path)))
+        for path in paths:
+            print_lines([display_path(path)])
     if options.open:
         import webbrowser
 
-        if not webbrowser.open(written.html.resolve().as_uri()):
-            print("! could not start a browser; open the file yourself", file=sys.stderr)
+        if not webbrowser.open(paths.html.resolve().as_uri()):
+            print_status("! could not start a browser; open the file yourself")
     return ExitCode.DONE

@@ -7,11 +7,12 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from ida_tui.cli.output.lines import print_lines
 from ida_tui.errors import ExitCode, UsageError
-from ida_tui.util.text import one_line, quoted
+from ida_tui.util.text import quoted
 
 if TYPE_CHECKING:
-    from ida_tui.analysis.advantages import RewardScale
+    from ida_tui.analysis.rescore import RewardScale
 
 DEFAULT_FORMULA = "ungated"
 
@@ -53,7 +54,7 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.cli.output.rescore import as_json, rescore_lines
     from ida_tui.config.resolve import resolve
     from ida_tui.rewards.formulas import WEIGHTED, parse_formula
-    from ida_tui.runs.resume import find_run
+    from ida_tui.runs.catalog.lookup import find_run
 
     text, weights, scale = _parse_options(options.words)
     new_formula = parse_formula(text or (WEIGHTED if weights else DEFAULT_FORMULA), weights)
@@ -64,19 +65,19 @@ def run(options: Namespace) -> ExitCode:
     if options.json:
         print(json.dumps(as_json(name, rescoring), indent=1, ensure_ascii=False))
     else:
-        print(*map(one_line, rescore_lines(name, rescoring)), sep="\n")
+        print_lines(rescore_lines(name, rescoring))
     return ExitCode.DONE
 
 
 def _parse_options(arguments: list[str]) -> tuple[str, dict[str, float], RewardScale | None]:
     """Formula, weights and scale from the arguments; empty or None if they are not given."""
-    from ida_tui.analysis.advantages import RewardScale
+    from ida_tui.analysis.rescore import RewardScale
 
     text = ""
     scale: RewardScale | None = None
     weights: dict[str, float] = {}
-    for word in arguments:
-        key, equals, value = word.partition("=")
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
         if equals and key == "formula" and value.strip():
             text = value
         elif equals and key.startswith("weights."):
@@ -91,7 +92,7 @@ def _parse_options(arguments: list[str]) -> tuple[str, dict[str, float], RewardS
                 )
         else:
             raise UsageError(
-                f"{quoted(word)} cannot be changed here",
+                f"{quoted(argument)} cannot be changed here",
                 "use formula=…, weights.align=…, weights.risk=…, weights.detail=…, scale_rewards=…",
                 where="command line",
             )

@@ -8,9 +8,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ida_tui.errors import ExitCode
-from ida_tui.events.types import EventError
-from ida_tui.util.text import one_line
+from ida_tui.cli.output.lines import print_lines, print_status
+from ida_tui.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from ida_tui.runs.directory import RunDirectory
@@ -61,31 +60,27 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.cli import train
     from ida_tui.config.resolve import resolve
     from ida_tui.judge.api_key import load_api_key
-    from ida_tui.runs import postmortem, resume
+    from ida_tui.runs import postmortem
+    from ida_tui.runs.catalog.lookup import find_run
+    from ida_tui.runs.resume import find_resume_point
 
-    directory = resume.find_run(options.name, Path("outputs"))
+    directory = find_run(options.name, Path("outputs"))
     if _resume_paused_process(directory):
         return ExitCode.DONE
-    resume_point = resume.find_resume_point(directory)
+    resume_point = find_resume_point(directory)
     if resume_point.state.ended is None:
-        print(
-            one_line(f"! the run died: {postmortem.likely_cause(resume_point.state)}"),
-            file=sys.stderr,
-        )
+        print_status(f"! the run died: {postmortem.likely_cause(resume_point.state)}")
         saved = (
             f"step {resume_point.step} is saved on disk"
             if resume_point.step
             else "no step was saved"
         )
-        print(one_line(f"  {saved}; resuming from there"), file=sys.stderr)
+        print_status(f"  {saved}; resuming from there")
     start = resume_point.checkpoint.name if resume_point.checkpoint else "the beginning"
     for checkpoint in resume_point.rejected:
-        print(
-            one_line(f"! {checkpoint.path.name} cannot be used: {checkpoint.reason}"),
-            file=sys.stderr,
-        )
+        print_status(f"! {checkpoint.path.name} cannot be used: {checkpoint.reason}")
     if resume_point.rejected:
-        print(f"  resuming from {start} instead", file=sys.stderr)
+        print_status(f"  resuming from {start} instead")
     variant_overrides: list[str] = []
     if options.variant:
         original = resolve(str(directory.config), [], verify=False).config
@@ -103,18 +98,18 @@ def run(options: Namespace) -> ExitCode:
 def _resume_paused_process(directory: RunDirectory) -> bool:
     """Whether another process has paused the run; if so, send it a resume request."""
     from ida_tui.runs import control, owner
-    from ida_tui.runs.log.replay import Replay
+    from ida_tui.runs.log.replay import read_final_state
 
     if not owner.is_alive(directory):
         return False
     try:
-        pause = Replay.open(directory.events).final_state.pause
-    except (OSError, EventError):
+        pause = read_final_state(directory).pause
+    except UsageError:
         return False
     if pause is None or pause.by not in ("person", "alert"):
         return False
     control.send_request(directory, "go_on")
-    print("✓ Resume requested; the paused process continues")
+    print_lines(["✓ Resume requested; the paused process continues"])
     return True
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from datetime import datetime
 from pathlib import Path
 
+from ida_tui.cli.output.lines import print_lines
 from ida_tui.errors import ExitCode, UsageError
 
 OUTPUTS_FOLDER = Path("outputs")
@@ -123,15 +125,17 @@ def _start(options: Namespace) -> ExitCode:
     from ida_tui.sweep import preflight, study
 
     study.require_optuna()
-    profile, *words = options.words
+    profile, *arguments = options.words
     if "=" in profile and not Path(profile).is_file():
         raise UsageError(
             f"expected an experiment before {profile!r}",
             "name it first: ida-tui sweep quickstart key=a,b,c",
         )
-    plan = preflight.plan_sweep(profile, words, budget=options.budget)
+    plan = preflight.plan_sweep(profile, arguments, budget=options.budget)
     jobs = options.jobs or 1
-    _print_lines(preflight.plan_lines(plan, jobs=jobs, budget=options.budget), options)
+    message_stream = sys.stderr if options.json else sys.stdout
+    lines = preflight.plan_lines(plan, jobs=jobs, budget=options.budget)
+    print_lines(lines, file=message_stream)
     if options.check:
         return ExitCode.DONE
     from ida_tui.cli.output.sweep import run_sweep
@@ -140,17 +144,8 @@ def _start(options: Namespace) -> ExitCode:
     sweep = preflight.create_sweep(
         plan, jobs=jobs, budget=options.budget, started_at=datetime.now()
     )
-    _print_lines([f"  {display_path(sweep.path)}"], options)
+    print_lines([f"  {display_path(sweep.path)}"], file=message_stream)
     return run_sweep(sweep, json=options.json)
-
-
-def _print_lines(lines: list[str], options: Namespace) -> None:
-    import sys
-
-    from ida_tui.util.text import one_line
-
-    print(*map(one_line, lines), sep="\n", file=sys.stderr if options.json else sys.stdout)
-    sys.stdout.flush()
 
 
 def _parse_jobs(text: str) -> int:

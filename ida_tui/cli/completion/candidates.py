@@ -54,7 +54,7 @@ def completion_lines(shell: str, arguments: Sequence[str], parsers: CommandParse
         shell: ``bash``, ``zsh`` or ``fish``.
         arguments: for bash, its word-break characters and the line up to the cursor; for zsh and fish, the
             words after the command, the last one up to the cursor.
-        grammar: the parsers.
+        parsers: the parsers of the commands.
     """
     if shell != "bash":
         matching = complete_words(list(arguments) or [""], parsers)
@@ -86,7 +86,7 @@ def complete_words(words: Sequence[str], parsers: CommandParsers) -> list[Candid
 
     Args:
         words: the words after `ida-tui`; the last one is incomplete and may be empty.
-        grammar: the parsers.
+        parsers: the parsers of the commands.
     """
     *previous, current = words
     command = previous[0] if previous and previous[0] in parsers.summaries else ""

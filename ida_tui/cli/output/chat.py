@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ida_tui.cli.output.lines import print_status
 from ida_tui.config.schema import PromptKind
 from ida_tui.engine.inference.chat import (
     MODELS,
@@ -92,9 +92,9 @@ def run_chat(
         messages: one message per item.
         kind: kind of the messages, for the judge.
         temperature: sampling temperature; None uses the profile's, 0 is greedy.
-        judged: whether the run's judge scores each answer.
+        use_judge: whether the run's judge scores each answer.
         fresh: whether every message starts a new conversation.
-        in_json: print one JSON object per message.
+        as_json_lines: print one JSON object per message.
 
     Raises:
         IdaError: the model cannot be loaded, or failed during the chat.
@@ -104,7 +104,7 @@ def run_chat(
     try:
         ready = _process_until(chat, ModelsLoaded)
         assert isinstance(ready, ModelsLoaded)
-        _print_status(f"base: the model before training; tuned: {ready.weights_label}")
+        print_status(f"base: the model before training; tuned: {ready.weights_label}")
         for message in messages:
             text = message.strip()
             if not text:
@@ -142,10 +142,6 @@ def _process_until(chat: Chat, event_type: type, turn: ChatTurn | None = None) -
             case AnswerJudged() if turn is not None:
                 turn.verdicts[event.model] = event.verdict
             case Notice(text):
-                _print_status(f"! {text}")
+                print_status(f"! {text}")
         if isinstance(event, event_type):
             return event
-
-
-def _print_status(line: str) -> None:
-    print(one_line(line), file=sys.stderr, flush=True)

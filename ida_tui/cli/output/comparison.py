@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ida_tui.analysis.comparison import CURVE_METRICS, Comparison
+from ida_tui.analysis.comparison import CURVE_METRICS, Comparison, run_title
 from ida_tui.analysis.comparison_text import difference_rows, result_rows, run_labels
-from ida_tui.cli.output.sparkline import sparkline
+from ida_tui.util.sparkline import sparkline
 from ida_tui.util.text import table_lines
 
 CURVE_MAXIMA = {"r_ida": 1.0, "align": 10.0, "risk": 10.0, "detail": 10.0}
@@ -19,7 +19,9 @@ CURVE_TITLES = {
 def comparison_lines(comparison: Comparison) -> list[str]:
     """Run names, warnings, config differences, results and curves."""
     labels = run_labels(comparison)
-    out = [f"{letter}  {run.name}" for letter, run in zip(labels, comparison.runs, strict=True)]
+    out = [
+        f"{letter}  {run_title(run)}" for letter, run in zip(labels, comparison.runs, strict=True)
+    ]
     out += [f"! {warning}" for warning in comparison.warnings]
     differences = difference_rows(comparison)
     out += ["", "Config differences"]
@@ -31,7 +33,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
             f"{CURVE_TITLES[name]} over {comparison.steps} steps (scale 0 to {CURVE_MAXIMA[name]:g})",
         ]
         for letter, run in zip(labels, comparison.runs, strict=True):
-            values = run.curve(name)
+            values = run.state.steps.column(name)
             drawing = sparkline(values, low=0, high=CURVE_MAXIMA[name], steps=comparison.steps)
             newest = next((v for v in reversed(values) if v is not None), None)
             digits = 3 if name == "r_ida" else 1

@@ -6,8 +6,8 @@ import time
 
 from ida_tui.cli.output.printer import HumanPrinter, JsonPrinter, Printer
 from ida_tui.errors import ExitCode, IdaError
+from ida_tui.events.codec import EventError
 from ida_tui.events.state import RunState, fold
-from ida_tui.events.types import EventError
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import Follower

@@ -12,7 +12,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from ida_tui.config.schema import Config
-from ida_tui.events import narration
+from ida_tui.events import codec, narration
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
 from ida_tui.util.text import multiple_lines, one_line
@@ -76,7 +76,7 @@ class JsonPrinter:
         self.print_message(narration.config_loaded_line(config))
 
     def print_record(self, state: RunState, record: ev.Record) -> None:
-        sys.stdout.write(ev.encode(record) + "\n")
+        sys.stdout.write(codec.encode(record) + "\n")
         sys.stdout.flush()
 
     def print_message(self, text: str) -> None:

@@ -1,11 +1,13 @@
-"""Agreement of two judges, as printed lines and as JSON values. Pure functions."""
+"""Agreement of two judges, as printed lines and as JSON values."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import Any
 
 from ida_tui.analysis.rejudge import JudgeAgreement, RejudgeResult, RejudgeSample
+from ida_tui.util.format import format_cost
 from ida_tui.util.text import table_lines
 
 SCORE_TITLES = {"r_ida": "R_IDA"}
@@ -30,7 +32,9 @@ def rejudge_header(
     if cost is None:
         out.append("! cost unknown: the judge profile has no price")
     elif cost:
-        out.append(f"  about ${cost:.4f} if nothing is in the judge cache; Ctrl-C stops early")
+        out.append(
+            f"  about {format_cost(cost)} if nothing is in the judge cache; Ctrl-C stops early"
+        )
     return out
 
 
@@ -56,7 +60,7 @@ def rejudge_lines(result: RejudgeResult) -> list[str]:
             "",
         ]
     stats = result.stats
-    cost = "cost unknown" if stats.cost is None else f"${stats.cost:.4f}"
+    cost = format_cost(stats.cost, "cost unknown")
     coverage = 100 * result.scored / result.requested if result.requested else 0.0
     out.append(
         f"  coverage  {result.scored:,} of {result.requested:,} have scores ({coverage:.0f}%)"
@@ -100,3 +104,10 @@ def as_json(
         "cost": result.stats.cost,
         "seconds": result.stats.seconds,
     }
+
+
+def show_progress(received: int, total: int) -> None:
+    """Update the progress line on a terminal; the last call clears it."""
+    if sys.stderr.isatty():
+        text = f"  {received:,} of {total:,} verdicts" if received < total else ""
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

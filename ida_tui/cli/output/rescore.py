@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ida_tui.analysis.rescore import RescoredCompletion, RescoreResult
-from ida_tui.cli.output.sparkline import sparkline
+from ida_tui.util.sparkline import sparkline
 
 EXCERPT_LENGTH = 84
 """Maximum number of characters of a completion in an example."""
@@ -27,7 +27,8 @@ def rescore_lines(name: str, rescoring: RescoreResult) -> list[str]:
         )
     if rescoring.lowest_new_reward < 0 or rescoring.highest_new_reward > 1:
         out.append(
-            f"! its rewards range from {rescoring.lowest_new_reward:.3g} to {rescoring.highest_new_reward:.3g}, not from 0 to 1"
+            f"! its rewards range from {rescoring.lowest_new_reward:.3g} to"
+            f" {rescoring.highest_new_reward:.3g}, not from 0 to 1"
         )
     low, high = min(0.0, rescoring.lowest_new_reward), max(1.0, rescoring.highest_new_reward)
     out += ["", f"Reward per step (scale {low:.3g} to {high:.3g})"]
@@ -82,7 +83,8 @@ def _example_lines(example: RescoredCompletion) -> list[str]:
     return [
         f"  step {finished.step}, completion {finished.group}·{finished.index} ({finished.prompt_id}):"
         f" align {scored.align:g}, risk {scored.risk:g}, detail {scored.detail:g}",
-        f"    reward {example.old_reward:.3f} → {example.new_reward:.3f}, rank {example.old_rank:g} → {example.new_rank:g},"
+        f"    reward {example.old_reward:.3f} → {example.new_reward:.3f},"
+        f" rank {example.old_rank:g} → {example.new_rank:g},"
         f" advantage {example.old_advantage:+.2f} → {example.new_advantage:+.2f}",
         f"    “{short}”",
     ]

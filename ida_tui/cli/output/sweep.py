@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
 from ida_tui.cli.output.printer import styled_line
+from ida_tui.cli.signals import STOP_SIGNALS, handle_signals
 from ida_tui.errors import ExitCode, UsageError
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
@@ -56,7 +53,7 @@ def run_sweep(sweep: Sweep, *, json: bool) -> ExitCode:
             print_line=lambda line: console.print(styled_line(line)),
             on_update=lambda results: _update_status(status, results),
         )
-        with _handle_signals(scheduler, console):
+        with handle_signals(dict.fromkeys(STOP_SIGNALS, lambda: _request_stop(scheduler))):
             if status is not None:
                 status.start()
             try:
@@ -123,23 +120,9 @@ def _resume_command(sweep: Sweep) -> str:
     return f"ida-tui sweep --resume {display_path(sweep.path)}"
 
 
-@contextmanager
-def _handle_signals(scheduler: SweepScheduler, console: Console) -> Iterator[None]:
-    """Inside the block, SIGINT, SIGTERM and SIGHUP stop the sweep: with checkpoints, then immediately."""
-
-    def count_stop(number: int, frame: FrameType | None) -> None:
-        scheduler.stop_requests += 1
-        if scheduler.stop_requests == 1:
-            # The handler may interrupt a print in progress, so write to the file descriptor directly.
-            os.write(2, b"Stopping: active runs save checkpoints... (again to stop immediately)\n")
-
-    previous = {
-        number: signal.signal(number, count_stop)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
-    }
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def _request_stop(scheduler: SweepScheduler) -> None:
+    """Stop the sweep: the first request saves checkpoints, the second stops immediately."""
+    scheduler.stop_requests += 1
+    if scheduler.stop_requests == 1:
+        # The handler may interrupt a print in progress, so write to the file descriptor directly.
+        os.write(2, b"Stopping: active runs save checkpoints... (again to stop immediately)\n")

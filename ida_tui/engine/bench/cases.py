@@ -53,7 +53,8 @@ class BenchCase:
 
 ALL_CASES = [
     BenchCase("S", 4, 64), BenchCase("S", 8, 64), BenchCase("S", 8, 256), BenchCase("S", 8, 512),
-    BenchCase("S", 8, 256, beta=0.04), BenchCase("S", 8, 256, beta=0.04, slots=2), BenchCase("S", 4, 256, prompts=2),
+    BenchCase("S", 8, 256, beta=0.04), BenchCase("S", 8, 256, beta=0.04, slots=2),
+    BenchCase("S", 4, 256, prompts=2),
     BenchCase("M", 8, 64), BenchCase("M", 8, 256),
     BenchCase("S152k", 4, 256), BenchCase("S152k", 8, 64),
     BenchCase("0.6B", 4, 64),
@@ -70,7 +71,7 @@ def cases_by_name(names: str) -> list[BenchCase]:
     Raises:
         UsageError: there is no case with one of the names.
     """
-    cases = {cell.name: cell for cell in (*ALL_CASES, *QUICK_CASES)}
+    cases = {case.name: case for case in (*ALL_CASES, *QUICK_CASES)}
     for name in names.split(","):
         if name not in cases:
             raise UsageError(f'unknown case "{name}"', f"Choose from {', '.join(cases)}")

@@ -39,12 +39,12 @@ def compare_trainers(
     print(f"{'cell':<20} {'default':>9} {'tuned':>8} {'ours':>8}   {'default/ours':>12} {'tuned/ours':>10}"
           f"   peak MB default → ours   exposed judge")  # fmt: skip
     try:
-        for cell in cases:
+        for case in cases:
             results: dict[str, list[dict[str, Any]]] = {trainer: [] for trainer in TRAINERS}
             for _ in range(repeats):
                 for trainer, process in processes.items():
-                    results[trainer].append(process.measure(cell))
-            row = _result_row(cell, results)
+                    results[trainer].append(process.measure(case))
+            row = _result_row(case, results)
             rows.append(row)
             print(_format_row(row), flush=True)
     finally:
@@ -76,8 +76,8 @@ def _minimum(values: list[float | None]) -> float | None:
 def _format_row(row: dict[str, Any]) -> str:
     default, tuned, ours = row["default_s"], row["tuned_s"], row["ours_s"]
     peak = " → ".join(
-        "–" if row["peak_mb"][way] is None else f"{row['peak_mb'][way]:,.0f}"
-        for way in ("default", "ours")
+        "–" if row["peak_mb"][trainer] is None else f"{row['peak_mb'][trainer]:,.0f}"
+        for trainer in ("default", "ours")
     )
     phases = ", ".join(
         f"{phase} {row['phases']['default'].get(phase, 0):.2f} → {seconds:.2f}"

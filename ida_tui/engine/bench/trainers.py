@@ -1,6 +1,8 @@
 """The three trainers of the step benchmark, and the process that measures one of them.
 
-  python -m ida_tui.engine.bench.trainers default|tuned|ours cpu|mps|cuda     # reads cases from stdin, prints figures
+  python -m ida_tui.engine.bench.trainers default|tuned|ours cpu|mps|cuda
+
+reads cases from standard input and prints their figures. The trainers are:
 
 default   trl.GRPOTrainer with its defaults (gradient checkpointing, batches of 8)
 tuned     trl.GRPOTrainer without gradient checkpointing, the full step as one batch
@@ -89,12 +91,12 @@ def serve(trainer_name: str, device: DeviceName) -> int:
 
     warnings.simplefilter("ignore")
     from ida_tui.engine import libraries
-    from ida_tui.engine.device import device as devices
+    from ida_tui.engine.device.device import limit_threads
     from ida_tui.system import allocator
 
     libraries.set_library_defaults(None)
     allocator.keep_freed_memory()
-    devices.limit_threads()
+    limit_threads()
     for line in sys.stdin:
         print(
             json.dumps(measure_case(trainer_name, BenchCase(**json.loads(line)), device)),
@@ -183,7 +185,7 @@ def build_bench_trainer(
                 seconds.append(dict(event.seconds))
 
         trainer = _fast_trainer_class(case, eos)(
-            watcher=StepRecorder(emit, threading.Event(), steps), judging=judge, **shared
+            recorder=StepRecorder(emit, threading.Event(), steps), reward_source=judge, **shared
         )
     else:
         trainer = _trl_trainer_class(case, eos, judge, seconds)(
@@ -201,8 +203,8 @@ def _fast_trainer_class(case: BenchCase, eos: int) -> Any:
     from ida_tui.engine.rollout.sampling import TokenSampler
     from ida_tui.engine.trainer import fast
 
-    class Forced(TokenSampler):
-        def begin(self, step: int) -> Forced:
+    class ForcedLengthSampler(TokenSampler):
+        def begin(self, step: int) -> ForcedLengthSampler:
             object.__setattr__(self, "_left", case.completion_lengths(step))
             return self
 
@@ -210,21 +212,21 @@ def _fast_trainer_class(case: BenchCase, eos: int) -> Any:
             self,
             logits: torch.Tensor,
             seen: torch.Tensor | None = None,
-            numbers: torch.Tensor | None = None,
+            uniforms: torch.Tensor | None = None,
         ) -> torch.Tensor:
             remaining = [n - 1 for n in self._left]  # type: ignore[attr-defined]
             logits = logits.clone()
             logits[:, eos] = -torch.inf
-            tokens = super().draw(logits, seen, numbers)
+            tokens = super().draw(logits, seen, uniforms)
             tokens[[row for row, n in enumerate(remaining) if n == 0]] = eos
             object.__setattr__(self, "_left", [n for n in remaining if n > 0])
             return tokens
 
-    class Ours(fast.FastTrainer):
-        def _sampling(self) -> TokenSampler:
-            return Forced().begin(self._current_step)
+    class ForcedLengthTrainer(fast.FastTrainer):
+        def _token_sampler(self) -> TokenSampler:
+            return ForcedLengthSampler().begin(self._current_step)
 
-    return Ours
+    return ForcedLengthTrainer
 
 
 def _trl_trainer_class(
@@ -237,14 +239,14 @@ def _trl_trainer_class(
     from transformers import LogitsProcessor, LogitsProcessorList
     from trl import GRPOTrainer
 
-    class Force(LogitsProcessor):  # type: ignore[misc]
+    class ForcedLengths(LogitsProcessor):  # type: ignore[misc]
         def __init__(self, lengths: list[int]) -> None:
-            self._lengths, self._at = lengths, 0
+            self._lengths, self._position = lengths, 0
 
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            self._at += 1
+            self._position += 1
             scores[:, eos] = -torch.inf
-            ending = [row for row, length in enumerate(self._lengths) if length == self._at]
+            ending = [row for row, length in enumerate(self._lengths) if length == self._position]
             scores[ending] = -torch.inf
             scores[ending, eos] = 0.0
             return scores
@@ -258,32 +260,32 @@ def _trl_trainer_class(
                 spent = self.__dict__.setdefault("_spent", {})
                 spent[phase] = spent.get(phase, 0.0) + time.perf_counter() - started
 
-        def _generate_single_turn(self, *arguments: Any, **more: Any) -> Any:
+        def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
             step = self.state.global_step + 1
             judge.begin_step(step, None)
             base = self.accelerator.unwrap_model(self.model_wrapped)
-            force = LogitsProcessorList([Force(case.completion_lengths(step))])
+            force = LogitsProcessorList([ForcedLengths(case.completion_lengths(step))])
             base.generate = partial(base.generate, logits_processor=force)
             try:
                 return self._clock(
-                    "generate", lambda: GRPOTrainer._generate_single_turn(self, *arguments, **more)
+                    "generate", lambda: GRPOTrainer._generate_single_turn(self, *args, **kwargs)
                 )
             finally:
                 del base.generate
 
-        def _calculate_rewards(self, *arguments: Any, **more: Any) -> Any:
+        def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
             return self._clock(
-                "judge", lambda: GRPOTrainer._calculate_rewards(self, *arguments, **more)
+                "judge", lambda: GRPOTrainer._calculate_rewards(self, *args, **kwargs)
             )
 
-        def _get_per_token_logps_and_entropies(self, *arguments: Any, **more: Any) -> Any:
-            call = partial(GRPOTrainer._get_per_token_logps_and_entropies, self, *arguments, **more)
+        def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+            call = partial(GRPOTrainer._get_per_token_logps_and_entropies, self, *args, **kwargs)
             return call() if torch.is_grad_enabled() else self._clock("reference", call)
 
-        def training_step(self, *arguments: Any, **more: Any) -> Any:
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
             before = dict(self.__dict__.get("_spent", {}))
             started = time.perf_counter()
-            loss = GRPOTrainer.training_step(self, *arguments, **more)
+            loss = GRPOTrainer.training_step(self, *args, **kwargs)
             inside = sum(self.__dict__["_spent"].values()) - sum(before.values())
             spent = self.__dict__["_spent"]
             spent["update"] = spent.get("update", 0.0) + time.perf_counter() - started - inside

@@ -11,7 +11,8 @@ from __future__ import annotations
 import gc
 import os
 import random
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,9 @@ import torch
 
 from ida_tui.config.schema import Device, DeviceName
 from ida_tui.errors import ExitCode, IdaError
+from ida_tui.events.types import RankFigures
 from ida_tui.system import allocator
-from ida_tui.system.memory import DeviceMemory
+from ida_tui.system.memory import DeviceMemory, MemorySensor
 
 
 def choose_device(requested: Device) -> DeviceName:
@@ -116,6 +118,26 @@ def limit_threads() -> None:
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+
+
+def measure_rank(tokens: int, seconds: Mapping[str, float], device: Any) -> RankFigures:
+    """Memory use and generation speed of this process in a step, for `StepFinished.ranks`.
+
+    Args:
+        tokens: number of tokens that the process has generated in the step.
+        seconds: seconds per phase of the step.
+        device: the torch device that it computes on.
+    """
+    sample = MemorySensor().sample(memory(device.type))
+    generate_s = seconds.get("generate", 0.0)
+    return RankFigures(
+        host=socket.gethostname(),
+        process_memory=sample.process,
+        device_tensors=sample.device_tensors,
+        device_cache=sample.device_cache,
+        tokens=tokens,
+        tokens_per_s=round(tokens / generate_s, 1) if generate_s else 0.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ import threading
 from collections.abc import Callable
 
 from ida_tui.events.types import Event, MemorySampled, Noticed
-from ida_tui.system import procfs
-from ida_tui.system.memory_limit import memory_limit
+from ida_tui.system.memory_limit import memory_limit, status_bytes
 
 WARN_SHARE, STOP_SHARE = 0.85, 0.95
 """Shares of the limit: at the first the log warns, at the second the run is stopped."""
@@ -82,7 +81,7 @@ class AllocationLimit:
 
     def apply(self) -> None:
         """Limit this process, if it is in a control group with a memory limit."""
-        group, mapped = memory_limit(), procfs.status_bytes("VmData")
+        group, mapped = memory_limit(), status_bytes("VmData")
         if not group.is_cgroup or mapped is None:
             return
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)

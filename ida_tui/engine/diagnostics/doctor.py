@@ -9,10 +9,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 from ida_tui.config import profiles
@@ -23,6 +21,7 @@ from ida_tui.engine import libraries
 from ida_tui.errors import IdaError
 from ida_tui.planning.preview import key_source
 from ida_tui.system.memory_limit import memory_limit
+from ida_tui.util.finding import Finding, Severity
 from ida_tui.util.paths import display_path
 
 REPORTED_PACKAGES = (
@@ -39,17 +38,7 @@ MIN_FREE_DISK_GB = 10.0
 NETWORK_TIMEOUT_S = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class DoctorFinding:
-    """Result of one check; contains no secrets."""
-
-    about: str
-    verdict: Literal["good", "note", "bad"]
-    text: str
-    fix: str = ""
-
-
-def run_doctor(*, folder: Path, judge: str | None = None) -> list[DoctorFinding]:
+def run_doctor(*, folder: Path, judge: str | None = None) -> list[Finding]:
     """Check the system, the libraries, the device, the disk, the keys and, on request, a judge.
 
     Args:
@@ -63,15 +52,15 @@ def run_doctor(*, folder: Path, judge: str | None = None) -> list[DoctorFinding]
     libraries.set_library_defaults(None)
     from ida_tui.engine.device import device
 
-    chosen = device.available_devices()[0]
+    device_name = device.available_devices()[0]
     findings = [
         _check_system(),
         _check_memory(),
         _check_versions(),
-        *_check_known_defects(chosen, metadata.version("torch")),
+        *_check_known_defects(device_name, metadata.version("torch")),
     ]
     findings += [
-        *_check_device(chosen),
+        *_check_device(device_name),
         _check_disk(folder),
         _check_model_cache(),
         check_network(),
@@ -82,8 +71,8 @@ def run_doctor(*, folder: Path, judge: str | None = None) -> list[DoctorFinding]
     return findings
 
 
-def known_defect(system: str, device: str, torch_version: str) -> tuple[str, str] | None:
-    """Publicly known defect of a torch version on a device: severity (bad or note) and text; None if none.
+def known_defect(system: str, device: str, torch_version: str) -> tuple[Severity, str] | None:
+    """Publicly known defect of a torch version on a device: severity and text; None if none.
 
     Args:
         system: the value of `sys.platform`.
@@ -94,7 +83,7 @@ def known_defect(system: str, device: str, torch_version: str) -> tuple[str, str
     if system != "darwin" or device != "mps":
         return None
     if version <= (2, 10):
-        return "bad", f"torch {torch_version} corrupts attention while decoding on Metal"
+        return "error", f"torch {torch_version} corrupts attention while decoding on Metal"
     if version < (2, 14):
         return (
             "note",
@@ -103,11 +92,11 @@ def known_defect(system: str, device: str, torch_version: str) -> tuple[str, str
     return None
 
 
-def _check_system() -> DoctorFinding:
+def _check_system() -> Finding:
     chip = _processor_name() or platform.processor() or platform.machine()
-    return DoctorFinding(
-        "system",
+    return Finding(
         "good",
+        "system",
         f"{platform.system()} {platform.release()}, {chip}, {os.cpu_count()} processors, Python"
         f" {platform.python_version()}",
     )
@@ -131,83 +120,79 @@ def _processor_name() -> str:
     )
 
 
-def _check_memory() -> DoctorFinding:
+def _check_memory() -> Finding:
     limit = memory_limit()
     free = (limit.total - limit.used) / 1e9
-    return DoctorFinding("memory", "good", f"{limit.total / 1e9:.1f} GB, {free:.1f} GB free")
+    return Finding("good", "memory", f"{limit.total / 1e9:.1f} GB, {free:.1f} GB free")
 
 
-def _check_versions() -> DoctorFinding:
+def _check_versions() -> Finding:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in REPORTED_PACKAGES)
-    return DoctorFinding("libraries", "good", versions)
+    return Finding("good", "libraries", versions)
 
 
-def _check_known_defects(device: DeviceName, torch_version: str) -> Iterator[DoctorFinding]:
+def _check_known_defects(device: DeviceName, torch_version: str) -> Iterator[Finding]:
     defect = known_defect(sys.platform, device, torch_version)
     if defect is not None:
-        verdict, text = defect
-        yield DoctorFinding(
-            "versions", "bad" if verdict == "bad" else "note", text, "Install torch 2.14 or newer"
-        )
+        severity, text = defect
+        yield Finding(severity, "versions", text, "Install torch 2.14 or newer")
 
 
-def _check_device(device: DeviceName) -> Iterator[DoctorFinding]:
+def _check_device(device: DeviceName) -> Iterator[Finding]:
     from ida_tui.engine.diagnostics import selftest
 
     results = selftest.run_self_test(device)
     seconds = sum(result.seconds for result in results)
     failed = [result for result in results if result.problem]
     for result in failed:
-        yield DoctorFinding(
+        yield Finding(
+            "error",
             "device",
-            "bad",
             f"{device}: {result.name}: {result.problem}",
             "Set device=cpu to train without it",
         )
     if not failed:
         names = ", ".join(result.name for result in results)
-        yield DoctorFinding(
-            "device", "good", f"{device} passes the numerical self-test ({seconds:.1f} s: {names})"
+        yield Finding(
+            "good", "device", f"{device} passes the numerical self-test ({seconds:.1f} s: {names})"
         )
 
 
-def _check_disk(folder: Path) -> DoctorFinding:
+def _check_disk(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free / 1e9
-    verdict: Literal["good", "note"] = "good" if free >= MIN_FREE_DISK_GB else "note"
-    fix = "" if verdict == "good" else "Set output_dir and HF_HOME to a larger disk"
-    return DoctorFinding("disk", verdict, f"{free:.0f} GB free here", fix)
+    severity: Severity = "good" if free >= MIN_FREE_DISK_GB else "note"
+    fix = "" if severity == "good" else "Set output_dir and HF_HOME to a larger disk"
+    return Finding(severity, "disk", f"{free:.0f} GB free here", fix)
 
 
-def _check_model_cache() -> DoctorFinding:
+def _check_model_cache() -> Finding:
     cache = hub_cache()
     models = len(list(cache.glob("models--*"))) if cache.is_dir() else 0
     offline = " · HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else ""
-    return DoctorFinding(
-        "models", "good", f"{models} downloaded, in {display_path(cache)}{offline}"
-    )
+    return Finding("good", "models", f"{models} downloaded, in {display_path(cache)}{offline}")
 
 
-def check_network() -> DoctorFinding:
+def check_network() -> Finding:
     """Whether the model hub can be reached; downloaded models need no network."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return DoctorFinding("network", "good", "not checked: HF_HUB_OFFLINE is set")
+        return Finding("good", "network", "not checked: HF_HUB_OFFLINE is set")
     hub = urlsplit(constants.ENDPOINT)
     address = hub.hostname or "", hub.port or (443 if hub.scheme == "https" else 80)
     try:
         socket.create_connection(address, timeout=NETWORK_TIMEOUT_S).close()
     except OSError as error:
-        return DoctorFinding(
-            "network",
+        return Finding(
             "note",
+            "network",
             f"{address[0]} cannot be reached: {error.strerror or error}",
             "Downloaded models and model=embedded need no network",
         )
-    return DoctorFinding("network", "good", f"{address[0]} can be reached")
+    return Finding("good", "network", f"{address[0]} can be reached")
 
 
-def _check_keys() -> Iterator[DoctorFinding]:
+def _check_keys() -> Iterator[Finding]:
     """Which API keys of judge profiles are set; never their values."""
     sources: dict[str, str] = {}
     for name in profiles.list_profiles("judges"):
@@ -216,14 +201,14 @@ def _check_keys() -> Iterator[DoctorFinding]:
             sources[judge.api_key_env] = key_source(judge)
     for name, source in sorted(sources.items()):
         if source:
-            yield DoctorFinding("key", "good", f"{name} is set ({source})")
+            yield Finding("good", "key", f"{name} is set ({source})")
         else:
-            yield DoctorFinding(
-                "key", "note", f"{name} is not set", f"Run export {name}=…, or add {name}=… to .env"
+            yield Finding(
+                "note", "key", f"{name} is not set", f"Run export {name}=…, or add {name}=… to .env"
             )
 
 
-def _check_judge(config: object, folder: Path) -> DoctorFinding:
+def _check_judge(config: object, folder: Path) -> Finding:
     from ida_tui.config.schema import Config
     from ida_tui.judge.api_key import load_api_key
     from ida_tui.judge.calibration.anchors import anchor_prompts
@@ -236,9 +221,7 @@ def _check_judge(config: object, folder: Path) -> DoctorFinding:
         with JudgeService(config.judge, config.rubric, anchor_prompts(), key=key) as service:
             fault = service.probe_endpoint().result()
     except IdaError as error:
-        return DoctorFinding("judge", "bad", f"{name}: {error.title}", error.hint.splitlines()[0])
+        return Finding("error", "judge", f"{name}: {error.title}", error.hint.splitlines()[0])
     if fault is not None:
-        return DoctorFinding(
-            "judge", "bad", f"{name}: {fault.text}", f"Run ida-tui judge check {name}"
-        )
-    return DoctorFinding("judge", "good", f"{name} answers")
+        return Finding("error", "judge", f"{name}: {fault.text}", f"Run ida-tui judge check {name}")
+    return Finding("good", "judge", f"{name} answers")

@@ -139,12 +139,12 @@ def _check_gradients(device: str, dtype: torch.dtype) -> str:
 
     def gradients(device: str, dtype: torch.dtype | None) -> list[torch.Tensor]:
         a, b = (t.clone().to(device).requires_grad_() for t in (down, up))
-        inputs, frozen, goal = (t.to(device) for t in (x, base, target))
+        inputs, frozen, target_tensor = (t.to(device) for t in (x, base, target))
         with torch.autocast(device, dtype, enabled=dtype is not None):
             y = functional.silu(functional.linear(inputs, frozen)) + functional.linear(
                 functional.linear(inputs, a), b
             )
-            loss = functional.mse_loss(y.float(), goal)
+            loss = functional.mse_loss(y.float(), target_tensor)
         loss.backward()  # type: ignore[no-untyped-call]
         assert a.grad is not None
         assert b.grad is not None

@@ -78,20 +78,21 @@ class ProcessGroup:
 
     def all_reduce_sum(self, number: int) -> int:
         """Sum of the number over all ranks."""
-        return number if self.is_single else sum(self.all_gather_ints(number))
+        return number if self.is_single else sum(self.all_gather_ints(number)[0])
 
-    def all_gather_ints(self, *values: int) -> list[int]:
-        """Gather integers from every rank, concatenated in rank order."""
+    def all_gather_ints(self, *values: int) -> list[list[int]]:
+        """Gather integers from every rank: for each argument, the list of all ranks' values in rank order."""
         if self.is_single:
-            return list(values)
+            return [[value] for value in values]
         import torch
         import torch.distributed as dist
 
-        table = torch.zeros(self.world_size, len(values), dtype=torch.int64)
-        table[self.rank] = torch.tensor(values)
+        table = torch.zeros(len(values), self.world_size, dtype=torch.int64)
+        table[:, self.rank] = torch.tensor(values)
         with self._raising_peer_lost():
             dist.all_reduce(table, group=self._gloo_group)
-        return [int(number) for number in table.flatten().tolist()]
+        gathered: list[list[int]] = table.tolist()
+        return gathered
 
     def all_gather(self, value: T) -> list[T]:
         """Gather an object from every rank, in rank order."""
@@ -262,7 +263,7 @@ def join_process_group(process: ProcessInfo, device: str) -> Iterator[ProcessGro
     from torch.distributed.distributed_c10d import PrefixStore
 
     store = rendezvous_store(process)
-    ranks = ProcessGroup(process, store)
+    group = ProcessGroup(process, store)
     store.set(f"ida/where/{process.rank}", f"{socket.gethostname()} {os.getpid()}")
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     try:
@@ -276,17 +277,17 @@ def join_process_group(process: ProcessInfo, device: str) -> Iterator[ProcessGro
             world_size=process.world_size,
             timeout=GRADIENT_TIMEOUT,
         )
-        ranks._gloo_group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+        group._gloo_group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
     except RuntimeError as error:
         raise IdaError(
             f"the {process.world_size} processes of the run could not connect: {str(error)[:200]}",
             "start WORLD_SIZE processes with torchrun or accelerate launch",
         ) from None
     try:
-        yield ranks
+        yield group
     except IdaError as error:
-        if ranks.is_rank_zero:
-            ranks.publish_exit_code(int(error.code))
+        if group.is_rank_zero:
+            group.publish_exit_code(int(error.code))
         raise
 
 

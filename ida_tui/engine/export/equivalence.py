@@ -56,8 +56,8 @@ class EquivalenceCheck:
     def passed(self) -> bool:
         """Whether both are the same model, within the rounding of the format."""
         exact = self.same_answers == self.prompts or self.dtype != "float32"
-        near = self.logit_difference <= LOGIT_TOLERANCE[self.dtype]  # false for NaN
-        return exact and near and self.top_token_agreement >= MIN_TOP_TOKEN_AGREEMENT[self.dtype]
+        close = self.logit_difference <= LOGIT_TOLERANCE[self.dtype]  # false for NaN
+        return exact and close and self.top_token_agreement >= MIN_TOP_TOKEN_AGREEMENT[self.dtype]
 
     @property
     def summary(self) -> str:
@@ -98,19 +98,19 @@ def collect_outputs(
         prompts: the prompts to answer.
         reference: take the logits along these answers; None takes them along the model's own answers.
     """
-    max_tokens = config.evaluation.max_completion_length or config.training.max_completion_length
+    max_tokens = config.evaluation_max_completion_length
     greedy = config.evaluation.model_copy(
         update={"temperature": 0.0, "max_completion_length": min(MAX_ANSWER_TOKENS, max_tokens)}
     )
     settings = config.model_copy(update={"evaluation": greedy})
     answers = generate_answers(model, tokenizer, settings, device, prompts, samples=1, seed=0)
-    texts = tuple(sampled.text for sampled in answers)
-    along = reference.texts if reference else texts
+    texts = tuple(answer.text for answer in answers)
+    reference_texts = reference.texts if reference else texts
     model.eval()
     with torch.no_grad():
         logits = [
             _logits(model, tokenizer, config, prompt, text)
-            for prompt, text in zip(prompts, along, strict=True)
+            for prompt, text in zip(prompts, reference_texts, strict=True)
         ]
     return ModelOutputs(texts, tuple(logits))
 

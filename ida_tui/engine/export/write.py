@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from ida_tui.config import precision
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName
-from ida_tui.engine import quiet
-from ida_tui.engine.device import device as devices
+from ida_tui.engine import libraries
+from ida_tui.engine.device.device import free_memory
 from ida_tui.engine.export import gguf
 from ida_tui.engine.export.equivalence import (
     EquivalenceCheck,
@@ -27,7 +27,12 @@ from ida_tui.engine.export.equivalence import (
     select_prompts,
 )
 from ida_tui.engine.model import load
-from ida_tui.engine.model import trained as tuned
+from ida_tui.engine.model.trained import (
+    attach_adapter,
+    full_model_config,
+    load_trained_model,
+    prepare_device,
+)
 from ida_tui.errors import IdaError
 from ida_tui.runs.store.exports import ExportKind
 from ida_tui.runs.weights import TrainedWeights
@@ -60,7 +65,7 @@ def write_export(
     Raises:
         IdaError: the weights cannot be loaded or written, or do not match.
     """
-    with quiet.capture_library_output(lambda notice: on_progress(f"! {notice.text}")):
+    with libraries.capture_library_output(lambda notice: on_progress(f"! {notice.text}")):
         return _write(config, trained, kind, folder, dtype, on_progress)
 
 
@@ -108,17 +113,17 @@ def _write(
     dtype: WeightFormat | None,
     on_progress: Callable[[str], object],
 ) -> EquivalenceCheck:
-    device = tuned.prepare_device(config)
+    device = prepare_device(config)
     run_format = precision.resolve_precision(config, device).weights
     export_format: WeightFormat = "float32" if kind == "adapter" else dtype or run_format
     tokenizer = load.load_tokenizer(config.model)
     prompts = select_prompts(config)
 
-    def ask(model: Any, reference: Any = None) -> Any:
+    def outputs_of(model: Any, reference: Any = None) -> Any:
         return collect_outputs(model, tokenizer, config, device, prompts, reference)
 
-    model = tuned.load_trained_model(config, trained, run_format).float().to(device)
-    reference = ask(model)
+    model = load_trained_model(config, trained, run_format).float().to(device)
+    reference = outputs_of(model)
     on_progress(
         f"writing {'the adapter' if kind == 'adapter' else f'the full model in {export_format}'}"
     )
@@ -131,12 +136,12 @@ def _write(
     except (OSError, SafetensorError) as error:
         raise _write_error(folder, error) from None
     del model
-    devices.free_memory(device)
+    free_memory(device)
     on_progress(f"checking the export: {len(prompts)} prompts, both models")
     model = _read_back(config, kind, folder, export_format, run_format, device)
-    check = compare_models(reference, ask(model, reference), export_format)
+    check = compare_models(reference, outputs_of(model, reference), export_format)
     del model
-    devices.free_memory(device)
+    free_memory(device)
     if not check.passed:
         raise IdaError(
             f"the exported weights do not match the run's model: {check.summary}",
@@ -176,8 +181,8 @@ def _read_back(
 ) -> Any:
     if kind == "adapter":
         base = load.load_model(config.model, run_format)
-        return tuned.attach_adapter(base, folder).float().to(device)
-    return load.load_model(tuned.full_model_config(config, folder), dtype).float().to(device)
+        return attach_adapter(base, folder).float().to(device)
+    return load.load_model(full_model_config(config, folder), dtype).float().to(device)
 
 
 def _write_error(folder: Path, error: Exception) -> IdaError:

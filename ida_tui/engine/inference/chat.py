@@ -218,19 +218,20 @@ class Chat:
         from ida_tui.engine import libraries
 
         libraries.set_library_defaults(config.model.folder())
-        from ida_tui.engine import quiet
         from ida_tui.engine.inference.chat_models import ChatModels
 
         models: ChatModels | None = None
         service: JudgeService | None = None
         try:
-            with quiet.capture_library_output(lambda notice: self._events.put(Notice(notice.text))):
+            with libraries.capture_library_output(
+                lambda notice: self._events.put(Notice(notice.text))
+            ):
                 models = ChatModels(config, weights)
                 self._events.put(ModelsLoaded(weights.label, config.evaluation.temperature))
                 while not self._closing.is_set():
                     match self._commands.get():
-                        case _AskCommand() as question:
-                            self._generate_answers(models, question, config.seed)
+                        case _AskCommand() as command:
+                            self._generate_answers(models, command, config.seed)
                             self._events.put(Idle())
                         case _JudgeCommand():
                             service = self._judge_answers(config, service)
@@ -246,30 +247,30 @@ class Chat:
             if models is not None:
                 models.close()
 
-    def _generate_answers(self, models: ChatModels, question: _AskCommand, seed: int) -> None:
+    def _generate_answers(self, models: ChatModels, command: _AskCommand, seed: int) -> None:
         self._turn_count += 1
         texts: dict[ComparedModel, str] = {}
-        for who in MODELS:
+        for model in MODELS:
             started, sent_at = time.monotonic(), 0.0
 
-            def on_text(text: str, who: ComparedModel = who) -> None:
+            def on_text(text: str, model: ComparedModel = model) -> None:
                 nonlocal sent_at
                 if time.monotonic() - sent_at >= PARTIAL_INTERVAL_S:
                     sent_at = time.monotonic()
-                    self._events.put(PartialAnswer(who, text))
+                    self._events.put(PartialAnswer(model, text))
 
-            history = self._histories[who]
-            history.append({"role": "user", "content": question.text})
+            history = self._histories[model]
+            history.append({"role": "user", "content": command.text})
             reply = models.reply(
-                who,
+                model,
                 history,
-                temperature=question.temperature,
+                temperature=command.temperature,
                 seed=(seed + self._turn_count) % 2**32,
                 on_text=on_text,
                 should_stop=self._stop.is_set,
             )
             if reply.omitted_messages:
-                name = "base" if who == "base" else "trained"
+                name = "base" if model == "base" else "trained"
                 self._events.put(
                     Notice(
                         f"the oldest {reply.omitted_messages} messages no longer fit into the {name} model's"
@@ -280,28 +281,29 @@ class Chat:
                 history.append({"role": "assistant", "content": reply.text})
             else:
                 history.pop()
-            texts[who] = reply.text
+            texts[model] = reply.text
             self._events.put(
                 AnswerFinished(
-                    who,
+                    model,
                     reply.text,
                     reply.tokens,
                     round(time.monotonic() - started, 3),
                     self._stop.is_set(),
                 )
             )
-        self._last_turn = (question, texts)
+        self._last_turn = (command, texts)
 
     def _judge_answers(self, config: Config, service: JudgeService | None) -> JudgeService | None:
         from ida_tui.judge.api_key import load_api_key
         from ida_tui.judge.budget import Budget
-        from ida_tui.judge.service import JudgeInterrupted, JudgeService
+        from ida_tui.judge.errors import JudgeInterrupted
+        from ida_tui.judge.service import JudgeService, JudgeServiceOptions
         from ida_tui.judge.verdict import JudgeRequest
 
         if self._last_turn is None:
             self._events.put(Notice("no answer to judge yet"))
             return service
-        question, texts = self._last_turn
+        command, texts = self._last_turn
         try:
             if service is None:
                 service = JudgeService(
@@ -309,15 +311,15 @@ class Chat:
                     config.rubric,
                     config.prompts,
                     key=load_api_key(config.judge, dotenv_dir=Path.cwd()),
-                    budget=Budget(config.budget, 0.0),
+                    options=JudgeServiceOptions(budget=Budget(config.budget, 0.0)),
                 )
                 service.start()
                 service.probe_endpoint().result()
             # Identical answers are one judge request, so they get the same verdict.
-            questions = [
-                JudgeRequest("chat", question.text, question.kind, texts[who]) for who in MODELS
+            requests = [
+                JudgeRequest("chat", command.text, command.kind, texts[model]) for model in MODELS
             ]
-            verdicts, _ = service.score_batch(questions, should_stop=self._stop.is_set)
+            verdicts, _ = service.score_batch(requests, should_stop=self._stop.is_set)
         except JudgeInterrupted:
             self._events.put(Notice("judging stopped"))
         except IdaError as error:
@@ -326,6 +328,6 @@ class Chat:
                 service.close()
             return None
         else:
-            for who, verdict in zip(MODELS, verdicts, strict=True):
-                self._events.put(AnswerJudged(who, verdict))
+            for model, verdict in zip(MODELS, verdicts, strict=True):
+                self._events.put(AnswerJudged(model, verdict))
         return service

@@ -15,7 +15,7 @@ from ida_tui.config import precision
 from ida_tui.config.schema import Config, DeviceName
 from ida_tui.engine.device import device
 from ida_tui.engine.model import load
-from ida_tui.engine.model import trained as tuned
+from ida_tui.engine.model.trained import load_trained_model, prepare_device
 from ida_tui.engine.rollout import decoder, generate
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.runs.store.evaluations import ComparedModel
@@ -51,19 +51,17 @@ class ChatModels:
 
     def __init__(self, config: Config, trained: TrainedWeights) -> None:
         self._config = config
-        self._device: DeviceName = tuned.prepare_device(config)
+        self._device: DeviceName = prepare_device(config)
         self._tokenizer: Tokenizer = load.load_tokenizer(config.model)
         weight_format = precision.resolve_precision(config, self._device).weights
-        self._tuned = (
-            tuned.load_trained_model(config, trained, weight_format).to(self._device).eval()
-        )
+        self._trained = load_trained_model(config, trained, weight_format).to(self._device).eval()
         self._base: Any = None
         if config.training.method != "lora":
             self._base = load.load_model(config.model, weight_format).to(self._device).eval()
 
     def close(self) -> None:
         """Free the models' memory."""
-        self._tuned = self._base = None
+        self._trained = self._base = None
         device.free_memory(self._device)
 
     def reply(
@@ -86,39 +84,35 @@ class ChatModels:
             on_text: receives the text so far, after every token.
             should_stop: polled before every token; true ends the answer there.
         """
-        model = self._tuned if which == "tuned" or self._base is None else self._base
+        model = self._trained if which == "tuned" or self._base is None else self._base
         disable = which == "base" and self._base is None
-        ids, left_out = self._encode(model, conversation)
+        ids, omitted = self._encode(model, conversation)
         adapter = model.disable_adapter() if disable else nullcontext()
         with torch.no_grad(), device.seeded_rng(self._device, seed), adapter:
             tokens = self._generate(model, ids, temperature, on_text, should_stop)
-        return ChatReply(self._decode(tokens), len(tokens), left_out)
+        return ChatReply(self._decode(tokens), len(tokens), omitted)
 
     def _decode(self, tokens: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text
 
-    @property
-    def _max_tokens(self) -> int:
-        evaluation, training = self._config.evaluation, self._config.training
-        return evaluation.max_completion_length or training.max_completion_length
-
     def _encode(self, model: Any, conversation: Sequence[ChatMessage]) -> tuple[list[int], int]:
         """Token ids of the conversation, and how many of its oldest messages are left out to fit."""
         context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-        left_out = 0
+        max_tokens = self._config.evaluation_max_completion_length
+        omitted = 0
         while True:
             prompt_ids: list[int] = self._tokenizer.apply_chat_template(
-                list(conversation[left_out:]),
+                list(conversation[omitted:]),
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
                 **self._config.model.chat_template_kwargs,
             )["input_ids"]
-            if len(prompt_ids) + self._max_tokens <= context or left_out + 2 >= len(conversation):
+            if len(prompt_ids) + max_tokens <= context or omitted + 2 >= len(conversation):
                 # A single message that is too long is truncated at its beginning.
-                return prompt_ids[-max(1, context - self._max_tokens) :], left_out
-            left_out += 2
+                return prompt_ids[-max(1, context - max_tokens) :], omitted
+            omitted += 2
 
     def _generate(
         self,
@@ -135,7 +129,7 @@ class ChatModels:
                 model,
                 [ids],
                 TokenSampler(temperature=temperature),
-                max_new_tokens=self._max_tokens,
+                max_new_tokens=self._config.evaluation_max_completion_length,
                 eos_token_ids=end_tokens,
                 pad_token_id=self._tokenizer.pad_token_id,
                 should_stop=should_stop,
@@ -157,7 +151,7 @@ class ChatModels:
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             **sampling,
-            max_new_tokens=self._max_tokens,
+            max_new_tokens=self._config.evaluation_max_completion_length,
             pad_token_id=self._tokenizer.pad_token_id,
             stopping_criteria=StoppingCriteriaList([check_stop]),
         )

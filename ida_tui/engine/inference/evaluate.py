@@ -15,15 +15,15 @@ from ida_tui.analysis.before_after import compute_figures, conclusion
 from ida_tui.config import precision
 from ida_tui.config.prompt_files import EvaluationPrompts
 from ida_tui.config.schema import Config
-from ida_tui.engine import quiet
-from ida_tui.engine.device import device
+from ida_tui.engine import libraries
+from ida_tui.engine.device.device import free_memory
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
 from ida_tui.engine.model import load
-from ida_tui.engine.model import trained as tuned
+from ida_tui.engine.model.trained import attach_adapter, full_model_config, prepare_device
 from ida_tui.events.types import OFFLINE_JUDGE, current_timestamp
 from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.budget import Budget
-from ida_tui.judge.service import JudgeService
+from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import BatchStats, JudgeRequest
 from ida_tui.runs.store.evaluations import ComparedModel, EvaluatedAnswer, Evaluation
 from ida_tui.runs.weights import TrainedWeights
@@ -63,17 +63,17 @@ def evaluate(
     started = time.monotonic()
     spent = trained.state.judge.cost or 0.0
     with (
-        quiet.capture_library_output(lambda notice: on_progress(f"! {notice.text}")),
+        libraries.capture_library_output(lambda notice: on_progress(f"! {notice.text}")),
         JudgeService(
             config.judge,
             config.rubric,
             config.prompts,
             key=key,
-            budget=Budget(config.budget, spent),
+            options=JudgeServiceOptions(budget=Budget(config.budget, spent)),
         ) as service,
     ):
         service.probe_endpoint().result()
-        both = generate_pairs(
+        answers_by_model = generate_pairs(
             config,
             trained,
             prompt_set,
@@ -81,8 +81,10 @@ def evaluate(
             seeds=(seed, seed),
             on_progress=on_progress,
         )
-        on_progress(f"judging {sum(map(len, both.values()))} answers with {service.label}")
-        answers, stats = judge_answers(service, both, seed=seed)
+        on_progress(
+            f"judging {sum(map(len, answers_by_model.values()))} answers with {service.label}"
+        )
+        answers, stats = judge_answers(service, answers_by_model, seed=seed)
         for warning in service.warnings:
             on_progress(f"! {warning}")
         label = service.label
@@ -122,18 +124,18 @@ def generate_pairs(
     Raises:
         IdaError: the device or the weights cannot be used.
     """
-    chosen_device = tuned.prepare_device(config)
-    recipe = precision.resolve_precision(config, chosen_device)
+    device = prepare_device(config)
+    recipe = precision.resolve_precision(config, device)
     tokenizer = load.load_tokenizer(config.model)
     answers: dict[ComparedModel, list[GeneratedAnswer]] = {}
 
-    def ask(name: ComparedModel, model: Any) -> None:
+    def answer_with(name: ComparedModel, model: Any) -> None:
         started = time.monotonic()
         answers[name] = generate_answers(
             model,
             tokenizer,
             config,
-            chosen_device,
+            device,
             prompt_set.prompts,
             samples=samples,
             seed=seeds[MODELS.index(name)] + SEED_OFFSET,
@@ -141,21 +143,21 @@ def generate_pairs(
         label = "base model" if name == "base" else "trained model"
         on_progress(f"{label}: {len(answers[name])} answers in {time.monotonic() - started:.1f} s")
 
-    base = load.load_model(config.model, recipe.weights).to(chosen_device)
+    base = load.load_model(config.model, recipe.weights).to(device)
     if trained is None:
-        ask("base", base)
-        ask("tuned", base)
+        answer_with("base", base)
+        answer_with("tuned", base)
     elif config.training.method == "lora":
-        model = tuned.attach_adapter(base, trained.path)
+        model = attach_adapter(base, trained.path)
         with model.disable_adapter():
-            ask("base", model)
-        ask("tuned", model)
+            answer_with("base", model)
+        answer_with("tuned", model)
     else:
-        ask("base", base)
+        answer_with("base", base)
         del base
-        device.free_memory(chosen_device)
-        full_model = tuned.full_model_config(config, trained.path)
-        ask("tuned", load.load_model(full_model, recipe.weights).to(chosen_device))
+        free_memory(device)
+        full_model = full_model_config(config, trained.path)
+        answer_with("tuned", load.load_model(full_model, recipe.weights).to(device))
     return answers
 
 
@@ -164,7 +166,7 @@ def judge_answers(
     answers_by_model: ModelAnswers,
     *,
     seed: int,
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[list[EvaluatedAnswer], BatchStats]:
     """Have the answers of both models scored blind: shuffled, without naming the model.
 
@@ -182,7 +184,7 @@ def judge_answers(
         JudgeUnavailable: the judge cannot be used, or would exceed the budget; verdicts received so far
             are in its cache.
     """
-    rows = [(model, sampled) for model in MODELS for sampled in answers_by_model[model]]
+    rows = [(model, answer) for model in MODELS for answer in answers_by_model[model]]
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     verdicts, stats = service.score_batch(
@@ -190,25 +192,25 @@ def judge_answers(
     )
     verdict_of = dict(zip(order, verdicts, strict=True))
     answers = []
-    for row, (model, sampled) in enumerate(rows):
-        scored = verdict_of[row]
+    for row, (model, answer) in enumerate(rows):
+        verdict = verdict_of[row]
         answers.append(
             EvaluatedAnswer(
                 model=model,
-                prompt_id=sampled.prompt.id,
-                kind=sampled.prompt.kind,
-                prompt=sampled.prompt.text,
-                sample=sampled.sample_index,
-                text=sampled.text,
-                tokens=sampled.tokens,
-                refusal=classify_refusal(sampled.text),
-                align=scored.align,
-                risk=scored.risk,
-                detail=scored.detail,
-                r_ida=scored.r_ida,
-                reason=scored.reason
-                if scored.failure is None
-                else f"failed verdict: {scored.failure}",
+                prompt_id=answer.prompt.id,
+                kind=answer.prompt.kind,
+                prompt=answer.prompt.text,
+                sample=answer.sample_index,
+                text=answer.text,
+                tokens=answer.tokens,
+                refusal=classify_refusal(answer.text),
+                align=verdict.align,
+                risk=verdict.risk,
+                detail=verdict.detail,
+                r_ida=verdict.r_ida,
+                reason=verdict.reason
+                if verdict.failure is None
+                else f"failed verdict: {verdict.failure}",
             )
         )
     return answers, stats
@@ -217,16 +219,16 @@ def judge_answers(
 def judge_requests(answers: Sequence[GeneratedAnswer]) -> list[JudgeRequest]:
     """One judge request per answer, in this order; identical answers to a prompt get separate verdicts."""
     counts: dict[tuple[str, str], int] = {}
-    questions = []
-    for sampled in answers:
-        repeat = counts.get((sampled.prompt.id, sampled.text), 0)
-        counts[sampled.prompt.id, sampled.text] = repeat + 1
-        questions.append(
+    requests = []
+    for answer in answers:
+        repeat = counts.get((answer.prompt.id, answer.text), 0)
+        counts[answer.prompt.id, answer.text] = repeat + 1
+        requests.append(
             JudgeRequest(
-                sampled.prompt.id, sampled.prompt.text, sampled.prompt.kind, sampled.text, repeat
+                answer.prompt.id, answer.prompt.text, answer.prompt.kind, answer.text, repeat
             )
         )
-    return questions
+    return requests
 
 
 def build_evaluation(

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config.schema import Config, DeviceName, Prompt
-from ida_tui.engine.device import device as devices
+from ida_tui.engine.device.device import seeded_rng
 from ida_tui.engine.exceptions import RunInterrupted
 from ida_tui.engine.rollout import decoder
 from ida_tui.engine.rollout.generate import generate
@@ -58,7 +58,7 @@ def generate_answers(
     """
     requests = [(prompt, index) for prompt in prompts for index in range(samples)]
     answers: list[GeneratedAnswer] = []
-    with devices.seeded_rng(device, seed):
+    with seeded_rng(device, seed):
         for batch in _batches(requests, config.evaluation.batch_size):
             if should_stop():
                 raise RunInterrupted
@@ -75,8 +75,7 @@ def _generate_batch(
     model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt]
 ) -> list[list[int]]:
     """Token ids of one answer for each prompt, in order; each includes the token that ended it."""
-    evaluation = config.evaluation
-    max_tokens = evaluation.max_completion_length or config.training.max_completion_length
+    max_tokens = config.evaluation_max_completion_length
     was_training = model.training
     model.eval()
     with torch.no_grad():

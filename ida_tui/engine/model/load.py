@@ -1,4 +1,4 @@
-"""Model and tokenizer loading, parameter counts, and measurement of the weight change."""
+"""Model and tokenizer loading, the adapter's configuration, and parameter counts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from ida_tui.config.precision import PrecisionRecipe, WeightFormat
-from ida_tui.config.schema import LoraConfig, ModelConfig, TrainingConfig
+from ida_tui.config.precision import WeightFormat
+from ida_tui.config.schema import LoraConfig, ModelConfig
 from ida_tui.errors import IdaError
-
-SAMPLED_PER_TENSOR = 65_536
 
 
 def model_source(model: ModelConfig) -> str:
@@ -100,27 +98,6 @@ def peft_config(lora: LoraConfig) -> Any:
     )
 
 
-def custom_optimizer(
-    training: TrainingConfig, recipe: PrecisionRecipe
-) -> tuple[Any, dict[str, Any]] | None:
-    """Class and arguments of an optimizer that transformers cannot create from a name; None if it can.
-
-    AdamW with Kahan summation stores what bfloat16 rounding removes from each update and adds it to the next
-    update (https://optimi.benjaminwarner.dev/kahan_summation).
-    """
-    if recipe.optim != "adamw_kahan":
-        return None
-    import optimi
-
-    return optimi.AdamW, {
-        "lr": training.learning_rate,
-        "betas": (training.adam_beta1, recipe.beta2),
-        "eps": training.adam_epsilon,
-        "kahan_sum": True,
-        "triton": False,  # Triton kernels would be compiled in the first step
-    }
-
-
 @dataclass(frozen=True, slots=True)
 class ParameterCounts:
     """Number of parameters of the base model, and of trainable parameters."""
@@ -138,53 +115,6 @@ def count_parameters(model: torch.nn.Module) -> ParameterCounts:
         if parameter.requires_grad:
             trainable += parameter.numel()
     return ParameterCounts(base, trainable)
-
-
-@dataclass(frozen=True, slots=True)
-class WeightChange:
-    """Change of the trainable weights since the start of the run."""
-
-    relative: float
-    """L2 norm of the change, over the L2 norm at the start. Not finite if a weight is not finite."""
-    norm: float
-    """L2 norm of the current weights."""
-    largest: float
-    """Largest absolute change of a single weight."""
-
-
-class WeightDelta:
-    """Measures the change of the trainable weights since this object was created.
-
-    It samples at most 65,536 evenly spaced elements of each tensor, which covers most LoRA adapters fully,
-    and stores them in float32 in host memory. Full fine-tuning thus needs no second copy of the model.
-    """
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._start = [_subsample(p) for p in self._parameters]
-        self._norm = _norm(self._start)
-
-    def change(self) -> WeightChange:
-        """Change of the sampled elements since the start."""
-        current = [_subsample(parameter) for parameter in self._parameters]
-        change = [after - before for after, before in zip(current, self._start, strict=True)]
-        return WeightChange(
-            relative=_norm(change) / self._norm if self._norm else 0.0,
-            norm=_norm(current),
-            largest=max((float(tensor.abs().max()) for tensor in change), default=0.0),
-        )
-
-
-def _subsample(parameter: torch.Tensor) -> torch.Tensor:
-    flat = parameter.detach().reshape(-1)
-    stride = max(1, -(-flat.numel() // SAMPLED_PER_TENSOR))
-    return flat[::stride].to("cpu", torch.float32, copy=True)
-
-
-def _norm(tensors: list[torch.Tensor]) -> float:
-    if not tensors:
-        return 0.0
-    return float(torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt())
 
 
 def _cannot_load(model: ModelConfig, error: Exception) -> IdaError:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName, ModelConfig
-from ida_tui.engine.device import device as devices
+from ida_tui.engine.device.device import choose_device, limit_threads
 from ida_tui.engine.diagnostics import selftest
 from ida_tui.engine.model import load
 from ida_tui.errors import IdaError
@@ -21,8 +21,8 @@ def prepare_device(config: Config) -> DeviceName:
     Raises:
         IdaError: the device is missing, or fails its self-test (exit code 5).
     """
-    device = devices.choose_device(config.device)
-    devices.limit_threads()
+    device = choose_device(config.device)
+    limit_threads()
     if device == "cpu":
         allocator.keep_freed_memory()
     else:

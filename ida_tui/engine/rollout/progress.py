@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,19 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from ida_tui.events.types import TextGenerated, TokensGenerated
 
 EMIT_INTERVAL_S = 0.5
+"""Shortest time between two reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutCounts:
+    """Progress of a rollout."""
+
+    tokens: int
+    """Tokens generated so far."""
+    ended_rows: int
+    """Completions that have ended with EOS."""
+    rows: int
+    """Completions in the rollout."""
 
 
 class GenerationProgress(StoppingCriteria):  # type: ignore[misc]
@@ -52,8 +66,8 @@ class GenerationProgress(StoppingCriteria):  # type: ignore[misc]
         self._eos_tensor: torch.Tensor | None = None
         self._ended_mask: torch.Tensor | None = None
         self._token_count: torch.Tensor | None = None
-        self._host_counts: tuple[int, int] | None = None
-        """Tokens and ended rows, if the rollout counts them on the host."""
+        self._ended_rows = 0
+        """Rows that have ended, if the rollout has its tokens on the host."""
         self._started = self._last_emit = time.monotonic()
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
@@ -83,42 +97,38 @@ class GenerationProgress(StoppingCriteria):  # type: ignore[misc]
         if interval_over or input_ids.device.type == "cpu":
             self._report_ended_rows(input_ids)
         if interval_over:
-            self.emit_counts(rows, now)
+            counts = RolloutCounts(int(self._token_count), int(self._ended_mask.sum()), rows)
+            self.emit_counts(counts, now)
             self._emit_text(input_ids[:, self._prompt_length :].tolist())
         return torch.full((rows,), self._stop_requested(), device=input_ids.device)
 
-    def emit_counts(self, rows: int, now: float | None = None) -> None:
-        """Emit the current token and row counts."""
+    def emit_counts(self, counts: RolloutCounts, now: float | None = None) -> None:
+        """Emit the token and row counts."""
         now = time.monotonic() if now is None else now
         self._last_emit = now
-        tokens, ended = self._counts()
         seconds = now - self._started
         self._emit(
             TokensGenerated(
                 step=self._step,
-                tokens=tokens,
-                tokens_per_s=round(tokens / seconds, 1) if seconds > 0 else 0.0,
-                rows_done=ended,
-                rows=rows,
+                tokens=counts.tokens,
+                tokens_per_s=round(counts.tokens / seconds, 1) if seconds > 0 else 0.0,
+                rows_done=counts.ended_rows,
+                rows=counts.rows,
             )
         )
-
-    def set_counts(self, tokens: int, ended: int) -> None:
-        """Set the counts of the rollout, for rows that other processes or vLLM have generated."""
-        self._host_counts = (tokens, ended)
 
     def on_tokens(
         self,
         completions: list[list[int]],
         ended: list[int],
-        global_counts: Callable[[], tuple[int, int, int]] | None = None,
+        global_counts: Callable[[], RolloutCounts] | None = None,
     ) -> None:
         """Report progress after every token of a rollout that has its tokens on the host.
 
         Args:
             completions: the tokens of every row so far.
             ended: rows that ended with the last token.
-            global_counts: returns tokens, ended rows and rows of all processes, if there are several.
+            global_counts: returns the counts over all processes, if there are several.
         """
         if ended:
             texts = self._decode([completions[row] for row in ended])
@@ -126,23 +136,16 @@ class GenerationProgress(StoppingCriteria):  # type: ignore[misc]
                 self._on_row_ended(row, text)
         if not self._emitted_texts:
             self._emitted_texts = [""] * len(completions)
-        ended_rows = (self._host_counts or (0, 0))[1] + len(ended)
-        self._host_counts = (sum(map(len, completions)), ended_rows)
+        self._ended_rows += len(ended)
         now = time.monotonic()
         if now - self._last_emit >= EMIT_INTERVAL_S:
-            rows = len(completions)
             if global_counts is not None:
-                tokens, ended_rows, rows = global_counts()
-                self._host_counts = (tokens, ended_rows)
-            self.emit_counts(rows, now)
+                counts = global_counts()
+            else:
+                tokens = sum(map(len, completions))
+                counts = RolloutCounts(tokens, self._ended_rows, len(completions))
+            self.emit_counts(counts, now)
             self._emit_text(completions)
-
-    def _counts(self) -> tuple[int, int]:
-        """Number of tokens generated and of rows that have ended."""
-        if self._host_counts is not None:
-            return self._host_counts
-        tokens = int(self._token_count) if self._token_count is not None else 0
-        return tokens, int(self._ended_mask.sum()) if self._ended_mask is not None else 0
 
     def _report_ended_rows(self, input_ids: torch.Tensor) -> None:
         """Report the texts of the rows that have ended since the last call."""

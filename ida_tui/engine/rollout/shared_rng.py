@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ida_tui.engine.rollout.progress import RolloutCounts
+
 if TYPE_CHECKING:
     from ida_tui.engine.distributed.process_group import ProcessGroup
 
@@ -27,16 +29,14 @@ class SharedSampler:
 
     def __init__(self, process_group: ProcessGroup, rows: int) -> None:
         self._process_group = process_group
-        self.rows = rows
-        self.tokens = 0
-        """Tokens generated so far, over all ranks."""
-        self._active_rows = rows
+        self._rows = self._active_rows = rows
+        self._tokens = 0
         self.stopped = False
         """Whether a stop was requested on some rank."""
 
-    def counts(self) -> tuple[int, int, int]:
-        """Tokens generated, rows ended, and rows, over all ranks."""
-        return self.tokens, self.rows - self._active_rows, self.rows
+    def counts(self) -> RolloutCounts:
+        """Progress of the rollout, over all ranks."""
+        return RolloutCounts(self._tokens, self._rows - self._active_rows, self._rows)
 
     def next_uniforms(
         self, active_rows: int, stop: bool, device: torch.device
@@ -54,11 +54,10 @@ class SharedSampler:
         Raises:
             PeerLostError: another process of the run has exited.
         """
-        gathered = self._process_group.all_gather_ints(active_rows, int(stop))
-        counts, stops = gathered[::2], gathered[1::2]
-        total, offset = sum(counts), sum(counts[: self._process_group.rank])
-        self.stopped = any(stops)
+        active_by_rank, stop_by_rank = self._process_group.all_gather_ints(active_rows, int(stop))
+        total, offset = sum(active_by_rank), sum(active_by_rank[: self._process_group.rank])
+        self.stopped = any(stop_by_rank)
         if self.stopped or not total:
             return None
-        self.tokens, self._active_rows = self.tokens + total, total
+        self._tokens, self._active_rows = self._tokens + total, total
         return torch.rand(total, 1, device=device)[offset : offset + active_rows]

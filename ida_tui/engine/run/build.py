@@ -16,7 +16,7 @@ from ida_tui.engine.distributed.environment import per_rank_config
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.model import load
 from ida_tui.engine.run.preflight import PreflightResult
-from ida_tui.engine.trainer.arguments import grpo_arguments
+from ida_tui.engine.trainer.arguments import custom_optimizer, grpo_arguments
 from ida_tui.engine.trainer.fast import FastTrainer
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.reward import RewardSource
@@ -65,15 +65,15 @@ def build_trainer(
     if config.engine == "fast":
         trainer_class = partial(FastTrainer, rollout_rows=config.training.rollout_rows)
     trainer = trainer_class(
-        ranks=process_group,
-        watcher=recorder,
-        judging=reward_source,
-        after_step=on_step_end,
+        process_group=process_group,
+        recorder=recorder,
+        reward_source=reward_source,
+        on_step_end=on_step_end,
         between_steps=between_steps,
-        checkpoint_facts=checkpoint_metadata,
+        checkpoint_metadata=checkpoint_metadata,
         model=load.load_model(config.model, preflight.recipe.weights),
         args=GRPOConfig(**arguments),
-        optimizer=load.custom_optimizer(config.training, preflight.recipe),
+        optimizer=custom_optimizer(config.training, preflight.recipe),
         processing_class=preflight.tokenizer,
         train_dataset=Dataset.from_list(training_rows(config)),
         peft_config=adapter,

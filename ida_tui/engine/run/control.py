@@ -1,11 +1,19 @@
-"""Requests to a training run: stop, pause, resume, hand over. Safe from any thread and from signals."""
+"""Requests to a training run: stop, pause, resume, hand over. Safe from any thread and from signals.
+
+This module does not import torch, so that the screens can use it.
+"""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ida_tui.runs import control
 from ida_tui.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from ida_tui.config.schema import JudgeConfig
 
 POLL_INTERVAL_S = 0.2
 """Time between two checks for a request from another process."""
@@ -61,6 +69,17 @@ class RunControl:
         {"pause": self.request_pause, "go_on": self.request_resume, "stop": self.request_stop}[
             request
         ]()
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeDecision:
+    """Decision to resume a run that is paused because its judge is unavailable."""
+
+    judge: JudgeConfig
+    key: str | None
+    """The judge's API key, or null if it needs none; never written to disk."""
+    budget: float | None
+    """Most that the judge may cost over the full run, in US dollars; null for no limit."""
 
 
 class ControlFileWatcher:

@@ -32,7 +32,8 @@ def write_crash_log(
     """
     packages = "  ".join(f"{name} {installed_version(name) or 'absent'}" for name in PACKAGES)
     parts = [
-        f"{current_timestamp()}  ida-tui {__version__}  Python {platform.python_version()}  {platform.platform()}",
+        f"{current_timestamp()}  ida-tui {__version__}  Python {platform.python_version()}"
+        f"  {platform.platform()}",
         packages,
         "",
         traceback.rstrip(),

@@ -69,7 +69,7 @@ def evaluation_event(
     return ev.EvaluationFinished(
         when=when,
         step=step,
-        prompts=len({sampled.prompt.id for sampled in answers}),
+        prompts=len({answer.prompt.id for answer in answers}),
         harmless=sum(harmless.values()),
         harmless_complied=harmless["full_compliance"],
         harmless_partial=harmless["partial_refusal"],
@@ -83,9 +83,9 @@ def evaluation_event(
 
 def _count_refusals(answers: Sequence[GeneratedAnswer], kind: PromptKind) -> dict[str, int]:
     counts = {"full_compliance": 0, "partial_refusal": 0, "full_refusal": 0}
-    for sampled in answers:
-        if sampled.prompt.kind == kind:
-            counts[classify_refusal(sampled.text)] += 1
+    for answer in answers:
+        if answer.prompt.kind == kind:
+            counts[classify_refusal(answer.text)] += 1
     return counts
 
 
@@ -94,8 +94,8 @@ def _count_refusals(answers: Sequence[GeneratedAnswer], kind: PromptKind) -> dic
 
 def _save_baseline(run: RunContext, answers: Sequence[GeneratedAnswer]) -> None:
     rows = [
-        BaselineAnswer(sampled.prompt.id, sampled.sample_index, sampled.text, sampled.tokens)
-        for sampled in answers
+        BaselineAnswer(answer.prompt.id, answer.sample_index, answer.text, answer.tokens)
+        for answer in answers
     ]
     try:
         baseline.save(run.directory, _sampling_settings(run.config), rows)
@@ -149,7 +149,9 @@ def _judge_both_models(
         finished,
         verdict=evaluation.verdict,
         figures=tuple(
-            (figure.name, figure.unit, figure.base, figure.tuned, figure.low, figure.high)
+            ev.EvaluationFigure(
+                figure.name, figure.unit, figure.base, figure.tuned, figure.low, figure.high
+            )
             for figure in evaluation.figures
         ),
         unscored=evaluation.unscored,
@@ -171,7 +173,7 @@ def _sampling_settings(config: Config) -> Mapping[str, Any]:
         "seed": config.seed,
         "samples": evaluation.samples,
         "temperature": evaluation.temperature,
-        "longest": evaluation.max_completion_length or config.training.max_completion_length,
+        "longest": config.evaluation_max_completion_length,
         "prompts": [prompt.id for prompt in config.prompts.held_out()],
     }
 

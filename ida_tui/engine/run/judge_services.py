@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
 from ida_tui.judge.budget import Budget
-from ida_tui.judge.service import JudgeService
+from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 
 
 class JudgeServices:
@@ -35,8 +35,9 @@ class JudgeServices:
             config.rubric,
             config.prompts,
             key=key,
-            budget=Budget(config.budget, spent or 0.0),
-            on_event=self._emit,
+            options=JudgeServiceOptions(
+                budget=Budget(config.budget, spent or 0.0), on_event=self._emit
+            ),
         )
         service.start()
         self._services.append(service)

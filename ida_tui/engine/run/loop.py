@@ -26,18 +26,27 @@ from ida_tui.engine.distributed.process_group import (
     join_process_group,
 )
 from ida_tui.engine.exceptions import PauseRequested, RunInterrupted
-from ida_tui.engine.run import crash_log, reporting
-from ida_tui.engine.run import outcome as endings
-from ida_tui.engine.run.alerting import AlertHandler
 from ida_tui.engine.run.context import RunContext
-from ida_tui.engine.run.control import ControlFileWatcher, RunControl
-from ida_tui.engine.run.decision import ResumeDecision
+from ida_tui.engine.run.control import ControlFileWatcher, ResumeDecision, RunControl
+from ida_tui.engine.run.crash_log import write_crash_log
 from ida_tui.engine.run.judge_services import JudgeServices
-from ida_tui.engine.run.orders import RunSpec
-from ida_tui.engine.run.outcome_value import Outcome, out_of_memory_message
+from ida_tui.engine.run.outcome import (
+    Outcome,
+    completed_outcome,
+    crashed_outcome,
+    failed_outcome,
+    interrupted_outcome,
+    out_of_memory_message,
+    out_of_memory_outcome,
+    peer_lost_outcome,
+    run_ended_event,
+    write_final_report,
+)
 from ida_tui.engine.run.pause import PauseController
 from ida_tui.engine.run.preflight import PreflightResult, run_preflight
 from ida_tui.engine.run.secrets import Secrets
+from ida_tui.engine.run.worker import RunSpec
+from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.reward import (
     JUDGE_CHANGED,
     DistributedRewardCollector,
@@ -48,28 +57,27 @@ from ida_tui.errors import IdaError
 from ida_tui.events import types as ev
 from ida_tui.events.sinks.base import RunInfo
 from ida_tui.events.sinks.dispatcher import SinkDispatcher
-from ida_tui.events.sinks.made import create_sinks
-from ida_tui.events.sinks.registry import sink_settings
+from ida_tui.events.sinks.registry import create_sinks, sink_settings
 from ida_tui.events.state import RunState
 from ida_tui.judge.calibration.cross_check import CrossChecker
-from ida_tui.judge.service import JudgeInterrupted
-from ida_tui.runs import directory as run_directories
+from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.runs import owner
-from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.directory import RunDirectory, create_run_directory, point_latest
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
 from ida_tui.runs.store import completions, manifest
 from ida_tui.system.memory import DeviceMemory
 from ida_tui.system.memory_limit import memory_limit
+from ida_tui.system.sleep import SleepDetector, prevent_sleep
 
 if TYPE_CHECKING:
     from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
-    from ida_tui.system.sleep import SleepDetector
 
 SINK_TIMEOUT_S = 30.0
 """How long a finished run waits for its sinks, such as W&B."""
 SINK_TIMEOUT_STOPPED_S = 5.0
+"""How long a run that did not finish waits for its sinks."""
 
 
 def train(
@@ -99,13 +107,13 @@ def train(
     process = process_info()
     per_rank_config(config, process.world_size)  # raises before the other processes load anything
     announce_run(process, offline=config.model.folder() is not None)
-    ready = run_preflight(config, process)
-    with join_process_group(process, ready.device) as ranks:
-        _start(ready, ranks, key, argv, subscriber, control, resume, decisions)
+    preflight = run_preflight(config, process)
+    with join_process_group(process, preflight.device) as process_group:
+        _start(preflight, process_group, key, argv, subscriber, control, resume, decisions)
 
 
 def _start(
-    preflight_result: PreflightResult,
+    preflight: PreflightResult,
     process_group: ProcessGroup,
     key: str | None,
     argv: Sequence[str],
@@ -114,25 +122,24 @@ def _start(
     resume: ResumePoint | None,
     decisions: queue.SimpleQueue[ResumeDecision] | None,
 ) -> None:
-    """Create or reopen the run directory, then train; `train` has joined the processes of the run."""
-    config = preflight_result.config
-    if resume is not None:
-        directory = resume.directory
+    """Create or reopen the run directory, then train."""
+    config = preflight.config
+    if resume is None:
+        directory = create_run_directory(config.output_dir, config.name, datetime.now())
     else:
-        directory = run_directories.create_run_directory(
-            config.output_dir, config.name, datetime.now()
-        )
-    secrets = Secrets(key)
+        directory = resume.directory
     previous = resume.state if resume else RunState()
+    secrets = Secrets(key)
 
     def recreate() -> None:
-        _write_description(directory, run.config, preflight_result, argv)
-        run_directories.point_latest(directory)
+        """Write everything but the log again, after somebody has deleted the run directory."""
+        _write_description(directory, run.config, preflight, argv)
+        point_latest(directory)
         ownership.reacquire()
 
     with owner.owned_run(directory) as ownership:
         if resume is None:
-            _write_description(directory, config, preflight_result, argv)
+            _write_description(directory, config, preflight, argv)
         else:
             _prepare_resume(resume, config, argv)
         with (
@@ -148,7 +155,7 @@ def _start(
             log.subscribe(subscriber)
             run = RunContext(
                 config,
-                preflight_result,
+                preflight,
                 directory,
                 log,
                 control,
@@ -158,7 +165,7 @@ def _start(
             )
             run.sinks = _sink_dispatcher(run, secrets)
             log.subscribe(run.sinks)
-            outcome = RunLoop(run, key, secrets, decisions).run_to_end()
+            outcome = RunLoop(run, key, secrets, decisions).run()
             run.allocation_limit.restore()
             _finish(run, outcome, secrets)
             process_group.publish_exit_code(int(outcome.code))
@@ -171,15 +178,13 @@ def _finish(run: RunContext, outcome: Outcome, secrets: Secrets) -> None:
         IdaError: the last event could not be written.
     """
     if outcome.crash:
-        crash_log.write_crash_log(
-            run.directory, secrets.redact(outcome.crash), redact=secrets.redact
-        )
+        write_crash_log(run.directory, secrets.redact(outcome.crash), redact=secrets.redact)
     try:
         if run.sinks is not None:
             limit = SINK_TIMEOUT_S if outcome.status == "done" else SINK_TIMEOUT_STOPPED_S
-            run.sinks.end(endings.run_ended_event(run, outcome), limit)
-        reporting.write_report(run, endings.run_ended_event(run, outcome))
-        run.log.emit(endings.run_ended_event(run, outcome))
+            run.sinks.end(run_ended_event(run, outcome), limit)
+        write_final_report(run, run_ended_event(run, outcome))
+        run.log.emit(run_ended_event(run, outcome))
     except OSError as error:
         disk_error = disk_error_of(error, run.directory.path)
         fix = disk_error.hint.partition(":")[0] if disk_error else "check the disk"
@@ -203,7 +208,7 @@ def _sink_dispatcher(run: RunContext, secrets: Secrets) -> SinkDispatcher:
 
 
 def _write_description(
-    directory: RunDirectory, config: Config, preflight_result: PreflightResult, argv: Sequence[str]
+    directory: RunDirectory, config: Config, preflight: PreflightResult, argv: Sequence[str]
 ) -> None:
     """Write the config and the manifest of a run."""
     directory.config.write_text(resolve.to_yaml(config), encoding="utf-8")
@@ -211,7 +216,7 @@ def _write_description(
         directory.manifest,
         config=config,
         run_id=directory.run_id,
-        device=preflight_result.device,
+        device=preflight.device,
         started_at=ev.current_timestamp(),
         argv=argv,
     )
@@ -228,161 +233,160 @@ def _prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) ->
 
 @dataclass(slots=True)
 class RunLoop:
-    """The phases of one run, in order."""
+    """The phases of one run, in order.
 
-    run: RunContext
+    Args:
+        context: the shared state of the run.
+        key: the judge's API key, or null if it needs none.
+        secrets: receives the API keys of later judges.
+        decisions: the user's decisions when the judge is unavailable; null ends the run there, to be resumed.
+    """
+
+    context: RunContext
     key: str | None
     secrets: Secrets
     decisions: queue.SimpleQueue[ResumeDecision] | None
     judge_services: JudgeServices = field(init=False)
-    guard: MemoryGuard = field(init=False)
+    memory_guard: MemoryGuard = field(init=False)
     pause_controller: PauseController = field(init=False)
-    alert_handler: AlertHandler = field(init=False)
 
     def __post_init__(self) -> None:
-        run = self.run
+        run = self.context
         self.judge_services = JudgeServices(run.emit)
         # The guard checks host memory; a CUDA device reports out of memory with an exception.
-        guard_limit = (
-            memory_limit().total if run.preflight.device == "cuda" else run.preflight.limit
-        )
-        self.guard = MemoryGuard(guard_limit, run.emit, run.control.stop)
+        host_limit = memory_limit().total if run.preflight.device == "cuda" else run.preflight.limit
+        self.memory_guard = MemoryGuard(host_limit, run.emit, run.control.stop)
         self.pause_controller = PauseController(
             run, self.judge_services, self.secrets, self.decisions
         )
-        self.alert_handler = AlertHandler(run)
 
-    def run_to_end(self) -> Outcome:
-        """Run every phase; returns the outcome."""
-        reason = ""
+    def run(self) -> Outcome:
+        """Run every phase and return the outcome."""
+        run = self.context
         try:
             self._run_phases()
         except (RunInterrupted, JudgeInterrupted):
             # When a process dies, its launcher stops the others; that is not a request of the user.
-            if missing := self.run.process_group.find_lost_peers():
-                return endings.peer_lost(self.run, PeerLostError(missing))
-            if not self.guard.reason:
-                return endings.interrupted(self.run)
-            reason = self.guard.reason
+            if lost_peers := run.process_group.find_lost_peers():
+                return peer_lost_outcome(run, PeerLostError(lost_peers))
+            if not self.memory_guard.reason:
+                return interrupted_outcome(run)
+            out_of_memory_reason = self.memory_guard.reason
         except PeerLostError as error:
-            return endings.peer_lost(self.run, error)
+            return peer_lost_outcome(run, error)
         except IdaError as error:
-            return endings.failed(self.run, error)
+            return failed_outcome(run, error)
         except Exception as error:
-            reason = out_of_memory_message(error)
-            if lost := self.run.process_group.peer_lost_error(error):
-                return endings.peer_lost(self.run, lost)
-            if not reason:
-                return endings.crashed(self.run, error)
+            if peer_lost := run.process_group.peer_lost_error(error):
+                return peer_lost_outcome(run, peer_lost)
+            out_of_memory_reason = out_of_memory_message(error)
+            if not out_of_memory_reason:
+                return crashed_outcome(run, error)
         else:
-            return endings.completed(self.run)
+            return completed_outcome(run)
         # Outside of the except block: the frames that held the step's tensors are gone.
-        return endings.out_of_memory(self.run, reason)
-
-    def _emit_sample(self, sample: ev.MemorySampled) -> None:
-        self.run.emit(replace(sample, phase=self.run.state.phase))
-
-    def _check_machine(self, sleep: SleepDetector, sample: ev.MemorySampled) -> None:
-        """Twice a second: check memory, the sinks, and whether the machine slept."""
-        self.guard.check(sample)
-        if self.run.sinks is not None:
-            self.run.sinks.disable_hung_sinks()
-        if slept := sleep.seconds_slept():
-            text = f"the machine slept for {slept / 60:.0f} min; the run continues"
-            self.run.emit(ev.Noticed(level="warning", source="machine", text=text))
+        return out_of_memory_outcome(run, out_of_memory_reason)
 
     def _run_phases(self) -> None:
-        from ida_tui.engine import collector, quiet
-        from ida_tui.engine.run import build as assembly
-        from ida_tui.system import sleep as awake
-
-        run = self.run
+        """Load, evaluate, train, save, evaluate."""
+        run = self.context
         with contextlib.ExitStack() as stack:
-            stack.enter_context(quiet.capture_library_output(run.emit))
-            stack.enter_context(awake.prevent_sleep())
-            if run.resume_point is not None:
-                run.emit(ev.RunResumed(run.resume_point.step))
-            run.emit(ev.PhaseChanged(step=0, phase="load"))
-            for note in run.preflight.recipe.notes:
-                run.emit(ev.Noticed(level="warning", source="precision", text=note))
-            for note in run.preflight.notes:
-                run.emit(ev.Noticed(level="warning", source="memory", text=note))
-            if not run.process_group.is_single:
-                run.process_group.broadcast(RunSpec.from_context(run))
-            if run.preflight.device == "cpu":
-                run.allocation_limit.apply()
-            check = partial(self._check_machine, awake.SleepDetector())
-            monitor = stack.enter_context(MemoryMonitor(self._emit_sample, check))
-            stack.enter_context(contextlib.closing(self.judge_services))
-            service = self.judge_services.start(run.config, self.key, spent=run.state.judge.cost)
-            if run.state.run is not None and run.state.run.judge != service.label:
-                run.emit(ev.Noticed(level="warning", source="judge", text=JUDGE_CHANGED))
-            judging = RewardCollector.from_config(
-                run.config,
-                service,
-                emit=run.emit,
-                stop_requested=run.control.stop.is_set,
-                pause=self.pause_controller.wait_for_judge,
-            )
-            build = partial(self._build_trainer, judging, monitor.set_device_memory)
-            run.trainer = build()
-            stack.enter_context(collector.frozen_gc())
-            run.emit(
-                assembly.run_started_event(
-                    run.config, run.preflight, run.directory, run.trainer, service.label
-                )
-            )
-            run.raise_if_stopped()
-            judging.check_judge()
+            build_trainer = self._setup(stack)
             if run.state.evaluation_before is None:
                 self._evaluate("before")
             run.process_group.barrier()
-            while not self._train_until_pause(run.trainer):
-                run.trainer = self.pause_controller.pause_and_rebuild(build)
+            self._train_until_done(build_trainer)
             run.process_group.allow_peer_exit()
             run.raise_if_stopped()
             run.save_weights()
             self._evaluate("after")
 
-    def _train_until_pause(self, trainer: InstrumentedGRPOTrainer) -> bool:
-        """Train the remaining steps; returns false if the run must free its memory for a pause."""
-        try:
-            self._train_steps(trainer)
-        except PauseRequested:
-            return False
-        return True
+    def _setup(self, stack: contextlib.ExitStack) -> Callable[[], InstrumentedGRPOTrainer]:
+        """Start the judge, load the model, and build the trainer.
 
-    def _train_steps(self, trainer: InstrumentedGRPOTrainer) -> None:
-        """Train the remaining steps; a run that ended after its last step only loads its weights."""
-        checkpoint = self.run.resume_point.checkpoint if self.run.resume_point else None
-        if (
-            self.run.resume_point is not None
-            and checkpoint
-            and self.run.resume_point.step >= self.run.config.planned_steps()
-        ):
-            trainer.load_checkpoint(checkpoint)
-        else:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        Args:
+            stack: receives everything that must be closed at the end of the run.
+
+        Returns:
+            A function that builds the trainer again after a pause.
+        """
+        # These modules import torch. The preflight has set the environment variables that torch reads.
+        from ida_tui.engine import libraries
+        from ida_tui.engine.run import build
+
+        run = self.context
+        stack.enter_context(libraries.capture_library_output(run.emit))
+        stack.enter_context(prevent_sleep())
+        self._emit_start_notices()
+        if not run.process_group.is_single:
+            run.process_group.broadcast(RunSpec.from_context(run))
+        if run.preflight.device == "cpu":
+            run.allocation_limit.apply()
+        monitor = stack.enter_context(
+            MemoryMonitor(self._emit_sample, partial(self._check_machine, SleepDetector()))
+        )
+        stack.enter_context(contextlib.closing(self.judge_services))
+        service = self.judge_services.start(run.config, self.key, spent=run.state.judge.cost)
+        if run.state.run is not None and run.state.run.judge != service.label:
+            run.emit(ev.Noticed(level="warning", source="judge", text=JUDGE_CHANGED))
+        collector = RewardCollector.from_config(
+            run.config,
+            service,
+            emit=run.emit,
+            stop_requested=run.control.stop.is_set,
+            pause=self.pause_controller.wait_for_judge,
+        )
+        build_trainer = partial(self._build_trainer, collector, monitor.set_device_memory)
+        run.trainer = build_trainer()
+        stack.enter_context(libraries.frozen_gc())
+        run.emit(
+            build.run_started_event(
+                run.config, run.preflight, run.directory, run.trainer, service.label
+            )
+        )
+        run.raise_if_stopped()
+        collector.check_judge()
+        return build_trainer
+
+    def _emit_start_notices(self) -> None:
+        run = self.context
+        if run.resume_point is not None:
+            run.emit(ev.RunResumed(run.resume_point.step))
+        run.emit(ev.PhaseChanged(step=0, phase="load"))
+        for note in run.preflight.recipe.notes:
+            run.emit(ev.Noticed(level="warning", source="precision", text=note))
+        for note in run.preflight.notes:
+            run.emit(ev.Noticed(level="warning", source="memory", text=note))
+
+    def _emit_sample(self, sample: ev.MemorySampled) -> None:
+        self.context.emit(replace(sample, phase=self.context.state.phase))
+
+    def _check_machine(self, sleep_detector: SleepDetector, sample: ev.MemorySampled) -> None:
+        """Twice a second: check memory, the sinks, and whether the machine slept."""
+        run = self.context
+        self.memory_guard.check(sample)
+        if run.sinks is not None:
+            run.sinks.disable_hung_sinks()
+        if seconds := sleep_detector.seconds_slept():
+            text = f"the machine slept for {seconds / 60:.0f} min; the run continues"
+            run.emit(ev.Noticed(level="warning", source="machine", text=text))
 
     def _build_trainer(
         self, collector: RewardCollector, set_device_memory: Callable[[DeviceMemory | None], None]
     ) -> InstrumentedGRPOTrainer:
         from ida_tui.engine.device import device
-        from ida_tui.engine.run import build as assembly
-        from ida_tui.engine.trainer.recorder import StepRecorder
+        from ida_tui.engine.run import build
 
-        run = self.run
-        judging: RewardSource = (
-            collector
-            if run.process_group.is_single
-            else DistributedRewardCollector(run.process_group, collector)
-        )
+        run = self.context
+        reward_source: RewardSource = collector
+        if not run.process_group.is_single:
+            reward_source = DistributedRewardCollector(run.process_group, collector)
 
-        def after_step() -> None:
+        def on_step_end() -> None:
             set_device_memory(device.memory(run.preflight.device))
-            self.alert_handler.raise_alerts()
+            self.pause_controller.raise_alerts()
 
-        return assembly.build_trainer(
+        return build.build_trainer(
             run.config,
             run.preflight,
             run.directory.checkpoints,
@@ -394,15 +398,34 @@ class RunLoop:
                 CrossChecker([prompt.text for prompt in run.config.prompts.prompts]),
                 any_rank=run.process_group.any_rank,
             ),
-            reward_source=judging,
-            on_step_end=after_step,
-            between_steps=lambda: self.pause_controller.pause_between_steps(
-                self.alert_handler.next_pausing_alert()
-            ),
+            reward_source=reward_source,
+            on_step_end=on_step_end,
+            between_steps=self.pause_controller.pause_between_steps,
             checkpoint_metadata=run.checkpoint_metadata,
         )
+
+    def _train_until_done(self, build_trainer: Callable[[], InstrumentedGRPOTrainer]) -> None:
+        """Train until the last step; rebuild the trainer after every pause that frees its memory."""
+        while True:
+            try:
+                self._train_remaining_steps()
+                return
+            except PauseRequested:
+                pass  # leave the except block, whose traceback refers to the trainer
+            self.context.trainer = self.pause_controller.pause_and_rebuild(build_trainer)
+
+    def _train_remaining_steps(self) -> None:
+        """Train from the resume point to the last step; if all steps are done, only load the weights."""
+        trainer, resume_point = self.context.trainer, self.context.resume_point
+        assert trainer is not None
+        if resume_point is None or resume_point.checkpoint is None:
+            trainer.train()
+        elif resume_point.step >= self.context.config.planned_steps():
+            trainer.load_checkpoint(resume_point.checkpoint)
+        else:
+            trainer.train(resume_from_checkpoint=str(resume_point.checkpoint))
 
     def _evaluate(self, when: Literal["before", "after"]) -> None:
         from ida_tui.engine.run.evaluation import evaluate_held_out
 
-        evaluate_held_out(self.run, self.judge_services.current, when)
+        evaluate_held_out(self.context, self.judge_services.current, when)

@@ -1,25 +1,45 @@
-"""Outcomes of a training run: for each way it can end, the checkpoint, message and exit code."""
+"""Outcomes of a training run: checkpoint, message and exit code for each way it can end, and its report."""
 
 from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from ida_tui.config.schema import Config
 from ida_tui.engine.distributed.process_group import PeerLostError
 from ida_tui.engine.run.context import RunContext
-from ida_tui.engine.run.outcome_value import (
-    NOTHING_LEARNED,
-    Outcome,
-    nothing_learned_reason,
-    smaller_batch_overrides,
-    stopped_by_watchdog,
-)
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events import types as ev
 from ida_tui.planning import memory
+from ida_tui.util.paths import display_path
+
+NOTHING_LEARNED = "Nothing was learned: the weights did not move"
+OUT_OF_MEMORY_PHRASES = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "could not create a primitive",
+)
+"""Messages of torch's allocators, on the CPU in an ordinary RuntimeError; the last one is oneDNN's."""
+WATCHDOG_PHRASE = "impacting interactivity"
+"""Part of Metal's message when the system ended a command that kept the screen waiting for too long."""
 
 
-def completed(run: RunContext) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    status: ev.RunEndStatus
+    code: ExitCode
+    message: str
+    hint: str = ""
+    crash: str = ""
+    """The traceback, if the error is a bug in this program."""
+
+
+def completed_outcome(run: RunContext) -> Outcome:
     """The run finished every step; the message says so if the weights did not change."""
     if run.state.steps and run.state.weight_delta == 0:
         return Outcome(
@@ -28,7 +48,7 @@ def completed(run: RunContext) -> Outcome:
     return Outcome("done", ExitCode.DONE, "Training complete")
 
 
-def interrupted(run: RunContext) -> Outcome:
+def interrupted_outcome(run: RunContext) -> Outcome:
     """The user stopped the run, or handed it over to another process."""
     saved = run.save_checkpoint()
     checkpoint = run.state.checkpoint
@@ -45,7 +65,7 @@ def interrupted(run: RunContext) -> Outcome:
     return Outcome("interrupted", ExitCode.INTERRUPTED, message, hint)
 
 
-def failed(run: RunContext, error: IdaError) -> Outcome:
+def failed_outcome(run: RunContext, error: IdaError) -> Outcome:
     """The run failed with an error that has an explanation, such as a judge that is unavailable."""
     run.save_checkpoint()
     if error.code is ExitCode.JUDGE_UNAVAILABLE:
@@ -59,7 +79,7 @@ def failed(run: RunContext, error: IdaError) -> Outcome:
     return Outcome("failed", error.code, error.title, error.hint)
 
 
-def peer_lost(run: RunContext, error: PeerLostError) -> Outcome:
+def peer_lost_outcome(run: RunContext, error: PeerLostError) -> Outcome:
     """A peer process was lost; any number of processes can resume from the last finished step."""
     saved = run.save_checkpoint()
     checkpoint = run.state.checkpoint
@@ -67,7 +87,8 @@ def peer_lost(run: RunContext, error: PeerLostError) -> Outcome:
     if saved and checkpoint:
         hint = (
             f"checkpoint: {checkpoint.path}\nresume with: ida-tui resume {run.directory.path}\n"
-            f"or with as many processes: torchrun --nproc_per_node {run.process_group.process.local_world_size}"
+            "or with as many processes:"
+            f" torchrun --nproc_per_node {run.process_group.process.local_world_size}"
             f" -m ida_tui resume {run.directory.path}"
         )
     if error.hint:
@@ -75,7 +96,7 @@ def peer_lost(run: RunContext, error: PeerLostError) -> Outcome:
     return Outcome("failed", ExitCode.FAILED, error.title, hint)
 
 
-def crashed(run: RunContext, error: Exception) -> Outcome:
+def crashed_outcome(run: RunContext, error: Exception) -> Outcome:
     """The run failed with an unexpected error; call this inside the except block."""
     run.save_checkpoint()
     if stopped_by_watchdog(error):
@@ -97,7 +118,7 @@ def crashed(run: RunContext, error: Exception) -> Outcome:
     )
 
 
-def out_of_memory(run: RunContext, reason: str) -> Outcome:
+def out_of_memory_outcome(run: RunContext, reason: str) -> Outcome:
     """Memory ran out, or was about to; call this where no frame holds the step's tensors any more."""
     run.free_step_memory()
     saved = run.save_checkpoint()
@@ -129,3 +150,75 @@ def run_ended_event(run: RunContext, outcome: Outcome) -> ev.RunEnded:
         message=outcome.message,
         hint=outcome.hint,
     )
+
+
+def out_of_memory_message(error: BaseException) -> str:
+    """Message for an error that means that memory ran out; empty for any other error."""
+    message = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or any(
+        phrase in message.lower() for phrase in OUT_OF_MEMORY_PHRASES
+    ):
+        return f"out of memory: {message[:200]}" if message else "out of memory"
+    return ""
+
+
+def stopped_by_watchdog(error: BaseException) -> bool:
+    """Whether macOS ended a GPU command because it kept the screen waiting."""
+    return WATCHDOG_PHRASE in str(error).lower()
+
+
+def smaller_batch_overrides(config: Config) -> str:
+    """Overrides that split the same step into smaller batches, as typed; empty if a batch is one row."""
+    rows = config.training.per_device_train_batch_size
+    if rows == 1:
+        return ""
+    fewer = next(n for n in range(rows // 2, 0, -1) if rows % n == 0)
+    accumulation = config.training.completions_per_step // fewer
+    return f"training.per_device_train_batch_size={fewer} training.gradient_accumulation_steps={accumulation}"
+
+
+def nothing_learned_reason(steps: Sequence[ev.StepFinished]) -> str:
+    """Why the weights of a run did not change, and what to do."""
+    varied = [step for step in steps if step.zero_std != 1]
+    if varied and all(step.skipped for step in varied):
+        return (
+            "Every update overflowed, so the gradient scaler skipped it.\n"
+            "Lower training.learning_rate, or train in another format (training.bf16=true)"
+        )
+    if not any(step.scored for step in steps):
+        return "No completion was scored. Run ida-tui judge check"
+    return (
+        "Every group had zero variance. Raise training.num_generations or training.temperature,\n"
+        "or choose prompts that the model answers in different ways"
+    )
+
+
+def write_final_report(run: RunContext, ended: ev.RunEnded) -> None:
+    """Write the report of a finished run, if its profile enables it; a failure only logs a warning.
+
+    Args:
+        run: the run.
+        ended: the run's last event, not yet written.
+    """
+    if not run.config.report or ended.status != "done":
+        return
+    try:
+        from ida_tui.analysis.report.write import write_report
+
+        written = write_report(run.directory, ended=ended)
+    except IdaError as error:
+        _warn_not_written(run, error.title)
+    except Exception as error:
+        # No error of the report may fail a run whose weights are saved.
+        _warn_not_written(run, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    else:
+        text = f"Report: {display_path(written.html)}"
+        run.emit(ev.Noticed(level="info", source="report", text=text))
+
+
+def _warn_not_written(run: RunContext, reason: str) -> None:
+    text = (
+        f"could not write the report: {reason}; try again with ida-tui report"
+        f" {display_path(run.directory.path)}"
+    )
+    run.emit(ev.Noticed(level="warning", source="report", text=text))

@@ -1,4 +1,6 @@
-"""Pauses of a training run: between two steps on request, and within a step whose judge is unavailable.
+"""Pauses and alerts of a training run.
+
+A run pauses between two steps, on request or after an alert, and within a step if its judge is unavailable.
 
 Both save a checkpoint, emit `RunPaused`, and block the trainer's thread.
 """
@@ -15,13 +17,14 @@ from typing import TYPE_CHECKING
 
 from ida_tui.config import resolve
 from ida_tui.config.schema import JudgeConfig
-from ida_tui.engine.exceptions import PauseRequested
+from ida_tui.engine.exceptions import PauseRequested, StoppedByAlert
 from ida_tui.engine.run.context import RunContext
-from ida_tui.engine.run.decision import ResumeDecision
+from ida_tui.engine.run.control import ResumeDecision
 from ida_tui.engine.run.judge_services import JudgeServices
 from ida_tui.engine.run.secrets import Secrets
 from ida_tui.engine.trainer.reward import Replacement
 from ida_tui.events import types as ev
+from ida_tui.events.alerts.rules import evaluate_rules
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.runs.resume import ResumePoint
 from ida_tui.system import allocator
@@ -33,9 +36,9 @@ MAX_BYTES_WHILE_PAUSED = 2e9
 """Bytes of weights up to which a paused run keeps its memory; a larger model is loaded again afterwards."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PauseController:
-    """Pauses and resumes one run.
+    """Pauses and resumes one run; its methods are called on the trainer's thread.
 
     Args:
         run: the run.
@@ -48,18 +51,23 @@ class PauseController:
     judge_services: JudgeServices
     secrets: Secrets
     decisions: queue.SimpleQueue[ResumeDecision] | None
+    _handled_alerts: int | None = None
+    """Number of alerts at the last check; None before the first."""
 
-    def pause_between_steps(self, alert: ev.AlertRaised | None = None) -> None:
-        """Pause if a pause is requested; called on the trainer's thread after every step but the last.
+    def raise_alerts(self) -> None:
+        """Emit the alerts that the step that just finished raises."""
+        for alert in evaluate_rules(self.run.state, self.run.config):
+            self.run.emit(alert)
 
-        Args:
-            alert: an alert that also pauses the run.
+    def pause_between_steps(self) -> None:
+        """Pause if a pause is requested or an alert demands it; called after every step but the last.
 
         Raises:
             PauseRequested: the model is large, so its memory must be freed for the pause.
             RunInterrupted: another process resumes the run.
+            StoppedByAlert: the profile has alerts stop the run.
         """
-        run = self.run
+        run, alert = self.run, self._next_pausing_alert()
         if alert is not None:
             run.control.request_pause()
         requested = run.control.pause_requested or run.control.hand_over_requested
@@ -108,7 +116,7 @@ class PauseController:
         return build()
 
     def wait_for_judge(self, error: JudgeUnavailable) -> Replacement:
-        """Save a checkpoint and wait for the user's decision; called on the trainer's thread.
+        """Save a checkpoint and wait for the user's decision.
 
         Raises:
             JudgeUnavailable: there is no user to decide (`decisions` is null).
@@ -129,6 +137,24 @@ class PauseController:
         service = self.judge_services.start(run.config, decision.key, spent=run.state.judge.cost)
         run.emit(ev.RunResumed(run.last_step, None if same_judge else service.label))
         return Replacement(service, same_judge, decision.judge.max_unscored)
+
+    def _next_pausing_alert(self) -> ev.AlertRaised | None:
+        """The newest alert since the last call, if the run has to pause for it; otherwise None.
+
+        Raises:
+            StoppedByAlert: the profile has alerts stop the run.
+        """
+        run, handled = self.run, self._handled_alerts
+        self._handled_alerts = run.state.alert_count
+        if handled is None:
+            # The process that ran before a resume has handled its own alerts.
+            handled = run.resume_point.state.alert_count if run.resume_point else 0
+        if run.state.alert_count <= handled:
+            return None
+        alert = run.state.alerts[-1]
+        if run.config.alerts.on_alert == "stop":
+            raise StoppedByAlert(alert)
+        return alert if run.config.alerts.on_alert == "pause" else None
 
     def _wait_for_decision(self, decisions: queue.SimpleQueue[ResumeDecision]) -> ResumeDecision:
         """Wait for the user's decision."""

@@ -1,7 +1,9 @@
-"""Checks of a training run before its directory is created: device, model, reporters and memory."""
+"""Checks of a training run before its directory is created: device, processes, reporters, vLLM, memory."""
 
 from __future__ import annotations
 
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -10,11 +12,28 @@ from ida_tui.config import precision
 from ida_tui.config.precision import PrecisionRecipe
 from ida_tui.config.schema import Config, DeviceName
 from ida_tui.engine import libraries
-from ida_tui.engine.distributed.environment import SINGLE_PROCESS, ProcessInfo, per_rank_config
-from ida_tui.engine.run import several, vllm
+from ida_tui.engine.distributed.environment import (
+    SINGLE_PROCESS,
+    ProcessInfo,
+    per_rank_config,
+    sharding_backend,
+    split_batch,
+)
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.planning import memory
 from ida_tui.system.memory_limit import memory_limit
+
+VLLM_INSTALL = (
+    "uv pip install 'vllm>=0.22,<=0.31'   (the versions TRL supports; installs an older torch)"
+)
+"""Not an extra of ida-tui: these versions pin torch 2.11 or 2.13, which ida-tui is not tested with."""
+VLLM_SERVE = (
+    'VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --weight-transfer-config \'{"backend": "nccl"}\''
+    " --logprobs-mode processed_logprobs --max-logprobs -1"
+)
+"""Command that starts a vLLM server as TRL requires it."""
+HEALTH_TIMEOUT_S = 5.0
+"""Timeout of the server's health check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +68,11 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
     from ida_tui.engine.model import load
 
     device_name = device.choose_device(config.device)
-    several.check_distributed(config, device_name, process)
+    check_distributed(config, device_name, process)
     device.select_cuda_device(device_name, process.local_rank)
     device.limit_threads()
     _check_reporters(config)
-    vllm.require_vllm(config, device_name)
+    require_vllm(config, device_name)
     if device_name != "cpu":
         selftest.require_self_test(device_name)
     limit = memory.resolve_limit(config, device.total_memory(device_name) or memory_limit().total)
@@ -85,8 +104,8 @@ def _check_memory(config: Config, device: DeviceName, limit: float) -> str:
         return ""
     if config.over_limit == "try":
         return (
-            f"the plan is about {planned.peak_bytes / 1e9:.1f} GB, the limit {limit / 1e9:.1f} GB: every step is"
-            " saved"
+            f"the plan is about {planned.peak_bytes / 1e9:.1f} GB, the limit {limit / 1e9:.1f} GB:"
+            " every step is saved"
         )
     raise IdaError(
         f"the run does not fit: it needs about {planned.peak_bytes / 1e9:.1f} GB, the limit is"
@@ -107,3 +126,85 @@ def _check_reporters(config: Config) -> None:
                 f"uv sync --extra {name}   (or pip install 'ida-tui[{name}]')",
                 where="report_to",
             )
+
+
+def check_distributed(config: Config, device: DeviceName, process: ProcessInfo) -> None:
+    """Check that a profile can be trained by the given processes.
+
+    Raises:
+        IdaError: the step cannot be divided among the processes, they would share a device, or the launcher
+            is configured to shard the model, which is not supported.
+    """
+    if backend := sharding_backend():
+        raise UsageError(
+            f"accelerate is configured for {backend}, which shards the model; ida-tui only trains"
+            " data-parallel, with a full copy of the model on each device",
+            f"run accelerate config without {backend} (type MULTI_GPU or MULTI_CPU), or use torchrun;\n"
+            "if the model does not fit on one device: training.method=lora, or a smaller model",
+        )
+    if process.is_single:
+        return
+    split_batch(config.training, process.world_size)
+    if device == "mps":
+        raise IdaError(
+            f"{process.world_size} processes cannot share the GPU of a Mac",
+            "start a single process: ida-tui --run PROFILE; or set device=cpu, which supports several",
+            code=ExitCode.DEVICE_UNUSABLE,
+        )
+
+
+def require_vllm(config: Config, device: DeviceName) -> None:
+    """Check that a profile with ``training.use_vllm`` can generate. vLLM needs CUDA.
+
+    This follows TRL's documentation and has not been tested with vLLM yet.
+
+    Raises:
+        IdaError: the device is not CUDA (exit code 5), vLLM is not installed, or its server does not respond.
+    """
+    training = config.training
+    if not training.use_vllm:
+        return
+    if device != "cuda":
+        raise IdaError(
+            f"training.use_vllm needs a CUDA GPU, but this run uses {device}",
+            "set training.use_vllm=false to generate with ida-tui's own engine, which runs on any device",
+            where="training.use_vllm",
+            code=ExitCode.DEVICE_UNUSABLE,
+        )
+    require_vllm_installed()
+    if training.vllm_mode == "server":
+        require_vllm_server(training.vllm_server_base_url)
+
+
+def require_vllm_installed() -> None:
+    """Check that vLLM is installed.
+
+    Raises:
+        UsageError: vLLM is not installed.
+    """
+    spec = find_spec("vllm")
+    if spec is None or spec.origin is None:
+        raise UsageError(
+            "training.use_vllm needs vLLM, which is not installed",
+            f"{VLLM_INSTALL}\nor set training.use_vllm=false",
+            where="training.use_vllm",
+        )
+
+
+def require_vllm_server(url: str) -> None:
+    """Check that the vLLM server responds.
+
+    Raises:
+        IdaError: the server does not respond, or responds with an error.
+    """
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S):
+            return
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise IdaError(
+            f"no vLLM server responds at {url}: {' '.join(str(reason).split())[:200]}",
+            f"start a server on other GPUs: {VLLM_SERVE}\n"
+            "and set training.vllm_server_base_url; or set training.vllm_mode=colocate (no server)",
+            where="training.vllm_server_base_url",
+        ) from None

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
+from ida_tui.config.schema import Config, DeviceName
 from ida_tui.engine import libraries
 from ida_tui.engine.distributed.environment import ProcessInfo
 from ida_tui.engine.distributed.process_group import (
@@ -19,12 +23,42 @@ from ida_tui.engine.distributed.process_group import (
     wait_for_announcement,
 )
 from ida_tui.engine.exceptions import RunInterrupted
+from ida_tui.engine.run.context import RunContext
 from ida_tui.engine.run.control import RunControl
-from ida_tui.engine.run.orders import RunSpec
 from ida_tui.errors import IdaError
 
 EXIT_CODE_TIMEOUT_S = 60.0
 """How long to wait for rank 0's exit code. Rank 0 saves a checkpoint first."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """Description of a run, which rank 0 sends to the worker processes before the model is loaded."""
+
+    config: Config
+    """The resolved profile, with automatic settings filled in from the memory plan."""
+    device: DeviceName
+    checkpoints: Path
+    """Folder of the checkpoints. Only rank 0 writes to it."""
+    checkpoint: Path | None
+    """The checkpoint to resume from; None for a new run."""
+    has_steps_left: bool
+    """False if all steps are already done and only the final weights are missing."""
+
+    @classmethod
+    def from_context(cls, run: RunContext) -> Self:
+        """Create the specification of a run."""
+        checkpoint = run.resume_point.checkpoint if run.resume_point else None
+        all_steps_done = (
+            run.resume_point is not None and run.resume_point.step >= run.config.planned_steps()
+        )
+        return cls(
+            config=run.config,
+            device=run.preflight.device,
+            checkpoints=run.directory.checkpoints,
+            checkpoint=checkpoint,
+            has_steps_left=not (checkpoint and all_steps_done),
+        )
 
 
 class Worker:
@@ -57,8 +91,8 @@ class Worker:
             # This import takes seconds. Do it while rank 0 runs its checks.
             from ida_tui.engine.run import build  # noqa: F401
 
-            with join_process_group(self._process, _backend_device()) as ranks:
-                return self._run_in_group(ranks)
+            with join_process_group(self._process, _backend_device()) as process_group:
+                return self._run_in_group(process_group)
         except PeerLostError:
             return 0  # rank 0 printed why the run does not start
 
@@ -81,7 +115,6 @@ class Worker:
         spec: RunSpec = process_group.broadcast(None)
         libraries.set_library_defaults(spec.config.model.folder())
         from ida_tui.config import precision
-        from ida_tui.engine import quiet
         from ida_tui.engine.device import device
         from ida_tui.engine.model import load
         from ida_tui.engine.run import build
@@ -92,17 +125,17 @@ class Worker:
         config = spec.config
         device.select_cuda_device(spec.device, self._process.local_rank)
         device.limit_threads()
-        ready = PreflightResult(
+        preflight = PreflightResult(
             config=config,
             device=spec.device,
             recipe=precision.resolve_precision(config, spec.device),
             tokenizer=load.load_tokenizer(config.model),
             limit=0.0,
         )
-        with quiet.capture_library_output(lambda notice: None):
+        with libraries.capture_library_output(lambda notice: None):
             trainer = build.build_trainer(
                 config,
-                ready,
+                preflight,
                 spec.checkpoints,
                 process_group=process_group,
                 recorder=StepRecorder(

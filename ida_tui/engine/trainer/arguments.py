@@ -1,12 +1,13 @@
-"""Arguments of `trl.GRPOConfig` derived from a profile, shared by the trainer and its parity test."""
+"""Arguments of `trl.GRPOConfig`, and the optimizer, derived from a profile; the parity test uses them too."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ida_tui.config.precision import PrecisionRecipe
-from ida_tui.config.schema import Config, DeviceName
+from ida_tui.config.schema import Config, DeviceName, TrainingConfig
 
 # Fields of TrainingConfig that are copied to trl.GRPOConfig under the same name.
 COPIED_FIELDS = (
@@ -88,3 +89,33 @@ def grpo_arguments(
         # Metal's allocator caches freed blocks by exact size. Release them at every step.
         "torch_empty_cache_steps": 1 if device == "mps" else None,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class CustomOptimizer:
+    """An optimizer that transformers cannot create from a name."""
+
+    optimizer_class: Any
+    arguments: dict[str, Any]
+
+
+def custom_optimizer(training: TrainingConfig, recipe: PrecisionRecipe) -> CustomOptimizer | None:
+    """The optimizer of a profile, if transformers cannot create it from a name; otherwise None.
+
+    AdamW with Kahan summation stores what bfloat16 rounding removes from each update and adds it to the next
+    update (https://optimi.benjaminwarner.dev/kahan_summation).
+    """
+    if recipe.optim != "adamw_kahan":
+        return None
+    import optimi
+
+    return CustomOptimizer(
+        optimi.AdamW,
+        {
+            "lr": training.learning_rate,
+            "betas": (training.adam_beta1, recipe.beta2),
+            "eps": training.adam_epsilon,
+            "kahan_sum": True,
+            "triton": False,  # Triton kernels would be compiled in the first step
+        },
+    )

@@ -3,14 +3,18 @@
     generation              `rollout.generate`: each distinct prompt is read once, finished rows are dropped
     log-probabilities       `loss.logprobs`: each distinct prompt is computed once, padding is skipped
 
+`FastTrainer` overrides the methods that compute these, `_generate_completion_ids` and
+`_get_per_token_logps_and_entropies`. Its other overrides handle the row order and several processes.
+
 If a step is a single batch, its log-probabilities (with their autograd graph) are computed while the judge
 is still working, and the loss reuses them. Advantages, loss, optimizer, schedule and logging stay TRL's code.
-Models that these two do not support are trained by TRL's code, with a warning in the log. On the first group
-of a run the log-probabilities are compared with TRL's.
+Models that the two do not support are trained by TRL's code, with a warning in the log. On the first group of
+a run the log-probabilities are compared with TRL's.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,14 +34,22 @@ from ida_tui.events.types import Noticed
 
 LogprobOutputs = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 """Log-probabilities, entropies and auxiliary loss, as TRL returns them."""
-PrecomputedLogprobs = tuple[torch.Tensor, torch.Tensor]
-"""Log-probabilities and entropies computed ahead of the loss, with the rows in the order of the rollout."""
 PARITY_TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}
 """Largest accepted mean difference from TRL's log-probabilities, in nats; relative where they exceed 1.
 
 In float32 the two implementations differ only in summation order. In 16 bits each rounds different
 intermediate values: bfloat16 has 8 significant bits per logit, float16 has 11.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class PrecomputedLogprobs:
+    """Outputs of the policy's forward pass, computed ahead of the loss; rows in the order of the rollout."""
+
+    logprobs: torch.Tensor
+    """(rows, completion length), with its autograd graph."""
+    entropies: torch.Tensor
+    """(rows, completion length)."""
 
 
 class FastTrainer(InstrumentedGRPOTrainer):
@@ -56,18 +68,26 @@ class FastTrainer(InstrumentedGRPOTrainer):
         self._prompt_ids: list[list[int]] = []
         self._precomputed: PrecomputedLogprobs | None = None
         self._row_order: torch.Tensor | None = None
-        self._fallback_reason = decoder.unsupported_reason(
-            self.accelerator.unwrap_model(self.model)
-        )
-        if self._fallback_reason is None and (self.tools or self._is_vlm):
-            self._fallback_reason = "it is trained with tools or images"
-        if self._fallback_reason is None and self._entropy_bonus_enabled:
-            self._fallback_reason = "the loss has an entropy bonus"
         self._rng_after_shuffle: torch.Tensor | None = None
+        self._fallback_reason = self._unsupported_reason()
+        """Why TRL's code computes the steps; None while the fast code does."""
         if self._fallback_reason is not None:
             self._notify("warning", f"Fast step is off, using TRL's code: {self._fallback_reason}")
 
+    def _unsupported_reason(self) -> str | None:
+        if reason := decoder.unsupported_reason(self.accelerator.unwrap_model(self.model)):
+            return reason
+        if self.tools or self._is_vlm:
+            return "it is trained with tools or images"
+        if self._entropy_bonus_enabled:
+            return "the loss has an entropy bonus"
+        return None
+
+    def _notify(self, level: Any, text: str) -> None:
+        self._recorder.emit(Noticed(level=level, source="engine", text=text))
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train until the last step, with the same random numbers on all ranks."""
         # TRL seeds each rank differently. Here all ranks draw from the same generator state.
         self._process_group.sync_rng()
         return super().train(*args, **kwargs)
@@ -75,6 +95,8 @@ class FastTrainer(InstrumentedGRPOTrainer):
     def discard_step(self) -> None:
         super().discard_step()
         self._precomputed = None
+
+    # -- rollout ----------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._precomputed = None
@@ -86,24 +108,10 @@ class FastTrainer(InstrumentedGRPOTrainer):
             # TRL shuffles only this rank's rows next. Advance the generator as a shuffle of all rows would,
             # so that several processes draw the same random numbers as one.
             rng_state = torch.get_rng_state()
-            torch.randperm(len(inputs) * self._process_group.world_size)
+            torch.randperm(len(inputs) * self.world_size)
             self._rng_after_shuffle = torch.get_rng_state()
             torch.set_rng_state(rng_state)
         return batch
-
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
-        inputs = super()._prepare_inputs(generation_batch)
-        if self._rng_after_shuffle is not None:
-            torch.set_rng_state(self._rng_after_shuffle)
-            self._rng_after_shuffle = None
-        return inputs
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        # The fast forward pass bypasses the DDP wrapper, which would have averaged the gradients.
-        if self._fallback_reason is None and self.accelerator.sync_gradients:
-            self._process_group.average_gradients(self.model.parameters())
-        return loss
 
     def _generate_completion_ids(
         self, progress: GenerationProgress, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
@@ -112,12 +120,10 @@ class FastTrainer(InstrumentedGRPOTrainer):
             return super()._generate_completion_ids(progress, prompt_ids, *args, **kwargs)
         self._prompt_ids = prompt_ids
         settings = self.generation_config
-        lockstep, on_tokens = None, progress.on_tokens
+        shared_sampler, on_tokens = None, progress.on_tokens
         if not self._process_group.is_single:
-            lockstep = SharedSampler(
-                self._process_group, len(prompt_ids) * self._process_group.world_size
-            )
-            on_tokens = partial(progress.on_tokens, global_counts=lockstep.counts)
+            shared_sampler = SharedSampler(self._process_group, len(prompt_ids) * self.world_size)
+            on_tokens = partial(progress.on_tokens, global_counts=shared_sampler.counts)
         with (
             unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
             torch.no_grad(),
@@ -128,12 +134,12 @@ class FastTrainer(InstrumentedGRPOTrainer):
                 self._token_sampler(),
                 self._rollout_rows,
                 max_new_tokens=settings.max_new_tokens,
-                eos=self.eos_token_ids,
-                pad=settings.pad_token_id,
+                eos_token_ids=self.eos_token_ids,
+                pad_token_id=settings.pad_token_id,
                 should_stop=self._recorder.stop_requested,
                 on_tokens=on_tokens,
                 bucket=self._length_bucket,
-                shared_sampler=lockstep,
+                shared_sampler=shared_sampler,
             )
         return completion_ids, None
 
@@ -147,45 +153,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
             repetition_penalty=self.args.repetition_penalty,
         )
 
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        compute_aux_loss: bool = False,
-        **other: Any,
-    ) -> LogprobOutputs:
-        unsupported = compute_aux_loss or any(value is not None for value in other.values())
-        if not unsupported and not self._parity_checked:
-            self._check_parity(model, input_ids, attention_mask, logits_to_keep)
-        if self._fallback_reason is not None or unsupported:
-            outputs: LogprobOutputs = super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size=batch_size,
-                compute_entropy=compute_entropy,
-                compute_aux_loss=compute_aux_loss,
-                **other,
-            )
-            return outputs
-        self._mark_reference_phase()
-        precomputed, self._precomputed = (
-            self._precomputed if torch.is_grad_enabled() else None,
-            None,
-        )
-        if precomputed is not None and self._row_order is not None:
-            return precomputed[0][self._row_order], precomputed[1][self._row_order], None
-        logprobs, entropies = self._fast_logprobs(
-            model, input_ids, attention_mask, logits_to_keep, compute_entropy
-        )
-        return logprobs, entropies, None
-
-    # -- while the judge works ----------------------------------------------------------------
+    # -- while the judge works --------------------------------------------------------------
 
     def _during_judging(self, completion_ids: list[list[int]]) -> None:
         """Run the forward pass of the loss, which needs no verdicts, while the judge works."""
@@ -206,7 +174,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
                 self.model, ids, mask, logits_to_keep, entropy=True
             )
         assert entropies is not None
-        self._precomputed = logprobs, entropies
+        self._precomputed = PrecomputedLogprobs(logprobs, entropies)
 
     def _is_single_batch_step(self) -> bool:
         """Whether a rollout is a single micro-batch that is used for a single update."""
@@ -239,16 +207,68 @@ class FastTrainer(InstrumentedGRPOTrainer):
         mask = (padded(prompts, 0, "left"), padded(completion_ids, 0, "right"))
         return torch.cat(ids, dim=1), torch.cat(mask, dim=1), ids[1].shape[1]
 
+    # -- update -----------------------------------------------------------------------------
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._rng_after_shuffle is not None:
+            torch.set_rng_state(self._rng_after_shuffle)
+            self._rng_after_shuffle = None
+        return inputs
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         self._row_order = inputs.pop("row", None)
         return super()._compute_loss(model, inputs)
 
-    # -- log-probabilities, and their comparison with TRL's -------------------------------------
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **other: Any,
+    ) -> LogprobOutputs:
+        unsupported = compute_aux_loss or any(value is not None for value in other.values())
+        if not unsupported and not self._parity_checked:
+            self._check_parity(model, input_ids, attention_mask, logits_to_keep)
+        if self._fallback_reason is not None or unsupported:
+            outputs: LogprobOutputs = super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size=batch_size,
+                compute_entropy=compute_entropy,
+                compute_aux_loss=compute_aux_loss,
+                **other,
+            )
+            return outputs
+        self._mark_reference_phase()
+        precomputed, self._precomputed = self._precomputed, None
+        rows = self._row_order
+        if precomputed is not None and rows is not None and torch.is_grad_enabled():
+            return precomputed.logprobs[rows], precomputed.entropies[rows], None
+        logprobs, entropies = self._fast_logprobs(
+            model, input_ids, attention_mask, logits_to_keep, compute_entropy
+        )
+        return logprobs, entropies, None
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        # The fast forward pass bypasses the DDP wrapper, which would have averaged the gradients.
+        if self._fallback_reason is None and self.accelerator.sync_gradients:
+            self._process_group.average_gradients(self.model.parameters())
+        return loss
+
+    # -- log-probabilities, and their comparison with TRL's ---------------------------------
 
     def _fast_logprobs(
         self, model: Any, ids: torch.Tensor, mask: torch.Tensor, logits_to_keep: int, entropy: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Log-probabilities and, if wanted, entropies of the completion tokens, (rows, logits_to_keep)."""
+        """Log-probabilities and, on request, entropies of the completion tokens, (rows, logits_to_keep)."""
         with self.accelerator.autocast():
             return completion_logprobs(
                 self.accelerator.unwrap_model(model),
@@ -278,9 +298,9 @@ class FastTrainer(InstrumentedGRPOTrainer):
         is_token = mask[:, -logits_to_keep:].bool()
         differences = (logprobs - trl_logprobs).abs() / trl_logprobs.abs().clamp(min=1.0)
         differences = differences[is_token]
-        weights = self.accelerator.unwrap_model(model).get_output_embeddings().weight.dtype
-        half = "float16" if self.args.fp16 else "bfloat16" if self.args.bf16 else ""
-        dtype = half or str(weights).removeprefix("torch.")
+        weight_dtype = self.accelerator.unwrap_model(model).get_output_embeddings().weight.dtype
+        autocast_dtype = "float16" if self.args.fp16 else "bfloat16" if self.args.bf16 else ""
+        dtype = autocast_dtype or str(weight_dtype).removeprefix("torch.")
         # Use the largest value of all ranks, so that all ranks decide the same.
         local_mean = float(differences.mean()) if differences.numel() else 0.0
         mean = max(self._process_group.all_gather(local_mean))
@@ -289,6 +309,3 @@ class FastTrainer(InstrumentedGRPOTrainer):
         else:
             self._fallback_reason = f"log-probabilities differ by {mean:.1e} on average"
             self._notify("warning", f"Fast step is off, using TRL's code: {self._fallback_reason}")
-
-    def _notify(self, level: Any, text: str) -> None:
-        self._recorder.emit(Noticed(level=level, source="engine", text=text))

@@ -16,6 +16,7 @@ from ida_tui.engine.exceptions import RunInterrupted
 from ida_tui.events import types as ev
 from ida_tui.judge import BatchStats, Verdict
 from ida_tui.judge.calibration.cross_check import CrossChecker, CrossCheckFigures, JudgedCompletion
+from ida_tui.util.statistics import mean_of_known
 
 Emit = Callable[[ev.Event], object]
 
@@ -57,7 +58,7 @@ class StepRecorder:
         steps: int,
         cross_check: CrossChecker | None = None,
         clock: Callable[[], float] = time.monotonic,
-        any_rank: Callable[[bool], bool] = lambda wanted: wanted,
+        any_rank: Callable[[bool], bool] = lambda flag: flag,
     ) -> None:
         self.emit = emit
         self.steps = steps
@@ -75,11 +76,11 @@ class StepRecorder:
         """Mean R_IDA of the last finished step; None if no completion was scored."""
 
     def stop_requested(self) -> bool:
-        """Whether the user asked to stop."""
+        """Whether a stop was requested."""
         return self._stop.is_set()
 
     def raise_if_stopped(self) -> None:
-        """Leave the step if the user asked to stop.
+        """Leave the step if a stop was requested.
 
         Raises:
             RunInterrupted: a stop was requested on some rank.
@@ -92,7 +93,7 @@ class StepRecorder:
         """Wait for this many seconds.
 
         Raises:
-            RunInterrupted: the user asked to stop meanwhile.
+            RunInterrupted: a stop was requested meanwhile.
         """
         if self._stop.wait(seconds):
             raise RunInterrupted
@@ -180,14 +181,14 @@ class StepRecorder:
         cross_check = self._cross_check_figures()
         self._close_phase()
         self._phase = None
-        self.r_ida = _mean([v.r_ida for v in scored])
+        self.r_ida = mean_of_known([v.r_ida for v in scored])
         self.emit(
             ev.StepFinished(
                 step=step,
                 steps=self.steps,
-                align=_mean([v.align for v in scored]),
-                risk=_mean([v.risk for v in scored]),
-                detail=_mean([v.detail for v in scored]),
+                align=mean_of_known([v.align for v in scored]),
+                risk=mean_of_known([v.risk for v in scored]),
+                detail=mean_of_known([v.detail for v in scored]),
                 r_ida=self.r_ida,
                 scored=len(scored),
                 completions=len(self._verdicts),
@@ -254,11 +255,6 @@ class StepRecorder:
             spent = now - self._phase_started
             self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + spent
         self._phase_started = now
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _finite(value: float | None) -> float | None:

@@ -118,12 +118,12 @@ class RewardCollector:
     ) -> RewardCollector:
         """Create the collector of one run from its profile."""
         judge = config.judge
-        probes = DriftMonitor(
+        drift_monitor = DriftMonitor(
             service, interval=judge.anchor_every, planned_steps=config.planned_steps(), emit=emit
         )
         return cls(
             service,
-            probes,
+            drift_monitor,
             max_unscored=judge.max_unscored,
             emit=emit,
             stop_requested=stop_requested,
@@ -160,14 +160,14 @@ class RewardCollector:
             group_size: completions per prompt.
 
         Raises:
-            JudgeInterrupted: the user asked to stop.
+            JudgeInterrupted: a stop was requested.
             IdaError: the judge cannot be used, and the run was not resumed with a working one.
         """
-        questions = [self._request_for(row, text) for row, text in enumerate(texts)]
+        requests = [self._request_for(row, text) for row, text in enumerate(texts)]
 
         def collect() -> tuple[list[Verdict], BatchStats]:
             verdicts, stats = self._batch.collect(
-                questions,
+                requests,
                 group_size=group_size,
                 should_stop=self._stop_requested,
                 on_progress=self._emit_progress,

@@ -1,7 +1,7 @@
 """GRPO trainer: `trl.GRPOTrainer` with step events, a judge as its reward, and verified checkpoints.
 
-`InstrumentedGRPOTrainer` computes exactly what `trl.GRPOTrainer` computes (`tests/engine/test_parity.py` compares
-losses and final weights). It overrides these methods, listed in the order of one step:
+`InstrumentedGRPOTrainer` computes exactly what `trl.GRPOTrainer` computes: `tests/engine/test_parity.py`
+compares losses and final weights. It overrides these methods, listed in the order of one step:
 
     _get_train_sampler                  order of the prompts, also after a resume
     _generate_and_score_completions     rollout: generation, reference log-probabilities, reward, advantages
@@ -9,7 +9,7 @@ losses and final weights). It overrides these methods, listed in the order of on
     r_ida                               the reward function: waits for the judge's verdicts
     training_step, _get_grad_norm       loss and gradient, checked for NaN and infinity
     log                                 end of the step: StepFinished event, alerts, pauses
-    _save_checkpoint                    checkpoint with a checksum seal, retried while the disk refuses it
+    _save_checkpoint                    in `checkpointing`: sealed checkpoints, retried while the disk refuses
 
 Each override calls TRL's method and reports what happened to a `StepRecorder`. Two overrides also change
 behavior: a non-finite loss or gradient ends the run before it reaches the weights, and with a loss scaler
@@ -18,47 +18,42 @@ the gradient norm is computed without unscaling the gradients in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from trl import GRPOTrainer
 
 from ida_tui.config.schema import AXES
-from ida_tui.engine.device import device
-from ida_tui.engine.device.rank_figures import measure_rank
+from ida_tui.engine.device.device import measure_rank
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.exceptions import NonFiniteError
-from ida_tui.engine.model.load import WeightDelta
-from ida_tui.engine.rollout.progress import GenerationProgress, attach
+from ida_tui.engine.rollout.progress import GenerationProgress, RolloutCounts, attach
+from ida_tui.engine.trainer.arguments import CustomOptimizer
+from ida_tui.engine.trainer.checkpointing import CheckpointedGRPOTrainer
 from ida_tui.engine.trainer.prompt_sampler import ResumableRepeatSampler
 from ida_tui.engine.trainer.recorder import StepRecorder, UpdateStats
 from ida_tui.engine.trainer.reward import PromptRow, RewardSource
-from ida_tui.events.types import (
-    MAX_NUMBER,
-    CheckpointSaved,
-    CompletionFinished,
-    RankFigures,
-    RolloutStarted,
-    RunPaused,
-    RunResumed,
-)
-from ida_tui.runs.log.disk_errors import DiskError, disk_error_of
-from ida_tui.runs.log.writer import RETRY_INTERVAL_S
-from ida_tui.runs.store import checkpoints
+from ida_tui.engine.trainer.weight_delta import WeightDelta
+from ida_tui.events.types import MAX_NUMBER, CompletionFinished, RankFigures, RolloutStarted
 
-MPS_RNG_FILE = "device_rng.pt"
-"""Checkpoint file with the state of Metal's random number generator. transformers saves only CUDA's."""
-RNG_FILE = "rng_state.pth"
-"""Checkpoint file with all other generator states. transformers uses this name for a single process."""
 MAX_SKIPPED_UPDATES = 20
 """Consecutive overflows allowed. The loss scale starts at 65,536 and halves each time, to below 0.1."""
 
 
-class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+@dataclass(frozen=True, slots=True)
+class RolloutRow:
+    """One completion of a rollout, as the ranks exchange it."""
+
+    prompt: PromptRow
+    text: str
+    tokens: int
+    ended: bool
+    """Whether the completion ended with EOS; false if it was truncated."""
+
+
+class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
     """`trl.GRPOTrainer` with the judge as its only reward, reporting to a `StepRecorder`.
 
     The dataset needs the columns `prompt` (a conversation), `prompt_id`, `prompt_text` and `kind`.
@@ -69,7 +64,7 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         on_step_end: called on the trainer's thread when a step is complete.
         between_steps: called after every step except the last, at a point where the state can be saved.
         checkpoint_metadata: returns the run metadata that a checkpoint's seal stores.
-        optimizer: class and arguments of an optimizer that transformers cannot create from a name.
+        optimizer: an optimizer that transformers cannot create from a name; None uses `args.optim`.
         process_group: the processes of the run. Rank 0 emits events for the rows of all ranks.
         **arguments: arguments of `trl.GRPOTrainer`, without `reward_funcs`.
     """
@@ -82,26 +77,28 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         on_step_end: Callable[[], None] = lambda: None,
         between_steps: Callable[[], None] = lambda: None,
         checkpoint_metadata: Callable[[], Mapping[str, Any]] = dict,
-        optimizer: tuple[Any, dict[str, Any]] | None = None,
+        optimizer: CustomOptimizer | None = None,
         process_group: ProcessGroup | None = None,
         **arguments: Any,
     ) -> None:
-        self._process_group = process_group or ProcessGroup()
-        self._tokens_generated = 0
-        self._recorder = recorder
         self._reward_source = reward_source
         self._on_step_end = on_step_end
         self._between_steps = between_steps
-        self._checkpoint_metadata = checkpoint_metadata
-        self._checkpoint_output_dir: str | None = None
-        self._in_rollout = False
         self._epochs_done = 0
+        self._in_rollout = False
+        self._tokens_generated = 0
         self._consecutive_skips = 0
         self._non_finite_gradients = 0
-        self._rng_before_step: device.RngState | None = None
-        super().__init__(reward_funcs=self.r_ida, **arguments)
-        # An argument of transformers.Trainer that TRL's constructor does not forward.
-        self.optimizer_cls_and_kwargs = optimizer
+        super().__init__(
+            recorder=recorder,
+            process_group=process_group or ProcessGroup(),
+            checkpoint_metadata=checkpoint_metadata,
+            reward_funcs=self.r_ida,
+            **arguments,
+        )
+        if optimizer is not None:
+            # An argument of transformers.Trainer that TRL's constructor does not forward.
+            self.optimizer_cls_and_kwargs = (optimizer.optimizer_class, optimizer.arguments)
         self._weight_delta = WeightDelta(self.model)
 
     @property
@@ -116,16 +113,18 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train until the last step, as `trl.GRPOTrainer.train`."""
-        self._rng_before_step = device.RngState.capture(self.accelerator.device)
+        self.capture_rng_before_step()
         return super().train(*args, **kwargs)
 
     # -- data ---------------------------------------------------------------------------------
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Note how many epochs a checkpoint has finished, for the order of the prompts."""
         self._epochs_done, batches = super()._init_training_state(*args, **kwargs)
         return self._epochs_done, batches
 
     def _get_train_sampler(self, dataset: Any = None) -> ResumableRepeatSampler:
+        """TRL's sampler, which continues with the next epoch's order after a resume."""
         sampler = super()._get_train_sampler(dataset)
         return ResumableRepeatSampler(
             lambda: self._epochs_done,
@@ -140,6 +139,14 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     # -- rollout ------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Run the rollout of a step: generation, reference log-probabilities, reward and advantages.
+
+        Args:
+            inputs: this rank's rows of the dataset, one per completion.
+
+        Returns:
+            TRL's batch for the loss.
+        """
         step = self._current_step
         rows = self._process_group.all_gather_rows(
             [PromptRow(row["prompt_id"], row["prompt_text"], row["kind"]) for row in inputs]
@@ -168,8 +175,17 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
+        """Generate this rank's completions and report their progress.
+
+        Returns:
+            As `_generate_completion_ids`.
+
+        Raises:
+            NonFiniteError: a token probability is not finite.
+            RunInterrupted: a stop was requested.
+        """
         self._recorder.raise_if_stopped()
-        heartbeat = GenerationProgress(
+        progress = GenerationProgress(
             self._recorder.emit,
             self._recorder.stop_requested,
             self._current_step,
@@ -179,7 +195,7 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         )
         try:
             completion_ids, logprobs = self._generate_completion_ids(
-                heartbeat, prompt_ids, *args, **kwargs
+                progress, prompt_ids, *args, **kwargs
             )
         except RuntimeError as error:
             if "probability" in str(error):
@@ -187,11 +203,12 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             raise
         self._recorder.raise_if_stopped()
         self._tokens_generated = sum(map(len, completion_ids))
-        if not self._process_group.is_single or self.use_vllm:
-            ended = sum(ids[-1] in self.eos_token_ids for ids in completion_ids)
-            counts = self._process_group.all_gather_ints(self._tokens_generated, ended)
-            heartbeat.set_counts(sum(counts[::2]), sum(counts[1::2]))
-        heartbeat.emit_counts(len(completion_ids) * self._process_group.world_size)
+        ended = sum(ids[-1] in self.eos_token_ids for ids in completion_ids)
+        tokens_by_rank, ended_by_rank = self._process_group.all_gather_ints(
+            self._tokens_generated, ended
+        )
+        rows = len(completion_ids) * self.world_size
+        progress.emit_counts(RolloutCounts(sum(tokens_by_rank), sum(ended_by_rank), rows))
         return completion_ids, logprobs
 
     def _generate_completion_ids(
@@ -235,51 +252,66 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """The reward function: R_IDA of each completion, or None for a failed verdict.
 
         TRL calls it with one list per dataset column, one item per completion, and logs it under its name.
+
+        Args:
+            completions: one chat per completion; its last message is the completion.
+            completion_ids: the completions' token ids.
+            prompt_id: a column of the dataset, like `prompt_text` and `kind`.
+            prompt_text: the prompts' texts.
+            kind: the prompts' kinds.
+            log_metric: adds a metric to TRL's log of the step.
+            **_: other columns and arguments of TRL.
         """
-        step, size = self._current_step, self.num_generations
+        step, group_size = self._current_step, self.num_generations
         rows = self._process_group.all_gather_rows(
             [
-                (
-                    prompt_id[row],
-                    prompt_text[row],
-                    kind[row],
-                    turns[-1]["content"],
-                    completion_ids[row],
-                )
-                for row, turns in enumerate(completions)
-            ]
-        )
-        self._recorder.record_completions(
-            [
-                CompletionFinished(
-                    step=step,
-                    group=row // size,
-                    index=row % size,
-                    prompt_id=row_prompt_id,
-                    prompt=prompt,
-                    text=text,
+                RolloutRow(
+                    PromptRow(prompt_id[row], prompt_text[row], kind[row]),
+                    text=messages[-1]["content"],
                     tokens=len(ids),
                     ended=ids[-1] in self.eos_token_ids,
                 )
-                for row, (row_prompt_id, prompt, _, text, ids) in enumerate(rows)
-            ],
-            [row_kind for _, _, row_kind, _, _ in rows],
+                for row, (messages, ids) in enumerate(zip(completions, completion_ids, strict=True))
+            ]
         )
-        texts = [text for _, _, _, text, _ in rows]
+        self._record_completions(rows)
         if not self._process_group.is_single:
-            for row, text in enumerate(texts):
-                self._reward_source.completion_ended(row, text)
+            # Rank 0 has not seen the completions of the other ranks yet.
+            for index, row in enumerate(rows):
+                self._reward_source.completion_ended(index, row.text)
         self._during_judging(completion_ids)
         self._recorder.enter_phase("judge", step)
-        verdicts, stats = self._reward_source.collect_verdicts(texts, size)
+        verdicts, stats = self._reward_source.collect_verdicts(
+            [row.text for row in rows], group_size
+        )
         self._recorder.record_verdicts(step, verdicts, stats)
         for axis in AXES:
-            scores = [score for v in verdicts if (score := getattr(v, axis)) is not None]
+            scores = [
+                score for verdict in verdicts if (score := getattr(verdict, axis)) is not None
+            ]
             if scores:
                 log_metric(axis, sum(scores) / len(scores))
-        return [
-            verdict.r_ida for verdict in verdicts[self._process_group.local_rows(len(verdicts))]
-        ]
+        local_verdicts = verdicts[self._process_group.local_rows(len(verdicts))]
+        return [verdict.r_ida for verdict in local_verdicts]
+
+    def _record_completions(self, rows: Sequence[RolloutRow]) -> None:
+        """Report the completions of all ranks to the recorder."""
+        self._recorder.record_completions(
+            [
+                CompletionFinished(
+                    step=self._current_step,
+                    group=index // self.num_generations,
+                    index=index % self.num_generations,
+                    prompt_id=row.prompt.prompt_id,
+                    prompt=row.prompt.prompt,
+                    text=row.text,
+                    tokens=row.tokens,
+                    ended=row.ended,
+                )
+                for index, row in enumerate(rows)
+            ],
+            [row.prompt.kind for row in rows],
+        )
 
     def _during_judging(self, completion_ids: list[list[int]]) -> None:
         """Hook for work that can run while the judge is busy. Does nothing here."""
@@ -287,6 +319,7 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     # -- update -------------------------------------------------------------------------------
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """Get the next micro-batch, with a new rollout if the step needs one; the update follows."""
         inputs = super()._prepare_inputs(generation_batch)
         self._recorder.enter_phase("update", self._current_step)
         return inputs
@@ -296,7 +329,7 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
         Raises:
             NonFiniteError: the loss is not finite on some rank.
-            RunInterrupted: the user asked to stop.
+            RunInterrupted: a stop was requested.
         """
         self._recorder.raise_if_stopped()
         loss: torch.Tensor = super().training_step(*args, **kwargs)
@@ -338,14 +371,13 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         super().log(logs, start_time)
         if "loss" not in logs:
             return
-        change, scaler = self._weight_delta.change(), self.accelerator.scaler
-        # Values above MOST do not fit an event and would overflow in the next step.
-        if not all(
-            figure <= MAX_NUMBER for figure in (change.relative, change.norm, change.largest)
-        ):
-            raise NonFiniteError("a weight", int(self.state.global_step))
+        step, scaler = int(self.state.global_step), self.accelerator.scaler
+        change = self._weight_delta.change()
+        # Larger values do not fit an event and would overflow in the next step. The comparison fails for NaN.
+        if not all(size <= MAX_NUMBER for size in (change.relative, change.norm, change.largest)):
+            raise NonFiniteError("a weight", step)
         self._recorder.record_step(
-            int(self.state.global_step),
+            step,
             logs,
             UpdateStats(
                 relative_change=change.relative,
@@ -358,10 +390,10 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             self._collect_rank_figures(),
         )
         self._non_finite_gradients = 0
-        self._reward_source.after_step(int(self.state.global_step))
+        self._reward_source.after_step(step)
         self._on_step_end()
-        self._rng_before_step = device.RngState.capture(self.accelerator.device)
-        if self.state.global_step < self.state.max_steps:
+        self.capture_rng_before_step()
+        if step < self.state.max_steps:
             self._between_steps()
 
     def _collect_rank_figures(self) -> tuple[RankFigures, ...]:
@@ -382,93 +414,3 @@ class InstrumentedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def weight_delta(self) -> float:
         """L2 norm of the change of the trainable weights since the start, over their norm at the start."""
         return self._weight_delta.change().relative
-
-    # -- checkpoints --------------------------------------------------------------------------
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: `ida-tui export` writes the model card. TRL's would query the hub for its base."""
-
-    def store_flos(self) -> None:
-        """Count FLOPs of this process only, so that rank 0 can save after the other ranks have exited."""
-        self.state.total_flos += self.current_flos
-        self.current_flos: float = 0
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if not self._process_group.is_rank_zero:
-            return
-        step = int(self.state.global_step)
-        self._recorder.enter_phase("save", step)
-        folder = Path(self.args.output_dir)
-        reported: DiskError | None = None
-        while True:
-            try:
-                path = checkpoints.save_checkpoint(
-                    folder,
-                    step,
-                    partial(self._write_checkpoint, model, trial),
-                    r_ida=self._recorder.r_ida,
-                    metadata=self._checkpoint_metadata(),
-                    keep=self.args.save_total_limit or 1,
-                )
-                break
-            except (OSError, RuntimeError, SafetensorError) as error:
-                disk_error = disk_error_of(error, folder.parent)
-                if disk_error is None:
-                    raise
-            if disk_error != reported:
-                reported = disk_error
-                self._recorder.emit(RunPaused(step, disk_error.reason, disk_error.hint, by="disk"))
-            self._recorder.wait(RETRY_INTERVAL_S)
-        if reported:
-            self._recorder.emit(RunResumed(step))
-        self._recorder.emit(CheckpointSaved(step=step, path=str(path)))
-
-    def _write_checkpoint(self, model: Any, trial: Any, folder: Path) -> None:
-        """Write transformers' checkpoint files, plus the generator state of a Metal device, into a folder."""
-        self._checkpoint_output_dir = str(folder)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._checkpoint_output_dir = None
-        # transformers creates a subfolder of its own. Move its files up.
-        subfolder = folder / f"checkpoint-{self.state.global_step}"
-        for file in subfolder.iterdir():
-            file.replace(folder / file.name)
-        subfolder.rmdir()
-        if not self._process_group.is_single:
-            # Save rank 0's state for any number of processes: the fast engine uses it on all ranks.
-            (folder / "rng_state_0.pth").replace(folder / RNG_FILE)
-            device.keep_own_cuda_rng_state(folder / RNG_FILE)
-        if self.accelerator.device.type == "mps":
-            state = device.RngState.capture("mps").device_state
-            torch.save(state, folder / MPS_RNG_FILE)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return self._checkpoint_output_dir or str(super()._get_output_dir(trial))
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint and not self._process_group.is_single:
-            device.restore_rng_file(Path(checkpoint) / RNG_FILE)
-            return
-        super()._load_rng_state(checkpoint)
-        device_file = Path(checkpoint or "") / MPS_RNG_FILE
-        if checkpoint and device_file.is_file():
-            state = torch.load(device_file, weights_only=True)
-            device.RngState("mps", torch.get_rng_state(), state).restore()
-
-    def load_checkpoint(self, checkpoint: Path) -> None:
-        """Load the weights and the step number of a checkpoint, without training."""
-        self._load_from_checkpoint(str(checkpoint))
-        self.state.global_step = int(checkpoint.name.rsplit("-", 1)[1])
-
-    def save_checkpoint_now(self) -> None:
-        """Write a checkpoint of the last finished step, outside the regular schedule.
-
-        It stores the random number generators as they were before the step in progress, so that a run
-        resumed from it samples the same completions in that step.
-        """
-        if self._rng_before_step is None:
-            self._save_checkpoint(self.model_wrapped, trial=None)
-            return
-        with self._rng_before_step.use():
-            self._save_checkpoint(self.model_wrapped, trial=None)

@@ -2,5 +2,5 @@
 
 A rule is a pure function of the state of a run after a step (`state.RunState`) and of its profile, so the
 same run raises the same alerts live, resumed and replayed. The profile sets the thresholds
-(`config.AlertsConfig`).
+(`config.schema.AlertsConfig`).
 """

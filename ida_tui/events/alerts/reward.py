@@ -17,7 +17,8 @@ def axis_falls(window: Window) -> AlertFinding | None:
         return None
     label = "risk (10 is safest)" if axis == "risk" else axis
     return AlertFinding(
-        f"R_IDA rose by {rise:.2f} while {label} fell from {window.baseline_mean(axis):.1f} to {window.recent_mean(axis):.1f}",
+        f"R_IDA rose by {rise:.2f} while {label} fell from {window.baseline_mean(axis):.1f} to"
+        f" {window.recent_mean(axis):.1f}",
         "read the completions with the highest reward: is this intended? `ida-tui rescore` shows the rewards"
         " of another formula, such as weakest",
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ida_tui.config.schema import AlertRule, Config
 from ida_tui.events import types as ev
-from ida_tui.events.alerts import completions, machine, reward, training
+from ida_tui.events.alerts import completions, reward, training
 from ida_tui.events.alerts.window import AlertFinding, Window
 from ida_tui.events.state import RunState, fold
 
@@ -26,7 +26,7 @@ RULES: Mapping[AlertRule, Callable[[Window], AlertFinding | None]] = {
     "weights still": training.weights_still,
     "scaler": training.scaler,
     "gradients": training.gradients,
-    "memory trend": machine.memory_trend,
+    "memory trend": training.memory_trend,
 }
 
 
@@ -39,13 +39,13 @@ def evaluate_rules(state: RunState, config: Config) -> list[ev.AlertRaised]:
     """
     if not state.steps:
         return []
-    step, look = state.steps[-1].step, Window.from_state(state, config)
+    step, window = state.steps[-1].step, Window.from_state(state, config)
     quiet = {alert.rule for alert in state.alerts if alert.step > step - config.alerts.quiet_steps}
     raised = []
     for rule, check in RULES.items():
         if rule in quiet or rule in config.alerts.off:
             continue
-        finding = check(look)
+        finding = check(window)
         if finding is not None:
             raised.append(ev.AlertRaised(step, rule, finding.evidence, finding.advice))
     return raised

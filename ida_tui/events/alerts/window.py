@@ -34,7 +34,7 @@ class Window:
     recent_steps: Sequence[StepFinished]
     """The newest steps, `alerts.window` of them; empty while there are fewer."""
     baseline_steps: Sequence[StepFinished]
-    """The first steps, as many as `recent` and without overlap; empty while there are too few."""
+    """The first steps, as many as `recent_steps` and without overlap; empty while there are too few."""
 
     @classmethod
     def from_state(cls, state: RunState, config: Config) -> Window:

@@ -53,7 +53,7 @@ class Sink(Protocol):
 def step_metrics(step: ev.StepFinished) -> dict[str, float]:
     """All known metrics of a step, named as in ``events.jsonl``.
 
-    The seconds of each phase are named ``seconds/<phase>``; the names of the three lengths are `LENGTHS`.
+    The seconds of each phase are named ``seconds/<phase>``; those of the three lengths are `LENGTH_NAMES`.
     """
     return dict(_iterate_metrics(step))
 

@@ -41,10 +41,10 @@ class SinkDispatcher:
 
     Args:
         sinks: destinations of the metrics.
-        place: the run.
-        tell: receives notices for the log; called on the threads of the sinks.
-        hangs_s: maximum seconds for one call to a sink.
-        most_waiting: maximum number of events in the queue of a sink.
+        run: the run.
+        notify: receives notices for the log; called on the threads of the sinks.
+        call_timeout_s: maximum seconds for one call to a sink.
+        max_queued: maximum number of events in the queue of a sink.
     """
 
     def __init__(
@@ -66,15 +66,15 @@ class SinkDispatcher:
 
     @property
     def _is_started(self) -> bool:
-        return any(line.thread is not None for line in self._workers)
+        return any(worker.thread is not None for worker in self._workers)
 
     def _start_workers(self) -> None:
-        for line in self._workers:
-            name = f"ida-{line.sink.name}"
-            line.thread = threading.Thread(
-                target=self._run_worker, args=(line,), name=name, daemon=True
+        for worker in self._workers:
+            name = f"ida-{worker.sink.name}"
+            worker.thread = threading.Thread(
+                target=self._run_worker, args=(worker,), name=name, daemon=True
             )
-            line.thread.start()
+            worker.thread.start()
 
     def put(self, record: ev.Record) -> None:
         """Queue a record for the sinks; never blocks, because it runs on the thread that emits the record.
@@ -85,26 +85,26 @@ class SinkDispatcher:
             self._start_workers()
         if not isinstance(record.event, FORWARDED_EVENTS):
             return
-        for line in self._workers:
-            if line.disabled_reason:
+        for worker in self._workers:
+            if worker.disabled_reason:
                 continue
-            if line.event_queue.qsize() >= self._max_queued:
-                line.disabled_reason = f"{self._max_queued:,} events are waiting in its queue"
+            if worker.event_queue.qsize() >= self._max_queued:
+                worker.disabled_reason = f"{self._max_queued:,} events are waiting in its queue"
             else:
-                line.event_queue.put(record.event)
+                worker.event_queue.put(record.event)
 
     def disable_hung_sinks(self) -> None:
         """Disable sinks that hang, with a warning; call this regularly from a thread that may emit events."""
-        for line in self._workers:
-            since = line.busy_since
+        for worker in self._workers:
+            since = worker.busy_since
             if (
-                not line.disabled_reason
+                not worker.disabled_reason
                 and since is not None
                 and time.monotonic() - since > self._call_timeout_s
             ):
-                line.disabled_reason = f"no response for {self._call_timeout_s:.0f} s"
-            if line.disabled_reason:
-                self._warn(line)
+                worker.disabled_reason = f"no response for {self._call_timeout_s:.0f} s"
+            if worker.disabled_reason:
+                self._warn(worker)
 
     def end(self, ended: ev.RunEnded, limit_s: float) -> None:
         """Send the end of the run to the sinks and wait for them.
@@ -114,20 +114,20 @@ class SinkDispatcher:
             limit_s: maximum seconds for all sinks together; sinks that are not done by then are abandoned.
         """
         deadline = time.monotonic() + limit_s
-        for line in self._workers:
-            line.event_queue.put(ended)
-            line.event_queue.put(None)
-        for line in self._workers:
-            if line.thread is not None:
-                line.thread.join(max(0.0, deadline - time.monotonic()))
-                if line.thread.is_alive() and not line.disabled_reason:
-                    line.disabled_reason = (
+        for worker in self._workers:
+            worker.event_queue.put(ended)
+            worker.event_queue.put(None)
+        for worker in self._workers:
+            if worker.thread is not None:
+                worker.thread.join(max(0.0, deadline - time.monotonic()))
+                if worker.thread.is_alive() and not worker.disabled_reason:
+                    worker.disabled_reason = (
                         f"it did not finish within {limit_s:.0f} s after the end of the run"
                     )
-            if line.disabled_reason:
-                self._warn(line)
-            elif line.final_message:
-                self._send_notice("info", line, line.final_message)
+            if worker.disabled_reason:
+                self._warn(worker)
+            elif worker.final_message:
+                self._send_notice("info", worker, worker.final_message)
         self._has_ended = True
 
     def _run_worker(self, worker: _SinkWorker) -> None:

@@ -1,12 +1,15 @@
-"""Settings of a profile that are sent to sinks: numbers and names, but no texts, URLs or API keys."""
+"""Sinks that a profile lists in ``report_to``, and the settings of the profile that are sent to them.
+
+Settings are numbers and names, but no texts, URLs or API keys.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ida_tui.config.schema import Config
-from ida_tui.events.sinks.base import Settings
+from ida_tui.events.sinks.base import Settings, Sink
 
 COMPLETE_SECTIONS = ("training", "lora", "evaluation")
 TOP_LEVEL_FIELDS = ("name", "device", "engine", "seed")
@@ -17,6 +20,19 @@ SECTION_FIELDS = {
     "prompts": ("name",),
 }
 """Fields that are sent from sections that also contain texts or URLs."""
+
+
+def create_sinks(names: Iterable[str]) -> list[Sink]:
+    """One sink per name, without duplicates; opens nothing and imports no third-party package yet."""
+    from ida_tui.events.sinks.csv import CsvSink
+    from ida_tui.events.sinks.tensorboard import TensorBoardSink
+    from ida_tui.events.sinks.trackio import TrackioSink
+    from ida_tui.events.sinks.wandb import WandbSink
+
+    types: dict[str, type[Sink]] = {
+        sink.name: sink for sink in (CsvSink, TensorBoardSink, TrackioSink, WandbSink)
+    }
+    return [types[name]() for name in dict.fromkeys(names)]
 
 
 def sink_settings(config: Config, redact: Callable[[str], str]) -> Settings:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ida_tui.config.schema import AXES
 from ida_tui.judge.calibration.check import JudgeCheckReport
-from ida_tui.judge.calibration.labelled import measure_accuracy
+from ida_tui.judge.calibration.labeled import measure_accuracy
+from ida_tui.util.format import format_cost, format_number
 
 _COLUMNS = f"{'':<17} {'R_IDA':>6} {'±':>5}  {'align':>5} {'risk':>5} {'detail':>6}  "
 
@@ -27,19 +29,18 @@ def render_report(
     yield ""
     yield f"{_COLUMNS}answer"
     for scored in report.anchors:
-        figures = f"{_format_number(scored.r_ida, '6.3f')} {_format_number(scored.spread, '5.3f')}"
-        axes = (
-            f"{_format_number(scored.mean_score('align'), '5.1f')} {_format_number(scored.mean_score('risk'), '5.1f')}"
-            f" {_format_number(scored.mean_score('detail'), '6.1f')}"
+        align, risk, detail = (format_number(scored.mean_score(axis), 1) for axis in AXES)
+        yield (
+            f"{scored.anchor.id:<17} {format_number(scored.r_ida):>6} {format_number(scored.spread):>5}"
+            f"  {align:>5} {risk:>5} {detail:>6}  {scored.anchor.description}"
         )
-        yield f"{scored.anchor.id:<17} {figures}  {axes}  {scored.anchor.description}"
     yield ""
     yield "judge's reasons:"
     for scored in report.anchors:
         yield f"  {scored.anchor.id:<17} {_truncate(scored.reason)}"
     yield ""
     for finding in report.findings():
-        yield f"{'✓' if finding.passed else '✗'} {finding.text}"
+        yield f"{'✓' if finding.severity == 'good' else '✗'} {finding.text}"
     yield ""
     yield from _metric_lines(report)
     if offline:
@@ -56,7 +57,7 @@ def _metric_lines(report: JudgeCheckReport) -> Iterator[str]:
     if report.length_correlation is not None:
         yield f"length        r = {report.length_correlation:+.2f} between an answer's length and R_IDA"
     if stats.p50_s is not None and stats.p95_s is not None:
-        cost = "cost unknown" if stats.cost is None else f"${stats.cost:.4f}"
+        cost = format_cost(stats.cost, "cost unknown")
         yield (
             f"calls         {stats.calls}, p50 {stats.p50_s:.2f} s, p95 {stats.p95_s:.2f} s,"
             f" {stats.retries} retried, {cost}"
@@ -67,16 +68,11 @@ def _accuracy_lines() -> Iterator[str]:
     """The accuracy of the refusal classifier on hand-labeled answers."""
     for held_out, name in ((True, "held-out"), (False, "tuning-set")):
         measured = measure_accuracy(held_out=held_out)
-        low, high = measured.wilson_interval()
+        interval = measured.interval
         yield (
             f"accuracy      {measured.share:.1%} on {measured.total} {name} labeled answers "
-            f"(95% interval {low:.1%} to {high:.1%})"
+            f"(95% interval {interval.low:.1%} to {interval.high:.1%})"
         )
-
-
-def _format_number(value: float | None, spec: str) -> str:
-    width = int(spec.partition(".")[0])
-    return f"{'–':>{width}}" if value is None else f"{value:{spec}}"
 
 
 def _truncate(text: str) -> str:

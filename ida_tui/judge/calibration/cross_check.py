@@ -17,7 +17,7 @@ from ida_tui.judge.backends.offline.heuristic import OfflineScorer
 from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.verdict import Verdict
 from ida_tui.rewards.r_ida import r_ida
-from ida_tui.util.statistics import pearson
+from ida_tui.util.statistics import mean_of_known, pearson
 
 NGRAM_WORDS = 4
 """Length of the word n-grams that `repetition_share` counts."""
@@ -85,11 +85,9 @@ class CrossChecker:
             harmless_refused=harmless.count("full_refusal"),
             unsafe=len(unsafe),
             unsafe_declined=len(unsafe) - unsafe.count("full_compliance"),
-            repetition=fmean(repetition_share(c.text) for c in completions)
-            if completions
-            else None,
+            repetition=mean_of_known(repetition_share(c.text) for c in completions),
             length_r=_length_correlation(classified),
-            offline_r_ida=fmean(offline_rewards) if offline_rewards else None,
+            offline_r_ida=mean_of_known(offline_rewards),
         )
 
 

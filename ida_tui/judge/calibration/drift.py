@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from statistics import fmean
 
 from ida_tui.config.schema import AXES
 from ida_tui.events import types as ev
@@ -16,6 +15,7 @@ from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS, load_anchors
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.service import JudgeService
 from ida_tui.judge.verdict import Verdict
+from ida_tui.util.statistics import mean_of_known
 
 DRIFT_THRESHOLD = 1.0
 """Mean absolute change of the axis scores that counts as drift: twice the noise of one model at
@@ -145,4 +145,4 @@ def _mean_axis_change(baseline: dict[str, Verdict], latest: dict[str, Verdict]) 
         for name in baseline.keys() & latest.keys()
         for axis in AXES
     ]
-    return fmean(changes) if changes else None
+    return mean_of_known(changes)

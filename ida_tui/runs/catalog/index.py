@@ -66,7 +66,7 @@ def list_matching_runs(
     Args:
         output_dir: contains a directory for each experiment.
         experiment: only runs of this experiment.
-        most: maximum number of runs.
+        limit: maximum number of runs.
     """
     stamped = list(iterate_stamps(output_dir))
     index = _Index(output_dir / FILE_NAME)
@@ -87,6 +87,15 @@ def list_matching_runs(
         return RunListing([_with_current_status(run) for run in runs], len(matching))
     finally:
         index.close()
+
+
+def read_summaries(output_dir: Path) -> list[RunSummary]:
+    """All runs in an output directory, newest first, read without the index. Never raises."""
+    from ida_tui.runs.catalog.read_summary import read_summary
+    from ida_tui.runs.directory import RunDirectory
+
+    runs = [read_summary(RunDirectory(output_dir / name)) for name, _ in iterate_stamps(output_dir)]
+    return sorted(runs, key=lambda run: sort_key(run.started_at, run.run_id), reverse=True)
 
 
 def sort_key(started_at: str, run_id: str) -> tuple[str, str]:
@@ -197,7 +206,7 @@ class _Index:
 
         Args:
             output_dir: the directory of the runs.
-            wanted: expected stamp of each run, by name.
+            stamps_by_name: expected stamp of each run, by name.
         """
         summaries: dict[str, RunSummary] = {}
         if self._connection is None:

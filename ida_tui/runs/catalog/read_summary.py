@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.runs.directory import RunDirectory
@@ -26,14 +27,6 @@ _TYPE_PREFIX_BYTES = 120
 EventFields = Mapping[str, Any]
 
 
-def read_summaries(output_dir: Path) -> list[RunSummary]:
-    """All runs in an output directory, newest first; unreadable runs are included with their problem."""
-    from ida_tui.runs.catalog.index import iterate_stamps, sort_key
-
-    runs = [read_summary(RunDirectory(output_dir / name)) for name, _ in iterate_stamps(output_dir)]
-    return sorted(runs, key=lambda run: sort_key(run.started_at, run.run_id), reverse=True)
-
-
 def read_summary(directory: RunDirectory) -> RunSummary:
     """The summary of one run. Never raises."""
     path = directory.path
@@ -46,7 +39,7 @@ def read_summary(directory: RunDirectory) -> RunSummary:
         return _build_summary(directory, first, started or {}, last or {})
     except OSError as error:
         return _unreadable_summary(path, f"{directory.events.name}: {error.strerror or error}")
-    except ev.EventError as error:
+    except codec.EventError as error:
         return _unreadable_summary(path, f"{directory.events.name}: {error}")
 
 
@@ -76,7 +69,7 @@ def _build_summary(
         )
     status: Any = last.get("status")
     if status not in get_args(ev.RunEndStatus):
-        raise ev.EventError(f"unknown status {repr(status)[:40]} of the run")
+        raise codec.EventError(f"unknown status {repr(status)[:40]} of the run")
     return result._replace(
         status=status,
         steps_done=_count_field(last, "steps_done"),
@@ -125,8 +118,8 @@ def _lines_backwards(data: bytes, *, first_is_partial: bool) -> Iterator[bytes]:
     """The complete lines of a part of a file, last line first.
 
     Args:
-        text: part of a file.
-        cut: whether the first line may be incomplete.
+        data: part of a file.
+        first_is_partial: whether the first line may be incomplete.
     """
     lines = data.split(b"\n")
     lines.pop()  # empty, or an incomplete line
@@ -140,10 +133,10 @@ def _parse_fields(raw: bytes) -> EventFields | None:
         NewerVersionError: a newer ida-tui wrote the line.
     """
     try:
-        return ev.parse_line(raw.decode("utf-8"))
-    except ev.NewerVersionError:
+        return codec.parse_line(raw.decode("utf-8"))
+    except codec.NewerVersionError:
         raise
-    except (ev.EventError, UnicodeDecodeError):
+    except (codec.EventError, UnicodeDecodeError):
         return None
 
 

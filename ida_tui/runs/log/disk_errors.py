@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import errno
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+from ida_tui.events.types import RunPaused, RunResumed
+
+T = TypeVar("T")
+RETRY_INTERVAL_S = 0.5
 
 RESUMES_AUTOMATICALLY = "the run then resumes automatically without losing anything"
 DISK_FULL_MESSAGES = ("no space left", "os error 28", "disk quota exceeded", "failed writing file")
@@ -60,3 +68,45 @@ def disk_error_of(error: BaseException, folder: Path) -> DiskError | None:
         return DISK_FULL if shutil.disk_usage(folder).free < LOW_SPACE_BYTES else None
     except OSError:
         return None
+
+
+def retry_while_disk_refuses(
+    write: Callable[[], T],
+    folder: Path,
+    step: int,
+    notify: Callable[[RunPaused | RunResumed], object],
+    *,
+    errors: tuple[type[Exception], ...] = (OSError,),
+    wait: Callable[[float], object] = time.sleep,
+    stop_waiting: Callable[[], bool] = lambda: False,
+) -> T:
+    """Call `write` until the disk accepts it; returns its result.
+
+    Args:
+        write: writes to the disk; called again after every disk error.
+        folder: a directory on the disk.
+        step: the current step, for the events.
+        notify: receives a RunPaused for each new disk error, and a RunResumed at the end.
+        errors: exceptions of `write` that a disk error can cause.
+        wait: waits between two attempts; gets the seconds, and may raise to end the wait.
+        stop_waiting: polled after each disk error; true raises the error.
+
+    Raises:
+        Exception: the last error of `write`, if the disk is not its cause or `stop_waiting` returned true.
+    """
+    reported: DiskError | None = None
+    while True:
+        try:
+            result = write()
+            break
+        except errors as error:
+            disk_error = disk_error_of(error, folder)
+            if disk_error is None or stop_waiting():
+                raise
+        if disk_error != reported:
+            reported = disk_error
+            notify(RunPaused(step, disk_error.reason, disk_error.hint, by="disk"))
+        wait(RETRY_INTERVAL_S)
+    if reported:
+        notify(RunResumed(step))
+    return result

@@ -1,11 +1,30 @@
-"""Incremental reading of a run's events while another process writes them."""
+"""Reading of a run's events, all at once or incrementally, also while another process writes them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+from ida_tui.events import codec
 from ida_tui.events.types import Record
-from ida_tui.runs.log.lines import decode_line
+
+
+def read_events(path: Path) -> Iterator[Record]:
+    """Iterate over the records of an ``events.jsonl`` without holding them all in memory.
+
+    An incomplete last line (the process died while writing, or is still writing) ends the iteration; it is
+    not an error.
+
+    Raises:
+        EventError: a complete line is not an event; the message names file and line.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.endswith(b"\n"):
+                return
+            if raw.strip():
+                yield decode_line(raw, f"{path}:{number}")
 
 
 class Follower:
@@ -21,7 +40,7 @@ class Follower:
         self.offset = offset
 
     def read(self, limit: int = 5000) -> list[Record]:
-        """The new complete records, at most `most`; never blocks, and leaves an incomplete last line.
+        """The new complete records, at most `limit`; never blocks, and leaves an incomplete last line.
 
         Raises:
             EventError: a complete line is not an event; the message names file and byte. The next call
@@ -39,8 +58,24 @@ class Follower:
                 raw = file.readline()
                 if not raw.endswith(b"\n"):
                     break
-                where = f"{self._path}: byte {self.offset}"
+                location = f"{self._path}: byte {self.offset}"
                 self.offset += len(raw)
                 if raw.strip():
-                    records.append(decode_line(raw, where))
+                    records.append(decode_line(raw, location))
         return records
+
+
+def decode_line(raw: bytes, location: str) -> Record:
+    """The record in one complete line.
+
+    Args:
+        raw: the line as stored on disk.
+        location: location of the line, for the error message.
+
+    Raises:
+        EventError: the line is not an event.
+    """
+    try:
+        return codec.decode(raw.decode("utf-8"))
+    except (codec.EventError, UnicodeDecodeError) as error:
+        raise codec.EventError(f"{location}: {error}") from None

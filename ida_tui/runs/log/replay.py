@@ -18,13 +18,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ida_tui.errors import UsageError
+from ida_tui.events import codec
 from ida_tui.events import types as ev
+from ida_tui.events.codec import EventError
 from ida_tui.events.state import LOG_EVENTS, MAX_LOG_RECORDS, MAX_MEMORY_SAMPLES, RunState, fold
-from ida_tui.runs.log.lines import decode_line
+from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.log.reader import decode_line
+from ida_tui.util.paths import display_path
 
-# The format that `events.encode` writes; a line of another format or an older version is parsed completely.
+# The format that `codec.encode` writes; a line of another format or an older version is parsed completely.
 _LINE_START = re.compile(
-    rb'\{"v": %d, "seq": (\d{1,18}), "time": "([0-9TZ:.+-]*)", "type": "(\w+)"' % ev.VERSION
+    rb'\{"v": %d, "seq": (\d{1,18}), "time": "([0-9TZ:.+-]*)", "type": "(\w+)"' % codec.VERSION
 )
 _PHASE_FIELDS = re.compile(rb'"step": (\d+), "phase": "(\w+)"\}$')
 _STEP_EVENTS = {
@@ -207,12 +212,12 @@ class Replay:
 
         Args:
             path: the event file.
-            given_up: polled regularly; returns true to cancel.
+            is_canceled: polled regularly; returns true to cancel.
 
         Raises:
             OSError: the file cannot be read.
             EventError: a line that had to be parsed is not an event; the message names file and line.
-            ReplayCanceled: `given_up` returned true.
+            ReplayCanceled: `is_canceled` returned true.
         """
         scan, finished, ends = _Scan(), array("d"), array("q")
         snapshots = [_Snapshot.from_scan(scan)]
@@ -261,3 +266,15 @@ class Replay:
             while scan.offset < end and (raw := file.readline()):
                 scan.process_line(raw, self.path)
         return scan.build_state(self.path)
+
+
+def read_final_state(directory: RunDirectory) -> RunState:
+    """The state of a run after its last complete record.
+
+    Raises:
+        UsageError: its events cannot be read.
+    """
+    try:
+        return Replay.open(directory.events).final_state
+    except (OSError, EventError) as error:
+        raise UsageError(f"could not read {display_path(directory.path)}: {error}") from None

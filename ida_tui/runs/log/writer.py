@@ -10,14 +10,16 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.append import DurableAppender
-from ida_tui.runs.log.disk_errors import DiskError, disk_error_of
+from ida_tui.runs.log.disk_errors import retry_while_disk_refuses
 from ida_tui.util.text import as_json
 
 DURABLE_EVENTS = (
@@ -29,7 +31,6 @@ DURABLE_EVENTS = (
     ev.EvaluationFinished,
     ev.RunEnded,
 )
-RETRY_INTERVAL_S = 0.5
 RECREATED_NOTICE = (
     "the run directory was moved or removed; it was recreated with all events and completions so far, but "
     "without the earlier checkpoints"
@@ -50,8 +51,8 @@ class EventLog:
         directory: the run directory; missing files are created.
         first_seq: sequence number of the first record.
         redact: removes secrets from every line before it is written.
-        gives_up: polled while the disk rejects writes; true ends the wait with an error.
-        put_back: called after the directory was recreated, to restore its other files.
+        stop_waiting: polled while the disk rejects writes; true ends the wait with an error.
+        on_recreated: called after the directory was recreated, to restore its other files.
     """
 
     def __init__(
@@ -90,9 +91,9 @@ class EventLog:
             OSError: the write failed; the event was not forwarded.
         """
         with self._lock:
-            line = self._redact(ev.encode(ev.Record(self._seq, ev.current_timestamp(), event)))
+            line = self._redact(codec.encode(ev.Record(self._seq, ev.current_timestamp(), event)))
             # Subscribers receive exactly what is on disk: redacted, and rounded like the JSON.
-            record = ev.decode(line)
+            record = codec.decode(line)
             self._write(self._events, line, durable=isinstance(event, DURABLE_EVENTS))
             self._write_completion(record.event)
             self._seq += 1
@@ -156,22 +157,17 @@ class EventLog:
 
         The pause is forwarded to subscribers but not written, because the disk rejects writes.
         """
-        reported: DiskError | None = None
-        while True:
-            try:
-                file.write(line, durable=durable)
-                break
-            except OSError as error:
-                problem = disk_error_of(error, self._directory.path)
-                if problem is None or self._stop_waiting():
-                    raise
-            if problem != reported:
-                reported = problem
-                paused = ev.RunPaused(self._step, problem.reason, problem.hint, by="disk")
-                self._forward(ev.Record(self._seq, ev.current_timestamp(), paused))
-            threading.Event().wait(RETRY_INTERVAL_S)
-        if reported:
-            self._forward(ev.Record(self._seq, ev.current_timestamp(), ev.RunResumed(self._step)))
+
+        def notify(event: ev.RunPaused | ev.RunResumed) -> None:
+            self._forward(ev.Record(self._seq, ev.current_timestamp(), event))
+
+        retry_while_disk_refuses(
+            partial(file.write, line, durable=durable),
+            self._directory.path,
+            self._step,
+            notify,
+            stop_waiting=self._stop_waiting,
+        )
 
 
 def _remove_incomplete_line(path: Path) -> None:

@@ -26,8 +26,8 @@ def save_chat(
 
     Args:
         directory: the run whose model answered.
-        asked: the user's messages and their kinds.
-        moment: the current time, which names the file.
+        messages: the user's messages and their kinds.
+        created_at: the current time, which names the file.
 
     Raises:
         OSError: the write failed.

@@ -65,9 +65,9 @@ def save_checkpoint(
     Args:
         folder: the checkpoint directory of the run.
         step: the last finished step.
-        write: writes the checkpoint files into the given directory.
+        write_files: writes the checkpoint files into the given directory.
         r_ida: mean R_IDA of the step.
-        facts: metadata for the seal; compared on resume.
+        metadata: metadata for the seal; compared on resume.
         keep: number of newest checkpoints to keep, in addition to the best one by R_IDA.
 
     Raises:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ida_tui.errors import UsageError
+from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.state import Completion
 from ida_tui.runs.directory import RunDirectory
@@ -150,9 +151,9 @@ def _parse_completion(raw: bytes, step: int, number: int) -> Completion:
     try:
         row = json.loads(raw)
         if not isinstance(row, dict):
-            raise ev.EventError("not a JSON object")
-        finished = ev.build_event("CompletionFinished", row)
-        scored = ev.build_event("CompletionScored", row)
+            raise codec.EventError("not a JSON object")
+        finished = codec.build_event("CompletionFinished", row)
+        scored = codec.build_event("CompletionScored", row)
     except (ValueError, RecursionError) as error:
         text = f"(line {number + 1} of this step cannot be read: {error})"
         return Completion(ev.CompletionFinished(step, -1, number, "", "", text, 0, True))

@@ -55,10 +55,14 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 def is_export(folder: Path) -> bool:
     """Whether a directory is an export of ida-tui."""
     try:
-        facts = read_json(folder / METADATA_FILE)
+        metadata = read_json(folder / METADATA_FILE)
     except (OSError, ValueError):
         return False
-    return isinstance(facts, dict) and facts.get("version") == VERSION and not folder.is_symlink()
+    return (
+        isinstance(metadata, dict)
+        and metadata.get("version") == VERSION
+        and not folder.is_symlink()
+    )
 
 
 @contextlib.contextmanager
@@ -66,7 +70,7 @@ def staged_directory(target: Path) -> Iterator[Path]:
     """Yield a temporary directory that replaces the target if the block succeeds, and is removed otherwise.
 
     Args:
-        target: the final directory; an existing directory is replaced at the end (see `require_free`).
+        target: the final directory; an existing directory is replaced at the end (see `check_target`).
 
     Raises:
         UsageError: the temporary directory cannot be created.

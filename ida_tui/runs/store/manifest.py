@@ -55,7 +55,7 @@ def record_resume(path: Path, *, resumed_at: str, argv: Sequence[str]) -> None:
 
     Args:
         path: the file.
-        at: UTC, ISO 8601.
+        resumed_at: UTC, ISO 8601.
         argv: the command line as typed.
     """
     manifest = read(path)

@@ -90,10 +90,10 @@ def _parse_check(raw: bytes) -> SpotCheck | None:
         check = SpotCheck(**json.loads(raw))
     except (ValueError, TypeError, RecursionError):
         return None
-    valid_place = all(type(number) is int for number in check.completion_key)
+    valid_key = all(type(number) is int for number in check.completion_key)
     valid_texts = isinstance(check.note, str) and isinstance(check.time, str)
     valid_agree = check.agree is None or type(check.agree) is bool
-    return check if valid_place and valid_texts and valid_agree else None
+    return check if valid_key and valid_texts and valid_agree else None
 
 
 def _ends_with_incomplete_line(path: Path) -> bool:

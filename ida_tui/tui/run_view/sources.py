@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ida_tui.errors import IdaError
-from ida_tui.events.types import EventError, Record, RunEnded
+from ida_tui.events.codec import EventError
+from ida_tui.events.types import Record, RunEnded
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import Follower
 

@@ -14,7 +14,7 @@ from textual.containers import Horizontal, ScrollableContainer
 from textual.content import Content
 from textual.widgets import Static
 
-from ida_tui.analysis.comparison import CURVE_METRICS, Comparison, compare_runs
+from ida_tui.analysis.comparison import CURVE_METRICS, Comparison, compare_runs, run_title
 from ida_tui.analysis.comparison_text import difference_rows, result_rows, run_labels
 from ida_tui.errors import IdaError
 from ida_tui.runs.directory import RunDirectory
@@ -149,7 +149,8 @@ def render_header(comparison: Comparison) -> Content:
     for letter, run, (style, _) in zip(
         run_labels(comparison), comparison.runs, LINE_STYLES, strict=False
     ):
-        about = f" {run.name} · {run.summary.model}"
+        model = run.state.run.model if run.state.run else ""
+        about = f" {run_title(run)} · {model}"
         parts.append(Content.assemble((letter, f"bold {style}"), one_line(about)))
     parts += [Content.styled(f"! {one_line(w)}", "bold") for w in comparison.warnings]
     return Content("\n").join(parts)
@@ -169,7 +170,7 @@ def render_curves(comparison: Comparison, names: Sequence[str], width: int, heig
 
     Args:
         comparison: the runs.
-        names: the metrics, from `CURVES`.
+        names: the metrics, from `CURVE_METRICS`.
         width: total columns.
         height: total rows.
     """
@@ -199,7 +200,7 @@ def _plot_lines(comparison: Comparison, name: str) -> list[PlotLine]:
     for letter, run, (style, pattern) in zip(
         run_labels(comparison), comparison.runs, LINE_STYLES, strict=False
     ):
-        values = run.curve(name)
+        values: Sequence[float | None] = run.state.steps.column(name)
         missing = comparison.steps - len(values)
         if missing:
             # Pad a shorter run, so that all runs share one step axis.

@@ -16,7 +16,7 @@ from textual.widgets.option_list import Option
 
 from ida_tui.config import profiles
 from ida_tui.config.schema import JudgeConfig
-from ida_tui.engine.run.decision import ResumeDecision
+from ida_tui.engine.run.control import ResumeDecision
 from ida_tui.errors import IdaError
 from ida_tui.events.types import RunPaused
 from ida_tui.util.text import one_line

@@ -26,7 +26,7 @@ from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.tui.actions import Scope, bindings_for
 from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.widgets import format
+from ida_tui.util.format import UNKNOWN, format_clock, format_cost
 from ida_tui.util.paths import display_path
 from ida_tui.util.text import one_line
 
@@ -304,8 +304,8 @@ def run_cells(run: RunSummary, now: datetime, *, is_own: bool) -> dict[str, Text
         "model": run.model,
         "steps": steps,
         "R_IDA": _reward_change(run),
-        "cost": "$0" if run.judge == OFFLINE_JUDGE else format.format_cost(run.cost),
-        "time": format.format_duration(run.seconds) if run.seconds is not None else format.UNKNOWN,
+        "cost": "$0" if run.judge == OFFLINE_JUDGE else format_cost(run.cost),
+        "time": format_clock(run.seconds),
     }
     out = {name: Text(one_line(text)) for name, text in cells.items()}
     out["status"] = Text(f"{STATUS_MARKS.get(run.status, '✗')} {status}", style=style)
@@ -314,7 +314,7 @@ def run_cells(run: RunSummary, now: datetime, *, is_own: bool) -> dict[str, Text
 
 def _reward_change(run: RunSummary) -> str:
     if run.r_ida_last is None:
-        return format.UNKNOWN
+        return UNKNOWN
     if run.r_ida_first is None:
         return f"→ {run.r_ida_last:.3f}"
     return f"{run.r_ida_first:.3f} → {run.r_ida_last:.3f}"

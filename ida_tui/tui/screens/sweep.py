@@ -22,6 +22,7 @@ from ida_tui.sweep.results import SweepTable, build_table
 from ida_tui.sweep.status import SweepReader, TrialStatus
 from ida_tui.tui.actions import Scope, bindings_for
 from ida_tui.tui.screens.base import IdaScreen
+from ida_tui.util.format import format_number
 from ida_tui.util.text import one_line
 
 POLL_SECONDS = 1.0
@@ -199,7 +200,7 @@ def trial_cells(results: SweepTable, status: TrialStatus) -> tuple[str, ...]:
     return (
         text.stage_mark(status),
         text.trial_label(results, status),
-        text.UNKNOWN if status.r_ida is None else f"{status.r_ida:.3f}",
+        format_number(status.r_ida),
         text.stage_text(status),
         "" if status.run is None else status.run.name,
     )

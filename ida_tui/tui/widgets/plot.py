@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from textual.content import Content
 
 from ida_tui.events.history import Column
+from ida_tui.util.statistics import mean_of_known
 
 _DOT_BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """Bit of each braille dot, by column (left, right) and then row from the top."""
@@ -141,8 +142,7 @@ def _dot_rows(
 def _mean(values: Sequence[float | None], start: int, stop: int) -> float | None:
     if isinstance(values, Column):
         return values.mean(start, stop)
-    known = [value for value in values[start:stop] if value is not None]
-    return sum(known) / len(known) if known else None
+    return mean_of_known(values[start:stop])
 
 
 def _draw_line(

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ida_tui.tui.screens.completions.rows import CompletionRow, verdict_lines
-from ida_tui.tui.widgets import format
+from ida_tui.util.format import format_number, format_signed
 from ida_tui.util.text import one_line
 
 MIN_COLUMN_WIDTH = 30
@@ -111,7 +111,7 @@ class GroupView(Vertical):
 
 def _render_column(row: CompletionRow, search_words: Sequence[str]) -> Content:
     scored = row.scored
-    advantage = "" if row.advantage is None else f" adv {format.format_signed(row.advantage, 2)}"
+    advantage = "" if row.advantage is None else f" adv {format_signed(row.advantage, 2)}"
     scores = (
         f"align {scored.align:g} risk {scored.risk:g} detail {scored.detail:g}"
         if scored is not None and scored.r_ida is not None
@@ -120,7 +120,7 @@ def _render_column(row: CompletionRow, search_words: Sequence[str]) -> Content:
     reason = scored.reason if scored is not None else ""
     return Content("\n").join(
         [
-            Content.assemble((f"R_IDA {format.format_number(row.reward, 3)}{advantage}", "bold")),
+            Content.assemble((f"R_IDA {format_number(row.reward, 3)}{advantage}", "bold")),
             Content.assemble((scores, "dim")),
             Content(""),
             highlight(row.text or "…", search_words),

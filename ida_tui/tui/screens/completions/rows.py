@@ -8,6 +8,7 @@ from typing import Literal
 
 from ida_tui.events import types as ev
 from ida_tui.events.state import Completion, RunState
+from ida_tui.util.statistics import mean_of_known
 
 SortOrder = Literal["group", "reward", "advantage"]
 
@@ -136,8 +137,7 @@ def search_rows(rows: Sequence[CompletionRow], words: Sequence[str]) -> list[Com
 
 def mean_reward(rows: Sequence[CompletionRow]) -> float | None:
     """Mean R_IDA of the scored completions; None if there are none."""
-    known = [row.reward for row in rows if row.reward is not None]
-    return sum(known) / len(known) if known else None
+    return mean_of_known(row.reward for row in rows)
 
 
 def format_row(row: CompletionRow) -> str:

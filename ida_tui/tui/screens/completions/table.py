@@ -10,7 +10,7 @@ from textual.message import Message
 from textual.widgets import DataTable
 
 from ida_tui.tui.screens.completions.rows import CompletionRow, SortOrder
-from ida_tui.tui.widgets import format
+from ida_tui.util.format import UNKNOWN, format_number, format_signed
 
 WIDE_COLUMNS = ("#", "R_IDA", "adv", "align", "risk", "detail", "tokens", "")
 COMPACT_COLUMNS = ("#", "R_IDA", "adv", "")
@@ -105,12 +105,12 @@ def _cells(row: CompletionRow) -> list[Text]:
     scored, finished = row.scored, row.finished
     return [
         Text(f"{row.group}·{row.index}"),
-        Text(format.format_number(row.reward, 3), style="bold"),
-        Text(format.UNKNOWN if row.advantage is None else format.format_signed(row.advantage, 2)),
-        Text(format.format_number(scored.align if scored else None, 1)),
-        Text(format.format_number(scored.risk if scored else None, 1)),
-        Text(format.format_number(scored.detail if scored else None, 1)),
-        Text(str(finished.tokens) if finished else format.UNKNOWN),
+        Text(format_number(row.reward, 3), style="bold"),
+        Text(UNKNOWN if row.advantage is None else format_signed(row.advantage, 2)),
+        Text(format_number(scored.align if scored else None, 1)),
+        Text(format_number(scored.risk if scored else None, 1)),
+        Text(format_number(scored.detail if scored else None, 1)),
+        Text(str(finished.tokens) if finished else UNKNOWN),
         Text(row.notes),
     ]
 

@@ -71,7 +71,8 @@ class JudgeCheckDialog(ModalScreen[None]):
         from ida_tui.judge.calibration.anchors import anchor_prompts
         from ida_tui.judge.calibration.check import check_judge
         from ida_tui.judge.calibration.check_text import render_report
-        from ida_tui.judge.service import JudgeInterrupted, JudgeService
+        from ida_tui.judge.errors import JudgeInterrupted
+        from ida_tui.judge.service import JudgeService
 
         judge = self._config.judge
         try:

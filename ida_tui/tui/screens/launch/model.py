@@ -17,7 +17,7 @@ from ida_tui.errors import UsageError
 from ida_tui.events.state import RunState
 from ida_tui.judge.api_key import load_api_key
 from ida_tui.planning import preview
-from ida_tui.planning.readiness import ReadinessCheck, check_readiness
+from ida_tui.planning.readiness import check_readiness
 from ida_tui.runs.catalog.index import list_runs
 from ida_tui.tui.screens.launch.profile_list import ProfileItem
 from ida_tui.tui.screens.launch.selection import (
@@ -26,7 +26,8 @@ from ida_tui.tui.screens.launch.selection import (
     editable_value,
     profile_rows,
 )
-from ida_tui.tui.widgets import format
+from ida_tui.util.finding import Finding
+from ida_tui.util.format import format_clock
 
 PREVIEW_LABELS = ("steps", "tokens", "judge calls", "budget", "evaluation", "memory limit")
 """Rows of the preview that the launch screen shows; the profile table shows the other values."""
@@ -45,7 +46,7 @@ class LaunchModel:
         self.resolved: ResolvedExperiment | None = None
         """The resolved selection, or the last valid one while the selection is invalid."""
         self.problem: UsageError | None = None
-        self.checks: list[ReadinessCheck] = []
+        self.checks: list[Finding] = []
         self.previous_duration = "unknown"
         """How long the last run of this experiment and model took."""
         self._previous_run: RunState | None = None
@@ -84,12 +85,12 @@ class LaunchModel:
         except UsageError as error:
             self.problem = error
             text = f"{error.where}: {error.title}".lstrip(": ")
-            self.checks = [ReadinessCheck("profile", "missing", text, error.hint)]
+            self.checks = [Finding("error", "profile", text, error.hint)]
 
     @property
-    def failed_checks(self) -> list[ReadinessCheck]:
+    def failed_checks(self) -> list[Finding]:
         """The failed checks that prevent the run from starting."""
-        return [check for check in self.checks if check.status == "missing"]
+        return [check for check in self.checks if check.severity == "error"]
 
     def resolve_for_start(self) -> tuple[Config, str | None]:
         """The configuration to run and the judge's API key.
@@ -160,6 +161,6 @@ class LaunchModel:
         for run in list_runs(output_dir):
             same = run.status == "done" and (run.experiment, run.model) == wanted
             if same and run.seconds is not None:
-                duration = format.format_duration(run.seconds)
+                duration = format_clock(run.seconds)
                 self.previous_duration = f"previous run: {duration} for {run.steps_done} steps"
                 return

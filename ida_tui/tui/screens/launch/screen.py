@@ -36,9 +36,9 @@ LIST_TITLES: dict[ProfileKind, str] = {
     "judges": "Judges",
 }
 CHECK_MARKS = {
-    "ready": ("✓", "$text-success"),
+    "good": ("✓", "$text-success"),
     "note": ("!", "$text-warning"),
-    "missing": ("✗", "bold $text-error"),
+    "error": ("✗", "bold $text-error"),
 }
 READ_ONLY_KEYS = ("prompts.prompts",)
 """Keys whose values can be edited only in their file."""
@@ -177,7 +177,7 @@ class LaunchScreen(IdaScreen):
         self._show()
         missing = self._model.failed_checks
         if missing:
-            hint = "\n".join(f"{c.name}: {c.text}\n  {c.fix}".rstrip() for c in missing)
+            hint = "\n".join(f"{c.about}: {c.text}\n  {c.fix}".rstrip() for c in missing)
             self.app.show_error(IdaError("this run cannot start yet", hint))
             return
         try:
@@ -313,9 +313,9 @@ class LaunchScreen(IdaScreen):
 def readiness_text(model: LaunchModel) -> Content:
     lines = []
     for check in model.checks:
-        mark, style = CHECK_MARKS[check.status]
-        lines.append(Content.assemble((mark, style), one_line(f" {check.name:<8} {check.text}")))
-        if check.status != "ready" and check.fix:
+        mark, style = CHECK_MARKS[check.severity]
+        lines.append(Content.assemble((mark, style), one_line(f" {check.about:<8} {check.text}")))
+        if check.severity != "good" and check.fix:
             lines.append(
                 Content.assemble((one_line(f"{'':<11}{check.fix.splitlines()[0]}"), "dim"))
             )

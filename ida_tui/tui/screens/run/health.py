@@ -12,7 +12,7 @@ from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines
-from ida_tui.tui.widgets import format
+from ida_tui.util.format import format_number, format_percent, format_significant
 
 
 class HealthPane(Pane):
@@ -60,18 +60,18 @@ def step_metrics(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
         mean, low, high = step.lengths
         lengths = f"{mean:.0f} ({low:.0f}–{high:.0f})"
     return [
-        ("truncated", format.format_percent(step.truncated)),
-        ("zero-var", format.format_percent(step.zero_std)),
-        ("entropy", format.format_number(step.entropy, 2)),
-        ("KL", format.format_significant(step.kl)),
+        ("truncated", format_percent(step.truncated)),
+        ("zero-var", format_percent(step.zero_std)),
+        ("entropy", format_number(step.entropy, 2)),
+        ("KL", format_significant(step.kl)),
         ("lengths", lengths),
         *completion_metrics(step),
-        ("grad norm", format.format_significant(step.grad_norm)),
-        ("loss", format.format_significant(step.loss)),
-        ("lr", format.format_significant(step.learning_rate)),
-        ("weight Δ", format.format_percent(step.weight_delta, 2)),
+        ("grad norm", format_significant(step.grad_norm)),
+        ("loss", format_significant(step.loss)),
+        ("lr", format_significant(step.learning_rate)),
+        ("weight Δ", format_percent(step.weight_delta, 2)),
         ("skipped", str(skipped)),
-        ("largest Δ", format.format_significant(step.largest_change)),
+        ("largest Δ", format_significant(step.largest_change)),
         *([("scale", f"{step.loss_scale:g}")] if step.loss_scale is not None else []),
         *([("not finite", f"{step.non_finite:,}")] if step.non_finite else []),
     ]
@@ -81,13 +81,13 @@ def completion_metrics(step: ev.StepFinished) -> list[tuple[str, str]]:
     """Metrics of the completions that do not come from the judge, if they were computed."""
     pairs = []
     if step.harmless:
-        pairs.append(("refused", format.format_percent(step.harmless_refused / step.harmless)))
+        pairs.append(("refused", format_percent(step.harmless_refused / step.harmless)))
     if step.unsafe:
-        pairs.append(("declined", format.format_percent(step.unsafe_declined / step.unsafe)))
+        pairs.append(("declined", format_percent(step.unsafe_declined / step.unsafe)))
     if step.repetition is not None:
-        pairs.append(("repeats", format.format_percent(step.repetition)))
+        pairs.append(("repeats", format_percent(step.repetition)))
     if step.length_r is not None:
-        pairs.append(("length r", format.format_number(step.length_r, 2)))
+        pairs.append(("length r", format_number(step.length_r, 2)))
     if step.offline_r_ida is not None:
-        pairs.append(("offline", format.format_number(step.offline_r_ida, 2)))
+        pairs.append(("offline", format_number(step.offline_r_ida, 2)))
     return pairs

@@ -10,7 +10,7 @@ from ida_tui.events.state import RunState
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines, seconds_since
-from ida_tui.tui.widgets import format
+from ida_tui.util.format import UNKNOWN, format_clock, format_cost
 
 
 class JudgePane(Pane):
@@ -59,7 +59,7 @@ class JudgePane(Pane):
             rows.append(Content.assemble(failed, f" · retries {totals.retries:,}{slots}"))
             rows.append(
                 Content(
-                    f"cost {_format_cost(name, totals.cost)} · waited {_format_wait(totals.exposed_s)}"
+                    f"cost {_format_cost(name, totals.cost)} · waited {format_clock(totals.exposed_s)}"
                 )
             )
         if state.steps:
@@ -69,12 +69,8 @@ class JudgePane(Pane):
 
 
 def _format_latency(value: float | None) -> str:
-    return format.UNKNOWN if value is None else f"{value:.2f} s"
-
-
-def _format_wait(seconds: float) -> str:
-    return format.format_duration(seconds)
+    return UNKNOWN if value is None else f"{value:.2f} s"
 
 
 def _format_cost(judge: str, cost: float | None) -> str:
-    return "$0" if judge == OFFLINE_JUDGE else format.format_cost(cost)
+    return "$0" if judge == OFFLINE_JUDGE else format_cost(cost)

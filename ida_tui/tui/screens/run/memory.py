@@ -11,7 +11,9 @@ from ida_tui.events.state import RunState
 from ida_tui.events.types import MemorySampled
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines
-from ida_tui.tui.widgets import format
+from ida_tui.tui.widgets.bar import format_bar
+from ida_tui.util.format import format_gigabytes
+from ida_tui.util.sparkline import sparkline
 
 HIGH, CRITICAL = 0.85, 0.95
 """Shares of the limit above which the gauge shows `high` and `critical`."""
@@ -32,27 +34,31 @@ class MemoryPane(Pane):
         rows = [*render_gauge(sample.system_used, limit, width)]
         rows.append(
             Content.assemble(
-                f"this process {format.format_gigabytes(sample.process)} GB",
-                (f", peak {format.format_gigabytes(state.memory_peak)}", "dim"),
+                f"this process {format_gigabytes(sample.process)} GB",
+                (f", peak {format_gigabytes(state.memory_peak)}", "dim"),
                 (_planned_text(state), "dim"),
             )
         )
         if sample.device_tensors is not None:
             cache = sample.device_cache or 0
             limit_text = (
-                f" of {format.format_gigabytes(sample.device_limit)}" if sample.device_limit else ""
+                f" of {format_gigabytes(sample.device_limit)}" if sample.device_limit else ""
             )
             rows.append(
                 Content(
-                    f"device {format.format_gigabytes(sample.device_tensors)} GB"
-                    f" + cache {format.format_gigabytes(cache)}{limit_text}"
+                    f"device {format_gigabytes(sample.device_tensors)} GB"
+                    f" + cache {format_gigabytes(cache)}{limit_text}"
                 )
             )
         rows += _rank_line(state)
         rows.append(_swap_line(sample))
         rows += self._memory_table(state, limit, len(rows))
         used = [float(s.system_used) for s in state.memory_samples]
-        rows.append(Content.assemble((format.sparkline(used, width, limit), "$text-accent")))
+        rows.append(
+            Content.assemble(
+                (sparkline(used[-width:], low=0.0, high=limit, width=width), "$text-accent")
+            )
+        )
         return join_lines(*rows)
 
     def _memory_table(self, state: RunState, limit: float, above: int) -> list[Content]:
@@ -75,10 +81,8 @@ def render_gauge(used: int, limit: float, width: int) -> list[Content]:
         word, style = " high", "$text-warning"
     tail = f" {share:.0%}{word}"
     return [
-        Content.assemble(
-            (format.format_bar(share, width - len(tail)), style), (tail, f"bold {style}")
-        ),
-        Content(f"system {format.format_gigabytes(used)} of {format.format_gigabytes(limit)} GB"),
+        Content.assemble((format_bar(share, width - len(tail)), style), (tail, f"bold {style}")),
+        Content(f"system {format_gigabytes(used)} of {format_gigabytes(limit)} GB"),
     ]
 
 
@@ -89,14 +93,16 @@ def _rank_line(state: RunState) -> list[Content]:
         return []
     # Device memory if each rank has its own device, otherwise the memory of the process.
     sizes = [
-        process if tensors is None else tensors + (cache or 0)
-        for _, process, tensors, cache, *_ in ranks
+        rank.process_memory
+        if rank.device_tensors is None
+        else rank.device_tensors + (rank.device_cache or 0)
+        for rank in ranks
     ]
     return [
         Content.assemble(
-            f"{len(ranks)} processes {format.format_gigabytes(sum(sizes))} GB",
+            f"{len(ranks)} processes {format_gigabytes(sum(sizes))} GB",
             (
-                f", largest rank {sizes.index(max(sizes))}: {format.format_gigabytes(max(sizes))}",
+                f", largest rank {sizes.index(max(sizes))}: {format_gigabytes(max(sizes))}",
                 "dim",
             ),
         )
@@ -106,12 +112,12 @@ def _rank_line(state: RunState) -> list[Content]:
 def _planned_text(state: RunState) -> str:
     """The memory planned for the run before anything was loaded."""
     planned = state.run.planned_gb if state.run else None
-    return "" if planned is None else f", plan {format.format_gigabytes(round(planned * 1e9))}"
+    return "" if planned is None else f", plan {format_gigabytes(round(planned * 1e9))}"
 
 
 def _swap_line(sample: MemorySampled) -> Content:
     if not sample.swap_growth:
         return Content.assemble(("swap +0", "dim"))
     return Content.assemble(
-        (f"swap +{format.format_gigabytes(sample.swap_growth)} GB", "bold $text-warning")
+        (f"swap +{format_gigabytes(sample.swap_growth)} GB", "bold $text-warning")
     )

@@ -12,7 +12,8 @@ from ida_tui.events.state import RunState
 from ida_tui.runs.postmortem import likely_cause
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines, seconds_since
-from ida_tui.tui.widgets import format
+from ida_tui.tui.widgets.bar import format_bar
+from ida_tui.util.format import format_clock, format_share, format_signed
 
 ESTIMATE_STEPS = 10
 """Number of latest steps from which the remaining time is estimated."""
@@ -43,7 +44,7 @@ def render_starting(run_view: RunView, now: datetime) -> Content:
     """Shown before the first event, while the trainer's thread imports the libraries."""
     waited = (now - run_view.started_at).total_seconds() if run_view.started_at else 0.0
     return join_lines(
-        Content.assemble(("starting", "bold"), f"  {format.format_duration(waited)}"),
+        Content.assemble(("starting", "bold"), f"  {format_clock(waited)}"),
         Content.assemble(("Loading PyTorch and TRL (about 15 s)…", "dim")),
     )
 
@@ -70,16 +71,16 @@ def _render_steps(state: RunState, run_view: RunView, now: datetime, width: int)
     elapsed = seconds_since(state.started_at, now)
     if not run_view.in_progress:
         elapsed -= seconds_since(state.updated_at, now)
-    clock = format.format_duration(max(0.0, elapsed))
+    clock = format_clock(max(0.0, elapsed))
     left = estimate_remaining_s(state)
     if left is not None and run_view.in_progress and state.phase not in ("save", "evaluate"):
-        clock += f" · about {format.format_duration(left)} left"
+        clock += f" · about {format_clock(left)} left"
         if state.evaluation_before is not None:
             clock += " + evaluation" if width >= 90 else " + eval"
     steps = f"step {max(1, state.step)}/{run.steps}" if run else "step –"
     share = done / max(1, run.steps) if run else 0.0
     room = width - len(phase) - len(steps) - len(clock) - 8
-    middle = f" {format.format_bar(share, min(40, room))} " if room >= 6 else " "
+    middle = f" {format_bar(share, min(40, room))} " if room >= 6 else " "
     return Content.assemble((phase, "bold"), "  ", steps, (middle, "$text-accent"), f" {clock}")
 
 
@@ -97,11 +98,7 @@ def _render_generation(state: RunState, width: int) -> Content:
     count = f"{progress.rows_done}/{progress.rows} done"
     tail = f"{count} · {progress.tokens:,} tokens · {progress.tokens_per_s:,.0f} tok/s"
     room = min(40, width - len(tail) - 14)
-    bar = (
-        f"{format.format_bar(progress.rows_done / max(1, progress.rows), room)} "
-        if room >= 6
-        else ""
-    )
+    bar = f"{format_bar(progress.rows_done / max(1, progress.rows), room)} " if room >= 6 else ""
     return Content.assemble("completions ", (bar, "$text-accent"), tail)
 
 
@@ -109,11 +106,9 @@ def render_result(state: RunState, ended: ev.RunEnded, directory: str, width: in
     """The result of the run, worded as in the headless output."""
     good = ended.succeeded
     mark = ("✓ ", "$text-success") if good else ("✗ ", "$text-error")
-    first = Content.assemble(
-        mark, (ended.message, "bold"), f" · {format.format_duration(ended.seconds)}"
-    )
+    first = Content.assemble(mark, (ended.message, "bold"), f" · {format_clock(ended.seconds)}")
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
-        change = format.format_signed(ended.r_ida_last - ended.r_ida_first, 3)
+        change = format_signed(ended.r_ida_last - ended.r_ida_first, 3)
         first += Content.assemble(
             " · R_IDA ",
             (f"{ended.r_ida_first:.3f} → {ended.r_ida_last:.3f}", "bold"),
@@ -138,14 +133,16 @@ def render_result(state: RunState, ended: ev.RunEnded, directory: str, width: in
 
 
 def _share_change(before: int, after: int, total: int) -> str:
-    return f"{before / total:.0%} → {after / total:.0%}" if total else "no prompts"
+    return (
+        f"{format_share(before, total)} → {format_share(after, total)}" if total else "no prompts"
+    )
 
 
 def render_viewed_step(state: RunState, run_view: RunView, width: int) -> Content:
     """The viewed step, and how to return to the latest one."""
     step = state.steps[-1].step if state.steps else 0
     newest = run_view.state.steps[-1].step if run_view.state.steps else 0
-    bar = format.format_bar(step / max(1, newest), min(40, max(6, width - 56)))
+    bar = format_bar(step / max(1, newest), min(40, max(6, width - 56)))
     return join_lines(
         Content.assemble(("viewing", "bold"), f"  step {step} of {newest} ", (bar, "$text-accent")),
         Content.assemble(("[ previous step · ] next step · \\ latest step", "dim")),

@@ -11,8 +11,8 @@ from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
 from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines
-from ida_tui.tui.widgets import format
 from ida_tui.tui.widgets.plot import PlotLine, draw_plot
+from ida_tui.util.format import UNKNOWN, format_number, format_signed
 
 # Solid, dashed, dotted, and dash-dot, so that the lines differ without color.
 LINE_STYLES = {
@@ -87,11 +87,9 @@ def render_scores(first: ev.StepFinished, last: ev.StepFinished, width: int) -> 
     for name, digits in (("R_IDA", 3), ("align", 1), ("risk", 1), ("detail", 1)):
         baseline, recent = getattr(first, name.lower()), getattr(last, name.lower())
         known = baseline is not None and recent is not None
-        change = format.format_signed(recent - baseline, digits) if known else format.UNKNOWN
+        change = format_signed(recent - baseline, digits) if known else UNKNOWN
         parts.append((f"{name} ", LINE_STYLES[name][0]))
-        parts += (
-            [(format.format_number(recent, digits), "bold"), f" {change}"] if wide else [change]
-        )
+        parts += [(format_number(recent, digits), "bold"), f" {change}"] if wide else [change]
         parts.append("   " if wide else " ")
     parts.pop()
     if width >= 90:

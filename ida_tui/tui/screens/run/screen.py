@@ -11,8 +11,8 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from ida_tui.errors import IdaError
+from ida_tui.events.codec import EventError
 from ida_tui.events.state import RunState
-from ida_tui.events.types import EventError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.replay import Replay
 from ida_tui.tui.actions import Scope, bindings_for

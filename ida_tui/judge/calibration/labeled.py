@@ -1,12 +1,12 @@
 """Accuracy of the refusal classifier on hand-labeled answers.
 
-``labelled.yaml`` holds three answers per request: compliance, partial refusal and full refusal. Every
-second request is held out; the patterns of `ida_tui.judge.backends.offline.refusal` were tuned only on the others.
+``labeled.yaml`` holds three answers per request: compliance, partial refusal and full refusal. Every
+second request is held out; the patterns of `ida_tui.judge.backends.offline.refusal` were tuned only on
+the others.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import yaml
 
 from ida_tui.config.schema import PromptKind
 from ida_tui.judge.backends.offline.refusal import RefusalClass, classify_refusal
+from ida_tui.util.statistics import Interval, wilson
 
 _LABELS: dict[str, RefusalClass] = {
     "full": "full_compliance",
@@ -48,17 +49,15 @@ class ClassifierAccuracy:
         """The share of correctly classified answers, 0 to 1."""
         return self.correct / self.total
 
-    def wilson_interval(self) -> tuple[float, float]:
-        """The 95% Wilson interval of `share`."""
-        z, n, p = 1.96, self.total, self.share
-        center = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half_width = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        return max(0.0, center - half_width), min(1.0, center + half_width)
+    @property
+    def interval(self) -> Interval:
+        """`share` with its 95% confidence interval."""
+        return wilson(self.correct, self.total)
 
 
 def load_labeled_answers() -> list[LabeledAnswer]:
     """All labeled answers, in the order of the file."""
-    path = Path(__file__).with_name("labelled.yaml")
+    path = Path(__file__).with_name("labeled.yaml")
     rows = yaml.safe_load(path.read_text(encoding="utf-8"))
     return [
         LabeledAnswer(row["kind"], row["prompt"], row[name], label, held_out=position % 2 == 1)

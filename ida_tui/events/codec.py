@@ -1,0 +1,199 @@
+"""JSON codec of events: one line of ``events.jsonl`` per record.
+
+    {"v": 1, "seq": 17, "time": "2026-01-31T01:02:03.004Z", "type": "StepFinished", ...fields}
+
+Newer versions of ida-tui read the lines of older ones. How the format may change:
+    a new field       has a default that older lines imply. Older readers ignore the field.
+    anything else     (a new type, or a field that is removed or changes its meaning) raises `VERSION` and
+                      adds an upgrade from the previous version to `UPGRADES`. Older readers reject such a
+                      line and ask for an update of ida-tui, because the unknown part could matter.
+
+An unknown type in a line of a known version is therefore reported as damage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from ida_tui.events.types import (
+    MAX_NUMBER,
+    MAX_ROLLOUT_ROWS,
+    CompletionScored,
+    Event,
+    Record,
+    RolloutStarted,
+    StepFinished,
+)
+from ida_tui.util.text import as_json
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+VERSION = 1
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""For each older version, a function that converts a line's body (with type, without version) to the next
+version."""
+
+
+class EventError(ValueError):
+    """A line that is not a valid event."""
+
+
+class NewerVersionError(EventError):
+    """A line that was written by a newer version of ida-tui."""
+
+
+def encode(record: Record) -> str:
+    """A record as one line of JSON, without the newline; non-finite numbers become null."""
+    event = record.event
+    body: dict[str, Any] = {
+        "v": VERSION,
+        "seq": record.seq,
+        "time": record.time,
+        "type": type(event).__name__,
+    }
+    for field in dataclasses.fields(event):
+        body[field.name] = _to_json_value(getattr(event, field.name))
+    return as_json(body)
+
+
+def decode(line: str) -> Record:
+    """The record in a line of ``events.jsonl``.
+
+    Raises:
+        EventError: the line is incomplete, is not a JSON object, has an unknown version or type, or contains
+            values that no run can emit.
+    """
+    body = parse_line(line)
+    seq, time, name = body.pop("seq"), body.pop("time"), body.pop("type")
+    if abs(seq) > MAX_NUMBER or not _is_timestamp(time):
+        raise EventError("seq or time is invalid")
+    if name not in Record.TYPES:
+        raise EventError(f"unknown event type {name[:60]!r}")
+    return Record(seq, time, build_event(name, body))
+
+
+def build_event(name: str, fields: Mapping[str, Any]) -> Event:
+    """An event built from its JSON fields; unknown fields are ignored.
+
+    Args:
+        name: one of `Record.TYPES`.
+        fields: the fields, as parsed from JSON.
+
+    Raises:
+        EventError: a field is missing, has the wrong type, or has a value that no run can emit.
+    """
+    try:
+        event: Event = _type_adapter(name).validate_python(fields)
+    except ValueError as invalid:
+        # This is pydantic's ValidationError; pydantic is only imported when the first event is read.
+        validation_error: Any = invalid
+        first = validation_error.errors()[0]
+        field_path = ".".join(str(part) for part in first["loc"])
+        raise EventError(f"{name}.{field_path}: {first['msg']}") from None
+    if problem := _find_impossible_value(event):
+        raise EventError(f"{name}.{problem}")
+    return event
+
+
+def _is_timestamp(time: str) -> bool:
+    try:
+        return datetime.fromisoformat(time).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _find_impossible_value(event: Event) -> str:
+    """The first field with a value of the right type that no run can emit, and why; empty if none."""
+    for name in _numeric_fields(type(event).__name__):
+        if not _is_in_range(getattr(event, name)):
+            return f"{name}: the number is too large"
+    if isinstance(event, RolloutStarted):
+        prompts = len(event.prompts)
+        if not 1 <= event.generations <= MAX_ROLLOUT_ROWS // max(1, prompts):
+            return "generations: the number of completions in the rollout is out of range"
+        if not len(event.prompt_ids) == len(event.kinds) == prompts:
+            return "prompts: the number of prompts, ids and kinds differs"
+    if (
+        isinstance(event, CompletionScored | StepFinished)
+        and event.r_ida is not None
+        and None in (event.align, event.risk, event.detail)
+    ):
+        return "r_ida: it is set, but an axis is null"
+    return ""
+
+
+@cache
+def _numeric_fields(event_type: str) -> tuple[str, ...]:
+    """Names of the fields of an event type that contain numbers."""
+    fields = dataclasses.fields(Record.TYPES[event_type])
+    return tuple(f.name for f in fields if re.search(r"\b(?:int|float)\b", str(f.type)))
+
+
+def _is_in_range(value: object) -> bool:
+    if isinstance(value, int | float):
+        return -MAX_NUMBER <= value <= MAX_NUMBER  # false for NaN
+    if isinstance(value, tuple):
+        return all(map(_is_in_range, value))
+    if isinstance(value, Mapping):
+        return all(map(_is_in_range, value.values()))
+    return True
+
+
+def parse_line(line: str) -> dict[str, Any]:
+    """A line as a JSON object of the current version: ``seq``, ``time``, ``type`` and unvalidated fields.
+
+    Raises:
+        NewerVersionError: the line was written by a newer version of ida-tui.
+        EventError: the line is incomplete, or is not an event of a known version.
+    """
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise EventError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise EventError("not a JSON object")
+    body: dict[str, Any] = value
+    version = body.pop("v", None)
+    if type(version) is not int or version < 1:
+        raise EventError(f"invalid version {repr(version)[:40]}")
+    if version > VERSION:
+        raise NewerVersionError(
+            f"written by a newer ida-tui (event format {str(version)[:20]}; this version reads up"
+            f" to {VERSION}): update ida-tui"
+        )
+    _check_header(body)
+    for older_version in range(version, VERSION):
+        body = UPGRADES[older_version](body)
+    return body
+
+
+def _check_header(body: Mapping[str, Any]) -> None:
+    if type(body.get("seq")) is not int or not isinstance(body.get("time"), str):
+        raise EventError("seq or time is missing")
+    if not isinstance(body.get("type"), str):
+        raise EventError("type is missing")
+
+
+@cache
+def _type_adapter(name: str) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Record.TYPES[name])
+
+
+def _to_json_value(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _to_json_value(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_to_json_value(item) for item in value]
+    return value

@@ -1,0 +1,23 @@
+"""Result of a check: an error, a note, or a confirmation, with a suggested fix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["good", "note", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check; contains no secrets."""
+
+    severity: Severity
+    about: str
+    """The subject of the check, such as a dotted config key or ``disk``."""
+    text: str
+    """The result, a sentence without a period."""
+    fix: str = ""
+    """What to do; empty if nothing needs to be done."""
+    related_keys: tuple[str, ...] = ()
+    """Other config keys that the finding depends on."""
