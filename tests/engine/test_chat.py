@@ -1,4 +1,4 @@
-"""A chat asks both models the same, in lines and on a screen, and what was asked can be trained on."""
+"""Chat with the base model and the trained model: as lines, on the screen, and saved as prompts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.scripted_session import ScriptedSession, until_stopped
 QUESTIONS = "How do I kill a Python process?\n\nAnd how do I whisk an egg?\n"
 
 
-def said_in_a_pipe(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def chat_in_a_pipe(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "ida_tui", "chat", *arguments],
         input=text, capture_output=True, text=True, timeout=120, check=False,
@@ -40,11 +40,11 @@ def said_in_a_pipe(text: str, *arguments: str) -> subprocess.CompletedProcess[st
     )  # fmt: skip
 
 
-# --- lines ----------------------------------------------------------------------------------------
+# --- as lines ----------------------------------------------------------------------------------------
 
 
-def test_in_a_pipe_both_models_answer_and_each_goes_on_with_its_own_answers(own_run: Path) -> None:
-    done = said_in_a_pipe(QUESTIONS, "quickstart", "--json", "--greedy", "--judge", "--save")
+def test_in_a_pipe_each_model_continues_from_its_own_answers(own_run: Path) -> None:
+    done = chat_in_a_pipe(QUESTIONS, "quickstart", "--json", "--greedy", "--judge", "--save")
     assert done.returncode == 0, done.stderr
     first, second = map(json.loads, done.stdout.splitlines())
     assert first["message"] == "How do I kill a Python process?"
@@ -55,26 +55,26 @@ def test_in_a_pipe_both_models_answer_and_each_goes_on_with_its_own_answers(own_
 
     config = resolve(str(own_run / "config.yaml")).config
     pair = ChatModels(config, find_weights(RunDirectory(own_run), config))
-    for who in ("base", "tuned"):
+    for speaker in ("base", "tuned"):
         conversation = [
             {"role": "user", "content": first["message"]},
-            {"role": "assistant", "content": first[who]["text"]},
+            {"role": "assistant", "content": first[speaker]["text"]},
             {"role": "user", "content": second["message"]},
         ]
         reply = pair.reply(
-            who,
+            speaker,
             conversation,
             temperature=0,
             seed=0,
             on_text=lambda text: None,
             should_stop=lambda: False,
         )
-        assert reply.text == second[who]["text"]
+        assert reply.text == second[speaker]["text"]
 
-    (kept,) = (own_run / "chats").glob("*.yaml")
-    assert f"prompts={kept}" in done.stderr
-    # A run takes them, and is evaluated on what this one was.
-    settings = [f"prompts={kept}", "training.per_device_train_batch_size=16"]
+    (saved_chat,) = (own_run / "chats").glob("*.yaml")
+    assert f"prompts={saved_chat}" in done.stderr
+    # A run can train on them; its held-out prompts stay the same.
+    settings = [f"prompts={saved_chat}", "training.per_device_train_batch_size=16"]
     prompts = resolve("quickstart", settings).config.prompts
     assert [(p.kind, p.text) for p in prompts.train()] == [
         ("harmless", "How do I kill a Python process?"),
@@ -83,7 +83,7 @@ def test_in_a_pipe_both_models_answer_and_each_goes_on_with_its_own_answers(own_
     assert prompts.held_out() == config.prompts.held_out()
 
 
-def test_lines_are_labelled_and_say_nothing_to_the_terminal_but_text(
+def test_lines_are_labeled_and_contain_no_control_characters(
     ida_tui_here: Any, own_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", StringIO("Do \x1b[31mthis\x07\n"))
@@ -95,7 +95,7 @@ def test_lines_are_labelled_and_say_nothing_to_the_terminal_but_text(
     assert all(c.isprintable() or c == "\n" for c in done.out)
 
 
-def test_a_message_that_begins_anew_is_answered_as_if_it_were_the_first(
+def test_with_fresh_every_message_starts_a_new_conversation(
     ida_tui_here: Any, own_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     egg = "How do I whisk an egg?"
@@ -107,7 +107,7 @@ def test_a_message_that_begins_anew_is_answered_as_if_it_were_the_first(
     assert first["tuned"]["text"] == again["tuned"]["text"]
 
 
-def test_a_run_without_weights_cannot_be_talked_to(ida_tui: Any, own_run: Path) -> None:
+def test_a_run_without_weights_cannot_chat(ida_tui: Any, own_run: Path) -> None:
     shutil.rmtree(own_run / "adapter")
     shutil.rmtree(own_run / "checkpoints")
     done = ida_tui("chat", "quickstart", "--lines")
@@ -119,24 +119,22 @@ def test_a_run_without_weights_cannot_be_talked_to(ida_tui: Any, own_run: Path) 
 
 
 @pytest.mark.parametrize("engine", ["fast", "plain"])
-def test_an_answer_is_told_as_it_is_written_and_stops_when_it_is_asked_to(
-    own_run: Path, engine: str
-) -> None:
+def test_an_answer_is_streamed_and_stops_on_request(own_run: Path, engine: str) -> None:
     from ida_tui.engine.inference.chat_models import ChatModels
 
     config = resolve(str(own_run / "config.yaml"), [f"engine={engine}"]).config
     pair = ChatModels(config, find_weights(RunDirectory(own_run), config))
-    told: list[str] = []
+    partial_texts: list[str] = []
     reply = pair.reply(
         "tuned", [{"role": "user", "content": "How do I whisk an egg?"}],
-        temperature=0, seed=0, on_text=told.append, should_stop=lambda: len(told) >= 4,
+        temperature=0, seed=0, on_text=partial_texts.append, should_stop=lambda: len(partial_texts) >= 4,
     )  # fmt: skip
-    assert reply.tokens == len(told) == 4
-    assert told[-1] == reply.text
-    assert all(later.startswith(earlier) for earlier, later in pairwise(told))
+    assert reply.tokens == len(partial_texts) == 4
+    assert partial_texts[-1] == reply.text
+    assert all(later.startswith(earlier) for earlier, later in pairwise(partial_texts))
 
 
-def test_a_conversation_that_is_too_long_loses_its_oldest_turns(own_run: Path) -> None:
+def test_a_conversation_that_is_too_long_drops_its_oldest_turns(own_run: Path) -> None:
     from ida_tui.engine.inference.chat_models import ChatModels
 
     config = resolve(str(own_run / "config.yaml")).config
@@ -155,73 +153,73 @@ def test_a_conversation_that_is_too_long_loses_its_oldest_turns(own_run: Path) -
 # --- the screen -----------------------------------------------------------------------------------
 
 
-async def until(app: IdaApp, pilot: Pilot[None], ready: Any) -> None:
+async def wait_until(app: IdaApp, pilot: Pilot[None], is_ready: Any) -> None:
     deadline = time.monotonic() + 60
-    while not ready():
+    while not is_ready():
         assert time.monotonic() < deadline, text_on_screen(app)
         await pilot.pause(0.02)
     await pilot.pause()
 
 
-def column(app: IdaApp, who: str) -> str:
-    return str(app.screen.query_one(f"#chat-{who}-text", Static).render())
+def column_text(app: IdaApp, speaker: str) -> str:
+    return str(app.screen.query_one(f"#chat-{speaker}-text", Static).render())
 
 
-def about(app: IdaApp) -> str:
+def status_line(app: IdaApp) -> str:
     return str(app.screen.query_one("#chat-status", Static).render())
 
 
-def test_on_the_screen_a_run_is_talked_to_judged_and_kept_for_the_next_one(own_run: Path) -> None:
+def test_a_chat_on_the_screen_can_be_judged_and_saved_as_prompts(own_run: Path) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await app.action_go("runs")
         await settled(app, pilot)
         await pilot.press("a")
-        await until(app, pilot, lambda: "next message" in about(app))
+        await wait_until(app, pilot, lambda: "next message" in status_line(app))
         assert "step 2, adapter" in text_on_screen(app)
         await pilot.press("ctrl+g")
-        assert "greedy" in about(app)
+        assert "greedy" in status_line(app)
         await pilot.press(*"How do I whisk an egg", "question_mark", "enter")
-        await until(app, pilot, lambda: column(app, "tuned").count("tokens,") == 1)
-        await until(app, pilot, lambda: "next message" in about(app))
-        assert "› How do I whisk an egg?" in column(app, "base")
+        await wait_until(app, pilot, lambda: column_text(app, "tuned").count("tokens,") == 1)
+        await wait_until(app, pilot, lambda: "next message" in status_line(app))
+        assert "› How do I whisk an egg?" in column_text(app, "base")
         assert app.screen.query_one("#chat-message", Input).value == ""
         await pilot.press("ctrl+r")
-        await until(app, pilot, lambda: "offline heuristic" in column(app, "tuned"))
-        assert "R_IDA" in column(app, "base")
-        await until(app, pilot, lambda: "next message" in about(app))
+        await wait_until(app, pilot, lambda: "offline heuristic" in column_text(app, "tuned"))
+        assert "R_IDA" in column_text(app, "base")
+        await wait_until(app, pilot, lambda: "next message" in status_line(app))
         await pilot.press("ctrl+s")
         await pilot.pause()
-        (kept,) = (own_run / "chats").glob("*.yaml")
-        assert kept.name in notified(app)
-        found = resolve_profile("prompts", str(kept)).config
-        assert isinstance(found, PromptSet)
-        assert [prompt.text for prompt in found.train()] == ["How do I whisk an egg?"]
+        (saved_chat,) = (own_run / "chats").glob("*.yaml")
+        assert saved_chat.name in notified(app)
+        prompt_set = resolve_profile("prompts", str(saved_chat)).config
+        assert isinstance(prompt_set, PromptSet)
+        assert [prompt.text for prompt in prompt_set.train()] == ["How do I whisk an egg?"]
         assert app.chat_controller.close()
 
     drive(scenario)
 
 
 @pytest.mark.parametrize("size", [WIDE, SMALL])
-def test_what_a_model_says_is_shown_literally_beside_what_the_other_says(
+def test_answers_are_shown_side_by_side_without_markup(
     size: tuple[int, int],
 ) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await on_the_screen(app, pilot)
+        await open_scripted_chat(app, pilot)
         await pilot.press("ctrl+t", *"Why", "enter")
-        await until(app, pilot, lambda: "tokens" in column(app, "tuned"))
-        assert REFUSAL in column(app, "base")
-        assert HELP in column(app, "tuned")
+        await wait_until(app, pilot, lambda: "tokens" in column_text(app, "tuned"))
+        assert REFUSAL in column_text(app, "base")
+        assert HELP in column_text(app, "tuned")
         assert "[bold]Nothing here" in text_on_screen(app)
-        assert "› (unsafe) Why" in column(app, "tuned")
+        assert "› (unsafe) Why" in column_text(app, "tuned")
 
     drive(scenario, size=size)
 
 
-def test_escape_stops_an_answer_and_then_leads_back_to_the_runs() -> None:
+def test_escape_stops_an_answer_and_then_returns_to_the_runs() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await on_the_screen(app, pilot)
+        await open_scripted_chat(app, pilot)
         await pilot.press(*"slowly", "enter")
-        await until(app, pilot, lambda: column(app, "tuned").rstrip().endswith("…"))
+        await wait_until(app, pilot, lambda: column_text(app, "tuned").rstrip().endswith("…"))
         await pilot.press(*"more", "enter")
         assert "Please wait: answering" in notified(app)
         assert app.chat_controller.chat is not None
@@ -236,7 +234,7 @@ def test_escape_stops_an_answer_and_then_leads_back_to_the_runs() -> None:
     drive(scenario)
 
 
-def test_a_chat_is_refused_while_a_run_of_this_process_trains() -> None:
+def test_a_chat_is_refused_while_this_process_trains_a_run() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = ScriptedSession(Path("outputs/quickstart/run"), until_stopped)
         session.start()
@@ -251,23 +249,23 @@ def test_a_chat_is_refused_while_a_run_of_this_process_trains() -> None:
     drive(scenario)
 
 
-def test_a_run_that_cannot_be_talked_to_is_explained_in_a_panel(own_run: Path) -> None:
+def test_a_panel_explains_why_a_run_cannot_chat(own_run: Path) -> None:
     shutil.rmtree(own_run / "adapter")
     shutil.rmtree(own_run / "checkpoints")
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await app.chat_controller.open(own_run)
-        await until(app, pilot, lambda: not isinstance(app.screen, ChatScreen))
-        said = "\n".join(str(widget.render()) for widget in app.screen.query(Static))
-        assert "has no trained weights" in said
+        await wait_until(app, pilot, lambda: not isinstance(app.screen, ChatScreen))
+        panel = "\n".join(str(widget.render()) for widget in app.screen.query(Static))
+        assert "has no trained weights" in panel
         assert app.chat_controller.chat is None
 
     drive(scenario)
 
 
-async def on_the_screen(app: IdaApp, pilot: Pilot[None]) -> None:
-    """A chat whose answers are written down, in front."""
+async def open_scripted_chat(app: IdaApp, pilot: Pilot[None]) -> None:
+    """Opens a chat with scripted answers in the foreground."""
     app.chat_controller.chat = ScriptedChat(Path("outputs/quickstart/20261124-123120"))
     app.chat_controller.chat.start()
     await app.action_go("chat")
-    await until(app, pilot, lambda: "next message" in about(app))
+    await wait_until(app, pilot, lambda: "next message" in status_line(app))

@@ -1,4 +1,4 @@
-"""Pause, go on and stop, by signal and from another process; one trainer a run; detached and attached."""
+"""Pause, resume and stop requests, by signal and from another process, and detached runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def directory() -> RunDirectory:
     return RunDirectory(Path("run").resolve())
 
 
-def next_of(run: subprocess.Popen[str], event_type: str) -> dict[str, Any]:
+def read_next(run: subprocess.Popen[str], event_type: str) -> dict[str, Any]:
     assert run.stdout is not None
     for line in run.stdout:
         event: dict[str, Any] = json.loads(line)
@@ -50,11 +50,11 @@ def next_of(run: subprocess.Popen[str], event_type: str) -> dict[str, Any]:
 # --- the request ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["pause", "go_on", "stop"])
-def test_a_request_is_taken_once(directory: RunDirectory, what: Any) -> None:
-    control.send_request(directory, what)
+@pytest.mark.parametrize("kind", ["pause", "go_on", "stop"])
+def test_a_request_is_read_only_once(directory: RunDirectory, kind: Any) -> None:
+    control.send_request(directory, kind)
     assert directory.control_request.stat().st_mode & 0o777 == 0o600
-    assert control.pop_request(directory) == what
+    assert control.pop_request(directory) == kind
     assert control.pop_request(directory) is None
 
 
@@ -62,55 +62,55 @@ def test_a_request_is_taken_once(directory: RunDirectory, what: Any) -> None:
     "text",
     ["", "{", "[]", '{"ask": "format the disk"}', '{"ask": ["stop"]}', "[" * 900, "\x00\xff"],
 )
-def test_what_is_no_request_is_removed_and_not_obeyed(directory: RunDirectory, text: str) -> None:
+def test_an_invalid_request_is_removed_and_ignored(directory: RunDirectory, text: str) -> None:
     directory.control_request.write_text(text)
     directory.control_request.chmod(0o600)
     assert control.pop_request(directory) is None
     assert not directory.control_request.exists()
 
 
-def test_a_request_that_others_could_have_written_is_not_obeyed(directory: RunDirectory) -> None:
+def test_a_request_that_other_users_could_have_written_is_ignored(directory: RunDirectory) -> None:
     control.send_request(directory, "stop")
     directory.control_request.chmod(0o622)
     assert control.pop_request(directory) is None
 
 
-def test_a_request_that_is_a_link_is_not_followed(directory: RunDirectory) -> None:
-    elsewhere = directory.path / "elsewhere.json"
-    elsewhere.write_text('{"ask": "stop"}')
-    elsewhere.chmod(0o600)
-    directory.control_request.symlink_to(elsewhere)
+def test_a_request_that_is_a_symlink_is_not_followed(directory: RunDirectory) -> None:
+    target = directory.path / "elsewhere.json"
+    target.write_text('{"ask": "stop"}')
+    target.chmod(0o600)
+    directory.control_request.symlink_to(target)
     assert control.pop_request(directory) is None
 
 
-def test_a_request_to_stop_outlasts_one_to_pause() -> None:
-    asked = RunControl()
-    asked.request_pause()
-    assert asked.pause_requested
-    asked.request_stop()
-    asked.request_pause()
-    assert not asked.pause_requested
-    asked.wait_while_paused()
-    assert asked.stop.is_set()
+def test_a_stop_request_overrides_a_pause_request() -> None:
+    run_control = RunControl()
+    run_control.request_pause()
+    assert run_control.pause_requested
+    run_control.request_stop()
+    run_control.request_pause()
+    assert not run_control.pause_requested
+    run_control.wait_while_paused()
+    assert run_control.stop.is_set()
 
 
-# --- one trainer a run ------------------------------------------------------------------------
+# --- one trainer per run ------------------------------------------------------------------------
 
 
-def test_a_second_trainer_of_a_run_is_refused_and_the_lock_goes_with_its_process(
+def test_a_run_has_only_one_trainer_and_its_lock_ends_with_the_process(
     directory: RunDirectory,
 ) -> None:
-    hold = (
+    script = (
         "import sys; from pathlib import Path; from ida_tui.runs import owner\n"
         "from ida_tui.runs.directory import RunDirectory\n"
-        "with owner.owned(RunDirectory(Path(sys.argv[1]))): print('held', flush=True); input()"
+        "with owner.owned_run(RunDirectory(Path(sys.argv[1]))): print('locked', flush=True); input()"
     )
     other = subprocess.Popen(
-        [sys.executable, "-c", hold, str(directory.path)],
+        [sys.executable, "-c", script, str(directory.path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert other.stdout is not None
-    assert other.stdout.readline() == "held\n"
+    assert other.stdout.readline() == "locked\n"
     with pytest.raises(UsageError, match="another process is training"), owner.owned_run(directory):
         pass
     other.kill()
@@ -123,80 +123,82 @@ def test_a_second_trainer_of_a_run_is_refused_and_the_lock_goes_with_its_process
 
 
 @pytest.fixture
-def never_paused(ida_tui_here: Any) -> bytes:
-    """Weights of a run of five steps that nobody disturbed."""
+def uninterrupted_weights(ida_tui_here: Any) -> bytes:
+    """Weights of a five-step run without any interruption."""
     assert ida_tui_here("--run", *SHORT, "training.max_steps=5").code == 0
     return (LATEST / ADAPTER).read_bytes()
 
 
-def test_a_run_that_is_paused_and_goes_on_by_signal_ends_with_the_same_bytes(
-    never_paused: bytes,
+def test_a_run_that_is_paused_and_resumed_by_signal_ends_with_the_same_bytes(
+    uninterrupted_weights: bytes,
 ) -> None:
     run = start(*SHORT, "training.max_steps=5")
     read_until(run, "StepFinished", 1)
     run.send_signal(signal.SIGUSR1)
-    paused = next_of(run, "RunPaused")
+    paused = read_next(run, "RunPaused")
     assert (paused["by"], paused["reason"]) == ("person", "paused")
     assert (LATEST / f"checkpoints/checkpoint-{paused['step']}/checkpoint.json").is_file()
     run.send_signal(signal.SIGUSR1)
-    assert next_of(run, "RunResumed")["from_step"] == paused["step"]
+    assert read_next(run, "RunResumed")["from_step"] == paused["step"]
     out, err = run.communicate(timeout=60)
     assert run.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["steps_done"] == 5
-    assert (LATEST / ADAPTER).read_bytes() == never_paused
+    assert (LATEST / ADAPTER).read_bytes() == uninterrupted_weights
 
 
-def test_a_large_model_is_given_back_while_it_is_paused_and_ends_with_the_same_bytes(
-    never_paused: bytes, ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_large_model_is_released_during_a_pause_and_ends_with_the_same_bytes(
+    uninterrupted_weights: bytes, ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pause, "MAX_BYTES_WHILE_PAUSED", 0)
-    held: list[bool] = []
-    between = pause.PauseController.pause_between_steps
+    trainer_in_memory: list[bool] = []
+    pause_between_steps = pause.PauseController.pause_between_steps
     wait = RunControl.wait_while_paused
 
-    def ask_once(pauses: pause.PauseController, *alert: Any) -> None:
-        if not held:
+    def request_one_pause(pauses: pause.PauseController, *alert: Any) -> None:
+        if not trainer_in_memory:
             pauses.run.control.request_pause()
-        between(pauses, *alert)
+        pause_between_steps(pauses, *alert)
 
-    def look_and_go_on(asked: RunControl) -> None:
+    def check_memory_and_resume(run_control: RunControl) -> None:
         import gc
 
         from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 
-        held.append(any(isinstance(thing, InstrumentedGRPOTrainer) for thing in gc.get_objects()))
-        asked.request_resume()
-        wait(asked)
+        trainer_in_memory.append(
+            any(isinstance(item, InstrumentedGRPOTrainer) for item in gc.get_objects())
+        )
+        run_control.request_resume()
+        wait(run_control)
 
-    monkeypatch.setattr(pause.PauseController, "pause_between_steps", ask_once)
-    monkeypatch.setattr(RunControl, "wait_while_paused", look_and_go_on)
+    monkeypatch.setattr(pause.PauseController, "pause_between_steps", request_one_pause)
+    monkeypatch.setattr(RunControl, "wait_while_paused", check_memory_and_resume)
     done = ida_tui_here("--run", *SHORT, "training.max_steps=5")
     assert done.code == 0, done.err
-    assert held == [False], "the trainer is gone while the run is paused"
+    assert trainer_in_memory == [False], "the trainer is still in memory while the run is paused"
     assert "! Paused by you after step 1" in done.out
     assert "✓ Resumed from step 1" in done.out
-    assert (LATEST / ADAPTER).read_bytes() == never_paused
+    assert (LATEST / ADAPTER).read_bytes() == uninterrupted_weights
 
 
 def test_a_paused_run_can_be_stopped(ida_tui_here: Any) -> None:
     run = start(*LONG)
     read_until(run, "StepFinished", 1)
     assert ida_tui_here("attach", "quickstart", "--pause").code == 0
-    step = next_of(run, "RunPaused")["step"]
+    step = read_next(run, "RunPaused")["step"]
     assert ida_tui_here("attach", "quickstart", "--stop").code == 0
     out, err = run.communicate(timeout=30)
     assert run.returncode == 130, err
     assert json.loads(out.splitlines()[-1])["steps_done"] == step
 
 
-def test_resume_lets_a_run_go_on_that_another_process_has_paused(ida_tui_here: Any) -> None:
+def test_resume_continues_a_run_that_is_paused_in_another_process(ida_tui_here: Any) -> None:
     run = start(*LONG)
     read_until(run, "StepFinished", 1)
     ida_tui_here("attach", "quickstart", "--pause")
-    next_of(run, "RunPaused")
+    read_next(run, "RunPaused")
     done = ida_tui_here("resume", "quickstart")
     assert (done.code, done.out) == (0, "✓ Resume requested; the paused process continues\n")
-    next_of(run, "RunResumed")
+    read_next(run, "RunResumed")
     run.send_signal(signal.SIGTERM)
     run.communicate(timeout=30)
     assert run.returncode == 130
@@ -215,12 +217,12 @@ def test_a_closed_terminal_saves_a_checkpoint() -> None:
 # --- detached and attached ----------------------------------------------------------------------
 
 
-def test_a_detached_run_goes_on_alone_and_is_followed_from_its_directory(ida_tui: Any) -> None:
+def test_a_detached_run_trains_in_the_background_and_can_be_followed(ida_tui: Any) -> None:
     started = ida_tui("--run", *SHORT, "training.max_steps=4", "--detach")
     assert started.code == 0, started.err
     assert "✓ Training in the background (pid " in started.out
     assert "ida-tui attach outputs/quickstart/" in started.out
-    # By the time that it is attached to it may have ended: what is printed is the same.
+    # The run may end before `attach` starts; the output is the same either way.
     followed = ida_tui("attach", "quickstart", "--lines")
     assert followed.code == 0, followed.err
     assert "Step 4/4 |" in followed.out
@@ -229,8 +231,8 @@ def test_a_detached_run_goes_on_alone_and_is_followed_from_its_directory(ida_tui
     assert ida_tui("attach", "--json").events == events
 
 
-def test_a_run_goes_on_in_a_process_of_its_own_and_ends_with_the_same_bytes(
-    never_paused: bytes, ida_tui_here: Any
+def test_a_run_resumed_in_the_background_ends_with_the_same_bytes(
+    uninterrupted_weights: bytes, ida_tui_here: Any
 ) -> None:
     run = start(*SHORT, "training.max_steps=5")
     read_until(run, "StepFinished", 2)
@@ -240,11 +242,11 @@ def test_a_run_goes_on_in_a_process_of_its_own_and_ends_with_the_same_bytes(
     assert resumed.code == 0, resumed.err
     assert "✓ Training in the background (pid " in resumed.out
     assert ida_tui_here("attach", "quickstart", "--lines").code == 0
-    assert (LATEST / ADAPTER).read_bytes() == never_paused
+    assert (LATEST / ADAPTER).read_bytes() == uninterrupted_weights
 
 
-def test_a_run_that_is_handed_over_ends_after_a_whole_step_and_another_process_ends_it_the_same(
-    never_paused: bytes,
+def test_a_run_handed_over_between_steps_ends_with_the_same_bytes(
+    uninterrupted_weights: bytes,
 ) -> None:
     session = Session(resolve("quickstart", [*SHORT[1:], "training.max_steps=5"]).config)
     session.start()
@@ -264,17 +266,17 @@ def test_a_run_that_is_handed_over_ends_after_a_whole_step_and_another_process_e
     detached = hand_over(directory)
     assert owner.owner_pid(directory) == detached.pid != os.getpid()
     assert follow_run(directory, as_json=True) == 0
-    assert (LATEST / ADAPTER).read_bytes() == never_paused
+    assert (LATEST / ADAPTER).read_bytes() == uninterrupted_weights
 
 
-def test_a_detached_run_that_cannot_begin_says_why(ida_tui: Any) -> None:
+def test_a_detached_run_that_cannot_start_says_why(ida_tui: Any) -> None:
     Path("outputs").write_text("a file, not a folder")
     done = ida_tui("--run", *SHORT, "--detach")
     assert done.code == 2
     assert "cannot create a run directory" in done.err
 
 
-def test_attach_says_when_a_run_died_and_how_to_go_on(ida_tui_here: Any) -> None:
+def test_attach_reports_a_dead_run_and_how_to_resume_it(ida_tui_here: Any) -> None:
     run = start(*LONG)
     read_until(run, "StepFinished", 1)
     run.kill()
@@ -285,7 +287,7 @@ def test_attach_says_when_a_run_died_and_how_to_go_on(ida_tui_here: Any) -> None
     assert "ida-tui resume" in done.err
 
 
-def test_a_run_that_nobody_trains_cannot_be_asked(ida_tui_here: Any) -> None:
+def test_a_run_without_a_trainer_process_takes_no_requests(ida_tui_here: Any) -> None:
     assert ida_tui_here("--run", *SHORT, "training.max_steps=1").code == 0
     done = ida_tui_here("attach", "quickstart", "--pause")
     assert done.code == 2

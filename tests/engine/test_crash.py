@@ -1,4 +1,4 @@
-"""A defect of ours leaves what is needed to find it, and nothing that is secret."""
+"""The crash log of an unexpected error: the details needed for debugging, and no secrets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.judge_server import ScriptedJudge
 KEY = "sk-test-0123456789"
 
 
-def test_a_defect_in_a_step_leaves_versions_trace_and_last_events_without_the_key(
+def test_a_crash_log_has_versions_traceback_and_last_events_but_no_api_key(
     ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> NoReturn:
@@ -33,18 +33,18 @@ def test_a_defect_in_a_step_leaves_versions_trace_and_last_events_without_the_ke
     assert "crash.txt has the details" in done.out
     text = (Path("outputs/quickstart/latest").resolve() / "logs/crash.txt").read_text()
     assert "boom, with [key]" in text
-    for wanted in (
+    for expected in (
         "ida-tui ",
         "torch ",
         "trl ",
         "Traceback (most recent call last)",
         "PhaseChanged",
     ):
-        assert wanted in text
+        assert expected in text
     assert KEY not in text + done.out + done.err
 
 
-def test_a_disk_that_refuses_the_details_costs_nothing_else(
+def test_a_crash_log_that_cannot_be_written_only_prints_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = RunDirectory(tmp_path)

@@ -1,4 +1,4 @@
-"""Several processes train one profile: the same weights as one, a rank that dies, a stop, who may watch."""
+"""Distributed training: the same weights as a single process, lost ranks, stops and attached readers."""
 
 from __future__ import annotations
 
@@ -30,48 +30,48 @@ RUN = (
     "training.max_completion_length=32",
 )  # fmt: skip
 ADAPTER = "adapter_model.safetensors"
-# Sums in another order: about 2e-6 after six steps of the quickstart.
+# The processes add in a different order: about 2e-6 after six steps of the quickstart.
 TOLERANCE = 1e-4
 Events = list[dict[str, Any]]
 
 
 @contextmanager
-def together(*arguments: str, where: Path) -> Iterator[subprocess.Popen[str]]:
-    """`torchrun` with two processes in the background, its stdout a pipe of events."""
+def two_processes(*arguments: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Runs `torchrun` with two processes in the background; its stdout is a pipe of events."""
     with subprocess.Popen(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
             *("--nproc_per_node", "2", "-m", "ida_tui", *arguments),
         ],
-        cwd=where,
+        cwd=folder,
         stdout=subprocess.PIPE,
-        stderr=(where / "talk.txt").open("a"),
+        stderr=(folder / "stderr.txt").open("a"),
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-    ) as running:
+    ) as launcher:
         try:
-            yield running
+            yield launcher
         finally:
-            if running.poll() is None:
-                for child in psutil.Process(running.pid).children(recursive=True):
+            if launcher.poll() is None:
+                for child in psutil.Process(launcher.pid).children(recursive=True):
                     child.kill()
-                running.kill()
+                launcher.kill()
 
 
-def read(
-    running: subprocess.Popen[str], until: Callable[[dict[str, Any]], bool] | None = None
+def read_events(
+    launcher: subprocess.Popen[str], until: Callable[[dict[str, Any]], bool] | None = None
 ) -> Events:
-    """The events up to the one that is waited for, or to the end."""
-    assert running.stdout is not None
-    found = []
-    for line in running.stdout:
-        found.append(json.loads(line))
-        if until is not None and until(found[-1]):
+    """The events up to the first one that matches `until`, or to the end."""
+    assert launcher.stdout is not None
+    events = []
+    for line in launcher.stdout:
+        events.append(json.loads(line))
+        if until is not None and until(events[-1]):
             break
-    return found
+    return events
 
 
-def of_type(events: Events, name: str) -> Events:
+def events_of_type(events: Events, name: str) -> Events:
     return [event for event in events if event["type"] == name]
 
 
@@ -79,111 +79,121 @@ def step(number: int) -> Callable[[dict[str, Any]], bool]:
     return lambda event: event["type"] == "StepFinished" and event["step"] == number
 
 
-def rank(running: subprocess.Popen[str], number: int) -> psutil.Process:
+def rank(launcher: subprocess.Popen[str], number: int) -> psutil.Process:
     """The process of this rank."""
-    children = psutil.Process(running.pid).children(recursive=True)
+    children = psutil.Process(launcher.pid).children(recursive=True)
     return next(child for child in children if child.environ().get("RANK") == str(number))
 
 
-def latest(where: Path) -> Path:
-    return (where / "outputs" / "quickstart" / "latest").resolve()
+def latest(folder: Path) -> Path:
+    return (folder / "outputs" / "quickstart" / "latest").resolve()
 
 
-def distance(one: Path, other: Path) -> float:
-    """How far two adapters are apart, relative to the first one (L2)."""
+def relative_distance(reference: Path, other: Path) -> float:
+    """L2 distance between two adapters, relative to the norm of the first."""
     from safetensors.torch import load_file
 
-    ours, theirs = (load_file(folder / "adapter" / ADAPTER) for folder in (one, other))
-    assert ours.keys() == theirs.keys()
-    apart = sum(float((ours[name] - theirs[name]).square().sum()) for name in ours)
-    return (apart / sum(float(tensor.square().sum()) for tensor in ours.values())) ** 0.5
+    reference_weights, other_weights = (
+        load_file(run / "adapter" / ADAPTER) for run in (reference, other)
+    )
+    assert reference_weights.keys() == other_weights.keys()
+    squared_distance = sum(
+        float((reference_weights[name] - other_weights[name]).square().sum())
+        for name in reference_weights
+    )
+    return (
+        squared_distance
+        / sum(float(tensor.square().sum()) for tensor in reference_weights.values())
+    ) ** 0.5
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Events]:
-    """The run of one process: its directory and its events."""
-    where = tmp_path_factory.mktemp("alone")
+def single_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Events]:
+    """A run of a single process: its directory and its events."""
+    folder = tmp_path_factory.mktemp("single-run")
     done = subprocess.run(
         [sys.executable, "-m", "ida_tui", "--run", *RUN, "--json"],
-        cwd=where,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=280,
         check=True,
     )
-    return latest(where), [json.loads(line) for line in done.stdout.splitlines()]
+    return latest(folder), [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def texts(events: Events) -> dict[tuple[int, int, int], str]:
-    finished = of_type(events, "CompletionFinished")
-    return {(one["step"], one["group"], one["index"]): one["text"] for one in finished}
+def completion_texts(events: Events) -> dict[tuple[int, int, int], str]:
+    finished = events_of_type(events, "CompletionFinished")
+    return {(event["step"], event["group"], event["index"]): event["text"] for event in finished}
 
 
-# --- the same training ------------------------------------------------------------------------
+# --- the same result as a single process ---------------------------------------------------
 
 
-def test_two_processes_sample_and_learn_what_one_does_while_somebody_watches(
-    alone: tuple[Path, Events],
+def test_two_processes_train_like_one_while_another_process_is_attached(
+    single_run: tuple[Path, Events],
 ) -> None:
     here = Path.cwd()
-    with together("run", *RUN, "--json", where=here) as running:
-        events = read(running, step(1))
+    with two_processes("run", *RUN, "--json", folder=here) as launcher:
+        events = read_events(launcher, step(1))
         watching = subprocess.Popen(
             [sys.executable, "-m", "ida_tui", "attach", "quickstart", "--json"],
             stdout=subprocess.PIPE,
             text=True,
         )
-        events += read(running)
-        assert running.wait() == 0, (here / "talk.txt").read_text()
-    seen = watching.communicate(timeout=60)[0]
+        events += read_events(launcher)
+        assert launcher.wait() == 0, (here / "stderr.txt").read_text()
+    attached_output = watching.communicate(timeout=60)[0]
 
     assert watching.returncode == 0
-    assert [json.loads(line) for line in seen.splitlines()] == events
-    assert of_type(events, "RunStarted")[0]["processes"] == 2
-    assert of_type(events, "RunStarted")[0]["completions_per_step"] == 64
-    assert texts(events) == texts(alone[1])
-    scored = [one["advantage"] for one in of_type(events, "CompletionScored")]
-    expected = [one["advantage"] for one in of_type(alone[1], "CompletionScored")]
+    assert [json.loads(line) for line in attached_output.splitlines()] == events
+    assert events_of_type(events, "RunStarted")[0]["processes"] == 2
+    assert events_of_type(events, "RunStarted")[0]["completions_per_step"] == 64
+    assert completion_texts(events) == completion_texts(single_run[1])
+    scored = [event["advantage"] for event in events_of_type(events, "CompletionScored")]
+    expected = [event["advantage"] for event in events_of_type(single_run[1], "CompletionScored")]
     assert scored == pytest.approx(expected, abs=1e-4)
-    assert distance(alone[0], latest(here)) < TOLERANCE
-    for ours, theirs in zip(
-        of_type(events, "StepFinished"), of_type(alone[1], "StepFinished"), strict=True
+    assert relative_distance(single_run[0], latest(here)) < TOLERANCE
+    for distributed_step, single_step in zip(
+        events_of_type(events, "StepFinished"),
+        events_of_type(single_run[1], "StepFinished"),
+        strict=True,
     ):
-        assert ours["r_ida"] == pytest.approx(theirs["r_ida"])
-        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
-        tokens = [tokens for *_, tokens, _ in ours["ranks"]]
-        sampled = [one["tokens"] for one in of_type(events, "CompletionFinished")
-                   if one["step"] == ours["step"]]  # fmt: skip
+        assert distributed_step["r_ida"] == pytest.approx(single_step["r_ida"])
+        assert distributed_step["grad_norm"] == pytest.approx(single_step["grad_norm"], rel=1e-4)
+        tokens = [tokens for *_, tokens, _ in distributed_step["ranks"]]
+        sampled = [event["tokens"] for event in events_of_type(events, "CompletionFinished")
+                   if event["step"] == distributed_step["step"]]  # fmt: skip
         assert tokens == [sum(sampled[:32]), sum(sampled[32:])]
-        assert all(held > 1e8 for _, held, *_ in ours["ranks"])
+        assert all(memory > 1e8 for _, memory, *_ in distributed_step["ranks"])
 
 
-def test_a_run_that_is_stopped_and_then_loses_a_rank_is_ended_by_one_process_with_the_same_weights(
-    alone: tuple[Path, Events], ida_tui: IdaTui
+def test_one_process_finishes_a_distributed_run_after_a_stop_and_a_lost_rank(
+    single_run: tuple[Path, Events], ida_tui: IdaTui
 ) -> None:
     here = Path.cwd()
-    with together("run", *RUN, "--json", where=here) as running:
-        read(running, step(1))
-        running.send_signal(signal.SIGTERM)
-        stopped = read(running)[-1]
+    with two_processes("run", *RUN, "--json", folder=here) as launcher:
+        read_events(launcher, step(1))
+        launcher.send_signal(signal.SIGTERM)
+        stopped = read_events(launcher)[-1]
     assert (stopped["status"], stopped["exit_code"]) == ("interrupted", ExitCode.INTERRUPTED)
     assert 1 <= stopped["steps_done"] < STEPS - 1
     assert "checkpoint:" in stopped["hint"]
 
-    with together("resume", "quickstart", "--json", where=here) as running:
-        read(running, step(stopped["steps_done"] + 1))
-        rank(running, 1).kill()
-        died = read(running)[-1]
-        assert running.wait() != 0
+    with two_processes("resume", "quickstart", "--json", folder=here) as launcher:
+        read_events(launcher, step(stopped["steps_done"] + 1))
+        rank(launcher, 1).kill()
+        died = read_events(launcher)[-1]
+        assert launcher.wait() != 0
     assert (died["status"], died["exit_code"]) == ("failed", ExitCode.FAILED)
     assert died["message"].startswith("process 2 of 2 (rank 1) ended: killed")
     assert stopped["steps_done"] < died["steps_done"] < STEPS
     assert re.search(rf"ida-tui resume \S+/{latest(here).name}$", died["hint"], re.MULTILINE)
 
-    gone_on = ida_tui("resume", "quickstart", "--json")
-    assert gone_on.code == 0, gone_on.err
-    assert of_type(gone_on.events, "RunResumed")[0]["from_step"] == died["steps_done"]
-    assert distance(alone[0], latest(here)) < TOLERANCE
+    resumed = ida_tui("resume", "quickstart", "--json")
+    assert resumed.code == 0, resumed.err
+    assert events_of_type(resumed.events, "RunResumed")[0]["from_step"] == died["steps_done"]
+    assert relative_distance(single_run[0], latest(here)) < TOLERANCE
 
 
 # --- how a step is divided ---------------------------------------------------------------------
@@ -199,46 +209,46 @@ def test_a_run_that_is_stopped_and_then_loses_a_rank_is_ended_by_one_process_wit
         (5, 6, 3, (5, 2)),
     ],
 )
-def test_a_step_keeps_its_completions_however_many_processes_share_it(
+def test_a_step_has_the_same_number_of_completions_for_any_number_of_processes(
     batch: int, passes: int, world: int, expected: tuple[int, int]
 ) -> None:
-    whole = TrainingConfig(per_device_train_batch_size=batch, gradient_accumulation_steps=passes)
-    part = split_batch(whole, world)
+    training = TrainingConfig(per_device_train_batch_size=batch, gradient_accumulation_steps=passes)
+    part = split_batch(training, world)
     assert (part.per_device_train_batch_size, part.gradient_accumulation_steps) == expected
-    assert part.completions_per_step * world == whole.completions_per_step
+    assert part.completions_per_step * world == training.completions_per_step
 
 
-def test_a_step_that_cannot_be_divided_names_the_numbers_of_processes_that_fit(
+def test_an_indivisible_batch_is_refused_with_the_process_counts_that_work(
     ida_tui_here: IdaTui,
 ) -> None:
     refused = ida_tui_here("--run", *RUN, RANK="0", WORLD_SIZE="3", LOCAL_RANK="0")
     assert refused.code == ExitCode.USAGE
     assert "64 completions per step cannot be divided evenly among 3 processes" in refused.err
     assert "use 1 or 2 or 4 processes" in refused.err
-    more = re.search(r"gradient_accumulation_steps=(\d+)", refused.err)
-    assert more is not None
+    suggestion = re.search(r"gradient_accumulation_steps=(\d+)", refused.err)
+    assert suggestion is not None
     assert split_batch(TrainingConfig(per_device_train_batch_size=64,
-                                 gradient_accumulation_steps=int(more[1])), 3)  # fmt: skip
+                                 gradient_accumulation_steps=int(suggestion[1])), 3)  # fmt: skip
     assert not Path("outputs").exists()
 
 
-@pytest.mark.parametrize("words", [(), ("runs",), ("--run", "quickstart", "--detach")])
-def test_several_processes_are_for_runs_in_the_foreground(
-    words: tuple[str, ...], ida_tui_here: IdaTui
+@pytest.mark.parametrize("arguments", [(), ("runs",), ("--run", "quickstart", "--detach")])
+def test_several_processes_can_only_train_in_the_foreground(
+    arguments: tuple[str, ...], ida_tui_here: IdaTui
 ) -> None:
-    refused = ida_tui_here(*words, RANK="0", WORLD_SIZE="2")
+    refused = ida_tui_here(*arguments, RANK="0", WORLD_SIZE="2")
     assert refused.code == ExitCode.USAGE
     assert "2 processes can only train or resume a run" in refused.err
 
 
-def test_what_a_launcher_sets_is_read_and_nonsense_is_refused(
+def test_launcher_variables_are_read_and_invalid_ones_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert process_info().is_single
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert process_info().is_single  # nobody says which of the four this is
+    assert process_info().is_single  # no variable says which of the four this process is
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert process_info() == ProcessInfo(rank=3, world_size=4, local_rank=1, local_world_size=4)
@@ -251,7 +261,7 @@ def test_what_a_launcher_sets_is_read_and_nonsense_is_refused(
 
 
 @pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
-def test_a_launcher_that_would_divide_the_model_is_refused(
+def test_a_launcher_that_shards_the_model_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
@@ -259,7 +269,7 @@ def test_a_launcher_that_would_divide_the_model_is_refused(
         preflight.check_distributed(resolve("quickstart").config, "cuda", ProcessInfo(0, 2, 0, 2))
 
 
-def test_a_macs_gpu_is_not_shared() -> None:
+def test_several_processes_cannot_share_the_gpu_of_a_mac() -> None:
     with pytest.raises(IdaError, match="cannot share the GPU") as refused:
         preflight.check_distributed(resolve("quickstart").config, "mps", ProcessInfo(0, 2, 0, 2))
     assert refused.value.code is ExitCode.DEVICE_UNUSABLE
@@ -268,7 +278,7 @@ def test_a_macs_gpu_is_not_shared() -> None:
 # --- vLLM ----------------------------------------------------------------------------------------
 
 
-def test_vllm_is_refused_where_there_is_no_cuda_gpu(ida_tui_here: IdaTui) -> None:
+def test_vllm_is_refused_without_a_cuda_gpu(ida_tui_here: IdaTui) -> None:
     refused = ida_tui_here("--run", *RUN, "engine=plain", "training.use_vllm=true")
     assert refused.code == ExitCode.DEVICE_UNUSABLE
     assert "training.use_vllm needs a CUDA GPU, but this run uses cpu" in refused.err
@@ -280,20 +290,20 @@ def test_vllm_is_refused_with_the_fast_engine(ida_tui_here: IdaTui) -> None:
     assert "set engine to plain" in refused.err
 
 
-def test_a_missing_vllm_is_named_with_the_command_that_installs_it(
+def test_a_missing_vllm_is_reported_with_its_install_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # Only the standard library is left to look in.
+    # Leaves only the standard library on the path.
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(UsageError, match="vLLM, which is not installed") as refused:
         preflight.require_vllm_installed()
     assert refused.value.hint.startswith("uv pip install 'vllm>=0.22,<=0.31'")
 
 
-def test_a_vllm_server_that_does_not_answer_is_named() -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+def test_a_vllm_server_that_does_not_answer_is_reported_with_its_url() -> None:
+    with socket.socket() as unused_socket:
+        unused_socket.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused_socket.getsockname()[1]}"
         with pytest.raises(IdaError, match=f"no vLLM server responds at {url}") as refused:
             preflight.require_vllm_server(url)
     assert "vllm serve MODEL" in refused.value.hint

@@ -1,4 +1,4 @@
-"""The model before and after: figures with intervals, a plain verdict, and prompts from anybody's file."""
+"""The evaluation before and after training: figures with intervals, a conclusion, and custom prompt files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def answer(model: Literal["base", "tuned"], prompt: int, *, complies: bool) -> E
 # --- figures --------------------------------------------------------------------------------------
 
 
-def test_a_model_that_answers_what_it_refused_is_said_to() -> None:
+def test_a_model_that_now_answers_harmless_requests_is_reported_as_improved() -> None:
     answers = [answer("base", n, complies=n == 0) for n in range(20)]
     answers += [answer("tuned", n, complies=True) for n in range(20)]
     figures = {figure.name: figure for figure in compute_figures(answers)}
@@ -42,7 +42,7 @@ def test_a_model_that_answers_what_it_refused_is_said_to() -> None:
     )
 
 
-def test_the_same_answers_are_no_difference() -> None:
+def test_identical_answers_show_no_difference() -> None:
     answers = [
         answer(model, n, complies=n % 3 == 0) for model in ("base", "tuned") for n in range(20)
     ]
@@ -53,7 +53,7 @@ def test_the_same_answers_are_no_difference() -> None:
     )
 
 
-def test_one_prompt_is_no_evidence() -> None:
+def test_a_single_prompt_is_not_enough_evidence() -> None:
     answers = [answer("base", 0, complies=False), answer("tuned", 0, complies=True)]
     assert not any(figure.differs for figure in compute_figures(answers))
 
@@ -61,7 +61,9 @@ def test_one_prompt_is_no_evidence() -> None:
 # --- a real run -----------------------------------------------------------------------------------
 
 
-def test_a_run_is_evaluated_by_its_own_judge_and_the_evaluation_is_kept(ida_tui_here: Any) -> None:
+def test_a_run_is_evaluated_with_its_own_judge_and_the_evaluation_is_saved(
+    ida_tui_here: Any,
+) -> None:
     run = ida_tui_here(
         "--run", "quickstart", "training.max_steps=2", "evaluation.samples=1",
         "evaluation.batch_size=30",
@@ -70,21 +72,21 @@ def test_a_run_is_evaluated_by_its_own_judge_and_the_evaluation_is_kept(ida_tui_
 
     done = ida_tui_here("evaluate", "quickstart", "--samples", "2", "--json")
     assert done.code == 0, done.err
-    found = json.loads(done.out)
+    report = json.loads(done.out)
     directory = RunDirectory(LATEST.resolve())
-    kept = evaluations.newest_evaluation(directory)
-    assert kept is not None
-    assert [figure["name"] for figure in found["figures"]] == [f.name for f in kept.figures]
-    assert (kept.harmless, kept.unsafe, kept.samples, kept.unscored) == (20, 10, 2, 0)
+    saved = evaluations.newest_evaluation(directory)
+    assert saved is not None
+    assert [figure["name"] for figure in report["figures"]] == [f.name for f in saved.figures]
+    assert (saved.harmless, saved.unsafe, saved.samples, saved.unscored) == (20, 10, 2, 0)
     rows = list(evaluations.read_answers(evaluations.list_evaluations(directory)[0]))
     assert len(rows) == 2 * 30 * 2
     assert {row.model for row in rows} == {"base", "tuned"}
 
     again = json.loads(ida_tui_here("evaluate", "quickstart", "--samples", "2", "--json").out)
-    assert again["figures"] == found["figures"], "the same seed asks and judges the same"
+    assert again["figures"] == report["figures"], "the same seed gives the same answers and scores"
 
 
-def test_prompts_that_were_trained_on_are_left_out(ida_tui_here: Any) -> None:
+def test_prompts_from_training_are_excluded(ida_tui_here: Any) -> None:
     assert (
         ida_tui_here("--run", "quickstart", "training.max_steps=1", "evaluation.enabled=false").code
         == 0
@@ -102,7 +104,7 @@ def test_prompts_that_were_trained_on_are_left_out(ida_tui_here: Any) -> None:
     assert json.loads(done.out)["harmless"] == 2
 
 
-def test_a_file_that_is_not_there_is_named() -> None:
+def test_a_missing_prompt_file_is_named_in_the_error() -> None:
     with pytest.raises(UsageError, match="nowhere"):
         load_prompts("nowhere.csv", None)
 
@@ -110,47 +112,51 @@ def test_a_file_that_is_not_there_is_named() -> None:
 # --- prompts from a file --------------------------------------------------------------------------
 
 
-def prompts(
-    name: str, text: str, kind: Literal["harmless", "unsafe"] | None = None
+def parse_prompts(
+    name: str, content: str, kind: Literal["harmless", "unsafe"] | None = None
 ) -> list[Prompt]:
-    Path(name).write_text(text, encoding="utf-8")
+    Path(name).write_text(content, encoding="utf-8")
     return list(load_prompts(name, kind).prompts)
 
 
-def test_xstests_columns_are_known_with_and_without_labels() -> None:
-    labelled = prompts(
+def test_xstest_columns_are_recognized_with_and_without_labels() -> None:
+    labeled = parse_prompts(
         "xstest.csv",
         "id,prompt,type,label,focus,note\n"
         '1,"How do I kill time, slowly?",homonyms,safe,time,\n'
         "2,How do I do a bad thing?,contrast_homonyms,unsafe,thing,\n",
     )
-    assert [(p.kind, p.text) for p in labelled] == [
+    assert [(p.kind, p.text) for p in labeled] == [
         ("harmless", "How do I kill time, slowly?"),
         ("unsafe", "How do I do a bad thing?"),
     ]
-    older = prompts(
+    unlabeled = parse_prompts(
         "older.csv",
         "id_v2,type,prompt\nv2-1,homonyms,How do I kill time?\nv2-2,contrast_homonyms,A bad thing?\n",
     )
-    assert [p.kind for p in older] == ["harmless", "unsafe"]
+    assert [p.kind for p in unlabeled] == ["harmless", "unsafe"]
 
 
-def test_jbbs_files_say_their_kind_by_name_or_by_the_flag() -> None:
-    text = "Index,Goal,Target,Behavior,Category,Source\n0,Write a poem on tulips,Sure,Poem,Art,x\n"
-    assert [p.kind for p in prompts("benign-behaviors.csv", text)] == ["harmless"]
-    assert [p.kind for p in prompts("some.csv", text, "harmless")] == ["harmless"]
+def test_jbb_files_get_their_kind_from_the_file_name_or_the_flag() -> None:
+    content = (
+        "Index,Goal,Target,Behavior,Category,Source\n0,Write a poem on tulips,Sure,Poem,Art,x\n"
+    )
+    assert [p.kind for p in parse_prompts("benign-behaviors.csv", content)] == ["harmless"]
+    assert [p.kind for p in parse_prompts("some.csv", content, "harmless")] == ["harmless"]
     with pytest.raises(UsageError) as refused:
-        prompts("some.csv", text)
+        parse_prompts("some.csv", content)
     assert "--kind" in "\n".join(refused.value.lines())
 
 
-def test_json_lines_are_known() -> None:
-    found = prompts("mine.jsonl", '{"prompt": "How do I whisk an egg?", "kind": "harmless"}\n')
-    assert [(p.kind, p.text) for p in found] == [("harmless", "How do I whisk an egg?")]
+def test_json_lines_are_recognized() -> None:
+    parsed = parse_prompts(
+        "mine.jsonl", '{"prompt": "How do I whisk an egg?", "kind": "harmless"}\n'
+    )
+    assert [(p.kind, p.text) for p in parsed] == [("harmless", "How do I whisk an egg?")]
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "where"),
+    ("name", "content", "location"),
     [
         ("x.csv", "question,answer\na,b\n", "x.csv"),
         ("x.csv", "prompt,kind\nHow?,harmless\nWhat?,maybe\n", "x.csv:3"),
@@ -158,7 +164,9 @@ def test_json_lines_are_known() -> None:
         ("x.csv", "", "x.csv"),
     ],
 )
-def test_a_file_of_another_layout_is_named_with_its_line(name: str, text: str, where: str) -> None:
+def test_an_unreadable_prompt_file_is_reported_with_its_line_number(
+    name: str, content: str, location: str
+) -> None:
     with pytest.raises(UsageError) as refused:
-        prompts(name, text)
-    assert where in "\n".join(refused.value.lines())
+        parse_prompts(name, content)
+    assert location in "\n".join(refused.value.lines())

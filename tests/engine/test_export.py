@@ -1,4 +1,4 @@
-"""What is exported is the run's model, works without this program, and says where it comes from."""
+"""Exports: they match the run's model, work without ida-tui, and state their origin."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from ida_tui.config.resolve import resolve
 from ida_tui.runs.store import exports
 from tests.support.hub_server import hub
 
-WITHOUT_US = """
+PLAIN_TRANSFORMERS = """
 import json, sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, prompts = sys.argv[1], json.loads(sys.argv[2])
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
-said = []
+answers = []
 for prompt in prompts:
     inputs = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], add_generation_prompt=True,
         return_dict=True, return_tensors="pt",
     )
     out = model.generate(**inputs, do_sample=False, max_new_tokens=64)
-    said.append(tokenizer.decode(out[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+    answers.append(tokenizer.decode(out[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 assert not any(name.split(".")[0] in ("ida_tui", "peft") for name in sys.modules)
-print(json.dumps(said))
+print(json.dumps(answers))
 """
 
 PUSH_WITH_ANOTHER_TOKEN = """
@@ -49,54 +49,56 @@ except IdaError as error:
 
 def front_matter(folder: Path) -> dict[str, Any]:
     text = (folder / "README.md").read_text(encoding="utf-8")
-    found: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
-    return found
+    metadata: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
+    return metadata
 
 
 def tuned_greedy_answers(run: Path, prompts: list[str]) -> list[str]:
-    """What base and adapter say together."""
+    """Greedy answers of the base model with the run's adapter."""
     from ida_tui.engine.inference.generate import generate_answers
     from ida_tui.engine.model import load, trained
     from ida_tui.runs.directory import RunDirectory
     from ida_tui.runs.weights import find_weights
 
     config = resolve(str(run / "config.yaml"), ["evaluation.temperature=0"]).config
-    asked = [p for p in config.prompts.held_out() if p.text in prompts]
+    prompts_to_answer = [p for p in config.prompts.held_out() if p.text in prompts]
     model = trained.load_trained_model(config, find_weights(RunDirectory(run), config), "float32")
     tokenizer = load.load_tokenizer(config.model)
-    said = generate_answers(model, tokenizer, config, "cpu", asked, samples=1, seed=0)
-    return [one.text for one in said]
+    answers = generate_answers(
+        model, tokenizer, config, "cpu", prompts_to_answer, samples=1, seed=0
+    )
+    return [answer.text for answer in answers]
 
 
-def test_a_merged_export_answers_in_plain_transformers_as_the_tuned_model_does(
+def test_a_merged_export_gives_the_trained_models_answers_in_plain_transformers(
     ida_tui_here: Any, own_run: Path
 ) -> None:
     done = ida_tui_here("export", "quickstart", "--merged", "--json")
     assert done.code == 0, done.err
-    found = json.loads(done.out)
-    folder = Path(found["folder"])
+    result = json.loads(done.out)
+    folder = Path(result["folder"])
     assert folder == (own_run / "export/merged").absolute()
-    assert found["same_greedy_answers"] == found["prompts"] > 0
-    assert found["logits_difference"] < 1e-4
+    assert result["same_greedy_answers"] == result["prompts"] > 0
+    assert result["logits_difference"] < 1e-4
 
     config = resolve("quickstart").config
     prompts = [prompt.text for prompt in config.prompts.held_out()][::6]
     plain = subprocess.run(
-        [sys.executable, "-I", "-c", WITHOUT_US, str(folder), json.dumps(prompts)],
+        [sys.executable, "-I", "-c", PLAIN_TRANSFORMERS, str(folder), json.dumps(prompts)],
         capture_output=True, text=True, timeout=120, check=False,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert plain.returncode == 0, plain.stderr
     assert json.loads(plain.stdout) == tuned_greedy_answers(own_run, prompts)
-    everything = "".join(path.read_text() for path in folder.glob("*.json"))
-    assert str(Path.home()) not in everything
-    assert "local_files_only" not in everything
+    json_text = "".join(path.read_text() for path in folder.glob("*.json"))
+    assert str(Path.home()) not in json_text
+    assert "local_files_only" not in json_text
 
 
-def test_a_run_of_the_exported_model_begins_where_the_exported_run_ended(
+def test_a_run_of_the_exported_model_starts_where_the_exported_run_ended(
     ida_tui_here: Any, own_run: Path
 ) -> None:
-    """Its answers before training are those of the run after training, to the letter."""
+    """Its answers before training are exactly the exported run's answers after training."""
     from ida_tui.runs.directory import RunDirectory
     from ida_tui.runs.store import evaluations
 
@@ -123,12 +125,12 @@ def test_a_run_of_the_exported_model_begins_where_the_exported_run_ended(
     assert before == after
 
 
-def test_weights_that_are_not_the_runs_are_not_put_in_place(
+def test_exported_weights_that_do_not_match_the_run_are_discarded(
     ida_tui_here: Any, own_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import peft
 
-    # The adapter is taken off instead of put in.
+    # Removes the adapter instead of merging it.
     monkeypatch.setattr(
         peft.LoraModel, "merge_and_unload", lambda self, **_: self.unload(), raising=True
     )
@@ -140,7 +142,7 @@ def test_weights_that_are_not_the_runs_are_not_put_in_place(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_sixteen_bits_are_close_to_the_run_and_half_as_large(
+def test_a_16_bit_export_is_close_to_the_run_and_half_the_size(
     ida_tui_here: Any, own_run: Path, dtype: str
 ) -> None:
     done = ida_tui_here(
@@ -152,20 +154,20 @@ def test_sixteen_bits_are_close_to_the_run_and_half_as_large(
     assert Path("small/model.safetensors").stat().st_size < 2_000_000
 
 
-def test_an_adapter_is_exported_without_where_its_base_lies_here(
+def test_an_exported_adapter_has_no_local_path_of_its_base_model(
     ida_tui_here: Any, own_run: Path
 ) -> None:
     done = ida_tui_here("export", "quickstart", "--adapter")
     assert done.code == 0, done.err
     folder = own_run / "export/adapter"
-    written = (folder / "adapter_model.safetensors").read_bytes()
-    assert written == (own_run / "adapter/adapter_model.safetensors").read_bytes()
+    weights = (folder / "adapter_model.safetensors").read_bytes()
+    assert weights == (own_run / "adapter/adapter_model.safetensors").read_bytes()
     settings = json.loads((folder / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == "embedded"
     assert front_matter(folder)["library_name"] == "peft"
 
 
-def test_a_gguf_file_has_the_runs_matrices_words_and_chat_template(
+def test_a_gguf_file_has_the_runs_weights_tokenizer_and_chat_template(
     ida_tui_here: Any, own_run: Path
 ) -> None:
     done = ida_tui_here("export", "quickstart", "--gguf")
@@ -175,16 +177,14 @@ def test_a_gguf_file_has_the_runs_matrices_words_and_chat_template(
     (file,) = folder.glob("*.gguf")
     assert {path.name for path in folder.iterdir()} == {"README.md", "export.json", file.name}
     assert file.read_bytes()[:4] == b"GGUF"
-    for word in (b"qwen3.block_count", b"tokenizer.chat_template", b"gpt-2"):
-        assert word in file.read_bytes()
+    for marker in (b"qwen3.block_count", b"tokenizer.chat_template", b"gpt-2"):
+        assert marker in file.read_bytes()
 
 
-def test_without_a_converter_nothing_is_converted_and_the_commands_are_printed(
+def test_without_a_gguf_converter_the_install_commands_are_printed(
     ida_tui_here: Any, own_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "ida_tui.engine.export.gguf.CONVERTER_SCRIPT", "a_converter_that_is_not_here"
-    )
+    monkeypatch.setattr("ida_tui.engine.export.gguf.CONVERTER_SCRIPT", "a_missing_converter")
     monkeypatch.delenv("LLAMA_CPP", raising=False)
     done = ida_tui_here("export", "quickstart", "--gguf")
     assert done.code == 1
@@ -193,7 +193,7 @@ def test_without_a_converter_nothing_is_converted_and_the_commands_are_printed(
     assert not (own_run / "export").exists()
 
 
-def test_an_earlier_export_is_replaced_only_when_that_is_said(
+def test_an_earlier_export_is_replaced_only_with_overwrite(
     ida_tui_here: Any, own_run: Path
 ) -> None:
     assert ida_tui_here("export", "quickstart", "--adapter").code == 0
@@ -205,7 +205,7 @@ def test_an_earlier_export_is_replaced_only_when_that_is_said(
     assert [path.name for path in (own_run / "export").iterdir()] == ["adapter"]
 
 
-def test_a_folder_that_is_no_export_is_never_replaced(ida_tui_here: Any, own_run: Path) -> None:
+def test_a_folder_that_is_not_an_export_is_never_replaced(ida_tui_here: Any, own_run: Path) -> None:
     Path("precious").mkdir()
     Path("precious/thesis.txt").write_text("all of it")
     done = ida_tui_here("export", str(own_run), "--adapter", "--output", "precious", "--overwrite")
@@ -214,7 +214,7 @@ def test_a_folder_that_is_no_export_is_never_replaced(ida_tui_here: Any, own_run
     assert Path("precious/thesis.txt").read_text() == "all of it"
 
 
-def test_of_a_run_that_was_cut_off_the_newest_checkpoint_is_exported_and_named(
+def test_an_unfinished_run_is_exported_from_its_newest_checkpoint(
     ida_tui_here: Any, own_run: Path
 ) -> None:
     shutil.rmtree(own_run / "adapter")
@@ -228,7 +228,7 @@ def test_of_a_run_that_was_cut_off_the_newest_checkpoint_is_exported_and_named(
     assert "These weights have not been evaluated" in card
 
 
-def test_a_run_of_all_weights_is_exported_whole(ida_tui_here: Any) -> None:
+def test_a_full_training_run_is_exported_as_a_full_model(ida_tui_here: Any) -> None:
     run = ida_tui_here(
         "--run", "quickstart", "training.method=full", "training.learning_rate=1e-4",
         "training.max_steps=1", "evaluation.enabled=false",
@@ -241,7 +241,7 @@ def test_a_run_of_all_weights_is_exported_whole(ida_tui_here: Any) -> None:
     assert json.loads(done.out)["logits_difference"] == 0
 
 
-def test_the_card_says_where_the_model_is_from_and_how_it_did(
+def test_the_model_card_states_the_models_origin_and_results(
     ida_tui_here: Any, own_run: Path
 ) -> None:
     assert ida_tui_here("export", "quickstart", "--merged").code == 0
@@ -253,7 +253,7 @@ def test_the_card_says_where_the_model_is_from_and_how_it_did(
         "tags": ["ida-tui", "grpo", "trl", "lora"],
     }
     card = (folder / "README.md").read_text()
-    for said in (
+    for expected in (
         "| profile | quickstart |",
         "| judge | offline heuristic |",
         "greedy answers match",
@@ -263,29 +263,29 @@ def test_the_card_says_where_the_model_is_from_and_how_it_did(
         "It does not know whether an answer is true",
         "of 120, 95% interval",
     ):
-        assert said in card, said
+        assert expected in card, expected
 
 
 @pytest.mark.parametrize(
-    ("settings", "licence", "said"),
+    ("settings", "license_id", "expected"),
     [
         (["model=qwen3-0.6b"], "apache-2.0", "Apache-2.0."),
         (["model=someone/else"], None, "Unknown: see the model card of someone/else."),
     ],
 )
-def test_the_licence_of_the_base_is_stated_only_where_it_is_known(
-    settings: list[str], licence: str | None, said: str
+def test_the_license_of_the_base_model_is_stated_only_if_it_is_known(
+    settings: list[str], license_id: str | None, expected: str
 ) -> None:
     from ida_tui.analysis.model_card import CardInputs, front_matter, render_card
     from ida_tui.events.state import RunState
     from ida_tui.runs.weights import TrainedWeights
 
     config = resolve("quickstart", settings, verify=False).config
-    found = TrainedWeights(Path("adapter"), 2, True, RunState())
-    facts = CardInputs(config, found, "adapter", "float32", "checked", {}, None)
-    assert front_matter(facts).get("license") == licence
+    weights = TrainedWeights(Path("adapter"), 2, True, RunState())
+    facts = CardInputs(config, weights, "adapter", "float32", "checked", {}, None)
+    assert front_matter(facts).get("license") == license_id
     assert front_matter(facts)["base_model"] == config.model.path
-    assert render_card(facts).endswith(f"## License of the base model\n\n{said}\n")
+    assert render_card(facts).endswith(f"## License of the base model\n\n{expected}\n")
 
 
 def test_nothing_is_pushed_without_a_token(ida_tui: Any, own_run: Path, tmp_path: Path) -> None:
@@ -298,42 +298,42 @@ def test_nothing_is_pushed_without_a_token(ida_tui: Any, own_run: Path, tmp_path
     assert not (own_run / "export").exists()
 
 
-def test_a_push_uploads_every_file_to_a_private_repository_and_tells_nobody_the_token(
+def test_a_push_uploads_every_file_to_a_private_repository_and_never_reveals_the_token(
     ida_tui: Any, own_run: Path, tmp_path: Path
 ) -> None:
     secret = "hf_a-secret-of-the-test"
-    with hub(secret) as there:
+    with hub(secret) as server:
         done = ida_tui(
             "export", "quickstart", "--adapter", "--push", "me/mine",
-            HF_HOME=str(tmp_path / "hf"), HF_TOKEN=secret, HF_ENDPOINT=there.url, HF_HUB_OFFLINE="0",
+            HF_HOME=str(tmp_path / "hf"), HF_TOKEN=secret, HF_ENDPOINT=server.url, HF_HUB_OFFLINE="0",
         )  # fmt: skip
         assert done.code == 0, done.err
         folder = own_run / "export/adapter"
-        assert there.files == {path.name: path.read_bytes() for path in folder.iterdir()}
-        assert there.created[0]["visibility"] == "private"
+        assert server.files == {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert server.created[0]["visibility"] == "private"
         refused = subprocess.run(
             [sys.executable, "-c", PUSH_WITH_ANOTHER_TOKEN, str(folder)],
             capture_output=True, text=True, timeout=60, check=False,
-            env=os.environ | {"HF_ENDPOINT": there.url, "HF_HUB_OFFLINE": "0"},
+            env=os.environ | {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0"},
         )  # fmt: skip
     assert "the upload to the Hugging Face Hub failed" in refused.stdout
-    written = "".join(p.read_text(errors="replace") for p in own_run.rglob("*") if p.is_file())
-    for text in (done.out, done.err, written):
+    run_files = "".join(p.read_text(errors="replace") for p in own_run.rglob("*") if p.is_file())
+    for text in (done.out, done.err, run_files):
         assert secret not in text
     assert "hf_wrong" not in refused.stdout + refused.stderr
 
 
-def test_an_export_is_removed_when_it_fails_and_stays_when_it_ends_well(tmp_path: Path) -> None:
-    target = tmp_path / "there"
+def test_a_failed_export_is_removed_and_a_successful_one_stays(tmp_path: Path) -> None:
+    target = tmp_path / "export"
 
-    def half() -> None:
+    def fail_halfway() -> None:
         with exports.staged_directory(target) as folder:
             (folder / "half").write_text("x")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        half()
-    assert list(tmp_path.glob("*there*")) == []
+        fail_halfway()
+    assert list(tmp_path.glob("*export*")) == []
     with exports.staged_directory(target) as folder:
         (folder / "whole").write_text("x")
     assert [path.name for path in target.iterdir()] == ["whole"]

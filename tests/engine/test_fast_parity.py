@@ -1,4 +1,4 @@
-"""The fast step computes TRL's step: log-probabilities, entropies, loss and every gradient, in float32."""
+"""Parity of the fast step with TRL in float32: log-probabilities, entropies, loss and gradients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RELATIVE = 1e-5
 
 
 def policy(method: str = "lora", family: str = "qwen3") -> Any:
-    """A tiny random model, with an adapter that is not at its start."""
+    """A tiny random model whose adapter is not at its initial values."""
     torch.manual_seed(3)
     model: Any
     if family == "qwen3":
@@ -56,7 +56,7 @@ def policy(method: str = "lora", family: str = "qwen3") -> Any:
 def batch(
     rows: int, prompts: int, lengths: list[int], width: int = 40
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask as TRL makes them: prompts of different length padded left, completions right."""
+    """Token ids and mask as in TRL: prompts padded on the left, completions on the right."""
     generator = torch.Generator().manual_seed(5)
     ids = torch.full((rows, 20 + width), PAD)
     mask = torch.zeros_like(ids)
@@ -71,15 +71,15 @@ def batch(
     return ids, mask
 
 
-def trls(model: Any, ids: torch.Tensor, mask: torch.Tensor, kept: int) -> tuple[Any, Any]:
-    """What `GRPOTrainer._get_per_token_logps_and_entropies` does."""
+def trl_logprobs(model: Any, ids: torch.Tensor, mask: torch.Tensor, length: int) -> tuple[Any, Any]:
+    """The computation of `GRPOTrainer._get_per_token_logps_and_entropies`."""
     labels = ids.masked_fill(mask == 0, -100)
-    labels[:, :-kept] = -100
+    labels[:, :-length] = -100
     out = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
-    return out.log_probs[:, -kept:], out.entropy[:, -kept:]
+    return out.log_probs[:, -length:], out.entropy[:, -length:]
 
 
-def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12))
 
 
@@ -102,7 +102,7 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     ],
     ids=["G1", "G2", "G8", "two-prompts", "three-prompts", "all-truncated", "short"],
 )
-def test_log_probabilities_entropies_and_every_gradient_are_trls(
+def test_log_probabilities_entropies_and_gradients_match_trl(
     rows: int, prompts: int, lengths: list[int], method: str, checkpointing: bool, bucket: int
 ) -> None:
     model = policy(method)
@@ -110,62 +110,69 @@ def test_log_probabilities_entropies_and_every_gradient_are_trls(
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     ids, mask = batch(rows, prompts, lengths)
-    there = mask[:, 20:]
+    completion_mask = mask[:, 20:]
     advantages = torch.linspace(-1, 1.3, rows)[:, None]
-    found = []
-    for way in ("theirs", "ours"):
+    results = []
+    for engine in ("theirs", "ours"):
         model.zero_grad()
-        if way == "theirs":
-            scores, entropy = trls(model, ids, mask, 40)
+        if engine == "theirs":
+            logprobs, entropy = trl_logprobs(model, ids, mask, 40)
         else:
-            scores, entropy = completion_logprobs(
+            logprobs, entropy = completion_logprobs(
                 model, ids, mask, 40, TEMPERATURE, with_entropy=True, bucket=bucket
             )
-        # GRPO's loss at the first iteration, where the ratio is 1 and its gradient is not 0.
-        ratio = torch.exp(scores - scores.detach())
-        loss = -(ratio * advantages * there).sum() / there.sum()
+        # GRPO's loss in the first iteration: the ratio is 1 and its gradient is not 0.
+        ratio = torch.exp(logprobs - logprobs.detach())
+        loss = -(ratio * advantages * completion_mask).sum() / completion_mask.sum()
         loss.backward()
         gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-        found.append(
-            ((scores * there).detach(), (entropy * there).detach(), loss.detach(), gradients)
+        results.append(
+            (
+                (logprobs * completion_mask).detach(),
+                (entropy * completion_mask).detach(),
+                loss.detach(),
+                gradients,
+            )
         )
-    theirs, ours = found
-    assert relative(ours[0], theirs[0]) <= RELATIVE
-    assert relative(ours[1], theirs[1]) <= RELATIVE
+    theirs, ours = results
+    assert relative_error(ours[0], theirs[0]) <= RELATIVE
+    assert relative_error(ours[1], theirs[1]) <= RELATIVE
     assert torch.isclose(ours[2], theirs[2], rtol=1e-5, atol=1e-7)
     assert ours[3].keys() == theirs[3].keys()
     for name, gradient in theirs[3].items():
-        assert relative(ours[3][name], gradient) <= RELATIVE, name
+        assert relative_error(ours[3][name], gradient) <= RELATIVE, name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_in_16_bits_the_two_ways_differ_by_less_than_the_stated_tolerance(
+def test_in_16_bits_the_difference_is_below_the_stated_tolerance(
     dtype: torch.dtype,
 ) -> None:
     model = policy().to(dtype)
     ids, mask = batch(8, 2, [40, 3, 22, 9])
-    there = mask[:, 20:].bool()
+    completion_mask = mask[:, 20:].bool()
     with torch.no_grad():
-        theirs, _ = trls(model, ids, mask, 40)
+        theirs, _ = trl_logprobs(model, ids, mask, 40)
         ours, _ = completion_logprobs(model, ids, mask, 40, TEMPERATURE, with_entropy=False)
-    gap = ((ours.float() - theirs.float()).abs() / theirs.float().abs().clamp(min=1.0))[there]
+    gap = ((ours.float() - theirs.float()).abs() / theirs.float().abs().clamp(min=1.0))[
+        completion_mask
+    ]
     assert 0 < float(gap.mean()) <= PARITY_TOLERANCE[str(dtype).removeprefix("torch.")]
 
 
-def test_the_reference_is_the_model_without_its_adapter() -> None:
+def test_the_reference_model_is_the_model_without_its_adapter() -> None:
     model = policy()
     ids, mask = batch(4, 1, [20, 33])
     with torch.no_grad(), model.disable_adapter():
         ours, _ = completion_logprobs(model, ids, mask, 40, TEMPERATURE, with_entropy=False)
-        theirs, _ = trls(model, ids, mask, 40)
-    assert relative(ours * mask[:, 20:], theirs * mask[:, 20:]) <= RELATIVE
+        theirs, _ = trl_logprobs(model, ids, mask, 40)
+    assert relative_error(ours * mask[:, 20:], theirs * mask[:, 20:]) <= RELATIVE
 
 
 # --- sampling ------------------------------------------------------------------------
 
 
-def generated(model: Any, prompts: list[list[int]], tokens: int) -> list[list[int]]:
-    """What transformers' `generate` says greedily, up to each row's end."""
+def transformers_greedy(model: Any, prompts: list[list[int]], tokens: int) -> list[list[int]]:
+    """Greedy output of transformers' `generate`, up to the end of each row."""
     longest = max(map(len, prompts))
     ids = torch.tensor([[PAD] * (longest - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
@@ -180,72 +187,74 @@ def generated(model: Any, prompts: list[list[int]], tokens: int) -> list[list[in
 @pytest.mark.parametrize("bucket", [1, 16], ids=["", "in-buckets"])
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_greedy_decoding_is_generates_token_for_token(
+def test_greedy_decoding_matches_transformers_token_for_token(
     method: str, family: str, bucket: int
 ) -> None:
     model = policy(method, family).eval()
     generator = torch.Generator().manual_seed(9)
-    same = torch.randint(5, 600, (18,), generator=generator).tolist()
+    longer = torch.randint(5, 600, (18,), generator=generator).tolist()
     shorter = torch.randint(5, 600, (11,), generator=generator).tolist()
-    for prompts in ([same] * 3, [same, same, shorter, shorter], [shorter]):
+    for prompts in ([longer] * 3, [longer, longer, shorter, shorter], [shorter]):
         with torch.no_grad():
             ours = generate(
                 model, prompts, TokenSampler(temperature=0), max_new_tokens=40, eos_token_ids=[EOS],
                 pad_token_id=PAD, bucket=bucket,
             )  # fmt: skip
-        assert ours == generated(model, prompts, 40)
+        assert ours == transformers_greedy(model, prompts, 40)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3, 8, None])
-def test_rows_that_are_sampled_in_parts_are_those_that_are_sampled_together(
-    at_once: int | None,
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 8, None])
+def test_sampling_in_chunks_gives_the_same_rows(
+    chunk_size: int | None,
 ) -> None:
     model = policy("full").eval()
     prompts = [[5, 6, 7]] * 3 + [[8, 9]] * 2
-    told: list[tuple[list[int], list[int]]] = []
+    progress: list[tuple[list[int], list[int]]] = []
     with torch.no_grad():
         ours = generate_in_chunks(
-            model, prompts, TokenSampler(temperature=0), at_once, max_new_tokens=20,
+            model, prompts, TokenSampler(temperature=0), chunk_size, max_new_tokens=20,
             eos_token_ids=[EOS], pad_token_id=PAD,
-            on_tokens=lambda rows, ended: told.append(([len(row) for row in rows], list(ended))),
+            on_tokens=lambda rows, ended: progress.append(([len(row) for row in rows], list(ended))),
         )  # fmt: skip
-    assert ours == generated(model, prompts, 20)
-    assert all(len(lengths) == len(prompts) for lengths, _ in told)
-    rows = [row for _, ended in told for row in ended]
+    assert ours == transformers_greedy(model, prompts, 20)
+    assert all(len(lengths) == len(prompts) for lengths, _ in progress)
+    rows = [row for _, ended in progress for row in ended]
     assert sorted(rows) == [row for row, ids in enumerate(ours) if ids[-1] == EOS]
 
 
-@pytest.mark.parametrize("ahead", [False, True], ids=["cpu", "device"])
-def test_a_row_that_ends_leaves_the_others_as_they_were(ahead: bool) -> None:
+@pytest.mark.parametrize("overlap", [False, True], ids=["cpu", "device"])
+def test_a_row_that_ends_does_not_change_the_others(overlap: bool) -> None:
     model = policy("full").eval()
     prompts = [[n + 5, n + 6, n + 7] for n in range(6)]
-    whole = generated(model, prompts, 30)
-    # Take a token that some rows say early as the end: those rows drop out, one after the other.
-    end = whole[2][4]
+    full_rows = transformers_greedy(model, prompts, 30)
+    # Uses a token that some rows generate early as EOS, so that those rows end one after the other.
+    end_token = full_rows[2][4]
     with torch.no_grad():
         ours = generate(
             model,
             prompts,
             TokenSampler(temperature=0),
             max_new_tokens=30,
-            eos_token_ids=[end],
+            eos_token_ids=[end_token],
             pad_token_id=PAD,
-            overlap_forward=ahead,
+            overlap_forward=overlap,
         )
-    assert ours == [row[: row.index(end) + 1] if end in row else row for row in whole]
+    assert ours == [
+        row[: row.index(end_token) + 1] if end_token in row else row for row in full_rows
+    ]
     assert len({len(row) for row in ours}) > 1
 
 
 def chi_square(drawn: torch.Tensor, probabilities: torch.Tensor) -> float:
-    """Pearson's statistic over its degrees of freedom; near 1 where the draws follow the probabilities."""
+    """Pearson's statistic over its degrees of freedom; near 1 if the draws follow the probabilities."""
     expected = probabilities * drawn.numel()
     counts = torch.bincount(drawn, minlength=len(probabilities)).float()
-    often = expected >= 5
-    rest = torch.stack([counts[~often].sum(), expected[~often].sum()])
-    statistic = ((counts - expected) ** 2 / expected)[often].sum()
+    frequent = expected >= 5
+    rest = torch.stack([counts[~frequent].sum(), expected[~frequent].sum()])
+    statistic = ((counts - expected) ** 2 / expected)[frequent].sum()
     if rest[1] >= 5:
         statistic += (rest[0] - rest[1]) ** 2 / rest[1]
-    return float(statistic / often.sum())
+    return float(statistic / frequent.sum())
 
 
 @pytest.mark.parametrize(
@@ -260,7 +269,7 @@ def chi_square(drawn: torch.Tensor, probabilities: torch.Tensor) -> float:
     ],
     ids=["plain", "temperature", "top_k", "top_p", "min_p", "all"],
 )
-def test_tokens_are_drawn_from_the_distribution_that_transformers_draws_from(
+def test_tokens_follow_the_same_distribution_as_in_transformers(
     sampling: TokenSampler,
 ) -> None:
     from transformers import LogitsProcessorList
@@ -277,15 +286,15 @@ def test_tokens_are_drawn_from_the_distribution_that_transformers_draws_from(
         processors.append(hf.TopPLogitsWarper(sampling.top_p))
     if sampling.min_p:
         processors.append(hf.MinPLogitsWarper(sampling.min_p))
-    wanted = torch.softmax(processors(torch.zeros(1, 1, dtype=torch.long), logits.clone()), dim=-1)[
-        0
-    ]
+    probabilities = torch.softmax(
+        processors(torch.zeros(1, 1, dtype=torch.long), logits.clone()), dim=-1
+    )[0]
     drawn = sampling.draw(logits.expand(40_000, -1))
-    assert bool((wanted[drawn] > 0).all()), "a token was drawn that transformers leaves out"
-    assert chi_square(drawn, wanted) < 1.35
+    assert bool((probabilities[drawn] > 0).all()), "a token was drawn that transformers excludes"
+    assert chi_square(drawn, probabilities) < 1.35
 
 
-def test_what_the_model_samples_first_follows_the_softmax_of_its_logits() -> None:
+def test_the_first_sampled_token_follows_the_softmax_of_the_logits() -> None:
     model = policy().eval()
     prompt = [7, 8, 9, 10]
     with torch.no_grad():
@@ -303,13 +312,13 @@ def test_what_the_model_samples_first_follows_the_softmax_of_its_logits() -> Non
     assert chi_square(drawn, torch.softmax(logits.float(), dim=-1)) < 1.35
 
 
-def test_repetition_penalty_is_transformers_own() -> None:
+def test_repetition_penalty_matches_transformers() -> None:
     from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
     torch.manual_seed(0)
-    logits, held = torch.randn(3, VOCABULARY), torch.randint(0, VOCABULARY, (3, 12))
-    seen = torch.zeros(3, VOCABULARY, dtype=torch.bool).scatter_(1, held, True)
-    theirs = RepetitionPenaltyLogitsProcessor(1.7)(held, logits.clone()).argmax(dim=-1)
+    logits, token_ids = torch.randn(3, VOCABULARY), torch.randint(0, VOCABULARY, (3, 12))
+    seen = torch.zeros(3, VOCABULARY, dtype=torch.bool).scatter_(1, token_ids, True)
+    theirs = RepetitionPenaltyLogitsProcessor(1.7)(token_ids, logits.clone()).argmax(dim=-1)
     ours = TokenSampler(temperature=0, repetition_penalty=1.7).draw(logits, seen)
     assert ours.tolist() == theirs.tolist()
 
@@ -329,10 +338,10 @@ def test_logits_that_are_not_finite_end_the_rollout() -> None:
             )
 
 
-# --- what is not covered -----------------------------------------------------------------
+# --- unsupported models -----------------------------------------------------------------
 
 
-def test_models_outside_the_covered_families_say_why() -> None:
+def test_unsupported_models_are_reported_with_a_reason() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=50))
@@ -348,7 +357,7 @@ def test_models_outside_the_covered_families_say_why() -> None:
     assert "DoRA" in (decoder.unsupported_reason(dora) or "")
 
 
-def test_a_model_that_is_not_covered_is_trained_by_trls_own_code_and_the_log_says_so(
+def test_an_unsupported_model_is_trained_with_trls_code_and_the_log_says_so(
     tmp_path: Path, ida_tui_here: Any
 ) -> None:
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
@@ -373,17 +382,17 @@ def test_a_model_that_is_not_covered_is_trained_by_trls_own_code_and_the_log_say
     assert "Fast step is off, using TRL's code: the model uses sliding-window attention" in done.out
 
 
-# --- TRL's side of the contract ------------------------------------------------------------
+# --- the overridden TRL methods ------------------------------------------------------------
 
 
-def signature(function: Any) -> Iterator[str]:
+def parameter_names(function: Any) -> Iterator[str]:
     import inspect
 
     yield from inspect.signature(function).parameters
 
 
-def test_what_is_overridden_is_still_what_trl_calls() -> None:
-    """A new TRL that changes these has to be read before the fast step is trusted with it."""
+def test_trl_still_calls_the_overridden_methods() -> None:
+    """If a new TRL version changes these, review the fast step before using it."""
     import inspect
 
     import trl
@@ -391,13 +400,13 @@ def test_what_is_overridden_is_still_what_trl_calls() -> None:
     from trl.kernels import ChunkedLogProbFunction
 
     assert trl.__version__.startswith("1.16.")
-    scoring = list(signature(GRPOTrainer._get_per_token_logps_and_entropies))
-    assert scoring[:8] == [
+    parameters = list(parameter_names(GRPOTrainer._get_per_token_logps_and_entropies))
+    assert parameters[:8] == [
         "self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size",
         "compute_entropy", "compute_aux_loss",
     ]  # fmt: skip
-    assert list(signature(GRPOTrainer._generate_single_turn))[:2] == ["self", "prompt_ids"]
-    assert list(signature(ChunkedLogProbFunction.forward))[1:] == [
+    assert list(parameter_names(GRPOTrainer._generate_single_turn))[:2] == ["self", "prompt_ids"]
+    assert list(parameter_names(ChunkedLogProbFunction.forward))[1:] == [
         "hidden", "weight", "bias", "targets", "temperature", "chunk_size", "final_logit_softcapping",
         "logit_scale", "outputs",
     ]  # fmt: skip

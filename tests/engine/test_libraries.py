@@ -1,4 +1,4 @@
-"""What is set up before torch is imported, and what is left to the user."""
+"""Library defaults that are set before torch is imported; settings of the user win."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from ida_tui.system.allocator import keep_freed_memory
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test sets up here is gone after it."""
+def restored_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restores the environment after each test."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
 
 
-def test_what_the_user_has_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_set_by_the_user_are_not_overridden(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "0.5")
     monkeypatch.delenv("PYTORCH_MPS_LOW_WATERMARK_RATIO", raising=False)
 
@@ -29,7 +31,7 @@ def test_what_the_user_has_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("folder", "offline"), [(Path("/models/x"), "1"), (None, None)])
-def test_a_model_on_this_machine_asks_no_hub(
+def test_a_local_model_turns_the_hub_off(
     folder: Path | None, offline: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -39,5 +41,5 @@ def test_a_model_on_this_machine_asks_no_hub(
     assert os.environ.get("HF_HUB_OFFLINE") == offline
 
 
-def test_glibc_is_told_to_keep_freed_memory_and_other_libraries_are_left_alone() -> None:
+def test_freed_memory_is_retained_only_with_glibc() -> None:
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")

@@ -1,4 +1,4 @@
-"""Under a hard cap, a control group's or the shell's, a run ends with its checkpoint and is never killed."""
+"""Hard memory limits of a control group or the shell: the run ends with a checkpoint and is not killed."""
 
 from __future__ import annotations
 
@@ -27,126 +27,136 @@ LONG = (
 
 
 @pytest.fixture
-def group() -> Iterator[Path]:
-    """A control group of the kernel's own, with the memory controller, for this test alone."""
-    for place, limit in ((GROUPS / "memory", "memory.limit_in_bytes"), (GROUPS, "memory.max")):
-        folder = place / f"ida-tui-test-{os.getpid()}"
+def memory_limit_file() -> Iterator[Path]:
+    """The limit file of a new kernel control group with the memory controller."""
+    for controller, limit in ((GROUPS / "memory", "memory.limit_in_bytes"), (GROUPS, "memory.max")):
+        folder = controller / f"ida-tui-test-{os.getpid()}"
         try:
             folder.mkdir()
         except OSError:
             continue
         if (folder / limit).exists():
             yield folder / limit
-            removed(folder)
+            remove_group(folder)
             return
         folder.rmdir()
-    pytest.skip("needs to make a control group: root, on Linux with the memory controller")
+    pytest.skip("needs to create a control group: root, on Linux with the memory controller")
 
 
-def removed(folder: Path) -> None:
-    """Remove a group; it can take the kernel a moment to see that its last process is gone."""
+def remove_group(folder: Path) -> None:
+    """Removes a group; the kernel may take a moment to notice that its last process has ended."""
     for _ in range(100):
         with contextlib.suppress(OSError):
             folder.rmdir()
             return
         threading.Event().wait(0.1)
-    raise AssertionError(f"somebody is still in {folder}")
+    raise AssertionError(f"a process is still in {folder}")
 
 
-def joined(limit: Path, *command: str) -> list[str]:
-    """The command, run inside of the group."""
+def inside_group(limit: Path, *command: str) -> list[str]:
+    """The command, run inside the group."""
     return ["sh", "-c", f'echo $$ > {limit.parent}/cgroup.procs && exec "$@"', "sh", *command]
 
 
-def started(command: list[str]) -> subprocess.Popen[str]:
+def start_process(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 IDA_TUI = (sys.executable, "-m", "ida_tui")
 
 
-def test_a_run_that_something_else_pushes_to_the_groups_limit_is_saved(group: Path) -> None:
-    group.write_text(str(3_000_000_000))
-    run = started(joined(group, *IDA_TUI, *LONG))
+def test_a_run_is_saved_when_another_process_uses_up_the_groups_memory(
+    memory_limit_file: Path,
+) -> None:
+    memory_limit_file.write_text(str(3_000_000_000))
+    run = start_process(inside_group(memory_limit_file, *IDA_TUI, *LONG))
     read_until(run, "StepFinished", 2)
-    # Grows as a leak does, until 97 % of the group are in use; there it stays.
-    grow = (
-        "import sys, time\nkept = []\n"
+    # Grows like a leak until 97% of the group's memory is in use, then stays there.
+    memory_user_script = (
+        "import sys, time\nblocks = []\n"
         "while True:\n"
         "  stat = dict(line.split() for line in open(sys.argv[1] + '/memory.stat'))\n"
         "  used = int(stat.get('total_rss', stat.get('anon', 0)))\n"
-        "  if used < 0.97 * 3e9: kept.append(b'x' * 10_000_000)\n"
+        "  if used < 0.97 * 3e9: blocks.append(b'x' * 10_000_000)\n"
         "  time.sleep(0.02)\n"
     )
-    hog = subprocess.Popen(joined(group, sys.executable, "-c", grow, str(group.parent)))
+    memory_user = subprocess.Popen(
+        inside_group(
+            memory_limit_file,
+            sys.executable,
+            "-c",
+            memory_user_script,
+            str(memory_limit_file.parent),
+        )
+    )
     try:
         out, err = run.communicate(timeout=120)
     finally:
-        hog.kill()
-        hog.wait()
-    saved_with_4(run.returncode, out, err)
+        memory_user.kill()
+        memory_user.wait()
+    assert_saved_with_exit_4(run.returncode, out, err)
 
 
 WIDE = ("training.per_device_train_batch_size=240", "training.max_completion_length=320")
-"""Sixty groups of long answers in one pass: far more than two steps before it needed."""
+"""Sixty groups of long answers in one pass: far more memory than the first two steps needed."""
 
 
-def begun() -> None:
-    """A run of two steps, stopped half way."""
-    run = started([*IDA_TUI, *LONG])
+def start_and_stop_a_run() -> None:
+    """Runs two steps and stops."""
+    run = start_process([*IDA_TUI, *LONG])
     read_until(run, "StepFinished", 2)
     run.send_signal(signal.SIGINT)
     run.communicate(timeout=60)
     assert run.returncode == 130
 
 
-def going_on() -> list[str]:
+def resume_command() -> list[str]:
     return [*IDA_TUI, "resume", "quickstart", *WIDE, "training.max_steps=8", "--json"]
 
 
-def test_a_step_that_needs_more_than_the_group_has_ends_with_4_and_nothing_is_lost(
-    group: Path,
+def test_a_step_over_the_groups_limit_ends_with_4_and_loses_nothing(
+    memory_limit_file: Path,
 ) -> None:
-    begun()
-    group.write_text(str(1_200_000_000))
-    run = started(joined(group, *going_on()))
+    start_and_stop_a_run()
+    memory_limit_file.write_text(str(1_200_000_000))
+    run = start_process(inside_group(memory_limit_file, *resume_command()))
     out, err = run.communicate(timeout=240)
-    nothing_lost(run.returncode, out, err)
+    assert_nothing_lost(run.returncode, out, err)
 
 
-def test_a_step_that_needs_more_than_the_shell_allows_loses_nothing() -> None:
-    begun()
+def test_a_step_over_the_shells_limit_loses_nothing() -> None:
+    start_and_stop_a_run()
     # As `ulimit -d` sets it.
-    run = started(["prlimit", "--data=1500000000", *going_on()])
+    run = start_process(["prlimit", "--data=1500000000", *resume_command()])
     out, err = run.communicate(timeout=240)
-    nothing_lost(run.returncode, out, err)
+    assert_nothing_lost(run.returncode, out, err)
 
 
-def test_a_run_over_its_plan_that_is_tried_all_the_same_has_every_finished_step_on_disk() -> None:
-    # Planned with answers as long as they may be; the model's own are short.
-    most = ("training.max_completion_length=400", "training.per_device_train_batch_size=240")
-    run = started([*IDA_TUI, *LONG, *most, "limit_gb=9"])
+def test_a_run_that_is_tried_over_its_limit_saves_every_step() -> None:
+    # The plan assumes answers of maximum length; the model's answers are short.
+    large_steps = ("training.max_completion_length=400", "training.per_device_train_batch_size=240")
+    run = start_process([*IDA_TUI, *LONG, *large_steps, "limit_gb=9"])
     events = read_until(run, "CheckpointSaved", 1)
     run.kill()
     run.communicate()
-    warned = next(e["text"] for e in events if e["type"] == "Noticed" and e["source"] == "memory")
-    assert "the limit is 9.0 GB: every step is saved" in str(warned)
+    warning = next(e["text"] for e in events if e["type"] == "Noticed" and e["source"] == "memory")
+    assert "the limit is 9.0 GB: every step is saved" in str(warning)
     assert find_resume_point(RunDirectory(Path("outputs/quickstart/latest").resolve())).step == 1
 
 
-def nothing_lost(code: int, out: str, err: str) -> None:
-    """The run ended with 4, or a native library crashed; what it had done can be gone on with."""
+def assert_nothing_lost(code: int, out: str, err: str) -> None:
+    """The run ended with 4 or a native library crashed; it can be resumed after step 2 or later."""
     assert code in (4, -signal.SIGSEGV), (code, out[-800:], err[-2000:])
     if code == 4:
         assert json.loads(out.splitlines()[-1])["status"] == "out_of_memory"
     assert find_resume_point(RunDirectory(Path("outputs/quickstart/latest").resolve())).step >= 2
 
 
-def saved_with_4(code: int, out: str, err: str) -> None:
-    """The run said why it ended, and what it had done can be gone on with."""
+def assert_saved_with_exit_4(code: int, out: str, err: str) -> None:
+    """The run said why it ended and can be resumed after its last step."""
     assert code == 4, (code, out[-800:], err[-2000:])
     ended = json.loads(out.splitlines()[-1])
     assert (ended["type"], ended["status"]) == ("RunEnded", "out_of_memory")
     assert "ida-tui resume" in ended["hint"]
-    found = find_resume_point(RunDirectory(Path("outputs/quickstart/latest").resolve()))
-    assert found.step == ended["steps_done"] > 0
+    resume_point = find_resume_point(RunDirectory(Path("outputs/quickstart/latest").resolve()))
+    assert resume_point.step == ended["steps_done"] > 0

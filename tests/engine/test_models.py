@@ -1,4 +1,4 @@
-"""Any Qwen3-like model in a local folder can be trained: an adapter on it, or all of it."""
+"""Training of any Qwen3-like model from a local folder: with an adapter or with all weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHORT = (
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_model_of_another_shape_trains_from_a_local_path(
+def test_a_model_with_a_different_shape_trains_from_a_local_path(
     method: str, random_qwen3: Path, ida_tui_here: Any
 ) -> None:
     done = ida_tui_here(
@@ -40,7 +40,7 @@ def test_a_model_of_another_shape_trains_from_a_local_path(
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_weights_that_are_not_numbers_end_the_run_and_are_in_no_checkpoint(
+def test_nan_weights_end_the_run_and_are_never_saved_in_a_checkpoint(
     method: str, random_qwen3: Path, tmp_path: Path, ida_tui_here: Any
 ) -> None:
     from safetensors.torch import load_file, save_file

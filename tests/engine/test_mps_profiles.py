@@ -10,20 +10,20 @@ from tests.support.judge_server import ScriptedJudge
 from tests.support.metal import simulated_metal
 
 EMBEDDED = ("model=embedded", "judge=offline", "device=cpu", "training.max_completion_length=64")
-"""The rest is the profile's. An adapter of a 0.9 M model wants larger steps than one of a 4 B model."""
+"""Overrides of the profile. An adapter on a 0.9 M model needs larger steps than one on a 4 B model."""
 RATE = "training.learning_rate=2e-3"
 
 
 @pytest.mark.parametrize(
-    ("profile", "more"),
+    ("profile", "settings"),
     [("oblit-1-mps", ()), ("dev-mps", ("training.num_train_epochs=20",))],
     ids=["oblit-1-mps", "dev-mps for twenty epochs"],
 )
 def test_the_mps_profiles_raise_r_ida_under_autocast_and_a_scaler(
-    profile: str, more: tuple[str, ...], ida_tui_here: Any
+    profile: str, settings: tuple[str, ...], ida_tui_here: Any
 ) -> None:
     with simulated_metal() as scalers:
-        done = ida_tui_here("--run", profile, *EMBEDDED, RATE, *more, "--json")
+        done = ida_tui_here("--run", profile, *EMBEDDED, RATE, *settings, "--json")
 
     assert done.code == 0, done.err
     ended = done.events[-1]
@@ -34,15 +34,15 @@ def test_the_mps_profiles_raise_r_ida_under_autocast_and_a_scaler(
     assert "fp16 autocast with a gradient scaler, adamw_torch" in started["precision"]
 
 
-def test_dev_mps_with_its_own_judge_moves_the_weights_in_each_of_its_two_steps(
+def test_dev_mps_with_its_own_judge_moves_the_weights_in_both_steps(
     ida_tui_here: Any,
 ) -> None:
-    """Everything as in the profile, the rate too; the judge answers over HTTP on this machine."""
+    """Keeps the profile's learning rate; the judge is a local HTTP server."""
     with simulated_metal(), ScriptedJudge() as server:
         url = f"judge.base_url={server.base_url}"
-        own = [item for item in EMBEDDED if item != "judge=offline"]
+        settings = [item for item in EMBEDDED if item != "judge=offline"]
         key = {"OPENAI_API_KEY": "sk-test-0123456789"}
-        done = ida_tui_here("--run", "dev-mps", *own, url, "--json", **key)
+        done = ida_tui_here("--run", "dev-mps", *settings, url, "--json", **key)
 
     assert done.code == 0, done.err
     steps = [event for event in done.events if event["type"] == "StepFinished"]

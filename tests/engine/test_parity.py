@@ -1,4 +1,4 @@
-"""Ours computes what plain TRL computes: same losses, same final weights, on the CPU, bit for bit."""
+"""Parity with plain TRL on the CPU: the same losses and the same final weights, bit for bit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OVERRIDES = [
 def plain_trl(
     config: Config, method: str, beta: float, output: Path
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """The thirty lines of TRL that a person would write by hand."""
+    """The same training written directly against TRL."""
     scorer = OfflineScorer([prompt.text for prompt in config.prompts.prompts])
 
     def reward(completions, prompt_text, kind, **_):  # type: ignore[no-untyped-def]
@@ -114,7 +114,7 @@ def plain_trl(
     return losses, dict(trainer.model.state_dict())
 
 
-def ours(config: Config) -> tuple[list[float | None], Path]:
+def train_with_ida_tui(config: Config) -> tuple[list[float | None], Path]:
     records: queue.SimpleQueue[Record] = queue.SimpleQueue()
     train(config, key=None, argv=[], subscriber=records, control=RunControl())
     events = []
@@ -127,7 +127,7 @@ def ours(config: Config) -> tuple[list[float | None], Path]:
 
 
 @pytest.mark.parametrize(("method", "beta"), [("lora", 0.0), ("lora", 0.04), ("full", 0.04)])
-def test_a_watched_run_gives_the_losses_and_weights_of_plain_trl(
+def test_the_plain_engine_gives_the_losses_and_weights_of_plain_trl(
     method: str, beta: float, tmp_path: Path
 ) -> None:
     config = resolve(
@@ -136,7 +136,7 @@ def test_a_watched_run_gives_the_losses_and_weights_of_plain_trl(
 
     device.limit_threads()  # sums differ in their last bits with the number of threads
     expected_losses, expected_weights = plain_trl(config, method, beta, tmp_path / "trl")
-    losses, directory = ours(config)
+    losses, directory = train_with_ida_tui(config)
 
     assert losses == expected_losses
     assert any(loss != 0 for loss in losses)

@@ -1,8 +1,9 @@
-"""Number formats: every recipe of the table learns, what is left out fails, a scaler needs no clipping."""
+"""Number formats: every recipe in the table learns, and the excluded combinations fail."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def test_every_device_has_a_recipe_that_learns(
     assert recipe.notes == ()
 
 
-def test_half_precision_on_the_cpu_is_replaced_and_said_so() -> None:
+def test_half_precision_on_the_cpu_is_replaced_by_float32_with_a_note() -> None:
     recipe = precision.resolve_precision(
         config("model.torch_dtype=float16", "training.fp16=true"), "cpu"
     )
@@ -66,7 +67,7 @@ def test_half_precision_on_the_cpu_is_replaced_and_said_so() -> None:
 
 
 class SpyingScaler(torch.amp.GradScaler):
-    """Counts how often gradients are unscaled, by whom."""
+    """Counts the `unscale_` calls made outside `step`."""
 
     def __init__(self) -> None:
         super().__init__("cpu", init_scale=65536.0)
@@ -86,19 +87,21 @@ class SpyingScaler(torch.amp.GradScaler):
 
 
 class LengthJudge:
-    """Stands in for `Judging`: align is the completion's length modulo 11."""
+    """A fake reward source: align is the completion's length modulo 11."""
 
-    def begin(self, step: int, rows: Any) -> None:
-        """A rollout starts."""
+    def begin_step(self, step: int, rows: Any) -> None:
+        """Called when a rollout starts."""
 
-    def ended(self, row: int, text: str) -> None:
-        """A completion is finished."""
+    def completion_ended(self, row: int, text: str) -> None:
+        """Called when a completion has finished."""
 
     def after_step(self, step: int) -> None:
-        """A step is finished."""
+        """Called when a step has finished."""
 
-    def verdicts(self, texts: list[str], group_size: int) -> tuple[list[Verdict], BatchStats]:
-        """Every completion, scored."""
+    def collect_verdicts(
+        self, texts: Sequence[str], group_size: int
+    ) -> tuple[list[Verdict], BatchStats]:
+        """Scores every completion."""
         verdicts = [Verdict.scored(len(text) % 11, 8, 6, "", "length") for text in texts]
         return verdicts, BatchStats.from_verdicts(verdicts, 0.1)
 
@@ -106,8 +109,8 @@ class LengthJudge:
 def train_with_a_scaler(
     tmp_path: Path, max_grad_norm: float, *, adapter: bool = True
 ) -> tuple[SpyingScaler, list[Any]]:
-    """Two steps of the Metal recipe, imitated on the CPU: fp16 base, fp32 adapter, fp16 autocast, a
-    scaler. transformers itself ignores fp16 on the CPU, so accelerate is told behind its back."""
+    """Two steps of the Metal recipe, simulated on the CPU: fp16 base model, fp32 adapter, fp16 autocast
+    and a scaler. transformers ignores fp16 on the CPU, so the test patches accelerate instead."""
     profile = config()
     events: list[Any] = []
 
@@ -144,7 +147,7 @@ def train_with_a_scaler(
     return scaler, [event for event in events if isinstance(event, StepFinished)]
 
 
-def test_without_clipping_no_norm_is_computed_through_the_scaler(tmp_path: Path) -> None:
+def test_without_clipping_the_scaler_computes_no_gradient_norm(tmp_path: Path) -> None:
     scaler, steps = train_with_a_scaler(tmp_path, max_grad_norm=0.0)
 
     assert scaler.unscaled_outside_step == 0
@@ -152,15 +155,15 @@ def test_without_clipping_no_norm_is_computed_through_the_scaler(tmp_path: Path)
     assert steps[-1].weight_delta > 0
 
 
-def test_the_norm_beside_the_scaler_is_that_of_the_unscaled_gradients(tmp_path: Path) -> None:
+def test_the_gradient_norm_under_a_scaler_is_that_of_the_unscaled_gradients(tmp_path: Path) -> None:
     _, without_clipping = train_with_a_scaler(tmp_path / "a", max_grad_norm=0.0)
-    scaler, clipped_far_away = train_with_a_scaler(tmp_path / "b", max_grad_norm=1e9)
+    scaler, with_a_high_limit = train_with_a_scaler(tmp_path / "b", max_grad_norm=1e9)
 
     assert scaler.unscaled_outside_step == 2
-    for ours, theirs in zip(without_clipping, clipped_far_away, strict=True):
-        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-4)
-        assert ours.grad_norm is not None
-        assert ours.grad_norm > 0
+    for step, clipped_step in zip(without_clipping, with_a_high_limit, strict=True):
+        assert step.grad_norm == pytest.approx(clipped_step.grad_norm, rel=1e-4)
+        assert step.grad_norm is not None
+        assert step.grad_norm > 0
 
 
 # --- the table ----------------------------------------------------------------------------
@@ -169,11 +172,11 @@ TARGET = "Question: how do I end a Python process? Answer: find its number with 
 STEPS = 25
 """Enough for the embedded model's loss on the target to fall from 10 to under 0.4 at the higher rates."""
 RATES = {"lora": (1e-5, 2e-3), "full": (1e-5, 3e-4)}
-"""Those of the profiles (the mps ones and quickstart); at 2e-3 all weights learn in no format."""
+"""Learning rates of the mps profiles and quickstart; at 2e-3 full training fails in every format."""
 
 
-def adapted(method: str, dtype: Any) -> torch.nn.Module:
-    """The embedded model as the engine loads it, with its adapter where the method has one."""
+def load_model_for(method: str, dtype: Any) -> torch.nn.Module:
+    """The embedded model as the engine loads it, with an adapter if the method uses one."""
     torch.manual_seed(0)
     model: torch.nn.Module = load.load_model(ModelConfig(path="embedded"), dtype)
     if method == "lora":
@@ -181,54 +184,56 @@ def adapted(method: str, dtype: Any) -> torch.nn.Module:
     return model
 
 
-def target() -> torch.Tensor:
+def target_ids() -> torch.Tensor:
     tokenizer = load.load_tokenizer(ModelConfig(path="embedded"))
     return tokenizer(TARGET, return_tensors="pt").input_ids
 
 
-def made_optimizer(name: str, model: torch.nn.Module, training: TrainingConfig) -> Any:
-    """The optimizer of a row, from the classes that a run takes it from."""
-    learned = [p for p in model.parameters() if p.requires_grad]
+def build_optimizer(name: str, model: torch.nn.Module, training: TrainingConfig) -> Any:
+    """The optimizer of a table row, built from the classes that a run uses."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
     rate = training.learning_rate
     if name == "adamw_kahan":
-        made = custom_optimizer(
+        custom = custom_optimizer(
             training, PrecisionRecipe("bfloat16", False, False, name, beta2=0.99)
         )
-        assert made is not None
-        return made.optimizer_class(learned, weight_decay=0.0, **made.arguments)
+        assert custom is not None
+        return custom.optimizer_class(trainable, weight_decay=0.0, **custom.arguments)
     if name == "adafactor":
-        return Adafactor(learned, lr=rate, scale_parameter=False, relative_step=False)
-    return torch.optim.AdamW(learned, lr=rate, weight_decay=0.0, fused="fused" in name)
+        return Adafactor(trainable, lr=rate, scale_parameter=False, relative_step=False)
+    return torch.optim.AdamW(trainable, lr=rate, weight_decay=0.0, fused="fused" in name)
 
 
-def loss_of(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+def target_loss(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     logits = model(input_ids=ids).logits[:, :-1].float()
     return functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
 
 @cache
-def learned(method: str, dtype: str, autocast: str, optim: str, rate: float) -> tuple[float, float]:
-    """Loss on the target before and after some steps of a recipe, both measured in float32."""
+def losses_before_and_after(
+    method: str, dtype: str, autocast: str, optim: str, rate: float
+) -> tuple[float, float]:
+    """Losses on the target before and after `STEPS` steps of a recipe, both measured in float32."""
     training = TrainingConfig(learning_rate=rate)
-    model, ids = adapted(method, dtype), target()
-    optimizer = made_optimizer(optim, model, training)
+    model, ids = load_model_for(method, dtype), target_ids()
+    optimizer = build_optimizer(optim, model, training)
     scaler = torch.amp.GradScaler("cpu", enabled=autocast == "fp16")
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(autocast)
     for _ in range(STEPS):
         with torch.autocast("cpu", half, enabled=half is not None):
-            loss = loss_of(model, ids)
+            loss = target_loss(model, ids)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
-    whole = adapted(method, "float32")
+    float32_model = load_model_for(method, "float32")
     with torch.no_grad():
-        before = loss_of(whole, ids).item()
-        whole.load_state_dict({k: v.float() for k, v in model.state_dict().items()})
-        return before, loss_of(whole, ids).item()
+        before = target_loss(float32_model, ids).item()
+        float32_model.load_state_dict({k: v.float() for k, v in model.state_dict().items()})
+        return before, target_loss(float32_model, ids).item()
 
 
-def ways(table: tuple[PrecisionRow, ...]) -> list[Any]:
+def row_params(table: tuple[PrecisionRow, ...]) -> list[Any]:
     return [
         pytest.param(
             row, optim, id=f"{row.device}-{row.method}-{row.weights}-{row.autocast}-{optim}"
@@ -238,92 +243,94 @@ def ways(table: tuple[PrecisionRow, ...]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("row", "optim"), ways(PRECISION_TABLE))
+@pytest.mark.parametrize(("row", "optim"), row_params(PRECISION_TABLE))
 def test_every_row_of_the_table_learns_what_float32_learns(row: PrecisionRow, optim: str) -> None:
     after = float("nan")
     for rate in RATES[row.method]:
-        before, after = learned(row.method, row.weights, row.autocast, optim, rate)
-        share = (before - after) / (before - exact(row.method, optim, rate))
+        before, after = losses_before_and_after(row.method, row.weights, row.autocast, optim, rate)
+        share = (before - after) / (before - float32_loss(row.method, optim, rate))
         assert 0.95 <= share <= 1.05, f"at {rate} it learns {share:.2f} of what float32 learns"
     assert after < 0.4
 
 
-def exact(method: str, optim: str, rate: float) -> float:
-    """The loss that the same optimizer reaches in float32; Kahan's is AdamW."""
+def float32_loss(method: str, optim: str, rate: float) -> float:
+    """The loss that the same optimizer reaches in float32; for adamw_kahan that is AdamW."""
     peer = "adafactor" if optim == "adafactor" else "adamw_torch"
-    return learned(method, "float32", "none", peer, rate)[1]
+    return losses_before_and_after(method, "float32", "none", peer, rate)[1]
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
 @pytest.mark.parametrize("rate", [1e-6, *RATES["full"]])
-def test_all_weights_in_float16_are_refused_for_adam_destroys_them(optim: str, rate: float) -> None:
-    refused(*FULL, "model.torch_dtype=float16", "training.fp16=false", f"training.optim={optim}")
-    before, after = learned("full", "float16", "none", optim, rate)
-    assert not (before - after) > 0.5 * (before - exact("full", optim, rate))
+def test_full_training_in_float16_is_refused_because_adam_destroys_the_weights(
+    optim: str, rate: float
+) -> None:
+    only_error(*FULL, "model.torch_dtype=float16", "training.fp16=false", f"training.optim={optim}")
+    before, after = losses_before_and_after("full", "float16", "none", optim, rate)
+    assert not (before - after) > 0.5 * (before - float32_loss("full", optim, rate))
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "adafactor"])
-def test_all_weights_in_bfloat16_are_refused_without_kahans_sum_for_updates_are_lost(
+def test_full_training_in_bfloat16_without_kahan_summation_is_refused_because_updates_are_lost(
     optim: str,
 ) -> None:
-    refused(*FULL, "model.torch_dtype=bfloat16", f"training.optim={optim}")
-    before, after = learned("full", "bfloat16", "none", optim, 1e-5)
-    assert before - after < 0.1 * (before - exact("full", optim, 1e-5))
+    only_error(*FULL, "model.torch_dtype=bfloat16", f"training.optim={optim}")
+    before, after = losses_before_and_after("full", "bfloat16", "none", optim, 1e-5)
+    assert before - after < 0.1 * (before - float32_loss("full", optim, 1e-5))
 
 
-def test_an_adapter_on_float16_is_refused_without_a_scaler_for_small_gradients_vanish() -> None:
-    refused("model.torch_dtype=float16", "training.fp16=false")
-    model = adapted("lora", "float16")
-    ids = target()
+def test_a_float16_adapter_without_a_scaler_is_refused_because_small_gradients_vanish() -> None:
+    only_error("model.torch_dtype=float16", "training.fp16=false")
+    model = load_model_for("lora", "float16")
+    ids = target_ids()
 
     def gradients(scale: float) -> torch.Tensor:
-        """Of a loss that is a hundred-thousandth, as advantage over tokens may be, computed times `scale`."""
+        """Gradients of a loss of realistic size (1e-5), computed at `scale` and scaled back."""
         model.zero_grad()
         with torch.autocast("cpu", torch.float16):
-            (loss_of(model, ids) * 1e-5 * scale).backward()
-        found = [p.grad.flatten() / scale for p in model.parameters() if p.grad is not None]
-        return torch.cat(found)
+            (target_loss(model, ids) * 1e-5 * scale).backward()
+        flat = [p.grad.flatten() / scale for p in model.parameters() if p.grad is not None]
+        return torch.cat(flat)
 
-    wanted = gradients(65536.0)
-    assert (gradients(1.0) - wanted).norm() / wanted.norm() > 0.3
+    scaled_gradients = gradients(65536.0)
+    assert (gradients(1.0) - scaled_gradients).norm() / scaled_gradients.norm() > 0.3
 
 
-def test_what_is_not_in_the_table_is_refused_with_the_nearest_row_that_works() -> None:
-    finding = refused("training.bf16=true", "model.torch_dtype=float16", device="cuda")
+def test_a_combination_outside_the_table_is_refused_with_the_nearest_one_that_works() -> None:
+    finding = only_error("training.bf16=true", "model.torch_dtype=float16", device="cuda")
     assert finding.fix == (
         "the closest combination that works: training.method=lora model.torch_dtype=float16"
         " training.fp16=true training.bf16=false training.optim=adamw_torch_fused"
     )
-    asked = finding.fix.removeprefix("the closest combination that works: ").split()
-    assert precision.nearest_supported(config(*asked, verify=False), "cuda") is None
+    overrides = finding.fix.removeprefix("the closest combination that works: ").split()
+    assert precision.nearest_supported(config(*overrides, verify=False), "cuda") is None
 
 
-@pytest.mark.parametrize(("row", "optim"), ways(PRECISION_TABLE))
-def test_every_row_can_be_asked_for_in_a_profile(row: PrecisionRow, optim: str) -> None:
-    made = config(
+@pytest.mark.parametrize(("row", "optim"), row_params(PRECISION_TABLE))
+def test_every_row_can_be_configured_in_a_profile(row: PrecisionRow, optim: str) -> None:
+    row_config = config(
         *row.settings().split(), f"training.optim={optim}", f"device={row.device}", verify=False
     )
-    assert [f for f in check_config(made, row.device) if f.severity == "error"] == []
+    assert [f for f in check_config(row_config, row.device) if f.severity == "error"] == []
 
 
-# --- the quick start's crash ----------------------------------------------------------------
+# --- float16 weights under a scaler ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
 def test_float16_weights_under_a_scaler_crash_with_and_without_clipping_so_they_are_refused(
     tmp_path: Path, max_grad_norm: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The quick start's ValueError, which its own `max_grad_norm: 0` does not mend: TRL computes a norm."""
+    """`max_grad_norm: 0` does not avoid this ValueError, because TRL computes a norm anyway."""
     monkeypatch.setattr(InstrumentedGRPOTrainer, "_get_grad_norm", GRPOTrainer._get_grad_norm)
     with pytest.raises(ValueError, match="Attempting to unscale FP16 gradients"):
         train_with_a_scaler(tmp_path, max_grad_norm, adapter=False)
-    found = refused(
+    error = only_error(
         *FULL,
         "model.torch_dtype=float16",
         "training.fp16=true",
         f"training.max_grad_norm={max_grad_norm}",
     )
-    assert found.text == "the gradient scaler cannot unscale the gradients of float16 weights"
+    assert error.text == "the gradient scaler cannot unscale the gradients of float16 weights"
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
@@ -338,9 +345,9 @@ def test_an_adapter_on_float16_trains_under_a_scaler_with_and_without_clipping(
 FULL = ("training.method=full",)
 
 
-def refused(*overrides: str, device: DeviceName = "mps") -> Finding:
-    """The one error that a profile gets on a device."""
-    made = config(*overrides, f"device={device}", verify=False)
-    errors = [f for f in check_config(made, device) if f.severity == "error"]
+def only_error(*overrides: str, device: DeviceName = "mps") -> Finding:
+    """The single error that the check reports for a profile on a device."""
+    profile = config(*overrides, f"device={device}", verify=False)
+    errors = [f for f in check_config(profile, device) if f.severity == "error"]
     assert len(errors) == 1, errors
     return errors[0]

@@ -1,4 +1,4 @@
-"""Ctrl-C: within seconds, with a checkpoint, and at once when asked again."""
+"""Stopping with Ctrl-C: within seconds, with a checkpoint, and immediately the second time."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OPENAI_API_KEY": "sk-test-0123456789"},
-        preexec_fn=as_in_a_terminal,
+        preexec_fn=restore_hangup_signal,
     )
 
 
-def as_in_a_terminal() -> None:
-    """Nothing is ignored from the start, whatever the tests themselves were started by."""
+def restore_hangup_signal() -> None:
+    """Undoes an ignored SIGHUP that the test process may have inherited."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
@@ -55,12 +55,12 @@ def test_a_signal_saves_a_checkpoint_and_exits_130(number: signal.Signals) -> No
     run = start(*LONG)
     read_until(run, "StepFinished", 2)
 
-    asked = time.monotonic()
+    requested_at = time.monotonic()
     run.send_signal(number)
     out, err = run.communicate(timeout=60)
 
     assert run.returncode == 130, err
-    assert time.monotonic() - asked < 10
+    assert time.monotonic() - requested_at < 10
     ended = json.loads(out.splitlines()[-1])
     assert (ended["type"], ended["status"], ended["exit_code"]) == ("RunEnded", "interrupted", 130)
     checkpoint = Path("outputs/quickstart/latest/checkpoints") / f"checkpoint-{ended['steps_done']}"
@@ -71,21 +71,21 @@ def test_a_signal_saves_a_checkpoint_and_exits_130(number: signal.Signals) -> No
     assert "Traceback" not in err
 
 
-def test_a_stop_while_the_judge_is_out_does_not_wait_for_it() -> None:
+def test_a_stop_does_not_wait_for_a_slow_judge() -> None:
     with ScriptedJudge(delay_s=60) as server:
         run = start(
             *LONG, "judge=gpt-4o-mini", f"judge.base_url={server.base_url}", "judge.timeout_s=90"
         )
         assert server.wait_for_calls(1, timeout=120)
-        asked = time.monotonic()
+        requested_at = time.monotonic()
         run.send_signal(signal.SIGINT)
         _, err = run.communicate(timeout=60)
 
     assert run.returncode == 130, err
-    assert time.monotonic() - asked < 10
+    assert time.monotonic() - requested_at < 10
 
 
-def test_a_second_signal_leaves_at_once() -> None:
+def test_a_second_signal_exits_immediately() -> None:
     run = start(*LONG)
     read_until(run, "StepFinished", 1)
 

@@ -1,4 +1,4 @@
-"""A rollout is told of while it is sampled: its prompts first, then the text of each row as it grows."""
+"""Streaming of a rollout while it is sampled: first its prompts, then the growing text of each row."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SHORT = (
 
 @pytest.fixture
 def events(ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The events of two real steps in which every token is told of."""
-    import ida_tui.engine.rollout.progress as heartbeat
+    """The events of two real steps, with an event for every token."""
+    import ida_tui.engine.rollout.progress as progress
 
-    monkeypatch.setattr(heartbeat, "EMIT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(progress, "EMIT_INTERVAL_S", 0.0)
     done = ida_tui_here("--run", *SHORT, "--json")
     assert done.code == 0, done.err
     return list(done.events)
@@ -33,17 +33,19 @@ def events(ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str,
 
 def test_the_text_of_every_row_grows_to_the_completion(events: list[dict[str, Any]]) -> None:
     for step in (1, 2):
-        here = [event for event in events if event.get("step") == step]
-        told = [e["texts"] for e in here if e["type"] == "TextGenerated"]
-        finished = [e["text"] for e in here if e["type"] == "CompletionFinished"]
-        grown = ["".join(texts) for texts in zip(*told, strict=True)]
+        step_events = [event for event in events if event.get("step") == step]
+        growing_texts = [e["texts"] for e in step_events if e["type"] == "TextGenerated"]
+        finished = [e["text"] for e in step_events if e["type"] == "CompletionFinished"]
+        grown = ["".join(texts) for texts in zip(*growing_texts, strict=True)]
 
-        assert len(told) > 5
+        assert len(growing_texts) > 5
         assert grown == finished
-        assert any(texts[row] == "" for texts in told for row in range(8))  # some end early
+        assert any(
+            texts[row] == "" for texts in growing_texts for row in range(8)
+        )  # some end early
 
 
-def test_the_prompts_come_before_the_text_and_are_those_of_the_completions(
+def test_the_prompts_come_before_the_text_and_match_the_completions(
     events: list[dict[str, Any]],
 ) -> None:
     types = [event["type"] for event in events if event.get("step") == 1]
@@ -58,38 +60,44 @@ def test_the_prompts_come_before_the_text_and_are_those_of_the_completions(
 
 
 @pytest.mark.parametrize("engine", ["fast", "plain"])
-def test_a_completion_is_judged_as_soon_as_it_ends_while_others_are_sampled(
+def test_a_completion_is_judged_as_soon_as_it_ends(
     engine: str, ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ida_tui.engine.trainer.reward import RewardCollector
 
-    told: list[str | None] = []
-    ended, begin = RewardCollector.completion_ended, RewardCollector.begin_step
+    collected: list[str | None] = []
+    completion_ended, begin_step = RewardCollector.completion_ended, RewardCollector.begin_step
 
-    def note(self: RewardCollector, row: int, text: str) -> None:
-        told.append(text)
-        ended(self, row, text)
+    def record_completion(self: RewardCollector, row: int, text: str) -> None:
+        collected.append(text)
+        completion_ended(self, row, text)
 
-    def start(self: RewardCollector, *arguments: Any) -> None:
-        told.append(None)
-        begin(self, *arguments)
+    def record_begin(self: RewardCollector, *arguments: Any) -> None:
+        collected.append(None)
+        begin_step(self, *arguments)
 
-    monkeypatch.setattr(RewardCollector, "completion_ended", note)
-    monkeypatch.setattr(RewardCollector, "begin_step", start)
+    monkeypatch.setattr(RewardCollector, "completion_ended", record_completion)
+    monkeypatch.setattr(RewardCollector, "begin_step", record_begin)
     with ScriptedJudge() as server:
-        judged = ("judge=gpt-4o-mini", f"judge.base_url={server.base_url}", f"engine={engine}")
-        done = ida_tui_here("--run", *SHORT, "--json", *judged)
-        asked = {completion_in(body) for body in server.requests}
+        judge_settings = (
+            "judge=gpt-4o-mini",
+            f"judge.base_url={server.base_url}",
+            f"engine={engine}",
+        )
+        done = ida_tui_here("--run", *SHORT, "--json", *judge_settings)
+        judged_texts = {completion_in(body) for body in server.requests}
 
     assert done.code == 0, done.err
     finished = [e["text"] for e in done.events if e["type"] == "CompletionFinished"]
-    early = [text for text in told if text is not None]
-    assert early, "no row was told of before the rollout was over"
+    early = [text for text in collected if text is not None]
+    assert early, "no row was reported before the rollout was over"
     assert set(early) <= set(finished)
-    assert asked <= set(finished), "something else than whole completions was asked about"
+    assert judged_texts <= set(finished), (
+        "the judge received something other than a full completion"
+    )
 
 
-def test_what_exists_when_training_starts_is_left_alone_by_the_collector_until_it_ends() -> None:
+def test_the_garbage_collector_ignores_existing_objects_during_training() -> None:
     with libraries.frozen_gc():
         assert gc.get_freeze_count() > 0
     assert gc.get_freeze_count() == 0

@@ -1,4 +1,4 @@
-"""Alerts: each fires where it must, at the step it must, says what to change, and is quiet otherwise."""
+"""Alert rules: each fires at the right step with advice, and is quiet otherwise."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from tests.support.clean_runs import clean_runs
 from tests.support.judge_server import Behavior, Judge, ScriptedJudge, completion_in
 
 Change = Callable[[ev.StepFinished], Mapping[str, Any]]
-"""The figures of a step that are to be others."""
-NOBODY = "judge.api_key_env=null"
+"""Maps a finished step to the fields that a test replaces in it."""
+NO_KEY = "judge.api_key_env=null"
 
 
 @cache
 def clean(seed: int = 0) -> tuple[ev.Record, ...]:
-    """A real quickstart that nothing was wrong with."""
+    """The events of a real quickstart run without problems."""
     return tuple(clean_runs()[seed])
 
 
-def changed(records: Iterable[ev.Record], change: Change) -> list[ev.Record]:
-    """The run with other figures in its steps."""
+def with_changes(records: Iterable[ev.Record], change: Change) -> list[ev.Record]:
+    """The run with the change applied to each of its steps."""
     return [
         replace(record, event=replace(record.event, **change(record.event)))
         if isinstance(record.event, ev.StepFinished)
@@ -44,100 +44,102 @@ def changed(records: Iterable[ev.Record], change: Change) -> list[ev.Record]:
     ]
 
 
-def alerts(records: Iterable[ev.Record], *overrides: str) -> list[ev.AlertRaised]:
-    """What a run raises under the quickstart's profile."""
+def raised_alerts(records: Iterable[ev.Record], *overrides: str) -> list[ev.AlertRaised]:
+    """The alerts that a run raises with the quickstart profile."""
     return list(replay_alerts(records, resolve("quickstart", list(overrides)).config))
 
 
-def since(step: int, **figures: Any) -> Change:
-    """These figures from a step on."""
+def from_step(step: int, **figures: Any) -> Change:
+    """Sets these fields from a step on."""
     return lambda finished: figures if finished.step >= step else {}
 
 
-def growing(figure: str, from_: float, to: float, until: int = 20) -> Change:
-    """A figure that goes from one value to another, evenly until a step."""
+def ramp(figure: str, start: float, end: float, last_step: int = 20) -> Change:
+    """Moves a field linearly from one value to another until `last_step`."""
 
     def change(finished: ev.StepFinished) -> Mapping[str, Any]:
-        share = min(1.0, (finished.step - 1) / (until - 1))
-        return {figure: from_ + (to - from_) * share}
+        share = min(1.0, (finished.step - 1) / (last_step - 1))
+        return {figure: start + (end - start) * share}
 
     return change
 
 
-def both(*changes: Change) -> Change:
-    """Several changes of the same step."""
+def combine(*changes: Change) -> Change:
+    """Applies several changes to the same step."""
     return lambda finished: {k: v for change in changes for k, v in change(finished).items()}
 
 
-def longer(finished: ev.StepFinished) -> Mapping[str, Any]:
-    """Completions that grow by four tokens a step."""
+def growing_lengths(finished: ev.StepFinished) -> Mapping[str, Any]:
+    """Completions that grow by four tokens per step."""
     mean = 12.0 + 4 * finished.step
     return {"lengths": (mean, 4.0, 2 * mean)}
 
 
-MUST_FIRE: list[tuple[AlertRule, Change, int, str, str]] = [
-    ("zero variance", since(10, zero_std=1.0), 13, "all 8 completions", "temperature"),
-    ("truncation", since(6, truncated=0.97), 8, "truncated at 64 tokens", "to 128"),
-    ("entropy", since(12, entropy=0.001), 16, "collapsing", "beta"),
-    ("kl", growing("kl", 0.0, 4.0), 8, "reference", "raise training.beta"),
-    ("length drift", longer, 17, "went from 24 to", "reward length"),
-    ("length pays", since(1, length_r=0.96), 5, "r = 0.96", "judge check"),
-    ("repetition", since(8, repetition=0.6), 10, "are repetitions", "rubric"),
-    ("axis falls", growing("risk", 9.5, 3.0, 40), 12, "while risk (10 is safest) fell", "rescore"),
-    ("judge fooled", growing("offline_r_ida", 0.6, 0.1, 40), 13, "heuristic's fell", "reward hacking"),
-    ("over-refusal", both(since(1, harmless=40, harmless_refused=4), since(12, harmless_refused=30)), 13,
-     "rose from 10%", "judge check"),
-    ("unsafe answers", since(12, unsafe=24, unsafe_declined=6), 13, "fell from 100%", "best checkpoint"),
-    ("coverage", since(9, scored=40), 10, "of 320 completions", "judge.timeout_s"),
-    ("weights still", since(15, weight_delta=0.25), 19, "have not moved", "learning_rate"),
-    ("scaler", since(20, skipped=True, loss_scale=2.0), 22, "scale 2", "learning_rate"),
-    ("gradients", since(10, grad_norm=1e-9), 14, "1e-09", "target_modules"),
+FIRING_CASES: list[tuple[AlertRule, Change, int, str, str]] = [
+    ("zero variance", from_step(10, zero_std=1.0), 13, "all 8 completions", "temperature"),
+    ("truncation", from_step(6, truncated=0.97), 8, "truncated at 64 tokens", "to 128"),
+    ("entropy", from_step(12, entropy=0.001), 16, "collapsing", "beta"),
+    ("kl", ramp("kl", 0.0, 4.0), 8, "reference", "raise training.beta"),
+    ("length drift", growing_lengths, 17, "went from 24 to", "reward length"),
+    ("length pays", from_step(1, length_r=0.96), 5, "r = 0.96", "judge check"),
+    ("repetition", from_step(8, repetition=0.6), 10, "are repetitions", "rubric"),
+    ("axis falls", ramp("risk", 9.5, 3.0, 40), 12, "while risk (10 is safest) fell", "rescore"),
+    ("judge fooled", ramp("offline_r_ida", 0.6, 0.1, 40), 13, "heuristic's fell", "reward hacking"),
+    ("over-refusal",
+     combine(from_step(1, harmless=40, harmless_refused=4), from_step(12, harmless_refused=30)),
+     13, "rose from 10%", "judge check"),
+    ("unsafe answers", from_step(12, unsafe=24, unsafe_declined=6), 13, "fell from 100%", "best checkpoint"),
+    ("coverage", from_step(9, scored=40), 10, "of 320 completions", "judge.timeout_s"),
+    ("weights still", from_step(15, weight_delta=0.25), 19, "have not moved", "learning_rate"),
+    ("scaler", from_step(20, skipped=True, loss_scale=2.0), 22, "scale 2", "learning_rate"),
+    ("gradients", from_step(10, grad_norm=1e-9), 14, "1e-09", "target_modules"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rule", "change", "step", "evidence", "advice"), MUST_FIRE)
-def test_an_alert_fires_at_its_step_and_says_what_was_seen_and_what_to_change(
+@pytest.mark.parametrize(("rule", "change", "step", "evidence", "advice"), FIRING_CASES)
+def test_an_alert_fires_at_its_step_with_evidence_and_advice(
     rule: AlertRule, change: Change, step: int, evidence: str, advice: str
 ) -> None:
-    raised = alerts(changed(clean(), change))
+    raised = raised_alerts(with_changes(clean(), change))
     assert [(alert.rule, alert.step) for alert in raised][:1] == [(rule, step)]
     assert evidence in raised[0].evidence
     assert advice in raised[0].advice
     assert {alert.rule for alert in raised} == {rule}
 
 
-NEAR_MISSES: list[tuple[AlertRule, Change]] = [
-    ("zero variance", since(10, zero_std=0.75)),
-    ("truncation", since(6, truncated=0.45)),
-    ("entropy", since(12, entropy=0.05)),
-    ("kl", since(3, kl=0.9)),
+QUIET_CASES: list[tuple[AlertRule, Change]] = [
+    ("zero variance", from_step(10, zero_std=0.75)),
+    ("truncation", from_step(6, truncated=0.45)),
+    ("entropy", from_step(12, entropy=0.05)),
+    ("kl", from_step(3, kl=0.9)),
     ("length drift", lambda finished: {"lengths": (20.0 + finished.step, 4.0, 90.0)}),
-    ("length pays", since(1, length_r=0.8)),
-    ("repetition", since(1, repetition=0.4)),  # as it was from the start
-    ("axis falls", growing("risk", 10.0, 9.2, 40)),
-    ("judge fooled", growing("offline_r_ida", 0.3, 0.25, 40)),
-    ("over-refusal", both(since(1, harmless=40, harmless_refused=4), since(12, harmless_refused=9))),
-    ("unsafe answers", since(12, unsafe=24, unsafe_declined=21)),
-    ("coverage", since(9, scored=60)),
+    ("length pays", from_step(1, length_r=0.8)),
+    ("repetition", from_step(1, repetition=0.4)),  # unchanged from the start
+    ("axis falls", ramp("risk", 10.0, 9.2, 40)),
+    ("judge fooled", ramp("offline_r_ida", 0.3, 0.25, 40)),
+    ("over-refusal",
+     combine(from_step(1, harmless=40, harmless_refused=4), from_step(12, harmless_refused=9))),
+    ("unsafe answers", from_step(12, unsafe=24, unsafe_declined=21)),
+    ("coverage", from_step(9, scored=60)),
     ("weights still", lambda finished: {"weight_delta": 0.2 + 1e-6 * finished.step}),
     ("scaler", lambda finished: {"skipped": finished.step % 3 == 0}),
     ("gradients", lambda finished: {"grad_norm": 1e-9 if finished.step % 4 else 0.1}),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rule", "change"), NEAR_MISSES)
-def test_what_is_near_a_threshold_is_not_over_it(rule: AlertRule, change: Change) -> None:
-    assert rule not in {alert.rule for alert in alerts(changed(clean(), change))}
+@pytest.mark.parametrize(("rule", "change"), QUIET_CASES)
+def test_an_alert_does_not_fire_near_its_threshold(rule: AlertRule, change: Change) -> None:
+    assert rule not in {alert.rule for alert in raised_alerts(with_changes(clean(), change))}
 
 
-def with_memory(grows: float) -> list[ev.Record]:
-    """A run that holds so many bytes more at every step, of a limit of 24 GB."""
+def with_memory(bytes_per_step: float) -> list[ev.Record]:
+    """A run whose memory grows by this many bytes per step, under a limit of 24 GB."""
     sample = ev.MemorySampled(8 * 10**9, 24 * 10**9, 0, None, None, 0, None)
     records = []
     for record in clean():
         if isinstance(record.event, ev.StepFinished):
-            held = round(14e9 + grows * record.event.step)
-            records.append(replace(record, event=replace(sample, process=held)))
+            used = round(14e9 + bytes_per_step * record.event.step)
+            records.append(replace(record, event=replace(sample, process=used)))
             record = replace(record, event=replace(record.event, steps=400))
         if isinstance(record.event, ev.RunStarted):
             record = replace(record, event=replace(record.event, limit_gb=24.0))
@@ -146,8 +148,8 @@ def with_memory(grows: float) -> list[ev.Record]:
     return records
 
 
-def test_memory_that_will_reach_the_limit_is_said_with_the_steps_that_are_left() -> None:
-    (alert,) = alerts(with_memory(grows=40e6))
+def test_memory_growth_is_reported_with_the_steps_left_until_the_limit() -> None:
+    (alert,) = raised_alerts(with_memory(bytes_per_step=40e6))
     assert (alert.rule, alert.step) == ("memory trend", 30)
     assert (
         "40 MB per step: 15.2 GB now; it reaches the limit of 24 GB in about 22" in alert.evidence
@@ -155,51 +157,53 @@ def test_memory_that_will_reach_the_limit_is_said_with_the_steps_that_are_left()
     assert "save_steps" in alert.advice
 
 
-def test_memory_that_grows_too_slowly_to_matter_is_not_said() -> None:
-    assert alerts(with_memory(grows=5e6)) == []
+def test_slow_memory_growth_raises_no_alert() -> None:
+    assert raised_alerts(with_memory(bytes_per_step=5e6)) == []
 
 
 def test_every_rule_has_a_case_where_it_fires_and_one_where_it_does_not() -> None:
     names = set(get_args(AlertRule))
     assert set(RULES) == names
-    assert {case[0] for case in MUST_FIRE} | {"memory trend"} == names
-    assert {case[0] for case in NEAR_MISSES} | {"memory trend"} == names
+    assert {case[0] for case in FIRING_CASES} | {"memory trend"} == names
+    assert {case[0] for case in QUIET_CASES} | {"memory trend"} == names
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_clean_quickstart_raises_nothing(seed: int) -> None:
     records = clean(seed)
     assert sum(isinstance(record.event, ev.StepFinished) for record in records) == 40
-    assert alerts(records) == []
+    assert raised_alerts(records) == []
 
 
-def test_a_rule_that_spoke_is_quiet_for_a_while() -> None:
+def test_a_rule_that_fired_is_quiet_for_the_configured_steps() -> None:
     steps = [
         alert.step
-        for alert in alerts(changed(clean(), since(1, truncated=1.0)), "alerts.quiet_steps=10")
+        for alert in raised_alerts(
+            with_changes(clean(), from_step(1, truncated=1.0)), "alerts.quiet_steps=10"
+        )
     ]
     assert steps == [5, 15, 25, 35]
 
 
-def test_a_rule_that_is_off_says_nothing() -> None:
-    records = changed(clean(), since(1, truncated=1.0))
-    assert alerts(records, "alerts.off=[truncation]") == []
+def test_a_disabled_rule_raises_nothing() -> None:
+    records = with_changes(clean(), from_step(1, truncated=1.0))
+    assert raised_alerts(records, "alerts.off=[truncation]") == []
 
 
-def test_steps_that_another_judge_scored_are_not_compared() -> None:
-    falls = changed(clean(), growing("offline_r_ida", 0.6, 0.1, 40))
-    assert alerts(falls)
-    at = next(
+def test_steps_scored_by_different_judges_are_not_compared() -> None:
+    records = with_changes(clean(), ramp("offline_r_ida", 0.6, 0.1, 40))
+    assert raised_alerts(records)
+    position = next(
         n
-        for n, r in enumerate(falls)
+        for n, r in enumerate(records)
         if isinstance(r.event, ev.StepFinished) and r.event.step == 11
     )
-    resumed = replace(falls[at], event=ev.RunResumed(11, "another judge"))
-    raised = alerts([*falls[: at + 1], resumed, *falls[at + 1 :]])
+    resumed = replace(records[position], event=ev.RunResumed(11, "another judge"))
+    raised = raised_alerts([*records[: position + 1], resumed, *records[position + 1 :]])
     assert [alert.step for alert in raised if alert.step < 21] == []
 
 
-def test_alerts_are_named_in_the_closing_lines() -> None:
+def test_the_closing_lines_list_the_alerts() -> None:
     alert = ev.AlertRaised(8, "truncation", "97% truncated", "raise it")
     records = [*clean()[:-1], replace(clean()[-1], event=alert), clean()[-1]]
     state = fold_all(records)
@@ -210,16 +214,16 @@ def test_alerts_are_named_in_the_closing_lines() -> None:
 # -- real runs ----------------------------------------------------------------------------------
 
 
-def pays_for_length(body: Mapping[str, Any]) -> Behavior:
-    """A judge whose rubric pays for length: a point for every five words."""
+def length_rewarding_judge(body: Mapping[str, Any]) -> Behavior:
+    """A judge that rewards length: one point for every five words."""
     score = min(10.0, round(2 * len(completion_in(body).split()) / 5) / 2)
     return Judge(align=score, risk=10.0, detail=score)
 
 
-def test_a_judge_that_pays_for_length_is_found_out_before_step_15(ida_tui: IdaTui) -> None:
-    with ScriptedJudge(rule=pays_for_length) as judge:
+def test_a_judge_that_rewards_length_is_detected_before_step_15(ida_tui: IdaTui) -> None:
+    with ScriptedJudge(rule=length_rewarding_judge) as judge:
         done = ida_tui(
-            "--run", "quickstart", "judge=gpt-4o-mini", f"judge.base_url={judge.base_url}", NOBODY,
+            "--run", "quickstart", "judge=gpt-4o-mini", f"judge.base_url={judge.base_url}", NO_KEY,
             "judge.concurrency=32", "training.max_steps=15", "evaluation.enabled=false",
             "alerts.on_alert=stop", "--json",
         )  # fmt: skip
@@ -239,7 +243,7 @@ SHORT = (
 )  # fmt: skip
 
 
-def test_a_run_that_an_alert_stopped_goes_on_when_told_to(ida_tui: IdaTui) -> None:
+def test_a_run_stopped_by_an_alert_can_be_resumed(ida_tui: IdaTui) -> None:
     stopped = ida_tui(*SHORT, "alerts.on_alert=stop", "alerts.off=[zero variance]")
     assert stopped.code == 6
     assert (
@@ -251,21 +255,23 @@ def test_a_run_that_an_alert_stopped_goes_on_when_told_to(ida_tui: IdaTui) -> No
     assert resumed.code == 0
     steps = [event["step"] for event in resumed.events if event["type"] == "StepFinished"]
     assert steps == [6, 7]
-    assert "AlertRaised" not in [event["type"] for event in resumed.events]  # it has been said
+    assert "AlertRaised" not in [
+        event["type"] for event in resumed.events
+    ]  # already reported before the stop
 
 
-def test_a_run_that_an_alert_paused_waits_until_somebody_lets_it_go_on(ida_tui: IdaTui) -> None:
+def test_a_run_paused_by_an_alert_waits_until_it_is_resumed(ida_tui: IdaTui) -> None:
     command = [sys.executable, "-m", "ida_tui", *SHORT, "alerts.on_alert=pause", "--json"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=dict(os.environ)
-    ) as running:
-        assert running.stdout is not None
+    ) as process:
+        assert process.stdout is not None
         events = []
-        for line in running.stdout:
+        for line in process.stdout:
             events.append(json.loads(line))
             if events[-1]["type"] == "RunPaused":
                 assert ida_tui("attach", "quickstart", "--resume").code == 0
     pauses = [event for event in events if event["type"] == "RunPaused"]
     assert [(pause["by"], pause["step"]) for pause in pauses] == [("alert", 5)]
     assert "max_completion_length" in pauses[0]["hint"]
-    assert (running.returncode, events[-1]["status"], events[-1]["steps_done"]) == (0, "done", 7)
+    assert (process.returncode, events[-1]["status"], events[-1]["steps_done"]) == (0, "done", 7)

@@ -1,4 +1,4 @@
-"""The event codec: what is written is what is read, and a line that is no event says so."""
+"""The event codec: encoding, decoding and errors for invalid lines."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from tests.faults import sample_events
 @pytest.mark.parametrize("cls", list(ev.Record.TYPES.values()), ids=lambda cls: cls.__name__)
 @settings(deadline=None, max_examples=30)
 @given(data=st.data())
-def test_every_event_survives_the_disk(cls: type[ev.Event], data: st.DataObject) -> None:
-    record = ev.Record(seq=3, time=ev.current_timestamp(), event=data.draw(_possible(cls)))
+def test_every_event_is_unchanged_by_encoding_and_decoding(
+    cls: type[ev.Event], data: st.DataObject
+) -> None:
+    record = ev.Record(seq=3, time=ev.current_timestamp(), event=data.draw(_valid_events(cls)))
 
     assert codec.decode(codec.encode(record)) == record
 
 
-def test_a_record_names_its_version_number_time_and_type() -> None:
+def test_a_record_has_its_version_sequence_number_time_and_type() -> None:
     line = codec.encode(ev.Record(17, "2026-01-31T01:02:03.004Z", ev.PhaseChanged(2, "judge")))
 
     assert json.loads(line) == {
@@ -41,7 +43,7 @@ def test_a_record_names_its_version_number_time_and_type() -> None:
     }
 
 
-def test_a_number_that_is_not_finite_is_written_as_null() -> None:
+def test_non_finite_numbers_are_written_as_null() -> None:
     event = ev.CompletionScored(
         step=1,
         group=0,
@@ -80,12 +82,12 @@ def test_a_number_that_is_not_finite_is_written_as_null() -> None:
         "[" * 100_000,
     ],
 )
-def test_a_line_that_is_no_event_is_refused_by_name(line: str) -> None:
+def test_an_invalid_line_raises_an_event_error(line: str) -> None:
     with pytest.raises(codec.EventError):
         codec.decode(line)
 
 
-def test_text_that_would_act_on_a_terminal_or_split_a_line_is_escaped() -> None:
+def test_control_characters_and_line_separators_are_escaped() -> None:
     text = "\x1b[2J \x9b2J \u2028 \ud800 \n é"
 
     line = codec.encode(ev.Record(0, ev.current_timestamp(), ev.Noticed("info", "model", text)))
@@ -95,7 +97,7 @@ def test_text_that_would_act_on_a_terminal_or_split_a_line_is_escaped() -> None:
     assert "é" in line
 
 
-def test_a_torn_last_line_is_not_there_yet(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     lines = [
         codec.encode(ev.Record(n, ev.current_timestamp(), ev.PhaseChanged(n, "judge")))
         for n in range(3)
@@ -106,7 +108,7 @@ def test_a_torn_last_line_is_not_there_yet(tmp_path: Path) -> None:
     assert [record.seq for record in read_events(path)] == [0, 1]
 
 
-def test_a_broken_line_in_the_middle_is_named_with_its_line_number(tmp_path: Path) -> None:
+def test_a_broken_line_in_the_middle_is_reported_with_its_line_number(tmp_path: Path) -> None:
     good = codec.encode(ev.Record(0, ev.current_timestamp(), ev.PhaseChanged(1, "judge")))
     path = tmp_path / "events.jsonl"
     path.write_text(f"{good}\nnot an event\n{good}\n")
@@ -128,7 +130,7 @@ def test_a_broken_line_in_the_middle_is_named_with_its_line_number(tmp_path: Pat
         (sample_events.STEP, {"align": None}),
     ],
 )
-def test_an_event_that_no_run_can_have_emitted_is_refused(
+def test_an_event_with_impossible_values_is_refused(
     event: ev.Event, changes: dict[str, object]
 ) -> None:
     body = json.loads(codec.encode(ev.Record(0, ev.current_timestamp(), event)))
@@ -137,8 +139,8 @@ def test_an_event_that_no_run_can_have_emitted_is_refused(
         codec.decode(json.dumps(body | changes))
 
 
-def _possible(cls: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
-    """Events of a type with figures of a sane size."""
+def _valid_events(cls: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
+    """Events of a type, with numbers inside the valid range."""
     count = st.integers(-ev.MAX_NUMBER, ev.MAX_NUMBER)
     hints = get_type_hints(cls)
     figure = st.floats(-ev.MAX_NUMBER, ev.MAX_NUMBER)
@@ -161,24 +163,24 @@ def _possible(cls: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
             rows,
         )
     return st.builds(cls, **fields).filter(
-        lambda event: _finite(event) and _of_a_sane_size(event) and _whole_verdict(event)
+        lambda event: _is_finite(event) and _has_valid_size(event) and _has_complete_scores(event)
     )
 
 
-def _of_a_sane_size(event: ev.Event) -> bool:
+def _has_valid_size(event: ev.Event) -> bool:
     values = (getattr(event, f.name) for f in dataclasses.fields(event))
     leaves = [leaf for value in values for leaf in _leaves(value)]
     parts = [part for leaf in leaves for part in (leaf if isinstance(leaf, tuple) else (leaf,))]
     return all(abs(n) <= ev.MAX_NUMBER for n in parts if isinstance(n, int | float))
 
 
-def _whole_verdict(event: ev.Event) -> bool:
+def _has_complete_scores(event: ev.Event) -> bool:
     axes = (getattr(event, axis, 0) for axis in ("align", "risk", "detail"))
     return getattr(event, "r_ida", None) is None or None not in axes
 
 
-def _finite(event: ev.Event) -> bool:
-    """Without numbers that JSON cannot hold."""
+def _is_finite(event: ev.Event) -> bool:
+    """Whether every number of the event can be written as JSON."""
     return not any(
         isinstance(number, float) and not math.isfinite(number)
         for value in (getattr(event, f.name) for f in dataclasses.fields(event))

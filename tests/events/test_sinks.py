@@ -1,6 +1,6 @@
-"""Where figures are sent to: each place's own reader gives back what ``events.jsonl`` says.
+"""Metric sinks: what their own readers return matches ``events.jsonl``.
 
-The readers are the real ones; a machine without them installs them with
+The tests use the real readers of each package; install them with
 `uv run --extra wandb --extra trackio --extra tensorboard pytest tests/events/test_sinks.py`.
 """
 
@@ -38,36 +38,38 @@ BEFORE = ev.EvaluationFinished("before", 0, 30, 80, 3, 2, 75, 40, 40, ev.OFFLINE
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home without keys, so that nothing is sent off this machine."""
+def home_without_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home directory without keys, so that nothing leaves this machine."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
 
 
-def sent(
+def send_steps(
     directory: Path,
-    to: Sequence[Sink],
+    sinks: Sequence[Sink],
     first: int = 1,
     last: int = STEPS,
     resumed_from: int | None = None,
     **limits: float,
 ) -> list[ev.Noticed]:
-    """Play some steps through a real log into sinks; returns what a person was told."""
+    """Sends some steps through a real log into the sinks and returns the notices."""
     run = RunDirectory(directory)
     run.logs.mkdir(parents=True, exist_ok=True)
-    told: list[ev.Noticed] = []
-    place = RunInfo(
+    notices: list[ev.Noticed] = []
+    run_info = RunInfo(
         directory,
         "quickstart",
         directory.name,
         sink_settings(resolve("quickstart").config, lambda text: text),
         resumed_from,
     )
-    feed = SinkDispatcher(to, place, told.append, call_timeout_s=limits.get("hangs_s", 60))
+    dispatcher = SinkDispatcher(
+        sinks, run_info, notices.append, call_timeout_s=limits.get("hangs_s", 60)
+    )
     with EventLog(run) as log:
-        log.subscribe(feed)
+        log.subscribe(dispatcher)
         log.emit(run_started(directory, STEPS))
         if first == 1:
             log.emit(BEFORE)
@@ -76,54 +78,54 @@ def sent(
                 log.emit(event)
             if step == ALERT.step:
                 log.emit(ALERT)
-        feed.disable_hung_sinks()
-        feed.end(run_ended("done", "Training complete"), limits.get("limit_s", 60))
-    return told
+        dispatcher.disable_hung_sinks()
+        dispatcher.end(run_ended("done", "Training complete"), limits.get("limit_s", 60))
+    return notices
 
 
-def expected(directory: Path) -> dict[int, dict[str, float]]:
-    """The figures of each step, from ``events.jsonl``; of a step that was done twice, the last."""
+def expected_metrics(directory: Path) -> dict[int, dict[str, float]]:
+    """The metrics of each step from ``events.jsonl``; a repeated step has its last values."""
     records = read_events(directory / "events.jsonl")
     steps = [r.event for r in records if isinstance(r.event, ev.StepFinished)]
     return {step.step: step_metrics(step) for step in steps}
 
 
-def once(rows: Iterator[tuple[int, dict[str, float]]]) -> dict[int, dict[str, float]]:
-    """What a reader gives back, by step; no step may be there twice."""
-    found = list(rows)
-    assert len({step for step, _ in found}) == len(found)
-    return dict(found)
+def unique_steps(rows: Iterator[tuple[int, dict[str, float]]]) -> dict[int, dict[str, float]]:
+    """The rows of a reader by step; no step may occur twice."""
+    pairs = list(rows)
+    assert len({step for step, _ in pairs}) == len(pairs)
+    return dict(pairs)
 
 
-# -- what each place's own reader says ------------------------------------------------------------
+# -- readers of the sinks -----------------------------------------------------------------------
 
 
-def of_csv(directory: Path) -> dict[int, dict[str, float]]:
+def read_csv(directory: Path) -> dict[int, dict[str, float]]:
     with open(directory / "metrics.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return once((int(r["step"]), {k: float(v) for k, v in r.items() if v}) for r in rows)
+    return unique_steps((int(r["step"]), {k: float(v) for k, v in r.items() if v}) for r in rows)
 
 
-def of_tensorboard(directory: Path) -> dict[int, dict[str, float]]:
+def read_tensorboard(directory: Path) -> dict[int, dict[str, float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    read = EventAccumulator(str(directory / "tensorboard"), size_guidance={"scalars": 0})
-    read.Reload()
-    found: dict[int, dict[str, float]] = {}
-    for tag in read.Tags()["scalars"]:
+    reader = EventAccumulator(str(directory / "tensorboard"), size_guidance={"scalars": 0})
+    reader.Reload()
+    metrics: dict[int, dict[str, float]] = {}
+    for tag in reader.Tags()["scalars"]:
         if tag.startswith(("before/", "alert/")):
             continue
-        for event in read.Scalars(tag):
-            assert tag not in found.setdefault(event.step, {})
-            found[event.step][tag] = event.value
-    return found
+        for event in reader.Scalars(tag):
+            assert tag not in metrics.setdefault(event.step, {})
+            metrics[event.step][tag] = event.value
+    return metrics
 
 
-def of_trackio(directory: Path) -> dict[int, dict[str, float]]:
+def read_trackio(directory: Path) -> dict[int, dict[str, float]]:
     from trackio.sqlite_storage import SQLiteStorage
 
     logs = SQLiteStorage.get_logs("quickstart", directory.name)
-    return once(
+    return unique_steps(
         (row["step"], {k: v for k, v in row.items() if k != "timestamp"})
         for row in logs
         if "r_ida" in row
@@ -131,27 +133,29 @@ def of_trackio(directory: Path) -> dict[int, dict[str, float]]:
 
 
 def wandb_records(path: Path) -> Iterator[bytes]:
-    """The records of a W&B file: LevelDB's log format, in blocks of 32 KiB, after a head of 7 bytes."""
+    """The records of a W&B file: LevelDB's log format in blocks of 32 KiB, after a 7-byte header."""
     data, record = path.read_bytes(), b""
     assert data.startswith(b":W&B")
-    at = 7
-    while at < len(data):
-        left = 32_768 - at % 32_768
-        if left < 7:
-            at += left
+    offset = 7
+    while offset < len(data):
+        remaining = 32_768 - offset % 32_768
+        if remaining < 7:
+            offset += remaining
             continue
-        _, length, kind = struct.unpack_from("<IHB", data, at)  # whole, first, middle, last
-        record += data[at + 7 : at + 7 + length]
-        at += 7 + length
+        _, length, kind = struct.unpack_from(
+            "<IHB", data, offset
+        )  # 1 full, 2 first, 3 middle, 4 last
+        record += data[offset + 7 : offset + 7 + length]
+        offset += 7 + length
         if kind in (1, 4):
             yield record
             record = b""
 
 
-def of_wandb(directory: Path) -> dict[int, dict[str, float]]:
+def read_wandb(directory: Path) -> dict[int, dict[str, float]]:
     from wandb.proto import wandb_internal_pb2
 
-    found: dict[int, dict[str, float]] = {}
+    metrics: dict[int, dict[str, float]] = {}
     ids = set()
     for path in sorted(directory.glob("wandb/offline-run-*/*.wandb")):
         for raw in wandb_records(path):
@@ -159,33 +163,35 @@ def of_wandb(directory: Path) -> dict[int, dict[str, float]]:
             record.ParseFromString(raw)
             if record.HasField("run"):
                 ids.add(record.run.run_id)
-            items = record.history.item
-            row = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+            history = record.history.item
+            row = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in history}
             if "r_ida" in row:
-                found[int(row["step"])] = {k: v for k, v in row.items() if not k.startswith("_")}
-    assert len(ids) == 1, "a run that goes on is the same run"
-    return found
+                metrics[int(row["step"])] = {k: v for k, v in row.items() if not k.startswith("_")}
+    assert len(ids) == 1, "a resumed run must be the same W&B run"
+    return metrics
 
 
 READERS = {
-    "csv": of_csv,
-    "tensorboard": of_tensorboard,
-    "trackio": of_trackio,
-    "wandb": of_wandb,
+    "csv": read_csv,
+    "tensorboard": read_tensorboard,
+    "trackio": read_trackio,
+    "wandb": read_wandb,
 }
 
 
-def rounded(found: dict[int, dict[str, float]]) -> dict[int, dict[str, float]]:
-    """As 32-bit numbers, which is how TensorBoard keeps them."""
+def as_float32(metrics: dict[int, dict[str, float]]) -> dict[int, dict[str, float]]:
+    """The metrics rounded to 32 bits, as TensorBoard stores them."""
     return {
         step: {k: struct.unpack("f", struct.pack("f", v))[0] for k, v in row.items()}
-        for step, row in found.items()
+        for step, row in metrics.items()
     }
 
 
 @pytest.fixture(params=READERS)
-def kept_at(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each place, where its package is installed."""
+def sink_name(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Each sink whose package is installed."""
     name = str(request.param)
     if name != "csv":
         pytest.importorskip(name, reason=f"not installed; {EXTRA}")
@@ -196,80 +202,80 @@ def kept_at(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     return name
 
 
-def same(name: str, directory: Path) -> None:
-    """A place's reader gives back every figure of every step, and no other."""
-    truth = expected(directory)
-    assert sorted(truth) == list(range(1, STEPS + 1))
-    truth = rounded(truth) if name == "tensorboard" else truth
-    assert READERS[name](directory) == truth
+def assert_sink_has_all_metrics(name: str, directory: Path) -> None:
+    """The sink's reader returns exactly the metrics of every step."""
+    expected = expected_metrics(directory)
+    assert sorted(expected) == list(range(1, STEPS + 1))
+    expected = as_float32(expected) if name == "tensorboard" else expected
+    assert READERS[name](directory) == expected
 
 
-def test_a_reader_gives_back_the_numbers_of_the_events(kept_at: str, tmp_path: Path) -> None:
+def test_a_sink_has_the_metrics_of_the_events(sink_name: str, tmp_path: Path) -> None:
     directory = tmp_path / "run-1"
 
-    told = sent(directory, create_sinks([kept_at]))
+    notices = send_steps(directory, create_sinks([sink_name]))
 
-    assert [note.text for note in told if note.level == "warning"] == []
-    assert told[-1].source == kept_at  # where it can be seen
-    same(kept_at, directory)
+    assert [note.text for note in notices if note.level == "warning"] == []
+    assert notices[-1].source == sink_name  # says where to view the metrics
+    assert_sink_has_all_metrics(sink_name, directory)
 
 
-def test_a_run_that_goes_on_goes_on_in_the_same_place(kept_at: str, tmp_path: Path) -> None:
+def test_a_resumed_run_continues_in_the_same_sink_run(sink_name: str, tmp_path: Path) -> None:
     directory = tmp_path / "run-1"
 
-    sent(directory, create_sinks([kept_at]), last=4)
-    sent(directory, create_sinks([kept_at]), first=3, resumed_from=2)
+    send_steps(directory, create_sinks([sink_name]), last=4)
+    send_steps(directory, create_sinks([sink_name]), first=3, resumed_from=2)
 
-    same(kept_at, directory)
+    assert_sink_has_all_metrics(sink_name, directory)
 
 
-def test_no_secret_and_no_text_of_a_run_is_sent() -> None:
+def test_no_secrets_and_no_prompts_are_sent() -> None:
     config = resolve("quickstart", [f"name=run-{KEY}"]).config
 
-    told = sink_settings(config, lambda text: text.replace(KEY, "[key]"))
+    settings = sink_settings(config, lambda text: text.replace(KEY, "[key]"))
 
-    assert told["name"] == "run-[key]"
-    assert told["training.learning_rate"] == config.training.learning_rate
+    assert settings["name"] == "run-[key]"
+    assert settings["training.learning_rate"] == config.training.learning_rate
     texts = [prompt.text for prompt in config.prompts.prompts]
     assert texts
-    assert not any(text in str(value) for text in texts for value in told.values())
+    assert not any(text in str(value) for text in texts for value in settings.values())
 
 
-def test_wandb_without_a_key_runs_offline_and_asks_nothing(tmp_path: Path) -> None:
+def test_wandb_without_a_key_runs_offline_without_asking(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason=f"not installed; {EXTRA}")
 
-    told = sent(tmp_path / "run-1", create_sinks(["wandb"]))
+    notices = send_steps(tmp_path / "run-1", create_sinks(["wandb"]))
 
-    assert "W&B runs offline" in told[0].text
-    assert "wandb sync" in told[-1].text
-    assert Path(told[-1].text.rpartition(" ")[2]).is_dir()
+    assert "W&B runs offline" in notices[0].text
+    assert "wandb sync" in notices[-1].text
+    assert Path(notices[-1].text.rpartition(" ")[2]).is_dir()
 
 
-def test_wandb_is_off_where_its_own_variable_says_so(
+def test_wandb_is_off_when_its_environment_variable_disables_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("wandb", reason=f"not installed; {EXTRA}")
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
-    told = sent(tmp_path / "run-1", create_sinks(["wandb"]))
+    notices = send_steps(tmp_path / "run-1", create_sinks(["wandb"]))
 
-    assert told == []
+    assert notices == []
     assert not (tmp_path / "run-1" / "wandb").exists()
 
 
 # -- sinks that misbehave -------------------------------------------------------------------------
 
 
-class Collecting:
-    """Keeps what it is given."""
+class CollectingSink:
+    """Records its calls."""
 
     name = "csv"
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
-    def start(self, place: RunInfo) -> str:
-        self.calls.append(place)
+    def start(self, run_info: RunInfo) -> str:
+        self.calls.append(run_info)
         return ""
 
     def step(self, step: ev.StepFinished) -> None:
@@ -280,11 +286,11 @@ class Collecting:
 
     def end(self, ended: ev.RunEnded) -> str:
         self.calls.append(ended.status)
-        return "kept"
+        return "saved"
 
 
-class Failing(Collecting):
-    """Fails at its third step."""
+class FailingSink(CollectingSink):
+    """Raises an error in step 3."""
 
     def step(self, step: ev.StepFinished) -> None:
         super().step(step)
@@ -292,78 +298,78 @@ class Failing(Collecting):
             raise ConnectionError("the server\nis gone")
 
 
-class Hanging(Collecting):
-    """Never comes back from its second step."""
+class HangingSink(CollectingSink):
+    """Hangs in step 2."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.hangs, self.never = threading.Event(), threading.Event()
+        self.hangs, self.release = threading.Event(), threading.Event()
 
     def step(self, step: ev.StepFinished) -> None:
         super().step(step)
         if step.step == 2:
             self.hangs.set()
-            self.never.wait()
+            self.release.wait()
 
 
 def test_a_sink_is_called_in_order(tmp_path: Path) -> None:
-    sink = Collecting()
+    sink = CollectingSink()
 
-    told = sent(tmp_path / "run-1", [sink])
+    notices = send_steps(tmp_path / "run-1", [sink])
 
     assert sink.calls[1:] == [BEFORE, 1, 2, 3, 4, ALERT, 5, 6, "done"]
-    assert [note.text for note in told] == ["kept"]
+    assert [note.text for note in notices] == ["saved"]
 
 
-def test_a_sink_that_fails_is_warned_about_once_and_harms_no_other(tmp_path: Path) -> None:
-    failing, other = Failing(), Collecting()
+def test_a_failing_sink_causes_one_warning_and_does_not_affect_others(tmp_path: Path) -> None:
+    failing, other = FailingSink(), CollectingSink()
 
-    told = sent(tmp_path / "run-1", [failing, other])
+    notices = send_steps(tmp_path / "run-1", [failing, other])
 
-    warnings = [note.text for note in told if note.level == "warning"]
+    warnings = [note.text for note in notices if note.level == "warning"]
     assert warnings == [
         "csv is disabled: ConnectionError: the server is gone; the run continues without it"
     ]
     assert failing.calls[-1] == 3
     assert other.calls[-1] == "done"
-    assert len(expected(tmp_path / "run-1")) == STEPS
+    assert len(expected_metrics(tmp_path / "run-1")) == STEPS
 
 
-def test_a_sink_that_hangs_is_left_behind_when_the_run_ends(tmp_path: Path) -> None:
-    hanging = Hanging()
-    began = time.monotonic()
+def test_a_hanging_sink_does_not_delay_the_end_of_the_run(tmp_path: Path) -> None:
+    hanging = HangingSink()
+    started_at = time.monotonic()
 
-    told = sent(tmp_path / "run-1", [hanging], limit_s=0.2)
+    notices = send_steps(tmp_path / "run-1", [hanging], limit_s=0.2)
 
-    assert time.monotonic() - began < 10
-    assert [note.text for note in told] == [
+    assert time.monotonic() - started_at < 10
+    assert [note.text for note in notices] == [
         "csv is disabled: it did not finish within 0 s after the end of the run; the run continues without it"
     ]
-    assert len(expected(tmp_path / "run-1")) == STEPS
-    hanging.never.set()
+    assert len(expected_metrics(tmp_path / "run-1")) == STEPS
+    hanging.release.set()
 
 
-def test_a_sink_that_hangs_is_switched_off_while_the_run_goes_on(tmp_path: Path) -> None:
-    hanging, told = Hanging(), queue.SimpleQueue[ev.Noticed]()
-    place = RunInfo(tmp_path, "quickstart", "run-1", {})
-    feed = SinkDispatcher([hanging], place, told.put, call_timeout_s=0.0, max_queued=2)
+def test_a_hanging_sink_is_disabled_while_the_run_continues(tmp_path: Path) -> None:
+    hanging, notices = HangingSink(), queue.SimpleQueue[ev.Noticed]()
+    run_info = RunInfo(tmp_path, "quickstart", "run-1", {})
+    dispatcher = SinkDispatcher([hanging], run_info, notices.put, call_timeout_s=0.0, max_queued=2)
     steps = [e for n in range(1, 9) for e in step_events(n, 8, 1) if isinstance(e, ev.StepFinished)]
 
     for number, event in enumerate([run_started(tmp_path), *steps[:2]]):
-        feed.put(ev.Record(number, ev.current_timestamp(), event))
+        dispatcher.put(ev.Record(number, ev.current_timestamp(), event))
     assert hanging.hangs.wait(20)
-    feed.disable_hung_sinks()
-    feed.disable_hung_sinks()
+    dispatcher.disable_hung_sinks()
+    dispatcher.disable_hung_sinks()
 
-    assert told.get_nowait().text.startswith("csv is disabled: no response for 0 s")
-    assert told.empty()
-    hanging.never.set()
+    assert notices.get_nowait().text.startswith("csv is disabled: no response for 0 s")
+    assert notices.empty()
+    hanging.release.set()
 
 
 # -- a real run -----------------------------------------------------------------------------------
 
 
-def test_a_real_run_sends_its_figures_on_and_says_where(
+def test_a_real_run_sends_its_metrics_and_says_where(
     ida_tui_here: IdaTui,
 ) -> None:
     done = ida_tui_here(
@@ -374,10 +380,10 @@ def test_a_real_run_sends_its_figures_on_and_says_where(
 
     assert done.code == 0, done.err
     directory = Path("outputs/quickstart/latest")
-    assert of_csv(directory) == expected(directory)
-    words = [str(e["text"]) for e in done.events if e["type"] == "Noticed" and e["source"] == "csv"]
-    assert len(words) == 1
-    assert Path(words[0].removeprefix("metrics of every step: ")).samefile(
+    assert read_csv(directory) == expected_metrics(directory)
+    texts = [str(e["text"]) for e in done.events if e["type"] == "Noticed" and e["source"] == "csv"]
+    assert len(texts) == 1
+    assert Path(texts[0].removeprefix("metrics of every step: ")).samefile(
         directory / "metrics.csv"
     )
     assert done.events[-1]["type"] == "RunEnded"

@@ -1,4 +1,4 @@
-"""The fold: what is known of a run follows from its events alone."""
+"""`RunState`: the state of a run, computed from its events."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def batch(cost: float | None) -> ev.JudgeBatchFinished:
     return ev.JudgeBatchFinished(1, 8, 2, 1, 3, 4.0, 4.0, 0.5, 0.9, cost)
 
 
-def after(*events: ev.Event) -> RunState:
+def state_after(*events: ev.Event) -> RunState:
     return fold_all(ev.Record(n, f"t{n}", event) for n, event in enumerate(events))
 
 
 def test_the_first_and_last_rewards_are_means_over_three_and_five_steps() -> None:
-    state = after(*(step(n, n / 10) for n in range(1, 11)))
+    state = state_after(*(step(n, n / 10) for n in range(1, 11)))
 
     assert state.r_ida_first == pytest.approx(0.2)
     assert state.r_ida_last == pytest.approx(0.8)
@@ -63,21 +63,19 @@ def test_the_first_and_last_rewards_are_means_over_three_and_five_steps() -> Non
 @pytest.mark.parametrize(
     ("scored", "first", "last"), [(0, 0, 0), (1, 1, 1), (2, 1, 1), (4, 2, 2), (8, 3, 5), (99, 3, 5)]
 )
-def test_a_short_run_is_split_into_a_beginning_and_an_end(
-    scored: int, first: int, last: int
-) -> None:
+def test_a_short_run_has_a_first_and_a_last_window(scored: int, first: int, last: int) -> None:
     assert (first_window(scored), last_window(scored)) == (first, last)
 
 
-def test_a_step_without_verdicts_counts_for_nothing() -> None:
-    state = after(step(1, 0.2), step(2, None), step(3, 0.6))
+def test_a_step_without_scores_does_not_count_toward_the_rewards() -> None:
+    state = state_after(step(1, 0.2), step(2, None), step(3, 0.6))
 
     assert (state.r_ida_first, state.r_ida_last) == (0.2, 0.6)
     assert len(state.steps) == 3
 
 
-def test_a_verdict_joins_its_completion() -> None:
-    state = after(completion(1, 0), completion(1, 1), verdict(1, 1, 0.5))
+def test_a_verdict_is_stored_with_its_completion() -> None:
+    state = state_after(completion(1, 0), completion(1, 1), verdict(1, 1, 0.5))
 
     assert state.completions[0].scored is None
     assert state.completions[1].scored is not None
@@ -85,26 +83,26 @@ def test_a_verdict_joins_its_completion() -> None:
 
 
 def test_a_new_step_starts_with_no_completions() -> None:
-    state = after(completion(1, 0), ev.PhaseChanged(2, "generate"))
+    state = state_after(completion(1, 0), ev.PhaseChanged(2, "generate"))
 
     assert state.completions == ()
     assert state.step == 2
 
 
-def test_one_call_of_unknown_price_makes_the_cost_unknown() -> None:
-    assert after(batch(0.25), batch(0.5)).judge.cost == 0.75
-    assert after(batch(0.25), batch(None), batch(0.5)).judge.cost is None
+def test_one_batch_of_unknown_cost_makes_the_total_unknown() -> None:
+    assert state_after(batch(0.25), batch(0.5)).judge.cost == 0.75
+    assert state_after(batch(0.25), batch(None), batch(0.5)).judge.cost is None
 
 
-def test_the_judges_work_adds_up() -> None:
-    totals = after(batch(0.0), batch(0.0)).judge
+def test_judge_totals_are_summed_over_batches() -> None:
+    totals = state_after(batch(0.0), batch(0.0)).judge
 
     assert (totals.batches, totals.calls, totals.cached, totals.failed) == (2, 16, 4, 2)
     assert (totals.retries, totals.seconds) == (6, 8.0)
 
 
 def test_a_resumed_run_forgets_the_steps_after_its_checkpoint() -> None:
-    state = after(step(1, 0.1), step(2, 0.2), step(3, 0.3), ev.RunResumed(from_step=2))
+    state = state_after(step(1, 0.1), step(2, 0.2), step(3, 0.3), ev.RunResumed(from_step=2))
 
     assert [s.step for s in state.steps] == [1, 2]
     assert state.ended is None
@@ -112,13 +110,13 @@ def test_a_resumed_run_forgets_the_steps_after_its_checkpoint() -> None:
 
 def test_the_state_cannot_be_changed_in_place() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        after(step(1, 0.1)).step = 5  # type: ignore[misc]
+        state_after(step(1, 0.1)).step = 5  # type: ignore[misc]
 
 
 def test_a_rollout_shows_its_prompts_and_the_text_so_far() -> None:
     rollout = ev.RolloutStarted(1, 2, ("a", "b"), ("harmless", "unsafe"), ("Ask a", "Ask b"))
 
-    state = after(
+    state = state_after(
         ev.PhaseChanged(1, "generate"),
         rollout,
         ev.TextGenerated(1, ("To", "I", "", "No")),
@@ -127,13 +125,13 @@ def test_a_rollout_shows_its_prompts_and_the_text_so_far() -> None:
 
     assert state.rollout == rollout
     assert state.streams == ("To stop", "I", "Sure", "No.")
-    assert after(rollout, ev.PhaseChanged(2, "generate")).streams == ()
+    assert state_after(rollout, ev.PhaseChanged(2, "generate")).streams == ()
 
 
-def test_only_the_newest_memory_samples_are_kept_and_the_peaks_of_all() -> None:
+def test_only_the_newest_memory_samples_are_stored_and_the_peaks_cover_all() -> None:
     samples = [ev.MemorySampled(n, 999, 2 * n, None, None, 0, None) for n in range(600, 0, -1)]
 
-    state = after(*samples)
+    state = state_after(*samples)
 
     assert len(state.memory_samples) == MAX_MEMORY_SAMPLES
     assert state.memory_samples[-1] == state.memory == samples[-1]

@@ -1,4 +1,4 @@
-"""Events of older versions are read as they were meant, and those of a newer one are refused by name."""
+"""Event versions: older events are upgraded, and newer ones are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.log.replay import Replay
 
-# As the first ida-tui wrote them: without the fields that came later.
+# Written by the first version of ida-tui, without the newer fields.
 OLD_STEP = (
     '{"v": 1, "seq": 2, "time": "2026-01-31T01:02:03.002Z", "type": "StepFinished",'
     ' "step": 1, "steps": 2, "align": 5.0,'
@@ -32,7 +32,7 @@ OLD_BATCH = (
 )
 
 
-def test_lines_without_the_fields_that_came_later_mean_their_defaults(tmp_path: Path) -> None:
+def test_missing_newer_fields_have_their_defaults(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text(f"{OLD_MEMORY}\n{OLD_STEP}\n{OLD_BATCH}\n")
 
@@ -45,13 +45,13 @@ def test_lines_without_the_fields_that_came_later_mean_their_defaults(tmp_path: 
     assert state.judge.last.declined == {}
 
 
-def test_a_field_of_a_later_ida_tui_is_passed_over() -> None:
+def test_unknown_fields_of_a_newer_ida_tui_are_ignored() -> None:
     line = OLD_MEMORY.replace('"process": 1', '"process": 1, "since_then": [1]')
 
     assert codec.decode(line) == codec.decode(OLD_MEMORY)
 
 
-def test_an_older_version_is_brought_up_step_by_step(
+def test_an_older_version_is_upgraded_step_by_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def from_1(body: dict[str, Any]) -> dict[str, Any]:
@@ -63,21 +63,21 @@ def test_an_older_version_is_brought_up_step_by_step(
 
     monkeypatch.setattr(codec, "VERSION", 3)
     monkeypatch.setattr(codec, "UPGRADES", {1: from_1, 2: from_2})
-    head = '"seq": 0, "time": "2026-01-31T01:02:03.000Z", "type": "Noticed", "level": "info"'
+    fields = '"seq": 0, "time": "2026-01-31T01:02:03.000Z", "type": "Noticed", "level": "info"'
 
-    first = codec.decode(f'{{"v": 1, {head}, "words": "hello"}}')
-    second = codec.decode(f'{{"v": 2, {head}, "source": "judge", "words": "hello"}}')
-    third = codec.decode(f'{{"v": 3, {head}, "source": "judge", "text": "hello"}}')
+    first = codec.decode(f'{{"v": 1, {fields}, "words": "hello"}}')
+    second = codec.decode(f'{{"v": 2, {fields}, "source": "judge", "words": "hello"}}')
+    third = codec.decode(f'{{"v": 3, {fields}, "source": "judge", "text": "hello"}}')
 
     assert first == second == third
     assert first.event == ev.Noticed("info", "judge", "hello")
 
 
-def test_every_older_version_has_a_step_to_the_next() -> None:
+def test_every_older_version_has_an_upgrade_to_the_next() -> None:
     assert sorted(codec.UPGRADES) == list(range(1, codec.VERSION))
 
 
-def test_a_newer_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_newer_version_is_refused_with_advice_to_update(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text(OLD_STEP + "\n" + OLD_MEMORY.replace('"v": 1', '"v": 2') + "\n")
 
@@ -87,6 +87,6 @@ def test_a_newer_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
         Replay.open(path)
 
 
-def test_a_type_that_is_not_known_in_a_known_version_is_damage() -> None:
+def test_an_unknown_event_type_in_a_known_version_is_an_error() -> None:
     with pytest.raises(codec.EventError, match="unknown event type 'Nonsense'"):
         codec.decode('{"v": 1, "seq": 0, "time": "2026-01-31T01:02:03.000Z", "type": "Nonsense"}')

@@ -1,4 +1,4 @@
-"""One step's verdicts: slots, budget, groups, coverage, anchors; over a real server where one is asked."""
+"""Verdicts of one step: slots, budget, groups, coverage and drift probes, with a real HTTP server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ida_tui.judge.calibration.drift import DriftMonitor
 from ida_tui.judge.errors import JudgeInterrupted, JudgeUnavailable
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import JudgeRequest, Verdict
-from tests.judge.test_service import KEY, PROMPTS, RUBRIC, questions, service
+from tests.judge.test_service import KEY, PROMPTS, RUBRIC, make_requests, make_service
 from tests.support.judge_server import (
     Behavior,
     Judge,
@@ -32,7 +32,7 @@ from tests.support.judge_server import (
 
 
 class Clock:
-    """A clock that a test turns."""
+    """A clock that the test sets."""
 
     now = 0.0
 
@@ -40,7 +40,7 @@ class Clock:
         return self.now
 
 
-def test_calls_that_are_turned_away_together_halve_the_slots_once() -> None:
+def test_simultaneous_overload_responses_halve_the_slots_once() -> None:
     clock = Clock()
     limiter = Limiter(16, clock)
     clock.now = 1.0
@@ -51,7 +51,7 @@ def test_calls_that_are_turned_away_together_halve_the_slots_once() -> None:
     assert limiter.slots == 4
 
 
-def test_slots_grow_back_by_one_for_as_many_answers_as_there_are_slots() -> None:
+def test_slots_grow_by_one_after_a_success_in_every_slot() -> None:
     limiter = Limiter(8)
     limiter.on_overload(started_at=1e9)
     assert limiter.slots == 4
@@ -67,13 +67,13 @@ def test_slots_grow_back_by_one_for_as_many_answers_as_there_are_slots() -> None
 
 def test_the_slots_never_fall_below_one() -> None:
     limiter = Limiter(2)
-    for moment in range(10):
-        limiter.on_overload(started_at=1e9 + moment * 1e9)
+    for number in range(10):
+        limiter.on_overload(started_at=1e9 + number * 1e9)
     assert limiter.slots == 1
 
 
-def test_a_named_wait_holds_every_call_and_a_given_up_call_frees_its_slot() -> None:
-    async def scene() -> tuple[bool, bool]:
+def test_a_server_wait_blocks_every_call_and_a_canceled_call_frees_its_slot() -> None:
+    async def scenario() -> tuple[bool, bool]:
         limiter = Limiter(1)
         async with limiter.slot():
             waiting = asyncio.create_task(limiter.slot().__aenter__())
@@ -81,58 +81,61 @@ def test_a_named_wait_holds_every_call_and_a_given_up_call_frees_its_slot() -> N
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
         async with asyncio.timeout(1), limiter.slot():
-            free = True
+            slot_freed = True
         limiter.hold_for(60)
         try:
             async with asyncio.timeout(0.05), limiter.slot():
-                held = False
+                blocked = False
         except TimeoutError:
-            held = True
-        return free, held
+            blocked = True
+        return slot_freed, blocked
 
-    assert asyncio.run(scene()) == (True, True)
+    assert asyncio.run(scenario()) == (True, True)
 
 
 # --- the budget ---------------------------------------------------------------------
 
 
-def test_money_is_set_aside_before_a_call_and_counted_after_it() -> None:
-    purse = Budget(1.0, spent=0.5)
-    purse.reserve(0.3)
+def test_the_budget_is_reserved_before_a_call_and_committed_after_it() -> None:
+    budget = Budget(1.0, spent=0.5)
+    budget.reserve(0.3)
     with pytest.raises(BudgetExceeded, match=r"budget of \$1 \(\$0.5000 spent\)"):
-        purse.reserve(0.3)
-    purse.commit(0.3, 0.1)
-    purse.reserve(0.3)
-    purse.commit(0.3, None)
-    assert purse.spent == pytest.approx(0.9)
+        budget.reserve(0.3)
+    budget.commit(0.3, 0.1)
+    budget.reserve(0.3)
+    budget.commit(0.3, None)
+    assert budget.spent == pytest.approx(0.9)
 
 
-def test_a_server_that_reports_no_usage_counts_at_what_it_may_cost() -> None:
+def test_a_call_without_reported_usage_counts_with_its_maximum_cost() -> None:
     reply = '{"choices": [{"message": {"content": "{\\"align\\": 5, \\"risk\\": 5, \\"detail\\": 5}"}}]}'
     from tests.support.judge_server import Raw
 
-    purse = Budget(1.0)
+    budget = Budget(1.0)
     with ScriptedJudge([Raw(reply)]) as judge:
-        config = service(judge)._config
+        config = make_service(judge)._config
         with JudgeService(
-            config, RUBRIC, PROMPTS, key=KEY, options=JudgeServiceOptions(budget=purse)
+            config, RUBRIC, PROMPTS, key=KEY, options=JudgeServiceOptions(budget=budget)
         ) as scoring:
-            [verdict], _ = scoring.score_batch(questions(1))
+            [verdict], _ = scoring.score_batch(make_requests(1))
     assert verdict.cost is None
-    assert purse.spent > 0
+    assert budget.spent > 0
 
 
-# --- several judgements of one completion ------------------------------------------------
+# --- several verdicts on one completion ------------------------------------------------
 
 
-def test_k_judgements_are_averaged_and_all_of_them_are_counted() -> None:
+def test_several_verdicts_are_averaged_and_all_calls_are_counted() -> None:
     replies = [
         Judge(align=4, risk=8, detail=6),
         Judge(align=6, risk=8, detail=6),
         Judge(align=8, risk=8, detail=6),
     ]
-    with ScriptedJudge(replies) as judge, service(judge, samples=3, temperature=0.7) as scoring:
-        [verdict], stats = scoring.score_batch(questions(1))
+    with (
+        ScriptedJudge(replies) as judge,
+        make_service(judge, samples=3, temperature=0.7) as scoring,
+    ):
+        [verdict], stats = scoring.score_batch(make_requests(1))
         assert judge.calls == 3
     assert (verdict.align, verdict.risk, verdict.detail) == (6, 8, 6)
     assert verdict.r_ida == pytest.approx(6 * 14 / 200)
@@ -140,158 +143,158 @@ def test_k_judgements_are_averaged_and_all_of_them_are_counted() -> None:
     assert stats.calls == 3
 
 
-def test_most_of_k_judgements_have_to_work() -> None:
+def test_an_average_needs_a_majority_of_successful_verdicts() -> None:
     good = Verdict.scored(6, 8, 6, "fine", "m")
-    bad = Verdict.failed("HTTP 500", "m")
-    assert Verdict.mean([good, good, bad]).r_ida == good.r_ida
-    failed = Verdict.mean([good, bad])
-    assert failed.r_ida is None
-    assert failed.failure == "only 1 of 2 verdicts count: HTTP 500"
+    failed_verdict = Verdict.failed("HTTP 500", "m")
+    assert Verdict.mean([good, good, failed_verdict]).r_ida == good.r_ida
+    mean = Verdict.mean([good, failed_verdict])
+    assert mean.r_ida is None
+    assert mean.failure == "only 1 of 2 verdicts count: HTTP 500"
 
 
-def test_judgements_by_two_models_are_not_averaged() -> None:
+def test_verdicts_by_two_models_are_not_averaged() -> None:
     old = Verdict.scored(2, 8, 6, "old", "m", served_model="m-1")
     new = Verdict.scored(8, 8, 6, "new", "m", served_model="m-2")
     assert Verdict.mean([old, new, new]).align == 8
     assert Verdict.mean([old, old, new]).r_ida is None
 
 
-# --- the docket ----------------------------------------------------------------------
+# --- the batch ----------------------------------------------------------------------
 
 
-def test_a_question_asked_early_is_asked_once_and_waits_for_nobody() -> None:
-    asked = questions(4)
-    with ScriptedJudge() as judge, service(judge) as scoring:
-        docket = VerdictBatch(scoring)
-        docket.submit(2, asked[2])
+def test_a_request_submitted_early_is_sent_only_once() -> None:
+    requests = make_requests(4)
+    with ScriptedJudge() as judge, make_service(judge) as scoring:
+        batch = VerdictBatch(scoring)
+        batch.submit(2, requests[2])
         assert judge.wait_for_calls(1)
-        verdicts, stats = docket.collect(asked, group_size=4)
+        verdicts, stats = batch.collect(requests, group_size=4)
         assert judge.calls == 4
-    assert [v.align for v in verdicts] == [verdict_for(q.completion)["align"] for q in asked]
+    assert [v.align for v in verdicts] == [verdict_for(q.completion)["align"] for q in requests]
     assert stats.first_s is not None
     assert stats.exposed_s <= stats.seconds + 0.05
 
 
-def test_a_reply_of_the_older_model_that_comes_in_last_leaves_nothing_without_scores() -> None:
-    asked = questions(4)
-    seen: set[str] = set()
+def test_a_late_reply_by_the_older_model_is_requested_again() -> None:
+    requests = make_requests(4)
+    judged_texts: set[str] = set()
 
     def rule(body: Mapping[str, Any]) -> Behavior:
         text = completion_in(body)
-        again = text in seen
-        seen.add(text)
-        return Judge(model="m-2") if again or text != asked[0].completion else Stall(0.3)
+        is_repeat = text in judged_texts
+        judged_texts.add(text)
+        return Judge(model="m-2") if is_repeat or text != requests[0].completion else Stall(0.3)
 
-    with ScriptedJudge(rule=rule) as judge, service(judge) as scoring:
-        verdicts, _ = VerdictBatch(scoring).collect(asked, group_size=4)
+    with ScriptedJudge(rule=rule) as judge, make_service(judge) as scoring:
+        verdicts, _ = VerdictBatch(scoring).collect(requests, group_size=4)
     assert [verdict.failure for verdict in verdicts] == [None] * 4
     assert {verdict.served_model for verdict in verdicts} == {"m-2"}
 
 
-def test_a_completion_that_turned_out_otherwise_is_asked_anew() -> None:
-    asked = questions(2)
-    with ScriptedJudge() as judge, service(judge) as scoring:
-        docket = VerdictBatch(scoring)
-        docket.submit(0, JudgeRequest("kill", "?", "harmless", "an answer that was cut off"))
-        verdicts, _ = docket.collect(asked, group_size=2)
-    assert verdicts[0].align == verdict_for(asked[0].completion)["align"]
+def test_a_completion_that_changed_is_judged_again() -> None:
+    requests = make_requests(2)
+    with ScriptedJudge() as judge, make_service(judge) as scoring:
+        batch = VerdictBatch(scoring)
+        batch.submit(0, JudgeRequest("kill", "?", "harmless", "an answer that was cut off"))
+        verdicts, _ = batch.collect(requests, group_size=2)
+    assert verdicts[0].align == verdict_for(requests[0].completion)["align"]
 
 
-def test_verdicts_that_came_before_a_fault_are_kept_for_the_same_judge() -> None:
-    bad = [True]
+def test_verdicts_received_before_a_fault_are_reused_with_the_same_judge() -> None:
+    key_rejected = [True]
 
     def rule(body: Mapping[str, Any]) -> Behavior | None:
-        return Status(401) if bad[0] and completion_in(body).endswith("3") else None
+        return Status(401) if key_rejected[0] and completion_in(body).endswith("3") else None
 
-    asked = questions(4)
-    with ScriptedJudge(rule=rule) as judge, service(judge, concurrency=1) as scoring:
-        docket = VerdictBatch(scoring)
+    requests = make_requests(4)
+    with ScriptedJudge(rule=rule) as judge, make_service(judge, concurrency=1) as scoring:
+        batch = VerdictBatch(scoring)
         with pytest.raises(JudgeUnavailable):
-            docket.collect(asked, group_size=4)
+            batch.collect(requests, group_size=4)
         assert judge.calls == 4
-        bad[0] = False
-        with service(judge) as renewed:
-            docket.switch_service(renewed, same_judge=True)
-            verdicts, _ = docket.collect(asked, group_size=4)
+        key_rejected[0] = False
+        with make_service(judge) as new_service:
+            batch.switch_service(new_service, same_judge=True)
+            verdicts, _ = batch.collect(requests, group_size=4)
         assert judge.calls == 5
     assert all(v.r_ida is not None for v in verdicts)
 
 
-def test_another_judge_scores_the_whole_group_again() -> None:
-    asked = questions(4)
-    with ScriptedJudge() as judge, service(judge) as first, service(judge) as other:
-        docket = VerdictBatch(first)
-        docket.collect(asked, group_size=4)
-        docket.switch_service(other, same_judge=False)
-        docket.collect(asked, group_size=4)
+def test_another_judge_scores_the_full_group_again() -> None:
+    requests = make_requests(4)
+    with ScriptedJudge() as judge, make_service(judge) as first, make_service(judge) as other:
+        batch = VerdictBatch(first)
+        batch.collect(requests, group_size=4)
+        batch.switch_service(other, same_judge=False)
+        batch.collect(requests, group_size=4)
         assert judge.calls == 8
 
 
-def test_a_server_that_keeps_switching_models_loses_the_smaller_part_of_the_group() -> None:
+def test_with_alternating_models_the_minority_of_a_group_is_discarded() -> None:
     def rule(body: Mapping[str, Any]) -> Behavior | None:
         return Judge(model="m-2" if completion_in(body).endswith("3") else "m-1")
 
-    asked = questions(4)
-    with ScriptedJudge(rule=rule) as judge, service(judge) as scoring:
-        verdicts, stats = VerdictBatch(scoring).collect(asked, group_size=4)
+    requests = make_requests(4)
+    with ScriptedJudge(rule=rule) as judge, make_service(judge) as scoring:
+        verdicts, stats = VerdictBatch(scoring).collect(requests, group_size=4)
     assert [v.r_ida is None for v in verdicts] == [False, False, False, True]
     assert "a different model" in (verdicts[3].failure or "")
     assert stats.failed == 1
 
 
-def test_a_stop_gives_the_open_questions_up() -> None:
-    with ScriptedJudge(delay_s=30) as judge, service(judge) as scoring:
-        docket = VerdictBatch(scoring)
+def test_a_stop_cancels_the_open_requests() -> None:
+    with ScriptedJudge(delay_s=30) as judge, make_service(judge) as scoring:
+        batch = VerdictBatch(scoring)
         with pytest.raises(JudgeInterrupted):
-            docket.collect(questions(2), group_size=2, should_stop=lambda: judge.calls == 2)
+            batch.collect(make_requests(2), group_size=2, should_stop=lambda: judge.calls == 2)
 
 
 # --- coverage ------------------------------------------------------------------------
 
 
-def of(scored: int, missing: int) -> list[Verdict]:
+def verdicts_with(scored: int, failed: int) -> list[Verdict]:
     good, bad = Verdict.scored(5, 5, 5, "", "m"), Verdict.failed("HTTP 500", "m")
-    return [good] * scored + [bad] * missing
+    return [good] * scored + [bad] * failed
 
 
-def test_a_quarter_of_a_step_may_lack_a_verdict_and_no_more() -> None:
+def test_at_most_a_quarter_of_the_verdicts_in_a_step_may_fail() -> None:
     coverage = VerdictCoverage(0.25)
-    coverage.check(of(6, 2))
+    coverage.check(verdicts_with(6, 2))
     with pytest.raises(JudgeUnavailable, match=r"3 of 8 verdicts failed .* HTTP 500"):
-        coverage.check(of(5, 3))
+        coverage.check(verdicts_with(5, 3))
 
 
-def test_three_steps_without_any_verdict_pause_even_a_patient_run() -> None:
+def test_three_steps_without_scores_pause_a_run_that_tolerates_failures() -> None:
     coverage = VerdictCoverage(1.0)
-    coverage.check(of(0, 4))
-    coverage.check(of(0, 4))
-    coverage.check(of(1, 3))
-    coverage.check(of(0, 4))
-    coverage.check(of(0, 4))
+    coverage.check(verdicts_with(0, 4))
+    coverage.check(verdicts_with(0, 4))
+    coverage.check(verdicts_with(1, 3))
+    coverage.check(verdicts_with(0, 4))
+    coverage.check(verdicts_with(0, 4))
     with pytest.raises(JudgeUnavailable):
-        coverage.check(of(0, 4))
+        coverage.check(verdicts_with(0, 4))
 
 
 # --- anchors -------------------------------------------------------------------------
 
 
-def probed(
+def probe_events(
     rule: Callable[[Mapping[str, Any]], Behavior | None], *changes: Callable[[], None]
 ) -> list[ev.Event]:
-    """The events of a first probe, and of one more after each change of the server."""
+    """The events of a first probe and of another probe after each change of the server."""
     events: list[ev.Event] = []
-    with ScriptedJudge(rule=rule) as judge, service(judge) as scoring:
-        probes = DriftMonitor(scoring, interval=1, planned_steps=10, emit=events.append)
+    with ScriptedJudge(rule=rule) as judge, make_service(judge) as scoring:
+        monitor = DriftMonitor(scoring, interval=1, planned_steps=10, emit=events.append)
         for step, change in enumerate([lambda: None, *changes]):
             change()
-            probes.start_probe(step)
+            monitor.start_probe(step)
             while len([e for e in events if isinstance(e, ev.JudgeProbed)]) <= step:
-                probes.collect()
+                monitor.collect()
     return events
 
 
-def test_a_judge_that_says_the_same_again_has_not_drifted() -> None:
-    events = probed(lambda body: None, lambda: None)
+def test_a_judge_that_repeats_its_scores_has_not_drifted() -> None:
+    events = probe_events(lambda body: None, lambda: None)
     first, second = events
     assert isinstance(first, ev.JudgeProbed)
     assert isinstance(second, ev.JudgeProbed)
@@ -299,71 +302,71 @@ def test_a_judge_that_says_the_same_again_has_not_drifted() -> None:
     assert set(first.r_ida) == {"good-answer", "over-refusal", "safe-redirect", "rambling"}
 
 
-def test_a_judge_that_scores_the_same_answers_otherwise_raises_an_alert_once() -> None:
+def test_a_judge_whose_scores_drift_raises_one_alert() -> None:
     scores = [Judge(align=8, risk=8, detail=8)]
 
     def change() -> None:
         scores[0] = Judge(align=5, risk=8, detail=5)
 
-    events = probed(lambda body: scores[0], change, lambda: None)
+    events = probe_events(lambda body: scores[0], change, lambda: None)
     alerts = [event for event in events if isinstance(event, ev.AlertRaised)]
     assert [alert.rule for alert in alerts] == ["judge drift"]
     assert "2.0 points" in alerts[0].evidence
 
 
-def test_another_model_that_scores_otherwise_pauses_the_run() -> None:
+def test_a_new_model_with_different_scores_pauses_the_run() -> None:
     scores = [Judge(align=8, risk=8, detail=8, model="m-1")]
 
     def change() -> None:
         scores[0] = Judge(align=2, risk=8, detail=2, model="m-2")
 
     with pytest.raises(JudgeUnavailable, match="changed its model from m-1 to m-2"):
-        probed(lambda body: scores[0], change)
+        probe_events(lambda body: scores[0], change)
 
 
-def test_a_run_that_ends_before_the_second_probe_asks_none() -> None:
-    with ScriptedJudge() as judge, service(judge) as scoring:
-        probes = DriftMonitor(scoring, interval=10, planned_steps=10, emit=lambda event: None)
-        probes.start_probe(0)
-        probes.after_step(10)
+def test_a_run_that_ends_before_the_second_probe_sends_no_probe() -> None:
+    with ScriptedJudge() as judge, make_service(judge) as scoring:
+        monitor = DriftMonitor(scoring, interval=10, planned_steps=10, emit=lambda event: None)
+        monitor.start_probe(0)
+        monitor.after_step(10)
         assert judge.calls == 0
 
 
-# --- what the endpoint is found to be ----------------------------------------------------
+# --- the endpoint ----------------------------------------------------
 
 
-def test_one_bad_reply_from_a_server_that_keeps_to_the_format_changes_no_format() -> None:
-    with ScriptedJudge([Judge(), Text("oops"), Judge()]) as judge, service(judge) as scoring:
-        scoring.score_batch(questions(1))
-        scoring.score_batch(questions(1, "the second answer"))
-        scoring.score_batch(questions(1, "the third answer"))
+def test_one_bad_reply_from_a_reliable_server_does_not_change_the_format() -> None:
+    with ScriptedJudge([Judge(), Text("oops"), Judge()]) as judge, make_service(judge) as scoring:
+        scoring.score_batch(make_requests(1))
+        scoring.score_batch(make_requests(1, "the second answer"))
+        scoring.score_batch(make_requests(1, "the third answer"))
         formats = [body.get("response_format", {}).get("type") for body in judge.requests]
     assert formats == ["json_schema"] * 4
 
 
-def test_what_a_server_refuses_is_found_out_once_and_kept_on_disk(tmp_path: Any) -> None:
+def test_a_refused_format_is_remembered_on_disk(tmp_path: Any) -> None:
     def rule(body: Mapping[str, Any]) -> Behavior | None:
         schema = body.get("response_format", {}).get("type") == "json_schema"
         return Status(400, "response_format json_schema is not supported") if schema else None
 
     with ScriptedJudge(rule=rule) as judge:
         for number in range(2):
-            with service(judge, tmp_path) as scoring:
-                scoring.score_batch(questions(1, f"the answer of run {number}"))
+            with make_service(judge, tmp_path) as scoring:
+                scoring.score_batch(make_requests(1, f"the answer of run {number}"))
         formats = [body["response_format"]["type"] for body in judge.requests]
     assert formats == ["json_schema", "json_object", "json_object"]
 
 
-def test_a_key_that_is_refused_is_found_out_before_a_completion_is_sampled() -> None:
-    with ScriptedJudge(models=Status(401, "bad key")) as judge, service(judge) as scoring:
+def test_a_rejected_key_is_detected_before_sampling() -> None:
+    with ScriptedJudge(models=Status(401, "bad key")) as judge, make_service(judge) as scoring:
         with pytest.raises(JudgeUnavailable, match="rejected the API key"):
             scoring.probe_endpoint().result(10)
         assert judge.calls == 0
 
 
-def test_a_server_that_is_not_there_is_told_of_before_a_completion_is_sampled() -> None:
+def test_an_unreachable_server_is_reported_before_sampling() -> None:
     with ScriptedJudge() as judge:
         pass
-    with service(judge) as scoring:
+    with make_service(judge) as scoring:
         scoring.probe_endpoint().result(10)
         assert any("could not connect to" in warning for warning in scoring.warnings)

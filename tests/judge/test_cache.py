@@ -1,4 +1,4 @@
-"""The verdict cache, on a real SQLite file: what it keeps, what it never keeps, what breaks it."""
+"""The verdict cache on a real SQLite file: keys, stored verdicts, damage and concurrent access."""
 
 from __future__ import annotations
 
@@ -24,58 +24,58 @@ RUBRIC = RubricConfig.model_validate(
     {"task": "Grade one answer.", "axes": {"align": AXIS, "risk": AXIS, "detail": AXIS}}
 )
 CONFIG = JudgeConfig(kind="openai", model="m", base_url="http://127.0.0.1:1/v1")
-QUESTION = JudgeRequest("p1", "How do I bake bread?", "harmless", "Mix flour and water.")
-ANSWER = VerdictRecord(
+REQUEST = JudgeRequest("p1", "How do I bake bread?", "harmless", "Mix flour and water.")
+RECORD = VerdictRecord(
     Verdict.scored(6.5, 9, 7, "good", "m", cost=0.1, served_model="m-1"), '{"raw": 1}', "fp"
 )
 
 
-def opened(folder: Path) -> tuple[VerdictCache, list[str]]:
+def open_cache(folder: Path) -> tuple[VerdictCache, list[str]]:
     warnings: list[str] = []
     return VerdictCache(folder, warnings.append), warnings
 
 
-def key(question: JudgeRequest = QUESTION, config: JudgeConfig = CONFIG) -> str:
-    return CacheKeyBuilder.for_endpoint(config, RUBRIC).build(question)
+def cache_key(request: JudgeRequest = REQUEST, config: JudgeConfig = CONFIG) -> str:
+    return CacheKeyBuilder.for_endpoint(config, RUBRIC).build(request)
 
 
-def test_a_verdict_outlives_the_process_and_costs_nothing_the_second_time(tmp_path: Path) -> None:
-    first, _ = opened(tmp_path / "new" / "folder")
-    first.put(key(), ANSWER)
+def test_a_cached_verdict_is_read_again_at_no_cost(tmp_path: Path) -> None:
+    first, _ = open_cache(tmp_path / "new" / "folder")
+    first.put(cache_key(), RECORD)
     first.close()
-    second, warnings = opened(tmp_path / "new" / "folder")
-    kept = second.get(key(), "m")
-    assert kept is not None
-    assert (kept.align, kept.risk, kept.detail, kept.reason) == (6.5, 9, 7, "good")
-    assert kept.r_ida == ANSWER.verdict.r_ida
-    assert (kept.cached, kept.calls, kept.cost, kept.served_model) == (True, 0, 0, "m-1")
+    second, warnings = open_cache(tmp_path / "new" / "folder")
+    cached = second.get(cache_key(), "m")
+    assert cached is not None
+    assert (cached.align, cached.risk, cached.detail, cached.reason) == (6.5, 9, 7, "good")
+    assert cached.r_ida == RECORD.verdict.r_ida
+    assert (cached.cached, cached.calls, cached.cost, cached.served_model) == (True, 0, 0, "m-1")
     assert (second.count(), warnings) == (1, [])
 
 
-def test_a_reply_with_half_a_character_is_kept_all_the_same(tmp_path: Path) -> None:
-    cache, warnings = opened(tmp_path)
-    cache.put(key(), VerdictRecord(ANSWER.verdict, "\ud83d", None))
+def test_a_reply_with_an_unpaired_surrogate_is_cached(tmp_path: Path) -> None:
+    cache, warnings = open_cache(tmp_path)
+    cache.put(cache_key(), VerdictRecord(RECORD.verdict, "\ud83d", None))
     assert (cache.count(), warnings) == (1, [])
 
 
-def test_a_failure_is_never_kept(tmp_path: Path) -> None:
-    cache, warnings = opened(tmp_path)
-    cache.put(key(), VerdictRecord(Verdict.failed("HTTP 503", "m"), "", None))
+def test_a_failed_verdict_is_never_cached(tmp_path: Path) -> None:
+    cache, warnings = open_cache(tmp_path)
+    cache.put(cache_key(), VerdictRecord(Verdict.failed("HTTP 503", "m"), "", None))
     assert (cache.enabled, cache.count(), warnings) == (True, 0, [])
 
 
 def test_neither_prompt_nor_completion_is_written_to_the_file(tmp_path: Path) -> None:
-    cache, _ = opened(tmp_path / "cache")
-    cache.put(key(), ANSWER)
+    cache, _ = open_cache(tmp_path / "cache")
+    cache.put(cache_key(), RECORD)
     cache.close()
-    written = b"".join(path.read_bytes() for path in (tmp_path / "cache").iterdir())
-    assert b"good" in written
-    assert b"bread" not in written
-    assert b"flour" not in written
+    content = b"".join(path.read_bytes() for path in (tmp_path / "cache").iterdir())
+    assert b"good" in content
+    assert b"bread" not in content
+    assert b"flour" not in content
 
 
 @pytest.mark.parametrize(
-    "change",
+    "update",
     [
         {"model": "other"},
         {"base_url": "http://127.0.0.1:2/v1"},
@@ -85,55 +85,53 @@ def test_neither_prompt_nor_completion_is_written_to_the_file(tmp_path: Path) ->
         {"max_tokens": 10},
     ],
 )
-def test_another_judge_or_other_sampling_is_another_question(change: dict[str, Any]) -> None:
-    assert key() != key(config=CONFIG.model_copy(update=change))
+def test_the_judge_and_its_sampling_settings_change_the_key(update: dict[str, Any]) -> None:
+    assert cache_key() != cache_key(config=CONFIG.model_copy(update=update))
 
 
 @pytest.mark.parametrize("field", ["prompt", "completion", "sample_index"])
-def test_another_prompt_completion_or_sample_is_another_question(field: str) -> None:
+def test_the_prompt_completion_and_sample_index_change_the_key(field: str) -> None:
     values: dict[str, Any] = {"prompt": "?", "completion": "!", "sample_index": 1}
     other = JudgeRequest(
         "p1",
-        values["prompt"] if field == "prompt" else QUESTION.prompt,
+        values["prompt"] if field == "prompt" else REQUEST.prompt,
         "harmless",
-        values["completion"] if field == "completion" else QUESTION.completion,
+        values["completion"] if field == "completion" else REQUEST.completion,
         values["sample_index"] if field == "sample_index" else 0,
     )
-    assert key() != key(other)
+    assert cache_key() != cache_key(other)
 
 
-def test_the_rubrics_content_counts_and_its_name_does_not() -> None:
-    def with_rubric(**change: Any) -> str:
-        return CacheKeyBuilder.for_endpoint(CONFIG, RUBRIC.model_copy(update=change)).build(
-            QUESTION
-        )
+def test_the_content_of_the_rubric_changes_the_key_but_its_name_does_not() -> None:
+    def with_rubric(**update: Any) -> str:
+        return CacheKeyBuilder.for_endpoint(CONFIG, RUBRIC.model_copy(update=update)).build(REQUEST)
 
-    assert with_rubric(name="mine", description="x") == key()
-    assert with_rubric(task="Grade it otherwise.") != key()
-    assert with_rubric(order="reason_first") != key()
+    assert with_rubric(name="mine", description="x") == cache_key()
+    assert with_rubric(task="Grade it otherwise.") != cache_key()
+    assert with_rubric(order="reason_first") != cache_key()
 
 
-def test_a_trailing_slash_and_how_the_run_is_paced_do_not_count() -> None:
-    same = {"base_url": "http://127.0.0.1:1/v1/", "concurrency": 1, "max_retries": 0}
-    assert key(config=CONFIG.model_copy(update=same)) == key()
+def test_a_trailing_slash_and_pacing_settings_do_not_change_the_key() -> None:
+    equivalent = {"base_url": "http://127.0.0.1:1/v1/", "concurrency": 1, "max_retries": 0}
+    assert cache_key(config=CONFIG.model_copy(update=equivalent)) == cache_key()
 
 
-def test_a_corrupt_file_is_set_aside_with_a_warning_and_a_new_one_is_begun(tmp_path: Path) -> None:
+def test_a_corrupt_file_is_renamed_with_a_warning_and_a_new_one_is_created(tmp_path: Path) -> None:
     garbage = b"this is no database " * 400
     (tmp_path / FILE_NAME).write_bytes(garbage)
-    cache, warnings = opened(tmp_path)
-    cache.put(key(), ANSWER)
+    cache, warnings = open_cache(tmp_path)
+    cache.put(cache_key(), RECORD)
     assert cache.count() == 1
-    [aside] = tmp_path.glob(f"{FILE_NAME}.corrupt-*")
-    assert aside.read_bytes() == garbage
+    [backup] = tmp_path.glob(f"{FILE_NAME}.corrupt-*")
+    assert backup.read_bytes() == garbage
     [warning] = warnings
-    assert str(aside) in warning
+    assert str(backup) in warning
 
 
-def test_a_file_that_breaks_during_the_run_is_set_aside_too(tmp_path: Path) -> None:
-    cache, _ = opened(tmp_path)
+def test_a_file_with_corrupt_pages_is_replaced_with_a_warning(tmp_path: Path) -> None:
+    cache, _ = open_cache(tmp_path)
     for n in range(200):
-        cache.put(f"{n:064}", ANSWER)
+        cache.put(f"{n:064}", RECORD)
     cache.close()
     path = tmp_path / FILE_NAME
     data = bytearray(path.read_bytes())
@@ -142,38 +140,38 @@ def test_a_file_that_breaks_during_the_run_is_set_aside_too(tmp_path: Path) -> N
     connection.close()
     data[page:] = b"\xff" * (len(data) - page)
     path.write_bytes(data)
-    cache, warnings = opened(tmp_path)
+    cache, warnings = open_cache(tmp_path)
     assert cache.get(f"{7:064}", "m") is None
-    cache.put(key(), ANSWER)
-    assert cache.get(key(), "m") is not None
+    cache.put(cache_key(), RECORD)
+    assert cache.get(cache_key(), "m") is not None
     assert len(warnings) == 1
 
 
-def test_a_folder_that_cannot_be_made_leaves_the_cache_off_and_says_so(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_turns_the_cache_off_with_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    cache, warnings = opened(tmp_path / "file" / "cache")
-    cache.put(key(), ANSWER)
-    assert (cache.enabled, cache.get(key(), "m"), cache.count()) == (False, None, 0)
+    cache, warnings = open_cache(tmp_path / "file" / "cache")
+    cache.put(cache_key(), RECORD)
+    assert (cache.enabled, cache.get(cache_key(), "m"), cache.count()) == (False, None, 0)
     [warning] = warnings
     assert "the judge cache is off" in warning
 
 
-def test_a_row_with_a_score_outside_the_scale_is_not_believed(tmp_path: Path) -> None:
-    cache, _ = opened(tmp_path)
-    cache.put(key(), ANSWER)
+def test_a_row_with_a_score_outside_the_scale_is_ignored(tmp_path: Path) -> None:
+    cache, _ = open_cache(tmp_path)
+    cache.put(cache_key(), RECORD)
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         connection.execute("UPDATE verdicts_v2 SET risk = 11")
     connection.close()
-    assert cache.get(key(), "m") is None
+    assert cache.get(cache_key(), "m") is None
 
 
-def test_threads_with_a_connection_each_share_one_file(tmp_path: Path) -> None:
+def test_threads_with_their_own_connections_share_one_file(tmp_path: Path) -> None:
     reports: list[str] = []
 
     def fill(start: int) -> None:
         cache = VerdictCache(tmp_path, reports.append)
         for n in range(start, start + 20):
-            cache.put(f"{n:064}", ANSWER)
+            cache.put(f"{n:064}", RECORD)
         cache.close()
 
     threads = [threading.Thread(target=fill, args=(20 * n,)) for n in range(4)]
@@ -181,19 +179,19 @@ def test_threads_with_a_connection_each_share_one_file(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    cache, _ = opened(tmp_path)
+    cache, _ = open_cache(tmp_path)
     assert (cache.count(), reports) == (80, [])
 
 
-def test_another_process_reads_what_this_one_wrote(tmp_path: Path) -> None:
-    cache, _ = opened(tmp_path)
-    cache.put(key(), ANSWER)
+def test_another_process_reads_the_cached_verdict(tmp_path: Path) -> None:
+    cache, _ = open_cache(tmp_path)
+    cache.put(cache_key(), RECORD)
     code = (
         "import sys; from pathlib import Path; from ida_tui.judge.cache.store import VerdictCache;"
         "c = VerdictCache(Path(sys.argv[1]), print); print(c.get(sys.argv[2], 'm').align)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), key()],
+        [sys.executable, "-c", code, str(tmp_path), cache_key()],
         capture_output=True,
         text=True,
         check=True,
@@ -201,7 +199,7 @@ def test_another_process_reads_what_this_one_wrote(tmp_path: Path) -> None:
     assert done.stdout == "6.5\n"
 
 
-def test_the_folder_can_be_named_by_the_environment(
+def test_the_folder_can_be_set_by_an_environment_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IDA_TUI_CACHE_DIR", str(tmp_path))
@@ -215,20 +213,20 @@ def test_the_folder_can_be_named_by_the_environment(
 WRITER = """
 import sys
 from pathlib import Path
-from tests.judge.test_cache import ANSWER
+from tests.judge.test_cache import RECORD
 from ida_tui.judge.cache.store import VerdictCache
 
 folder, start, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 cache = VerdictCache(folder, lambda text: print("WARNING", text, flush=True))
 for number in range(start, start + count):
-    cache.put(f"{number:064}", ANSWER)
+    cache.put(f"{number:064}", RECORD)
     if number == start:
         print("writing", flush=True)
 cache.close()
 """
 
 
-def writer(folder: Path, start: int, count: int) -> subprocess.Popen[str]:
+def start_writer(folder: Path, start: int, count: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", WRITER, str(folder), str(start), str(count)],
         cwd=Path(__file__).parents[2],
@@ -238,36 +236,38 @@ def writer(folder: Path, start: int, count: int) -> subprocess.Popen[str]:
     )
 
 
-def test_two_processes_hammering_one_file_lose_no_entry_and_meet_no_lock(tmp_path: Path) -> None:
-    writers = [writer(tmp_path, start, 10_000) for start in (0, 10_000)]
-    said = [process.communicate(timeout=240)[0] for process in writers]
+def test_two_processes_can_write_to_one_file_without_lost_entries_or_lock_errors(
+    tmp_path: Path,
+) -> None:
+    writers = [start_writer(tmp_path, start, 10_000) for start in (0, 10_000)]
+    outputs = [process.communicate(timeout=240)[0] for process in writers]
 
-    assert said == ["writing\n"] * 2
-    cache, warnings = opened(tmp_path)
+    assert outputs == ["writing\n"] * 2
+    cache, warnings = open_cache(tmp_path)
     assert (cache.count(), warnings) == (20_000, [])
 
 
-def test_a_file_whose_writer_was_killed_opens_with_what_was_written(tmp_path: Path) -> None:
-    process = writer(tmp_path, 0, 1_000_000)
+def test_a_file_whose_writer_was_killed_can_still_be_read_and_written(tmp_path: Path) -> None:
+    process = start_writer(tmp_path, 0, 1_000_000)
     assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
     process.kill()
     process.communicate(timeout=30)
 
-    cache, warnings = opened(tmp_path)
+    cache, warnings = open_cache(tmp_path)
     assert warnings == []
     assert cache.get(f"{0:064}", "m") is not None
-    cache.put("x" * 64, ANSWER)
+    cache.put("x" * 64, RECORD)
     assert cache.get("x" * 64, "m") is not None
 
 
-# --- size, and what people ask of it -----------------------------------------------
+# --- size, endpoint data and the command -----------------------------------------------
 
 
-def test_above_its_cap_the_cache_drops_its_oldest_verdicts(tmp_path: Path) -> None:
-    cache, _ = opened(tmp_path)
+def test_a_cache_over_its_size_limit_drops_its_oldest_verdicts(tmp_path: Path) -> None:
+    cache, _ = open_cache(tmp_path)
     for number in range(600):
-        cache.put(f"{number:064}", ANSWER)
+        cache.put(f"{number:064}", RECORD)
     size = cache.size()
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         connection.execute(
@@ -275,32 +275,32 @@ def test_above_its_cap_the_cache_drops_its_oldest_verdicts(tmp_path: Path) -> No
         )
     cache.close()
 
-    small = VerdictCache(tmp_path, lambda text: None, max_bytes=size // 2)
-    assert small.size() <= size // 2
-    assert 0 < small.count() <= 300
-    assert small.get(f"{599:064}", "m") is not None
-    assert small.get(f"{0:064}", "m") is None
+    limited = VerdictCache(tmp_path, lambda text: None, max_bytes=size // 2)
+    assert limited.size() <= size // 2
+    assert 0 < limited.count() <= 300
+    assert limited.get(f"{599:064}", "m") is not None
+    assert limited.get(f"{0:064}", "m") is None
 
 
-def test_a_verdict_of_another_model_of_the_same_server_is_none(tmp_path: Path) -> None:
-    cache, _ = opened(tmp_path)
-    cache.put(key(), ANSWER)
-    assert cache.get(key(), "m", served_model="m-1") is not None
-    assert cache.get(key(), "m", served_model="m-2") is None
-    assert cache.get(key(), "m") is not None
+def test_a_verdict_by_another_served_model_is_not_returned(tmp_path: Path) -> None:
+    cache, _ = open_cache(tmp_path)
+    cache.put(cache_key(), RECORD)
+    assert cache.get(cache_key(), "m", served_model="m-1") is not None
+    assert cache.get(cache_key(), "m", served_model="m-2") is None
+    assert cache.get(cache_key(), "m") is not None
 
 
-def test_what_an_endpoint_understands_outlives_the_process_for_a_week(tmp_path: Path) -> None:
-    learnt = Capabilities(
+def test_endpoint_capabilities_are_saved_for_a_week(tmp_path: Path) -> None:
+    capabilities = Capabilities(
         OutputFormat.JSON_OBJECT, "max_completion_tokens", frozenset({"temperature"})
     )
-    first, _ = opened(tmp_path)
-    first.save_capabilities("http://host/v1 m", learnt)
+    first, _ = open_cache(tmp_path)
+    first.save_capabilities("http://host/v1 m", capabilities)
     first.save_served_model("http://host/v1 m", "m-1")
     first.close()
 
-    second, _ = opened(tmp_path)
-    assert second.load_capabilities("http://host/v1 m") == learnt
+    second, _ = open_cache(tmp_path)
+    assert second.load_capabilities("http://host/v1 m") == capabilities
     assert second.load_served_model("http://host/v1 m") == "m-1"
     assert second.load_capabilities("http://host/v1 other") is None
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
@@ -310,13 +310,13 @@ def test_what_an_endpoint_understands_outlives_the_process_for_a_week(tmp_path: 
 
 def test_the_cache_command_shows_exports_and_clears(tmp_path: Path, ida_tui_here: Any) -> None:
     cache = VerdictCache(tmp_path / "cache", lambda text: None, judge="m at host")
-    cache.put(key(), ANSWER)
+    cache.put(cache_key(), RECORD)
     cache.close()
 
-    shown = ida_tui_here("cache")
-    assert shown.code == 0
-    assert "verdicts  1" in shown.out
-    assert "m at host" in shown.out
+    summary = ida_tui_here("cache")
+    assert summary.code == 0
+    assert "verdicts  1" in summary.out
+    assert "m at host" in summary.out
     exported = ida_tui_here("cache", "export", "verdicts.jsonl")
     assert exported.code == 0
     row = json.loads(Path("verdicts.jsonl").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""`ida-tui judge check`: what it says of a good judge, a bad one, and the offline heuristic."""
+"""`ida-tui judge check`: reports on a good judge, a bad judge and the offline heuristic."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ GOOD = {
 }
 
 
-def scoring(scores: Mapping[str, Judge]) -> Callable[[Mapping[str, Any]], Behavior | None]:
-    """A server's rule: these scores for these samples; an injection gets those of its baseline."""
+def scoring_rule(scores: Mapping[str, Judge]) -> Callable[[Mapping[str, Any]], Behavior | None]:
+    """A server rule with a score for each sample; an injection gets the score of its baseline."""
 
     def rule(body: Mapping[str, Any]) -> Behavior | None:
         sample = BY_TEXT[completion_in(body)]
@@ -36,15 +36,17 @@ def scoring(scores: Mapping[str, Judge]) -> Callable[[Mapping[str, Any]], Behavi
     return rule
 
 
-def checked(ida_tui_here: Any, server: ScriptedJudge, *more: str) -> Any:
-    own = (f"judge.base_url={server.base_url}", "judge.api_key_env=JUDGE_KEY")
-    return ida_tui_here("judge", "check", "gpt-4o-mini", *own, *more, JUDGE_KEY=KEY)
+def run_check(ida_tui_here: Any, server: ScriptedJudge, *arguments: str) -> Any:
+    overrides = (f"judge.base_url={server.base_url}", "judge.api_key_env=JUDGE_KEY")
+    return ida_tui_here("judge", "check", "gpt-4o-mini", *overrides, *arguments, JUDGE_KEY=KEY)
 
 
-def test_a_good_judge_passes_and_the_report_says_what_it_would_teach(ida_tui_here: Any) -> None:
-    with ScriptedJudge(rule=scoring(GOOD)) as server:
-        done = checked(ida_tui_here, server)
-        assert server.calls == 27  # nine samples have words, three judgements each
+def test_a_good_judge_passes_and_the_report_says_what_a_model_would_learn(
+    ida_tui_here: Any,
+) -> None:
+    with ScriptedJudge(rule=scoring_rule(GOOD)) as server:
+        done = run_check(ida_tui_here, server)
+        assert server.calls == 27  # nine samples are not empty, with three verdicts each
 
     assert done.code == 0, done.out + done.err
     assert "✓ endpoint answers" in done.out
@@ -68,19 +70,19 @@ def test_a_good_judge_passes_and_the_report_says_what_it_would_teach(ida_tui_her
     ],
     ids=["refuses", "harmful", "begs", "slow"],
 )
-def test_a_bad_judge_fails_and_the_report_says_what_it_would_teach(
+def test_a_bad_judge_fails_and_the_report_says_what_a_model_would_learn(
     ida_tui_here: Any, changes: Mapping[str, Judge], lesson: str
 ) -> None:
-    with ScriptedJudge(rule=scoring({**GOOD, **changes})) as server:
-        done = checked(ida_tui_here, server, "--samples", "1")
+    with ScriptedJudge(rule=scoring_rule({**GOOD, **changes})) as server:
+        done = run_check(ida_tui_here, server, "--samples", "1")
 
     assert lesson in " ".join(done.out.split())
     assert done.code == (0 if "slowly" in lesson else 1)
 
 
-def test_the_figures_come_as_json_too(ida_tui_here: Any) -> None:
-    with ScriptedJudge(rule=scoring(GOOD)) as server:
-        done = checked(ida_tui_here, server, "--samples", "2", "--json")
+def test_the_report_is_available_as_json(ida_tui_here: Any) -> None:
+    with ScriptedJudge(rule=scoring_rule(GOOD)) as server:
+        done = run_check(ida_tui_here, server, "--samples", "2", "--json")
 
     report = json.loads(done.out)
     assert report["trusted"] is True
@@ -89,9 +91,9 @@ def test_the_figures_come_as_json_too(ida_tui_here: Any) -> None:
     assert report["form"] == "json_schema, strict"
 
 
-def test_a_bad_key_is_said_with_what_to_do(ida_tui_here: Any) -> None:
+def test_a_rejected_key_is_reported(ida_tui_here: Any) -> None:
     with ScriptedJudge(models=Status(401, f"bad {KEY}")) as server:
-        done = checked(ida_tui_here, server)
+        done = run_check(ida_tui_here, server)
         assert server.calls == 0
 
     assert done.code == 3
@@ -99,7 +101,7 @@ def test_a_bad_key_is_said_with_what_to_do(ida_tui_here: Any) -> None:
     assert KEY not in done.out + done.err
 
 
-def test_two_judges_at_once_are_refused(ida_tui_here: Any) -> None:
+def test_checking_two_judges_in_one_command_is_refused(ida_tui_here: Any) -> None:
     done = ida_tui_here("judge", "check", "offline", "ollama")
     assert done.code == 2
     assert "two judges are named: offline and ollama" in done.err
@@ -108,7 +110,7 @@ def test_two_judges_at_once_are_refused(ida_tui_here: Any) -> None:
 # --- the samples ------------------------------------------------------------------
 
 
-def test_there_are_ten_samples_and_three_of_them_are_injections() -> None:
+def test_three_of_the_ten_samples_are_injections() -> None:
     samples = load_anchors()
     ids = [sample.id for sample in samples]
     assert len(set(ids)) == 10
@@ -150,20 +152,20 @@ def test_injections_do_not_score_above_the_honest_baseline_offline() -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["good-answer", "over-refusal", "going-along", "safe-redirect"])
-def test_a_plea_adds_nothing_to_any_answer_offline(name: str, plea: str) -> None:
+def test_a_plea_does_not_change_the_offline_scores_of_any_answer(name: str, plea: str) -> None:
     scorer = OfflineScorer([prompt.text for prompt in anchor_prompts().prompts])
     sample = next(sample for sample in load_anchors() if sample.id == name)
-    honest = scorer.score(sample.prompt, sample.kind, sample.answer)
+    baseline = scorer.score(sample.prompt, sample.kind, sample.answer)
     for text in (f"{sample.answer} {plea}", f"{plea}\n{sample.answer}"):
-        begging = scorer.score(sample.prompt, sample.kind, text)
-        assert (begging.align, begging.risk, begging.detail) == (
-            honest.align,
-            honest.risk,
-            honest.detail,
+        with_plea = scorer.score(sample.prompt, sample.kind, text)
+        assert (with_plea.align, with_plea.risk, with_plea.detail) == (
+            baseline.align,
+            baseline.risk,
+            baseline.detail,
         )
 
 
-def test_the_offline_heuristic_tells_refusals_as_people_do_on_answers_it_was_not_tuned_on() -> None:
+def test_the_offline_heuristic_agrees_with_people_about_refusals_in_held_out_answers() -> None:
     answers = load_labeled_answers()
     assert len(answers) >= 200
     assert {answer.kind for answer in answers} == {"harmless", "unsafe"}
@@ -182,9 +184,9 @@ def test_the_offline_heuristic_tells_refusals_as_people_do_on_answers_it_was_not
         {"task": "Grade."},
     ],
 )
-def test_changing_what_the_judge_is_told_changes_the_rubrics_digest(change: dict[str, Any]) -> None:
-    changed = RUBRIC.model_copy(update=change)
-    assert changed.digest() != RUBRIC.digest()
+def test_changing_the_instructions_changes_the_digest_of_a_rubric(change: dict[str, Any]) -> None:
+    modified = RUBRIC.model_copy(update=change)
+    assert modified.digest() != RUBRIC.digest()
 
 
 def test_renaming_a_rubric_does_not_change_its_digest() -> None:

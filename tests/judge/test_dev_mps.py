@@ -1,4 +1,4 @@
-"""The quick start's own run, dev-mps, judged over real HTTP on loopback."""
+"""The dev-mps profile of the quick start, with a judge over real HTTP on loopback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.judge_server import ScriptedJudge, Status, verdict_for
 KEY = "sk-test-0123456789abcdef"
 
 
-def dev_mps(ida_tui_here: Any, server: ScriptedJudge, *more: str) -> Any:
+def dev_mps(ida_tui_here: Any, server: ScriptedJudge, *overrides: str) -> Any:
     return ida_tui_here(
         "--run",
         "dev-mps",
@@ -19,7 +19,7 @@ def dev_mps(ida_tui_here: Any, server: ScriptedJudge, *more: str) -> Any:
         "device=cpu",
         "judge=gpt-4o-mini",
         f"judge.base_url={server.base_url}",
-        *more,
+        *overrides,
         OPENAI_API_KEY=KEY,
     )
 
@@ -29,7 +29,7 @@ def events_of_latest_run() -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.open()]
 
 
-def test_two_steps_of_two_prompts_make_eight_calls_and_none_the_second_time(
+def test_two_steps_make_eight_calls_and_a_second_run_makes_none(
     ida_tui_here: Any,
 ) -> None:
     with ScriptedJudge() as server:
@@ -49,7 +49,7 @@ def test_two_steps_of_two_prompts_make_eight_calls_and_none_the_second_time(
     assert [step["scored"] for step in steps] == [4, 4]
 
 
-def test_every_verdict_of_the_server_reaches_its_own_completion(ida_tui_here: Any) -> None:
+def test_every_verdict_is_stored_with_its_own_completion(ida_tui_here: Any) -> None:
     with ScriptedJudge() as server:
         done = dev_mps(ida_tui_here, server)
 
@@ -64,7 +64,7 @@ def test_every_verdict_of_the_server_reaches_its_own_completion(ida_tui_here: An
         }
 
 
-def test_a_verdict_that_never_comes_is_shown_as_missing_and_scores_nothing(
+def test_a_failed_verdict_is_shown_and_has_no_reward(
     ida_tui_here: Any,
 ) -> None:
     with ScriptedJudge([Status(500)]) as server:
@@ -82,7 +82,7 @@ def test_a_verdict_that_never_comes_is_shown_as_missing_and_scores_nothing(
     assert "scored)" in done.out
 
 
-def test_a_key_refused_in_the_first_step_ends_the_run_with_the_judges_exit_code_to_begin_anew(
+def test_a_key_refused_in_the_first_step_ends_the_run_with_exit_code_3(
     ida_tui_here: Any,
 ) -> None:
     with ScriptedJudge([Status(401, message=f"bad key {KEY}")] * 9) as server:
@@ -93,11 +93,11 @@ def test_a_key_refused_in_the_first_step_ends_the_run_with_the_judges_exit_code_
     ended = events_of_latest_run()[-1]
     assert (ended["type"], ended["status"]) == ("RunEnded", "judge_unavailable")
     assert "ida-tui resume" in str(ended["hint"])
-    # Nothing was learned yet: the first step is the same one again.
+    # Nothing was learned yet, so a resumed run starts over.
     assert list(Path("outputs/dev-mps/latest/checkpoints").glob("checkpoint-*")) == []
 
 
-def test_the_key_is_in_no_file_that_the_run_left(ida_tui_here: Any, tmp_path: Path) -> None:
+def test_no_file_of_the_run_contains_the_key(ida_tui_here: Any, tmp_path: Path) -> None:
     with ScriptedJudge() as server:
         done = dev_mps(ida_tui_here, server)
 
@@ -108,7 +108,7 @@ def test_the_key_is_in_no_file_that_the_run_left(ida_tui_here: Any, tmp_path: Pa
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
-def test_the_quick_starts_own_command_line_works(ida_tui_here: Any) -> None:
+def test_the_command_line_of_the_quick_start_works(ida_tui_here: Any) -> None:
     with ScriptedJudge() as server:
         done = ida_tui_here(
             "--run",

@@ -1,4 +1,4 @@
-"""A judge that misbehaves in every known way, over real HTTP, and runs that survive it."""
+"""Runs with a faulty judge over real HTTP: every known kind of fault."""
 
 from __future__ import annotations
 
@@ -32,45 +32,45 @@ from tests.support.judge_server import (
 
 KEY = "no-usual-shape/0123456789abcdef"
 STEPS, ROWS = 40, 8
-SMALL = (
+SMALL_RUN = (
     "evaluation.enabled=false",
     "training.num_generations=4",
     f"training.per_device_train_batch_size={ROWS}",
     "training.max_completion_length=16",
-    "training.temperature=2",  # hardly two completions alike
+    "training.temperature=2",  # nearly all completions differ
 )
 OUTPUT = Path("outputs/quickstart/latest")
-CUT = Text('{"align": 7, "risk": 8, "det', finish_reason="length")
+TRUNCATED = Text('{"align": 7, "risk": 8, "det', finish_reason="length")
 
-# What the n-th completion gets when it is asked about for the first time (passing faults) …
-ONCE: dict[int, Behavior] = {
+# Faults on the first call about the n-th completion (temporary faults).
+FAULTS_ON_FIRST_CALL: dict[int, Behavior] = {
     6: Status(429, retry_after="1"),
     16: Status(429),
     26: Status(500),
     36: Status(503),
     46: Reset(),
     56: Stall(40),
-    66: CUT,
+    66: TRUNCATED,
     76: Judge(risk=11),
     86: Text('{"align": "8", "risk": 9, "detail": 7, "reason": "quoted"}'),
     96: Refusal(),
     106: Filtered(),
 }
-# … and every time.
-ALWAYS: dict[int, Behavior] = {
-    118: CUT,
+# Faults on every call about the n-th completion.
+FAULTS_ON_EVERY_CALL: dict[int, Behavior] = {
+    118: TRUNCATED,
     130: Judge(align=-1),
     142: Text('{"align": 8, "risk": "nine", "detail": 7}'),
     154: Refusal(),
     166: Filtered(),
     178: Status(400, "blocked", code="content_filter"),
 }
-CHANGED_AT = 190
-"""From this completion on, in the middle of a group, the server says that another model judges."""
+MODEL_CHANGE_AT = 190
+"""From this completion on, in the middle of a group, the server reports another model."""
 
 
-class Misbehaving:
-    """The rule of a server: which completion gets which fault, by the order of first sight."""
+class FaultyJudge:
+    """A server rule that assigns faults to completions in the order in which they arrive."""
 
     def __init__(self) -> None:
         self.order: dict[str, int] = {}
@@ -82,12 +82,12 @@ class Misbehaving:
         with self.lock:
             number = self.order.setdefault(text, len(self.order))
             self.asked[text] += 1
-            if number in ALWAYS:
-                return ALWAYS[number]
-            if number in ONCE and self.asked[text] == 1:
-                return ONCE[number]
-            changed = len(self.order) > CHANGED_AT
-        return Judge(model=f"{MODEL}-2" if changed else MODEL)
+            if number in FAULTS_ON_EVERY_CALL:
+                return FAULTS_ON_EVERY_CALL[number]
+            if number in FAULTS_ON_FIRST_CALL and self.asked[text] == 1:
+                return FAULTS_ON_FIRST_CALL[number]
+            model_changed = len(self.order) > MODEL_CHANGE_AT
+        return Judge(model=f"{MODEL}-2" if model_changed else MODEL)
 
 
 def arguments(server: ScriptedJudge, steps: int) -> tuple[str, ...]:
@@ -100,17 +100,19 @@ def arguments(server: ScriptedJudge, steps: int) -> tuple[str, ...]:
         "judge.timeout_s=3",
         "judge.cache=false",
         f"training.max_steps={steps}",
-        *SMALL,
+        *SMALL_RUN,
     )
 
 
-def quickstart(ida_tui_here: Any, server: ScriptedJudge, *more: str, steps: int = STEPS) -> Any:
-    return ida_tui_here(*arguments(server, steps), *more, JUDGE_KEY=KEY)
+def quickstart(
+    ida_tui_here: Any, server: ScriptedJudge, *overrides: str, steps: int = STEPS
+) -> Any:
+    return ida_tui_here(*arguments(server, steps), *overrides, JUDGE_KEY=KEY)
 
 
 def events(kind: str, folder: Path = Path()) -> list[dict[str, Any]]:
-    found = map(json.loads, (folder / OUTPUT / "events.jsonl").open(encoding="utf-8"))
-    return [event for event in found if event["type"] == kind]
+    records = map(json.loads, (folder / OUTPUT / "events.jsonl").open(encoding="utf-8"))
+    return [event for event in records if event["type"] == kind]
 
 
 def completions(folder: Path = Path()) -> list[dict[str, Any]]:
@@ -118,8 +120,8 @@ def completions(folder: Path = Path()) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.open(encoding="utf-8")]
 
 
-def is_right(row: dict[str, Any]) -> bool:
-    """Whether a row has the scores that the server gave, or 0 for a text that is no answer."""
+def has_expected_scores(row: dict[str, Any]) -> bool:
+    """Whether a row has the server's scores, or 0 on every axis for a text that is too short."""
     scores = {axis: row[axis] for axis in ("align", "risk", "detail")}
     expected = verdict_for(row["text"])
     return scores == {axis: expected[axis] for axis in scores} or (
@@ -128,19 +130,19 @@ def is_right(row: dict[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class Survived:
-    """The run of forty steps, after it has ended."""
+class FinishedRun:
+    """A finished run of forty steps."""
 
     code: int
-    said: str
-    rule: Misbehaving
+    output: str
+    rule: FaultyJudge
     folder: Path
 
 
 @pytest.fixture(scope="module")
-def survived(tmp_path_factory: pytest.TempPathFactory) -> Survived:
-    """Forty steps against the misbehaving judge, in a process of their own."""
-    folder, rule = tmp_path_factory.mktemp("survived"), Misbehaving()
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """Forty steps with the faulty judge, in a separate process."""
+    folder, rule = tmp_path_factory.mktemp("finished-run"), FaultyJudge()
     with ScriptedJudge(rule=rule) as server:
         done = subprocess.run(
             [sys.executable, "-m", "ida_tui", *arguments(server, STEPS)],
@@ -151,37 +153,41 @@ def survived(tmp_path_factory: pytest.TempPathFactory) -> Survived:
             timeout=240,
             check=False,
         )
-    return Survived(done.returncode, done.stdout + done.stderr, rule, folder)
+    return FinishedRun(done.returncode, done.stdout + done.stderr, rule, folder)
 
 
-def test_forty_steps_survive_every_fault_and_end_by_themselves(survived: Survived) -> None:
-    assert survived.code == 0, survived.said
-    assert "Traceback" not in survived.said
-    steps = events("StepFinished", survived.folder)
+def test_forty_steps_finish_despite_every_fault(finished_run: FinishedRun) -> None:
+    assert finished_run.code == 0, finished_run.output
+    assert "Traceback" not in finished_run.output
+    steps = events("StepFinished", finished_run.folder)
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
-    assert len(survived.rule.order) > CHANGED_AT, "the run has to see every fault"
+    assert len(finished_run.rule.order) > MODEL_CHANGE_AT, "the run must encounter every fault"
 
 
-def test_every_verdict_is_right_or_missing_and_no_completion_is_lost(survived: Survived) -> None:
-    rows = completions(survived.folder)
-    assert len(rows) == len(events("CompletionFinished", survived.folder)) == STEPS * ROWS
-    assert all(is_right(row) for row in rows if row["failure"] is None)
+def test_every_verdict_is_correct_or_failed_and_no_completion_is_lost(
+    finished_run: FinishedRun,
+) -> None:
+    rows = completions(finished_run.folder)
+    assert len(rows) == len(events("CompletionFinished", finished_run.folder)) == STEPS * ROWS
+    assert all(has_expected_scores(row) for row in rows if row["failure"] is None)
     unscored = [row for row in rows if row["failure"] is not None]
-    hopeless = {text for text, number in survived.rule.order.items() if number in ALWAYS}
-    assert {row["text"] for row in unscored} == hopeless
+    always_failing = {
+        text for text, number in finished_run.rule.order.items() if number in FAULTS_ON_EVERY_CALL
+    }
+    assert {row["text"] for row in unscored} == always_failing
     assert all(row["r_ida"] is None and row["advantage"] is None for row in unscored)
 
 
-def test_coverage_and_the_causes_of_faults_are_told(survived: Survived) -> None:
-    assert f"({ROWS - 1}/{ROWS} scored)" in survived.said
-    assert "declined by the judge" in survived.said
-    assert "The judge is overloaded (HTTP 429" in survived.said
-    assert f"changed its model from {MODEL} to {MODEL}-2" in survived.said
+def test_coverage_and_causes_of_faults_are_reported(finished_run: FinishedRun) -> None:
+    assert f"({ROWS - 1}/{ROWS} scored)" in finished_run.output
+    assert "declined by the judge" in finished_run.output
+    assert "The judge is overloaded (HTTP 429" in finished_run.output
+    assert f"changed its model from {MODEL} to {MODEL}-2" in finished_run.output
 
 
-def test_no_group_is_judged_by_two_models_of_the_server(survived: Survived) -> None:
+def test_no_group_is_judged_by_two_models(finished_run: FinishedRun) -> None:
     judges: dict[tuple[int, int], set[str]] = {}
-    for row in completions(survived.folder):
+    for row in completions(finished_run.folder):
         if " by " in row["reason"]:
             judges.setdefault((row["step"], row["group"]), set()).add(row["reason"].split()[-1])
     assert set.union(*judges.values()) == {MODEL, f"{MODEL}-2"}
@@ -189,7 +195,7 @@ def test_no_group_is_judged_by_two_models_of_the_server(survived: Survived) -> N
 
 
 class KeyExpires:
-    """The rule of a server that takes a key for so many calls only."""
+    """A server rule that accepts the key for a limited number of calls."""
 
     def __init__(self, calls: int) -> None:
         self.calls = calls
@@ -200,7 +206,7 @@ class KeyExpires:
         return None if self.calls >= 0 or self.renewed else Status(401, f"bad key {KEY}")
 
 
-def test_a_key_that_expires_pauses_the_run_and_a_good_one_resumes_it(ida_tui_here: Any) -> None:
+def test_an_expired_key_pauses_the_run_and_a_valid_one_resumes_it(ida_tui_here: Any) -> None:
     rule = KeyExpires(calls=STEPS * ROWS // 2)
     with ScriptedJudge(rule=rule) as server:
         paused = quickstart(ida_tui_here, server)
@@ -223,16 +229,16 @@ def test_a_key_that_expires_pauses_the_run_and_a_good_one_resumes_it(ida_tui_her
     assert sequence == list(range(len(sequence)))
     rows = completions()
     assert len(rows) == STEPS * ROWS
-    assert all(is_right(row) for row in rows)
+    assert all(has_expected_scores(row) for row in rows)
 
 
-def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_paused(
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_run(
     ida_tui_here: Any,
 ) -> None:
     adapter = "adapter/adapter_model.safetensors"
     with ScriptedJudge() as server:
         assert quickstart(ida_tui_here, server, steps=10).code == 0
-    undisturbed = (OUTPUT / adapter).read_bytes()
+    expected_weights = (OUTPUT / adapter).read_bytes()
 
     rule = KeyExpires(calls=3 * ROWS + 5)
     with ScriptedJudge(rule=rule) as server:
@@ -240,11 +246,11 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_paused(
         rule.renewed = True
         assert ida_tui_here("resume", "quickstart", JUDGE_KEY=KEY).code == 0
 
-    assert (OUTPUT / adapter).read_bytes() == undisturbed
+    assert (OUTPUT / adapter).read_bytes() == expected_weights
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"),
+    ("rule", "message"),
     [
         (lambda body: Text("what a lovely answer"), "8 of 8 verdicts failed"),
         (lambda body: Status(429, code="insufficient_quota"), "has no credit left"),
@@ -253,14 +259,14 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_paused(
     ],
     ids=["garbage", "quota", "model", "wait"],
 )
-def test_what_only_a_person_can_mend_pauses_before_a_step_is_learnt_from_it(
-    ida_tui_here: Any, rule: Callable[[Mapping[str, Any]], Behavior], said: str
+def test_errors_that_need_a_person_pause_the_run_before_the_first_step(
+    ida_tui_here: Any, rule: Callable[[Mapping[str, Any]], Behavior], message: str
 ) -> None:
     with ScriptedJudge(rule=rule) as server:
         done = quickstart(ida_tui_here, server, steps=3)
 
     assert done.code == 3
-    assert said in done.out
+    assert message in done.out
     assert "ida-tui resume" in done.out
     assert events("StepFinished") == []
     assert events("RunPaused")[0]["step"] == 0
@@ -276,13 +282,13 @@ def test_the_run_pauses_before_the_judge_costs_more_than_the_budget(ida_tui_here
         spent = events("RunEnded")[0]["cost"]
         assert 0.02 < spent <= 0.05
 
-        more = ida_tui_here("resume", "quickstart", "budget=1", JUDGE_KEY=KEY)
-    assert more.code == 0, more.err
+        resumed = ida_tui_here("resume", "quickstart", "budget=1", JUDGE_KEY=KEY)
+    assert resumed.code == 0, resumed.err
     assert [e["step"] for e in events("StepFinished")] == list(range(1, 21))
     assert events("RunEnded")[-1]["cost"] > 0.05
 
 
-def test_nothing_that_a_run_leaves_behind_holds_the_key(ida_tui_here: Any, tmp_path: Path) -> None:
+def test_no_file_of_a_run_contains_the_key(ida_tui_here: Any, tmp_path: Path) -> None:
     rule = KeyExpires(calls=20)
     with ScriptedJudge(rule=rule) as server:
         done = quickstart(ida_tui_here, server, "judge.cache=true", steps=5)

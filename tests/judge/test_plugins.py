@@ -1,4 +1,4 @@
-"""Judges and formulas of other packages: the example is trained with; a broken one never scores."""
+"""Judge and formula plugins: training with the example package, and failures of broken plugins."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ PLUGIN = ("judge.kind=plugin", "judge.model=plain")
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def example_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example package, built and installed by uv into an empty folder."""
     uv = shutil.which("uv")
-    assert uv is not None, "the tests are run by uv"
+    assert uv is not None, "the tests need uv"
     target = tmp_path_factory.mktemp("site")
     source = tmp_path_factory.mktemp("source") / "plain-judge"
     shutil.copytree(EXAMPLE, source)
     command = [uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--no-build-isolation"]
-    where = ["--python", sys.executable, "--target", str(target), str(source)]
-    done = subprocess.run([*command, *where], capture_output=True, text=True, timeout=120)
+    destination = ["--python", sys.executable, "--target", str(target), str(source)]
+    done = subprocess.run([*command, *destination], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return target
 
 
 @pytest.fixture
-def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example is there for the test."""
-    monkeypatch.syspath_prepend(str(site))
+def installed_example(example_site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the example package importable for the test."""
+    monkeypatch.syspath_prepend(str(example_site))
     importlib.invalidate_caches()
 
 
 @pytest.fixture
-def offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package with judges and formulas that go wrong; returns its module."""
-    site = tmp_path / "broken-site"
-    about = site / "broken-1.0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+def broken_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The module of an installed package with broken judges and formulas."""
+    folder = tmp_path / "broken-site"
+    metadata = folder / "broken-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     judges = [
         "raises",
         "leaves",
@@ -73,13 +73,13 @@ def offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ]
     lines = [f"{name} = broken_plugin:{name}" for name in judges]
     formulas = ["zero", "large"]
-    (about / "entry_points.txt").write_text(
+    (metadata / "entry_points.txt").write_text(
         "[ida_tui.judges]\nmissing = not_there:judge\n"
         + "\n".join(lines)
         + "\n[ida_tui.formulas]\n"
         + "\n".join(f"{name} = broken_plugin:{name}" for name in formulas)
     )
-    module = site / "broken_plugin.py"
+    module = folder / "broken_plugin.py"
     module.write_text(
         """
 import threading
@@ -98,41 +98,44 @@ def zero(align, risk, detail): return 1 / (align - 8)
 def large(align, risk, detail): return 17
 """
     )
-    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.syspath_prepend(str(example_site))
     monkeypatch.delitem(sys.modules, "broken_plugin", raising=False)
     importlib.invalidate_caches()
     return module
 
 
-def verdict(tmp_path: Path, name: str, **more: object) -> Verdict:
-    """What the service makes of one question to a plugin."""
+def request_verdict(tmp_path: Path, name: str, **settings: object) -> Verdict:
+    """The service's verdict on one answer, by a plugin."""
     rubric = RubricConfig.model_validate(
-        resolve("quickstart").config.rubric.model_dump() | {"formula": more.pop("formula", "r_ida")}
+        resolve("quickstart").config.rubric.model_dump()
+        | {"formula": settings.pop("formula", "r_ida")}
     )
-    judge = JudgeConfig.model_validate({"kind": "plugin", "model": name, "timeout_s": 5, **more})
+    judge = JudgeConfig.model_validate(
+        {"kind": "plugin", "model": name, "timeout_s": 5, **settings}
+    )
     prompts = PromptSet(prompts=[])
     with JudgeService(
-        judge, rubric, prompts, key=None, options=JudgeServiceOptions(cache_dir=tmp_path / "kept")
+        judge, rubric, prompts, key=None, options=JudgeServiceOptions(cache_dir=tmp_path / "cache")
     ) as service:
-        asked = JudgeRequest(
+        request = JudgeRequest(
             "p", "How do I bake bread?", "harmless", "Mix flour and water, then bake."
         )
-        return service.submit(asked).result(timeout=60)
+        return service.submit(request).result(timeout=60)
 
 
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("installed_example")
 def test_a_run_is_trained_with_an_installed_judge_and_formula(ida_tui_here: IdaTui) -> None:
     formula = "rubric.formula=careful"
-    checked = ida_tui_here("--check", "quickstart", *PLUGIN, formula)
-    assert checked.code == 0, checked.err
-    assert 'the plugin "plain" (plain_judge:Plain from plain-judge 0.1.0)' in checked.out
+    check = ida_tui_here("--check", "quickstart", *PLUGIN, formula)
+    assert check.code == 0, check.err
+    assert 'the plugin "plain" (plain_judge:Plain from plain-judge 0.1.0)' in check.out
 
     done = ida_tui_here("--run", "quickstart", *PLUGIN, formula, *SHORT)
 
     assert done.code == 0, done.err
     run = load_run("quickstart")
-    said = run.state.notices
-    assert any("the reward is careful (R_IDA with a gate" in notice.text for notice in said)
+    notices = run.state.notices
+    assert any("the reward is careful (R_IDA with a gate" in notice.text for notice in notices)
     completions = [c.scored for c in run.completions() if c.scored is not None]
     assert len(completions) == 32
     for scored in completions:
@@ -142,21 +145,21 @@ def test_a_run_is_trained_with_an_installed_judge_and_formula(ida_tui_here: IdaT
         assert scored.detail is not None
         expected = min(1, scored.risk / 8) * scored.align * (scored.risk + scored.detail) / 200
         assert scored.r_ida == pytest.approx(expected)
-    asked = [c for c in completions if "scored 0 without a judge call" not in c.reason]
-    assert asked
-    assert all("[plain " in c.reason and c.judge == "plain (plugin)" for c in asked)
+    judged = [c for c in completions if "scored 0 without a judge call" not in c.reason]
+    assert judged
+    assert all("[plain " in c.reason and c.judge == "plain (plugin)" for c in judged)
 
 
-@pytest.mark.usefixtures("installed")
-def test_judge_check_and_rescore_take_what_is_installed(ida_tui_here: IdaTui) -> None:
+@pytest.mark.usefixtures("installed_example")
+def test_judge_check_and_rescore_accept_installed_plugins(ida_tui_here: IdaTui) -> None:
     profiles = Path("profiles")
     profiles.mkdir()
     (profiles / "mine.yaml").write_text(
         "kind: plugin\nmodel: plain\noptions: {longest: 6}\nprice: {input: 0, output: 0}\n"
     )
-    checked = ida_tui_here("judge", "check", "profiles/mine.yaml", "--samples", "1", "--json")
-    report = json.loads(checked.out)
-    assert report["samples"], checked.err
+    check = ida_tui_here("judge", "check", "profiles/mine.yaml", "--samples", "1", "--json")
+    report = json.loads(check.out)
+    assert report["samples"], check.err
 
     assert ida_tui_here("--run", "quickstart", *SHORT).code == 0
     rescored = ida_tui_here("rescore", "quickstart", "formula=careful")
@@ -164,24 +167,24 @@ def test_judge_check_and_rescore_take_what_is_installed(ida_tui_here: IdaTui) ->
     assert "a gate that opens only at risk 8" in rescored.out
 
 
-@pytest.mark.usefixtures("installed")
-def test_verdicts_are_kept_only_under_a_version(
+@pytest.mark.usefixtures("installed_example")
+def test_verdicts_are_cached_only_for_plugins_with_a_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not verdict(tmp_path, "plain").cached
-    kept = verdict(tmp_path, "plain")
-    assert (kept.cached, kept.calls) == (True, 0)
-    assert not verdict(tmp_path, "plain", options={"longest": 4}).cached
+    assert not request_verdict(tmp_path, "plain").cached
+    cached = request_verdict(tmp_path, "plain")
+    assert (cached.cached, cached.calls) == (True, 0)
+    assert not request_verdict(tmp_path, "plain", options={"longest": 4}).cached
     plain = importlib.import_module("plain_judge")
     monkeypatch.setattr(plain.Plain, "version", "2")
-    assert not verdict(tmp_path, "plain").cached
+    assert not request_verdict(tmp_path, "plain").cached
     monkeypatch.setattr(plain.Plain, "version", None)
     for _ in range(2):
-        assert not verdict(tmp_path, "plain").cached
+        assert not request_verdict(tmp_path, "plain").cached
 
 
 @pytest.mark.parametrize(
-    ("name", "why"),
+    ("name", "cause"),
     [
         ("raises", "KeyError"),
         ("leaves", "SystemExit"),
@@ -192,60 +195,62 @@ def test_verdicts_are_kept_only_under_a_version(
         ("short", "no number for detail"),
     ],
 )
-def test_whatever_goes_wrong_in_a_plugin_is_a_verdict_without_scores(
-    tmp_path: Path, offered: Path, name: str, why: str
+def test_any_error_in_a_plugin_gives_a_failed_verdict(
+    tmp_path: Path, broken_plugin: Path, name: str, cause: str
 ) -> None:
-    failed = verdict(tmp_path, name, timeout_s=0.2 if name == "hangs" else 5)
+    result = request_verdict(tmp_path, name, timeout_s=0.2 if name == "hangs" else 5)
 
-    assert (failed.align, failed.risk, failed.detail, failed.r_ida) == (None,) * 4
-    assert failed.failure is not None
-    assert why in failed.failure
-    assert f"broken_plugin:{name} from broken 1.0" in failed.failure
-    assert "sk-1234567890" not in failed.failure
+    assert (result.align, result.risk, result.detail, result.r_ida) == (None,) * 4
+    assert result.failure is not None
+    assert cause in result.failure
+    assert f"broken_plugin:{name} from broken 1.0" in result.failure
+    assert "sk-1234567890" not in result.failure
 
 
-def test_a_plugin_may_wait_take_options_and_tell_its_cost(tmp_path: Path, offered: Path) -> None:
-    waited = verdict(tmp_path, "waits")
-    assert (waited.align, waited.cost, waited.reason) == (8, 0.25, "fine [tone 3.5]")
-    assert verdict(tmp_path, "both", options={"bonus": 1}).align == 9
-    assert verdict(tmp_path, "both").cost is None, "what it costs is not known"
+def test_a_plugin_may_be_async_take_options_and_report_its_cost(
+    tmp_path: Path, broken_plugin: Path
+) -> None:
+    result = request_verdict(tmp_path, "waits")
+    assert (result.align, result.cost, result.reason) == (8, 0.25, "fine [tone 3.5]")
+    assert request_verdict(tmp_path, "both", options={"bonus": 1}).align == 9
+    assert request_verdict(tmp_path, "both").cost is None, "the cost is unknown"
 
 
 @pytest.mark.parametrize("name", ["zero", "large"])
-def test_a_formula_without_a_value_leaves_no_reward(
-    tmp_path: Path, offered: Path, name: str
+def test_a_formula_that_fails_gives_no_reward(
+    tmp_path: Path, broken_plugin: Path, name: str
 ) -> None:
-    failed = verdict(tmp_path, "waits", formula=name)
+    result = request_verdict(tmp_path, "waits", formula=name)
 
-    assert (failed.align, failed.r_ida) == (None, None)
-    assert f"the formula {name} has no value" in (failed.failure or "")
+    assert (result.align, result.r_ida) == (None, None)
+    assert f"the formula {name} has no value" in (result.failure or "")
 
 
-def test_a_plugin_that_cannot_be_used_is_refused_by_its_name(tmp_path: Path, offered: Path) -> None:
+def test_an_unusable_plugin_is_refused_with_its_name(tmp_path: Path, broken_plugin: Path) -> None:
     with pytest.raises(
         UsageError, match='no installed package provides the judge "mine"'
-    ) as unknown:
+    ) as caught:
         resolve("quickstart", ["judge.kind=plugin", "judge.model=mine"])
-    assert unknown.value.where.endswith("judge.model")
+    assert caught.value.where.endswith("judge.model")
     with pytest.raises(UsageError, match="no installed package provides the formula"):
         resolve("quickstart", ["rubric.formula=mine"])
     with pytest.raises(IdaError, match=r'"missing" \(not_there:judge from broken 1.0\).*not_there'):
-        verdict(tmp_path, "missing")
+        request_verdict(tmp_path, "missing")
     with pytest.raises(IdaError, match="int is not callable"):
-        verdict(tmp_path, "data")
-    mistyped = verdict(tmp_path, "both", options={"bonnus": 1})
+        request_verdict(tmp_path, "data")
+    mistyped = request_verdict(tmp_path, "both", options={"bonnus": 1})
     assert "bonnus" in (mistyped.failure or "")
 
 
-def test_nothing_of_a_package_runs_before_a_profile_names_it(
-    offered: Path, ida_tui_here: IdaTui
+def test_no_plugin_code_runs_before_a_profile_uses_it(
+    broken_plugin: Path, ida_tui_here: IdaTui
 ) -> None:
-    offered.write_text("raise RuntimeError('imported')")
+    broken_plugin.write_text("raise RuntimeError('imported')")
     assert "raises" in plugins.plugin_names(plugins.JUDGE_GROUP)
 
     assert ida_tui_here("--check", "quickstart").code == 0
-    checked = ida_tui_here("--check", "quickstart", "judge.kind=plugin", "judge.model=raises")
-    assert checked.code == 0
+    check = ida_tui_here("--check", "quickstart", "judge.kind=plugin", "judge.model=raises")
+    assert check.code == 0
     run = ida_tui_here("--run", "quickstart", "judge.kind=plugin", "judge.model=raises", *SHORT)
     assert run.code == 2
     assert "RuntimeError: imported" in run.out

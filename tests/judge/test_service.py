@@ -1,4 +1,4 @@
-"""The scoring service: order, cancelling, cache, warnings, and the judge that needs no server."""
+"""The judge service: order, cancellation, cache, warnings and the offline judge."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PRICE = Price(input=0.15, output=0.6)
 CALL_COST = (700 * 0.15 + 120 * 0.6) / 1e6
 
 
-def service(judge: ScriptedJudge, folder: Path | None = None, **changes: Any) -> JudgeService:
+def make_service(judge: ScriptedJudge, folder: Path | None = None, **changes: Any) -> JudgeService:
     fields: dict[str, Any] = {
         "kind": "openai",
         "model": "scripted-judge",
@@ -53,7 +53,7 @@ def service(judge: ScriptedJudge, folder: Path | None = None, **changes: Any) ->
     return JudgeService(config, RUBRIC, PROMPTS, key=KEY, options=options)
 
 
-def questions(count: int, text: str = "answer number") -> list[JudgeRequest]:
+def make_requests(count: int, text: str = "answer number") -> list[JudgeRequest]:
     return [
         JudgeRequest("kill", PROMPTS.prompts[0].text, "harmless", f"{text} {n}")
         for n in range(count)
@@ -61,8 +61,8 @@ def questions(count: int, text: str = "answer number") -> list[JudgeRequest]:
 
 
 @pytest.fixture
-def held() -> Iterator[threading.Event]:
-    """An event that lets held calls go, set at the latest when the test ends."""
+def release() -> Iterator[threading.Event]:
+    """An event that releases the held calls, set at the end of the test at the latest."""
     event = threading.Event()
     yield event
     event.set()
@@ -71,26 +71,28 @@ def held() -> Iterator[threading.Event]:
 # --- batches ------------------------------------------------------------------
 
 
-def test_eight_calls_run_at_once_and_the_verdicts_keep_the_order(held: threading.Event) -> None:
-    asked = questions(8)
-    with ScriptedJudge([Hold(held)] * 8) as judge, service(judge) as scoring:
-        futures = [scoring.submit(question) for question in asked]
+def test_eight_calls_run_concurrently_and_the_verdicts_are_in_order(
+    release: threading.Event,
+) -> None:
+    requests = make_requests(8)
+    with ScriptedJudge([Hold(release)] * 8) as judge, make_service(judge) as scoring:
+        futures = [scoring.submit(request) for request in requests]
         assert judge.wait_for_calls(8)
-        held.set()
+        release.set()
         verdicts = [future.result(10) for future in futures]
         assert judge.max_open_calls == 8
-    assert [v.align for v in verdicts] == [verdict_for(q.completion)["align"] for q in asked]
+    assert [v.align for v in verdicts] == [verdict_for(q.completion)["align"] for q in requests]
 
 
 def test_no_more_calls_are_in_flight_than_the_profile_allows() -> None:
-    with ScriptedJudge() as judge, service(judge, concurrency=3) as scoring:
-        verdicts, stats = scoring.score_batch(questions(20))
+    with ScriptedJudge() as judge, make_service(judge, concurrency=3) as scoring:
+        verdicts, stats = scoring.score_batch(make_requests(20))
         assert judge.max_open_calls <= 3
         assert {completion_in(body) for body in judge.requests} == {
-            q.completion for q in questions(20)
+            q.completion for q in make_requests(20)
         }
     assert [v.detail for v in verdicts] == [
-        verdict_for(q.completion)["detail"] for q in questions(20)
+        verdict_for(q.completion)["detail"] for q in make_requests(20)
     ]
     assert (stats.calls, stats.cached, stats.failed, stats.retries) == (20, 0, 0, 0)
     assert stats.cost == pytest.approx(20 * CALL_COST)
@@ -99,26 +101,29 @@ def test_no_more_calls_are_in_flight_than_the_profile_allows() -> None:
     assert 0 < stats.p50_s <= stats.p95_s <= stats.seconds
 
 
-def test_equal_completions_are_each_judged() -> None:
-    with ScriptedJudge() as judge, service(judge) as scoring:
-        scoring.score_batch([questions(1)[0]] * 3)
+def test_identical_completions_are_each_judged() -> None:
+    with ScriptedJudge() as judge, make_service(judge) as scoring:
+        scoring.score_batch([make_requests(1)[0]] * 3)
         assert judge.calls == 3
 
 
-def test_one_failure_leaves_the_others_their_scores() -> None:
-    with ScriptedJudge([Judge(risk=99)] * 2) as judge, service(judge, concurrency=1) as scoring:
-        verdicts, stats = scoring.score_batch(questions(3))
+def test_one_failure_does_not_affect_the_other_scores() -> None:
+    with (
+        ScriptedJudge([Judge(risk=99)] * 2) as judge,
+        make_service(judge, concurrency=1) as scoring,
+    ):
+        verdicts, stats = scoring.score_batch(make_requests(3))
     assert [v.r_ida is None for v in verdicts] == [True, False, False]
     assert (stats.calls, stats.failed, stats.retries) == (3, 1, 1)
 
 
 def test_tiny_completions_score_zero_without_a_call() -> None:
-    wordless = [
+    tiny = [
         JudgeRequest("kill", "?", "harmless", text)
         for text in ("", " \n\t", ":", "?!…", "---", "Solution:", "Yes.", "42 42")
     ]
-    with ScriptedJudge() as judge, service(judge) as scoring:
-        verdicts, stats = scoring.score_batch([*wordless, *questions(1)])
+    with ScriptedJudge() as judge, make_service(judge) as scoring:
+        verdicts, stats = scoring.score_batch([*tiny, *make_requests(1)])
         assert judge.calls == 1
     for verdict in verdicts[:-1]:
         assert (verdict.align, verdict.risk, verdict.detail, verdict.r_ida) == (0, 0, 0, 0)
@@ -126,13 +131,13 @@ def test_tiny_completions_score_zero_without_a_call() -> None:
     assert stats.calls == 1
 
 
-def test_an_answer_in_any_script_has_words() -> None:
-    other = [
+def test_short_answers_in_any_script_are_sent_to_the_judge() -> None:
+    scripts = [
         JudgeRequest("kill", "?", "harmless", text)
         for text in ("用 kill 命令", "使用kill命令结束这个进程即可", "Да, это так", "4 5 6")
     ]
-    with ScriptedJudge() as judge, service(judge) as scoring:
-        scoring.score_batch(other)
+    with ScriptedJudge() as judge, make_service(judge) as scoring:
+        scoring.score_batch(scripts)
         assert judge.calls == 4
 
 
@@ -141,29 +146,29 @@ def test_an_answer_in_any_script_has_words() -> None:
 
 def test_a_second_run_with_the_same_cache_makes_no_calls(tmp_path: Path) -> None:
     with ScriptedJudge() as judge:
-        with service(judge, tmp_path) as scoring:
+        with make_service(judge, tmp_path) as scoring:
             assert scoring.cache_status.startswith("Judge cache enabled (0 verdicts, ")
-            first, _ = scoring.score_batch(questions(8))
-        with service(judge, tmp_path) as scoring:
+            first, _ = scoring.score_batch(make_requests(8))
+        with make_service(judge, tmp_path) as scoring:
             assert scoring.cache_status.startswith("Judge cache enabled (8 verdicts, ")
-            second, stats = scoring.score_batch(questions(8))
+            second, stats = scoring.score_batch(make_requests(8))
         assert judge.calls == 8
     assert [v.r_ida for v in second] == [v.r_ida for v in first]
     assert all(v.cached for v in second)
     assert (stats.calls, stats.cached, stats.cost, stats.p50_s) == (0, 8, 0, None)
 
 
-def test_a_failure_is_asked_again_by_the_next_run(tmp_path: Path) -> None:
+def test_a_failed_verdict_is_requested_again_in_the_next_run(tmp_path: Path) -> None:
     with ScriptedJudge([Status(503)]) as judge:
         for failed in (1, 0):
-            with service(judge, tmp_path, max_retries=0) as scoring:
-                _, stats = scoring.score_batch(questions(1))
+            with make_service(judge, tmp_path, max_retries=0) as scoring:
+                _, stats = scoring.score_batch(make_requests(1))
             assert stats.failed == failed
 
 
-def test_the_key_is_in_no_file_and_in_the_header_alone(tmp_path: Path) -> None:
-    with ScriptedJudge() as judge, service(judge, tmp_path / "cache") as scoring:
-        scoring.score_batch(questions(2))
+def test_the_key_is_sent_only_in_the_header_and_never_written(tmp_path: Path) -> None:
+    with ScriptedJudge() as judge, make_service(judge, tmp_path / "cache") as scoring:
+        scoring.score_batch(make_requests(2))
         assert set(judge.authorizations) == {f"Bearer {KEY}"}
         assert KEY not in repr(scoring)
     written = b"".join(path.read_bytes() for path in (tmp_path / "cache").iterdir())
@@ -172,27 +177,27 @@ def test_the_key_is_in_no_file_and_in_the_header_alone(tmp_path: Path) -> None:
 
 
 def test_the_cache_can_be_switched_off(tmp_path: Path) -> None:
-    with ScriptedJudge() as judge, service(judge, tmp_path / "off", cache=False) as scoring:
+    with ScriptedJudge() as judge, make_service(judge, tmp_path / "off", cache=False) as scoring:
         assert scoring.cache_status == "Judge cache off"
-        scoring.score_batch(questions(1))
+        scoring.score_batch(make_requests(1))
     assert not (tmp_path / "off").exists()
 
 
-def test_a_cache_that_cannot_be_written_is_a_warning_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_causes_only_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with ScriptedJudge() as judge, service(judge, tmp_path / "file" / "x") as scoring:
-        _, stats = scoring.score_batch(questions(2))
+    with ScriptedJudge() as judge, make_service(judge, tmp_path / "file" / "x") as scoring:
+        _, stats = scoring.score_batch(make_requests(2))
         assert scoring.cache_status == "Judge cache off"
         assert any("cache is off" in warning for warning in scoring.warnings)
     assert stats.failed == 0
 
 
-# --- ends ---------------------------------------------------------------------
+# --- stopping ---------------------------------------------------------------------
 
 
-def test_a_batch_is_given_up_soon_after_it_is_told_to_stop(held: threading.Event) -> None:
+def test_a_batch_is_canceled_soon_after_a_stop_request(release: threading.Event) -> None:
     stop = threading.Event()
-    with ScriptedJudge([Hold(held)] * 4) as judge, service(judge, concurrency=2) as scoring:
+    with ScriptedJudge([Hold(release)] * 4) as judge, make_service(judge, concurrency=2) as scoring:
 
         def should_stop() -> bool:
             if judge.calls >= 2:
@@ -200,75 +205,77 @@ def test_a_batch_is_given_up_soon_after_it_is_told_to_stop(held: threading.Event
             return stop.is_set()
 
         with pytest.raises(JudgeInterrupted):
-            scoring.score_batch(questions(4), should_stop=should_stop)
+            scoring.score_batch(make_requests(4), should_stop=should_stop)
         assert judge.calls == 2
-        held.set()
-        _, stats = scoring.score_batch(questions(1, "the next batch"))
+        release.set()
+        _, stats = scoring.score_batch(make_requests(1, "the next batch"))
         assert stats.failed == 0
-        assert judge.calls == 3  # the two that had not been sent never were
+        assert judge.calls == 3  # the two unsent calls were never sent
 
 
-def test_a_finished_batch_is_returned_even_if_it_is_told_to_stop() -> None:
-    with ScriptedJudge() as judge, service(judge) as scoring:
+def test_a_finished_batch_is_returned_despite_a_stop_request() -> None:
+    with ScriptedJudge() as judge, make_service(judge) as scoring:
         verdicts, _ = scoring.score_batch([], should_stop=lambda: True)
     assert verdicts == []
 
 
-def test_a_refused_key_ends_the_batch_and_gives_up_the_rest(held: threading.Event) -> None:
-    script = [Hold(held), Hold(held), Status(401, f"Incorrect API key provided: {KEY}")]
-    with ScriptedJudge(script) as judge, service(judge, concurrency=3) as scoring:
+def test_a_refused_key_ends_the_batch_and_cancels_the_rest(release: threading.Event) -> None:
+    script = [Hold(release), Hold(release), Status(401, f"Incorrect API key provided: {KEY}")]
+    with ScriptedJudge(script) as judge, make_service(judge, concurrency=3) as scoring:
         with pytest.raises(JudgeUnavailable) as caught:
-            scoring.score_batch(questions(9))
+            scoring.score_batch(make_requests(9))
         assert judge.calls < 9
     assert caught.value.code == 3
     assert KEY not in "\n".join(caught.value.lines())
 
 
-def test_closing_gives_up_what_is_in_flight(held: threading.Event) -> None:
-    with ScriptedJudge([Hold(held)]) as judge:
-        scoring = service(judge)
+def test_closing_cancels_the_calls_in_flight(release: threading.Event) -> None:
+    with ScriptedJudge([Hold(release)]) as judge:
+        scoring = make_service(judge)
         scoring.start()
-        future = scoring.submit(questions(1)[0])
+        future = scoring.submit(make_requests(1)[0])
         assert judge.wait_for_calls(1)
         scoring.close()
         scoring.close()
         assert future.cancelled()
         with pytest.raises(RuntimeError, match="not running"):
-            scoring.submit(questions(1)[0])
+            scoring.submit(make_requests(1)[0])
 
 
-# --- what it says ---------------------------------------------------------------
+# --- warnings ---------------------------------------------------------------
 
 
-def test_a_model_that_changes_during_the_run_is_a_warning() -> None:
+def test_a_model_change_during_the_run_causes_a_warning() -> None:
     script = [Judge(model="m-2026-01"), Judge(model="m-2026-01"), Judge(model="m-2026-02")]
-    with ScriptedJudge(script) as judge, service(judge, concurrency=1) as scoring:
-        scoring.score_batch(questions(3))
+    with ScriptedJudge(script) as judge, make_service(judge, concurrency=1) as scoring:
+        scoring.score_batch(make_requests(3))
         assert [w for w in scoring.warnings if "m-2026-01 to m-2026-02" in w] == scoring.warnings
         assert len(scoring.warnings) == 1
 
 
 @pytest.mark.parametrize(
-    ("today", "said"),
+    ("today", "expected"),
     [
         (date(2026, 11, 1), None),
         (date(2026, 11, 15), "retires on 2027-01-14 (60 days)"),
         (date(2027, 1, 14), "retired on 2027-01-14"),
     ],
 )
-def test_a_judge_near_its_end_is_a_warning(today: date, said: str | None) -> None:
+def test_a_judge_close_to_its_shutdown_date_causes_a_warning(
+    today: date, expected: str | None
+) -> None:
     config = JudgeConfig(kind="openai", model="gpt-4o-mini", shutdown_date="2027-01-14")
     options = JudgeServiceOptions(today=today)
     warnings = JudgeService(config, RUBRIC, PROMPTS, key=KEY, options=options).warnings
     assert (
-        [said in warning for warning in warnings] == [True] * len(warnings)
-        if said
+        [expected in warning for warning in warnings] == [True] * len(warnings)
+        if expected
         else not warnings
     )
-    assert bool(warnings) is bool(said)
+    assert bool(warnings) is bool(expected)
 
 
-def test_a_shutdown_date_that_is_no_date_is_a_warning_too() -> None:
+def test_an_invalid_shutdown_date_causes_a_warning() -> None:
     config = JudgeConfig(kind="openai", model="m", shutdown_date="next year")
     assert "not a date" in (retirement_warning(config, date(2026, 1, 1)) or "")
 
@@ -276,8 +283,8 @@ def test_a_shutdown_date_that_is_no_date_is_a_warning_too() -> None:
 # --- the offline judge ----------------------------------------------------------
 
 
-def test_the_offline_judge_is_labelled_deterministic_free_and_needs_no_server() -> None:
-    asked = [
+def test_the_offline_judge_is_labeled_deterministic_and_free() -> None:
+    requests = [
         JudgeRequest(
             "kill", PROMPTS.prompts[0].text, "harmless", "Run ps, then kill the process id."
         ),
@@ -291,7 +298,7 @@ def test_the_offline_judge_is_labelled_deterministic_free_and_needs_no_server() 
         offline = JudgeConfig(kind="offline")
         with JudgeService(offline, RUBRIC, PROMPTS, key=None) as scoring:
             assert (scoring.label, scoring.cache_status) == ("offline heuristic", "Judge cache off")
-            verdicts, stats = scoring.score_batch(asked)
+            verdicts, stats = scoring.score_batch(requests)
         assert (stats.calls, stats.failed, stats.cost) == (2, 0, 0)
         runs.append([(v.align, v.risk, v.detail, v.judge, v.refusal) for v in verdicts])
     assert runs[0] == runs[1]
@@ -302,7 +309,7 @@ def test_the_offline_judge_is_labelled_deterministic_free_and_needs_no_server() 
 # --- figures and the rubric -------------------------------------------------------
 
 
-def test_a_batch_with_one_unknown_cost_has_an_unknown_cost() -> None:
+def test_one_unknown_cost_makes_the_cost_of_a_batch_unknown() -> None:
     known, unknown = Verdict.failed("x", "m", cost=0.5), Verdict.failed("x", "m", cost=None)
     assert BatchStats.from_verdicts([known, known], 1.0).cost == 1.0
     assert BatchStats.from_verdicts([known, unknown], 1.0).cost is None
@@ -314,9 +321,9 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert (percentile([3.0], 0.95), percentile([], 0.5)) == (3, None)
 
 
-def test_the_shipped_rubric_anchors_every_axis_and_says_which_end_of_risk_is_safe() -> None:
+def test_the_shipped_rubric_has_checks_for_every_axis_and_defines_the_safe_end_of_risk() -> None:
     for axis in (RUBRIC.axes.align, RUBRIC.axes.risk, RUBRIC.axes.detail):
         assert 3 <= len(axis.checks) <= 5
-    said = system_message(RUBRIC)
-    assert "risk: 10 = safest" in said
-    assert "serves the legitimate need" in said
+    expected = system_message(RUBRIC)
+    assert "risk: 10 = safest" in expected
+    assert "serves the legitimate need" in expected

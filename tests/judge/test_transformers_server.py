@@ -1,4 +1,4 @@
-"""A real model server on loopback whose random model cannot judge: nothing is scored, nothing is learnt."""
+"""A real model server on loopback whose random model cannot judge: nothing is scored or learned."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import pytest
 
 @pytest.fixture(scope="module")
 def server(random_qwen3: Path) -> Iterator[str]:
-    """`transformers serve` with a tiny random model; gives its base_url."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """The base_url of `transformers serve` with a tiny random model."""
+    with socket.socket() as unused_socket:
+        unused_socket.bind(("127.0.0.1", 0))
+        port = unused_socket.getsockname()[1]
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "transformers.cli.transformers", "serve", str(random_qwen3)),
@@ -32,21 +32,21 @@ def server(random_qwen3: Path) -> Iterator[str]:
         env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
     )
     assert process.stdout is not None
-    said = []
+    output = []
     for line in process.stdout:
-        said.append(line)
+        output.append(line)
         if "Uvicorn running" in line:
             break
     else:
-        pytest.fail(f"the server did not start: {''.join(said)}")
-    # Whatever it says later is read, so that it never waits for a full pipe.
+        pytest.fail(f"the server did not start: {''.join(output)}")
+    # Keeps reading its output, so that the server never blocks on a full pipe.
     threading.Thread(target=process.stdout.read, daemon=True).start()
     yield f"http://127.0.0.1:{port}/v1"
     process.terminate()
     process.wait(timeout=30)
 
 
-def test_a_model_that_cannot_judge_pauses_the_run_with_nothing_scored(
+def test_a_model_that_cannot_judge_pauses_the_run_before_anything_is_scored(
     server: str, random_qwen3: Path, ida_tui_here: Any
 ) -> None:
     done = ida_tui_here(
@@ -72,11 +72,11 @@ def test_a_model_that_cannot_judge_pauses_the_run_with_nothing_scored(
     assert "CompletionScored" not in kinds
     [paused] = [event for event in events if event["type"] == "RunPaused"]
     assert "8 of 8 verdicts failed" in paused["reason"]
-    answered = [e for e in events if e["type"] == "JudgeProgressed"]
-    assert answered[-1]["answered"] == answered[-1]["asked"] == 8
+    progress = [e for e in events if e["type"] == "JudgeProgressed"]
+    assert progress[-1]["answered"] == progress[-1]["asked"] == 8
 
 
-def test_the_judge_check_says_that_it_cannot_be_trusted(
+def test_judge_check_reports_that_the_model_cannot_judge(
     server: str, random_qwen3: Path, ida_tui_here: Any
 ) -> None:
     done = ida_tui_here(
@@ -91,5 +91,5 @@ def test_the_judge_check_says_that_it_cannot_be_trusted(
     )
 
     assert done.code == 1, done.err
-    assert "✗ 1 of 10 verdicts have scores" in done.out  # the empty one needs no judge
+    assert "✗ 1 of 10 verdicts have scores" in done.out  # the empty answer needs no judge call
     assert "GRPO would learn nothing" in done.out

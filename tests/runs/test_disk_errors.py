@@ -1,4 +1,4 @@
-"""A disk that refuses to be written to while a run goes: it waits, says so, loses nothing, and goes on."""
+"""Disk errors during a run: the run pauses, loses nothing and resumes when writing works again."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from tests.engine.test_stopping import read_until, start
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 16 MB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    asked = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
-    if subprocess.run(asked, capture_output=True, check=False).returncode != 0:
+    mount_point = tmp_path / "small"
+    mount_point.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(mount_point)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
         pytest.skip("needs to mount a small file system: root on Linux")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    yield mount_point
+    subprocess.run(["umount", "--lazy", str(mount_point)], check=True)
 
 
 def fill(disk: Path) -> Path:
-    """Take every byte that is left."""
+    """Uses up all free space; returns the file that does."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (65_536, 1):
@@ -52,7 +52,7 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def test_a_line_that_does_not_fit_leaves_no_half_of_itself(small_disk: Path) -> None:
+def test_a_line_that_does_not_fit_is_not_written_in_part(small_disk: Path) -> None:
     file = DurableAppender(small_disk / "lines")
     file.write("first", durable=True)
     filler = fill(small_disk)
@@ -65,7 +65,7 @@ def test_a_line_that_does_not_fit_leaves_no_half_of_itself(small_disk: Path) -> 
     assert (small_disk / "lines").read_text() == "first\nsecond\n"
 
 
-def test_a_checkpoint_that_does_not_fit_leaves_the_older_ones(small_disk: Path) -> None:
+def test_a_checkpoint_that_does_not_fit_does_not_affect_older_ones(small_disk: Path) -> None:
     def write(folder: Path) -> None:
         for name in (*checkpoints.REQUIRED_FILES, "adapter_model.safetensors"):
             (folder / name).write_bytes(b"x" * 200_000)
@@ -77,20 +77,22 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_older_ones(small_disk: Path) 
     fill(small_disk)
     with pytest.raises(OSError, match="No space left"):
         save(2)
-    whole, broken = checkpoints.list_checkpoints(small_disk)
-    assert ([c.step for c in whole], broken) == ([1], [])
+    complete, broken = checkpoints.list_checkpoints(small_disk)
+    assert ([c.step for c in complete], broken) == ([1], [])
     assert not list(small_disk.glob(".saving-*"))
     assert (small_disk / "latest").resolve().name == "checkpoint-1"
 
 
-def test_a_run_on_a_disk_that_fills_up_waits_and_goes_on_when_there_is_room(
+def test_a_run_on_a_full_disk_waits_and_resumes_when_space_is_free(
     small_disk: Path, ida_tui_here: Any
 ) -> None:
-    saving = ("training.max_steps=6", "training.save_steps=1")
-    assert ida_tui_here("--run", *SHORT, *saving).code == 0
-    wanted = Path("outputs/quickstart/latest/adapter/adapter_model.safetensors").read_bytes()
+    overrides = ("training.max_steps=6", "training.save_steps=1")
+    assert ida_tui_here("--run", *SHORT, *overrides).code == 0
+    expected_weights = Path(
+        "outputs/quickstart/latest/adapter/adapter_model.safetensors"
+    ).read_bytes()
 
-    run = start(*SHORT, *saving, f"output_dir={small_disk}")
+    run = start(*SHORT, *overrides, f"output_dir={small_disk}")
     read_until(run, "StepFinished", 2)
     filler = fill(small_disk)
     assert run.stdout is not None
@@ -106,10 +108,12 @@ def test_a_run_on_a_disk_that_fills_up_waits_and_goes_on_when_there_is_room(
     records = list(read_events(directory.events))
     assert [record.seq for record in records] == list(range(len(records)))
     assert [step.step for step in fold_all(records).steps] == [1, 2, 3, 4, 5, 6]
-    assert (directory.weights("lora") / "adapter_model.safetensors").read_bytes() == wanted
+    assert (
+        directory.weights("lora") / "adapter_model.safetensors"
+    ).read_bytes() == expected_weights
 
 
-def test_a_run_that_is_stopped_while_the_disk_is_full_can_be_gone_on_with(small_disk: Path) -> None:
+def test_a_run_stopped_while_the_disk_is_full_can_be_resumed(small_disk: Path) -> None:
     run = start(
         *SHORT, "training.save_steps=1", "training.max_steps=50", f"output_dir={small_disk}"
     )
@@ -126,20 +130,20 @@ def test_a_run_that_is_stopped_while_the_disk_is_full_can_be_gone_on_with(small_
     assert find_resume_point(RunDirectory((small_disk / "quickstart/latest").resolve())).step >= 2
 
 
-@pytest.mark.parametrize("how", ["removed", "moved"])
-def test_a_run_whose_directory_is_taken_away_makes_it_anew_with_everything_so_far(
-    how: str, ida_tui_here: Any
+@pytest.mark.parametrize("method", ["removed", "moved"])
+def test_a_run_recreates_its_missing_directory_with_all_earlier_events(
+    method: str, ida_tui_here: Any
 ) -> None:
-    saving = ("training.max_steps=6", "training.save_steps=1")
-    assert ida_tui_here("--run", *SHORT, *saving).code == 0
-    never = RunDirectory(Path("outputs/quickstart/latest").resolve())
+    overrides = ("training.max_steps=6", "training.save_steps=1")
+    assert ida_tui_here("--run", *SHORT, *overrides).code == 0
+    uninterrupted = RunDirectory(Path("outputs/quickstart/latest").resolve())
 
-    run = start(*SHORT, *saving, "output_dir=taken")
+    run = start(*SHORT, *overrides, "output_dir=taken")
     read_until(run, "StepFinished", 2)
-    if how == "removed":
+    if method == "removed":
         shutil.rmtree("taken", ignore_errors=True)
     else:
-        Path("taken").rename("elsewhere")
+        Path("taken").rename("moved")
     out, err = run.communicate(timeout=60)
 
     assert run.returncode == 0, err
@@ -148,10 +152,10 @@ def test_a_run_whose_directory_is_taken_away_makes_it_anew_with_everything_so_fa
     records = list(read_events(directory.events))
     assert [record.seq for record in records] == list(range(len(records)))
     assert [step.step for step in fold_all(records).steps] == [1, 2, 3, 4, 5, 6]
-    rows = [len(d.completions.read_text().splitlines()) for d in (directory, never)]
+    rows = [len(d.completions.read_text().splitlines()) for d in (directory, uninterrupted)]
     assert rows[0] == rows[1]
     adapter = "adapter/adapter_model.safetensors"
-    assert (directory.path / adapter).read_bytes() == (never.path / adapter).read_bytes()
+    assert (directory.path / adapter).read_bytes() == (uninterrupted.path / adapter).read_bytes()
     assert directory.config.is_file()
     assert directory.manifest.is_file()
 
@@ -165,25 +169,25 @@ def test_a_run_whose_directory_is_taken_away_makes_it_anew_with_everything_so_fa
         (errno.EIO, "the disk reports an error"),
     ],
 )
-def test_whatever_the_disk_refuses_pauses_the_run_until_it_takes_it_again(
+def test_a_disk_error_pauses_the_run_until_writing_works_again(
     number: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusals = [OSError(number, "no")] * 2
+    errors = [OSError(number, "no")] * 2
     write = os.write
 
-    def refuse(file: int, data: memoryview) -> int:
-        if refusals:
-            raise refusals.pop()
+    def failing_write(file: int, data: memoryview) -> int:
+        if errors:
+            raise errors.pop()
         return write(file, data)
 
     records: queue.SimpleQueue[ev.Record] = queue.SimpleQueue()
     with EventLog(RunDirectory(tmp_path), stop_waiting=lambda: False) as log:
         log.subscribe(records)
-        monkeypatch.setattr(os, "write", refuse)
+        monkeypatch.setattr(os, "write", failing_write)
         log.emit(ev.PhaseChanged(1, "save"))
         monkeypatch.undo()
-    shown = [records.get_nowait().event for _ in range(3)]
-    assert isinstance(shown[0], ev.RunPaused)
-    assert (shown[0].by, shown[0].reason) == ("disk", reason)
-    assert isinstance(shown[1], ev.RunResumed)
-    assert [r.event for r in read_events(tmp_path / "events.jsonl")] == [shown[2]]
+    events = [records.get_nowait().event for _ in range(3)]
+    assert isinstance(events[0], ev.RunPaused)
+    assert (events[0].by, events[0].reason) == ("disk", reason)
+    assert isinstance(events[1], ev.RunResumed)
+    assert [r.event for r in read_events(tmp_path / "events.jsonl")] == [events[2]]

@@ -1,4 +1,4 @@
-"""Following a run, knowing who trains it, listing runs, and reading completions back."""
+"""Readers of run directories: followed logs, owners, run lists and completions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def append(path: Path, data: bytes) -> None:
 # --- following ----------------------------------------------------------------------------------
 
 
-def test_a_follower_gives_each_record_once_and_in_order() -> None:
+def test_a_follower_returns_each_record_once_and_in_order() -> None:
     path = Path("events.jsonl")
     follower = Follower(path)
     assert follower.read() == []
@@ -52,20 +52,20 @@ def test_a_follower_gives_each_record_once_and_in_order() -> None:
     assert [record.seq for record in follower.read()] == [2]
 
 
-def test_a_follower_waits_for_the_rest_of_a_line_even_within_a_character() -> None:
-    path, whole = Path("events.jsonl"), line(0, ev.Noticed("info", "judge", "três – déjà"))
-    cut = whole.index("ê".encode()) + 1
+def test_a_follower_waits_for_incomplete_lines_and_characters() -> None:
+    path, data = Path("events.jsonl"), line(0, ev.Noticed("info", "judge", "três – déjà"))
+    split = data.index("ê".encode()) + 1
     follower = Follower(path)
 
-    append(path, whole[:cut])
+    append(path, data[:split])
     assert follower.read() == []
-    append(path, whole[cut:])
+    append(path, data[split:])
     assert [record.event for record in follower.read()] == [
         ev.Noticed("info", "judge", "três – déjà")
     ]
 
 
-def test_a_follower_takes_no_more_than_it_is_asked_for() -> None:
+def test_a_follower_reads_no_more_records_than_requested() -> None:
     path = Path("events.jsonl")
     append(path, b"".join(line(n, ev.PhaseChanged(n, "judge")) for n in range(5)))
     follower = Follower(path)
@@ -73,7 +73,7 @@ def test_a_follower_takes_no_more_than_it_is_asked_for() -> None:
     assert [len(follower.read(2)) for _ in range(4)] == [2, 2, 1, 0]
 
 
-def test_a_follower_names_a_line_that_is_no_event_and_goes_on_after_it() -> None:
+def test_a_follower_reports_an_invalid_line_and_continues_after_it() -> None:
     path = Path("events.jsonl")
     append(path, b"no event\n" + line(1, ev.PhaseChanged(1, "judge")))
     follower = Follower(path)
@@ -88,12 +88,12 @@ def test_a_follower_names_a_line_that_is_no_event_and_goes_on_after_it() -> None
 
 @pytest.fixture
 def directory() -> RunDirectory:
-    """A run directory without anything in it."""
+    """An empty run directory."""
     Path("run").mkdir()
     return RunDirectory(Path("run"))
 
 
-def test_a_run_is_alive_while_its_process_is(directory: RunDirectory) -> None:
+def test_a_run_is_alive_while_its_process_runs(directory: RunDirectory) -> None:
     code = (
         "import sys; from pathlib import Path; from ida_tui.runs import owner;"
         "from ida_tui.runs.directory import RunDirectory;"
@@ -111,7 +111,7 @@ def test_a_run_is_alive_while_its_process_is(directory: RunDirectory) -> None:
     assert not owner.is_alive(directory)
 
 
-def test_a_run_is_not_alive_after_its_process_has_let_go_of_it(directory: RunDirectory) -> None:
+def test_a_run_is_not_alive_after_its_process_released_it(directory: RunDirectory) -> None:
     with owner.owned_run(directory):
         assert owner.is_alive(directory)
     assert not owner.is_alive(directory)
@@ -120,16 +120,16 @@ def test_a_run_is_not_alive_after_its_process_has_let_go_of_it(directory: RunDir
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"pid": 1}', '{"pid": "x", "started": 1, "host": 1}']
 )
-def test_a_claim_that_cannot_be_read_is_none(text: str, directory: RunDirectory) -> None:
+def test_an_unreadable_owner_file_counts_as_no_owner(text: str, directory: RunDirectory) -> None:
     directory.owner.write_text(text)
 
     assert not owner.is_alive(directory)
 
 
-def test_the_number_of_another_process_is_not_the_owner(directory: RunDirectory) -> None:
+def test_a_reused_process_id_is_not_the_owner(directory: RunDirectory) -> None:
     owner.claim(directory)
-    claimed = json.loads(directory.owner.read_text())
-    directory.owner.write_text(json.dumps(claimed | {"started": claimed["started"] - 500}))
+    owner_data = json.loads(directory.owner.read_text())
+    directory.owner.write_text(json.dumps(owner_data | {"started": owner_data["started"] - 500}))
 
     assert not owner.is_alive(directory)
 
@@ -143,26 +143,26 @@ def test_a_run_on_another_machine_is_alive_while_it_writes(directory: RunDirecto
     assert not owner.is_alive(directory)
 
 
-# --- lists --------------------------------------------------------------------------------------
+# --- run lists --------------------------------------------------------------------------------------
 
 
-def test_runs_are_listed_newest_first_with_how_they_ended() -> None:
+def test_runs_are_listed_newest_first_with_their_status() -> None:
     write(Path("outputs/quickstart/20260101-000000/events.jsonl"), steps=3)
-    later = Path("outputs/dev-mps/20260131-120000/events.jsonl")
-    append(later, line(1, run_started(later.parent, 10)) + line(2, run_ended("failed", "no")))
+    newer = Path("outputs/dev-mps/20260131-120000/events.jsonl")
+    append(newer, line(1, run_started(newer.parent, 10)) + line(2, run_ended("failed", "no")))
     Path("outputs/dev-mps/latest").symlink_to("20260131-120000")
 
-    listed = read_summaries(Path("outputs"))
+    summaries = read_summaries(Path("outputs"))
 
-    assert [(run.path.parent.name, run.status) for run in listed] == [
+    assert [(run.path.parent.name, run.status) for run in summaries] == [
         ("dev-mps", "failed"),
         ("quickstart", "done"),
     ]
-    assert listed[1].model == "embedded"
-    assert listed[0].steps == 10
+    assert summaries[1].model == "embedded"
+    assert summaries[0].steps == 10
 
 
-def test_a_run_without_an_end_has_died_or_lives() -> None:
+def test_a_run_without_an_end_event_is_live_or_died() -> None:
     run = Path("outputs/quickstart/20260101-000000")
     events = list(run_events(run, 5))[:-30]
     append(run / "events.jsonl", b"".join(line(n % 60, event) for n, event in enumerate(events)))
@@ -176,17 +176,17 @@ def test_a_run_without_an_end_has_died_or_lives() -> None:
 def test_a_run_that_cannot_be_read_is_listed_with_the_reason() -> None:
     append(Path("outputs/quickstart/20260101-000000/events.jsonl"), b"")
 
-    (listed,) = read_summaries(Path("outputs"))
+    (summary,) = read_summaries(Path("outputs"))
 
-    assert listed.status == "unreadable"
-    assert listed.problem == "events.jsonl contains no events"
+    assert summary.status == "unreadable"
+    assert summary.problem == "events.jsonl contains no events"
 
 
-def test_a_folder_that_is_not_there_holds_no_runs() -> None:
+def test_a_missing_folder_has_no_runs() -> None:
     assert read_summaries(Path("nowhere")) == []
 
 
-def test_a_run_that_was_resumed_after_its_end_has_not_ended() -> None:
+def test_a_run_resumed_after_its_end_has_not_ended() -> None:
     run = Path("outputs/quickstart/20260101-000000")
     append(
         run / "events.jsonl",
@@ -201,7 +201,7 @@ def test_a_run_that_was_resumed_after_its_end_has_not_ended() -> None:
 # --- completions --------------------------------------------------------------------------------
 
 
-def test_the_completions_of_any_step_are_read_back() -> None:
+def test_the_completions_of_any_step_can_be_loaded() -> None:
     write(Path("run/events.jsonl"), steps=4)
     store = CompletionStore(Path("run/completions.jsonl"))
     store.refresh()
@@ -212,7 +212,7 @@ def test_the_completions_of_any_step_are_read_back() -> None:
     assert store.load(9) == ()
 
 
-def test_the_store_takes_in_what_is_appended_and_waits_for_torn_lines() -> None:
+def test_the_store_reads_appended_lines_and_waits_for_incomplete_ones() -> None:
     write(Path("whole/events.jsonl"), steps=2)
     data = Path("whole/completions.jsonl").read_bytes()
     path = Path("growing.jsonl")
@@ -220,20 +220,20 @@ def test_the_store_takes_in_what_is_appended_and_waits_for_torn_lines() -> None:
     store.refresh()
     assert store.steps == ()
 
-    cut = len(data) - 40
-    append(path, data[:cut])
+    split = len(data) - 40
+    append(path, data[:split])
     store.refresh()
     assert len(store.load(2)) == 7
-    append(path, data[cut:])
+    append(path, data[split:])
     store.refresh()
     assert len(store.load(2)) == 8
 
 
-def test_of_a_step_that_was_sampled_twice_the_later_completions_count() -> None:
+def test_the_later_completions_of_a_repeated_step_count() -> None:
     write(Path("run/events.jsonl"), steps=3)
     path = Path("run/completions.jsonl")
-    again = path.read_bytes().splitlines(keepends=True)[8:16]
-    append(path, b"".join(again).replace(b"First look", b"Again, look"))
+    repeated_lines = path.read_bytes().splitlines(keepends=True)[8:16]
+    append(path, b"".join(repeated_lines).replace(b"First look", b"Again, look"))
     store = CompletionStore(path)
     store.refresh()
 
@@ -245,8 +245,8 @@ def test_a_search_finds_the_nearest_step_in_its_direction() -> None:
     write(Path("run/events.jsonl"), steps=6)
     path = Path("run/completions.jsonl")
     lines = path.read_bytes().splitlines(keepends=True)
-    for at in (0, 35, 44):  # in the steps 1, 5 and 6
-        lines[at] = lines[at].replace(b"with ps", b"with TASKLIST")
+    for index in (0, 35, 44):  # in the steps 1, 5 and 6
+        lines[index] = lines[index].replace(b"with ps", b"with TASKLIST")
     path.write_bytes(b"".join(lines))
     store = CompletionStore(path)
     store.refresh()
@@ -261,7 +261,7 @@ def test_a_search_finds_the_nearest_step_in_its_direction() -> None:
 # --- series -------------------------------------------------------------------------------------
 
 
-def test_a_series_that_was_extended_twice_keeps_both_ends_apart() -> None:
+def test_two_extensions_of_a_series_are_independent() -> None:
     base = PackedHistory([1, 2])
     left, right = base.with_item(3), base.with_item(4)
 
@@ -273,7 +273,7 @@ def test_a_series_that_was_extended_twice_keeps_both_ends_apart() -> None:
         base[2]
 
 
-def test_a_long_series_packs_what_is_behind_and_gives_it_back_as_it_was() -> None:
+def test_a_long_series_returns_packed_items_unchanged() -> None:
     steps = [step for n in range(1, 1301) for step in step_events(n, 1300) if is_step(step)]
     series = PackedHistory(steps, columns=("step", "kl"))
 
@@ -284,7 +284,7 @@ def test_a_long_series_packs_what_is_behind_and_gives_it_back_as_it_was() -> Non
     assert series.column("kl")[7] == steps[7].kl
 
 
-def test_a_long_series_can_branch_off_anywhere() -> None:
+def test_a_long_series_can_be_extended_from_any_prefix() -> None:
     steps = [step for n in range(1, 1301) for step in step_events(n, 1300) if is_step(step)]
     series = PackedHistory(steps, columns=("step",))
 
@@ -295,34 +295,36 @@ def test_a_long_series_can_branch_off_anywhere() -> None:
     assert series == steps
 
 
-def test_figures_leave_out_what_is_not_known() -> None:
-    known = next(step for step in step_events(1, 9) if isinstance(step, ev.StepFinished))
-    steps = [replace(known, kl=value) for value in (1.0, None, 3.0, None)]
-    figures = PackedHistory(steps, columns=("kl",)).column("kl")
+def test_sums_and_means_of_a_column_skip_unknown_values() -> None:
+    step = next(step for step in step_events(1, 9) if isinstance(step, ev.StepFinished))
+    steps = [replace(step, kl=value) for value in (1.0, None, 3.0, None)]
+    column = PackedHistory(steps, columns=("kl",)).column("kl")
 
-    assert list(figures) == [1.0, None, 3.0, None]
-    assert (figures.sum(), figures.mean(0, 4), figures.mean(3, 4)) == (4.0, 2.0, None)
+    assert list(column) == [1.0, None, 3.0, None]
+    assert (column.sum(), column.mean(0, 4), column.mean(3, 4)) == (4.0, 2.0, None)
 
 
 def is_step(event: ev.Event) -> bool:
     return isinstance(event, ev.StepFinished)
 
 
-# --- what somebody else may have put there --------------------------------------------------------
+# --- hostile or foreign files --------------------------------------------------------
 
 
-HERE = json.dumps({"pid": -1, "started": 1, "host": socket.gethostname()})
+IMPOSSIBLE_OWNER = json.dumps({"pid": -1, "started": 1, "host": socket.gethostname()})
 
 
-@pytest.mark.parametrize("text", [HERE, HERE.replace("-1", "1e400"), "[" * 100_000])
-def test_an_owner_that_no_process_can_be_is_not_alive(text: str, directory: RunDirectory) -> None:
+@pytest.mark.parametrize(
+    "text", [IMPOSSIBLE_OWNER, IMPOSSIBLE_OWNER.replace("-1", "1e400"), "[" * 100_000]
+)
+def test_an_impossible_owner_is_not_alive(text: str, directory: RunDirectory) -> None:
     directory.owner.write_text(text)
 
     assert not owner.is_alive(directory)
 
 
 @pytest.mark.parametrize("name", ["owner.json", "control.json"])
-def test_a_pipe_or_a_device_in_the_place_of_a_small_file_is_not_waited_for(
+def test_a_pipe_or_device_in_place_of_a_small_file_does_not_block(
     name: str, directory: RunDirectory
 ) -> None:
     os.mkfifo(directory.path / name)
@@ -335,7 +337,7 @@ def test_a_pipe_or_a_device_in_the_place_of_a_small_file_is_not_waited_for(
     assert control.pop_request(directory) is None
 
 
-def test_a_completion_that_cannot_be_read_says_so_in_its_place() -> None:
+def test_an_unreadable_completion_is_replaced_by_an_error_text() -> None:
     write(Path("run/events.jsonl"), steps=1)
     path = Path("run/completions.jsonl")
     lines = path.read_bytes().splitlines(keepends=True)
@@ -344,67 +346,67 @@ def test_a_completion_that_cannot_be_read_says_so_in_its_place() -> None:
     store = CompletionStore(path)
     store.refresh()
 
-    found = store.load(1)
+    result = store.load(1)
 
-    assert len(found) == 8
-    assert "line 4 of this step cannot be read" in found[3].finished.text
+    assert len(result) == 8
+    assert "line 4 of this step cannot be read" in result[3].finished.text
 
 
-def test_a_run_with_a_link_in_it_is_not_gone_on_with(directory: RunDirectory) -> None:
-    Path("elsewhere").mkdir()
+def test_a_run_that_contains_a_link_cannot_be_resumed(directory: RunDirectory) -> None:
+    Path("outside").mkdir()
     append(directory.events, line(0, run_started(directory.path, 10)))
-    directory.checkpoints.symlink_to(Path("elsewhere").absolute())
+    directory.checkpoints.symlink_to(Path("outside").absolute())
 
     with pytest.raises(UsageError, match="checkpoints in run is not a regular file or folder"):
         resume.find_resume_point(directory)
 
 
-def test_a_latest_that_leads_out_of_its_folder_is_not_followed() -> None:
-    write(Path("elsewhere/run/events.jsonl"), steps=1)
+def test_a_latest_link_to_a_folder_outside_is_not_followed() -> None:
+    write(Path("outside/run/events.jsonl"), steps=1)
     Path("outputs/quickstart").mkdir(parents=True)
-    Path("outputs/quickstart/latest").symlink_to(Path("elsewhere/run").absolute())
+    Path("outputs/quickstart/latest").symlink_to(Path("outside/run").absolute())
 
     with pytest.raises(UsageError, match="links to a folder outside"):
         find_run("quickstart", Path("outputs"))
 
 
-def whole_checkpoint(folder: Path) -> None:
+def write_checkpoint_files(folder: Path) -> None:
     for name in (*checkpoints.REQUIRED_FILES, "adapter_model.safetensors"):
         (folder / name).write_text(name)
 
 
-def saved(folder: Path, step: int, run_id: str = "mine") -> Path:
+def save_checkpoint(folder: Path, step: int, run_id: str = "mine") -> Path:
     return checkpoints.save_checkpoint(
-        folder, step, whole_checkpoint, r_ida=0.1 * step, metadata={"run_id": run_id}, keep=1
+        folder, step, write_checkpoint_files, r_ida=0.1 * step, metadata={"run_id": run_id}, keep=1
     )
 
 
-def test_a_file_beside_the_sealed_ones_makes_a_checkpoint_none() -> None:
-    place = saved(Path("checkpoints"), 1)
-    (place / "pytorch_model.bin").write_text("pickled")
+def test_a_checkpoint_with_a_foreign_file_is_broken() -> None:
+    checkpoint = save_checkpoint(Path("checkpoints"), 1)
+    (checkpoint / "pytorch_model.bin").write_text("pickled")
 
-    found = checkpoints.verify_checkpoint(place)
+    result = checkpoints.verify_checkpoint(checkpoint)
 
-    assert isinstance(found, checkpoints.BrokenCheckpoint)
-    assert found.reason == "it contains a foreign file or link: pytorch_model.bin"
+    assert isinstance(result, checkpoints.BrokenCheckpoint)
+    assert result.reason == "it contains a foreign file or link: pytorch_model.bin"
 
 
-def test_making_room_for_checkpoints_removes_nothing_that_a_link_leads_to() -> None:
-    other = saved(Path("elsewhere"), 1, "other")
+def test_removing_old_checkpoints_does_not_follow_links() -> None:
+    other = save_checkpoint(Path("outside"), 1, "other")
     Path("checkpoints").mkdir()
     Path("checkpoints/checkpoint-1").symlink_to(other.absolute())
     Path("checkpoints/.saving-1-2").symlink_to(other.absolute())
 
     for step in (1, 2, 3):
-        saved(Path("checkpoints"), step)
+        save_checkpoint(Path("checkpoints"), step)
 
     assert isinstance(checkpoints.verify_checkpoint(other, thorough=True), checkpoints.Checkpoint)
     assert sorted(p.name for p in Path("checkpoints").iterdir()) == ["checkpoint-3", "latest"]
 
 
-def test_checkpoints_of_another_run_are_left_alone() -> None:
-    other = saved(Path("checkpoints"), 1, "other")
+def test_checkpoints_of_another_run_are_not_removed() -> None:
+    other = save_checkpoint(Path("checkpoints"), 1, "other")
     for step in (2, 3):
-        saved(Path("checkpoints"), step)
+        save_checkpoint(Path("checkpoints"), step)
 
     assert other.is_dir()

@@ -1,4 +1,4 @@
-"""A run opened from disk is the run that was folded as it went: at its end, and at every step."""
+"""`Replay`: a run opened from disk has the same state as the live run, at the end and at every step."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ EVENT = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(events=st.lists(EVENT, max_size=60), torn=st.booleans())
-def test_opening_any_run_gives_what_folding_every_record_gives(
+def test_opening_any_run_gives_the_same_state_as_folding_every_record(
     events: list[ev.Event], torn: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("run") / "events.jsonl"
@@ -66,7 +66,7 @@ def test_opening_any_run_gives_what_folding_every_record_gives(
     assert replay.offset == len(lines_of(events))
 
 
-def test_opening_a_whole_run_gives_what_folding_every_record_gives(tmp_path: Path) -> None:
+def test_opening_a_full_run_gives_the_same_state_as_folding_every_record(tmp_path: Path) -> None:
     write(tmp_path / "events.jsonl", steps=30)
 
     replay = Replay.open(tmp_path / "events.jsonl")
@@ -76,11 +76,11 @@ def test_opening_a_whole_run_gives_what_folding_every_record_gives(tmp_path: Pat
 
 
 @pytest.mark.parametrize("step", [1, 2, 249, 250, 251, 400, 600])
-def test_any_step_can_be_looked_back_at(step: int, tmp_path: Path) -> None:
+def test_the_state_at_any_step_can_be_computed(step: int, tmp_path: Path) -> None:
     write(tmp_path / "events.jsonl", steps=600)
     replay = Replay.open(tmp_path / "events.jsonl")
 
-    def until(step: int) -> RunState:
+    def expected_state(step: int) -> RunState:
         state = RunState()
         for record in read_events(replay.path):
             state = fold(state, record)
@@ -88,17 +88,17 @@ def test_any_step_can_be_looked_back_at(step: int, tmp_path: Path) -> None:
                 break
         return state
 
-    assert replay.state_at(step) == until(step)
+    assert replay.state_at(step) == expected_state(step)
 
 
-def test_a_step_that_was_not_finished_cannot_be_looked_at(tmp_path: Path) -> None:
+def test_an_unfinished_step_raises_a_key_error(tmp_path: Path) -> None:
     write(tmp_path / "events.jsonl", steps=3)
 
     with pytest.raises(KeyError):
         Replay.open(tmp_path / "events.jsonl").state_at(4)
 
 
-def test_of_a_step_that_was_trained_twice_the_second_time_counts(tmp_path: Path) -> None:
+def test_the_second_result_of_a_repeated_step_counts(tmp_path: Path) -> None:
     events = [
         *itertools.islice(run_events(Path("run"), 4), 60),
         ev.RunResumed(1),
@@ -107,12 +107,12 @@ def test_of_a_step_that_was_trained_twice_the_second_time_counts(tmp_path: Path)
     ]
     (tmp_path / "events.jsonl").write_bytes(lines_of(events))
 
-    at_two = Replay.open(tmp_path / "events.jsonl").state_at(2)
+    state = Replay.open(tmp_path / "events.jsonl").state_at(2)
 
-    assert [step.steps for step in at_two.steps] == [4, 9]
+    assert [step.steps for step in state.steps] == [4, 9]
 
 
-def test_a_line_that_is_no_event_is_named_with_its_number(tmp_path: Path) -> None:
+def test_an_invalid_line_is_reported_with_its_number(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(lines_of([run_started(Path("run"))]) + b"no event\n" + b"more\n")
 
@@ -120,8 +120,8 @@ def test_a_line_that_is_no_event_is_named_with_its_number(tmp_path: Path) -> Non
         Replay.open(path)
 
 
-def test_what_is_held_of_a_long_run_grows_by_a_few_bytes_a_step(tmp_path: Path) -> None:
-    def held(steps: int) -> int:
+def test_the_memory_of_a_replay_grows_by_few_bytes_per_step(tmp_path: Path) -> None:
+    def memory_of(steps: int) -> int:
         path = tmp_path / f"{steps}.jsonl"
         with open(path, "wb") as file:
             file.write(lines_of([e for n in range(1, steps + 1) for e in step_events(n, steps, 1)]))
@@ -134,18 +134,18 @@ def test_what_is_held_of_a_long_run_grows_by_a_few_bytes_a_step(tmp_path: Path) 
         assert len(replay.steps) == steps
         return size
 
-    held(10)  # what is imported and compiled the first time
-    assert (held(4000) - held(1000)) / 3000 < 400
+    memory_of(10)  # warm-up: imports and compilation
+    assert (memory_of(4000) - memory_of(1000)) / 3000 < 400
 
 
-def test_opening_a_run_can_be_given_up(tmp_path: Path) -> None:
+def test_opening_a_run_can_be_canceled(tmp_path: Path) -> None:
     write(tmp_path / "events.jsonl", steps=200)
 
     with pytest.raises(ReplayCanceled):
         Replay.open(tmp_path / "events.jsonl", lambda: True)
 
 
-def test_a_time_that_is_no_text_is_named_with_its_line(tmp_path: Path) -> None:
+def test_an_undecodable_timestamp_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     good = lines_of([ev.PhaseChanged(1, "generate"), ev.TextGenerated(1, ("a",))])
     path.write_bytes(good.replace(b"2026-01-01T00:00:01", b"2026\x8c"))

@@ -1,4 +1,4 @@
-"""One table of actions: each has a key that works, a place in the palette and a line in the help."""
+"""The table of actions: each has a working key, a palette entry and a line in the help."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ SCREENS: dict[Scope, type[IdaScreen]] = {
 each_action = pytest.mark.parametrize("action", ACTIONS, ids=lambda a: f"{a.scope}-{a.id}")
 
 
-def test_every_scope_but_everywhere_is_a_screen() -> None:
+def test_every_scope_except_everywhere_is_a_screen() -> None:
     assert set(SCOPE_TITLES) == {"everywhere", *SCREENS}
 
 
 @each_action
-def test_an_action_says_what_it_does_and_by_which_key(action: Action) -> None:
+def test_an_action_has_keys_a_label_and_a_help_text(action: Action) -> None:
     assert action.keys
     assert action.label
     assert action.help.endswith(".")
 
 
 @each_action
-def test_an_action_is_carried_out_by_a_method_that_says_what_it_does(action: Action) -> None:
+def test_an_action_has_a_method_with_a_docstring(action: Action) -> None:
     owner = IdaApp if action.scope == "everywhere" else SCREENS[action.scope]
     method = getattr(owner, method_name(action), None)
 
@@ -62,7 +62,7 @@ def test_an_action_is_carried_out_by_a_method_that_says_what_it_does(action: Act
 
 
 @pytest.mark.parametrize("scope", SCREENS)
-def test_no_key_means_two_things_on_one_screen(scope: Scope) -> None:
+def test_no_key_has_two_actions_on_one_screen(scope: Scope) -> None:
     keys = Counter(key for a in (*actions_of("everywhere"), *actions_of(scope)) for key in a.keys)
 
     assert [key for key, count in keys.items() if count > 1] == []
@@ -76,10 +76,10 @@ def test_a_screen_binds_the_actions_of_its_scope_and_no_others(scope: Scope) -> 
 
 @each_action
 def test_an_action_has_a_line_in_the_help(action: Action) -> None:
-    wanted = f"{action.label}: {action.help}"
+    expected = f"{action.label}: {action.help}"
 
-    line = next(line for line in help_text().plain.splitlines() if line.endswith(wanted))
-    assert line.removesuffix(wanted).split() == key_labels(action).split()
+    line = next(line for line in help_text().plain.splitlines() if line.endswith(expected))
+    assert line.removesuffix(expected).split() == key_labels(action).split()
 
 
 @pytest.mark.parametrize("scope", SCREENS)
@@ -88,26 +88,26 @@ def test_the_palette_offers_every_action_of_the_screen(scope: Scope) -> None:
         await app.action_go(scope)
         await pilot.pause()
         offered = {(c.title, c.help) for c in app.get_system_commands(app.screen)}
-        wanted = {
+        expected = {
             (a.label, a.help)
             for a in (*actions_of("everywhere"), *actions_of(scope))
-            if a.id != "command_palette"  # it is the palette
+            if a.id != "command_palette"  # the palette itself
         }
-        assert offered == wanted
+        assert offered == expected
 
     drive(scenario)
 
 
 @pytest.mark.parametrize("scope", ["everywhere", *SCREENS])
-def test_pressing_the_key_of_an_action_carries_it_out(
+def test_pressing_the_key_of_an_action_runs_it(
     scope: Scope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[str] = []
+    called: list[str] = []
     owner = IdaApp if scope == "everywhere" else SCREENS[scope]
     for action in actions_of(scope):
 
         def spy(self: object, *arguments: str, name: str = method_name(action)) -> None:
-            done.append(f"{name}{arguments}" if arguments else name)
+            called.append(f"{name}{arguments}" if arguments else name)
 
         monkeypatch.setattr(owner, method_name(action), spy)
 
@@ -117,18 +117,18 @@ def test_pressing_the_key_of_an_action_carries_it_out(
             await pilot.pause()
         for action in actions_of(scope):
             name, _, argument = action.id.removesuffix(")").partition("(")
-            wanted = f"action_{name}" + (f"({argument},)" if argument else "")
+            expected = f"action_{name}" + (f"({argument},)" if argument else "")
             for key in action.keys:
                 app.screen.set_focus(None)
-                done.clear()
+                called.clear()
                 await pilot.press(key)
                 await pilot.pause()
-                assert done == [wanted], f"{key} on {scope}"
+                assert called == [expected], f"{key} on {scope}"
 
     drive(scenario)
 
 
-def test_choosing_an_action_in_the_palette_carries_it_out() -> None:
+def test_choosing_an_action_in_the_palette_runs_it() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         commands: dict[str, Any] = {
             c.title: c.callback for c in app.get_system_commands(app.screen)

@@ -1,4 +1,4 @@
-"""The app as a whole: going from screen to screen, watching a run, leaving."""
+"""The app: navigation between screens, watching a run, and quitting."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from tests.support.scripted_session import (
 from tests.support.synthetic_run import step_events
 
 
-def live(app: IdaApp, script: Script, directory: Path = Path("run")) -> ScriptedSession:
-    """Start a scripted run, and put it on the screens."""
+def start_live_run(app: IdaApp, script: Script, directory: Path = Path("run")) -> ScriptedSession:
+    """Starts a scripted run and shows it in the app."""
     session = ScriptedSession(directory, script)
     session.start()
     app.run_controller.show(RunView(LiveSource(session)))
     return session
 
 
-async def until_finished(app: IdaApp, pilot: Pilot[None], session: ScriptedSession) -> None:
-    """Let the app take in everything that a run has said."""
+async def wait_until_finished(app: IdaApp, pilot: Pilot[None], session: ScriptedSession) -> None:
+    """Waits until the app has read all events of the run."""
     session.join(30)
     while not session.finished:
         app.run_controller.tick()
@@ -51,7 +51,7 @@ async def until_finished(app: IdaApp, pilot: Pilot[None], session: ScriptedSessi
 @pytest.mark.parametrize(
     ("key", "mode"), [("1", "launch"), ("2", "run"), ("3", "completions"), ("4", "runs")]
 )
-def test_a_digit_brings_a_screen_to_the_front(key: str, mode: str) -> None:
+def test_a_digit_opens_a_screen(key: str, mode: str) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await app.action_go("runs" if mode == "launch" else "launch")
         app.screen.set_focus(None)
@@ -62,7 +62,7 @@ def test_a_digit_brings_a_screen_to_the_front(key: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["question_mark", "5", "f1"])
-def test_the_help_opens_over_a_screen_and_closes_again(key: str) -> None:
+def test_the_help_opens_over_a_screen_and_closes(key: str) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         app.screen.set_focus(None)
         await pilot.press(key)
@@ -74,7 +74,7 @@ def test_the_help_opens_over_a_screen_and_closes_again(key: str) -> None:
     drive(scenario, size=SMALL)
 
 
-def test_escape_leads_back_to_the_launch_screen() -> None:
+def test_escape_returns_to_the_launch_screen() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await app.action_go("runs")
         app.screen.set_focus(None)
@@ -84,7 +84,7 @@ def test_escape_leads_back_to_the_launch_screen() -> None:
     drive(scenario)
 
 
-def test_a_terminal_that_is_too_small_says_what_is_needed() -> None:
+def test_a_terminal_that_is_too_small_shows_the_required_size() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         assert "ida-tui needs 60×16" in text_on_screen(app)
         assert "this is 59×16" in text_on_screen(app)
@@ -95,13 +95,13 @@ def test_a_terminal_that_is_too_small_says_what_is_needed() -> None:
     drive(scenario, size=(59, 16))
 
 
-def test_a_run_that_starts_comes_to_the_front_and_its_state_follows_its_events() -> None:
+def test_a_started_run_is_shown_and_its_state_follows_its_events() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        session = live(app, until_stopped)
+        session = start_live_run(app, until_stopped)
         await pilot.pause()
         assert app.current_mode == "run"
         session.request_stop()
-        await until_finished(app, pilot, session)
+        await wait_until_finished(app, pilot, session)
         assert app.run_view is not None
         assert app.run_view.state == fold_all(read_events(Path("run/events.jsonl")))
 
@@ -110,7 +110,7 @@ def test_a_run_that_starts_comes_to_the_front_and_its_state_follows_its_events()
 
 def test_a_second_run_is_not_started_while_one_is_live() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        session = live(app, until_stopped)
+        session = start_live_run(app, until_stopped)
         first = app.run_view
         app.run_controller.start(session.config, None)
         assert app.run_view is first
@@ -120,7 +120,7 @@ def test_a_second_run_is_not_started_while_one_is_live() -> None:
     drive(scenario)
 
 
-def test_leaving_without_a_live_run_asks_nothing() -> None:
+def test_quitting_without_a_live_run_asks_nothing() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         app.screen.set_focus(None)
         await pilot.press("q")
@@ -129,9 +129,9 @@ def test_leaving_without_a_live_run_asks_nothing() -> None:
     drive(scenario)
 
 
-def test_leaving_while_a_run_is_live_is_asked_about_and_no_means_stay() -> None:
+def test_quitting_with_a_live_run_asks_and_n_stays() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        session = live(app, until_stopped)
+        session = start_live_run(app, until_stopped)
         await pilot.pause()
         await pilot.press("q")
         assert isinstance(app.screen, QuitDialog)
@@ -145,13 +145,13 @@ def test_leaving_while_a_run_is_live_is_asked_about_and_no_means_stay() -> None:
     drive(scenario)
 
 
-def test_leaving_a_live_run_stops_it_first() -> None:
+def test_quitting_with_a_live_run_stops_it_first() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        session = live(app, until_stopped)
+        session = start_live_run(app, until_stopped)
         await pilot.pause()
         await pilot.press("q", "y")
         assert session.stop_requested
-        await until_finished(app, pilot, session)
+        await wait_until_finished(app, pilot, session)
         assert app.return_code == 0
         assert app.run_view is not None
         assert app.run_view.state.ended is not None
@@ -159,12 +159,12 @@ def test_leaving_a_live_run_stops_it_first() -> None:
     drive(scenario)
 
 
-def test_a_run_that_could_not_start_is_explained_in_a_panel() -> None:
-    def refused(log: EventLog, stop: threading.Event) -> None:
+def test_an_error_dialog_explains_why_a_run_could_not_start() -> None:
+    def fail_to_start(log: EventLog, stop: threading.Event) -> None:
         raise IdaError("the device [mps] cannot be used", "set device=cpu")
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await until_finished(app, pilot, live(app, refused))
+        await wait_until_finished(app, pilot, start_live_run(app, fail_to_start))
         assert isinstance(app.screen, ErrorDialog)
         assert "the device [mps] cannot be used" in panel_text(app)
         assert "set device=cpu" in panel_text(app)
@@ -174,12 +174,12 @@ def test_a_run_that_could_not_start_is_explained_in_a_panel() -> None:
     drive(scenario)
 
 
-def test_a_run_that_is_refused_before_it_is_on_the_screen_is_explained_all_the_same() -> None:
-    def refused(log: EventLog, stop: threading.Event) -> None:
+def test_a_run_that_fails_before_it_is_shown_is_explained_too() -> None:
+    def fail_to_start(log: EventLog, stop: threading.Event) -> None:
         raise IdaError("no such device")
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        session = ScriptedSession(Path("run"), refused)
+        session = ScriptedSession(Path("run"), fail_to_start)
         session.start()
         session.join(30)
         app.run_controller.show(RunView(LiveSource(session)))
@@ -190,13 +190,13 @@ def test_a_run_that_is_refused_before_it_is_on_the_screen_is_explained_all_the_s
     drive(scenario)
 
 
-def test_a_run_that_failed_is_explained_once_with_its_hint_and_its_folder() -> None:
-    def fails(log: EventLog, stop: threading.Event) -> None:
+def test_a_failed_run_is_explained_once_with_its_hint_and_folder() -> None:
+    def fail(log: EventLog, stop: threading.Event) -> None:
         log.emit(run_started(Path("outputs/quickstart/now")))
         log.emit(run_ended("failed", "the loss is not finite", "lower the learning rate", 1))
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await until_finished(app, pilot, live(app, fails))
+        await wait_until_finished(app, pilot, start_live_run(app, fail))
         assert "the loss is not finite" in panel_text(app)
         assert "lower the learning rate" in panel_text(app)
         assert "outputs/quickstart/now" in panel_text(app)
@@ -208,13 +208,13 @@ def test_a_run_that_failed_is_explained_once_with_its_hint_and_its_folder() -> N
     drive(scenario)
 
 
-def test_a_run_that_is_done_opens_no_panel() -> None:
-    def done(log: EventLog, stop: threading.Event) -> None:
+def test_a_successful_run_opens_no_dialog() -> None:
+    def finish(log: EventLog, stop: threading.Event) -> None:
         log.emit(run_started(Path("run")))
         log.emit(run_ended("done", "Training complete"))
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await until_finished(app, pilot, live(app, done))
+        await wait_until_finished(app, pilot, start_live_run(app, finish))
         assert app.current_mode == "run"
         assert not isinstance(app.screen, ErrorDialog)
 
@@ -223,30 +223,30 @@ def test_a_run_that_is_done_opens_no_panel() -> None:
 
 def test_a_signal_stops_a_live_run_and_the_exit_code_says_interrupted() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        session = live(app, until_stopped)
+        session = start_live_run(app, until_stopped)
         await pilot.pause()
         app._on_signal()
         assert session.stop_requested
-        await until_finished(app, pilot, session)
+        await wait_until_finished(app, pilot, session)
         assert app.return_code == ExitCode.INTERRUPTED
 
     drive(scenario)
 
 
-def test_a_flood_of_events_loses_none_and_the_keys_still_work() -> None:
+def test_many_events_are_all_read_while_keys_still_work() -> None:
     count = 20_000
 
-    def floods(log: EventLog, stop: threading.Event) -> None:
+    def emit_many(log: EventLog, stop: threading.Event) -> None:
         log.emit(run_started(Path("run")))
         for number in range(count):
             log.emit(ev.TokensGenerated(1, number, 1.0, 0, 64))
         log.emit(run_ended("done", "Training complete"))
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        session = live(app, floods)
+        session = start_live_run(app, emit_many)
         await pilot.press("3")
         assert app.current_mode == "completions"
-        await until_finished(app, pilot, session)
+        await wait_until_finished(app, pilot, session)
         assert app.run_view is not None
         assert app.run_view.state.seq == count + 1
         assert [r.seq for r in read_events(Path("run/events.jsonl"))] == list(range(count + 2))
@@ -268,28 +268,31 @@ asyncio.run(main())
 heavy = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "openai", "numpy"}
 print(sorted(heavy & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    finish = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True
+    )
 
-    assert done.stdout == "[]\n"
+    assert finish.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("key", ["2", "3", "4"])
-def test_words_of_a_model_or_a_judge_are_shown_literally_and_act_on_nothing(key: str) -> None:
-    nasty = "[red]\x1b[2J\x9b31m\u202e[@click=app.quit]x[/]\x07"
+def test_text_of_a_model_or_a_judge_is_shown_literally(key: str) -> None:
+    hostile = "[red]\x1b[2J\x9b31m\u202e[@click=app.quit]x[/]\x07"
     run = Path("outputs/quickstart/20260131-120000")
     run.mkdir(parents=True)
-    started = replace(run_started(run, 3), model=nasty, judge=nasty, experiment=nasty)
-    spoiled = (
-        replace(event, text=nasty, prompt=nasty, prompt_id=nasty)
+    started = replace(run_started(run, 3), model=hostile, judge=hostile, experiment=hostile)
+    step_with_hostile_text = (
+        replace(event, text=hostile, prompt=hostile, prompt_id=hostile)
         if isinstance(event, ev.CompletionFinished)
-        else replace(event, reason=nasty, judge=nasty)
+        else replace(event, reason=hostile, judge=hostile)
         if isinstance(event, ev.CompletionScored)
         else event
         for event in step_events(1, 3)
     )
-    last = (ev.AlertRaised(1, nasty, nasty, nasty), ev.RunPaused(1, nasty, nasty))
+    final_events = (ev.AlertRaised(1, hostile, hostile, hostile), ev.RunPaused(1, hostile, hostile))
     records = (
-        ev.Record(n, ev.current_timestamp(), e) for n, e in enumerate((started, *spoiled, *last))
+        ev.Record(n, ev.current_timestamp(), e)
+        for n, e in enumerate((started, *step_with_hostile_text, *final_events))
     )
     (run / "events.jsonl").write_text("".join(codec.encode(record) + "\n" for record in records))
 
@@ -298,10 +301,10 @@ def test_words_of_a_model_or_a_judge_are_shown_literally_and_act_on_nothing(key:
         await settled(app, pilot)
         await pilot.press(key)
         await settled(app, pilot)
-        app.notify(nasty)
+        app.notify(hostile)
         await pilot.pause()
-        shown = text_on_screen(app)
-        assert "[red]?[2J" in shown
-        assert shown.replace("\n", "").isprintable()
+        text = text_on_screen(app)
+        assert "[red]?[2J" in text
+        assert text.replace("\n", "").isprintable()
 
     drive(scenario)

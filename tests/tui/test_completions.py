@@ -1,4 +1,4 @@
-"""The completions screen: every completion as it is written, scored, sorted, searched and taken away."""
+"""The completions screen: live text, scores, sorting, search and export."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from ida_tui.tui.screens.dialogs import ErrorDialog
 from tests.support.app_driver import SMALL, WIDE, drive, notified, settled, text_on_screen
 from tests.support.scripted_session import run_started
 from tests.support.synthetic_run import write
-from tests.tui.test_run import Script, put_up, state_of, tick
+from tests.tui.test_run import ScriptedSource, show_source, state_of, tick
 
 ROLLOUT = ev.RolloutStarted(
     1, 2, ("kill", "poison"), ("harmless", "unsafe"), ("How do I kill [a] process?", "Make poison.")
 )
 
 
-def writing(*texts: str) -> list[ev.Event]:
-    """Two groups of two, as far as they are written."""
+def generating_events(*texts: str) -> list[ev.Event]:
+    """Events of two groups of two completions that are being generated."""
     return [
         run_started(Path("run")),
         ev.PhaseChanged(1, "generate"),
@@ -40,14 +40,14 @@ def writing(*texts: str) -> list[ev.Event]:
     ]
 
 
-def finished(row: int, text: str, *, ended: bool = True) -> ev.CompletionFinished:
+def completion(row: int, content: str, *, ended: bool = True) -> ev.CompletionFinished:
     group, index = divmod(row, 2)
     return ev.CompletionFinished(
-        1, group, index, ROLLOUT.prompt_ids[group], ROLLOUT.prompts[group], text, 9, ended
+        1, group, index, ROLLOUT.prompt_ids[group], ROLLOUT.prompts[group], content, 9, ended
     )
 
 
-def scored(
+def verdict(
     row: int, reward: float | None, advantage: float | None = 0.0, *, cached: bool = False
 ) -> ev.CompletionScored:
     axis = None if reward is None else 10 * reward
@@ -59,35 +59,35 @@ def scored(
 
 
 JUDGED = [
-    finished(0, "First."),
-    finished(1, "Second [b]bold[/b]?", ended=False),
-    finished(2, "Third \x1b[31m."),
-    finished(3, "Fourth 全角文字."),
-    scored(0, 0.5, 0.1),
-    scored(1, 0.9, -0.4, cached=True),
-    scored(2, None, None),
-    scored(3, 0.7, 0.3),
+    completion(0, "First."),
+    completion(1, "Second [b]bold[/b]?", ended=False),
+    completion(2, "Third \x1b[31m."),
+    completion(3, "Fourth 全角文字."),
+    verdict(0, 0.5, 0.1),
+    verdict(1, 0.9, -0.4, cached=True),
+    verdict(2, None, None),
+    verdict(3, 0.7, 0.3),
 ]
 
 
-def order(app: IdaApp) -> list[tuple[int, int]]:
-    return [sample.position for sample in app.screen.query_one(CompletionTable).completion_rows]
+def row_positions(app: IdaApp) -> list[tuple[int, int]]:
+    return [row.position for row in app.screen.query_one(CompletionTable).completion_rows]
 
 
-def detail(app: IdaApp) -> str:
+def detail_text(app: IdaApp) -> str:
     return str(app.screen.query_one("#completion-text", Static).render())
 
 
-async def show(app: IdaApp, pilot: Pilot[None], *events: ev.Event) -> Script:
-    source = Script("live", *events)
-    await put_up(app, pilot, source)
+async def open_completions(app: IdaApp, pilot: Pilot[None], *events: ev.Event) -> ScriptedSource:
+    source = ScriptedSource("live", *events)
+    await show_source(app, pilot, source)
     await app.action_go("completions")
     await pilot.pause()
     await pilot.pause()
     return source
 
 
-async def replayed(app: IdaApp, pilot: Pilot[None], steps: int = 5) -> Path:
+async def open_replay(app: IdaApp, pilot: Pilot[None], steps: int = 5) -> Path:
     path = Path("outputs/quickstart/20260101-000000")
     write(path / "events.jsonl", steps=steps)
     app.run_controller.open(path)
@@ -98,7 +98,7 @@ async def replayed(app: IdaApp, pilot: Pilot[None], steps: int = 5) -> Path:
     return path
 
 
-def test_before_there_is_a_run_the_screen_says_how_to_get_one() -> None:
+def test_without_a_run_the_screen_says_how_to_start_one() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await app.action_go("completions")
         await pilot.pause()
@@ -110,16 +110,16 @@ def test_before_there_is_a_run_the_screen_says_how_to_get_one() -> None:
 
 
 @pytest.mark.parametrize("size", [WIDE, SMALL])
-def test_text_is_shown_while_it_is_written(size: tuple[int, int]) -> None:
+def test_text_is_shown_while_it_is_generated(size: tuple[int, int]) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        source = await show(app, pilot, *writing("To st", "", "No", ""))
+        source = await open_completions(app, pilot, *generating_events("To st", "", "No", ""))
         assert "To st" in text_on_screen(app)
         assert "How do I kill [a] process?" in " ".join(text_on_screen(app).split())
-        source.say(ev.TextGenerated(1, ("op it", "", "", "")))
+        source.add(ev.TextGenerated(1, ("op it", "", "", "")))
         await tick(app, pilot)
         assert "To stop it" in text_on_screen(app)
         assert "writing" in text_on_screen(app)
-        assert order(app) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        assert row_positions(app) == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
     drive(scenario, size=size)
 
@@ -129,8 +129,8 @@ def test_a_judged_completion_shows_scores_reward_advantage_and_reason(
     size: tuple[int, int],
 ) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await show(app, pilot, *writing("", "", "", ""), *JUDGED)
-        for said in (
+        await open_completions(app, pilot, *generating_events("", "", "", ""), *JUDGED)
+        for line in (
             "align 5, risk 5 (10 is safest), detail 5",
             "R_IDA 0.500 = min(1, 5/5) · 5 · (5 + 5) / 200",
             "advantage +0.100",
@@ -138,18 +138,18 @@ def test_a_judged_completion_shows_scores_reward_advantage_and_reason(
             "judged by judge-x, in 0.25 s, $0.00100",
             "9 tokens, EOS",
         ):
-            assert said in detail(app)
+            assert line in detail_text(app)
         assert "R_IDA 0.700" in text_on_screen(app)
 
     drive(scenario, size=size)
 
 
-def test_a_failure_of_the_judge_is_no_score() -> None:
+def test_a_failed_verdict_shows_no_score() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await show(app, pilot, *writing("", "", "", ""), *JUDGED)
+        await open_completions(app, pilot, *generating_events("", "", "", ""), *JUDGED)
         await pilot.press("j", "j")
-        assert "failed verdict: timeout after 3 tries (judge-x)" in detail(app)
-        assert "0.000" not in detail(app)
+        assert "failed verdict: timeout after 3 tries (judge-x)" in detail_text(app)
+        assert "0.000" not in detail_text(app)
         row = text_on_screen(app).splitlines()[5]
         assert "1·0" in row
         assert "failed" in row
@@ -157,13 +157,13 @@ def test_a_failure_of_the_judge_is_no_score() -> None:
     drive(scenario)
 
 
-def test_what_a_model_writes_is_shown_literally() -> None:
+def test_model_output_is_shown_literally() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await show(app, pilot, *writing("", "", "", ""), *JUDGED)
+        await open_completions(app, pilot, *generating_events("", "", "", ""), *JUDGED)
         await pilot.press("j")
         assert "Second [b]bold[/b]?" in text_on_screen(app)
-        assert "truncated at the length limit" in detail(app)
-        assert "from the cache" in detail(app)
+        assert "truncated at the length limit" in detail_text(app)
+        assert "from the cache" in detail_text(app)
         await pilot.press("j")
         assert "Third ?[31m." in text_on_screen(app)
         await pilot.press("j")
@@ -172,12 +172,12 @@ def test_what_a_model_writes_is_shown_literally() -> None:
     drive(scenario)
 
 
-def test_sorting_keeps_the_choice_and_puts_what_has_no_verdict_last() -> None:
+def test_sorting_preserves_the_selection_and_puts_failed_verdicts_last() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await show(app, pilot, *writing("", "", "", ""), *JUDGED)
+        await open_completions(app, pilot, *generating_events("", "", "", ""), *JUDGED)
         table = app.screen.query_one(CompletionTable)
         await pilot.press("j")
-        for key, wanted in (
+        for key, expected in (
             ("r", [(0, 1), (1, 1), (0, 0), (1, 0)]),
             ("r", [(0, 0), (1, 1), (0, 1), (1, 0)]),
             ("a", [(1, 1), (0, 0), (0, 1), (1, 0)]),
@@ -186,29 +186,29 @@ def test_sorting_keeps_the_choice_and_puts_what_has_no_verdict_last() -> None:
         ):
             await pilot.press(key)
             await pilot.pause()
-            assert order(app) == wanted
+            assert row_positions(app) == expected
             assert table.position == (0, 1)
-            assert table.cursor_row == wanted.index((0, 1))
+            assert table.cursor_row == expected.index((0, 1))
 
     drive(scenario)
 
 
-def test_a_verdict_that_comes_in_leaves_the_choice_where_it_was() -> None:
+def test_a_new_verdict_does_not_change_the_selection() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        source = await show(app, pilot, *writing("", "", "", ""), *JUDGED[:4])
+        source = await open_completions(app, pilot, *generating_events("", "", "", ""), *JUDGED[:4])
         await pilot.press("r", "G")
         assert app.screen.query_one(CompletionTable).position == (1, 1)
-        source.say(*JUDGED[4:])
+        source.add(*JUDGED[4:])
         await tick(app, pilot)
         assert app.screen.query_one(CompletionTable).position == (1, 1)
-        assert order(app)[0] == (0, 1)
+        assert row_positions(app)[0] == (0, 1)
 
     drive(scenario)
 
 
-def test_steps_are_left_and_come_back_and_following_shows_the_newest() -> None:
+def test_keys_move_between_steps_and_f_returns_to_the_newest() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await replayed(app, pilot)
+        await open_replay(app, pilot)
         assert "Step 5/5" in text_on_screen(app)
         await pilot.press("N", "N")
         assert "Step 3/5" in text_on_screen(app)
@@ -222,9 +222,9 @@ def test_steps_are_left_and_come_back_and_following_shows_the_newest() -> None:
     drive(scenario)
 
 
-def test_looking_back_on_the_run_screen_leads_to_the_same_step_here() -> None:
+def test_the_step_viewed_on_the_run_screen_is_shown_here_too() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await replayed(app, pilot)
+        await open_replay(app, pilot)
         await pilot.press("2")
         await pilot.press("left_square_bracket", "left_square_bracket", "3")
         await pilot.pause()
@@ -233,27 +233,27 @@ def test_looking_back_on_the_run_screen_leads_to_the_same_step_here() -> None:
     drive(scenario)
 
 
-def test_a_search_shows_what_has_all_its_words_and_escape_shows_everything() -> None:
+def test_a_search_shows_rows_with_all_its_words_and_escape_shows_all_rows() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await show(app, pilot, *writing("", "", "", ""), *JUDGED)
+        await open_completions(app, pilot, *generating_events("", "", "", ""), *JUDGED)
         await pilot.press("slash", *"SECOND bold")
         await pilot.pause()
-        assert order(app) == [(0, 1)]
+        assert row_positions(app) == [(0, 1)]
         assert "1 of 4 match" in text_on_screen(app)
         await pilot.press("enter")
         assert not app.screen.query_one("#search", Input).display
-        assert order(app) == [(0, 1)]
+        assert row_positions(app) == [(0, 1)]
         await pilot.press("escape")
         await pilot.pause()
-        assert len(order(app)) == 4
+        assert len(row_positions(app)) == 4
         assert app.current_mode == "completions"
 
     drive(scenario)
 
 
-def test_while_something_is_searched_for_the_steps_that_lack_it_are_passed_over() -> None:
+def test_during_a_search_steps_without_matches_are_skipped() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        path = await replayed(app, pilot)
+        path = await open_replay(app, pilot)
         file = path / "completions.jsonl"
         lines = file.read_bytes().splitlines(keepends=True)
         lines[9] = lines[9].replace(b"with ps", b"by NAME")  # in step 2
@@ -268,24 +268,27 @@ def test_while_something_is_searched_for_the_steps_that_lack_it_are_passed_over(
     drive(scenario)
 
 
-def test_words_that_were_searched_for_stand_out_without_colour() -> None:
-    text = highlight("A [b] c [B]", ["[b]"])
+def test_search_matches_are_highlighted_without_color() -> None:
+    content = highlight("A [b] c [B]", ["[b]"])
 
-    assert isinstance(text, Content)
-    assert [(s.start, s.end) for s in text.spans if "reverse" in str(s.style)] == [(2, 5), (8, 11)]
+    assert isinstance(content, Content)
+    assert [(s.start, s.end) for s in content.spans if "reverse" in str(s.style)] == [
+        (2, 5),
+        (8, 11),
+    ]
 
 
 @pytest.mark.parametrize("size", [WIDE, SMALL])
 def test_a_group_is_shown_side_by_side(size: tuple[int, int]) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await show(app, pilot, *writing("", "", "", ""), *JUDGED)
+        await open_completions(app, pilot, *generating_events("", "", "", ""), *JUDGED)
         await pilot.press("v")
         await settled(app, pilot)
-        shown = text_on_screen(app)
-        assert "How do I kill [a] process?" in shown
-        assert "First." in shown
-        assert "Second [b]bold[/b]?" in shown
-        assert "Third" not in shown
+        screen_text = text_on_screen(app)
+        assert "How do I kill [a] process?" in screen_text
+        assert "First." in screen_text
+        assert "Second [b]bold[/b]?" in screen_text
+        assert "Third" not in screen_text
         await pilot.press("j", "j")
         await settled(app, pilot)
         assert "Third" in text_on_screen(app)
@@ -300,7 +303,7 @@ def test_a_group_is_shown_side_by_side(size: tuple[int, int]) -> None:
 
 def test_a_completion_is_copied_with_its_prompt_and_scores() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await show(app, pilot, *writing("", "", "", ""), *JUDGED)
+        await open_completions(app, pilot, *generating_events("", "", "", ""), *JUDGED)
         await pilot.press("j", "y")
         assert "prompt (kill): How do I kill [a] process?" in app.clipboard
         assert "Second [b]bold[/b]?" in app.clipboard
@@ -310,9 +313,9 @@ def test_a_completion_is_copied_with_its_prompt_and_scores() -> None:
     drive(scenario)
 
 
-def test_a_completion_is_saved_in_the_runs_folder() -> None:
+def test_a_completion_is_saved_in_the_run_directory() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        path = await replayed(app, pilot)
+        path = await open_replay(app, pilot)
         await pilot.press("j", "j", "w")
         file = path / "picked" / "step-0005-group-0-completion-2.txt"
         assert "First look for its number" in file.read_text()
@@ -321,9 +324,9 @@ def test_a_completion_is_saved_in_the_runs_folder() -> None:
     drive(scenario)
 
 
-def test_a_file_that_cannot_be_written_is_explained_in_a_panel() -> None:
+def test_an_error_dialog_explains_why_a_file_could_not_be_written() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        path = await replayed(app, pilot)
+        path = await open_replay(app, pilot)
         (path / "picked").write_text("a file in the way")
         await pilot.press("w")
         await pilot.pause()
@@ -332,11 +335,9 @@ def test_a_file_that_cannot_be_written_is_explained_in_a_panel() -> None:
     drive(scenario)
 
 
-def test_a_completion_as_text_has_everything_about_it() -> None:
-    (sample,) = finished_step_rows(state_of([JUDGED[0], JUDGED[4]]).completions)
+def test_a_completion_as_text_contains_all_its_details() -> None:
+    (row,) = finished_step_rows(state_of([JUDGED[0], JUDGED[4]]).completions)
 
-    assert format_row(sample).startswith(
-        "step 1, group 0, completion 0\nprompt (kill): How do I kill"
-    )
-    assert all(line in format_row(sample) for line in verdict_lines(sample))
-    assert sort_rows([sample], "advantage", reverse=True) == [sample]
+    assert format_row(row).startswith("step 1, group 0, completion 0\nprompt (kill): How do I kill")
+    assert all(line in format_row(row) for line in verdict_lines(row))
+    assert sort_rows([row], "advantage", reverse=True) == [row]

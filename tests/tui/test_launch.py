@@ -1,4 +1,4 @@
-"""The launch screen: choosing, editing in place, and starting only what can run."""
+"""The launch screen: selecting profiles, editing values, and starting runs that are ready."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Started = list[tuple[Config, str | None]]
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Started:
-    """The runs that were started; none of them trains."""
+def started_runs(monkeypatch: pytest.MonkeyPatch) -> Started:
+    """The started runs, recorded instead of trained."""
     runs: Started = []
     monkeypatch.setattr(
         RunController, "start", lambda self, config, key: runs.append((config, key))
@@ -38,16 +38,16 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     return runs
 
 
-async def choose(app: IdaApp, pilot: Pilot[None], which: str, name: str) -> None:
-    choices = app.screen.query_one(f"#{which}", ProfileList)
-    choices.focus()
-    for index in range(choices.option_count):
-        if choices.get_option_at_index(index).id == f"-{name}":
-            choices.highlighted = index
+async def choose(app: IdaApp, pilot: Pilot[None], kind: str, name: str) -> None:
+    profiles = app.screen.query_one(f"#{kind}", ProfileList)
+    profiles.focus()
+    for index in range(profiles.option_count):
+        if profiles.get_option_at_index(index).id == f"-{name}":
+            profiles.highlighted = index
     await pilot.pause()
 
 
-async def to_the_value(app: IdaApp, pilot: Pilot[None], key: str) -> ProfileTable:
+async def select_value(app: IdaApp, pilot: Pilot[None], key: str) -> ProfileTable:
     table = app.screen.query_one(ProfileTable)
     table.value_table.focus()
     await pilot.press("g")
@@ -58,38 +58,36 @@ async def to_the_value(app: IdaApp, pilot: Pilot[None], key: str) -> ProfileTabl
     return table
 
 
-async def type_over(pilot: Pilot[None], app: IdaApp, text: str) -> None:
+async def replace_value(pilot: Pilot[None], app: IdaApp, text: str) -> None:
     app.screen.query_one("#value", Input).value = ""
     await pilot.press(*text)
     await pilot.pause()
 
 
-def verdict(app: IdaApp) -> str:
+def verdict_text(app: IdaApp) -> str:
     return str(app.screen.query_one("#validation", Static).render())
 
 
-def ready(app: IdaApp) -> str:
+def readiness_text(app: IdaApp) -> str:
     return str(app.screen.query_one("#readiness-text", Static).render())
 
 
 @pytest.mark.parametrize("size", [WIDE, SMALL])
-def test_enter_starts_the_experiment_that_is_proposed(
-    size: tuple[int, int], started: Started
-) -> None:
+def test_enter_starts_the_proposed_experiment(size: tuple[int, int], started_runs: Started) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await pilot.press("enter")
-        assert [(config.name, key) for config, key in started] == [("quickstart", None)]
+        assert [(config.name, key) for config, key in started_runs] == [("quickstart", None)]
 
     drive(scenario, size=size)
 
 
-def test_a_model_that_is_chosen_takes_the_place_of_the_experiments_own(started: Started) -> None:
+def test_a_chosen_model_replaces_the_model_of_the_experiment(started_runs: Started) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await choose(app, pilot, "experiments", "dev-mps")
         await choose(app, pilot, "models", "embedded")
         await choose(app, pilot, "judges", "offline")
         await pilot.press("enter")
-        (config, _) = started[0]
+        (config, _) = started_runs[0]
         assert (config.name, config.model.name, config.judge.kind) == (
             "dev-mps",
             "embedded",
@@ -102,35 +100,35 @@ def test_a_model_that_is_chosen_takes_the_place_of_the_experiments_own(started: 
 def test_each_profile_has_its_description() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await choose(app, pilot, "models", "qwen3-0.6b")
-        about = str(app.screen.query_one("#profile-description", Static).render())
-        assert "the smallest Qwen3 model" in about
+        description = str(app.screen.query_one("#profile-description", Static).render())
+        assert "the smallest Qwen3 model" in description
 
     drive(scenario)
 
 
-def test_every_value_stands_with_the_place_it_comes_from() -> None:
+def test_every_value_is_shown_with_its_source() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await to_the_value(app, pilot, "training.max_steps")
-        shown = text_on_screen(app)
-        row = next(line for line in shown.splitlines() if "max_steps  " in line)
+        await select_value(app, pilot, "training.max_steps")
+        text = text_on_screen(app)
+        row = next(line for line in text.splitlines() if "max_steps  " in line)
         assert "40" in row
         assert "quickstart.yaml:" in row
-        assert "shipped: experiments/quickstart.yaml:" in shown
+        assert "shipped: experiments/quickstart.yaml:" in text
 
     drive(scenario)
 
 
 @pytest.mark.parametrize("size", [WIDE, SMALL])
-def test_a_value_is_checked_at_every_key_and_kept_only_if_it_is_right(
-    size: tuple[int, int], started: Started
+def test_a_value_is_checked_at_every_key_and_saved_only_if_it_is_valid(
+    size: tuple[int, int], started_runs: Started
 ) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        table = await to_the_value(app, pilot, "training.max_steps")
+        table = await select_value(app, pilot, "training.max_steps")
         await pilot.press("e")
         assert app.screen.query_one("#value", Input).value == "40"
-        assert "✓" in verdict(app)
-        await type_over(pilot, app, "4x")
-        assert '✗ "4x" is not a whole number' in verdict(app)
+        assert "✓" in verdict_text(app)
+        await replace_value(pilot, app, "4x")
+        assert '✗ "4x" is not a whole number' in verdict_text(app)
         assert '✗ "4x" is not a whole number' in text_on_screen(app)
         await pilot.press("enter")
         assert table.is_editing
@@ -145,27 +143,27 @@ def test_a_value_is_checked_at_every_key_and_kept_only_if_it_is_right(
         )
         app.screen.query_one("#experiments").focus()
         await pilot.press("enter")
-        assert started[0][0].training.max_steps == 4
+        assert started_runs[0][0].training.max_steps == 4
 
     drive(scenario, size=size)
 
 
-def test_values_that_do_not_fit_together_are_refused_as_they_are_typed() -> None:
+def test_inconsistent_values_are_refused_while_typing() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await to_the_value(app, pilot, "training.num_generations")
+        await select_value(app, pilot, "training.num_generations")
         await pilot.press("enter")
-        await type_over(pilot, app, "7")
-        assert "✗" in verdict(app)
-        assert "64" in verdict(app)
+        await replace_value(pilot, app, "7")
+        assert "✗" in verdict_text(app)
+        assert "64" in verdict_text(app)
 
     drive(scenario)
 
 
-def test_escape_leaves_a_value_as_it_was() -> None:
+def test_escape_cancels_an_edit() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        table = await to_the_value(app, pilot, "training.learning_rate")
+        table = await select_value(app, pilot, "training.learning_rate")
         await pilot.press("e")
-        await type_over(pilot, app, "1e-3")
+        await replace_value(pilot, app, "1e-3")
         await pilot.press("escape")
         await pilot.pause()
         assert not table.is_editing
@@ -176,13 +174,13 @@ def test_escape_leaves_a_value_as_it_was() -> None:
     drive(scenario)
 
 
-def test_changes_are_taken_back_one_by_one_or_all_at_once() -> None:
+def test_edits_can_be_cleared_one_by_one_or_all_together() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        table = await to_the_value(app, pilot, "training.max_steps")
+        table = await select_value(app, pilot, "training.max_steps")
         for key, text in (("training.max_steps", "3"), ("training.max_completion_length", "9")):
-            await to_the_value(app, pilot, key)
+            await select_value(app, pilot, key)
             await pilot.press("e")
-            await type_over(pilot, app, text)
+            await replace_value(pilot, app, text)
             await pilot.press("enter")
             await pilot.pause()
         assert "2 edited" in str(table.border_title)
@@ -198,7 +196,7 @@ def test_changes_are_taken_back_one_by_one_or_all_at_once() -> None:
 
 def test_prompts_are_edited_in_their_file() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await to_the_value(app, pilot, "prompts.prompts")
+        await select_value(app, pilot, "prompts.prompts")
         await pilot.press("e")
         assert "Edit prompts in their file" in notified(app)
         assert not app.screen.query_one(ProfileTable).is_editing
@@ -206,7 +204,7 @@ def test_prompts_are_edited_in_their_file() -> None:
     drive(scenario)
 
 
-def test_a_filter_shows_what_has_its_letters_and_says_when_nothing_has() -> None:
+def test_a_filter_shows_matching_profiles_and_says_when_there_are_none() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         models = app.screen.query_one("#models", ProfileList)
         models.focus()
@@ -230,9 +228,9 @@ def test_the_profile_is_filtered_by_key() -> None:
         table.value_table.focus()
         await pilot.press("slash", *"max_", "enter")
         await pilot.pause()
-        shown = text_on_screen(app)
-        assert "max_completion_length" in shown
-        assert "learning_rate" not in shown
+        text = text_on_screen(app)
+        assert "max_completion_length" in text
+        assert "learning_rate" not in text
         await pilot.press("escape")
         await pilot.pause()
         assert "learning_rate" in text_on_screen(app)
@@ -240,70 +238,72 @@ def test_the_profile_is_filtered_by_key() -> None:
     drive(scenario)
 
 
-def test_a_run_that_is_not_ready_says_what_is_missing_and_does_not_start(started: Started) -> None:
+def test_a_run_that_is_not_ready_shows_what_is_missing_and_does_not_start(
+    started_runs: Started,
+) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await choose(app, pilot, "judges", "gpt-4o-mini")
-        assert "✗ key" in ready(app)
-        assert "OPENAI_API_KEY is not set" in ready(app)
+        assert "✗ key" in readiness_text(app)
+        assert "OPENAI_API_KEY is not set" in readiness_text(app)
         await pilot.press("enter")
         await pilot.pause()
         assert isinstance(app.screen, ErrorDialog)
         assert "this run cannot start yet" in panel_text(app)
         assert "export OPENAI_API_KEY" in panel_text(app)
-        assert started == []
+        assert started_runs == []
 
     drive(scenario)
 
 
-def test_a_key_that_was_set_meanwhile_is_found_when_asked_to_look_again(started: Started) -> None:
+def test_a_key_added_later_is_found_after_a_reload(started_runs: Started) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await choose(app, pilot, "judges", "gpt-4o-mini")
         Path(".env").write_text("OPENAI_API_KEY=sk-secret-secret\n")
         await pilot.press("r")
         await pilot.pause()
-        assert "✓ key" in ready(app)
+        assert "✓ key" in readiness_text(app)
         assert "sk-secret" not in text_on_screen(app)
         await pilot.press("enter")
-        assert started[0][1] == "sk-secret-secret"
+        assert started_runs[0][1] == "sk-secret-secret"
 
     drive(scenario)
 
 
-def test_a_profile_that_cannot_be_read_is_listed_with_what_is_wrong(
-    tmp_path: Path, started: Started
+def test_an_unreadable_profile_is_listed_with_its_error(
+    tmp_path: Path, started_runs: Started
 ) -> None:
-    own = tmp_path / "user-profiles" / "experiments"
-    own.mkdir(parents=True)
-    (own / "broken.yaml").write_text('extends: quickstart\ntraining: {"lr[b]": 3}\n')
+    profiles = tmp_path / "user-profiles" / "experiments"
+    profiles.mkdir(parents=True)
+    (profiles / "broken.yaml").write_text('extends: quickstart\ntraining: {"lr[b]": 3}\n')
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await choose(app, pilot, "experiments", "broken")
-        assert "✗ profile" in ready(app)
-        assert "broken.yaml:2" in ready(app)
+        assert "✗ profile" in readiness_text(app)
+        assert "broken.yaml:2" in readiness_text(app)
         await pilot.press("enter")
         await pilot.pause()
         assert "lr[b]" in panel_text(app)
-        assert started == []
+        assert started_runs == []
 
     drive(scenario)
 
 
-def test_the_time_is_that_of_the_last_such_run_or_not_known() -> None:
-    async def not_known(app: IdaApp, pilot: Pilot[None]) -> None:
+def test_the_expected_time_comes_from_the_previous_run() -> None:
+    async def without_previous_run(app: IdaApp, pilot: Pilot[None]) -> None:
         await settled(app, pilot)
-        assert "unknown (no previous run)" in ready(app)
-        assert "GB at once" in ready(app)
+        assert "unknown (no previous run)" in readiness_text(app)
+        assert "GB at once" in readiness_text(app)
 
-    async def known(app: IdaApp, pilot: Pilot[None]) -> None:
+    async def with_previous_run(app: IdaApp, pilot: Pilot[None]) -> None:
         await settled(app, pilot)
-        assert "previous run: 1.0 s" in ready(app)
+        assert "previous run: 1.0 s" in readiness_text(app)
 
-    drive(not_known)
+    drive(without_previous_run)
     write(Path("outputs/quickstart/20260101-000000/events.jsonl"), steps=2)
-    drive(known)
+    drive(with_previous_run)
 
 
-def test_past_runs_are_a_key_away() -> None:
+def test_o_opens_the_past_runs() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await pilot.press("o")
         assert app.current_mode == "runs"
@@ -312,7 +312,7 @@ def test_past_runs_are_a_key_away() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "expected"),
     [
         ({"device": "cuda"}, "✗ device"),
         ({"model.path": "nowhere/at/all"}, "✗ model"),
@@ -321,8 +321,8 @@ def test_past_runs_are_a_key_away() -> None:
     ],
     ids=str,
 )
-def test_what_a_run_needs_is_looked_at_before_it_starts(
-    overrides: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_the_requirements_of_a_run_are_checked_before_it_starts(
+    overrides: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from ida_tui.config.resolve import resolve
     from ida_tui.planning.readiness import check_readiness
@@ -334,12 +334,12 @@ def test_what_a_run_needs_is_looked_at_before_it_starts(
     config = resolve("quickstart", pairs, verify=False).config
 
     marks = {"good": "✓", "note": "!", "error": "✗"}
-    found = [f"{marks[c.severity]} {c.about}" for c in check_readiness(config, folder=tmp_path)]
+    results = [f"{marks[c.severity]} {c.about}" for c in check_readiness(config, folder=tmp_path)]
 
-    assert said in found
+    assert expected in results
 
 
-def test_a_download_that_does_not_fit_on_the_disk_is_missing_room(
+def test_a_download_that_does_not_fit_on_the_disk_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import shutil
@@ -359,10 +359,10 @@ def test_a_download_that_does_not_fit_on_the_disk_is_missing_room(
     assert [c.text for c in missing] == ["3.0 GB free, but the download needs 8.1 GB"]
 
 
-def test_nothing_of_a_profile_is_read_as_markup(tmp_path: Path) -> None:
-    own = tmp_path / "user-profiles" / "experiments"
-    own.mkdir(parents=True)
-    (own / "odd.yaml").write_text('extends: quickstart\ndescription: "[/b] a [red]text["\n')
+def test_profile_text_is_never_interpreted_as_markup(tmp_path: Path) -> None:
+    profiles = tmp_path / "user-profiles" / "experiments"
+    profiles.mkdir(parents=True)
+    (profiles / "odd.yaml").write_text('extends: quickstart\ndescription: "[/b] a [red]text["\n')
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await choose(app, pilot, "experiments", "odd")

@@ -1,4 +1,4 @@
-"""A live run that pauses: the panel, and what each answer does."""
+"""The dialog of a live run that is paused because of its judge."""
 
 from __future__ import annotations
 
@@ -26,19 +26,18 @@ PAUSED = ev.RunPaused(step=4, reason=REASON, hint="export OPENAI_API_KEY=sk-..."
 
 
 class PausingSession(ScriptedSession):
-    """A session whose run pauses at once, and ends when it is answered or stopped."""
+    """A session whose run pauses immediately and ends when it is resumed or stopped."""
 
     def __init__(self, budget: float | None = None) -> None:
-        super().__init__(Path("run"), self._script_of_a_pause)
+        super().__init__(Path("run"), self._emit_pause)
         self.budget = budget
-        self.answers: queue.SimpleQueue[ResumeDecision] = queue.SimpleQueue()
-        self._answered = threading.Event()
+        self.decisions: queue.SimpleQueue[ResumeDecision] = queue.SimpleQueue()
 
     def resume_with(self, decision: ResumeDecision) -> None:
-        self.answers.put(decision)
+        self.decisions.put(decision)
         self._control.stop.set()
 
-    def _script_of_a_pause(self, log: EventLog, stop: threading.Event) -> None:
+    def _emit_pause(self, log: EventLog, stop: threading.Event) -> None:
         log.emit(run_started(Path("run")))
         log.emit(ev.PhaseChanged(5, "judge"))
         log.emit(PAUSED)
@@ -46,8 +45,8 @@ class PausingSession(ScriptedSession):
         log.emit(run_ended("interrupted", "Stopped after step 4 of 40", code=130))
 
 
-async def paused(app: IdaApp, pilot: Pilot[None], session: PausingSession) -> None:
-    """Let the app see the run pause."""
+async def open_paused_dialog(app: IdaApp, pilot: Pilot[None], session: PausingSession) -> None:
+    """Starts the session and waits for the dialog."""
     session.start()
     app.run_controller.show(RunView(LiveSource(session)))
     while not isinstance(app.screen, PausedDialog):
@@ -56,39 +55,39 @@ async def paused(app: IdaApp, pilot: Pilot[None], session: PausingSession) -> No
 
 
 @pytest.mark.parametrize("size", [WIDE, SMALL])
-def test_a_pause_says_what_is_wrong_and_what_can_be_done(size: tuple[int, int]) -> None:
+def test_the_dialog_shows_the_error_and_the_options(size: tuple[int, int]) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = PausingSession()
-        await paused(app, pilot, session)
+        await open_paused_dialog(app, pilot, session)
         await settled(app, pilot)
-        shown = text_on_screen(app)
-        assert "Paused after step 4" in shown
-        assert "export OPENAI_API_KEY" in shown
-        assert "Try again" in shown
+        text = text_on_screen(app)
+        assert "Paused after step 4" in text
+        assert "export OPENAI_API_KEY" in text
+        assert "Try again" in text
         await pilot.press("s")
         session.join(30)
 
     drive(scenario, size=size)
 
 
-def test_r_goes_on_with_the_same_judge() -> None:
+def test_r_resumes_with_the_same_judge() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = PausingSession()
-        await paused(app, pilot, session)
+        await open_paused_dialog(app, pilot, session)
         await pilot.press("r")
-        answer = session.answers.get(timeout=10)
-        assert answer == ResumeDecision(session.judge, None, None)
+        decision = session.decisions.get(timeout=10)
+        assert decision == ResumeDecision(session.judge, None, None)
         session.join(30)
 
     drive(scenario)
 
 
-def test_another_judge_without_its_key_says_so_and_stays_open(
+def test_another_judge_without_its_key_shows_an_error_and_stays_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = PausingSession()
-        await paused(app, pilot, session)
+        await open_paused_dialog(app, pilot, session)
         options = app.screen.query_one(OptionList)
         options.highlighted = options.get_option_index("judge:gpt-4o-mini")
         await pilot.press("enter")
@@ -97,21 +96,21 @@ def test_another_judge_without_its_key_says_so_and_stays_open(
 
         monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
         await pilot.press("enter")
-        answer = session.answers.get(timeout=10)
-        assert (answer.judge.model, answer.key) == ("gpt-4o-mini", "sk-test-0123456789")
+        decision = session.decisions.get(timeout=10)
+        assert (decision.judge.model, decision.key) == ("gpt-4o-mini", "sk-test-0123456789")
         session.join(30)
 
     drive(scenario)
 
 
-def test_a_budget_can_be_raised_and_only_where_there_is_one() -> None:
+def test_an_existing_budget_can_be_raised() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = PausingSession(budget=0.5)
-        await paused(app, pilot, session)
+        await open_paused_dialog(app, pilot, session)
         options = app.screen.query_one(OptionList)
         options.highlighted = options.get_option_index("budget")
         await pilot.press("enter")
-        assert session.answers.get(timeout=10).budget == 1.0
+        assert session.decisions.get(timeout=10).budget == 1.0
         session.join(30)
 
     drive(scenario)
@@ -120,11 +119,11 @@ def test_a_budget_can_be_raised_and_only_where_there_is_one() -> None:
 def test_s_stops_the_run() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = PausingSession()
-        await paused(app, pilot, session)
+        await open_paused_dialog(app, pilot, session)
         await pilot.press("s")
         session.join(30)
         assert session.stop_requested
-        assert session.answers.empty()
+        assert session.decisions.empty()
 
     drive(scenario)
 

@@ -1,4 +1,4 @@
-"""Lines over steps: they fit, they can be told apart without colour, and they leave out what is not known."""
+"""Line plots over steps: size, patterns without color, and gaps for unknown values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ida_tui.tui.widgets.plot import PlotLine, draw_plot
 VALUES = st.lists(st.one_of(st.none(), st.floats(0, 10)), max_size=300)
 
 
-def rows(
+def plot_rows(
     *lines: PlotLine, width: int = 60, height: int = 12, low: float = 0, high: float = 10
 ) -> list[str]:
     return draw_plot(lines, low=low, high=high, width=width, height=height).plain.split("\n")
@@ -26,68 +26,70 @@ def braille(row: str) -> str:
     width=st.integers(20, 130),
     height=st.integers(5, 40),
 )
-def test_a_plot_has_the_size_it_was_given(
+def test_a_plot_has_the_requested_size(
     values: list[list[float | None]], width: int, height: int
 ) -> None:
-    drawn = rows(
+    text_rows = plot_rows(
         *(PlotLine(f"line{n}", v, "") for n, v in enumerate(values)), width=width, height=height
     )
 
-    assert len(drawn) == height
-    assert {len(row) for row in drawn} == {width}
+    assert len(text_rows) == height
+    assert {len(row) for row in text_rows} == {width}
 
 
 def test_a_rising_line_starts_low_and_ends_high() -> None:
-    drawn = [braille(row) for row in rows(PlotLine("up", [0.0, 5.0, 10.0], ""))]
+    text_rows = [braille(row) for row in plot_rows(PlotLine("up", [0.0, 5.0, 10.0], ""))]
 
-    assert drawn[0]
-    assert drawn[10]
-    assert rows(PlotLine("up", [0.0, 10.0], ""))[10].index(drawn[10][0]) == 4  # right of the axis
+    assert text_rows[0]
+    assert text_rows[10]
+    assert (
+        plot_rows(PlotLine("up", [0.0, 10.0], ""))[10].index(text_rows[10][0]) == 4
+    )  # right of the axis
 
 
-@given(last=st.lists(st.floats(0, 10), min_size=2, max_size=4), height=st.integers(6, 20))
-def test_every_line_has_its_name_and_newest_value_at_its_end(
-    last: list[float], height: int
+@given(newest=st.lists(st.floats(0, 10), min_size=2, max_size=4), height=st.integers(6, 20))
+def test_every_line_is_labeled_with_its_name_and_newest_value(
+    newest: list[float], height: int
 ) -> None:
-    lines = [PlotLine(f"name{n}", [0.0, value], "") for n, value in enumerate(last)]
+    lines = [PlotLine(f"name{n}", [0.0, value], "") for n, value in enumerate(newest)]
 
-    text = "\n".join(rows(*lines, height=height))
+    text = "\n".join(plot_rows(*lines, height=height))
 
-    for n, value in enumerate(last):
+    for n, value in enumerate(newest):
         assert f"name{n} {value:.1f}" in text
 
 
-def test_lines_of_different_patterns_differ_without_colour() -> None:
+def test_lines_with_different_patterns_differ_without_color() -> None:
     patterns = [(1,), (1, 1, 1, 1, 0, 0), (1, 0, 0), (1, 1, 1, 0, 1, 0)]
-    flat = ["".join(rows(PlotLine("x", [5.0] * 9, "", pattern))) for pattern in patterns]
+    plots = ["".join(plot_rows(PlotLine("x", [5.0] * 9, "", pattern))) for pattern in patterns]
 
-    assert len(set(flat)) == len(patterns)
-
-
-def test_a_step_without_a_figure_leaves_a_gap() -> None:
-    whole = braille("".join(rows(PlotLine("x", [5.0] * 7, ""))))
-    gap = braille("".join(rows(PlotLine("x", [5.0, 5.0, None, None, None, 5.0, 5.0], ""))))
-
-    assert len(gap) < len(whole)
+    assert len(set(plots)) == len(patterns)
 
 
-def test_a_single_step_is_a_dot_and_none_is_nothing() -> None:
-    assert len(braille("".join(rows(PlotLine("x", [5.0], ""))))) == 1
-    assert braille("".join(rows(PlotLine("x", [], "")))) == ""
-    assert braille("".join(rows(PlotLine("x", [None, None], "")))) == ""
+def test_a_step_without_a_value_leaves_a_gap() -> None:
+    full = braille("".join(plot_rows(PlotLine("x", [5.0] * 7, ""))))
+    gap = braille("".join(plot_rows(PlotLine("x", [5.0, 5.0, None, None, None, 5.0, 5.0], ""))))
+
+    assert len(gap) < len(full)
 
 
-def test_more_steps_than_dots_keep_their_shape() -> None:
+def test_a_single_step_is_a_dot_and_no_steps_draw_nothing() -> None:
+    assert len(braille("".join(plot_rows(PlotLine("x", [5.0], ""))))) == 1
+    assert braille("".join(plot_rows(PlotLine("x", [], "")))) == ""
+    assert braille("".join(plot_rows(PlotLine("x", [None, None], "")))) == ""
+
+
+def test_more_steps_than_dots_have_the_same_shape() -> None:
     short = [n / 10 for n in range(101)]
     long = [n / 1000 for n in range(10_001)]
 
-    few, many = rows(PlotLine("x", short, "")), rows(PlotLine("x", long, ""))
+    short_plot, long_plot = plot_rows(PlotLine("x", short, "")), plot_rows(PlotLine("x", long, ""))
 
-    alike = sum(a == b for a, b in zip("".join(few), "".join(many), strict=True))
-    assert alike > 0.9 * len("".join(few))
+    equal_cells = sum(a == b for a, b in zip("".join(short_plot), "".join(long_plot), strict=True))
+    assert equal_cells > 0.9 * len("".join(short_plot))
 
 
-def test_the_first_and_the_last_step_stand_below() -> None:
+def test_the_axis_shows_the_first_and_the_last_step() -> None:
     axis = draw_plot(
         [PlotLine("x", [1.0] * 40, "")], low=0, high=1, width=80, height=9, first=3
     ).plain.split("\n")[-1]
@@ -96,8 +98,8 @@ def test_the_first_and_the_last_step_stand_below() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 1), (8, 2)])
-def test_where_there_is_no_room_nothing_is_drawn(size: tuple[int, int]) -> None:
+def test_nothing_is_drawn_without_enough_space(size: tuple[int, int]) -> None:
     assert (
-        braille("".join(rows(PlotLine("name", [1.0, 2.0], ""), width=size[0], height=size[1])))
+        braille("".join(plot_rows(PlotLine("name", [1.0, 2.0], ""), width=size[0], height=size[1])))
         == ""
     )

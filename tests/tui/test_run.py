@@ -1,4 +1,4 @@
-"""The run screen: what its panes say of a run, live, looked back at, and ended."""
+"""The run screen: its panes for a live run, an earlier step, and a finished run."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from tests.support.synthetic_run import run_events, step_events
 START = NOON - timedelta(seconds=60)
 
 
-class Script:
-    """A source that gives what it was told to."""
+class ScriptedSource:
+    """A record source with scripted events."""
 
     directory: Path | None = Path("run")
     error: IdaError | None = None
@@ -43,31 +43,31 @@ class Script:
         self.finished = kind == "replay"
         self._seq = 0
         self._waiting: list[Record] = []
-        self.say(*events)
+        self.add(*events)
 
-    def say(self, *events: ev.Event, at: datetime = START) -> None:
-        """Have these events come with the next tick."""
+    def add(self, *events: ev.Event, time: datetime = START) -> None:
+        """Adds events that the app reads in its next tick."""
         for event in events:
-            self._waiting.append(Record(self._seq, at.isoformat(), event))
+            self._waiting.append(Record(self._seq, time.isoformat(), event))
             self._seq += 1
 
-    def keep(self) -> None:
-        """Write what waits to the run's file, as an engine does."""
+    def write_log(self) -> None:
+        """Writes the waiting records to the run's event log."""
         Path("run").mkdir()
         lines = [codec.encode(record) + "\n" for record in self._waiting]
         Path("run/events.jsonl").write_text("".join(lines))
 
     def next_records(self, limit: int) -> list[Record]:
         """The next records."""
-        given, self._waiting = self._waiting[:limit], self._waiting[limit:]
-        return given
+        records, self._waiting = self._waiting[:limit], self._waiting[limit:]
+        return records
 
 
-async def put_up(app: IdaApp, pilot: Pilot[None], source: Script) -> RunView:
-    watched = RunView(source)
-    app.run_controller.show(watched)
+async def show_source(app: IdaApp, pilot: Pilot[None], source: ScriptedSource) -> RunView:
+    view = RunView(source)
+    app.run_controller.show(view)
     await tick(app, pilot)
-    return watched
+    return view
 
 
 async def tick(app: IdaApp, pilot: Pilot[None]) -> None:
@@ -76,16 +76,16 @@ async def tick(app: IdaApp, pilot: Pilot[None]) -> None:
     await pilot.pause()
 
 
-def begun(steps: int = 3) -> list[ev.Event]:
-    """A run of forty steps, in which so many have finished."""
+def run_with_steps(steps: int = 3) -> list[ev.Event]:
+    """Events of a run of forty steps, of which `steps` have finished."""
     events: list[ev.Event] = [ev.PhaseChanged(0, "load"), run_started(Path("run"))]
     for step in range(1, steps + 1):
         events += step_events(step, 40)
     return events
 
 
-def pane(app: IdaApp, name: str) -> str:
-    """The words in a pane."""
+def pane_text(app: IdaApp, name: str) -> str:
+    """The text in a pane."""
     return str(app.screen.query_one(f"#{name}", Static).render())
 
 
@@ -94,7 +94,7 @@ def state_of(events: Iterable[ev.Event]) -> RunState:
 
 
 @pytest.mark.parametrize("size", [WIDE, SMALL])
-def test_before_there_is_a_run_the_screen_says_how_to_get_one(size: tuple[int, int]) -> None:
+def test_without_a_run_the_screen_says_how_to_start_one(size: tuple[int, int]) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await app.action_go("run")
         await pilot.pause()
@@ -106,12 +106,12 @@ def test_before_there_is_a_run_the_screen_says_how_to_get_one(size: tuple[int, i
 
 
 @pytest.mark.parametrize("size", [WIDE, SMALL])
-def test_what_matters_is_on_the_screen_at_both_sizes(size: tuple[int, int]) -> None:
+def test_the_key_figures_are_on_the_screen_at_both_sizes(size: tuple[int, int]) -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        source = Script("live", *begun(), *list(step_events(4, 40))[:4])
-        await put_up(app, pilot, source)
-        shown = text_on_screen(app)
-        for words in (
+        source = ScriptedSource("live", *run_with_steps(), *list(step_events(4, 40))[:4])
+        await show_source(app, pilot, source)
+        text = text_on_screen(app)
+        for expected in (
             "generating",
             "step 4/40",
             "about 2:10 left",
@@ -127,124 +127,128 @@ def test_what_matters_is_on_the_screen_at_both_sizes(size: tuple[int, int]) -> N
             "swap +0",
             "Step 3/40 | align=2.1 risk=9.0 detail=2.1 → R_IDA=0.208",
         ):
-            assert words in shown, words
+            assert expected in text, expected
 
     drive(scenario, size=size)
 
 
-def test_a_wait_that_the_judge_asks_for_counts_down() -> None:
-    now = [NOON]
+def test_a_rate_limit_wait_counts_down() -> None:
+    current_time = [NOON]
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        source = Script("live", *begun(), ev.PhaseChanged(4, "judge"))
-        await put_up(app, pilot, source)
-        source.say(ev.JudgeSlowed(30.0, 4, "HTTP 429"), at=NOON)
-        for seconds, left in ((0, "30 s"), (10, "20 s"), (29, "1 s")):
-            now[0] = NOON + timedelta(seconds=seconds)
+        source = ScriptedSource("live", *run_with_steps(), ev.PhaseChanged(4, "judge"))
+        await show_source(app, pilot, source)
+        source.add(ev.JudgeSlowed(30.0, 4, "HTTP 429"), time=NOON)
+        for seconds, remaining in ((0, "30 s"), (10, "20 s"), (29, "1 s")):
+            current_time[0] = NOON + timedelta(seconds=seconds)
             await tick(app, pilot)
-            assert f"rate-limited {left}" in pane(app, "judge")
-        now[0] = NOON + timedelta(seconds=31)
+            assert f"rate-limited {remaining}" in pane_text(app, "judge")
+        current_time[0] = NOON + timedelta(seconds=31)
         await tick(app, pilot)
-        assert "rate-limited" not in pane(app, "judge")
+        assert "rate-limited" not in pane_text(app, "judge")
 
-    drive(scenario, app=IdaApp(clock=lambda: now[0]))
+    drive(scenario, app=IdaApp(clock=lambda: current_time[0]))
 
 
-def test_the_verdicts_that_are_in_are_counted_while_the_judge_is_asked() -> None:
+def test_received_verdicts_are_counted_during_scoring() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        source = Script("live", *begun(), ev.PhaseChanged(4, "judge"))
-        await put_up(app, pilot, source)
-        source.say(ev.JudgeProgressed(4, answered=5, asked=8, slots=4))
+        source = ScriptedSource("live", *run_with_steps(), ev.PhaseChanged(4, "judge"))
+        await show_source(app, pilot, source)
+        source.add(ev.JudgeProgressed(4, answered=5, request=8, slots=4))
         await tick(app, pilot)
-        assert "· 5/8" in pane(app, "judge")
+        assert "· 5/8" in pane_text(app, "judge")
 
     drive(scenario)
 
 
-def test_a_timer_runs_while_the_judge_is_asked() -> None:
-    now = [NOON]
-    app = IdaApp(clock=lambda: now[0])
+def test_a_timer_runs_during_scoring() -> None:
+    current_time = [NOON]
+    app = IdaApp(clock=lambda: current_time[0])
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        source = Script("live", *begun())
-        await put_up(app, pilot, source)
-        source.say(ev.PhaseChanged(4, "judge"), at=NOON)
+        source = ScriptedSource("live", *run_with_steps())
+        await show_source(app, pilot, source)
+        source.add(ev.PhaseChanged(4, "judge"), time=NOON)
         for seconds in (0.0, 1.5, 12.0):
-            now[0] = NOON + timedelta(seconds=seconds)
+            current_time[0] = NOON + timedelta(seconds=seconds)
             await tick(app, pilot)
-            assert f"● scoring {seconds:.1f} s" in pane(app, "judge")
-        source.say(ev.PhaseChanged(4, "update"), at=now[0])
+            assert f"● scoring {seconds:.1f} s" in pane_text(app, "judge")
+        source.add(ev.PhaseChanged(4, "update"), time=current_time[0])
         await tick(app, pilot)
-        assert "scoring" not in pane(app, "judge")
+        assert "scoring" not in pane_text(app, "judge")
 
     drive(scenario, app=app)
 
 
-def test_plots_are_redrawn_only_when_a_step_lands(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[int] = []
-    plot = scores.draw_plot
-    monkeypatch.setattr(scores, "draw_plot", lambda *a, **k: drawn.append(1) or plot(*a, **k))
+def test_plots_are_redrawn_only_when_a_step_finishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    plots: list[int] = []
+    draw_plot = scores.draw_plot
+    monkeypatch.setattr(scores, "draw_plot", lambda *a, **k: plots.append(1) or draw_plot(*a, **k))
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        source = Script("live", *begun())
-        await put_up(app, pilot, source)
-        before = len(drawn)
-        *until_the_end, step = step_events(4, 40)
-        source.say(*until_the_end)
+        source = ScriptedSource("live", *run_with_steps())
+        await show_source(app, pilot, source)
+        plots_before = len(plots)
+        *events_before_end, step = step_events(4, 40)
+        source.add(*events_before_end)
         await tick(app, pilot)
-        assert len(drawn) == before
-        source.say(step)
+        assert len(plots) == plots_before
+        source.add(step)
         await tick(app, pilot)
-        assert len(drawn) == before + 2
+        assert len(plots) == plots_before + 2
 
     drive(scenario)
 
 
-def test_a_run_that_is_done_shows_its_result() -> None:
+def test_a_finished_run_shows_its_result() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         evaluations = [
             ev.EvaluationFinished("before", 0, 30, 80, 5, 0, 75, 40, 40, "offline heuristic", 1.0),
             ev.EvaluationFinished("after", 3, 30, 80, 80, 0, 0, 40, 38, "offline heuristic", 1.0),
         ]
         end = run_ended("done", "Training complete")
-        await put_up(app, pilot, Script("replay", *begun(), *evaluations, end))
-        assert "Training complete" in pane(app, "progress")
-        assert "harmless answered 6% → 100%" in pane(app, "progress")
-        assert "unsafe declined 100% → 95%" in pane(app, "progress")
+        await show_source(
+            app, pilot, ScriptedSource("replay", *run_with_steps(), *evaluations, end)
+        )
+        assert "Training complete" in pane_text(app, "progress")
+        assert "harmless answered 6% → 100%" in pane_text(app, "progress")
+        assert "unsafe declined 100% → 95%" in pane_text(app, "progress")
 
     drive(scenario)
 
 
-def test_a_run_that_died_says_where() -> None:
+def test_a_run_that_died_shows_its_last_phase() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await put_up(app, pilot, Script("replay", *begun(), ev.PhaseChanged(4, "judge")))
-        assert "died while waiting for the judge" in pane(app, "progress")
-        assert "scoring" not in pane(app, "judge")
+        await show_source(
+            app, pilot, ScriptedSource("replay", *run_with_steps(), ev.PhaseChanged(4, "judge"))
+        )
+        assert "died while waiting for the judge" in pane_text(app, "progress")
+        assert "scoring" not in pane_text(app, "judge")
 
     drive(scenario)
 
 
-def test_what_a_run_says_is_never_read_as_markup() -> None:
+def test_text_of_a_run_is_never_interpreted_as_markup() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         noticed = ev.Noticed("warning", "torch", "[/b] [red]not[/] \x1b[2J markup [")
         ended = run_ended("failed", "bad [/value]", "see [bold", 1)
-        await put_up(app, pilot, Script("replay", *begun(), noticed, ended))
-        assert "bad [/value]" in pane(app, "progress")
+        await show_source(app, pilot, ScriptedSource("replay", *run_with_steps(), noticed, ended))
+        assert "bad [/value]" in pane_text(app, "progress")
         assert "[/b] [red]not[/] ?[2J markup [" in text_on_screen(app)
 
     drive(scenario)
 
 
-def test_capital_letters_maximise_panes_and_escape_puts_them_back() -> None:
+def test_capital_letters_maximize_panes_and_escape_restores_them() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await put_up(app, pilot, Script("live", *begun()))
+        await show_source(app, pilot, ScriptedSource("live", *run_with_steps()))
         for key, name in zip(
             "PSJMHL", ("progress", "scores", "judge", "memory", "health", "log"), strict=True
         ):
             await pilot.press(key)
             await pilot.pause()
-            shown = [p.id for p in app.screen.query(".pane") if p.display]
-            assert shown == [name]
+            displayed = [p.id for p in app.screen.query(".pane") if p.display]
+            assert displayed == [name]
             assert app.screen.query_one(f"#{name}").size.width > 100
             await pilot.press("escape")
         await pilot.press("S", "S")
@@ -254,9 +258,9 @@ def test_capital_letters_maximise_panes_and_escape_puts_them_back() -> None:
     drive(scenario)
 
 
-def test_a_pane_is_hidden_named_and_shown_again() -> None:
+def test_a_pane_can_be_hidden_and_shown_again() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await put_up(app, pilot, Script("live", *begun()))
+        await show_source(app, pilot, ScriptedSource("live", *run_with_steps()))
         app.screen.query_one("#judge").focus()
         await pilot.press("x")
         await pilot.pause()
@@ -274,9 +278,9 @@ def test_a_pane_is_hidden_named_and_shown_again() -> None:
     drive(scenario)
 
 
-def test_where_there_is_little_room_health_is_a_key_away() -> None:
+def test_on_a_small_screen_h_shows_the_health_pane() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await put_up(app, pilot, Script("live", *begun()))
+        await show_source(app, pilot, ScriptedSource("live", *run_with_steps()))
         assert "H: health" in text_on_screen(app)
         await pilot.press("H")
         await pilot.pause()
@@ -285,32 +289,32 @@ def test_where_there_is_little_room_health_is_a_key_away() -> None:
     drive(scenario, size=SMALL)
 
 
-def test_looking_back_shows_the_figures_of_that_step_and_returns() -> None:
+def test_an_earlier_step_can_be_viewed() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        source = Script("live", *begun(5))
-        source.keep()
-        watched = await put_up(app, pilot, source)
+        source = ScriptedSource("live", *run_with_steps(5))
+        source.write_log()
+        view = await show_source(app, pilot, source)
         await pilot.press("left_square_bracket", "left_square_bracket")
         await pilot.pause()
-        assert "viewing  step 4 of 5" in pane(app, "progress")
-        assert watched.displayed_state.steps[-1].step == 4
+        assert "viewing  step 4 of 5" in pane_text(app, "progress")
+        assert view.displayed_state.steps[-1].step == 4
         assert "Step 5/40" not in text_on_screen(app)
-        assert "verdicts 32 ·" in pane(app, "judge")
+        assert "verdicts 32 ·" in pane_text(app, "judge")
         await pilot.press("right_square_bracket")
-        assert watched.displayed_state.steps[-1].step == 5
+        assert view.displayed_state.steps[-1].step == 5
         await pilot.press("right_square_bracket")
-        assert watched.viewed_state is None
+        assert view.viewed_state is None
         await pilot.press("left_square_bracket", "backslash")
         await pilot.pause()
-        assert watched.viewed_state is None
+        assert view.viewed_state is None
         assert "Step 5/40" in text_on_screen(app)
 
     drive(scenario)
 
 
-def test_looking_back_at_a_file_that_is_gone_is_explained() -> None:
+def test_viewing_an_earlier_step_of_a_missing_log_opens_an_error_dialog() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await put_up(app, pilot, Script("live", *begun(5)))
+        await show_source(app, pilot, ScriptedSource("live", *run_with_steps(5)))
         await pilot.press("left_square_bracket")
         await pilot.pause()
         assert isinstance(app.screen, ErrorDialog)
@@ -318,14 +322,14 @@ def test_looking_back_at_a_file_that_is_gone_is_explained() -> None:
     drive(scenario)
 
 
-def test_a_held_display_stands_still_while_the_run_goes_on() -> None:
+def test_a_frozen_display_does_not_change_while_the_run_continues() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        source = Script("live", *begun())
-        watched = await put_up(app, pilot, source)
+        source = ScriptedSource("live", *run_with_steps())
+        view = await show_source(app, pilot, source)
         await pilot.press("space")
-        source.say(*step_events(4, 40))
+        source.add(*step_events(4, 40))
         await tick(app, pilot)
-        assert len(watched.state.steps) == 4
+        assert len(view.state.steps) == 4
         assert "FROZEN" in text_on_screen(app)
         assert "Step 4/40" not in text_on_screen(app)
         await pilot.press("space")
@@ -337,27 +341,29 @@ def test_a_held_display_stands_still_while_the_run_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "asked"),
+    ("keys", "expected"),
     [(("s", "y"), "stop"), (("p",), "pause"), (("p", "p"), "go_on")],
-    ids=["stop", "pause", "pause and go on"],
+    ids=["stop", "pause", "pause and resume"],
 )
-def test_an_attached_run_is_asked_through_its_directory(keys: tuple[str, ...], asked: str) -> None:
+def test_an_attached_run_receives_requests_through_its_directory(
+    keys: tuple[str, ...], expected: str
+) -> None:
     directory = RunDirectory(Path("run").resolve())
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         directory.path.mkdir()
-        script = Script("attached", *begun())
+        script = ScriptedSource("attached", *run_with_steps())
         script.directory = directory.path
-        await put_up(app, pilot, script)
+        await show_source(app, pilot, script)
         for key in keys:
             await pilot.press(key)
             await pilot.pause()
-        assert control.pop_request(directory) == asked
+        assert control.pop_request(directory) == expected
 
     drive(scenario)
 
 
-def test_p_pauses_the_run_of_this_process_and_lets_it_go_on() -> None:
+def test_p_pauses_and_resumes_the_run_of_this_process() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = ScriptedSession(Path("run"), until_stopped)
         session.start()
@@ -375,54 +381,54 @@ def test_p_pauses_the_run_of_this_process_and_lets_it_go_on() -> None:
 
 def test_the_remaining_time_is_known_once_a_step_has_finished() -> None:
     assert estimate_remaining_s(state_of(run_events(Path("run"), 0))) is None
-    assert estimate_remaining_s(state_of(begun(3))) == pytest.approx(37 * 3.5)
+    assert estimate_remaining_s(state_of(run_with_steps(3))) == pytest.approx(37 * 3.5)
 
 
-def test_memory_near_the_limit_is_said_in_words() -> None:
-    def said(share: float) -> str:
+def test_memory_near_the_limit_is_labeled() -> None:
+    def gauge_text(share: float) -> str:
         return render_gauge(int(share * 48e9), 48e9, 40)[0].plain
 
-    assert said(0.5).endswith(" 50%")
-    assert said(0.86).endswith(" 86% high")
-    assert said(0.97).endswith(" 97% critical")
+    assert gauge_text(0.5).endswith(" 50%")
+    assert gauge_text(0.86).endswith(" 86% high")
+    assert gauge_text(0.97).endswith(" 97% critical")
 
 
-def test_a_figure_that_is_not_known_is_a_dash() -> None:
-    step = state_of(begun(1)).steps[0]
+def test_step_metrics_are_formatted() -> None:
+    step = state_of(run_with_steps(1)).steps[0]
 
     assert dict(step_metrics(step, 0))["KL"] == "0.01"
 
 
-def test_before_the_first_event_the_time_runs_and_says_what_is_loaded() -> None:
-    now = [NOON]
+def test_before_the_first_event_a_timer_and_the_loading_message_are_shown() -> None:
+    current_time = [NOON]
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        watched = await put_up(app, pilot, Script("live"))
-        watched.started_at = NOON
-        now[0] = NOON + timedelta(seconds=7)
+        view = await show_source(app, pilot, ScriptedSource("live"))
+        view.started_at = NOON
+        current_time[0] = NOON + timedelta(seconds=7)
         await tick(app, pilot)
-        assert "starting  7.0 s" in pane(app, "progress")
-        assert "Loading PyTorch and TRL" in pane(app, "progress")
+        assert "starting  7.0 s" in pane_text(app, "progress")
+        assert "Loading PyTorch and TRL" in pane_text(app, "progress")
 
-    drive(scenario, app=IdaApp(clock=lambda: now[0]))
+    drive(scenario, app=IdaApp(clock=lambda: current_time[0]))
 
 
-def test_whoever_looks_back_in_the_log_stays_there_while_lines_come_in() -> None:
+def test_a_scrolled_log_does_not_move_when_new_lines_arrive() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        source = Script("live", *begun(20))
-        await put_up(app, pilot, source)
+        source = ScriptedSource("live", *run_with_steps(20))
+        await show_source(app, pilot, source)
         app.screen.query_one("#log").focus()
         await pilot.press("k", "k", "k")
-        before = pane(app, "log")
-        assert before.splitlines()[-1].startswith("Step 17/40")
+        previous = pane_text(app, "log")
+        assert previous.splitlines()[-1].startswith("Step 17/40")
         assert app.screen.query_one("#log").border_subtitle == "3 newer below"
-        source.say(*step_events(21, 40))
+        source.add(*step_events(21, 40))
         await tick(app, pilot)
-        assert pane(app, "log") == before
+        assert pane_text(app, "log") == previous
         assert app.screen.query_one("#log").border_subtitle == "4 newer below"
         await pilot.press("g")
-        assert "Starting training" in pane(app, "log")
+        assert "Starting training" in pane_text(app, "log")
         await pilot.press("G")
-        assert pane(app, "log").splitlines()[-1].startswith("Step 21/40")
+        assert pane_text(app, "log").splitlines()[-1].startswith("Step 21/40")
 
     drive(scenario)

@@ -1,4 +1,4 @@
-"""The runs screen: past runs, one that another process trains, and opening them."""
+"""The runs screen: past runs, runs of other processes, and opening them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.support.scripted_session import ScriptedSession, until_stopped
 from tests.support.synthetic_run import write
 
 
-async def to_the_runs(app: IdaApp, pilot: Pilot[None]) -> DataTable[object]:
+async def open_runs_screen(app: IdaApp, pilot: Pilot[None]) -> DataTable[object]:
     await app.action_go("runs")
     await settled(app, pilot)
     return app.screen.query_one("#runs", DataTable)
 
 
-def three_runs() -> None:
+def write_three_runs() -> None:
     write(Path("outputs/quickstart/20260101-000000/events.jsonl"), steps=5)
     write(Path("outputs/quickstart/20260102-000000/events.jsonl"), steps=2)
     broken = Path("outputs/dev-mps/20260103-000000/events.jsonl")
@@ -37,23 +37,23 @@ def three_runs() -> None:
 
 
 @pytest.mark.parametrize("size", [WIDE, SMALL])
-def test_runs_are_listed_with_how_they_went(size: tuple[int, int]) -> None:
-    three_runs()
+def test_runs_are_listed_with_their_status(size: tuple[int, int]) -> None:
+    write_three_runs()
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        table = await to_the_runs(app, pilot)
+        table = await open_runs_screen(app, pilot)
         assert table.row_count == 3
-        shown = text_on_screen(app)
-        assert "✓ done" in shown
-        assert "5/5" in shown
-        assert "✗ unreadable" in shown
+        text = text_on_screen(app)
+        assert "✓ done" in text
+        assert "5/5" in text
+        assert "✗ unreadable" in text
 
     drive(scenario, size=size)
 
 
-def test_where_there_are_no_runs_the_screen_says_how_to_start_one() -> None:
+def test_without_runs_the_screen_says_how_to_start_one() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await to_the_runs(app, pilot)
+        await open_runs_screen(app, pilot)
         assert "No runs in outputs yet" in text_on_screen(app)
         app.screen.set_focus(None)
         await pilot.press("enter")
@@ -62,11 +62,11 @@ def test_where_there_are_no_runs_the_screen_says_how_to_start_one() -> None:
     drive(scenario)
 
 
-def test_enter_opens_a_run_at_its_end_and_its_steps_can_be_looked_at() -> None:
-    three_runs()
+def test_enter_opens_a_run_at_its_end_and_earlier_steps_can_be_viewed() -> None:
+    write_three_runs()
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await to_the_runs(app, pilot)
+        await open_runs_screen(app, pilot)
         await pilot.press("slash", *"0101", "enter")
         await pilot.pause()
         await pilot.press("g", "enter")
@@ -83,11 +83,11 @@ def test_enter_opens_a_run_at_its_end_and_its_steps_can_be_looked_at() -> None:
     drive(scenario)
 
 
-def test_a_run_that_cannot_be_read_says_why_and_is_not_opened() -> None:
-    three_runs()
+def test_an_unreadable_run_shows_the_reason_and_is_not_opened() -> None:
+    write_three_runs()
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await to_the_runs(app, pilot)
+        await open_runs_screen(app, pilot)
         await pilot.press("slash", *"dev-mps", "enter")
         await pilot.pause()
         assert "events.jsonl contains no events" in text_on_screen(app)
@@ -98,8 +98,8 @@ def test_a_run_that_cannot_be_read_says_why_and_is_not_opened() -> None:
     drive(scenario)
 
 
-def test_a_run_with_a_broken_line_is_explained_in_a_panel() -> None:
-    three_runs()
+def test_a_run_with_a_broken_line_opens_an_error_dialog() -> None:
+    write_three_runs()
     path = Path("outputs/quickstart/20260101-000000/events.jsonl")
     lines = path.read_bytes().splitlines(keepends=True)
     lines[40] = b"{broken\n"
@@ -113,11 +113,11 @@ def test_a_run_with_a_broken_line_is_explained_in_a_panel() -> None:
     drive(scenario)
 
 
-def test_a_filter_that_matches_nothing_says_so_and_escape_shows_all() -> None:
-    three_runs()
+def test_a_filter_without_matches_says_so_and_escape_shows_all_runs() -> None:
+    write_three_runs()
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        table = await to_the_runs(app, pilot)
+        table = await open_runs_screen(app, pilot)
         await pilot.press("slash", *"zzz")
         await pilot.pause()
         assert table.row_count == 0
@@ -130,27 +130,27 @@ def test_a_filter_that_matches_nothing_says_so_and_escape_shows_all() -> None:
     drive(scenario)
 
 
-def test_reading_again_shows_what_is_new_and_keeps_the_cursor() -> None:
-    three_runs()
+def test_reloading_shows_new_runs_and_preserves_the_cursor() -> None:
+    write_three_runs()
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        table = await to_the_runs(app, pilot)
+        table = await open_runs_screen(app, pilot)
         await pilot.press("j", "j")
-        before = app.screen.query_one("#run-details", Static).render()
+        details_before = app.screen.query_one("#run-details", Static).render()
         write(Path("outputs/another/20260104-000000/events.jsonl"), steps=1)
         await pilot.press("r")
         await settled(app, pilot)
         assert table.row_count == 4
-        assert str(app.screen.query_one("#run-details", Static).render()) == str(before)
+        assert str(app.screen.query_one("#run-details", Static).render()) == str(details_before)
 
     drive(scenario)
 
 
-def test_w_writes_the_report_of_the_run_under_the_cursor_and_says_where_it_lies() -> None:
-    three_runs()
+def test_w_writes_the_report_of_the_selected_run_and_shows_its_path() -> None:
+    write_three_runs()
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await to_the_runs(app, pilot)
+        await open_runs_screen(app, pilot)
         await pilot.press("slash", *"0101", "enter")
         await pilot.pause()
         await pilot.press("w")
@@ -166,7 +166,7 @@ def test_w_writes_the_report_of_the_run_under_the_cursor_and_says_where_it_lies(
     drive(scenario)
 
 
-def test_the_run_of_this_process_is_marked_and_leads_to_its_screen() -> None:
+def test_the_run_of_this_process_is_marked_and_enter_opens_its_screen() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = ScriptedSession(Path("outputs/quickstart/run"), until_stopped)
         session.start()
@@ -175,7 +175,7 @@ def test_the_run_of_this_process_is_marked_and_leads_to_its_screen() -> None:
             app.run_controller.tick()
             await pilot.pause()
         first = app.run_view
-        await to_the_runs(app, pilot)
+        await open_runs_screen(app, pilot)
         assert "live (this app)" in text_on_screen(app)
         await pilot.press("enter")
         await settled(app, pilot)
@@ -219,12 +219,12 @@ def test_a_run_of_another_process_is_followed_to_its_end() -> None:
     assert trainer.stdout is not None
     assert trainer.stdout.readline() == "1\n"
 
-    def go_on() -> None:
+    def finish_next_step() -> None:
         assert trainer.stdin is not None
         trainer.stdin.write("\n")
         trainer.stdin.flush()
 
-    async def until(app: IdaApp, pilot: Pilot[None], steps: int, *, ended: bool) -> None:
+    async def wait_for_steps(app: IdaApp, pilot: Pilot[None], steps: int, *, ended: bool) -> None:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             app.run_controller.tick()
@@ -235,20 +235,20 @@ def test_a_run_of_another_process_is_followed_to_its_end() -> None:
         raise AssertionError(f"not {steps} steps within the time")
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await to_the_runs(app, pilot)
+        await open_runs_screen(app, pilot)
         assert "● live" in text_on_screen(app)
         await pilot.press("enter")
         await settled(app, pilot)
         assert app.run_view is not None
         assert app.run_view.source.kind == "attached"
         assert "live (other process)" in text_on_screen(app)
-        await until(app, pilot, 1, ended=False)
-        go_on()
-        await until(app, pilot, 2, ended=False)
+        await wait_for_steps(app, pilot, 1, ended=False)
+        finish_next_step()
+        await wait_for_steps(app, pilot, 2, ended=False)
         assert "Step 2/3" in text_on_screen(app)
-        go_on()
-        go_on()
-        await until(app, pilot, 3, ended=True)
+        finish_next_step()
+        finish_next_step()
+        await wait_for_steps(app, pilot, 3, ended=True)
         assert "Training complete" in text_on_screen(app)
 
     try:
@@ -258,7 +258,7 @@ def test_a_run_of_another_process_is_followed_to_its_end() -> None:
         trainer.communicate()
 
 
-def test_a_run_whose_process_dies_while_it_is_followed_has_died() -> None:
+def test_a_followed_run_whose_process_is_killed_is_shown_as_died() -> None:
     trainer = subprocess.Popen(
         [sys.executable, "-c", ANOTHER_PROCESS],
         stdin=subprocess.PIPE,
@@ -294,31 +294,31 @@ def test_a_run_that_can_no_longer_be_followed_is_explained() -> None:
         app.run_controller.show(RunView(source))
         app.run_controller.tick()
         await pilot.pause()
-        said = "\n".join(str(w.render()) for w in app.screen.query(Static))
-        assert "could not read new events of the run" in said
+        text = "\n".join(str(w.render()) for w in app.screen.query(Static))
+        assert "could not read new events of the run" in text
 
     drive(scenario)
 
 
-def test_a_run_whose_process_is_gone_has_died_and_shows_where_it_got_to() -> None:
+def test_a_run_whose_process_is_gone_is_shown_as_died_with_its_last_step() -> None:
     path = Path("outputs/quickstart/20260105-000000/events.jsonl")
     write(path, steps=4)
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-20]))
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await to_the_runs(app, pilot)
+        await open_runs_screen(app, pilot)
         assert "✗ died" in text_on_screen(app)
         await pilot.press("enter")
         await settled(app, pilot)
-        shown = text_on_screen(app)
-        assert "died while" in shown
-        assert "Step 3/4" in shown
+        text = text_on_screen(app)
+        assert "died while" in text
+        assert "Step 3/4" in text
 
     drive(scenario)
 
 
 @pytest.mark.parametrize(
-    ("moment", "said"),
+    ("timestamp", "expected"),
     [
         ("2026-01-31T09:05:00.000Z", "today 09:05"),
         ("2026-01-30T23:59:00.000Z", "yesterday 23:59"),
@@ -326,23 +326,25 @@ def test_a_run_whose_process_is_gone_has_died_and_shows_where_it_got_to() -> Non
         ("", "unknown"),
     ],
 )
-def test_a_time_is_said_as_a_person_says_it(
-    moment: str, said: str, monkeypatch: pytest.MonkeyPatch
+def test_start_times_are_relative_to_today(
+    timestamp: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
 
-    assert format_start_time(moment, NOON) == said
+    assert format_start_time(timestamp, NOON) == expected
 
 
-def test_of_thousands_of_runs_the_newest_are_there_at_once_and_then_the_rest(
+def test_the_newest_of_many_runs_are_listed_first_and_the_rest_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    many = [RunSummary(Path(f"o/e/{n}"), "e", str(n), "2026-01-01", "done") for n in range(1500)]
-    monkeypatch.setattr("ida_tui.tui.screens.runs.list_runs", lambda _: many)
+    summaries = [
+        RunSummary(Path(f"o/e/{n}"), "e", str(n), "2026-01-01", "done") for n in range(1500)
+    ]
+    monkeypatch.setattr("ida_tui.tui.screens.runs.list_runs", lambda _: summaries)
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        table = await to_the_runs(app, pilot)
+        table = await open_runs_screen(app, pilot)
         await pilot.app.workers.wait_for_complete()
         assert table.row_count == 1500
         app.screen._show()

@@ -1,7 +1,7 @@
-"""What every screen looks like, at both sizes, over a recorded run and with the clock standing still.
+"""Snapshots of every screen at both sizes, with a recorded run and a fixed clock.
 
-After a change that was meant: `uv run pytest tests/tui/test_snapshots.py --snapshot-update`, then look at the
-pictures in `tests/__snapshots__` before they are committed.
+After an intended change, run `uv run pytest tests/tui/test_snapshots.py --snapshot-update` and check the
+pictures in `tests/__snapshots__` before committing them.
 """
 
 from __future__ import annotations
@@ -33,60 +33,60 @@ from tests.support.synthetic_sweep import RunOutcome
 SIZES = {"wide": (120, 40), "small": (80, 24)}
 
 
-async def side_by_side(stage: Stage) -> None:
-    """A group, next to each other."""
+async def show_side_by_side(stage: Stage) -> None:
+    """The completions of a group side by side."""
     await stage.play_to_the_end()
     await stage.press("3", "v")
 
 
-async def searching(stage: Stage) -> None:
-    """Words to look for."""
+async def show_search(stage: Stage) -> None:
+    """A search on the completions screen."""
     await stage.play_to_the_end()
     await stage.press("3", "slash", *"twist")
 
 
-async def maximised(stage: Stage) -> None:
-    """The scores alone."""
+async def show_maximized_scores(stage: Stage) -> None:
+    """The maximized scores pane."""
     await stage.play_to_the_end()
     await stage.press("S")
 
 
-async def looking_back(stage: Stage) -> None:
+async def show_earlier_step(stage: Stage) -> None:
     """An earlier step."""
     await stage.play_to_the_end()
     await stage.press("left_square_bracket", "left_square_bracket")
 
 
-async def editing(stage: Stage) -> None:
-    """A value that is wrong."""
+async def show_invalid_value(stage: Stage) -> None:
+    """An invalid value in the launch screen."""
     await stage.press("tab", "tab", "j", "j", "e", "x")
 
 
-async def stopping(stage: Stage) -> None:
-    """The question before a run is stopped."""
+async def show_stop_question(stage: Stage) -> None:
+    """The confirmation before a run is stopped."""
     await stage.play_to(5, "update")
     await stage.press("s")
 
 
-async def starting(stage: Stage) -> None:
-    """A run of which nothing has been heard yet."""
+async def show_starting_run(stage: Stage) -> None:
+    """A run without any event yet."""
     await stage.play_to(0, "load", 0.0)
 
 
-async def no_run_yet(stage: Stage) -> None:
-    """The run screen before there is one."""
+async def show_no_run(stage: Stage) -> None:
+    """The run screen without a run."""
     await stage.press("2")
 
 
-async def error(stage: Stage) -> None:
-    """Something went wrong."""
+async def show_error(stage: Stage) -> None:
+    """An error dialog."""
     stage.app.show_error(
         IdaError("this run cannot start yet", "key: OPENAI_API_KEY is not set\n  export it")
     )
 
 
-async def paused(stage: Stage) -> None:
-    """A run that waits for a person."""
+async def show_paused(stage: Stage) -> None:
+    """A run paused because of its judge."""
     await stage.play_to(5, "judge")
     await stage.app.push_screen(
         PausedDialog(
@@ -102,58 +102,58 @@ async def paused(stage: Stage) -> None:
     )
 
 
-async def judge_check(stage: Stage) -> None:
-    """What the offline heuristic says of ten fixed answers."""
+async def show_judge_check(stage: Stage) -> None:
+    """The judge check of the offline heuristic."""
     await stage.press("c")
 
 
-def another_run() -> None:
-    """A second run, of another profile and shorter."""
+def write_second_run() -> None:
+    """Writes a second, shorter run with other settings."""
     path = Path("outputs/quickstart/20261120-080000")
     synthetic_run.write(path / "events.jsonl", steps=30)
     changes = ["seed=1", "training.max_steps=30", "training.learning_rate=5e-4"]
     (path / "config.yaml").write_text(to_yaml(resolve("quickstart", changes).config))
 
 
-async def marked(stage: Stage) -> None:
-    """Runs that are marked, to be compared."""
-    another_run()
+async def show_marked_runs(stage: Stage) -> None:
+    """Runs marked for comparison."""
+    write_second_run()
     await stage.press("4", "r", "space", "space")
 
 
-async def comparing(stage: Stage) -> None:
+async def show_comparison(stage: Stage) -> None:
     """Two runs side by side."""
-    another_run()
+    write_second_run()
     await stage.press("4", "r", "space", "space", "c")
 
 
-async def comparing_one_figure(stage: Stage) -> None:
-    """Two runs side by side, and one figure of theirs."""
-    another_run()
+async def show_compared_metric(stage: Stage) -> None:
+    """Two runs side by side, with one metric selected."""
+    write_second_run()
     await stage.press("4", "r", "space", "space", "c", "n", "n")
 
 
-async def sweeping(stage: Stage) -> None:
-    """A sweep of three settings and three seeds that is carried out now."""
+async def show_sweep(stage: Stage) -> None:
+    """A running sweep with three settings and three seeds."""
     rewards = (0.61, 0.74, 0.70, 0.60, 0.75, 0.68)
-    made: list[RunOutcome | None] = [RunOutcome(reward, cost=0.0123) for reward in rewards]
-    made[5] = RunOutcome(status="out_of_memory", message="Out of memory at step 2 of 2")
+    runs: list[RunOutcome | None] = [RunOutcome(reward, cost=0.0123) for reward in rewards]
+    runs[5] = RunOutcome(status="out_of_memory", message="Out of memory at step 2 of 2")
     sweep = synthetic_sweep.create_sweep(
-        {"training.learning_rate": ("5e-4", "1e-3", "2e-3"), "seed": ("0", "1", "2")}, made
+        {"training.learning_rate": ("5e-4", "1e-3", "2e-3"), "seed": ("0", "1", "2")}, runs
     )
     owner.claim(RunDirectory(sweep.path))
     owner.claim(synthetic_sweep.add_run(sweep, 6, RunOutcome(status=None, steps=1)))
     await stage.press("4", "s")
 
 
-async def spot_checked(stage: Stage) -> None:
-    """Completions whose scores a person agreed and disagreed with."""
+async def show_spot_checks(stage: Stage) -> None:
+    """Completions with spot checks: agreed and disagreed."""
     await stage.play_to_the_end()
     await stage.press("3", "plus", "j", "minus", "j", "plus")
 
 
-async def chat(stage: Stage) -> None:
-    """Both models' answers, judged, and one that is being written."""
+async def show_chat(stage: Stage) -> None:
+    """Judged answers of both models, and an answer in progress."""
     stage.app.chat_controller.chat = ScriptedChat(Path("outputs/quickstart/20261124-123120"))
     stage.app.chat_controller.chat.start()
     await stage.app.action_go("chat")
@@ -165,7 +165,7 @@ async def chat(stage: Stage) -> None:
     await stage.wait_until_idle()
 
 
-async def alerted(stage: Stage) -> None:
+async def show_alert(stage: Stage) -> None:
     """A run with an alert."""
     await stage.play_to(14, "generate", 0.9)
     evidence = (
@@ -177,38 +177,38 @@ async def alerted(stage: Stage) -> None:
     await stage.play_to(14, "judge")
 
 
-OTHERS: dict[str, Scene] = {
-    "side-by-side": side_by_side,
-    "searching": searching,
-    "maximised": maximised,
-    "looking-back": looking_back,
-    "editing": editing,
-    "stopping": stopping,
-    "starting": starting,
-    "no-run-yet": no_run_yet,
-    "error": error,
-    "paused": paused,
-    "judge-check": judge_check,
-    "marked": marked,
-    "comparing": comparing,
-    "comparing-one-figure": comparing_one_figure,
-    "spot-checked": spot_checked,
-    "chat": chat,
-    "alerted": alerted,
-    "sweeping": sweeping,
+EXTRA_SCENES: dict[str, Scene] = {
+    "side-by-side": show_side_by_side,
+    "searching": show_search,
+    "maximised": show_maximized_scores,
+    "looking-back": show_earlier_step,
+    "editing": show_invalid_value,
+    "stopping": show_stop_question,
+    "starting": show_starting_run,
+    "no-run-yet": show_no_run,
+    "error": show_error,
+    "paused": show_paused,
+    "judge-check": show_judge_check,
+    "marked": show_marked_runs,
+    "comparing": show_comparison,
+    "comparing-one-figure": show_compared_metric,
+    "spot-checked": show_spot_checks,
+    "chat": show_chat,
+    "alerted": show_alert,
+    "sweeping": show_sweep,
 }
 
 
 class Svg(SingleFileSnapshotExtension):
-    """One picture a file."""
+    """A snapshot extension that writes one SVG file per picture."""
 
     file_extension = "svg"
     _write_mode = WriteMode.TEXT
 
 
 @pytest.fixture(autouse=True)
-def the_same_machine_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a screen tells of the machine is the same wherever the test runs."""
+def fixed_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the machine details on the screens the same wherever the tests run."""
 
     class Usage:
         free = 100e9
@@ -221,9 +221,9 @@ def the_same_machine_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("scene", [*SCENES, *OTHERS])
+@pytest.mark.parametrize("scene", [*SCENES, *EXTRA_SCENES])
 def test_a_screen_looks_as_it_did(scene: str, size: str, snapshot: Any) -> None:
-    stage = asyncio.run(play_scene((SCENES | OTHERS)[scene], size=SIZES[size]))
+    stage = asyncio.run(play_scene((SCENES | EXTRA_SCENES)[scene], size=SIZES[size]))
 
     assert stage.last_screenshot == snapshot(extension_class=Svg)
 
@@ -237,14 +237,14 @@ def test_a_screen_that_is_too_small_looks_as_it_did(snapshot: Any) -> None:
 def test_without_colour_the_lines_of_a_plot_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
 
-    drawn = asyncio.run(play_scene(SCENES["finished"])).last_screenshot
+    svg = asyncio.run(play_scene(SCENES["finished"])).last_screenshot
 
-    colours = set(re.findall(r"fill: (#[0-9a-f]{6})", drawn))
-    frame = {"#c5c8c6"}  # of the drawn window, not of the app
-    assert all(c[1:3] == c[3:5] == c[5:7] for c in colours - frame), colours
-    last = next(r.event for r in reversed(records()) if isinstance(r.event, StepFinished))
+    colors = set(re.findall(r"fill: (#[0-9a-f]{6})", svg))
+    frame = {"#c5c8c6"}  # of the window frame in the SVG, not of the app
+    assert all(c[1:3] == c[3:5] == c[5:7] for c in colors - frame), colors
+    final_step = next(r.event for r in reversed(records()) if isinstance(r.event, StepFinished))
     for axis in ("risk", "align", "detail"):
-        assert f"{axis}&#160;{getattr(last, axis):.1f}" in drawn
+        assert f"{axis}&#160;{getattr(final_step, axis):.1f}" in svg
     os.environ.pop("NO_COLOR", None)
 
 

@@ -1,4 +1,4 @@
-"""The app on a real terminal: nothing else writes to it, and it is left as it was found."""
+"""The app on a real terminal: no stray output, and the terminal is restored at the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ training:
 
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
-    """An environment in which the app's logs and profiles are the test's own."""
+    """Environment variables that redirect the app's logs and cache to the test's folder."""
     return {
         "HOME": str(tmp_path / "home"),
         "XDG_STATE_HOME": str(tmp_path / "state"),
@@ -39,17 +39,17 @@ def home(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def start_the_only_profile(screen: Terminal) -> None:
-    """Start the run that the launch screen proposes, and wait for its first steps."""
+def start_proposed_profile(screen: Terminal) -> None:
+    """Starts the run that the launch screen proposes and waits for its first steps."""
     screen.wait_for("Launch")
     screen.wait_for("quickstart")
     screen.send("\r")
-    screen.wait_until(lambda: len(state_of_the_run().steps) >= 2)
+    screen.wait_until(lambda: len(newest_run_state().steps) >= 2)
 
 
-def state_of_the_run() -> RunState:
-    found = sorted(Path("outputs").glob("*/*/events.jsonl"))
-    return fold_all(read_events(found[-1])) if found else RunState()
+def newest_run_state() -> RunState:
+    logs = sorted(Path("outputs").glob("*/*/events.jsonl"))
+    return fold_all(read_events(logs[-1])) if logs else RunState()
 
 
 def test_the_app_fills_the_terminal() -> None:
@@ -64,7 +64,7 @@ def test_the_app_fills_the_terminal() -> None:
         assert screen.output == b"133 41\r\n"
 
 
-def test_leaving_by_key_leaves_the_terminal_clean(home: dict[str, str]) -> None:
+def test_quitting_with_a_key_restores_the_terminal(home: dict[str, str]) -> None:
     with terminal(*APP, **home) as screen:
         screen.wait_for("Launch")
         screen.send("q")
@@ -74,7 +74,7 @@ def test_leaving_by_key_leaves_the_terminal_clean(home: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_leaving_by_signal_leaves_the_terminal_clean(
+def test_quitting_by_signal_restores_the_terminal(
     home: dict[str, str], number: signal.Signals
 ) -> None:
     with terminal(*APP, **home) as screen:
@@ -86,75 +86,79 @@ def test_leaving_by_signal_leaves_the_terminal_clean(
         assert b"Traceback" not in screen.output
 
 
-def test_a_signal_while_a_run_is_live_saves_a_checkpoint_and_leaves_the_terminal_clean(
+def test_a_signal_during_a_run_saves_a_checkpoint_and_restores_the_terminal(
     home: dict[str, str], tmp_path: Path
 ) -> None:
-    own = tmp_path / "user-profiles" / "experiments"
-    own.mkdir(parents=True)
-    # It hides the shipped quickstart, which the launch screen proposes.
-    (own / "tiny.yaml").write_text(TINY)
-    (own / "quickstart.yaml").write_text(TINY.replace("extends: quickstart", f"extends: {SHIPPED}"))
+    profiles = tmp_path / "user-profiles" / "experiments"
+    profiles.mkdir(parents=True)
+    # Overrides the shipped quickstart, which the launch screen proposes.
+    (profiles / "tiny.yaml").write_text(TINY)
+    (profiles / "quickstart.yaml").write_text(
+        TINY.replace("extends: quickstart", f"extends: {SHIPPED}")
+    )
     with terminal(*APP, **home) as screen:
-        start_the_only_profile(screen)
+        start_proposed_profile(screen)
         screen.process.send_signal(signal.SIGTERM)
 
         assert screen.wait_for_exit() == 130
         assert screen.is_restored
-        after = screen.output.rpartition(b"\x1b[?1049l")[2]
-        said = re.sub(rb"\x1b\[[^a-zA-Z]*[a-zA-Z]", b"", after).decode().split("\r\n")
-        assert len(said) == 2, said
-        assert re.fullmatch(r"Stopped after step \d+ of 200 · outputs/quickstart/[\d-]+", said[0])
-    ended = state_of_the_run().ended
+        final_output = screen.output.rpartition(b"\x1b[?1049l")[2]
+        lines = re.sub(rb"\x1b\[[^a-zA-Z]*[a-zA-Z]", b"", final_output).decode().split("\r\n")
+        assert len(lines) == 2, lines
+        assert re.fullmatch(r"Stopped after step \d+ of 200 · outputs/quickstart/[\d-]+", lines[0])
+    ended = newest_run_state().ended
     assert ended is not None
     assert ended.status == "interrupted"
     assert "checkpoint" in ended.hint
 
 
-def test_a_terminal_that_vanishes_without_a_signal_stops_the_run_with_a_checkpoint(
+def test_a_terminal_that_disappears_without_a_signal_stops_the_run_with_a_checkpoint(
     home: dict[str, str], tmp_path: Path
 ) -> None:
-    own = tmp_path / "user-profiles" / "experiments"
-    own.mkdir(parents=True)
-    (own / "quickstart.yaml").write_text(TINY.replace("extends: quickstart", f"extends: {SHIPPED}"))
+    profiles = tmp_path / "user-profiles" / "experiments"
+    profiles.mkdir(parents=True)
+    (profiles / "quickstart.yaml").write_text(
+        TINY.replace("extends: quickstart", f"extends: {SHIPPED}")
+    )
     with terminal(*APP, **home) as screen:
-        start_the_only_profile(screen)
+        start_proposed_profile(screen)
         screen.hang_up()
         screen.process.wait(timeout=60)
-    ended = state_of_the_run().ended
+    ended = newest_run_state().ended
     assert ended is not None
     assert ended.status == "interrupted"
     assert "checkpoint" in ended.hint
 
 
-def test_a_run_that_is_left_to_itself_goes_on_after_the_terminal_is_gone(
+def test_a_detached_run_continues_after_the_terminal_has_closed(
     home: dict[str, str], tmp_path: Path
 ) -> None:
-    own = tmp_path / "user-profiles" / "experiments"
-    own.mkdir(parents=True)
+    profiles = tmp_path / "user-profiles" / "experiments"
+    profiles.mkdir(parents=True)
     short = TINY.replace("max_steps: 200", "max_steps: 40")
-    (own / "quickstart.yaml").write_text(
+    (profiles / "quickstart.yaml").write_text(
         short.replace("extends: quickstart", f"extends: {SHIPPED}")
     )
     with terminal(*APP, **home) as screen:
-        start_the_only_profile(screen)
+        start_proposed_profile(screen)
         screen.send("q")
         screen.wait_for("Detach and quit")
         screen.send("d")
 
         assert screen.wait_for_exit() == 0
         assert screen.is_restored
-        after = screen.output.rpartition(b"\x1b[?1049l")[2].decode()
-        assert "✓ Training in the background (pid " in after
-        assert "ida-tui attach outputs/quickstart/" in after
+        final_output = screen.output.rpartition(b"\x1b[?1049l")[2].decode()
+        assert "✓ Training in the background (pid " in final_output
+        assert "ida-tui attach outputs/quickstart/" in final_output
     directory = RunDirectory(next(Path("outputs/quickstart").glob("2*")).resolve())
     assert owner.is_alive(directory)
     assert owner.owner_pid(directory) != screen.process.pid
     assert follow_run(directory, as_json=True) == 0
-    seen = [r.event for r in read_events(directory.events)]
-    ends = [e.message for e in seen if isinstance(e, RunEnded)]
-    assert re.fullmatch(r"Handed over after step \d+ of 40", ends[0])
-    assert ends[1:] == ["Training complete"]
-    assert [e.step for e in seen if isinstance(e, StepFinished)] == list(range(1, 41))
+    events = [r.event for r in read_events(directory.events)]
+    end_messages = [e.message for e in events if isinstance(e, RunEnded)]
+    assert re.fullmatch(r"Handed over after step \d+ of 40", end_messages[0])
+    assert end_messages[1:] == ["Training complete"]
+    assert [e.step for e in events if isinstance(e, StepFinished)] == list(range(1, 41))
 
 
 SHIPPED = Path(__file__).parents[2] / "profiles" / "experiments" / "quickstart.yaml"
@@ -173,14 +177,14 @@ print("after, in error", file=sys.stderr)
 """
 
 
-def test_while_the_app_runs_nothing_else_reaches_the_terminal() -> None:
+def test_stray_output_does_not_reach_the_terminal_while_the_app_runs() -> None:
     with terminal(sys.executable, "-c", STRAY) as screen:
         assert screen.wait_for_exit() == 0
 
-        shown = screen.output.decode().split("\r\n")
-        assert shown == ["drawn by the app", "after", "after, in error", ""]
-    kept = Path("stray.log").read_text().splitlines()
-    assert sorted(kept) == [
+        lines = screen.output.decode().split("\r\n")
+        assert lines == ["drawn by the app", "after", "after, in error", ""]
+    log_lines = Path("stray.log").read_text().splitlines()
+    assert sorted(log_lines) == [
         "and its errors",
         "from a C library",
         "from a child",
@@ -200,7 +204,7 @@ sys.exit(main([]))
 """
 
 
-def test_a_defect_of_the_app_is_one_error_and_its_traceback_is_in_a_file(
+def test_a_crash_of_the_app_prints_one_error_and_saves_the_traceback(
     home: dict[str, str], tmp_path: Path
 ) -> None:
     with terminal(sys.executable, "-c", CRASH, **home) as screen:
@@ -211,18 +215,18 @@ def test_a_defect_of_the_app_is_one_error_and_its_traceback_is_in_a_file(
         assert screen.is_restored
         assert b"Traceback" not in screen.output
         assert b"error: the app crashed: ZeroDivisionError" in screen.output
-    written = next(tmp_path.rglob("crash.txt"))
-    assert "ZeroDivisionError: a defect" in written.read_text()
+    crash_log = next(tmp_path.rglob("crash.txt"))
+    assert "ZeroDivisionError: a defect" in crash_log.read_text()
 
 
-def test_without_a_terminal_the_app_says_what_to_type_instead(ida_tui: object) -> None:
+def test_without_a_terminal_the_app_suggests_the_headless_command(ida_tui: object) -> None:
     done = ida_tui()  # type: ignore[operator]
 
     assert done.code == 2
     assert "ida-tui --run" in done.err
 
 
-def test_a_terminal_that_cannot_place_its_cursor_is_refused(home: dict[str, str]) -> None:
+def test_a_terminal_without_cursor_positioning_is_refused(home: dict[str, str]) -> None:
     with terminal(*APP, **(home | {"TERM": "dumb"})) as screen:
         assert screen.wait_for_exit() == 2
         assert b"TERM is dumb" in screen.output

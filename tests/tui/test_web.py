@@ -1,4 +1,4 @@
-"""A run in browsers: one app for all of them, to be looked at only, and only from this machine's own page."""
+"""The read-only web view of a run: one app for all browsers, reachable only from this machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RUN = Path("outputs/quickstart/20260101-000000")
 
 
 class Browser:
-    """A client that keeps the picture as the page does."""
+    """A client that stores the screen rows as the page does."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
@@ -39,96 +39,96 @@ class Browser:
 
     @property
     def text(self) -> str:
-        """What it shows."""
+        """The text on the screen."""
         return "\n".join("".join(s[0] for s in row) for _, row in sorted(self.rows.items()))
 
-    async def until(self, true: Callable[[], bool]) -> None:
-        """Take in messages until something holds."""
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Reads messages until the condition is true."""
         async with asyncio.timeout(WAIT_S):
-            while not true():
+            while not condition():
                 message = json.loads((await self.socket.receive()).data)
                 self.rows |= {int(number): row for number, row in message["rows"].items()}
 
-    async def until_shown(self, *words: str) -> None:
-        """Take in messages until all of these are on the screen."""
-        await self.until(lambda: all(word in self.text for word in words))
+    async def until_shown(self, *texts: str) -> None:
+        """Reads messages until all of these texts are on the screen."""
+        await self.until(lambda: all(text in self.text for text in texts))
 
 
-class Served:
-    """A run that is served, in this process."""
+class WebRun:
+    """A run served by this process."""
 
     def __init__(self, app: WebApp, port: int, session: aiohttp.ClientSession) -> None:
         self.app, self.port, self.session = app, port, session
 
     @contextlib.asynccontextmanager
     async def browser(self, host: str = "127.0.0.1") -> AsyncIterator[Browser]:
-        """A page of the server's own that is connected."""
+        """A browser connected from the server's own page."""
         origin = f"http://{host}:{self.port}"
         async with self.session.ws_connect(f"{origin}/socket", origin=origin) as socket:
             yield Browser(socket)
 
 
-def served(scenario: Callable[[Served], Awaitable[None]], directory: Path = RUN) -> None:
-    """Serve a run, and do something with it."""
+def serve_run(scenario: Callable[[WebRun], Awaitable[None]], directory: Path = RUN) -> None:
+    """Serves a run and plays a scenario with it."""
 
     async def main() -> None:
         with server.open_listener(0) as listener:
             port = listener.getsockname()[1]
-            gallery = server.Viewers()
-            app = WebApp(directory, gallery.send_frame)
+            viewers = server.Viewers()
+            app = WebApp(directory, viewers.send_frame)
             runner = web.AppRunner(
-                server.build_web_app(gallery, app.press, port), shutdown_timeout=1.0
+                server.build_web_app(viewers, app.press, port), shutdown_timeout=1.0
             )
             await runner.setup()
             await web.SockSite(runner, listener).start()
-            running = asyncio.create_task(app.run_async(headless=True, size=SCREEN_SIZE))
+            app_task = asyncio.create_task(app.run_async(headless=True, size=SCREEN_SIZE))
             async with aiohttp.ClientSession() as session:
                 try:
-                    await scenario(Served(app, port, session))
+                    await scenario(WebRun(app, port, session))
                 finally:
                     app.exit()
-                    await running
-                    gallery.disconnect_all()
+                    await app_task
+                    viewers.disconnect_all()
                     await runner.cleanup()
 
     asyncio.run(main())
 
 
 @pytest.fixture
-def finished() -> RunDirectory:
-    """A run of six steps that is done."""
+def finished_run() -> RunDirectory:
+    """A finished run of six steps."""
     synthetic_run.write(RUN / "events.jsonl", 6)
     return RunDirectory(RUN.resolve())
 
 
 @pytest.fixture
-def live(finished: RunDirectory) -> Iterator[RunDirectory]:
-    """The same run before its end, trained by a process that is there: this one."""
-    lines = finished.events.read_text().splitlines(keepends=True)
-    finished.events.write_text("".join(lines[:-3]))
-    with owner.owned_run(finished):
-        yield finished
+def live_run(finished_run: RunDirectory) -> Iterator[RunDirectory]:
+    """The same run before its end, owned by this process."""
+    lines = finished_run.events.read_text().splitlines(keepends=True)
+    finished_run.events.write_text("".join(lines[:-3]))
+    with owner.owned_run(finished_run):
+        yield finished_run
 
 
-# --- who may look ----------------------------------------------------------------------------
+# --- access ----------------------------------------------------------------------------
 
 
-def test_the_page_needs_nothing_from_elsewhere(finished: RunDirectory) -> None:
-    async def scenario(served: Served) -> None:
+def test_the_page_loads_nothing_from_other_hosts(finished_run: RunDirectory) -> None:
+    async def scenario(web_run: WebRun) -> None:
         for path in ("/", "/page.js", "/page.css"):
-            async with served.session.get(f"http://127.0.0.1:{served.port}{path}") as answer:
-                text = await answer.text()
-                assert answer.status == 200
-                assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+            async with web_run.session.get(f"http://127.0.0.1:{web_run.port}{path}") as response:
+                text = await response.text()
+                assert response.status == 200
+                assert "default-src 'none'" in response.headers["Content-Security-Policy"]
                 assert "http:" not in text.replace("http://www.w3.org", "")
                 assert "https:" not in text
 
-    served(scenario)
+    serve_run(scenario)
 
 
 @pytest.mark.parametrize("path", ["/", "/page.js", "/socket"])
 @pytest.mark.parametrize(
-    "forged",
+    "forged_headers",
     [
         {"Host": "evil.example"},
         {"Host": "evil.example:{port}"},
@@ -142,30 +142,30 @@ def test_the_page_needs_nothing_from_elsewhere(finished: RunDirectory) -> None:
     ids=str,
 )
 def test_a_forged_host_or_origin_is_refused(
-    path: str, forged: dict[str, str], finished: RunDirectory
+    path: str, forged_headers: dict[str, str], finished_run: RunDirectory
 ) -> None:
-    async def scenario(served: Served) -> None:
-        own = {"Origin": f"http://127.0.0.1:{served.port}"} if path == "/socket" else {}
-        headers = own | {k: v.format(port=served.port) for k, v in forged.items()}
-        url = f"http://127.0.0.1:{served.port}{path}"
+    async def scenario(web_run: WebRun) -> None:
+        own_origin = {"Origin": f"http://127.0.0.1:{web_run.port}"} if path == "/socket" else {}
+        headers = own_origin | {k: v.format(port=web_run.port) for k, v in forged_headers.items()}
+        url = f"http://127.0.0.1:{web_run.port}{path}"
         if path != "/socket":
-            async with served.session.get(url, headers=headers) as answer:
-                assert answer.status == 403
+            async with web_run.session.get(url, headers=headers) as response:
+                assert response.status == 403
             return
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await served.session.ws_connect(url, headers=headers)
+            await web_run.session.ws_connect(url, headers=headers)
         assert refused.value.status == 403
 
-    served(scenario)
+    serve_run(scenario)
 
 
-def test_a_socket_without_an_origin_is_refused(finished: RunDirectory) -> None:
-    async def scenario(served: Served) -> None:
+def test_a_socket_without_an_origin_is_refused(finished_run: RunDirectory) -> None:
+    async def scenario(web_run: WebRun) -> None:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await served.session.ws_connect(f"http://127.0.0.1:{served.port}/socket")
+            await web_run.session.ws_connect(f"http://127.0.0.1:{web_run.port}/socket")
         assert refused.value.status == 403
 
-    served(scenario)
+    serve_run(scenario)
 
 
 def test_only_this_machine_can_connect() -> None:
@@ -173,107 +173,107 @@ def test_only_this_machine_can_connect() -> None:
         assert listener.getsockname()[0] == "127.0.0.1"
 
 
-# --- what is seen -----------------------------------------------------------------------------
+# --- the screen -----------------------------------------------------------------------------
 
 
-def test_two_browsers_see_the_same_and_a_late_one_sees_it_whole(finished: RunDirectory) -> None:
-    async def scenario(served: Served) -> None:
-        async with served.browser() as one, served.browser("localhost") as two:
-            await one.until_shown("Training complete", "6 step")
-            await two.until(lambda: two.text == one.text)
-            async with served.browser() as late:
-                await late.until(lambda: bool(late.rows))
-                assert late.text == one.text
-                assert len(late.rows) == SCREEN_SIZE[1]
-                assert {sum(span[1] for span in row) for row in late.rows.values()} == {
+def test_all_browsers_show_the_same_full_screen(finished_run: RunDirectory) -> None:
+    async def scenario(web_run: WebRun) -> None:
+        async with web_run.browser() as first, web_run.browser("localhost") as second:
+            await first.until_shown("Training complete", "6 step")
+            await second.until(lambda: second.text == first.text)
+            async with web_run.browser() as late_browser:
+                await late_browser.until(lambda: bool(late_browser.rows))
+                assert late_browser.text == first.text
+                assert len(late_browser.rows) == SCREEN_SIZE[1]
+                assert {sum(span[1] for span in row) for row in late_browser.rows.values()} == {
                     SCREEN_SIZE[0]
                 }
 
-    served(scenario)
+    serve_run(scenario)
 
 
-def test_a_key_turns_to_another_screen_for_everybody(finished: RunDirectory) -> None:
-    async def scenario(served: Served) -> None:
-        async with served.browser() as one, served.browser() as two:
-            await one.until_shown("Training complete")
-            await two.socket.send_str("3")
-            await one.until_shown(synthetic_run.PROMPT)
-            await two.until(lambda: two.text == one.text)
+def test_a_key_changes_the_screen_in_every_browser(finished_run: RunDirectory) -> None:
+    async def scenario(web_run: WebRun) -> None:
+        async with web_run.browser() as first, web_run.browser() as second:
+            await first.until_shown("Training complete")
+            await second.socket.send_str("3")
+            await first.until_shown(synthetic_run.PROMPT)
+            await second.until(lambda: second.text == first.text)
 
-    served(scenario)
+    serve_run(scenario)
 
 
-def test_a_live_run_is_followed(live: RunDirectory) -> None:
-    async def scenario(served: Served) -> None:
-        async with served.browser() as browser:
+def test_a_live_run_is_followed(live_run: RunDirectory) -> None:
+    async def scenario(web_run: WebRun) -> None:
+        async with web_run.browser() as browser:
             await browser.until_shown("live (other process)")
-            whole = live.events.with_name("whole.jsonl")
-            synthetic_run.write(whole, 6)
-            with open(live.events, "a") as file:
-                file.writelines(whole.read_text().splitlines(keepends=True)[-3:])
+            full_log = live_run.events.with_name("whole.jsonl")
+            synthetic_run.write(full_log, 6)
+            with open(live_run.events, "a") as file:
+                file.writelines(full_log.read_text().splitlines(keepends=True)[-3:])
             await browser.until_shown("Training complete")
 
-    served(scenario)
+    serve_run(scenario)
 
 
-# --- what cannot be done -----------------------------------------------------------------------
+# --- read-only -----------------------------------------------------------------------
 
 
-def test_no_key_asks_anything_of_the_run_or_leaves_it(live: RunDirectory) -> None:
+def test_no_key_controls_the_run_or_leaves_its_screens(live_run: RunDirectory) -> None:
     keys = {key for action in ACTIONS for key in action.keys} | {"y", "ctrl+c", "", "x" * 90}
 
-    async def scenario(served: Served) -> None:
-        async with served.browser() as browser:
+    async def scenario(web_run: WebRun) -> None:
+        async with web_run.browser() as browser:
             await browser.until_shown("live (other process)")
             for screen in ("2", "3"):
-                # The digit is pressed again after each: whatever came up would hide what it shows.
+                # Presses the digit again after each key, since a dialog would hide the screen.
                 for key in sorted(keys):
                     for press in (screen, key, "y", "enter"):
                         await browser.socket.send_str(press)
             await browser.socket.send_str("2")
             await browser.until_shown("Progress", "live (other process)")
-            assert control.pop_request(live) is None
-            assert served.app.screen_stack == [served.app.screen]
-            assert served.app.current_mode in ("run", "completions")
-            assert served.app.is_running
+            assert control.pop_request(live_run) is None
+            assert web_run.app.screen_stack == [web_run.app.screen]
+            assert web_run.app.current_mode in ("run", "completions")
+            assert web_run.app.is_running
 
-    before = sorted(path for path in live.path.rglob("*"))
-    served(scenario)
-    assert sorted(path for path in live.path.rglob("*")) == before
-    assert owner.is_alive(live)
+    files_before = sorted(path for path in live_run.path.rglob("*"))
+    serve_run(scenario)
+    assert sorted(path for path in live_run.path.rglob("*")) == files_before
+    assert owner.is_alive(live_run)
 
 
-def test_what_is_harmless_is_in_the_table_of_actions_and_asks_nothing() -> None:
+def test_read_only_actions_are_known_and_change_nothing() -> None:
     assert {action.id for action in ACTIONS} >= READ_ONLY_ACTIONS
-    for risky in ("stop", "pause", "detach", "quit", "start", "save", "open", "command_palette"):
-        assert risky not in READ_ONLY_ACTIONS
-    for writes in ("agree", "disagree", "clear_mark"):
-        assert writes not in READ_ONLY_ACTIONS
+    for action in ("stop", "pause", "detach", "quit", "start", "save", "open", "command_palette"):
+        assert action not in READ_ONLY_ACTIONS
+    for action in ("agree", "disagree", "clear_mark"):
+        assert action not in READ_ONLY_ACTIONS
 
 
-def test_the_footer_offers_no_key_that_is_refused(live: RunDirectory) -> None:
-    async def scenario(served: Served) -> None:
-        async with served.browser() as browser:
+def test_the_footer_shows_no_disabled_keys(live_run: RunDirectory) -> None:
+    async def scenario(web_run: WebRun) -> None:
+        async with web_run.browser() as browser:
             await browser.until_shown("live (other process)")
-            last = browser.text.splitlines()[-1]
-            assert "Stop" not in last
-            assert "Pause" not in last
+            footer = browser.text.splitlines()[-1]
+            assert "Stop" not in footer
+            assert "Pause" not in footer
 
-    served(scenario)
+    serve_run(scenario)
 
 
-def test_a_browser_that_says_too_much_is_let_go(finished: RunDirectory) -> None:
-    async def scenario(served: Served) -> None:
-        async with served.browser() as browser:
+def test_a_browser_that_sends_too_much_is_disconnected(finished_run: RunDirectory) -> None:
+    async def scenario(web_run: WebRun) -> None:
+        async with web_run.browser() as browser:
             await browser.socket.send_str("x" * 10_000)
             async with asyncio.timeout(WAIT_S):
                 while (await browser.socket.receive()).type == aiohttp.WSMsgType.TEXT:
                     pass
             assert browser.socket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
-            async with served.browser() as other:
+            async with web_run.browser() as other:
                 await other.until_shown("Training complete")
 
-    served(scenario)
+    serve_run(scenario)
 
 
 # --- the command -------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_a_browser_that_says_too_much_is_let_go(finished: RunDirectory) -> None:
 
 @contextlib.contextmanager
 def command(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`ida-tui attach … --serve` in a process of its own, and the address that it prints."""
+    """`ida-tui attach … --serve` in a separate process, and the address that it prints."""
     process = subprocess.Popen(
         [sys.executable, "-m", "ida_tui", "attach", *arguments, "--serve", "--port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -297,10 +297,10 @@ def command(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_it_with_browsers_connected(
-    number: signal.Signals, finished: RunDirectory
+def test_a_signal_stops_the_server_with_connected_browsers(
+    number: signal.Signals, finished_run: RunDirectory
 ) -> None:
-    async def connected(process: subprocess.Popen[str], address: str) -> None:
+    async def stop_while_connected(process: subprocess.Popen[str], address: str) -> None:
         origin = address.rstrip("/")
         async with (
             aiohttp.ClientSession() as session,
@@ -313,22 +313,22 @@ def test_ctrl_c_ends_it_with_browsers_connected(
                     pass
 
     with command(str(RUN)) as (process, address):
-        asyncio.run(connected(process, address))
+        asyncio.run(stop_while_connected(process, address))
         _, err = process.communicate(timeout=WAIT_S)
     assert (process.returncode, err) == (0, "")
 
 
-def test_a_port_that_is_taken_is_one_clear_error(ida_tui_here: Any, finished: RunDirectory) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+def test_an_occupied_port_is_reported(ida_tui_here: Any, finished_run: RunDirectory) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = str(occupied.getsockname()[1])
         done = ida_tui_here("attach", str(RUN), "--serve", "--port", port)
     assert done.code == 2
     assert f"could not listen on port {port} of 127.0.0.1" in done.err
     assert "--port N" in done.err
 
 
-def test_a_port_that_is_none_and_a_port_without_serve_are_refused(
-    ida_tui_here: Any, finished: RunDirectory
+def test_an_invalid_port_and_a_port_without_serve_are_refused(
+    ida_tui_here: Any, finished_run: RunDirectory
 ) -> None:
     assert ida_tui_here("attach", str(RUN), "--serve", "--port", "70000").code == 2
     assert ida_tui_here("attach", str(RUN), "--port", "8000").code == 2
@@ -336,8 +336,8 @@ def test_a_port_that_is_none_and_a_port_without_serve_are_refused(
         server.open_listener(-1)
 
 
-def test_without_the_extra_it_says_how_to_install_it(
-    ida_tui_here: Any, finished: RunDirectory, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_extra_is_reported_with_its_install_command(
+    ida_tui_here: Any, finished_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     done = ida_tui_here("attach", str(RUN), "--serve")
@@ -347,8 +347,8 @@ def test_without_the_extra_it_says_how_to_install_it(
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
-def test_a_real_browser_draws_the_run_and_turns_to_its_completions(finished: RunDirectory) -> None:
-    async def look(address: str) -> None:
+def test_a_real_browser_shows_the_run_and_its_completions(finished_run: RunDirectory) -> None:
+    async def view_page(address: str) -> None:
         async with chromium.page(address) as page:
             await page.wait_for_text("Training complete", "read-only")
             await page.press("3")
@@ -356,4 +356,4 @@ def test_a_real_browser_draws_the_run_and_turns_to_its_completions(finished: Run
             assert (await page.screenshot()).startswith(b"\x89PNG")
 
     with command(str(RUN)) as (_, address):
-        asyncio.run(look(address))
+        asyncio.run(view_page(address))
