@@ -210,7 +210,7 @@ def slope(values: Sequence[float]) -> float:
 def mean_of_known(values: Iterable[float | None], minimum: int = 1) -> float | None:
     """The mean of the known values; None if fewer than `minimum` values are known."""
     known = [value for value in values if value is not None]
-    return fmean(known) if len(known) >= max(1, minimum) else None
+    return sum(known) / len(known) if len(known) >= max(1, minimum) else None
 
 
 def _centered(values: Sequence[float]) -> list[float]:
