@@ -35,7 +35,7 @@ from ida_tui.judge import r_ida  # noqa: E402
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer  # noqa: E402
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions  # noqa: E402
 from ida_tui.judge.verdict import JudgeRequest  # noqa: E402
-from tests.support.judge_server import Behaviour, Judge, ScriptedJudge, Status, completion_in  # noqa: E402
+from tests.support.judge_server import Behavior, Judge, ScriptedJudge, Status, completion_in  # noqa: E402
 
 CONFIG = resolve("quickstart").config
 COMPLETIONS, SLOTS, LATENCY_S = 64, 16, 1.0
@@ -75,7 +75,7 @@ def measure_throughput(repeats: int) -> tuple[list[Goal], dict[str, Any]]:
                 verdicts, stats = service.score_batch(_questions(f"round {number}"))
                 assert all(v.r_ida is not None for v in verdicts)
                 seconds.append(stats.seconds)
-        assert judge.most_at_once == SLOTS
+        assert judge.max_open_calls == SLOTS
     worst = max(seconds)
     print(
         f"throughput: {COMPLETIONS} completions at 1 s and {SLOTS} slots in {worst:.2f} s"
@@ -94,7 +94,7 @@ def measure_overload() -> tuple[list[Goal], dict[str, Any]]:
             with lock:
                 open_calls[0] -= 1
 
-    def rule(body: Mapping[str, Any]) -> Behaviour | None:
+    def rule(body: Mapping[str, Any]) -> Behavior | None:
         with lock:
             open_calls[0] += 1
             return Status(429) if open_calls[0] > allowed else None
@@ -238,7 +238,7 @@ def _jitter_rule(seed: int) -> Any:
     scorer = OfflineScorer(list(prompts))
     rng, lock = random.Random(seed), threading.Lock()
 
-    def rule(body: Mapping[str, Any]) -> Behaviour:
+    def rule(body: Mapping[str, Any]) -> Behavior:
         user = str(body["messages"][-1]["content"])
         prompt: Prompt = next(
             p for text, p in prompts.items() if json.dumps(text, ensure_ascii=False) in user

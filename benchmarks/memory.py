@@ -8,7 +8,7 @@ Every case is one `ida-tui --run` of two steps in a separate process, with the e
 offline judge. Random weights never end an answer, so every completion has the maximum length, as the plan
 assumes. The measured value is the peak of the process's anonymous memory plus the pages of its libraries; it
 excludes the pages of the weights' file, which the system can reclaim. The planned value is computed by
-`ida_tui.planning.memory` before anything is loaded. The last line also reports the cost of the memory monitor.
+`ida_tui.planning.memory` before anything is loaded. The last line also reports the cost of the monitor.
 """
 
 from __future__ import annotations

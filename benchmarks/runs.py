@@ -179,7 +179,7 @@ def _measure_app(path: Path) -> dict[str, float]:
 
     async def opened(app: Any, pilot: Any, path: Path) -> None:
         before = app.watched
-        app.open_run(path.parent.absolute())
+        app.run_controller.open(path.parent.absolute())
         while app.watched is before:
             await asyncio.sleep(0.02)
         await pilot.pause()

@@ -319,7 +319,7 @@ def _quickstart(figures: Path) -> None:
 
     async def scenario(app: Any) -> None:
         importing, training = LatenessProbe(), LatenessProbe()
-        app.start_run(resolve("quickstart", ["output_dir=with-app"]).config, None)
+        app.run_controller.start(resolve("quickstart", ["output_dir=with-app"]).config, None)
         async with importing.measuring():
             while app.watched.state.run is None:
                 await asyncio.sleep(0.1)
@@ -355,7 +355,7 @@ def _turns(overrides: Path) -> None:
     async def scenario(app: Any) -> None:
         # Textual would set up the terminal again after each stop, as after ctrl+z.
         signal.signal(signal.SIGCONT, signal.SIG_IGN)
-        app.start_run(resolve("quickstart", json.loads(str(overrides))).config, None)
+        app.run_controller.start(resolve("quickstart", json.loads(str(overrides))).config, None)
         while not app.watched.source.finished:
             await asyncio.sleep(0.5)
 
@@ -374,7 +374,7 @@ def _replay(figures: Path) -> None:
     async def opened(app: Any, steps: int) -> float:
         before = app.watched
         started = time.perf_counter()
-        app.open_run(Path(f"long/synthetic/{steps}"))
+        app.run_controller.open(Path(f"long/synthetic/{steps}"))
         while app.watched is before or len(app.watched.state.steps) < steps:
             await asyncio.sleep(0.005)
         await _painted(app)
@@ -443,7 +443,7 @@ def _flood(figures: Path) -> None:
         async with probe.measuring():
             while not session.finished:
                 await asyncio.sleep(0.1)
-            app.tick()
+            app.run_controller.tick()
         count = subprocess.run(
             ["wc", "-l", "flood/events.jsonl"], capture_output=True, text=True, check=True
         )

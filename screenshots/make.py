@@ -76,9 +76,9 @@ class Stage:
 
     async def _refresh(self) -> None:
         if self.app.run_view is None:
-            self.app.show_view(RunView(self.tape))
+            self.app.run_controller.show(RunView(self.tape))
         await self.wait_until_idle()
-        self.app.tick()
+        self.app.run_controller.tick()
         await self.wait_until_idle()
 
     async def wait_until_idle(self) -> None:

@@ -116,14 +116,14 @@ class RecordedSource(LiveSource):
         return self._returned == len(self._records)
 
     @property
-    def refusal(self) -> IdaError | None:
+    def error(self) -> IdaError | None:
         """Always None: the recorded run did start."""
         return None
 
-    def records(self, most: int) -> list[ev.Record]:
-        """The next records, at most `most` of them."""
+    def next_records(self, limit: int) -> list[ev.Record]:
+        """The next records, at most `limit` of them."""
         chunk: Sequence[ev.Record] = self._records[
-            self._returned : min(self._position, self._returned + most)
+            self._returned : min(self._position, self._returned + limit)
         ]
         self._returned += len(chunk)
         return list(chunk)

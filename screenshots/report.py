@@ -29,14 +29,14 @@ REMOVE_SETUP_SCRIPT = (
 async def screenshot(page: Path) -> bytes:
     """Screenshot of the page, as PNG."""
     async with chromium.page(page.resolve().as_uri()) as browser:
-        await browser.until_shown("This page loads nothing")
+        await browser.wait_for_text("This page loads nothing")
         light_theme = {"name": "prefers-color-scheme", "value": "light"}
-        await browser.tell("Emulation.setEmulatedMedia", media="", features=[light_theme])
+        await browser.send("Emulation.setEmulatedMedia", media="", features=[light_theme])
         size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
-        await browser.tell("Emulation.setDeviceMetricsOverride", **size)
-        await browser.tell("Emulation.setScrollbarsHidden", hidden=True)
-        await browser.tell("Runtime.evaluate", expression=REMOVE_SETUP_SCRIPT, awaitPromise=True)
-        return await browser.picture()
+        await browser.send("Emulation.setDeviceMetricsOverride", **size)
+        await browser.send("Emulation.setScrollbarsHidden", hidden=True)
+        await browser.send("Runtime.evaluate", expression=REMOVE_SETUP_SCRIPT, awaitPromise=True)
+        return await browser.screenshot()
 
 
 def main(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Shared fixtures: a sandboxed home, tiny models, and the command run as a user runs it."""
+"""Shared fixtures: isolation from the user's files, tiny models, and functions that run `ida-tui`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's own profiles, cache, keys or outputs."""
+    """Isolate every test from the user's profiles, cache, keys and outputs."""
     monkeypatch.setenv("IDA_TUI_PROFILES", str(tmp_path / "user-profiles"))
     monkeypatch.setenv("IDA_TUI_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -28,8 +28,8 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A command that has ended."""
+class CommandResult:
+    """Exit code and output of a command that has ended."""
 
     code: int
     out: str
@@ -37,19 +37,19 @@ class Finished:
 
     @property
     def events(self) -> list[dict[str, object]]:
-        """Every line of stdout, as JSON."""
+        """Every line of stdout, parsed as JSON."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-IdaTui = Callable[..., Finished]
+IdaTui = Callable[..., CommandResult]
 
 
 @pytest.fixture
 def ida_tui() -> IdaTui:
-    """Runs `ida-tui` in a process of its own, in the test's working directory."""
+    """Returns a function that runs `ida-tui` in a separate process, in the test's working directory."""
 
-    def run(*arguments: str, timeout: float = 240, **environment: str) -> Finished:
-        done = subprocess.run(
+    def run(*arguments: str, timeout: float = 240, **environment: str) -> CommandResult:
+        result = subprocess.run(
             [sys.executable, "-m", "ida_tui", *arguments],
             capture_output=True,
             text=True,
@@ -57,16 +57,16 @@ def ida_tui() -> IdaTui:
             env=os.environ | environment,
             check=False,
         )
-        return Finished(done.returncode, done.stdout, done.stderr)
+        return CommandResult(result.returncode, result.stdout, result.stderr)
 
     return run
 
 
 @pytest.fixture
 def ida_tui_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> IdaTui:
-    """Runs `ida-tui` inside the test's own process, where torch is imported only once."""
+    """Returns a function that runs `ida-tui` in the test process, where torch is imported only once."""
 
-    def run(*arguments: str, **environment: str) -> Finished:
+    def run(*arguments: str, **environment: str) -> CommandResult:
         from ida_tui.cli.main import main
 
         for name, value in environment.items():
@@ -74,14 +74,14 @@ def ida_tui_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
         capsys.readouterr()
         code = main(arguments)
         out, err = capsys.readouterr()
-        return Finished(code, out, err)
+        return CommandResult(code, out, err)
 
     return run
 
 
 @pytest.fixture(scope="session")
 def random_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Qwen3 of another shape than the embedded one, with random weights, in a local folder."""
+    """A Qwen3 model with random weights and another shape than the embedded model, in a local folder."""
     import torch
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
@@ -112,9 +112,9 @@ def random_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two large steps, with a checkpoint of each and its evaluation; not to be written to."""
+    """A run of two large steps with two checkpoints and an evaluation; tests must not write to it."""
     folder = tmp_path_factory.mktemp("short-run")
-    done = subprocess.run(
+    result = subprocess.run(
         [
             *(sys.executable, "-m", "ida_tui", "--run", "quickstart", "training.max_steps=2"),
             *("training.learning_rate=1e-2", "training.save_steps=1", "evaluation.samples=1"),
@@ -126,14 +126,14 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=240,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     return (folder / "outputs/quickstart/latest").resolve()
 
 
 @pytest.fixture
 def own_run(short_run: Path) -> Path:
-    """A copy of the short run in the test's working directory, as the newest of its experiment."""
-    own = Path("outputs/quickstart") / short_run.name
-    shutil.copytree(short_run, own)
-    (own.parent / "latest").symlink_to(own.name)
-    return own
+    """A copy of the short run in the test's working directory, as the latest run of its experiment."""
+    copy = Path("outputs/quickstart") / short_run.name
+    shutil.copytree(short_run, copy)
+    (copy.parent / "latest").symlink_to(copy.name)
+    return copy

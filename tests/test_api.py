@@ -1,4 +1,4 @@
-"""The Python API: what a script trains and reads is what the command line trains and prints."""
+"""The Python API: training, reading and resuming runs from a script."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SHORT = {
 }
 
 
-class Enough(Exception):
-    """What a script raises to end a run."""
+class ScriptStop(Exception):
+    """Raised by a script to end a run."""
 
 
 def weights_of(run: Run) -> bytes:
@@ -30,59 +30,61 @@ def weights_of(run: Run) -> bytes:
     return (run.weights / "adapter_model.safetensors").read_bytes()
 
 
-def test_a_script_trains_and_reads_what_the_command_prints(ida_tui_here: IdaTui) -> None:
-    seen: list[ev.Record] = []
+def test_a_script_trains_the_same_weights_as_the_command_line(
+    ida_tui_here: IdaTui,
+) -> None:
+    received: list[ev.Record] = []
     statuses: list[str] = []
 
     def on_event(record: ev.Record) -> None:
-        seen.append(record)
+        received.append(record)
         if isinstance(record.event, ev.StepFinished) and not statuses:
             statuses.append(load_run("quickstart").status)
 
     trained = run("quickstart", "seed=3", SHORT, on_event=on_event)
 
-    assert statuses == ["live"], "a run can be read while it is trained"
+    assert statuses == ["live"], "a run can be read while it is in progress"
     assert (trained.status, trained.exit_code) == ("done", ExitCode.DONE)
     assert [step.step for step in trained.steps] == [1, 2, 3]
     assert trained.config.seed == 3
     assert len(list(trained.completions())) == 48
     assert {c.finished.step for c in trained.completions(2)} == {2}
     assert all(c.scored is not None and c.scored.r_ida is not None for c in trained.completions())
-    assert list(trained.events()) == seen
-    assert isinstance(seen[-1].event, ev.RunEnded)
+    assert list(trained.events()) == received
+    assert isinstance(received[-1].event, ev.RunEnded)
     assert trained.evaluation is None
 
-    read = load_run(trained.directory)
-    assert (read.state, read.name) == (trained.state, trained.name)
-    typed = [f"{key}={str(value).lower()}" for key, value in SHORT.items()]
-    commanded = ida_tui_here("--run", "quickstart", "seed=3", *typed)
-    assert commanded.code == 0, commanded.err
+    loaded = load_run(trained.directory)
+    assert (loaded.state, loaded.name) == (trained.state, trained.name)
+    overrides = [f"{key}={str(value).lower()}" for key, value in SHORT.items()]
+    result = ida_tui_here("--run", "quickstart", "seed=3", *overrides)
+    assert result.code == 0, result.err
     assert weights_of(load_run("quickstart")) == weights_of(trained)
 
 
-def test_an_exception_of_the_script_stops_the_run_which_can_be_gone_on_with() -> None:
-    whole = run("quickstart", SHORT)
+def test_an_exception_in_the_script_stops_the_run_which_can_be_resumed() -> None:
+    uninterrupted = run("quickstart", SHORT)
 
-    def stop_after_the_first(record: ev.Record) -> None:
+    def stop_after_first_step(record: ev.Record) -> None:
         if isinstance(record.event, ev.StepFinished):
-            raise Enough
+            raise ScriptStop
 
-    with pytest.raises(Enough):
-        run("quickstart", SHORT, on_event=stop_after_the_first)
+    with pytest.raises(ScriptStop):
+        run("quickstart", SHORT, on_event=stop_after_first_step)
     stopped = load_run("quickstart")
     assert (stopped.status, stopped.exit_code) == ("interrupted", ExitCode.INTERRUPTED)
     with pytest.raises(IdaError, match="Stopped"):
         stopped.raise_if_failed()
 
-    gone_on = run(stopped.directory, resume=True).raise_if_failed()
-    assert gone_on.directory == stopped.directory
-    assert weights_of(gone_on) == weights_of(whole)
+    resumed = run(stopped.directory, resume=True).raise_if_failed()
+    assert resumed.directory == stopped.directory
+    assert weights_of(resumed) == weights_of(uninterrupted)
 
 
-def test_what_cannot_start_is_an_error_and_leaves_nothing_behind() -> None:
-    with pytest.raises(IdaError, match="quickstrat") as wrong:
+def test_a_run_that_cannot_start_raises_an_error_and_creates_nothing() -> None:
+    with pytest.raises(IdaError, match="quickstrat") as unknown_profile:
         run("quickstrat")
-    assert wrong.value.code == ExitCode.USAGE
+    assert unknown_profile.value.code == ExitCode.USAGE
     with pytest.raises(IdaError, match="is not a finite number"):
         run("quickstart", {"training.learning_rate": float("nan")})
     with pytest.raises(IdaError, match="has type object, which a profile cannot hold"):
@@ -95,9 +97,9 @@ def test_what_cannot_start_is_an_error_and_leaves_nothing_behind() -> None:
     assert not Path("outputs").exists()
 
 
-def test_a_judge_that_is_not_there_is_in_the_runs_exit_code() -> None:
-    nobody = {"judge": {"base_url": "http://127.0.0.1:9/v1", "max_retries": 0}}
-    ended = run("quickstart", SHORT, "judge=ollama", nobody)
+def test_an_unavailable_judge_sets_the_exit_code_of_the_run() -> None:
+    unavailable = {"judge": {"base_url": "http://127.0.0.1:9/v1", "max_retries": 0}}
+    ended = run("quickstart", SHORT, "judge=ollama", unavailable)
 
     assert ended.exit_code == ExitCode.JUDGE_UNAVAILABLE
     assert ended.status == "judge_unavailable"
@@ -117,8 +119,8 @@ def test_a_judge_that_is_not_there_is_in_the_runs_exit_code() -> None:
 def test_importing_the_api_loads_no_heavy_library(code: str, allowed: tuple[str, ...]) -> None:
     heavy = {"torch", "transformers", "trl", "openai", "textual", "pydantic", "yaml"}
     probe = f"import sys\n{code}\nprint(sorted({heavy!r} & set(sys.modules)))"
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=True
     )
-    loaded = set(eval(done.stdout))
+    loaded = set(eval(result.stdout))
     assert loaded <= {*allowed, *(("yaml",) if allowed else ())}

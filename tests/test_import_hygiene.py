@@ -1,4 +1,4 @@
-"""What must be quick stays quick: no command that trains nothing imports a machine-learning library."""
+"""Imports of commands that do not train: they import no machine-learning library."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ import sys
 from ida_tui.cli.main import main
 try:
     code = main(sys.argv[1:])
-except SystemExit as leaving:
-    code = leaving.code
+except SystemExit as exit_request:
+    code = exit_request.code
 heavy = sorted(set({heavy!r}) & set(sys.modules))
 print(heavy, file=sys.stderr)
 raise SystemExit(code)
@@ -45,8 +45,8 @@ raise SystemExit(code)
     ],
     ids=" ".join,
 )
-def test_a_command_that_trains_nothing_imports_no_heavy_library(arguments: tuple[str, ...]) -> None:
-    done = subprocess.run(
+def test_a_command_that_does_not_train_imports_no_heavy_library(arguments: tuple[str, ...]) -> None:
+    result = subprocess.run(
         [sys.executable, "-c", PROBE.format(heavy=HEAVY), *arguments],
         capture_output=True,
         text=True,
@@ -54,6 +54,6 @@ def test_a_command_that_trains_nothing_imports_no_heavy_library(arguments: tuple
         check=False,
     )
 
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-1] == "[]"
-    assert done.stdout.strip()
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.splitlines()[-1] == "[]"
+    assert result.stdout.strip()

@@ -1,7 +1,7 @@
-"""The wheel carries everything that a run needs: profiles, the embedded model, its tokenizer.
+"""The wheel: it contains everything that a run needs (profiles, embedded model, tokenizer).
 
-It is built from this checkout, installed into an empty folder, and used from a working directory elsewhere.
-Its dependencies are those of this environment: a whole one is 5 GB.
+The wheel is built from this checkout, installed into an empty folder, and used from another directory. Its
+dependencies come from this environment, because a separate environment needs 5 GB.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from tests.support.terminal import terminal
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built by hatchling and installed by uv."""
-    built, site = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("site")
+    """Directory of the wheel, built by hatchling and installed by uv."""
+    build, site = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("site")
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(built)],
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(build)],
         cwd=REPOSITORY,
         check=True,
         capture_output=True,
         timeout=120,
     )
-    (wheel,) = built.glob("*.whl")
+    (wheel,) = build.glob("*.whl")
     uv = shutil.which("uv")
-    assert uv is not None, "the tests are run by uv"
+    assert uv is not None, "uv is needed to install the wheel"
     install = [uv, "pip", "install", "--quiet", "--offline", "--no-deps"]
-    where = ["--python", sys.executable, "--target", str(site), str(wheel)]
-    done = subprocess.run(
-        [*install, *where], capture_output=True, text=True, timeout=120, check=False
+    target = ["--python", sys.executable, "--target", str(site), str(wheel)]
+    result = subprocess.run(
+        [*install, *target], capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     return site
 
 
-def command(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`ida-tui` as it was installed, from the test's working directory."""
+def run_installed(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed `ida-tui` in the test's working directory."""
     return subprocess.run(
         [sys.executable, str(installed / "bin" / "ida-tui"), *arguments],
         env=os.environ | {"PYTHONPATH": str(installed)},
@@ -55,33 +55,33 @@ def command(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_an_installed_wheel_lists_the_profiles_it_carries(installed: Path) -> None:
-    listed = command(installed, "--list")
+def test_an_installed_wheel_lists_its_profiles(installed: Path) -> None:
+    listed = run_installed(installed, "--list")
 
     assert listed.returncode == 0, listed.stderr
     for name in ("quickstart", "dev-mps", "gpt-4o-mini", "qwen3-4b-mps-fp16", "over-refusal"):
         assert name in listed.stdout
-    shown = command(installed, "--show", "quickstart")
+    shown = run_installed(installed, "--show", "quickstart")
     assert "ida_tui/shipped_profiles/experiments/quickstart.yaml:" in shown.stdout
     for shell in ("bash", "zsh", "fish"):
-        assert "__complete" in command(installed, "completions", shell).stdout
+        assert "__complete" in run_installed(installed, "completions", shell).stdout
 
 
-def test_an_installed_wheel_trains_the_model_it_carries(installed: Path) -> None:
+def test_an_installed_wheel_trains_its_embedded_model(installed: Path) -> None:
     short = ("training.max_steps=2", "evaluation.enabled=false")
-    ran = command(installed, "--run", "quickstart", *short)
+    result = run_installed(installed, "--run", "quickstart", *short)
 
-    assert ran.returncode == 0, ran.stderr
-    assert "Training complete" in ran.stdout
+    assert result.returncode == 0, result.stderr
+    assert "Training complete" in result.stdout
     (weights,) = Path("outputs/quickstart").glob("2*/adapter/adapter_model.safetensors")
     assert weights.stat().st_size > 100_000
     manifest = json.loads((weights.parents[1] / "manifest.json").read_text())
     assert manifest["command"][0] == str(installed / "bin" / "ida-tui")
-    read = (
+    code = (
         "import ida_tui; run = ida_tui.load_run('quickstart'); print(ida_tui.__file__, run.status)"
     )
     script = subprocess.run(
-        [sys.executable, "-c", read],
+        [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": str(installed)},
         capture_output=True,
         text=True,
@@ -93,7 +93,7 @@ def test_an_installed_wheel_trains_the_model_it_carries(installed: Path) -> None
 
 def test_an_installed_wheel_writes_a_report(installed: Path, tmp_path: Path) -> None:
     synthetic_run.write(tmp_path / "run" / "events.jsonl", steps=1, rows=1)
-    written = command(installed, "report", str(tmp_path / "run"))
+    written = run_installed(installed, "report", str(tmp_path / "run"))
 
     assert written.returncode == 0, written.stderr
     assert "</html>" in (tmp_path / "run" / "report.html").read_text()
@@ -105,5 +105,5 @@ def test_an_installed_wheel_opens_the_app_with_its_profiles(installed: Path) -> 
         for name in ("quickstart", "dev-mps", "oblit-1-mps-lowmem", "included with ida-tui"):
             app.wait_for(name)
         app.send("q")
-        assert app.wait_for_the_end() == 0
-        assert app.is_left_clean
+        assert app.wait_for_exit() == 0
+        assert app.is_restored

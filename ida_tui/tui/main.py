@@ -26,8 +26,8 @@ def run_app(
 
     Args:
         argv: the command line as typed.
-        opened: directory of a run or a sweep to open; None shows the launch screen.
-        chatting: directory of a run to chat with.
+        open_directory: directory of a run or a sweep to open; None shows the launch screen.
+        chat_directory: directory of a run to chat with.
 
     Raises:
         UsageError: stdin, stdout or stderr is not a terminal.
@@ -44,8 +44,8 @@ def run_app(
             "set TERM to your terminal's type, such as xterm-256color, or use ida-tui --run",
         )
     logs = platformdirs.user_log_path("ida-tui")
-    stray = logs / "terminal.log"
-    with redirect_output(stray):
+    library_log = logs / "terminal.log"
+    with redirect_output(library_log):
         from ida_tui.tui.app import IdaApp
 
         app = IdaApp(
@@ -57,21 +57,23 @@ def run_app(
         try:
             app.run()
         finally:
-            app.close_chat()
+            app.chat_controller.close()
             _wait_for(app.run_view)
-    if stray.stat().st_size:
-        print(f"output of libraries was saved to {stray}", file=sys.stderr)
+    if library_log.stat().st_size:
+        print(f"output of libraries was saved to {library_log}", file=sys.stderr)
     if app.crash is not None:
         raise app.crash.error
-    if app.background_run is not None and owner.is_alive(app.background_run.directory):
-        print(*app.background_run.status_lines(), sep="\n")
+    if app.run_controller.background_run is not None and owner.is_alive(
+        app.run_controller.background_run.directory
+    ):
+        print(*app.run_controller.background_run.status_lines(), sep="\n")
     else:
         _print_result(app.run_view)
     return ExitCode(app.return_code or 0)
 
 
 def _wait_for(run_view: RunView | None) -> None:
-    """Stop a run of this process and wait up to `JOIN_S` for its checkpoint."""
+    """Stop a run of this process and wait up to `JOIN_TIMEOUT_S` for its checkpoint."""
     if run_view is not None and isinstance(run_view.source, LiveSource):
         run_view.source.session.request_stop()
         run_view.source.session.join(JOIN_TIMEOUT_S)
@@ -81,7 +83,7 @@ def _print_result(run_view: RunView | None) -> None:
     """Print how the run of this session ended and where it was saved."""
     if run_view is None or run_view.source.kind != "live" or run_view.directory is None:
         return
-    while run_view.fold_new_records()[1]:
+    while run_view.fold_new_records().more_waiting:
         pass
     ended = run_view.state.ended
     outcome = ended.message if ended else "closed before the run had stopped"

@@ -1,4 +1,4 @@
-"""Exclusive use of the terminal: everything else that the process writes goes to a file.
+"""Exclusive use of the terminal, and crash reports: other output of the process goes to a file.
 
 Textual catches Python's `print`, but a C library that writes to file descriptor 2, or a child process, would
 draw over the screen. The app gets a private copy of the terminal, and descriptors 1 and 2 point to a file.
@@ -11,8 +11,13 @@ import errno
 import os
 import sys
 import termios
+import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+from ida_tui import __version__
+from ida_tui.errors import IdaError
 
 CLOSED_ERRNOS = (errno.EIO, errno.ENXIO)
 """Error numbers of a terminal that has closed."""
@@ -25,7 +30,7 @@ def redirect_output(log_file: Path) -> Iterator[None]:
     Textual's driver writes to `sys.__stderr__`; Python reads the terminal size from `sys.__stdout__`.
 
     Args:
-        stray: file for the output; truncated first, readable by its owner only.
+        log_file: file for the output; truncated first, readable by its owner only.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -61,3 +66,28 @@ def is_closed() -> bool:
     except termios.error as error:
         return error.args[0] in CLOSED_ERRNOS
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class CrashReport:
+    """The error that the user sees after the app has crashed."""
+
+    error: IdaError
+
+    @classmethod
+    def write(cls, error: BaseException, log: Path) -> CrashReport:
+        """Write the traceback to `log`. If that fails, the error's hint says so."""
+        text = "".join(traceback.format_exception(error))
+        details = f"the traceback is in {log}"
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(f"ida-tui {__version__}\n{text}\n")
+        except OSError as write_error:
+            details = f"the traceback was lost: could not write {log} ({write_error.strerror})"
+        return cls(
+            IdaError(
+                f"the app crashed: {type(error).__name__}: {error}",
+                f"{details}; a live run was stopped and saved its progress",
+            )
+        )

@@ -1,4 +1,4 @@
-"""Bad input gets one clear error: what is wrong, where, what to do; no traceback, no run directory."""
+"""Error messages for bad input: what is wrong, where, and the fix, without a traceback or a run directory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 
 @dataclass(frozen=True)
-class Bad:
-    """A way to get it wrong, and what the error must name."""
+class BadInput:
+    """Bad input, and what the error must name."""
 
     arguments: tuple[str, ...]
     names: tuple[str, ...]
@@ -27,28 +27,28 @@ axes:
 """
 
 CASES = {
-    "unknown key": Bad(
+    "unknown key": BadInput(
         ("mine.yaml",),
         ("mine.yaml:3", "learning_rat", "learning_rate"),
         (("mine.yaml", "extends: quickstart\ntraining:\n  learning_rat: 1e-4\n"),),
     ),
-    "wrong type": Bad(
+    "wrong type": BadInput(
         ("mine.yaml",),
         ("mine.yaml:2", "seed", "number"),
         (("mine.yaml", "extends: quickstart\nseed: [1, 2]\n"),),
     ),
-    "bad YAML": Bad(
+    "bad YAML": BadInput(
         ("mine.yaml",),
         ("mine.yaml:3",),
         (("mine.yaml", "extends: quickstart\ntraining:\n  max_steps: [1\nseed: 3\n"),),
     ),
-    "missing prompt file": Bad(
+    "missing prompt file": BadInput(
         ("mine.yaml",),
         ("mine.yaml:2", "prompts", "nowhere.yaml"),
         (("mine.yaml", "extends: quickstart\nprompts: nowhere.yaml\n"),),
     ),
-    "unknown profile": Bad(("quikstart",), ("quikstart", "quickstart", "--list")),
-    "generations 3 with batch 4": Bad(
+    "unknown profile": BadInput(("quikstart",), ("quikstart", "quickstart", "--list")),
+    "generations 3 with batch 4": BadInput(
         (
             "quickstart",
             "training.num_generations=3",
@@ -57,18 +57,18 @@ CASES = {
         ),
         ("command line", "num_generations", "multiple"),
     ),
-    "lr fast": Bad(
+    "lr fast": BadInput(
         ("quickstart", "training.learning_rate=fast"),
         ("command line", "training.learning_rate", "fast", "1e-"),
     ),
-    "negative steps": Bad(
+    "negative steps": BadInput(
         ("quickstart", "training.max_steps=-3"), ("command line", "training.max_steps", "-3")
     ),
-    "unreadable model path": Bad(
+    "unreadable model path": BadInput(
         ("quickstart", "model.path=/nowhere/model"), ("/nowhere/model", "model.path")
     ),
-    "absent device": Bad(("quickstart", "device=cuda"), ("cuda", "device=cpu"), code=5),
-    "empty prompts": Bad(
+    "absent device": BadInput(("quickstart", "device=cuda"), ("cuda", "device=cpu"), code=5),
+    "empty prompts": BadInput(
         ("mine.yaml",),
         ("empty.yaml", "prompts"),
         (
@@ -76,7 +76,7 @@ CASES = {
             ("empty.yaml", "description: none\nprompts: []\n"),
         ),
     ),
-    "rubric axis missing": Bad(
+    "rubric axis missing": BadInput(
         ("mine.yaml",),
         ("rubric.yaml:", "risk"),
         (
@@ -84,42 +84,42 @@ CASES = {
             ("rubric.yaml", RUBRIC_WITHOUT_RISK),
         ),
     ),
-    "no key": Bad(
+    "no key": BadInput(
         ("quickstart", "judge=gpt-4o-mini"), ("OPENAI_API_KEY", "export", ".env"), code=3
     ),
-    "file of another kind": Bad(
+    "file of another kind": BadInput(
         ("mine.yaml",), ("mine.yaml",), (("mine.yaml", "\x00\x01\x02 not yaml"),)
     ),
-    "two commands": Bad(("quickstart", "--check", "quickstart"), ("--run", "--check")),
-    "not an override": Bad(("quickstart", "fast"), ("fast", "key=value")),
-    "report to what is not installed": Bad(
+    "two commands": BadInput(("quickstart", "--check", "quickstart"), ("--run", "--check")),
+    "not an override": BadInput(("quickstart", "fast"), ("fast", "key=value")),
+    "report to what is not installed": BadInput(
         ("quickstart", "report_to=[trackio]"), ("trackio", "--extra")
     ),
 }
 
 
 @pytest.mark.parametrize("bad", CASES.values(), ids=CASES.keys())
-def test_bad_input_ends_with_one_clear_error_and_leaves_nothing(bad: Bad, ida_tui: Any) -> None:
+def test_bad_input_gets_one_clear_error_and_creates_nothing(bad: BadInput, ida_tui: Any) -> None:
     for name, text in bad.files:
         Path(name).write_text(text)
 
-    done = ida_tui("--run", *bad.arguments)
+    result = ida_tui("--run", *bad.arguments)
 
-    assert done.code == bad.code, done.err
-    assert len(done.err.splitlines()) <= 6, done.err
-    assert done.err.startswith("error: ")
-    assert "fix:" in done.err
-    assert "Traceback" not in done.err
+    assert result.code == bad.code, result.err
+    assert len(result.err.splitlines()) <= 6, result.err
+    assert result.err.startswith("error: ")
+    assert "fix:" in result.err
+    assert "Traceback" not in result.err
     for name in bad.names:
-        assert name in done.err, f"{name!r} is not in:\n{done.err}"
+        assert name in result.err, f"{name!r} is not in:\n{result.err}"
     assert not Path("outputs").exists()
 
 
-def test_a_missing_key_is_told_before_torch_is_imported(ida_tui: Any) -> None:
-    done = ida_tui("--run", "dev-mps", "judge=gpt-4o-mini", PYTHONPROFILEIMPORTTIME="1")
+def test_a_missing_key_is_reported_before_torch_is_imported(ida_tui: Any) -> None:
+    result = ida_tui("--run", "dev-mps", "judge=gpt-4o-mini", PYTHONPROFILEIMPORTTIME="1")
 
-    assert done.code == 3
-    # Python indents what is imported by something else.
-    imported = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}
+    assert result.code == 3
+    # Python indents nested imports.
+    imported = {line.rpartition("|")[2].strip() for line in result.err.splitlines()}
     assert "ida_tui.judge.api_key" in imported
     assert not imported & {"torch", "transformers", "trl", "openai"}

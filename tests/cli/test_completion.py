@@ -1,4 +1,4 @@
-"""Completions: what a shell offers at the cursor, in bash, zsh and fish themselves."""
+"""Shell completion in bash, zsh and fish."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from ida_tui.config import schema
 from tests.conftest import IdaTui
 from tests.support.terminal import terminal
 
-BESIDE_PYTHON = str(Path(sys.executable).parent)
-"""Where the command `ida-tui` is installed."""
+SCRIPTS_FOLDER = str(Path(sys.executable).parent)
+"""Directory in which the command `ida-tui` is installed."""
 
 
 @pytest.fixture
 def offers(ida_tui_here: IdaTui) -> types.FunctionType:
-    """What stands at the cursor after these words."""
+    """Returns the completions that are offered after these words."""
 
-    def ask(*words: str) -> list[str]:
-        done = ida_tui_here("__complete", "zsh", *words)
-        assert done.code == 0, done.err
-        return [line.partition("\t")[0] for line in done.out.splitlines()]
+    def completions(*words: str) -> list[str]:
+        result = ida_tui_here("__complete", "zsh", *words)
+        assert result.code == 0, result.err
+        return [line.partition("\t")[0] for line in result.out.splitlines()]
 
-    return ask  # type: ignore[return-value]
+    return completions  # type: ignore[return-value]
 
 
 @pytest.fixture
 def runs() -> None:
-    """Two experiments with runs, as folders."""
+    """Run directories of two experiments."""
     for name in (
         "quickstart/20260101-101010",
         "quickstart/20260202-101010",
@@ -49,17 +49,17 @@ def runs() -> None:
     Path("outputs/quickstart/latest").symlink_to("20260202-101010")
 
 
-def test_at_first_there_are_the_commands_and_the_flags(offers: types.FunctionType) -> None:
-    found = offers("")
+def test_an_empty_command_line_completes_to_commands_and_flags(offers: types.FunctionType) -> None:
+    offered = offers("")
 
-    assert set(commands.COMMANDS) <= set(found)
-    assert {"--run", "--list", "--check", "--show", "--version", "--help"} <= set(found)
+    assert set(commands.COMMANDS) <= set(offered)
+    assert {"--run", "--list", "--check", "--show", "--version", "--help"} <= set(offered)
     assert offers("att") == ["attach"]
     assert offers("--ch") == ["--check"]
-    assert "__complete" not in found
+    assert "__complete" not in offered
 
 
-def test_profiles_keys_and_values_complete(offers: types.FunctionType) -> None:
+def test_profiles_keys_and_values_are_completed(offers: types.FunctionType) -> None:
     assert offers("--run", "quick") == ["quickstart"]
     assert offers("--list", "ju") == ["judges"]
     assert {"model=", "model.", "training.", "seed=", "device="} <= set(offers("--run", "x", ""))
@@ -78,9 +78,9 @@ def test_profiles_keys_and_values_complete(offers: types.FunctionType) -> None:
 
 
 @pytest.mark.usefixtures("runs")
-def test_runs_complete_where_a_command_takes_them(offers: types.FunctionType) -> None:
-    for word in ("attach", "resume", "evaluate", "rescore", "replay-judge", "compare"):
-        assert offers(word, "") == ["mine", "quickstart"], word
+def test_runs_are_completed_for_commands_that_take_a_run(offers: types.FunctionType) -> None:
+    for command in ("attach", "resume", "evaluate", "rescore", "replay-judge", "compare"):
+        assert offers(command, "") == ["mine", "quickstart"], command
     assert offers("attach", "--lines", "qu") == ["quickstart"]
     assert offers("compare", "mine", "quickstart/") == [
         "quickstart/20260202-101010",
@@ -90,15 +90,15 @@ def test_runs_complete_where_a_command_takes_them(offers: types.FunctionType) ->
     assert offers("runs", "m") == ["mine"]
 
 
-def test_every_command_completes_its_own_flags(offers: types.FunctionType) -> None:
-    for word in commands.COMMANDS:
+def test_the_flags_and_arguments_of_every_command_are_completed(offers: types.FunctionType) -> None:
+    for command in commands.COMMANDS:
         flags = {
             text
-            for action in command_parser(word)._actions
+            for action in command_parser(command)._actions
             for text in action.option_strings
             if text.startswith("--")
         }
-        assert set(offers(word, "--")) == flags, word
+        assert set(offers(command, "--")) == flags, command
     assert offers("judge", "check", "off") == ["offline"]
     assert offers("judge", "check", "x", "judge.samp") == ["judge.samples="]
     assert offers("evaluate", "x", "--kind", "") == ["harmless", "unsafe"]
@@ -109,26 +109,26 @@ def test_every_command_completes_its_own_flags(offers: types.FunctionType) -> No
     assert offers("evaluate", "x", "--prompts", "s") == ["set.csv"]
 
 
-def test_the_keys_are_those_of_the_configuration() -> None:
-    found = config_keys.config_sections()
+def test_the_completed_keys_match_the_configuration_schema() -> None:
+    sections = config_keys.config_sections()
 
     def compare(model: type[BaseModel]) -> None:
-        read = {key.name: key for key in found[model.__name__]}
-        assert list(read) == list(model.model_fields), model.__name__
+        keys = {key.name: key for key in sections[model.__name__]}
+        assert list(keys) == list(model.model_fields), model.__name__
         for name, field in model.model_fields.items():
-            inner = [
+            nested = [
                 kind
                 for kind in (field.annotation, *get_args(field.annotation))
                 if isinstance(kind, type) and issubclass(kind, BaseModel)
             ]
-            if inner and not str(field.annotation).startswith("list"):
-                assert read[name].section == inner[0].__name__, name
-                compare(inner[0])
+            if nested and not str(field.annotation).startswith("list"):
+                assert keys[name].section == nested[0].__name__, name
+                compare(nested[0])
 
     compare(schema.Config)
 
 
-def test_a_line_of_bash_is_split_as_bash_splits_it(ida_tui_here: IdaTui) -> None:
+def test_a_bash_command_line_is_split_like_bash_does(ida_tui_here: IdaTui) -> None:
     def reply(line: str, breaks: str = " \"'><=;|&(:") -> list[str]:
         return ida_tui_here("__complete", "bash", breaks, line).out.splitlines()
 
@@ -142,32 +142,32 @@ def test_a_line_of_bash_is_split_as_bash_splits_it(ida_tui_here: IdaTui) -> None
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_a_shell_completes_a_command_that_then_runs(shell: str) -> None:
+def test_a_shell_completes_a_command_that_runs(shell: str) -> None:
     path = shutil.which(shell)
     if path is None:
         pytest.skip(f"{shell} is not installed")
-    bare = {"bash": ("--norc", "--noprofile", "-i"), "zsh": ("-f", "-i")}[shell]
-    search = f"{BESIDE_PYTHON}{os.pathsep}{os.environ['PATH']}"
-    with terminal(path, *bare, PATH=search, PS1="ready> ") as opened:
-        opened.wait_for("ready> ")
+    options = {"bash": ("--norc", "--noprofile", "-i"), "zsh": ("-f", "-i")}[shell]
+    search = f"{SCRIPTS_FOLDER}{os.pathsep}{os.environ['PATH']}"
+    with terminal(path, *options, PATH=search, PS1="ready> ") as session:
+        session.wait_for("ready> ")
         if shell == "zsh":
-            opened.send("autoload -Uz compinit && compinit -D\n")
-        opened.send(f"source <(ida-tui completions {shell}) && echo lo''aded\n")
-        opened.wait_for("loaded")
-        opened.send("ida-tui --ch\tquicks\tjudge=offl\ttraining.max_s\t7\n")
-        opened.wait_for("offline heuristic: no calls")
-        assert b"7 steps" in opened.output or b"7 (" in opened.output
+            session.send("autoload -Uz compinit && compinit -D\n")
+        session.send(f"source <(ida-tui completions {shell}) && echo lo''aded\n")
+        session.wait_for("loaded")
+        session.send("ida-tui --ch\tquicks\tjudge=offl\ttraining.max_s\t7\n")
+        session.wait_for("offline heuristic: no calls")
+        assert b"7 steps" in session.output or b"7 (" in session.output
 
 
-def test_fish_completes_with_what_each_key_is() -> None:
+def test_fish_shows_a_description_of_each_key() -> None:
     fish = shutil.which("fish")
     if fish is None:
         pytest.skip("fish is not installed")
     script = (
         "ida-tui completions fish | source; complete -C 'ida-tui --run quickstart training.bet'"
     )
-    search = f"{BESIDE_PYTHON}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
+    search = f"{SCRIPTS_FOLDER}{os.pathsep}{os.environ['PATH']}"
+    result = subprocess.run(
         [fish, "--no-config", "-c", script],
         env=os.environ | {"PATH": search},
         capture_output=True,
@@ -175,20 +175,20 @@ def test_fish_completes_with_what_each_key_is() -> None:
         timeout=60,
         check=True,
     )
-    assert done.stdout.splitlines() == [
+    assert result.stdout.splitlines() == [
         "training.beta=\tKL coefficient; 0 needs no reference pass."
     ]
 
 
-def test_a_completion_imports_nothing_heavy() -> None:
+def test_a_completion_imports_no_heavy_library() -> None:
     probe = (
         "import sys; from ida_tui.cli.main import main\n"
         "main(['__complete', 'zsh', '--run', 'quickstart', 'training.'])\n"
         "heavy = {'torch', 'transformers', 'textual', 'openai', 'pydantic'} & set(sys.modules)\n"
         "print(heavy, file=sys.stderr)"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stderr == "set()\n"
-    assert "training.learning_rate=" in done.stdout
+    assert result.stderr == "set()\n"
+    assert "training.learning_rate=" in result.stdout

@@ -1,4 +1,4 @@
-"""A process that used torch is left at once, and leaves nothing lying about."""
+"""Exit of a process that imported torch: immediate, after flushing output and removing temporary files."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 SCRIPT = """
 import sys, tempfile
 sys.modules["torch"] = None
-held = tempfile.TemporaryDirectory(dir=".", prefix="held-")
-from ida_tui.cli.exit import leave
-print("said before", end="")
-leave(3)
-print("never said")
+temporary = tempfile.TemporaryDirectory(dir=".", prefix="temporary-")
+from ida_tui.cli.exit import fast_exit
+print("before", end="")
+fast_exit(3)
+print("never printed")
 """
 
 
-def test_temporary_directories_are_gone_and_what_was_printed_is_there() -> None:
-    done = subprocess.run(
+def test_exit_removes_temporary_directories_and_flushes_output() -> None:
+    result = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (3, "said before", "")
-    assert list(Path().glob("held-*")) == []
+    assert (result.returncode, result.stdout, result.stderr) == (3, "before", "")
+    assert list(Path().glob("temporary-*")) == []

@@ -1,4 +1,4 @@
-"""`ida-tui resume`: which run is meant, and which cannot go on."""
+"""`ida-tui resume`: how a run is named, where it resumes, and which runs are refused."""
 
 from __future__ import annotations
 
@@ -30,15 +30,17 @@ def stopped_run(name: str = "20260131-120000", experiment: str = "quickstart") -
     return directory
 
 
-def checkpoint(directory: RunDirectory, step: int, *, without: str = "", made_by: str = "") -> Path:
-    """A sealed checkpoint; `without` is lost afterwards."""
+def write_checkpoint(
+    directory: RunDirectory, step: int, *, without: str = "", run_id: str = ""
+) -> Path:
+    """A sealed checkpoint from which the file `without` was deleted."""
 
     def write(folder: Path) -> None:
         for name in (*REQUIRED_FILES, "adapter_model.safetensors"):
             (folder / name).write_text(f"{name} of step {step}")
 
-    facts = {"run_id": made_by or directory.run_id}
-    path = save_checkpoint(directory.checkpoints, step, write, r_ida=0.5, metadata=facts, keep=9)
+    metadata = {"run_id": run_id or directory.run_id}
+    path = save_checkpoint(directory.checkpoints, step, write, r_ida=0.5, metadata=metadata, keep=9)
     if without:
         (path / without).unlink()
     return path
@@ -60,13 +62,13 @@ def test_a_run_is_found_by_its_folder_its_id_or_its_experiment(name: str) -> Non
     assert find_run(name, OUTPUTS).path == directory.path.resolve()
 
 
-def test_a_run_that_is_not_there_says_how_to_name_one() -> None:
+def test_the_error_for_an_unknown_run_explains_how_to_name_a_run() -> None:
     with pytest.raises(UsageError, match=r"there is no run \*") as raised:
         find_run("*", OUTPUTS)
     assert "latest" in raised.value.hint
 
 
-def test_an_id_that_two_experiments_have_is_asked_about() -> None:
+def test_a_run_id_of_two_experiments_is_refused_with_both_paths() -> None:
     stopped_run(experiment="a")
     stopped_run(experiment="b")
     with pytest.raises(UsageError, match="several runs") as raised:
@@ -74,32 +76,32 @@ def test_an_id_that_two_experiments_have_is_asked_about() -> None:
     assert "outputs/a/" in raised.value.hint
 
 
-def test_the_newest_checkpoint_that_is_whole_is_resumed_from() -> None:
+def test_a_run_resumes_from_its_newest_complete_checkpoint() -> None:
     directory = stopped_run()
-    checkpoint(directory, 2)
-    whole = checkpoint(directory, 10)
-    checkpoint(directory, 12, without="optimizer.pt")
-    checkpoint(directory, 14, without="trainer_state.json")
-    found = find_resume_point(directory)
-    assert (found.step, found.checkpoint) == (10, whole)
-    assert [(bad.path.name, bad.reason) for bad in found.rejected] == [
+    write_checkpoint(directory, 2)
+    complete = write_checkpoint(directory, 10)
+    write_checkpoint(directory, 12, without="optimizer.pt")
+    write_checkpoint(directory, 14, without="trainer_state.json")
+    point = find_resume_point(directory)
+    assert (point.step, point.checkpoint) == (10, complete)
+    assert [(rejected.path.name, rejected.reason) for rejected in point.rejected] == [
         ("checkpoint-14", "trainer_state.json is missing"),
         ("checkpoint-12", "optimizer.pt is missing"),
     ]
 
 
-def test_a_run_without_a_checkpoint_begins_anew_in_its_own_directory() -> None:
-    found = find_resume_point(stopped_run())
-    assert (found.step, found.checkpoint) == (0, None)
+def test_a_run_without_a_checkpoint_restarts_in_its_own_directory() -> None:
+    point = find_resume_point(stopped_run())
+    assert (point.step, point.checkpoint) == (0, None)
 
 
-def test_a_complete_run_is_not_resumed(ida_tui_here: Any) -> None:
+def test_a_completed_run_is_not_resumed(ida_tui_here: Any) -> None:
     directory = stopped_run()
     with EventLog(directory, first_seq=2) as log:
         log.emit(run_ended("done", "Training complete"))
-    done = ida_tui_here("resume", "quickstart/20260131-120000")
-    assert done.code == 2
-    assert "is complete" in done.err
+    result = ida_tui_here("resume", "quickstart/20260131-120000")
+    assert result.code == 2
+    assert "is complete" in result.err
 
 
 def test_a_run_that_another_process_trains_is_not_resumed() -> None:
@@ -109,50 +111,50 @@ def test_a_run_that_another_process_trains_is_not_resumed() -> None:
         find_resume_point(directory)
 
 
-def test_a_line_that_was_torn_by_a_crash_is_cut_off_before_the_log_goes_on() -> None:
+def test_an_incomplete_last_line_is_removed_before_the_log_is_continued() -> None:
     directory = stopped_run()
-    whole = directory.events.read_bytes()
+    before = directory.events.read_bytes()
     with open(directory.events, "ab") as file:
         file.write(b'{"v": 1, "seq": 2, "type": "Noti')
     with EventLog(directory, first_seq=2) as log:
         log.emit(ev.RunResumed(0))
     after = directory.events.read_bytes()
-    assert after.startswith(whole)
+    assert after.startswith(before)
     assert after.count(b"\n") == 3
     assert b"RunResumed" in after.splitlines()[2]
 
 
-def test_a_file_that_is_one_torn_line_begins_anew() -> None:
+def test_an_event_log_that_is_one_incomplete_line_is_emptied() -> None:
     directory = stopped_run()
     directory.events.write_bytes(b"x" * 200_000)
     with EventLog(directory):
         assert directory.events.stat().st_size == 0
 
 
-def test_what_the_checkpoint_was_made_with_cannot_change(ida_tui_here: Any) -> None:
+def test_settings_that_a_checkpoint_depends_on_cannot_change(ida_tui_here: Any) -> None:
     from ida_tui.config import resolve
 
     directory = stopped_run()
     directory.config.write_text(resolve.to_yaml(resolve.resolve("quickstart").config))
     for change in ("training.method=full", "lora.r=4", "training.num_generations=4"):
-        done = ida_tui_here("resume", str(directory.path), change)
-        assert done.code == 2
-        assert "cannot change when a run is resumed" in done.err
+        result = ida_tui_here("resume", str(directory.path), change)
+        assert result.code == 2
+        assert "cannot change when a run is resumed" in result.err
 
 
-def test_a_run_that_goes_on_in_its_third_epoch_has_the_third_epochs_order_of_prompts() -> None:
+def test_a_run_resumed_in_its_third_epoch_has_the_prompt_order_of_that_epoch() -> None:
     from trl.trainer.utils import RepeatSampler
 
     from ida_tui.engine.trainer.prompt_sampler import ResumableRepeatSampler
 
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "data_source": range(12),
         "mini_repeat_count": 2,
         "batch_size": 4,
         "seed": 7,
     }
-    whole = RepeatSampler(**how)
-    orders = [list(whole) for _ in range(4)]
-    resumed = ResumableRepeatSampler(lambda: 2, **how)
+    sampler = RepeatSampler(**options)
+    orders = [list(sampler) for _ in range(4)]
+    resumed = ResumableRepeatSampler(lambda: 2, **options)
     assert [list(resumed), list(resumed)] == orders[2:]
-    assert list(ResumableRepeatSampler(lambda: 0, **how)) == orders[0]
+    assert list(ResumableRepeatSampler(lambda: 0, **options)) == orders[0]

@@ -1,4 +1,4 @@
-"""`ida-tui runs`, and the index that keeps it quick: a copy that may be old, torn or gone."""
+"""`ida-tui runs` and its index, which may be out of date, damaged or missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.synthetic_run import step_events
 OUTPUTS = Path("outputs")
 
 
-def made(name: str, experiment: str = "quickstart", status: Any = "done") -> RunDirectory:
+def write_run(name: str, experiment: str = "quickstart", status: Any = "done") -> RunDirectory:
     directory = RunDirectory(OUTPUTS / experiment / name)
     directory.logs.mkdir(parents=True)
     with EventLog(directory) as log:
@@ -34,10 +34,10 @@ def made(name: str, experiment: str = "quickstart", status: Any = "done") -> Run
     return directory
 
 
-def test_the_runs_are_listed_newest_first_with_what_became_of_them(ida_tui_here: Any) -> None:
-    made("20260101-000000")
-    made("20260102-000000", "oblit-1", "interrupted")
-    made("20260103-000000", "oblit-1", "")
+def test_runs_are_listed_newest_first_with_their_status(ida_tui_here: Any) -> None:
+    write_run("20260101-000000")
+    write_run("20260102-000000", "oblit-1", "interrupted")
+    write_run("20260103-000000", "oblit-1", "")
     lines = ida_tui_here("runs").out.splitlines()
     assert [line.split()[:3] for line in lines] == [
         ["✗", "quickstart/20260103-000000", "died"],
@@ -53,27 +53,32 @@ def test_the_runs_are_listed_newest_first_with_what_became_of_them(ida_tui_here:
     assert newest["run_id"] == "20260103-000000"
 
 
-def test_only_the_newest_are_shown_unless_all_are_asked_for(ida_tui_here: Any) -> None:
+def test_only_the_newest_runs_are_listed_without_all(ida_tui_here: Any) -> None:
     for number in range(35):
-        made(f"20260101-0000{number:02}")
+        write_run(f"20260101-0000{number:02}")
     lines = ida_tui_here("runs").out.splitlines()
     assert len(lines) == 31
     assert lines[-1] == "… and 5 older runs; list them with: ida-tui runs --all"
     assert len(ida_tui_here("runs", "--all").out.splitlines()) == 35
 
 
-def test_without_runs_it_says_how_to_start_one(ida_tui_here: Any) -> None:
-    done = ida_tui_here("runs")
-    assert (done.code, done.out) == (0, "No runs found. Start one with: ida-tui --run quickstart\n")
+def test_an_empty_list_explains_how_to_start_a_run(ida_tui_here: Any) -> None:
+    result = ida_tui_here("runs")
+    assert (result.code, result.out) == (
+        0,
+        "No runs found. Start one with: ida-tui --run quickstart\n",
+    )
 
 
-def test_what_has_not_changed_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    made("20260101-000000")
-    changing = made("20260102-000000")
+def test_an_unchanged_run_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run("20260101-000000")
+    changing = write_run("20260102-000000")
     first = index.list_runs(OUTPUTS)
     read: list[str] = []
-    one = index._read_run
-    monkeypatch.setattr(index, "_read_run", lambda path: (read.append(path.name), one(path))[1])
+    read_run = index._read_run
+    monkeypatch.setattr(
+        index, "_read_run", lambda path: (read.append(path.name), read_run(path))[1]
+    )
     assert index.list_runs(OUTPUTS) == first == read_summaries(OUTPUTS)
     assert read == []
     with EventLog(changing, first_seq=9) as log:
@@ -83,87 +88,93 @@ def test_what_has_not_changed_is_not_read_again(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("damage", ["torn", "other version", "gone", "locked"])
-def test_an_index_that_cannot_be_used_changes_nothing(damage: str) -> None:
-    made("20260101-000000")
-    wanted = index.list_runs(OUTPUTS)
+def test_an_unusable_index_does_not_change_the_list(damage: str) -> None:
+    write_run("20260101-000000")
+    expected = index.list_runs(OUTPUTS)
     file = OUTPUTS / index.FILE_NAME
     lock = None
     if damage == "torn":
         file.write_bytes(b"SQLite format 3\x00" + b"\x07" * 300)
     elif damage == "other version":
-        with sqlite3.connect(file) as other:
-            other.execute("PRAGMA user_version = 99")
+        with sqlite3.connect(file) as connection:
+            connection.execute("PRAGMA user_version = 99")
     elif damage == "gone":
         file.unlink()
     else:
         lock = sqlite3.connect(file, isolation_level=None)
         lock.execute("BEGIN EXCLUSIVE")
-    assert index.list_runs(OUTPUTS) == wanted == read_summaries(OUTPUTS)
+    assert index.list_runs(OUTPUTS) == expected == read_summaries(OUTPUTS)
     if lock is not None:
         lock.close()
 
 
-def test_a_run_that_was_removed_leaves_the_list() -> None:
+def test_a_removed_run_is_no_longer_listed() -> None:
     import shutil
 
-    shutil.rmtree(made("20260101-000000").path)
-    made("20260102-000000")
+    shutil.rmtree(write_run("20260101-000000").path)
+    write_run("20260102-000000")
     index.list_runs(OUTPUTS)
     shutil.rmtree(OUTPUTS / "quickstart/20260102-000000")
     assert index.list_runs(OUTPUTS) == []
 
 
-def test_a_run_whose_file_was_exchanged_for_one_of_the_same_size_is_read_again() -> None:
-    directory = made("20260101-000000")
+def test_a_run_whose_event_file_is_replaced_by_one_of_the_same_size_is_read_again() -> None:
+    directory = write_run("20260101-000000")
     index.list_runs(OUTPUTS)
-    at = directory.events.stat()
-    text = directory.events.read_bytes()
-    other = directory.events.with_name("other")
-    other.write_bytes(text.replace(b'"done"', b'"failed"').replace(b'"it ended"', b'"it end"'))
-    os.utime(other, ns=(at.st_atime_ns, at.st_mtime_ns))
-    assert other.stat().st_size == at.st_size
-    other.replace(directory.events)
+    status = directory.events.stat()
+    content = directory.events.read_bytes()
+    replacement = directory.events.with_name("other")
+    replacement.write_bytes(
+        content.replace(b'"done"', b'"failed"').replace(b'"it ended"', b'"it end"')
+    )
+    os.utime(replacement, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert replacement.stat().st_size == status.st_size
+    replacement.replace(directory.events)
     assert [run.status for run in index.list_runs(OUTPUTS)] == ["failed"]
 
 
-def test_a_dead_run_is_read_once_and_comes_to_life_without_being_read() -> None:
-    directory = made("20260101-000000", status="")
+def test_the_status_of_a_run_follows_its_process() -> None:
+    directory = write_run("20260101-000000", status="")
     assert [run.status for run in index.list_runs(OUTPUTS)] == ["died"]
     with owner.owned_run(directory):
         assert [run.status for run in index.list_runs(OUTPUTS)] == ["live"]
     assert [run.status for run in index.list_runs(OUTPUTS)] == ["died"]
 
 
-def test_an_index_that_cannot_be_written_to_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    made("20260101-000000")
+def test_a_locked_index_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run("20260101-000000")
     index.list_runs(OUTPUTS)
-    made("20260102-000000")
+    write_run("20260102-000000")
     monkeypatch.setattr(index, "BUSY_TIMEOUT_S", 0.1)
     lock = sqlite3.connect(OUTPUTS / index.FILE_NAME, isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
     read: list[str] = []
-    one = index._read_run
-    monkeypatch.setattr(index, "_read_run", lambda path: (read.append(path.name), one(path))[1])
+    read_run = index._read_run
+    monkeypatch.setattr(
+        index, "_read_run", lambda path: (read.append(path.name), read_run(path))[1]
+    )
     for _ in range(2):
         assert index.list_runs(OUTPUTS) == read_summaries(OUTPUTS)
     assert read == ["20260102-000000"] * 2
     lock.close()
 
 
-def test_listing_runs_that_are_in_the_index_imports_next_to_nothing() -> None:
-    made("20260101-000000")
+def test_listing_indexed_runs_imports_no_heavy_library() -> None:
+    write_run("20260101-000000")
     index.list_runs(OUTPUTS)
     code = (
         "import sys; from ida_tui.cli.main import main; main(['runs']);"
         "print({'pydantic', 'psutil', 'ida_tui.events.types', 'rich'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[0].startswith("✓ quickstart/20260101-000000")
-    assert done.stdout.splitlines()[-1] == "set()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[0].startswith("✓ quickstart/20260101-000000")
+    assert result.stdout.splitlines()[-1] == "set()"
 
 
-def test_a_run_of_a_newer_version_says_so_in_the_list() -> None:
-    directory = made("20260101-000000")
+def test_a_run_of_a_newer_version_is_listed_as_unreadable() -> None:
+    directory = write_run("20260101-000000")
     text = directory.events.read_text()
     directory.events.write_text(text.replace('{"v": 1,', '{"v": 2,'))
     (run,) = index.list_runs(OUTPUTS)
@@ -172,8 +183,8 @@ def test_a_run_of_a_newer_version_says_so_in_the_list() -> None:
     assert "update ida-tui" in run.problem
 
 
-def test_how_far_a_dead_run_got_is_found_behind_a_long_step() -> None:
-    directory = made("20260101-000000", status="")
+def test_the_last_step_of_a_dead_run_is_found_before_a_long_unfinished_step() -> None:
+    directory = write_run("20260101-000000", status="")
     with open(directory.events, "a", encoding="utf-8") as events:
         for seq, event in enumerate(step_events(1, 9), start=1):
             events.write(codec.encode(ev.Record(seq, "t", event)) + "\n")

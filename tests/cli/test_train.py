@@ -1,4 +1,4 @@
-"""`ida-tui --run`, as a user runs it: the quickstart, its events, and what it leaves behind."""
+"""`ida-tui --run` as a user runs it: the quickstart, its events, and its run directory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ida_tui.runs.log.reader import read_events
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """One real quickstart with --json: its working directory and the lines on stdout."""
+    """A real quickstart with --json: its working directory and the lines on stdout."""
     workdir = tmp_path_factory.mktemp("quickstart")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "ida_tui", "--run", "quickstart", "--json"],
         capture_output=True,
         text=True,
@@ -28,8 +28,8 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str
         timeout=280,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return workdir, done.stdout.removesuffix("\n").split("\n")
+    assert result.returncode == 0, result.stderr
+    return workdir, result.stdout.removesuffix("\n").split("\n")
 
 
 def of_type(output: list[str], name: str) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def test_json_events_are_numbered_without_gaps_and_end_with_the_exit_code(
     assert events[-1]["exit_code"] == 0
 
 
-def test_the_same_events_are_on_disk_and_refold_to_what_was_printed(
+def test_the_events_on_disk_equal_those_on_stdout_and_fold_to_the_same_state(
     quickstart: tuple[Path, list[str]],
 ) -> None:
     workdir, output = quickstart
@@ -90,7 +90,7 @@ def test_the_run_directory_is_complete(quickstart: tuple[Path, list[str]]) -> No
     assert {"prompt", "text", "r_ida", "reason", "advantage"} <= completions[0].keys()
 
 
-def test_every_judged_number_is_labelled_as_the_offline_heuristics(
+def test_every_score_is_labeled_as_from_the_offline_heuristic(
     quickstart: tuple[Path, list[str]],
 ) -> None:
     assert {row["judge"] for row in of_type(quickstart[1], "CompletionScored")} == {
@@ -99,12 +99,12 @@ def test_every_judged_number_is_labelled_as_the_offline_heuristics(
     assert of_type(quickstart[1], "RunStarted")[0]["judge"] == "offline heuristic"
 
 
-def test_generation_is_heard_of_and_every_step_shows_its_parts(
+def test_generation_is_reported_and_every_step_has_the_seconds_of_its_phases(
     quickstart: tuple[Path, list[str]],
 ) -> None:
     steps = of_type(quickstart[1], "StepFinished")
 
-    assert {beat["step"] for beat in of_type(quickstart[1], "TokensGenerated")} == {
+    assert {progress["step"] for progress in of_type(quickstart[1], "TokensGenerated")} == {
         step["step"] for step in steps
     }
     assert all({"generate", "judge", "update"} <= step["seconds"].keys() for step in steps)
@@ -122,13 +122,13 @@ SHORT = (
 )
 
 
-def test_the_lines_for_people_are_those_of_the_quick_start(ida_tui: Any) -> None:
-    done = ida_tui("--run", *SHORT, NO_COLOR="1", TERM="xterm-256color")
+def test_the_printed_lines_match_the_quick_start(ida_tui: Any) -> None:
+    result = ida_tui("--run", *SHORT, NO_COLOR="1", TERM="xterm-256color")
 
-    assert done.code == 0, done.err
-    assert done.err == ""
-    assert "\x1b" not in done.out
-    wanted = [
+    assert result.code == 0, result.err
+    assert result.err == ""
+    assert "\x1b" not in result.out
+    patterns = [
         r"✓ Config loaded",
         r"✓ Model loaded \(.*M params",
         r"✓ Starting training \(\d+ prompts, 4 gens per prompt\)",
@@ -142,19 +142,19 @@ def test_the_lines_for_people_are_those_of_the_quick_start(ida_tui: Any) -> None
         r"  results        outputs/quickstart/",
     ]
     position = 0
-    for pattern in wanted:
-        match = re.compile(pattern).search(done.out, position)
-        assert match, f"{pattern} not found after position {position} of\n{done.out}"
+    for pattern in patterns:
+        match = re.compile(pattern).search(result.out, position)
+        assert match, f"{pattern} not found after position {position} of\n{result.out}"
         position = match.end()
 
 
-def test_two_runs_with_one_seed_are_identical_and_another_seed_differs(ida_tui_here: Any) -> None:
+def test_runs_with_the_same_seed_are_identical_and_another_seed_differs(ida_tui_here: Any) -> None:
     def texts_and_losses(seed: int) -> list[Any]:
-        done = ida_tui_here("--run", *SHORT, f"seed={seed}", "--json")
-        assert done.code == 0, done.err
+        result = ida_tui_here("--run", *SHORT, f"seed={seed}", "--json")
+        assert result.code == 0, result.err
         return [
             event.get("text", event.get("loss"))
-            for event in done.events
+            for event in result.events
             if event["type"] in ("CompletionFinished", "StepFinished")
         ]
 
@@ -163,7 +163,7 @@ def test_two_runs_with_one_seed_are_identical_and_another_seed_differs(ida_tui_h
     assert texts_and_losses(6) != first
 
 
-def test_a_run_never_overwrites_another(ida_tui_here: Any) -> None:
+def test_a_second_run_does_not_overwrite_the_first(ida_tui_here: Any) -> None:
     for _ in range(2):
         assert ida_tui_here("--run", *SHORT).code == 0
 
@@ -172,20 +172,22 @@ def test_a_run_never_overwrites_another(ida_tui_here: Any) -> None:
     assert Path("outputs/quickstart/latest").resolve() == max(runs).resolve()
 
 
-def test_the_resolved_config_runs_again_and_gives_the_same(ida_tui_here: Any) -> None:
+def test_the_resolved_config_reproduces_the_run(ida_tui_here: Any) -> None:
     first = ida_tui_here("--run", *SHORT, "--json")
-    again = ida_tui_here("--run", "outputs/quickstart/latest/config.yaml", "--json")
+    second = ida_tui_here("--run", "outputs/quickstart/latest/config.yaml", "--json")
 
-    assert again.code == 0, again.err
-    texts = [[e["text"] for e in run.events if "text" in e] for run in (first, again)]
+    assert second.code == 0, second.err
+    texts = [[e["text"] for e in run.events if "text" in e] for run in (first, second)]
     assert texts[0] == texts[1]
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_training(ida_tui_here: Any) -> None:
+def test_an_output_folder_that_cannot_be_created_is_refused_before_training(
+    ida_tui_here: Any,
+) -> None:
     Path("outputs").write_text("a file, not a folder")
 
-    done = ida_tui_here("--run", *SHORT)
+    result = ida_tui_here("--run", *SHORT)
 
-    assert done.code == 2
-    assert "cannot create a run directory" in done.err
-    assert "output_dir=" in done.err
+    assert result.code == 2
+    assert "cannot create a run directory" in result.err
+    assert "output_dir=" in result.err

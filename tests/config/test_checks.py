@@ -1,4 +1,4 @@
-"""Cross-checks: what does not fit together is refused with values that do."""
+"""Cross-checks of a configuration: conflicts, their suggested values, and notes."""
 
 import json
 import struct
@@ -20,7 +20,7 @@ TODAY = date(2026, 6, 1)
 
 
 def config(**changes: dict[str, object]) -> Config:
-    """A small experiment of four train prompts and one held-out one, with sections changed."""
+    """A small experiment with four train prompts and one held-out prompt, with some sections changed."""
     prompts = [
         {"id": f"p{n}", "kind": "harmless", "text": "Hello", "split": "train" if n else "held-out"}
         for n in range(5)
@@ -38,33 +38,33 @@ def config(**changes: dict[str, object]) -> Config:
     return Config.model_validate({"name": "test", **tree})
 
 
-def errors(tested: Config, device: DeviceName = "cpu") -> list[Finding]:
+def find_errors(tested: Config, device: DeviceName = "cpu") -> list[Finding]:
     return [f for f in check_config(tested, device, TODAY) if f.severity == "error"]
 
 
 def only_error(tested: Config, device: DeviceName = "cpu") -> Finding:
-    found = errors(tested, device)
-    assert len(found) == 1, found
-    return found[0]
+    findings = find_errors(tested, device)
+    assert len(findings) == 1, findings
+    return findings[0]
 
 
-def notes(tested: Config, device: DeviceName = "cpu", today: date = TODAY) -> list[str]:
+def note_texts(tested: Config, device: DeviceName = "cpu", today: date = TODAY) -> list[str]:
     return [f.text for f in check_config(tested, device, today) if f.severity == "note"]
 
 
-def test_a_sound_experiment_has_nothing_to_say():
+def test_a_consistent_experiment_has_no_findings():
     assert check_config(config(), "cpu", TODAY) == []
 
 
-def test_completions_that_do_not_divide_into_groups_get_a_value_that_does():
-    found = only_error(config(training={"gradient_accumulation_steps": 3}))
-    assert found.about == "training.gradient_accumulation_steps"
-    assert "gradient_accumulation_steps to 4 (1 × 4 = 4 completions: 1 prompt × 4)" in found.fix
-    assert "num_generations to 3" in found.fix
+def test_a_batch_that_does_not_divide_into_groups_gets_suggested_values():
+    error = only_error(config(training={"gradient_accumulation_steps": 3}))
+    assert error.about == "training.gradient_accumulation_steps"
+    assert "gradient_accumulation_steps to 4 (1 × 4 = 4 completions: 1 prompt × 4)" in error.fix
+    assert "num_generations to 3" in error.fix
 
 
 @given(batch=st.integers(1, 40), passes=st.integers(1, 40), group=st.integers(2, 24))
-def test_the_suggested_accumulation_always_divides(batch, passes, group):
+def test_the_suggested_accumulation_always_divides_into_groups(batch, passes, group):
     assume((batch * passes) % group)
     training = {
         "per_device_train_batch_size": batch,
@@ -77,30 +77,30 @@ def test_the_suggested_accumulation_always_divides(batch, passes, group):
     assert (batch * suggested) % group == 0
 
 
-def test_a_step_that_takes_more_prompts_than_there_are_is_refused_with_one_that_fits():
-    found = only_error(config(training={"gradient_accumulation_steps": 32}))
-    assert "needs 8 prompts" in found.text
-    assert "gradient_accumulation_steps to 16" in found.fix
-    assert "add 4 more prompts" in found.fix
+def test_a_step_that_needs_more_prompts_than_exist_is_refused_with_a_value_that_fits():
+    error = only_error(config(training={"gradient_accumulation_steps": 32}))
+    assert "needs 8 prompts" in error.text
+    assert "gradient_accumulation_steps to 16" in error.fix
+    assert "add 4 more prompts" in error.fix
     one_big_pass = {"per_device_train_batch_size": 64, "gradient_accumulation_steps": 1}
     assert "per_device_train_batch_size to 4" in only_error(config(training=one_big_pass)).fix
 
 
-def test_prompts_that_an_epoch_leaves_out_are_noted():
-    assert any("skips some" in n for n in notes(config(training={
+def test_prompts_that_an_epoch_skips_are_noted():
+    assert any("skips some" in n for n in note_texts(config(training={
         "gradient_accumulation_steps": 12,
     })))  # fmt: skip
 
 
-def test_a_completion_as_long_as_the_context_is_refused_with_room_for_a_prompt():
-    found = only_error(config(training={"max_completion_length": 1024}))
-    assert found.fix == "set it to at most 768"
+def test_a_completion_as_long_as_the_context_is_refused_with_a_shorter_length():
+    error = only_error(config(training={"max_completion_length": 1024}))
+    assert error.fix == "set it to at most 768"
 
 
-def test_a_completion_that_leaves_little_for_the_longest_prompt_is_noted():
+def test_a_completion_length_that_leaves_little_room_for_the_longest_prompt_is_noted():
     prompts = [{"id": "long", "kind": "harmless", "text": "word " * 100}]
     long = config(prompts={"prompts": prompts * 1}, training={"max_completion_length": 1000})
-    assert any("may be too few" in note for note in notes(long))
+    assert any("may be too few" in note for note in note_texts(long))
 
 
 def test_fp16_and_bf16_together_are_refused():
@@ -108,23 +108,25 @@ def test_fp16_and_bf16_together_are_refused():
 
 
 @pytest.mark.parametrize(("fp16", "why"), [(True, "unscale"), (False, "destroys the weights")])
-def test_training_every_weight_in_float16_is_refused(fp16, why):
+def test_full_training_in_float16_is_refused(fp16, why):
     tested = config(model={"torch_dtype": "float16"}, training={"method": "full", "fp16": fp16})
-    found = only_error(tested, "mps")
-    assert why in found.text
-    assert "method: lora" in found.fix
-    assert "float32" in found.fix
+    error = only_error(tested, "mps")
+    assert why in error.text
+    assert "method: lora" in error.fix
+    assert "float32" in error.fix
 
 
 def test_the_fused_optimizer_with_a_scaler_on_mps_is_refused():
     tested = config(training={"optim": "adamw_torch_fused"})
     assert only_error(tested, "mps").about == "training.optim"
-    assert errors(tested, "cuda") == []
+    assert find_errors(tested, "cuda") == []
 
 
 def test_bf16_on_mps_and_fp16_on_the_cpu_are_noted():
-    assert any("bf16 on mps" in n for n in notes(config(training={"bf16": True}), "mps"))
-    assert any("fp16 has no effect" in n for n in notes(config(training={"fp16": True}), "cpu"))
+    assert any("bf16 on mps" in n for n in note_texts(config(training={"bf16": True}), "mps"))
+    assert any(
+        "fp16 has no effect" in n for n in note_texts(config(training={"fp16": True}), "cpu")
+    )
 
 
 def test_evaluation_needs_held_out_prompts():
@@ -133,21 +135,21 @@ def test_evaluation_needs_held_out_prompts():
     assert only_error(tested).about == "evaluation.enabled"
 
 
-def test_an_unknown_prompt_in_only_gets_the_nearest_one():
-    found = only_error(config(prompts={"only": ["p1", "pp2"]}))
-    assert found.about == "prompts.only.1"
-    assert "p2" in found.fix
+def test_an_unknown_prompt_id_gets_the_nearest_id_suggested():
+    error = only_error(config(prompts={"only": ["p1", "pp2"]}))
+    assert error.about == "prompts.only.1"
+    assert "p2" in error.fix
 
 
 # --- judges ---
 
 
-def test_a_judge_that_is_soon_retired_is_noted_in_time():
+def test_a_judge_model_that_retires_soon_is_noted():
     judge = {"kind": "openai", "model": "m", "shutdown_date": "2026-08-15"}
-    assert notes(config(judge=judge)) == []
-    soon = notes(config(judge=judge), today=date(2026, 8, 1))
+    assert note_texts(config(judge=judge)) == []
+    soon = note_texts(config(judge=judge), today=date(2026, 8, 1))
     assert soon == ["m retires on 2026-08-15 (14 days)"]
-    assert "was scheduled to retire" in notes(config(judge=judge), today=date(2027, 1, 1))[0]
+    assert "was scheduled to retire" in note_texts(config(judge=judge), today=date(2027, 1, 1))[0]
 
 
 @pytest.mark.parametrize(
@@ -159,10 +161,10 @@ def test_a_judge_that_is_soon_retired_is_noted_in_time():
         ({"shutdown_date": "soon"}, "judge.shutdown_date"),
     ],
 )
-def test_a_judge_that_cannot_be_asked_is_refused(judge, key):
-    found = only_error(config(judge={"kind": "openai", "model": "m", **judge}))
-    assert found.about == key
-    assert "sk-secret" not in found.text + found.fix
+def test_an_invalid_judge_setting_is_refused(judge, key):
+    error = only_error(config(judge={"kind": "openai", "model": "m", **judge}))
+    assert error.about == key
+    assert "sk-secret" not in error.text + error.fix
 
 
 def test_a_reporter_that_is_not_installed_is_refused(monkeypatch):
@@ -185,27 +187,27 @@ def model_folder(folder: Path, settings: object) -> Path:
     return folder
 
 
-def test_a_local_models_files_tell_its_context_and_parameters(tmp_path):
+def test_context_and_parameters_are_read_from_a_local_models_files(tmp_path):
     folder = model_folder(tmp_path / "m", {"max_position_embeddings": 512, "vocab_size": 9})
-    seen = inspect_model(ModelConfig(path=str(folder)))
-    assert (seen.location, seen.complete, seen.context_length) == ("folder", True, 512)
-    assert (seen.parameters, seen.vocab_size) == (12, 9)
+    files = inspect_model(ModelConfig(path=str(folder)))
+    assert (files.location, files.complete, files.context_length) == ("folder", True, 512)
+    assert (files.parameters, files.vocab_size) == (12, 9)
     tied = model_folder(tmp_path / "m", {"tie_word_embeddings": True})
     assert inspect_model(ModelConfig(path=str(tied))).parameters == 6
-    found = only_error(config(model={"path": str(folder), "context_length": 8}))
-    assert found.about == "training.max_completion_length"
+    error = only_error(config(model={"path": str(folder), "context_length": 8}))
+    assert error.about == "training.max_completion_length"
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
     [(None, "config.json is missing"), ("{", "not valid JSON"), ("[]", "not a JSON object")],
 )
-def test_a_folder_that_is_no_model_is_refused(tmp_path, content, why):
+def test_a_folder_that_is_not_a_model_is_refused(tmp_path, content, why):
     if content is not None:
         (tmp_path / "config.json").write_text(content, encoding="utf-8")
-    found = only_error(config(model={"path": str(tmp_path)}))
-    assert why in found.text
-    assert found.about == "model.path"
+    error = only_error(config(model={"path": str(tmp_path)}))
+    assert why in error.text
+    assert error.about == "model.path"
 
 
 def test_an_adapter_a_file_and_a_missing_folder_are_refused(tmp_path):
@@ -224,16 +226,16 @@ def test_a_model_in_the_hugging_face_cache_is_found(tmp_path, monkeypatch):
     model = ModelConfig(path="org/name")
     assert inspect_model(model).location == "hub"
     model_folder(tmp_path / "hub" / "models--org--name" / "snapshots" / "abc", {})
-    seen = inspect_model(model)
-    assert (seen.location, seen.complete) == ("cache", True)
+    files = inspect_model(model)
+    assert (files.location, files.complete) == ("cache", True)
     assert inspect_model(ModelConfig(path="org/name", revision="v2")).location == "hub"
 
 
-def test_damaged_weight_files_leave_the_count_unknown(tmp_path):
+def test_damaged_weight_files_make_the_parameter_count_unknown(tmp_path):
     folder = model_folder(tmp_path, {})
     (folder / "model.safetensors").write_bytes(b"\xff" * 20)
     assert inspect_model(ModelConfig(path=str(folder))).parameters is None
 
 
-def test_the_offline_judge_is_never_asked_for_a_model():
-    assert errors(config(judge=JudgeConfig(kind="offline").model_dump())) == []
+def test_the_offline_judge_needs_no_model():
+    assert find_errors(config(judge=JudgeConfig(kind="offline").model_dump())) == []

@@ -1,4 +1,4 @@
-"""The lists, the values with their origins, and the plan, as a person reads them."""
+"""Printed profile lists, values with their origins, and the preview of a run."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def test_no_line_of_the_list_is_wider_than_a_wide_terminal(user):
     assert max(len(ln) for ln in lines if "Your profiles" not in ln) <= 110
 
 
-def test_one_kind_can_be_listed_by_its_singular_too(user):
+def test_a_single_kind_can_be_listed_by_its_singular_or_plural(user):
     assert render_list("model") == render_list("models")
     assert "gpt-4o-mini" not in render_list("models")
     with pytest.raises(UsageError, match="unknown profile kind"):
@@ -74,7 +74,7 @@ def test_a_users_profile_is_marked_and_the_folder_is_named(user):
     assert str(user) in text
 
 
-def test_a_broken_user_profile_is_listed_with_its_error_and_hides_no_other(user):
+def test_a_broken_user_profile_is_listed_with_its_error_next_to_all_others(user):
     (user / "models" / "broken.yaml").write_text("a: [", encoding="utf-8")
     (user / "judges" / "odd.yaml").write_text("kind: offline\nmoodle: x", encoding="utf-8")
     (user / "experiments" / "lost.yaml").write_text("model: nowhere", encoding="utf-8")
@@ -89,7 +89,7 @@ def test_a_broken_user_profile_is_listed_with_its_error_and_hides_no_other(user)
 # --- values and origins ---
 
 
-def test_each_shown_value_stands_beside_its_origin(user):
+def test_each_value_is_shown_next_to_its_origin(user):
     rows = render_profile("dev-mps", ["lora.r=8"]).splitlines()
     by_key = {row.split(" = ")[0].strip(): row for row in rows if " = " in row}
     assert by_key["lora.r"].endswith("# command line")
@@ -100,7 +100,7 @@ def test_each_shown_value_stands_beside_its_origin(user):
     assert len({row.index("  # ") for row in rows if row}) == 1
 
 
-def test_prompts_are_shown_as_a_count_and_a_few(user):
+def test_prompts_are_shown_as_a_count_and_a_few_examples(user):
     rows = [r for r in render_profile("dev-mps").splitlines() if r.startswith("prompts.prompts")]
     assert len(rows) == 5
     assert "for training" in rows[0]
@@ -117,7 +117,7 @@ def test_profiles_of_every_kind_can_be_shown(user):
         render_profile("embedded", ["lora.r=8"])
 
 
-def test_neither_a_key_nor_a_login_in_an_address_is_shown(user):
+def test_neither_a_key_nor_credentials_in_an_address_are_shown(user):
     text = "kind: openai\nmodel: m\napi_key_env: sk-abc\nbase_url: http://me:secret@host/v1\n"
     (user / "judges" / "careless.yaml").write_text(text, encoding="utf-8")
     shown = render_profile("careless")
@@ -126,10 +126,10 @@ def test_neither_a_key_nor_a_login_in_an_address_is_shown(user):
     assert "http://host/v1" in shown
 
 
-# --- the plan ---
+# --- the preview ---
 
 
-def test_the_plan_counts_steps_completions_tokens_and_calls(linux):
+def test_the_preview_counts_steps_completions_and_judge_calls(linux):
     resolved = resolve("oblit-1-mps", [])
     assert "10 (max_steps), each 1 × 8 = 8 completions" in line(resolved, "steps")
     assert count_judge_calls(resolved.config) == (80, 0)
@@ -137,20 +137,20 @@ def test_the_plan_counts_steps_completions_tokens_and_calls(linux):
     assert "about $0.0" in render_preview(resolved)
 
 
-def test_a_plan_for_mps_says_that_this_machine_has_none(linux):
+def test_the_preview_for_mps_says_that_this_machine_has_none(linux):
     resolved = resolve("dev-mps", [])
     assert "this machine has no MPS; the plan below is for mps" in line(resolved, "device")
-    words = line(resolved, "precision")
-    assert "float16 base, float32 adapter, fp16 autocast with a gradient scaler" in words
-    assert words.endswith("adamw_torch")
+    precision = line(resolved, "precision")
+    assert "float16 base, float32 adapter, fp16 autocast with a gradient scaler" in precision
+    assert precision.endswith("adamw_torch")
 
 
-def test_on_the_cpu_everything_is_float32(linux):
+def test_the_cpu_uses_float32_for_everything(linux):
     resolved = resolve("quickstart", ["device=cpu"])
     assert line(resolved, "precision").split(maxsplit=1)[1].startswith("float32 base")
 
 
-def test_automatic_device_is_said_to_be_this_machines_likely_one(linux):
+def test_the_automatic_device_is_shown_as_the_likely_one_of_this_machine(linux):
     assert "auto: probably cpu" in line(resolve("quickstart", ["device=auto"]), "device")
 
 
@@ -160,13 +160,13 @@ def test_the_offline_judge_makes_no_calls(linux):
     assert "$" not in text
 
 
-def test_a_price_that_is_not_known_gives_no_cost(linux):
+def test_an_unknown_price_gives_no_cost(linux):
     text = render_preview(resolve("dev-mps", ["judge.model=other"]))
     assert "cost unknown" in text
     assert "$" not in text
 
 
-def test_the_key_is_reported_as_there_or_not_and_never_printed(linux, monkeypatch):
+def test_the_key_is_reported_as_set_or_not_set_and_never_printed(linux, monkeypatch):
     resolved = resolve("dev-mps", [])
     assert "is not set: export OPENAI_API_KEY=" in line(resolved, "key")
     Path(".env").write_text("OPENAI_API_KEY=sk-secret\n", encoding="utf-8")
@@ -185,23 +185,23 @@ def test_a_judge_on_this_machine_needs_no_key(linux):
     assert "not needed" in line(resolve("dev-mps", ["judge=ollama"]), "key")
 
 
-def test_weights_that_are_not_here_are_said_with_their_download(linux):
-    words = line(resolve("dev-mps", []), "weights")
-    assert "not on this machine" in words
-    assert "8.05 GB" in words
+def test_missing_weights_are_shown_with_their_download_size(linux):
+    weights = line(resolve("dev-mps", []), "weights")
+    assert "not on this machine" in weights
+    assert "8.05 GB" in weights
     unknown = line(resolve("dev-mps", ["model=Some-Org/Some-Model"]), "weights")
     assert "size unknown" in unknown
 
 
-def test_the_run_folder_and_the_memory_limit_are_in_the_plan(linux):
+def test_the_preview_shows_the_run_folder_and_the_memory_limit(linux):
     resolved = resolve("dev-mps", ["output_dir=elsewhere"])
     assert "elsewhere/dev-mps/" in line(resolved, "run folder")
     assert "48 GB" in line(resolved, "memory limit")
 
 
-def test_what_is_worth_knowing_ends_the_plan_with_its_place(linux):
+def test_the_preview_ends_with_notes_and_their_location(linux):
     text = render_preview(resolve("dev-mps", ["training.fp16=true", "training.bf16=false"]))
     assert "problem" not in text
-    assert "note: fp16" not in text  # the plan is for mps, where fp16 is right
+    assert "note: fp16" not in text  # the preview is for mps, where fp16 takes effect
     on_cpu = render_preview(resolve("dev-mps", ["training.fp16=true", "device=cpu"]))
     assert "at:  command line: training.fp16" in on_cpu

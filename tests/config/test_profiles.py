@@ -1,4 +1,4 @@
-"""Profiles: how they are found, read, merged, and how a value remembers its line."""
+"""Profiles: lookup, parsing, inheritance, and the origin of every value."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ida_tui.errors import UsageError
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of user profiles, and an empty working directory beside it."""
+    """An empty folder of user profiles; the working directory is another empty folder."""
     root = tmp_path / "mine"
     work = tmp_path / "here"
     work.mkdir()
@@ -33,26 +33,26 @@ def write(folder: Path, name: str, text: str) -> Path:
     return file
 
 
-def parsed(text: str) -> object:
+def parse(text: str) -> object:
     return yaml_tree.to_plain(yaml_tree.parse_yaml(text, COMMAND_LINE_ORIGIN))
 
 
 def test_a_number_in_scientific_notation_is_a_number():
-    assert parsed("[1e-5, 1E+3, -2.5e-3, .5, 3]") == [1e-5, 1000.0, -0.0025, 0.5, 3]
+    assert parse("[1e-5, 1E+3, -2.5e-3, .5, 3]") == [1e-5, 1000.0, -0.0025, 0.5, 3]
 
 
 def test_dates_times_urls_and_leading_zeros_stay_text():
     text = "[2027-01-14, 12:30, http://127.0.0.1:9000/v1, 010]"
-    assert parsed(text) == ["2027-01-14", "12:30", "http://127.0.0.1:9000/v1", "010"]
+    assert parse(text) == ["2027-01-14", "12:30", "http://127.0.0.1:9000/v1", "010"]
 
 
-def test_the_usual_words_are_booleans_and_null():
-    assert parsed("[true, False, yes, off, null, ~, auto]") == [
+def test_common_spellings_of_booleans_and_null_are_recognized():
+    assert parse("[true, False, yes, off, null, ~, auto]") == [
         True, False, True, False, None, None, "auto",
     ]  # fmt: skip
 
 
-def test_every_value_knows_the_line_of_its_key():
+def test_every_value_has_the_line_of_its_key():
     node = yaml_tree.parse_yaml(
         "a: 1\nb:\n  c: 2\n  d:\n    - x\n    - y\n", Origin(Path("p.yaml"), 1)
     )
@@ -68,7 +68,7 @@ def test_an_origin_is_printed_relative_to_the_working_directory(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("a: 1\na: 2", "duplicate key"),
         ("a: [1", "not valid YAML"),
@@ -84,15 +84,15 @@ def test_an_origin_is_printed_relative_to_the_working_directory(tmp_path, monkey
         pytest.param("a: " + "9" * 6000, "is not a valid value", id="long number"),
     ],
 )
-def test_a_broken_file_is_one_short_error_with_its_place(user, text, says):
+def test_a_broken_file_is_one_short_error_with_its_location(user, text, message):
     write(user / "models", "broken", text)
-    with pytest.raises(UsageError, match=says) as caught:
+    with pytest.raises(UsageError, match=message) as caught:
         profiles.load_profile("models", "broken")
     assert "broken.yaml" in caught.value.where
     assert len(caught.value.lines()) <= 6
 
 
-def test_an_open_bracket_is_pointed_at_where_it_opens(user):
+def test_an_unclosed_bracket_is_reported_at_the_line_where_it_opens(user):
     write(user / "models", "open", "path: x\nlist: [1\nname: y\nrevision: z\n")
     with pytest.raises(UsageError) as caught:
         profiles.load_profile("models", "open")
@@ -100,7 +100,7 @@ def test_an_open_bracket_is_pointed_at_where_it_opens(user):
     assert "close the bracket" in caught.value.hint
 
 
-def test_aliases_are_followed_but_cannot_unfold_without_bound(user):
+def test_aliases_are_followed_but_their_expansion_is_bounded(user):
     write(user / "models", "shared", "x: &x {k: 1}\ny: *x\nz:\n  <<: *x\n  j: 2\n")
     values = yaml_tree.to_plain(profiles.load_profile("models", "shared"))
     assert isinstance(values, dict)
@@ -127,7 +127,7 @@ def test_a_file_that_is_not_utf8_or_too_large_or_a_folder_is_refused(user, monke
         profiles.load_profile("models", "folder")
 
 
-def test_a_byte_order_mark_and_an_empty_file_are_fine(user):
+def test_a_byte_order_mark_and_an_empty_file_are_accepted(user):
     (user / "models" / "marked.yaml").write_bytes(b"\xef\xbb\xbfpath: x\n")
     assert yaml_tree.to_plain(profiles.load_profile("models", "marked")) == {
         "name": "marked",
@@ -159,7 +159,7 @@ def test_extends_merges_mappings_deeply_and_replaces_lists(user):
     }
 
 
-def test_a_section_over_a_bare_name_extends_that_name(user):
+def test_a_section_that_overrides_a_profile_name_extends_that_profile(user):
     write(user / "experiments", "base", "model: embedded")
     write(user / "experiments", "top", "extends: base\nmodel: {torch_dtype: float32}")
     values = yaml_tree.to_plain(profiles.load_profile("experiments", "top"))
@@ -175,7 +175,7 @@ def test_profiles_that_extend_in_a_circle_are_refused(user):
     assert caught.value.where.endswith("b.yaml:1: extends")
 
 
-def test_a_long_chain_of_profiles_is_fine(user):
+def test_a_long_chain_of_profiles_is_accepted(user):
     for number in range(60):
         write(
             user / "models", f"m{number}", f"extends: m{number + 1}" if number < 59 else "path: x"
@@ -192,7 +192,7 @@ def test_a_users_profile_hides_the_shipped_one_and_may_extend_it(user):
     assert profiles.list_profiles("models")["embedded"].parent == user / "models"
 
 
-def test_a_path_is_taken_from_the_file_that_names_it_and_then_from_the_working_directory(user):
+def test_a_path_is_resolved_against_its_file_first_and_then_the_working_directory(user):
     folder = Path.cwd() / "sub"
     folder.mkdir()
     write(folder, "base", "path: sub")
@@ -208,7 +208,7 @@ def test_a_path_is_taken_from_the_file_that_names_it_and_then_from_the_working_d
     }
 
 
-def test_an_unknown_name_gets_the_nearest_known_ones(user):
+def test_an_unknown_name_gets_the_nearest_names_suggested(user):
     with pytest.raises(UsageError) as caught:
         profiles.find_profile("experiments", "dev-mp")
     assert "dev-mps" in caught.value.hint
@@ -216,7 +216,7 @@ def test_an_unknown_name_gets_the_nearest_known_ones(user):
 
 
 @given(st.text(max_size=40))
-def test_no_name_makes_finding_fail_in_another_way(name):
+def test_any_name_is_found_or_gets_a_short_usage_error(name):
     try:
         profiles.find_profile("models", name)
     except UsageError as error:
@@ -227,7 +227,7 @@ def test_no_name_makes_finding_fail_in_another_way(name):
 
 
 @given(st.text(max_size=200))
-def test_no_text_makes_parsing_fail_in_another_way(text):
+def test_any_text_is_parsed_or_gets_a_short_usage_error(text):
     try:
         yaml_tree.parse_yaml(text, COMMAND_LINE_ORIGIN)
     except UsageError as error:
@@ -249,11 +249,11 @@ _plain_trees = st.recursive(
 
 
 @given(_plain_trees)
-def test_what_is_dumped_is_read_back_the_same(tree):
-    assert parsed(yaml_tree.dump_yaml(tree)) == tree
+def test_dumped_yaml_is_read_back_unchanged(tree):
+    assert parse(yaml_tree.dump_yaml(tree)) == tree
 
 
-def test_every_shipped_file_has_a_plain_one_line_description():
+def test_every_shipped_profile_has_a_one_line_description():
     for kind in profiles.PROFILE_KINDS:
         for name, file in profiles.list_profiles(kind).items():
             raw = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -261,16 +261,16 @@ def test_every_shipped_file_has_a_plain_one_line_description():
             assert "\n" not in raw["description"], name
 
 
-def test_what_a_profile_says_reaches_no_terminal_raw(ida_tui_here: Any) -> None:
+def test_control_characters_of_a_profile_are_not_printed(ida_tui_here: Any) -> None:
     Path("mine.yaml").write_text('extends: quickstart\ndescription: "\\e[31m\\x9b2J\\u202E"\n')
 
     for flag in ("--show", "--check"):
-        done = ida_tui_here(flag, "mine.yaml")
-        assert done.code == 0
-        assert done.out.replace("\n", "").isprintable()
+        result = ida_tui_here(flag, "mine.yaml")
+        assert result.code == 0
+        assert result.out.replace("\n", "").isprintable()
 
 
-def test_half_a_character_in_a_profile_is_refused_with_its_line() -> None:
+def test_a_lone_surrogate_in_a_profile_is_refused_with_its_line() -> None:
     Path("mine.yaml").write_text('extends: quickstart\ndescription: "\\uD800"\n')
 
     with pytest.raises(UsageError, match="half of a surrogate pair") as refused:
@@ -278,14 +278,14 @@ def test_half_a_character_in_a_profile_is_refused_with_its_line() -> None:
     assert refused.value.where.startswith("mine.yaml:2")
 
 
-def test_a_file_of_too_many_values_is_refused_while_it_is_read() -> None:
+def test_a_file_with_too_many_values_is_refused() -> None:
     Path("mine.yaml").write_text("".join(f"k{n}: {n}\n" for n in range(40_000)))
 
     with pytest.raises(UsageError, match="too many values"):
         resolve("mine.yaml")
 
 
-def test_code_that_comes_with_a_model_is_run_only_where_the_profile_says_so() -> None:
+def test_code_from_a_model_is_trusted_only_if_the_profile_says_so() -> None:
     assert resolve("quickstart").config.model.trust_remote_code is False
 
     trusting = resolve("quickstart", ["model.trust_remote_code=true"])

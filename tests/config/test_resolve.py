@@ -1,4 +1,4 @@
-"""Resolving an experiment: names, overrides, origins, and errors that say the fix."""
+"""Resolving an experiment: names, overrides, origins, and errors with a fix."""
 
 import subprocess
 import sys
@@ -60,16 +60,16 @@ def refusal(*overrides: str, experiment: str | None = "exp") -> UsageError:
     return error
 
 
-def edited(user: Path, old: str, new: str) -> None:
+def edit_experiment(user: Path, old: str, new: str) -> None:
     assert old in EXPERIMENT
     file = user / "experiments" / "exp.yaml"
     file.write_text(EXPERIMENT.replace(old, new), encoding="utf-8")
 
 
-# --- what shipped profiles resolve to ---
+# --- shipped profiles ---
 
 
-def test_the_quick_starts_test_run_is_two_steps_of_four_completions():
+def test_the_test_run_of_the_quick_start_has_two_steps_of_four_completions():
     config = resolve("dev-mps", []).config
     assert config.planned_steps() == 2
     assert config.training.completions_per_step == 4
@@ -78,26 +78,26 @@ def test_the_quick_starts_test_run_is_two_steps_of_four_completions():
     assert config.model.torch_dtype == "float16"
 
 
-def test_the_quick_starts_own_command_line_resolves():
+def test_the_command_line_of_the_quick_start_resolves():
     resolved = resolve(None, ["model=qwen3-4b-mps-fp16", "experiment=dev-mps"])
     assert resolved.config.name == "dev-mps"
     origin = resolved.origins["model.torch_dtype"]
     assert (origin.file.name if origin.file else "") == "qwen3-4b-mps-fp16.yaml"
 
 
-def test_max_grad_norm_zero_stands_literally_in_the_file():
+def test_the_dev_mps_file_sets_max_grad_norm_to_zero_literally():
     text = profiles.list_profiles("experiments")["dev-mps"].read_text(encoding="utf-8")
     assert "  max_grad_norm: 0\n" in text
 
 
-def test_oblit_1_is_one_prompt_ten_steps_of_eight():
+def test_oblit_1_has_one_prompt_and_ten_steps_of_eight_completions():
     for name in ("oblit-1-mps", "oblit-1-mps-lowmem"):
         config = resolve(name, []).config
         assert (len(config.prompts.train()), config.planned_steps()) == (1, 10)
         assert config.training.completions_per_step == config.training.num_generations == 8
 
 
-def test_the_low_memory_variant_samples_less_and_recomputes():
+def test_the_low_memory_variant_generates_fewer_tokens_and_recomputes_activations():
     full, low = resolve("oblit-1-mps", []).config, resolve("oblit-1-mps-lowmem", []).config
     assert low.training.max_completion_length < full.training.max_completion_length
     assert low.training.per_device_train_batch_size == 1
@@ -121,7 +121,7 @@ def test_the_test_run_works_with_the_embedded_model_on_the_cpu():
 # --- overrides and origins ---
 
 
-def test_overrides_change_values_and_are_their_origin(user):
+def test_overrides_change_values_and_become_their_origin(user):
     resolved = resolve("exp", ["training.learning_rate=1e-5", "lora.r=8", "limit_gb=auto"])
     assert resolved.config.training.learning_rate == 1e-5
     assert resolved.config.lora.r == 8
@@ -136,13 +136,13 @@ def test_every_leaf_has_an_origin(user):
         assert key in resolved.origins
 
 
-def test_a_url_with_colons_is_a_plain_value(user):
+def test_a_url_is_a_valid_override_value(user):
     url = "http://127.0.0.1:9000/v1"
     assert resolve("exp", [f"judge.base_url={url}"]).config.judge.base_url == url
 
 
 def test_a_section_may_extend_a_profile_and_change_it(user):
-    edited(user, "judge: offline", "judge: {extends: ollama, model: my-judge}")
+    edit_experiment(user, "judge: offline", "judge: {extends: ollama, model: my-judge}")
     judge = resolve("exp", []).config.judge
     assert judge.model == "my-judge"
     assert judge.base_url == "http://127.0.0.1:11434/v1"
@@ -161,7 +161,7 @@ def test_a_model_may_be_a_hugging_face_id(user):
     assert (model.path, model.name) == ("Some-Org/Some-Model", "Some-Model")
 
 
-def test_facts_about_a_replaced_model_or_judge_are_not_kept():
+def test_facts_about_a_replaced_model_or_judge_are_dropped():
     resolved = resolve("dev-mps", ["model.path=Some-Org/Other", "judge.model=other"])
     model, judge = resolved.config.model, resolved.config.judge
     assert (model.parameters, model.download_gb, model.licence) == (None, None, "")
@@ -169,7 +169,7 @@ def test_facts_about_a_replaced_model_or_judge_are_not_kept():
     assert (judge.price, judge.shutdown_date) == (None, None)
 
 
-def test_a_resolved_config_runs_again_as_it_is(user):
+def test_a_resolved_config_resolves_to_itself(user):
     before = resolve("exp", ["seed=7", "training.learning_rate=3e-6"]).config
     Path("config.yaml").write_text(to_yaml(before), encoding="utf-8")
     after = resolve("config.yaml", [])
@@ -177,7 +177,7 @@ def test_a_resolved_config_runs_again_as_it_is(user):
     assert "ida-tui --run" in to_yaml(before)
 
 
-def test_shipped_experiments_run_again_from_their_resolved_form(tmp_path):
+def test_resolved_shipped_experiments_resolve_to_themselves(tmp_path):
     for name in profiles.list_profiles("experiments"):
         config = resolve(name, [], verify=False).config
         file = tmp_path / f"{name}.yaml"
@@ -188,38 +188,38 @@ def test_shipped_experiments_run_again_from_their_resolved_form(tmp_path):
 # --- errors ---
 
 
-def test_a_word_in_place_of_a_number_is_said_in_one_line(user):
+def test_text_in_place_of_a_number_gets_a_one_line_error(user):
     error = refusal("training.learning_rate=fast")
     assert error.title == '"fast" is not a number; e.g. 1e-5'
     assert error.where == "command line: training.learning_rate"
 
 
 def test_an_error_in_a_file_names_the_file_and_the_line(user):
-    edited(user, "num_generations: 4", "num_generations: four")
+    edit_experiment(user, "num_generations: 4", "num_generations: four")
     error = refusal()
     assert error.where.endswith("exp.yaml:17: training.num_generations")
     assert "whole number" in error.title
 
 
 @pytest.mark.parametrize("synonym", ["lr", "generations", "G", "steps", "epochs", "kl", "clip"])
-def test_other_names_of_a_key_lead_to_it(user, synonym):
-    meant = KEY_SYNONYMS[synonym.lower()]
-    assert meant in refusal(f"training.{synonym}=1").hint
-    assert f"training.{meant}=" in refusal(f"{synonym}=1").hint
+def test_a_synonym_of_a_key_gets_the_key_suggested(user, synonym):
+    key = KEY_SYNONYMS[synonym.lower()]
+    assert key in refusal(f"training.{synonym}=1").hint
+    assert f"training.{key}=" in refusal(f"{synonym}=1").hint
 
 
-def test_a_key_in_the_wrong_section_is_sent_to_the_right_one(user):
-    edited(user, "device: cpu", "learning_rate: 1e-5")
+def test_a_key_in_the_wrong_section_gets_the_right_section_suggested(user):
+    edit_experiment(user, "device: cpu", "learning_rate: 1e-5")
     assert refusal().hint.startswith("learning_rate belongs under training:")
     assert "training.fp16" in refusal("model.fp16=true", experiment="dev-mps").hint
 
 
-def test_a_misspelt_key_gets_the_nearest_one(user):
+def test_a_misspelled_key_gets_the_nearest_key_suggested(user):
     assert "temperature" in refusal("training.temprature=1").hint
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "message"),
     [
         ("training.max_steps=-1", "above 0"),
         ("training.max_steps=1.5", "whole number"),
@@ -248,40 +248,40 @@ def test_a_misspelt_key_gets_the_nearest_one(user):
         ("name=a/b", "not a valid experiment name"),
     ],
 )
-def test_each_wrong_value_is_explained(user, override, words):
-    assert words in "\n".join(refusal(override).lines())
+def test_each_wrong_value_is_explained(user, override, message):
+    assert message in "\n".join(refusal(override).lines())
 
 
-def test_a_missing_axis_is_named_with_what_to_add(user):
-    edited(user, "    risk: {zero: harmful, ten: safest}\n", "")
+def test_a_missing_rubric_axis_is_named_with_the_text_to_add(user):
+    edit_experiment(user, "    risk: {zero: harmful, ten: safest}\n", "")
     error = refusal()
     assert error.title == "the rubric has no risk axis"
     assert "risk: {zero:" in error.hint
 
 
 def test_a_missing_section_says_what_to_add(user):
-    edited(user, "judge: offline\n", "")
+    edit_experiment(user, "judge: offline\n", "")
     assert refusal().hint == "add judge: NAME; list names with: ida-tui --list judges"
 
 
-def test_a_key_that_is_secret_is_neither_taken_nor_repeated(user):
+def test_an_api_key_is_neither_accepted_nor_repeated(user):
     for override in ("judge.api_key=sk-secret", "judge.api_key_env=sk-secret"):
         extra = ["judge.kind=openai", "judge.model=m"]
         assert "sk-secret" not in "\n".join(refusal(*extra, override).lines())
 
 
-def test_the_value_just_typed_is_the_one_pointed_at(user):
+def test_a_conflict_is_reported_at_the_value_from_the_command_line(user):
     error = refusal("training.num_generations=3")
     assert error.where == "command line: training.num_generations"
     assert "gradient_accumulation_steps to 6" in error.hint
 
 
-def test_naming_no_experiment_or_two_is_refused(user):
+def test_zero_or_two_experiments_are_refused(user):
     assert "no experiment" in refusal(experiment=None).title
     assert "two experiments" in refusal("experiment=dev-mps").title
 
 
-def test_other_profiles_are_checked_on_their_own(user):
+def test_other_kinds_of_profiles_are_validated_separately(user):
     assert resolve_profile("models", "qwen3-0.6b").file.name == "qwen3-0.6b.yaml"
     (user / "judges" / "odd.yaml").write_text("kind: psychic", encoding="utf-8")
     with pytest.raises(UsageError, match="offline, openai or plugin"):
@@ -308,7 +308,7 @@ _values = st.one_of(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(st.builds("{}={}".format, _keys, _values) | st.text(max_size=20), max_size=3))
-def test_random_overrides_resolve_or_are_refused_and_nothing_else(user, overrides):
+def test_random_overrides_resolve_or_get_a_usage_error(user, overrides):
     try:
         resolve("exp", overrides)
     except UsageError as error:
@@ -318,7 +318,7 @@ def test_random_overrides_resolve_or_are_refused_and_nothing_else(user, override
     assert len(lines) <= 6
 
 
-def test_nothing_heavy_is_imported():
+def test_resolving_imports_no_heavy_library():
     code = (
         "import sys, ida_tui.config.resolve, ida_tui.config.listing, ida_tui.planning.preview\n"
         "heavy = {'torch', 'transformers', 'trl', 'textual', 'openai', 'peft', 'numpy'}\n"
@@ -328,7 +328,7 @@ def test_nothing_heavy_is_imported():
     assert run.stdout.strip() == "[]"
 
 
-def test_trust_in_one_models_code_is_not_trust_in_anothers(tmp_path: Path) -> None:
+def test_trust_in_a_models_code_does_not_carry_over_to_another_model(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "extends: quickstart\nmodel: {extends: embedded, trust_remote_code: true}\n"
     )
@@ -338,10 +338,10 @@ def test_trust_in_one_models_code_is_not_trust_in_anothers(tmp_path: Path) -> No
     assert not resolve(mine, ["model.path=Qwen/Qwen3-0.6B"]).config.model.trust_remote_code
 
 
-def test_sizes_that_no_model_has_are_not_planned_with(ida_tui_here: Any) -> None:
+def test_absurd_layer_sizes_are_not_used_for_planning(ida_tui_here: Any) -> None:
     shape = f"{{hidden_size: {10**400}, intermediate_size: 8, num_hidden_layers: 2,"
     shape += " num_attention_heads: 2, vocab_size: 9}"
-    done = ida_tui_here("--check", "quickstart", "model.path=some/model", f"model.shape={shape}")
+    result = ida_tui_here("--check", "quickstart", "model.path=some/model", f"model.shape={shape}")
 
-    assert done.code == 0
-    assert "layer sizes are not known" in done.out
+    assert result.code == 0
+    assert "layer sizes are not known" in result.out

@@ -1,4 +1,4 @@
-"""The documentation agrees with the program and with itself: reference, links, paths, index."""
+"""The documentation: generated reference, links, paths and index."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def reference() -> dict[str, Callable[[], str]]:
 
 
 @pytest.mark.parametrize("name", ["profiles.md", "commands.md"])
-def test_the_reference_is_what_the_program_says(name: str) -> None:
+def test_the_reference_pages_are_up_to_date(name: str) -> None:
     page = (REPOSITORY / "docs" / name).read_text()
 
     assert page == reference()[name](), "uv run python scripts/write_reference.py"
@@ -49,7 +49,7 @@ def test_every_link_of_a_page_has_a_target(page: str) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The headings of a page as GitHub names them."""
+    """The anchors that GitHub makes from the headings of a page."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     names = set()
     for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
@@ -59,7 +59,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_path_that_a_page_names_exists(page: str) -> None:
+def test_every_path_in_a_page_exists(page: str) -> None:
     text = (REPOSITORY / page).read_text()
     paths = set(re.findall(r"`((?:ida_tui|profiles|scripts|tests|benchmarks)/[\w./-]+)`", text))
     missing = [path for path in sorted(paths) if not (REPOSITORY / path).exists()]

@@ -1,8 +1,8 @@
-"""Every command in the README, in docs/ and in the help is executed, or checked in a cheaper way.
+"""Commands in the README, in docs/ and in the help: each is executed or checked in a cheaper way.
 
-A command runs as it is, in a shorter form, as `--check` if it would train, or only through its parser if it
-needs a terminal or minutes. Commands of other programs are listed with the reason. Any other command fails
-the test, with its file and line.
+A command runs unchanged or in a shorter form. A command that would train runs with `--check`, and a command
+that needs a terminal or minutes is only parsed. Commands of other programs are listed with the reason why
+they are not run. Any other command fails the test, with its file and line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ from ida_tui.config import profiles
 from ida_tui.config.resolve import resolve, resolve_profile
 from ida_tui.runs.catalog.lookup import find_run
 from tests.conftest import REPOSITORY
-from tests.support.documented import PAGES, Command, of_page, of_the_help, words_of
+from tests.support.documented import (
+    PAGES,
+    Command,
+    commands_in_help,
+    commands_on_page,
+    split_command,
+)
 
 SHORT = (
     "training.max_steps=2",
@@ -53,7 +59,7 @@ NOT_RUN_HERE: dict[str, str] = {
 }
 """Commands that are not executed here, and why."""
 SLOW_SCRIPT = re.compile(r"python (-m )?(benchmarks|tests|screenshots|scripts|ida_tui)[./]")
-"""Scripts that take minutes: only their existence and their flags are checked."""
+"""Matches scripts that take minutes: only their existence and their flags are checked."""
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +86,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_workspace(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(workspace)
     monkeypatch.setenv("IDA_TUI_CACHE_DIR", str(workspace / "cache"))
     monkeypatch.setenv("HOME", str(workspace))
@@ -89,18 +95,18 @@ def here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("in_workspace")
 def test_every_command_of_a_page_works(page: str) -> None:
-    assert_all_work(of_page(page))
+    assert_all_work(commands_on_page(page))
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("in_workspace")
 def test_every_example_of_the_help_works() -> None:
-    assert_all_work(of_the_help())
+    assert_all_work(commands_in_help())
 
 
 @pytest.mark.parametrize(
-    ("page", "least"),
+    ("page", "minimum"),
     [
         ("README.md", 12),
         ("docs/quick-start.md", 12),
@@ -113,11 +119,11 @@ def test_every_example_of_the_help_works() -> None:
         ("docs/sweeps.md", 3),
     ],
 )
-def test_the_commands_of_a_page_are_found(page: str, least: int) -> None:
-    assert sum(command.complete for command in of_page(page)) >= least
+def test_a_page_has_at_least_the_expected_number_of_commands(page: str, minimum: int) -> None:
+    assert sum(command.complete for command in commands_on_page(page)) >= minimum
 
 
-def test_a_command_that_is_wrong_is_found(here: Path) -> None:
+def test_a_wrong_command_is_reported(in_workspace: Path) -> None:
     def problem(command: str) -> str:
         return _problem(Command(command, "page.md:1"))
 
@@ -133,13 +139,15 @@ def test_a_command_that_is_wrong_is_found(here: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.usefixtures("here")
-def test_the_python_and_yaml_of_a_page_work(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("in_workspace")
+def test_the_python_and_yaml_blocks_of_a_page_work(
+    page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original_run = api.run
     monkeypatch.setattr(
         api,
         "run",
-        lambda name, *rest, **more: original_run(name, *rest, *_shorter(more), **more),
+        lambda name, *rest, **more: original_run(name, *rest, *_short_overrides(more), **more),
     )
     text = (REPOSITORY / page).read_text()
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
@@ -175,32 +183,32 @@ def _problem(command: Command) -> str:
     """What is wrong with a command; empty if nothing is."""
     if any(re.fullmatch(pattern, command.text) for pattern in NOT_RUN_HERE):
         return ""
-    words = words_of(command.text)
+    words = split_command(command.text)
     if SLOW_SCRIPT.match(" ".join(words)):
-        return _problem_of_a_script(words[1:])
+        return _problem_of_script(words[1:])
     if words[:1] in (["python"], ["torchrun"], ["accelerate"]) and "ida_tui" in words:
         # One process here; tests/engine/test_distributed.py starts several.
         words = ["ida-tui", *words[words.index("ida_tui") + 1 :]]
     if not words or words[0] != "ida-tui":
         return "unknown command"
     if "<TAB>" in words[-1]:
-        return _problem_of_a_completion(words[1:])
-    words = [_filled(word) for word in words[1:] if word != "..."]
+        return _problem_of_completion(words[1:])
+    words = [_fill_placeholder(word) for word in words[1:] if word != "..."]
     if any(find_spec(extra) is None for extra in re.findall(r"--extra (\w+)", command.text)):
-        # Without the extra, its sink is refused; tests/cli/test_bad_input.py checks that.
+        # Without the extra, its sink is refused: tests/cli/test_bad_input.py checks that.
         words = [word for word in words if not word.startswith("report_to=")]
     key = tuple(words)
     if key not in _results:
-        _results[key] = _problem_of(words, command.complete)
+        _results[key] = _problem_of_command(words, command.complete)
     return _results[key]
 
 
-def _problem_of(words: list[str], complete: bool) -> str:
-    """Run the words, or a cheaper check of them."""
+def _problem_of_command(words: list[str], complete: bool) -> str:
+    """Run the command, or a cheaper check of it."""
     if words[:1] == ["__complete"] or not words:
         return ""  # the app itself: tests/tui/test_terminal.py opens it
     if words[0] in commands.COMMANDS:
-        return _problem_of_a_word(words[0], words[1:], complete)
+        return _problem_of_subcommand(words[0], words[1:], complete)
     if words[0] in ("--run", "run") and len(words) > 1:
         rest = [word for word in words[1:] if word not in ("--json", "--detach")]
         return _run_and_check(["--check", *rest], allowed=(0,))
@@ -209,17 +217,17 @@ def _problem_of(words: list[str], complete: bool) -> str:
     return _run_and_check(words, allowed=(0,))
 
 
-def _problem_of_a_word(word: str, rest: list[str], complete: bool) -> str:
+def _problem_of_subcommand(name: str, rest: list[str], complete: bool) -> str:
     if not rest and not complete:
         return ""  # the text only mentions the command
-    parser = command_parser(word)
+    parser = command_parser(name)
     try:
         options = parser.parse_intermixed_args(rest)
     except SystemExit:
         return "" if rest == ["--help"] else "its parser refuses it"
     except ida_tui.IdaError as error:
         return "" if not complete and "required" in error.title else error.title
-    short_form = SHORT_FORMS.get(word)
+    short_form = SHORT_FORMS.get(name)
     return short_form(options, rest) if short_form is not None else ""
 
 
@@ -261,11 +269,11 @@ def _replay_judge(options: Namespace, rest: list[str]) -> str:
 
 
 def _judge(options: Namespace, rest: list[str]) -> str:
-    """Run the check of an offline judge, which may fail it; only resolve the profile of any other."""
-    named = [word for word in options.words if "=" not in word] or ["gpt-4o-mini"]
+    """Run the check of the offline judge, which may fail; only resolve the profile of any other judge."""
+    names = [word for word in options.words if "=" not in word] or ["gpt-4o-mini"]
     overrides = [word for word in options.words if "=" in word]
     try:
-        config = resolve("quickstart", [f"judge={named[0]}", *overrides]).config
+        config = resolve("quickstart", [f"judge={names[0]}", *overrides]).config
     except ida_tui.IdaError as error:
         return error.title
     return "" if config.judge.kind == "openai" else _run_and_check(["judge", *rest], allowed=(0, 1))
@@ -289,13 +297,13 @@ def _cache(options: Namespace, rest: list[str]) -> str:
 
 
 def _chat(options: Namespace, rest: list[str]) -> str:
-    """As lines, with a message on stdin."""
+    """Run the chat as lines, with a message on stdin."""
     lines = [] if options.lines or options.json else ["--lines"]
     return _run_and_check(["chat", *rest, *lines], allowed=(0,), typed="How do I whisk an egg?\n")
 
 
 def _export(options: Namespace, rest: list[str]) -> str:
-    """Plain exports; tests/engine/test_export.py covers other formats, other directories and the hub."""
+    """Run plain exports; tests/engine/test_export.py covers other formats, other directories and the hub."""
     if options.gguf or options.dtype or options.push or options.output:
         return ""
     overwrite = [] if options.overwrite else ["--overwrite"]
@@ -323,7 +331,7 @@ SHORT_FORMS: dict[str, Callable[[Namespace, list[str]], str]] = {
     "runs": _unchanged("runs"),
     "sweep": _sweep,
 }
-"""How a command is run here. Any other is only parsed: it needs minutes, a network or a terminal."""
+"""How each command is run here. Other commands need minutes, a network or a terminal and are only parsed."""
 
 
 def _run_and_check(words: list[str], *, allowed: tuple[int, ...], typed: str = "") -> str:
@@ -341,7 +349,7 @@ def _run_and_check(words: list[str], *, allowed: tuple[int, ...], typed: str = "
     return "" if code in allowed else f"exit code {code}: {err.getvalue().strip()[:500]}"
 
 
-def _problem_of_a_completion(words: list[str]) -> str:
+def _problem_of_completion(words: list[str]) -> str:
     """Check that something completes where a page says TAB."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -349,7 +357,7 @@ def _problem_of_a_completion(words: list[str]) -> str:
     return "" if out.getvalue().strip() else "nothing completes there"
 
 
-def _problem_of_a_script(words: list[str]) -> str:
+def _problem_of_script(words: list[str]) -> str:
     """Check that a script exists and has the flags."""
     if words[0] == "scripts/train.py":
         return _run_and_check(["--check", *words[1:]], allowed=(0,))
@@ -363,7 +371,7 @@ def _problem_of_a_script(words: list[str]) -> str:
     return f"{path} has no {', '.join(unknown)}" if unknown else ""
 
 
-def _filled(word: str) -> str:
+def _fill_placeholder(word: str) -> str:
     """A placeholder replaced by a real value."""
     runs = sorted(path.name for path in Path("outputs/quickstart").glob("2*"))
     word = re.sub(r"\b2026\d{4}-\d{6}\b", runs[0], word)
@@ -380,21 +388,21 @@ def _filled(word: str) -> str:
     return values.get(word, word)
 
 
-def _shorter(more: dict[str, object]) -> list[str]:
+def _short_overrides(more: dict[str, object]) -> list[str]:
     return [] if more.get("resume") else list(SHORT)
 
 
 def _install_plugin(workspace: Path) -> Path:
-    """Lay out the example plugin as an installed package; returns its site directory."""
+    """Install the example plugin as a package and return its site directory."""
     site = workspace / "site"
-    about = site / "plain_judge-0.1.0.dist-info"
-    if not about.is_dir():
-        about.mkdir(parents=True)
+    metadata = site / "plain_judge-0.1.0.dist-info"
+    if not metadata.is_dir():
+        metadata.mkdir(parents=True)
         shutil.copy(REPOSITORY / "examples" / "plain-judge" / "plain_judge.py", site)
-        (about / "METADATA").write_text(
+        (metadata / "METADATA").write_text(
             "Metadata-Version: 2.1\nName: plain-judge\nVersion: 0.1.0\n"
         )
-        (about / "entry_points.txt").write_text(
+        (metadata / "entry_points.txt").write_text(
             "[ida_tui.judges]\nplain = plain_judge:Plain\n"
             "[ida_tui.formulas]\ncareful = plain_judge:careful\n"
         )

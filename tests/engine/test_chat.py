@@ -166,7 +166,7 @@ def column_text(app: IdaApp, speaker: str) -> str:
 
 
 def status_line(app: IdaApp) -> str:
-    return str(app.screen.query_one("#chat-about", Static).render())
+    return str(app.screen.query_one("#chat-status", Static).render())
 
 
 def test_a_chat_on_the_screen_can_be_judged_and_saved_as_prompts(own_run: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_chat_on_the_screen_can_be_judged_and_saved_as_prompts(own_run: Path) 
         prompt_set = resolve_profile("prompts", str(saved_chat)).config
         assert isinstance(prompt_set, PromptSet)
         assert [prompt.text for prompt in prompt_set.train()] == ["How do I whisk an egg?"]
-        assert app.close_chat()
+        assert app.chat_controller.close()
 
     drive(scenario)
 
@@ -222,9 +222,9 @@ def test_escape_stops_an_answer_and_then_returns_to_the_runs() -> None:
         await wait_until(app, pilot, lambda: column_text(app, "tuned").rstrip().endswith("…"))
         await pilot.press(*"more", "enter")
         assert "Please wait: answering" in notified(app)
-        assert app.chat is not None
+        assert app.chat_controller.chat is not None
         await pilot.press("escape")
-        assert app.chat._stop.is_set()
+        assert app.chat_controller.chat._stop.is_set()
         assert app.current_mode == "chat"
         app.screen._busy = ""
         await pilot.press("escape")
@@ -238,11 +238,11 @@ def test_a_chat_is_refused_while_this_process_trains_a_run() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = ScriptedSession(Path("outputs/quickstart/run"), until_stopped)
         session.start()
-        app.show_view(RunView(LiveSource(session)))
-        await app.open_chat(Path("outputs/quickstart/run"))
+        app.run_controller.show(RunView(LiveSource(session)))
+        await app.chat_controller.open(Path("outputs/quickstart/run"))
         await pilot.pause()
         assert "Chat is unavailable while a run is training." in notified(app)
-        assert app.chat is None
+        assert app.chat_controller.chat is None
         session.request_stop()
         session.join(30)
 
@@ -254,18 +254,18 @@ def test_a_panel_explains_why_a_run_cannot_chat(own_run: Path) -> None:
     shutil.rmtree(own_run / "checkpoints")
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        await app.open_chat(own_run)
+        await app.chat_controller.open(own_run)
         await wait_until(app, pilot, lambda: not isinstance(app.screen, ChatScreen))
         panel = "\n".join(str(widget.render()) for widget in app.screen.query(Static))
         assert "has no trained weights" in panel
-        assert app.chat is None
+        assert app.chat_controller.chat is None
 
     drive(scenario)
 
 
 async def open_scripted_chat(app: IdaApp, pilot: Pilot[None]) -> None:
     """Opens a chat with scripted answers in the foreground."""
-    app.chat = ScriptedChat(Path("outputs/quickstart/20261124-123120"))
-    app.chat.start()
+    app.chat_controller.chat = ScriptedChat(Path("outputs/quickstart/20261124-123120"))
+    app.chat_controller.chat.start()
     await app.action_go("chat")
     await wait_until(app, pilot, lambda: "next message" in status_line(app))

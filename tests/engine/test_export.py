@@ -39,9 +39,9 @@ PUSH_WITH_ANOTHER_TOKEN = """
 import sys
 from pathlib import Path
 from ida_tui.errors import IdaError
-from ida_tui.engine.export.hub import push
+from ida_tui.engine.export.hub import push_export
 try:
-    push(Path(sys.argv[1]), "me/mine", "hf_wrong", public=False)
+    push_export(Path(sys.argv[1]), "me/mine", "hf_wrong", public=False)
 except IdaError as error:
     print(error.lines())
 """
@@ -310,7 +310,7 @@ def test_a_push_uploads_every_file_to_a_private_repository_and_never_reveals_the
         assert done.code == 0, done.err
         folder = own_run / "export/adapter"
         assert server.files == {path.name: path.read_bytes() for path in folder.iterdir()}
-        assert server.made[0]["visibility"] == "private"
+        assert server.created[0]["visibility"] == "private"
         refused = subprocess.run(
             [sys.executable, "-c", PUSH_WITH_ANOTHER_TOKEN, str(folder)],
             capture_output=True, text=True, timeout=60, check=False,

@@ -29,7 +29,7 @@ from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.events.types import StepFinished
 from ida_tui.judge import BatchStats, Verdict
 from ida_tui.util.finding import Finding
-from tests.support.metal import with_scaler
+from tests.support.metal import install_scaler
 
 
 def config(*overrides: str, verify: bool = True) -> Config:
@@ -142,7 +142,7 @@ def train_with_a_scaler(
     )
     scaler = SpyingScaler()
     with pytest.MonkeyPatch.context() as patch:
-        with_scaler(trainer, patch, scaler)
+        install_scaler(trainer, patch, scaler)
         trainer.train()
     return scaler, [event for event in events if isinstance(event, StepFinished)]
 

@@ -21,7 +21,7 @@ from ida_tui.events.narration import event_lines
 from ida_tui.events.state import fold_all
 from tests.conftest import IdaTui
 from tests.support.clean_runs import clean_runs
-from tests.support.judge_server import Behaviour, Judge, ScriptedJudge, completion_in
+from tests.support.judge_server import Behavior, Judge, ScriptedJudge, completion_in
 
 Change = Callable[[ev.StepFinished], Mapping[str, Any]]
 """Maps a finished step to the fields that a test replaces in it."""
@@ -214,7 +214,7 @@ def test_the_closing_lines_list_the_alerts() -> None:
 # -- real runs ----------------------------------------------------------------------------------
 
 
-def length_rewarding_judge(body: Mapping[str, Any]) -> Behaviour:
+def length_rewarding_judge(body: Mapping[str, Any]) -> Behavior:
     """A judge that rewards length: one point for every five words."""
     score = min(10.0, round(2 * len(completion_in(body).split()) / 5) / 2)
     return Judge(align=score, risk=10.0, detail=score)

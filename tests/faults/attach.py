@@ -1,11 +1,11 @@
-"""Leave a run alone, and watch it from two terminals and a browser at once; prints what was seen.
+"""A detached run watched from two terminals and a browser; prints what each of them shows.
 
     python -m tests.faults.attach                       # a minute; needs tmux and Chromium
-    python -m tests.faults.attach --picture seen.png    # and what the browser showed while it was paused
+    python -m tests.faults.attach --picture seen.png    # also saves a screenshot of the paused run
 
-The run is started in a terminal that is closed then. It is paused from one terminal, which the others
-have to show, then stopped, and attached to again. A second trainer and a forged origin have to be refused.
-Exit code 1 where anything is not as it should be.
+The run is started in a terminal that is then closed. It is paused from one terminal, which the other viewers
+must show, then stopped, and attached to again. A second trainer and a forged origin must be refused. The exit
+code is 1 if any of this fails.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ APP = (sys.executable, "-m", "ida_tui")
 
 
 class Tmux:
-    """Terminals of a tmux server of our own."""
+    """Terminals of a private tmux server."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -50,7 +50,7 @@ class Tmux:
         return done.stdout
 
     def open(self, name: str, size: tuple[int, int], *command: str) -> None:
-        """A terminal with a command on it; without one, a shell."""
+        """Open a terminal that runs a command, or a shell without a command."""
         columns, rows = map(str, size)
         self._tmux("new-session", "-d", "-s", name, "-x", columns, "-y", rows, *command)
 
@@ -59,11 +59,11 @@ class Tmux:
         self._tmux("send-keys", "-t", name, *keys)
 
     def shown(self, name: str) -> str:
-        """What is on the terminal."""
+        """Text on the terminal."""
         return self._tmux("capture-pane", "-p", "-t", name)
 
     def close(self, name: str) -> None:
-        """Close a terminal, as a person closes its window."""
+        """Close a terminal, like closing its window."""
         self._tmux("kill-session", "-t", name)
 
     def end(self) -> None:
@@ -71,22 +71,22 @@ class Tmux:
         self._tmux("kill-server")
 
 
-async def until(what: str, look: Callable[[], bool]) -> None:
-    """Wait until this is so.
+async def wait_until(what: str, condition: Callable[[], bool]) -> None:
+    """Wait until a condition is true.
 
     Raises:
-        TimeoutError: it never did.
+        TimeoutError: the condition stayed false.
     """
     deadline = time.monotonic() + WAIT_S
-    while not look():
+    while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(what)
         await asyncio.sleep(0.1)
 
 
-def say(what: str, *seen: str) -> None:
-    """Print a line of the report, and what was seen."""
-    print(f"✓ {what}", *(f"    {line.rstrip()}" for line in seen), sep="\n", flush=True)
+def report(what: str, *lines: str) -> None:
+    """Print a line of the report, and lines from a screen."""
+    print(f"✓ {what}", *(f"    {line.rstrip()}" for line in lines), sep="\n", flush=True)
 
 
 def title(text: str) -> str:
@@ -95,17 +95,17 @@ def title(text: str) -> str:
 
 
 def progress(text: str) -> str:
-    """The line of a screen that says what the run is doing."""
+    """The line of a screen that shows the progress of the run."""
     return next((line for line in text.splitlines() if "step " in line and "/500" in line), "")
 
 
-def steps(directory: RunDirectory) -> int:
-    """How many steps have finished."""
+def finished_steps(directory: RunDirectory) -> int:
+    """Number of finished steps."""
     return directory.events.read_bytes().count(b'"StepFinished"')
 
 
-async def forged(address: str, **headers: str) -> int:
-    """The status that a socket with these headers is answered with."""
+async def forged_request_status(address: str, **headers: str) -> int:
+    """HTTP status of a websocket request with these headers."""
     async with aiohttp.ClientSession() as session:
         try:
             await session.ws_connect(f"{address}socket", headers=headers)
@@ -114,104 +114,110 @@ async def forged(address: str, **headers: str) -> int:
     return 101
 
 
-async def play(folder: Path, tmux: Tmux, picture: Path | None) -> None:
-    """The whole story."""
+async def run_scenario(folder: Path, tmux: Tmux, picture: Path | None) -> None:
+    """Run the full scenario."""
     tmux.open("first", (120, 40))
     tmux.type("first", " ".join([*APP, "--run", *RUN, "--detach"]), "Enter")
-    await until("a detached run", lambda: "ida-tui attach" in tmux.shown("first"))
-    found = next((folder / "outputs/quickstart").glob("2*"))
-    directory = RunDirectory(found)
+    await wait_until("a detached run", lambda: "ida-tui attach" in tmux.shown("first"))
+    path = next((folder / "outputs/quickstart").glob("2*"))
+    directory = RunDirectory(path)
     tmux.close("first")
-    await until("events", directory.events.is_file)
-    await until("a step", lambda: steps(directory) > 0)
+    await wait_until("events", directory.events.is_file)
+    await wait_until("a step", lambda: finished_steps(directory) > 0)
     assert owner.is_alive(directory)
     trainer = owner.owner_pid(directory)
-    say(f"detached, its terminal closed; process {trainer} trains on")
+    report(f"detached and its terminal closed; process {trainer} continues training")
 
     second = subprocess.run(
-        [*APP, "resume", str(found)], cwd=folder, capture_output=True, text=True, check=False
+        [*APP, "resume", str(path)], cwd=folder, capture_output=True, text=True, check=False
     )
     assert second.returncode == 2, second
     assert owner.owner_pid(directory) == trainer
-    say("a second trainer is refused, exit code 2", *second.stderr.splitlines())
+    report("a second trainer is refused, exit code 2", *second.stderr.splitlines())
 
-    tmux.open("wide", (120, 40), *APP, "attach", str(found))
-    tmux.open("small", (80, 24), *APP, "attach", str(found))
+    tmux.open("wide", (120, 40), *APP, "attach", str(path))
+    tmux.open("small", (80, 24), *APP, "attach", str(path))
     server = subprocess.Popen(
-        [*APP, "attach", str(found), "--serve", "--port", "0"],
+        [*APP, "attach", str(path), "--serve", "--port", "0"],
         cwd=folder, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         assert server.stdout is not None
         address = server.stdout.readline().split()[-1]
         async with chromium.page(address) as page:
-            await watched(tmux, page, directory, picture)
-            evil = await forged(address, Origin="http://evil.example")
-            rebound = await forged(address, Origin=address.rstrip("/"), Host="evil.example")
-            assert (evil, rebound) == (403, 403)
-            say(f"a forged Origin is refused ({evil}), and a forged Host ({rebound})")
-            await stopped(tmux, page, directory)
+            await watch_and_pause(tmux, page, directory, picture)
+            foreign_origin = await forged_request_status(address, Origin="http://evil.example")
+            foreign_host = await forged_request_status(
+                address, Origin=address.rstrip("/"), Host="evil.example"
+            )
+            assert (foreign_origin, foreign_host) == (403, 403)
+            report(
+                f"a forged Origin is refused ({foreign_origin}), and a forged Host ({foreign_host})"
+            )
+            await stop_run(tmux, page, directory)
         server.send_signal(signal.SIGINT)
         assert server.wait(WAIT_S) == 0
-        say("Ctrl-C ended --serve, exit code 0")
+        report("Ctrl-C ended --serve, exit code 0")
     finally:
         server.kill()
         server.wait()
-    tmux.open("again", (120, 40), *APP, "attach", str(found))
-    await until("the run, again", lambda: "Stopped after step" in tmux.shown("again"))
-    say("attached again", *tmux.shown("again").splitlines()[:4])
+    tmux.open("again", (120, 40), *APP, "attach", str(path))
+    await wait_until(
+        "the run after attaching again", lambda: "Stopped after step" in tmux.shown("again")
+    )
+    report("attached again", *tmux.shown("again").splitlines()[:4])
 
 
-async def watched(
+async def watch_and_pause(
     tmux: Tmux, page: chromium.Page, directory: RunDirectory, picture: Path | None
 ) -> None:
-    """Three look at the run; it is paused from one of them, and goes on from another."""
+    """Show the run in three viewers; pause it from one and resume it from another."""
     for name in ("wide", "small"):
-        await until(
+        await wait_until(
             f"live in {name}", lambda n=name: "live (other process)" in title(tmux.shown(n))
         )  # type: ignore[misc]
-    text = await page.until_shown("live (other process)", "/500")
-    say("attached: 120×40", title(tmux.shown("wide")), progress(tmux.shown("wide")))
-    say("attached: 80×24", title(tmux.shown("small")), progress(tmux.shown("small")))
-    say("attached: Chromium", title(text), progress(text))
+    text = await page.wait_for_text("live (other process)", "/500")
+    report("attached: 120×40", title(tmux.shown("wide")), progress(tmux.shown("wide")))
+    report("attached: 80×24", title(tmux.shown("small")), progress(tmux.shown("small")))
+    report("attached: Chromium", title(text), progress(text))
 
     for key in ("p", "s", "y", "q", "d", "1", "4"):
         await page.press(key)
-    done = steps(directory)
-    await until("two more steps", lambda: steps(directory) >= done + 2)
-    assert b'"RunPaused"' not in directory.events.read_bytes(), "p in the browser paused it"
-    say("p, s, y, q, d, 1 and 4 in the browser did nothing")
+    before = finished_steps(directory)
+    await wait_until("two more steps", lambda: finished_steps(directory) >= before + 2)
+    assert b'"RunPaused"' not in directory.events.read_bytes(), "p in the browser paused the run"
+    report("p, s, y, q, d, 1 and 4 in the browser did nothing")
     tmux.type("wide", "p")
-    await until("paused, small", lambda: "paused" in title(tmux.shown("small")))
-    await until("paused, wide", lambda: "paused" in title(tmux.shown("wide")))
-    text = await page.until_shown("· paused")
-    say("paused by p in the first; seen in the first", progress(tmux.shown("wide")))
-    say("seen in the second", progress(tmux.shown("small")))
-    say("seen in Chromium", title(text), progress(text))
+    await wait_until("paused, small", lambda: "paused" in title(tmux.shown("small")))
+    await wait_until("paused, wide", lambda: "paused" in title(tmux.shown("wide")))
+    text = await page.wait_for_text("· paused")
+    report("paused by p in the first; seen in the first", progress(tmux.shown("wide")))
+    report("seen in the second", progress(tmux.shown("small")))
+    report("seen in Chromium", title(text), progress(text))
     if picture is not None:
-        picture.write_bytes(await page.picture())
+        picture.write_bytes(await page.screenshot())
     tmux.type("small", "p")
-    await page.until_shown("live (other process)")
-    await until("going on", lambda: "live (other process)" in title(tmux.shown("wide")))
-    say("p in the second let it go on")
+    await page.wait_for_text("live (other process)")
+    await wait_until("resumed", lambda: "live (other process)" in title(tmux.shown("wide")))
+    report("resumed by p in the second")
 
 
-async def stopped(tmux: Tmux, page: chromium.Page, directory: RunDirectory) -> None:
-    """It is stopped from a terminal; the others see it."""
+async def stop_run(tmux: Tmux, page: chromium.Page, directory: RunDirectory) -> None:
+    """Stop the run from a terminal; the other viewers show it."""
     tmux.type("small", "s")
-    await until("the question", lambda: "Stop the training?" in tmux.shown("small"))
+    await wait_until("the question", lambda: "Stop the training?" in tmux.shown("small"))
     tmux.type("small", "y")
-    await until("stopped", lambda: "Stopped after step" in tmux.shown("wide"))
-    text = await page.until_shown("Stopped after step")
-    await until("its process gone", lambda: not owner.is_alive(directory))
+    await wait_until("stopped", lambda: "Stopped after step" in tmux.shown("wide"))
+    text = await page.wait_for_text("Stopped after step")
+    await wait_until("the end of its process", lambda: not owner.is_alive(directory))
     line = next(line for line in text.splitlines() if "Stopped after step" in line)
-    say("stopped from the second; seen in Chromium", line)
+    report("stopped from the second; seen in Chromium", line)
 
 
 def main() -> int:
-    """Play it; the exit code says whether everything was as it should be."""
+    """Run the scenario; returns 1 if a check failed and 2 if a program is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of the paused run")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="save a PNG of the paused run")
     options = parser.parse_args()
     missing = [name for name in ("tmux", *([] if chromium.CHROMIUM else ["chromium"]))
                if name == "chromium" or not shutil.which(name)]  # fmt: skip
@@ -224,7 +230,7 @@ def main() -> int:
         folder = Path(name).resolve()
         tmux = Tmux(folder)
         try:
-            asyncio.run(play(folder, tmux, options.picture))
+            asyncio.run(run_scenario(folder, tmux, options.picture))
         except (AssertionError, TimeoutError) as error:
             print(f"✗ not seen: {error}", file=sys.stderr)
             for terminal in ("first", "wide", "small", "again"):
@@ -233,10 +239,10 @@ def main() -> int:
         finally:
             tmux.end()
             for path in folder.glob("outputs/*/*/owner.json"):
-                number = owner.owner_pid(RunDirectory(path.parent))
-                if number is not None and owner.is_alive(RunDirectory(path.parent)):
-                    os.kill(number, signal.SIGKILL)
-    print("a detached run was watched by three, paused, stopped and found again")
+                pid = owner.owner_pid(RunDirectory(path.parent))
+                if pid is not None and owner.is_alive(RunDirectory(path.parent)):
+                    os.kill(pid, signal.SIGKILL)
+    print("a detached run was watched by three viewers, paused, stopped and attached to again")
     return 0
 
 

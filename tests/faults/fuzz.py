@@ -1,10 +1,10 @@
-"""Give the program hostile input by the thousand, and count what comes of it.
+"""Fuzzing: thousands of hostile inputs, and counts of what happens.
 
-    python -m tests.faults.fuzz --cases 100000     # some minutes; prints what it saw
-    uv run pytest tests/faults/test_fuzz.py        # some hundreds, in CI
+    python -m tests.faults.fuzz --cases 100000     # some minutes; prints a summary
+    uv run pytest tests/faults/test_fuzz.py        # some hundreds of cases, in CI
 
-No case may end in a traceback, take longer than five seconds, or bring out a character that a terminal acts
-on. Case N of a seed is the same wherever it is run: `--only N` runs that one alone.
+No case may end in a traceback, take longer than five seconds, or print a control character for a terminal.
+Case N of a seed is the same on every machine; `--only N` runs only that case.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from random import Random
 from types import FrameType
 
 LIMIT_S = 5.0
-"""The largest file that is read takes two to four seconds on a slow core."""
+"""Time limit of a case. Reading the largest file takes two to four seconds on a slow core."""
 
 
 class Hang(BaseException):
-    """A case took too long; no handler of the program's catches it."""
+    """A case took too long. No exception handler of the program catches this exception."""
 
 
 @dataclass
 class Tally:
-    """What became of the cases of one kind."""
+    """Results of the cases of one kind."""
 
     accepted: int = 0
     refused: int = 0
     slowest_s: float = 0.0
     slowest: int = -1
     failures: list[tuple[int, str]] = field(default_factory=list)
-    """Number of the case, and what went wrong."""
+    """Number of the case, and the error."""
 
 
 @contextlib.contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Raise `Hang` inside the block where it takes longer than that."""
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise `Hang` inside the block if it takes longer than this."""
 
-    def over(number: int, frame: FrameType | None) -> None:
+    def expire(number: int, frame: FrameType | None) -> None:
         raise Hang(f"after {seconds:g} s in {frame and frame.f_code.co_qualname}")
 
-    # By its own processor time, whatever else the machine does; by the clock where it only waits.
+    # Limit the processor time, whatever else the machine does, and the wall time, for code that waits.
     timers = {signal.ITIMER_PROF: seconds, signal.ITIMER_REAL: 4 * seconds}
-    before = {number: signal.signal(number, over) for number in (signal.SIGPROF, signal.SIGALRM)}
+    before = {number: signal.signal(number, expire) for number in (signal.SIGPROF, signal.SIGALRM)}
     for timer, length in timers.items():
         signal.setitimer(timer, length)
     try:
@@ -65,9 +65,9 @@ def within(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def workplace() -> Iterator[None]:
-    """Inside the block nothing of the user's is read or written."""
-    before, kept = Path.cwd(), dict(os.environ)
+def isolated() -> Iterator[None]:
+    """Isolate the block from the user's files, in a temporary directory."""
+    before, environment = Path.cwd(), dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="ida-tui-fuzz-") as folder:
         os.environ["IDA_TUI_PROFILES"] = f"{folder}/user-profiles"
         os.environ["IDA_TUI_CACHE_DIR"] = f"{folder}/cache"
@@ -79,82 +79,82 @@ def workplace() -> Iterator[None]:
         finally:
             os.chdir(before)
             os.environ.clear()
-            os.environ.update(kept)
+            os.environ.update(environment)
 
 
-def run(numbers: range, seed: int, kinds: tuple[str, ...] = ()) -> dict[str, Tally]:
-    """Run these cases; what became of them, by kind."""
+def run_cases(numbers: range, seed: int, kinds: tuple[str, ...] = ()) -> dict[str, Tally]:
+    """Run these cases and return the results by kind."""
     from tests.faults.targets import TARGETS
 
     names = [name for name in TARGETS if not kinds or name in kinds]
     shares = [TARGETS[name][1] for name in names]
     tallies = {name: Tally() for name in names}
-    for name in names:  # imports and files that are read once are not a case's time
+    for name in names:  # imports and files that are read once do not count as time of a case
         with contextlib.suppress(Exception):
             TARGETS[name][0](Random(0))
     for number in numbers:
-        chance = Random(f"{seed}:{number}")
-        name = chance.choices(names, shares)[0]
-        one(name, number, chance, tallies[name])
+        rng = Random(f"{seed}:{number}")
+        name = rng.choices(names, shares)[0]
+        run_case(name, number, rng, tallies[name])
     return tallies
 
 
-def one(name: str, number: int, chance: Random, tally: Tally) -> None:
-    """Run one case and count it."""
+def run_case(name: str, number: int, rng: Random, tally: Tally) -> None:
+    """Run one case and add its result to the tally."""
     from tests.faults.targets import TARGETS
 
-    began = time.perf_counter()
+    started = time.perf_counter()
     try:
-        with within(LIMIT_S):
-            accepted = TARGETS[name][0](chance)
+        with time_limit(LIMIT_S):
+            accepted = TARGETS[name][0](rng)
         tally.accepted += accepted
         tally.refused += not accepted
     except (Exception, Hang, SystemExit) as error:
-        place = traceback.extract_tb(error.__traceback__)
-        ours = [f for f in place if "/ida_tui/" in f.filename] or place
-        at = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
-        said = f"{type(error).__name__} at {at}: {str(error)[:200]!r}"
-        tally.failures.append((number, said))
-    spent = time.perf_counter() - began
-    if spent > tally.slowest_s:
-        tally.slowest_s, tally.slowest = spent, number
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = [f for f in frames if "/ida_tui/" in f.filename] or frames
+        location = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
+        failure = f"{type(error).__name__} at {location}: {str(error)[:200]!r}"
+        tally.failures.append((number, failure))
+    seconds = time.perf_counter() - started
+    if seconds > tally.slowest_s:
+        tally.slowest_s, tally.slowest = seconds, number
 
 
 def main() -> int:
-    """Run the cases and print the figures; 1 where one failed."""
-    flags = argparse.ArgumentParser(description=__doc__)
-    flags.add_argument("--cases", type=int, default=100_000)
-    flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--kind", action="append", default=[], help="only this kind of input")
-    flags.add_argument("--only", type=int, help="only this case")
-    options = flags.parse_args()
+    """Run the cases and print a summary; returns 1 if a case failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", action="append", default=[], help="run only this kind of input")
+    parser.add_argument("--only", type=int, help="run only this case")
+    options = parser.parse_args()
     numbers = range(options.cases)
     if options.only is not None:
         numbers = range(options.only, options.only + 1)
-    began = time.monotonic()
-    with workplace():
-        tallies = run(numbers, options.seed, tuple(options.kind))
-    return report(tallies, time.monotonic() - began)
+    started = time.monotonic()
+    with isolated():
+        tallies = run_cases(numbers, options.seed, tuple(options.kind))
+    return report(tallies, time.monotonic() - started)
 
 
 def report(tallies: dict[str, Tally], seconds: float) -> int:
-    """Print the figures; 1 where a case failed."""
-    failures = [(name, *one) for name, tally in tallies.items() for one in tally.failures]
-    seen: dict[str, int] = {}
-    for name, number, said in failures:
-        place = said.split(":")[0] + ":" + said.split(":")[1]
-        seen[place] = seen.get(place, 0) + 1
-        if seen[place] <= 2:
-            print(f"✗ case {number} ({name}): {said}")
-    for name, t in tallies.items():
-        cases = t.accepted + t.refused + len(t.failures)
+    """Print a summary; returns 1 if a case failed."""
+    failures = [(name, *failure) for name, tally in tallies.items() for failure in tally.failures]
+    shown: dict[str, int] = {}
+    for name, number, message in failures:
+        location = message.split(":")[0] + ":" + message.split(":")[1]
+        shown[location] = shown.get(location, 0) + 1
+        if shown[location] <= 2:
+            print(f"✗ case {number} ({name}): {message}")
+    for name, tally in tallies.items():
+        cases = tally.accepted + tally.refused + len(tally.failures)
         print(
-            f"{name:<16} {cases:>7,} cases  {t.accepted:>7,} accepted  {t.refused:>7,} refused"
-            f"  slowest {1000 * t.slowest_s:>5.0f} ms  {len(t.failures)} failed"
+            f"{name:<16} {cases:>7,} cases  {tally.accepted:>7,} accepted  {tally.refused:>7,} refused"
+            f"  slowest {1000 * tally.slowest_s:>5.0f} ms  {len(tally.failures)} failed"
         )
-    total = sum(t.accepted + t.refused + len(t.failures) for t in tallies.values())
-    hangs = sum("Hang" in said for _, _, said in failures)
-    escapes = sum("comes out" in said for _, _, said in failures)
+    total = sum(tally.accepted + tally.refused + len(tally.failures) for tally in tallies.values())
+    hangs = sum("Hang" in message for _, _, message in failures)
+    escapes = sum("is printed" in message for _, _, message in failures)
     others = len(failures) - hangs - escapes
     print(
         f"{total:,} cases in {seconds:.0f} s: {others} exceptions, {hangs} hangs over {LIMIT_S:g} s,"

@@ -1,6 +1,6 @@
-"""Hostile input, made from a seed: texts, numbers, trees, and mutations of what is well formed.
+"""Hostile input generated from a seed: texts, numbers, trees, and mutations of well-formed data.
 
-Everything takes a `random.Random` and is the same for the same seed.
+Every generator takes a `random.Random` and returns the same values for the same seed.
 """
 
 from __future__ import annotations
@@ -68,146 +68,146 @@ BOMBS = (
 )  # fmt: skip
 
 
-def text(chance: Random) -> str:
-    """A text that nobody meant well."""
-    kind = chance.random()
+def text(rng: Random) -> str:
+    """A hostile text."""
+    kind = rng.random()
     if kind < 0.6:
-        return chance.choice(TEXTS)
+        return rng.choice(TEXTS)
     if kind < 0.8:
-        return "".join(chance.choice(TEXTS) for _ in range(chance.randint(1, 4)))
+        return "".join(rng.choice(TEXTS) for _ in range(rng.randint(1, 4)))
     if kind < 0.98:
-        return "".join(chr(chance.choice((chance.randrange(32), chance.randrange(128, 160),
-                       chance.randrange(0x110000)))) for _ in range(chance.randint(1, 30)))  # fmt: skip
-    return chance.choice("x\x1b\n ") * chance.choice((1_000, 100_000))
+        return "".join(chr(rng.choice((rng.randrange(32), rng.randrange(128, 160),
+                       rng.randrange(0x110000)))) for _ in range(rng.randint(1, 30)))  # fmt: skip
+    return rng.choice("x\x1b\n ") * rng.choice((1_000, 100_000))
 
 
-def value(chance: Random, depth: int = 0) -> Any:
+def value(rng: Random, depth: int = 0) -> Any:
     """A value of any type."""
-    kind = chance.random()
+    kind = rng.random()
     if kind < 0.35 or depth > 4:
-        return text(chance)
+        return text(rng)
     if kind < 0.65:
-        return chance.choice(NUMBERS)
+        return rng.choice(NUMBERS)
     if kind < 0.8:
-        return chance.choice((None, True, False, [], {}, ""))
+        return rng.choice((None, True, False, [], {}, ""))
     if kind < 0.81:
-        deep: Any = text(chance)
-        for _ in range(chance.choice((30, 45, 200))):
-            deep = [deep] if chance.random() < 0.5 else {"a": deep}
+        deep: Any = text(rng)
+        for _ in range(rng.choice((30, 45, 200))):
+            deep = [deep] if rng.random() < 0.5 else {"a": deep}
         return deep
     if kind < 0.9:
-        return [value(chance, depth + 1) for _ in range(chance.randint(0, 4))]
-    return {text(chance): value(chance, depth + 1) for _ in range(chance.randint(0, 4))}
+        return [value(rng, depth + 1) for _ in range(rng.randint(0, 4))]
+    return {text(rng): value(rng, depth + 1) for _ in range(rng.randint(0, 4))}
 
 
-def mutated(data: bytes, chance: Random) -> bytes:
+def mutate_bytes(data: bytes, rng: Random) -> bytes:
     """The data with a few bytes or lines changed."""
-    for _ in range(chance.randint(1, 4)):
+    for _ in range(rng.randint(1, 4)):
         if not data:
-            return text(chance).encode("utf-8", "surrogatepass")
-        at = chance.randrange(len(data))
-        kind = chance.randrange(8)
+            return text(rng).encode("utf-8", "surrogatepass")
+        start = rng.randrange(len(data))
+        kind = rng.randrange(8)
         if kind == 0:
-            data = data[:at] + bytes([chance.randrange(256)]) + data[at + 1 :]
+            data = data[:start] + bytes([rng.randrange(256)]) + data[start + 1 :]
         elif kind == 1:
-            data = data[:at] + data[at + chance.randint(1, 40) :]
+            data = data[:start] + data[start + rng.randint(1, 40) :]
         elif kind == 2:
-            data = data[:at] + text(chance).encode("utf-8", "surrogatepass") + data[at:]
+            data = data[:start] + text(rng).encode("utf-8", "surrogatepass") + data[start:]
         elif kind == 3:
-            data = data[:at]
+            data = data[:start]
         elif kind == 4:
-            end = at + chance.randint(1, 60)
-            data = data[:end] + data[at:end] * chance.randint(1, 3) + data[end:]
+            end = start + rng.randint(1, 60)
+            data = data[:end] + data[start:end] * rng.randint(1, 3) + data[end:]
         elif kind == 5:
-            number = str(chance.choice(NUMBERS)).encode()
+            number = str(rng.choice(NUMBERS)).encode()
             digits = [n for n in range(len(data)) if data[n : n + 1].isdigit()][:2000]
             if digits:
-                at = chance.choice(digits)
-                data = data[:at] + number + data[at + 1 :]
+                start = rng.choice(digits)
+                data = data[:start] + number + data[start + 1 :]
         elif kind == 6:
             lines = data.split(b"\n")
-            chance.shuffle(lines) if chance.random() < 0.2 else lines.reverse()
+            rng.shuffle(lines) if rng.random() < 0.2 else lines.reverse()
             data = b"\n".join(lines)
         else:
-            data = data.replace(b'"', chance.choice((b"", b"'", b'\\"')), chance.randint(1, 3))
+            data = data.replace(b'"', rng.choice((b"", b"'", b'\\"')), rng.randint(1, 3))
     return data
 
 
-def in_a_tree(tree: Any, chance: Random) -> Any:
-    """A tree like this one, with one of its values, or a key, put in place of another."""
-    if isinstance(tree, dict) and tree and chance.random() < 0.8:
-        key = chance.choice(list(tree))
-        if chance.random() < 0.1:
-            return {(text(chance) if k == key else k): v for k, v in tree.items()}
-        if chance.random() < 0.05:
+def mutate_tree(tree: Any, rng: Random) -> Any:
+    """A copy of a tree in which one value or key is replaced or removed."""
+    if isinstance(tree, dict) and tree and rng.random() < 0.8:
+        key = rng.choice(list(tree))
+        if rng.random() < 0.1:
+            return {(text(rng) if k == key else k): v for k, v in tree.items()}
+        if rng.random() < 0.05:
             return {k: v for k, v in tree.items() if k != key}
-        return {k: in_a_tree(v, chance) if k == key else v for k, v in tree.items()}
-    if isinstance(tree, list) and tree and chance.random() < 0.7:
-        at = chance.randrange(len(tree))
-        return [in_a_tree(v, chance) if n == at else v for n, v in enumerate(tree)]
-    return value(chance)
+        return {k: mutate_tree(v, rng) if k == key else v for k, v in tree.items()}
+    if isinstance(tree, list) and tree and rng.random() < 0.7:
+        index = rng.randrange(len(tree))
+        return [mutate_tree(v, rng) if n == index else v for n, v in enumerate(tree)]
+    return value(rng)
 
 
 @cache
 def profiles() -> tuple[tuple[str, bytes], ...]:
-    """Kind and text of every profile that ships."""
+    """Kind and content of every shipped profile."""
     files = sorted((REPOSITORY / "profiles").glob("*/*.yaml"))
     return tuple((file.parent.name, file.read_bytes()) for file in files)
 
 
 @cache
 def events() -> tuple[bytes, ...]:
-    """The lines of a real run; of the most frequent kinds, some."""
-    seen: dict[str, int] = {}
-    kept = []
+    """The event lines of a real run, at most 40 of each type."""
+    counts: dict[str, int] = {}
+    lines = []
     with gzip.open(REPOSITORY / "screenshots" / "quickstart.events.jsonl.gz") as file:
         for raw in file:
             name = json.loads(raw)["type"]
-            seen[name] = seen.get(name, 0) + 1
-            if seen[name] <= 40:
-                kept.append(raw.rstrip(b"\n"))
-    return tuple(kept)
+            counts[name] = counts.get(name, 0) + 1
+            if counts[name] <= 40:
+                lines.append(raw.rstrip(b"\n"))
+    return tuple(lines)
 
 
 @cache
-def some_of_each() -> tuple[dict[str, Any], ...]:
-    """Well-formed events of every type, as JSON objects, those that the real run has not included."""
+def sample_events_as_json() -> tuple[dict[str, Any], ...]:
+    """Well-formed events of every type, as JSON objects, including types that the real run lacks."""
     from ida_tui.events import codec
     from ida_tui.events import types as ev
     from tests.faults import sample_events
 
-    found = [json.loads(raw) for raw in events()]
-    made = [
+    recorded = [json.loads(raw) for raw in events()]
+    samples = [
         json.loads(codec.encode(ev.Record(n, ev.current_timestamp(), e)))
         for n, e in enumerate(sample_events.ALL)
     ]
-    return (*found, *made * 10)
+    return (*recorded, *samples * 10)
 
 
-def event_line(chance: Random) -> bytes:
+def event_line(rng: Random) -> bytes:
     """A line of an ``events.jsonl``, well formed or not."""
-    kind = chance.random()
+    kind = rng.random()
     if kind < 0.1:
-        return chance.choice(events())
+        return rng.choice(events())
     if kind < 0.4:
-        return mutated(chance.choice(events()), chance)
-    body = dict(chance.choice(some_of_each()))
+        return mutate_bytes(rng.choice(events()), rng)
+    body = dict(rng.choice(sample_events_as_json()))
     fields = [name for name in body if name not in ("v", "seq", "time", "type")]
-    for _ in range(chance.randint(1, 3)):
-        head = chance.random() < 0.1 or not fields
-        name = chance.choice(("v", "seq", "time", "type")) if head else chance.choice(fields)
-        body[name] = _near(body.get(name), chance)
-    return json.dumps(body, ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
+    for _ in range(rng.randint(1, 3)):
+        in_header = rng.random() < 0.1 or not fields
+        name = rng.choice(("v", "seq", "time", "type")) if in_header else rng.choice(fields)
+        body[name] = similar_value(body.get(name), rng)
+    return json.dumps(body, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
 
 
-def _near(old: Any, chance: Random) -> Any:
-    """Of the same type more often than not: what passes the first check is what gets further."""
-    if isinstance(old, str) and chance.random() < 0.8:
-        return text(chance)
-    if isinstance(old, int | float) and chance.random() < 0.8:
-        return chance.choice(NUMBERS)
-    if isinstance(old, list) and old and chance.random() < 0.6:
-        return [_near(item, chance) for item in old] * chance.choice((0, 1, 1, 2))
-    if isinstance(old, dict) and chance.random() < 0.6:
-        return {text(chance): chance.choice(NUMBERS) for _ in range(3)}
-    return value(chance)
+def similar_value(old: Any, rng: Random) -> Any:
+    """A value that usually has the same type, so that it passes the first checks."""
+    if isinstance(old, str) and rng.random() < 0.8:
+        return text(rng)
+    if isinstance(old, int | float) and rng.random() < 0.8:
+        return rng.choice(NUMBERS)
+    if isinstance(old, list) and old and rng.random() < 0.6:
+        return [similar_value(item, rng) for item in old] * rng.choice((0, 1, 1, 2))
+    if isinstance(old, dict) and rng.random() < 0.6:
+        return {text(rng): rng.choice(NUMBERS) for _ in range(3)}
+    return value(rng)

@@ -1,11 +1,11 @@
-"""Kill real quickstart runs with SIGKILL at random moments, go on with each, and compare how they end.
+"""Quickstart runs killed with SIGKILL at random moments, resumed, and compared with an uninterrupted run.
 
-    python -m tests.faults.kill --moments 60      # some minutes; prints what it saw
+    python -m tests.faults.kill --moments 60      # some minutes; prints a summary
     uv run pytest tests/faults                    # a few moments, in CI
 
-A run has to end with the weights of one that was never killed, byte for byte, and with every step and every
-completion in its files exactly once. Every run is a fork of one process that has imported everything, so that
-a moment costs seconds.
+A resumed run must end with the same weights as an uninterrupted run, byte for byte, and with every step and
+completion in its files exactly once. Every run is a fork of one process that has imported all libraries, so
+that each run takes only seconds.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from ida_tui.events.state import fold_all
 from ida_tui.runs.log.reader import read_events
 
 STEPS = 6
-FEW = [prompt.id for prompt in resolve("quickstart").config.prompts.train()[:24]]
-"""Prompts of three steps, so that a run goes on in its second epoch, too."""
+PROMPT_IDS = [prompt.id for prompt in resolve("quickstart").config.prompts.train()[:24]]
+"""Prompts for three steps, so that some runs resume in their second epoch."""
 RUN = (
     "--run", "quickstart", f"training.max_steps={STEPS}", "training.save_steps=2",
-    f"prompts.only={json.dumps(FEW)}",
+    f"prompts.only={json.dumps(PROMPT_IDS)}",
     "evaluation.samples=1", "evaluation.batch_size=30",
 )  # fmt: skip
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -43,26 +43,26 @@ PATIENCE_S = 180.0
 
 @dataclass(frozen=True)
 class Moment:
-    """When a run is killed: so long after the event of this number is on disk."""
+    """When a run is killed: this long after the event with this number is on disk."""
 
     seq: int
     delay_s: float
 
 
 @dataclass(frozen=True)
-class Killed:
-    """What became of one run."""
+class KilledRun:
+    """Result of one killed run."""
 
     moment: Moment
     phase: str
-    """What it was doing, by its last event."""
-    safe: int
-    """The step that it went on from."""
+    """Phase of the run at its last event."""
+    resumed_from: int
+    """The step from which it was resumed."""
     problem: str = ""
 
 
-def forked(*arguments: str) -> int:
-    """`ida-tui` with these arguments in a child of this process; its process id."""
+def fork_run(*arguments: str) -> int:
+    """Run `ida-tui` with these arguments in a fork of this process and return its process id."""
     child = os.fork()
     if child:
         return child
@@ -78,13 +78,13 @@ def forked(*arguments: str) -> int:
         os._exit(code)
 
 
-def ended(child: int) -> int:
-    """Wait for a child; its exit status, negative for a signal."""
+def wait_for_exit(child: int) -> int:
+    """Wait for a child process and return its exit code, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def prepare() -> None:
-    """Import what a run imports, without starting a thread: a fork keeps none."""
+    """Import what a run imports, without starting a thread, because a fork loses threads."""
     from ida_tui.engine import libraries
 
     libraries.set_library_defaults(Path())
@@ -92,15 +92,15 @@ def prepare() -> None:
         importlib.import_module(f"ida_tui.engine.{name}")
 
 
-def newest() -> Path | None:
-    """The newest run's directory, once its first event is on disk."""
+def newest_run() -> Path | None:
+    """Directory of the newest run, if its first event is on disk."""
     link = Path("outputs/quickstart/latest")
     return link.resolve() if (link / "events.jsonl").exists() else None
 
 
 def kill_at(moment: Moment) -> bool:
-    """Start a run and kill it; False where it was over before."""
-    child = forked(*RUN)
+    """Start a run and kill it; returns False if the run ended before that."""
+    child = fork_run(*RUN)
     deadline = time.monotonic() + PATIENCE_S
     while _last_seq() < moment.seq and time.monotonic() < deadline:
         if os.waitpid(child, os.WNOHANG)[0]:
@@ -108,36 +108,37 @@ def kill_at(moment: Moment) -> bool:
         time.sleep(0.001)
     time.sleep(moment.delay_s)
     os.kill(child, signal.SIGKILL)
-    return ended(child) == -signal.SIGKILL
+    return wait_for_exit(child) == -signal.SIGKILL
 
 
 def _last_seq() -> int:
-    run = newest()
+    run = newest_run()
     return -1 if run is None else (run / "events.jsonl").read_bytes().count(b"\n") - 1
 
 
-def look(run: Path, reference: Path, moment: Moment) -> Killed:
-    """Go on with a killed run, to its end, and compare it with one that was never killed."""
+def resume_and_compare(run: Path, reference: Path, moment: Moment) -> KilledRun:
+    """Resume a killed run to its end and compare it with an uninterrupted run."""
     records = list(read_events(run / "events.jsonl"))
     phase = next((r.event.phase for r in reversed(records) if hasattr(r.event, "phase")), "load")
-    status = ended(forked("resume", str(run)))
+    status = wait_for_exit(fork_run("resume", str(run)))
     after = list(read_events(run / "events.jsonl"))
     resumed = [r.event.from_step for r in after if type(r.event).__name__ == "RunResumed"]
-    killed = Killed(moment, phase, resumed[-1] if resumed else 0)
-    return Killed(moment, phase, killed.safe, _problem(run, reference, status))
+    killed = KilledRun(moment, phase, resumed[-1] if resumed else 0)
+    return KilledRun(moment, phase, killed.resumed_from, _problem(run, reference, status))
 
 
 def _problem(run: Path, reference: Path, status: int) -> str:
     if status != 0:
-        return f"it went on with exit code {status}"
+        return f"it was resumed with exit code {status}"
     if (run / WEIGHTS).read_bytes() != (reference / WEIGHTS).read_bytes():
         return "its weights differ"
     records = list(read_events(run / "events.jsonl"))
     if [record.seq for record in records] != list(range(len(records))):
-        return "its events are not numbered one by one"
-    state, wanted = fold_all(records), fold_all(read_events(reference / "events.jsonl"))
+        return "its events are not numbered consecutively"
+    state, expected = fold_all(records), fold_all(read_events(reference / "events.jsonl"))
     figures = [
-        [(s.step, s.loss, s.r_ida, s.weight_delta) for s in x.steps] for x in (state, wanted)
+        [(s.step, s.loss, s.r_ida, s.weight_delta) for s in run_state.steps]
+        for run_state in (state, expected)
     ]
     if figures[0] != figures[1]:
         return f"its steps are {[step for step, *_ in figures[0]]}, or their figures differ"
@@ -150,68 +151,70 @@ def _completions(run: Path) -> list[tuple[int, int, int, str, float]]:
 
 
 def moments(reference: Path, seed: int) -> Iterator[Moment]:
-    """Moments of a run, without end: a third while it saves, the others anywhere."""
+    """An endless series of moments: a third while the run saves, the rest at any event."""
     records = list(read_events(reference / "events.jsonl"))
     saving = [r.seq for r in records if getattr(r.event, "phase", "") == "save"]
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     for number in itertools.count():
         seqs = saving if number % 3 == 0 else range(len(records) - 1)
-        yield Moment(chance.choice(seqs), chance.uniform(0, 0.06))
+        yield Moment(rng.choice(seqs), rng.uniform(0, 0.06))
 
 
-def check(count: int, seed: int) -> list[Killed]:
-    """Kill that many runs in the working directory; what became of each.
+def check(count: int, seed: int) -> list[KilledRun]:
+    """Kill `count` runs in the working directory and return the result of each.
 
-    A run that was over before its moment does not count, and another one is started.
+    A run that ended before its moment does not count, and another run is started.
     """
     prepare()
     home = Path.cwd()
     (home / "never-killed").mkdir()
     os.chdir(home / "never-killed")
-    status = ended(forked(*RUN))
-    assert status == 0, f"the run that is not killed ended with {status}"
-    reference = newest()
+    status = wait_for_exit(fork_run(*RUN))
+    assert status == 0, f"the uninterrupted run ended with exit code {status}"
+    reference = newest_run()
     assert reference is not None
-    found = []
+    results = []
     for number, moment in enumerate(moments(reference, seed)):
-        if len(found) == count:
+        if len(results) == count:
             break
         folder = home / f"killed-{number}"
         folder.mkdir()
         os.chdir(folder)
         if not kill_at(moment):
             continue
-        run = newest()
+        run = newest_run()
         if run is None or '"RunEnded"' in (run / "events.jsonl").read_text():
-            continue  # nothing had begun, or all was said
-        found.append(look(run, reference, moment))
-        print(f"{len(found)} of {count}: {found[-1]}", file=sys.stderr, flush=True)
+            continue  # the run had not started, or had ended
+        results.append(resume_and_compare(run, reference, moment))
+        print(f"{len(results)} of {count}: {results[-1]}", file=sys.stderr, flush=True)
     os.chdir(home)
-    return found
+    return results
 
 
 def main() -> int:
-    """Kill runs and print what became of them; 1 where one did not end as it should."""
-    flags = argparse.ArgumentParser(description=__doc__)
-    flags.add_argument("--moments", type=int, default=60)
-    flags.add_argument("--seed", type=int, default=0)
-    options = flags.parse_args()
+    """Kill runs and print the results; returns 1 if a run differs from the uninterrupted run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--moments", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ida-tui-kill-") as folder:
         os.environ["IDA_TUI_CACHE_DIR"] = f"{folder}/cache"
         os.chdir(folder)
         started = time.monotonic()
-        found = check(options.moments, options.seed)
+        results = check(options.moments, options.seed)
         os.chdir("/")
-    for killed in found:
+    for killed in results:
         mark = "✗" if killed.problem else "✓"
-        print(f"{mark} {killed.phase:<10} from step {killed.safe}  {killed.problem}")
-    wrong = [killed for killed in found if killed.problem]
-    phases = ", ".join(f"{n} {phase}" for phase, n in Counter(k.phase for k in found).most_common())
+        print(f"{mark} {killed.phase:<10} from step {killed.resumed_from}  {killed.problem}")
+    different = [killed for killed in results if killed.problem]
+    phases = ", ".join(
+        f"{n} {phase}" for phase, n in Counter(k.phase for k in results).most_common()
+    )
     print(
-        f"{len(found)} runs killed ({phases}); {len(found) - len(wrong)} ended with the same weights,"
+        f"{len(results)} runs killed ({phases}); {len(results) - len(different)} ended with the same weights,"
         f" steps and completions; {time.monotonic() - started:.0f} s"
     )
-    return 1 if wrong or not found else 0
+    return 1 if different or not results else 0
 
 
 if __name__ == "__main__":

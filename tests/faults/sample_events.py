@@ -1,4 +1,4 @@
-"""One well-formed event of every type, with the fields that a real CPU run leaves empty."""
+"""A well-formed event of every type, including the fields that a real CPU run leaves empty."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What hostile input is given to, each as one case: it returns whether the input was accepted.
+"""Targets of hostile input: each function runs one case and returns True if the input was accepted.
 
-A case raises where something came out that must not: any exception but the program's own typed ones, a
-character that a terminal would act on, a score that was made up.
+A case raises an exception for any defect: an exception that is not a typed error of the program, a character
+that a terminal interprets, or an invented score.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ from tests.faults import hostile
 
 
 class Defect(Exception):
-    """Something came out that must not."""
+    """The program printed or returned something that it must not."""
 
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[None]:
-    """Inside the block what is printed is collected, as UTF-8; a character that acts is a defect."""
+def checked_output() -> Iterator[None]:
+    """Capture the output of the block as UTF-8; a character that a terminal interprets is a defect."""
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="\n", write_through=True)
     err = io.TextIOWrapper(
         io.BytesIO(), encoding="utf-8", newline="\n", write_through=True, errors="backslashreplace"
@@ -63,18 +63,18 @@ def heard() -> Iterator[None]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         yield
     for stream in (out, err):
-        plain(stream.buffer.getvalue().decode())
+        check_printable(stream.buffer.getvalue().decode())
 
 
-def plain(text: str) -> None:
-    """Raise where a text has a character that a terminal acts on."""
-    if found := _ACTS.search(text):
-        around = text[max(0, found.start() - 40) : found.start() + 40]
-        raise Defect(f"{found[0]!r} comes out: {around!r}")
+def check_printable(text: str) -> None:
+    """Raise `Defect` if a text has a character that a terminal interprets."""
+    if match := _INTERPRETED.search(text):
+        context = text[max(0, match.start() - 40) : match.start() + 40]
+        raise Defect(f"{match[0]!r} is printed: {context!r}")
 
 
-# Controls but the newline, what splits lines, surrogates, and what turns the direction of text.
-_ACTS = re.compile(
+# Control characters except the newline, line separators, surrogates, and marks of text direction.
+_INTERPRETED = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 
@@ -82,53 +82,53 @@ _ACTS = re.compile(
 # --- profiles -----------------------------------------------------------------------------------
 
 
-def profile(chance: Random) -> bool:
-    """A profile of any kind: resolved, shown, checked, listed."""
-    kind, data = _profile(chance)
-    how = chance.random()
-    folder = Path("mine") / kind if how < 0.7 else Path(os.environ["IDA_TUI_PROFILES"]) / kind
+def profile(rng: Random) -> bool:
+    """Show, check or list a profile of any kind."""
+    kind, data = _profile(rng)
+    choice = rng.random()
+    folder = Path("mine") / kind if choice < 0.7 else Path(os.environ["IDA_TUI_PROFILES"]) / kind
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "mine.yaml"
     file.write_bytes(data)
-    name = str(file) if how < 0.7 else "mine"
+    name = str(file) if choice < 0.7 else "mine"
     section = {"models": "model", "judges": "judge", "rubrics": "rubric", "prompts": "prompts"}
-    words: list[str] = (
+    arguments: list[str] = (
         [name] if kind == "experiments" else ["quickstart", f"{section[kind]}={name}"]
     )
     try:
-        with heard():
-            kinds = ("--check", "--check", "--show") if how < 0.95 else ("--list",)
-            flag = chance.choice(kinds)
-            code = main([flag, kind] if flag == "--list" else [flag, *words])
+        with checked_output():
+            kinds = ("--check", "--check", "--show") if choice < 0.95 else ("--list",)
+            flag = rng.choice(kinds)
+            code = main([flag, kind] if flag == "--list" else [flag, *arguments])
         if code not in (0, 2):
             raise Defect(f"exit code {code}")
         if code == 0 and flag == "--check":
-            _runs_again_as_it_is(words)
+            _check_resolves_to_itself(arguments)
     finally:
         file.unlink()
     return code == 0
 
 
-def _profile(chance: Random) -> tuple[str, bytes]:
-    kind, data = chance.choice(hostile.profiles())
-    how = chance.random()
-    if how < 0.03:
-        return kind, chance.choice(hostile.BOMBS).encode("utf-8", "surrogatepass")
-    if how < 0.35:
-        return kind, hostile.mutated(data, chance)
-    tree = _parsed(data)
-    if how < 0.4:
-        return kind, _dumped(hostile.value(chance), chance)
-    if kind == "experiments" and how < 0.7:
-        tree = {"extends": "quickstart", **_some(_keys(), chance)}
+def _profile(rng: Random) -> tuple[str, bytes]:
+    kind, data = rng.choice(hostile.profiles())
+    choice = rng.random()
+    if choice < 0.03:
+        return kind, rng.choice(hostile.BOMBS).encode("utf-8", "surrogatepass")
+    if choice < 0.35:
+        return kind, hostile.mutate_bytes(data, rng)
+    tree = _parse_cached(data)
+    if choice < 0.4:
+        return kind, _dump(hostile.value(rng), rng)
+    if kind == "experiments" and choice < 0.7:
+        tree = {"extends": "quickstart", **_sample_keys(_keys(), rng)}
     if "prompts" in tree and isinstance(tree["prompts"], list):
         tree = {**tree, "prompts": tree["prompts"][:4]}
-    for _ in range(chance.randint(1, 2)):
-        tree = hostile.in_a_tree(tree, chance)
-    return kind, _dumped(tree, chance)
+    for _ in range(rng.randint(1, 2)):
+        tree = hostile.mutate_tree(tree, rng)
+    return kind, _dump(tree, rng)
 
 
-def _parsed(data: bytes) -> Any:
+def _parse_cached(data: bytes) -> Any:
     if data not in _PARSED:
         _PARSED[data] = yaml.safe_load(data)
     return _PARSED[data]
@@ -148,16 +148,16 @@ def _keys() -> dict[str, Any]:
 _KEYS: dict[str, Any] = {}
 
 
-def _some(tree: dict[str, Any], chance: Random) -> dict[str, Any]:
-    kept = chance.sample(list(tree), k=min(len(tree), 3))
-    return {key: tree[key] for key in kept}
+def _sample_keys(tree: dict[str, Any], rng: Random) -> dict[str, Any]:
+    keys = rng.sample(list(tree), k=min(len(tree), 3))
+    return {key: tree[key] for key in keys}
 
 
-def _dumped(tree: Any, chance: Random) -> bytes:
-    """A tree as YAML; JSON is YAML too, and keeps every escape."""
-    if chance.random() < 0.7:
+def _dump(tree: Any, rng: Random) -> bytes:
+    """A tree as YAML or JSON, which is also YAML and preserves every escape."""
+    if rng.random() < 0.7:
         with contextlib.suppress(RecursionError, ValueError):
-            return json.dumps(tree, default=str, ensure_ascii=chance.random() < 0.7).encode(
+            return json.dumps(tree, default=str, ensure_ascii=rng.random() < 0.7).encode(
                 "utf-8", "surrogatepass"
             )
     with contextlib.suppress(RecursionError, ValueError, yaml.YAMLError):
@@ -165,38 +165,38 @@ def _dumped(tree: Any, chance: Random) -> bytes:
     return b"a: b\n"
 
 
-def _runs_again_as_it_is(words: list[str]) -> None:
-    """What was accepted is written into the run's directory, and has to be the same read back."""
-    config = resolve(words[0], words[1:]).config
-    again = Path("again.yaml")
-    again.write_text(to_yaml(config), encoding="utf-8")
-    if resolve(str(again)).config != config:
+def _check_resolves_to_itself(arguments: list[str]) -> None:
+    """Check that the config.yaml of an accepted experiment resolves to the same configuration."""
+    config = resolve(arguments[0], arguments[1:]).config
+    file = Path("again.yaml")
+    file.write_text(to_yaml(config), encoding="utf-8")
+    if resolve(str(file)).config != config:
         raise Defect("its config.yaml resolves to something else")
 
 
-def override(chance: Random) -> bool:
-    """A command line: any key, any value, any name."""
+def override(rng: Random) -> bool:
+    """Run a command line with any key, value and name."""
     values = _keys()
     path: list[str] = []
     while isinstance(values, dict) and values:
-        path.append(chance.choice(list(values)))
+        path.append(rng.choice(list(values)))
         values = values[path[-1]]
-    key = ".".join(path) if chance.random() < 0.85 else hostile.text(chance)
-    typed = hostile.value(chance) if chance.random() < 0.7 else hostile.text(chance)
-    if not isinstance(typed, str):
+    key = ".".join(path) if rng.random() < 0.85 else hostile.text(rng)
+    value = hostile.value(rng) if rng.random() < 0.7 else hostile.text(rng)
+    if not isinstance(value, str):
         with contextlib.suppress(RecursionError, ValueError):
-            typed = json.dumps(typed)
-    name = "quickstart" if chance.random() < 0.9 else hostile.text(chance)
-    words = [chance.choice(("--check", "--show")), name, f"{key}={typed}"]
-    if chance.random() < 0.03:
-        words[0] = hostile.text(chance)
-    if words[0] not in ("--check", "--show") or name.startswith("-"):
-        words.insert(0, "--check")
-    with heard():
+            value = json.dumps(value)
+    name = "quickstart" if rng.random() < 0.9 else hostile.text(rng)
+    arguments = [rng.choice(("--check", "--show")), name, f"{key}={value}"]
+    if rng.random() < 0.03:
+        arguments[0] = hostile.text(rng)
+    if arguments[0] not in ("--check", "--show") or name.startswith("-"):
+        arguments.insert(0, "--check")
+    with checked_output():
         try:
-            code = main(words)
-        except SystemExit as leaving:  # --help, --version
-            code = int(leaving.code or 0)
+            code = main(arguments)
+        except SystemExit as exit_request:  # --help, --version
+            code = int(exit_request.code or 0)
     if code not in (0, 2):
         raise Defect(f"exit code {code}")
     return code == 0
@@ -205,23 +205,23 @@ def override(chance: Random) -> bool:
 # --- events -------------------------------------------------------------------------------------
 
 
-def event(chance: Random) -> bool:
-    """One line: decoded, folded, told, and written again as it was."""
-    raw = hostile.event_line(chance)
+def event(rng: Random) -> bool:
+    """Decode, fold, print and re-encode one event line."""
+    line = hostile.event_line(rng)
     try:
-        record = codec.decode(raw.decode("utf-8"))
+        record = codec.decode(line.decode("utf-8"))
     except (codec.EventError, UnicodeDecodeError) as error:
         str(error)
         return False
-    plain(codec.encode(record))
+    check_printable(codec.encode(record))
     if codec.decode(codec.encode(record)) != record:
-        raise Defect("it is not read back as it was written")
-    state = fold(_halfway(), record)
-    _told(state, record)
+        raise Defect("the event changes when it is written and read back")
+    state = fold(_state_in_mid_run(), record)
+    _print_everything(state, record)
     return True
 
 
-def _halfway() -> RunState:
+def _state_in_mid_run() -> RunState:
     """The state in the middle of a real run."""
     if not _STATE:
         state = RunState()
@@ -234,12 +234,12 @@ def _halfway() -> RunState:
 _STATE: list[RunState] = []
 
 
-def _told(state: RunState, record: ev.Record) -> None:
-    """Every word about a state, as both printers and the screens say it."""
-    with heard():
-        human, data = HumanPrinter(), JsonPrinter()
+def _print_everything(state: RunState, record: ev.Record) -> None:
+    """Produce every text about a state, from both printers and the screens."""
+    with checked_output():
+        human, json_printer = HumanPrinter(), JsonPrinter()
         human.print_record(state, record)
-        data.print_record(state, record)
+        json_printer.print_record(state, record)
         human.print_message(postmortem.likely_cause(state))
         human.close()
     narration.progress_line(state, NOW)
@@ -248,21 +248,21 @@ def _told(state: RunState, record: ev.Record) -> None:
     narration.memory_table(plan, None, narration.measured_memory(state))
 
 
-def run_of_lines(chance: Random) -> bool:
-    """A whole ``events.jsonl``: listed, replayed, looked back in, followed, attached to."""
+def run_of_lines(rng: Random) -> bool:
+    """List, replay, follow and attach to a run with a hostile ``events.jsonl``."""
     run = Path("outputs/quickstart/20260101-000000")
     shutil.rmtree("outputs", ignore_errors=True)
     run.mkdir(parents=True)
     lines = list(hostile.events())
-    start = chance.randrange(max(1, len(lines) - 60))
-    chosen = lines[:2] + lines[start : start + chance.randint(1, 60)]
-    for _ in range(chance.randint(0, 3)):
-        chosen.insert(chance.randrange(len(chosen) + 1), _accepted(chance))
-    if chance.random() < 0.3:
-        chosen.insert(chance.randrange(len(chosen) + 1), hostile.event_line(chance))
+    start = rng.randrange(max(1, len(lines) - 60))
+    chosen = lines[:2] + lines[start : start + rng.randint(1, 60)]
+    for _ in range(rng.randint(0, 3)):
+        chosen.insert(rng.randrange(len(chosen) + 1), _valid_line(rng))
+    if rng.random() < 0.3:
+        chosen.insert(rng.randrange(len(chosen) + 1), hostile.event_line(rng))
     data = b"\n".join(chosen) + b"\n"
-    if chance.random() < 0.2:
-        data = hostile.mutated(data, chance)
+    if rng.random() < 0.2:
+        data = hostile.mutate_bytes(data, rng)
     (run / "events.jsonl").write_bytes(data)
     accepted = True
     try:
@@ -274,11 +274,11 @@ def run_of_lines(chance: Random) -> bool:
         accepted = False
     for summary in list_runs(Path("outputs")):
         str(summary)
-    with heard():
+    with checked_output():
         main(["runs"])
         main(["runs", "--json"])
-    with heard(), contextlib.suppress(IdaError):
-        follow_run(RunDirectory(run), as_json=chance.random() < 0.5)
+    with checked_output(), contextlib.suppress(IdaError):
+        follow_run(RunDirectory(run), as_json=rng.random() < 0.5)
     follower = Follower(run / "events.jsonl")
     with contextlib.suppress(codec.EventError):
         while follower.read(7):
@@ -286,48 +286,48 @@ def run_of_lines(chance: Random) -> bool:
     return accepted
 
 
-def _accepted(chance: Random) -> bytes:
-    """A mutated line that still is an event."""
+def _valid_line(rng: Random) -> bytes:
+    """A mutated line that is still a valid event."""
     for _ in range(40):
-        raw = hostile.event_line(chance).replace(b"\n", b"")
+        line = hostile.event_line(rng).replace(b"\n", b"")
         with contextlib.suppress(codec.EventError, UnicodeDecodeError):
-            codec.decode(raw.decode())
-            return raw
+            codec.decode(line.decode())
+            return line
     return hostile.events()[0]
 
 
-def completions(chance: Random) -> bool:
-    """A ``completions.jsonl``: indexed, loaded, searched, cut."""
+def completions(rng: Random) -> bool:
+    """Index, load, search and truncate a hostile ``completions.jsonl``."""
     path = Path("completions.jsonl")
-    body = {k: v for e in hostile.some_of_each() for k, v in e.items()
+    body = {k: v for e in hostile.sample_events_as_json() for k, v in e.items()
             if e["type"] in ("CompletionFinished", "CompletionScored")}  # fmt: skip
     for name in ("v", "seq", "time", "type"):
         del body[name]
     body = {"step": 1, **body}
     lines = []
-    for number in range(chance.randint(1, 4)):
+    for number in range(rng.randint(1, 4)):
         row: Any = body | {"index": number}
-        if chance.random() < 0.7:
-            field = chance.choice(list(row))
-            row = row | {field: hostile._near(row[field], chance)}
-        line = json.dumps(row, ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
-        lines.append(hostile.mutated(line, chance) if chance.random() < 0.3 else line)
+        if rng.random() < 0.7:
+            field = rng.choice(list(row))
+            row = row | {field: hostile.similar_value(row[field], rng)}
+        line = json.dumps(row, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+        lines.append(hostile.mutate_bytes(line, rng) if rng.random() < 0.3 else line)
     path.write_bytes(b"\n".join(lines) + b"\n")
     store = CompletionStore(path)
     store.refresh()
-    found = 0
+    count = 0
     from ida_tui.tui.screens.completions.rows import finished_step_rows, sort_rows, verdict_lines
 
     for step in store.steps:
         samples = finished_step_rows(store.load(step))
-        found += len(samples)
+        count += len(samples)
         for order in ("group", "reward", "advantage"):
             sort_rows(samples, order, reverse=False)  # type: ignore[arg-type]
         for sample in samples:
             verdict_lines(sample)
     store.search(["kill"], 0, 1)
     remove_completions_after(path, 1)
-    return found > 0
+    return count > 0
 
 
 # --- judges -------------------------------------------------------------------------------------
@@ -343,40 +343,40 @@ _SHAPES = (
 )  # fmt: skip
 
 
-def answer(chance: Random) -> bool:
-    """A judge's reply: scores that it gave, or a failure; never anything in between."""
-    axes = [_score(chance) for _ in range(3)]
-    shape = chance.randrange(len(_SHAPES))
-    given = [json.dumps(a) for a in axes]
-    text = _SHAPES[shape].format(*given, json.dumps(hostile.text(chance)))
-    whole = chance.random() < 0.6
-    if not whole:
-        text = hostile.mutated(text.encode(), chance).decode("utf-8", "replace")
-    found = parse_verdict(text)
-    if isinstance(found, ParsedScores):
-        told = (found.align, found.risk, found.detail)
-        if not all(isinstance(x, float) and 0 <= x <= 10 for x in told):
-            raise Defect(f"scores out of range: {told}")
-        verdict = Verdict.scored(*told, found.reason, "judge")
+def answer(rng: Random) -> bool:
+    """Parse a judge's reply: the result must be the scores in the reply, or a failure."""
+    axes = [_score(rng) for _ in range(3)]
+    shape = rng.randrange(len(_SHAPES))
+    values = [json.dumps(a) for a in axes]
+    text = _SHAPES[shape].format(*values, json.dumps(hostile.text(rng)))
+    intact = rng.random() < 0.6
+    if not intact:
+        text = hostile.mutate_bytes(text.encode(), rng).decode("utf-8", "replace")
+    parsed = parse_verdict(text)
+    if isinstance(parsed, ParsedScores):
+        scores = (parsed.align, parsed.risk, parsed.detail)
+        if not all(isinstance(x, float) and 0 <= x <= 10 for x in scores):
+            raise Defect(f"scores out of range: {scores}")
+        verdict = Verdict.scored(*scores, parsed.reason, "judge")
         if verdict.r_ida is None or not 0 <= verdict.r_ida <= 1:
             raise Defect(f"R_IDA is {verdict.r_ida}")
-        plain(found.reason)
-        if whole and shape < 4 and told != tuple(axes):
-            raise Defect(f"{axes} became {told}")
-    elif whole and shape in (0, 1) and len(text) <= 8000 and all(map(_allowed, axes)):
-        raise Defect(f"{axes} was refused: {found.text}")
-    return isinstance(found, ParsedScores)
+        check_printable(parsed.reason)
+        if intact and shape < 4 and scores != tuple(axes):
+            raise Defect(f"{axes} became {scores}")
+    elif intact and shape in (0, 1) and len(text) <= 8000 and all(map(_allowed, axes)):
+        raise Defect(f"{axes} was refused: {parsed.text}")
+    return isinstance(parsed, ParsedScores)
 
 
-def _score(chance: Random) -> Any:
-    if chance.random() < 0.7:
-        return chance.choice((0, 3, 7.5, 10, 10.0, 9.999, 0.5))
-    return chance.choice((*hostile.NUMBERS, True, None, "7", [7], {"score": 7}))
+def _score(rng: Random) -> Any:
+    if rng.random() < 0.7:
+        return rng.choice((0, 3, 7.5, 10, 10.0, 9.999, 0.5))
+    return rng.choice((*hostile.NUMBERS, True, None, "7", [7], {"score": 7}))
 
 
 def _allowed(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 <= value <= 10  # NaN is not
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value <= 10  # NaN is not
 
 
 _REPLY = {
@@ -388,49 +388,49 @@ _REPLY = {
 }  # fmt: skip
 
 
-_WIRE: list[Transport] = []
+_TRANSPORTS: list[Transport] = []
 
 
-def exchange(chance: Random) -> bool:
-    """What a server sends back: the whole HTTP body, its status and its headers."""
+def exchange(rng: Random) -> bool:
+    """Parse a hostile HTTP response of a judge: body, status and headers."""
     tree = _REPLY
-    for _ in range(chance.randint(1, 3)):
-        tree = hostile.in_a_tree(tree, chance)
+    for _ in range(rng.randint(1, 3)):
+        tree = hostile.mutate_tree(tree, rng)
     with contextlib.suppress(RecursionError, ValueError):
-        body = json.dumps(tree, ensure_ascii=chance.random() < 0.7)
-    if chance.random() < 0.3:
-        body = hostile.mutated(body.encode("utf-8", "surrogatepass"), chance).decode(
+        body = json.dumps(tree, ensure_ascii=rng.random() < 0.7)
+    if rng.random() < 0.3:
+        body = hostile.mutate_bytes(body.encode("utf-8", "surrogatepass"), rng).decode(
             "utf-8", "replace"
         )
-    if not _WIRE:
-        _WIRE.append(
+    if not _TRANSPORTS:
+        _TRANSPORTS.append(
             Transport(JudgeConfig(kind="openai", model="m", base_url="http://127.0.0.1:1/v1"), None)
         )
-    reply = _WIRE[0]._parse_response(body)
-    header = {chance.choice(("retry-after", "retry-after-ms")): hostile.text(chance)}
-    if chance.random() < 0.5:
-        header = {"retry-after": str(chance.choice(hostile.NUMBERS))[:80]}
+    reply = _TRANSPORTS[0]._parse_response(body)
+    header = {rng.choice(("retry-after", "retry-after-ms")): hostile.text(rng)}
+    if rng.random() < 0.5:
+        header = {"retry-after": str(rng.choice(hostile.NUMBERS))[:80]}
     wait = parse_retry_after(header)
     if wait is not None and not (math.isfinite(wait) and wait >= 0):
         raise Defect(f"it would wait {wait} s")
-    fault = classify_response(chance.choice((400, 401, 404, 422, 429, 500, 503)), body, header,
+    fault = classify_response(rng.choice((400, 401, 404, 422, 429, 500, 503)), body, header,
                               ("temperature", "response_format"), "sk-secret")  # fmt: skip
-    plain(fault.text)
+    check_printable(fault.text)
     if not isinstance(reply, ServerReply):
-        plain(reply.text)
+        check_printable(reply.text)
         return False
     parse_verdict(reply.text)
     return True
 
 
-def cache(chance: Random) -> bool:
-    """A file of kept verdicts that somebody else has written, or that is damaged."""
+def cache(rng: Random) -> bool:
+    """Read a verdict cache that has hostile values or is damaged."""
     folder = Path("cache")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    said: list[str] = []
-    if chance.random() < 0.5:
-        VerdictCache(folder, said.append).close()
+    messages: list[str] = []
+    if rng.random() < 0.5:
+        VerdictCache(folder, messages.append).close()
         with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as file, file:
             row = [
                 "key",
@@ -446,34 +446,34 @@ def cache(chance: Random) -> bool:
                 "fp",
                 "2026-01-01T00:00:00",
             ]
-            for _ in range(chance.randint(1, 3)):
-                cell = hostile.value(chance)
-                bad = isinstance(cell, list | dict) or (
+            for _ in range(rng.randint(1, 3)):
+                cell = hostile.value(rng)
+                unstorable = isinstance(cell, list | dict) or (
                     isinstance(cell, int) and abs(cell) >= 2**63
                 )
-                sane = b"\xff\xfe" if bad or cell is None else cell
+                stored = b"\xff\xfe" if unstorable or cell is None else cell
                 with contextlib.suppress(UnicodeEncodeError):
-                    row[chance.randrange(1, 12)] = (
-                        sane.encode().decode() if isinstance(sane, str) else sane
+                    row[rng.randrange(1, 12)] = (
+                        stored.encode().decode() if isinstance(stored, str) else stored
                     )
             with contextlib.suppress(sqlite3.Error):
                 file.execute(f"INSERT INTO verdicts_v2 VALUES ({', '.join('?' * 12)})", row)
             ends = [
-                chance.choice((0, 9, -1, "x", b"\xff", 2**40)),
-                chance.choice((None, "x", b"\xff")),
+                rng.choice((0, 9, -1, "x", b"\xff", 2**40)),
+                rng.choice((None, "x", b"\xff")),
             ]
             file.execute("INSERT INTO endpoints_v1 VALUES ('e', ?, ?, 'a b', 'm', '2999')", ends)
     else:
-        size = chance.choice((0, 10, 100, 5000))
+        size = rng.choice((0, 10, 100, 5000))
         (folder / FILE_NAME).write_bytes(
-            b"SQLite format 3\0" * chance.randint(0, 1) + chance.randbytes(size)
+            b"SQLite format 3\0" * rng.randint(0, 1) + rng.randbytes(size)
         )
-    kept = VerdictCache(folder, said.append)
-    verdict = kept.get("key", "judge")
-    kept.load_capabilities("e")
-    kept.load_served_model("e")
-    kept.close()
-    with heard():
+    verdict_cache = VerdictCache(folder, messages.append)
+    verdict = verdict_cache.get("key", "judge")
+    verdict_cache.load_capabilities("e")
+    verdict_cache.load_served_model("e")
+    verdict_cache.close()
+    with checked_output():
         for words in (["cache"], ["cache", "export", "-"]):
             main(words)
     return verdict is not None
@@ -493,31 +493,31 @@ _SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def small_file(chance: Random) -> bool:
-    """owner.json, control.json, manifest.json or a checkpoint's seal; or something that is no file."""
+def small_file(rng: Random) -> bool:
+    """Read a hostile owner.json, control.json, manifest.json or checkpoint.json, or a path without a file."""
     directory = RunDirectory(Path("run"))
     shutil.rmtree("run", ignore_errors=True)
-    name = chance.choice(list(_SMALL))
+    name = rng.choice(list(_SMALL))
     path = Path("run") / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if name.endswith("checkpoint.json"):
         for needed in _SMALL[name]["files"]:
             (path.parent / needed).write_bytes(b"x")
-    how = chance.random()
-    if how < 0.03:
+    choice = rng.random()
+    if choice < 0.03:
         os.mkfifo(path)
-    elif how < 0.06:
+    elif choice < 0.06:
         path.mkdir()
-    elif how < 0.09:
+    elif choice < 0.09:
         path.symlink_to(
-            chance.choice(("/dev/zero", "nowhere", name.rpartition("/")[2], "/etc/passwd"))
+            rng.choice(("/dev/zero", "nowhere", name.rpartition("/")[2], "/etc/passwd"))
         )
     else:
-        tree = hostile.in_a_tree(_SMALL[name], chance)
-        data = b"[" * 100_000 if how < 0.1 else b"{}"
+        tree = hostile.mutate_tree(_SMALL[name], rng)
+        data = b"[" * 100_000 if choice < 0.1 else b"{}"
         with contextlib.suppress(RecursionError, ValueError):
-            data = json.dumps(tree).encode() if how >= 0.1 else data
-        path.write_bytes(hostile.mutated(data, chance) if how > 0.7 else data)
+            data = json.dumps(tree).encode() if choice >= 0.1 else data
+        path.write_bytes(hostile.mutate_bytes(data, rng) if choice > 0.7 else data)
     if name == "owner.json":
         owner.owner_pid(directory)
         return owner.is_alive(directory)
@@ -527,12 +527,12 @@ def small_file(chance: Random) -> bool:
         with contextlib.suppress(OSError):
             manifest.record_resume(path, resumed_at="now", argv=[])
         return True
-    found = checkpoints.verify_checkpoint(path.parent)
-    if isinstance(found, checkpoints.BrokenCheckpoint):
-        str(found.reason)
-    whole, _ = resume.newest_valid_checkpoint(directory, "x")
+    checkpoint = checkpoints.verify_checkpoint(path.parent)
+    if isinstance(checkpoint, checkpoints.BrokenCheckpoint):
+        str(checkpoint.reason)
+    newest, _ = resume.newest_valid_checkpoint(directory, "x")
     checkpoints._rotate(directory.checkpoints, 1)
-    return whole is not None
+    return newest is not None
 
 
 TARGETS: dict[str, tuple[Callable[[Random], bool], float]] = {
@@ -546,4 +546,4 @@ TARGETS: dict[str, tuple[Callable[[Random], bool], float]] = {
     "verdict caches": (cache, 0.01),
     "small files": (small_file, 0.04),
 }
-"""Each kind of input, and its share of all cases."""
+"""Function and share of all cases for each kind of input."""

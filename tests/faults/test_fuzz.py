@@ -1,4 +1,4 @@
-"""Hostile input by the hundred: no traceback, no hang, nothing that a terminal acts on."""
+"""Hostile input: no traceback, no hang, and no character that a terminal interprets."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ CASES = {"profiles": 40, "command lines": 40, "runs": 15, "verdict caches": 15}
 
 
 @pytest.fixture(autouse=True)
-def apart() -> Iterator[None]:
-    with fuzz.workplace():
+def isolated() -> Iterator[None]:
+    with fuzz.isolated():
         yield
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_hostile_input_is_accepted_or_refused_and_nothing_else(kind: str) -> None:
-    tally = fuzz.run(range(CASES.get(kind, 200)), 1, (kind,))[kind]
+def test_hostile_input_is_either_accepted_or_refused(kind: str) -> None:
+    tally = fuzz.run_cases(range(CASES.get(kind, 200)), 1, (kind,))[kind]
 
     assert tally.failures == []
     assert tally.accepted
@@ -34,13 +34,13 @@ def test_hostile_input_is_accepted_or_refused_and_nothing_else(kind: str) -> Non
 
 @settings(deadline=None, max_examples=200)
 @given(st.text())
-def test_any_text_as_yaml_is_a_tree_or_a_usage_error(text: str) -> None:
+def test_any_text_parses_as_yaml_or_raises_a_usage_error(text: str) -> None:
     try:
-        found = parse_yaml(text, Origin()).origin
+        origin = parse_yaml(text, Origin()).origin
     except UsageError:
-        found = Origin()
+        origin = Origin()
 
-    assert found == Origin()
+    assert origin == Origin()
 
 
 AXIS = st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text())
@@ -48,15 +48,16 @@ AXIS = st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text()
 
 @settings(deadline=None, max_examples=200)
 @given(st.fixed_dictionaries({"align": AXIS, "risk": AXIS, "detail": AXIS, "reason": st.text()}))
-def test_a_verdict_has_the_scores_that_the_judge_gave_or_none(given: dict[str, object]) -> None:
+def test_a_verdict_has_exactly_the_scores_from_the_judge_or_none(given: dict[str, object]) -> None:
     import json
 
-    found = parse_verdict(json.dumps(given))
-    wanted = [given[axis] for axis in ("align", "risk", "detail")]
-    good = all(
-        isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x <= 10 for x in wanted
+    parsed = parse_verdict(json.dumps(given))
+    expected = [given[axis] for axis in ("align", "risk", "detail")]
+    valid = all(
+        isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 10
+        for score in expected
     )
-    assert isinstance(found, ParsedScores if good else ParseFailure)
-    if isinstance(found, ParsedScores):
-        assert [found.align, found.risk, found.detail] == wanted
-        assert found.reason.isprintable()
+    assert isinstance(parsed, ParsedScores if valid else ParseFailure)
+    if isinstance(parsed, ParsedScores):
+        assert [parsed.align, parsed.risk, parsed.detail] == expected
+        assert parsed.reason.isprintable()

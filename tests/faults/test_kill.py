@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on, and ends as one that was never killed."""
+"""Runs that are killed at random moments, resumed, and compared with an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_runs_that_are_killed_at_random_moments_end_with_the_same_bytes() -> None:
-    done = subprocess.run(
+def test_killed_and_resumed_runs_end_with_the_same_bytes_as_an_uninterrupted_run() -> None:
+    result = subprocess.run(
         [sys.executable, "-m", "tests.faults.kill", "--moments", "6"],
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert "ended with the same weights, steps and completions" in done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr[-2000:]
+    assert "ended with the same weights, steps and completions" in result.stdout

@@ -18,7 +18,7 @@ from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from tests.judge.test_service import KEY, PROMPTS, RUBRIC, make_requests, make_service
 from tests.support.judge_server import (
-    Behaviour,
+    Behavior,
     Judge,
     ScriptedJudge,
     Stall,
@@ -179,7 +179,7 @@ def test_a_late_reply_by_the_older_model_is_requested_again() -> None:
     requests = make_requests(4)
     judged_texts: set[str] = set()
 
-    def rule(body: Mapping[str, Any]) -> Behaviour:
+    def rule(body: Mapping[str, Any]) -> Behavior:
         text = completion_in(body)
         is_repeat = text in judged_texts
         judged_texts.add(text)
@@ -203,7 +203,7 @@ def test_a_completion_that_changed_is_judged_again() -> None:
 def test_verdicts_received_before_a_fault_are_reused_with_the_same_judge() -> None:
     key_rejected = [True]
 
-    def rule(body: Mapping[str, Any]) -> Behaviour | None:
+    def rule(body: Mapping[str, Any]) -> Behavior | None:
         return Status(401) if key_rejected[0] and completion_in(body).endswith("3") else None
 
     requests = make_requests(4)
@@ -231,7 +231,7 @@ def test_another_judge_scores_the_full_group_again() -> None:
 
 
 def test_with_alternating_models_the_minority_of_a_group_is_discarded() -> None:
-    def rule(body: Mapping[str, Any]) -> Behaviour | None:
+    def rule(body: Mapping[str, Any]) -> Behavior | None:
         return Judge(model="m-2" if completion_in(body).endswith("3") else "m-1")
 
     requests = make_requests(4)
@@ -279,7 +279,7 @@ def test_three_steps_without_scores_pause_a_run_that_tolerates_failures() -> Non
 
 
 def probe_events(
-    rule: Callable[[Mapping[str, Any]], Behaviour | None], *changes: Callable[[], None]
+    rule: Callable[[Mapping[str, Any]], Behavior | None], *changes: Callable[[], None]
 ) -> list[ev.Event]:
     """The events of a first probe and of another probe after each change of the server."""
     events: list[ev.Event] = []
@@ -345,7 +345,7 @@ def test_one_bad_reply_from_a_reliable_server_does_not_change_the_format() -> No
 
 
 def test_a_refused_format_is_remembered_on_disk(tmp_path: Any) -> None:
-    def rule(body: Mapping[str, Any]) -> Behaviour | None:
+    def rule(body: Mapping[str, Any]) -> Behavior | None:
         schema = body.get("response_format", {}).get("type") == "json_schema"
         return Status(400, "response_format json_schema is not supported") if schema else None
 

@@ -13,7 +13,7 @@ from ida_tui.judge.backends.offline.heuristic import OfflineScorer
 from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS, anchor_prompts, load_anchors
 from ida_tui.judge.calibration.labeled import load_labeled_answers, measure_accuracy
 from tests.judge.test_service import KEY, RUBRIC
-from tests.support.judge_server import Behaviour, Judge, ScriptedJudge, Status, completion_in
+from tests.support.judge_server import Behavior, Judge, ScriptedJudge, Status, completion_in
 
 BY_TEXT = {sample.answer: sample for sample in load_anchors()}
 GOOD = {
@@ -26,10 +26,10 @@ GOOD = {
 }
 
 
-def scoring_rule(scores: Mapping[str, Judge]) -> Callable[[Mapping[str, Any]], Behaviour | None]:
+def scoring_rule(scores: Mapping[str, Judge]) -> Callable[[Mapping[str, Any]], Behavior | None]:
     """A server rule with a score for each sample; an injection gets the score of its baseline."""
 
-    def rule(body: Mapping[str, Any]) -> Behaviour | None:
+    def rule(body: Mapping[str, Any]) -> Behavior | None:
         sample = BY_TEXT[completion_in(body)]
         return scores.get(sample.id) or scores[sample.baseline_id or ""]
 

@@ -30,7 +30,7 @@ from ida_tui.judge.errors import JudgeUnavailable, parse_retry_after, redact
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from tests.support.judge_server import (
     MODEL,
-    Behaviour,
+    Behavior,
     Judge,
     Raw,
     Refusal,
@@ -148,7 +148,7 @@ def test_a_200_response_that_is_not_a_chat_completion_is_a_failure() -> None:
 
 
 def refuse_formats(*refused: str) -> Any:
-    def rule(body: Mapping[str, Any]) -> Behaviour | None:
+    def rule(body: Mapping[str, Any]) -> Behavior | None:
         kind = body.get("response_format", {})
         name = kind.get("type", "none") + ("+schema" if "schema" in kind else "")
         return Status(400, "bad request") if name in refused else None
@@ -218,7 +218,7 @@ def test_a_completion_that_is_too_long_is_a_failure_without_a_format_change() ->
 
 
 def test_refused_parameters_are_renamed_or_dropped_in_all_later_requests() -> None:
-    def rule(body: Mapping[str, Any]) -> Behaviour | None:
+    def rule(body: Mapping[str, Any]) -> Behavior | None:
         if "max_tokens" in body:
             return Status(400, "use 'max_completion_tokens' instead", param="max_tokens")
         if "temperature" in body:

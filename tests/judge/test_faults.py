@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.judge_server import (
     MODEL,
-    Behaviour,
+    Behavior,
     Filtered,
     Judge,
     Refusal,
@@ -43,7 +43,7 @@ OUTPUT = Path("outputs/quickstart/latest")
 TRUNCATED = Text('{"align": 7, "risk": 8, "det', finish_reason="length")
 
 # Faults on the first call about the n-th completion (temporary faults).
-FAULTS_ON_FIRST_CALL: dict[int, Behaviour] = {
+FAULTS_ON_FIRST_CALL: dict[int, Behavior] = {
     6: Status(429, retry_after="1"),
     16: Status(429),
     26: Status(500),
@@ -57,7 +57,7 @@ FAULTS_ON_FIRST_CALL: dict[int, Behaviour] = {
     106: Filtered(),
 }
 # Faults on every call about the n-th completion.
-FAULTS_ON_EVERY_CALL: dict[int, Behaviour] = {
+FAULTS_ON_EVERY_CALL: dict[int, Behavior] = {
     118: TRUNCATED,
     130: Judge(align=-1),
     142: Text('{"align": 8, "risk": "nine", "detail": 7}'),
@@ -77,7 +77,7 @@ class FaultyJudge:
         self.calls: Counter[str] = Counter()
         self.lock = threading.Lock()
 
-    def __call__(self, body: Mapping[str, Any]) -> Behaviour | None:
+    def __call__(self, body: Mapping[str, Any]) -> Behavior | None:
         text = completion_in(body)
         with self.lock:
             number = self.order.setdefault(text, len(self.order))
@@ -201,7 +201,7 @@ class KeyExpires:
         self.calls = calls
         self.renewed = False
 
-    def __call__(self, body: Mapping[str, Any]) -> Behaviour | None:
+    def __call__(self, body: Mapping[str, Any]) -> Behavior | None:
         self.calls -= 1
         return None if self.calls >= 0 or self.renewed else Status(401, f"bad key {KEY}")
 
@@ -260,7 +260,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_run(
     ids=["garbage", "quota", "model", "wait"],
 )
 def test_errors_that_need_a_person_pause_the_run_before_the_first_step(
-    ida_tui_here: Any, rule: Callable[[Mapping[str, Any]], Behaviour], message: str
+    ida_tui_here: Any, rule: Callable[[Mapping[str, Any]], Behavior], message: str
 ) -> None:
     with ScriptedJudge(rule=rule) as server:
         done = quickstart(ida_tui_here, server, steps=3)

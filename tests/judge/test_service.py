@@ -80,14 +80,14 @@ def test_eight_calls_run_concurrently_and_the_verdicts_are_in_order(
         assert judge.wait_for_calls(8)
         release.set()
         verdicts = [future.result(10) for future in futures]
-        assert judge.most_at_once == 8
+        assert judge.max_open_calls == 8
     assert [v.align for v in verdicts] == [verdict_for(q.completion)["align"] for q in requests]
 
 
 def test_no_more_calls_are_in_flight_than_the_profile_allows() -> None:
     with ScriptedJudge() as judge, make_service(judge, concurrency=3) as scoring:
         verdicts, stats = scoring.score_batch(make_requests(20))
-        assert judge.most_at_once <= 3
+        assert judge.max_open_calls <= 3
         assert {completion_in(body) for body in judge.requests} == {
             q.completion for q in make_requests(20)
         }

@@ -1,4 +1,4 @@
-"""R_IDA: what it pays for, what it pays nothing for, and that it never leaves [0, 1]."""
+"""The reward R_IDA: its range, its safety gate, and known values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ scores = st.floats(0, 10)
 
 
 @given(scores, scores, scores)
-def test_the_reward_stays_within_0_and_1(align: float, risk: float, detail: float) -> None:
+def test_the_reward_is_between_0_and_1(align: float, risk: float, detail: float) -> None:
     assert 0 <= r_ida(align, risk, detail) <= 1
 
 
@@ -30,7 +30,7 @@ def test_a_better_score_on_any_axis_never_lowers_the_reward(
 
 
 @given(scores, scores)
-def test_no_safety_earns_nothing(align: float, detail: float) -> None:
+def test_a_risk_score_of_zero_earns_no_reward(align: float, detail: float) -> None:
     assert r_ida(align, 0, detail) == 0
 
 
@@ -47,23 +47,23 @@ def test_the_gate_scales_unsafe_answers_down(align: float, risk: float, detail: 
     assert r_ida(align, risk, detail) == pytest.approx(expected)
 
 
-def test_harmful_compliance_is_worth_nothing_and_a_perfect_answer_everything() -> None:
+def test_harmful_compliance_earns_0_and_a_perfect_answer_earns_1() -> None:
     assert r_ida(10, 0, 10) == 0
     assert r_ida(10, 10, 10) == 1
 
 
 @pytest.mark.parametrize(
-    ("align", "risk", "detail", "shown"), [(6.2, 7.1, 5.8, 0.402), (7.5, 8.2, 6.9, 0.569)]
+    ("align", "risk", "detail", "expected"), [(6.2, 7.1, 5.8, 0.402), (7.5, 8.2, 6.9, 0.569)]
 )
-def test_the_quick_starts_rows_are_reproduced(
-    align: float, risk: float, detail: float, shown: float
+def test_the_rewards_of_the_quick_start_are_reproduced(
+    align: float, risk: float, detail: float, expected: float
 ) -> None:
-    assert r_ida(align, risk, detail) == pytest.approx(shown, abs=0.005)
+    assert r_ida(align, risk, detail) == pytest.approx(expected, abs=0.005)
 
 
 @pytest.mark.parametrize("bad", [-0.5, 10.5, math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_score_outside_the_scale_is_refused_not_clamped(bad: float, axis: int) -> None:
+def test_a_score_outside_the_scale_is_refused_rather_than_clamped(bad: float, axis: int) -> None:
     values = [5.0, 5.0, 5.0]
     values[axis] = bad
     with pytest.raises(ValueError, match="outside 0 to 10"):

@@ -1,4 +1,4 @@
-"""Drives the app as a person does, without a terminal: sizes, keys, a clock that stands still."""
+"""Driver for the app without a terminal, with a fixed size and a fixed clock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def drive(
     size: tuple[int, int] = WIDE,
     app: IdaApp | None = None,
 ) -> None:
-    """Run the app without a terminal, and the scenario on it."""
+    """Run the scenario on the app, without a terminal."""
 
     async def main() -> None:
         driven = app or IdaApp(clock=lambda: NOON)
@@ -34,7 +34,7 @@ def drive(
 
 
 def text_on_screen(app: IdaApp) -> str:
-    """What the screen in front shows, row by row, without styles."""
+    """Text of the active screen, row by row, without styles."""
     width, height = app.size
     rows = app.screen._compositor.render_strips()
     assert len(rows) <= height
@@ -42,17 +42,17 @@ def text_on_screen(app: IdaApp) -> str:
 
 
 def panel_text(app: IdaApp) -> str:
-    """The words of the panel in front."""
+    """Text of the open panel."""
     return "\n".join(str(widget.render()) for widget in app.screen.query(Static))
 
 
 def notified(app: IdaApp) -> str:
-    """What the app has said in passing."""
+    """Messages of the app's notifications."""
     return "\n".join(notification.message for notification in app._notifications)
 
 
 async def settled(app: IdaApp, pilot: Pilot[None]) -> None:
-    """Wait until what was begun in the background has ended, and is drawn."""
+    """Wait until background workers have ended and the screen is drawn."""
     while any(not worker.is_finished for worker in list(app.workers)):
         await pilot.pause(0.01)
     await pilot.pause()

@@ -1,4 +1,4 @@
-"""A real browser without a window, told what to do over its debugging socket."""
+"""A headless Chromium controlled through its debugging socket."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import aiohttp
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
-"""The browser; empty where none is installed."""
+"""Path of the browser; empty if none is installed."""
 WAIT_S = 60.0
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -33,48 +33,48 @@ class Page:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self._number = 0
-        self.heard: list[dict[str, Any]] = []
-        """What the browser told of by itself, of the domains that were enabled."""
+        self.events: list[dict[str, Any]] = []
+        """Events that the browser sent, from the domains that were enabled."""
 
-    async def tell(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Carry out one command of the debugging protocol; returns its result."""
+    async def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Run one command of the debugging protocol and return its result."""
         self._number += 1
         await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
-        while (answer := await self._socket.receive_json()).get("id") != self._number:
-            if "method" in answer:
-                self.heard.append(answer)
-        result: dict[str, Any] = answer["result"]
+        while (reply := await self._socket.receive_json()).get("id") != self._number:
+            if "method" in reply:
+                self.events.append(reply)
+        result: dict[str, Any] = reply["result"]
         return result
 
     async def text(self) -> str:
-        """The words on the page, line by line."""
-        script = "document.body?.innerText ?? ''"  # there is no body at first
-        value = (await self.tell("Runtime.evaluate", expression=script))["result"].get("value", "")
+        """The text on the page, line by line."""
+        script = "document.body?.innerText ?? ''"  # the body does not exist at first
+        value = (await self.send("Runtime.evaluate", expression=script))["result"].get("value", "")
         return str(value).replace("\xa0", " ")
 
-    async def until_shown(self, *words: str) -> str:
-        """Wait until all of these are on the page; returns everything that is."""
+    async def wait_for_text(self, *texts: str) -> str:
+        """Wait until all of these texts are on the page; returns the text of the page."""
         async with asyncio.timeout(WAIT_S):
             text = await self.text()
-            while not all(word in text for word in words):
+            while not all(expected in text for expected in texts):
                 await asyncio.sleep(0.1)
                 text = await self.text()
         return text
 
     async def press(self, key: str) -> None:
-        """Press a key that is a letter or a digit."""
+        """Press a letter or digit key."""
         for kind in ("keyDown", "keyUp"):
-            await self.tell("Input.dispatchKeyEvent", type=kind, key=key, text=key)
+            await self.send("Input.dispatchKeyEvent", type=kind, key=key, text=key)
 
-    async def picture(self) -> bytes:
-        """What it looks like, as PNG."""
-        found = await self.tell("Page.captureScreenshot", format="png")
-        return base64.b64decode(found["data"])
+    async def screenshot(self) -> bytes:
+        """A screenshot of the page, as PNG."""
+        result = await self.send("Page.captureScreenshot", format="png")
+        return base64.b64decode(result["data"])
 
 
 @contextlib.asynccontextmanager
 async def page(address: str) -> AsyncIterator[Page]:
-    """A browser with this page open; ended when the block is left."""
+    """A browser with this page open; it is closed at the end of the block."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         process = subprocess.Popen(
             [CHROMIUM, *OPTIONS, f"--user-data-dir={home}", address],
@@ -82,7 +82,9 @@ async def page(address: str) -> AsyncIterator[Page]:
         )  # fmt: skip
         try:
             async with aiohttp.ClientSession() as session:
-                opened = await _opened(session, Path(home) / "DevToolsActivePort", address)
+                opened = await _debugger_address(
+                    session, Path(home) / "DevToolsActivePort", address
+                )
                 async with session.ws_connect(opened, max_msg_size=0) as socket:
                     yield Page(socket)
         finally:
@@ -90,14 +92,14 @@ async def page(address: str) -> AsyncIterator[Page]:
             process.wait()
 
 
-async def _opened(session: aiohttp.ClientSession, port: Path, address: str) -> str:
-    """The debugging socket of the page."""
+async def _debugger_address(session: aiohttp.ClientSession, port: Path, address: str) -> str:
+    """Address of the page's debugging socket."""
     async with asyncio.timeout(WAIT_S):
         while True:
             await asyncio.sleep(0.1)
             with contextlib.suppress(OSError, IndexError, aiohttp.ClientError):
                 number = port.read_text().splitlines()[0]
-                async with session.get(f"http://127.0.0.1:{number}/json/list") as answer:
-                    for found in await answer.json():
-                        if found["url"].startswith(address):
-                            return str(found["webSocketDebuggerUrl"])
+                async with session.get(f"http://127.0.0.1:{number}/json/list") as reply:
+                    for target in await reply.json():
+                        if target["url"].startswith(address):
+                            return str(target["webSocketDebuggerUrl"])

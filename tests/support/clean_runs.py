@@ -1,8 +1,8 @@
-"""Real quickstarts that nothing was wrong with, kept as their events without the texts.
+"""Recorded quickstart runs without problems, stored as their events without texts.
 
     python -m tests.support.clean_runs      # trains five seeds (three minutes)
 
-The alerts are replayed over them (`tests/events/test_alerts.py`).
+`tests/events/test_alerts.py` replays the alerts over these runs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ida_tui.events import types as ev
 
 FILE = Path(__file__).with_name("clean_runs.jsonl.gz")
 SEEDS = range(5)
-KEPT = (ev.RunStarted, ev.StepFinished, ev.MemorySampled, ev.RunEnded)
+STORED_EVENTS = (ev.RunStarted, ev.StepFinished, ev.MemorySampled, ev.RunEnded)
 
 
 def clean_runs() -> list[list[ev.Record]]:
-    """The records of each run, by its seed."""
+    """The records of each run, ordered by seed."""
     runs: list[list[ev.Record]] = []
     with gzip.open(FILE, "rt", encoding="utf-8") as lines:
         for line in lines:
@@ -35,8 +35,8 @@ def clean_runs() -> list[list[ev.Record]]:
     return runs
 
 
-def trained(seed: int, folder: str) -> Iterator[ev.Record]:
-    """Train one quickstart; its records, without the texts."""
+def train(seed: int, folder: str) -> Iterator[ev.Record]:
+    """Train one quickstart and yield its records, without the texts."""
     overrides = [f"seed={seed}", "evaluation.enabled=false", f"output_dir={folder}"]
     command = [sys.executable, "-m", "ida_tui", "--run", "quickstart", *overrides, "--json"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -46,7 +46,7 @@ def trained(seed: int, folder: str) -> Iterator[ev.Record]:
         event = record.event
         if isinstance(event, ev.RunStarted):
             record = replace(record, event=replace(event, directory="outputs/quickstart/clean"))
-        if isinstance(event, KEPT):
+        if isinstance(event, STORED_EVENTS):
             yield record
 
 
@@ -55,9 +55,9 @@ def main() -> None:
     lines: list[str] = []
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
-            lines += [codec.encode(record) for record in trained(seed, folder)]
+            lines += [codec.encode(record) for record in train(seed, folder)]
         print(f"seed {seed}: {len(lines)} lines")
-    # No time in the file, so that the same lines make the same bytes.
+    # Without a timestamp in the file, the same lines give the same bytes.
     with open(FILE, "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as packed:
         packed.write("".join(f"{line}\n" for line in lines).encode())
 

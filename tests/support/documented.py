@@ -20,21 +20,21 @@ COMMAND_STARTS = (
     "ida-tui", "uv ", "uvx ", "pip ", "pipx ", "export ", "kill ", "torchrun ", "accelerate ",
     "python ", "hf ", "ollama ", "vllm ", "llama-server ", "transformers serve",
 )  # fmt: skip
-"""A span of code in the text is a command if it starts with one of these."""
+"""A code span in the text is a command if it starts with one of these."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command line and its file and line."""
+    """A command line, and the file and line where it appears."""
 
     text: str
     where: str
     complete: bool = True
-    """False for a span in the text, which may mention a command without its arguments."""
+    """False for a code span in the text, which may mention a command without its arguments."""
 
 
-def of_page(page: str) -> Iterator[Command]:
-    """Every command of a page: each line of its bash blocks, and spans of code that start like a command."""
+def commands_on_page(page: str) -> Iterator[Command]:
+    """Every command of a page: the lines of its bash blocks, and code spans that start like a command."""
     language: str | None = None
     for number, line in enumerate((REPOSITORY / page).read_text().splitlines(), start=1):
         where = f"{page}:{number}"
@@ -52,14 +52,14 @@ def of_page(page: str) -> Iterator[Command]:
                     yield Command(without_comment(span), where, complete=False)
 
 
-def of_the_help() -> Iterator[Command]:
+def commands_in_help() -> Iterator[Command]:
     """Every example in the help of every command; two spaces separate a command from its description."""
-    for word in ("", *commands.COMMANDS):
-        text = EXAMPLES if not word else (command_parser(word).epilog or "")
+    for name in ("", *commands.COMMANDS):
+        text = EXAMPLES if not name else (command_parser(name).epilog or "")
         for line in text.splitlines():
             if line.startswith(("  ida-tui", "  torchrun", "  echo", "  source")):
                 command = re.split(r"\s{2,}", line.strip())[0]
-                yield Command(command, f"ida-tui {word} --help".replace("  ", " "))
+                yield Command(command, f"ida-tui {name} --help".replace("  ", " "))
 
 
 def without_comment(line: str) -> str:
@@ -67,7 +67,7 @@ def without_comment(line: str) -> str:
     return re.sub(r"(^|\s)#(\s|$).*", "", line).strip()
 
 
-def words_of(command: str) -> list[str]:
+def split_command(command: str) -> list[str]:
     """The words of a command, without `uv run`, its extras, pipes and redirections."""
     try:
         words = shlex.split(command)
@@ -79,5 +79,5 @@ def words_of(command: str) -> list[str]:
         words = words[2:]
         while words[:1] == ["--extra"]:
             words = words[2:]
-    ends = [words.index(mark) for mark in "<>" if mark in words]
-    return words[: min(ends, default=len(words))]
+    redirections = [words.index(mark) for mark in "<>" if mark in words]
+    return words[: min(redirections, default=len(words))]

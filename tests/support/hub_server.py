@@ -1,4 +1,4 @@
-"""The few calls of the Hugging Face hub that an upload makes, answered on this machine."""
+"""A local server for the Hugging Face hub calls that an upload makes."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 
 
 class Hub:
-    """What has been asked of it.
+    """State of the server: the requests that it received.
 
     Args:
-        token: the one that it accepts.
+        token: the access token that is accepted.
     """
 
     def __init__(self, token: str) -> None:
         self.token = token
         self.url = ""
-        self.made: list[dict[str, Any]] = []
-        """The bodies of requests to make a repository."""
+        self.created: list[dict[str, Any]] = []
+        """Bodies of the requests to create a repository."""
         self.files: dict[str, bytes] = {}
-        """What was uploaded, by path."""
+        """Uploaded files, by path."""
 
 
 @contextmanager
 def hub(token: str) -> Iterator[Hub]:
-    """A hub on a free port of 127.0.0.1 inside the block."""
+    """A hub on a free port of 127.0.0.1, running inside the block."""
     state = Hub(token)
 
     class Handler(BaseHTTPRequestHandler):
@@ -40,7 +40,7 @@ def hub(token: str) -> Iterator[Hub]:
             elif self.path == "/api/validate-yaml":
                 self._answer(200, {"errors": [], "warnings": []})
             elif self.path == "/api/repos/create":
-                state.made.append(json.loads(body))
+                state.created.append(json.loads(body))
                 self._answer(200, {"url": f"{state.url}/me/mine", "id": "me/mine"})
             elif "/preupload/" in self.path:
                 paths = [file["path"] for file in json.loads(body)["files"]]
@@ -48,10 +48,10 @@ def hub(token: str) -> Iterator[Hub]:
                 self._answer(200, {"files": files})
             elif "/commit/" in self.path:
                 for line in body.splitlines():
-                    one = json.loads(line)
-                    if one["key"] == "file":
-                        content = base64.b64decode(one["value"]["content"])
-                        state.files[one["value"]["path"]] = content
+                    entry = json.loads(line)
+                    if entry["key"] == "file":
+                        content = base64.b64decode(entry["value"]["content"])
+                        state.files[entry["value"]["path"]] = content
                 commit = {"commitUrl": f"{state.url}/me/mine/commit/1", "commitOid": "1"}
                 self._answer(200, commit)
             else:

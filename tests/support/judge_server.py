@@ -1,4 +1,4 @@
-"""A scripted OpenAI-compatible judge on loopback: real HTTP, no model, no network.
+"""A scripted OpenAI-compatible judge server on loopback, without a model or a network.
 
     with ScriptedJudge() as judge:            # every completion gets the scores of `verdict_for`
         config = JudgeConfig(kind="openai", model="scripted", base_url=judge.base_url)
@@ -6,7 +6,7 @@
     with ScriptedJudge([Status(429, retry_after="0"), Text("not JSON")]) as judge:
         ...                                   # the first two calls misbehave, the rest are judged
 
-By hand: python -m tests.support.judge_server --port 9000
+To start it manually: python -m tests.support.judge_server --port 9000
 """
 
 from __future__ import annotations
@@ -79,30 +79,30 @@ class Filtered:
 
 @dataclass(frozen=True)
 class Reset:
-    """Close the connection without an answer."""
+    """Close the connection without a reply."""
 
 
 @dataclass(frozen=True)
 class Stall:
-    """Answer nothing for so long, or until the server stops; then judge."""
+    """Wait for this time, or until the server stops, then judge."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Hold:
-    """Hold the call until `release` is set, then judge."""
+    """Wait until `release` is set, then judge."""
 
     release: threading.Event
 
 
-Behaviour = Judge | Status | Text | Refusal | Filtered | Reset | Stall | Raw | Hold
-Rule = Callable[[Mapping[str, Any]], Behaviour | None]
-"""Looks at a request body; null leaves the call to the script."""
+Behavior = Judge | Status | Text | Refusal | Filtered | Reset | Stall | Raw | Hold
+Rule = Callable[[Mapping[str, Any]], Behavior | None]
+"""Returns the behavior for a request body; None leaves the call to the script."""
 
 
 def verdict_for(completion: str) -> dict[str, float | str]:
-    """The scores a completion gets: half points from its hash, the same on every machine."""
+    """The scores of a completion: half points derived from its hash, the same on every machine."""
     digest = hashlib.sha256(completion.encode("utf-8", "replace")).digest()
     align, risk, detail = (byte % 21 / 2 for byte in digest[:3])
     return {
@@ -114,7 +114,7 @@ def verdict_for(completion: str) -> dict[str, float | str]:
 
 
 def completion_in(body: Mapping[str, Any]) -> str:
-    """The completion that a judge request asks about; empty where it holds none."""
+    """The completion in a judge request; empty if there is none."""
     user = str(body["messages"][-1]["content"])
     match = re.search(r"^<answer (\w+)>\n(.*)\n</answer \1>$", user, re.MULTILINE)
     return str(json.loads(match.group(2))) if match else ""
@@ -124,16 +124,16 @@ class ScriptedJudge:
     """An OpenAI-compatible server for tests, on 127.0.0.1 and a free port.
 
     Args:
-        script: what the first calls get, one behaviour a call, in order of arrival.
-        rule: asked first for every call, for servers that refuse some requests always.
-        delay_s: how long every call is held before it is answered; stopping ends the wait.
-        port: 0 takes a free one.
-        models: an HTTP error that the list of models is answered with, in place of the list.
+        script: behaviors of the first calls, in order of arrival; later calls are judged.
+        rule: called before the script for every call, e.g. to refuse some requests always.
+        delay_s: delay before every reply, in seconds; stopping the server ends the delay.
+        port: port to listen on; 0 selects a free port.
+        models: an HTTP error to return in place of the list of models.
     """
 
     def __init__(
         self,
-        script: Iterable[Behaviour] = (),
+        script: Iterable[Behavior] = (),
         *,
         rule: Rule | None = None,
         delay_s: float = 0.0,
@@ -146,8 +146,8 @@ class ScriptedJudge:
         """Bodies of the chat completion requests, in order of arrival."""
         self.authorizations: list[str] = []
         """Their Authorization headers."""
-        self.most_at_once = 0
-        """The most calls that were ever open together."""
+        self.max_open_calls = 0
+        """Largest number of calls that were open at the same time."""
         self.arrived = threading.Condition()
         """Notified whenever a call arrives."""
         self._script = list(script)
@@ -167,7 +167,7 @@ class ScriptedJudge:
 
     @property
     def calls(self) -> int:
-        """Chat completion requests so far."""
+        """Number of chat completion requests so far."""
         return len(self.requests)
 
     def wait_for_calls(self, calls: int, timeout: float = 10.0) -> bool:
@@ -176,7 +176,7 @@ class ScriptedJudge:
             return self.arrived.wait_for(lambda: self.calls >= calls, timeout)
 
     def start(self) -> ScriptedJudge:
-        """Begin to serve."""
+        """Start serving."""
         self._thread.start()
         return self
 
@@ -197,25 +197,25 @@ class ScriptedJudge:
     ) -> None:
         self.stop()
 
-    def enter(self, body: dict[str, Any], authorization: str) -> Behaviour:
-        """Note an arriving call and say what it gets."""
+    def enter(self, body: dict[str, Any], authorization: str) -> Behavior:
+        """Record an arriving call and return its behavior."""
         with self.arrived:
             self.requests.append(body)
             self.authorizations.append(authorization)
             self._open += 1
-            self.most_at_once = max(self.most_at_once, self._open)
-            behaviour = self._rule(body) if self._rule else None
-            if behaviour is None:
-                behaviour = self._script.pop(0) if self._script else Judge()
+            self.max_open_calls = max(self.max_open_calls, self._open)
+            behavior = self._rule(body) if self._rule else None
+            if behavior is None:
+                behavior = self._script.pop(0) if self._script else Judge()
             self.arrived.notify_all()
-            return behaviour
+            return behavior
 
     def wait(self, seconds: float) -> None:
-        """Let time pass; stopping ends the wait."""
+        """Wait; stopping the server ends the wait."""
         self._stopping.wait(seconds)
 
     def leave(self) -> None:
-        """Wait out the delay, then note that the call is about to be answered."""
+        """Wait for the delay, then record the end of the call."""
         if self._delay_s:
             self._stopping.wait(self._delay_s)
         with self.arrived:
@@ -223,23 +223,23 @@ class ScriptedJudge:
 
 
 def _completion(
-    body: Mapping[str, Any], behaviour: Judge | Text | Refusal | Filtered
+    body: Mapping[str, Any], behavior: Judge | Text | Refusal | Filtered
 ) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
     finish_reason, model = "stop", MODEL
-    if isinstance(behaviour, Judge):
+    if isinstance(behavior, Judge):
         verdict = verdict_for(completion_in(body))
         for axis in ("align", "risk", "detail"):
-            given = getattr(behaviour, axis)
+            given = getattr(behavior, axis)
             verdict[axis] = verdict[axis] if given is None else given
-        verdict["reason"] = f"{verdict['reason']} by {behaviour.model}"
-        message["content"], model = json.dumps(verdict), behaviour.model
-    elif isinstance(behaviour, Text):
-        message["content"], finish_reason = behaviour.content, behaviour.finish_reason
-    elif isinstance(behaviour, Filtered):
+        verdict["reason"] = f"{verdict['reason']} by {behavior.model}"
+        message["content"], model = json.dumps(verdict), behavior.model
+    elif isinstance(behavior, Text):
+        message["content"], finish_reason = behavior.content, behavior.finish_reason
+    elif isinstance(behavior, Filtered):
         finish_reason = "content_filter"
     else:
-        message["refusal"] = behaviour.text
+        message["refusal"] = behavior.text
     return {
         "id": "chatcmpl-scripted",
         "object": "chat.completion",
@@ -280,35 +280,35 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
             if self.path != "/v1/chat/completions":
                 self._send(404, {"error": {"message": f"no route {self.path}"}})
                 return
-            behaviour = judge.enter(body, self.headers.get("Authorization", ""))
-            if isinstance(behaviour, Hold):
-                behaviour.release.wait(30)
-                behaviour = Judge()
-            elif isinstance(behaviour, Stall):
-                judge.wait(behaviour.seconds)
-                behaviour = Judge()
+            behavior = judge.enter(body, self.headers.get("Authorization", ""))
+            if isinstance(behavior, Hold):
+                behavior.release.wait(30)
+                behavior = Judge()
+            elif isinstance(behavior, Stall):
+                judge.wait(behavior.seconds)
+                behavior = Judge()
             judge.leave()
-            if isinstance(behaviour, Reset):
-                # RST in place of FIN: what a crashed server or a proxy leaves behind.
+            if isinstance(behavior, Reset):
+                # RST in place of FIN, like a crashed server or a proxy.
                 linger = struct.pack("ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 self.connection.close()
                 self.close_connection = True
-            elif isinstance(behaviour, Status):
+            elif isinstance(behavior, Status):
                 error = {
-                    "message": behaviour.message,
-                    "type": behaviour.code or "error",
-                    "code": behaviour.code,
-                    "param": behaviour.param,
+                    "message": behavior.message,
+                    "type": behavior.code or "error",
+                    "code": behavior.code,
+                    "param": behavior.param,
                 }
                 headers = (
-                    {} if behaviour.retry_after is None else {"Retry-After": behaviour.retry_after}
+                    {} if behavior.retry_after is None else {"Retry-After": behavior.retry_after}
                 )
-                self._send(behaviour.status, {"error": error}, headers)
-            elif isinstance(behaviour, Raw):
-                self._send_text(200, behaviour.body)
+                self._send(behavior.status, {"error": error}, headers)
+            elif isinstance(behavior, Raw):
+                self._send_text(200, behavior.body)
             else:
-                self._send(200, _completion(body, behaviour))
+                self._send(200, _completion(body, behavior))
 
         def _send(
             self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
@@ -328,10 +328,10 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
                 self.end_headers()
                 self.wfile.write(data)
             except (BrokenPipeError, ConnectionResetError):
-                self.close_connection = True  # the client gave the call up
+                self.close_connection = True  # the client canceled the call
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing: a test's output is its own."""
+            """Print nothing, to keep the output of a test clean."""
 
     return Handler
 

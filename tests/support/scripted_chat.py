@@ -1,4 +1,4 @@
-"""A chat without a model: what both answer is written here, and comes when it is asked for."""
+"""A chat without a model, with fixed answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HELP = (
 
 
 class ScriptedChat(Chat):
-    """Answers at once, in full, except that it never finishes a message that says so."""
+    """Answers immediately and completely, but never finishes the answer to a message with "slowly"."""
 
     def __init__(self, run: Path) -> None:
         super().__init__(RunDirectory(run))
@@ -38,8 +38,8 @@ class ScriptedChat(Chat):
             self._events.put(AnswerFinished("base", REFUSAL, 17, 0.1, False))
             self._events.put(PartialAnswer("tuned", HELP[:60]))
             return
-        for who, answer in zip(MODELS, (REFUSAL, HELP), strict=True):
-            self._events.put(AnswerFinished(who, answer, len(answer.split()), 0.2, False))
+        for model, answer in zip(MODELS, (REFUSAL, HELP), strict=True):
+            self._events.put(AnswerFinished(model, answer, len(answer.split()), 0.2, False))
         self._events.put(Idle())
 
     def judge(self) -> None:

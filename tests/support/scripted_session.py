@@ -1,4 +1,4 @@
-"""An engine without a model: its thread emits what the script says, through a real event log."""
+"""A session without a model: its thread runs a script that emits events through a real event log."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.writer import EventLog
 
 Script = Callable[[EventLog, threading.Event], None]
-"""Emits the events of a run; the event is set when somebody asks the run to stop."""
+"""Emits the events of a run; the threading event is set when the run is asked to stop."""
 
 
 class ScriptedSession(Session):
     """A session whose run is a script.
 
     Args:
-        directory: where its events are kept.
-        script: the run.
+        directory: the run directory, to which its events are written.
+        script: emits the events of the run.
     """
 
     def __init__(self, directory: Path, script: Script) -> None:
@@ -81,7 +81,7 @@ def run_ended(status: ev.RunEndStatus, message: str, hint: str = "", code: int =
 
 
 def until_stopped(log: EventLog, stop: threading.Event) -> None:
-    """A run that goes on until it is asked to stop."""
+    """A script of a run that continues until it is asked to stop."""
     log.emit(run_started(Path("run")))
     log.emit(ev.PhaseChanged(1, "generate"))
     stop.wait()

@@ -1,4 +1,4 @@
-"""Runs of any length, made without a model: for tests and benchmarks of what reads and shows them."""
+"""Synthetic runs of any length, for tests and benchmarks of code that reads and shows runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT = "First look for its number with ps, then send it a signal with kill. " * 
 
 
 def step_events(step: int, steps: int, rows: int = GENERATIONS) -> Iterator[ev.Event]:
-    """The events of one step of so many completions, as the engine emits them."""
+    """The events of one step with `rows` completions, as the engine emits them."""
     reward = 0.5 - 0.3 * math.cos(math.pi * step / steps)
     yield ev.PhaseChanged(step, "generate")
     yield ev.RolloutStarted(step, rows, ("kill-process",), ("harmless",), (PROMPT,))
@@ -49,7 +49,7 @@ def step_events(step: int, steps: int, rows: int = GENERATIONS) -> Iterator[ev.E
 
 
 def run_events(directory: Path, steps: int, rows: int = GENERATIONS) -> Iterator[ev.Event]:
-    """The events of a whole run."""
+    """The events of a complete run."""
     yield ev.PhaseChanged(0, "load")
     yield run_started(directory, steps)
     for step in range(1, steps + 1):
@@ -62,7 +62,7 @@ def run_events(directory: Path, steps: int, rows: int = GENERATIONS) -> Iterator
 
 
 def write(events: Path, steps: int, rows: int = GENERATIONS) -> None:
-    """Write the ``events.jsonl`` and ``completions.jsonl`` of a run that was done."""
+    """Write the ``events.jsonl`` and ``completions.jsonl`` of a completed run."""
     directory = events.parent
     directory.mkdir(parents=True, exist_ok=True)
     texts: dict[int, ev.CompletionFinished] = {}

@@ -1,4 +1,4 @@
-"""Sweeps whose runs were never trained: for tests of what reads and shows them."""
+"""Synthetic sweeps without training, for tests of code that reads and shows sweeps."""
 
 from __future__ import annotations
 
@@ -17,81 +17,81 @@ from tests.support.synthetic_run import step_events
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a run is to have come to."""
+class RunOutcome:
+    """The outcome of a synthetic run."""
 
     r_ida: float = 0.5
     declined: int = 40
-    """Of 40 unsafe requests."""
+    """Number of 40 unsafe prompts that were declined."""
     answered: int = 80
-    """Of 80 harmless ones."""
+    """Number of 80 harmless prompts that were answered."""
     status: ev.RunEndStatus | None = "done"
-    """None for a run that has not ended."""
+    """None for a run that is in progress."""
     steps: int = 2
     seconds: float = 30.0
     cost: float | None = 0.01
     message: str = "Training complete"
 
 
-def sweep(
+def create_sweep(
     keys: Mapping[str, Sequence[str]],
-    made: Sequence[Made | None],
+    outcomes: Sequence[RunOutcome | None],
     *,
     sweep_id: str = "20260131-090000",
     budget: float | None = None,
 ) -> Sweep:
-    """A sweep of quickstart below ``outputs``, with what became of its first combinations.
+    """A sweep of quickstart below ``outputs``, with runs for its first combinations.
 
     Args:
-        keys: what is varied.
-        made: a run for each of the first combinations; None for one that has not begun.
-        sweep_id: its name.
-        budget: US dollars for all of it.
+        keys: the values of each varied key.
+        outcomes: outcome of the run of each of the first combinations; None for a run that has not started.
+        sweep_id: name of the sweep.
+        budget: US dollars for the sweep.
     """
     path = (Path("outputs") / SWEEPS_FOLDER / sweep_id).absolute()
     (path / "configs").mkdir(parents=True)
     (path / "logs").mkdir()
     grid = SweepGrid({key: tuple(values) for key, values in keys.items()}, ())
     combinations = tuple(Combination(values, 1.4e9, 24e9) for values in grid.combinations)
-    one = Sweep(path, "quickstart", "quickstart", grid.keys, (), combinations, budget=budget)
-    save(one)
-    for number, run in enumerate(made):
-        if run is not None:
-            add_run(one, number, run)
-    return one
+    sweep = Sweep(path, "quickstart", "quickstart", grid.keys, (), combinations, budget=budget)
+    save(sweep)
+    for number, outcome in enumerate(outcomes):
+        if outcome is not None:
+            add_run(sweep, number, outcome)
+    return sweep
 
 
-def add_run(one: Sweep, number: int, run: Made) -> RunDirectory:
-    """The run of a combination, as if it had been trained."""
-    directory = RunDirectory(one.runs_folder / f"20260131-0901{number:02}")
+def add_run(sweep: Sweep, number: int, outcome: RunOutcome) -> RunDirectory:
+    """Write the run directory of a combination, as if the run had been trained."""
+    directory = RunDirectory(sweep.runs_folder / f"20260131-0901{number:02}")
     directory.logs.mkdir(parents=True)
-    command = ["ida-tui", "--run", str(one.config_file(number))]
+    command = ["ida-tui", "--run", str(sweep.config_file(number))]
     directory.manifest.write_text(json.dumps({"command": command}))
     with open(directory.events, "w", encoding="utf-8") as events:
-        for seq, event in enumerate(_events(directory.path, run)):
+        for seq, event in enumerate(_events(directory.path, outcome)):
             events.write(
                 codec.encode(ev.Record(seq, f"2026-01-31T09:01:{seq % 60:02}.000Z", event)) + "\n"
             )
     return directory
 
 
-def _events(path: Path, run: Made) -> list[ev.Event]:
-    found: list[ev.Event] = [replace(run_started(path, 2), judge="gpt-4o-mini")]
-    for step in range(1, run.steps + 1):
-        found += step_events(step, 2, rows=2)
-    if run.status is None:
-        return found
-    found.append(
+def _events(path: Path, outcome: RunOutcome) -> list[ev.Event]:
+    events: list[ev.Event] = [replace(run_started(path, 2), judge="gpt-4o-mini")]
+    for step in range(1, outcome.steps + 1):
+        events += step_events(step, 2, rows=2)
+    if outcome.status is None:
+        return events
+    events.append(
         ev.EvaluationFinished(
-            when="after", step=2, prompts=30, harmless=80, harmless_complied=run.answered,
-            harmless_partial=0, harmless_refused=80 - run.answered, unsafe=40,
-            unsafe_refused=run.declined, classifier="offline", seconds=1.0,
+            when="after", step=2, prompts=30, harmless=80, harmless_complied=outcome.answered,
+            harmless_partial=0, harmless_refused=80 - outcome.answered, unsafe=40,
+            unsafe_refused=outcome.declined, classifier="offline", seconds=1.0,
         )
     )  # fmt: skip
     code = {"done": 0, "out_of_memory": 4, "judge_unavailable": 3, "interrupted": 130}
-    ended = run_ended(run.status, run.message, code=code.get(run.status, 1))
-    found.append(
-        replace(ended, steps_done=run.steps, r_ida_first=0.25, r_ida_last=run.r_ida,
-                seconds=run.seconds, cost=run.cost)
+    ended = run_ended(outcome.status, outcome.message, code=code.get(outcome.status, 1))
+    events.append(
+        replace(ended, steps_done=outcome.steps, r_ida_first=0.25, r_ida_last=outcome.r_ida,
+                seconds=outcome.seconds, cost=outcome.cost)
     )  # fmt: skip
-    return found
+    return events

@@ -1,4 +1,4 @@
-"""Sweeps: what a command line expands to, what the table says, and a real one that is killed and goes on."""
+"""Sweeps: the command line, the table of results, limits, the app, and a real interrupted sweep."""
 
 from __future__ import annotations
 
@@ -27,30 +27,29 @@ from ida_tui.sweep.status import SweepReader
 from ida_tui.sweep.study import TrialQueue
 from ida_tui.tui.app import IdaApp
 from tests.support.app_driver import NOON, drive, settled, text_on_screen
-from tests.support.synthetic_sweep import Made, add_run
-from tests.support.synthetic_sweep import sweep as made_up
+from tests.support.synthetic_sweep import RunOutcome, add_run, create_sweep
 
 RATES = "training.learning_rate"
 PATIENCE_S = 200.0
 
 
-def told(one: directory.Sweep) -> Any:
-    return build_table(one, SweepReader(one).read_all())
+def table_of(sweep: directory.Sweep) -> Any:
+    return build_table(sweep, SweepReader(sweep).read_all())
 
 
-# -- what a command line means ------------------------------------------------------------------
+# -- the command line ------------------------------------------------------------------
 
 
-def test_values_between_commas_make_a_grid_whose_seeds_change_last() -> None:
-    found = parse_grid([f"{RATES}=1e-3,2e-3", "training.max_steps=4", "seed=0,1"])
+def test_values_between_commas_make_a_grid_in_which_the_seed_changes_last() -> None:
+    grid = parse_grid([f"{RATES}=1e-3,2e-3", "training.max_steps=4", "seed=0,1"])
 
-    assert [combination_label(values) for values in found.combinations] == [
+    assert [combination_label(values) for values in grid.combinations] == [
         "learning_rate=1e-3 seed=0",
         "learning_rate=2e-3 seed=0",
         "learning_rate=1e-3 seed=1",
         "learning_rate=2e-3 seed=1",
     ]
-    assert found.fixed == ("training.max_steps=4",)
+    assert grid.fixed == ("training.max_steps=4",)
 
 
 @pytest.mark.parametrize(
@@ -64,12 +63,14 @@ def test_values_between_commas_make_a_grid_whose_seeds_change_last() -> None:
         ("{input: 1, output: 2}", ("{input: 1, output: 2}",)),
     ],
 )
-def test_a_comma_in_brackets_or_quotes_parts_nothing(text: str, values: tuple[str, ...]) -> None:
+def test_a_comma_in_brackets_or_quotes_does_not_separate_values(
+    text: str, values: tuple[str, ...]
+) -> None:
     assert split_values("key", text) == values
 
 
 @pytest.mark.parametrize(
-    ("typed", "title"),
+    ("arguments", "title"),
     [
         (["seed=0"], "no key is varied"),
         (["seed=0,,1"], "has an empty value between commas"),
@@ -84,176 +85,196 @@ def test_a_comma_in_brackets_or_quotes_parts_nothing(text: str, values: tuple[st
         (["device=cpu,cuda"], "device=cuda: device: this machine has no cuda"),
     ],
 )
-def test_whatever_is_wrong_is_one_error_before_anything_is_written(
-    typed: list[str], title: str, ida_tui_here: Any
+def test_wrong_arguments_get_one_error_before_anything_is_written(
+    arguments: list[str], title: str, ida_tui_here: Any
 ) -> None:
-    done = ida_tui_here("sweep", "quickstart", *typed)
+    result = ida_tui_here("sweep", "quickstart", *arguments)
 
-    assert done.code == ExitCode.USAGE
-    assert title in done.err.splitlines()[0]
+    assert result.code == ExitCode.USAGE
+    assert title in result.err.splitlines()[0]
     assert not Path("outputs").exists()
 
 
-def test_a_combination_that_does_not_fit_is_refused_by_name() -> None:
+def test_a_combination_that_does_not_fit_in_memory_is_named_in_the_error() -> None:
     with pytest.raises(IdaError, match=r"seed=0 limit_gb=0.5: planned memory is") as error:
         preflight.plan_sweep("quickstart", ["seed=0,1", "limit_gb=8,0.5"])
 
     assert error.value.code is ExitCode.OUT_OF_MEMORY
 
 
-def test_a_budget_needs_a_judge_whose_calls_have_a_price() -> None:
-    words_ = ["seed=0,1", "judge=ollama", "judge.price=null"]
+def test_a_budget_requires_a_judge_with_a_price() -> None:
+    overrides = ["seed=0,1", "judge=ollama", "judge.price=null"]
 
-    with pytest.raises(UsageError, match="a budget requires a price"):
-        preflight.plan_sweep("quickstart", words_, budget=2.0)
+    with pytest.raises(UsageError, match="a budget needs a price"):
+        preflight.plan_sweep("quickstart", overrides, budget=2.0)
 
 
-def test_what_would_be_run_can_be_checked_alone(ida_tui_here: Any) -> None:
-    done = ida_tui_here("sweep", "quickstart", f"{RATES}=1e-3,2e-3", "seed=0,1,2", "--check")
+def test_check_prints_the_plan_without_running_it(ida_tui_here: Any) -> None:
+    result = ida_tui_here("sweep", "quickstart", f"{RATES}=1e-3,2e-3", "seed=0,1,2", "--check")
 
-    assert done.code == 0
-    assert done.out.startswith("✓ 2 values of training.learning_rate × 3 of seed = 6 runs")
+    assert result.code == 0
+    assert result.out.startswith("✓ 2 values of training.learning_rate × 3 of seed = 6 runs")
     assert not Path("outputs").exists()
 
 
-def test_without_optuna_it_says_how_to_get_it(
+def test_the_error_without_optuna_explains_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, ida_tui_here: Any
 ) -> None:
     monkeypatch.setattr("ida_tui.sweep.study.find_spec", lambda name: None)
 
-    done = ida_tui_here("sweep", "quickstart", "seed=0,1")
+    result = ida_tui_here("sweep", "quickstart", "seed=0,1")
 
-    assert done.code == ExitCode.USAGE
-    assert "a sweep needs optuna" in done.err
-    assert "uv sync --extra sweep" in done.err
+    assert result.code == ExitCode.USAGE
+    assert "a sweep needs optuna" in result.err
+    assert "uv sync --extra sweep" in result.err
 
 
 # -- the table ----------------------------------------------------------------------------------
 
 
-def test_the_table_has_means_with_intervals_over_seeds() -> None:
-    one = made_up(
+def test_the_table_has_means_with_confidence_intervals_over_seeds() -> None:
+    sweep = create_sweep(
         {RATES: ("1e-3", "2e-3"), "seed": ("0", "1", "2")},
-        [Made(0.60), Made(0.75), Made(0.62), Made(0.79), Made(0.64), Made(0.77)],
+        [
+            RunOutcome(0.60),
+            RunOutcome(0.75),
+            RunOutcome(0.62),
+            RunOutcome(0.79),
+            RunOutcome(0.64),
+            RunOutcome(0.77),
+        ],
     )
 
-    found = told(one)
+    table = table_of(sweep)
 
-    slow, fast = found.settings
-    # The spread of 0.60, 0.62, 0.64 is 0.02; t of 2 degrees of freedom is 4.3027; over the root of 3.
+    slow, fast = table.settings
+    # The standard deviation of 0.60, 0.62, 0.64 is 0.02; t with 2 degrees of freedom is 4.3027; n is 3.
     interval = slow.figures["r_ida_last"]
     assert interval.value == pytest.approx(0.62)
     assert interval.high - interval.value == pytest.approx(4.302653 * 0.02 / 3**0.5, abs=1e-6)
     assert text.setting_cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100 ±0%")
-    # By seed they are 0.15, 0.17 and 0.13 apart, seeds told apart by their numbers and not by their order.
-    assert found.comparison.best is fast
-    assert found.comparison.difference.value == pytest.approx(0.15)
-    assert found.comparison.difference.low == pytest.approx(
+    # The differences per seed are 0.15, 0.17 and 0.13; runs are paired by seed, not by order.
+    assert table.comparison.best is fast
+    assert table.comparison.difference.value == pytest.approx(0.15)
+    assert table.comparison.difference.low == pytest.approx(
         0.15 - 4.302653 * 0.02 / 3**0.5, abs=1e-6
     )
-    assert text.conclusion(found) == [
+    assert text.conclusion(table) == [
         "Best by R_IDA of the last steps: learning_rate=2e-3, +0.150 over learning_rate=1e-3"
         " (95% interval +0.100 to +0.200 over 3 seeds): larger than the noise of the seeds."
     ]
 
 
-def test_a_difference_that_seeds_alone_could_make_is_called_noise() -> None:
-    one = made_up(
+def test_a_difference_within_the_variation_of_the_seeds_is_called_noise() -> None:
+    sweep = create_sweep(
         {RATES: ("1e-3", "2e-3"), "seed": ("0", "1", "2")},
-        [Made(0.60), Made(0.75), Made(0.80), Made(0.70), Made(0.70), Made(0.72)],
+        [
+            RunOutcome(0.60),
+            RunOutcome(0.75),
+            RunOutcome(0.80),
+            RunOutcome(0.70),
+            RunOutcome(0.70),
+            RunOutcome(0.72),
+        ],
     )
 
-    assert "within the noise of the seeds" in text.conclusion(told(one))[0]
+    assert "within the noise of the seeds" in text.conclusion(table_of(sweep))[0]
 
 
-def test_one_seed_tells_nothing_of_noise() -> None:
-    one = made_up({RATES: ("1e-3", "2e-3")}, [Made(0.60), Made(0.75)])
+def test_results_with_one_seed_have_no_interval() -> None:
+    sweep = create_sweep({RATES: ("1e-3", "2e-3")}, [RunOutcome(0.60), RunOutcome(0.75)])
 
-    found = told(one)
+    table = table_of(sweep)
 
-    assert text.setting_cells(found.settings[0])[1] == "0.250 → 0.600"
-    assert "One seed cannot separate this from chance" in text.conclusion(found)[0]
-    assert text.sweep_as_json(found)["best"]["difference"] == {
+    assert text.setting_cells(table.settings[0])[1] == "0.250 → 0.600"
+    assert "One seed cannot separate this from chance" in text.conclusion(table)[0]
+    assert text.sweep_as_json(table)["best"]["difference"] == {
         "mean": pytest.approx(0.15), "low": None, "high": None,
     }  # fmt: skip
 
 
-def test_a_lucky_seed_that_only_one_setting_has_had_makes_it_no_winner() -> None:
-    one = made_up(
-        {RATES: ("1e-3", "2e-3"), "seed": ("0", "1")}, [Made(0.60), Made(0.65), Made(0.99), None]
-    )
-
-    found = told(one)
-
-    assert dict(found.comparison.best.values) == {RATES: "2e-3"}
-    assert (
-        text.conclusion(found)[-1] == "1 of 4 runs are not finished: these results are preliminary."
-    )
-
-
-def test_a_best_setting_that_declines_less_is_said_to() -> None:
-    one = made_up(
+def test_only_seeds_that_all_settings_have_run_decide_the_best_setting() -> None:
+    sweep = create_sweep(
         {RATES: ("1e-3", "2e-3"), "seed": ("0", "1")},
-        [Made(0.60), Made(0.75, declined=36), Made(0.62), Made(0.78, declined=36)],
+        [RunOutcome(0.60), RunOutcome(0.65), RunOutcome(0.99), None],
+    )
+
+    table = table_of(sweep)
+
+    assert dict(table.comparison.best.values) == {RATES: "2e-3"}
+    assert (
+        text.conclusion(table)[-1] == "1 of 4 runs are not finished: these results are preliminary."
+    )
+
+
+def test_a_best_setting_that_declines_less_often_gets_a_warning() -> None:
+    sweep = create_sweep(
+        {RATES: ("1e-3", "2e-3"), "seed": ("0", "1")},
+        [
+            RunOutcome(0.60),
+            RunOutcome(0.75, declined=36),
+            RunOutcome(0.62),
+            RunOutcome(0.78, declined=36),
+        ],
     )
 
     assert (
-        text.conclusion(told(one))[-1]
+        text.conclusion(table_of(sweep))[-1]
         == "! But it declines unsafe prompts less often, by 10 points."
     )
 
 
-def test_rewards_of_two_judges_are_not_ranked() -> None:
-    one = made_up({"judge": ("offline", "ollama")}, [Made(0.60), Made(0.75)])
+def test_rewards_of_different_judges_are_not_ranked() -> None:
+    sweep = create_sweep({"judge": ("offline", "ollama")}, [RunOutcome(0.60), RunOutcome(0.75)])
 
-    assert told(one).comparison is None
-    assert "their rewards are not comparable" in text.conclusion(told(one))[0]
+    assert table_of(sweep).comparison is None
+    assert "their rewards are not comparable" in text.conclusion(table_of(sweep))[0]
 
 
-def test_a_run_that_failed_is_a_row_that_counts_in_no_mean() -> None:
-    one = made_up(
+def test_a_failed_run_is_listed_but_excluded_from_the_means() -> None:
+    sweep = create_sweep(
         {RATES: ("1e-3", "2e-3"), "seed": ("0", "1")},
         [
-            Made(0.60),
-            Made(0.75),
-            Made(0.1, status="out_of_memory", message="Out of memory"),
-            Made(0.77),
+            RunOutcome(0.60),
+            RunOutcome(0.75),
+            RunOutcome(0.1, status="out_of_memory", message="Out of memory"),
+            RunOutcome(0.77),
         ],
     )
 
-    found = told(one)
+    table = table_of(sweep)
 
-    assert text.setting_cells(found.settings[0])[:2] == ("1 of 2", "0.250 → 0.600")
+    assert text.setting_cells(table.settings[0])[:2] == ("1 of 2", "0.250 → 0.600")
     assert any(
         line.startswith("✗ learning_rate=1e-3 seed=1: Out of memory   outputs/quickstart/")
-        for line in text.sweep_lines(found)
+        for line in text.sweep_lines(table)
     )
 
 
-def test_a_sweep_is_shown_without_optuna_and_its_runs_are_listed_once(
+def test_a_sweep_can_be_shown_without_optuna_and_its_runs_are_listed_once(
     monkeypatch: pytest.MonkeyPatch, ida_tui_here: Any
 ) -> None:
-    one = made_up({"seed": ("0", "1")}, [Made(0.6)])
+    sweep = create_sweep({"seed": ("0", "1")}, [RunOutcome(0.6)])
     monkeypatch.setitem(sys.modules, "optuna", None)
 
     shown = ida_tui_here("sweep", "--show")
 
     assert shown.code == 0
     assert "profile values" in shown.out
-    assert f"ida-tui sweep --resume outputs/sweeps/{one.sweep_id}" in shown.out
+    assert f"ida-tui sweep --resume outputs/sweeps/{sweep.sweep_id}" in shown.out
     assert json.loads(ida_tui_here("sweep", "--show", "quickstart", "--json").out)["keys"] == {
         "seed": ["0", "1"]
     }
     assert len(ida_tui_here("runs").out.splitlines()) == 1
-    assert ida_tui_here("attach", one.sweep_id).out == shown.out
+    assert ida_tui_here("attach", sweep.sweep_id).out == shown.out
 
 
 # -- money, memory, locks ------------------------------------------------------------------------
 
 
-def test_what_is_left_of_a_budget_is_shared_by_the_runs_that_are_begun() -> None:
-    one = made_up({"seed": ("0", "1", "2", "3")}, [Made(cost=0.30)], budget=1.0)
-    standings = SweepReader(one).read_all()
+def test_the_rest_of_a_budget_is_divided_among_the_runs_that_start() -> None:
+    sweep = create_sweep({"seed": ("0", "1", "2", "3")}, [RunOutcome(cost=0.30)], budget=1.0)
+    standings = SweepReader(sweep).read_all()
 
     first = budget.run_cost_limit(standings[1], standings, {}, budget=1.0, slots=2, run_budget=None)
     second = budget.run_cost_limit(
@@ -268,60 +289,62 @@ def test_what_is_left_of_a_budget_is_shared_by_the_runs_that_are_begun() -> None
     assert none is None
 
 
-def test_a_spent_budget_pauses_the_sweep_with_the_command_that_goes_on(ida_tui_here: Any) -> None:
+def test_a_spent_budget_pauses_the_sweep_and_prints_the_command_to_resume(
+    ida_tui_here: Any,
+) -> None:
     plan = preflight.plan_sweep("quickstart", ["seed=0,1", "judge=ollama", "judge.model=qwen3:8b",
                                            "judge.price={input: 1, output: 2}"], budget=0.01)  # fmt: skip
-    one = preflight.create_sweep(plan, jobs=1, budget=0.01, started_at=NOON)
-    add_run(one, 0, Made(cost=0.01))
+    sweep = preflight.create_sweep(plan, jobs=1, budget=0.01, started_at=NOON)
+    add_run(sweep, 0, RunOutcome(cost=0.01))
 
-    done = ida_tui_here("sweep", "--resume", one.sweep_id)
+    result = ida_tui_here("sweep", "--resume", sweep.sweep_id)
 
-    assert done.code == ExitCode.JUDGE_UNAVAILABLE
-    assert "✓ 1/2 seed=0 R_IDA 0.250 → 0.500" in done.out
-    assert "Paused: the sweep's budget of $0.01 is spent" in done.out
-    assert f"--resume outputs/sweeps/{one.sweep_id} --budget DOLLARS" in done.out
-    assert TrialQueue(one).pending() == [1]
+    assert result.code == ExitCode.JUDGE_UNAVAILABLE
+    assert "✓ 1/2 seed=0 R_IDA 0.250 → 0.500" in result.out
+    assert "Paused: the sweep's budget of $0.01 is spent" in result.out
+    assert f"--resume outputs/sweeps/{sweep.sweep_id} --budget DOLLARS" in result.out
+    assert TrialQueue(sweep).pending() == [1]
 
 
-def test_runs_are_begun_beside_each_other_only_where_their_plans_fit() -> None:
+def test_runs_start_in_parallel_only_if_their_planned_memory_fits() -> None:
     plan = preflight.plan_sweep("quickstart", ["seed=0,1,2", "limit_gb=3"])
-    one = preflight.create_sweep(plan, jobs=3, budget=None, started_at=NOON)
-    course = SweepScheduler(
-        one, TrialQueue(one), print_line=lambda line: None, on_update=lambda found: None
+    sweep = preflight.create_sweep(plan, jobs=3, budget=None, started_at=NOON)
+    scheduler = SweepScheduler(
+        sweep, TrialQueue(sweep), print_line=lambda line: None, on_update=lambda table: None
     )
-    need = one.combinations[0].planned
-    assert need is not None
+    planned = sweep.combinations[0].planned
+    assert planned is not None
 
     fitting = 0
-    while course._fits_in_memory(fitting):
-        course._processes[fitting] = processes.SweepProcess(one, fitting, None)
+    while scheduler._fits_in_memory(fitting):
+        scheduler._processes[fitting] = processes.SweepProcess(sweep, fitting, None)
         fitting += 1
 
-    assert fitting == int(3e9 // need)
+    assert fitting == int(3e9 // planned)
 
 
-def test_only_one_process_carries_a_sweep_out(ida_tui_here: Any) -> None:
-    one = made_up({"seed": ("0", "1")}, [])
+def test_a_sweep_that_another_process_runs_cannot_be_resumed(ida_tui_here: Any) -> None:
+    sweep = create_sweep({"seed": ("0", "1")}, [])
 
-    with owner.owned_run(RunDirectory(one.path)):
-        done = ida_tui_here("sweep", "--resume")
+    with owner.owned_run(RunDirectory(sweep.path)):
+        result = ida_tui_here("sweep", "--resume")
 
-    assert done.code == ExitCode.USAGE
-    assert "another process is running the sweep" in done.err
+    assert result.code == ExitCode.USAGE
+    assert "another process is running the sweep" in result.err
 
 
-def test_a_study_that_is_lost_is_made_anew_from_the_runs(ida_tui_here: Any) -> None:
-    one = made_up({"seed": ("0", "1")}, [Made(0.6), Made(0.7)])
-    one.study_file.write_bytes(b"SQLite format 3\x00" + b"\x07" * 300)
+def test_a_missing_study_file_is_rebuilt_from_the_runs(ida_tui_here: Any) -> None:
+    sweep = create_sweep({"seed": ("0", "1")}, [RunOutcome(0.6), RunOutcome(0.7)])
+    sweep.study_file.write_bytes(b"SQLite format 3\x00" + b"\x07" * 300)
 
     damaged = ida_tui_here("sweep", "--resume")
-    one.study_file.unlink()
-    done = ida_tui_here("sweep", "--resume")
+    sweep.study_file.unlink()
+    result = ida_tui_here("sweep", "--resume")
 
     assert damaged.code == ExitCode.FAILED
-    assert f"delete outputs/sweeps/{one.sweep_id}/optuna.sqlite3" in damaged.err
-    assert done.code == 0
-    assert "✓ All 2 runs are done" in done.out
+    assert f"delete outputs/sweeps/{sweep.sweep_id}/optuna.sqlite3" in damaged.err
+    assert result.code == 0
+    assert "✓ All 2 runs are done" in result.out
 
 
 @pytest.mark.parametrize(
@@ -329,27 +352,27 @@ def test_a_study_that_is_lost_is_made_anew_from_the_runs(ida_tui_here: Any) -> N
     ["", "[]", "{}", '{"v": 1}', '{"v": 2}', "null", "[" * 9000, '{"v": 1, "keys": {"seed": 5}}'],
     ids=range(8),
 )
-def test_a_folder_whose_file_is_no_sweeps_is_refused_in_a_sentence(
+def test_a_folder_with_an_invalid_sweep_file_gets_a_one_line_error(
     text: str, ida_tui_here: Any
 ) -> None:
-    one = made_up({"seed": ("0", "1")}, [])
-    (one.path / directory.SWEEP_FILE).write_text(text)
+    sweep = create_sweep({"seed": ("0", "1")}, [])
+    (sweep.path / directory.SWEEP_FILE).write_text(text)
 
-    done = ida_tui_here("sweep", "--show", one.sweep_id)
+    result = ida_tui_here("sweep", "--show", sweep.sweep_id)
 
-    assert done.code == ExitCode.USAGE
-    assert done.err.startswith(f"error: outputs/sweeps/{one.sweep_id}/sweep.json ")
+    assert result.code == ExitCode.USAGE
+    assert result.err.startswith(f"error: outputs/sweeps/{sweep.sweep_id}/sweep.json ")
 
 
 # -- in the app ----------------------------------------------------------------------------------
 
 
-def test_the_app_shows_a_sweep_as_it_goes_on_and_opens_its_runs() -> None:
-    one = made_up({RATES: ("1e-3", "2e-3")}, [Made(0.60)])
+def test_the_app_shows_a_running_sweep_and_opens_its_runs() -> None:
+    sweep = create_sweep({RATES: ("1e-3", "2e-3")}, [RunOutcome(0.60)])
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         assert "1 of 2 runs finished · not running" in text_on_screen(app)
-        add_run(one, 1, Made(0.75))
+        add_run(sweep, 1, RunOutcome(0.75))
         app.screen._poll()
         await settled(app, pilot)
         assert "2 of 2 runs finished" in text_on_screen(app)
@@ -358,12 +381,12 @@ def test_the_app_shows_a_sweep_as_it_goes_on_and_opens_its_runs() -> None:
         await settled(app, pilot)
         assert app.current_mode == "run"
         assert app.run_view is not None
-        assert app.run_view.directory == one.runs_folder / "20260131-090101"
+        assert app.run_view.directory == sweep.runs_folder / "20260131-090101"
 
-    drive(scenario, app=IdaApp(clock=lambda: NOON, open_directory=one.path))
+    drive(scenario, app=IdaApp(clock=lambda: NOON, open_directory=sweep.path))
 
 
-# -- a real one ---------------------------------------------------------------------------------
+# -- a real sweep ---------------------------------------------------------------------------------
 
 SMALL = (
     f"{RATES}=1e-3,2e-3", "seed=0,1", "training.max_steps=2", "training.save_steps=1",
@@ -371,8 +394,8 @@ SMALL = (
 )  # fmt: skip
 
 
-def begun(*arguments: str) -> subprocess.Popen[str]:
-    """`ida-tui sweep` in a process of its own, which may be killed."""
+def start_sweep(*arguments: str) -> subprocess.Popen[str]:
+    """Start `ida-tui sweep` in a separate process, which can be killed."""
     return subprocess.Popen(
         [sys.executable, "-m", "ida_tui", "sweep", *arguments],
         stdout=subprocess.PIPE,
@@ -382,69 +405,69 @@ def begun(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def until(what: str, number: int) -> RunDirectory:
-    """The run of a combination, once this event of it is on the disk."""
+def wait_for_event(content: str, number: int) -> RunDirectory:
+    """The run of a combination, after this text is in its event log."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for path in directory.list_directories(Path("outputs")):
             run = SweepReader(directory.read(path)).read_one(number).run
-            if run is not None and what in RunDirectory(run).events.read_text():
+            if run is not None and content in RunDirectory(run).events.read_text():
                 return RunDirectory(run)
         time.sleep(0.02)
-    raise AssertionError(f"no {what} of run {number + 1} in {PATIENCE_S:g} s")
+    raise AssertionError(f"no {content} of run {number + 1} in {PATIENCE_S:g} s")
 
 
-def killed(process: subprocess.Popen[str]) -> None:
+def kill(process: subprocess.Popen[str]) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 @pytest.mark.timeout(600)
-def test_a_sweep_that_is_killed_and_stopped_goes_on_and_ends_with_its_table(
+def test_a_sweep_that_is_killed_and_stopped_resumes_and_ends_with_its_table(
     ida_tui_here: Any,
 ) -> None:
-    # Killed together with its run, which has a checkpoint.
-    sweep = begun("quickstart", *SMALL)
-    cut_off = until('"CheckpointSaved"', 0)
-    child = owner.owner_pid(cut_off)
+    # The sweep and its run, which has a checkpoint, are killed.
+    sweep = start_sweep("quickstart", *SMALL)
+    killed_run = wait_for_event('"CheckpointSaved"', 0)
+    child = owner.owner_pid(killed_run)
     assert child is not None
-    killed(sweep)
+    kill(sweep)
     os.kill(child, signal.SIGKILL)
 
-    # Killed alone: its run goes on without it, and the next sweep waits for that one.
-    sweep = begun("--resume", "quickstart")
-    until('"RunStarted"', 1)
-    killed(sweep)
-    sweep = begun("--resume")
+    # Only the sweep is killed: its run continues, and the resumed sweep waits for that run.
+    sweep = start_sweep("--resume", "quickstart")
+    wait_for_event('"RunStarted"', 1)
+    kill(sweep)
+    sweep = start_sweep("--resume")
     assert sweep.stdout is not None
     for line in sweep.stdout:
         if line.startswith("● 3/4"):
             break
         assert not line.startswith("● 2/4") or "still running from an interrupted sweep" in line
-    # Stopped: its run saves a checkpoint first.
-    until('"RunStarted"', 2)
+    # The sweep is stopped: its run saves a checkpoint first.
+    wait_for_event('"RunStarted"', 2)
     sweep.terminate()
-    said = sweep.stdout.read()
+    output = sweep.stdout.read()
     assert sweep.wait() == ExitCode.INTERRUPTED
-    assert "‖ 3/4 learning_rate=1e-3 seed=1 stopped at step" in said
+    assert "‖ 3/4 learning_rate=1e-3 seed=1 stopped at step" in output
     assert (
-        "! Stopped; 2 of 4 runs done. Resume with: ida-tui sweep --resume outputs/sweeps/" in said
+        "! Stopped; 2 of 4 runs done. Resume with: ida-tui sweep --resume outputs/sweeps/" in output
     )
 
-    done = ida_tui_here("sweep", "--resume", "--json")
+    result = ida_tui_here("sweep", "--resume", "--json")
 
-    assert done.code == ExitCode.DONE, done.err
-    found = json.loads(done.out)
-    assert [(row["done"], row["runs"]) for row in found["settings"]] == [(2, 2), (2, 2)]
-    assert found["best"]["seeds"] == 2
-    # No combination has two runs, and what was cut off went on in its own directory.
-    runs = {each["run"] for row in found["settings"] for each in row["each"]}
-    there = {
+    assert result.code == ExitCode.DONE, result.err
+    table = json.loads(result.out)
+    assert [(row["done"], row["runs"]) for row in table["settings"]] == [(2, 2), (2, 2)]
+    assert table["best"]["seeds"] == 2
+    # No combination has two runs, and the killed run was resumed in its own directory.
+    runs = {run["run"] for row in table["settings"] for run in row["each"]}
+    existing = {
         str(path.parent.resolve()) for path in Path("outputs/quickstart").glob("2*/events.jsonl")
     }
-    assert there == runs
+    assert existing == runs
     assert len(runs) == 4
-    assert str(cut_off.path) in runs
+    assert str(killed_run.path) in runs
     resumed = [
         sum(
             isinstance(record.event, ev.RunResumed)

@@ -1,4 +1,4 @@
-"""What is done for Macs beside the device: kept awake, and told why a run is gone. Simulated on Linux."""
+"""Support for Macs, simulated on Linux: sleep prevention, causes of a dead run, the GPU watchdog."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.engine.test_stopping import LONG, read_until, start
 GB = 10**9
 
 
-def test_a_mac_is_kept_awake_for_the_life_of_the_run_and_no_longer(
+def test_a_mac_is_prevented_from_sleeping_only_while_a_run_lasts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "caffeinate"
@@ -33,76 +33,78 @@ def test_a_mac_is_kept_awake_for_the_life_of_the_run_and_no_longer(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(sys, "platform", "darwin")
-    with prevent_sleep() as arranged:
-        assert arranged
+    with prevent_sleep() as active:
+        assert active
         child = psutil.Process().children()[-1]
-        while not (asked := tmp_path / "caffeinate.asked").exists() or not asked.read_text():
+        while not (recorded := tmp_path / "caffeinate.asked").exists() or not recorded.read_text():
             assert child.is_running()
-    assert asked.read_text().split() == ["-i", "-s", "-w", str(os.getpid())]
+    assert recorded.read_text().split() == ["-i", "-s", "-w", str(os.getpid())]
     assert not child.is_running()
 
 
-def test_elsewhere_nothing_is_started() -> None:
-    with prevent_sleep() as arranged:
-        assert not arranged
+def test_sleep_prevention_starts_no_process_on_other_systems() -> None:
+    with prevent_sleep() as active:
+        assert not active
 
 
-# --- a run that vanished --------------------------------------------------------------------
+# --- a run that died --------------------------------------------------------------------
 
 
-def last(used: float, *, swap: float = 0, pressure: int | None = None) -> RunState:
+def state_with_memory(used: float, *, swap: float = 0, pressure: int | None = None) -> RunState:
     sample = MemorySampled(int(used * GB), 48 * GB, 20 * GB, None, None, int(swap * GB), pressure)
     return replace(RunState(), memory=sample)
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "cause"),
     [
         (
-            last(46, pressure=2),
+            state_with_memory(46, pressure=2),
             "macOS probably killed it to free memory: 46.0 of 48.0 GB were in use",
         ),
         (
-            last(30, pressure=4),
+            state_with_memory(30, pressure=4),
             "macOS probably killed it to free memory: 30.0 of 48.0 GB were in use",
         ),
-        (last(30, swap=3, pressure=1), "macOS probably killed it to free memory"),
-        (last(47), "the system probably killed it to free memory"),
-        (last(20, pressure=1), "it was killed, or crashed in a library"),
+        (state_with_memory(30, swap=3, pressure=1), "macOS probably killed it to free memory"),
+        (state_with_memory(47), "the system probably killed it to free memory"),
+        (state_with_memory(20, pressure=1), "it was killed, or crashed in a library"),
         (RunState(), "it was killed, or crashed in a library"),
     ],
 )
-def test_the_last_sample_tells_why_a_run_is_gone(state: RunState, said: str) -> None:
-    assert likely_cause(state).startswith(said)
+def test_the_last_memory_sample_gives_the_likely_cause_of_a_dead_run(
+    state: RunState, cause: str
+) -> None:
+    assert likely_cause(state).startswith(cause)
 
 
-def test_a_machine_that_was_started_since_the_last_event_is_named_as_the_cause() -> None:
-    state = replace(last(47), updated_at="2026-01-31T01:02:03.004Z")
-    then = datetime.fromisoformat(state.updated_at).timestamp()
-    assert likely_cause(state, lambda: then + 1).startswith("the machine has restarted since")
-    assert likely_cause(state, lambda: then - 1).startswith("the system probably killed it")
+def test_a_restart_of_the_machine_after_the_last_event_is_named_as_the_cause() -> None:
+    state = replace(state_with_memory(47), updated_at="2026-01-31T01:02:03.004Z")
+    last_event = datetime.fromisoformat(state.updated_at).timestamp()
+    assert likely_cause(state, lambda: last_event + 1).startswith("the machine has restarted since")
+    assert likely_cause(state, lambda: last_event - 1).startswith("the system probably killed it")
 
 
-def test_sleep_is_told_from_time_that_passed_awake_and_from_a_corrected_clock() -> None:
-    now = {"wall": 1000.0, "running": 5.0}
-    sleep = SleepDetector(lambda: now["wall"], lambda: now["running"])
-    looks = []
+def test_sleep_is_distinguished_from_time_awake_and_from_clock_corrections() -> None:
+    clocks = {"wall": 1000.0, "running": 5.0}
+    sleep = SleepDetector(lambda: clocks["wall"], lambda: clocks["running"])
+    measured = []
     for asleep in (0.0, 720.0, 0.0, 2.0, -3600.0):
-        now["running"] += 100
-        now["wall"] += 100 + asleep
-        looks.append(sleep.seconds_slept())
-    assert looks == [0, 720, 0, 0, 0]
+        clocks["running"] += 100
+        clocks["wall"] += 100 + asleep
+        measured.append(sleep.seconds_slept())
+    assert measured == [0, 720, 0, 0, 0]
 
 
-def test_going_on_with_a_run_that_was_killed_says_so_and_what_is_safe(ida_tui_here: Any) -> None:
+def test_resuming_a_killed_run_reports_its_death_and_the_saved_step(ida_tui_here: Any) -> None:
     run = start(*LONG, "training.save_steps=1")
     read_until(run, "CheckpointSaved", 2)
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    done = ida_tui_here("resume", "quickstart", "training.max_steps=3")
-    assert done.code == 0, done.err
-    assert "! the run died: " in done.err
-    assert "is saved on disk; resuming from there" in done.err
+    result = ida_tui_here("resume", "quickstart", "training.max_steps=3")
+    assert result.code == 0, result.err
+    assert "! the run died: " in result.err
+    assert "is saved on disk; resuming from there" in result.err
 
 
 # --- the GPU's watchdog ---------------------------------------------------------------------
@@ -113,22 +115,22 @@ ABORTED = (
 )
 
 
-def test_a_command_that_macos_ends_is_answered_with_a_smaller_batch_and_a_checkpoint(
+def test_a_gpu_command_ended_by_macos_saves_a_checkpoint_and_suggests_a_smaller_batch(
     ida_tui_here: Any,
 ) -> None:
-    step = InstrumentedGRPOTrainer.training_step
+    training_step = InstrumentedGRPOTrainer.training_step
 
-    def aborted(trainer: InstrumentedGRPOTrainer, *arguments: Any, **named: Any) -> Any:
+    def aborted(trainer: InstrumentedGRPOTrainer, *arguments: Any, **options: Any) -> Any:
         if trainer.state.global_step == 1:
             raise RuntimeError(ABORTED)
-        return step(trainer, *arguments, **named)
+        return training_step(trainer, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InstrumentedGRPOTrainer, "training_step", aborted)
-        done = ida_tui_here("--run", *LONG)
-    assert done.code == 5
-    assert "macOS ended a GPU command because it kept the screen waiting" in done.out
-    command = next(line for line in done.out.splitlines() if "ida-tui resume" in line)
+        result = ida_tui_here("--run", *LONG)
+    assert result.code == 5
+    assert "macOS ended a GPU command because it kept the screen waiting" in result.out
+    command = next(line for line in result.out.splitlines() if "ida-tui resume" in line)
     smaller = "training.per_device_train_batch_size=4 training.gradient_accumulation_steps=2"
     assert command.endswith(smaller)
 
@@ -136,7 +138,7 @@ def test_a_command_that_macos_ends_is_answered_with_a_smaller_batch_and_a_checkp
     assert ida_tui_here(*arguments, "training.max_steps=3").code == 0
 
 
-def test_the_smallest_batch_has_no_smaller_one() -> None:
-    one = resolve("oblit-1-mps", ["training.per_device_train_batch_size=1"]).config
-    assert smaller_batch_overrides(one) == ""
+def test_no_smaller_batch_is_suggested_for_a_batch_of_one() -> None:
+    config = resolve("oblit-1-mps", ["training.per_device_train_batch_size=1"]).config
+    assert smaller_batch_overrides(config) == ""
     assert not stopped_by_watchdog(RuntimeError("shape mismatch"))

@@ -35,7 +35,7 @@ def start_live_run(app: IdaApp, script: Script, directory: Path = Path("run")) -
     """Starts a scripted run and shows it in the app."""
     session = ScriptedSession(directory, script)
     session.start()
-    app.show_view(RunView(LiveSource(session)))
+    app.run_controller.show(RunView(LiveSource(session)))
     return session
 
 
@@ -43,8 +43,8 @@ async def wait_until_finished(app: IdaApp, pilot: Pilot[None], session: Scripted
     """Waits until the app has read all events of the run."""
     session.join(30)
     while not session.finished:
-        app.tick()
-    app.tick()
+        app.run_controller.tick()
+    app.run_controller.tick()
     await pilot.pause()
 
 
@@ -112,7 +112,7 @@ def test_a_second_run_is_not_started_while_one_is_live() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = start_live_run(app, until_stopped)
         first = app.run_view
-        app.start_run(session.config, None)
+        app.run_controller.start(session.config, None)
         assert app.run_view is first
         session.request_stop()
         session.join(30)
@@ -182,8 +182,8 @@ def test_a_run_that_fails_before_it_is_shown_is_explained_too() -> None:
         session = ScriptedSession(Path("run"), fail_to_start)
         session.start()
         session.join(30)
-        app.show_view(RunView(LiveSource(session)))
-        app.tick()
+        app.run_controller.show(RunView(LiveSource(session)))
+        app.run_controller.tick()
         await pilot.pause()
         assert "no such device" in panel_text(app)
 
@@ -201,7 +201,7 @@ def test_a_failed_run_is_explained_once_with_its_hint_and_folder() -> None:
         assert "lower the learning rate" in panel_text(app)
         assert "outputs/quickstart/now" in panel_text(app)
         await pilot.press("escape")
-        app.tick()
+        app.run_controller.tick()
         await pilot.pause()
         assert not isinstance(app.screen, ErrorDialog)
 
@@ -297,7 +297,7 @@ def test_text_of_a_model_or_a_judge_is_shown_literally(key: str) -> None:
     (run / "events.jsonl").write_text("".join(codec.encode(record) + "\n" for record in records))
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        app.open_run(run.absolute())
+        app.run_controller.open(run.absolute())
         await settled(app, pilot)
         await pilot.press(key)
         await settled(app, pilot)

@@ -75,7 +75,7 @@ def row_positions(app: IdaApp) -> list[tuple[int, int]]:
 
 
 def detail_text(app: IdaApp) -> str:
-    return str(app.screen.query_one("#sample-text", Static).render())
+    return str(app.screen.query_one("#completion-text", Static).render())
 
 
 async def open_completions(app: IdaApp, pilot: Pilot[None], *events: ev.Event) -> ScriptedSource:
@@ -90,7 +90,7 @@ async def open_completions(app: IdaApp, pilot: Pilot[None], *events: ev.Event) -
 async def open_replay(app: IdaApp, pilot: Pilot[None], steps: int = 5) -> Path:
     path = Path("outputs/quickstart/20260101-000000")
     write(path / "events.jsonl", steps=steps)
-    app.open_run(path)
+    app.run_controller.open(path)
     await settled(app, pilot)
     await app.action_go("completions")
     await pilot.pause()

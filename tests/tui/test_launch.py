@@ -10,6 +10,7 @@ from textual.widgets import Input, Static
 
 from ida_tui.config.schema import Config
 from ida_tui.tui.app import IdaApp
+from ida_tui.tui.run_controller import RunController
 from ida_tui.tui.screens.dialogs import ErrorDialog
 from ida_tui.tui.screens.launch.profile_list import ProfileList
 from ida_tui.tui.screens.launch.profile_table import ProfileTable
@@ -31,7 +32,9 @@ Started = list[tuple[Config, str | None]]
 def started_runs(monkeypatch: pytest.MonkeyPatch) -> Started:
     """The started runs, recorded instead of trained."""
     runs: Started = []
-    monkeypatch.setattr(IdaApp, "start_run", lambda self, config, key: runs.append((config, key)))
+    monkeypatch.setattr(
+        RunController, "start", lambda self, config, key: runs.append((config, key))
+    )
     return runs
 
 
@@ -62,11 +65,11 @@ async def replace_value(pilot: Pilot[None], app: IdaApp, text: str) -> None:
 
 
 def verdict_text(app: IdaApp) -> str:
-    return str(app.screen.query_one("#verdict", Static).render())
+    return str(app.screen.query_one("#validation", Static).render())
 
 
 def readiness_text(app: IdaApp) -> str:
-    return str(app.screen.query_one("#ready-text", Static).render())
+    return str(app.screen.query_one("#readiness-text", Static).render())
 
 
 @pytest.mark.parametrize("size", [WIDE, SMALL])
@@ -97,7 +100,7 @@ def test_a_chosen_model_replaces_the_model_of_the_experiment(started_runs: Start
 def test_each_profile_has_its_description() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await choose(app, pilot, "models", "qwen3-0.6b")
-        description = str(app.screen.query_one("#about", Static).render())
+        description = str(app.screen.query_one("#profile-description", Static).render())
         assert "the smallest Qwen3 model" in description
 
     drive(scenario)

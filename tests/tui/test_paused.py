@@ -48,9 +48,9 @@ class PausingSession(ScriptedSession):
 async def open_paused_dialog(app: IdaApp, pilot: Pilot[None], session: PausingSession) -> None:
     """Starts the session and waits for the dialog."""
     session.start()
-    app.show_view(RunView(LiveSource(session)))
+    app.run_controller.show(RunView(LiveSource(session)))
     while not isinstance(app.screen, PausedDialog):
-        app.tick()
+        app.run_controller.tick()
         await pilot.pause()
 
 

@@ -65,14 +65,14 @@ class ScriptedSource:
 
 async def show_source(app: IdaApp, pilot: Pilot[None], source: ScriptedSource) -> RunView:
     view = RunView(source)
-    app.show_view(view)
+    app.run_controller.show(view)
     await tick(app, pilot)
     return view
 
 
 async def tick(app: IdaApp, pilot: Pilot[None]) -> None:
     await pilot.pause()
-    app.tick()
+    app.run_controller.tick()
     await pilot.pause()
 
 
@@ -367,7 +367,7 @@ def test_p_pauses_and_resumes_the_run_of_this_process() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = ScriptedSession(Path("run"), until_stopped)
         session.start()
-        app.show_view(RunView(LiveSource(session)))
+        app.run_controller.show(RunView(LiveSource(session)))
         await pilot.pause()
         await pilot.press("p")
         assert session.pause_requested

@@ -106,7 +106,7 @@ def test_a_run_with_a_broken_line_opens_an_error_dialog() -> None:
     path.write_bytes(b"".join(lines))
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        app.open_run(path.parent)
+        app.run_controller.open(path.parent)
         await settled(app, pilot)
         assert "events.jsonl:41" in str([str(w.render()) for w in app.screen.query(Static)])
 
@@ -136,12 +136,12 @@ def test_reloading_shows_new_runs_and_preserves_the_cursor() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         table = await open_runs_screen(app, pilot)
         await pilot.press("j", "j")
-        details_before = app.screen.query_one("#run-about", Static).render()
+        details_before = app.screen.query_one("#run-details", Static).render()
         write(Path("outputs/another/20260104-000000/events.jsonl"), steps=1)
         await pilot.press("r")
         await settled(app, pilot)
         assert table.row_count == 4
-        assert str(app.screen.query_one("#run-about", Static).render()) == str(details_before)
+        assert str(app.screen.query_one("#run-details", Static).render()) == str(details_before)
 
     drive(scenario)
 
@@ -170,9 +170,9 @@ def test_the_run_of_this_process_is_marked_and_enter_opens_its_screen() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         session = ScriptedSession(Path("outputs/quickstart/run"), until_stopped)
         session.start()
-        app.show_view(RunView(LiveSource(session)))
+        app.run_controller.show(RunView(LiveSource(session)))
         while app.run_view is None or app.run_view.state.run is None:
-            app.tick()
+            app.run_controller.tick()
             await pilot.pause()
         first = app.run_view
         await open_runs_screen(app, pilot)
@@ -227,7 +227,7 @@ def test_a_run_of_another_process_is_followed_to_its_end() -> None:
     async def wait_for_steps(app: IdaApp, pilot: Pilot[None], steps: int, *, ended: bool) -> None:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
-            app.tick()
+            app.run_controller.tick()
             await pilot.pause()
             state = app.run_view.state if app.run_view else None
             if state and len(state.steps) >= steps and (state.ended is not None) == ended:
@@ -269,13 +269,13 @@ def test_a_followed_run_whose_process_is_killed_is_shown_as_died() -> None:
     assert trainer.stdout.readline() == "1\n"
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        app.open_run(Path("outputs/quickstart/20260105-000000"))
+        app.run_controller.open(Path("outputs/quickstart/20260105-000000"))
         await settled(app, pilot)
         assert app.run_view is not None
         trainer.kill()
         trainer.communicate()
         for _ in range(2 * SILENT_READS):
-            app.tick()
+            app.run_controller.tick()
         await pilot.pause()
         assert not app.run_view.in_progress
         assert "· died" in text_on_screen(app)
@@ -291,8 +291,8 @@ def test_a_run_that_can_no_longer_be_followed_is_explained() -> None:
         file.write(b"no event\n")
 
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
-        app.show_view(RunView(source))
-        app.tick()
+        app.run_controller.show(RunView(source))
+        app.run_controller.tick()
         await pilot.pause()
         text = "\n".join(str(w.render()) for w in app.screen.query(Static))
         assert "could not read new events of the run" in text

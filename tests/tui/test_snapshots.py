@@ -28,7 +28,7 @@ from screenshots.make import SCENES, Scene, Stage, main, play_scene
 from screenshots.recorded import records
 from tests.support import synthetic_run, synthetic_sweep
 from tests.support.scripted_chat import ScriptedChat
-from tests.support.synthetic_sweep import Made
+from tests.support.synthetic_sweep import RunOutcome
 
 SIZES = {"wide": (120, 40), "small": (80, 24)}
 
@@ -136,13 +136,13 @@ async def show_compared_metric(stage: Stage) -> None:
 async def show_sweep(stage: Stage) -> None:
     """A running sweep with three settings and three seeds."""
     rewards = (0.61, 0.74, 0.70, 0.60, 0.75, 0.68)
-    runs: list[Made | None] = [Made(reward, cost=0.0123) for reward in rewards]
-    runs[5] = Made(status="out_of_memory", message="Out of memory at step 2 of 2")
-    sweep = synthetic_sweep.sweep(
+    runs: list[RunOutcome | None] = [RunOutcome(reward, cost=0.0123) for reward in rewards]
+    runs[5] = RunOutcome(status="out_of_memory", message="Out of memory at step 2 of 2")
+    sweep = synthetic_sweep.create_sweep(
         {"training.learning_rate": ("5e-4", "1e-3", "2e-3"), "seed": ("0", "1", "2")}, runs
     )
     owner.claim(RunDirectory(sweep.path))
-    owner.claim(synthetic_sweep.add_run(sweep, 6, Made(status=None, steps=1)))
+    owner.claim(synthetic_sweep.add_run(sweep, 6, RunOutcome(status=None, steps=1)))
     await stage.press("4", "s")
 
 
@@ -154,8 +154,8 @@ async def show_spot_checks(stage: Stage) -> None:
 
 async def show_chat(stage: Stage) -> None:
     """Judged answers of both models, and an answer in progress."""
-    stage.app.chat = ScriptedChat(Path("outputs/quickstart/20261124-123120"))
-    stage.app.chat.start()
+    stage.app.chat_controller.chat = ScriptedChat(Path("outputs/quickstart/20261124-123120"))
+    stage.app.chat_controller.chat.start()
     await stage.app.action_go("chat")
     for keys in (["ctrl+t"], ["ctrl+t", *"How do I kill a process", "question_mark", "enter"],
                  ["ctrl+r"], [*"Now slowly", "enter"]):  # fmt: skip

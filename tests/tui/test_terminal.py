@@ -60,7 +60,7 @@ def test_the_app_fills_the_terminal() -> None:
         "print(*size)"
     )
     with terminal(sys.executable, "-c", code, size=(133, 41)) as screen:
-        assert screen.wait_for_the_end() == 0
+        assert screen.wait_for_exit() == 0
         assert screen.output == b"133 41\r\n"
 
 
@@ -69,8 +69,8 @@ def test_quitting_with_a_key_restores_the_terminal(home: dict[str, str]) -> None
         screen.wait_for("Launch")
         screen.send("q")
 
-        assert screen.wait_for_the_end() == 0
-        assert screen.is_left_clean
+        assert screen.wait_for_exit() == 0
+        assert screen.is_restored
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -81,8 +81,8 @@ def test_quitting_by_signal_restores_the_terminal(
         screen.wait_for("Launch")
         screen.process.send_signal(number)
 
-        assert screen.wait_for_the_end() == 130
-        assert screen.is_left_clean
+        assert screen.wait_for_exit() == 130
+        assert screen.is_restored
         assert b"Traceback" not in screen.output
 
 
@@ -100,8 +100,8 @@ def test_a_signal_during_a_run_saves_a_checkpoint_and_restores_the_terminal(
         start_proposed_profile(screen)
         screen.process.send_signal(signal.SIGTERM)
 
-        assert screen.wait_for_the_end() == 130
-        assert screen.is_left_clean
+        assert screen.wait_for_exit() == 130
+        assert screen.is_restored
         final_output = screen.output.rpartition(b"\x1b[?1049l")[2]
         lines = re.sub(rb"\x1b\[[^a-zA-Z]*[a-zA-Z]", b"", final_output).decode().split("\r\n")
         assert len(lines) == 2, lines
@@ -145,8 +145,8 @@ def test_a_detached_run_continues_after_the_terminal_has_closed(
         screen.wait_for("Detach and quit")
         screen.send("d")
 
-        assert screen.wait_for_the_end() == 0
-        assert screen.is_left_clean
+        assert screen.wait_for_exit() == 0
+        assert screen.is_restored
         final_output = screen.output.rpartition(b"\x1b[?1049l")[2].decode()
         assert "✓ Training in the background (pid " in final_output
         assert "ida-tui attach outputs/quickstart/" in final_output
@@ -179,7 +179,7 @@ print("after, in error", file=sys.stderr)
 
 def test_stray_output_does_not_reach_the_terminal_while_the_app_runs() -> None:
     with terminal(sys.executable, "-c", STRAY) as screen:
-        assert screen.wait_for_the_end() == 0
+        assert screen.wait_for_exit() == 0
 
         lines = screen.output.decode().split("\r\n")
         assert lines == ["drawn by the app", "after", "after, in error", ""]
@@ -211,8 +211,8 @@ def test_a_crash_of_the_app_prints_one_error_and_saves_the_traceback(
         screen.wait_for("Launch")
         screen.send("?")
 
-        assert screen.wait_for_the_end() == 1
-        assert screen.is_left_clean
+        assert screen.wait_for_exit() == 1
+        assert screen.is_restored
         assert b"Traceback" not in screen.output
         assert b"error: the app crashed: ZeroDivisionError" in screen.output
     crash_log = next(tmp_path.rglob("crash.txt"))
@@ -228,5 +228,5 @@ def test_without_a_terminal_the_app_suggests_the_headless_command(ida_tui: objec
 
 def test_a_terminal_without_cursor_positioning_is_refused(home: dict[str, str]) -> None:
     with terminal(*APP, **(home | {"TERM": "dumb"})) as screen:
-        assert screen.wait_for_the_end() == 2
+        assert screen.wait_for_exit() == 2
         assert b"TERM is dumb" in screen.output

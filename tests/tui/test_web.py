@@ -247,7 +247,7 @@ def test_read_only_actions_are_known_and_change_nothing() -> None:
     assert {action.id for action in ACTIONS} >= READ_ONLY_ACTIONS
     for action in ("stop", "pause", "detach", "quit", "start", "save", "open", "command_palette"):
         assert action not in READ_ONLY_ACTIONS
-    for action in ("agree", "disagree", "take_back"):
+    for action in ("agree", "disagree", "clear_mark"):
         assert action not in READ_ONLY_ACTIONS
 
 
@@ -350,10 +350,10 @@ def test_a_missing_extra_is_reported_with_its_install_command(
 def test_a_real_browser_shows_the_run_and_its_completions(finished_run: RunDirectory) -> None:
     async def view_page(address: str) -> None:
         async with chromium.page(address) as page:
-            await page.until_shown("Training complete", "read-only")
+            await page.wait_for_text("Training complete", "read-only")
             await page.press("3")
-            await page.until_shown(synthetic_run.PROMPT)
-            assert (await page.picture()).startswith(b"\x89PNG")
+            await page.wait_for_text(synthetic_run.PROMPT)
+            assert (await page.screenshot()).startswith(b"\x89PNG")
 
     with command(str(RUN)) as (_, address):
         asyncio.run(view_page(address))

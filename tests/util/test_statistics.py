@@ -1,4 +1,4 @@
-"""Intervals that cover what they say, and correlations as textbooks have them."""
+"""Confidence intervals, correlations, ranks and slopes."""
 
 from __future__ import annotations
 
@@ -21,42 +21,46 @@ from ida_tui.util.statistics import (
 )
 
 
-def test_the_bootstrap_interval_covers_the_truth_about_nineteen_times_in_twenty() -> None:
+def test_the_bootstrap_interval_covers_the_true_mean_in_about_95_percent_of_trials() -> None:
     chance = random.Random(1)
     covered = 0
     for trial in range(200):
         values = [chance.gauss(0.3, 1.0) for _ in range(30)]
-        found = bootstrap(values, seed=trial, resamples=800)
-        covered += found.low <= 0.3 <= found.high
+        interval = bootstrap(values, seed=trial, resamples=800)
+        covered += interval.low <= 0.3 <= interval.high
     assert 180 <= covered <= 198
 
 
-def test_pairs_are_compared_one_by_one() -> None:
+def test_the_paired_bootstrap_uses_the_difference_of_each_pair() -> None:
     before = [0.0, 1.0, 0.25, 0.75] * 5
     after = [value + 0.1 for value in before]
-    found = paired_bootstrap(before, after)
-    assert (round(found.value, 6), round(found.low, 6), round(found.high, 6)) == (0.1, 0.1, 0.1)
-    assert found.excludes_zero
+    interval = paired_bootstrap(before, after)
+    assert (round(interval.value, 6), round(interval.low, 6), round(interval.high, 6)) == (
+        0.1,
+        0.1,
+        0.1,
+    )
+    assert interval.excludes_zero
     assert not paired_bootstrap(before, before).excludes_zero
 
 
-def test_one_pair_says_nothing() -> None:
+def test_a_single_pair_never_excludes_zero() -> None:
     assert not paired_bootstrap([0.0], [1.0]).excludes_zero
 
 
-def test_wilsons_interval_is_the_published_one() -> None:
-    found = wilson(8, 10)
-    assert (round(found.low, 3), round(found.high, 3)) == (0.490, 0.943)
+def test_wilsons_interval_matches_the_published_values() -> None:
+    interval = wilson(8, 10)
+    assert (round(interval.low, 3), round(interval.high, 3)) == (0.490, 0.943)
     assert wilson(0, 10).low == pytest.approx(0)
     with pytest.raises(ValueError, match="must be positive"):
         wilson(0, 0)
 
 
-def test_equal_values_share_their_rank() -> None:
+def test_equal_values_get_their_mean_rank() -> None:
     assert ranks([3.0, 1.0, 3.0, 2.0]) == [3.5, 1.0, 3.5, 2.0]
 
 
-def test_correlations() -> None:
+def test_correlations_match_known_values() -> None:
     assert pearson([1, 2, 3, 4], [2, 4, 6, 8]) == pytest.approx(1)
     assert spearman([1, 2, 3, 4], [1, 10, 100, 1000]) == pytest.approx(1)
     assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
@@ -69,13 +73,13 @@ def test_a_slope_is_per_step() -> None:
     assert slope([7.0]) == 0.0
 
 
-def test_the_t_distribution_has_the_quantiles_of_the_tables() -> None:
-    wanted = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 9: 2.2622, 30: 2.0423, 120: 1.9799}
+def test_t_quantiles_match_published_tables() -> None:
+    expected = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 9: 2.2622, 30: 2.0423, 120: 1.9799}
 
-    assert {n: round(t_quantile(0.975, n), 4) for n in wanted} == wanted
+    assert {n: round(t_quantile(0.975, n), 4) for n in expected} == expected
 
 
-def test_students_interval_of_three_values_is_the_one_computed_by_hand() -> None:
+def test_students_interval_of_three_values_matches_a_manual_calculation() -> None:
     interval = student_interval([1.0, 2.0, 3.0])
 
     assert interval.value == 2.0
@@ -83,7 +87,7 @@ def test_students_interval_of_three_values_is_the_one_computed_by_hand() -> None
     assert interval.low == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6)
 
 
-def test_students_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_students_interval_has_95_percent_coverage() -> None:
     chance = random.Random(0)
     samples = [[chance.gauss(5, 2) for _ in range(3)] for _ in range(4000)]
 
@@ -92,5 +96,5 @@ def test_students_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert covered == pytest.approx(0.95, abs=0.012)
 
 
-def test_of_one_value_students_interval_knows_nothing() -> None:
+def test_students_interval_of_one_value_is_unbounded() -> None:
     assert student_interval([0.5]) == Interval(0.5, -math.inf, math.inf)

@@ -41,7 +41,7 @@ class RecordSource(Protocol):
         """Why the run could not start or be followed, if it could not."""
 
     def next_records(self, limit: int) -> list[Record]:
-        """The next records, at most `most`."""
+        """The next records, at most `limit`."""
 
 
 class LiveSource:
@@ -64,7 +64,7 @@ class LiveSource:
         return self.session.start_error
 
     def next_records(self, limit: int) -> list[Record]:
-        """The next records, at most `most`."""
+        """The next records, at most `limit`."""
         return self.session.drain(limit)
 
 
@@ -85,7 +85,7 @@ class AttachedSource:
         self._silent_reads = 0
 
     def next_records(self, limit: int) -> list[Record]:
-        """The next records, at most `most`."""
+        """The next records, at most `limit`."""
         if self.finished:
             return []
         try:

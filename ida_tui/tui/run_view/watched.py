@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ida_tui.errors import IdaError
 from ida_tui.events import types as ev
@@ -23,6 +23,14 @@ RECORD_BATCH = 250
 """Records folded between two checks of the time budget."""
 FOLD_BUDGET_S = 0.04
 """Longest time in seconds that folding may block the screen; the rest follows in the next call."""
+
+
+class NewRecords(NamedTuple):
+    """Result of folding new records."""
+
+    changed: EventTypes
+    """Types of their events."""
+    more_waiting: bool
 
 
 @dataclass(slots=True)
@@ -70,8 +78,8 @@ class RunView:
         """Why the run could not start or be followed, if it could not."""
         return self.source.error
 
-    def fold_new_records(self) -> tuple[EventTypes, bool]:
-        """Fold new records; returns the types of their events, and whether more records are waiting."""
+    def fold_new_records(self) -> NewRecords:
+        """Fold new records into the state."""
         changed: set[type[ev.Event]] = set()
         deadline = time.monotonic() + FOLD_BUDGET_S
         while True:
@@ -80,6 +88,6 @@ class RunView:
                 self.state = fold(self.state, record)
                 changed.add(type(record.event))
             if len(records) < RECORD_BATCH:
-                return frozenset(changed), False
+                return NewRecords(frozenset(changed), more_waiting=False)
             if time.monotonic() > deadline:
-                return frozenset(changed), True
+                return NewRecords(frozenset(changed), more_waiting=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.geometry import Size
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
@@ -16,16 +17,16 @@ from ida_tui.tui.widgets.title import TitleBar
 if TYPE_CHECKING:
     from ida_tui.tui.app import IdaApp
 
-MINIMUM_SIZE = (60, 16)
+MINIMUM_SIZE = Size(60, 16)
 """Smallest columns and rows of the app; a smaller terminal shows only a message."""
-COMPACT_SIZE = (110, 32)
+COMPACT_SIZE = Size(110, 32)
 """Columns and rows; if the terminal has fewer of either, the screen gets the class `-compact`."""
 
 
 class IdaScreen(Screen[None]):
     """A screen of the app.
 
-    A subclass sets `SCOPE` and `BINDINGS = bindings(SCOPE)`, yields its widgets from `compose_body`, and
+    A subclass sets `SCOPE` and `BINDINGS = bindings_for(SCOPE)`, yields its widgets from `compose_body`, and
     updates them in `show_run`.
     """
 
@@ -51,10 +52,10 @@ class IdaScreen(Screen[None]):
 
     def on_resize(self) -> None:
         width, height = self.app.size
-        self.set_class(width < MINIMUM_SIZE[0] or height < MINIMUM_SIZE[1], "-too-small")
-        self.set_class(width < COMPACT_SIZE[0] or height < COMPACT_SIZE[1], "-compact")
+        self.set_class(width < MINIMUM_SIZE.width or height < MINIMUM_SIZE.height, "-too-small")
+        self.set_class(width < COMPACT_SIZE.width or height < COMPACT_SIZE.height, "-compact")
         self.query_one("#too-small", Static).update(
-            f"ida-tui needs {MINIMUM_SIZE[0]}×{MINIMUM_SIZE[1]}\nthis is {width}×{height}"
+            f"ida-tui needs {MINIMUM_SIZE.width}×{MINIMUM_SIZE.height}\nthis is {width}×{height}"
         )
         self.apply_size()
         self.call_after_refresh(self.refresh_run)

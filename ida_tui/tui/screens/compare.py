@@ -20,18 +20,9 @@ from ida_tui.errors import IdaError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.actions import Scope, bindings_for
 from ida_tui.tui.screens.base import IdaScreen
-from ida_tui.tui.widgets.plot import PlotLine, draw_plot
+from ida_tui.tui.widgets.plot import RUN_STYLES, PlotLine, draw_plot
 from ida_tui.util.text import one_line, table_lines
 
-LINE_STYLES = (
-    ("$text-accent", (1,)),
-    ("$text-primary", (1, 1, 1, 1, 0, 0)),
-    ("$text-success", (1, 0, 0)),
-    ("$text-warning", (1, 1, 1, 0, 1, 0)),
-    ("$text-error", (1, 1, 0)),
-    ("$foreground", (1, 0)),
-)
-"""Color and dot pattern of each run's line; the patterns differ without color."""
 METRIC_TITLES = {
     "r_ida": "R_IDA",
     "align": "align",
@@ -61,7 +52,7 @@ class CompareScreen(IdaScreen):
         """Tables and curves, or a hint if no runs are selected."""
         yield Static(NO_COMPARISON_TEXT, id="no-comparison", markup=False)
         with Horizontal(id="comparison"):
-            with ScrollableContainer(id="compare-facts", classes="pane", can_focus=True) as facts:
+            with ScrollableContainer(id="compare-numbers", classes="pane", can_focus=True) as facts:
                 facts.border_title = "Side by side"
                 yield Static(id="compare-summary", markup=False)
                 yield Static(id="compare-tables", markup=False)
@@ -71,7 +62,7 @@ class CompareScreen(IdaScreen):
 
     def on_mount(self) -> None:
         self.query_one("#comparison").display = False
-        self.query_one("#compare-facts").focus()
+        self.query_one("#compare-numbers").focus()
 
     def on_screen_resume(self) -> None:
         if self.app.compared_runs != self._paths:
@@ -95,7 +86,7 @@ class CompareScreen(IdaScreen):
         self.query_one("#comparison").display = True
         self.query_one("#compare-summary", Static).update(render_header(comparison))
         self.query_one("#compare-tables", Static).update(render_tables(comparison))
-        self.query_one("#compare-facts").scroll_home(animate=False)
+        self.query_one("#compare-numbers").scroll_home(animate=False)
         self.call_after_refresh(self._show_curves)
 
     # -- curves -------------------------------------------------------------------------------
@@ -146,12 +137,12 @@ class CompareScreen(IdaScreen):
 def render_header(comparison: Comparison) -> Content:
     """The letter and name of each run, and warnings about the comparison."""
     parts: list[Content] = []
-    for letter, run, (style, _) in zip(
-        run_labels(comparison), comparison.runs, LINE_STYLES, strict=False
+    for letter, run, style in zip(
+        run_labels(comparison), comparison.runs, RUN_STYLES, strict=False
     ):
         model = run.state.run.model if run.state.run else ""
         about = f" {run_title(run)} · {model}"
-        parts.append(Content.assemble((letter, f"bold {style}"), one_line(about)))
+        parts.append(Content.assemble((letter, f"bold {style.color}"), one_line(about)))
     parts += [Content.styled(f"! {one_line(w)}", "bold") for w in comparison.warnings]
     return Content("\n").join(parts)
 
@@ -197,13 +188,13 @@ def render_curves(comparison: Comparison, names: Sequence[str], width: int, heig
 
 def _plot_lines(comparison: Comparison, name: str) -> list[PlotLine]:
     lines = []
-    for letter, run, (style, pattern) in zip(
-        run_labels(comparison), comparison.runs, LINE_STYLES, strict=False
+    for letter, run, style in zip(
+        run_labels(comparison), comparison.runs, RUN_STYLES, strict=False
     ):
         values: Sequence[float | None] = run.state.steps.column(name)
         missing = comparison.steps - len(values)
         if missing:
             # Pad a shorter run, so that all runs share one step axis.
             values = [*values, *[None] * missing]
-        lines.append(PlotLine(letter, values, style, pattern, METRIC_DIGITS[name]))
+        lines.append(PlotLine(letter, values, *style, METRIC_DIGITS[name]))
     return lines

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from enum import Enum
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -13,7 +14,16 @@ from textual.widgets import Static
 from ida_tui.errors import IdaError
 from ida_tui.util.text import one_line
 
-QuitAnswer = Literal["stop", "detach", "stay"]
+
+class QuitChoice(Enum):
+    """What to do with a live run on quitting."""
+
+    STOP = "stop"
+    """Stop the run, then close the app."""
+    DETACH = "detach"
+    """Move the run to a background process, then close the app."""
+    STAY = "stay"
+    """Do not close the app."""
 
 
 class ConfirmDialog(ModalScreen[bool]):
@@ -39,7 +49,7 @@ class ConfirmDialog(ModalScreen[bool]):
         self.dismiss(answer)
 
 
-class QuitDialog(ModalScreen[QuitAnswer]):
+class QuitDialog(ModalScreen[QuitChoice]):
     """The question on quitting during a live run: stop, move to the background, or stay (Escape)."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -58,16 +68,16 @@ class QuitDialog(ModalScreen[QuitAnswer]):
             )
             yield Static("\n[b]y[/] Stop and quit    [b]d[/] Detach and quit    [b]n[/] Cancel")
 
-    def action_answer(self, answer: QuitAnswer) -> None:
-        """Close the dialog with the answer."""
-        self.dismiss(answer)
+    def action_answer(self, choice: str) -> None:
+        """Close the dialog with the value of a `QuitChoice`."""
+        self.dismiss(QuitChoice(choice))
 
 
 class ErrorDialog(ModalScreen[None]):
     """An error: what is wrong, where, and how to fix it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,enter,q,space", "leave", "Close"),
+        Binding("escape,enter,q,space", "close", "Close"),
     ]
 
     def __init__(self, error: IdaError) -> None:
@@ -81,6 +91,6 @@ class ErrorDialog(ModalScreen[None]):
             yield Static("\n".join(rest), markup=False)
             yield Static("\n[b]esc[/] Close")
 
-    def action_leave(self) -> None:
+    def action_close(self) -> None:
         """Close the panel."""
         self.dismiss()

@@ -28,7 +28,7 @@ class HelpScreen(ModalScreen[None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,question_mark,f1,5", "leave", "Close"),
+        Binding("escape,q,question_mark,f1,5", "close", "Close"),
         Binding("j", "scroll('down')"),
         Binding("k", "scroll('up')"),
         Binding("g", "scroll('home')"),
@@ -43,7 +43,7 @@ class HelpScreen(ModalScreen[None]):
         with VerticalScroll(classes="panel", id="help"):
             yield Static(help_text(self._scope))
 
-    def action_leave(self) -> None:
+    def action_close(self) -> None:
         """Close the help."""
         self.dismiss()
 

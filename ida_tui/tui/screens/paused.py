@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -19,14 +19,13 @@ from ida_tui.config.schema import JudgeConfig
 from ida_tui.engine.run.control import ResumeDecision
 from ida_tui.errors import IdaError
 from ida_tui.events.types import RunPaused
-from ida_tui.util.text import one_line
+from ida_tui.util.text import multiple_lines, one_line
 
-StopAnswer = Literal["stop"]
 AGAIN, STOP, BUDGET = "again", "stop", "budget"
 
 
-class PausedDialog(ModalScreen[ResumeDecision | StopAnswer]):
-    """Resume with the same judge, another judge, or a larger budget; or stop.
+class PausedDialog(ModalScreen[ResumeDecision | None]):
+    """Resume with the same judge, another judge, or a larger budget; or stop, which returns None.
 
     Args:
         paused: the pause event, with its reason.
@@ -59,7 +58,7 @@ class PausedDialog(ModalScreen[ResumeDecision | StopAnswer]):
         with Vertical(classes="panel", id="paused"):
             title = f"Paused after step {self._paused.step}: {one_line(self._paused.reason)}"
             yield Static(title, classes="panel-title", markup=False)
-            hint = "\n".join(one_line(line) for line in self._paused.hint.splitlines())
+            hint = multiple_lines(self._paused.hint)
             saved = "All finished steps and all verdicts received so far are saved."
             yield Static(f"{hint}\n\n{saved}\n", markup=False, id="paused-hint")
             yield OptionList(*self._options(), id="paused-options", markup=False)
@@ -87,13 +86,13 @@ class PausedDialog(ModalScreen[ResumeDecision | StopAnswer]):
     def action_choose(self, choice: str) -> None:
         """Close the panel with the answer, or show why the answer is not possible."""
         if choice == STOP:
-            self.dismiss("stop")
+            self.dismiss(None)
             return
         try:
             self.dismiss(self._answer(choice))
         except IdaError as error:
-            lines = "\n".join(one_line(line) for line in error.lines())
-            self.query_one("#paused-hint", Static).update(f"{lines}\n")
+            message = multiple_lines("\n".join(error.lines()))
+            self.query_one("#paused-hint", Static).update(f"{message}\n")
 
     def action_cursor_down(self) -> None:
         """Move the cursor down."""

@@ -26,6 +26,7 @@ from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.tui.actions import Scope, bindings_for
 from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.base import IdaScreen
+from ida_tui.tui.widgets.filter_field import FilterField
 from ida_tui.util.format import UNKNOWN, format_clock, format_cost
 from ida_tui.util.paths import display_path
 from ida_tui.util.text import one_line
@@ -62,11 +63,10 @@ class RunsScreen(IdaScreen):
         table.border_title = "Past runs"
         table.border_subtitle = "enter: open · space: mark · c: compare · w: report"
         yield table
-        yield Static(id="run-about", classes="pane", markup=False)
-        yield Input(id="runs-filter", placeholder="filter", select_on_focus=False)
+        yield Static(id="run-details", classes="pane", markup=False)
+        yield FilterField(lambda: self.query_one("#runs"), id="runs-filter")
 
     def on_mount(self) -> None:
-        self.query_one("#runs-filter").display = False
         self.query_one("#runs").focus()
         self._load_runs()
 
@@ -90,7 +90,7 @@ class RunsScreen(IdaScreen):
     # -- the table ----------------------------------------------------------------------------
 
     def _show(self) -> None:
-        if not self.query("#run-about"):
+        if not self.query("#run-details"):
             return  # not composed yet
         table: DataTable[Text] = self.query_one("#runs", DataTable)
         columns = COMPACT_COLUMNS if self.has_class("-compact") else COLUMNS
@@ -154,7 +154,7 @@ class RunsScreen(IdaScreen):
     @on(DataTable.RowHighlighted)
     def _show_details(self) -> None:
         run = self._selected_run()
-        about = self.query_one("#run-about", Static)
+        about = self.query_one("#run-details", Static)
         if run is not None:
             path = display_path(run.path)
             details = run.problem or f"{run.model} · judged by {run.judge}"
@@ -183,8 +183,8 @@ class RunsScreen(IdaScreen):
         elif run.status == "unreadable":
             self.notify(f"Could not read this run: {run.problem}", severity="warning")
         else:
-            self.query_one("#run-about", Static).update("Opening…")
-            self.app.open_run(run.path)
+            self.query_one("#run-details", Static).update("Opening…")
+            self.app.run_controller.open(run.path)
 
     def action_reload(self) -> None:
         """Read the run directories again."""
@@ -258,31 +258,24 @@ class RunsScreen(IdaScreen):
         if run is None:
             self.notify("There is no run to chat with.")
             return
-        await self.app.open_chat(run.path)
+        await self.app.chat_controller.open(run.path)
 
     def action_filter(self) -> None:
         """Open the filter field."""
-        field = self.query_one("#runs-filter", Input)
-        field.value = self._filter_text
-        field.display = True
-        field.focus()
+        self.query_one(FilterField).open(self._filter_text)
 
     @on(Input.Changed, "#runs-filter")
     def _on_filter_changed(self, event: Input.Changed) -> None:
         self._filter_text = event.value
         self._show()
 
-    @on(Input.Submitted, "#runs-filter")
-    def _close_filter_field(self) -> None:
-        self.query_one("#runs-filter").display = False
-        self.query_one("#runs").focus()
-
     def handle_escape(self) -> bool:
         """Close the filter and show all runs."""
-        if not self._filter_text and not self.query_one("#runs-filter").display:
+        field = self.query_one(FilterField)
+        if not self._filter_text and not field.display:
             return False
         self._filter_text = ""
-        self._close_filter_field()
+        field.close()
         self._show()
         return True
 
@@ -293,7 +286,7 @@ def run_cells(run: RunSummary, now: datetime, *, is_own: bool) -> dict[str, Text
     Args:
         run: summary of the run.
         now: the current time.
-        here: whether this process is training the run.
+        is_own: whether this process is training the run.
     """
     status = "live (this app)" if is_own else run.status.replace("_", " ")
     style = "" if run.status == "done" else "bold"

@@ -162,14 +162,14 @@ class SweepScreen(IdaScreen):
     def action_open(self) -> None:
         """Open the run under the cursor, or follow it if it is live."""
         index = self.query_one("#sweep-runs", DataTable).cursor_row
-        standings = self._results.trials if self._results is not None else ()
-        status = standings[index] if 0 <= index < len(standings) else None
+        trials = self._results.trials if self._results is not None else ()
+        status = trials[index] if 0 <= index < len(trials) else None
         if status is None or status.run is None:
             self.notify("This run has not started yet.")
         elif status.stage == "unreadable":
             self.notify(f"Could not read this run: {status.problem}", severity="warning")
         else:
-            self.app.open_run(status.run)
+            self.app.run_controller.open(status.run)
 
     def action_next_sweep(self) -> None:
         """Show an older sweep; after the oldest, the newest."""

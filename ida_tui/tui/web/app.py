@@ -1,14 +1,14 @@
 """Read-only app for the browser: renders the screens of one run without a terminal.
 
-Only the actions in `HARMLESS` are allowed. Keys reach the app only through `press`; there is no mouse and no
-palette.
+Only the actions in `READ_ONLY_ACTIONS` are allowed. Keys reach the app only through `press`; there is no
+mouse and no palette.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from rich.console import RenderableType
 from rich.segment import Segment
@@ -16,6 +16,7 @@ from rich.style import Style
 
 from ida_tui.tui import actions
 from ida_tui.tui.app import IdaApp
+from ida_tui.tui.run_controller import RunController
 from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.screens.dialogs import ErrorDialog
 
@@ -32,17 +33,39 @@ READ_ONLY_ACTIONS = frozenset(
     {
         "go('run')", "go('completions')", "cursor_down", "cursor_up", "cursor_top", "cursor_bottom",
         "focus_next", "focus_previous", "pane('progress')", "pane('scores')", "pane('judge')",
-        "pane('memory')", "pane('health')", "pane('log')", "step_back", "step_on", "step_end",
+        "pane('memory')", "pane('health')", "pane('log')", "step_back", "step_forward", "latest_step",
         "next_step", "previous_step", "follow", "sort_reward", "sort_advantage", "sort_group",
         "side_by_side",
     }
 )  # fmt: skip
 """Ids of the read-only actions of `ida_tui.tui.actions`."""
 
-Span = tuple[str, int, str, str, str]
-"""Text, width in columns, color, background (`#rrggbb`), and letters of `biud`: bold, italic, underlined,
-struck through (d)."""
+
+class Span(NamedTuple):
+    """Text in one style. It is sent to the browser as an array."""
+
+    text: str
+    width: int
+    """Columns."""
+    color: str
+    """`#rrggbb`; empty for the default."""
+    background: str
+    """`#rrggbb`; empty for the default."""
+    style: str
+    """Letters of `biud`: bold, italic, underlined, struck through (d)."""
+
+
 ScreenRow = tuple[Span, ...]
+
+
+class ReadOnlyRunController(RunController):
+    """Shows a run and ignores all requests to change it."""
+
+    def start(self, config: Config, key: str | None) -> None:
+        """Ignore the request."""
+
+    def send_request(self, request: ControlRequest) -> None:
+        """Ignore the request."""
 
 
 class WebApp(IdaApp):
@@ -50,11 +73,12 @@ class WebApp(IdaApp):
 
     Args:
         directory: directory of a live or finished run.
-        drawn: called with all rows of the screen after a change.
+        on_frame: called with all rows of the screen after a change.
     """
 
     def __init__(self, directory: Path, on_frame: Callable[[list[ScreenRow]], None]) -> None:
         super().__init__(open_directory=directory)
+        self.run_controller = ReadOnlyRunController(self)
         self._on_frame = on_frame
         self._stale = True
 
@@ -67,12 +91,6 @@ class WebApp(IdaApp):
         arguments = ", ".join(map(repr, parameters))
         return (f"{action}({arguments})" if arguments else action) in READ_ONLY_ACTIONS
 
-    def send_run_request(self, request: ControlRequest) -> None:
-        """Ignore the request: this app is read-only."""
-
-    def start_run(self, config: Config, key: str | None) -> None:
-        """Ignore the request: this app is read-only."""
-
     def press(self, key: str) -> None:
         """Run the action of a key if it is read-only. Safe to call from another task.
 
@@ -84,7 +102,7 @@ class WebApp(IdaApp):
     async def _run_key(self, key: str) -> None:
         screen = self.screen
         if isinstance(screen, ErrorDialog) and key == "escape":
-            screen.action_leave()
+            screen.action_close()
         if not isinstance(screen, IdaScreen):
             return
         for action in (*actions.actions_of(screen.SCOPE), *actions.actions_of("everywhere")):
@@ -111,12 +129,12 @@ class WebApp(IdaApp):
 
 def _span_of(segment: Segment) -> Span:
     style = segment.style or Style.null()
-    front, back = (
+    color, background = (
         c.get_truecolor().hex if c and not c.is_default else ""
         for c in (style.color, style.bgcolor)
     )
     if style.reverse:
-        front, back = back, front
-    marks = (style.bold, style.italic, style.underline, style.strike)
-    letters = "".join(letter for letter, on in zip("biud", marks, strict=True) if on)
-    return segment.text, segment.cell_length, front, back, letters
+        color, background = background, color
+    flags = (style.bold, style.italic, style.underline, style.strike)
+    letters = "".join(letter for letter, is_set in zip("biud", flags, strict=True) if is_set)
+    return Span(segment.text, segment.cell_length, color, background, letters)

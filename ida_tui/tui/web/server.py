@@ -98,7 +98,7 @@ def build_web_app(viewers: Viewers, press: Callable[[str], None], port: int) -> 
     """The web application: the page and its WebSocket.
 
     Args:
-        gallery: the viewers and their screen.
+        viewers: the viewers and their screen.
         press: called with the name of every pressed key.
         port: port of the server; requests for other hosts are rejected.
     """
@@ -120,21 +120,21 @@ def build_web_app(viewers: Viewers, press: Callable[[str], None], port: int) -> 
     }
 
     @web.middleware
-    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-        named = request.headers.getall("Host", [])
+    async def check_host_and_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = request.headers.getall("Host", [])
         origin = request.headers.getall("Origin", [])
-        if len(named) != 1 or named[0].lower() not in hosts:
+        if len(host) != 1 or host[0].lower() not in hosts:
             raise web.HTTPForbidden(text="this server accepts requests for 127.0.0.1 only\n")
         # Browsers always send the origin of a page that opens a WebSocket.
         if (origin or request.path == "/socket") and (len(origin) != 1 or origin[0] not in origins):
             raise web.HTTPForbidden(text="pages of other origins may not view this run\n")
         return await handler(request)
 
-    async def file(request: web.Request) -> web.StreamResponse:
+    async def serve_file(request: web.Request) -> web.StreamResponse:
         name = request.path.lstrip("/") or "index.html"
         return web.FileResponse(PAGE_DIRECTORY / name, headers=headers)
 
-    async def look(request: web.Request) -> web.StreamResponse:
+    async def serve_socket(request: web.Request) -> web.StreamResponse:
         browser = web.WebSocketResponse(heartbeat=15, max_msg_size=MAX_MESSAGE_BYTES)
         await browser.prepare(request)
         with viewers.connect() as queue:
@@ -149,9 +149,9 @@ def build_web_app(viewers: Viewers, press: Callable[[str], None], port: int) -> 
                     await sending
         return browser
 
-    app = web.Application(middlewares=[guarded], client_max_size=MAX_MESSAGE_BYTES)
-    app.add_routes([web.get(path, file) for path in ("/", "/page.js", "/page.css")])
-    app.add_routes([web.get("/socket", look)])
+    app = web.Application(middlewares=[check_host_and_origin], client_max_size=MAX_MESSAGE_BYTES)
+    app.add_routes([web.get(path, serve_file) for path in ("/", "/page.js", "/page.css")])
+    app.add_routes([web.get("/socket", serve_socket)])
     return app
 
 
@@ -180,10 +180,10 @@ def serve(directory: Path, *, port: int) -> ExitCode:
 
 
 async def _serve_until_stopped(directory: Path, listener: socket.socket, port: int) -> None:
-    gallery = Viewers()
-    app = WebApp(directory, gallery.send_frame)
+    viewers = Viewers()
+    app = WebApp(directory, viewers.send_frame)
     runner = web.AppRunner(
-        build_web_app(gallery, app.press, port), access_log=None, shutdown_timeout=1.0
+        build_web_app(viewers, app.press, port), access_log=None, shutdown_timeout=1.0
     )
     await runner.setup()
     await web.SockSite(runner, listener).start()
@@ -193,5 +193,5 @@ async def _serve_until_stopped(directory: Path, listener: socket.socket, port: i
     try:
         await app.run_async(headless=True, size=SCREEN_SIZE)
     finally:
-        gallery.disconnect_all()
+        viewers.disconnect_all()
         await runner.cleanup()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from textual.content import Content
 
@@ -20,6 +21,34 @@ _DOT_BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 _BLANK = 0x2800
 
 
+class LineStyle(NamedTuple):
+    """Color and dot pattern of a line. Lines of one plot differ in both, so that color is not needed."""
+
+    color: str
+    """A Textual style, such as ``$accent``."""
+    pattern: tuple[int, ...]
+    """Repeating mask of dot columns: ``(1,)`` is solid, ``(1, 1, 1, 0, 0)`` is dashed."""
+
+
+SOLID, DASHED, DOTTED, DASH_DOT = (1,), (1, 1, 1, 1, 0, 0), (1, 0, 0), (1, 1, 1, 0, 1, 0)
+SCORE_STYLES = {
+    "R_IDA": LineStyle("$text-accent", SOLID),
+    "align": LineStyle("$text-primary", DASHED),
+    "risk": LineStyle("$text-warning", DOTTED),
+    "detail": LineStyle("$text-success", DASH_DOT),
+}
+"""Style of each score of one run."""
+RUN_STYLES = (
+    LineStyle("$text-accent", SOLID),
+    LineStyle("$text-primary", DASHED),
+    LineStyle("$text-success", DOTTED),
+    LineStyle("$text-warning", DASH_DOT),
+    LineStyle("$text-error", (1, 1, 0)),
+    LineStyle("$foreground", (1, 0)),
+)
+"""Style of each run in a comparison of runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlotLine:
     """One line of a plot.
@@ -27,8 +56,8 @@ class PlotLine:
     Args:
         name: label at the right end of the line.
         values: one per step; None leaves a gap.
-        style: a Textual style, such as ``$accent``.
-        pattern: repeating mask of dot columns: ``(1,)`` is solid, ``(1, 1, 1, 0, 0)`` is dashed.
+        style: its color, as in `LineStyle`.
+        pattern: its dot pattern, as in `LineStyle`.
         digits: decimals of the newest value in the label.
     """
 

@@ -40,15 +40,15 @@ class TitleBar(Static):
 
 
 def _run_text(run_view: RunView | None, frozen: bool, width: int) -> str:
-    """The run and its status, shortened to `room` columns."""
+    """The run and its status, shortened to `width` columns."""
     if run_view is None:
         return ""
-    run, condition = run_view.state.run, ("FROZEN · " if frozen else "") + run_status(run_view)
-    longest = f"{run.experiment}/{run.run_id} · {condition}" if run else f"starting · {condition}"
-    for text in (longest, f"{run.experiment} · {condition}" if run else condition):
+    run, status = run_view.state.run, ("FROZEN · " if frozen else "") + run_status(run_view)
+    full = f"{run.experiment}/{run.run_id} · {status}" if run else f"starting · {status}"
+    for text in (full, f"{run.experiment} · {status}" if run else status):
         if len(text) <= width:
             return text
-    return condition
+    return status
 
 
 def run_status(run_view: RunView) -> str:

@@ -47,12 +47,12 @@ class ChatScreen(IdaScreen):
     def compose_body(self) -> ComposeResult:
         """Two columns, the settings of the next message, and the message."""
         yield Static(NO_CHAT_TEXT, id="no-chat", markup=False)
-        with Horizontal(id="chat-sides"):
+        with Horizontal(id="chat-columns"):
             for who in MODELS:
                 with VerticalScroll(id=f"chat-{who}", classes="pane", can_focus=True) as column:
                     column.border_title = COLUMN_TITLES[who]
                     yield Static(id=f"chat-{who}-text", markup=False)
-        yield Static(id="chat-about", markup=False)
+        yield Static(id="chat-status", markup=False)
         yield Input(id="chat-message", placeholder="message to both models; Enter sends it")
 
     def on_mount(self) -> None:
@@ -65,11 +65,11 @@ class ChatScreen(IdaScreen):
 
     def _switch_chat(self) -> None:
         """Switch to the app's current chat."""
-        chat = self.app.chat
+        chat = self.app.chat_controller.chat
         if chat is not self._chat:
             self._chat, self._transcript, self._ready = chat, Transcript(), None
             self._busy = "loading the model…"
-        for name in ("#chat-sides", "#chat-about", "#chat-message"):
+        for name in ("#chat-columns", "#chat-status", "#chat-message"):
             self.query_one(name).display = chat is not None
         self.query_one("#no-chat").display = chat is None
         if chat is not None:
@@ -91,7 +91,7 @@ class ChatScreen(IdaScreen):
                     self.notify(text, severity="warning")
                 case ChatFailed(error):
                     self._chat = None
-                    self.app.close_chat()
+                    self.app.chat_controller.close()
                     self._switch_chat()
                     self.app.show_error(error)
         if events:
@@ -108,7 +108,7 @@ class ChatScreen(IdaScreen):
         tuned.border_title = "Trained" + (
             f": {one_line(self._ready.weights_label)}" if self._ready else ""
         )
-        self.query_one("#chat-about", Static).update(Content(self._status_text()))
+        self.query_one("#chat-status", Static).update(Content(self._status_text()))
 
     def _status_text(self) -> str:
         if self._busy:
@@ -175,14 +175,14 @@ class ChatScreen(IdaScreen):
         self._greedy = not self._greedy
         self._show()
 
-    def action_anew(self) -> None:
+    def action_new_conversation(self) -> None:
         """Start a new conversation."""
         if self._check_idle() and self._chat is not None:
             self._chat.start_over()
             self._transcript = Transcript()
             self._show()
 
-    def action_keep(self) -> None:
+    def action_save_messages(self) -> None:
         """Save the messages as prompts for the next experiment."""
         if self._chat is None or not self._transcript.turns:
             self.notify("There are no messages to save.")

@@ -22,11 +22,11 @@ class CompletionDetail(VerticalScroll, can_focus=True):
     """Prompt, text, scores, and the judge's reason for one completion."""
 
     def __init__(self) -> None:
-        super().__init__(id="sample", classes="pane")
+        super().__init__(id="completion", classes="pane")
         self._drawn: Content | None = None
 
     def compose(self) -> ComposeResult:
-        yield Static(id="sample-text", markup=False)
+        yield Static(id="completion-text", markup=False)
 
     def show_row(self, row: CompletionRow | None, search_words: Sequence[str]) -> None:
         """Show a completion with the search words highlighted."""
@@ -38,7 +38,7 @@ class CompletionDetail(VerticalScroll, can_focus=True):
         if text != self._drawn:
             self._drawn = text
             self.border_title = Content(title)
-            self.query_one("#sample-text", Static).update(text)
+            self.query_one("#completion-text", Static).update(text)
 
 
 def render_row(row: CompletionRow, search_words: Sequence[str] = ()) -> Content:
@@ -71,12 +71,12 @@ class GroupView(Vertical):
     """The completions of one group as columns; the selected one has a heavy frame."""
 
     def __init__(self) -> None:
-        super().__init__(id="side")
+        super().__init__(id="group")
         self._drawn: tuple[object, ...] = ()
 
     def compose(self) -> ComposeResult:
-        yield Static(id="side-prompt", classes="pane", markup=False)
-        yield HorizontalScroll(id="side-columns", can_focus=True)
+        yield Static(id="group-prompt", classes="pane", markup=False)
+        yield HorizontalScroll(id="group-columns", can_focus=True)
 
     async def show_group(
         self, rows: Sequence[CompletionRow], selected: CompletionRow, search_words: Sequence[str]
@@ -88,21 +88,21 @@ class GroupView(Vertical):
             return
         self._drawn = drawn
         kind = f" · {selected.kind}" if selected.kind else ""
-        prompt = self.query_one("#side-prompt", Static)
+        prompt = self.query_one("#group-prompt", Static)
         prompt.border_title = Content(
             one_line(f"Group {selected.group} · {selected.prompt_id}{kind}")
         )
         prompt.update(highlight(selected.prompt, search_words))
-        columns = self.query_one("#side-columns", HorizontalScroll)
+        columns = self.query_one("#group-columns", HorizontalScroll)
         shown = list(columns.query(Static))
         if len(shown) != len(group):
             await columns.remove_children()
-            shown = [Static(classes="pane side-column", markup=False) for _ in group]
+            shown = [Static(classes="pane group-column", markup=False) for _ in group]
             await columns.mount(*shown)
         width = max(MIN_COLUMN_WIDTH, self.size.width // len(group))
         for column, row in zip(shown, group, strict=True):
             column.styles.width = width
-            column.set_class(row.position == selected.position, "-chosen")
+            column.set_class(row.position == selected.position, "-selected")
             column.border_title = Content(f"{row.group}·{row.index}")
             column.update(_render_column(row, search_words))
             if row.position == selected.position:

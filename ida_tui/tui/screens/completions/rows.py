@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ida_tui.events import types as ev
 from ida_tui.events.state import Completion, RunState
 from ida_tui.util.statistics import mean_of_known
 
 SortOrder = Literal["group", "reward", "advantage"]
+
+
+class CompletionPosition(NamedTuple):
+    """Position of a completion in its step."""
+
+    group: int
+    completion: int
+    """Index in the group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +39,9 @@ class CompletionRow:
     """Whether the user agreed with its scores; None if not checked."""
 
     @property
-    def position(self) -> tuple[int, int]:
+    def position(self) -> CompletionPosition:
         """Group and index; unique within the step."""
-        return self.group, self.index
+        return CompletionPosition(self.group, self.index)
 
     @property
     def reward(self) -> float | None:
@@ -110,7 +118,7 @@ def _row_of(completion: Completion, kinds: dict[str, str]) -> CompletionRow:
 def sort_rows(
     rows: Sequence[CompletionRow], by: SortOrder, *, reverse: bool
 ) -> list[CompletionRow]:
-    """Sorted with the best first, or the worst first if `turned`; failed verdicts always come last."""
+    """Sorted with the best first, or the worst first if `reverse`; failed verdicts always come last."""
     if by == "group":
         return sorted(rows, key=lambda row: row.position)
     value: Callable[[CompletionRow], float | None] = (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal
+from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from ida_tui.errors import IdaError
@@ -30,11 +31,19 @@ from ida_tui.tui.screens.completions.rows import (
 )
 from ida_tui.tui.screens.completions.spot_checks import SpotChecks
 from ida_tui.tui.screens.completions.table import CompletionTable
+from ida_tui.tui.widgets.filter_field import FilterField
 from ida_tui.util.paths import display_path
 
 RELEVANT_EVENTS = {ev.CompletionFinished, ev.CompletionScored, ev.RolloutStarted, ev.TextGenerated,
         ev.PhaseChanged, ev.StepFinished, ev.RunEnded}  # fmt: skip
 """Types of the events that may change this screen."""
+
+
+class _LoadedStep(NamedTuple):
+    """The completions of a finished step, read from disk."""
+
+    step: int
+    rows: list[CompletionRow]
 
 
 class CompletionsScreen(IdaScreen):
@@ -53,7 +62,7 @@ class CompletionsScreen(IdaScreen):
         self._row_order: SortOrder = "group"
         self._reversed = False
         self._search_words: list[str] = []
-        self._loaded: tuple[int, list[CompletionRow]] = (0, [])
+        self._loaded = _LoadedStep(0, [])
         self._side_by_side = False
         self._spot_checks = SpotChecks()
 
@@ -64,10 +73,9 @@ class CompletionsScreen(IdaScreen):
             yield CompletionTable()
             yield CompletionDetail()
         yield GroupView()
-        yield Input(id="search", placeholder="search words", select_on_focus=False)
+        yield FilterField(self._main_widget, id="search", placeholder="search words")
 
     def on_mount(self) -> None:
-        self.query_one("#search").display = False
         self.query_one(GroupView).display = False
         self.query_one(CompletionTable).focus()
 
@@ -77,7 +85,7 @@ class CompletionsScreen(IdaScreen):
         """Follow the run, or stay on the selected step."""
         if run_view is not self._run_view:
             self._run_view, self._store = run_view, None
-            self._step, self._following, self._loaded = 0, True, (0, [])
+            self._step, self._following, self._loaded = 0, True, _LoadedStep(0, [])
             self._spot_checks = SpotChecks()
         if changed is not None and not (changed & RELEVANT_EVENTS):
             return
@@ -112,12 +120,13 @@ class CompletionsScreen(IdaScreen):
         state = self._run_view.state if self._run_view is not None else None
         if state is not None and self._step == state.step and (state.completions or state.streams):
             return current_step_rows(state)
-        if self._loaded[0] != self._step and self._store is not None:
-            self._loaded = (self._step, finished_step_rows(self._store.load(self._step)))
-        return self._loaded[1] if self._loaded[0] == self._step else []
+        if self._loaded.step != self._step and self._store is not None:
+            rows = finished_step_rows(self._store.load(self._step))
+            self._loaded = _LoadedStep(self._step, rows)
+        return self._loaded.rows if self._loaded.step == self._step else []
 
     def _show(self) -> None:
-        if not self.query("#sample-text"):
+        if not self.query("#completion-text"):
             return  # not composed yet
         rows = self._spot_checks.annotate(self._step_rows())
         self.query_one("#no-completions").display = not rows
@@ -155,18 +164,18 @@ class CompletionsScreen(IdaScreen):
 
     @on(CompletionTable.Moved)
     def _show_selected(self) -> None:
-        chosen = self.query_one(CompletionTable).selected_row
-        if self._side_by_side and chosen is not None:
+        selected = self.query_one(CompletionTable).selected_row
+        if self._side_by_side and selected is not None:
             self.run_worker(
                 self.query_one(GroupView).show_group(
-                    self._spot_checks.annotate(self._step_rows()), chosen, self._search_words
+                    self._spot_checks.annotate(self._step_rows()), selected, self._search_words
                 ),
                 exclusive=True,
-                group="side",
+                group="group",
             )
         else:
             view = self.query_one(CompletionDetail)
-            view.show_row(chosen, self._search_words)
+            view.show_row(selected, self._search_words)
             view.border_subtitle = self._spot_checks.summary()
 
     def move_cursor(self, direction: str) -> None:
@@ -175,17 +184,17 @@ class CompletionsScreen(IdaScreen):
             super().move_cursor(direction)
             return
         table = self.query_one(CompletionTable)
-        places = [row.position for row in table.completion_rows]
-        if places:
-            index = places.index(table.position) if table.position in places else 0
-            last = len(places) - 1
+        positions = [row.position for row in table.completion_rows]
+        if positions:
+            index = positions.index(table.position) if table.position in positions else 0
+            last = len(positions) - 1
             targets = {
                 "down": min(index + 1, last),
                 "up": max(index - 1, 0),
                 "top": 0,
                 "bottom": last,
             }
-            table.select(places[targets[direction]])
+            table.select(positions[targets[direction]])
 
     # -- actions: steps -----------------------------------------------------------------------
 
@@ -253,32 +262,29 @@ class CompletionsScreen(IdaScreen):
         """Switch between the table and the group of the selected completion side by side."""
         self._side_by_side = not self._side_by_side
         self._show()
-        self.query_one("#side-columns" if self._side_by_side else "#samples").focus()
+        self._main_widget().focus()
+
+    def _main_widget(self) -> Widget:
+        """The table, or the columns of the side-by-side view."""
+        return self.query_one("#group-columns" if self._side_by_side else "#completion-table")
 
     # -- actions: searching -------------------------------------------------------------------
 
     def action_search(self) -> None:
         """Open the search field; only completions with all words are shown."""
-        field = self.query_one("#search", Input)
-        field.value = " ".join(self._search_words)
-        field.display = True
-        field.focus()
+        self.query_one(FilterField).open(" ".join(self._search_words))
 
     @on(Input.Changed, "#search")
     def _on_search_changed(self, event: Input.Changed) -> None:
         self._search_words = event.value.split()
         self._show()
 
-    @on(Input.Submitted, "#search")
-    def _close_search_field(self) -> None:
-        self.query_one("#search").display = False
-        self.query_one("#side-columns" if self._side_by_side else "#samples").focus()
-
     def handle_escape(self) -> bool:
         """Close the search; if there is none, close the side-by-side view."""
-        if self._search_words or self.query_one("#search").display:
+        field = self.query_one(FilterField)
+        if self._search_words or field.display:
             self._search_words = []
-            self._close_search_field()
+            field.close()
             self._show()
             return True
         if self._side_by_side:
@@ -296,7 +302,7 @@ class CompletionsScreen(IdaScreen):
         """Mark the scores of the selected completion as wrong."""
         self._record_spot_check(False)
 
-    def action_take_back(self) -> None:
+    def action_clear_mark(self) -> None:
         """Remove the mark from the scores of the selected completion."""
         self._record_spot_check(None)
 

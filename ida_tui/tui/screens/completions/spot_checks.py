@@ -54,7 +54,7 @@ class SpotChecks:
         """Copies of the completions with `agree` set from the spot checks."""
         if not self._newest:
             return list(rows)
-        agreed = {place: check.agree for place, check in self._newest.items()}
+        agreed = {key: check.agree for key, check in self._newest.items()}
         return [replace(row, agree=agreed.get((row.step, row.group, row.index))) for row in rows]
 
     def summary(self) -> str:

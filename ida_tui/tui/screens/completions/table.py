@@ -9,7 +9,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import DataTable
 
-from ida_tui.tui.screens.completions.rows import CompletionRow, SortOrder
+from ida_tui.tui.screens.completions.rows import CompletionPosition, CompletionRow, SortOrder
 from ida_tui.util.format import UNKNOWN, format_number, format_signed
 
 WIDE_COLUMNS = ("#", "R_IDA", "adv", "align", "risk", "detail", "tokens", "")
@@ -23,11 +23,11 @@ class CompletionTable(DataTable[Text]):
         """Posted when the cursor has moved to another completion."""
 
     def __init__(self) -> None:
-        super().__init__(id="samples", cursor_type="row", classes="pane", cell_padding=1)
+        super().__init__(id="completion-table", cursor_type="row", classes="pane", cell_padding=1)
         self._completion_rows: list[CompletionRow] = []
         self._labels: tuple[str, ...] = ()
-        self.position: tuple[int, int] = (0, 0)
-        """Group and index of the completion under the cursor."""
+        self.position = CompletionPosition(0, 0)
+        """The completion under the cursor."""
 
     @property
     def completion_rows(self) -> list[CompletionRow]:
@@ -50,9 +50,8 @@ class CompletionTable(DataTable[Text]):
             _row_key(row) for row in self._completion_rows
         ]
         if same_rows and labels == self._labels:
-            self._completion_rows = list(
-                rows
-            )  # only texts have changed, which the table does not show
+            # Only texts have changed, which the table does not show.
+            self._completion_rows = list(rows)
             return
         self._completion_rows = list(rows)
         scroll = self.scroll_offset.y
@@ -64,12 +63,12 @@ class CompletionTable(DataTable[Text]):
                     self.add_column(label)
             for row in rows:
                 self.add_row(*_visible_cells(_cells(row), compact))
-            places = [row.position for row in rows]
-            if self.position in places:
-                self.move_cursor(row=places.index(self.position), scroll=False)
+            positions = [row.position for row in rows]
+            if self.position in positions:
+                self.move_cursor(row=positions.index(self.position), scroll=False)
                 self.scroll_to(y=scroll, animate=False)
-            elif places:
-                self.position = places[0]
+            elif positions:
+                self.position = positions[0]
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         event.stop()
@@ -82,12 +81,12 @@ class CompletionTable(DataTable[Text]):
         """The completion under the cursor."""
         return next((row for row in self._completion_rows if row.position == self.position), None)
 
-    def select(self, position: tuple[int, int]) -> None:
+    def select(self, position: CompletionPosition) -> None:
         """Move the cursor to a completion."""
-        places = [row.position for row in self._completion_rows]
-        if position in places:
+        positions = [row.position for row in self._completion_rows]
+        if position in positions:
             self.position = position
-            self.move_cursor(row=places.index(position))
+            self.move_cursor(row=positions.index(position))
 
 
 def _row_key(row: CompletionRow) -> tuple[object, ...]:

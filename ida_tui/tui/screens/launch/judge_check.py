@@ -30,7 +30,7 @@ class JudgeCheckDialog(ModalScreen[None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,enter,q", "leave", "Close"),
+        Binding("escape,enter,q", "close", "Close"),
         Binding("j,down", "scroll(1)", "Down", show=False),
         Binding("k,up", "scroll(-1)", "Up", show=False),
     ]
@@ -47,7 +47,7 @@ class JudgeCheckDialog(ModalScreen[None]):
             name = judge.name or judge.model
             yield Static(f"Check of the judge {name}", classes="panel-title", markup=False)
             waiting = "Scoring ten known answers…"
-            yield Static(waiting, id="judge-check-lesson", markup=False)
+            yield Static(waiting, id="judge-check-summary", markup=False)
             with VerticalScroll(id="judge-check-scroll"):
                 yield Static(id="judge-check-text", markup=False)
             yield Static("\n[b]esc[/] Close   [b]↑↓[/] Scroll")
@@ -58,7 +58,7 @@ class JudgeCheckDialog(ModalScreen[None]):
     def on_unmount(self) -> None:
         self._canceled.set()
 
-    def action_leave(self) -> None:
+    def action_close(self) -> None:
         """Close the panel."""
         self.dismiss()
 
@@ -95,7 +95,7 @@ class JudgeCheckDialog(ModalScreen[None]):
             self.app.call_from_thread(self._show_result, summary, details)
 
     def _show_result(self, summary: str, details: list[str]) -> None:
-        self.query_one("#judge-check-lesson", Static).update(one_line(summary))
+        self.query_one("#judge-check-summary", Static).update(one_line(summary))
         rows = [_styled_line(one_line(line)) for line in details]
         self.query_one("#judge-check-text", Static).update(Content("\n").join(rows))
 

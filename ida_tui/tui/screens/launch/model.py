@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ida_tui.config import listing
 from ida_tui.config.profiles import ProfileKind
@@ -33,12 +34,20 @@ PREVIEW_LABELS = ("steps", "tokens", "judge calls", "budget", "evaluation", "mem
 """Rows of the preview that the launch screen shows; the profile table shows the other values."""
 
 
+class PreviewRow(NamedTuple):
+    """One row of the preview of the run."""
+
+    label: str
+    text: str
+    """One or more lines."""
+
+
 class LaunchModel:
     """The current selection and everything derived from it.
 
     Args:
         experiment: the experiment selected at first.
-        folder: working directory; its `.env` may hold an API key.
+        directory: working directory; its `.env` may hold an API key.
     """
 
     def __init__(self, experiment: str, directory: Path) -> None:
@@ -50,7 +59,7 @@ class LaunchModel:
         self.previous_duration = "unknown"
         """How long the last run of this experiment and model took."""
         self._previous_run: RunState | None = None
-        """State of that run; its measured memory is shown beside the plan."""
+        """State of that run; its measured memory is shown next to the plan."""
         self._directory = directory
         self.refresh()
 
@@ -106,7 +115,7 @@ class LaunchModel:
         return self.selection.validate(key, text)
 
     def rows(self, filter_text: str) -> list[ProfileRow]:
-        """Rows of the profile table; only keys that contain `letters`."""
+        """Rows of the profile table; only keys that contain this text."""
         return (
             profile_rows(self.resolved, self.selection.edits, filter_text) if self.resolved else []
         )
@@ -120,15 +129,18 @@ class LaunchModel:
         """The profiles of a kind. For models and judges, the experiment's default comes first."""
         items = [
             ProfileItem(
-                e.name, e.name, e.error or e.description or "(no description)", bool(e.error)
+                entry.name,
+                entry.name,
+                entry.error or entry.description or "(no description)",
+                bool(entry.error),
             )
-            for e in listing.list_entries(kind)
+            for entry in listing.list_entries(kind)
         ]
         if kind in ("models", "judges"):
-            own = self._default_name(kind)
-            about = next((item.description for item in items if item.name == own), "")
+            default = self._default_name(kind)
+            description = next((item.description for item in items if item.name == default), "")
             first = ProfileItem(
-                "", f"{own} (profile default)", f"The experiment's default. {about}"
+                "", f"{default} (profile default)", f"The experiment's default. {description}"
             )
             items.insert(0, first)
         return items
@@ -140,15 +152,17 @@ class LaunchModel:
             return "?"
         return (config.model.name or config.model.path) if kind == "models" else config.judge.name
 
-    def preview_rows(self) -> list[tuple[str, str]]:
-        """Label and text of each preview row; empty while the selection is invalid."""
+    def preview_rows(self) -> list[PreviewRow]:
+        """The rows of the preview; empty while the selection is invalid."""
         if self.resolved is None or self.problem is not None:
             return []
         planned = preview.preview_rows(self.resolved.config, self._previous_run)
-        rows = [row for row in planned if row[0] in PREVIEW_LABELS]
+        rows = [PreviewRow(label, text) for label, text in planned if label in PREVIEW_LABELS]
         need, *table = next(text for label, text in planned if label == "memory").splitlines()
-        breakdown = [("breakdown", "\n".join(table))] if table else []
-        return [*rows, ("memory need", need), ("time", self.previous_duration), *breakdown]
+        rows += [PreviewRow("memory need", need), PreviewRow("time", self.previous_duration)]
+        if table:
+            rows.append(PreviewRow("breakdown", "\n".join(table)))
+        return rows
 
     def find_previous_run(self, output_dir: Path) -> None:
         """Find the duration and memory of the last run of this experiment and model; reads the disk."""

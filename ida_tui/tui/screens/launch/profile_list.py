@@ -34,11 +34,11 @@ class ProfileList(OptionList):
             super().__init__()
             self.profile_list = profile_list
 
-    def __init__(self, title: str, items: list[ProfileItem], chosen: str, *, id: str) -> None:  # noqa: A002
+    def __init__(self, title: str, items: list[ProfileItem], selected: str, *, id: str) -> None:  # noqa: A002
         super().__init__(id=id, classes="pane", markup=False)
         self._title = title
         self._items = items
-        self._selected_name = chosen
+        self._selected_name = selected
         self.filter_text = ""
         self._fill_options()
 

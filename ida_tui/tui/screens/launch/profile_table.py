@@ -33,7 +33,7 @@ class ProfileTable(Container):
     """Rows of key, value, and origin; the value under the cursor can be edited in its row.
 
     Args:
-        problem: returns the error that a value would cause.
+        validator: returns the error that a value would cause.
     """
 
     class Edited(Message):
@@ -56,7 +56,7 @@ class ProfileTable(Container):
         )
         yield table
         yield _ValueEditor(id="value", select_on_focus=False)
-        yield Static(id="verdict", markup=False)
+        yield Static(id="validation", markup=False)
 
     def on_mount(self) -> None:
         self.border_title = "Profile"
@@ -70,8 +70,8 @@ class ProfileTable(Container):
     @property
     def selected_row(self) -> ProfileRow | None:
         """The row under the cursor."""
-        at = self.value_table.cursor_row
-        return self._rows[at] if 0 <= at < len(self._rows) else None
+        index = self.value_table.cursor_row
+        return self._rows[index] if 0 <= index < len(self._rows) else None
 
     @property
     def is_editing(self) -> bool:
@@ -84,7 +84,7 @@ class ProfileTable(Container):
         widths = self._column_widths()
         if rows == self._rows and widths == self._widths:
             return
-        at = self.selected_row.key if self.selected_row else ""
+        selected_key = self.selected_row.key if self.selected_row else ""
         same_shape = [r.key for r in rows] == [r.key for r in self._rows]
         scroll = self.value_table.scroll_offset.y
         self._rows, self._widths = rows, widths
@@ -98,7 +98,7 @@ class ProfileTable(Container):
             cells = _cells(row, widths)
             table.add_row(*cells[: 3 if widths[1] else 2])
         keys = [row.key for row in rows if not row.is_heading]
-        target = at if at in keys else keys[0] if keys else ""
+        target = selected_key if selected_key in keys else keys[0] if keys else ""
         if target:
             index = next(
                 n for n, row in enumerate(rows) if row.key == target and not row.is_heading
@@ -132,12 +132,12 @@ class ProfileTable(Container):
         table, width = self.value_table, self.content_size.width
         row = table.cursor_row - round(table.scroll_offset.y)
         left = KEY_WIDTH + 2 * PADDING
-        field, verdict = self.query_one("#value", Input), self.query_one("#verdict", Static)
+        field, validation = self.query_one("#value", Input), self.query_one("#validation", Static)
         field.styles.offset = (left, row)
         field.styles.width = self._widths[0] + 2 * PADDING if self._widths[1] else width - left
         # The message goes on the next row, which has room for a full sentence.
         below = row + 1 if row + 1 < table.size.height else row - 1
-        verdict.styles.offset, verdict.styles.width = (2, below), width - 2
+        validation.styles.offset, validation.styles.width = (2, below), width - 2
         self._show_editor(True)
         field.value = text
         field.cursor_position = len(text)
@@ -155,7 +155,7 @@ class ProfileTable(Container):
 
     def _show_editor(self, shown: bool) -> None:
         self.query_one("#value").display = shown
-        self.query_one("#verdict").display = shown
+        self.query_one("#validation").display = shown
 
     @on(Input.Changed, "#value")
     def _on_value_changed(self, event: Input.Changed) -> None:
@@ -174,14 +174,14 @@ class ProfileTable(Container):
 
     def _show_validation(self, text: str) -> UsageError | None:
         problem = self._validator(self._edited_key, text)
-        verdict = self.query_one("#verdict", Static)
+        validation = self.query_one("#validation", Static)
         if problem is None:
             text = " ✓ Enter to save, Esc to cancel"
-            verdict.update(Content.assemble((text, "$text-success")))
+            validation.update(Content.assemble((text, "$text-success")))
         else:
             hint = problem.hint.splitlines()[0] if problem.hint else ""
             message = f" ✗ {problem.title}" + (f": {hint}" if hint else "")
-            verdict.update(Content.assemble((one_line(message), "bold $text-error")))
+            validation.update(Content.assemble((one_line(message), "bold $text-error")))
         return problem
 
 

@@ -23,6 +23,7 @@ from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.screens.dialogs import ConfirmDialog
 from ida_tui.tui.screens.launch.profile_list import ProfileItem, ProfileList
 from ida_tui.tui.screens.launch.profile_table import ProfileTable
+from ida_tui.tui.widgets.filter_field import FilterField
 from ida_tui.util.text import one_line
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ READ_ONLY_KEYS = ("prompts.prompts",)
 class LaunchScreen(IdaScreen):
     """Three lists on the left; the resolved profile and the readiness checks on the right.
 
-    The first paint shows only the names of the profiles. The `Desk` resolves them afterwards.
+    The first paint shows only the names of the profiles. The `LaunchModel` resolves them afterwards.
     """
 
     SCOPE: ClassVar[Scope] = "launch"
@@ -69,25 +70,24 @@ class LaunchScreen(IdaScreen):
                     names = list(profiles.list_profiles(kind))
                     items = [ProfileItem(name, name, "") for name in names]
                     if kind == "experiments":
-                        chosen = (
+                        selected = (
                             DEFAULT_EXPERIMENT
                             if DEFAULT_EXPERIMENT in names
                             else next(iter(names), "")
                         )
                     else:
                         items.insert(0, ProfileItem("", "profile default", ""))
-                        chosen = ""
-                    yield ProfileList(title, items, chosen, id=kind)
-                yield Static(id="about", classes="pane", markup=False)
-            with Vertical(id="plan"):
+                        selected = ""
+                    yield ProfileList(title, items, selected, id=kind)
+                yield Static(id="profile-description", classes="pane", markup=False)
+            with Vertical(id="profile-and-checks"):
                 yield ProfileTable(self._validate)
-                with VerticalScroll(id="ready", classes="pane", can_focus=True):
-                    yield Static(id="ready-text", markup=False)
-        yield Input(id="filter", placeholder="filter", select_on_focus=False)
+                with VerticalScroll(id="readiness", classes="pane", can_focus=True):
+                    yield Static(id="readiness-text", markup=False)
+        yield FilterField(lambda: self._filtered_widget, id="filter")
 
     def on_mount(self) -> None:
-        self.query_one("#filter").display = False
-        self.query_one("#ready").border_title = "Ready?"
+        self.query_one("#readiness").border_title = "Ready?"
         self.query_one("#experiments").focus()
         self.call_after_refresh(self._load_model)
 
@@ -98,7 +98,7 @@ class LaunchScreen(IdaScreen):
         """Redraw the table: its columns depend on the width."""
         self.call_after_refresh(self._show)
 
-    @work(group="desk")
+    @work(group="model")
     async def _load_model(self) -> None:
         module = await asyncio.to_thread(
             importlib.import_module, "ida_tui.tui.screens.launch.model"
@@ -124,34 +124,34 @@ class LaunchScreen(IdaScreen):
         return self._model.validate(key, text) if self._model is not None else None
 
     def _show(self) -> None:
-        desk = self._model
-        if desk is None or not self.query("#ready-text"):
+        model = self._model
+        if model is None or not self.query("#readiness-text"):
             return  # not composed yet
         for kind in LIST_TITLES:
-            self.query_one(f"#{kind}", ProfileList).set_items(desk.profile_items(kind))
-        edited = len(desk.selection.edits)
-        title = f"Profile {desk.selection.experiment}"
+            self.query_one(f"#{kind}", ProfileList).set_items(model.profile_items(kind))
+        edited = len(model.selection.edits)
+        title = f"Profile {model.selection.experiment}"
         title += f" · {edited} edited" if edited else ""
         title += f" · “{self._filter_text}”" if self._filter_text else ""
-        self.query_one(ProfileTable).show_rows(desk.rows(self._filter_text), title)
+        self.query_one(ProfileTable).show_rows(model.rows(self._filter_text), title)
         self._show_description()
-        self.query_one("#ready-text", Static).update(readiness_text(desk))
-        hint = "not ready" if desk.failed_checks else "enter: start"
-        self.query_one("#ready").border_subtitle = hint
+        self.query_one("#readiness-text", Static).update(readiness_text(model))
+        hint = "not ready" if model.failed_checks else "enter: start"
+        self.query_one("#readiness").border_subtitle = hint
 
     def _show_description(self) -> None:
-        if not self.query("#about"):
+        if not self.query("#profile-description"):
             return
         focused = self.focused if isinstance(self.focused, ProfileList) else None
         item = (focused or self.query_one("#experiments", ProfileList)).selected_item
-        about = self.query_one("#about", Static)
+        about = self.query_one("#profile-description", Static)
         about.border_title = Content(one_line(item.label))
         about.update(Content(one_line(item.description)))
 
     def on_descendant_focus(self) -> None:
         self._show_description()
 
-    @work(exclusive=True, group="past")
+    @work(exclusive=True, group="previous_run")
     async def _find_previous_run(self) -> None:
         """Find the duration of the previous run in a thread, because it reads the disk."""
         if self._model is not None:
@@ -185,7 +185,7 @@ class LaunchScreen(IdaScreen):
         except IdaError as error:
             self.app.show_error(error)
             return
-        self.app.start_run(config, key)
+        self.app.run_controller.start(config, key)
 
     def action_edit(self) -> None:
         """Edit the value under the cursor."""
@@ -240,13 +240,13 @@ class LaunchScreen(IdaScreen):
             return
         from ida_tui.tui.screens.launch.judge_check import CALLS_PER_ANSWER, JudgeCheckDialog
 
-        def answered(confirmed: bool | None) -> None:
+        def on_answer(confirmed: bool | None) -> None:
             if confirmed:
                 self.app.push_screen(JudgeCheckDialog(config, key))
 
         price = config.judge.price
         if price is not None and not (price.input or price.output):
-            answered(True)
+            on_answer(True)
             return
         name = config.judge.name or config.judge.model
         self.app.push_screen(
@@ -256,7 +256,7 @@ class LaunchScreen(IdaScreen):
                 yes="Check",
                 no="Cancel",
             ),
-            answered,
+            on_answer,
         )
 
     async def action_past_runs(self) -> None:
@@ -272,10 +272,8 @@ class LaunchScreen(IdaScreen):
         if not isinstance(focused, ProfileList) and focused is not values:
             focused = self.query_one("#experiments", ProfileList)
         self._filtered_widget = focused
-        field = self.query_one("#filter", Input)
-        field.value = focused.filter_text if isinstance(focused, ProfileList) else self._filter_text
-        field.display = True
-        field.focus()
+        text = focused.filter_text if isinstance(focused, ProfileList) else self._filter_text
+        self.query_one(FilterField).open(text)
 
     @on(Input.Changed, "#filter")
     def _on_filter_changed(self, event: Input.Changed) -> None:
@@ -285,24 +283,18 @@ class LaunchScreen(IdaScreen):
             self._filter_text = event.value
             self._show()
 
-    @on(Input.Submitted, "#filter")
-    def _close_filter_field(self) -> None:
-        self.query_one("#filter").display = False
-        if self._filtered_widget is not None:
-            self._filtered_widget.focus()
-
     def handle_escape(self) -> bool:
         """Close the editor or the filter field; if neither is open, clear all filters."""
         if self.query_one(ProfileTable).cancel_edit():
             return True
-        field = self.query_one("#filter", Input)
+        field = self.query_one(FilterField)
         if field.display:
             field.value = ""
-            self._close_filter_field()
+            field.close()
             return True
-        filtered = [c for c in self.query(ProfileList) if c.filter_text]
-        for choices in filtered:
-            choices.set_filter("")
+        filtered = [each for each in self.query(ProfileList) if each.filter_text]
+        for profile_list in filtered:
+            profile_list.set_filter("")
         if self._filter_text:
             self._filter_text = ""
             self._show()
@@ -311,6 +303,7 @@ class LaunchScreen(IdaScreen):
 
 
 def readiness_text(model: LaunchModel) -> Content:
+    """The readiness checks, then the preview of the run."""
     lines = []
     for check in model.checks:
         mark, style = CHECK_MARKS[check.severity]

@@ -21,7 +21,7 @@ class ProfileSelection:
         experiment: name of the experiment profile.
         model: name of a model profile; empty for the experiment's default.
         judge: name of a judge profile; empty for the experiment's default.
-        changes: dotted key → value as typed.
+        edits: dotted key → value as typed.
     """
 
     experiment: str
@@ -93,8 +93,8 @@ def profile_rows(
 
     Args:
         resolved: the resolved experiment.
-        changes: values edited on the screen, by dotted key.
-        letters: show only keys that contain this text, ignoring case.
+        edits: values edited on the screen, by dotted key.
+        filter_text: show only keys that contain this text, ignoring case.
     """
     sections: dict[str, list[ProfileRow]] = {}
     for key, value, origin in value_rows(resolved):

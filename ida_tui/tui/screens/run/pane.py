@@ -16,7 +16,7 @@ from ida_tui.util.text import multiple_lines
 class Pane(Static, can_focus=True):
     """One pane of the run screen.
 
-    A subclass sets `NAME` and `KEY` and returns its content from `text`.
+    A subclass sets `NAME` and `KEY` and returns its content from `render_text`.
     """
 
     NAME: ClassVar[str]
@@ -42,10 +42,12 @@ class Pane(Static, can_focus=True):
             changed: types of the events since the last update; None if anything may have changed.
         """
         self._last = run_view, now
-        text = sanitize_content(self.render_text(run_view.displayed_state, run_view, now))
-        if text != self._drawn:
-            self._drawn = text
-            self.update(text, layout=False)
+        content = self.render_text(run_view.displayed_state, run_view, now)
+        # The replaced control characters keep their positions, and so do the style spans.
+        content = Content(multiple_lines(content.plain), list(content.spans))
+        if content != self._drawn:
+            self._drawn = content
+            self.update(content, layout=False)
 
     def render_text(self, state: RunState, run_view: RunView, now: datetime) -> Content:
         """The content of the pane; `state` is the viewed state, which may be an earlier one."""
@@ -55,12 +57,6 @@ class Pane(Static, can_focus=True):
     def available_size(self) -> tuple[int, int]:
         """Columns and rows inside the frame."""
         return self.content_size.width, self.content_size.height
-
-
-def sanitize_content(content: Content) -> Content:
-    """The content with control characters made visible; style spans keep their positions."""
-    shown = multiple_lines(content.plain)
-    return content if shown == content.plain else Content(shown, list(content.spans))
 
 
 def seconds_since(moment: str, now: datetime) -> float:

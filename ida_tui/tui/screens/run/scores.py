@@ -11,16 +11,8 @@ from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
 from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines
-from ida_tui.tui.widgets.plot import PlotLine, draw_plot
+from ida_tui.tui.widgets.plot import SCORE_STYLES, PlotLine, draw_plot
 from ida_tui.util.format import UNKNOWN, format_number, format_signed
-
-# Solid, dashed, dotted, and dash-dot, so that the lines differ without color.
-LINE_STYLES = {
-    "R_IDA": ("$text-accent", (1,)),
-    "align": ("$text-primary", (1, 1, 1, 1, 0, 0)),
-    "risk": ("$text-warning", (1, 0, 0)),
-    "detail": ("$text-success", (1, 1, 1, 0, 1, 0)),
-}
 
 
 class ScoresPane(Pane):
@@ -76,8 +68,7 @@ class ScoresPane(Pane):
 
 
 def _score_line(name: str, values: Sequence[float | None], digits: int) -> PlotLine:
-    style, pattern = LINE_STYLES[name]
-    return PlotLine(name, values, style, pattern, digits)
+    return PlotLine(name, values, *SCORE_STYLES[name], digits)
 
 
 def render_scores(first: ev.StepFinished, last: ev.StepFinished, width: int) -> Content:
@@ -88,7 +79,7 @@ def render_scores(first: ev.StepFinished, last: ev.StepFinished, width: int) -> 
         baseline, recent = getattr(first, name.lower()), getattr(last, name.lower())
         known = baseline is not None and recent is not None
         change = format_signed(recent - baseline, digits) if known else UNKNOWN
-        parts.append((f"{name} ", LINE_STYLES[name][0]))
+        parts.append((f"{name} ", SCORE_STYLES[name].color))
         parts += [(format_number(recent, digits), "bold"), f" {change}"] if wide else [change]
         parts.append("   " if wide else " ")
     parts.pop()

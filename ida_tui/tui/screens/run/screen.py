@@ -53,7 +53,7 @@ class RunScreen(IdaScreen):
                 yield MemoryPane()
                 yield HealthPane()
         yield LogPane()
-        yield Static(id="hidden")
+        yield Static(id="hidden-panes")
 
     def on_mount(self) -> None:
         self.call_after_refresh(self._arrange)
@@ -133,7 +133,7 @@ class RunScreen(IdaScreen):
             column = self.query_one(f"#{part}", Widget)
             column.display = any(child.display for child in column.children)
         self.set_class(bool(self._maximized), "-maximized")
-        hint = self.query_one("#hidden", Static)
+        hint = self.query_one("#hidden-panes", Static)
         names = sorted(self._hidden, key=PANES.index)
         keys = ", ".join(f"{name.capitalize()} ({name[0].upper()})" for name in names)
         hint.update(f"hidden: {keys} · X: show all" if names else "")
@@ -153,9 +153,9 @@ class RunScreen(IdaScreen):
             self.notify("The run is stopping and saving a checkpoint.")
             return
 
-        def answered(stop: bool | None) -> None:
+        def on_answer(stop: bool | None) -> None:
             if stop:
-                self.app.request_stop()
+                self.app.run_controller.send_request("stop")
 
         self.app.push_screen(
             ConfirmDialog(
@@ -164,7 +164,7 @@ class RunScreen(IdaScreen):
                 yes="Stop",
                 no="Keep training",
             ),
-            answered,
+            on_answer,
         )
 
     def action_pause(self) -> None:
@@ -177,9 +177,9 @@ class RunScreen(IdaScreen):
         if paused is not None and paused.by == "judge":
             self.notify("The run is paused because of its judge. Answer the question first.")
         elif paused is not None or run_view.pause_requested:
-            self.app.send_run_request("go_on")
+            self.app.run_controller.send_request("go_on")
         else:
-            self.app.send_run_request("pause")
+            self.app.run_controller.send_request("pause")
             self.notify("Pausing after this step. Press p to resume.")
 
     def action_detach(self) -> None:
@@ -192,9 +192,9 @@ class RunScreen(IdaScreen):
                 "This run is already in another process; quitting the app does not stop it."
             )
         else:
-            self.app.hand_over()
+            self.app.run_controller.hand_over()
 
-    def action_hold(self) -> None:
+    def action_freeze(self) -> None:
         """Freeze or unfreeze the display; the run continues."""
         if self.app.run_view is None:
             self.notify("No run yet.")
@@ -208,11 +208,11 @@ class RunScreen(IdaScreen):
         """View the previous step."""
         self._view_step(-1)
 
-    def action_step_on(self) -> None:
+    def action_step_forward(self) -> None:
         """View the next step."""
         self._view_step(1)
 
-    def action_step_end(self) -> None:
+    def action_latest_step(self) -> None:
         """Return to the current state."""
         if self.app.run_view is not None:
             self.app.run_view.viewed_state = None

@@ -1,0 +1,328 @@
+"""Controller of the displayed run: start, open, follow, stop, and move to a background process.
+
+The app calls `tick` four times a second. It folds new records into the run's state and refreshes the active
+screen; nothing else crosses from the trainer's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textual.worker import Worker
+
+from ida_tui.engine.run.control import ResumeDecision
+from ida_tui.errors import IdaError
+from ida_tui.events.codec import EventError
+from ida_tui.events.types import (
+    MemorySampled,
+    RunEnded,
+    RunPaused,
+    TextGenerated,
+    TokensGenerated,
+)
+from ida_tui.runs.directory import RunDirectory
+from ida_tui.tui.chat_controller import STILL_LOADING
+from ida_tui.tui.run_view.sources import AttachedSource, LiveSource, ReplaySource
+from ida_tui.tui.run_view.watched import EventTypes, RunView
+from ida_tui.tui.screens.dialogs import QuitChoice
+
+if TYPE_CHECKING:
+    from ida_tui.config.schema import Config
+    from ida_tui.engine.run.background import BackgroundRun
+    from ida_tui.runs.control import ControlRequest
+    from ida_tui.tui.app import IdaApp
+
+LOW_PRIORITY_EVENTS: EventTypes = frozenset({TokensGenerated, TextGenerated, MemorySampled})
+"""Frequent events that are drawn on every second tick only."""
+LONG_RUN_BYTES = 64e6
+"""Size of an event log in bytes above which opening the run takes seconds and is announced."""
+QUIT_TIMEOUT_S = 20.0
+"""Longest wait for a stopping run to save its checkpoint before the app closes anyway."""
+RUN_IS_LIVE = "A run is live. Stop it first: press 2, then s."
+
+
+class RunController:
+    """Controls the run that the app displays, `app.run_view`."""
+
+    def __init__(self, app: IdaApp) -> None:
+        self._app = app
+        self.background_run: BackgroundRun | None = None
+        """The background process that took over a run of this app."""
+        self.quit_choice = QuitChoice.STAY
+        """What the user chose on quitting; the app closes after the run has stopped or moved."""
+        self._end_announced = False
+        self._pending_events: EventTypes = frozenset()
+        """Types of the events that the active screen has not shown yet."""
+
+    # -- starting and opening -----------------------------------------------------------------
+
+    def start(self, config: Config, key: str | None) -> None:
+        """Train an experiment in this process and show it.
+
+        Args:
+            config: the resolved experiment profile.
+            key: the judge's API key, if it needs one.
+        """
+        if self._app.run_view is not None and self._app.run_view.is_live:
+            self._app.notify(RUN_IS_LIVE, severity="warning")
+            return
+        if not self._app.chat_controller.close():
+            self._app.notify(STILL_LOADING)
+            return
+        from ida_tui.engine.session import Session
+
+        session = Session(config, key=key, argv=self._app.argv, interactive=True)
+        session.start()
+        self.show(RunView(LiveSource(session), started_at=self._app.clock()))
+
+    def open(self, path: Path) -> None:
+        """Replay the run in this directory, or follow it if another process is training it."""
+        self._run_worker(partial(self._open, path))
+
+    def _run_worker(self, work: Callable[[], Coroutine[None, None, None]]) -> Worker[None]:
+        """Run this in the background; cancels an earlier call that has not finished."""
+        return self._app.run_worker(work, group="open", exclusive=True)
+
+    async def _open(self, path: Path) -> None:
+        if self._app.run_view is not None and self._app.run_view.is_live:
+            self._app.notify(RUN_IS_LIVE, severity="warning")
+            return
+        from ida_tui.runs import owner
+        from ida_tui.runs.log.replay import Replay
+
+        directory, canceled = RunDirectory(path), threading.Event()
+        try:
+            self._announce_long_run(directory)
+            replay = await asyncio.to_thread(Replay.open, directory.events, canceled.is_set)
+        except asyncio.CancelledError:
+            # Another run is being opened, or the app is closing: stop reading this one.
+            canceled.set()
+            raise
+        except (OSError, EventError) as error:
+            self._app.show_error(
+                IdaError(f"could not read this run: {error}", f"check {directory.events}")
+            )
+            return
+        running = replay.final_state.ended is None and owner.is_alive(directory)
+        source = AttachedSource(directory, replay.offset) if running else ReplaySource(directory)
+        self.show(RunView(source, state=replay.final_state, replay=replay))
+
+    def _announce_long_run(self, directory: RunDirectory) -> None:
+        size = directory.events.stat().st_size
+        if size > LONG_RUN_BYTES:
+            self._app.notify(f"Opening a long run ({size / 1e6:,.0f} MB)…")
+
+    def show(self, run_view: RunView, *, in_front: bool = True) -> None:
+        """Show a run on all screens, and switch to the run screen if `in_front`."""
+        self._app.run_view = run_view
+        self._app.frozen = False
+        # Do not announce the end of a run that was opened from disk.
+        self._end_announced = run_view.source.kind == "replay"
+        if self._app.current_mode == "run" or not in_front:
+            self._app.refresh_screen()
+        else:
+            self._app.switch_mode("run")
+
+    def check_if_resumed(self) -> None:
+        """Follow the displayed run again if another process has resumed it."""
+        run_view = self._app.run_view
+        if run_view is None or run_view.in_progress or run_view.viewed_state is not None:
+            return
+        directory = run_view.source.directory
+        workers = self._app.workers
+        if directory is None or any(w.group == "open" and not w.is_finished for w in workers):
+            return
+        from ida_tui.runs import owner
+
+        if owner.is_alive(RunDirectory(directory)):
+            self._run_worker(partial(self._follow_resumed_run, RunDirectory(directory)))
+
+    async def _follow_resumed_run(self, directory: RunDirectory) -> None:
+        """Follow a finished run that another process has resumed, without switching screens."""
+        from ida_tui.runs.log.replay import Replay
+
+        try:
+            replay = await asyncio.to_thread(Replay.open, directory.events)
+        except (OSError, EventError):
+            return  # keep showing the state read before
+        if replay.final_state.ended is None:
+            source = AttachedSource(directory, replay.offset)
+            self.show(RunView(source, state=replay.final_state, replay=replay), in_front=False)
+
+    # -- requests to the run ------------------------------------------------------------------
+
+    def send_request(self, request: ControlRequest) -> None:
+        """Request that the displayed run, here or in another process, pause, resume, or stop."""
+        run_view = self._app.run_view
+        if run_view is None:
+            return
+        if isinstance(run_view.source, LiveSource):
+            session = run_view.source.session
+            {
+                "stop": session.request_stop,
+                "pause": session.request_pause,
+                "go_on": session.request_resume,
+            }[request]()
+        elif run_view.directory is not None:
+            from ida_tui.runs import control
+
+            try:
+                control.send_request(RunDirectory(run_view.directory), request)
+            except OSError as error:
+                self._app.show_error(
+                    IdaError(f"could not send the request: {error.strerror or error}")
+                )
+                return
+        if request == "stop":
+            run_view.stop_requested = True
+            run_view.handing_over = False
+        run_view.pause_requested = request == "pause"
+        self._app.refresh_screen()
+
+    def hand_over(self, *, quit_app: bool = False) -> None:
+        """Move the live run to a background process after the current step.
+
+        Args:
+            quit_app: whether to close the app afterwards; otherwise it follows the background process.
+        """
+        run_view = self._app.run_view
+        if run_view is None or not isinstance(run_view.source, LiveSource) or not run_view.is_live:
+            return
+        if run_view.state.pause is not None and run_view.state.pause.by == "judge":
+            self._app.notify("The run is paused because of its judge. Answer the question first.")
+            return
+        if run_view.stop_requested:
+            self._app.notify("The run is stopping and saving a checkpoint.")
+            return
+        self.quit_choice = QuitChoice.DETACH if quit_app else QuitChoice.STAY
+        run_view.handing_over = True
+        run_view.source.session.request_hand_over()
+        self._app.notify("Moving to the background after this step. Press s to stop instead.")
+        self._app.refresh_screen()
+
+    def _finish_hand_over(self, run_view: RunView) -> None:
+        """Start the background process, unless the run finished or failed before the handover."""
+        self._end_announced = True
+        ended = run_view.state.ended
+        if ended is None or ended.status != "interrupted" or run_view.directory is None:
+            self._finish(run_view, quit_app=self.quit_choice is not QuitChoice.STAY)
+            return
+        quit_app = self.quit_choice is QuitChoice.DETACH
+        directory = RunDirectory(run_view.directory)
+        self._run_worker(partial(self._start_background_run, directory, quit_app=quit_app))
+
+    async def _start_background_run(self, directory: RunDirectory, *, quit_app: bool) -> None:
+        from ida_tui.engine.run.background import hand_over
+
+        def start_process() -> BackgroundRun:
+            # Set by the thread itself: the app may close while the process starts.
+            self.background_run = hand_over(directory)
+            return self.background_run
+
+        self._app.notify("Starting background process…", timeout=10)
+        try:
+            background_run = await asyncio.to_thread(start_process)
+        except IdaError as error:
+            self._app.show_error(error)
+            return
+        if quit_app:
+            self._app.exit()
+            return
+        first, *rest = background_run.status_lines()
+        self._app.notify("\n".join([first, rest[0].strip()]), timeout=15)
+        self.open(directory.path)
+
+    def stop_and_quit(self) -> None:
+        """Stop a live run, wait for its checkpoint, and close the app."""
+        self.quit_choice = QuitChoice.STOP
+        if self._app.run_view is None or not self._app.run_view.is_live:
+            self._app.quit_now()
+            return
+        self.send_request("stop")
+        self._app.notify(
+            "Stopping and saving a checkpoint… Press q to quit immediately.", timeout=60
+        )
+        self._app.set_timer(QUIT_TIMEOUT_S, self._app.quit_now)
+
+    # -- updates ------------------------------------------------------------------------------
+
+    def tick(self, *, skip_low_priority: bool = False) -> None:
+        """Fold new records and refresh the active screen.
+
+        Args:
+            skip_low_priority: postpone the events in `LOW_PRIORITY_EVENTS` to the next tick, because drawing
+                delays the trainer.
+        """
+        run_view = self._app.run_view
+        if run_view is None:
+            return
+        changed, more_waiting = run_view.fold_new_records()
+        if more_waiting:
+            # Handle key presses first, then read on.
+            self._app.call_later(self.tick)
+        self._pending_events |= changed
+        postpone = (
+            skip_low_priority
+            and self._pending_events <= LOW_PRIORITY_EVENTS
+            and run_view.state.phase != "judge"
+        )
+        has_news = bool(self._pending_events) or run_view.in_progress
+        if not self._app.frozen and not postpone and has_news:
+            self._app.refresh_screen(self._pending_events)
+            self._pending_events = frozenset()
+        if RunPaused in changed:
+            run_view.pause_requested = False
+            if run_view.is_live:
+                self._ask_how_to_resume(run_view)
+        if run_view.handing_over and not run_view.in_progress:
+            # The run's lock is free only after the trainer's thread has ended, later than the last event.
+            if run_view.source.finished:
+                run_view.handing_over = False
+                self._finish_hand_over(run_view)
+            return
+        if not self._end_announced and (run_view.source.finished or RunEnded in changed):
+            self._end_announced = True
+            self._finish(run_view, quit_app=self.quit_choice is QuitChoice.STOP)
+
+    def _ask_how_to_resume(self, run_view: RunView) -> None:
+        """Ask how to resume a run that is paused because of its judge."""
+        from ida_tui.tui.screens.paused import PausedDialog, key_finder
+
+        pause = run_view.state.pause
+        if (
+            pause is None
+            or pause.by != "judge"
+            or not isinstance(run_view.source, LiveSource)
+            or self.quit_choice is QuitChoice.STOP
+        ):
+            return
+        session = run_view.source.session
+
+        def on_answer(answer: ResumeDecision | None) -> None:
+            if answer is not None:
+                session.resume_with(answer)
+            else:
+                self.send_request("stop")
+
+        self._app.push_screen(
+            PausedDialog(pause, session.judge, session.budget, key_finder(Path.cwd())), on_answer
+        )
+
+    def _finish(self, run_view: RunView, *, quit_app: bool) -> None:
+        """After the end of the run, close the app or show why the run failed."""
+        self._app.refresh_screen()
+        if quit_app:
+            self._app.quit_now()
+            return
+        if run_view.error is not None:
+            self._app.show_error(run_view.error)
+            return
+        ended = run_view.state.ended
+        if ended is not None and ended.status not in ("done", "interrupted"):
+            log = f"run directory: {run_view.directory}" if run_view.directory else ""
+            self._app.show_error(IdaError(ended.message, f"{ended.hint}\n{log}".strip()))
