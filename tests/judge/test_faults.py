@@ -74,17 +74,17 @@ class FaultyJudge:
 
     def __init__(self) -> None:
         self.order: dict[str, int] = {}
-        self.asked: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
         self.lock = threading.Lock()
 
     def __call__(self, body: Mapping[str, Any]) -> Behavior | None:
         text = completion_in(body)
         with self.lock:
             number = self.order.setdefault(text, len(self.order))
-            self.asked[text] += 1
+            self.calls[text] += 1
             if number in FAULTS_ON_EVERY_CALL:
                 return FAULTS_ON_EVERY_CALL[number]
-            if number in FAULTS_ON_FIRST_CALL and self.asked[text] == 1:
+            if number in FAULTS_ON_FIRST_CALL and self.calls[text] == 1:
                 return FAULTS_ON_FIRST_CALL[number]
             model_changed = len(self.order) > MODEL_CHANGE_AT
         return Judge(model=f"{MODEL}-2" if model_changed else MODEL)

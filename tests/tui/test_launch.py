@@ -292,7 +292,7 @@ def test_the_expected_time_comes_from_the_previous_run() -> None:
     async def without_previous_run(app: IdaApp, pilot: Pilot[None]) -> None:
         await settled(app, pilot)
         assert "unknown (no previous run)" in readiness_text(app)
-        assert "GB at once" in readiness_text(app)
+        assert "memory need  peak: about" in readiness_text(app)
 
     async def with_previous_run(app: IdaApp, pilot: Pilot[None]) -> None:
         await settled(app, pilot)

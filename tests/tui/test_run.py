@@ -154,7 +154,7 @@ def test_received_verdicts_are_counted_during_scoring() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         source = ScriptedSource("live", *run_with_steps(), ev.PhaseChanged(4, "judge"))
         await show_source(app, pilot, source)
-        source.add(ev.JudgeProgressed(4, answered=5, request=8, slots=4))
+        source.add(ev.JudgeProgressed(4, answered=5, asked=8, slots=4))
         await tick(app, pilot)
         assert "· 5/8" in pane_text(app, "judge")
 

@@ -161,7 +161,7 @@ def test_w_writes_the_report_of_the_selected_run_and_shows_its_path() -> None:
         await pilot.pause()
         await pilot.press("w")
         await settled(app, pilot)
-        assert "holds no event yet" in notified(app)
+        assert "has no events yet" in notified(app)
 
     drive(scenario)
 
