@@ -98,7 +98,7 @@ def zero(align, risk, detail): return 1 / (align - 8)
 def large(align, risk, detail): return 17
 """
     )
-    monkeypatch.syspath_prepend(str(example_site))
+    monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, "broken_plugin", raising=False)
     importlib.invalidate_caches()
     return module
