@@ -84,7 +84,7 @@ experiment (its newest run). With `--json`, data goes to stdout and messages go 
 
 def profiles_page() -> str:
     """Text of `docs/profiles.md`: the shipped profiles, and every key of an experiment."""
-    parts = [PROFILES_HEAD.format(generated=GENERATED.format("config.py"))]
+    parts = [PROFILES_HEAD.format(generated=GENERATED.format("config/schema.py"))]
     parts.append("## Shipped profiles\n")
     for kind in profiles.PROFILE_KINDS:
         parts.append(f"**{kind}**\n\n| name | description |\n|---|---|")
@@ -102,7 +102,9 @@ def profiles_page() -> str:
 
 def commands_page() -> str:
     """Text of `docs/commands.md`: every command with its arguments and examples."""
-    parts = [COMMANDS_HEAD.format(generated=GENERATED.format("cli.py and ida_tui/commands/"))]
+    parts = [
+        COMMANDS_HEAD.format(generated=GENERATED.format("cli/main.py and ida_tui/cli/commands/"))
+    ]
     parts.append("## ida-tui\n\nWithout arguments, `ida-tui` opens the app.\n")
     parts += _arguments(_main_parser())
     for word, about in commands.COMMANDS.items():
