@@ -163,9 +163,9 @@ class JudgeService:
 
     @property
     def cache_status(self) -> str:
-        """One line for the log, such as ``Judge cache enabled (1,234 verdicts, /path)``."""
+        """One line for the log, such as `Judge cache enabled (1,234 verdicts, /path)`."""
         if self._plugin is not None and self._plugin.version is None:
-            return f"Judge cache off: the plugin {self._plugin.description} states no version"
+            return f"Judge cache off: the plugin {self._plugin.description} has no version"
         if self._cache is None or not self._cache.enabled:
             return "Judge cache off"
         return self._cache_status

@@ -134,21 +134,24 @@ def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPromp
     if options.prompts:
         loaded = load_prompts(options.prompts, options.kind)
     elif options.kind:
-        raise UsageError("--kind needs --prompts", "the run's own prompts state their kind")
+        raise UsageError(
+            "--kind needs --prompts",
+            "add --prompts FILE; the run's own prompts already have a kind",
+        )
     else:
         loaded = EvaluationPrompts(
             f"{config.prompts.name}, held out", tuple(config.prompts.held_out())
         )
         if not loaded.prompts:
             raise UsageError(
-                "the run has no held-out prompts", "name other prompts with --prompts FILE"
+                "the run has no held-out prompts", "choose other prompts with --prompts FILE"
             )
     selected = loaded.without_trained(config.prompts.train())
     skipped = len(loaded.prompts) - len(selected.prompts)
     if not selected.prompts:
         raise UsageError(
             "the run was trained on all of these prompts",
-            "name other prompts with --prompts FILE",
+            "choose other prompts with --prompts FILE",
         )
     note = f"{skipped} of {len(loaded.prompts)} prompts skipped: duplicates, or used in training"
     return selected, [note] if skipped else []

@@ -45,10 +45,10 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=FORMATS,
-        help="number format of the weights of --merged or --gguf (default: the run's format)",
+        help="with --merged or --gguf: data type of the weights (default: the run's)",
     )
     parser.add_argument(
-        "--output", metavar="DIR", help="folder to write (default: export/ in the run directory)"
+        "--output", metavar="DIR", help="output folder (default: export/ in the run directory)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing export")
     parser.add_argument(
@@ -115,12 +115,15 @@ def run(options: Namespace) -> ExitCode:
 def _check_options(options: Namespace, config: Config, kind: ExportKind) -> None:
     if kind == "adapter" and config.training.method != "lora":
         raise UsageError(
-            "this run trained all weights and has no adapter", "export the full model with --merged"
+            "this run has no adapter, because it trained all weights",
+            "export the full model with --merged",
         )
     if kind == "adapter" and options.dtype:
-        raise UsageError("--dtype needs --merged or --gguf", "an adapter is always float32")
+        raise UsageError(
+            "--dtype needs --merged or --gguf", "remove --dtype; an adapter is always float32"
+        )
     if options.public and not options.push:
-        raise UsageError("--public needs --push")
+        raise UsageError("--public needs --push", "add --push REPO, or remove --public")
 
 
 def _write_export(
@@ -176,7 +179,8 @@ def _write_export(
         )
     except OSError as error:
         raise IdaError(
-            f"could not write the export: {error.strerror or error}", "the target was not changed"
+            f"could not write the export: {error.strerror or error}",
+            "the output folder was not changed; fix the problem, or choose another folder with --output",
         ) from None
     return comparison, summary
 

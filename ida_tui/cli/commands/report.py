@@ -26,7 +26,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--output", metavar="FILE", help="HTML file or folder to write (default: the run directory)"
     )
-    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    parser.add_argument("--open", action="store_true", help="open the report in the browser")
     parser.add_argument("--json", action="store_true", help="print the paths of the files as JSON")
 
 

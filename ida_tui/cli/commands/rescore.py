@@ -87,12 +87,12 @@ def _parse_options(arguments: list[str]) -> tuple[str, dict[str, float], RewardS
             if scale is None:
                 raise UsageError(
                     f"scale_rewards must be one of {', '.join(get_args(RewardScale))}, not {quoted(value)}",
-                    "leave it out to use the run's own value",
+                    "choose one of these, or remove scale_rewards= to use the run's value",
                     where="command line",
                 )
         else:
             raise UsageError(
-                f"{quoted(argument)} cannot be changed here",
+                f"rescore does not accept {quoted(argument)}",
                 "use formula=…, weights.align=…, weights.risk=…, weights.detail=…, scale_rewards=…",
                 where="command line",
             )
