@@ -6,25 +6,20 @@ uv run python scripts/write_reference.py
 """
 
 from __future__ import annotations
+
+import argparse
+import types
 from collections.abc import Iterator
-from ida_tui.cli import commands
-from ida_tui.cli.main import _main_parser
-from ida_tui.cli.main import command_parser
-from ida_tui.config import listing
-from ida_tui.config import profiles
-from ida_tui.config import schema
 from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
-from typing import Annotated
-from typing import Any
-from typing import Literal
-from typing import Union
-from typing import get_args
-from typing import get_origin
-import argparse
-import types
+
+from ida_tui.cli import commands
+from ida_tui.cli.main import _main_parser, command_parser
+from ida_tui.config import listing, profiles, schema
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GENERATED = "<!-- Written by scripts/write_reference.py; change ida_tui/{} instead. -->"

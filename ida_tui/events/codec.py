@@ -1,4 +1,4 @@
-"""JSON codec of events: one line of ``events.jsonl`` per record.
+"""JSON codec of events: one line of `events.jsonl` per record.
 
     {"v": 1, "seq": 17, "time": "2026-01-31T01:02:03.004Z", "type": "StepFinished", ...fields}
 
@@ -65,7 +65,7 @@ def encode(record: Record) -> str:
 
 
 def decode(line: str) -> Record:
-    """The record in a line of ``events.jsonl``.
+    """The record in a line of `events.jsonl`.
 
     Raises:
         EventError: the line is incomplete, is not a JSON object, has an unknown version or type, or contains
@@ -120,13 +120,13 @@ def _find_impossible_value(event: Event) -> str:
         if not 1 <= event.generations <= MAX_ROLLOUT_ROWS // max(1, prompts):
             return "generations: the number of completions in the rollout is out of range"
         if not len(event.prompt_ids) == len(event.kinds) == prompts:
-            return "prompts: the number of prompts, ids and kinds differs"
+            return "prompts: the numbers of prompts, ids and kinds differ"
     if (
         isinstance(event, CompletionScored | StepFinished)
         and event.r_ida is not None
         and None in (event.align, event.risk, event.detail)
     ):
-        return "r_ida: it is set, but an axis is null"
+        return "r_ida: must be null if an axis is null"
     return ""
 
 
@@ -148,7 +148,7 @@ def _is_in_range(value: object) -> bool:
 
 
 def parse_line(line: str) -> dict[str, Any]:
-    """A line as a JSON object of the current version: ``seq``, ``time``, ``type`` and unvalidated fields.
+    """A line as a JSON object of the current version: `seq`, `time`, `type` and unvalidated fields.
 
     Raises:
         NewerVersionError: the line was written by a newer version of ida-tui.

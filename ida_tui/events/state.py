@@ -1,4 +1,4 @@
-"""State of one training run, computed as a pure fold over its events.
+"""State of one training run, computed from its events by a pure function.
 
 Only `fold(state, record)` creates a new `RunState`, so a run looks the same live, attached and replayed
 from disk. Screens and printers read nothing but this state.

@@ -1,6 +1,6 @@
 """Events of a training run: frozen, typed dataclasses.
 
-The trainer emits events, the run directory stores them (one JSON object per line in ``events.jsonl``, see
+The trainer emits events, the run directory stores them (one JSON object per line in `events.jsonl`, see
 `codec`), and every screen, printer and report is a fold over them. An event never changes after it is
 emitted.
 """

@@ -1,4 +1,4 @@
-"""Requests to pause, resume or stop a run in another process: ``control.json`` in its run directory.
+"""Requests to pause, resume or stop a run in another process: `control.json` in its run directory.
 
 Only the user who owns the run may write the file. A file that another user could have written is removed and
 ignored.

@@ -1,8 +1,8 @@
-"""Run directories, ``outputs/<experiment>/<run-id>/``: their paths and their creation.
+"""Run directories, `outputs/<experiment>/<run-id>/`: their paths and their creation.
 
-A run directory contains ``config.yaml`` (the resolved profile, which reproduces the run), ``manifest.json``,
-``events.jsonl`` (from which everything else can be rebuilt), ``completions.jsonl``, ``checkpoints/``,
-``adapter/`` or ``model/`` (the final weights) and ``logs/``. ``outputs/<experiment>/latest`` links to the
+A run directory contains `config.yaml` (the resolved profile, which reproduces the run), `manifest.json`,
+`events.jsonl` (from which everything else can be rebuilt), `completions.jsonl`, `checkpoints/`,
+`adapter/` or `model/` (the final weights) and `logs/`. `outputs/<experiment>/latest` links to the
 newest run.
 """
 
@@ -50,7 +50,7 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """Checkpoints, ``checkpoint-<step>/``."""
+        """Checkpoints, `checkpoint-<step>/`."""
         return self.path / "checkpoints"
 
     @property
@@ -100,7 +100,7 @@ def create_run_directory(
     except OSError as error:
         raise UsageError(
             f"cannot create a run directory in {parent}: {error.strerror or error}",
-            "make the folder writable, or choose another one with output_dir=PATH",
+            "make the folder writable, or choose another folder with output_dir=PATH",
         ) from None
     point_latest(directory)
     return directory
@@ -112,11 +112,11 @@ def _create_unique(parent: Path, stamp: str) -> Path:
         with contextlib.suppress(FileExistsError):
             path.mkdir()
             return path
-    raise FileExistsError(f"too many runs named {stamp}")
+    raise FileExistsError(f"it already has a directory for every run name of {stamp}")
 
 
 def point_latest(directory: RunDirectory) -> None:
-    """Move the ``latest`` link to this run atomically; skipped if the file system has no links."""
+    """Move the `latest` link to this run atomically; skipped if the file system has no links."""
     parent = directory.path.parent
     temporary = parent / f".latest-{os.getpid()}"
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Ownership of a run: the process that trains it, recorded in ``owner.json`` and protected by a lock."""
+"""Ownership of a run: the process that trains it, recorded in `owner.json` and protected by a lock."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _acquire_lock(directory: RunDirectory) -> TextIO:
         lock.close()
         raise UsageError(
             f"another process is training {display_path(directory.path)}",
-            f"watch it: ida-tui attach {display_path(directory.path)}",
+            f"watch the run: ida-tui attach {display_path(directory.path)}",
         ) from None
     except OSError:
         pass  # the file system has no locks; owner.json is the only protection

@@ -41,10 +41,13 @@ def find_resume_point(directory: RunDirectory) -> ResumePoint:
     if irregular := _irregular_entry(directory.path):
         raise UsageError(
             f"{irregular} in {shown} is not a regular file or folder",
-            "replace the link with a copy: a resumed run writes to its files",
+            f"replace {irregular} with a regular copy; a resumed run writes to the files in its directory",
         )
     if owner.is_alive(directory):
-        raise UsageError(f"another process is training {shown}", "stop that process first")
+        raise UsageError(
+            f"another process is training {shown}",
+            f"stop that process first: ida-tui attach {shown} --stop",
+        )
     state = read_final_state(directory)
     if state.ended is not None and state.ended.status == "done":
         raise UsageError(

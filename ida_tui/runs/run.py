@@ -31,7 +31,7 @@ class Run:
     state: RunState
     """The state after its last event: everything that the app and the printed lines show."""
     status: RunStatus
-    """``done``, ``live``, ``died``, ``interrupted``, ``failed``, ``judge_unavailable``, …"""
+    """`done`, `live`, `died`, `interrupted`, `failed`, `judge_unavailable`, …"""
 
     @property
     def name(self) -> str:
@@ -92,7 +92,7 @@ class Run:
         """The resolved profile.
 
         Raises:
-            UsageError: its ``config.yaml`` is missing or damaged.
+            UsageError: its `config.yaml` is missing or damaged.
         """
         if isinstance(self._config_or_error, UsageError):
             raise self._config_or_error

@@ -30,12 +30,12 @@ class TrainedWeights:
 
     @property
     def label(self) -> str:
-        """A label such as ``step 40, adapter`` or ``step 12 of 40, checkpoint-12``."""
+        """A label such as `step 40, adapter` or `step 12 of 40, checkpoint-12`."""
         return f"{self.step_label}, {self.path.name}"
 
     @property
     def step_label(self) -> str:
-        """A label such as ``step 40``, or ``step 12 of 40`` if more steps were planned."""
+        """A label such as `step 40`, or `step 12 of 40` if more steps were planned."""
         steps = self.state.run.steps if self.state.run else self.step
         return f"step {self.step}" + ("" if self.is_final or steps == self.step else f" of {steps}")
 
@@ -65,8 +65,9 @@ def find_weights(directory: RunDirectory, config: Config) -> TrainedWeights:
     newest, rejected = newest_valid_checkpoint(directory, state.run.run_id if state.run else "")
     if newest is not None:
         return TrainedWeights(newest.path, newest.step, False, state)
-    reason = f": {rejected[0].path.name} cannot be used, {rejected[0].reason}" if rejected else ""
+    reason = f" ({rejected[0].path.name}: {rejected[0].reason})" if rejected else ""
     raise UsageError(
         f"{shown} has no trained weights{reason}",
-        "a run saves its weights at the end, and when it is paused or stopped",
+        "a run saves its weights when it is paused, stopped or complete;\n"
+        f"to resume it: ida-tui resume {shown}",
     )

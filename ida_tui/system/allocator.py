@@ -2,7 +2,7 @@
 
 A training step on the CPU frees and allocates the same large blocks thousands of times. By default glibc
 maps and unmaps each of them, and the kernel zeroes every page each time; on a virtual machine that can
-take most of the time of a step. Three calls of ``mallopt(3)`` make glibc reuse freed blocks within the
+take most of the time of a step. Three calls of `mallopt(3)` make glibc reuse freed blocks within the
 process. Other allocators and operating systems are not affected.
 """
 

@@ -1,6 +1,6 @@
 """Memory limit of this process: the memory of the machine, or a lower limit of a Linux control group.
 
-The kernel's figures of this process, ``/proc/self/status``, are read here too.
+The kernel's figures of this process, `/proc/self/status`, are read here too.
 """
 
 from __future__ import annotations

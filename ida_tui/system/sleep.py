@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 def prevent_sleep() -> Iterator[bool]:
     """Keep a Mac awake inside the block; yields whether caffeinate was started.
 
-    ``-i`` prevents idle sleep, ``-s`` prevents all sleep on mains power, and ``-w`` makes caffeinate end
+    `-i` prevents idle sleep, `-s` prevents all sleep on mains power, and `-w` makes caffeinate end
     when this process ends, for any reason. A Mac with a closed lid on battery still sleeps.
     """
     caffeinate = shutil.which("caffeinate") if sys.platform == "darwin" else None

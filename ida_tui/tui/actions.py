@@ -1,4 +1,4 @@
-"""Table of all user actions: source of the key bindings, the footer, the palette, and the help.
+"""Table of all user actions, from which the key bindings, footer, palette, and help are built.
 
 An action belongs to one screen or to all screens. The method `action_<id>` of that screen runs it (of the app
 if it belongs to all screens). `tests/tui/test_actions.py` checks that every action has its method.
@@ -30,7 +30,7 @@ class Action:
     """One user action.
 
     Args:
-        id: name of the action; the method ``action_<id>`` runs it.
+        id: name of the action; the method `action_<id>` runs it.
         keys: key names as Textual spells them; the footer and the help show the first.
         label: one or two words, for the footer and the palette.
         help: one sentence, for the palette and the help.
@@ -72,18 +72,18 @@ ACTIONS: tuple[Action, ...] = (
     Action("back", ("escape",), "Back", "Close the search, the maximized pane, or this screen."),
     Action("command_palette", ("ctrl+p",), "Palette", "Search all actions by name.", footer=True),
     Action("change_theme", ("t",), "Theme", "Choose the colors: dark, light, or the terminal's."),
-    Action("quit", ("q", "ctrl+q"), "Quit", "Close the app; it asks first if a run is live.",
+    Action("quit", ("q", "ctrl+q"), "Quit", "Close the app; you must confirm if a run is live.",
            footer=True),
     # -- launch -------------------------------------------------------------------------------
     Action("start", ("enter",), "Start", "Train with the selected model, experiment, and judge.",
            "launch", footer=True),
-    Action("edit", ("e",), "Edit", "Change the value under the cursor for the next run.",
+    Action("edit", ("e",), "Edit", "Change the selected setting for the next run.",
            "launch", footer=True),
-    Action("undo", ("u",), "Undo", "Restore the profile's value for the key under the cursor.",
+    Action("undo", ("u",), "Undo", "Reset the selected setting to the profile's value.",
            "launch"),
-    Action("undo_all", ("U",), "Undo all", "Restore the profile's values for all edited keys.",
+    Action("undo_all", ("U",), "Undo all", "Reset all edited settings to the profile's values.",
            "launch", key_label="U"),
-    Action("filter", ("slash",), "Filter", "Show only the entries of this list that contain a text.",
+    Action("filter", ("slash",), "Filter", "Filter this list by text.",
            "launch", True, "/"),
     Action("recheck", ("r",), "Recheck", "Check the device, model, API key, and disk again.",
            "launch"),
@@ -97,7 +97,7 @@ ACTIONS: tuple[Action, ...] = (
            footer=True),
     Action("detach", ("d",), "Detach", "Continue the training in a background process.",
            "run", footer=True),
-    Action("freeze", ("space",), "Freeze", "Stop or resume updating the display; training continues.",
+    Action("freeze", ("space",), "Freeze", "Freeze or unfreeze the display; training continues.",
            "run", True),
     Action("pane('progress')", ("P",), "Progress", "Maximize or restore the Progress pane.", "run"),
     Action("pane('scores')", ("S",), "Scores", "Maximize or restore the Scores pane.", "run"),
@@ -106,14 +106,14 @@ ACTIONS: tuple[Action, ...] = (
     Action("pane('health')", ("H",), "Health", "Maximize or restore the Health pane.", "run"),
     Action("pane('log')", ("L",), "Log", "Maximize or restore the Log pane.", "run"),
     Action("hide_pane", ("x",), "Hide pane",
-           "Remove the focused pane from the screen; its capital letter shows it again.", "run", True),
+           "Hide the focused pane; press its capital letter to show it again.", "run", True),
     Action("show_panes", ("X",), "Show all", "Show all hidden panes, and restore a maximized pane.",
            "run", key_label="X"),
     Action("step_back", ("left_square_bracket",), "Step back",
            "Show the run as it was one step earlier.", "run", key_label="["),
     Action("step_forward", ("right_square_bracket",), "Step forward",
            "Show the run as it was one step later.", "run", key_label="]"),
-    Action("latest_step", ("backslash",), "Latest step", "Show the current state of the run again.",
+    Action("latest_step", ("backslash",), "Latest step", "Return to the latest step of the run.",
            "run", key_label="\\"),
     # -- completions --------------------------------------------------------------------------
     Action("next_step", ("n",), "Next step",
@@ -127,27 +127,27 @@ ACTIONS: tuple[Action, ...] = (
            "Sort by reward, highest first; press again to reverse.", "completions", True),
     Action("sort_advantage", ("a",), "By advantage",
            "Sort by advantage, highest first; press again to reverse.", "completions"),
-    Action("sort_group", ("u",), "By group", "Sort by group, in order of generation.",
+    Action("sort_group", ("u",), "By group", "Sort by group, in the order of generation.",
            "completions"),
     Action("side_by_side", ("v",), "Side by side",
            "Show all completions of the selected group in columns.", "completions", footer=True),
     Action("search", ("slash",), "Search",
-           "Show only completions with these words; n and N search other steps.",
+           "Filter completions by words; n and N search other steps.",
            "completions", True, "/"),
     Action("copy", ("y",), "Copy", "Copy the completion and its scores to the clipboard.",
            "completions"),
     Action("save", ("w",), "Save", "Write the completion to a file in the run directory.",
            "completions"),
-    Action("agree", ("plus",), "Agree", "Mark these scores as right; the mark is saved with the run.",
+    Action("agree", ("plus",), "Agree", "Mark the selected completion's scores as right.",
            "completions", key_label="+"),
     Action("disagree", ("minus",), "Disagree",
-           "Mark these scores as wrong; the mark is saved with the run.",
+           "Mark the selected completion's scores as wrong.",
            "completions", key_label="-"),
-    Action("clear_mark", ("0",), "Clear", "Remove your mark from these scores.", "completions"),
+    Action("clear_mark", ("0",), "Clear", "Remove your mark from the selected completion.", "completions"),
     # -- runs ---------------------------------------------------------------------------------
     Action("open", ("enter",), "Open", "Replay the run, or follow it if it is live.",
            "runs", footer=True),
-    Action("filter", ("slash",), "Filter", "Show only the runs that contain these words.",
+    Action("filter", ("slash",), "Filter", "Filter this list by words.",
            "runs", True, "/"),
     Action("reload", ("r",), "Reload", "Read the run directories from disk again.",
            "runs", footer=True),
@@ -161,7 +161,7 @@ ACTIONS: tuple[Action, ...] = (
            footer=True),
     # -- compare ------------------------------------------------------------------------------
     Action("next_curve", ("n",), "Next curve",
-           "Show the next metric alone; after the last one, show all of them.",
+           "Show the next metric alone; after the last metric, show all.",
            "compare", footer=True),
     Action("previous_curve", ("N",), "Previous curve", "Show the previous metric alone.", "compare",
            key_label="N"),
@@ -170,9 +170,9 @@ ACTIONS: tuple[Action, ...] = (
     # -- sweep --------------------------------------------------------------------------------
     Action("open", ("enter",), "Open", "Replay the run, or follow it if it is live.",
            "sweep", footer=True),
-    Action("next_sweep", ("n",), "Older sweep", "Show the sweep that was started before this one.",
+    Action("next_sweep", ("n",), "Older sweep", "Show the next older sweep.",
            "sweep", footer=True),
-    Action("previous_sweep", ("N",), "Newer sweep", "Show the sweep that was started after this one.",
+    Action("previous_sweep", ("N",), "Newer sweep", "Show the next newer sweep.",
            "sweep", key_label="N"),
     # -- chat ---------------------------------------------------------------------------------
     Action("write", ("enter",), "Write", "Type a message to both models; Enter sends it.", "chat"),
@@ -183,7 +183,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("greedy", ("ctrl+g",), "Greedy", "Switch between greedy decoding and sampling.",
            "chat", footer=True),
     Action("save_messages", ("ctrl+s",), "Save",
-           "Write the messages to a file of prompts for the next experiment.", "chat", footer=True),
+           "Save the messages as prompts for the next experiment.", "chat", footer=True),
     Action("new_conversation", ("ctrl+n",), "New", "Clear the messages and start a new conversation.",
            "chat", footer=True),
 )  # fmt: skip

@@ -35,7 +35,7 @@ def run_app(
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
         raise UsageError(
-            "the app needs a terminal; stdin, stdout or stderr is not one",
+            "the app needs a terminal; stdin, stdout or stderr is not a terminal",
             "train without the app: ida-tui --run PROFILE; list all commands: ida-tui --help",
         )
     if os.environ.get("TERM") == "dumb":
@@ -86,5 +86,5 @@ def _print_result(run_view: RunView | None) -> None:
     while run_view.fold_new_records().more_waiting:
         pass
     ended = run_view.state.ended
-    outcome = ended.message if ended else "closed before the run had stopped"
+    outcome = ended.message if ended else "the app closed before the run had stopped"
     print(f"{outcome} · {Path(run_view.directory)}")

@@ -194,7 +194,9 @@ class RunController:
         if run_view is None or not isinstance(run_view.source, LiveSource) or not run_view.is_live:
             return
         if run_view.state.pause is not None and run_view.state.pause.by == "judge":
-            self._app.notify("The run is paused because of its judge. Answer the question first.")
+            self._app.notify(
+                "The run is paused because of its judge. Choose how to continue first."
+            )
             return
         if run_view.stop_requested:
             self._app.notify("The run is stopping and saving a checkpoint.")
@@ -202,7 +204,9 @@ class RunController:
         self.quit_choice = QuitChoice.DETACH if quit_app else QuitChoice.STAY
         run_view.handing_over = True
         run_view.source.session.request_hand_over()
-        self._app.notify("Moving to the background after this step. Press s to stop instead.")
+        self._app.notify(
+            "The run moves to the background after this step. Press s to stop instead."
+        )
         self._app.refresh_screen()
 
     def _finish_hand_over(self, run_view: RunView) -> None:

@@ -63,7 +63,7 @@ def test_a_run_is_found_by_its_folder_its_id_or_its_experiment(name: str) -> Non
 
 
 def test_the_error_for_an_unknown_run_explains_how_to_name_a_run() -> None:
-    with pytest.raises(UsageError, match=r"there is no run \*") as raised:
+    with pytest.raises(UsageError, match=r"there is no run named \*") as raised:
         find_run("*", OUTPUTS)
     assert "latest" in raised.value.hint
 

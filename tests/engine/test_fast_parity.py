@@ -379,7 +379,10 @@ def test_an_unsupported_model_is_trained_with_trls_code_and_the_log_says_so(
         "training.max_completion_length=8", "evaluation.enabled=false",
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert "Fast step is off, using TRL's code: the model uses sliding-window attention" in done.out
+    assert (
+        "The fast step is off; TRL's code is used instead: the model uses sliding-window attention"
+        in done.out
+    )
 
 
 # --- the overridden TRL methods ------------------------------------------------------------

@@ -140,7 +140,7 @@ def test_a_run_that_is_tried_over_its_limit_saves_every_step() -> None:
     run.kill()
     run.communicate()
     warning = next(e["text"] for e in events if e["type"] == "Noticed" and e["source"] == "memory")
-    assert "the limit is 9.0 GB: every step is saved" in str(warning)
+    assert "the limit is 9.0 GB; a checkpoint is saved after every step" in str(warning)
     assert find_resume_point(RunDirectory(Path("outputs/quickstart/latest").resolve())).step == 1
 
 

@@ -152,7 +152,8 @@ def test_memory_growth_is_reported_with_the_steps_left_until_the_limit() -> None
     (alert,) = raised_alerts(with_memory(bytes_per_step=40e6))
     assert (alert.rule, alert.step) == ("memory trend", 30)
     assert (
-        "40 MB per step: 15.2 GB now; it reaches the limit of 24 GB in about 22" in alert.evidence
+        "40 MB per step (now 15.2 GB) and will reach the limit of 24 GB in about 22"
+        in alert.evidence
     )
     assert "save_steps" in alert.advice
 

@@ -388,7 +388,7 @@ def test_a_checkpoint_with_a_foreign_file_is_broken() -> None:
     result = checkpoints.verify_checkpoint(checkpoint)
 
     assert isinstance(result, checkpoints.BrokenCheckpoint)
-    assert result.reason == "it contains a foreign file or link: pytorch_model.bin"
+    assert result.reason == "it contains an unexpected file or link: pytorch_model.bin"
 
 
 def test_removing_old_checkpoints_does_not_follow_links() -> None:

@@ -129,7 +129,7 @@ def test_a_gpu_command_ended_by_macos_saves_a_checkpoint_and_suggests_a_smaller_
         patch.setattr(InstrumentedGRPOTrainer, "training_step", aborted)
         result = ida_tui_here("--run", *LONG)
     assert result.code == 5
-    assert "macOS ended a GPU command because it kept the screen waiting" in result.out
+    assert "macOS ended a GPU command because it blocked the display for too long" in result.out
     command = next(line for line in result.out.splitlines() if "ida-tui resume" in line)
     smaller = "training.per_device_train_batch_size=4 training.gradient_accumulation_steps=2"
     assert command.endswith(smaller)

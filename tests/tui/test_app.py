@@ -87,7 +87,7 @@ def test_escape_returns_to_the_launch_screen() -> None:
 def test_a_terminal_that_is_too_small_shows_the_required_size() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         assert "ida-tui needs 60×16" in text_on_screen(app)
-        assert "this is 59×16" in text_on_screen(app)
+        assert "this terminal is 59×16" in text_on_screen(app)
         await pilot.resize_terminal(60, 16)
         await pilot.pause()
         assert "ida-tui needs" not in text_on_screen(app)

@@ -308,7 +308,7 @@ def test_a_completion_is_copied_with_its_prompt_and_scores() -> None:
         assert "prompt (kill): How do I kill [a] process?" in app.clipboard
         assert "Second [b]bold[/b]?" in app.clipboard
         assert "R_IDA 0.900" in app.clipboard
-        assert "Copied completion 0·1 of step 1." in notified(app)
+        assert "Copied completion 1 of group 0, step 1." in notified(app)
 
     drive(scenario)
 

@@ -198,7 +198,7 @@ def test_prompts_are_edited_in_their_file() -> None:
     async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
         await select_value(app, pilot, "prompts.prompts")
         await pilot.press("e")
-        assert "Edit prompts in their file" in notified(app)
+        assert "Prompts cannot be changed here" in notified(app)
         assert not app.screen.query_one(ProfileTable).is_editing
 
     drive(scenario)

@@ -1,4 +1,4 @@
-"""Comparison of the trainers: each runs in a separate process, and they take turns case by case."""
+"""Step benchmark runner: measures each trainer in a separate process, one case after another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three trainers of the step benchmark, and the process that measures one of them.
+"""Trainers of the step benchmark (TRL, tuned TRL, ida-tui), and the process that measures a trainer.
 
   python -m ida_tui.engine.bench.trainers default|tuned|ours cpu|mps|cuda
 

@@ -1,7 +1,7 @@
 """Device selection, device memory and random number state, for CPU, CUDA and Metal (mps).
 
 Everything specific to Metal or CUDA, except number formats, is in this file. Only the trainer's thread may
-call it: two threads inside ``torch.mps`` can crash the process.
+call it: two threads inside `torch.mps` can crash the process.
 
 The Metal code was written from public reports and has not been tested on a Mac yet.
 """
@@ -29,7 +29,7 @@ from ida_tui.system.memory import DeviceMemory, MemorySensor
 
 
 def choose_device(requested: Device) -> DeviceName:
-    """The device to train on: the requested one, or for ``auto`` the best one (mps, then cuda, then cpu).
+    """The device to train on: the requested one, or for `auto` the best one (mps, then cuda, then cpu).
 
     Raises:
         IdaError: the requested device is not available (exit code 5).

@@ -28,7 +28,7 @@ MAX_DECODING_ROWS, MIN_DECODING_WEIGHT = 32, 2**19
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Differentiable ``x @ weight.T + bias``, like `torch.nn.functional.linear`."""
+    """Differentiable `x @ weight.T + bias`, like `torch.nn.functional.linear`."""
     rows = x.numel() // x.shape[-1]
     if rows < MIN_ONEDNN_ROWS or not onednn_supports(x, weight):
         return functional.linear(x, weight, bias)
@@ -132,7 +132,7 @@ def _lora_forward(
 
 
 class _LoraLinear(torch.autograd.Function):
-    """``x @ W.T + b + scale * (x @ A.T) @ B.T`` with W and b frozen."""
+    """`x @ W.T + b + scale * (x @ A.T) @ B.T` with W and b frozen."""
 
     @staticmethod
     def forward(
@@ -176,7 +176,7 @@ def _linear_forward(layer: torch.nn.Linear) -> Any:
 
 
 def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """``x @ weight.T + bias`` with oneDNN, without a gradient, for float32 CPU tensors of any stride."""
+    """`x @ weight.T + bias` with oneDNN, without a gradient, for float32 CPU tensors of any stride."""
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
 

@@ -149,7 +149,7 @@ def _check_device(device: DeviceName) -> Iterator[Finding]:
             "error",
             "device",
             f"{device}: {result.name}: {result.problem}",
-            "Set device=cpu to train without it",
+            "Set device=cpu to train on the CPU",
         )
     if not failed:
         names = ", ".join(result.name for result in results)
@@ -187,7 +187,7 @@ def check_network() -> Finding:
             "note",
             "network",
             f"{address[0]} cannot be reached: {error.strerror or error}",
-            "Downloaded models and model=embedded need no network",
+            "Use a downloaded model or model=embedded, which need no network",
         )
     return Finding("good", "network", f"{address[0]} can be reached")
 

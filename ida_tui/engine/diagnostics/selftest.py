@@ -62,7 +62,7 @@ def require_self_test(device: DeviceName) -> None:
         f"{device} fails the numerical self-test: "
         + "; ".join(f"{result.name}: {result.problem}" for result in failed),
         "Update torch or the operating system; ida-tui doctor lists known defects.\n"
-        "Set device=cpu to train without it",
+        "Set device=cpu to train on the CPU",
         code=ExitCode.DEVICE_UNUSABLE,
     )
 

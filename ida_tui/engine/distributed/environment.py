@@ -37,7 +37,7 @@ class ProcessInfo:
 
     @property
     def label(self) -> str:
-        """Display name, for example ``process 2 of 4 (rank 1)``."""
+        """Display name, for example `process 2 of 4 (rank 1)`."""
         return process_label(self.rank, self.world_size)
 
 

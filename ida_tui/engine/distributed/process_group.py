@@ -280,7 +280,7 @@ def join_process_group(process: ProcessInfo, device: str) -> Iterator[ProcessGro
         group._gloo_group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
     except RuntimeError as error:
         raise IdaError(
-            f"the {process.world_size} processes of the run could not connect: {str(error)[:200]}",
+            f"the run's {process.world_size} processes could not connect to each other: {str(error)[:200]}",
             "start WORLD_SIZE processes with torchrun or accelerate launch",
         ) from None
     try:

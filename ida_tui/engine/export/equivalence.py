@@ -1,4 +1,4 @@
-"""Equivalence check of exported weights: their greedy answers and logits against the run's model."""
+"""Equivalence check of an export: compares its greedy answers and logits with those of the run's model."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class EquivalenceCheck:
 
     @property
     def summary(self) -> str:
-        """Such as ``12 of 12 greedy answers match; logit difference 2e-07 (tolerance 1e-04 in float32)``."""
+        """Such as `12 of 12 greedy answers match; logit difference 2e-07 (tolerance 1e-04 in float32)`."""
         tokens = (
             ""
             if self.top_token_agreement == 1

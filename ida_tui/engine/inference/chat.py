@@ -39,7 +39,7 @@ class ModelsLoaded:
     """The models are loaded."""
 
     weights_label: str
-    """The weights in use, such as ``step 40, adapter``."""
+    """The weights in use, such as `step 40, adapter`."""
     temperature: float
     """The sampling temperature of the profile's evaluation."""
 
@@ -274,7 +274,7 @@ class Chat:
                 self._events.put(
                     Notice(
                         f"the oldest {reply.omitted_messages} messages no longer fit into the {name} model's"
-                        " context; it does not see them"
+                        " context; the model does not see them"
                     )
                 )
             if reply.text:
@@ -301,7 +301,7 @@ class Chat:
         from ida_tui.judge.verdict import JudgeRequest
 
         if self._last_turn is None:
-            self._events.put(Notice("no answer to judge yet"))
+            self._events.put(Notice("there is no answer to judge yet"))
             return service
         command, texts = self._last_turn
         try:
@@ -321,7 +321,7 @@ class Chat:
             ]
             verdicts, _ = service.score_batch(requests, should_stop=self._stop.is_set)
         except JudgeInterrupted:
-            self._events.put(Notice("judging stopped"))
+            self._events.put(Notice("judging was stopped"))
         except IdaError as error:
             self._events.put(Notice(f"the judge failed: {error.title}"))
             if service is not None:

@@ -22,7 +22,7 @@ from ida_tui.runs.store.evaluations import ComparedModel
 from ida_tui.runs.weights import TrainedWeights
 
 ChatMessage = dict[str, str]
-"""A chat message with the keys ``role`` and ``content``."""
+"""A chat message with the keys `role` and `content`."""
 
 
 @dataclass(frozen=True, slots=True)

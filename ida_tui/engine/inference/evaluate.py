@@ -1,7 +1,7 @@
 """Judged evaluation of the base model against the trained model on a set of prompts.
 
 Both models' answers are shuffled and scored by the run's judge. `evaluate` does it for a finished run; a run
-whose profile has ``evaluation.judged`` ends with `judge_answers` and `build_evaluation`.
+whose profile has `evaluation.judged` ends with `judge_answers` and `build_evaluation`.
 """
 
 from __future__ import annotations

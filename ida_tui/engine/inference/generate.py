@@ -39,7 +39,7 @@ def generate_answers(
     seed: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[GeneratedAnswer]:
-    """Generate answers with the ``evaluation`` settings of a profile, in the order of the prompts.
+    """Generate answers with the `evaluation` settings of a profile, in the order of the prompts.
 
     The random number state of a surrounding training run is left unchanged.
 

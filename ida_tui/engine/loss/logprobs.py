@@ -1,4 +1,4 @@
-"""Completion log-probabilities with shared prompts computed once and little padding.
+"""Log-probabilities of completions: each shared prompt is computed once, with little padding.
 
 TRL runs prompt and completion of every row through the model, padded to the longest row. Without Triton it
 also applies the output layer to prompts and padding. Here each distinct prompt goes through the model once,

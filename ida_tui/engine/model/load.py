@@ -122,7 +122,8 @@ def _cannot_load(model: ModelConfig, error: Exception) -> IdaError:
     if model.folder() is not None:
         return IdaError(
             f"cannot load the model in {model_source(model)}: {detail[:200]}",
-            "the folder needs config.json, tokenizer files and *.safetensors of a causal language model",
+            "the folder must contain config.json, tokenizer files and *.safetensors\n"
+            "of a causal language model",
         )
     return IdaError(
         f"cannot load {model.path}: {detail[:200]}",

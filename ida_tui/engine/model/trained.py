@@ -65,5 +65,6 @@ def attach_adapter(base: Any, folder: Path) -> Any:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise IdaError(
             f"cannot load the adapter in {folder}: {' '.join(str(error).split())[:200]}",
-            "it is damaged or belongs to another model; ida-tui resume RUN continues from a checkpoint",
+            "the adapter is damaged or belongs to another model;\n"
+            "to continue from a checkpoint: ida-tui resume RUN",
         ) from error

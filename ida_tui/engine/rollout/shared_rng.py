@@ -1,4 +1,4 @@
-"""Shared random numbers for generation: several processes sample the same completions as one.
+"""Shared random numbers for generation: several processes sample the same completions as a single process.
 
 Each token is drawn with one uniform number. A single process draws the numbers for all active rows, in row
 order, token by token. With several processes, every rank draws the numbers of all ranks from the same

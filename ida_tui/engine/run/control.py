@@ -1,4 +1,4 @@
-"""Requests to a training run: stop, pause, resume, hand over. Safe from any thread and from signals.
+"""Requests to a training run (stop, pause, resume, hand over), safe from any thread and signal handler.
 
 This module does not import torch, so that the screens can use it.
 """

@@ -1,4 +1,4 @@
-"""Crash log ``logs/crash.txt``: traceback, versions and last events of a failed run, without secrets."""
+"""Crash log `logs/crash.txt`: traceback, versions and last events of a failed run, without secrets."""
 
 from __future__ import annotations
 

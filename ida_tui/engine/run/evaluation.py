@@ -1,7 +1,7 @@
-"""Evaluation within a run: the held-out prompts are answered before the first step and after the last.
+"""Evaluation within a run: answers to the held-out prompts before the first step and after the last step.
 
 Both evaluations sample with the same seed. The offline classifier sorts the answers into compliance and
-refusal; it is the same for every judge and costs nothing. A profile with ``evaluation.judged`` also has the
+refusal; it is the same for every judge and costs nothing. A profile with `evaluation.judged` also has the
 answers of both models judged at the end.
 """
 
@@ -179,7 +179,7 @@ def _sampling_settings(config: Config) -> Mapping[str, Any]:
 
 
 def _warn_not_judged(run: RunContext, reason: str) -> None:
-    text = f"the evaluation was not judged: {reason}; run ida-tui evaluate {run.directory.path}"
+    text = f"the evaluation was not judged: {reason}; to judge it: ida-tui evaluate {run.directory.path}"
     run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
 
 

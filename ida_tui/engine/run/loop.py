@@ -187,7 +187,7 @@ def _finish(run: RunContext, outcome: Outcome, secrets: Secrets) -> None:
         run.log.emit(run_ended_event(run, outcome))
     except OSError as error:
         disk_error = disk_error_of(error, run.directory.path)
-        fix = disk_error.hint.partition(":")[0] if disk_error else "check the disk"
+        fix = disk_error.hint.partition(";")[0] if disk_error else "check the disk"
         raise IdaError(
             f"{outcome.message}; could not write the last event: {error.strerror or error}",
             f"{fix}, then: ida-tui resume {run.directory.path}",

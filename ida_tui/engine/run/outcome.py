@@ -1,4 +1,4 @@
-"""Outcomes of a training run: checkpoint, message and exit code for each way it can end, and its report."""
+"""Outcomes of a training run: checkpoint, message and exit code for each way a run ends, and the report."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def peer_lost_outcome(run: RunContext, error: PeerLostError) -> Outcome:
     if saved and checkpoint:
         hint = (
             f"checkpoint: {checkpoint.path}\nresume with: ida-tui resume {run.directory.path}\n"
-            "or with as many processes:"
+            "or with the same number of processes:"
             f" torchrun --nproc_per_node {run.process_group.process.local_world_size}"
             f" -m ida_tui resume {run.directory.path}"
         )
@@ -104,10 +104,10 @@ def crashed_outcome(run: RunContext, error: Exception) -> Outcome:
         return Outcome(
             "failed",
             ExitCode.DEVICE_UNUSABLE,
-            "macOS ended a GPU command because it kept the screen waiting",
+            "macOS ended a GPU command because it blocked the display for too long",
             f"resume with smaller batches: ida-tui resume {run.directory.path} {smaller}"
             if smaller
-            else "Lower training.max_completion_length: shorter completions make shorter commands",
+            else "Lower training.max_completion_length: shorter completions need shorter GPU commands",
         )
     return Outcome(
         "failed",
@@ -163,7 +163,7 @@ def out_of_memory_message(error: BaseException) -> str:
 
 
 def stopped_by_watchdog(error: BaseException) -> bool:
-    """Whether macOS ended a GPU command because it kept the screen waiting."""
+    """Whether macOS ended a GPU command because it blocked the display for too long."""
     return WATCHDOG_PHRASE in str(error).lower()
 
 
@@ -186,7 +186,7 @@ def nothing_learned_reason(steps: Sequence[ev.StepFinished]) -> str:
             "Lower training.learning_rate, or train in another format (training.bf16=true)"
         )
     if not any(step.scored for step in steps):
-        return "No completion was scored. Run ida-tui judge check"
+        return "No completion was scored. Check the judge: ida-tui judge check"
     return (
         "Every group had zero variance. Raise training.num_generations or training.temperature,\n"
         "or choose prompts that the model answers in different ways"

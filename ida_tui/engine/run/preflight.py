@@ -1,4 +1,4 @@
-"""Checks of a training run before its directory is created: device, processes, reporters, vLLM, memory."""
+"""Checks of a training run before its directory is created: device, processes, sinks, vLLM, memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PreflightResult:
     """Result of the checks: what the run needs to start."""
 
     config: Config
-    """The profile, with its ``auto`` values resolved by the memory plan."""
+    """The profile, with its `auto` values resolved by the memory plan."""
     device: DeviceName
     recipe: PrecisionRecipe
     tokenizer: Any
@@ -94,7 +94,7 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
 
 
 def _check_memory(config: Config, device: DeviceName, limit: float) -> str:
-    """A warning if the plan exceeds the limit and ``over_limit`` is ``try``; empty if the plan fits.
+    """A warning if the plan exceeds the limit and `over_limit` is `try`; empty if the plan fits.
 
     Raises:
         IdaError: the run does not fit (exit code 4).
@@ -104,8 +104,8 @@ def _check_memory(config: Config, device: DeviceName, limit: float) -> str:
         return ""
     if config.over_limit == "try":
         return (
-            f"the plan is about {planned.peak_bytes / 1e9:.1f} GB, the limit {limit / 1e9:.1f} GB:"
-            " every step is saved"
+            f"the run needs about {planned.peak_bytes / 1e9:.1f} GB, but the limit is {limit / 1e9:.1f} GB;"
+            " a checkpoint is saved after every step"
         )
     raise IdaError(
         f"the run does not fit: it needs about {planned.peak_bytes / 1e9:.1f} GB, the limit is"
@@ -122,8 +122,8 @@ def _check_reporters(config: Config) -> None:
         # A folder of the same name, such as W&B's ./wandb, has a spec without an origin.
         if spec is None or spec.origin is None:
             raise UsageError(
-                f"report_to names {name}, which is not installed",
-                f"uv sync --extra {name}   (or pip install 'ida-tui[{name}]')",
+                f"report_to lists {name}, which is not installed",
+                f"install it: uv sync --extra {name}   (or pip install 'ida-tui[{name}]')",
                 where="report_to",
             )
 
@@ -148,13 +148,14 @@ def check_distributed(config: Config, device: DeviceName, process: ProcessInfo) 
     if device == "mps":
         raise IdaError(
             f"{process.world_size} processes cannot share the GPU of a Mac",
-            "start a single process: ida-tui --run PROFILE; or set device=cpu, which supports several",
+            "start a single process: ida-tui --run PROFILE;\n"
+            "or set device=cpu, which supports several processes",
             code=ExitCode.DEVICE_UNUSABLE,
         )
 
 
 def require_vllm(config: Config, device: DeviceName) -> None:
-    """Check that a profile with ``training.use_vllm`` can generate. vLLM needs CUDA.
+    """Check that a profile with `training.use_vllm` can generate. vLLM needs CUDA.
 
     This follows TRL's documentation and has not been tested with vLLM yet.
 

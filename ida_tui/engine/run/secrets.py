@@ -18,7 +18,7 @@ class Secrets:
 
     Args:
         key: the judge's API key; None if the judge needs none.
-        environment: searched for further secrets such as ``HF_TOKEN``, which a library's error may contain.
+        environment: searched for further secrets such as `HF_TOKEN`, which a library's error may contain.
     """
 
     def __init__(self, key: str | None, environment: Mapping[str, str] = os.environ) -> None:
@@ -34,7 +34,7 @@ class Secrets:
             self._values.append(secret)
 
     def redact(self, text: str) -> str:
-        """Replace every secret in the text by ``[key]``."""
+        """Replace every secret in the text by `[key]`."""
         for key in self._values:
             text = text.replace(key, "[key]")
         return text

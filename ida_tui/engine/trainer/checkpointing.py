@@ -1,4 +1,4 @@
-"""Checkpoints of the trainer: sealed with a checksum, and retried while the disk refuses them."""
+"""Checkpoint saving and loading for the trainer: sealed with checksums, retried after disk errors."""
 
 from __future__ import annotations
 

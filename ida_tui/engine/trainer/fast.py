@@ -72,13 +72,16 @@ class FastTrainer(InstrumentedGRPOTrainer):
         self._fallback_reason = self._unsupported_reason()
         """Why TRL's code computes the steps; None while the fast code does."""
         if self._fallback_reason is not None:
-            self._notify("warning", f"Fast step is off, using TRL's code: {self._fallback_reason}")
+            self._notify(
+                "warning",
+                f"The fast step is off; TRL's code is used instead: {self._fallback_reason}",
+            )
 
     def _unsupported_reason(self) -> str | None:
         if reason := decoder.unsupported_reason(self.accelerator.unwrap_model(self.model)):
             return reason
         if self.tools or self._is_vlm:
-            return "it is trained with tools or images"
+            return "the model is trained with tools or images"
         if self._entropy_bonus_enabled:
             return "the loss has an entropy bonus"
         return None
@@ -307,5 +310,8 @@ class FastTrainer(InstrumentedGRPOTrainer):
         if mean <= PARITY_TOLERANCE.get(dtype, PARITY_TOLERANCE["bfloat16"]):
             self._notify("info", f"Fast step: log-probabilities agree with TRL's within {mean:.0e}")
         else:
-            self._fallback_reason = f"log-probabilities differ by {mean:.1e} on average"
-            self._notify("warning", f"Fast step is off, using TRL's code: {self._fallback_reason}")
+            self._fallback_reason = f"log-probabilities differ from TRL's by {mean:.1e} on average"
+            self._notify(
+                "warning",
+                f"The fast step is off; TRL's code is used instead: {self._fallback_reason}",
+            )

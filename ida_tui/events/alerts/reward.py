@@ -60,9 +60,10 @@ def coverage(window: Window) -> AlertFinding | None:
     if not total or scored / total >= window.thresholds.coverage:
         return None
     declined = sum(count for _, count in window.state.judge.declined)
-    note = f"; it has declined {declined} since the start of the run" if declined else ""
+    note = f"; the judge has declined {declined} since the start of the run" if declined else ""
     return AlertFinding(
-        f"the judge scored {scored} of {total} completions ({scored / total:.0%}) over {window.span}{note}",
+        f"the judge scored only {scored} of {total} completions ({scored / total:.0%})"
+        f" over {window.span}{note}",
         "lower judge.concurrency, raise judge.timeout_s or judge.max_tokens, or choose another judge;"
         " completions.jsonl lists the failures",
     )

@@ -1,4 +1,4 @@
-"""Alert rules for the training itself: zero variance, still weights, skipped updates, gradients, memory."""
+"""Alert rules for training: zero variance, unchanged weights, skipped updates, gradients, memory."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def zero_variance(window: Window) -> AlertFinding | None:
     reward = window.recent_mean("r_ida") or 0.0
     training = window.config.training
     evidence = (
-        f"in {zero_variance_share:.0%} of the groups of {window.span} all {training.num_generations}"
+        f"in {zero_variance_share:.0%} of the groups of {window.span}, all {training.num_generations}"
         f" completions earned the same reward (mean R_IDA {reward:.2f})"
     )
     if reward > 0.7:
         return AlertFinding(
-            evidence, "these prompts are learned: add harder prompts, or stop the run"
+            evidence, "the model has learned these prompts: add harder prompts, or stop the run"
         )
     return AlertFinding(
         evidence,
@@ -111,8 +111,8 @@ def memory_trend(window: Window) -> AlertFinding | None:
     if thirds[2] - thirds[0] < 0.01 * limit:
         return None
     return AlertFinding(
-        f"memory grows by {growth / 1e6:.0f} MB per step: {peaks[-1] / 1e9:.1f} GB now; it reaches the limit"
-        f" of {run.limit_gb:.0f} GB in about {max(0.0, available) / growth:.0f} steps, with"
+        f"memory grows by {growth / 1e6:.0f} MB per step (now {peaks[-1] / 1e9:.1f} GB) and will reach the"
+        f" limit of {run.limit_gb:.0f} GB in about {max(0.0, available) / growth:.0f} steps, with"
         f" {steps_left} to go",
         "set training.save_steps to lose less if the run is killed; lower training.max_completion_length or"
         " set training.token_budget to limit the growth",

@@ -1,4 +1,4 @@
-"""Window of steps that alert rules compare: means over the newest steps and over the first steps."""
+"""Step window of the alert rules: means over the newest steps and over the first steps."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Window:
 
     @property
     def span(self) -> str:
-        """Text for the newest steps, such as ``the last 20 steps``."""
+        """Text for the newest steps, such as `the last 20 steps`."""
         return f"the last {len(self.recent_steps)} steps"
 
 

@@ -13,7 +13,7 @@ from ida_tui.events import types as ev
 SinkEvent: TypeAlias = ev.EvaluationFinished | ev.AlertRaised
 """Events other than steps that sinks record."""
 Settings: TypeAlias = Mapping[str, str | int | float | bool | None]
-"""Settings of a run by flat name, such as ``training.learning_rate``."""
+"""Settings of a run by flat name, such as `training.learning_rate`."""
 
 LENGTH_NAMES = ("lengths/mean", "lengths/shortest", "lengths/longest")
 
@@ -35,7 +35,7 @@ class Sink(Protocol):
     """A destination for metrics; its methods run on a separate thread, may be slow and may raise."""
 
     name: str
-    """Its name in ``report_to``."""
+    """Its name in `report_to`."""
 
     def start(self, run: RunInfo) -> str:
         """Open a new or resumed run; returns a line for the log, or an empty string."""
@@ -51,15 +51,15 @@ class Sink(Protocol):
 
 
 def step_metrics(step: ev.StepFinished) -> dict[str, float]:
-    """All known metrics of a step, named as in ``events.jsonl``.
+    """All known metrics of a step, named as in `events.jsonl`.
 
-    The seconds of each phase are named ``seconds/<phase>``; those of the three lengths are `LENGTH_NAMES`.
+    The seconds of each phase are named `seconds/<phase>`; those of the three lengths are `LENGTH_NAMES`.
     """
     return dict(_iterate_metrics(step))
 
 
 def event_metrics(note: SinkEvent) -> dict[str, float]:
-    """The metrics of an evaluation, such as ``before/harmless_complied``, or a 1 that marks an alert."""
+    """The metrics of an evaluation, such as `before/harmless_complied`, or a 1 that marks an alert."""
     if isinstance(note, ev.AlertRaised):
         return {f"alert/{note.rule}": 1}
     return {f"{note.when}/{name}": value for name, value in _iterate_metrics(note)}

@@ -1,4 +1,4 @@
-"""CSV sink: ``metrics.csv`` in the run directory, one row per step, for spreadsheets and pandas."""
+"""CSV sink: `metrics.csv` in the run directory, one row per step, for spreadsheets and pandas."""
 
 from __future__ import annotations
 
@@ -82,5 +82,5 @@ def _step_of_row(row: dict[str, str]) -> float:
 
 
 def _format_value(value: float | None) -> str:
-    """A value with the same digits as in ``events.jsonl``."""
+    """A value with the same digits as in `events.jsonl`."""
     return "" if value is None else repr(value)

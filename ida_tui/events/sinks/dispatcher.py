@@ -1,4 +1,4 @@
-"""Dispatcher that sends the events of a run to its sinks, each on a separate thread.
+"""Event dispatcher of a run: sends the events to every sink, each on a separate thread.
 
 A sink cannot harm the run: if it fails, hangs or falls behind, it is disabled with one warning.
 """

@@ -1,4 +1,4 @@
-"""Sinks that a profile lists in ``report_to``, and the settings of the profile that are sent to them.
+"""Sinks by name, as listed in `report_to`, and the profile settings that are sent to them.
 
 Settings are numbers and names, but no texts, URLs or API keys.
 """

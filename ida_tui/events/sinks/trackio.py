@@ -1,4 +1,4 @@
-"""Trackio sink: writes to Trackio's local SQLite file, which ``trackio show`` displays.
+"""Trackio sink: writes to Trackio's local SQLite file, which `trackio show` displays.
 
 It uses Trackio's storage directly, because `trackio.init` prints, starts threads and can connect to remote
 servers that environment variables name.

@@ -104,7 +104,7 @@ def sort_key(started_at: str, run_id: str) -> tuple[str, str]:
 
 
 def iterate_stamps(output_dir: Path) -> Iterator[tuple[str, str]]:
-    """Every run as ``experiment/run-id`` with a stamp that changes when its event file changes.
+    """Every run as `experiment/run-id` with a stamp that changes when its event file changes.
 
     The stamp is empty if the status of the event file cannot be read.
     """

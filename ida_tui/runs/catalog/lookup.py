@@ -11,7 +11,7 @@ from ida_tui.util.paths import display_path
 
 
 def find_run(name: str, output_dir: Path) -> RunDirectory:
-    """Look up a run by path, ``experiment/run-id``, run id, or experiment (which means its newest run).
+    """Look up a run by path, `experiment/run-id`, run id, or experiment (which means its newest run).
 
     Raises:
         UsageError: no run has this name, or several do.
@@ -24,7 +24,7 @@ def find_run(name: str, output_dir: Path) -> RunDirectory:
             if latest.parent != path.resolve():
                 raise UsageError(
                     f"{display_path(path)}/latest links to a folder outside of it: {latest}",
-                    "name the run directory itself",
+                    "specify the run directory itself",
                 )
             return RunDirectory(latest)
     matching = sorted(output_dir.glob(f"*/{_escape_glob(name)}/events.jsonl"))
@@ -32,10 +32,11 @@ def find_run(name: str, output_dir: Path) -> RunDirectory:
         return RunDirectory(matching[0].parent.resolve())
     if matching:
         candidates = " or ".join(display_path(path.parent) for path in matching[:3])
-        raise UsageError(f"several runs are called {name}", f"did you mean {candidates}?")
+        raise UsageError(f"several runs are named {name}", f"specify its directory: {candidates}")
     raise UsageError(
-        f"there is no run {name}",
-        f"name its directory, such as {display_path(output_dir)}/quickstart/latest",
+        f"there is no run named {name}",
+        f"specify its directory, such as {display_path(output_dir)}/quickstart/latest;\n"
+        "list all runs with: ida-tui runs",
     )
 
 

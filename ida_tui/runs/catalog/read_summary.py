@@ -1,4 +1,4 @@
-"""Reading of run summaries for lists, from the start and the end of the event file only.
+"""Run summaries for lists, read from only the start and the end of the event file.
 
 Lines are parsed but their fields are not validated, which would take most of the time; a value of the wrong
 type is ignored.

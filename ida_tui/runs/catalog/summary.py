@@ -1,4 +1,4 @@
-"""Summary of one run for lists; imports nothing heavy, so that `ida-tui runs` starts fast."""
+"""Summary of one run for lists, without slow imports, so that `ida-tui runs` starts fast."""
 
 from __future__ import annotations
 

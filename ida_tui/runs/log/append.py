@@ -1,4 +1,4 @@
-"""Appending of lines to a file so that a full disk never leaves an incomplete line."""
+"""Safe appends to a file of lines: a full disk never leaves an incomplete line."""
 
 from __future__ import annotations
 

@@ -30,19 +30,21 @@ class DiskError:
     hint: str
 
 
-DISK_FULL = DiskError("the disk is full", f"free some space: {RESUMES_AUTOMATICALLY}")
-_READ_ONLY = DiskError("the disk is read-only", f"make it writable again: {RESUMES_AUTOMATICALLY}")
+DISK_FULL = DiskError("the disk is full", f"free some space; {RESUMES_AUTOMATICALLY}")
+_READ_ONLY = DiskError(
+    "the disk is read-only", f"make the disk writable again; {RESUMES_AUTOMATICALLY}"
+)
 _PERMISSION_DENIED = DiskError(
     "no permission to write to the run directory",
-    f"restore its permissions: {RESUMES_AUTOMATICALLY}",
+    f"restore the permissions of the run directory; {RESUMES_AUTOMATICALLY}",
 )
 _FAILING = DiskError(
-    "the disk reports an error", f"check the disk and its connection: {RESUMES_AUTOMATICALLY}"
+    "the disk reports an error", f"check the disk and its connection; {RESUMES_AUTOMATICALLY}"
 )
 ERRORS_BY_ERRNO = {
     errno.ENOSPC: DISK_FULL,
     errno.EDQUOT: DiskError(
-        "the disk quota is used up", f"free some space: {RESUMES_AUTOMATICALLY}"
+        "the disk quota is used up", f"free some space; {RESUMES_AUTOMATICALLY}"
     ),
     errno.EROFS: _READ_ONLY,
     errno.EACCES: _PERMISSION_DENIED,

@@ -1,4 +1,4 @@
-"""Reading of a run's events, all at once or incrementally, also while another process writes them."""
+"""Event log reader: complete or incremental, and safe while another process is writing the log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ida_tui.events.types import Record
 
 
 def read_events(path: Path) -> Iterator[Record]:
-    """Iterate over the records of an ``events.jsonl`` without holding them all in memory.
+    """Iterate over the records of an `events.jsonl` without holding them all in memory.
 
     An incomplete last line (the process died while writing, or is still writing) ends the iteration; it is
     not an error.
@@ -28,7 +28,7 @@ def read_events(path: Path) -> Iterator[Record]:
 
 
 class Follower:
-    """Reads the records that were appended to an ``events.jsonl`` since the last call.
+    """Reads the records that were appended to an `events.jsonl` since the last call.
 
     Args:
         path: the file; it may not exist yet.

@@ -193,7 +193,7 @@ class _Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A recorded run, read from its ``events.jsonl``."""
+    """A recorded run, read from its `events.jsonl`."""
 
     path: Path
     final_state: RunState

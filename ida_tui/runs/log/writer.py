@@ -45,7 +45,7 @@ class Subscriber(Protocol):
 
 
 class EventLog:
-    """Writes ``events.jsonl`` and ``completions.jsonl`` and forwards every record to the subscribers.
+    """Writes `events.jsonl` and `completions.jsonl` and forwards every record to the subscribers.
 
     Args:
         directory: the run directory; missing files are created.
@@ -141,7 +141,7 @@ class EventLog:
         self.close()
 
     def _write_completion(self, event: ev.Event) -> None:
-        """Write a completion and its verdict as one line of ``completions.jsonl``."""
+        """Write a completion and its verdict as one line of `completions.jsonl`."""
         if isinstance(event, ev.CompletionFinished):
             if event.step != self._pending_step:
                 self._pending_completions, self._pending_step = {}, event.step

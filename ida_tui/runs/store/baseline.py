@@ -1,4 +1,4 @@
-"""Answers of the untrained model, stored until the final evaluation: ``evaluations/before.jsonl``.
+"""Answers of the untrained model, stored until the final evaluation: `evaluations/before.jsonl`.
 
 If all weights are trained, the untrained model no longer exists at the end of the run. The answers are on
 disk because another process may resume the run in between.

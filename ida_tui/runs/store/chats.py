@@ -1,4 +1,4 @@
-"""Chat messages saved as a prompts profile in the run directory, for ``prompts=FILE`` of a later run."""
+"""Chat messages saved as a prompts profile in the run directory, so that a later run can train on them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def save_chat(
         with contextlib.suppress(FileExistsError), open(file, "x", encoding="utf-8") as out:
             out.write(text)
             return file
-    raise FileExistsError(f"too many chats named {stamp}")
+    raise FileExistsError(f"there is already a file for every chat name of {stamp}")
 
 
 def _held_out(directory: RunDirectory) -> list[Prompt]:

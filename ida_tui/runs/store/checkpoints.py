@@ -1,8 +1,8 @@
 """Checkpoints of a run: atomic saving, verification and rotation.
 
 A checkpoint is a directory of files, and the process can die between any two of them. Therefore a checkpoint
-is written under a temporary name, ``checkpoint.json`` (the seal) records the size and SHA-256 of every file,
-everything is synced to disk, and one rename makes it valid. The ``latest`` link moves last. A directory
+is written under a temporary name, `checkpoint.json` (the seal) records the size and SHA-256 of every file,
+everything is synced to disk, and one rename makes it valid. The `latest` link moves last. A directory
 without a matching seal is reported as broken and never used to resume.
 """
 
@@ -170,7 +170,7 @@ def _find_foreign_entry(folder: Path, files: Collection[str]) -> str:
             file = Path(parent) / name
             is_known = name in folders or str(file.relative_to(folder)) in (*files, SEAL_FILE)
             if file.is_symlink() or not is_known:
-                return f"it contains a foreign file or link: {name}"
+                return f"it contains an unexpected file or link: {name}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Random access to the completions of a run, read from ``completions.jsonl`` one step at a time."""
+"""Random access to the completions of a run, read from `completions.jsonl` one step at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STEP_PREFIX = re.compile(rb'\{"step": (\d{1,18}),')
 
 
 class CompletionStore:
-    """An index of a growing ``completions.jsonl``; only byte offsets are held in memory.
+    """An index of a growing `completions.jsonl`; only byte offsets are held in memory.
 
     Args:
         path: the file; it may not exist yet.
@@ -115,7 +115,7 @@ def read_completions(directory: RunDirectory) -> Iterator[tuple[int, tuple[Compl
 def remove_completions_after(path: Path, step: int) -> None:
     """Remove the completions of all later steps; the file is replaced atomically or left unchanged.
 
-    No data is lost: ``events.jsonl`` contains all completions.
+    No data is lost: `events.jsonl` contains all completions.
 
     Raises:
         OSError: the write failed.

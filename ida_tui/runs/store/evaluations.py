@@ -1,6 +1,6 @@
-"""Stored evaluations of a run, ``evaluations/<date-time>/`` in its run directory.
+"""Stored evaluations of a run, `evaluations/<date-time>/` in its run directory.
 
-``evaluation.json`` contains the figures, ``answers.jsonl`` every answer of both models with its scores.
+`evaluation.json` contains the figures, `answers.jsonl` every answer of both models with its scores.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Figure:
     """One figure of both models; a mean over prompts of the mean over a prompt's samples."""
 
     name: str
-    """A name such as ``harmless answered``; unique within an evaluation."""
+    """A name such as `harmless answered`; unique within an evaluation."""
     unit: FigureUnit
     """A share of answers, points of an axis (0 to 10), R_IDA (0 to 1), or tokens."""
     base: float
@@ -112,7 +112,7 @@ def write_evaluation(
     *,
     stamp: str | None = None,
 ) -> Path:
-    """Write an evaluation; returns its directory. ``evaluation.json`` is written last and marks it complete.
+    """Write an evaluation; returns its directory. `evaluation.json` is written last and marks it complete.
 
     Args:
         directory: the run.
@@ -145,7 +145,7 @@ def _create_unique(parent: Path, stamp: str | None) -> Path:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             return folder
-    raise FileExistsError(f"too many evaluations named {moment}")
+    raise FileExistsError(f"there is already a directory for every evaluation name of {moment}")
 
 
 def list_evaluations(directory: RunDirectory) -> list[Path]:

@@ -1,6 +1,6 @@
 """Export directories of a run, written under a temporary name and moved into place when complete.
 
-An ``export.json`` file marks a directory as an export; a directory without it is never replaced.
+An `export.json` file marks a directory as an export; a directory without it is never replaced.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VERSION = 1
 
 
 def default_directory(directory: RunDirectory, name: str) -> Path:
-    """The default directory of an export: ``RUN/export/<name>``."""
+    """The default directory of an export: `RUN/export/<name>`."""
     return directory.path / "export" / name
 
 
@@ -99,7 +99,7 @@ def staged_directory(target: Path) -> Iterator[Path]:
 
 
 def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
-    """Write ``export.json``, which marks the directory as an export and describes it.
+    """Write `export.json`, which marks the directory as an export and describes it.
 
     Raises:
         OSError: the write failed.

@@ -1,4 +1,4 @@
-"""Safe reading of small JSON files that may have been written by someone else."""
+"""Safe reading of small JSON files from untrusted sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``manifest.json`` of a run: versions, machine, seed and command line.
+"""`manifest.json` of a run: versions, machine, seed and command line.
 
 Package versions are read from metadata, without importing the packages.
 """
@@ -30,7 +30,7 @@ def write(
         path: the file.
         config: the resolved profile.
         run_id: name of the run directory.
-        device: the selected device, such as ``mps`` or ``cpu``.
+        device: the selected device, such as `mps` or `cpu`.
         started_at: UTC, ISO 8601.
         argv: the command line as typed.
     """
@@ -91,7 +91,7 @@ def installed_version(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """The git commit of the working directory, with ``-dirty`` if it has changes; None outside git."""
+    """The git commit of the working directory, with `-dirty` if it has changes; None outside git."""
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

@@ -1,7 +1,7 @@
-"""Spot checks of the judge's scores by a person: ``spot-checks.jsonl`` in the run directory.
+"""Spot checks of the judge's scores by a person: `spot-checks.jsonl` in the run directory.
 
 Each line is one spot check; lines are only appended. The newest spot check of a completion counts, and
-``agree: null`` withdraws earlier ones.
+`agree: null` withdraws earlier ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Record sources of the displayed run: this process, another process, or the disk."""
+"""Sources of the displayed run's records: this process, another process, or the files on disk."""
 
 from __future__ import annotations
 

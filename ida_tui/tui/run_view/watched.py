@@ -1,4 +1,4 @@
-"""Run shown in the app: its record source, its folded state, and the step being viewed."""
+"""The run shown in the app: where its records come from, its current state, and the step being viewed."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class IdaScreen(Screen[None]):
         self.set_class(width < MINIMUM_SIZE.width or height < MINIMUM_SIZE.height, "-too-small")
         self.set_class(width < COMPACT_SIZE.width or height < COMPACT_SIZE.height, "-compact")
         self.query_one("#too-small", Static).update(
-            f"ida-tui needs {MINIMUM_SIZE.width}×{MINIMUM_SIZE.height}\nthis is {width}×{height}"
+            f"ida-tui needs {MINIMUM_SIZE.width}×{MINIMUM_SIZE.height}\nthis terminal is {width}×{height}"
         )
         self.apply_size()
         self.call_after_refresh(self.refresh_run)

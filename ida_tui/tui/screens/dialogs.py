@@ -1,4 +1,4 @@
-"""Modal dialogs: a yes-or-no question, the question on quitting, and the error panel."""
+"""Modal dialogs: yes-or-no question, quit confirmation, and error panel."""
 
 from __future__ import annotations
 

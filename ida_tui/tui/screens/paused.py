@@ -1,4 +1,4 @@
-"""Dialog of a run that is paused because of its judge: the error and the ways to resume or stop."""
+"""Dialog for a run paused by a judge error: the error, and the ways to resume or stop."""
 
 from __future__ import annotations
 

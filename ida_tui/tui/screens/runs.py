@@ -197,7 +197,7 @@ class RunsScreen(IdaScreen):
             self.notify("There is no run to mark.")
             return
         if run.path not in self._marked and len(self._marked) == MAX_RUNS:
-            self.notify(f"You can compare at most {MAX_RUNS} runs. Press Space to unmark one.")
+            self.notify(f"You can compare at most {MAX_RUNS} runs. Press Space to unmark a run.")
             return
         previous = list(self._marked)
         if run.path in previous:
@@ -314,7 +314,7 @@ def _reward_change(run: RunSummary) -> str:
 
 
 def format_start_time(moment: str, now: datetime) -> str:
-    """A past time relative to today, in the local time zone: ``today 14:05``, ``2026-11-27 04:36``."""
+    """A past time relative to today, in the local time zone: `today 14:05`, `2026-11-27 04:36`."""
     try:
         time = datetime.fromisoformat(moment).astimezone()
     except (ValueError, OverflowError):

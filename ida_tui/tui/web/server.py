@@ -46,7 +46,7 @@ def open_listener(port: int) -> socket.socket:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(
             f"could not listen on port {port} of {ADDRESS}: {reason}",
-            "choose another port with --port N (0 picks a free one)",
+            "choose another port with --port N (0 picks a free port)",
         ) from None
     return listener
 
@@ -127,7 +127,7 @@ def build_web_app(viewers: Viewers, press: Callable[[str], None], port: int) -> 
             raise web.HTTPForbidden(text="this server accepts requests for 127.0.0.1 only\n")
         # Browsers always send the origin of a page that opens a WebSocket.
         if (origin or request.path == "/socket") and (len(origin) != 1 or origin[0] not in origins):
-            raise web.HTTPForbidden(text="pages of other origins may not view this run\n")
+            raise web.HTTPForbidden(text="pages from other origins may not view this run\n")
         return await handler(request)
 
     async def serve_file(request: web.Request) -> web.StreamResponse:

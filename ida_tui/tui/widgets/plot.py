@@ -25,9 +25,9 @@ class LineStyle(NamedTuple):
     """Color and dot pattern of a line. Lines of one plot differ in both, so that color is not needed."""
 
     color: str
-    """A Textual style, such as ``$accent``."""
+    """A Textual style, such as `$accent`."""
     pattern: tuple[int, ...]
-    """Repeating mask of dot columns: ``(1,)`` is solid, ``(1, 1, 1, 0, 0)`` is dashed."""
+    """Repeating mask of dot columns: `(1,)` is solid, `(1, 1, 1, 0, 0)` is dashed."""
 
 
 SOLID, DASHED, DOTTED, DASH_DOT = (1,), (1, 1, 1, 1, 0, 0), (1, 0, 0), (1, 1, 1, 0, 1, 0)

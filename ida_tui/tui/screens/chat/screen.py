@@ -194,7 +194,9 @@ class ChatScreen(IdaScreen):
         except OSError as error:
             self.app.show_error(IdaError(f"could not save the messages: {error.strerror or error}"))
             return
-        self.notify(f"Saved. Use them with prompts={display_path(file)}", timeout=15)
+        self.notify(
+            f"Messages saved. To train on them, set prompts={display_path(file)}", timeout=15
+        )
 
     def handle_escape(self) -> bool:
         """Stop the answer in progress, or return to the list of runs."""

@@ -55,7 +55,7 @@ class CompletionRow:
 
     @property
     def notes(self) -> str:
-        """Short notes on the completion, such as ``truncated, cached``."""
+        """Short notes on the completion, such as `truncated, cached`."""
         notes = []
         if self.finished is None:
             notes.append("writing")

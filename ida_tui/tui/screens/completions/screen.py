@@ -249,7 +249,7 @@ class CompletionsScreen(IdaScreen):
         self._sort("advantage")
 
     def action_sort_group(self) -> None:
-        """Sort by group, in order of generation."""
+        """Sort by group, in the order of generation."""
         self._row_order, self._reversed = "group", False
         self._show()
 
@@ -329,7 +329,7 @@ class CompletionsScreen(IdaScreen):
             self.notify("There is no completion to copy.")
             return
         self.app.copy_to_clipboard(format_row(row))
-        self.notify(f"Copied completion {row.group}·{row.index} of step {row.step}.")
+        self.notify(f"Copied completion {row.index} of group {row.group}, step {row.step}.")
 
     def action_save(self) -> None:
         """Save the selected completion to a file in the run directory."""
@@ -347,7 +347,7 @@ class CompletionsScreen(IdaScreen):
             self.app.show_error(
                 IdaError(
                     f"could not write {file}: {error.strerror}",
-                    "press y to copy it to the clipboard instead",
+                    "press y to copy the completion to the clipboard instead",
                 )
             )
             return

@@ -1,4 +1,4 @@
-"""Table widget of one step's completions; the cursor stays on its completion in any sort order."""
+"""Table of one step's completions; the cursor stays on the same completion after sorting."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ class LaunchScreen(IdaScreen):
         if row is None or self._model is None or row.is_heading:
             self.notify("Select a value first: press Tab, then the arrow keys.")
         elif row.key.startswith(READ_ONLY_KEYS):
-            self.notify(f"Edit prompts in their file: {row.origin}")
+            self.notify(f"Prompts cannot be changed here. Edit their file: {row.origin}")
         else:
             profile.value_table.focus()
             profile.open_editor(self._model.editable_value(row.key))
@@ -227,7 +227,7 @@ class LaunchScreen(IdaScreen):
         if self._model is not None:
             self._model.refresh()
             self._show()
-            self.notify("Checked again.")
+            self.notify("All checks were run again.")
 
     def action_check_judge(self) -> None:
         """Test the selected judge on ten known answers. Asks first if the judge costs money."""

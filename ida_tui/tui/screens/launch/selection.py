@@ -31,7 +31,7 @@ class ProfileSelection:
 
     @property
     def overrides(self) -> list[str]:
-        """The selection as ``key=value`` arguments of the command line."""
+        """The selection as `key=value` arguments of the command line."""
         named = [("model", self.model), ("judge", self.judge)]
         return [f"{key}={value}" for key, value in (*named, *self.edits.items()) if value]
 
@@ -55,7 +55,7 @@ class ProfileSelection:
         """The error that this value would cause; None if it is valid."""
         if not text.strip():
             return UsageError(
-                "a value is required", "type null for the default, if the key has one"
+                "a value is required", "type null to use the default value, if the key has one"
             )
         try:
             self.with_edit(key, text).resolve_config(verify=True)

@@ -1,4 +1,4 @@
-"""Memory pane: use of the machine, this process, the device, and swap, against the limit."""
+"""Memory pane: memory used by the machine, this process, and the device; the memory limit; swap growth."""
 
 from __future__ import annotations
 
