@@ -21,7 +21,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from types import TracebackType
 
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.events import types as ev
@@ -153,12 +152,7 @@ class JudgeService:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from ida_tui.cli.arguments import add_run_argument
 from ida_tui.cli.output.lines import print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
 
@@ -22,9 +23,7 @@ examples:
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
-    )
+    add_run_argument(parser)
     parser.add_argument(
         "--lines",
         action="store_true",

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ida_tui.cli.arguments import add_override_arguments, add_run_argument
 from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
 
@@ -31,10 +32,8 @@ CHANGEABLE_SECTIONS = ("judge", "rubric", "evaluation", "budget", "device", "eng
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a config value")
+    add_run_argument(parser)
+    add_override_arguments(parser)
     parser.add_argument(
         "--prompts",
         metavar="FILE",

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ida_tui.cli.arguments import add_run_argument
 from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.util.paths import display_path
@@ -33,9 +34,7 @@ FORMATS = ("float32", "float16", "bfloat16")
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
-    )
+    add_run_argument(parser)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--adapter", action="store_true", help="export the LoRA adapter only")
     kind.add_argument("--merged", action="store_true", help="export the full model, adapter merged")

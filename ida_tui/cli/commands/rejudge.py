@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
+from ida_tui.cli.arguments import add_run_argument
 from ida_tui.cli.output.lines import print_lines
 from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, UsageError
@@ -27,9 +28,7 @@ def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
     parser.formatter_class = RawDescriptionHelpFormatter
-    parser.add_argument(
-        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
-    )
+    add_run_argument(parser)
     parser.add_argument(
         "overrides",
         nargs="*",
