@@ -191,7 +191,7 @@ def test_verdicts_are_cached_only_for_plugins_with_a_version(
         ("hangs", "longer than 0.2 s"),
         ("nothing", "NoneType instead of a mapping"),
         ("text", "no number for align"),
-        ("far", "risk is 11"),
+        ("far", "risk must be between 0 and 10, not 11"),
         ("short", "no number for detail"),
     ],
 )
