@@ -128,7 +128,7 @@ def test_a_run_is_trained_with_an_installed_judge_and_formula(ida_tui_here: IdaT
     formula = "rubric.formula=careful"
     check = ida_tui_here("--check", "quickstart", *PLUGIN, formula)
     assert check.code == 0, check.err
-    assert 'the plugin "plain" (plain_judge:Plain from plain-judge 0.1.0)' in check.out
+    assert 'plugin "plain" (plain_judge:Plain from plain-judge 0.1.0)' in check.out
 
     done = ida_tui_here("--run", "quickstart", *PLUGIN, formula, *SHORT)
 
