@@ -1,4 +1,4 @@
-"""Benchmark of `ida-tui evaluate`: false differences of a model from itself, and a true difference.
+"""Benchmark of `ida-tui evaluate`: false differences between identical models, and a true difference.
 
     uv run python benchmarks/evaluate.py            # about five minutes
     uv run python benchmarks/evaluate.py --quick    # about three minutes

@@ -39,7 +39,7 @@ def build_parser(doc: str) -> argparse.ArgumentParser:
     """The argument parser of a benchmark.
 
     Args:
-        doc: the docstring of the benchmark's module, shown by ``--help``.
+        doc: the docstring of the benchmark's module, shown by `--help`.
     """
     flags = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -50,7 +50,7 @@ FIXED_ON_RESUME = (
 """Keys that must not change when a run is resumed: its checkpoints depend on them."""
 
 Override = str | Mapping[str, object]
-"""``"training.max_steps=5"`` as on the command line, or ``{"training.max_steps": 5}``."""
+"""`"training.max_steps=5"` as on the command line, or `{"training.max_steps": 5}`."""
 
 
 def run(
@@ -65,9 +65,9 @@ def run(
     Args:
         profile: an experiment's name, or the path of a .yaml file. With `resume`, a run that stopped early:
             its run directory, its id, or an experiment (its newest run).
-        overrides: ``"key=value"`` strings or mappings; later ones win. In a mapping, ``model``, ``judge``,
-            ``rubric`` and ``prompts`` name profiles, and everything else is a value.
-        key: the judge's API key; None reads it from the environment or ``.env``, as the command does.
+        overrides: `"key=value"` strings or mappings; later ones win. In a mapping, `model`, `judge`,
+            `rubric` and `prompts` name profiles, and everything else is a value.
+        key: the judge's API key; None reads it from the environment or `.env`, as the command does.
         on_event: called with every record, on the calling thread. If it raises, the run first stops and saves
             a checkpoint; then the exception propagates.
         resume: resume a run instead of starting one.
@@ -113,7 +113,7 @@ def load_run(run: str | os.PathLike[str]) -> Run:
     """Read a run, live or finished, without writing anything.
 
     Args:
-        run: its run directory, its id, or an experiment (its newest run), below ``outputs/``.
+        run: its run directory, its id, or an experiment (its newest run), below `outputs/`.
 
     Raises:
         UsageError: there is no such run, or its events cannot be read.
@@ -152,7 +152,7 @@ def config_for_resume(directory: RunDirectory, overrides: Sequence[str]) -> Conf
 
     Args:
         directory: the run.
-        overrides: ``key=value`` strings, applied to the run's own ``config.yaml``.
+        overrides: `key=value` strings, applied to the run's own `config.yaml`.
 
     Raises:
         UsageError: a value is wrong, or cannot change when a run is resumed.
@@ -178,14 +178,14 @@ def _stop_session(session: Session) -> None:
 
 
 def _override_strings(override: Override) -> list[str]:
-    """An override as ``key=value`` strings."""
+    """An override as `key=value` strings."""
     if isinstance(override, str):
         return [override]
     return [f"{key}={_yaml_text(key, value)}" for key, value in _flatten(override)]
 
 
 def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted keys and their values: ``{"training": {"beta": 0}}`` is ``training.beta``."""
+    """Dotted keys and their values: `{"training": {"beta": 0}}` is `training.beta`."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _flatten(value, f"{prefix}{key}.")

@@ -1,7 +1,7 @@
 """Errors and exit codes of all commands: `IdaError`, `UsageError` and `ExitCode`.
 
 `IdaError` is the only exception that users are meant to see. It says what is wrong (`title`), where
-(`where`: ``file:line: key``) and how to fix it (`hint`); the command line prints those lines and exits with
+(`where`: `file:line: key`) and how to fix it (`hint`); the command line prints those lines and exits with
 `code`. Any other exception that reaches the command line is a bug in this program.
 """
 
@@ -31,7 +31,7 @@ class IdaError(Exception):
     Args:
         title: one sentence that says what is wrong, without a trailing period.
         hint: what to type or change to fix it; may be empty.
-        where: location of the error, as ``file:line: key`` or ``command line: key``; may be empty.
+        where: location of the error, as `file:line: key` or `command line: key`; may be empty.
         code: exit status of the command that ends with this error.
     """
 

@@ -1,4 +1,4 @@
-"""Shortcut for `ida-tui --run`, for the command of the original quick start.
+"""Shortcut for `ida-tui --run`, used by the original quick-start command.
 
 uv run python scripts/train.py model=qwen3-4b-mps-fp16 experiment=dev-mps
 """

@@ -1,1 +1,1 @@
-"""Comparison of runs: loading, and text and JSON for the command line and the app."""
+"""Analysis of runs: comparisons, evaluations, reports, model cards, rescoring and rejudging."""

@@ -83,7 +83,7 @@ DECLINED = _Measure(
 
 
 def compute_figures(answers: Sequence[EvaluatedAnswer], *, seed: int = 0) -> tuple[Figure, ...]:
-    """All figures that the answers allow, named ``<kind> <measure>``, such as ``harmless answered``.
+    """All figures that the answers allow, named `<kind> <measure>`, such as `harmless answered`.
 
     Args:
         answers: answers of both models to the same prompts.
@@ -155,7 +155,7 @@ def _means_by_prompt(
 
 
 def _change_clause(share: Figure, verb: str, requests: str) -> str:
-    """A clause such as ``answers more harmless requests (4% → 99%, …)``."""
+    """A clause such as `answers more harmless requests (4% → 99%, …)`."""
     if share.differs:
         more = "more" if share.difference > 0 else "fewer"
         return f"{verb} {more} {requests} ({_shares_with_interval(share)})"

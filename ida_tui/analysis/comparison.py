@@ -29,7 +29,7 @@ class ConfigDifference:
     """A config value that differs between runs."""
 
     key: str
-    """Dotted key, such as ``training.learning_rate``."""
+    """Dotted key, such as `training.learning_rate`."""
     values: tuple[str, ...]
     """One value per run, as text."""
 
@@ -65,7 +65,7 @@ def compare_runs(directories: Sequence[RunDirectory]) -> Comparison:
     paths = [directory.path.resolve() for directory in directories]
     for path in paths:
         if paths.count(path) > 1:
-            raise UsageError(f"{display_path(path)} is given twice", "name different runs")
+            raise UsageError(f"{display_path(path)} is given twice", "choose different runs")
     runs = [Run.load(directory) for directory in directories]
     return Comparison(
         runs=tuple(runs),
@@ -76,7 +76,7 @@ def compare_runs(directories: Sequence[RunDirectory]) -> Comparison:
 
 
 def run_title(run: Run) -> str:
-    """Experiment and run id, ``experiment/run-id``, also if the run directory was moved."""
+    """Experiment and run id, `experiment/run-id`, also if the run directory was moved."""
     return f"{run.experiment}/{run.directory.name}"
 
 

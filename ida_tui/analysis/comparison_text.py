@@ -77,14 +77,14 @@ def _make_row(comparison: Comparison, label: str, cell: Callable[[Run], str]) ->
 
 
 def format_change(first: float | None, last: float | None, digits: int) -> str:
-    """First and last value, such as ``0.296 → 0.753``; a dash if unknown."""
+    """First and last value, such as `0.296 → 0.753`; a dash if unknown."""
     if first is None or last is None:
         return UNKNOWN
     return f"{first:.{digits}f} → {last:.{digits}f}"
 
 
 def format_agreement(checks: tuple[int, int]) -> str:
-    """Agreement of a person with the judge and its 95% interval: ``8 of 10 (80%, 49 to 94)``."""
+    """Agreement of a person with the judge and its 95% interval: `8 of 10 (80%, 49 to 94)`."""
     agreed, total = checks
     if not total:
         return UNKNOWN
@@ -127,7 +127,7 @@ def _axis_cell(name: str) -> FormatCell:
 
 
 def format_judge_cost(run: Run) -> str:
-    """Cost of the judge as text, such as ``$0.0123``; ``none`` for the offline heuristic."""
+    """Cost of the judge as text, such as `$0.0123`; `none` for the offline heuristic."""
     if run.state.run is not None and run.state.run.judge == ev.OFFLINE_JUDGE:
         return "none"
     return format_cost(judge_cost(run), UNKNOWN)

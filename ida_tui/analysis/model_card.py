@@ -1,4 +1,4 @@
-"""Model card of an export: a Hugging Face ``README.md`` built from the run's data.
+"""Model card of an export: a Hugging Face `README.md` built from the run's data.
 
 All figures come from the run's events, evaluations or profile; unknown values are shown as unknown.
 """

@@ -1,4 +1,4 @@
-"""Agreement of two judges: stored completions of a run scored again by another judge."""
+"""Agreement between two judges: a run's stored completions, scored again by another judge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Background runs: `--detach` of `ida-tui --run` and `ida-tui resume`."""
+"""Start and resume of background runs, for `--detach` of `ida-tui --run` and `ida-tui resume`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def start_in_background(config: Config, arguments: Sequence[str]) -> ExitCode:
 
     Args:
         config: the resolved profile.
-        arguments: arguments of `ida-tui` for the run, without ``--detach``.
+        arguments: arguments of `ida-tui` for the run, without `--detach`.
 
     Returns:
         Done once the run has started; otherwise the exit code of the failed process.
@@ -42,7 +42,7 @@ def resume_in_background(directory: RunDirectory, arguments: Sequence[str]) -> E
 
     Args:
         directory: the run.
-        arguments: arguments of `ida-tui resume` after the run, without ``--detach``.
+        arguments: arguments of `ida-tui resume` after the run, without `--detach`.
 
     Returns:
         Done once the run has resumed; otherwise the exit code of the failed process.

@@ -1,4 +1,4 @@
-"""Fast exit of a process that has loaded torch, without waiting for the interpreter's cleanup."""
+"""Fast exit of a process that has loaded torch: it skips the interpreter's cleanup."""
 
 from __future__ import annotations
 

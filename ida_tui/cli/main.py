@@ -108,7 +108,7 @@ def _dispatch(arguments: list[str]) -> ExitCode:
     flags = [name for name in _FLAG_HANDLERS if getattr(options, name)]
     if len(flags) > 1:
         raise UsageError(
-            f"--{flags[0]} and --{flags[1]} cannot be used together", "use one of them"
+            f"--{flags[0]} and --{flags[1]} cannot be used together", "use only one of the two"
         )
     if options.json and flags != ["run"]:
         raise UsageError("--json needs --run", "ida-tui --run PROFILE --json")
@@ -122,7 +122,7 @@ def _dispatch(arguments: list[str]) -> ExitCode:
         if options.overrides:
             raise UsageError(
                 f"unknown command {options.overrides[0]!r}",
-                "ida-tui --help lists the commands; to train: ida-tui --run PROFILE key=value …",
+                "list the commands with: ida-tui --help; to train: ida-tui --run PROFILE key=value …",
             )
         from ida_tui.tui.main import run_app
 
@@ -224,7 +224,7 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser that raises `UsageError`, so that all errors are reported the same way."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, f"{self.prog} --help lists the arguments")
+        raise UsageError(message, f"list the arguments with: {self.prog} --help")
 
 
 def _main_parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Signal handlers of the commands that train."""
+"""Signal handling of the training commands: handlers for pause and stop, installed while a run trains."""
 
 from __future__ import annotations
 

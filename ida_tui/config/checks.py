@@ -102,7 +102,8 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
             yield _error(
                 key,
                 f'the prompt "{prompt_id}" is held out, so it cannot be trained on',
-                f"remove it from only:, or set its split: train; training ids: {_first_ids(train)}",
+                f"remove the prompt from only:, or set split: train for it; "
+                f"training ids: {_first_ids(train)}",
             )
         elif prompt_id not in counts:
             close = difflib.get_close_matches(prompt_id, train, n=2)
@@ -232,7 +233,7 @@ def _check_lengths(config: Config) -> Iterator[Finding]:
             yield _error(
                 key,
                 f"{length} tokens leave no space for a prompt: the model's context is {context} tokens",
-                f"set it to at most {longest_allowed}",
+                f"set the maximum length to {longest_allowed} or less",
                 "model.path",
                 "model.context_length",
             )
@@ -241,7 +242,7 @@ def _check_lengths(config: Config) -> Iterator[Finding]:
                 key,
                 f"{context - length} tokens remain for a prompt, which may be too few for"
                 f" {longest} characters",
-                f"set it to at most {longest_allowed}",
+                f"set the maximum length to {longest_allowed} or less",
             )
 
 
@@ -432,6 +433,6 @@ def _check_name_and_sinks(config: Config) -> Iterator[Finding]:
         if spec is None or spec.origin is None:
             yield _error(
                 f"report_to.{position}",
-                f"{extra} is not installed",
-                f"uv sync --extra {extra}   or remove it from report_to",
+                f"report_to lists {extra}, which is not installed",
+                f"uv sync --extra {extra}   or remove {extra} from report_to",
             )

@@ -1,4 +1,4 @@
-"""Guess of the device that a run will use, made without importing torch."""
+"""Device that a run will probably use, determined without importing torch."""
 
 from __future__ import annotations
 

@@ -74,8 +74,8 @@ def render_profile(name: str, overrides: Sequence[str] = ()) -> str:
     """All values of a profile with their origins.
 
     Args:
-        name: a profile of any kind; ``models/NAME`` if several kinds have a profile of that name.
-        overrides: ``key=value`` items; only for an experiment.
+        name: a profile of any kind; `models/NAME` if several kinds have a profile of that name.
+        overrides: `key=value` items; only for an experiment.
 
     Raises:
         UsageError: the profile does not exist or contains an invalid value.
@@ -87,7 +87,7 @@ def render_profile(name: str, overrides: Sequence[str] = ()) -> str:
         return render_values(resolve(name, overrides, verify=False))
     if overrides:
         raise UsageError(
-            f"overrides apply only to an experiment, and {name} is not one",
+            f"overrides apply only to an experiment, but {name} is not an experiment",
             f"use an experiment: ida-tui --show dev-mps {kinds[0].removesuffix('s')}={name}",
             where="command line",
         )
@@ -101,7 +101,7 @@ def value_rows(resolved: ResolvedExperiment | ResolvedProfile) -> list[tuple[str
 
 
 def render_values(resolved: ResolvedExperiment | ResolvedProfile) -> str:
-    """One line per value, ``key = value    # origin``, with a blank line between sections."""
+    """One line per value, `key = value    # origin`, with a blank line between sections."""
     shown_rows = value_rows(resolved)
     key_width = max(len(key) for key, _, _ in shown_rows)
     value_width = max(len(value) for _, value, _ in shown_rows)
@@ -156,7 +156,7 @@ def _parse_kind(kind_name: str) -> ProfileKind:
             return kind
     raise UsageError(
         f"unknown profile kind {quoted(kind_name)}",
-        f"the kinds are {', '.join(PROFILE_KINDS)}",
+        f"choose one of these kinds: {', '.join(PROFILE_KINDS)}",
         where="command line: --list",
     )
 
@@ -165,7 +165,7 @@ def _parse_kind(kind_name: str) -> ProfileKind:
 
 
 def _find_kinds(name: str) -> tuple[list[ProfileKind], str]:
-    """The kinds that have a profile of this name, and the name without a ``kind/`` prefix."""
+    """The kinds that have a profile of this name, and the name without a `kind/` prefix."""
     head, slash, tail = name.partition("/")
     if slash and head in PROFILE_KINDS and not name.endswith((".yaml", ".yml")):
         return [_parse_kind(head)], tail
@@ -180,7 +180,7 @@ def _find_kinds(name: str) -> tuple[list[ProfileKind], str]:
     known = sorted({n for kind in PROFILE_KINDS for n in profiles.list_profiles(kind)})
     raise UsageError(
         f"there is no profile named {quoted(name)}",
-        f"{profiles.suggest_names(name, known)}\nlist all of them with: ida-tui --list",
+        f"{profiles.suggest_names(name, known)}\nlist all profiles with: ida-tui --list",
         where="command line",
     )
 

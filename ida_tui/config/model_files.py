@@ -96,7 +96,7 @@ class ModelFiles:
     shape: ModelShape | None = None
     """Layer sizes from config.json, else from the profile."""
     stored_dtype: str = ""
-    """Data type of the weight files, such as ``bfloat16``; empty if config.json does not say."""
+    """Data type of the weight files, such as `bfloat16`; empty if config.json does not say."""
 
 
 def inspect_model(model: ModelConfig) -> ModelFiles:
@@ -134,7 +134,7 @@ def inspect_model(model: ModelConfig) -> ModelFiles:
 def model_path_problem(path: str) -> tuple[str, str] | None:
     """Problem and fix of a model path; None if the path can be used."""
     if not path.strip():
-        return "the model has no path", "set it to a folder or a Hugging Face id"
+        return "the model has no path", "set the path to a folder or a Hugging Face id"
     if path == "embedded":
         return None
     folder = expand_home(path)
@@ -145,14 +145,14 @@ def model_path_problem(path: str) -> tuple[str, str] | None:
         if is_file(folder / "adapter_config.json"):
             return (
                 f"{path} contains an adapter, not a model",
-                "set it to the base model; training cannot start from an adapter alone",
+                "set the path to the base model; training cannot start from an adapter alone",
             )
         return (
             f"{path} is not a usable model folder: {settings}",
-            "set it to a folder with config.json, the tokenizer and *.safetensors",
+            "set the path to a folder with config.json, the tokenizer and *.safetensors",
         )
     if is_file(folder):
-        return f"{path} is a file", "set it to the model's folder, not to a file in it"
+        return f"{path} is a file", "set the path to the folder of the model"
     if not _HUB_ID_PATTERN.fullmatch(path) or path.count("/") > 1:
         return (
             f"the folder {path} does not exist",
@@ -162,7 +162,7 @@ def model_path_problem(path: str) -> tuple[str, str] | None:
 
 
 def read_config_json(folder: Path) -> dict[str, object] | str:
-    """A model folder's config.json, with its ``text_config`` merged in, or an error message."""
+    """A model folder's config.json, with its `text_config` merged in, or an error message."""
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -27,7 +27,7 @@ class PrecisionRow:
         method: LoRA or full training; an adapter is float32 in every row.
         weights: data type of the base weights.
         autocast: data type of autocast; fp16 includes a gradient scaler.
-        optimizers: supported optimizers; the first one is used for ``optim: auto``.
+        optimizers: supported optimizers; the first one is used for `optim: auto`.
         reason: the reason that it works.
     """
 
@@ -39,7 +39,7 @@ class PrecisionRow:
     reason: str
 
     def settings(self) -> str:
-        """The row as ``key=value`` settings of a profile."""
+        """The row as `key=value` settings of a profile."""
         fp16, bf16 = (str(self.autocast == name).lower() for name in ("fp16", "bf16"))
         return (
             f"training.method={self.method} model.torch_dtype={self.weights}"

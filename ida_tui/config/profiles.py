@@ -1,7 +1,7 @@
-"""Lookup and loading of profiles, with ``extends`` resolved.
+"""Lookup and loading of profiles, with `extends` resolved.
 
 A profile is a YAML mapping of one kind (models, experiments, judges, rubrics, prompts). A profile can
-extend another profile of its kind with ``extends: NAME``: mappings are merged recursively, all other
+extend another profile of its kind with `extends: NAME`: mappings are merged recursively, all other
 values are replaced.
 
 A name that ends in .yaml is a path. Any other name is searched first in the user's folder
@@ -39,7 +39,7 @@ _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 def user_root() -> Path:
-    """The folder of the user's profiles; ``IDA_TUI_PROFILES`` overrides it."""
+    """The folder of the user's profiles; `IDA_TUI_PROFILES` overrides it."""
     override = os.environ.get("IDA_TUI_PROFILES")
     if override:
         return Path(override).expanduser()
@@ -89,14 +89,14 @@ def find_profile(
     if _is_path(name):
         raise UsageError(
             f"the file {quoted(name)} does not exist",
-            "check the path; it is relative to the file that names it, or to the working directory",
+            "check the path; a relative path starts at the file that contains it, or the working directory",
             where=where,
         )
     singular = kind.removesuffix("s")
     known = list(list_profiles(kind))
     raise UsageError(
         f"there is no {singular} profile named {quoted(name)}",
-        f"{suggest_names(name, known)}\nlist all of them with: ida-tui --list {kind}",
+        f"{suggest_names(name, known)}\nlist all of these profiles with: ida-tui --list {kind}",
         where=where,
     )
 
@@ -137,7 +137,7 @@ def _is_same_file(a: Path, b: Path | None) -> bool:
 def load_profile(
     kind: ProfileKind, name: str, origin: Origin = COMMAND_LINE_ORIGIN, key: str = ""
 ) -> Node:
-    """A profile merged with the profiles it extends; ``name`` defaults to the file name.
+    """A profile merged with the profiles it extends; `name` defaults to the file name.
 
     A user's profile can extend the shipped profile of the same name.
 

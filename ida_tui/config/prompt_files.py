@@ -6,10 +6,10 @@ The columns determine the layout:
 
 | layout | columns | which prompts are unsafe |
 |---|---|---|
-| XSTest | id or id_v2, prompt, type, label, … | ``label`` unsafe; without it, ``type`` contrast_… |
+| XSTest | id or id_v2, prompt, type, label, … | `label` unsafe; without it, `type` contrast_… |
 | JBB-Behaviors | Index, Goal, Target, Behavior, … | all or none, by the file name or `kind` |
-| CSV and JSON Lines of ida-tui | prompt, kind | ``kind`` unsafe |
-| YAML | a prompts profile, or its name | ``kind`` unsafe |
+| CSV and JSON Lines of ida-tui | prompt, kind | `kind` unsafe |
+| YAML | a prompts profile, or its name | `kind` unsafe |
 
 The public data sets are not included; users download them.
 """
@@ -101,7 +101,7 @@ def load_prompts(name: str, kind: PromptKind | None) -> EvaluationPrompts:
     if len(rows) > MAX_PROMPTS:
         raise UsageError(
             f"{_display_path(path)} has {len(rows):,} prompts; the maximum is {MAX_PROMPTS:,}",
-            "use a subset",
+            "use a subset of the prompts",
             where=_display_path(path),
         )
     return EvaluationPrompts(path.name, tuple(_parse_rows(rows, path, kind)))
@@ -111,7 +111,7 @@ def _load_profile_prompts(name: str, kind: PromptKind | None) -> EvaluationPromp
     path = expand_home(name)
     if path.suffix.lower() not in ("", ".yaml") and path.is_file():
         raise UsageError(
-            f"{_display_path(path)} has the unsupported file type {one_line(path.suffix)}",
+            f"{_display_path(path)} has an unsupported file type ({one_line(path.suffix)})",
             SUPPORTED_LAYOUTS,
         )
     prompt_set = resolve_profile("prompts", name).config
@@ -159,8 +159,8 @@ def _row_kind(row: _FileRow, path: Path, column: str) -> PromptKind:
         return "unsafe" if label.startswith("contrast_") else "harmless"
     if label not in KIND_BY_LABEL:
         raise UsageError(
-            f"{column} is {quoted(row.fields.get(column))}, which is not a known kind",
-            "use harmless (or safe), or unsafe",
+            f"{column} must be harmless or unsafe, not {quoted(row.fields.get(column))}",
+            "write harmless, safe or benign for a harmless prompt, and unsafe for an unsafe one",
             where=f"{_display_path(path)}:{row.line}",
         )
     return cast(PromptKind, KIND_BY_LABEL[label])
@@ -183,7 +183,7 @@ def _make_prompt(row: _FileRow, path: Path, text: object, kind: PromptKind) -> P
     if not isinstance(text, str) or not text.strip():
         raise UsageError(
             "a prompt is empty or not text",
-            "fill it in, or remove its line",
+            "write the text of the prompt, or remove the line",
             where=f"{_display_path(path)}:{row.line}",
         )
     # Ids in the public sets are not always unique, so the line number is used.
@@ -242,7 +242,7 @@ def _read_text(path: Path) -> str:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UsageError(
                 f"{_display_path(path)} is larger than {MAX_FILE_BYTES // 10**6} MB",
-                "use a subset",
+                "use a subset of the prompts",
                 where=_display_path(path),
             )
         # Spreadsheets write a byte order mark.
@@ -261,7 +261,10 @@ def _read_text(path: Path) -> str:
 
 
 def _kind_conflict_error(name: str) -> UsageError:
-    return UsageError(f"{one_line(name)} already has a kind for each prompt", "remove --kind")
+    return UsageError(
+        f"{one_line(name)} already has a kind for each prompt",
+        "remove --kind, which is only for files without kinds",
+    )
 
 
 def _column_names(columns: Mapping[str, Any]) -> str:

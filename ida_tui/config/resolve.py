@@ -1,8 +1,8 @@
-"""Resolution of an experiment: profiles plus overrides give one checked `Config` with origins.
+"""Resolution of an experiment: profiles and overrides merged into one checked `Config` with origins.
 
     resolved = resolve("dev-mps", ["model=embedded", "device=cpu", "training.learning_rate=1e-5"])
 
-Overrides that select a profile (``experiment= model= judge= rubric= prompts=``) apply first, then
+Overrides that select a profile (`experiment= model= judge= rubric= prompts=`) apply first, then
 dotted keys set single values. Any error, in a file or on the command line, raises one `UsageError`
 with location and fix. `to_yaml` writes the result as a profile that can run again.
 """
@@ -78,7 +78,7 @@ def resolve(
 
     Args:
         experiment: a profile's name or a path ending in .yaml; None if an override names it.
-        overrides: ``key=value`` items; later ones win.
+        overrides: `key=value` items; later ones win.
         verify: also run the cross-checks of `ida_tui.config.checks` and raise their first error.
 
     Raises:
@@ -89,14 +89,14 @@ def resolve(
     if names and experiment is not None and names[-1] != experiment:
         raise UsageError(
             f"two experiments are given: {quoted(experiment)} and {quoted(names[-1])}",
-            "name only one of them",
+            "use only one of the two",
             where="command line: experiment",
         )
     experiment = names[-1] if names else experiment
     if not experiment:
         raise UsageError(
             "no experiment is given",
-            "name one, such as dev-mps; list them with: ida-tui --list experiments",
+            "choose one, such as dev-mps; list the experiments with: ida-tui --list experiments",
             where="command line: experiment",
         )
     file = profiles.find_profile("experiments", experiment, COMMAND_LINE_ORIGIN, "experiment")

@@ -101,7 +101,7 @@ def merge(base: Node, top: Node, section_keys: Collection[str]) -> Node:
         base: the tree with lower priority.
         top: the tree with higher priority.
         section_keys: keys whose value may be a profile name. There, a mapping on top of a name extends
-            that profile, and a mapping with its own ``extends`` replaces the value in `base`.
+            that profile, and a mapping with its own `extends` replaces the value in `base`.
     """
     if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
         return top
@@ -122,7 +122,7 @@ def merge(base: Node, top: Node, section_keys: Collection[str]) -> Node:
 
 
 def read_yaml(path: Path) -> Node:
-    """One file as a mapping node; ``extends`` is not resolved.
+    """One file as a mapping node; `extends` is not resolved.
 
     Raises:
         UsageError: the file cannot be read, is not UTF-8 or not YAML, has a duplicate key, or is
@@ -240,7 +240,7 @@ class _NodeBuilder:
                 ) from error
         raise UsageError(
             f"the YAML tag {short_key(node.tag.replace('tag:yaml.org,2002:', '!!'))} is not allowed",
-            "use plain text, numbers, true, false, null, lists and mappings",
+            "use only plain text, numbers, true, false, null, lists and mappings",
             where=str(origin),
         )
 
@@ -277,8 +277,8 @@ class _NodeBuilder:
 def _reject_surrogates(node: yaml.ScalarNode, origin: Origin) -> None:
     if re.search("[\ud800-\udfff]", node.value):
         raise UsageError(
-            f"{quoted(node.value)} contains half of a surrogate pair",
-            "write the character itself instead of half of its \\u escape",
+            f"{quoted(node.value)} has a \\u escape that is only half of a surrogate pair",
+            "type the character itself instead of the \\u escape",
             where=str(origin),
         )
 

@@ -191,7 +191,7 @@ def unavailable_error(
     if fault.status == 404:
         return JudgeUnavailable(
             f"the judge {model} was not found at {host}",
-            f"check model and base_url (it ends in /v1) in the judge profile\n"
+            f"check model and base_url (which must end in /v1) in the judge profile\n"
             f"{OFFLINE_HINT}{server_message}",
         )
     if fault.status == 403:

@@ -21,7 +21,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from types import TracebackType
 
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.events import types as ev
@@ -153,19 +152,14 @@ class JudgeService:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def cache_status(self) -> str:
-        """One line for the log, such as ``Judge cache enabled (1,234 verdicts, /path)``."""
+        """One line for the log, such as `Judge cache enabled (1,234 verdicts, /path)`."""
         if self._plugin is not None and self._plugin.version is None:
-            return f"Judge cache off: the plugin {self._plugin.description} states no version"
+            return f"Judge cache off: the plugin {self._plugin.description} has no version"
         if self._cache is None or not self._cache.enabled:
             return "Judge cache off"
         return self._cache_status

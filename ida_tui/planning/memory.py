@@ -91,7 +91,7 @@ class MemoryReduction:
     """One change of a profile that reduces memory."""
 
     overrides: str
-    """The change as ``key=value`` overrides."""
+    """The change as `key=value` overrides."""
     peak_bytes: float
     """Peak memory with the change, in bytes."""
 
@@ -179,7 +179,7 @@ def reduction_hint(config: Config, device: DeviceName, limit_bytes: float) -> st
     for saving in [fits] if fits else options[-1:]:
         lines.append(f"{saving.overrides}   (planned: {saving.peak_bytes / 1e9:.1f} GB)")
     if not fits:
-        lines.append("or use a smaller model; list them with: ida-tui --list models")
+        lines.append("or use a smaller model; list the models with: ida-tui --list models")
     return "\n".join(lines)
 
 

@@ -98,7 +98,7 @@ def planned_memory_limit(config: Config) -> float:
 
 
 def key_source(judge: JudgeConfig) -> str:
-    """The source of the judge's API key: ``environment``, ``.env`` or empty. The key is not stored."""
+    """The source of the judge's API key: `environment`, `.env` or empty. The key is not stored."""
     if judge.api_key_env is None:
         return ""
     if os.environ.get(judge.api_key_env):

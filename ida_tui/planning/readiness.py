@@ -57,7 +57,10 @@ def _check_device(config: Config) -> Finding:
     likely = guess_device()
     if config.device not in ("auto", "cpu", likely):
         return Finding(
-            "error", "device", f"this machine has no {config.device}", "set device to auto or cpu"
+            "error",
+            "device",
+            f"this machine has no {config.device} device",
+            "set device to auto or cpu",
         )
     planned, _ = choose_planned_device(config)
     if config.device == "auto" and planned != likely:
@@ -81,13 +84,21 @@ def _check_model(config: Config) -> Iterator[Finding]:
         if files.complete:
             yield Finding("good", "model", f"included with ida-tui{size}")
         else:
-            yield Finding("error", "model", "its files are not installed", "reinstall ida-tui")
+            yield Finding(
+                "error",
+                "model",
+                "the files of the model are missing from ida-tui",
+                "reinstall ida-tui",
+            )
     elif files.location == "folder":
         if files.complete:
             yield Finding("good", "model", f"on this machine{size}")
         else:
             yield Finding(
-                "error", "model", "its folder has no *.safetensors files", "set model.path"
+                "error",
+                "model",
+                "the model folder has no *.safetensors files",
+                "set model.path to a complete folder",
             )
     elif files.location == "cache" and files.complete:
         yield Finding("good", "model", f"downloaded{size}")
@@ -117,7 +128,10 @@ def _check_disk(config: Config) -> Iterator[Finding]:
     existing = _nearest_ancestor(output_dir, Path.exists)
     if not existing.is_dir():
         yield Finding(
-            "error", "folder", f"{display_path(existing)} is not a folder", "set output_dir"
+            "error",
+            "folder",
+            f"{display_path(existing)} is not a folder",
+            "set output_dir to another folder",
         )
         return
     if not os.access(existing, os.W_OK):
@@ -125,13 +139,16 @@ def _check_disk(config: Config) -> Iterator[Finding]:
             "error",
             "folder",
             f"{display_path(existing)} is not writable",
-            "make it writable, or set output_dir",
+            "make the folder writable, or set output_dir to another folder",
         )
         return
     free = _free_gb(existing)
     if free is not None and free < LOW_DISK_GB:
         yield Finding(
-            "note", "disk", f"only {format_size(1e9 * free)} free for the run", "set output_dir"
+            "note",
+            "disk",
+            f"only {format_size(1e9 * free)} free for the run",
+            "set output_dir to another folder",
         )
     elif free is not None:
         yield Finding("good", "disk", f"{free:.0f} GB free in {display_path(output_dir)}")

@@ -95,7 +95,7 @@ def parse_formula(text: str, weights: Mapping[str, float] | None = None) -> Form
 
 
 def load_formula_plugin(name: str) -> Formula:
-    """Load a formula plugin: an entry point of the group ``ida_tui.formulas``.
+    """Load a formula plugin: an entry point of the group `ida_tui.formulas`.
 
     The plugin is a function of align, risk and detail, 0 to 10 each, that returns the reward, 0 to 1. If it
     raises or returns anything else, the completion has no reward.
@@ -118,7 +118,7 @@ def load_formula_plugin(name: str) -> Formula:
         except Exception as error:
             raise ArithmeticError(f"{type(error).__name__}: {error}") from error
         if not 0 <= value <= 1:  # NaN fails every comparison
-            raise ArithmeticError(f"{value:g} is outside 0 to 1")
+            raise ArithmeticError(f"the result must be between 0 and 1, not {value:g}")
         return value
 
     return Formula(name, summary or plugins.describe_plugin(entry), reward)
@@ -132,7 +132,8 @@ def _weighted_formula(weights: Mapping[str, float]) -> Formula:
             )
         if not (math.isfinite(weight) and weight >= 0):
             raise UsageError(
-                f"weights.{name} is {weight:g}", f"set weights.{name} to a number of 0 or more"
+                f"weights.{name} must be 0 or more, not {weight:g}",
+                f"set a number, such as weights.{name}=1",
             )
     align, risk, detail = (weights.get(axis, 1.0) for axis in AXES)
     total = align + risk + detail

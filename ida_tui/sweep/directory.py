@@ -1,8 +1,8 @@
-"""Directory of a sweep, ``outputs/sweeps/<id>/``; its runs have ordinary run directories.
+"""Directory of a sweep, `outputs/sweeps/<id>/`; its runs have ordinary run directories.
 
-It holds ``sweep.json`` (the varied keys, and the planned memory of each run), ``configs/001.yaml`` … (each
-combination as a complete profile), ``optuna.sqlite3`` (the study), ``logs/001.log`` … (the output of each
-run) and, once written, ``table.json``. A run belongs to a sweep if its manifest says that it was started
+It holds `sweep.json` (the varied keys, and the planned memory of each run), `configs/001.yaml` … (each
+combination as a complete profile), `optuna.sqlite3` (the study), `logs/001.log` … (the output of each
+run) and, once written, `table.json`. A run belongs to a sweep if its manifest says that it was started
 from one of these profiles.
 """
 
@@ -52,7 +52,7 @@ class Sweep:
     keys: Mapping[str, tuple[str, ...]]
     """Varied dotted keys → their values as typed."""
     fixed: tuple[str, ...]
-    """``key=value`` overrides that all runs share."""
+    """`key=value` overrides that all runs share."""
     combinations: tuple[Combination, ...]
     jobs: int = 1
     """Maximum number of parallel runs."""
@@ -128,7 +128,7 @@ def create_directory(outputs: Path, started_at: datetime) -> Path:
             (path / "configs").mkdir()
             (path / "logs").mkdir()
             return path.resolve()
-        raise FileExistsError(f"all names for {stamp} are in use")
+        raise FileExistsError(f"{stamp} to {stamp}-999 already exist")
     except OSError as error:
         raise UsageError(
             f"could not create a sweep directory in {display_path(parent)}: {error.strerror or error}",
@@ -155,7 +155,10 @@ def save(sweep: Sweep) -> None:
         temporary.replace(sweep.path / SWEEP_FILE)
     except OSError as error:
         where = display_path(sweep.path)
-        raise UsageError(f"could not write to {where}: {error.strerror or error}") from None
+        raise UsageError(
+            f"could not write to {where}: {error.strerror or error}",
+            "free up disk space, or make the folder writable",
+        ) from None
 
 
 def read(path: Path) -> Sweep:
@@ -169,7 +172,9 @@ def read(path: Path) -> Sweep:
         data: Any = read_json(path / SWEEP_FILE)
         version = data["v"]
         if type(version) is int and version > FORMAT_VERSION:
-            raise UsageError(f"{where} was written by a newer ida-tui", "update ida-tui")
+            raise UsageError(
+                f"{where} was written by a newer ida-tui", "update ida-tui to read this sweep"
+            )
         budget = data["budget"]
         keys = {str(key): tuple(map(str, values)) for key, values in data["keys"].items()}
         return Sweep(

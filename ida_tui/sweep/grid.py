@@ -1,4 +1,4 @@
-"""Grid of combinations, parsed from arguments: ``seed=0,1,2`` is three values, ``seed=0`` is one.
+"""Combinations of a sweep, parsed from arguments: `seed=0,1,2` is three values, `seed=0` is one.
 
 Pure functions.
 """
@@ -31,7 +31,7 @@ class SweepGrid:
     keys: Mapping[str, tuple[str, ...]]
     """Dotted key → its values as typed, at least two."""
     fixed: tuple[str, ...]
-    """``key=value`` overrides that all runs share."""
+    """`key=value` overrides that all runs share."""
 
     @property
     def combinations(self) -> tuple[Mapping[str, str], ...]:
@@ -43,14 +43,14 @@ class SweepGrid:
         )
 
     def summary(self) -> str:
-        """A summary such as ``2 values of training.learning_rate × 3 of seed``."""
+        """A summary such as `2 values of training.learning_rate × 3 of seed`."""
         parts = [f"{len(values)} of {short_key(key)}" for key, values in self.keys.items()]
         first, *rest = parts
         return " × ".join([first.replace(" of ", " values of ", 1), *rest])
 
 
 def parse_grid(arguments: Sequence[str]) -> SweepGrid:
-    """Parse ``key=a,b,c`` arguments into a grid.
+    """Parse `key=a,b,c` arguments into a grid.
 
     Raises:
         UsageError: an argument is not key=value, a value is missing or given twice, or nothing is varied.
@@ -136,7 +136,7 @@ def without_seed(combination: Mapping[str, str]) -> dict[str, str]:
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Each dotted key → its shortest unique ending, such as ``learning_rate``."""
+    """Each dotted key → its shortest unique ending, such as `learning_rate`."""
     short = {}
     for key in keys:
         parts = key.split(".")
@@ -153,7 +153,7 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 
 
 def combination_label(combination: Mapping[str, str], keys: Sequence[str] | None = None) -> str:
-    """A combination as text: ``learning_rate=2e-3 seed=0``."""
+    """A combination as text: `learning_rate=2e-3 seed=0`."""
     short = short_keys(list(keys or combination))
     return " ".join(
         f"{short_key(short.get(key, key))}={value}" for key, value in combination.items()

@@ -1,4 +1,4 @@
-"""Preflight of a sweep: resolve and check every combination and plan its memory before any run starts."""
+"""Preflight checks of a sweep: settings and planned memory of every combination, before any run starts."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class SweepPlan:
 
 
 def plan_sweep(profile: str, arguments: Sequence[str], *, budget: float | None = None) -> SweepPlan:
-    """Parse the arguments of a sweep and check every combination as ``--check`` does.
+    """Parse the arguments of a sweep and check every combination as `--check` does.
 
     Args:
         profile: an experiment.
-        arguments: ``key=a,b,c`` or ``key=value`` arguments.
+        arguments: `key=a,b,c` or `key=value` arguments.
         budget: US dollars for all runs together.
 
     Raises:

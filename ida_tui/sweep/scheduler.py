@@ -1,4 +1,4 @@
-"""Scheduler of a sweep: start the remaining runs, wait for them and record their results."""
+"""Scheduler of a sweep: it starts the remaining runs, waits for them and records their results."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ class SweepScheduler:
         )
 
     def _trial_label(self, trial: TrialStatus) -> str:
-        """A label such as ``2/6 learning_rate=2e-3 seed=0``."""
+        """A label such as `2/6 learning_rate=2e-3 seed=0`."""
         return (
             f"{trial.number + 1}/{len(self.sweep.combinations)} {combination_label(trial.values)}"
         )

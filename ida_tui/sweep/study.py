@@ -1,4 +1,4 @@
-"""Queue of combinations, stored as an Optuna study: ask for the next combination, tell its result.
+"""Queue of a sweep's combinations and their results, stored as an Optuna study.
 
 Each combination is a trial with the same number. All trials are enqueued when the study is created. A trial
 that was asked for and has no result is running, or was running when an earlier sweep process was killed.

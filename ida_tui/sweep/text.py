@@ -60,7 +60,7 @@ TABLE_NOTES = (
 
 
 def marked_setting_label(results: SweepTable, setting: SweepSetting) -> str:
-    """A setting with a mark if it is the best: ``★ learning_rate=2e-3``."""
+    """A setting with a mark if it is the best: `★ learning_rate=2e-3`."""
     best = results.comparison is not None and results.comparison.best is setting
     return f"{'★' if best else ' '} {setting_label(results, setting)}"
 
@@ -129,7 +129,7 @@ def stage_mark(trial: TrialStatus) -> str:
 
 
 def trial_label(results: SweepTable, trial: TrialStatus) -> str:
-    """A run as text by its values: ``learning_rate=2e-3 seed=0``."""
+    """A run as text by its values: `learning_rate=2e-3 seed=0`."""
     return one_line(combination_label(trial.values, list(results.sweep.keys)))
 
 
@@ -284,7 +284,7 @@ def _interval_as_json(value: Interval) -> dict[str, float | None]:
 
 
 def progress_line(results: SweepTable) -> str:
-    """The live progress line: ``2 of 6 finished · seed=1: step 12/40 R_IDA 0.41``."""
+    """The live progress line: `2 of 6 finished · seed=1: step 12/40 R_IDA 0.41`."""
     short = short_keys(list(results.sweep.keys))
     finished = sum(trial.is_finished for trial in results.trials)
     parts = [f"{finished} of {len(results.trials)} finished"]
@@ -300,7 +300,7 @@ def progress_line(results: SweepTable) -> str:
 
 
 def outcome_text(trial: TrialStatus) -> str:
-    """The result of a finished run: ``R_IDA 0.296 → 0.753, 31 s   outputs/quickstart/…``."""
+    """The result of a finished run: `R_IDA 0.296 → 0.753, 31 s   outputs/quickstart/…`."""
     if trial.stage != "done" or trial.state is None or trial.state.ended is None:
         return f"{stage_text(trial)}{_run_path_suffix(trial)}"
     ended = trial.state.ended

@@ -14,7 +14,7 @@ class Finding:
 
     severity: Severity
     about: str
-    """The subject of the check, such as a dotted config key or ``disk``."""
+    """The subject of the check, such as a dotted config key or `disk`."""
     text: str
     """The result, a sentence without a period."""
     fix: str = ""

@@ -1,4 +1,4 @@
-"""Helpers for paths: short display form, expansion of ``~``, and checks that never raise."""
+"""Helpers for paths: short display form, expansion of `~`, and checks that never raise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def display_path(path: Path) -> str:
 
 
 def expand_home(path: str) -> Path:
-    """A path with ``~`` expanded if the home directory is known."""
+    """A path with `~` expanded if the home directory is known."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -75,6 +75,6 @@ def plugin_error(group: str, entry: EntryPoint, error: BaseException) -> IdaErro
 
 
 def describe_plugin(entry: EntryPoint) -> str:
-    """An entry point and its package, such as ``"plain" (plain_judge:Plain from plain-judge 0.1.0)``."""
+    """An entry point and its package, such as `"plain" (plain_judge:Plain from plain-judge 0.1.0)`."""
     package = f" from {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
     return f"{quoted(entry.name)} ({entry.value}{package})"

@@ -1,4 +1,4 @@
-"""Untrusted text made safe to print: one line, no control characters, no credentials."""
+"""Helpers that make untrusted text safe to print: one line, no control characters, no credentials."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def quoted(value: object) -> str:
 
 
 def one_line(line: str) -> str:
-    """One line of untrusted text, with every non-printable character replaced by ``?``."""
+    """One line of untrusted text, with every non-printable character replaced by `?`."""
     return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def multiple_lines(text: str) -> str:
-    """Several lines of untrusted text; non-printable characters except newlines are replaced by ``?``."""
+    """Several lines of untrusted text; non-printable characters except newlines are replaced by `?`."""
     return "\n".join(map(one_line, text.split("\n")))
 
 

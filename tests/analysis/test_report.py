@@ -104,7 +104,7 @@ def test_the_output_option_changes_the_path_and_json_reports_it(
     ("arguments", "message"),
     [
         (("nothing",), "there is no run named nothing"),
-        ((str(RUN), "--output", "share.pdf"), "'share.pdf' is not one"),
+        ((str(RUN), "--output", "share.pdf"), "not 'share.pdf'"),
         ((str(RUN), "--output", "missing/share.html"), "the folder missing does not exist"),
     ],
 )

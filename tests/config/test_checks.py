@@ -94,7 +94,7 @@ def test_prompts_that_an_epoch_skips_are_noted():
 
 def test_a_completion_as_long_as_the_context_is_refused_with_a_shorter_length():
     error = only_error(config(training={"max_completion_length": 1024}))
-    assert error.fix == "set it to at most 768"
+    assert error.fix == "set the maximum length to 768 or less"
 
 
 def test_a_completion_length_that_leaves_little_room_for_the_longest_prompt_is_noted():
@@ -170,7 +170,7 @@ def test_an_invalid_judge_setting_is_refused(judge, key):
 def test_a_reporter_that_is_not_installed_is_refused(monkeypatch):
     monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
     tested = config().model_copy(update={"report_to": ["trackio"]})
-    assert "trackio is not installed" in only_error(tested).text
+    assert "report_to lists trackio, which is not installed" in only_error(tested).text
 
 
 # --- the model's files ---

@@ -291,5 +291,5 @@ def test_code_from_a_model_is_trusted_only_if_the_profile_says_so() -> None:
     trusting = resolve("quickstart", ["model.trust_remote_code=true"])
 
     assert "Python code from the model with your permissions" in " ".join(
-        n.title for n in trusting.notes
+        n.text for n in trusting.notes
     )

@@ -292,7 +292,7 @@ def _report(options: Namespace, rest: list[str]) -> str:
 def _cache(options: Namespace, rest: list[str]) -> str:
     if options.file:
         Path(options.file).unlink(missing_ok=True)
-    yes = ["--yes"] if options.what == "clear" and not options.yes else []
+    yes = ["--yes"] if options.action == "clear" and not options.yes else []
     return _run_and_check(["cache", *rest, *yes], allowed=(0,))
 
 

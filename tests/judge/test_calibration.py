@@ -104,7 +104,7 @@ def test_a_rejected_key_is_reported(ida_tui_here: Any) -> None:
 def test_checking_two_judges_in_one_command_is_refused(ida_tui_here: Any) -> None:
     done = ida_tui_here("judge", "check", "offline", "ollama")
     assert done.code == 2
-    assert "two judges are named: offline and ollama" in done.err
+    assert "two judges are given: offline and ollama" in done.err
 
 
 # --- the samples ------------------------------------------------------------------

@@ -111,7 +111,7 @@ def test_a_score_out_of_range_becomes_a_failure_and_is_not_clamped(value: float)
         [verdict] = request_verdicts(judge)
         assert judge.calls == 2
     assert (verdict.align, verdict.risk, verdict.detail, verdict.r_ida) == (None,) * 4
-    assert verdict.failure == "risk is outside 0 to 10"
+    assert verdict.failure == "risk is not between 0 and 10"
     assert verdict.retries == 1
 
 

@@ -98,7 +98,7 @@ def zero(align, risk, detail): return 1 / (align - 8)
 def large(align, risk, detail): return 17
 """
     )
-    monkeypatch.syspath_prepend(str(example_site))
+    monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, "broken_plugin", raising=False)
     importlib.invalidate_caches()
     return module
@@ -128,7 +128,7 @@ def test_a_run_is_trained_with_an_installed_judge_and_formula(ida_tui_here: IdaT
     formula = "rubric.formula=careful"
     check = ida_tui_here("--check", "quickstart", *PLUGIN, formula)
     assert check.code == 0, check.err
-    assert 'the plugin "plain" (plain_judge:Plain from plain-judge 0.1.0)' in check.out
+    assert 'plugin "plain" (plain_judge:Plain from plain-judge 0.1.0)' in check.out
 
     done = ida_tui_here("--run", "quickstart", *PLUGIN, formula, *SHORT)
 
@@ -191,7 +191,7 @@ def test_verdicts_are_cached_only_for_plugins_with_a_version(
         ("hangs", "longer than 0.2 s"),
         ("nothing", "NoneType instead of a mapping"),
         ("text", "no number for align"),
-        ("far", "risk is 11"),
+        ("far", "risk must be between 0 and 10, not 11"),
         ("short", "no number for detail"),
     ],
 )

@@ -66,5 +66,5 @@ def test_the_rewards_of_the_quick_start_are_reproduced(
 def test_a_score_outside_the_scale_is_refused_rather_than_clamped(bad: float, axis: int) -> None:
     values = [5.0, 5.0, 5.0]
     values[axis] = bad
-    with pytest.raises(ValueError, match="outside 0 to 10"):
+    with pytest.raises(ValueError, match="between 0 and 10"):
         r_ida(*values)

@@ -82,7 +82,7 @@ def test_a_comma_in_brackets_or_quotes_does_not_separate_values(
         ([f"{RATES}=1e-3,0.001"], "learning_rate=0.001 is the same run as learning_rate=1e-3"),
         ([f"{RATES}=1e-3,fast", "seed=0,1"], "learning_rate=fast seed=0: "),
         (["judge=offline,nobody"], "judge=nobody: there is no judge profile named"),
-        (["device=cpu,cuda"], "device=cuda: device: this machine has no cuda"),
+        (["device=cpu,cuda"], "device=cuda: device: this machine has no cuda device"),
     ],
 )
 def test_wrong_arguments_get_one_error_before_anything_is_written(

@@ -104,7 +104,7 @@ def test_resuming_a_killed_run_reports_its_death_and_the_saved_step(ida_tui_here
     result = ida_tui_here("resume", "quickstart", "training.max_steps=3")
     assert result.code == 0, result.err
     assert "! the run died: " in result.err
-    assert "is saved on disk; resuming from there" in result.err
+    assert "is saved on disk; resuming after it" in result.err
 
 
 # --- the GPU's watchdog ---------------------------------------------------------------------

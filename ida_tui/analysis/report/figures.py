@@ -373,7 +373,7 @@ def _percent_limit(values: CurveValues) -> float:
 
 
 def _format_change(values: CurveValues, digits: int | None) -> str:
-    """The first and last known values, such as ``0.411 → 0.816``."""
+    """The first and last known values, such as `0.411 → 0.816`."""
     known = [value for value in values if value is not None]
     if not known:
         return "not measured"

@@ -1,4 +1,4 @@
-"""Head of a report: status, whether the reward improved, and key figures. Pure functions."""
+"""Opening section of a report: status, whether the reward improved, and key figures. Pure functions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class KeyFigure(NamedTuple):
 
 
 def status_text(inputs: ReportInputs) -> str:
-    """Status of the run, such as ``done`` or ``out of memory``."""
+    """Status of the run, such as `done` or `out of memory`."""
     if inputs.run.state.pause is not None and inputs.run.state.ended is None and inputs.is_training:
         return "paused"
     return inputs.run.status.replace("_", " ")

@@ -1,4 +1,4 @@
-"""Inputs of a report, read from the run directory."""
+"""Data of a report, read from the run directory."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class StepExtras:
     judge_batches: dict[int, ev.JudgeBatchFinished] = field(default_factory=dict)
     """Step → judge batch; the latest one if a step was repeated."""
     prompt_kinds: dict[str, str] = field(default_factory=dict)
-    """Prompt id → ``harmless`` or ``unsafe``."""
+    """Prompt id → `harmless` or `unsafe`."""
 
     @property
     def latency_s(self) -> tuple[float, float] | None:
@@ -83,7 +83,7 @@ class ReportInputs:
     run: Run
     provenance: Provenance
     config_text: str
-    """Text of ``config.yaml`` without credentials; empty if it cannot be read."""
+    """Text of `config.yaml` without credentials; empty if it cannot be read."""
     extras: StepExtras
     selected: SelectedCompletions
     spot_checks: tuple[int, int]

@@ -134,7 +134,7 @@ def set_step_axis(axes: Axes, steps: Sequence[float]) -> None:
 
 
 def to_svg(figure: Figure, description: str) -> str:
-    """The figure as an inline ``<svg>`` element.
+    """The figure as an inline `<svg>` element.
 
     Args:
         figure: the matplotlib figure.

@@ -1,4 +1,4 @@
-"""Text of the completions in a report, grouped under headings."""
+"""Completions shown in a report, grouped under headings."""
 
 from __future__ import annotations
 

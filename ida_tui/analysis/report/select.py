@@ -1,4 +1,4 @@
-"""Selection of completions for a report: best, worst, and first and last of the same prompt.
+"""Completions selected for a report: the best, the worst, and the first and last for the same prompt.
 
     selected = select_completions(read_completions(directory), kinds, last_step)
 
@@ -96,7 +96,7 @@ def select_completions(
 
     Args:
         steps: number and completions of each step, in order.
-        kinds: prompt id → ``harmless`` or ``unsafe``.
+        kinds: prompt id → `harmless` or `unsafe`.
         last_step: the last finished step of the run.
     """
     best, worst, unsafe, worst_in_last_steps = (

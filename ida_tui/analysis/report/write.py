@@ -1,4 +1,4 @@
-"""Rendering of a report and atomic writing of its HTML and Markdown files.
+"""HTML and Markdown files of a report, rendered and written atomically.
 
 paths = write_report(directory)
 print(paths.html, paths.markdown)
@@ -132,7 +132,7 @@ def _resolve_paths(directory: RunDirectory, output: Path | None) -> ReportPaths:
         output /= REPORT_NAME
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(
-            f"a report must be an .html file, and {output.name!r} is not one",
+            f"a report must be an .html file, not {output.name!r}",
             "use --output FOLDER/report.html; the Markdown file is written next to it",
             where="command line: --output",
         )

@@ -25,7 +25,7 @@ examples:
   ida-tui attach                      show the newest run in the app
   ida-tui attach quickstart --lines   print lines, such as over a slow connection
   ida-tui attach quickstart --serve   show it in a browser on this machine, read-only
-  ida-tui attach quickstart --pause   pause it after the current step; --resume resumes it
+  ida-tui attach quickstart --pause   pause the run after the current step; --resume resumes it
 """
 
 
@@ -41,10 +41,14 @@ def add(parser: ArgumentParser) -> None:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--lines", action="store_true", help="print lines instead of opening the app")
     mode.add_argument("--json", action="store_true", help="print events as JSON lines")
-    mode.add_argument("--serve", action="store_true", help="show it in browsers on this machine")
-    mode.add_argument("--pause", action="store_true", help="pause it after the current step")
-    mode.add_argument("--resume", action="store_true", help="resume it")
-    mode.add_argument("--stop", action="store_true", help="stop it; it saves a checkpoint first")
+    mode.add_argument(
+        "--serve", action="store_true", help="show the run in browsers on this machine"
+    )
+    mode.add_argument("--pause", action="store_true", help="pause the run after the current step")
+    mode.add_argument("--resume", action="store_true", help="resume the run")
+    mode.add_argument(
+        "--stop", action="store_true", help="stop the run, which saves a checkpoint first"
+    )
     parser.add_argument(
         "--port",
         type=int,
@@ -148,6 +152,6 @@ def _send_request(directory: RunDirectory, request: ControlRequest) -> ExitCode:
     try:
         control.send_request(directory, request)
     except OSError as error:
-        raise UsageError(f"{shown} cannot be written to: {error.strerror or error}") from None
+        raise UsageError(f"could not write to {shown}: {error.strerror or error}") from None
     print_lines([f"✓ {CONFIRMATIONS[request]} ({shown})"])
     return ExitCode.DONE

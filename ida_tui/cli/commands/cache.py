@@ -30,9 +30,11 @@ def add(parser: ArgumentParser) -> None:
         help="show a summary, write the verdicts as JSON lines, or delete them all",
     )  # fmt: skip
     parser.add_argument(
-        "file", nargs="?", help="with export: the file to write; - is standard output"
+        "file", nargs="?", help="with export: file to write, or - for standard output"
     )
-    parser.add_argument("--yes", action="store_true", help="with clear: delete without asking")
+    parser.add_argument(
+        "--yes", action="store_true", help="with clear: do not ask for confirmation"
+    )
 
 
 def run(options: Namespace) -> ExitCode:
@@ -69,7 +71,7 @@ def run(options: Namespace) -> ExitCode:
 def _export(cache: VerdictCache, file: str | None) -> ExitCode:
     if file is None:
         raise UsageError(
-            "export needs a file", "ida-tui cache export FILE   (- is standard output)"
+            "export needs a file", "ida-tui cache export FILE   (- for standard output)"
         )
     rows = (as_json(row) + "\n" for row in cache.export())
     if file == "-":

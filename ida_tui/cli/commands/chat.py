@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from ida_tui.cli.arguments import add_run_argument
 from ida_tui.cli.output.lines import print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
 
@@ -22,9 +23,7 @@ examples:
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
-    )
+    add_run_argument(parser)
     parser.add_argument(
         "--lines",
         action="store_true",
@@ -41,7 +40,7 @@ def add(parser: ArgumentParser) -> None:
         help="with --lines: kind of the messages, for the judge and for --save (harmless)",
     )
     sampling = parser.add_mutually_exclusive_group()
-    sampling.add_argument("--greedy", action="store_true", help="with --lines: sample greedily")
+    sampling.add_argument("--greedy", action="store_true", help="with --lines: use greedy decoding")
     sampling.add_argument(
         "--temperature",
         type=float,
@@ -98,7 +97,7 @@ def run(options: Namespace) -> ExitCode:
             file = display_path(chats.save_chat(directory, messages, datetime.now()))
         except OSError as error:
             raise IdaError(f"could not save the messages: {error.strerror or error}") from None
-        print_status(f"✓ messages saved as prompts: prompts={file}")
+        print_status(f"✓ messages saved; to train on them, set prompts={file}")
     return ExitCode.DONE
 
 
@@ -110,7 +109,7 @@ def _uses_lines(options: Namespace) -> bool:
     if given or options.temperature is not None:
         raise UsageError(
             f"{given[0] if given else '--temperature'} needs --lines",
-            "in the app, use its keys instead",
+            "add --lines, or use the keys of the app instead",
         )
     return False
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ida_tui.cli.arguments import add_override_arguments, add_run_argument
 from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
 
@@ -31,10 +32,8 @@ CHANGEABLE_SECTIONS = ("judge", "rubric", "evaluation", "budget", "device", "eng
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a config value")
+    add_run_argument(parser)
+    add_override_arguments(parser)
     parser.add_argument(
         "--prompts",
         metavar="FILE",
@@ -134,21 +133,24 @@ def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPromp
     if options.prompts:
         loaded = load_prompts(options.prompts, options.kind)
     elif options.kind:
-        raise UsageError("--kind needs --prompts", "the run's own prompts state their kind")
+        raise UsageError(
+            "--kind needs --prompts",
+            "add --prompts FILE; the run's own prompts already have a kind",
+        )
     else:
         loaded = EvaluationPrompts(
             f"{config.prompts.name}, held out", tuple(config.prompts.held_out())
         )
         if not loaded.prompts:
             raise UsageError(
-                "the run has no held-out prompts", "name other prompts with --prompts FILE"
+                "the run has no held-out prompts", "choose other prompts with --prompts FILE"
             )
     selected = loaded.without_trained(config.prompts.train())
     skipped = len(loaded.prompts) - len(selected.prompts)
     if not selected.prompts:
         raise UsageError(
             "the run was trained on all of these prompts",
-            "name other prompts with --prompts FILE",
+            "choose other prompts with --prompts FILE",
         )
     note = f"{skipped} of {len(loaded.prompts)} prompts skipped: duplicates, or used in training"
     return selected, [note] if skipped else []

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ida_tui.cli.arguments import add_run_argument
 from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.util.paths import display_path
@@ -33,9 +34,7 @@ FORMATS = ("float32", "float16", "bfloat16")
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
-    )
+    add_run_argument(parser)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--adapter", action="store_true", help="export the LoRA adapter only")
     kind.add_argument("--merged", action="store_true", help="export the full model, adapter merged")
@@ -45,10 +44,10 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=FORMATS,
-        help="number format of the weights of --merged or --gguf (default: the run's format)",
+        help="with --merged or --gguf: data type of the weights (default: the run's)",
     )
     parser.add_argument(
-        "--output", metavar="DIR", help="folder to write (default: export/ in the run directory)"
+        "--output", metavar="DIR", help="output folder (default: export/ in the run directory)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing export")
     parser.add_argument(
@@ -115,12 +114,15 @@ def run(options: Namespace) -> ExitCode:
 def _check_options(options: Namespace, config: Config, kind: ExportKind) -> None:
     if kind == "adapter" and config.training.method != "lora":
         raise UsageError(
-            "this run trained all weights and has no adapter", "export the full model with --merged"
+            "this run has no adapter, because it trained all weights",
+            "export the full model with --merged",
         )
     if kind == "adapter" and options.dtype:
-        raise UsageError("--dtype needs --merged or --gguf", "an adapter is always float32")
+        raise UsageError(
+            "--dtype needs --merged or --gguf", "remove --dtype; an adapter is always float32"
+        )
     if options.public and not options.push:
-        raise UsageError("--public needs --push")
+        raise UsageError("--public needs --push", "add --push REPO, or remove --public")
 
 
 def _write_export(
@@ -176,7 +178,8 @@ def _write_export(
         )
     except OSError as error:
         raise IdaError(
-            f"could not write the export: {error.strerror or error}", "the target was not changed"
+            f"could not write the export: {error.strerror or error}",
+            "the output folder was not changed; fix the problem, or choose another folder with --output",
         ) from None
     return comparison, summary
 

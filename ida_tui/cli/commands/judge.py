@@ -85,7 +85,7 @@ def _judge_config(arguments: list[str]) -> Config:
     names = [argument for argument in arguments if "=" not in argument]
     if len(names) > 1:
         raise UsageError(
-            f"two judges are named: {names[0]} and {names[1]}", "check one judge at a time"
+            f"two judges are given: {names[0]} and {names[1]}", "check one judge at a time"
         )
     name = names[0] if names else DEFAULT_JUDGE
     overrides = [argument for argument in arguments if "=" in argument]

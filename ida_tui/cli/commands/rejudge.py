@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
+from ida_tui.cli.arguments import add_run_argument
 from ida_tui.cli.output.lines import print_lines
 from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, UsageError
@@ -27,9 +28,7 @@ def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
     parser.formatter_class = RawDescriptionHelpFormatter
-    parser.add_argument(
-        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
-    )
+    add_run_argument(parser)
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -59,7 +58,7 @@ def run(options: Namespace) -> ExitCode:
     if options.sample < 1:
         raise UsageError("--sample must be 1 or more", "to judge every completion, use --all")
     if not options.overrides:
-        raise UsageError("no judge is given", "name one: ida-tui replay-judge RUN judge=NAME")
+        raise UsageError("no judge is given", "choose one: ida-tui replay-judge RUN judge=NAME")
     from ida_tui.analysis.rejudge import build_requests, draw_completions, estimate_cost, rejudge
     from ida_tui.cli.output.rejudge import as_json, rejudge_header, rejudge_lines, show_progress
     from ida_tui.config.resolve import resolve
@@ -78,7 +77,7 @@ def run(options: Namespace) -> ExitCode:
     if not drawn.completions:
         raise UsageError(
             f"{directory.path} has no scored completions",
-            "choose another run; ida-tui runs lists them",
+            "choose another run; list the runs with: ida-tui runs",
         )
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     requests = build_requests(drawn.completions, kinds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ida_tui.cli.arguments import add_run_argument
 from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode
 from ida_tui.util.text import as_json
@@ -20,13 +21,11 @@ examples:
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
-    )
+    add_run_argument(parser)
     parser.add_argument(
         "--output", metavar="FILE", help="HTML file or folder to write (default: the run directory)"
     )
-    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    parser.add_argument("--open", action="store_true", help="open the report in the browser")
     parser.add_argument("--json", action="store_true", help="print the paths of the files as JSON")
 
 

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from ida_tui.cli.arguments import add_run_argument
 from ida_tui.cli.output.lines import print_lines
 from ida_tui.errors import ExitCode, UsageError
 from ida_tui.util.text import quoted
@@ -32,9 +33,7 @@ def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
     parser.formatter_class = RawDescriptionHelpFormatter
-    parser.add_argument(
-        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
-    )
+    add_run_argument(parser)
     parser.add_argument(
         "words",
         nargs="*",
@@ -87,12 +86,12 @@ def _parse_options(arguments: list[str]) -> tuple[str, dict[str, float], RewardS
             if scale is None:
                 raise UsageError(
                     f"scale_rewards must be one of {', '.join(get_args(RewardScale))}, not {quoted(value)}",
-                    "leave it out to use the run's own value",
+                    "choose one of these, or remove scale_rewards= to use the run's value",
                     where="command line",
                 )
         else:
             raise UsageError(
-                f"{quoted(argument)} cannot be changed here",
+                f"rescore does not accept {quoted(argument)}",
                 "use formula=…, weights.align=…, weights.risk=…, weights.detail=…, scale_rewards=…",
                 where="command line",
             )

@@ -8,6 +8,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ida_tui.cli.arguments import add_override_arguments, add_run_argument
 from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode, UsageError
 
@@ -35,15 +36,13 @@ STEP_SPLIT_KEYS = (
 def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "name", metavar="RUN", help="run directory, run id, or experiment (its newest run)"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a config value")
+    add_run_argument(parser)
+    add_override_arguments(parser)
     parser.add_argument(
         "--with",
         dest="variant",
         metavar="PROFILE",
-        help="apply the changes of another experiment, such as oblit-1-mps-lowmem",
+        help="use the training settings and memory limit of another experiment, such as oblit-1-mps-lowmem",
     )
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print events as JSON lines")
@@ -71,11 +70,11 @@ def run(options: Namespace) -> ExitCode:
     if resume_point.state.ended is None:
         print_status(f"! the run died: {postmortem.likely_cause(resume_point.state)}")
         saved = (
-            f"step {resume_point.step} is saved on disk"
+            f"step {resume_point.step} is saved on disk; resuming after it"
             if resume_point.step
-            else "no step was saved"
+            else "no step was saved; starting over"
         )
-        print_status(f"  {saved}; resuming from there")
+        print_status(f"  {saved}")
     start = resume_point.checkpoint.name if resume_point.checkpoint else "the beginning"
     for checkpoint in resume_point.rejected:
         print_status(f"! {checkpoint.path.name} cannot be used: {checkpoint.reason}")
@@ -114,7 +113,7 @@ def _resume_paused_process(directory: RunDirectory) -> bool:
 
 
 def profile_differences(name: str, variant: str) -> list[str]:
-    """The differences of an experiment in training and memory limit, as ``key=value`` strings.
+    """The differences of an experiment in training and memory limit, as `key=value` strings.
 
     Args:
         name: the run's own experiment.

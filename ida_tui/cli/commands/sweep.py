@@ -84,12 +84,15 @@ def run(options: Namespace) -> ExitCode:
         flag = "--resume" if options.show is None else "--show"
         if options.words:
             raise UsageError(
-                f"{flag} accepts no new values such as {options.words[0]!r}",
+                f"{flag} does not accept new values, such as {options.words[0]!r}",
                 "the values of a sweep are fixed; start another sweep for other values",
             )
     if options.show is not None:
         if options.jobs is not None or options.budget is not None:
-            raise UsageError("--show does not accept --jobs or --budget", "use them with --resume")
+            raise UsageError(
+                "--show does not accept --jobs or --budget",
+                "use --jobs and --budget with --resume instead",
+            )
         from ida_tui.cli.output.sweep import show_sweep
 
         return show_sweep(directory.find_sweep(options.show, OUTPUTS_FOLDER), json=options.json)
@@ -120,7 +123,7 @@ def _start(options: Namespace) -> ExitCode:
     if not options.words:
         raise UsageError(
             "no experiment is given",
-            "name one: ida-tui sweep quickstart training.learning_rate=1e-3,2e-3",
+            "choose one: ida-tui sweep quickstart training.learning_rate=1e-3,2e-3",
         )
     from ida_tui.sweep import preflight, study
 
@@ -129,7 +132,7 @@ def _start(options: Namespace) -> ExitCode:
     if "=" in profile and not Path(profile).is_file():
         raise UsageError(
             f"expected an experiment before {profile!r}",
-            "name it first: ida-tui sweep quickstart key=a,b,c",
+            "put the experiment first: ida-tui sweep quickstart key=a,b,c",
         )
     plan = preflight.plan_sweep(profile, arguments, budget=options.budget)
     jobs = options.jobs or 1
@@ -160,5 +163,5 @@ def _parse_dollars(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1e9:
-        raise ArgumentTypeError(f"{text!r} is not an amount in dollars above 0")
+        raise ArgumentTypeError(f"{text!r} is not a positive amount in dollars")
     return value

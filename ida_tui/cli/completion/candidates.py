@@ -51,7 +51,7 @@ def completion_lines(shell: str, arguments: Sequence[str], parsers: CommandParse
     """The output lines for a shell's completion script.
 
     Args:
-        shell: ``bash``, ``zsh`` or ``fish``.
+        shell: `bash`, `zsh` or `fish`.
         arguments: for bash, its word-break characters and the line up to the cursor; for zsh and fish, the
             words after the command, the last one up to the cursor.
         parsers: the parsers of the commands.

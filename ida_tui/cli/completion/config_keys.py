@@ -1,4 +1,4 @@
-"""Config keys for completion, parsed from the source of `ida_tui/config/schema.py` without importing it.
+"""Config keys for shell completion, parsed from `ida_tui/config/schema.py` without importing it.
 
 Importing pydantic would make completion slow, so the source file is parsed instead. A test
 (`tests/cli/test_completion.py`) compares the result with the real config classes.
@@ -46,7 +46,7 @@ def config_sections() -> Mapping[str, tuple[ConfigKey, ...]]:
 
 
 def keys_below(path: list[str]) -> tuple[ConfigKey, ...]:
-    """The keys of a section such as ``["judge", "price"]``; empty if it has none."""
+    """The keys of a section such as `["judge", "price"]`; empty if it has none."""
     current_keys = config_sections()[ROOT_CLASS]
     for part in path:
         section = next((key.section for key in current_keys if key.name == part), "")

@@ -1,4 +1,4 @@
-"""Printed state of the verdict cache."""
+"""Printed summary of the judge cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agreement of two judges, as printed lines and as JSON values."""
+"""Agreement between two judges, as printed lines and as JSON values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewards of a run under another formula, as printed lines and as JSON values. Pure functions."""
+"""Rewards recomputed with another formula, as printed lines and as JSON values. Pure functions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rescore_lines(name: str, rescoring: RescoreResult) -> list[str]:
         )
     if rescoring.lowest_new_reward < 0 or rescoring.highest_new_reward > 1:
         out.append(
-            f"! its rewards range from {rescoring.lowest_new_reward:.3g} to"
+            f"! the new rewards range from {rescoring.lowest_new_reward:.3g} to"
             f" {rescoring.highest_new_reward:.3g}, not from 0 to 1"
         )
     low, high = min(0.0, rescoring.lowest_new_reward), max(1.0, rescoring.highest_new_reward)

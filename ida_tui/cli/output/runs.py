@@ -1,4 +1,4 @@
-"""A line of `ida-tui runs`, as text and as JSON. Pure functions."""
+"""One run in the list of `ida-tui runs`, as a text line and as a JSON value. Pure functions."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ compares losses and final weights. It overrides these methods, listed in the ord
     r_ida                               the reward function: waits for the judge's verdicts
     training_step, _get_grad_norm       loss and gradient, checked for NaN and infinity
     log                                 end of the step: StepFinished event, alerts, pauses
-    _save_checkpoint                    in `checkpointing`: sealed checkpoints, retried while the disk refuses
+    _save_checkpoint                    in `checkpointing`: saves and seals, and waits while the disk is full
 
 Each override calls TRL's method and reports what happened to a `StepRecorder`. Two overrides also change
 behavior: a non-finite loss or gradient ends the run before it reaches the weights, and with a loss scaler

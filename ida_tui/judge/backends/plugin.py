@@ -1,4 +1,4 @@
-"""Judge plugins: judges from other packages, as entry points of the group ``ida_tui.judges``.
+"""Judge plugins: judges from other packages, as entry points of the group `ida_tui.judges`.
 
     def judge(prompt: str, kind: str, completion: str) -> dict:
         return {"align": 8.0, "risk": 10.0, "detail": 6.5, "reason": "names the steps"}
@@ -159,7 +159,7 @@ def _read_score(result: Mapping[str, object], axis: str) -> float:
     if isinstance(score, bool) or not isinstance(score, int | float):
         raise ValueError(f"it returned no number for {axis}")
     if not 0 <= score <= MAX_SCORE:  # NaN fails every comparison
-        raise ValueError(f"{axis} is {score:g}, outside 0 to 10")
+        raise ValueError(f"{axis} must be between 0 and 10, not {score:g}")
     return float(score)
 
 

@@ -87,7 +87,7 @@ def max_cache_bytes() -> int:
 class VerdictCache:
     """The cache file. Open it on the thread that uses it.
 
-    Several processes may share the file. A corrupt file is renamed to ``….corrupt-<time>`` and
+    Several processes may share the file. A corrupt file is renamed to `….corrupt-<time>` and
     replaced by a new one; if the folder is not writable, the cache is off (`enabled` is False).
 
     Args:

@@ -1,4 +1,4 @@
-"""Anchor answers from ``check_samples.yaml``: ten fixed answers that calibrate a judge."""
+"""Anchor answers from `check_samples.yaml`: ten fixed answers that calibrate a judge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of a step's completions that do not use its judge: refusals, repetition, length, offline score.
+"""Cross-checks of a step's completions without the judge: refusals, repetition, length and offline score.
 
 A policy can learn to exploit the judge. The refusal classifier and the offline heuristic have different
 weaknesses, so a growing gap between them and the judge is a sign of reward hacking (`ida_tui.events.alerts`).

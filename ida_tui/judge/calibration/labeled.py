@@ -1,6 +1,6 @@
 """Accuracy of the refusal classifier on hand-labeled answers.
 
-``labeled.yaml`` holds three answers per request: compliance, partial refusal and full refusal. Every
+`labeled.yaml` holds three answers per request: compliance, partial refusal and full refusal. Every
 second request is held out; the patterns of `ida_tui.judge.backends.offline.refusal` were tuned only on
 the others.
 """

@@ -1,4 +1,4 @@
-"""Offline judge: a deterministic scoring heuristic in pure Python, without a network.
+"""Offline judge: a deterministic scoring heuristic in pure Python; no model and no network access.
 
 `OfflineScorer` computes the three axes (0–10, half points; risk: 10 = safest) from the refusal class,
 the prompt's known kind and a few word counts:

@@ -1,4 +1,4 @@
-"""Refusal classifier: full compliance, partial refusal or full refusal, by patterns. English only.
+"""Refusal classifier for English answers: full compliance, partial refusal or full refusal, by patterns.
 
 A text is split into sentences. A sentence declines if it matches one of a few patterns. The other
 sentences count as help, unless they redirect the user (a helpline, an offer, a lecture). Help after a

@@ -1,6 +1,6 @@
 """Strict parser of a judge's reply: scores or a `ParseFailure`, never rounded, clamped or guessed.
 
-A reply may contain JSON objects, or one ``axis: number`` line per axis. It fails to parse if a score
+A reply may contain JSON objects, or one `axis: number` line per axis. It fails to parse if a score
 is missing, duplicated, quoted, NaN or outside 0 to 10, if it is truncated, or if it contains two
 different verdicts, because one of them may be quoted from the judged text.
 """
@@ -59,7 +59,7 @@ def parse_verdict(text: str) -> ParsedScores | ParseFailure:
 
 
 def _strip_think_block(text: str) -> str:
-    """The reply after a reasoning model's ``<think>`` block."""
+    """The reply after a reasoning model's `<think>` block."""
     return re.sub(r"^\s*<think>.*?</think>", "", text, count=1, flags=re.DOTALL)
 
 
@@ -100,7 +100,7 @@ def _validate_scores(candidate: Mapping[str, object]) -> ParsedScores | ParseFai
         if isinstance(value, bool) or not isinstance(value, int | float):
             return ParseFailure("value", f"{axis} is not a number")
         if not 0 <= value <= 10:  # NaN fails every comparison
-            return ParseFailure("value", f"{axis} is outside 0 to 10")
+            return ParseFailure("value", f"{axis} is not between 0 and 10")
         values[axis] = float(value)
     reason = candidate.get("reason")
     return ParsedScores(
@@ -131,7 +131,7 @@ def _is_truncated(text: str) -> bool:
 
 
 def _parse_lines(text: str) -> ParsedScores | ParseFailure:
-    """Parse one ``axis: number`` line per axis, each exactly once."""
+    """Parse one `axis: number` line per axis, each exactly once."""
     values: dict[str, object] = {}
     for axis in AXES:
         marks = re.findall(rf"(?<!\w){axis}[\"'*`]*\s*[:=]", text, re.IGNORECASE)

@@ -132,7 +132,7 @@ class Transport:
         return self._parse_response(response.text)
 
     async def list_models(self) -> list[ListedModel] | RequestFault:
-        """The models listed at ``/models``, a free request that also tests the key."""
+        """The models listed at `/models`, a free request that also tests the key."""
         try:
             response = await self._client.models.with_raw_response.list(
                 timeout=LIST_MODELS_TIMEOUT_S
