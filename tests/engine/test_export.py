@@ -259,7 +259,7 @@ def test_the_model_card_states_the_models_origin_and_results(
         "greedy answers match",
         "| 2 | 0.",  # the reward of the second step
         "harmless, 20 prompts",
-        "95 % interval",
+        "95% interval",
         "It does not know whether an answer is true",
         "of 120, 95% interval",
     ):
