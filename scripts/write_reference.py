@@ -102,7 +102,9 @@ def profiles_page() -> str:
 
 def commands_page() -> str:
     """Text of `docs/commands.md`: every command with its arguments and examples."""
-    parts = [COMMANDS_HEAD.format(generated=GENERATED.format("cli/main.py and ida_tui/cli/commands/"))]
+    parts = [
+        COMMANDS_HEAD.format(generated=GENERATED.format("cli/main.py and ida_tui/cli/commands/"))
+    ]
     parts.append("## ida-tui\n\nWithout arguments, `ida-tui` opens the app.\n")
     parts += _arguments(_main_parser())
     for word, about in commands.COMMANDS.items():
