@@ -30,7 +30,7 @@ def test_a_crash_log_has_versions_traceback_and_last_events_but_no_api_key(
         )  # fmt: skip
     assert done.code == 1, done.out
     assert "✗ unexpected RuntimeError: boom, with [key]" in done.out
-    assert "crash.txt has the details" in done.out
+    assert "crash.txt for details" in done.out
     text = (Path("outputs/quickstart/latest").resolve() / "logs/crash.txt").read_text()
     assert "boom, with [key]" in text
     for expected in (
