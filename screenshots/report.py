@@ -29,7 +29,7 @@ REMOVE_SETUP_SCRIPT = (
 async def screenshot(page: Path) -> bytes:
     """Screenshot of the page, as PNG."""
     async with chromium.page(page.resolve().as_uri()) as browser:
-        await browser.wait_for_text("This page loads nothing")
+        await browser.wait_for_text("This page loads no external resources")
         light_theme = {"name": "prefers-color-scheme", "value": "light"}
         await browser.send("Emulation.setEmulatedMedia", media="", features=[light_theme])
         size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}

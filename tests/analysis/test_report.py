@@ -382,7 +382,7 @@ def test_a_real_browser_shows_the_page_without_requests_or_scripts(
             for domain in ("Network", "Log", "Runtime", "Page"):
                 await page.send(f"{domain}.enable")
             await page.send("Page.navigate", url=address)
-            await page.wait_for_text("Reproduce", "This page loads nothing")
+            await page.wait_for_text("Reproduce", "This page loads no external resources")
             script = """(() => {
                 const figures = [...document.querySelectorAll('figure svg')];
                 return JSON.stringify({
