@@ -87,7 +87,7 @@ def _check_model(config: Config) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 "model",
-                "the files of the model are missing from ida-tui",
+                "the model files that come with ida-tui are missing",
                 "reinstall ida-tui",
             )
     elif files.location == "folder":

@@ -40,7 +40,7 @@ def run_app(
         )
     if os.environ.get("TERM") == "dumb":
         raise UsageError(
-            "the app needs a terminal with cursor control, but TERM is dumb",
+            "the app needs a terminal with cursor control, but TERM=dumb",
             "set TERM to your terminal's type, such as xterm-256color, or use ida-tui --run",
         )
     logs = platformdirs.user_log_path("ida-tui")

@@ -195,7 +195,7 @@ class RunController:
             return
         if run_view.state.pause is not None and run_view.state.pause.by == "judge":
             self._app.notify(
-                "The run is paused because of its judge. Choose how to continue first."
+                "The run is paused because of its judge. First choose how to continue."
             )
             return
         if run_view.stop_requested:

@@ -169,7 +169,7 @@ async def show_alert(stage: Stage) -> None:
     """A run with an alert."""
     await stage.play_to(14, "generate", 0.9)
     evidence = (
-        "length and R_IDA correlate with r = 0.96 among completions that all answer (or all decline), over"
+        "length correlates with R_IDA (r = 0.96) even among answers alone, or refusals alone, over"
         " the last 5 steps"
     )
     advice = "the judge rewards length: run `ida-tui judge check`, or choose another judge"

@@ -1,4 +1,4 @@
-"""Alert rules for reward and judge: a falling axis, a fooled judge, rewarded length, failed verdicts."""
+"""Alert rules for reward and judge: falling axes, a judge that is fooled or rewards length, failures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def length_pays(window: Window) -> AlertFinding | None:
     if r is None or r < window.thresholds.length_r:
         return None
     return AlertFinding(
-        f"length and R_IDA correlate with r = {r:.2f} among completions that all answer (or all decline),"
+        f"length correlates with R_IDA (r = {r:.2f}) even among answers alone, or refusals alone,"
         f" over {window.span}",
         "the judge rewards length: run `ida-tui judge check`, make the rubric penalize filler, or choose"
         " another judge",

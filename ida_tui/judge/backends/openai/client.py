@@ -1,4 +1,4 @@
-"""Client of an OpenAI-compatible judge: retries a request until it has a verdict or fails.
+"""Client of an OpenAI-compatible judge: retries each request until it gets a verdict or gives up.
 
 A request that the server refuses is sent again with fewer features (`Capabilities`). Transient errors
 are retried after a wait, with fewer concurrent calls. An unusable reply is retried once. An error
