@@ -338,7 +338,7 @@ class EvaluationConfig(_Section):
     samples: PositiveInt = 4
     """Completions per held-out prompt."""
     batch_size: PositiveInt = 64
-    """Completions generated in parallel."""
+    """Completions generated in parallel; `training.rollout_rows` limits them, too."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """Sampling temperature; 0 is greedy decoding."""
     max_completion_length: PositiveInt | None = None
@@ -437,6 +437,11 @@ class Config(_Section):
     """Evaluation before and after training."""
     alerts: AlertsConfig = AlertsConfig()
     """Alert thresholds, and the action on an alert."""
+
+    @property
+    def evaluation_rows(self) -> int:
+        """Completions that an evaluation samples at a time, at most; `training.rollout_rows` limits them, too."""
+        return min(self.evaluation.batch_size, self.training.rollout_rows or self.evaluation.batch_size)
 
     @property
     def evaluation_max_completion_length(self) -> int:

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config.schema import Config, DeviceName, Prompt
-from ida_tui.engine.device.device import seeded_rng
+from ida_tui.engine.device.device import length_bucket, seeded_rng
 from ida_tui.engine.exceptions import RunInterrupted
 from ida_tui.engine.rollout import decoder
 from ida_tui.engine.rollout.generate import generate
@@ -59,7 +59,7 @@ def generate_answers(
     requests = [(prompt, index) for prompt in prompts for index in range(samples)]
     answers: list[GeneratedAnswer] = []
     with seeded_rng(device, seed):
-        for batch in _batches(requests, config.evaluation.batch_size):
+        for batch in _batches(requests, config.evaluation_rows):
             if should_stop():
                 raise RunInterrupted
             completions = _generate_batch(model, tokenizer, config, [prompt for prompt, _ in batch])
@@ -104,6 +104,7 @@ def _generate_fast(
         max_new_tokens=max_tokens,
         eos_token_ids=_eos_token_ids(model, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
+        bucket=length_bucket(model.device.type),
     )
 
 
