@@ -418,6 +418,18 @@ def _check_vllm(config: Config) -> Iterator[Finding]:
             "set engine to plain, or remove use_vllm",
             "engine",
         )
+    if (
+        config.training.use_vllm
+        and config.training.vllm_mode == "colocate"
+        and config.model.revision
+        and config.model.folder() is None
+    ):
+        yield _error(
+            "model.revision",
+            "vLLM would load the default revision: TRL passes it the model's name only",
+            f"download the revision (hf download {config.model.path} --revision"
+            f" {config.model.revision} --local-dir FOLDER) and set model to FOLDER",
+        )
 
 
 def _check_name_and_sinks(config: Config) -> Iterator[Finding]:

@@ -441,7 +441,9 @@ class Config(_Section):
     @property
     def evaluation_rows(self) -> int:
         """Completions that an evaluation samples at a time, at most; `training.rollout_rows` limits them, too."""
-        return min(self.evaluation.batch_size, self.training.rollout_rows or self.evaluation.batch_size)
+        return min(
+            self.evaluation.batch_size, self.training.rollout_rows or self.evaluation.batch_size
+        )
 
     @property
     def evaluation_max_completion_length(self) -> int:

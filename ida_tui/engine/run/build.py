@@ -60,10 +60,16 @@ def build_trainer(
         preflight.device,
         checkpoints,
     )
-    adapter = load.peft_config(config.lora) if config.training.method == "lora" else None
+    adapter = (
+        load.peft_config(config.lora, config.model) if config.training.method == "lora" else None
+    )
     trainer_class: Callable[..., InstrumentedGRPOTrainer] = InstrumentedGRPOTrainer
     if config.engine == "fast":
         trainer_class = partial(FastTrainer, rollout_rows=config.training.rollout_rows)
+
+    def load_model() -> Any:
+        return load.load_model(config.model, preflight.recipe.weights, preflight.tokenizer)
+
     trainer = trainer_class(
         process_group=process_group,
         recorder=recorder,
@@ -71,7 +77,8 @@ def build_trainer(
         on_step_end=on_step_end,
         between_steps=between_steps,
         checkpoint_metadata=checkpoint_metadata,
-        model=load.load_model(config.model, preflight.recipe.weights),
+        model=load_model(),
+        load_reference=load_model,
         args=GRPOConfig(**arguments),
         optimizer=custom_optimizer(config.training, preflight.recipe),
         processing_class=preflight.tokenizer,

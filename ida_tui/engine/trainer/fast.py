@@ -24,6 +24,7 @@ from trl.trainer.utils import pad
 
 from ida_tui.engine.device.device import length_bucket
 from ida_tui.engine.loss.logprobs import completion_logprobs
+from ida_tui.engine.model.generation import token_sampler
 from ida_tui.engine.rollout import decoder
 from ida_tui.engine.rollout.generate import generate_in_chunks
 from ida_tui.engine.rollout.progress import GenerationProgress
@@ -148,13 +149,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
 
     def _token_sampler(self) -> TokenSampler:
         """Sampling parameters of the run."""
-        return TokenSampler(
-            temperature=self.args.temperature,
-            top_k=self.args.top_k or 0,
-            top_p=self.args.top_p,
-            min_p=self.args.min_p,
-            repetition_penalty=self.args.repetition_penalty,
-        )
+        return token_sampler(self.args, self.args.temperature)
 
     # -- while the judge works --------------------------------------------------------------
 
