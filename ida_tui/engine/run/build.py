@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig
 
@@ -85,6 +86,12 @@ def build_trainer(
         train_dataset=Dataset.from_list(training_rows(config)),
         peft_config=adapter,
     )
+    if adapter is not None and not set(EMBEDDING_LAYER_NAMES) & set(config.lora.target_modules):
+        # PEFT would read the configuration in the default branch of the model's repository, to see whether
+        # the vocabulary was resized. It never is.
+        trainer.model.save_pretrained = partial(
+            trainer.model.save_pretrained, save_embedding_layers=False
+        )
     # These callbacks print to the terminal, which belongs to the app or the command line.
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
