@@ -48,6 +48,7 @@ def check_config(
         *_check_steps(config),
         *_check_model(config.model),
         *_check_lengths(config),
+        *_check_dropout(config),
         *_check_precision(config, device),
         *_check_judge(config.judge, today or date.today()),
         *_check_formula(config.rubric.formula),
@@ -407,6 +408,16 @@ def _check_rollout(config: Config) -> Iterator[Finding]:
             "rollout_rows has no effect in TRL, which samples all completions of a step together",
             "set engine to fast, or remove rollout_rows",
             "engine",
+        )
+
+
+def _check_dropout(config: Config) -> Iterator[Finding]:
+    if config.training.method == "lora" and config.lora.dropout:
+        yield _note(
+            "lora.dropout",
+            "lora.dropout has no effect: the loss scores the policy that drew the completions,"
+            " which has no dropout",
+            "remove lora.dropout; to regularize, lower lora.r or learning_rate, or set beta above 0",
         )
 
 

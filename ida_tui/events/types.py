@@ -284,6 +284,9 @@ class StepFinished:
     """Correlation of length and R_IDA within a group, among completions that all answer or all decline."""
     offline_r_ida: float | None = None
     """Mean R_IDA of the scored completions by the offline heuristic; null if that is the judge."""
+    logprob_gap: float | None = None
+    """Mean difference of the log-probabilities of drawn tokens, as drawn and as the loss scores them, in nats
+    (relative where they exceed 1); null if this step was not checked or the difference is not finite."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,8 @@ class ChatModels:
 
     def __init__(self, config: Config, trained: TrainedWeights) -> None:
         self._config = config
+        self._checked: set[ComparedModel] = set()
+        """Models whose first answer was compared with what their modules compute."""
         self._device: DeviceName = prepare_device(config)
         self._tokenizer: Tokenizer = load.load_tokenizer(config.model)
         weight_format = precision.resolve_precision(config, self._device).weights
@@ -89,15 +91,18 @@ class ChatModels:
         ids, omitted = self._encode(model, conversation)
         adapter = model.disable_adapter() if disable else nullcontext()
         with device.seeded_rng(self._device, seed), adapter:
-            (tokens,) = generate_tokens(
+            (tokens,), self._config = generate_tokens(
                 model,
                 self._tokenizer,
                 self._config,
                 [ids],
                 temperature=temperature,
+                check=which not in self._checked,
                 should_stop=should_stop,
                 on_tokens=lambda answers: on_text(self._decode(answers[0])),
             )
+        if tokens:
+            self._checked.add(which)
         return ChatReply(self._decode(tokens), len(tokens), omitted)
 
     def _decode(self, tokens: Sequence[int]) -> str:

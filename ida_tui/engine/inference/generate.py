@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from ida_tui.engine.model.generation import (
     without_published_sampling,
 )
 from ida_tui.engine.rollout import decoder
+from ida_tui.engine.rollout.agreement import DrawnLogprobs, agrees, drawn_as_computed
 from ida_tui.engine.rollout.generate import generate
 from ida_tui.engine.rollout.sampling import TokenSampler
 
@@ -67,18 +69,22 @@ def generate_answers(
     """
     requests = [(prompt, index) for prompt in prompts for index in range(samples)]
     answers: list[GeneratedAnswer] = []
+    check = True
     with seeded_rng(device, seed):
         for batch in _batches(requests, config.evaluation_rows):
             if should_stop():
                 raise RunInterrupted
             messages = [[{"role": "user", "content": prompt.text}] for prompt, _ in batch]
-            completions = generate_tokens(
+            prompt_ids = [encode_conversation(tokenizer, config.model, chat) for chat in messages]
+            completions, config = generate_tokens(
                 model,
                 tokenizer,
                 config,
-                [encode_conversation(tokenizer, config.model, chat) for chat in messages],
+                prompt_ids,
                 temperature=config.evaluation.temperature,
+                check=check,
             )
+            check = False
             texts: list[str] = tokenizer.batch_decode(completions, skip_special_tokens=True)
             answers += [
                 GeneratedAnswer(prompt, index, text, len(tokens))
@@ -94,10 +100,11 @@ def generate_tokens(
     prompt_ids: Sequence[Sequence[int]],
     *,
     temperature: float,
+    check: bool,
     should_stop: Callable[[], bool] = lambda: False,
     on_tokens: Callable[[list[list[int]]], object] = lambda completions: None,
-) -> list[list[int]]:
-    """Token ids of one answer for each prompt, in order; each includes the token that ended it.
+) -> tuple[list[list[int]], Config]:
+    """Generate one answer for each prompt.
 
     Args:
         model: the policy, with its adapter on or off.
@@ -105,8 +112,14 @@ def generate_tokens(
         config: gives the engine, the maximum answer length, and the sampling parameters of the training.
         prompt_ids: token ids of the prompts.
         temperature: sampling temperature; 0 is greedy decoding.
+        check: whether to compare the log-probabilities of some answers, as the fast engine drew them, with
+            those of the model's modules. If they differ, transformers answers instead, with a warning.
         should_stop: polled before every token; true ends the answers there.
         on_tokens: receives all answers so far, after every token.
+
+    Returns:
+        The token ids of the answers, in order, each with the token that ended it; and the profile for further
+        answers, with `engine: plain` if the fast engine failed the check.
     """
     sampler = token_sampler(config.training, temperature)
     was_training = model.training
@@ -114,7 +127,8 @@ def generate_tokens(
     try:
         with torch.no_grad():
             if config.engine == "fast" and decoder.unsupported_reason(model) is None:
-                return generate(
+                drawn = DrawnLogprobs()
+                answers = generate(
                     model,
                     prompt_ids,
                     sampler,
@@ -123,13 +137,39 @@ def generate_tokens(
                     pad_token_id=tokenizer.pad_token_id,
                     should_stop=should_stop,
                     on_tokens=lambda completions, _: on_tokens(completions),
+                    on_draw=drawn.add if check else None,
                     bucket=length_bucket(model.device.type),
                 )
-            return _generate_with_transformers(
+                if not check or _drawn_by_this_model(
+                    model, prompt_ids, answers, drawn, temperature
+                ):
+                    return answers, config
+                config = config.model_copy(update={"engine": "plain"})
+            answers = _generate_with_transformers(
                 model, tokenizer, config, prompt_ids, sampler, should_stop, on_tokens
             )
+            return answers, config
     finally:
         model.train(was_training)
+
+
+def _drawn_by_this_model(
+    model: Any,
+    prompt_ids: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    drawn: DrawnLogprobs,
+    temperature: float,
+) -> bool:
+    """Whether the fast engine drew the answers from the model's distribution; warns if it did not."""
+    difference = drawn_as_computed(model, prompt_ids, answers, drawn, temperature)
+    if agrees(difference, str(model.dtype).removeprefix("torch.")):
+        return True
+    warnings.warn(
+        "The fast engine is off; transformers answers instead: the log-probabilities of the drawn tokens"
+        f" differ from the model's by {difference:.1e} on average",
+        stacklevel=2,
+    )
+    return False
 
 
 def _generate_with_transformers(

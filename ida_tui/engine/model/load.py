@@ -101,7 +101,7 @@ def peft_config(lora: LoraConfig, model: ModelConfig) -> Any:
     return peft.LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
+        lora_dropout=0.0,  # see `turn_off_dropout`
         target_modules=lora.target_modules,
         bias="none",
         task_type="CAUSAL_LM",

@@ -27,7 +27,8 @@ class HealthPane(Pane):
         if not state.steps:
             return join_lines(*rows, Content.assemble(("No step has finished yet.", "dim")))
         columns = max(1, width // 19)
-        pairs = step_metrics(state.steps[-1], round(state.steps.column("skipped").sum()))
+        skipped = round(state.steps.column("skipped").sum())
+        pairs = step_metrics(state.steps[-1], skipped, state.logprob_gap)
         each = max(14, width // columns)
         cells = [
             Content.assemble((f"{name:<9} ", "dim"), f"{value:<{each - 10}}")
@@ -53,8 +54,16 @@ def alert_lines(raised: Sequence[ev.AlertRaised], width: int, height: int) -> li
     return rows[: max(1, height // 2)]
 
 
-def step_metrics(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
-    """The metrics of a step as (name, value) pairs, the most important first."""
+def step_metrics(
+    step: ev.StepFinished, skipped: int, logprob_gap: float | None = None
+) -> list[tuple[str, str]]:
+    """The metrics of a step as (name, value) pairs, the most important first.
+
+    Args:
+        step: the step.
+        skipped: updates that the loss scaler skipped so far.
+        logprob_gap: the newest difference of log-probabilities as drawn and as the loss scores them.
+    """
     lengths = "–"
     if step.lengths is not None:
         mean, low, high = step.lengths
@@ -73,6 +82,7 @@ def step_metrics(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
         ("skipped", str(skipped)),
         ("largest Δ", format_significant(step.largest_change)),
         *([("scale", f"{step.loss_scale:g}")] if step.loss_scale is not None else []),
+        *([("logprob Δ", format_significant(logprob_gap))] if logprob_gap is not None else []),
         *([("not finite", f"{step.non_finite:,}")] if step.non_finite else []),
     ]
 
