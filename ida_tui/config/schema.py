@@ -440,8 +440,9 @@ class Config(_Section):
 
     @property
     def evaluation_rows(self) -> int:
-        """Completions that an evaluation samples at a time, at most; `training.rollout_rows` limits them, too."""
-        return min(self.evaluation.batch_size, self.training.rollout_rows or self.evaluation.batch_size)
+        """Largest number of completions that an evaluation samples at a time."""
+        batch_size = self.evaluation.batch_size
+        return min(batch_size, self.training.rollout_rows or batch_size)
 
     @property
     def evaluation_max_completion_length(self) -> int:

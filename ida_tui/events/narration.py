@@ -145,9 +145,9 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
 
 
 def memory_table(
-    plan: Sequence[tuple[str, ev.MemoryPeriod, int]],
+    plan: Sequence[tuple[str, ev.PlanPeriod, int]],
     limit: float | None,
-    measured: Mapping[ev.MemoryPeriod, int],
+    measured: Mapping[ev.PlanPeriod, int],
 ) -> list[str]:
     """The memory plan and the measured peaks as a table, at most 44 columns wide.
 
@@ -176,19 +176,20 @@ def memory_table(
     return lines
 
 
-def _has_loading_parts(plan: Sequence[tuple[str, ev.MemoryPeriod, int]]) -> bool:
+def _has_loading_parts(plan: Sequence[tuple[str, ev.PlanPeriod, int]]) -> bool:
     return any(when == "loading" for _, when, _ in plan)
 
 
-MEMORY_PERIOD_LABELS: Mapping[ev.MemoryPeriod, str] = {
+MEMORY_PERIOD_LABELS: Mapping[ev.PlanPeriod, str] = {
     "always": "always",
     "loading": "always + loading",
     "sampling": "always + sampling",
     "update": "always + update",
+    "evaluation": "always + evaluation",
 }
 
 
-def measured_memory(state: RunState) -> dict[ev.MemoryPeriod, int]:
+def measured_memory(state: RunState) -> dict[ev.PlanPeriod, int]:
     """Peak memory of a run, in bytes, for each time of use in its memory plan."""
     by_phase = state.memory_by_phase
     peaks = {
@@ -198,10 +199,11 @@ def measured_memory(state: RunState) -> dict[ev.MemoryPeriod, int]:
     return {when: max(values) for when, values in peaks.items() if values}
 
 
-PHASES_BY_MEMORY_PERIOD: Mapping[ev.MemoryPeriod, tuple[ev.Phase, ...]] = {
+PHASES_BY_MEMORY_PERIOD: Mapping[ev.PlanPeriod, tuple[ev.Phase, ...]] = {
     "loading": ("load",),
     "sampling": ("generate",),
     "update": ("reference", "update"),
+    "evaluation": ("evaluate",),
 }
 
 

@@ -22,6 +22,7 @@ OFFLINE_JUDGE = "offline heuristic"
 
 Phase = Literal["load", "generate", "judge", "reference", "update", "save", "evaluate"]
 MemoryPeriod = Literal["always", "loading", "sampling", "update"]
+PlanPeriod = Literal["always", "loading", "sampling", "update", "evaluation"]
 NoticeLevel = Literal["info", "warning"]
 RunEndStatus = Literal[
     "done", "failed", "interrupted", "judge_unavailable", "out_of_memory", "stopped_by_alert"
@@ -80,9 +81,17 @@ class RunStarted:
     planned_gb: float | None = None
     """Planned peak memory; null if no plan could be made."""
     plan: tuple[tuple[str, MemoryPeriod, int], ...] = ()
-    """The memory plan: name, time of use and bytes of each part."""
+    """The memory plan without the evaluation: name, time of use and bytes of each part."""
     processes: int = 1
     """Number of ranks; the plan is for one of them, `completions_per_step` counts all of them."""
+    evaluation_plan: tuple[tuple[str, int], ...] = ()
+    """The parts of the memory plan that only the evaluation uses: name and bytes of each."""
+
+    @property
+    def memory_plan(self) -> tuple[tuple[str, PlanPeriod, int], ...]:
+        """The whole memory plan: name, time of use and bytes of each part."""
+        evaluation = tuple((name, "evaluation", size) for name, size in self.evaluation_plan)
+        return (*self.plan, *evaluation)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

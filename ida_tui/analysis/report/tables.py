@@ -31,6 +31,7 @@ PHASE_TEXT = {
     "loading": "while loading",
     "sampling": "while sampling",
     "update": "in the update",
+    "evaluation": "in the evaluation",
 }
 
 
@@ -193,7 +194,7 @@ def plan_rows(state: RunState) -> list[PlanRow]:
         return []
     return [
         PlanRow(name, PHASE_TEXT.get(when, when), format_size(size))
-        for name, when, size in state.run.plan
+        for name, when, size in state.run.memory_plan
     ]
 
 

@@ -106,7 +106,8 @@ def run_started_event(
 ) -> RunStarted:
     """The RunStarted event of a run; `judge` is the judge's label."""
     training, counts = config.training, load.count_parameters(trainer.model)
-    planned = memory.plan(per_rank_config(config, trainer.world_size), preflight.device)
+    rank_config = per_rank_config(config, trainer.world_size)
+    planned = memory.plan(rank_config, preflight.device, processes=trainer.world_size)
     return RunStarted(
         run_id=directory.run_id,
         directory=str(directory.path),
@@ -126,6 +127,7 @@ def run_started_event(
         seed=config.seed,
         limit_gb=round(preflight.limit / 1e9, 1),
         planned_gb=round(planned.peak_bytes / 1e9, 2) if planned else None,
-        plan=planned.as_rows() if planned else (),
+        plan=planned.training_rows() if planned else (),
         processes=trainer.world_size,
+        evaluation_plan=planned.evaluation_rows() if planned else (),
     )
