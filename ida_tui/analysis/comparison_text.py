@@ -16,9 +16,10 @@ from ida_tui.analysis.comparison import (
     run_title,
 )
 from ida_tui.events import types as ev
+from ida_tui.events.weight_change import format_movement
 from ida_tui.runs.run import Run
 from ida_tui.runs.store.evaluations import Figure
-from ida_tui.util.format import UNKNOWN, format_cost, format_duration, format_percent, format_share
+from ida_tui.util.format import UNKNOWN, format_cost, format_duration, format_share
 from ida_tui.util.paths import display_path
 from ida_tui.util.statistics import mean_of_known, wilson
 
@@ -56,7 +57,7 @@ def result_rows(comparison: Comparison) -> list[ComparisonRow]:
         *((axis, _axis_cell(axis)) for axis in AXES),
     ]
     after: list[tuple[str, FormatCell]] = [
-        ("weights moved", lambda run: format_percent(run.state.weight_delta, 2)),
+        ("weights moved", _format_movement),
         ("alerts", lambda run: str(run.state.alert_count)),
         ("cost", format_judge_cost),
         ("time", lambda run: format_duration(run_seconds(run))),
@@ -70,6 +71,13 @@ def result_rows(comparison: Comparison) -> list[ComparisonRow]:
     agreements = tuple(format_agreement(checks) for checks in comparison.spot_checks)
     rows.append(ComparisonRow("spot-check agreement", agreements))
     return [row for row in rows if any(cell != UNKNOWN for cell in row.cells)]
+
+
+def _format_movement(run: Run) -> str:
+    movement = run.state.weight_movement
+    if movement is None:
+        return UNKNOWN
+    return f"{'' if movement.is_of_model else 'adapter '}{format_movement(movement.share)}"
 
 
 def _make_row(comparison: Comparison, label: str, cell: Callable[[Run], str]) -> ComparisonRow:
@@ -227,6 +235,7 @@ def _run_as_json(run: Run, checks: tuple[int, int]) -> dict[str, Any]:
         "r_ida_first": state.r_ida_first,
         "r_ida_last": state.r_ida_last,
         "weight_delta": state.weight_delta,
+        "model_change": state.model_change,
         "evaluation": asdict(run.evaluation) if run.evaluation else None,
         "before": asdict(state.evaluation_before) if state.evaluation_before else None,
         "after": asdict(state.evaluation_after) if state.evaluation_after else None,

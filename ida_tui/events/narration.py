@@ -12,11 +12,11 @@ from datetime import datetime
 from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
+from ida_tui.events.weight_change import format_movement, weight_movement
 from ida_tui.util.format import (
     format_cost,
     format_count_share,
     format_duration,
-    format_percent,
     format_signed,
     format_size,
 )
@@ -125,7 +125,8 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         )
         lines += _judged_figures_lines(after)
     if ended.steps_done:
-        lines.append(f"  weights moved  {format_percent(ended.weight_delta, 2)} (relative L2 norm)")
+        moved = weight_movement(ended, state.run.method if state.run else "lora")
+        lines.append(f"  {moved.name:<14} {format_movement(moved.share)} ({moved.basis})")
     skipped = [n for n, was_skipped in enumerate(state.steps.column("skipped")) if was_skipped]
     if skipped:
         lines.append(

@@ -15,6 +15,7 @@ from typing import TypedDict
 
 from ida_tui.events import types as ev
 from ida_tui.events.history import PackedHistory
+from ida_tui.events.weight_change import WeightMovement, weight_movement
 from ida_tui.util.statistics import mean_of_known
 
 MAX_NOTICES = 200
@@ -168,6 +169,18 @@ class RunState:
     def weight_delta(self) -> float:
         """Relative change of the trainable weights since the start."""
         return self.steps[-1].weight_delta if self.steps else 0.0
+
+    @property
+    def model_change(self) -> float | None:
+        """Relative change of the model's weights since the start; None if the run did not record it."""
+        return self.steps[-1].model_change if self.steps else None
+
+    @property
+    def weight_movement(self) -> WeightMovement | None:
+        """The change of the weights, for a reader; None before the first step."""
+        if not self.steps:
+            return None
+        return weight_movement(self.steps[-1], self.run.method if self.run else "lora")
 
 
 def first_window(scored: int) -> int:

@@ -264,7 +264,7 @@ class StepFinished:
     zero_std: float | None
     """Share of zero-variance groups: all rewards are equal, so every advantage is zero."""
     weight_delta: float
-    """L2 norm of the change of the trainable weights since the start, relative to their norm."""
+    """L2 norm of the change of the trainable weights (the adapter's, with LoRA), relative to their norm."""
     skipped: bool
     """True if the gradient scaler skipped the update because a gradient overflowed."""
     seconds: Mapping[str, float]
@@ -293,6 +293,16 @@ class StepFinished:
     """Correlation of length and R_IDA within a group, among completions that all answer or all decline."""
     offline_r_ida: float | None = None
     """Mean R_IDA of the scored completions by the offline heuristic; null if that is the judge."""
+    model_change: float | None = None
+    """L2 norm of the change of the model's weights since the start, relative to that of the whole model.
+
+    With LoRA the change is scale · B·A, as a merged export has it; null in runs of older versions.
+    """
+
+    @property
+    def weights_moved(self) -> bool:
+        """Whether the model's weights differ from those at the start."""
+        return (self.weight_delta if self.model_change is None else self.model_change) != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,11 +408,14 @@ class RunEnded:
     cost: float | None
     message: str
     hint: str
+    model_change: float | None = None
+    """As in StepFinished."""
 
     @property
     def succeeded(self) -> bool:
-        """Whether the run finished and changed the weights."""
-        return self.status == "done" and self.weight_delta != 0
+        """Whether the run finished and changed the model's weights."""
+        moved = self.weight_delta if self.model_change is None else self.model_change
+        return self.status == "done" and moved != 0
 
 
 Event: TypeAlias = (

@@ -111,7 +111,7 @@ class RunContext:
         """
         if self.trainer is None or self.trainer.optimizer is None:
             return False
-        if not self.trainer.weight_delta <= ev.MAX_NUMBER:
+        if not self.trainer.has_finite_weights:
             return False
         step = int(self.trainer.state.global_step)
         if step == 0:

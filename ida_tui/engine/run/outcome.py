@@ -41,7 +41,7 @@ class Outcome:
 
 def completed_outcome(run: RunContext) -> Outcome:
     """The run finished every step; the message says so if the weights did not change."""
-    if run.state.steps and run.state.weight_delta == 0:
+    if run.state.steps and not run.state.steps[-1].weights_moved:
         return Outcome(
             "done", ExitCode.DONE, NOTHING_LEARNED, nothing_learned_reason(run.state.steps)
         )
@@ -149,6 +149,7 @@ def run_ended_event(run: RunContext, outcome: Outcome) -> ev.RunEnded:
         cost=state.judge.cost,
         message=outcome.message,
         hint=outcome.hint,
+        model_change=state.model_change,
     )
 
 

@@ -26,7 +26,7 @@ class UpdateStats:
     """Effect of an optimizer update on the trainable weights."""
 
     relative_change: float
-    """L2 norm of the change since the start of the run, over the L2 norm at the start."""
+    """L2 norm of their change since the start of the run, over their L2 norm at the start."""
     weight_norm: float
     """L2 norm of the weights."""
     largest_change: float
@@ -37,6 +37,8 @@ class UpdateStats:
     """Number of gradient elements that were NaN or infinite."""
     loss_scale: float | None = None
     """Current loss scale; None without a scaler."""
+    model_change: float | None = None
+    """L2 norm of the change of the model's weights since the start, over that of the whole model."""
 
 
 class StepRecorder:
@@ -215,6 +217,7 @@ class StepRecorder:
                 repetition=cross_check.repetition,
                 length_r=cross_check.length_r,
                 offline_r_ida=cross_check.offline_r_ida,
+                model_change=update.model_change,
             )
         )
         self._seconds = {}

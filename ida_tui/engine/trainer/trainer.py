@@ -374,7 +374,8 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         step, scaler = int(self.state.global_step), self.accelerator.scaler
         change = self._weight_delta.change()
         # Larger values do not fit an event and would overflow in the next step. The comparison fails for NaN.
-        if not all(size <= MAX_NUMBER for size in (change.relative, change.norm, change.largest)):
+        figures = (change.model, change.relative, change.norm, change.largest)
+        if not all(size <= MAX_NUMBER for size in figures):
             raise NonFiniteError("a weight", step)
         self._recorder.record_step(
             step,
@@ -386,6 +387,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
                 skipped=bool(self.accelerator.optimizer_step_was_skipped),
                 non_finite_gradients=self._non_finite_gradients,
                 loss_scale=scaler.get_scale() if scaler else None,
+                model_change=change.model,
             ),
             self._collect_rank_figures(),
         )
@@ -411,6 +413,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         self.model.zero_grad(set_to_none=True)
 
     @property
-    def weight_delta(self) -> float:
-        """L2 norm of the change of the trainable weights since the start, over their norm at the start."""
-        return self._weight_delta.change().relative
+    def has_finite_weights(self) -> bool:
+        """Whether the change of the trainable weights is finite, and fits an event."""
+        change = self._weight_delta.change()
+        return max(change.model, change.relative) <= MAX_NUMBER

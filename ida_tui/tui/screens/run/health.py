@@ -10,6 +10,7 @@ from textual.content import Content
 
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
+from ida_tui.events.weight_change import format_movement, weight_movement
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines
 from ida_tui.util.format import format_number, format_percent, format_significant
@@ -27,7 +28,11 @@ class HealthPane(Pane):
         if not state.steps:
             return join_lines(*rows, Content.assemble(("No step has finished yet.", "dim")))
         columns = max(1, width // 19)
-        pairs = step_metrics(state.steps[-1], round(state.steps.column("skipped").sum()))
+        pairs = step_metrics(
+            state.steps[-1],
+            round(state.steps.column("skipped").sum()),
+            state.run.method if state.run else "lora",
+        )
         each = max(14, width // columns)
         cells = [
             Content.assemble((f"{name:<9} ", "dim"), f"{value:<{each - 10}}")
@@ -53,7 +58,12 @@ def alert_lines(raised: Sequence[ev.AlertRaised], width: int, height: int) -> li
     return rows[: max(1, height // 2)]
 
 
-def step_metrics(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
+def _movement_metric(step: ev.StepFinished, method: str) -> tuple[str, str]:
+    movement = weight_movement(step, method)
+    return "weight Δ" if movement.is_of_model else "adapter Δ", format_movement(movement.share)
+
+
+def step_metrics(step: ev.StepFinished, skipped: int, method: str) -> list[tuple[str, str]]:
     """The metrics of a step as (name, value) pairs, the most important first."""
     lengths = "–"
     if step.lengths is not None:
@@ -69,7 +79,7 @@ def step_metrics(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
         ("grad norm", format_significant(step.grad_norm)),
         ("loss", format_significant(step.loss)),
         ("lr", format_significant(step.learning_rate)),
-        ("weight Δ", format_percent(step.weight_delta, 2)),
+        _movement_metric(step, method),
         ("skipped", str(skipped)),
         ("largest Δ", format_significant(step.largest_change)),
         *([("scale", f"{step.loss_scale:g}")] if step.loss_scale is not None else []),
