@@ -39,8 +39,10 @@ LOG_EVENTS = (
     ev.RunEnded,
 )
 """Event types that are shown in the log."""
-STEP_COLUMNS = ("step", "align", "risk", "detail", "r_ida", "skipped")
+STEP_COLUMNS = ("step", "align", "risk", "detail", "r_ida", "skipped", "logprob_gap")
 """Figures of the steps that can be read without unpacking old steps."""
+GAP_STEPS = 100
+"""Latest steps in which `logprob_gap` looks for a value."""
 FIRST_STEPS = 3
 LAST_STEPS = 5
 
@@ -130,6 +132,13 @@ class RunState:
     pause: ev.RunPaused | None = None
     """The event that paused the run; None while it is not paused."""
     ended: ev.RunEnded | None = None
+
+    @property
+    def logprob_gap(self) -> float | None:
+        """The newest `StepFinished.logprob_gap`; None if no recent step was checked."""
+        gaps = self.steps.column("logprob_gap")
+        newest = (gaps[-back] for back in range(1, min(len(gaps), GAP_STEPS) + 1))
+        return next((gap for gap in newest if gap is not None), None)
 
     @property
     def first_steps(self) -> tuple[ev.StepFinished, ...]:

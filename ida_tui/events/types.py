@@ -303,6 +303,9 @@ class StepFinished:
     def weights_moved(self) -> bool:
         """Whether the model's weights differ from those at the start."""
         return (self.weight_delta if self.model_change is None else self.model_change) != 0
+    logprob_gap: float | None = None
+    """Mean difference of the log-probabilities of drawn tokens, as drawn and as the loss scores them, in nats
+    (relative where they exceed 1); null if this step was not checked or the difference is not finite."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,7 @@ def generate_pairs(
         label = "base model" if name == "base" else "trained model"
         on_progress(f"{label}: {len(answers[name])} answers in {time.monotonic() - started:.1f} s")
 
-    base = load.load_model(config.model, recipe.weights).to(device)
+    base = load.load_model(config.model, recipe.weights, tokenizer).to(device)
     if trained is None:
         answer_with("base", base)
         answer_with("tuned", base)
@@ -166,7 +166,7 @@ def generate_pairs(
         del base
         free_memory(device)
         full_model = full_model_config(config, trained.path)
-        answer_with("tuned", load.load_model(full_model, recipe.weights).to(device))
+        answer_with("tuned", load.load_model(full_model, recipe.weights, tokenizer).to(device))
     return answers
 
 

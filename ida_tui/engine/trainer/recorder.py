@@ -74,6 +74,7 @@ class StepRecorder:
         self._completions: Sequence[ev.CompletionFinished] = ()
         self._kinds: Sequence[PromptKind] = ()
         self._verdicts: list[Verdict] = []
+        self._logprob_gap: float | None = None
         self.r_ida: float | None = None
         """Mean R_IDA of the last finished step; None if no completion was scored."""
 
@@ -164,6 +165,10 @@ class StepRecorder:
                 )
             )
 
+    def record_logprob_gap(self, gap: float) -> None:
+        """Record the mean difference of log-probabilities as drawn and as the loss scores them, in nats."""
+        self._logprob_gap = gap
+
     def record_step(
         self,
         step: int,
@@ -218,8 +223,10 @@ class StepRecorder:
                 length_r=cross_check.length_r,
                 offline_r_ida=cross_check.offline_r_ida,
                 model_change=update.model_change,
+                logprob_gap=_finite(self._logprob_gap),
             )
         )
+        self._logprob_gap = None
         self._seconds = {}
         self._verdicts, self._completions = [], ()
 

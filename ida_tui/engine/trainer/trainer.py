@@ -34,6 +34,7 @@ from ida_tui.engine.trainer.arguments import CustomOptimizer
 from ida_tui.engine.trainer.checkpointing import CheckpointedGRPOTrainer
 from ida_tui.engine.trainer.prompt_sampler import ResumableRepeatSampler
 from ida_tui.engine.trainer.recorder import StepRecorder, UpdateStats
+from ida_tui.engine.trainer.reference import reference_loaded_by
 from ida_tui.engine.trainer.reward import PromptRow, RewardSource
 from ida_tui.engine.trainer.weight_delta import WeightDelta
 from ida_tui.events.types import MAX_NUMBER, CompletionFinished, RankFigures, RolloutStarted
@@ -65,6 +66,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         between_steps: called after every step except the last, at a point where the state can be saved.
         checkpoint_metadata: returns the run metadata that a checkpoint's seal stores.
         optimizer: an optimizer that transformers cannot create from a name; None uses `args.optim`.
+        load_reference: loads the reference model if TRL needs one; None has TRL load it by name.
         process_group: the processes of the run. Rank 0 emits events for the rows of all ranks.
         **arguments: arguments of `trl.GRPOTrainer`, without `reward_funcs`.
     """
@@ -78,6 +80,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         between_steps: Callable[[], None] = lambda: None,
         checkpoint_metadata: Callable[[], Mapping[str, Any]] = dict,
         optimizer: CustomOptimizer | None = None,
+        load_reference: Callable[[], Any] | None = None,
         process_group: ProcessGroup | None = None,
         **arguments: Any,
     ) -> None:
@@ -89,13 +92,14 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         self._tokens_generated = 0
         self._consecutive_skips = 0
         self._non_finite_gradients = 0
-        super().__init__(
-            recorder=recorder,
-            process_group=process_group or ProcessGroup(),
-            checkpoint_metadata=checkpoint_metadata,
-            reward_funcs=self.r_ida,
-            **arguments,
-        )
+        with reference_loaded_by(load_reference):
+            super().__init__(
+                recorder=recorder,
+                process_group=process_group or ProcessGroup(),
+                checkpoint_metadata=checkpoint_metadata,
+                reward_funcs=self.r_ida,
+                **arguments,
+            )
         if optimizer is not None:
             # An argument of transformers.Trainer that TRL's constructor does not forward.
             self.optimizer_cls_and_kwargs = (optimizer.optimizer_class, optimizer.arguments)

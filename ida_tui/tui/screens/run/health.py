@@ -32,6 +32,7 @@ class HealthPane(Pane):
             state.steps[-1],
             round(state.steps.column("skipped").sum()),
             state.run.method if state.run else "lora",
+            state.logprob_gap,
         )
         each = max(14, width // columns)
         cells = [
@@ -63,8 +64,17 @@ def _movement_metric(step: ev.StepFinished, method: str) -> tuple[str, str]:
     return "weight Δ" if movement.is_of_model else "adapter Δ", format_movement(movement.share)
 
 
-def step_metrics(step: ev.StepFinished, skipped: int, method: str) -> list[tuple[str, str]]:
-    """The metrics of a step as (name, value) pairs, the most important first."""
+def step_metrics(
+    step: ev.StepFinished, skipped: int, method: str, logprob_gap: float | None = None
+) -> list[tuple[str, str]]:
+    """The metrics of a step as (name, value) pairs, the most important first.
+
+    Args:
+        step: the step.
+        skipped: updates that the loss scaler skipped so far.
+        method: training method of the run, `lora` or `full`.
+        logprob_gap: the newest difference of log-probabilities as drawn and as the loss scores them.
+    """
     lengths = "–"
     if step.lengths is not None:
         mean, low, high = step.lengths
@@ -83,6 +93,7 @@ def step_metrics(step: ev.StepFinished, skipped: int, method: str) -> list[tuple
         ("skipped", str(skipped)),
         ("largest Δ", format_significant(step.largest_change)),
         *([("scale", f"{step.loss_scale:g}")] if step.loss_scale is not None else []),
+        *([("logprob Δ", format_significant(logprob_gap))] if logprob_gap is not None else []),
         *([("not finite", f"{step.non_finite:,}")] if step.non_finite else []),
     ]
 
