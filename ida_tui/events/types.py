@@ -284,6 +284,9 @@ class StepFinished:
     """Correlation of length and R_IDA within a group, among completions that all answer or all decline."""
     offline_r_ida: float | None = None
     """Mean R_IDA of the scored completions by the offline heuristic; null if that is the judge."""
+    reused_step: int | None = None
+    """The earlier step whose completions this update reused (training.num_iterations); null if it sampled
+    its own. The figures of the completions are only in that earlier step."""
 
 
 @dataclass(frozen=True, slots=True)

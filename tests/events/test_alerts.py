@@ -107,6 +107,45 @@ def test_an_alert_fires_at_its_step_with_evidence_and_advice(
     assert {alert.rule for alert in raised} == {rule}
 
 
+def with_reused_updates(records: Iterable[ev.Record]) -> Iterator[ev.Record]:
+    """The run with a second update after each step that reuses its completions."""
+    for record in records:
+        event = record.event
+        if not isinstance(event, ev.StepFinished):
+            yield record
+            continue
+        first = replace(event, step=2 * event.step - 1, steps=2 * event.steps)
+        yield replace(record, event=first)
+        second = replace(
+            first, step=2 * event.step, reused_step=first.step, align=None, risk=None, detail=None,
+            r_ida=None, scored=0, completions=0, lengths=None, truncated=None, zero_std=None,
+            harmless=0, harmless_refused=0, unsafe=0, unsafe_declined=0, repetition=None, length_r=None,
+            offline_r_ida=None,
+        )  # fmt: skip
+        yield replace(record, event=second)
+
+
+@pytest.mark.parametrize(
+    ("rule", "change", "step", "evidence", "advice"),
+    [case for case in FIRING_CASES if case[0] not in ("entropy", "kl", "weights still", "scaler", "gradients")],
+)  # fmt: skip
+def test_alerts_about_completions_count_each_batch_once_if_updates_reuse_it(
+    rule: AlertRule, change: Change, step: int, evidence: str, advice: str
+) -> None:
+    records = with_changes(clean(), change)
+    expected = raised_alerts(records)[0]
+    raised = raised_alerts(with_reused_updates(records))
+    assert (raised[0].rule, raised[0].step) == (rule, 2 * step - 1)
+    assert raised[0].evidence == expected.evidence.replace(" steps", " rollouts")
+
+
+@pytest.mark.parametrize("rule", ["kl", "weights still", "scaler", "gradients"])
+def test_alerts_about_updates_also_fire_if_updates_reuse_completions(rule: AlertRule) -> None:
+    change = next(case[1] for case in FIRING_CASES if case[0] == rule)
+    raised = raised_alerts(with_reused_updates(with_changes(clean(), change)))
+    assert {alert.rule for alert in raised} == {rule}
+
+
 QUIET_CASES: list[tuple[AlertRule, Change]] = [
     ("zero variance", from_step(10, zero_std=0.75)),
     ("truncation", from_step(6, truncated=0.45)),

@@ -27,7 +27,8 @@ class HealthPane(Pane):
         if not state.steps:
             return join_lines(*rows, Content.assemble(("No step has finished yet.", "dim")))
         columns = max(1, width // 19)
-        pairs = step_metrics(state.steps[-1], round(state.steps.column("skipped").sum()))
+        skipped = round(state.steps.column("skipped").sum())
+        pairs = step_metrics(state.steps[-1], state.newest_rollout or state.steps[-1], skipped)
         each = max(14, width // columns)
         cells = [
             Content.assemble((f"{name:<9} ", "dim"), f"{value:<{each - 10}}")
@@ -53,19 +54,27 @@ def alert_lines(raised: Sequence[ev.AlertRaised], width: int, height: int) -> li
     return rows[: max(1, height // 2)]
 
 
-def step_metrics(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
-    """The metrics of a step as (name, value) pairs, the most important first."""
+def step_metrics(
+    step: ev.StepFinished, rollout: ev.StepFinished, skipped: int
+) -> list[tuple[str, str]]:
+    """The metrics of a step as (name, value) pairs, the most important first.
+
+    Args:
+        step: the step.
+        rollout: the step that generated its completions.
+        skipped: number of skipped updates so far.
+    """
     lengths = "–"
-    if step.lengths is not None:
-        mean, low, high = step.lengths
+    if rollout.lengths is not None:
+        mean, low, high = rollout.lengths
         lengths = f"{mean:.0f} ({low:.0f}–{high:.0f})"
     return [
-        ("truncated", format_percent(step.truncated)),
-        ("zero-var", format_percent(step.zero_std)),
+        ("truncated", format_percent(rollout.truncated)),
+        ("zero-var", format_percent(rollout.zero_std)),
         ("entropy", format_number(step.entropy, 2)),
         ("KL", format_significant(step.kl)),
         ("lengths", lengths),
-        *completion_metrics(step),
+        *completion_metrics(rollout),
         ("grad norm", format_significant(step.grad_norm)),
         ("loss", format_significant(step.loss)),
         ("lr", format_significant(step.learning_rate)),
