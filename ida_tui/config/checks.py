@@ -52,6 +52,7 @@ def check_config(
         *_check_judge(config.judge, today or date.today()),
         *_check_formula(config.rubric.formula),
         *_check_budget(config),
+        *_check_loss(config),
         *_check_rollout(config),
         *_check_vllm(config),
         *_check_name_and_sinks(config),
@@ -397,6 +398,26 @@ def _check_budget(config: Config) -> Iterator[Finding]:
             "a budget needs a price, but the judge profile has none",
             "set judge.price={input: DOLLARS, output: DOLLARS} per million tokens, or remove budget",
             "judge.price",
+        )
+
+
+def _check_loss(config: Config) -> Iterator[Finding]:
+    training = config.training
+    if training.loss_type != "bnpo":
+        return
+    reason = "loss_type bnpo averages over the tokens of each pass"
+    if training.token_budget == "auto":
+        yield _error(
+            "training.token_budget",
+            f"{reason}, so with token_budget: auto the memory of the machine would decide what is trained",
+            "set token_budget to null and choose per_device_train_batch_size, or set loss_type to dapo",
+            "training.loss_type",
+        )
+    elif training.token_budget is not None or training.gradient_accumulation_steps > 1:
+        yield _note(
+            "training.loss_type",
+            f"{reason}: another per_device_train_batch_size or number of processes trains something else",
+            "set loss_type to dapo, which averages over the tokens of the whole step",
         )
 
 

@@ -113,7 +113,7 @@ def resolve_auto(config: Config, device: DeviceName, limit_bytes: float) -> Conf
     """The profile with `auto` settings resolved: batch size and gradient checkpointing.
 
     Selects the fastest combination whose plan is at most 70% of the limit, or the smallest if none
-    is. All combinations train the same step.
+    is. All combinations train the same step: `config.checks` refuses `auto` for the loss that depends on it.
 
     Args:
         config: the resolved profile.

@@ -129,6 +129,18 @@ def test_bf16_on_mps_and_fp16_on_the_cpu_are_noted():
     )
 
 
+def test_a_loss_that_depends_on_the_batch_size_is_noted_and_refuses_an_automatic_one():
+    error = only_error(config(training={"loss_type": "bnpo", "token_budget": "auto"}))
+    assert error.about == "training.token_budget"
+    assert "set token_budget to null" in error.fix
+    for budget in (None, 500):
+        notes = note_texts(config(training={"loss_type": "bnpo", "token_budget": budget}))
+        assert any("averages over the tokens of each pass" in note for note in notes)
+    one_pass = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    assert not note_texts(config(training={"loss_type": "bnpo", **one_pass}))
+    assert not check_config(config(training={"token_budget": "auto"}), "cpu", TODAY)
+
+
 def test_evaluation_needs_held_out_prompts():
     prompts = [{"id": "a", "kind": "harmless", "text": "Hello"}]
     tested = config(prompts={"prompts": prompts}, evaluation={"enabled": True})

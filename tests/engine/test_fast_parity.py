@@ -112,7 +112,7 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
         "short",
         "all-masked",
         "some-masked",
-    ],  # fmt: skip
+    ],
 )
 def test_log_probabilities_entropies_and_gradients_match_trl(
     rows: int, prompts: int, lengths: list[int], method: str, checkpointing: bool, bucket: int

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, get_args
@@ -107,6 +107,9 @@ def test_an_alert_fires_at_its_step_with_evidence_and_advice(
     assert {alert.rule for alert in raised} == {rule}
 
 
+ALERTS_ABOUT_UPDATES = ("entropy", "kl", "weights still", "scaler", "gradients")
+
+
 def with_reused_updates(records: Iterable[ev.Record]) -> Iterator[ev.Record]:
     """The run with a second update after each step that reuses its completions."""
     for record in records:
@@ -127,8 +130,8 @@ def with_reused_updates(records: Iterable[ev.Record]) -> Iterator[ev.Record]:
 
 @pytest.mark.parametrize(
     ("rule", "change", "step", "evidence", "advice"),
-    [case for case in FIRING_CASES if case[0] not in ("entropy", "kl", "weights still", "scaler", "gradients")],
-)  # fmt: skip
+    [case for case in FIRING_CASES if case[0] not in ALERTS_ABOUT_UPDATES],
+)
 def test_alerts_about_completions_count_each_batch_once_if_updates_reuse_it(
     rule: AlertRule, change: Change, step: int, evidence: str, advice: str
 ) -> None:
@@ -139,7 +142,7 @@ def test_alerts_about_completions_count_each_batch_once_if_updates_reuse_it(
     assert raised[0].evidence == expected.evidence.replace(" steps", " rollouts")
 
 
-@pytest.mark.parametrize("rule", ["kl", "weights still", "scaler", "gradients"])
+@pytest.mark.parametrize("rule", [rule for rule in ALERTS_ABOUT_UPDATES if rule != "entropy"])
 def test_alerts_about_updates_also_fire_if_updates_reuse_completions(rule: AlertRule) -> None:
     change = next(case[1] for case in FIRING_CASES if case[0] == rule)
     raised = raised_alerts(with_reused_updates(with_changes(clean(), change)))

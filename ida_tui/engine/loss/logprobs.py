@@ -163,7 +163,7 @@ def completion_logprobs(
 
 
 def _zero_of_trained_weights(model: Any) -> torch.Tensor | float:
-    """A zero whose gradient is zero for every trained weight, so that an optimizer step updates all moments."""
+    """A zero whose gradient is zero for every trained weight, so that the optimizer updates all of them."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return sum((parameter.reshape(-1)[:1].sum() * 0.0 for parameter in trained), 0.0)
 

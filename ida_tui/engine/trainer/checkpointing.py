@@ -56,7 +56,7 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     @property
     def rollout_step(self) -> int | None:
-        """The step that generated the completions that the step in progress reuses; None if it reuses none."""
+        """The earlier step whose completions the step in progress reuses; None if it generated its own."""
         copy = self._rollout_copy
         return copy.step if copy is not None and copy.step <= self.state.global_step else None
 
