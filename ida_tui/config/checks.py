@@ -49,6 +49,7 @@ def check_config(
         *_check_model(config.model),
         *_check_lengths(config),
         *_check_precision(config, device),
+        *_check_attention(config, device),
         *_check_judge(config.judge, today or date.today()),
         *_check_formula(config.rubric.formula),
         *_check_budget(config),
@@ -272,6 +273,23 @@ def _check_precision(config: Config, device: DeviceName) -> Iterator[Finding]:
             "fp16 has no effect on the CPU; the run uses float32",
             "set fp16 to auto, which enables it only on mps",
         )
+
+
+def _check_attention(config: Config, device: DeviceName) -> Iterator[Finding]:
+    if config.model.attn_implementation != "flash_attention_2":
+        return
+    precision = resolve_precision(config, device)
+    if device != "cuda":
+        reason = f"flash_attention_2 needs a CUDA GPU, but this run uses {device}"
+    elif precision.weights == "float32" and not (precision.fp16 or precision.bf16):
+        reason = "flash_attention_2 computes only in 16 bits, but this run uses float32"
+    elif importlib.util.find_spec("flash_attn") is None:
+        reason = "flash_attention_2 needs the package flash-attn, which is not installed"
+    else:
+        return
+    yield _error(
+        "model.attn_implementation", reason, "set attn_implementation to sdpa", "model.torch_dtype"
+    )
 
 
 def _unsupported_precision(
