@@ -141,6 +141,20 @@ def test_a_loss_that_depends_on_the_batch_size_is_noted_and_refuses_an_automatic
     assert not check_config(config(training={"token_budget": "auto"}), "cpu", TODAY)
 
 
+@pytest.mark.parametrize(
+    ("device", "dtype", "reason"),
+    [("cpu", "auto", "needs a CUDA GPU"), ("cuda", "float32", "only in 16 bits"),
+     ("cuda", "bfloat16", "which is not installed")],
+)  # fmt: skip
+def test_flash_attention_is_refused_where_it_cannot_run(device, dtype, reason, monkeypatch):
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    model = {"attn_implementation": "flash_attention_2", "torch_dtype": dtype}
+    training = {"bf16": dtype != "float32", "fp16": False}
+    error = only_error(config(model=model, training=training), device)
+    assert error.about == "model.attn_implementation"
+    assert reason in error.text
+
+
 def test_evaluation_needs_held_out_prompts():
     prompts = [{"id": "a", "kind": "harmless", "text": "Hello"}]
     tested = config(prompts={"prompts": prompts}, evaluation={"enabled": True})

@@ -337,16 +337,6 @@ def warm_up() -> None:
     importlib.import_module("tests.support.judge_server")
 
 
-def check(numbers: Sequence[int], seed: int) -> list[tuple[int, list[str], CaseResult]]:
-    """Run these cases in the working directory; returns number, overrides and result of each."""
-    warm_up()
-    results = []
-    for number in numbers:
-        overrides = draw(Random(f"{seed}:{number}"))
-        results.append((number, overrides, run_case(overrides)))
-    return results
-
-
 def main() -> int:
     """Run the cases and print a summary; returns 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -357,24 +347,27 @@ def main() -> int:
     chosen = parser.parse_args()
     numbers = range(chosen.count) if chosen.only is None else [chosen.only]
     started = time.monotonic()
+    results: list[tuple[list[str], CaseResult]] = []
     with tempfile.TemporaryDirectory(prefix="ida-tui-options-") as folder:
         os.environ |= {"IDA_TUI_CACHE_DIR": f"{folder}/cache", "IDA_TUI_PROFILES": f"{folder}/own"}
         os.environ.pop("OPENAI_API_KEY", None)
         os.chdir(folder)
-        results = check(numbers, chosen.seed)
-        for number, overrides, result in results:
-            if result.outcome == "failed":
-                fewest, smaller = shrink(overrides)
-                print(f"✗ case {number}: {smaller.detail or result.detail}\n  {command(fewest)}")
+        warm_up()
+        for number in numbers:
+            overrides = draw(Random(f"{chosen.seed}:{number}"))
+            results.append((overrides, run_case(overrides)))
+            if results[-1][1].outcome == "failed":
+                fewest, failure = shrink(overrides)
+                print(f"✗ case {number}: {failure.detail}\n  {command(fewest)}", flush=True)
         os.chdir("/")
     if chosen.refusals:
-        refused = Counter(result.detail for *_, result in results if result.outcome == "refused")
+        refused = Counter(result.detail for _, result in results if result.outcome == "refused")
         for text, count in refused.most_common():
             print(f"{count:>4} × {text}")
-    keys = {key for _, overrides, _ in results for key in (o.partition("=")[0] for o in overrides)}
+    keys = {key for overrides, _ in results for key in (o.partition("=")[0] for o in overrides)}
     missing = sorted(option.key for option in options() if option.key not in keys)
     drawn = "every option was drawn" if not missing else f"not drawn: {', '.join(missing)}"
-    counts = Counter(result.outcome for *_, result in results)
+    counts = Counter(result.outcome for _, result in results)
     print(
         f"{len(results)} combinations: {counts['ran']} ran, {counts['refused']} refused,"
         f" {counts['failed']} failed ({drawn}; {time.monotonic() - started:.0f} s)"

@@ -27,8 +27,7 @@ ADAPTABLE_LAYERS = (
 def check_adapter_targets(config: Config) -> None:
     """Check that each of the profile's target modules names layers that an adapter can train.
 
-    PEFT ignores an unknown name if another one is known, and TRL refuses the output layer only after the model
-    is loaded.
+    PEFT ignores an unknown name if another one is known. TRL refuses the output layer only after loading.
 
     Raises:
         UsageError: a name matches no layer, or layers that cannot be adapted.
@@ -51,7 +50,9 @@ def check_adapter_targets(config: Config) -> None:
             layer for name, layer in layers.items() if name == target or name.endswith(f".{target}")
         ]
         if output_layer in matches:
-            title = f"the output layer {target} cannot have an adapter, because TRL would not train it"
+            title = (
+                f"the output layer {target} cannot have an adapter, because TRL would not train it"
+            )
         elif not matches:
             title = f'the model has no layer named "{target}"'
         elif not all(isinstance(layer, ADAPTABLE_LAYERS) for layer in matches):
