@@ -295,7 +295,7 @@ class TrainingConfig(_Section):
     num_iterations: PositiveInt = 1
     """Optimizer updates per batch of completions."""
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
-    """Aggregation of the token losses."""
+    """Aggregation of the token losses; `bnpo` depends on the batch size, the others do not."""
     scale_rewards: Literal["group", "batch", "none"] = "batch"
     """Standard deviation that divides the advantages; `group` amplifies judge noise."""
     temperature: PositiveFloat = 1.0

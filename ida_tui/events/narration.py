@@ -257,6 +257,10 @@ def _judge_slowed_line(event: ev.JudgeSlowed) -> str:
 
 def _step_line(step: ev.StepFinished) -> str:
     start = f"Step {step.step}/{step.steps} |"
+    if step.reused_step is not None:
+        update = step.step - step.reused_step + 1
+        loss = "" if step.loss is None else f": loss={step.loss:.4f}"
+        return f"{start} update {update} with the completions of step {step.reused_step}{loss}"
     if step.r_ida is None:
         return f"{start} all verdicts failed (0/{step.completions} scored)"
     coverage = (

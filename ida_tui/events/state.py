@@ -39,7 +39,16 @@ LOG_EVENTS = (
     ev.RunEnded,
 )
 """Event types that are shown in the log."""
-STEP_COLUMNS = ("step", "align", "risk", "detail", "r_ida", "skipped", "logprob_gap")
+STEP_COLUMNS = (
+    "step",
+    "align",
+    "risk",
+    "detail",
+    "r_ida",
+    "skipped",
+    "logprob_gap",
+    "reused_step",
+)
 """Figures of the steps that can be read without unpacking old steps."""
 GAP_STEPS = 100
 """Latest steps in which `logprob_gap` looks for a value."""
@@ -167,6 +176,14 @@ class RunState:
         """Mean R_IDA over `last_steps`."""
         return mean_of_known(step.r_ida for step in self.last_steps)
 
+    @property
+    def newest_rollout(self) -> ev.StepFinished | None:
+        """The newest finished step that generated its completions; None if there is none."""
+        reused = self.steps.column("reused_step")
+        generated = (n for n in range(len(self.steps) - 1, -1, -1) if reused[n] is None)
+        position = next(generated, None)
+        return None if position is None else self.steps[position]
+
     def rate_limit_wait_s(self, now: datetime) -> float:
         """Remaining seconds until the judge accepts calls again, counted from `now` (UTC)."""
         if self.judge_slowdown is None or self.ended is not None:
@@ -227,7 +244,8 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.RunStarted():
             return replace(state, **header, run=event)
         case ev.PhaseChanged():
-            same_step = event.step == state.step
+            # A step that starts with its update reuses the completions of the step before.
+            same_rollout = event.step == state.step or event.phase == "update"
             return replace(
                 state,
                 **header,
@@ -236,10 +254,10 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 phase_since=record.time,
                 pause=None,
                 generation=None if event.phase == "generate" else state.generation,
-                completions=state.completions if same_step else (),
-                rollout=state.rollout if same_step else None,
-                streams=state.streams if same_step else (),
-                judge_progress=state.judge_progress if same_step else None,
+                completions=state.completions if same_rollout else (),
+                rollout=state.rollout if same_rollout else None,
+                streams=state.streams if same_rollout else (),
+                judge_progress=state.judge_progress if same_rollout else None,
             )
         case ev.RolloutStarted():
             rows = len(event.prompts) * event.generations

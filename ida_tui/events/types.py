@@ -298,14 +298,17 @@ class StepFinished:
 
     With LoRA the change is scale · B·A, as a merged export has it; null in runs of older versions.
     """
+    logprob_gap: float | None = None
+    """Mean difference of the log-probabilities of drawn tokens, as drawn and as the loss scores them, in nats
+    (relative where they exceed 1); null if this step was not checked or the difference is not finite."""
+    reused_step: int | None = None
+    """The earlier step whose completions this update reused (training.num_iterations); null if it sampled
+    its own. The figures of the completions are only in that earlier step."""
 
     @property
     def weights_moved(self) -> bool:
         """Whether the model's weights differ from those at the start."""
         return (self.weight_delta if self.model_change is None else self.model_change) != 0
-    logprob_gap: float | None = None
-    """Mean difference of the log-probabilities of drawn tokens, as drawn and as the loss scores them, in nats
-    (relative where they exceed 1); null if this step was not checked or the difference is not finite."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,8 +294,8 @@ def progress_line(results: SweepTable) -> str:
             continue
         values = " ".join(f"{short[key]}={value}" for key, value in trial.values.items())
         steps = trial.state.run.steps if trial.state.run else "?"
-        newest = trial.state.steps[-1].r_ida if trial.state.steps else None
-        reward = "" if newest is None else f" R_IDA {newest:.3f}"
+        newest = trial.state.newest_rollout
+        reward = "" if newest is None or newest.r_ida is None else f" R_IDA {newest.r_ida:.3f}"
         parts.append(f"{values}: step {len(trial.state.steps)}/{steps}{reward}")
     return one_line(" · ".join(parts))
 

@@ -238,7 +238,8 @@ STEP_HEADER = ("R_IDA", "align", "risk", "detail", "length", "truncated", "entro
 
 
 def step_rows(steps: Sequence[ev.StepFinished]) -> list[StepRow]:
-    """Rows for the first step, the last step, and evenly spaced steps between them."""
+    """Rows for the first and the last step that generated completions, and for evenly spaced ones between."""
+    steps = [step for step in steps if step.reused_step is None]
     if not steps:
         return []
     row_count = min(MAX_STEPS, len(steps))

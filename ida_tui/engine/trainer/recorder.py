@@ -76,7 +76,7 @@ class StepRecorder:
         self._verdicts: list[Verdict] = []
         self._logprob_gap: float | None = None
         self.r_ida: float | None = None
-        """Mean R_IDA of the last finished step; None if no completion was scored."""
+        """Mean R_IDA of the newest completions of a finished step; None if none of them was scored."""
 
     def stop_requested(self) -> bool:
         """Whether a stop was requested."""
@@ -173,6 +173,7 @@ class StepRecorder:
         self,
         step: int,
         logs: Mapping[str, float | None],
+        reused_step: int | None,
         update: UpdateStats,
         ranks: tuple[ev.RankFigures, ...] = (),
     ) -> None:
@@ -181,6 +182,7 @@ class StepRecorder:
         Args:
             step: number of the step, from 1.
             logs: TRL's metrics of the step, under TRL's names.
+            reused_step: the earlier step whose completions this step reused; None if it generated its own.
             update: effect of the update on the weights.
             ranks: figures of every process; empty for a single process.
         """
@@ -188,7 +190,9 @@ class StepRecorder:
         cross_check = self._cross_check_figures()
         self._close_phase()
         self._phase = None
-        self.r_ida = mean_of_known([v.r_ida for v in scored])
+        r_ida = mean_of_known([v.r_ida for v in scored])
+        if reused_step is None:
+            self.r_ida = r_ida
         self.emit(
             ev.StepFinished(
                 step=step,
@@ -196,7 +200,7 @@ class StepRecorder:
                 align=mean_of_known([v.align for v in scored]),
                 risk=mean_of_known([v.risk for v in scored]),
                 detail=mean_of_known([v.detail for v in scored]),
-                r_ida=self.r_ida,
+                r_ida=r_ida,
                 scored=len(scored),
                 completions=len(self._verdicts),
                 kl=_finite(logs.get("kl")),
@@ -224,11 +228,12 @@ class StepRecorder:
                 offline_r_ida=cross_check.offline_r_ida,
                 model_change=update.model_change,
                 logprob_gap=_finite(self._logprob_gap),
+                reused_step=reused_step,
             )
         )
         self._logprob_gap = None
         self._seconds = {}
-        self._verdicts, self._completions = [], ()
+        self._verdicts, self._completions, self._kinds = [], (), ()
 
     def _zero_variance(self, logs: Mapping[str, float | None]) -> float | None:
         """Share of zero-variance groups. TRL's own metric covers the full batch if it scales by the batch."""
