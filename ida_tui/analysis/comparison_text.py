@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from ida_tui.analysis.comparison import (
@@ -102,15 +101,8 @@ def format_agreement(checks: tuple[int, int]) -> str:
 
 
 def run_seconds(run: Run) -> float | None:
-    """Duration of the run so far, in seconds; None if unknown."""
-    state = run.state
-    if state.ended is not None:
-        return state.ended.seconds
-    try:
-        start, end = map(datetime.fromisoformat, (state.started_at, state.updated_at))
-    except ValueError:
-        return None
-    return (end - start).total_seconds()
+    """Time of training so far, without pauses, in seconds; None if unknown."""
+    return run.state.trained_seconds()
 
 
 def judge_cost(run: Run) -> float | None:

@@ -389,7 +389,9 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
     if days < RETIREMENT_NOTICE_DAYS:
         name = judge.model
         text = f"{name} retires on {judge.shutdown_date} ({days} {_plural('day', days)})"
-        if days <= 0:
+        if days == 0:
+            text = f"{name} retires today ({judge.shutdown_date})"
+        elif days < 0:
             text = f"{name} was scheduled to retire on {judge.shutdown_date}"
         yield _note(
             "judge.model",

@@ -139,7 +139,9 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         lines.append(f"  alerts         {named}{more}")
     if state.judge.calls or state.judge.cached or state.judge.failed:
         lines.append(f"  judge          {_judge_totals_text(state)}")
-    lines.append(f"  time           {format_duration(ended.seconds)}{_peak_memory_text(state)}")
+    lines.append(
+        f"  time           {format_duration(state.trained_seconds())}{_peak_memory_text(state)}"
+    )
     if state.run is not None:
         lines.append(f"  results        {state.run.directory}")
     return lines

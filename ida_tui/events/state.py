@@ -141,6 +141,16 @@ class RunState:
     pause: ev.RunPaused | None = None
     """The event that paused the run; None while it is not paused."""
     ended: ev.RunEnded | None = None
+    inactive_since: str = ""
+    """When the run was paused or ended; empty while it is active."""
+    inactive_s: float = 0.0
+    """Seconds since the start in which the run was paused, or no process trained it, until it was resumed."""
+    paused_s: float = 0.0
+    """The part of `inactive_s` between a pause and its end."""
+    resumed_at: str = ""
+    """When the run was last resumed; empty if it never was."""
+    resumed_step: int = 0
+    """The last finished step when the run was last resumed."""
 
     @property
     def logprob_gap(self) -> float | None:
@@ -190,6 +200,25 @@ class RunState:
             return 0.0
         elapsed = (now - datetime.fromisoformat(self.judge_slowdown_at)).total_seconds()
         return max(0.0, self.judge_slowdown.seconds - elapsed)
+
+    def trained_seconds(self, now: datetime | None = None) -> float | None:
+        """Time of training in seconds, without pauses and without the time between a stop and a resume.
+
+        Args:
+            now: the current time (UTC), for a run in progress; None counts up to the last event.
+
+        Returns:
+            The seconds; None if the times of the events are unknown.
+        """
+        if self.ended is not None:
+            if self.ended.paused_s is not None:
+                return self.ended.seconds
+            # An older run: its duration includes the pauses.
+            if (without_pauses := self.ended.seconds - self.paused_s) > 0 or not self.paused_s:
+                return without_pauses
+        end = self.inactive_since or (now.isoformat() if now else self.updated_at)
+        span = _seconds_between(self.started_at, end)
+        return None if span is None else max(0.0, span - self.inactive_s)
 
     @property
     def weight_delta(self) -> float:
@@ -301,6 +330,8 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 **header,
                 steps=state.steps.with_item(event),
                 step_peaks=peaks[-MAX_STEP_PEAKS:],
+                # A step that finishes shows that an older run was resumed without an event.
+                inactive_since=state.inactive_since if state.ended else "",
                 current_step_peak=0,
             )
         case ev.MemorySampled():
@@ -315,7 +346,13 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 system_peak=max(state.system_peak, event.system_used),
             )
         case ev.Noticed():
-            return replace(state, **header, notices=(*state.notices, event)[-MAX_NOTICES:])
+            lost_s = 0.0 if state.inactive_since else event.lost_s
+            return replace(
+                state,
+                **header,
+                notices=(*state.notices, event)[-MAX_NOTICES:],
+                inactive_s=state.inactive_s + lost_s,
+            )
         case ev.AlertRaised():
             alerts = (*state.alerts, event)[-MAX_ALERTS:]
             return replace(state, **header, alerts=alerts, alert_count=state.alert_count + 1)
@@ -327,7 +364,8 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             judge = replace(state.judge, cost=_sum_costs(state.judge.cost, event.cost))
             return replace(state, **header, evaluation_after=event, judge=judge)
         case ev.RunPaused():
-            return replace(state, **header, pause=event)
+            since = state.inactive_since or record.time
+            return replace(state, **header, pause=event, inactive_since=since)
         case ev.RunResumed():
             steps = _steps_until(state.steps, event.from_step)
             run, judged_since = state.run, state.judge_since_step
@@ -336,15 +374,26 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             return replace(
                 state,
                 **header,
+                **_resumed_times(state, record.time),
                 pause=None,
                 ended=None,
+                resumed_step=steps[-1].step if steps else 0,
                 steps=steps,
                 run=run,
                 judge_since_step=judged_since,
                 step_peaks=(),
             )
         case ev.RunEnded():
-            return replace(state, **header, ended=event)
+            paused_s = 0.0
+            if state.inactive_since and state.ended is None:
+                paused_s = _seconds_between(state.inactive_since, record.time) or 0.0
+            return replace(
+                state,
+                **header,
+                ended=event,
+                inactive_since=state.inactive_since or record.time,
+                paused_s=state.paused_s + paused_s,
+            )
 
 
 def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> RunState:
@@ -353,6 +402,40 @@ def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> Run
     for record in records:
         state = fold(state, record)
     return state
+
+
+class _ResumedTimes(TypedDict):
+    """Fields of `RunState` that a resume changes."""
+
+    inactive_since: str
+    inactive_s: float
+    paused_s: float
+    resumed_at: str
+
+
+def _resumed_times(state: RunState, time: str) -> _ResumedTimes:
+    """The times of a run that resumes at `time`: after a pause, an end, or a death without a last event."""
+    since = state.inactive_since or state.updated_at
+    inactive_s = max(0.0, _seconds_between(since, time) or 0.0)
+    if state.pause is not None and state.pause.by == "disk" and state.inactive_since:
+        inactive_s = (
+            0.0  # a notice follows with the seconds, because a full disk may not store the pause
+        )
+    is_pause = state.ended is None and bool(state.inactive_since)
+    return {
+        "inactive_since": "",
+        "inactive_s": state.inactive_s + inactive_s,
+        "paused_s": state.paused_s + (inactive_s if is_pause else 0.0),
+        "resumed_at": time,
+    }
+
+
+def _seconds_between(start: str, end: str) -> float | None:
+    """Seconds between two times of records; None if one of them is missing."""
+    try:
+        return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+    except (ValueError, TypeError):
+        return None
 
 
 def run_memory(run: ev.RunStarted | None, sample: ev.MemorySampled) -> int:

@@ -101,6 +101,9 @@ class Noticed:
     level: NoticeLevel
     source: str
     text: str
+    lost_s: float = 0.0
+    """Seconds before this notice in which the run could not work: the machine slept, the process was
+    suspended, or the disk rejected writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,11 +414,14 @@ class RunEnded:
     """Mean R_IDA of the last steps (at most 5)."""
     weight_delta: float
     seconds: float
+    """Time of training, over all processes of the run; see `state.RunState.trained_seconds`."""
     cost: float | None
     message: str
     hint: str
     model_change: float | None = None
     """As in StepFinished."""
+    paused_s: float | None = None
+    """Seconds of pauses that `seconds` leaves out; null in older runs, whose `seconds` includes them."""
 
     @property
     def succeeded(self) -> bool:

@@ -310,4 +310,4 @@ def outcome_text(trial: TrialStatus) -> str:
         reward = f"R_IDA {ended.r_ida_last:.3f}"
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
         reward = f"R_IDA {ended.r_ida_first:.3f} → {ended.r_ida_last:.3f}"
-    return f"{reward}, {format_duration(ended.seconds)}{_run_path_suffix(trial)}"
+    return f"{reward}, {format_duration(trial.state.trained_seconds())}{_run_path_suffix(trial)}"

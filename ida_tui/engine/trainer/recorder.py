@@ -7,7 +7,6 @@ cross this boundary: this module does not use torch.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from ida_tui.engine.exceptions import RunInterrupted
 from ida_tui.events import types as ev
 from ida_tui.judge import BatchStats, Verdict
 from ida_tui.judge.calibration.cross_check import CrossChecker, CrossCheckFigures, JudgedCompletion
+from ida_tui.system.clock import RunClock
 from ida_tui.util.statistics import mean_of_known
 
 Emit = Callable[[ev.Event], object]
@@ -49,7 +49,7 @@ class StepRecorder:
         stop: set from any thread to end the run.
         steps: number of optimizer steps in the run.
         cross_check: computes judge-independent figures of the completions; None leaves them out.
-        clock: monotonic clock, in seconds.
+        clock: the run's clock, which stands still while the run is paused; None starts one.
         any_rank: returns whether the flag is true on any process of the run. A collective call.
     """
 
@@ -59,14 +59,15 @@ class StepRecorder:
         stop: threading.Event,
         steps: int,
         cross_check: CrossChecker | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: RunClock | None = None,
         any_rank: Callable[[bool], bool] = lambda flag: flag,
     ) -> None:
         self.emit = emit
         self.steps = steps
         self._stop = stop
         self._cross_check = cross_check
-        self._clock = clock
+        self.clock = clock = clock or RunClock()
+        """The run's clock."""
         self._any_rank = any_rank
         self._phase: ev.Phase | None = None
         self._phase_started = clock()
@@ -93,13 +94,14 @@ class StepRecorder:
             raise RunInterrupted
 
     def wait(self, seconds: float) -> None:
-        """Wait for this many seconds.
+        """Wait for this many seconds, which count as a pause.
 
         Raises:
             RunInterrupted: a stop was requested meanwhile.
         """
-        if self._stop.wait(seconds):
-            raise RunInterrupted
+        with self.clock.paused():
+            if self._stop.wait(seconds):
+                raise RunInterrupted
 
     def enter_phase(self, phase: ev.Phase, step: int) -> None:
         """Start a phase of the step. Does nothing if the phase is already active."""
@@ -265,7 +267,7 @@ class StepRecorder:
         )
 
     def _close_phase(self) -> None:
-        now = self._clock()
+        now = self.clock()
         if self._phase is not None:
             spent = now - self._phase_started
             self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + spent

@@ -80,6 +80,7 @@ class RewardCollector:
         emit: receives the events.
         stop_requested: returns whether the run should end.
         pause: called when the judge cannot be used.
+        clock: the run's clock, which stands still while the run is paused.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class RewardCollector:
         emit: Callable[[ev.Event], object],
         stop_requested: Callable[[], bool],
         pause: Pause,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = service
         self._drift_monitor = drift_monitor
@@ -98,7 +100,7 @@ class RewardCollector:
         self._emit = emit
         self._stop_requested = stop_requested
         self._pause = pause
-        self._batch = VerdictBatch(service)
+        self._batch = VerdictBatch(service, clock)
         self._step = 0
         self._rows: Sequence[PromptRow] = ()
         self._requests: dict[int, JudgeRequest] = {}
@@ -115,6 +117,7 @@ class RewardCollector:
         emit: Callable[[ev.Event], object],
         stop_requested: Callable[[], bool],
         pause: Pause,
+        clock: Callable[[], float] = time.monotonic,
     ) -> RewardCollector:
         """Create the collector of one run from its profile."""
         judge = config.judge
@@ -128,6 +131,7 @@ class RewardCollector:
             emit=emit,
             stop_requested=stop_requested,
             pause=pause,
+            clock=clock,
         )
 
     def check_judge(self) -> None:

@@ -201,6 +201,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
             self.eos_token_ids,
             partial(self.processing_class.batch_decode, skip_special_tokens=True),
             self._reward_source.completion_ended,
+            self._recorder.clock,
         )
         try:
             completion_ids, logprobs = self._generate_completion_ids(
