@@ -65,6 +65,8 @@ class JudgeTotals:
     exposed_s: float = 0.0
     cost: float | None = 0.0
     """None if the price of at least one call is unknown."""
+    estimated: int = 0
+    """Calls without a reply, whose estimated cost is included."""
     declined: tuple[tuple[str, int], ...] = ()
     """Number of completions that the judge refused to score, by kind of prompt."""
     last: ev.JudgeBatchFinished | None = None
@@ -246,7 +248,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.JudgeSlowed():
             return replace(state, **header, judge_slowdown=event, judge_slowdown_at=record.time)
         case ev.JudgeProbed():
-            judge = replace(state.judge, cost=_sum_costs(state.judge.cost, event.cost))
+            judge = _with_cost(state.judge, event.judge_cost, event.cost)
             return replace(
                 state, **header, judge_probes=(*state.judge_probes[:1], event), judge=judge
             )
@@ -284,10 +286,11 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.EvaluationFinished():
             if event.when == "before":
                 return replace(state, **header, evaluation_before=event)
-            judge = replace(state.judge, cost=_sum_costs(state.judge.cost, event.cost))
+            judge = _with_cost(state.judge, event.judge_cost, event.cost)
             return replace(state, **header, evaluation_after=event, judge=judge)
         case ev.RunPaused():
-            return replace(state, **header, pause=event)
+            judge = _with_cost(state.judge, event.judge_cost)
+            return replace(state, **header, pause=event, judge=judge)
         case ev.RunResumed():
             steps = _steps_until(state.steps, event.from_step)
             run, judged_since = state.run, state.judge_since_step
@@ -301,10 +304,12 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 steps=steps,
                 run=run,
                 judge_since_step=judged_since,
+                judge=_with_cost(state.judge, event.judge_cost),
                 step_peaks=(),
             )
         case ev.RunEnded():
-            return replace(state, **header, ended=event)
+            judge = _with_cost(state.judge, event.judge_cost)
+            return replace(state, **header, ended=event, judge=judge)
 
 
 def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> RunState:
@@ -347,7 +352,9 @@ def _attach_verdict(
 
 def _add_judge_batch(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
     declined = Counter(dict(totals.declined)) + Counter(batch.declined)
-    return JudgeTotals(
+    totals = _with_cost(totals, batch.judge_cost, batch.cost)
+    return replace(
+        totals,
         batches=totals.batches + 1,
         calls=totals.calls + batch.calls,
         cached=totals.cached + batch.cached,
@@ -355,15 +362,19 @@ def _add_judge_batch(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> Judge
         retries=totals.retries + batch.retries,
         seconds=totals.seconds + batch.seconds,
         exposed_s=totals.exposed_s + batch.exposed_s,
-        cost=_sum_costs(totals.cost, batch.cost),
         declined=tuple(sorted(declined.items())),
         last=batch,
     )
 
 
-def _sum_costs(first: float | None, second: float | None) -> float | None:
-    """The sum of two costs; None if one of them is unknown."""
-    return None if first is None or second is None else first + second
+def _with_cost(
+    totals: JudgeTotals, recorded: ev.JudgeCost | None, added: float | None = 0.0
+) -> JudgeTotals:
+    """The totals with the cost that an event records; in an old run, with the cost that it adds."""
+    if recorded is not None:
+        return replace(totals, cost=recorded.cost, estimated=recorded.estimated)
+    cost = None if totals.cost is None or added is None else totals.cost + added
+    return replace(totals, cost=cost)
 
 
 def _only_scored(steps: Iterable[ev.StepFinished]) -> Iterator[ev.StepFinished]:

@@ -40,6 +40,22 @@ class EvaluationFigure(NamedTuple):
     high: float
 
 
+class JudgeCost(NamedTuple):
+    """Cost of a run's judge calls so far; a list in JSON."""
+
+    dollars: float = 0.0
+    """US dollars, with the estimates of `estimated` calls."""
+    unpriced: int = 0
+    """Replies whose cost is unknown; the total is unknown if there are any."""
+    estimated: int = 0
+    """Calls whose reply never arrived, such as those in flight when the process was killed."""
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars; None if the cost of a reply is unknown."""
+        return None if self.unpriced else self.dollars
+
+
 class RankFigures(NamedTuple):
     """Memory and speed of one rank in a step; a list in JSON."""
 
@@ -193,6 +209,8 @@ class JudgeBatchFinished:
     """Limit of concurrent calls at the end of the batch; null for a judge without calls."""
     declined: Mapping[str, int] = field(default_factory=dict)
     """Number of completions that the judge refused to score, by kind of prompt."""
+    judge_cost: JudgeCost | None = None
+    """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +246,8 @@ class JudgeProbed:
     drift: float | None
     """Mean absolute change per axis since the first probe, in points; null in the first probe."""
     cost: float | None
+    judge_cost: JudgeCost | None = None
+    """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +354,8 @@ class RunPaused:
     """How to fix the cause."""
     by: Literal["judge", "person", "disk", "alert"] = "judge"
     """Who or what paused the run."""
+    judge_cost: JudgeCost | None = None
+    """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +365,8 @@ class RunResumed:
     from_step: int
     judge: str | None = None
     """The new judge, if it changed."""
+    judge_cost: JudgeCost | None = None
+    """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +395,8 @@ class EvaluationFinished:
     """Cost of the judge in US dollars; null if unknown."""
     folder: str = ""
     """Directory of the evaluation, which contains every answer."""
+    judge_cost: JudgeCost | None = None
+    """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,6 +415,8 @@ class RunEnded:
     cost: float | None
     message: str
     hint: str
+    judge_cost: JudgeCost | None = None
+    """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 
     @property
     def succeeded(self) -> bool:

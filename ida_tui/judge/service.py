@@ -34,7 +34,7 @@ from ida_tui.judge.backends.openai.client import (
 )
 from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.backends.plugin import PluginJudge
-from ida_tui.judge.budget import Budget
+from ida_tui.judge.budget import Budget, PaidReply
 from ida_tui.judge.cache.key import CacheKeyBuilder
 from ida_tui.judge.cache.store import VerdictCache, cache_folder
 from ida_tui.judge.collect import collect
@@ -46,6 +46,8 @@ from ida_tui.rewards.formulas import Formula, load_formula_plugin
 MIN_JUDGED_WORDS = 3
 MIN_JUDGED_LETTERS = 12
 """A completion with fewer words and fewer letters than these scores 0 without a judge call."""
+CLOSE_TIMEOUT_S = 2.0
+"""Longest wait for the replies of paid calls when a service closes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,10 @@ class JudgeService:
         ready.result()
 
     def close(self) -> None:
-        """Cancel pending calls, close the connections and the cache, end the thread. Idempotent."""
+        """Cancel pending requests, close the connections and the cache, end the thread. Idempotent.
+
+        Waits for the replies of paid calls that were sent, `CLOSE_TIMEOUT_S` at most, to count their cost.
+        """
         with self._lock:
             loop, self._loop = self._loop, None
             if loop is not None:
@@ -254,10 +259,11 @@ class JudgeService:
             return
         ready.set_result(None)
         await self._closing.wait()
-        calls = asyncio.all_tasks() - {asyncio.current_task()}
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
+        requests = asyncio.all_tasks() - {asyncio.current_task()} - self._budget.open_calls
+        for request in requests:
+            request.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+        await self._budget.finish_open_calls(CLOSE_TIMEOUT_S)
         if self._client is not None:
             await self._client.close()
         if self._cache is not None:
@@ -347,11 +353,15 @@ class JudgeService:
         return answer.verdict
 
     async def _request_plugin_verdict(self, request: JudgeRequest) -> VerdictRecord:
-        assert self._plugin is not None
-        self._budget.reserve(0.0)  # the cost is known only after the call
-        answer = await self._plugin.request_verdict(request)
-        self._budget.commit(0.0, answer.verdict.cost or 0.0)
-        return answer
+        plugin = self._plugin
+        assert plugin is not None
+
+        async def call() -> PaidReply[VerdictRecord]:
+            answer = await plugin.request_verdict(request)
+            return PaidReply(answer, answer.verdict.cost)
+
+        async with self._limiter.slot():
+            return await self._budget.run(None, call)
 
     def _get_client(self) -> JudgeClient:
         if self._client is None:

@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,20 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
+from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.system import allocator
 
 if TYPE_CHECKING:
     from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
+
+COST_EVENTS = (
+    ev.JudgeBatchFinished,
+    ev.JudgeProbed,
+    ev.EvaluationFinished,
+    ev.RunPaused,
+    ev.RunResumed,
+)
+"""Events that state what the judge has cost so far; `RunEnded` does, too."""
 
 
 @dataclass(slots=True)
@@ -39,6 +49,8 @@ class RunContext:
     directory: RunDirectory
     log: EventLog
     control: RunControl
+    costs: JudgeCosts
+    """Records what the judge costs."""
     resume_point: ResumePoint | None = None
     """The checkpoint that the run resumes from; null for a new run."""
     state: RunState = field(default_factory=RunState)
@@ -58,6 +70,8 @@ class RunContext:
         While a run is stopping, an event that the disk refuses is dropped, so that the run still ends; the
         main loop reports the error.
         """
+        if isinstance(event, COST_EVENTS):
+            event = replace(event, judge_cost=self.costs.total)
         with self._lock:
             try:
                 self.state = fold(self.state, self.log.emit(event))

@@ -67,6 +67,7 @@ from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
 from ida_tui.runs.store import completions, manifest
+from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.system.memory import DeviceMemory
 from ida_tui.system.memory_limit import memory_limit
 from ida_tui.system.sleep import SleepDetector, prevent_sleep
@@ -135,15 +136,18 @@ def _start(
         """Write everything but the log again, after somebody has deleted the run directory."""
         _write_description(directory, run.config, preflight, argv)
         point_latest(directory)
+        costs.recreate()
         ownership.reacquire()
 
     with owner.owned_run(directory) as ownership:
+        costs = JudgeCosts(directory, "train", earlier=previous.judge.cost)
         if resume is None:
             _write_description(directory, config, preflight, argv)
         else:
             _prepare_resume(resume, config, argv)
         with (
             ControlFileWatcher(directory, control),
+            contextlib.closing(costs),
             EventLog(
                 directory,
                 first_seq=previous.seq + 1,
@@ -159,6 +163,7 @@ def _start(
                 directory,
                 log,
                 control,
+                costs,
                 resume,
                 previous,
                 process_group=process_group,
@@ -252,7 +257,7 @@ class RunLoop:
 
     def __post_init__(self) -> None:
         run = self.context
-        self.judge_services = JudgeServices(run.emit)
+        self.judge_services = JudgeServices(run.emit, run.costs)
         # The guard checks host memory; a CUDA device reports out of memory with an exception.
         host_limit = memory_limit().total if run.preflight.device == "cuda" else run.preflight.limit
         self.memory_guard = MemoryGuard(host_limit, run.emit, run.control.stop)
@@ -326,7 +331,7 @@ class RunLoop:
             MemoryMonitor(self._emit_sample, partial(self._check_machine, SleepDetector()))
         )
         stack.enter_context(contextlib.closing(self.judge_services))
-        service = self.judge_services.start(run.config, self.key, spent=run.state.judge.cost)
+        service = self.judge_services.start(run.config, self.key)
         if run.state.run is not None and run.state.run.judge != service.label:
             run.emit(ev.Noticed(level="warning", source="judge", text=JUDGE_CHANGED))
         collector = RewardCollector.from_config(

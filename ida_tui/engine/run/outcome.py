@@ -146,9 +146,10 @@ def run_ended_event(run: RunContext, outcome: Outcome) -> ev.RunEnded:
         r_ida_last=state.r_ida_last,
         weight_delta=state.weight_delta,
         seconds=round(seconds, 3),
-        cost=state.judge.cost,
+        cost=run.costs.total.cost,
         message=outcome.message,
         hint=outcome.hint,
+        judge_cost=run.costs.total,
     )
 
 

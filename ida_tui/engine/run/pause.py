@@ -134,7 +134,7 @@ class PauseController:
             update={"judge": decision.judge, "budget": decision.budget}
         )
         run.directory.config.write_text(resolve.to_yaml(run.config), encoding="utf-8")
-        service = self.judge_services.start(run.config, decision.key, spent=run.state.judge.cost)
+        service = self.judge_services.start(run.config, decision.key)
         run.emit(ev.RunResumed(run.last_step, None if same_judge else service.label))
         return Replacement(service, same_judge, decision.judge.max_unscored)
 
