@@ -6,6 +6,7 @@ from disk. Screens and printers read nothing but this state.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from typing import TypedDict
 
 from ida_tui.events import types as ev
 from ida_tui.events.history import PackedHistory
+from ida_tui.events.scoring import ScoringPeriod, continue_scoring
 from ida_tui.util.statistics import mean_of_known
 
 MAX_NOTICES = 200
@@ -119,8 +121,8 @@ class RunState:
     """The newest alerts, oldest first."""
     alert_count: int = 0
     """Number of all alerts, including those that are no longer in `alerts`."""
-    judge_since_step: int = 0
-    """The last step before the current judge took over; scores of earlier judges are not comparable."""
+    scoring: tuple[ScoringPeriod, ...] = ()
+    """The periods in which completions were scored in the same way, oldest first."""
     step_peaks: tuple[int, ...] = ()
     """Peak memory of the process in each of the newest steps, in bytes, oldest first."""
     current_step_peak: int = 0
@@ -133,21 +135,38 @@ class RunState:
     ended: ev.RunEnded | None = None
 
     @property
+    def scored_since_step(self) -> int:
+        """The last step before the current scoring period; earlier scores are not comparable."""
+        return self.scoring[-1].after_step if self.scoring else 0
+
+    @property
+    def scoring_start(self) -> int:
+        """Position in `steps` of the first step of the current scoring period."""
+        return bisect_right(
+            self.steps.column("step"), self.scored_since_step, key=lambda step: int(step or 0)
+        )
+
+    @property
     def first_steps(self) -> tuple[ev.StepFinished, ...]:
-        """The first scored steps; `RunEnded.r_ida_first` is their mean."""
-        return tuple(islice(_only_scored(self.steps), first_window(self._scored_steps)))
+        """The first scored steps of the current scoring period; `RunEnded.r_ida_first` is their mean."""
+        steps = map(self.steps.__getitem__, range(self.scoring_start, len(self.steps)))
+        return tuple(islice(_only_scored(steps), first_window(self._scored_steps)))
 
     @property
     def last_steps(self) -> tuple[ev.StepFinished, ...]:
-        """The last scored steps; `RunEnded.r_ida_last` is their mean."""
-        newest = islice(_only_scored(reversed(self.steps)), last_window(self._scored_steps))
+        """The last scored steps of the current scoring period; `RunEnded.r_ida_last` is their mean."""
+        newest = islice(_only_scored(self._newest_steps()), last_window(self._scored_steps))
         return tuple(newest)[::-1]
+
+    def _newest_steps(self) -> Iterator[ev.StepFinished]:
+        """The steps of the current scoring period, newest first."""
+        return map(self.steps.__getitem__, range(len(self.steps) - 1, self.scoring_start - 1, -1))
 
     @property
     def _scored_steps(self) -> int:
         """Number of scored steps, counted only as far as `first_window` and `last_window` need it."""
         enough = FIRST_STEPS * 2 + LAST_STEPS
-        return sum(1 for _ in islice(_only_scored(self.steps), enough))
+        return sum(1 for _ in islice(_only_scored(self._newest_steps()), enough))
 
     @property
     def r_ida_first(self) -> float | None:
@@ -205,7 +224,9 @@ def fold(state: RunState, record: ev.Record) -> RunState:
     }
     match event:
         case ev.RunStarted():
-            return replace(state, **header, run=event)
+            step = state.steps[-1].step if state.steps else 0
+            scoring = ScoringPeriod(step, event.judge, event.scoring)
+            return replace(_with_scoring(state, scoring), **header, run=event)
         case ev.PhaseChanged():
             same_step = event.step == state.step
             return replace(
@@ -293,19 +314,22 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             return replace(state, **header, pause=event, judge=judge)
         case ev.RunResumed():
             steps = _steps_until(state.steps, event.from_step)
-            run, judged_since = state.run, state.judge_since_step
-            if run is not None and event.judge is not None:
-                run, judged_since = replace(run, judge=event.judge), event.from_step
+            if event.judge is not None and state.run is not None:
+                state = replace(state, run=replace(state.run, judge=event.judge))
+            if event.judge is not None:
+                scoring = ScoringPeriod(event.from_step, event.judge, event.scoring)
+                state = _with_scoring(state, scoring)
+            elif state.scoring:
+                scoring = replace(state.scoring[-1], after_step=event.from_step)
+                state = _with_scoring(state, scoring)
             return replace(
                 state,
                 **header,
                 pause=None,
                 ended=None,
                 steps=steps,
-                run=run,
-                judge_since_step=judged_since,
-                judge=_with_cost(state.judge, event.judge_cost),
                 step_peaks=(),
+                judge=_with_cost(state.judge, event.judge_cost),
             )
         case ev.RunEnded():
             judge = _with_cost(state.judge, event.judge_cost)
@@ -365,6 +389,13 @@ def _add_judge_batch(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> Judge
         declined=tuple(sorted(declined.items())),
         last=batch,
     )
+
+
+def _with_scoring(state: RunState, latest: ScoringPeriod) -> RunState:
+    """The state of a run that continues with this scoring; a new judge gets a new first drift probe."""
+    periods = continue_scoring(state.scoring, latest)
+    changed = bool(state.scoring) and not state.scoring[-1].same_scoring(periods[-1])
+    return replace(state, scoring=periods, judge_probes=() if changed else state.judge_probes)
 
 
 def _with_cost(

@@ -99,6 +99,10 @@ class RunStarted:
     """The memory plan: name, time of use and bytes of each part."""
     processes: int = 1
     """Number of ranks; the plan is for one of them, `completions_per_step` counts all of them."""
+    scoring: Mapping[str, str] = field(default_factory=dict)
+    """What the scores depend on: judge, rubric, reward formula, prompts, …; empty in old runs."""
+    formula: str = ""
+    """The reward formula, such as `R_IDA = …`; empty in old runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +368,9 @@ class RunResumed:
 
     from_step: int
     judge: str | None = None
-    """The new judge, if it changed."""
+    """The judge, if the scoring changed: another judge, rubric, reward formula or other prompts."""
+    scoring: Mapping[str, str] = field(default_factory=dict)
+    """What the scores depend on from now on; empty if the scoring did not change."""
     judge_cost: JudgeCost | None = None
     """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
+from ida_tui.config.schema import Config, JudgeConfig, PromptSet, RubricConfig
 from ida_tui.events import types as ev
 from ida_tui.judge.api_key import host_of
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer
@@ -35,7 +35,7 @@ from ida_tui.judge.backends.openai.client import (
 from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.backends.plugin import PluginJudge
 from ida_tui.judge.budget import Budget, PaidReply
-from ida_tui.judge.cache.key import CacheKeyBuilder
+from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
 from ida_tui.judge.cache.store import VerdictCache, cache_folder
 from ida_tui.judge.collect import collect
 from ida_tui.judge.errors import RequestFault
@@ -67,6 +67,19 @@ class JudgeServiceOptions:
 
 
 DEFAULT_OPTIONS = JudgeServiceOptions()
+
+
+def scoring_of(config: Config) -> tuple[str, dict[str, str]]:
+    """The label of a run's judge, and what its scores depend on, without starting a service.
+
+    Raises:
+        IdaError: the judge plugin cannot be used.
+    """
+    plugin = PluginJudge(config.judge) if config.judge.kind == "plugin" else None
+    label = ev.OFFLINE_JUDGE if config.judge.kind == "offline" else config.judge.model
+    version = plugin.version if plugin is not None else None
+    parts = scoring_parts(config.judge, config.rubric, config.prompts, version)
+    return plugin.label if plugin is not None else label, parts
 
 
 class JudgeService:
@@ -103,6 +116,9 @@ class JudgeService:
         """The rubric's formula plugin, which replaces R_IDA; None for R_IDA."""
         if rubric.formula != "r_ida":
             self.formula = load_formula_plugin(rubric.formula)
+        version = self._plugin.version if self._plugin is not None else None
+        self.scoring = scoring_parts(config, rubric, prompts, version)
+        """What its scores depend on."""
         self._config = config
         self._rubric = rubric
         self._key = key

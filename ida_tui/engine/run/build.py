@@ -22,7 +22,9 @@ from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.reward import RewardSource
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.events.types import RunStarted
+from ida_tui.judge.service import JudgeService
 from ida_tui.planning import memory
+from ida_tui.rewards.formulas import formula_text
 from ida_tui.runs.directory import RunDirectory
 
 
@@ -102,9 +104,9 @@ def run_started_event(
     preflight: PreflightResult,
     directory: RunDirectory,
     trainer: InstrumentedGRPOTrainer,
-    judge: str,
+    judge: JudgeService,
 ) -> RunStarted:
-    """The RunStarted event of a run; `judge` is the judge's label."""
+    """The RunStarted event of a run that is scored by this judge."""
     training, counts = config.training, load.count_parameters(trainer.model)
     planned = memory.plan(per_rank_config(config, trainer.world_size), preflight.device)
     return RunStarted(
@@ -112,7 +114,7 @@ def run_started_event(
         directory=str(directory.path),
         experiment=config.name,
         model=config.model.name or config.model.path,
-        judge=judge,
+        judge=judge.label,
         device=preflight.device,
         dtype=preflight.recipe.weights,
         precision=preflight.recipe.describe(training.method),
@@ -128,4 +130,6 @@ def run_started_event(
         planned_gb=round(planned.peak_bytes / 1e9, 2) if planned else None,
         plan=planned.as_rows() if planned else (),
         processes=trainer.world_size,
+        scoring=judge.scoring,
+        formula=formula_text(judge.formula),
     )

@@ -112,6 +112,7 @@ class RunContext:
             "run_id": self.state.run.run_id if self.state.run else self.directory.run_id,
             "model": config.model.name or config.model.path,
             "method": config.training.method,
+            "scoring": dict(self.state.scoring[-1].parts) if self.state.scoring else {},
             "judge": {"calls": judge.calls, "failed": judge.failed, "cost": judge.cost},
         }
 

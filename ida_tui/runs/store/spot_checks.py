@@ -66,9 +66,14 @@ def newest_checks(directory: RunDirectory) -> dict[CompletionKey, SpotCheck]:
     return checks
 
 
-def count_agreement(directory: RunDirectory) -> tuple[int, int]:
-    """The number of spot checks that agree with the judge, and the number of all spot checks."""
-    checks = newest_checks(directory).values()
+def count_agreement(directory: RunDirectory, after_step: int = 0) -> tuple[int, int]:
+    """The number of spot checks that agree with the judge, and the number of all spot checks.
+
+    Args:
+        directory: the run.
+        after_step: the last step before the current scoring of the run; it and earlier ones are left out.
+    """
+    checks = [c for c in newest_checks(directory).values() if c.step > after_step]
     return sum(check.agree is True for check in checks), len(checks)
 
 
