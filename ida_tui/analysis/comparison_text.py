@@ -105,11 +105,6 @@ def run_seconds(run: Run) -> float | None:
     return run.state.trained_seconds()
 
 
-def judge_cost(run: Run) -> float | None:
-    """Cost of the judge in US dollars; None if unknown."""
-    return run.state.ended.cost if run.state.ended is not None else run.state.judge.cost
-
-
 def _format_steps(run: Run) -> str:
     planned = run.state.run.steps if run.state.run else 0
     return f"{len(run.state.steps)}/{planned}" if planned else UNKNOWN
@@ -130,7 +125,7 @@ def format_judge_cost(run: Run) -> str:
     """Cost of the judge as text, such as `$0.0123`; `none` for the offline heuristic."""
     if run.state.run is not None and run.state.run.judge == ev.OFFLINE_JUDGE:
         return "none"
-    return format_cost(judge_cost(run), UNKNOWN)
+    return format_cost(run.judge_cost.cost, UNKNOWN)
 
 
 def _format_memory(run: Run) -> str:
@@ -232,7 +227,7 @@ def _run_as_json(run: Run, checks: tuple[int, int]) -> dict[str, Any]:
         "before": asdict(state.evaluation_before) if state.evaluation_before else None,
         "after": asdict(state.evaluation_after) if state.evaluation_after else None,
         "alerts": state.alert_count,
-        "cost": judge_cost(run),
+        "cost": run.judge_cost.cost,
         "seconds": run_seconds(run),
         "peak_memory": state.memory_peak or None,
         "spot_checks": {"agreed": agreed, "looked_at": total},

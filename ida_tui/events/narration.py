@@ -314,12 +314,17 @@ def _judge_totals_text(state: RunState) -> str:
     totals = state.judge
     if totals.calls and totals.cost == 0 and state.run and state.run.judge == ev.OFFLINE_JUDGE:
         return f"{totals.calls} verdicts from the {ev.OFFLINE_JUDGE}, no calls, no cost"
-    cost = format_cost(totals.cost, "cost unknown")
+    cost = format_cost(totals.cost, "cost unknown") + estimate_note(totals.estimated)
     parts = [f"{totals.calls} calls", f"{totals.cached} from the cache"]
     if totals.failed:
         parts.append(f"{totals.failed} failed")
     parts += [f"{count} {kind} declined by the judge" for kind, count in totals.declined]
     return ", ".join([*parts, cost, f"{totals.seconds:.1f}s"])
+
+
+def estimate_note(calls: int) -> str:
+    """Note on calls whose cost is estimated, in parentheses; empty without any."""
+    return f" (estimated for {calls} call{'s' * (calls != 1)} without a reply)" if calls else ""
 
 
 def _peak_memory_text(state: RunState) -> str:

@@ -6,6 +6,7 @@ from disk. Screens and printers read nothing but this state.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from typing import TypedDict
 
 from ida_tui.events import types as ev
 from ida_tui.events.history import PackedHistory
+from ida_tui.events.scoring import ScoringPeriod, continue_scoring
 from ida_tui.events.weight_change import WeightMovement, weight_movement
 from ida_tui.util.statistics import mean_of_known
 
@@ -77,6 +79,8 @@ class JudgeTotals:
     exposed_s: float = 0.0
     cost: float | None = 0.0
     """None if the price of at least one call is unknown."""
+    estimated: int = 0
+    """Calls without a reply, whose estimated cost is included."""
     declined: tuple[tuple[str, int], ...] = ()
     """Number of completions that the judge refused to score, by kind of prompt."""
     last: ev.JudgeBatchFinished | None = None
@@ -129,8 +133,8 @@ class RunState:
     """The newest alerts, oldest first."""
     alert_count: int = 0
     """Number of all alerts, including those that are no longer in `alerts`."""
-    judge_since_step: int = 0
-    """The last step before the current judge took over; scores of earlier judges are not comparable."""
+    scoring: tuple[ScoringPeriod, ...] = ()
+    """The periods in which completions were scored in the same way, oldest first."""
     step_peaks: tuple[int, ...] = ()
     """Peak memory of the process in each of the newest steps, in bytes, oldest first."""
     current_step_peak: int = 0
@@ -160,21 +164,38 @@ class RunState:
         return next((gap for gap in newest if gap is not None), None)
 
     @property
+    def scored_since_step(self) -> int:
+        """The last step before the current scoring period; earlier scores are not comparable."""
+        return self.scoring[-1].after_step if self.scoring else 0
+
+    @property
+    def scoring_start(self) -> int:
+        """Position in `steps` of the first step of the current scoring period."""
+        return bisect_right(
+            self.steps.column("step"), self.scored_since_step, key=lambda step: int(step or 0)
+        )
+
+    @property
     def first_steps(self) -> tuple[ev.StepFinished, ...]:
-        """The first scored steps; `RunEnded.r_ida_first` is their mean."""
-        return tuple(islice(_only_scored(self.steps), first_window(self._scored_steps)))
+        """The first scored steps of the current scoring period; `RunEnded.r_ida_first` is their mean."""
+        steps = map(self.steps.__getitem__, range(self.scoring_start, len(self.steps)))
+        return tuple(islice(_only_scored(steps), first_window(self._scored_steps)))
 
     @property
     def last_steps(self) -> tuple[ev.StepFinished, ...]:
-        """The last scored steps; `RunEnded.r_ida_last` is their mean."""
-        newest = islice(_only_scored(reversed(self.steps)), last_window(self._scored_steps))
+        """The last scored steps of the current scoring period; `RunEnded.r_ida_last` is their mean."""
+        newest = islice(_only_scored(self._newest_steps()), last_window(self._scored_steps))
         return tuple(newest)[::-1]
+
+    def _newest_steps(self) -> Iterator[ev.StepFinished]:
+        """The steps of the current scoring period, newest first."""
+        return map(self.steps.__getitem__, range(len(self.steps) - 1, self.scoring_start - 1, -1))
 
     @property
     def _scored_steps(self) -> int:
         """Number of scored steps, counted only as far as `first_window` and `last_window` need it."""
         enough = FIRST_STEPS * 2 + LAST_STEPS
-        return sum(1 for _ in islice(_only_scored(self.steps), enough))
+        return sum(1 for _ in islice(_only_scored(self._newest_steps()), enough))
 
     @property
     def r_ida_first(self) -> float | None:
@@ -271,7 +292,9 @@ def fold(state: RunState, record: ev.Record) -> RunState:
     }
     match event:
         case ev.RunStarted():
-            return replace(state, **header, run=event)
+            step = state.steps[-1].step if state.steps else 0
+            scoring = ScoringPeriod(step, event.judge, event.scoring)
+            return replace(_with_scoring(state, scoring), **header, run=event)
         case ev.PhaseChanged():
             # A step that starts with its update reuses the completions of the step before.
             same_rollout = event.step == state.step or event.phase == "update"
@@ -315,7 +338,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.JudgeSlowed():
             return replace(state, **header, judge_slowdown=event, judge_slowdown_at=record.time)
         case ev.JudgeProbed():
-            judge = replace(state.judge, cost=_sum_costs(state.judge.cost, event.cost))
+            judge = _with_cost(state.judge, event.judge_cost, event.cost)
             return replace(
                 state, **header, judge_probes=(*state.judge_probes[:1], event), judge=judge
             )
@@ -361,16 +384,22 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.EvaluationFinished():
             if event.when == "before":
                 return replace(state, **header, evaluation_before=event)
-            judge = replace(state.judge, cost=_sum_costs(state.judge.cost, event.cost))
+            judge = _with_cost(state.judge, event.judge_cost, event.cost)
             return replace(state, **header, evaluation_after=event, judge=judge)
         case ev.RunPaused():
             since = state.inactive_since or record.time
-            return replace(state, **header, pause=event, inactive_since=since)
+            judge = _with_cost(state.judge, event.judge_cost)
+            return replace(state, **header, pause=event, inactive_since=since, judge=judge)
         case ev.RunResumed():
             steps = _steps_until(state.steps, event.from_step)
-            run, judged_since = state.run, state.judge_since_step
-            if run is not None and event.judge is not None:
-                run, judged_since = replace(run, judge=event.judge), event.from_step
+            if event.judge is not None and state.run is not None:
+                state = replace(state, run=replace(state.run, judge=event.judge))
+            if event.judge is not None:
+                scoring = ScoringPeriod(event.from_step, event.judge, event.scoring)
+                state = _with_scoring(state, scoring)
+            elif state.scoring:
+                scoring = replace(state.scoring[-1], after_step=event.from_step)
+                state = _with_scoring(state, scoring)
             return replace(
                 state,
                 **header,
@@ -379,9 +408,8 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 ended=None,
                 resumed_step=steps[-1].step if steps else 0,
                 steps=steps,
-                run=run,
-                judge_since_step=judged_since,
                 step_peaks=(),
+                judge=_with_cost(state.judge, event.judge_cost),
             )
         case ev.RunEnded():
             paused_s = 0.0
@@ -393,6 +421,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 ended=event,
                 inactive_since=state.inactive_since or record.time,
                 paused_s=state.paused_s + paused_s,
+                judge=_with_cost(state.judge, event.judge_cost),
             )
 
 
@@ -470,7 +499,9 @@ def _attach_verdict(
 
 def _add_judge_batch(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
     declined = Counter(dict(totals.declined)) + Counter(batch.declined)
-    return JudgeTotals(
+    totals = _with_cost(totals, batch.judge_cost, batch.cost)
+    return replace(
+        totals,
         batches=totals.batches + 1,
         calls=totals.calls + batch.calls,
         cached=totals.cached + batch.cached,
@@ -478,15 +509,26 @@ def _add_judge_batch(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> Judge
         retries=totals.retries + batch.retries,
         seconds=totals.seconds + batch.seconds,
         exposed_s=totals.exposed_s + batch.exposed_s,
-        cost=_sum_costs(totals.cost, batch.cost),
         declined=tuple(sorted(declined.items())),
         last=batch,
     )
 
 
-def _sum_costs(first: float | None, second: float | None) -> float | None:
-    """The sum of two costs; None if one of them is unknown."""
-    return None if first is None or second is None else first + second
+def _with_scoring(state: RunState, latest: ScoringPeriod) -> RunState:
+    """The state of a run that continues with this scoring; a new judge gets a new first drift probe."""
+    periods = continue_scoring(state.scoring, latest)
+    changed = bool(state.scoring) and not state.scoring[-1].same_scoring(periods[-1])
+    return replace(state, scoring=periods, judge_probes=() if changed else state.judge_probes)
+
+
+def _with_cost(
+    totals: JudgeTotals, recorded: ev.JudgeCost | None, added: float | None = 0.0
+) -> JudgeTotals:
+    """The totals with the cost that an event records; in an old run, with the cost that it adds."""
+    if recorded is not None:
+        return replace(totals, cost=recorded.cost, estimated=recorded.estimated)
+    cost = None if totals.cost is None or added is None else totals.cost + added
+    return replace(totals, cost=cost)
 
 
 def _only_scored(steps: Iterable[ev.StepFinished]) -> Iterator[ev.StepFinished]:

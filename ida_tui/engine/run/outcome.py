@@ -142,11 +142,12 @@ def run_ended_event(run: RunContext, outcome: Outcome) -> ev.RunEnded:
         r_ida_last=state.r_ida_last,
         weight_delta=state.weight_delta,
         seconds=round(run.seconds_before + run.clock(), 3),
-        cost=state.judge.cost,
+        cost=run.costs.total.cost,
         message=outcome.message,
         hint=outcome.hint,
         model_change=state.model_change,
         paused_s=round(run.paused_before_s + run.clock.excluded_s, 3),
+        judge_cost=run.costs.total,
     )
 
 
