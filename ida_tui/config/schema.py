@@ -295,7 +295,7 @@ class TrainingConfig(_Section):
     num_iterations: PositiveInt = 1
     """Optimizer updates per batch of completions."""
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
-    """Aggregation of the token losses."""
+    """Aggregation of the token losses; `bnpo` depends on the batch size, the others do not."""
     scale_rewards: Literal["group", "batch", "none"] = "batch"
     """Standard deviation that divides the advantages; `group` amplifies judge noise."""
     temperature: PositiveFloat = 1.0
@@ -440,10 +440,9 @@ class Config(_Section):
 
     @property
     def evaluation_rows(self) -> int:
-        """Completions that an evaluation samples at a time, at most; `training.rollout_rows` limits them, too."""
-        return min(
-            self.evaluation.batch_size, self.training.rollout_rows or self.evaluation.batch_size
-        )
+        """Largest number of completions that an evaluation samples at a time."""
+        batch_size = self.evaluation.batch_size
+        return min(batch_size, self.training.rollout_rows or batch_size)
 
     @property
     def evaluation_max_completion_length(self) -> int:

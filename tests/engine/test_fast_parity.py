@@ -99,8 +99,20 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
         (6, 3, [5, 40]),
         (4, 1, [40]),
         (3, 3, [1, 2, 3]),
+        (2, 1, [0]),
+        (4, 2, [0, 7]),
     ],
-    ids=["G1", "G2", "G8", "two-prompts", "three-prompts", "all-truncated", "short"],
+    ids=[
+        "G1",
+        "G2",
+        "G8",
+        "two-prompts",
+        "three-prompts",
+        "all-truncated",
+        "short",
+        "all-masked",
+        "some-masked",
+    ],
 )
 def test_log_probabilities_entropies_and_gradients_match_trl(
     rows: int, prompts: int, lengths: list[int], method: str, checkpointing: bool, bucket: int
@@ -123,7 +135,7 @@ def test_log_probabilities_entropies_and_gradients_match_trl(
             )
         # GRPO's loss in the first iteration: the ratio is 1 and its gradient is not 0.
         ratio = torch.exp(logprobs - logprobs.detach())
-        loss = -(ratio * advantages * completion_mask).sum() / completion_mask.sum()
+        loss = -(ratio * advantages * completion_mask).sum() / completion_mask.sum().clamp(min=1)
         loss.backward()
         gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         results.append(

@@ -395,9 +395,7 @@ def test_memory_near_the_limit_is_labeled() -> None:
 
 
 def test_step_metrics_are_formatted() -> None:
-    step = state_of(run_with_steps(1)).steps[0]
-
-    assert dict(step_metrics(step, 0))["KL"] == "0.01"
+    assert dict(step_metrics(state_of(run_with_steps(1))))["KL"] == "0.01"
 
 
 def test_the_health_pane_shows_the_newest_comparison_of_drawn_and_scored_tokens() -> None:

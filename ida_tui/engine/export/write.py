@@ -33,8 +33,10 @@ from ida_tui.engine.model.trained import (
     full_model_config,
     load_trained_model,
     prepare_device,
+    require_memory,
 )
 from ida_tui.errors import IdaError
+from ida_tui.planning.inference_memory import plan_export
 from ida_tui.runs.store.exports import ExportKind
 from ida_tui.runs.weights import TrainedWeights
 
@@ -115,6 +117,9 @@ def _write(
     on_progress: Callable[[str], object],
 ) -> EquivalenceCheck:
     device = prepare_device(config)
+    warning = require_memory(plan_export(config, device), config, device, "export")
+    if warning:
+        on_progress(f"! {warning}")
     run_format = precision.resolve_precision(config, device).weights
     export_format: WeightFormat = "float32" if kind == "adapter" else dtype or run_format
     tokenizer = load.load_tokenizer(config.model)

@@ -15,10 +15,14 @@ from ida_tui.engine.device import device
 from ida_tui.engine.inference.generate import generate_tokens
 from ida_tui.engine.model import load
 from ida_tui.engine.model.generation import encode_conversation
-from ida_tui.engine.model.trained import load_trained_model, prepare_device
+from ida_tui.engine.model.trained import load_trained_model, prepare_device, require_memory
+from ida_tui.planning import inference_memory
+from ida_tui.planning.memory import resolve_limit
 from ida_tui.runs.store.evaluations import ComparedModel
 from ida_tui.runs.weights import TrainedWeights
 
+_UNLIMITED = 1 << 30
+"""Context of a model that does not limit it, in tokens."""
 ChatMessage = dict[str, str]
 """A chat message with the keys `role` and `content`."""
 
@@ -44,14 +48,18 @@ class ChatModels:
         trained: the run's weights.
 
     Raises:
-        IdaError: the device or the weights cannot be used.
+        IdaError: the device or the weights cannot be used, or the chat does not fit into memory.
     """
+
+    memory_text: str
+    """The memory plan of the chat, on one line."""
 
     def __init__(self, config: Config, trained: TrainedWeights) -> None:
         self._config = config
         self._checked: set[ComparedModel] = set()
         """Models whose first answer was compared with what their modules compute."""
         self._device: DeviceName = prepare_device(config)
+        self._conversation_limit = self._plan_memory()
         self._tokenizer: Tokenizer = load.load_tokenizer(config.model)
         weight_format = precision.resolve_precision(config, self._device).weights
         model = load_trained_model(config, trained, weight_format, self._tokenizer)
@@ -60,6 +68,31 @@ class ChatModels:
         if config.training.method != "lora":
             base = load.load_model(config.model, weight_format, self._tokenizer)
             self._base = base.to(self._device).eval()
+
+    def _plan_memory(self) -> int:
+        """Plan the memory of the chat; the longest conversation that it has memory for, in tokens.
+
+        Raises:
+            IdaError: not even a short conversation fits (exit code 4).
+        """
+        config, name = self._config, self._device
+        shortest = inference_memory.plan_chat(
+            config, name, inference_memory.MIN_CONVERSATION_TOKENS
+        )
+        warning = require_memory(shortest, config, name, "chat")
+        if shortest is None:
+            self.memory_text = "memory: unknown, because the model's layer sizes are unknown"
+            return _UNLIMITED
+        limit = resolve_limit(config, device.usable_memory(name))
+        longest = inference_memory.longest_conversation(config, name, limit)
+        planned = inference_memory.plan_chat(config, name, longest)
+        assert planned is not None
+        models = "one model" if config.training.method == "lora" else "both models"
+        self.memory_text = warning or (
+            f"memory: at most about {planned.peak_bytes / 1e9:.1f} of {limit / 1e9:.1f} GB, for {models}"
+            f" and a conversation of up to {longest:,} tokens"
+        )
+        return longest
 
     def close(self) -> None:
         """Free the models' memory."""
@@ -111,8 +144,9 @@ class ChatModels:
 
     def _encode(self, model: Any, conversation: Sequence[ChatMessage]) -> tuple[list[int], int]:
         """Token ids of the conversation, and how many of its oldest messages are left out to fit."""
-        context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         max_tokens = self._config.evaluation_max_completion_length
+        context = getattr(model.config, "max_position_embeddings", None) or _UNLIMITED
+        context = min(context, self._conversation_limit + max_tokens)
         omitted = 0
         while True:
             prompt_ids = encode_conversation(

@@ -9,10 +9,11 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName, ModelConfig
-from ida_tui.engine.device.device import choose_device, limit_threads
+from ida_tui.engine.device.device import choose_device, limit_threads, usable_memory
 from ida_tui.engine.diagnostics import selftest
 from ida_tui.engine.model import load
 from ida_tui.errors import IdaError
+from ida_tui.planning.memory import MemoryPlan, require_fit, resolve_limit
 from ida_tui.runs.weights import TrainedWeights
 from ida_tui.system import allocator
 
@@ -30,6 +31,35 @@ def prepare_device(config: Config) -> DeviceName:
     else:
         selftest.require_self_test(device)
     return device
+
+
+def require_memory(
+    planned: MemoryPlan | None, config: Config, device: DeviceName, subject: str
+) -> str:
+    """Check the memory plan of a command against the limit, as a run does before it starts.
+
+    Args:
+        planned: the plan; None if it is unknown.
+        config: the run's profile, with its limit.
+        device: the device of the command.
+        subject: what is planned, such as `chat`.
+
+    Returns:
+        A warning if the plan does not fit and `over_limit` is `try`; otherwise empty.
+
+    Raises:
+        IdaError: the plan does not fit (exit code 4).
+    """
+    limit = resolve_limit(config, usable_memory(device))
+    fix = "raise limit_gb in the run's config.yaml" if limit < usable_memory(device) else ""
+    return require_fit(
+        planned,
+        limit,
+        config,
+        subject=subject,
+        fix=fix
+        or "use a machine with more memory, or set over_limit: try in the run's config.yaml",
+    )
 
 
 def load_trained_model(

@@ -23,7 +23,9 @@ from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.reward import RewardSource
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.events.types import RunStarted
+from ida_tui.judge.service import JudgeService
 from ida_tui.planning import memory
+from ida_tui.rewards.formulas import formula_text
 from ida_tui.runs.directory import RunDirectory
 
 
@@ -116,17 +118,18 @@ def run_started_event(
     preflight: PreflightResult,
     directory: RunDirectory,
     trainer: InstrumentedGRPOTrainer,
-    judge: str,
+    judge: JudgeService,
 ) -> RunStarted:
-    """The RunStarted event of a run; `judge` is the judge's label."""
+    """The RunStarted event of a run that is scored by this judge."""
     training, counts = config.training, load.count_parameters(trainer.model)
-    planned = memory.plan(per_rank_config(config, trainer.world_size), preflight.device)
+    rank_config = per_rank_config(config, trainer.world_size)
+    planned = memory.plan(rank_config, preflight.device, processes=trainer.world_size)
     return RunStarted(
         run_id=directory.run_id,
         directory=str(directory.path),
         experiment=config.name,
         model=config.model.name or config.model.path,
-        judge=judge,
+        judge=judge.label,
         device=preflight.device,
         dtype=preflight.recipe.weights,
         precision=preflight.recipe.describe(training.method),
@@ -140,6 +143,9 @@ def run_started_event(
         seed=config.seed,
         limit_gb=round(preflight.limit / 1e9, 1),
         planned_gb=round(planned.peak_bytes / 1e9, 2) if planned else None,
-        plan=planned.as_rows() if planned else (),
+        plan=planned.training_rows() if planned else (),
         processes=trainer.world_size,
+        evaluation_plan=planned.evaluation_rows() if planned else (),
+        scoring=judge.scoring,
+        formula=formula_text(judge.formula),
     )

@@ -264,13 +264,20 @@ class FastTrainer(InstrumentedGRPOTrainer):
             return outputs
         self._mark_reference_phase()
         precomputed, self._precomputed = self._precomputed, None
-        rows = self._row_order
-        if precomputed is not None and rows is not None and torch.is_grad_enabled():
-            return precomputed.logprobs[rows], precomputed.entropies[rows], None
-        logprobs, entropies = self._fast_logprobs(
-            model, input_ids, attention_mask, logits_to_keep, compute_entropy
-        )
-        return logprobs, entropies, None
+        order = self._row_order
+        if precomputed is not None and order is not None and torch.is_grad_enabled():
+            return precomputed.logprobs[order], precomputed.entropies[order], None
+        # In a rollout TRL asks for batches of the update's size, which limits memory like the update's.
+        rows_at_once = batch_size or len(input_ids)
+        logprobs, entropies = [], []
+        for start in range(0, len(input_ids), rows_at_once):
+            rows = slice(start, start + rows_at_once)
+            part, entropy = self._fast_logprobs(
+                model, input_ids[rows], attention_mask[rows], logits_to_keep, compute_entropy
+            )
+            logprobs.append(part)
+            entropies += [] if entropy is None else [entropy]
+        return torch.cat(logprobs), torch.cat(entropies) if entropies else None, None
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)

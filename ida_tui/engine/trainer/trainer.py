@@ -18,6 +18,7 @@ the gradient norm is computed without unscaling the gradients in place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +43,9 @@ from ida_tui.events.types import MAX_NUMBER, CompletionFinished, RankFigures, Ro
 
 MAX_SKIPPED_UPDATES = 20
 """Consecutive overflows allowed. The loss scale starts at 65,536 and halves each time, to below 0.1."""
+
+MEANS_OVER_TOKENS = {"kl", "entropy"}
+"""TRL's metrics that are means over the tokens of a micro-batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         self._between_steps = between_steps
         self._epochs_done = 0
         self._in_rollout = False
+        self._reused_step: int | None = None
         self._tokens_generated = 0
         self._consecutive_skips = 0
         self._non_finite_gradients = 0
@@ -197,6 +202,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
             self.eos_token_ids,
             partial(self.processing_class.batch_decode, skip_special_tokens=True),
             self._reward_source.completion_ended,
+            self._recorder.clock,
         )
         try:
             completion_ids, logprobs = self._generate_completion_ids(
@@ -328,7 +334,18 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         """Get the next micro-batch, with a new rollout if the step needs one; the update follows."""
         inputs = super()._prepare_inputs(generation_batch)
         self._recorder.enter_phase("update", self._current_step)
+        self._reused_step = self.rollout_step
         return inputs
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        loss = super()._compute_loss(model, inputs)
+        if self.mask_truncated_completions:
+            tokens = self._process_group.all_reduce_sum(int(inputs["completion_mask"].sum()))
+            if not tokens:
+                # TRL appends zeros, although nothing was measured. It ignores NaN in the mean of a step.
+                for name in MEANS_OVER_TOKENS & self._metrics["train"].keys():
+                    self._metrics["train"][name][-1] = math.nan
+        return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run one forward and backward pass over a micro-batch and return its loss, a scalar.
@@ -380,11 +397,13 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         step, scaler = int(self.state.global_step), self.accelerator.scaler
         change = self._weight_delta.change()
         # Larger values do not fit an event and would overflow in the next step. The comparison fails for NaN.
-        if not all(size <= MAX_NUMBER for size in (change.relative, change.norm, change.largest)):
+        figures = (change.model, change.relative, change.norm, change.largest)
+        if not all(size <= MAX_NUMBER for size in figures):
             raise NonFiniteError("a weight", step)
         self._recorder.record_step(
             step,
             logs,
+            self._reused_step,
             UpdateStats(
                 relative_change=change.relative,
                 weight_norm=change.norm,
@@ -392,6 +411,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
                 skipped=bool(self.accelerator.optimizer_step_was_skipped),
                 non_finite_gradients=self._non_finite_gradients,
                 loss_scale=scaler.get_scale() if scaler else None,
+                model_change=change.model,
             ),
             self._collect_rank_figures(),
         )
@@ -417,6 +437,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         self.model.zero_grad(set_to_none=True)
 
     @property
-    def weight_delta(self) -> float:
-        """L2 norm of the change of the trainable weights since the start, over their norm at the start."""
-        return self._weight_delta.change().relative
+    def has_finite_weights(self) -> bool:
+        """Whether the change of the trainable weights is finite, and fits an event."""
+        change = self._weight_delta.change()
+        return max(change.model, change.relative) <= MAX_NUMBER
