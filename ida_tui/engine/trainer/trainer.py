@@ -440,4 +440,5 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
     def has_finite_weights(self) -> bool:
         """Whether the change of the trainable weights is finite, and fits an event."""
         change = self._weight_delta.change()
-        return max(change.model, change.relative) <= MAX_NUMBER
+        # The comparison fails for NaN, which `max` would drop.
+        return change.model <= MAX_NUMBER and change.relative <= MAX_NUMBER
