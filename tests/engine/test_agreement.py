@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,11 +84,14 @@ def run(ida_tui_here: Any, *arguments: str) -> tuple[list[dict[str, Any]], list[
     return steps, warnings
 
 
+@pytest.mark.parametrize(
+    "options", [("training.top_p=0.9",), ("training.method=full", "training.learning_rate=1e-4")]
+)
 def test_a_run_states_how_closely_its_tokens_were_drawn_as_the_loss_scores_them(
-    ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
+    options: tuple[str, ...], ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast, "CHECK_INTERVAL", 2)
-    steps, warnings = run(ida_tui_here, "training.max_steps=5", "training.top_p=0.9")
+    steps, warnings = run(ida_tui_here, "training.max_steps=5", *options)
     assert not warnings
     gaps = [step["logprob_gap"] for step in steps]
     assert [gap is not None for gap in gaps] == [True, True, False, True, False]
@@ -170,4 +175,25 @@ def test_dropout_of_the_adapter_changes_nothing_and_a_note_says_so(ida_tui_here:
         results.append([(step["loss"], step["grad_norm"], step["weight_norm"]) for step in steps])
     assert results[0] == results[1]
     checked = ida_tui_here("--check", "quickstart", "lora.dropout=0.3")
+    assert checked.code == 0
     assert "lora.dropout has no effect" in " ".join(checked.out.split())
+
+
+def test_a_run_with_dropout_that_is_resumed_ends_with_the_same_bytes(ida_tui_here: Any) -> None:
+    run(ida_tui_here, "lora.dropout=0.3", "training.max_steps=2", "training.save_steps=1")
+    whole = Path("outputs/quickstart/latest").resolve()
+    resumed = Path("resumed") / whole.name
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / "checkpoints/checkpoint-2")
+    shutil.rmtree(resumed / "adapter")
+    lines = (resumed / "events.jsonl").read_text().splitlines(keepends=True)
+    last = next(n for n, line in enumerate(lines) if 'checkpoint-1"' in line)
+    (resumed / "events.jsonl").write_text("".join(lines[: last + 1]))
+
+    done = ida_tui_here("resume", str(resumed))
+
+    assert done.code == 0, done.err
+    assert "with the sampling's within" in done.out
+    assert "TRL's code is used instead" not in done.out
+    weights = "adapter/adapter_model.safetensors"
+    assert (resumed / weights).read_bytes() == (whole / weights).read_bytes()
