@@ -361,7 +361,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
         elif is_first or (differs and not self._adapter_checked):
             self._notify(
                 "info",
-                f"Fast step: log-probabilities agree with TRL's within {from_trl:.0e},"
+                f"Fast step: log-probabilities agree with TRL's within {from_trl:.0e}"
                 f" and with the sampling's within {gap:.0e}"
                 + ("" if is_first else ", with the trained weights"),
             )
