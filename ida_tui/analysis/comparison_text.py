@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from ida_tui.analysis.comparison import (
@@ -102,20 +101,8 @@ def format_agreement(checks: tuple[int, int]) -> str:
 
 
 def run_seconds(run: Run) -> float | None:
-    """Duration of the run so far, in seconds; None if unknown."""
-    state = run.state
-    if state.ended is not None:
-        return state.ended.seconds
-    try:
-        start, end = map(datetime.fromisoformat, (state.started_at, state.updated_at))
-    except ValueError:
-        return None
-    return (end - start).total_seconds()
-
-
-def judge_cost(run: Run) -> float | None:
-    """Cost of the judge in US dollars; None if unknown."""
-    return run.state.ended.cost if run.state.ended is not None else run.state.judge.cost
+    """Time of training so far, without pauses, in seconds; None if unknown."""
+    return run.state.trained_seconds()
 
 
 def _format_steps(run: Run) -> str:
@@ -138,7 +125,7 @@ def format_judge_cost(run: Run) -> str:
     """Cost of the judge as text, such as `$0.0123`; `none` for the offline heuristic."""
     if run.state.run is not None and run.state.run.judge == ev.OFFLINE_JUDGE:
         return "none"
-    return format_cost(judge_cost(run), UNKNOWN)
+    return format_cost(run.judge_cost.cost, UNKNOWN)
 
 
 def _format_memory(run: Run) -> str:
@@ -240,7 +227,7 @@ def _run_as_json(run: Run, checks: tuple[int, int]) -> dict[str, Any]:
         "before": asdict(state.evaluation_before) if state.evaluation_before else None,
         "after": asdict(state.evaluation_after) if state.evaluation_after else None,
         "alerts": state.alert_count,
-        "cost": judge_cost(run),
+        "cost": run.judge_cost.cost,
         "seconds": run_seconds(run),
         "peak_memory": state.memory_peak or None,
         "spot_checks": {"agreed": agreed, "looked_at": total},

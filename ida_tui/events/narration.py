@@ -139,7 +139,9 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         lines.append(f"  alerts         {named}{more}")
     if state.judge.calls or state.judge.cached or state.judge.failed:
         lines.append(f"  judge          {_judge_totals_text(state)}")
-    lines.append(f"  time           {format_duration(ended.seconds)}{_peak_memory_text(state)}")
+    lines.append(
+        f"  time           {format_duration(state.trained_seconds())}{_peak_memory_text(state)}"
+    )
     if state.run is not None:
         lines.append(f"  results        {state.run.directory}")
     return lines
@@ -257,6 +259,10 @@ def _judge_slowed_line(event: ev.JudgeSlowed) -> str:
 
 def _step_line(step: ev.StepFinished) -> str:
     start = f"Step {step.step}/{step.steps} |"
+    if step.reused_step is not None:
+        update = step.step - step.reused_step + 1
+        loss = "" if step.loss is None else f": loss={step.loss:.4f}"
+        return f"{start} update {update} with the completions of step {step.reused_step}{loss}"
     if step.r_ida is None:
         return f"{start} all verdicts failed (0/{step.completions} scored)"
     coverage = (
@@ -308,12 +314,17 @@ def _judge_totals_text(state: RunState) -> str:
     totals = state.judge
     if totals.calls and totals.cost == 0 and state.run and state.run.judge == ev.OFFLINE_JUDGE:
         return f"{totals.calls} verdicts from the {ev.OFFLINE_JUDGE}, no calls, no cost"
-    cost = format_cost(totals.cost, "cost unknown")
+    cost = format_cost(totals.cost, "cost unknown") + estimate_note(totals.estimated)
     parts = [f"{totals.calls} calls", f"{totals.cached} from the cache"]
     if totals.failed:
         parts.append(f"{totals.failed} failed")
     parts += [f"{count} {kind} declined by the judge" for kind, count in totals.declined]
     return ", ".join([*parts, cost, f"{totals.seconds:.1f}s"])
+
+
+def estimate_note(calls: int) -> str:
+    """Note on calls whose cost is estimated, in parentheses; empty without any."""
+    return f" (estimated for {calls} call{'s' * (calls != 1)} without a reply)" if calls else ""
 
 
 def _peak_memory_text(state: RunState) -> str:

@@ -169,7 +169,8 @@ def resolve_auto(config: Config, device: DeviceName, limit_bytes: float) -> Conf
     """The profile with `auto` settings resolved: batch size and gradient checkpointing.
 
     Selects the fastest combination whose training is planned to need at most 70% of the limit, or the
-    smallest if none is. The evaluation is left out: no combination changes it.
+    smallest if none is. The evaluation is left out: no combination changes it. All combinations train the
+    same step: `config.checks` refuses `auto` for the loss that depends on it.
 
     Args:
         config: the resolved profile.

@@ -43,7 +43,7 @@ FIGURES: Mapping[str, Callable[[RunState], float | None]] = {
     "harmless_answered": _answered,
     "unsafe_declined": _declined,
     "weights_moved": _weights_moved,
-    "seconds": lambda state: state.ended.seconds if state.ended else None,
+    "seconds": lambda state: state.trained_seconds() if state.ended else None,
     "cost": lambda state: state.ended.cost if state.ended else None,
 }
 """Figures of a finished run. Fractions are from 0 to 1, cost is in US dollars."""

@@ -294,8 +294,8 @@ def progress_line(results: SweepTable) -> str:
             continue
         values = " ".join(f"{short[key]}={value}" for key, value in trial.values.items())
         steps = trial.state.run.steps if trial.state.run else "?"
-        newest = trial.state.steps[-1].r_ida if trial.state.steps else None
-        reward = "" if newest is None else f" R_IDA {newest:.3f}"
+        newest = trial.state.newest_rollout
+        reward = "" if newest is None or newest.r_ida is None else f" R_IDA {newest.r_ida:.3f}"
         parts.append(f"{values}: step {len(trial.state.steps)}/{steps}{reward}")
     return one_line(" · ".join(parts))
 
@@ -310,4 +310,4 @@ def outcome_text(trial: TrialStatus) -> str:
         reward = f"R_IDA {ended.r_ida_last:.3f}"
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
         reward = f"R_IDA {ended.r_ida_first:.3f} → {ended.r_ida_last:.3f}"
-    return f"{reward}, {format_duration(ended.seconds)}{_run_path_suffix(trial)}"
+    return f"{reward}, {format_duration(trial.state.trained_seconds())}{_run_path_suffix(trial)}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config import precision
 from ida_tui.config.precision import WeightFormat
@@ -127,7 +128,7 @@ def _write(
     def outputs_of(model: Any, reference: Any = None) -> Any:
         return collect_outputs(model, tokenizer, config, device, prompts, reference)
 
-    model = load_trained_model(config, trained, run_format).float().to(device)
+    model = load_trained_model(config, trained, run_format, tokenizer).float().to(device)
     reference = outputs_of(model)
     on_progress(
         f"writing {'the adapter' if kind == 'adapter' else f'the full model in {export_format}'}"
@@ -143,7 +144,7 @@ def _write(
     del model
     free_memory(device)
     on_progress(f"checking the export with {len(prompts)} prompts on both models")
-    model = _read_back(config, kind, folder, export_format, run_format, device)
+    model = _read_back(config, kind, folder, export_format, run_format, tokenizer, device)
     check = compare_models(reference, outputs_of(model, reference), export_format)
     del model
     free_memory(device)
@@ -182,12 +183,14 @@ def _read_back(
     folder: Path,
     dtype: WeightFormat,
     run_format: WeightFormat,
+    tokenizer: Tokenizer,
     device: DeviceName,
 ) -> Any:
     if kind == "adapter":
-        base = load.load_model(config.model, run_format)
+        base = load.load_model(config.model, run_format, tokenizer)
         return attach_adapter(base, folder).float().to(device)
-    return load.load_model(full_model_config(config, folder), dtype).float().to(device)
+    exported = full_model_config(config, folder)
+    return load.load_model(exported, dtype, tokenizer).float().to(device)
 
 
 def _write_error(folder: Path, error: Exception) -> IdaError:

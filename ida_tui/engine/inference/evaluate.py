@@ -48,6 +48,7 @@ def evaluate(
     samples: int,
     seed: int,
     key: str | None,
+    budget: Budget | None = None,
     notes: Sequence[str] = (),
     on_progress: Callable[[str], object] = lambda line: None,
 ) -> tuple[Evaluation, list[EvaluatedAnswer]]:
@@ -60,6 +61,7 @@ def evaluate(
         samples: answers of each model to each prompt.
         seed: seed of the sampling, the same for both models, and of the order of judging.
         key: the judge's API key, or None if it needs none.
+        budget: what the judge may cost; None is unlimited.
         notes: notes to save with the evaluation.
         on_progress: receives progress lines.
 
@@ -67,7 +69,6 @@ def evaluate(
         IdaError: the device, the weights or the judge cannot be used.
     """
     started = time.monotonic()
-    spent = trained.state.judge.cost or 0.0
     with (
         libraries.capture_library_output(lambda notice: on_progress(f"! {notice.text}")),
         JudgeService(
@@ -75,7 +76,7 @@ def evaluate(
             config.rubric,
             config.prompts,
             key=key,
-            options=JudgeServiceOptions(budget=Budget(config.budget, spent)),
+            options=JudgeServiceOptions(budget=budget),
         ) as service,
     ):
         service.probe_endpoint().result()
@@ -152,7 +153,7 @@ def generate_pairs(
         label = "base model" if name == "base" else "trained model"
         on_progress(f"{label}: {len(answers[name])} answers in {time.monotonic() - started:.1f} s")
 
-    base = load.load_model(config.model, recipe.weights).to(device)
+    base = load.load_model(config.model, recipe.weights, tokenizer).to(device)
     if trained is None:
         answer_with("base", base)
         answer_with("tuned", base)
@@ -166,7 +167,7 @@ def generate_pairs(
         del base
         free_memory(device)
         full_model = full_model_config(config, trained.path)
-        answer_with("tuned", load.load_model(full_model, recipe.weights).to(device))
+        answer_with("tuned", load.load_model(full_model, recipe.weights, tokenizer).to(device))
     return answers
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName, ModelConfig
 from ida_tui.engine.device.device import choose_device, limit_threads, usable_memory
@@ -60,20 +62,23 @@ def require_memory(
     )
 
 
-def load_trained_model(config: Config, trained: TrainedWeights, dtype: WeightFormat) -> Any:
+def load_trained_model(
+    config: Config, trained: TrainedWeights, dtype: WeightFormat, tokenizer: Tokenizer
+) -> Any:
     """Load the trained model into host memory: the base model with its adapter, or the full model.
 
     Args:
         config: the run's profile.
         trained: the run's weights.
         dtype: number format of the base model, or of the full model.
+        tokenizer: the model's tokenizer.
 
     Raises:
         IdaError: the weights cannot be loaded.
     """
     if config.training.method == "lora":
-        return attach_adapter(load.load_model(config.model, dtype), trained.path)
-    return load.load_model(full_model_config(config, trained.path), dtype)
+        return attach_adapter(load.load_model(config.model, dtype, tokenizer), trained.path)
+    return load.load_model(full_model_config(config, trained.path), dtype, tokenizer)
 
 
 def full_model_config(config: Config, folder: Path) -> ModelConfig:

@@ -65,6 +65,7 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
     from ida_tui.engine.device import device
     from ida_tui.engine.diagnostics import selftest
     from ida_tui.engine.model import load
+    from ida_tui.engine.model.adapter_targets import check_adapter_targets
 
     device_name = device.choose_device(config.device)
     check_distributed(config, device_name, process)
@@ -92,11 +93,13 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
     if warning and not config.training.save_steps:
         training = config.training.model_copy(update={"save_steps": 1})
         config = config.model_copy(update={"training": training})
+    tokenizer = load.load_tokenizer(config.model)
+    check_adapter_targets(config)
     return PreflightResult(
         config=config,
         device=device_name,
         recipe=precision.resolve_precision(config, device_name),
-        tokenizer=load.load_tokenizer(config.model),
+        tokenizer=tokenizer,
         limit=limit,
         notes=(warning,) if warning else (),
     )

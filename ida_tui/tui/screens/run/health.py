@@ -28,11 +28,7 @@ class HealthPane(Pane):
         if not state.steps:
             return join_lines(*rows, Content.assemble(("No step has finished yet.", "dim")))
         columns = max(1, width // 19)
-        pairs = step_metrics(
-            state.steps[-1],
-            round(state.steps.column("skipped").sum()),
-            state.run.method if state.run else "lora",
-        )
+        pairs = step_metrics(state)
         each = max(14, width // columns)
         cells = [
             Content.assemble((f"{name:<9} ", "dim"), f"{value:<{each - 10}}")
@@ -63,19 +59,27 @@ def _movement_metric(step: ev.StepFinished, method: str) -> tuple[str, str]:
     return "weight Δ" if movement.is_of_model else "adapter Δ", format_movement(movement.share)
 
 
-def step_metrics(step: ev.StepFinished, skipped: int, method: str) -> list[tuple[str, str]]:
-    """The metrics of a step as (name, value) pairs, the most important first."""
+def step_metrics(state: RunState) -> list[tuple[str, str]]:
+    """The metrics of the newest step as (name, value) pairs, the most important first.
+
+    Metrics of completions are those of the step that generated them.
+    """
+    step = state.steps[-1]
+    rollout = state.newest_rollout or step
+    skipped = round(state.steps.column("skipped").sum())
+    method = state.run.method if state.run else "lora"
+    logprob_gap = state.logprob_gap
     lengths = "–"
-    if step.lengths is not None:
-        mean, low, high = step.lengths
+    if rollout.lengths is not None:
+        mean, low, high = rollout.lengths
         lengths = f"{mean:.0f} ({low:.0f}–{high:.0f})"
     return [
-        ("truncated", format_percent(step.truncated)),
-        ("zero-var", format_percent(step.zero_std)),
+        ("truncated", format_percent(rollout.truncated)),
+        ("zero-var", format_percent(rollout.zero_std)),
         ("entropy", format_number(step.entropy, 2)),
         ("KL", format_significant(step.kl)),
         ("lengths", lengths),
-        *completion_metrics(step),
+        *completion_metrics(rollout),
         ("grad norm", format_significant(step.grad_norm)),
         ("loss", format_significant(step.loss)),
         ("lr", format_significant(step.learning_rate)),
@@ -83,6 +87,7 @@ def step_metrics(step: ev.StepFinished, skipped: int, method: str) -> list[tuple
         ("skipped", str(skipped)),
         ("largest Δ", format_significant(step.largest_change)),
         *([("scale", f"{step.loss_scale:g}")] if step.loss_scale is not None else []),
+        *([("logprob Δ", format_significant(logprob_gap))] if logprob_gap is not None else []),
         *([("not finite", f"{step.non_finite:,}")] if step.non_finite else []),
     ]
 
