@@ -108,11 +108,12 @@ def test_the_profile_for_48_gb_trains_two_halves_with_stored_activations() -> No
     training = chosen.training
     assert (training.per_device_train_batch_size, training.gradient_checkpointing) == (4, False)
     planned, fused = (plan_of(chosen, attention=way) for way in ("math", "fused"))
-    assert planned_gb(chosen) == pytest.approx(31.9, abs=0.1)
+    assert planned_gb(chosen) == pytest.approx(31.7, abs=0.1)
     # One matrix of 4 bytes for each of 36 layers, 32 heads and 4 rows, and float32 copies of q, k and v.
     matrices = 36 * (32 * 4 * 512 * 576 * 4 + 4 * (512 + 2 * 576) * 4096 * 2)
+    mask = 36 * 4 * 512 * 576 * 4  # saved by fused attention alone
     temporary = 2 * 4 * 32 * 4 * 512 * 576 - 2 * 9728 * 2 * (64 + 4 * 512)
-    assert planned.peak_bytes - fused.peak_bytes == pytest.approx(matrices + temporary)
+    assert planned.peak_bytes - fused.peak_bytes == pytest.approx(matrices - mask + temporary)
 
 
 def test_several_processes_hold_buffers_for_the_gradients() -> None:
