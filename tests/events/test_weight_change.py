@@ -49,8 +49,8 @@ def test_an_older_run_that_trained_all_weights_keeps_its_figure() -> None:
 
 
 def test_the_health_pane_names_which_of_the_two_it_shows() -> None:
-    assert dict(step_metrics(NEW_STEP, 0, "lora"))["weight Δ"] == "0.11%"
-    assert dict(step_metrics(OLD_STEP, 0, "lora"))["adapter Δ"] == "1.00%"
+    assert dict(step_metrics(state_after(NEW_STEP)))["weight Δ"] == "0.11%"
+    assert dict(step_metrics(state_after(OLD_STEP)))["adapter Δ"] == "1.00%"
 
 
 def test_a_sweep_does_not_average_adapters_of_older_runs_with_models() -> None:

@@ -102,7 +102,8 @@ def test_attention_has_matrices_on_metal_and_where_it_is_eager(
 def embedded() -> tuple[Any, Any]:
     """The embedded model and its tokenizer."""
     model = resolve("quickstart", []).config.model
-    return load.load_model(model, "float32"), load.load_tokenizer(model)
+    tokenizer = load.load_tokenizer(model)
+    return load.load_model(model, "float32", tokenizer), tokenizer
 
 
 @pytest.mark.parametrize("bucket", [1, 64], ids=["cpu", "metal"])
