@@ -150,6 +150,18 @@ def test_a_run_whose_reader_never_reads_ends_and_says_what_is_missing() -> None:
     assert run_is_done()
 
 
+def test_a_terminal_that_accepts_no_output_delays_no_run() -> None:
+    master, terminal = os.openpty()
+    with subprocess.Popen(
+        COMMAND, stdout=terminal, stderr=terminal, env=environment(LONG_STEPS, stall_limit_s=0.2)
+    ) as process:
+        os.close(terminal)
+
+    assert process.returncode == 0
+    assert run_is_done()
+    os.close(master)
+
+
 def test_a_pipe_that_does_not_block_receives_every_event() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
