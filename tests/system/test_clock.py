@@ -42,6 +42,16 @@ def test_the_clock_stands_still_during_nested_pauses(clock: RunClock, clocks: Cl
     assert (clock(), clock.excluded_s) == (15, 300)
 
 
+def test_a_restarted_clock_counts_from_zero(clock: RunClock, clocks: Clocks) -> None:
+    clocks.advance(10)
+    with clock.paused():
+        clocks.advance(10)
+    clock.restart()
+    clocks.advance(3)
+
+    assert (clock(), clock.excluded_s) == (3, 0)
+
+
 def test_a_suspended_process_is_excluded_whoever_asks_first(
     clock: RunClock, clocks: Clocks
 ) -> None:
