@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,21 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
+from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.system import allocator
 from ida_tui.system.clock import RunClock
 
 if TYPE_CHECKING:
     from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
+
+COST_EVENTS = (
+    ev.JudgeBatchFinished,
+    ev.JudgeProbed,
+    ev.EvaluationFinished,
+    ev.RunPaused,
+    ev.RunResumed,
+)
+"""Events that state what the judge has cost so far; `RunEnded` does, too."""
 
 
 @dataclass(slots=True)
@@ -39,6 +49,8 @@ class RunContext:
     directory: RunDirectory
     log: EventLog
     control: RunControl
+    costs: JudgeCosts
+    """Records what the judge costs."""
     resume_point: ResumePoint | None = None
     """The checkpoint that the run resumes from; null for a new run."""
     state: RunState = field(default_factory=RunState)
@@ -63,6 +75,8 @@ class RunContext:
         While a run is stopping, an event that the disk refuses is dropped, so that the run still ends; the
         main loop reports the error.
         """
+        if isinstance(event, COST_EVENTS):
+            event = replace(event, judge_cost=self.costs.total)
         with self._lock:
             try:
                 self.state = fold(self.state, self.log.emit(event))
@@ -103,6 +117,7 @@ class RunContext:
             "run_id": self.state.run.run_id if self.state.run else self.directory.run_id,
             "model": config.model.name or config.model.path,
             "method": config.training.method,
+            "scoring": dict(self.state.scoring[-1].parts) if self.state.scoring else {},
             "judge": {"calls": judge.calls, "failed": judge.failed, "cost": judge.cost},
         }
 
@@ -116,7 +131,7 @@ class RunContext:
         """
         if self.trainer is None or self.trainer.optimizer is None:
             return False
-        if not self.trainer.weight_delta <= ev.MAX_NUMBER:
+        if not self.trainer.has_finite_weights:
             return False
         step = int(self.trainer.state.global_step)
         if step == 0:

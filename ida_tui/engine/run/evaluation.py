@@ -8,12 +8,14 @@ answers of both models judged at the end.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from ida_tui.config.schema import Config, PromptKind
 from ida_tui.engine.inference.evaluate import SEED_OFFSET, build_evaluation, judge_answers
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
+from ida_tui.engine.model.generation import token_sampler
+from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.run.context import RunContext
 from ida_tui.events import types as ev
 from ida_tui.judge.backends.offline.refusal import classify_refusal
@@ -175,6 +177,17 @@ def _sampling_settings(config: Config) -> Mapping[str, Any]:
         "temperature": evaluation.temperature,
         "longest": config.evaluation_max_completion_length,
         "prompts": [prompt.id for prompt in config.prompts.held_out()],
+        **_truncations(config),
+    }
+
+
+def _truncations(config: Config) -> Mapping[str, Any]:
+    """The sampling parameters of the training that change the distribution; empty if none does."""
+    sampler = asdict(token_sampler(config.training, config.evaluation.temperature))
+    return {
+        name: value
+        for name, value in sampler.items()
+        if name != "temperature" and value != getattr(TokenSampler(), name)
     }
 
 

@@ -40,7 +40,7 @@ class Outcome:
 
 def completed_outcome(run: RunContext) -> Outcome:
     """The run finished every step; the message says so if the weights did not change."""
-    if run.state.steps and run.state.weight_delta == 0:
+    if run.state.steps and not run.state.steps[-1].weights_moved:
         return Outcome(
             "done", ExitCode.DONE, NOTHING_LEARNED, nothing_learned_reason(run.state.steps)
         )
@@ -142,10 +142,12 @@ def run_ended_event(run: RunContext, outcome: Outcome) -> ev.RunEnded:
         r_ida_last=state.r_ida_last,
         weight_delta=state.weight_delta,
         seconds=round(run.seconds_before + run.clock(), 3),
-        cost=state.judge.cost,
+        cost=run.costs.total.cost,
         message=outcome.message,
         hint=outcome.hint,
+        model_change=state.model_change,
         paused_s=round(run.paused_before_s + run.clock.excluded_s, 3),
+        judge_cost=run.costs.total,
     )
 
 

@@ -26,7 +26,7 @@ class UpdateStats:
     """Effect of an optimizer update on the trainable weights."""
 
     relative_change: float
-    """L2 norm of the change since the start of the run, over the L2 norm at the start."""
+    """L2 norm of their change since the start of the run, over their L2 norm at the start."""
     weight_norm: float
     """L2 norm of the weights."""
     largest_change: float
@@ -37,6 +37,8 @@ class UpdateStats:
     """Number of gradient elements that were NaN or infinite."""
     loss_scale: float | None = None
     """Current loss scale; None without a scaler."""
+    model_change: float | None = None
+    """L2 norm of the change of the model's weights since the start, over that of the whole model."""
 
 
 class StepRecorder:
@@ -73,8 +75,9 @@ class StepRecorder:
         self._completions: Sequence[ev.CompletionFinished] = ()
         self._kinds: Sequence[PromptKind] = ()
         self._verdicts: list[Verdict] = []
+        self._logprob_gap: float | None = None
         self.r_ida: float | None = None
-        """Mean R_IDA of the last finished step; None if no completion was scored."""
+        """Mean R_IDA of the newest completions of a finished step; None if none of them was scored."""
 
     def stop_requested(self) -> bool:
         """Whether a stop was requested."""
@@ -164,10 +167,15 @@ class StepRecorder:
                 )
             )
 
+    def record_logprob_gap(self, gap: float) -> None:
+        """Record the mean difference of log-probabilities as drawn and as the loss scores them, in nats."""
+        self._logprob_gap = gap
+
     def record_step(
         self,
         step: int,
         logs: Mapping[str, float | None],
+        reused_step: int | None,
         update: UpdateStats,
         ranks: tuple[ev.RankFigures, ...] = (),
     ) -> None:
@@ -176,6 +184,7 @@ class StepRecorder:
         Args:
             step: number of the step, from 1.
             logs: TRL's metrics of the step, under TRL's names.
+            reused_step: the earlier step whose completions this step reused; None if it generated its own.
             update: effect of the update on the weights.
             ranks: figures of every process; empty for a single process.
         """
@@ -183,7 +192,9 @@ class StepRecorder:
         cross_check = self._cross_check_figures()
         self._close_phase()
         self._phase = None
-        self.r_ida = mean_of_known([v.r_ida for v in scored])
+        r_ida = mean_of_known([v.r_ida for v in scored])
+        if reused_step is None:
+            self.r_ida = r_ida
         self.emit(
             ev.StepFinished(
                 step=step,
@@ -191,7 +202,7 @@ class StepRecorder:
                 align=mean_of_known([v.align for v in scored]),
                 risk=mean_of_known([v.risk for v in scored]),
                 detail=mean_of_known([v.detail for v in scored]),
-                r_ida=self.r_ida,
+                r_ida=r_ida,
                 scored=len(scored),
                 completions=len(self._verdicts),
                 kl=_finite(logs.get("kl")),
@@ -217,10 +228,14 @@ class StepRecorder:
                 repetition=cross_check.repetition,
                 length_r=cross_check.length_r,
                 offline_r_ida=cross_check.offline_r_ida,
+                model_change=update.model_change,
+                logprob_gap=_finite(self._logprob_gap),
+                reused_step=reused_step,
             )
         )
+        self._logprob_gap = None
         self._seconds = {}
-        self._verdicts, self._completions = [], ()
+        self._verdicts, self._completions, self._kinds = [], (), ()
 
     def _zero_variance(self, logs: Mapping[str, float | None]) -> float | None:
         """Share of zero-variance groups. TRL's own metric covers the full batch if it scales by the batch."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ida_tui.engine.distributed.process_group import ProcessGroup
 
 T = TypeVar("T")
-JUDGE_CHANGED = "the judge has changed: verdicts before and after this point are not comparable"
 PROGRESS_INTERVAL_S = 0.25
 """Shortest time between two JudgeProgressed events."""
 
@@ -34,7 +33,7 @@ class Replacement:
 
     service: JudgeService
     same_judge: bool
-    """False if the judge's model or endpoint has changed."""
+    """False if verdicts before and after the pause are not comparable."""
     max_unscored: float
     """Share of a step's completions that may have a failed verdict."""
 
@@ -197,8 +196,6 @@ class RewardCollector:
             except JudgeUnavailable as error:
                 replacement = self._pause(error)
                 service, same_judge = replacement.service, replacement.same_judge
-                if not same_judge:
-                    self._emit(ev.Noticed(level="warning", source="judge", text=JUDGE_CHANGED))
                 self._service = service
                 self._coverage = VerdictCoverage(replacement.max_unscored)
                 self._batch.switch_service(service, same_judge=same_judge)

@@ -62,8 +62,7 @@ class JudgePane(Pane):
                     f"cost {_format_cost(name, totals.cost)} · waited {format_clock(totals.exposed_s)}"
                 )
             )
-        if state.steps:
-            step = state.steps[-1]
+        if (step := state.newest_rollout) is not None:
             rows.append(Content(f"coverage {step.scored}/{step.completions} in step {step.step}"))
         return join_lines(*rows)
 
