@@ -175,6 +175,8 @@ def test_a_judge_model_that_retires_soon_is_noted():
     assert note_texts(config(judge=judge)) == []
     soon = note_texts(config(judge=judge), today=date(2026, 8, 1))
     assert soon == ["m retires on 2026-08-15 (14 days)"]
+    today = note_texts(config(judge=judge), today=date(2026, 8, 15))
+    assert today == ["m retires today (2026-08-15)"]
     assert "was scheduled to retire" in note_texts(config(judge=judge), today=date(2027, 1, 1))[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -143,3 +144,76 @@ def test_only_the_newest_memory_samples_are_stored_and_the_peaks_cover_all() -> 
     assert len(state.memory_samples) == MAX_MEMORY_SAMPLES
     assert state.memory_samples[-1] == state.memory == samples[-1]
     assert (state.memory_peak, state.system_peak) == (1200, 600)
+
+
+# --- time of training ---
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def state_at_times(*timed_events: tuple[float, ev.Event]) -> RunState:
+    """The state after events at these seconds since the start."""
+    return fold_all(
+        ev.Record(n, (START + timedelta(seconds=seconds)).isoformat(), event)
+        for n, (seconds, event) in enumerate(timed_events)
+    )
+
+
+def end(seconds: float, paused_s: float | None) -> ev.RunEnded:
+    return ev.RunEnded(
+        "done", 0, 2, None, None, 0.1, seconds, 0.0, "Training complete", "", paused_s
+    )
+
+
+PAUSE = ev.RunPaused(1, "paused", by="person")
+SLEPT = ev.Noticed("warning", "machine", "the machine slept for 10 min", lost_s=600)
+
+
+@pytest.mark.parametrize(
+    ("timed_events", "seconds"),
+    [
+        ([(0, step(1, 0.1)), (10, PAUSE), (70, ev.RunResumed(1)), (80, step(2, 0.1))], 20),
+        # A pause that is requested twice, and a stop during a pause.
+        ([(0, step(1, 0.1)), (10, PAUSE), (40, PAUSE), (70, end(99, None))], 39),
+        # A stop, and a resume an hour later.
+        ([(0, step(1, 0.1)), (10, end(10, 0)), (3610, ev.RunResumed(1)), (3615, step(2, 0.1))], 15),
+        # A process that died, and a resume an hour later.
+        ([(0, step(1, 0.1)), (10, step(2, 0.1)), (3610, ev.RunResumed(1)), (3620, PAUSE)], 20),
+        # A process that died while the run was paused.
+        ([(0, step(1, 0.1)), (10, PAUSE), (3610, ev.RunResumed(1)), (3620, step(2, 0.1))], 20),
+        # The machine slept; during a pause that makes no difference.
+        ([(0, step(1, 0.1)), (700, SLEPT)], 100),
+        ([(0, step(1, 0.1)), (10, PAUSE), (700, SLEPT), (800, ev.RunResumed(1))], 10),
+        # An older run, whose duration includes its pause.
+        ([(0, step(1, 0.1)), (10, PAUSE), (70, ev.RunResumed(1)), (99, end(99, None))], 39),
+        # A duration without pauses is what the run measured.
+        ([(0, step(1, 0.1)), (10, PAUSE), (70, ev.RunResumed(1)), (99, end(38.5, 60.5))], 38.5),
+    ],
+)
+def test_pauses_sleep_and_the_time_between_processes_are_not_time_of_training(
+    timed_events: list[tuple[float, ev.Event]], seconds: float
+) -> None:
+    assert state_at_times(*timed_events).trained_seconds() == seconds
+
+
+def test_the_time_of_training_stands_still_while_the_run_is_paused() -> None:
+    active = state_at_times((0, step(1, 0.1)), (10, PAUSE), (70, ev.RunResumed(1)))
+    paused = state_at_times((0, step(1, 0.1)), (10, PAUSE))
+    now = START + timedelta(seconds=100)
+
+    assert active.trained_seconds(now) == 40
+    assert paused.trained_seconds(now) == 10
+
+
+def test_a_wait_for_the_disk_counts_once() -> None:
+    waited = ev.Noticed("info", "disk", "the run waited 60 s for the disk", lost_s=60)
+    full = ev.RunPaused(1, "the disk is full", by="disk")
+    live = [(0, step(1, 0.1)), (10, full), (70, ev.RunResumed(1)), (71, waited)]
+
+    assert state_at_times(*live).trained_seconds() == 11
+    # The full disk does not store the pause.
+    assert state_at_times(live[0], live[3]).trained_seconds() == 11
+
+
+def test_the_time_of_training_is_unknown_without_the_times_of_events() -> None:
+    assert state_after(step(1, 0.1)).trained_seconds() is None
