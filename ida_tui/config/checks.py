@@ -470,12 +470,8 @@ def _check_vllm(config: Config) -> Iterator[Finding]:
             "set engine to plain, or remove use_vllm",
             "engine",
         )
-    if (
-        config.training.use_vllm
-        and config.training.vllm_mode == "colocate"
-        and config.model.revision
-        and config.model.folder() is None
-    ):
+    in_process = config.training.use_vllm and config.training.vllm_mode == "colocate"
+    if in_process and config.model.revision and config.model.folder() is None:
         yield _error(
             "model.revision",
             "vLLM would load the default revision: TRL passes it the model's name only",

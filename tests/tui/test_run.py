@@ -428,6 +428,20 @@ def test_step_metrics_are_formatted() -> None:
     assert dict(step_metrics(state_of(run_with_steps(1))))["KL"] == "0.01"
 
 
+def test_the_health_pane_shows_the_newest_comparison_of_drawn_and_scored_tokens() -> None:
+    events = run_with_steps(3)
+    checked = [
+        replace(event, logprob_gap=2e-7)
+        if isinstance(event, ev.StepFinished) and event.step == 2
+        else event
+        for event in events
+    ]
+    unchecked, state = state_of(events), state_of(checked)
+    assert unchecked.logprob_gap is None
+    assert "logprob Δ" not in dict(step_metrics(unchecked.steps[-1], 0, unchecked.logprob_gap))
+    assert dict(step_metrics(state.steps[-1], 0, state.logprob_gap))["logprob Δ"] == "2e-07"
+
+
 def test_before_the_first_event_a_timer_and_the_loading_message_are_shown() -> None:
     current_time = [NOON]
 
