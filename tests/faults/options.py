@@ -57,6 +57,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "training.beta": (0, 1.0),
     "training.num_iterations": (1, 3),
     "training.token_budget": (1, 600),
+    "training.rollout_rows": (1, 20),
+    "training.top_k": (0, 5000),
     "training.warmup_steps": (0, 2),
     "training.repetition_penalty": (0.5, 2.0),
     "training.adam_epsilon": (1e-10, 1e-3),

@@ -10,13 +10,14 @@ from safetensors.torch import load_file
 
 import ida_tui
 from ida_tui.events import types as ev
-from tests.engine.test_num_iterations import WEIGHTS, script_completions
+from tests.support.scripted_completions import script_completions
 
+WEIGHTS = "adapter/adapter_model.safetensors"
 SETTINGS = (
     "evaluation.enabled=false", "training.max_steps=3", "training.num_generations=4",
     "training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=4",
     "training.max_completion_length=16", "training.mask_truncated_completions=true",
-    "training.beta=0.05", "training.learning_rate=3e-3", "training.weight_decay=0.1",
+    "training.beta=0.05", "training.learning_rate=1e-3", "training.weight_decay=0.1",
 )  # fmt: skip
 
 
