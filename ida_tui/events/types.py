@@ -268,6 +268,9 @@ class StepFinished:
     """Number of gradient elements that were NaN or infinite in this step."""
     loss_scale: float | None = None
     """Factor of the gradient scaler after this step; null without a scaler."""
+    reused_step: int | None = None
+    """The earlier step whose completions this update reused (training.num_iterations); null if it sampled
+    its own. The figures of the completions are only in that earlier step."""
     ranks: tuple[RankFigures, ...] = ()
     """Memory and speed of every rank, rank 0 first; empty in a run with one process."""
     harmless: int = 0
@@ -284,9 +287,6 @@ class StepFinished:
     """Correlation of length and R_IDA within a group, among completions that all answer or all decline."""
     offline_r_ida: float | None = None
     """Mean R_IDA of the scored completions by the offline heuristic; null if that is the judge."""
-    reused_step: int | None = None
-    """The earlier step whose completions this update reused (training.num_iterations); null if it sampled
-    its own. The figures of the completions are only in that earlier step."""
 
 
 @dataclass(frozen=True, slots=True)

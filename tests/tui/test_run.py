@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from ida_tui.tui.run_view.sources import LiveSource, SourceKind
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.dialogs import ErrorDialog
 from ida_tui.tui.screens.run import scores
-from ida_tui.tui.screens.run.health import step_metrics
+from ida_tui.tui.screens.run.health import newest_figures, step_metrics
 from ida_tui.tui.screens.run.memory import render_gauge
 from ida_tui.tui.screens.run.progress import estimate_remaining_s
 from tests.support.app_driver import NOON, SMALL, WIDE, drive, notified, text_on_screen
@@ -396,7 +397,18 @@ def test_memory_near_the_limit_is_labeled() -> None:
 def test_step_metrics_are_formatted() -> None:
     step = state_of(run_with_steps(1)).steps[0]
 
-    assert dict(step_metrics(step, step, 0))["KL"] == "0.01"
+    assert dict(step_metrics(step, 0))["KL"] == "0.01"
+
+
+def test_a_step_that_reuses_completions_shows_their_figures_and_its_own_loss() -> None:
+    (generated,) = state_of(run_with_steps(1)).steps
+    reusing = replace(
+        generated, step=2, reused_step=1, r_ida=None, loss=0.7, lengths=None, truncated=None
+    )
+    state = fold_all(Record(n, "t", event) for n, event in enumerate((generated, reusing)))
+    figures = dict(step_metrics(newest_figures(state), 0))
+    assert figures["loss"] == "0.7"
+    assert figures["lengths"] == "60 (60–60)"
 
 
 def test_before_the_first_event_a_timer_and_the_loading_message_are_shown() -> None:

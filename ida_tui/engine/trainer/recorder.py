@@ -211,6 +211,7 @@ class StepRecorder:
                 largest_change=update.largest_change,
                 non_finite=update.non_finite_gradients,
                 loss_scale=update.loss_scale,
+                reused_step=reused_step,
                 ranks=ranks,
                 harmless=cross_check.harmless,
                 harmless_refused=cross_check.harmless_refused,
@@ -219,7 +220,6 @@ class StepRecorder:
                 repetition=cross_check.repetition,
                 length_r=cross_check.length_r,
                 offline_r_ida=cross_check.offline_r_ida,
-                reused_step=reused_step,
             )
         )
         self._seconds = {}

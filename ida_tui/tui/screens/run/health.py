@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from textual.content import Content
 
@@ -13,6 +15,12 @@ from ida_tui.events.state import RunState
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines
 from ida_tui.util.format import format_number, format_percent, format_significant
+
+COMPLETION_FIGURES = (
+    "truncated", "zero_std", "lengths", "harmless", "harmless_refused", "unsafe", "unsafe_declined",
+    "repetition", "length_r", "offline_r_ida",
+)  # fmt: skip
+"""Figures of a step that describe its completions."""
 
 
 class HealthPane(Pane):
@@ -27,8 +35,7 @@ class HealthPane(Pane):
         if not state.steps:
             return join_lines(*rows, Content.assemble(("No step has finished yet.", "dim")))
         columns = max(1, width // 19)
-        skipped = round(state.steps.column("skipped").sum())
-        pairs = step_metrics(state.steps[-1], state.newest_rollout or state.steps[-1], skipped)
+        pairs = step_metrics(newest_figures(state), round(state.steps.column("skipped").sum()))
         each = max(14, width // columns)
         cells = [
             Content.assemble((f"{name:<9} ", "dim"), f"{value:<{each - 10}}")
@@ -54,27 +61,28 @@ def alert_lines(raised: Sequence[ev.AlertRaised], width: int, height: int) -> li
     return rows[: max(1, height // 2)]
 
 
-def step_metrics(
-    step: ev.StepFinished, rollout: ev.StepFinished, skipped: int
-) -> list[tuple[str, str]]:
-    """The metrics of a step as (name, value) pairs, the most important first.
+def newest_figures(state: RunState) -> ev.StepFinished:
+    """The newest step; if it reused completions, with the figures of the step that generated them."""
+    step, rollout = state.steps[-1], state.newest_rollout
+    if step.reused_step is None or rollout is None:
+        return step
+    figures: dict[str, Any] = {name: getattr(rollout, name) for name in COMPLETION_FIGURES}
+    return replace(step, **figures)
 
-    Args:
-        step: the step.
-        rollout: the step that generated its completions.
-        skipped: number of skipped updates so far.
-    """
+
+def step_metrics(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
+    """The metrics of a step as (name, value) pairs, the most important first."""
     lengths = "–"
-    if rollout.lengths is not None:
-        mean, low, high = rollout.lengths
+    if step.lengths is not None:
+        mean, low, high = step.lengths
         lengths = f"{mean:.0f} ({low:.0f}–{high:.0f})"
     return [
-        ("truncated", format_percent(rollout.truncated)),
-        ("zero-var", format_percent(rollout.zero_std)),
+        ("truncated", format_percent(step.truncated)),
+        ("zero-var", format_percent(step.zero_std)),
         ("entropy", format_number(step.entropy, 2)),
         ("KL", format_significant(step.kl)),
         ("lengths", lengths),
-        *completion_metrics(rollout),
+        *completion_metrics(step),
         ("grad norm", format_significant(step.grad_norm)),
         ("loss", format_significant(step.loss)),
         ("lr", format_significant(step.learning_rate)),
