@@ -30,6 +30,17 @@ def run_with_truncated_completions(engine: str, folder: Path) -> tuple[list[ev.S
     return list(run.steps), load_file(run.directory / WEIGHTS)
 
 
+def test_a_run_whose_completions_are_all_masked_says_why_nothing_was_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_completions(monkeypatch, truncated=lambda step, row: True)
+    run = ida_tui.run("quickstart", *SETTINGS, "training.max_steps=1", f"output_dir={tmp_path}")
+    assert run.exit_code == 0
+    assert run.state.ended is not None
+    assert run.state.ended.hint.startswith("Every completion was truncated")
+    assert run.steps[0].entropy is None
+
+
 def test_passes_without_a_token_train_as_in_trl_and_their_entropy_is_unknown(
     tmp_path: Path,
 ) -> None:
