@@ -49,6 +49,7 @@ def check_config(
         *_check_steps(config),
         *_check_model(config.model),
         *_check_lengths(config),
+        *_check_dropout(config),
         *_check_precision(config, device),
         *_check_attention(config, device),
         *_check_judge(config.judge, today or date.today()),
@@ -384,7 +385,9 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
     if days < RETIREMENT_NOTICE_DAYS:
         name = judge.model
         text = f"{name} retires on {judge.shutdown_date} ({days} {_plural('day', days)})"
-        if days <= 0:
+        if days == 0:
+            text = f"{name} retires today ({judge.shutdown_date})"
+        elif days < 0:
             text = f"{name} was scheduled to retire on {judge.shutdown_date}"
         yield _note(
             "judge.model",
@@ -445,6 +448,16 @@ def _check_rollout(config: Config) -> Iterator[Finding]:
         )
 
 
+def _check_dropout(config: Config) -> Iterator[Finding]:
+    if config.training.method == "lora" and config.lora.dropout:
+        yield _note(
+            "lora.dropout",
+            "lora.dropout has no effect: the loss scores the policy that drew the completions,"
+            " which has no dropout",
+            "remove lora.dropout; to regularize, lower lora.r or learning_rate, or set beta above 0",
+        )
+
+
 def _check_vllm(config: Config) -> Iterator[Finding]:
     if config.training.use_vllm and config.engine != "plain":
         yield _error(
@@ -452,6 +465,18 @@ def _check_vllm(config: Config) -> Iterator[Finding]:
             "use_vllm works only with TRL's own trainer, which engine: fast replaces",
             "set engine to plain, or remove use_vllm",
             "engine",
+        )
+    if (
+        config.training.use_vllm
+        and config.training.vllm_mode == "colocate"
+        and config.model.revision
+        and config.model.folder() is None
+    ):
+        yield _error(
+            "model.revision",
+            "vLLM would load the default revision: TRL passes it the model's name only",
+            f"download the revision (hf download {config.model.path} --revision"
+            f" {config.model.revision} --local-dir FOLDER) and set model to FOLDER",
         )
 
 

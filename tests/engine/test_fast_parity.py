@@ -14,9 +14,9 @@ from trl.trainer.utils import add_fused_lm_head
 
 from ida_tui.engine.loss.logprobs import completion_logprobs
 from ida_tui.engine.rollout import decoder
+from ida_tui.engine.rollout.agreement import TOLERANCE
 from ida_tui.engine.rollout.generate import generate, generate_in_chunks
 from ida_tui.engine.rollout.sampling import TokenSampler
-from ida_tui.engine.trainer.fast import PARITY_TOLERANCE
 
 VOCABULARY, EOS, PAD, TEMPERATURE = 700, 699, 0, 0.9
 SHAPE: dict[str, Any] = {
@@ -168,7 +168,7 @@ def test_in_16_bits_the_difference_is_below_the_stated_tolerance(
     gap = ((ours.float() - theirs.float()).abs() / theirs.float().abs().clamp(min=1.0))[
         completion_mask
     ]
-    assert 0 < float(gap.mean()) <= PARITY_TOLERANCE[str(dtype).removeprefix("torch.")]
+    assert 0 < float(gap.mean()) <= TOLERANCE[str(dtype).removeprefix("torch.")]
 
 
 def test_the_reference_model_is_the_model_without_its_adapter() -> None:

@@ -23,7 +23,7 @@ from ida_tui.tui.run_view.sources import LiveSource, SourceKind
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.dialogs import ErrorDialog
 from ida_tui.tui.screens.run import scores
-from ida_tui.tui.screens.run.health import newest_figures, step_metrics
+from ida_tui.tui.screens.run.health import step_metrics
 from ida_tui.tui.screens.run.memory import render_gauge
 from ida_tui.tui.screens.run.progress import estimate_remaining_s
 from tests.support.app_driver import NOON, SMALL, WIDE, drive, notified, text_on_screen
@@ -395,9 +395,7 @@ def test_memory_near_the_limit_is_labeled() -> None:
 
 
 def test_step_metrics_are_formatted() -> None:
-    step = state_of(run_with_steps(1)).steps[0]
-
-    assert dict(step_metrics(step, 0))["KL"] == "0.01"
+    assert dict(step_metrics(state_of(run_with_steps(1))))["KL"] == "0.01"
 
 
 def test_a_step_that_reuses_completions_shows_their_figures_and_its_own_loss() -> None:
@@ -405,8 +403,7 @@ def test_a_step_that_reuses_completions_shows_their_figures_and_its_own_loss() -
     reusing = replace(
         generated, step=2, reused_step=1, r_ida=None, loss=0.7, lengths=None, truncated=None
     )
-    state = fold_all(Record(n, "t", event) for n, event in enumerate((generated, reusing)))
-    figures = dict(step_metrics(newest_figures(state), 0))
+    figures = dict(step_metrics(state_of([generated, reusing])))
     assert figures["loss"] == "0.7"
     assert figures["lengths"] == "60 (60–60)"
 

@@ -17,7 +17,11 @@ from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.rollout_copy import RolloutCopy, concatenate_rows, to_device
 from ida_tui.events.types import CheckpointSaved
-from ida_tui.runs.log.disk_errors import retry_while_disk_refuses
+from ida_tui.runs.log.disk_errors import (
+    MIN_REPORTED_WAIT_S,
+    disk_wait_notice,
+    retry_while_disk_refuses,
+)
 from ida_tui.runs.store import checkpoints
 
 MPS_RNG_FILE = "device_rng.pt"
@@ -117,6 +121,7 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         step = int(self.state.global_step)
         self._recorder.enter_phase("save", step)
         folder = Path(self.args.output_dir)
+        paused_before_s = self._recorder.clock.excluded_s
         path = retry_while_disk_refuses(
             lambda: checkpoints.save_checkpoint(
                 folder,
@@ -132,6 +137,9 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             errors=(OSError, RuntimeError, SafetensorError),
             wait=self._recorder.wait,
         )
+        paused_s = self._recorder.clock.excluded_s - paused_before_s
+        if paused_s >= MIN_REPORTED_WAIT_S:
+            self._recorder.emit(disk_wait_notice(paused_s))
         self._recorder.emit(CheckpointSaved(step=step, path=str(path)))
 
     def _write_checkpoint(self, model: Any, trial: Any, folder: Path) -> None:

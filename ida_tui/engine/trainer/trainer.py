@@ -35,6 +35,7 @@ from ida_tui.engine.trainer.arguments import CustomOptimizer
 from ida_tui.engine.trainer.checkpointing import CheckpointedGRPOTrainer
 from ida_tui.engine.trainer.prompt_sampler import ResumableRepeatSampler
 from ida_tui.engine.trainer.recorder import StepRecorder, UpdateStats
+from ida_tui.engine.trainer.reference import reference_loaded_by
 from ida_tui.engine.trainer.reward import PromptRow, RewardSource
 from ida_tui.engine.trainer.weight_delta import WeightDelta
 from ida_tui.events.types import MAX_NUMBER, CompletionFinished, RankFigures, RolloutStarted
@@ -69,6 +70,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         between_steps: called after every step except the last, at a point where the state can be saved.
         checkpoint_metadata: returns the run metadata that a checkpoint's seal stores.
         optimizer: an optimizer that transformers cannot create from a name; None uses `args.optim`.
+        load_reference: loads the reference model if TRL needs one; None has TRL load it by name.
         process_group: the processes of the run. Rank 0 emits events for the rows of all ranks.
         **arguments: arguments of `trl.GRPOTrainer`, without `reward_funcs`.
     """
@@ -82,6 +84,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         between_steps: Callable[[], None] = lambda: None,
         checkpoint_metadata: Callable[[], Mapping[str, Any]] = dict,
         optimizer: CustomOptimizer | None = None,
+        load_reference: Callable[[], Any] | None = None,
         process_group: ProcessGroup | None = None,
         **arguments: Any,
     ) -> None:
@@ -94,13 +97,14 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         self._tokens_generated = 0
         self._consecutive_skips = 0
         self._non_finite_gradients = 0
-        super().__init__(
-            recorder=recorder,
-            process_group=process_group or ProcessGroup(),
-            checkpoint_metadata=checkpoint_metadata,
-            reward_funcs=self.r_ida,
-            **arguments,
-        )
+        with reference_loaded_by(load_reference):
+            super().__init__(
+                recorder=recorder,
+                process_group=process_group or ProcessGroup(),
+                checkpoint_metadata=checkpoint_metadata,
+                reward_funcs=self.r_ida,
+                **arguments,
+            )
         if optimizer is not None:
             # An argument of transformers.Trainer that TRL's constructor does not forward.
             self.optimizer_cls_and_kwargs = (optimizer.optimizer_class, optimizer.arguments)
@@ -197,6 +201,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
             self.eos_token_ids,
             partial(self.processing_class.batch_decode, skip_special_tokens=True),
             self._reward_source.completion_ended,
+            self._recorder.clock,
         )
         try:
             completion_ids, logprobs = self._generate_completion_ids(
@@ -390,7 +395,8 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         step, scaler = int(self.state.global_step), self.accelerator.scaler
         change = self._weight_delta.change()
         # Larger values do not fit an event and would overflow in the next step. The comparison fails for NaN.
-        if not all(size <= MAX_NUMBER for size in (change.relative, change.norm, change.largest)):
+        figures = (change.model, change.relative, change.norm, change.largest)
+        if not all(size <= MAX_NUMBER for size in figures):
             raise NonFiniteError("a weight", step)
         self._recorder.record_step(
             step,
@@ -403,6 +409,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
                 skipped=bool(self.accelerator.optimizer_step_was_skipped),
                 non_finite_gradients=self._non_finite_gradients,
                 loss_scale=scaler.get_scale() if scaler else None,
+                model_change=change.model,
             ),
             self._collect_rank_figures(),
         )
@@ -428,6 +435,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         self.model.zero_grad(set_to_none=True)
 
     @property
-    def weight_delta(self) -> float:
-        """L2 norm of the change of the trainable weights since the start, over their norm at the start."""
-        return self._weight_delta.change().relative
+    def has_finite_weights(self) -> bool:
+        """Whether the change of the trainable weights is finite, and fits an event."""
+        change = self._weight_delta.change()
+        return max(change.model, change.relative) <= MAX_NUMBER

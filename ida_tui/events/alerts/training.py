@@ -43,7 +43,8 @@ def weights_still(window: Window) -> AlertFinding | None:
     steps = window.recent_steps
     if not steps or any(step.skipped or not step.learning_rate for step in steps):
         return None
-    deltas = [step.weight_delta for step in steps]
+    known = [step.model_change for step in steps if step.model_change is not None]
+    deltas = known if len(known) == len(steps) else [step.weight_delta for step in steps]
     if max(deltas) - min(deltas) > MIN_WEIGHT_CHANGE:
         return None
     rate = steps[-1].learning_rate

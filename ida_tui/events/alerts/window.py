@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -45,11 +44,9 @@ class Window:
 
     @classmethod
     def from_state(cls, state: RunState, config: Config) -> Window:
-        """The run in its current state; steps before the current judge took over are excluded."""
+        """The run in its current state; steps before the current scoring period are excluded."""
         window, steps = config.alerts.window, state.steps
-        start = bisect_right(
-            steps.column("step"), state.judge_since_step, key=lambda step: int(step or 0)
-        )
+        start = state.scoring_start
         count = len(steps) - start
         reused = steps.column("reused_step")
         rollouts = (n for n in range(start, len(steps)) if reused[n] is None)

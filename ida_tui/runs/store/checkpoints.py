@@ -256,13 +256,20 @@ def _point_latest(folder: Path, name: str) -> None:
 
 
 def _rotate(folder: Path, keep: int, run_id: object = None) -> None:
-    """Remove old checkpoints of this run, except the newest `keep` and the best one by R_IDA."""
+    """Remove old checkpoints of this run, except the newest `keep` and the best one by R_IDA.
+
+    The R_IDA of a checkpoint that was scored in another way than the newest one is not compared.
+    """
     own = [
         checkpoint
         for checkpoint in list_checkpoints(folder)[0]
         if checkpoint.metadata.get("run_id") == run_id
     ]
-    best = max(own, key=lambda c: (-1.0 if c.r_ida is None else c.r_ida, c.step), default=None)
+    scoring = own[0].metadata.get("scoring") if own else None
+    comparable = [c for c in own if c.metadata.get("scoring", scoring) == scoring]
+    best = max(
+        comparable, key=lambda c: (-1.0 if c.r_ida is None else c.r_ida, c.step), default=None
+    )
     for old in own[keep:]:
         if best is None or old.path != best.path:
             # Renamed first, so that an interruption never leaves a partial checkpoint.
