@@ -368,6 +368,8 @@ def main() -> int:
         for number in numbers:
             overrides = draw(Random(f"{chosen.seed}:{number}"))
             results.append((overrides, run_case(overrides)))
+            if len(results) % 10 == 0:
+                print(f"{len(results)} of {len(numbers)}", file=sys.stderr, flush=True)
             if results[-1][1].outcome == "failed":
                 fewest, failure = shrink(overrides)
                 print(f"✗ case {number}: {failure.detail}\n  {command(fewest)}", flush=True)
