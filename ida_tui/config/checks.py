@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from datetime import date
 
 from ida_tui.config.devices import resolve_device
+from ida_tui.config.effects import check_effects
 from ida_tui.config.model_files import inspect_model, model_path_problem
 from ida_tui.config.precision import (
     PrecisionRecipe,
@@ -58,6 +59,7 @@ def check_config(
         *_check_rollout(config),
         *_check_vllm(config),
         *_check_name_and_sinks(config),
+        *check_effects(config, device),
     ]
     return sorted(findings, key=lambda finding: finding.severity)
 
@@ -189,12 +191,6 @@ def _check_steps(config: Config) -> Iterator[Finding]:
             "training.gradient_accumulation_steps",
             f"{dropped} of {train} prompts do not fill a step, so every epoch skips some",
             f"use a number of prompts that is a multiple of {training.prompts_per_step}",
-        )
-    if training.warmup_steps and training.lr_scheduler_type == "constant":
-        yield _note(
-            "training.warmup_steps",
-            "warmup_steps has no effect with a constant learning rate",
-            "set lr_scheduler_type to constant_with_warmup",
         )
 
 

@@ -438,8 +438,18 @@ def test_the_health_pane_shows_the_newest_comparison_of_drawn_and_scored_tokens(
     ]
     unchecked, state = state_of(events), state_of(checked)
     assert unchecked.logprob_gap is None
-    assert "logprob Δ" not in dict(step_metrics(unchecked.steps[-1], 0, unchecked.logprob_gap))
-    assert dict(step_metrics(state.steps[-1], 0, state.logprob_gap))["logprob Δ"] == "2e-07"
+    assert "logprob Δ" not in dict(step_metrics(unchecked))
+    assert dict(step_metrics(state))["logprob Δ"] == "2e-07"
+
+
+def test_a_step_that_reuses_completions_shows_their_figures_and_its_own_loss() -> None:
+    (generated,) = state_of(run_with_steps(1)).steps
+    reusing = replace(
+        generated, step=2, reused_step=1, r_ida=None, loss=0.7, lengths=None, truncated=None
+    )
+    figures = dict(step_metrics(state_of([generated, reusing])))
+    assert figures["loss"] == "0.7"
+    assert figures["lengths"] == "60 (60–60)"
 
 
 def test_before_the_first_event_a_timer_and_the_loading_message_are_shown() -> None:
