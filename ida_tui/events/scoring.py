@@ -21,6 +21,8 @@ PART_NAMES: Mapping[str, str] = {
     "corpus": "the texts that the offline heuristic compares with",
 }
 """What a score depends on, in words; `judge.cache.key.scoring_parts` fills the values."""
+PROMPT_PARTS = ("prompts", "corpus")
+"""Parts that name the prompts, not how a completion is scored."""
 SHOWN_PARTS = ("judge", "formula")
 """Parts whose values are readable."""
 
