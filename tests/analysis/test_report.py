@@ -504,7 +504,7 @@ def test_the_report_never_combines_the_scores_of_two_judges(finished: RunDirecto
     assert "since step 5: R_IDA" in text
     assert "After step 4 the judge (first judge → second judge) changed" in text
     assert "Dotted lines mark changes of the scoring" in text
-    assert "step 5 → last step" in text
+    assert "Step 5 → last step" in text
     assert "The highest rewards since step 5" in text
     assert not re.search(r"step [1-4], group", text)
     assert "After step 4 the judge" in markdown

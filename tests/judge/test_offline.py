@@ -75,7 +75,6 @@ def reward_for(scorer: OfflineScorer, prompt: str, kind: PromptKind, completion:
         "",
         "   \n",
         ":",
-        "10/10",
     ],
 )
 def test_a_text_that_declines_is_a_full_refusal(text: str) -> None:
