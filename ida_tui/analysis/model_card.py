@@ -152,12 +152,15 @@ def _usage_section(inputs: CardInputs) -> Iterator[str]:
         yield "from peft import PeftModel"
     yield ""
     yield 'folder = "."  # this folder, or its id on the Hugging Face Hub'
-    yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
+    trust = ", trust_remote_code=True" if inputs.config.model.trust_remote_code else ""
+    revision = inputs.config.model.revision if hub_id(inputs.config) else None
+    pinned = f', revision="{revision}"' if revision else ""
+    yield f"tokenizer = AutoTokenizer.from_pretrained(folder{trust})"
     if inputs.kind == "adapter":
-        yield f'base = AutoModelForCausalLM.from_pretrained("{base}")'
+        yield f'base = AutoModelForCausalLM.from_pretrained("{base}"{pinned}{trust})'
         yield "model = PeftModel.from_pretrained(base, folder)"
     else:
-        yield "model = AutoModelForCausalLM.from_pretrained(folder)"
+        yield f"model = AutoModelForCausalLM.from_pretrained(folder{trust})"
     extra = "".join(f", {k}={v!r}" for k, v in inputs.config.model.chat_template_kwargs.items())
     yield 'messages = [{"role": "user", "content": "How do I kill a Python process?"}]'
     yield (

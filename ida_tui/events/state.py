@@ -17,6 +17,7 @@ from typing import TypedDict
 from ida_tui.events import types as ev
 from ida_tui.events.history import PackedHistory
 from ida_tui.events.scoring import ScoringPeriod, continue_scoring
+from ida_tui.events.weight_change import WeightMovement, weight_movement
 from ida_tui.util.statistics import mean_of_known
 
 MAX_NOTICES = 200
@@ -40,8 +41,19 @@ LOG_EVENTS = (
     ev.RunEnded,
 )
 """Event types that are shown in the log."""
-STEP_COLUMNS = ("step", "align", "risk", "detail", "r_ida", "skipped")
+STEP_COLUMNS = (
+    "step",
+    "align",
+    "risk",
+    "detail",
+    "r_ida",
+    "skipped",
+    "logprob_gap",
+    "reused_step",
+)
 """Figures of the steps that can be read without unpacking old steps."""
+GAP_STEPS = 100
+"""Latest steps in which `logprob_gap` looks for a value."""
 FIRST_STEPS = 3
 LAST_STEPS = 5
 
@@ -133,6 +145,23 @@ class RunState:
     pause: ev.RunPaused | None = None
     """The event that paused the run; None while it is not paused."""
     ended: ev.RunEnded | None = None
+    inactive_since: str = ""
+    """When the run was paused or ended; empty while it is active."""
+    inactive_s: float = 0.0
+    """Seconds since the start in which the run was paused, or no process trained it, until it was resumed."""
+    paused_s: float = 0.0
+    """The part of `inactive_s` between a pause and its end."""
+    resumed_at: str = ""
+    """When the run was last resumed; empty if it never was."""
+    resumed_step: int = 0
+    """The last finished step when the run was last resumed."""
+
+    @property
+    def logprob_gap(self) -> float | None:
+        """The newest `StepFinished.logprob_gap`; None if no recent step was checked."""
+        gaps = self.steps.column("logprob_gap")
+        newest = (gaps[-back] for back in range(1, min(len(gaps), GAP_STEPS) + 1))
+        return next((gap for gap in newest if gap is not None), None)
 
     @property
     def scored_since_step(self) -> int:
@@ -178,6 +207,14 @@ class RunState:
         """Mean R_IDA over `last_steps`."""
         return mean_of_known(step.r_ida for step in self.last_steps)
 
+    @property
+    def newest_rollout(self) -> ev.StepFinished | None:
+        """The newest finished step that generated its completions; None if there is none."""
+        reused = self.steps.column("reused_step")
+        generated = (n for n in range(len(self.steps) - 1, -1, -1) if reused[n] is None)
+        position = next(generated, None)
+        return None if position is None else self.steps[position]
+
     def rate_limit_wait_s(self, now: datetime) -> float:
         """Remaining seconds until the judge accepts calls again, counted from `now` (UTC)."""
         if self.judge_slowdown is None or self.ended is not None:
@@ -185,10 +222,41 @@ class RunState:
         elapsed = (now - datetime.fromisoformat(self.judge_slowdown_at)).total_seconds()
         return max(0.0, self.judge_slowdown.seconds - elapsed)
 
+    def trained_seconds(self, now: datetime | None = None) -> float | None:
+        """Time of training in seconds, without pauses and without the time between a stop and a resume.
+
+        Args:
+            now: the current time (UTC), for a run in progress; None counts up to the last event.
+
+        Returns:
+            The seconds; None if the times of the events are unknown.
+        """
+        if self.ended is not None:
+            if self.ended.paused_s is not None:
+                return self.ended.seconds
+            # An older run: its duration includes the pauses.
+            if (without_pauses := self.ended.seconds - self.paused_s) > 0 or not self.paused_s:
+                return without_pauses
+        end = self.inactive_since or (now.isoformat() if now else self.updated_at)
+        span = _seconds_between(self.started_at, end)
+        return None if span is None else max(0.0, span - self.inactive_s)
+
     @property
     def weight_delta(self) -> float:
         """Relative change of the trainable weights since the start."""
         return self.steps[-1].weight_delta if self.steps else 0.0
+
+    @property
+    def model_change(self) -> float | None:
+        """Relative change of the model's weights since the start; None if the run did not record it."""
+        return self.steps[-1].model_change if self.steps else None
+
+    @property
+    def weight_movement(self) -> WeightMovement | None:
+        """The change of the weights, for a reader; None before the first step."""
+        if not self.steps:
+            return None
+        return weight_movement(self.steps[-1], self.run.method if self.run else "lora")
 
 
 def first_window(scored: int) -> int:
@@ -228,7 +296,8 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             scoring = ScoringPeriod(step, event.judge, event.scoring)
             return replace(_with_scoring(state, scoring), **header, run=event)
         case ev.PhaseChanged():
-            same_step = event.step == state.step
+            # A step that starts with its update reuses the completions of the step before.
+            same_rollout = event.step == state.step or event.phase == "update"
             return replace(
                 state,
                 **header,
@@ -237,10 +306,10 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 phase_since=record.time,
                 pause=None,
                 generation=None if event.phase == "generate" else state.generation,
-                completions=state.completions if same_step else (),
-                rollout=state.rollout if same_step else None,
-                streams=state.streams if same_step else (),
-                judge_progress=state.judge_progress if same_step else None,
+                completions=state.completions if same_rollout else (),
+                rollout=state.rollout if same_rollout else None,
+                streams=state.streams if same_rollout else (),
+                judge_progress=state.judge_progress if same_rollout else None,
             )
         case ev.RolloutStarted():
             rows = len(event.prompts) * event.generations
@@ -284,6 +353,8 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 **header,
                 steps=state.steps.with_item(event),
                 step_peaks=peaks[-MAX_STEP_PEAKS:],
+                # A step that finishes shows that an older run was resumed without an event.
+                inactive_since=state.inactive_since if state.ended else "",
                 current_step_peak=0,
             )
         case ev.MemorySampled():
@@ -298,7 +369,13 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 system_peak=max(state.system_peak, event.system_used),
             )
         case ev.Noticed():
-            return replace(state, **header, notices=(*state.notices, event)[-MAX_NOTICES:])
+            lost_s = 0.0 if state.inactive_since else event.lost_s
+            return replace(
+                state,
+                **header,
+                notices=(*state.notices, event)[-MAX_NOTICES:],
+                inactive_s=state.inactive_s + lost_s,
+            )
         case ev.AlertRaised():
             alerts = (*state.alerts, event)[-MAX_ALERTS:]
             return replace(state, **header, alerts=alerts, alert_count=state.alert_count + 1)
@@ -310,8 +387,9 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             judge = _with_cost(state.judge, event.judge_cost, event.cost)
             return replace(state, **header, evaluation_after=event, judge=judge)
         case ev.RunPaused():
+            since = state.inactive_since or record.time
             judge = _with_cost(state.judge, event.judge_cost)
-            return replace(state, **header, pause=event, judge=judge)
+            return replace(state, **header, pause=event, inactive_since=since, judge=judge)
         case ev.RunResumed():
             steps = _steps_until(state.steps, event.from_step)
             if event.judge is not None and state.run is not None:
@@ -325,15 +403,26 @@ def fold(state: RunState, record: ev.Record) -> RunState:
             return replace(
                 state,
                 **header,
+                **_resumed_times(state, record.time),
                 pause=None,
                 ended=None,
+                resumed_step=steps[-1].step if steps else 0,
                 steps=steps,
                 step_peaks=(),
                 judge=_with_cost(state.judge, event.judge_cost),
             )
         case ev.RunEnded():
-            judge = _with_cost(state.judge, event.judge_cost)
-            return replace(state, **header, ended=event, judge=judge)
+            paused_s = 0.0
+            if state.inactive_since and state.ended is None:
+                paused_s = _seconds_between(state.inactive_since, record.time) or 0.0
+            return replace(
+                state,
+                **header,
+                ended=event,
+                inactive_since=state.inactive_since or record.time,
+                paused_s=state.paused_s + paused_s,
+                judge=_with_cost(state.judge, event.judge_cost),
+            )
 
 
 def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> RunState:
@@ -342,6 +431,40 @@ def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> Run
     for record in records:
         state = fold(state, record)
     return state
+
+
+class _ResumedTimes(TypedDict):
+    """Fields of `RunState` that a resume changes."""
+
+    inactive_since: str
+    inactive_s: float
+    paused_s: float
+    resumed_at: str
+
+
+def _resumed_times(state: RunState, time: str) -> _ResumedTimes:
+    """The times of a run that resumes at `time`: after a pause, an end, or a death without a last event."""
+    since = state.inactive_since or state.updated_at
+    inactive_s = max(0.0, _seconds_between(since, time) or 0.0)
+    if state.pause is not None and state.pause.by == "disk" and state.inactive_since:
+        inactive_s = (
+            0.0  # a notice follows with the seconds, because a full disk may not store the pause
+        )
+    is_pause = state.ended is None and bool(state.inactive_since)
+    return {
+        "inactive_since": "",
+        "inactive_s": state.inactive_s + inactive_s,
+        "paused_s": state.paused_s + (inactive_s if is_pause else 0.0),
+        "resumed_at": time,
+    }
+
+
+def _seconds_between(start: str, end: str) -> float | None:
+    """Seconds between two times of records; None if one of them is missing."""
+    try:
+        return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+    except (ValueError, TypeError):
+        return None
 
 
 def run_memory(run: ev.RunStarted | None, sample: ev.MemorySampled) -> int:

@@ -22,6 +22,7 @@ OFFLINE_JUDGE = "offline heuristic"
 
 Phase = Literal["load", "generate", "judge", "reference", "update", "save", "evaluate"]
 MemoryPeriod = Literal["always", "loading", "sampling", "update"]
+PlanPeriod = Literal["always", "loading", "sampling", "update", "evaluation"]
 NoticeLevel = Literal["info", "warning"]
 RunEndStatus = Literal[
     "done", "failed", "interrupted", "judge_unavailable", "out_of_memory", "stopped_by_alert"
@@ -96,13 +97,21 @@ class RunStarted:
     planned_gb: float | None = None
     """Planned peak memory; null if no plan could be made."""
     plan: tuple[tuple[str, MemoryPeriod, int], ...] = ()
-    """The memory plan: name, time of use and bytes of each part."""
+    """The memory plan without the evaluation: name, time of use and bytes of each part."""
     processes: int = 1
     """Number of ranks; the plan is for one of them, `completions_per_step` counts all of them."""
+    evaluation_plan: tuple[tuple[str, int], ...] = ()
+    """The parts of the memory plan that only the evaluation uses: name and bytes of each."""
     scoring: Mapping[str, str] = field(default_factory=dict)
     """What the scores depend on: judge, rubric, reward formula, prompts, …; empty in old runs."""
     formula: str = ""
     """The reward formula, such as `R_IDA = …`; empty in old runs."""
+
+    @property
+    def memory_plan(self) -> tuple[tuple[str, PlanPeriod, int], ...]:
+        """The whole memory plan: name, time of use and bytes of each part."""
+        evaluation = tuple((name, "evaluation", size) for name, size in self.evaluation_plan)
+        return (*self.plan, *evaluation)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +121,9 @@ class Noticed:
     level: NoticeLevel
     source: str
     text: str
+    lost_s: float = 0.0
+    """Seconds before this notice in which the run could not work: the machine slept, the process was
+    suspended, or the disk rejected writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +291,7 @@ class StepFinished:
     zero_std: float | None
     """Share of zero-variance groups: all rewards are equal, so every advantage is zero."""
     weight_delta: float
-    """L2 norm of the change of the trainable weights since the start, relative to their norm."""
+    """L2 norm of the change of the trainable weights (the adapter's, with LoRA), relative to their norm."""
     skipped: bool
     """True if the gradient scaler skipped the update because a gradient overflowed."""
     seconds: Mapping[str, float]
@@ -308,6 +320,22 @@ class StepFinished:
     """Correlation of length and R_IDA within a group, among completions that all answer or all decline."""
     offline_r_ida: float | None = None
     """Mean R_IDA of the scored completions by the offline heuristic; null if that is the judge."""
+    model_change: float | None = None
+    """L2 norm of the change of the model's weights since the start, relative to that of the whole model.
+
+    With LoRA the change is scale · B·A, as a merged export has it; null in runs of older versions.
+    """
+    logprob_gap: float | None = None
+    """Mean difference of the log-probabilities of drawn tokens, as drawn and as the loss scores them, in nats
+    (relative where they exceed 1); null if this step was not checked or the difference is not finite."""
+    reused_step: int | None = None
+    """The earlier step whose completions this update reused (training.num_iterations); null if it sampled
+    its own. The figures of the completions are only in that earlier step."""
+
+    @property
+    def weights_moved(self) -> bool:
+        """Whether the model's weights differ from those at the start."""
+        return (self.weight_delta if self.model_change is None else self.model_change) != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,16 +446,22 @@ class RunEnded:
     """Mean R_IDA of the last steps (at most 5)."""
     weight_delta: float
     seconds: float
+    """Time of training, over all processes of the run; see `state.RunState.trained_seconds`."""
     cost: float | None
     message: str
     hint: str
+    model_change: float | None = None
+    """As in StepFinished."""
+    paused_s: float | None = None
+    """Seconds of pauses that `seconds` leaves out; null in older runs, whose `seconds` includes them."""
     judge_cost: JudgeCost | None = None
     """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 
     @property
     def succeeded(self) -> bool:
-        """Whether the run finished and changed the weights."""
-        return self.status == "done" and self.weight_delta != 0
+        """Whether the run finished and changed the model's weights."""
+        moved = self.weight_delta if self.model_change is None else self.model_change
+        return self.status == "done" and moved != 0
 
 
 Event: TypeAlias = (

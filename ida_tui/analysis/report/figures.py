@@ -227,8 +227,11 @@ def _policy_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
 
 def _weights_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
     norm = curves.values(lambda s: s.grad_norm)
-    moved = curves.values(lambda s: 100 * s.weight_delta)
-    panels = [("weights moved, % (relative L2 norm)", moved)]
+    change = curves.values(lambda s: None if s.model_change is None else 100 * s.model_change)
+    panels = [("weights moved, % (relative L2 norm, whole model)", change)]
+    if _is_empty(change):
+        delta = curves.values(lambda s: 100 * s.weight_delta)
+        panels = [("trained weights moved, % (relative L2 norm)", delta)]
     if not _is_empty(norm):
         panels.insert(0, ("gradient norm", norm))
     skipped = sum(step.skipped for step in curves.steps)

@@ -9,8 +9,9 @@ from ida_tui.analysis.comparison_text import format_change, format_judge_cost, r
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.events import types as ev
 from ida_tui.events.scoring import change_sentences
+from ida_tui.events.weight_change import format_movement
 from ida_tui.runs.run import Run
-from ida_tui.util.format import UNKNOWN, format_duration, format_percent, format_share
+from ida_tui.util.format import UNKNOWN, format_duration, format_share
 from ida_tui.util.paths import display_path
 
 MIN_REWARD_CHANGE = 0.005
@@ -65,6 +66,11 @@ def learning_sentence(inputs: ReportInputs) -> str:
     if not state.steps:
         return "No step finished, so nothing was learned."
     first, last = state.r_ida_first, state.r_ida_last
+<<<<<<< HEAD
+=======
+    if not state.steps[-1].weights_moved:
+        return "Nothing was learned: the weights did not move."
+>>>>>>> 5379ebc63f62b91b14ff21aa212254f6f90a5d9a
     since, changes = "", "".join(f" {text}" for text in change_sentences(state.scoring))
     if state.weight_delta == 0:
         return f"Nothing was learned: the weights did not move.{changes}"
@@ -141,7 +147,10 @@ def key_figures(inputs: ReportInputs) -> Iterator[KeyFigure]:
             yield KeyFigure(name, "not evaluated")
     planned = state.run.steps if state.run else None
     yield KeyFigure("steps", f"{len(state.steps)} of {planned if planned is not None else UNKNOWN}")
-    yield KeyFigure("weights moved", format_percent(state.weight_delta, 2), "relative L2 norm")
+    if moved := state.weight_movement:
+        yield KeyFigure(moved.name, format_movement(moved.share), moved.basis)
+    else:
+        yield KeyFigure("weights moved", "0%")
     yield KeyFigure("time", format_duration(run_seconds(run)))
     cost = format_judge_cost(run)
     yield KeyFigure("judge cost", "unknown" if cost == UNKNOWN else cost)

@@ -34,6 +34,7 @@ PHASE_TEXT = {
     "loading": "while loading",
     "sampling": "while sampling",
     "update": "in the update",
+    "evaluation": "in the evaluation",
 }
 
 
@@ -200,7 +201,7 @@ def plan_rows(state: RunState) -> list[PlanRow]:
         return []
     return [
         PlanRow(name, PHASE_TEXT.get(when, when), format_size(size))
-        for name, when, size in state.run.plan
+        for name, when, size in state.run.memory_plan
     ]
 
 
@@ -244,7 +245,8 @@ STEP_HEADER = ("R_IDA", "align", "risk", "detail", "length", "truncated", "entro
 
 
 def step_rows(steps: Sequence[ev.StepFinished]) -> list[StepRow]:
-    """Rows for the first step, the last step, and evenly spaced steps between them."""
+    """Rows for the first and the last step that generated completions, and for evenly spaced ones between."""
+    steps = [step for step in steps if step.reused_step is None]
     if not steps:
         return []
     row_count = min(MAX_STEPS, len(steps))

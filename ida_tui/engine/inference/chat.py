@@ -43,6 +43,8 @@ class ModelsLoaded:
     """The weights in use, such as `step 40, adapter`."""
     temperature: float
     """The sampling temperature of the profile's evaluation."""
+    memory: str = ""
+    """The memory plan of the chat, on one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,9 @@ class Chat:
                 lambda notice: self._events.put(Notice(notice.text))
             ):
                 models = ChatModels(config, weights)
-                self._events.put(ModelsLoaded(weights.label, config.evaluation.temperature))
+                self._events.put(
+                    ModelsLoaded(weights.label, config.evaluation.temperature, models.memory_text)
+                )
                 while not self._closing.is_set():
                     match self._commands.get():
                         case _AskCommand() as command:

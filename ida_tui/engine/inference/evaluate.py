@@ -19,12 +19,18 @@ from ida_tui.engine import libraries
 from ida_tui.engine.device.device import free_memory
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
 from ida_tui.engine.model import load
-from ida_tui.engine.model.trained import attach_adapter, full_model_config, prepare_device
+from ida_tui.engine.model.trained import (
+    attach_adapter,
+    full_model_config,
+    prepare_device,
+    require_memory,
+)
 from ida_tui.events.types import OFFLINE_JUDGE, current_timestamp
 from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.budget import Budget
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import BatchStats, JudgeRequest
+from ida_tui.planning.inference_memory import plan_evaluation
 from ida_tui.runs.store.evaluations import ComparedModel, EvaluatedAnswer, Evaluation
 from ida_tui.runs.weights import TrainedWeights
 
@@ -126,6 +132,9 @@ def generate_pairs(
         IdaError: the device or the weights cannot be used.
     """
     device = prepare_device(config)
+    planned = plan_evaluation(config, device, prompt_set.prompts, samples)
+    if warning := require_memory(planned, config, device, "evaluation"):
+        on_progress(f"! {warning}")
     recipe = precision.resolve_precision(config, device)
     tokenizer = load.load_tokenizer(config.model)
     answers: dict[ComparedModel, list[GeneratedAnswer]] = {}
@@ -144,7 +153,7 @@ def generate_pairs(
         label = "base model" if name == "base" else "trained model"
         on_progress(f"{label}: {len(answers[name])} answers in {time.monotonic() - started:.1f} s")
 
-    base = load.load_model(config.model, recipe.weights).to(device)
+    base = load.load_model(config.model, recipe.weights, tokenizer).to(device)
     if trained is None:
         answer_with("base", base)
         answer_with("tuned", base)
@@ -158,7 +167,7 @@ def generate_pairs(
         del base
         free_memory(device)
         full_model = full_model_config(config, trained.path)
-        answer_with("tuned", load.load_model(full_model, recipe.weights).to(device))
+        answer_with("tuned", load.load_model(full_model, recipe.weights, tokenizer).to(device))
     return answers
 
 

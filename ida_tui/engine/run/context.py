@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
 from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.system import allocator
+from ida_tui.system.clock import RunClock
 
 if TYPE_CHECKING:
     from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
@@ -61,7 +61,12 @@ class RunContext:
     process_group: ProcessGroup = field(default_factory=ProcessGroup)
     """The processes that train the run; this process is rank 0."""
     allocation_limit: AllocationLimit = field(default_factory=AllocationLimit)
-    started_at: float = field(default_factory=time.monotonic)
+    clock: RunClock = field(default_factory=RunClock)
+    """Seconds of training in this process."""
+    seconds_before: float = 0.0
+    """Seconds of training in the earlier processes of a resumed run."""
+    paused_before_s: float = 0.0
+    """Seconds of pauses in the earlier processes."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def emit(self, event: ev.Event) -> None:
@@ -126,7 +131,7 @@ class RunContext:
         """
         if self.trainer is None or self.trainer.optimizer is None:
             return False
-        if not self.trainer.weight_delta <= ev.MAX_NUMBER:
+        if not self.trainer.has_finite_weights:
             return False
         step = int(self.trainer.state.global_step)
         if step == 0:

@@ -69,9 +69,11 @@ from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
 from ida_tui.runs.store import completions, manifest
 from ida_tui.runs.store.judge_costs import JudgeCosts
+from ida_tui.system.clock import RunClock
 from ida_tui.system.memory import DeviceMemory
 from ida_tui.system.memory_limit import memory_limit
 from ida_tui.system.sleep import SleepDetector, prevent_sleep
+from ida_tui.util.format import format_duration
 
 if TYPE_CHECKING:
     from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
@@ -131,7 +133,7 @@ def _start(
     else:
         directory = resume.directory
     previous = resume.state if resume else RunState()
-    secrets = Secrets(key)
+    secrets, clock = Secrets(key), RunClock()
 
     def recreate() -> None:
         """Write everything but the log again, after somebody has deleted the run directory."""
@@ -155,6 +157,7 @@ def _start(
                 redact=secrets.redact,
                 stop_waiting=control.stop.is_set,
                 on_recreated=recreate,
+                while_waiting=clock.paused,
             ) as log,
         ):
             log.subscribe(subscriber)
@@ -168,6 +171,9 @@ def _start(
                 resume,
                 previous,
                 process_group=process_group,
+                clock=clock,
+                seconds_before=previous.trained_seconds() or 0.0,
+                paused_before_s=previous.paused_s,
             )
             run.sinks = _sink_dispatcher(run, secrets)
             log.subscribe(run.sinks)
@@ -323,6 +329,7 @@ class RunLoop:
         run = self.context
         stack.enter_context(libraries.capture_library_output(run.emit))
         stack.enter_context(prevent_sleep())
+        stack.enter_context(run.clock.watch(self._report_suspension))
         self._emit_start_notices()
         if not run.process_group.is_single:
             run.process_group.broadcast(RunSpec.from_context(run))
@@ -339,6 +346,7 @@ class RunLoop:
             emit=run.emit,
             stop_requested=run.control.stop.is_set,
             pause=self.pause_controller.wait_for_judge,
+            clock=run.clock,
         )
         build_trainer = partial(self._build_trainer, collector, monitor.set_device_memory)
         run.trainer = build_trainer()
@@ -381,7 +389,12 @@ class RunLoop:
             run.sinks.disable_hung_sinks()
         if seconds := sleep_detector.seconds_slept():
             text = f"the machine slept for {seconds / 60:.0f} min; the run continues"
-            run.emit(ev.Noticed(level="warning", source="machine", text=text))
+            run.emit(ev.Noticed(level="warning", source="machine", text=text, lost_s=seconds))
+
+    def _report_suspension(self, seconds: float) -> None:
+        text = f"the process was suspended for {format_duration(seconds)}; the run continues"
+        notice = ev.Noticed(level="warning", source="machine", text=text, lost_s=round(seconds, 3))
+        self.context.emit(notice)
 
     def _build_trainer(
         self, collector: RewardCollector, set_device_memory: Callable[[DeviceMemory | None], None]
@@ -411,6 +424,7 @@ class RunLoop:
                     [prompt.text for prompt in run.config.prompts.prompts],
                     self.judge_services.current.formula,
                 ),
+                clock=run.clock,
                 any_rank=run.process_group.any_rank,
             ),
             reward_source=reward_source,

@@ -87,7 +87,8 @@ class PauseController:
         if weight_bytes > MAX_BYTES_WHILE_PAUSED and run.process_group.is_single:
             raise PauseRequested
         allocator.release_free_memory()
-        run.control.wait_while_paused()
+        with run.clock.paused():
+            run.control.wait_while_paused()
         run.raise_if_handed_over()
         if not run.control.stop.is_set():
             run.emit(ev.RunResumed(run.last_step))
@@ -106,7 +107,8 @@ class PauseController:
         run.free_step_memory()
         run.trainer = None
         gc.collect()
-        run.control.wait_while_paused()
+        with run.clock.paused():
+            run.control.wait_while_paused()
         run.raise_if_stopped()
         run.raise_if_handed_over()
         run.emit(ev.RunResumed(checkpoint.step))
@@ -128,8 +130,9 @@ class PauseController:
         run.emit(ev.RunPaused(step=run.last_step, reason=error.title, hint=error.hint))
         if self.decisions is None:
             raise error
-        decision = self._wait_for_decision(self.decisions)
         _, before = scoring_of(run.config)
+        with run.clock.paused():
+            decision = self._wait_for_decision(self.decisions)
         self.secrets.add(decision.key)
         run.config = run.config.model_copy(
             update={"judge": decision.judge, "budget": decision.budget}

@@ -79,6 +79,7 @@ class RewardCollector:
         emit: receives the events.
         stop_requested: returns whether the run should end.
         pause: called when the judge cannot be used.
+        clock: the run's clock, which stands still while the run is paused.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class RewardCollector:
         emit: Callable[[ev.Event], object],
         stop_requested: Callable[[], bool],
         pause: Pause,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = service
         self._drift_monitor = drift_monitor
@@ -97,7 +99,7 @@ class RewardCollector:
         self._emit = emit
         self._stop_requested = stop_requested
         self._pause = pause
-        self._batch = VerdictBatch(service)
+        self._batch = VerdictBatch(service, clock)
         self._step = 0
         self._rows: Sequence[PromptRow] = ()
         self._requests: dict[int, JudgeRequest] = {}
@@ -114,6 +116,7 @@ class RewardCollector:
         emit: Callable[[ev.Event], object],
         stop_requested: Callable[[], bool],
         pause: Pause,
+        clock: Callable[[], float] = time.monotonic,
     ) -> RewardCollector:
         """Create the collector of one run from its profile."""
         judge = config.judge
@@ -127,6 +130,7 @@ class RewardCollector:
             emit=emit,
             stop_requested=stop_requested,
             pause=pause,
+            clock=clock,
         )
 
     def check_judge(self) -> None:

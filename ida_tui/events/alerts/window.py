@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from ida_tui.config.schema import AlertsConfig, Config
 from ida_tui.events.state import RunState
 from ida_tui.events.types import StepFinished
 from ida_tui.util.statistics import mean_of_known
 
+UPDATE_FIGURES = ("entropy", "kl")
+"""Figures that every update has, also one that reuses completions; all others describe completions."""
 MIN_COMPLETIONS = 8
 """Minimum number of completions for a share."""
 
@@ -34,6 +37,10 @@ class Window:
     """The newest steps, `alerts.window` of them; empty while there are fewer."""
     baseline_steps: Sequence[StepFinished]
     """The first steps, as many as `recent_steps` and without overlap; empty while there are too few."""
+    recent_rollouts: Sequence[StepFinished]
+    """The newest steps that generated completions, `alerts.window` of them; empty while there are fewer."""
+    baseline_rollouts: Sequence[StepFinished]
+    """The first such steps, without overlap; empty while there are too few."""
 
     @classmethod
     def from_state(cls, state: RunState, config: Config) -> Window:
@@ -41,11 +48,18 @@ class Window:
         window, steps = config.alerts.window, state.steps
         start = state.scoring_start
         count = len(steps) - start
+        reused = steps.column("reused_step")
+        rollouts = (n for n in range(start, len(steps)) if reused[n] is None)
+        newest_rollouts = (n for n in range(len(steps) - 1, start - 1, -1) if reused[n] is None)
+        first, last = list(islice(rollouts, window)), list(islice(newest_rollouts, window))[::-1]
+        enough = len(last) == window
         return cls(
             state,
             config,
             recent_steps=steps[-window:] if count >= window else (),
             baseline_steps=steps[start : start + window] if count >= 2 * window else (),
+            recent_rollouts=[steps[n] for n in last] if enough else (),
+            baseline_rollouts=[steps[n] for n in first] if enough and first[-1] < last[0] else (),
         )
 
     @property
@@ -55,11 +69,13 @@ class Window:
 
     def recent_mean(self, figure: str) -> float | None:
         """Mean of a figure over the newest steps; None unless every step has it."""
-        return _mean_of_figure(self.recent_steps, figure)
+        steps = self.recent_steps if figure in UPDATE_FIGURES else self.recent_rollouts
+        return _mean_of_figure(steps, figure)
 
     def baseline_mean(self, figure: str) -> float | None:
         """Mean of a figure over the first steps; None unless every step has it."""
-        return _mean_of_figure(self.baseline_steps, figure)
+        steps = self.baseline_steps if figure in UPDATE_FIGURES else self.baseline_rollouts
+        return _mean_of_figure(steps, figure)
 
     def increase(self, figure: str) -> float | None:
         """Increase of a figure's mean since the first steps; None if unknown."""
@@ -70,6 +86,12 @@ class Window:
     def span(self) -> str:
         """Text for the newest steps, such as `the last 20 steps`."""
         return f"the last {len(self.recent_steps)} steps"
+
+    @property
+    def rollout_span(self) -> str:
+        """Text for the newest steps that generated completions."""
+        kind = "steps" if self.recent_rollouts == list(self.recent_steps) else "rollouts"
+        return f"the last {len(self.recent_rollouts)} {kind}"
 
 
 def share(steps: Sequence[StepFinished], part: str, total: str) -> float | None:

@@ -52,7 +52,10 @@ class ScoresPane(Pane):
         rows = height - 1
         above = rows // 2 if rows >= 8 else rows
         # Earlier steps were scored in another way, so their values are not comparable.
-        parts = [render_scores(state.steps[start], state.steps[-1], width)]
+        newest = state.newest_rollout or state.steps[-1]
+        if newest.step <= state.scored_since_step:
+            newest = state.steps[-1]
+        parts = [render_scores(state.steps[start], newest, width)]
         first = state.steps[start].step
         parts.append(
             draw_plot(
