@@ -66,13 +66,8 @@ def learning_sentence(inputs: ReportInputs) -> str:
     if not state.steps:
         return "No step finished, so nothing was learned."
     first, last = state.r_ida_first, state.r_ida_last
-<<<<<<< HEAD
-=======
-    if not state.steps[-1].weights_moved:
-        return "Nothing was learned: the weights did not move."
->>>>>>> 5379ebc63f62b91b14ff21aa212254f6f90a5d9a
     since, changes = "", "".join(f" {text}" for text in change_sentences(state.scoring))
-    if state.weight_delta == 0:
+    if not state.steps[-1].weights_moved:
         return f"Nothing was learned: the weights did not move.{changes}"
     if changes:
         since = f" since step {state.scored_since_step + 1}"
