@@ -12,7 +12,7 @@ from itertools import pairwise
 
 PART_NAMES: Mapping[str, str] = {
     "judge": "the judge",
-    "endpoint": "the judge's server",
+    "endpoint": "the judge's address",
     "rubric": "the rubric",
     "formula": "the reward formula",
     "settings": "the judge's settings",

@@ -200,7 +200,7 @@ def test_a_run_resumed_with_another_judge_reports_no_change_across_judges(
         result = ida_tui_here("resume", "quickstart", f"judge.base_url={second.base_url}")
     assert result.code == 0, result.err
     run = Run.load(find_run("quickstart", OUTPUTS))
-    assert "the judge's server" in " ".join(change_sentences(run.state.scoring))
+    assert "the judge's address" in " ".join(change_sentences(run.state.scoring))
     assert (run.state.scored_since_step, [s.step for s in run.state.first_steps]) == (2, [3])
     assert run.state.ended is not None
     assert run.state.ended.r_ida_first == run.state.ended.r_ida_last
