@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from ida_tui.events import types as ev
+from ida_tui.events.scoring import change_sentences
 from ida_tui.events.state import MAX_MEMORY_SAMPLES, RunState, first_window, fold_all, last_window
+from tests.support.scripted_session import run_started
 
 
 def step(number: int, r_ida: float | None) -> ev.StepFinished:
@@ -217,3 +220,80 @@ def test_a_wait_for_the_disk_counts_once() -> None:
 
 def test_the_time_of_training_is_unknown_without_the_times_of_events() -> None:
     assert state_after(step(1, 0.1)).trained_seconds() is None
+
+
+# --- scoring periods --------------------------------------------------------------------------
+
+
+def scored_by(judge: str, formula: str = "r_ida") -> dict[str, str]:
+    return {"judge": judge, "formula": formula}
+
+
+def started(judge: str, scoring: dict[str, str] | None = None) -> ev.RunStarted:
+    run = run_started(Path("outputs/q/1"))
+    return dataclasses.replace(run, judge=judge, scoring=scoring or {})
+
+
+def test_no_figure_combines_the_scores_of_two_judges() -> None:
+    state = state_after(
+        started("A", scored_by("A")),
+        *(step(n, 0.1) for n in range(1, 5)),
+        ev.RunResumed(4, "B", scored_by("B")),
+        started("B", scored_by("B")),
+        *(step(n, 0.9) for n in range(5, 9)),
+    )
+    assert [s.step for s in state.first_steps] == [5, 6]
+    assert (state.r_ida_first, state.r_ida_last) == (pytest.approx(0.9), pytest.approx(0.9))
+    assert change_sentences(state.scoring) == [
+        "After step 4 the judge (A → B) changed, so scores before and after it are not comparable."
+    ]
+
+
+def test_another_formula_with_the_same_judge_starts_a_new_scoring_period() -> None:
+    state = state_after(
+        started("A", scored_by("A")),
+        step(1, 0.1),
+        ev.RunResumed(1, "A", scored_by("A", "weakest")),
+        step(2, 0.9),
+    )
+    assert (state.scored_since_step, state.r_ida_first) == (1, 0.9)
+    assert "the reward formula (r_ida → weakest)" in change_sentences(state.scoring)[0]
+
+
+def test_an_old_run_that_was_resumed_with_another_judge_has_two_scoring_periods() -> None:
+    state = state_after(started("A"), step(1, 0.1), ev.RunResumed(1), started("B"), step(2, 0.9))
+    assert (state.scored_since_step, state.r_ida_first) == (1, 0.9)
+
+
+def test_a_run_that_returns_to_an_earlier_checkpoint_and_judge_has_one_scoring_period() -> None:
+    state = state_after(
+        started("A", scored_by("A")),
+        *(step(n, 0.1) for n in range(1, 4)),
+        ev.RunResumed(3, "B", scored_by("B")),
+        step(4, 0.9),
+        ev.RunResumed(2, "A", scored_by("A")),
+        step(3, 0.2),
+    )
+    assert (state.scored_since_step, len(state.scoring)) == (0, 1)
+    assert [s.step for s in state.steps] == [1, 2, 3]
+
+
+def test_a_checkpoint_before_a_change_is_followed_by_steps_with_the_new_scoring() -> None:
+    state = state_after(
+        started("A", scored_by("A")),
+        *(step(n, 0.1) for n in range(1, 4)),
+        ev.RunResumed(3, "B", scored_by("B")),
+        step(4, 0.9),
+        ev.RunResumed(2),
+        step(3, 0.8),
+    )
+    assert (state.scored_since_step, state.r_ida_first) == (2, 0.8)
+
+
+def test_the_recorded_cost_replaces_the_sum_of_the_batches() -> None:
+    recorded = dataclasses.replace(batch(0.1), judge_cost=ev.JudgeCost(0.5, 0, 2))
+    totals = state_after(batch(0.1), recorded).judge
+    assert (totals.cost, totals.estimated) == (0.5, 2)
+    paused = ev.RunPaused(1, "no credit", judge_cost=ev.JudgeCost(0.7))
+    assert state_after(batch(0.1), paused).judge.cost == 0.7
+    assert state_after(ev.RunPaused(1, "-", judge_cost=ev.JudgeCost(0, 1))).judge.cost is None
