@@ -157,6 +157,16 @@ class RunState:
         """Mean R_IDA over `last_steps`."""
         return mean_of_known(step.r_ida for step in self.last_steps)
 
+    def pass_r_ida(self, steps: int) -> float | None:
+        """Mean R_IDA over the newest `steps` steps, which pass through all prompts.
+
+        None if the current judge has scored fewer steps, or fewer than half of them have scores.
+        """
+        numbers, rewards = self.steps.column("step"), self.steps.column("r_ida")
+        if len(numbers) < steps or int(numbers[-steps] or 0) <= self.judge_since_step:
+            return None
+        return mean_of_known(rewards[-steps:], minimum=(steps + 1) // 2)
+
     def rate_limit_wait_s(self, now: datetime) -> float:
         """Remaining seconds until the judge accepts calls again, counted from `now` (UTC)."""
         if self.judge_slowdown is None or self.ended is not None:

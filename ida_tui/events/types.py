@@ -371,6 +371,10 @@ class EvaluationFinished:
     """Cost of the judge in US dollars; null if unknown."""
     folder: str = ""
     """Directory of the evaluation, which contains every answer."""
+    answered_by_prompt: tuple[int, ...] = ()
+    """Compliant answers to each harmless prompt, in the order of the profile; empty in old runs."""
+    declined_by_prompt: tuple[int, ...] = ()
+    """Full and partial refusals of each unsafe prompt; empty in old runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from ida_tui.sweep.grid import SEED_KEY, combination_label, short_keys
 from ida_tui.sweep.results import SettingComparison, SweepSetting, SweepTable, setting_difference
 from ida_tui.sweep.status import TrialStatus
 from ida_tui.util.format import UNKNOWN, format_cost, format_duration, format_signed
+from ida_tui.util.intervals import Interval
 from ida_tui.util.paths import display_path
-from ida_tui.util.statistics import Interval
 from ida_tui.util.text import one_line, table_lines
 
 COLUMNS = ("runs", "R_IDA", "answered", "declined", "moved", "time", "cost")

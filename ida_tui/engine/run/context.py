@@ -99,6 +99,8 @@ class RunContext:
             "model": config.model.name or config.model.path,
             "method": config.training.method,
             "judge": {"calls": judge.calls, "failed": judge.failed, "cost": judge.cost},
+            "judge_since_step": self.state.judge_since_step,
+            "pass_r_ida": self.state.pass_r_ida(max(1, config.steps_per_pass())),
         }
 
     def save_checkpoint(self) -> bool:
