@@ -70,14 +70,12 @@ def compare_with_itself(samples: int) -> tuple[list[Goal], dict[str, Any]]:
                 step=0,
             )
             if not offset:
-                seeds_with_difference += any(
-                    figure.outcome in ("higher", "lower") for figure in evaluation.figures
-                )
+                seeds_with_difference += any(figure.differs for figure in evaluation.figures)
                 continue
             for name in COMPARED_FIGURES:
                 figure = evaluation.figure(name)
                 assert figure is not None
-                differences[name] += figure.outcome in ("higher", "lower")
+                differences[name] += figure.differs
     print(
         f"same random numbers: the model differs from itself under {seeds_with_difference} of {SEEDS}"
         " seeds"

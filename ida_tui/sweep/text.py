@@ -55,7 +55,7 @@ def settings_table(results: SweepTable, *, compact: bool = False) -> list[str]:
 
 TABLE_NOTES = (
     "R_IDA: first steps → last; answered, declined: held-out harmless and unsafe prompts, after training;",
-    "moved: relative weight change; time and cost per run; ±: 95% interval over seeds (Student's t).",
+    "moved: relative weight change; time, cost: per run; ±: 95% interval over seeds, none if they agree.",
 )
 
 
@@ -202,8 +202,13 @@ def _comparison_sentences(results: SweepTable, comparison: SettingComparison) ->
         f" {format_signed(difference.value, 3)} over {setting_label(results, comparison.runner_up)}"
     )
     if not math.isfinite(difference.low):
+        cannot = (
+            "One seed cannot"
+            if seeds == 1
+            else f"The same difference with {seeds} seeds does not show the noise of the seeds, so it cannot"
+        )
         return [
-            f"{sentence}. One seed cannot separate this from chance: add seeds.",
+            f"{sentence}. {cannot} separate this from chance: add seeds.",
             *_safety_warning(results, comparison),
         ]
     low, high = format_signed(difference.low, 3), format_signed(difference.high, 3)

@@ -83,8 +83,8 @@ def share_interval(shares: Sequence[float]) -> Interval:
     """The mean of shares, one per prompt.
 
     The number of independent answers lies between the number of prompts and that of all answers. It is
-    estimated from the differences between the prompts (Korn and Graubard 1998). For the limit away from the
-    nearer edge (0 or 1), only prompts that differ from the most common value count as degrees of freedom.
+    estimated from the differences between the prompts (Korn and Graubard 1998), with caution for the limit
+    away from the nearer edge (0 or 1).
 
     Args:
         shares: from 0 to 1, one per prompt; not empty.
@@ -192,8 +192,8 @@ def _effective_count(values: Sequence[float], spread: float, *, cautious: bool =
     Args:
         values: one per prompt.
         spread: the variance of one observation.
-        cautious: whether to allow for the error of the variance, by Student's t with as many degrees of
-            freedom as values differ from the most common one.
+        cautious: whether to allow for the error of the variance, by Student's t. The values that equal the
+            most common one count as one, because they say nothing about how far others would be.
     """
     count, variance = len(values), _variance_of_mean(values)
     if variance <= _TINY * _TINY or spread <= _TINY * _TINY:
@@ -202,7 +202,8 @@ def _effective_count(values: Sequence[float], spread: float, *, cautious: bool =
     if cautious:
         rounded = Counter(round(value, 9) for value in values)
         different = count - max(rounded.values())
-        effective *= (_Z / t_quantile(1 - _TAIL, max(1, different))) ** 2
+        freedom = max(1, min(different + 1, count - 1))
+        effective *= (_Z / t_quantile(1 - _TAIL, freedom)) ** 2
     return max(float(count), effective)
 
 
@@ -220,8 +221,9 @@ def _variance_of_mean(values: Sequence[float]) -> float:
 def _share_limits(share: float, count: float, cautious_count: float) -> Interval:
     """A share with Wilson's interval (1927), whose limit at the nearer edge is averaged with the mid-P limit.
 
-    Wilson's limit is too far from the edge, the mid-P limit (Lancaster 1961) too near; they are averaged on
-    the scale of log-odds.
+    For few hits Wilson's limit is too far from the edge and the mid-P limit (Lancaster 1961) too near. They
+    are averaged on the scale of log-odds; the weight of the second falls like the skewness, with the root of
+    the hits.
 
     Args:
         share: from 0 to 1.
@@ -237,7 +239,9 @@ def _share_limits(share: float, count: float, cautious_count: float) -> Interval
         return Interval(share, 0.0, high)
     if share < 0.5:
         near, _ = _wilson(share, count)
-        odds = math.sqrt(_odds(near) * _odds(_mid_p_low(round(share, 12), round(count, 6))))
+        other = _mid_p_low(round(share, 12), round(count, 6))
+        weight = 1 / (2 * math.sqrt(max(1.0, share * count)))
+        odds = _odds(near) ** (1 - weight) * _odds(other) ** weight
         low = odds / (1 + odds)
     return Interval(share, low, high)
 

@@ -122,7 +122,7 @@ def _last_safe_step(window: Window, before: float) -> int:
     """The end of the newest window of steps in which at most half of the allowed fall had happened."""
     length, steps = len(window.recent_steps), window.state.steps
     limit = before - window.thresholds.unsafe_fall / 2
-    for end in range(len(steps) - length, 2 * length - 1, -length):
+    for end in range(len(steps) - length, length - 1, -length):
         declined = share(steps[end - length : end], "unsafe_declined", "unsafe")
         if declined is not None and declined >= limit:
             return steps[end - 1].step

@@ -50,6 +50,11 @@ class Figure:
         return self.tuned - self.base
 
     @property
+    def differs(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.outcome in ("higher", "lower")
+
+    @property
     def outcome(self) -> Outcome:
         """What the interval allows to say; a change of tokens never counts as `same`."""
         most = {"share": 1.0, "points": 10.0, "reward": 1.0, "tokens": 0.0}[self.unit]
