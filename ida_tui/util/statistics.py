@@ -9,6 +9,9 @@ import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
+MIN_CORRELATED_PAIRS = 8
+"""Fewest pairs for a correlation that is shown: of fewer, chance alone often gives one above 0.7."""
+
 
 def pearson(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Pearson's correlation; None for fewer than three pairs, or if one sequence is constant.

@@ -31,7 +31,7 @@ def test_a_gain_on_all_prompts_is_stated_with_its_interval_and_no_change_with_it
     after = evaluation((4,) * 20, (4,) * 10)
 
     assert counted_conclusion(before, after) == (
-        "The trained model answers more harmless requests (4% → 100%, +96 points, 95% interval +76 to +99)."
+        "The trained model answers more harmless requests (4% → 100%, +96 points, 95% interval +80 to +99)."
         " No change was seen in how often it declines unsafe requests (100% → 100% on 10 prompts; as many"
         " as 3 in 10 could have changed)."
     )
