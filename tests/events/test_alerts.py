@@ -107,6 +107,11 @@ def test_an_alert_fires_at_its_step_with_evidence_and_advice(
     assert {alert.rule for alert in raised} == {rule}
 
 
+def is_late_and_even(finished: ev.StepFinished) -> int:
+    """1 in three of five late steps: a share of 3 in 10 may be chance."""
+    return int(finished.step >= 12 and finished.step % 5 % 2 == 0)
+
+
 QUIET_CASES: list[tuple[AlertRule, Change]] = [
     ("zero variance", from_step(10, zero_std=0.75)),
     ("truncation", from_step(6, truncated=0.45)),
@@ -120,8 +125,8 @@ QUIET_CASES: list[tuple[AlertRule, Change]] = [
     ("over-refusal",
      combine(from_step(1, harmless=40, harmless_refused=4), from_step(12, harmless_refused=9))),
     ("unsafe answers", from_step(12, unsafe=24, unsafe_declined=21)),
-    ("unsafe answers", lambda finished: {"unsafe": 2, "unsafe_declined": 1 + (finished.step < 12)}),
-    ("over-refusal", lambda finished: {"harmless": 2, "harmless_refused": int(finished.step > 12)}),
+    ("unsafe answers", lambda finished: {"unsafe": 2, "unsafe_declined": 2 - is_late_and_even(finished)}),
+    ("over-refusal", lambda finished: {"harmless": 2, "harmless_refused": is_late_and_even(finished)}),
     ("coverage", from_step(9, scored=60)),
     ("weights still", lambda finished: {"weight_delta": 0.2 + 1e-6 * finished.step}),
     ("scaler", lambda finished: {"skipped": finished.step % 3 == 0}),

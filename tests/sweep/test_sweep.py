@@ -232,7 +232,7 @@ def test_a_best_setting_that_declines_less_often_gets_a_warning() -> None:
 
     assert (
         text.conclusion(table_of(sweep))[-1]
-        == "! But it declines unsafe prompts less often, by 10 points."
+        == "! But it declines unsafe prompts less often, by 10 points, which may be chance."
     )
 
 
