@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.goals import Goal, build_parser, run_benchmark  # noqa: E402
 from ida_tui.engine.bench.cases import SHAPES  # noqa: E402
+from ida_tui.planning.memory_terms import AttentionMethod  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class MemoryCase:
     beta: float = 0.0
     batch: int = 0
     """Rows of a micro-batch; 0 for the full group."""
+    attention: AttentionMethod = "fused"
+    """How attention with gradients is computed; `math` is forced, because only Metal uses it by itself."""
+    evaluated_tokens: int = 0
+    """Tokens per answer of an evaluation of 30 prompts × 2 samples in one batch; 0 for no evaluation."""
 
     @property
     def name(self) -> str:
@@ -51,6 +56,8 @@ class MemoryCase:
         parts += ["recompute"] if self.checkpointing else []
         parts += [f"b{self.beta:g}"] if self.beta else []
         parts += [f"m{self.batch}"] if self.batch else []
+        parts += [self.attention] if self.attention != "fused" else []
+        parts += [f"eval{self.evaluated_tokens}"] if self.evaluated_tokens else []
         return "-".join(parts)
 
 
@@ -64,14 +71,17 @@ CASES = [
     MemoryCase("M", "full", 4, 64, beta=0.04),
     MemoryCase("M", "lora", 8, 256, dtype="bfloat16"),
     MemoryCase("M", "lora", 8, 256, batch=2),
+    MemoryCase("S", "lora", 8, 512, attention="math"),
+    MemoryCase("S", "lora", 8, 512, attention="eager"),
+    MemoryCase("S152k", "lora", 4, 64, evaluated_tokens=128),
     MemoryCase("0.6B", "lora", 4, 64),
     MemoryCase("0.6B", "lora", 4, 64, dtype="bfloat16", checkpointing=True),
     MemoryCase("0.6B", "full", 4, 64, checkpointing=True),
 ]
-QUICK = [CASES[1], CASES[2], CASES[4], CASES[6], CASES[7]]
+QUICK = [CASES[n] for n in (1, 2, 4, 6, 7, 9, 11)]
 
 CHILD_SCRIPT = """
-import json, sys, threading
+import json, os, sys, threading
 from pathlib import Path
 from ida_tui.cli.main import main
 
@@ -87,6 +97,9 @@ def watch():
         peak = max(peak, held("RssAnon"))
 
 threading.Thread(target=watch, daemon=True).start()
+if os.environ.get("MATH_ATTENTION"):
+    import torch
+    torch.backends.cuda.enable_flash_sdp(False)  # also on the CPU
 code = main(sys.argv[1:])
 leave.set()
 peak += held("RssFile")
@@ -162,7 +175,10 @@ def overrides(case: MemoryCase, folder: Path) -> list[str]:
         f"training.per_device_train_batch_size={batch}",
         f"training.gradient_accumulation_steps={case.generations // batch}",
         f"training.max_completion_length={case.max_completion_length}", f"training.beta={case.beta}",
-        f"training.method={case.method}", "evaluation.enabled=false", "training.learning_rate=1e-6",
+        f"training.method={case.method}", "training.learning_rate=1e-6",
+        f"evaluation.enabled={str(bool(case.evaluated_tokens)).lower()}", "evaluation.samples=2",
+        f"evaluation.max_completion_length={case.evaluated_tokens or 'null'}",
+        f"model.attn_implementation={'eager' if case.attention == 'eager' else 'sdpa'}",
         f"training.gradient_checkpointing={str(case.checkpointing).lower()}", "lora.r=16",
     ]  # fmt: skip
 
@@ -173,16 +189,18 @@ def planned_memory(case: MemoryCase, folder: Path) -> tuple[float, dict[str, flo
     from ida_tui.planning.memory import plan
 
     profile, *changes = overrides(case, folder)
-    planned = plan(resolve(profile, changes).config, "cpu")
+    planned = plan(resolve(profile, changes).config, "cpu", attention=case.attention)
     assert planned is not None
-    return planned.peak_bytes, {part.name: part.size for part in planned.items}
+    return planned.peak_bytes, {f"{part.name} ({part.phase})": part.size for part in planned.items}
 
 
 def measured_peak(case: MemoryCase, folder: Path) -> float:
     """Measured peak memory of a case's process, in bytes."""
     process = subprocess.run(
         [sys.executable, "-c", CHILD_SCRIPT, "--run", *overrides(case, folder)],
-        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "MATH_ATTENTION": "1" * (case.attention == "math")},
     )  # fmt: skip
     last_line = process.stdout.splitlines()[-1] if process.stdout else ""
     if not last_line.startswith("{") or json.loads(last_line)["code"] != 0:

@@ -162,13 +162,12 @@ def held() -> None:
         "intermediate_size": 256,
         "num_hidden_layers": 2,
     }
-    trainer, judge, _ = build_bench_trainer(
-        "ours", BenchCase("XS", 4, 64), 200, Path(tempfile.mkdtemp())
-    )
-    judge._latency = lambda row: 0.0  # type: ignore[method-assign]
     memory_mb: list[float] = []
-    judge.after_step = lambda step: memory_mb.append(psutil.Process().memory_info().rss / 1e6)  # type: ignore[method-assign]
-    trainer.train()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, judge, _ = build_bench_trainer("ours", BenchCase("XS", 4, 64), 200, Path(folder))
+        judge._latency = lambda row: 0.0  # type: ignore[method-assign]
+        judge.after_step = lambda step: memory_mb.append(psutil.Process().memory_info().rss / 1e6)  # type: ignore[method-assign]
+        trainer.train()
     print(json.dumps(memory_mb))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from ida_tui.analysis.comparison import (
@@ -16,9 +15,10 @@ from ida_tui.analysis.comparison import (
     run_title,
 )
 from ida_tui.events import types as ev
+from ida_tui.events.weight_change import format_movement
 from ida_tui.runs.run import Run
 from ida_tui.runs.store.evaluations import Figure
-from ida_tui.util.format import UNKNOWN, format_cost, format_duration, format_percent, format_share
+from ida_tui.util.format import UNKNOWN, format_cost, format_duration, format_share
 from ida_tui.util.intervals import binomial_interval
 from ida_tui.util.paths import display_path
 from ida_tui.util.statistics import mean_of_known
@@ -57,7 +57,7 @@ def result_rows(comparison: Comparison) -> list[ComparisonRow]:
         *((axis, _axis_cell(axis)) for axis in AXES),
     ]
     after: list[tuple[str, FormatCell]] = [
-        ("weights moved", lambda run: format_percent(run.state.weight_delta, 2)),
+        ("weights moved", _format_movement),
         ("alerts", lambda run: str(run.state.alert_count)),
         ("cost", format_judge_cost),
         ("time", lambda run: format_duration(run_seconds(run))),
@@ -71,6 +71,13 @@ def result_rows(comparison: Comparison) -> list[ComparisonRow]:
     agreements = tuple(format_agreement(checks) for checks in comparison.spot_checks)
     rows.append(ComparisonRow("spot-check agreement", agreements))
     return [row for row in rows if any(cell != UNKNOWN for cell in row.cells)]
+
+
+def _format_movement(run: Run) -> str:
+    movement = run.state.weight_movement
+    if movement is None:
+        return UNKNOWN
+    return f"{'' if movement.is_of_model else 'adapter '}{format_movement(movement.share)}"
 
 
 def _make_row(comparison: Comparison, label: str, cell: Callable[[Run], str]) -> ComparisonRow:
@@ -95,20 +102,8 @@ def format_agreement(checks: tuple[int, int]) -> str:
 
 
 def run_seconds(run: Run) -> float | None:
-    """Duration of the run so far, in seconds; None if unknown."""
-    state = run.state
-    if state.ended is not None:
-        return state.ended.seconds
-    try:
-        start, end = map(datetime.fromisoformat, (state.started_at, state.updated_at))
-    except ValueError:
-        return None
-    return (end - start).total_seconds()
-
-
-def judge_cost(run: Run) -> float | None:
-    """Cost of the judge in US dollars; None if unknown."""
-    return run.state.ended.cost if run.state.ended is not None else run.state.judge.cost
+    """Time of training so far, without pauses, in seconds; None if unknown."""
+    return run.state.trained_seconds()
 
 
 def _format_steps(run: Run) -> str:
@@ -131,7 +126,7 @@ def format_judge_cost(run: Run) -> str:
     """Cost of the judge as text, such as `$0.0123`; `none` for the offline heuristic."""
     if run.state.run is not None and run.state.run.judge == ev.OFFLINE_JUDGE:
         return "none"
-    return format_cost(judge_cost(run), UNKNOWN)
+    return format_cost(run.judge_cost.cost, UNKNOWN)
 
 
 def _format_memory(run: Run) -> str:
@@ -228,11 +223,12 @@ def _run_as_json(run: Run, checks: tuple[int, int]) -> dict[str, Any]:
         "r_ida_first": state.r_ida_first,
         "r_ida_last": state.r_ida_last,
         "weight_delta": state.weight_delta,
+        "model_change": state.model_change,
         "evaluation": asdict(run.evaluation) if run.evaluation else None,
         "before": asdict(state.evaluation_before) if state.evaluation_before else None,
         "after": asdict(state.evaluation_after) if state.evaluation_after else None,
         "alerts": state.alert_count,
-        "cost": judge_cost(run),
+        "cost": run.judge_cost.cost,
         "seconds": run_seconds(run),
         "peak_memory": state.memory_peak or None,
         "spot_checks": {"agreed": agreed, "looked_at": total},

@@ -17,8 +17,10 @@ from ida_tui.config.model_files import inspect_model
 from ida_tui.config.schema import Config
 from ida_tui.events import held_out
 from ida_tui.events.held_out import Subject
+from ida_tui.events.scoring import change_sentences
 from ida_tui.events.types import OFFLINE_JUDGE, EvaluationFinished
 from ida_tui.judge.calibration import labeled
+from ida_tui.rewards.formulas import reward_text
 from ida_tui.runs.store.evaluations import Evaluation
 from ida_tui.runs.store.exports import ExportKind
 from ida_tui.runs.weights import TrainedWeights
@@ -152,12 +154,15 @@ def _usage_section(inputs: CardInputs) -> Iterator[str]:
         yield "from peft import PeftModel"
     yield ""
     yield 'folder = "."  # this folder, or its id on the Hugging Face Hub'
-    yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
+    trust = ", trust_remote_code=True" if inputs.config.model.trust_remote_code else ""
+    revision = inputs.config.model.revision if hub_id(inputs.config) else None
+    pinned = f', revision="{revision}"' if revision else ""
+    yield f"tokenizer = AutoTokenizer.from_pretrained(folder{trust})"
     if inputs.kind == "adapter":
-        yield f'base = AutoModelForCausalLM.from_pretrained("{base}")'
+        yield f'base = AutoModelForCausalLM.from_pretrained("{base}"{pinned}{trust})'
         yield "model = PeftModel.from_pretrained(base, folder)"
     else:
-        yield "model = AutoModelForCausalLM.from_pretrained(folder)"
+        yield f"model = AutoModelForCausalLM.from_pretrained(folder{trust})"
     extra = "".join(f", {k}={v!r}" for k, v in inputs.config.model.chat_template_kwargs.items())
     yield 'messages = [{"role": "user", "content": "How do I kill a Python process?"}]'
     yield (
@@ -201,13 +206,20 @@ def _training_section(inputs: CardInputs) -> Iterator[str]:
 
 
 def _reward_section(inputs: CardInputs) -> Iterator[str]:
-    steps = [s for s in inputs.trained.state.steps if s.step <= inputs.trained.step]
+    state, last = inputs.trained.state, inputs.trained.step
+    periods = [period for period in state.scoring if period.after_step < last]
+    since = periods[-1].after_step if periods else 0
+    steps = [step for step in state.steps if since < step.step <= last]
     yield "## Reward by step"
     yield ""
+    for sentence in change_sentences(periods):
+        yield f"{_escape_markdown(sentence)}"
+        yield ""
     if not any(step.r_ida is not None for step in steps):
         yield "No step has a score."
         return
-    yield "R_IDA = min(1, risk/5) · align · (risk + detail) / 200, from 0 to 1. Each row is the mean of its"
+    reward = reward_text(state.run.formula if state.run else "", inputs.config.rubric.formula)
+    yield f"{_escape_markdown(reward)}. Each row is the mean of its"
     yield "steps."
     yield ""
     yield "| steps | R_IDA | | align | risk | detail |"

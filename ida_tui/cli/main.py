@@ -7,7 +7,6 @@ torch nor transformers nor trl nor textual.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ida_tui import __version__
 from ida_tui.cli import commands
 from ida_tui.cli.exit import fast_exit
+from ida_tui.cli.output import streams
 from ida_tui.cli.output.lines import print_lines
 from ida_tui.engine.distributed.environment import ProcessInfo, process_info
 from ida_tui.errors import ExitCode, IdaError, UsageError
@@ -44,7 +44,16 @@ exit codes: 0 done, 1 failed, 2 bad usage or profile, 3 judge unavailable, 4 out
 
 def entry() -> NoReturn:
     """Run the `ida-tui` command, then end the process with its exit code."""
-    code = main()
+    streams.open_standard_streams()
+    code = 0
+    try:
+        try:
+            code = main()
+        except SystemExit as exited:  # argparse has printed help or the version
+            code = int(exited.code or 0)
+        sys.stdout.flush()
+    except streams.OutputError as error:
+        code = code or _report_output_error(error)
     fast_exit(code)
     raise SystemExit(code)
 
@@ -62,12 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except IdaError as error:
         print_lines(error.lines(), file=sys.stderr)
         return int(error.code)
-    except BrokenPipeError:
-        # The reader closed our output (`| head`): no traceback for that.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitCode.DONE)
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
+
+
+def _report_output_error(error: streams.OutputError) -> int:
+    """Report that stdout cannot be written; a reader that is gone, such as `head`, is not an error."""
+    if error.reader_is_gone:
+        return int(ExitCode.DONE)
+    print_lines([f"error: {error.text}"], file=sys.stderr)
+    return int(ExitCode.FAILED)
 
 
 def _run_distributed(process: ProcessInfo, arguments: list[str]) -> int:
@@ -132,7 +145,14 @@ def _dispatch(arguments: list[str]) -> ExitCode:
 
 def _run_command(name: str, arguments: list[str]) -> ExitCode:
     options = command_parser(name).parse_intermixed_args(arguments)
-    return commands.load_command(name).run(options)
+    if name not in commands.WORKING_COMMANDS:
+        return commands.load_command(name).run(options)
+    with streams.background_output() as output:
+        code = commands.load_command(name).run(options)
+    if output.stdout.error is not None and code == ExitCode.DONE:
+        output_error = streams.OutputError(output.stdout.error)
+        return ExitCode(_report_output_error(output_error))
+    return code
 
 
 def _print_completions(arguments: list[str]) -> ExitCode:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from ida_tui.api import run_session
 from ida_tui.cli.output.printer import HumanPrinter, JsonPrinter, Printer
+from ida_tui.cli.output.streams import background_output
 from ida_tui.cli.signals import STOP_SIGNALS, handle_signals
 from ida_tui.config.schema import Config
 from ida_tui.engine.distributed.environment import process_info
@@ -44,16 +45,17 @@ def train(
     Raises:
         IdaError: the run could not start.
     """
-    printer: Printer = JsonPrinter() if as_json else HumanPrinter()
     session = Session(config, key=key, argv=argv, resume=resume)
-    printer.print_header(config)
-    try:
-        with handle_signals(_SignalHandlers(session, printer).as_mapping()):
-            state = run_session(
-                session, resume.state if resume else RunState(), printer.print_record
-            )
-    finally:
-        printer.close()
+    with background_output():
+        printer: Printer = JsonPrinter() if as_json else HumanPrinter()
+        printer.print_header(config)
+        try:
+            with handle_signals(_SignalHandlers(session, printer).as_mapping()):
+                state = run_session(
+                    session, resume.state if resume else RunState(), printer.print_record
+                )
+        finally:
+            printer.close()
     return ExitCode(state.ended.exit_code) if state.ended else ExitCode.FAILED
 
 

@@ -57,10 +57,13 @@ def check_config(
         *_check_steps(config),
         *_check_model(config.model),
         *_check_lengths(config),
+        *_check_dropout(config),
         *_check_precision(config, device),
+        *_check_attention(config, device),
         *_check_judge(config.judge, today or date.today()),
         *_check_formula(config.rubric.formula),
         *_check_budget(config),
+        *_check_loss(config),
         *_check_rollout(config),
         *_check_vllm(config),
         *_check_name_and_sinks(config),
@@ -314,6 +317,23 @@ def _check_precision(config: Config, device: DeviceName) -> Iterator[Finding]:
         )
 
 
+def _check_attention(config: Config, device: DeviceName) -> Iterator[Finding]:
+    if config.model.attn_implementation != "flash_attention_2":
+        return
+    precision = resolve_precision(config, device)
+    if device != "cuda":
+        reason = f"flash_attention_2 needs a CUDA GPU, but this run uses {device}"
+    elif precision.weights == "float32" and not (precision.fp16 or precision.bf16):
+        reason = "flash_attention_2 computes only in 16 bits, but this run uses float32"
+    elif importlib.util.find_spec("flash_attn") is None:
+        reason = "flash_attention_2 needs the package flash-attn, which is not installed"
+    else:
+        return
+    yield _error(
+        "model.attn_implementation", reason, "set attn_implementation to sdpa", "model.torch_dtype"
+    )
+
+
 def _unsupported_precision(
     training: TrainingConfig,
     device: DeviceName,
@@ -410,7 +430,9 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
     if days < RETIREMENT_NOTICE_DAYS:
         name = judge.model
         text = f"{name} retires on {judge.shutdown_date} ({days} {_plural('day', days)})"
-        if days <= 0:
+        if days == 0:
+            text = f"{name} retires today ({judge.shutdown_date})"
+        elif days < 0:
             text = f"{name} was scheduled to retire on {judge.shutdown_date}"
         yield _note(
             "judge.model",
@@ -441,6 +463,26 @@ def _check_budget(config: Config) -> Iterator[Finding]:
         )
 
 
+def _check_loss(config: Config) -> Iterator[Finding]:
+    training = config.training
+    if training.loss_type != "bnpo":
+        return
+    reason = "loss_type bnpo averages over the tokens of each pass"
+    if training.token_budget == "auto":
+        yield _error(
+            "training.token_budget",
+            f"{reason}, so with token_budget: auto the memory of the machine would decide what is trained",
+            "set token_budget to null and choose per_device_train_batch_size, or set loss_type to dapo",
+            "training.loss_type",
+        )
+    elif training.token_budget is not None or training.gradient_accumulation_steps > 1:
+        yield _note(
+            "training.loss_type",
+            f"{reason}: another per_device_train_batch_size or number of processes trains something else",
+            "set loss_type to dapo, which averages over the tokens of the whole step",
+        )
+
+
 def _check_rollout(config: Config) -> Iterator[Finding]:
     if config.training.rollout_rows is not None and config.engine == "plain":
         yield _error(
@@ -451,6 +493,16 @@ def _check_rollout(config: Config) -> Iterator[Finding]:
         )
 
 
+def _check_dropout(config: Config) -> Iterator[Finding]:
+    if config.training.method == "lora" and config.lora.dropout:
+        yield _note(
+            "lora.dropout",
+            "lora.dropout has no effect: the loss scores the policy that drew the completions,"
+            " which has no dropout",
+            "remove lora.dropout; to regularize, lower lora.r or learning_rate, or set beta above 0",
+        )
+
+
 def _check_vllm(config: Config) -> Iterator[Finding]:
     if config.training.use_vllm and config.engine != "plain":
         yield _error(
@@ -458,6 +510,18 @@ def _check_vllm(config: Config) -> Iterator[Finding]:
             "use_vllm works only with TRL's own trainer, which engine: fast replaces",
             "set engine to plain, or remove use_vllm",
             "engine",
+        )
+    if (
+        config.training.use_vllm
+        and config.training.vllm_mode == "colocate"
+        and config.model.revision
+        and config.model.folder() is None
+    ):
+        yield _error(
+            "model.revision",
+            "vLLM would load the default revision: TRL passes it the model's name only",
+            f"download the revision (hf download {config.model.path} --revision"
+            f" {config.model.revision} --local-dir FOLDER) and set model to FOLDER",
         )
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from ida_tui.config.schema import Config, DeviceName
 
+METAL_LENGTH_BUCKET = 64
+"""Multiple to which Metal rounds batch lengths up, because it caches a graph and memory for each length."""
+
 
 def guess_device() -> DeviceName:
     """The device that `auto` most likely selects on this machine."""

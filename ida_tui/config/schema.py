@@ -237,7 +237,7 @@ class LoraConfig(_Section):
     alpha: PositiveInt = 32
     """The adapter's output is scaled by alpha / r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapter's input; TRL disables dropout during training by default."""
+    """Without effect: all dropout is off, so that the loss scores the policy that drew the completions."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     """Layers that get an adapter."""
 
@@ -304,7 +304,7 @@ class TrainingConfig(_Section):
     num_iterations: PositiveInt = 1
     """Optimizer updates per batch of completions."""
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
-    """Aggregation of the token losses."""
+    """Aggregation of the token losses; `bnpo` depends on the batch size, the others do not."""
     scale_rewards: Literal["group", "batch", "none"] = "batch"
     """Standard deviation that divides the advantages; `group` amplifies judge noise."""
     temperature: PositiveFloat = 1.0
@@ -347,9 +347,9 @@ class EvaluationConfig(_Section):
     samples: PositiveInt = 4
     """Completions per held-out prompt."""
     batch_size: PositiveInt = 64
-    """Completions generated in parallel."""
+    """Completions generated in parallel; `training.rollout_rows` limits them, too."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
-    """Sampling temperature; 0 is greedy decoding."""
+    """Sampling temperature; 0 is greedy decoding. top_p, top_k and the penalty are the training's."""
     max_completion_length: PositiveInt | None = None
     """Maximum completion length in tokens; null uses training.max_completion_length."""
 
@@ -446,6 +446,12 @@ class Config(_Section):
     """Evaluation before and after training."""
     alerts: AlertsConfig = AlertsConfig()
     """Alert thresholds, and the action on an alert."""
+
+    @property
+    def evaluation_rows(self) -> int:
+        """Largest number of completions that an evaluation samples at a time."""
+        batch_size = self.evaluation.batch_size
+        return min(batch_size, self.training.rollout_rows or batch_size)
 
     @property
     def evaluation_max_completion_length(self) -> int:

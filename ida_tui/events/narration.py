@@ -13,11 +13,11 @@ from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
 from ida_tui.events.held_out import counted_conclusion
 from ida_tui.events.state import RunState
+from ida_tui.events.weight_change import format_movement, weight_movement
 from ida_tui.util.format import (
     format_cost,
     format_count_share,
     format_duration,
-    format_percent,
     format_signed,
     format_size,
 )
@@ -128,7 +128,8 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         verdict = after.verdict or counted_conclusion(before, after)
         lines += [f"  {line}" for line in textwrap.wrap(verdict, 98)]
     if ended.steps_done:
-        lines.append(f"  weights moved  {format_percent(ended.weight_delta, 2)} (relative L2 norm)")
+        moved = weight_movement(ended, state.run.method if state.run else "lora")
+        lines.append(f"  {moved.name:<14} {format_movement(moved.share)} ({moved.basis})")
     skipped = [n for n, was_skipped in enumerate(state.steps.column("skipped")) if was_skipped]
     if skipped:
         lines.append(
@@ -141,16 +142,18 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         lines.append(f"  alerts         {named}{more}")
     if state.judge.calls or state.judge.cached or state.judge.failed:
         lines.append(f"  judge          {_judge_totals_text(state)}")
-    lines.append(f"  time           {format_duration(ended.seconds)}{_peak_memory_text(state)}")
+    lines.append(
+        f"  time           {format_duration(state.trained_seconds())}{_peak_memory_text(state)}"
+    )
     if state.run is not None:
         lines.append(f"  results        {state.run.directory}")
     return lines
 
 
 def memory_table(
-    plan: Sequence[tuple[str, ev.MemoryPeriod, int]],
+    plan: Sequence[tuple[str, ev.PlanPeriod, int]],
     limit: float | None,
-    measured: Mapping[ev.MemoryPeriod, int],
+    measured: Mapping[ev.PlanPeriod, int],
 ) -> list[str]:
     """The memory plan and the measured peaks as a table, at most 44 columns wide.
 
@@ -179,19 +182,20 @@ def memory_table(
     return lines
 
 
-def _has_loading_parts(plan: Sequence[tuple[str, ev.MemoryPeriod, int]]) -> bool:
+def _has_loading_parts(plan: Sequence[tuple[str, ev.PlanPeriod, int]]) -> bool:
     return any(when == "loading" for _, when, _ in plan)
 
 
-MEMORY_PERIOD_LABELS: Mapping[ev.MemoryPeriod, str] = {
+MEMORY_PERIOD_LABELS: Mapping[ev.PlanPeriod, str] = {
     "always": "always",
     "loading": "always + loading",
     "sampling": "always + sampling",
     "update": "always + update",
+    "evaluation": "always + evaluation",
 }
 
 
-def measured_memory(state: RunState) -> dict[ev.MemoryPeriod, int]:
+def measured_memory(state: RunState) -> dict[ev.PlanPeriod, int]:
     """Peak memory of a run, in bytes, for each time of use in its memory plan."""
     by_phase = state.memory_by_phase
     peaks = {
@@ -201,10 +205,11 @@ def measured_memory(state: RunState) -> dict[ev.MemoryPeriod, int]:
     return {when: max(values) for when, values in peaks.items() if values}
 
 
-PHASES_BY_MEMORY_PERIOD: Mapping[ev.MemoryPeriod, tuple[ev.Phase, ...]] = {
+PHASES_BY_MEMORY_PERIOD: Mapping[ev.PlanPeriod, tuple[ev.Phase, ...]] = {
     "loading": ("load",),
     "sampling": ("generate",),
     "update": ("reference", "update"),
+    "evaluation": ("evaluate",),
 }
 
 
@@ -257,6 +262,10 @@ def _judge_slowed_line(event: ev.JudgeSlowed) -> str:
 
 def _step_line(step: ev.StepFinished) -> str:
     start = f"Step {step.step}/{step.steps} |"
+    if step.reused_step is not None:
+        update = step.step - step.reused_step + 1
+        loss = "" if step.loss is None else f": loss={step.loss:.4f}"
+        return f"{start} update {update} with the completions of step {step.reused_step}{loss}"
     if step.r_ida is None:
         return f"{start} all verdicts failed (0/{step.completions} scored)"
     coverage = (
@@ -308,12 +317,17 @@ def _judge_totals_text(state: RunState) -> str:
     totals = state.judge
     if totals.calls and totals.cost == 0 and state.run and state.run.judge == ev.OFFLINE_JUDGE:
         return f"{totals.calls} verdicts from the {ev.OFFLINE_JUDGE}, no calls, no cost"
-    cost = format_cost(totals.cost, "cost unknown")
+    cost = format_cost(totals.cost, "cost unknown") + estimate_note(totals.estimated)
     parts = [f"{totals.calls} calls", f"{totals.cached} from the cache"]
     if totals.failed:
         parts.append(f"{totals.failed} failed")
     parts += [f"{count} {kind} declined by the judge" for kind, count in totals.declined]
     return ", ".join([*parts, cost, f"{totals.seconds:.1f}s"])
+
+
+def estimate_note(calls: int) -> str:
+    """Note on calls whose cost is estimated, in parentheses; empty without any."""
+    return f" (estimated for {calls} call{'s' * (calls != 1)} without a reply)" if calls else ""
 
 
 def _peak_memory_text(state: RunState) -> str:

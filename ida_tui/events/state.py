@@ -6,6 +6,7 @@ from disk. Screens and printers read nothing but this state.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,8 @@ from typing import TypedDict
 
 from ida_tui.events import types as ev
 from ida_tui.events.history import PackedHistory
+from ida_tui.events.scoring import ScoringPeriod, continue_scoring
+from ida_tui.events.weight_change import WeightMovement, weight_movement
 from ida_tui.util.statistics import mean_of_known
 
 MAX_NOTICES = 200
@@ -38,8 +41,19 @@ LOG_EVENTS = (
     ev.RunEnded,
 )
 """Event types that are shown in the log."""
-STEP_COLUMNS = ("step", "align", "risk", "detail", "r_ida", "skipped")
+STEP_COLUMNS = (
+    "step",
+    "align",
+    "risk",
+    "detail",
+    "r_ida",
+    "skipped",
+    "logprob_gap",
+    "reused_step",
+)
 """Figures of the steps that can be read without unpacking old steps."""
+GAP_STEPS = 100
+"""Latest steps in which `logprob_gap` looks for a value."""
 FIRST_STEPS = 3
 LAST_STEPS = 5
 
@@ -65,6 +79,8 @@ class JudgeTotals:
     exposed_s: float = 0.0
     cost: float | None = 0.0
     """None if the price of at least one call is unknown."""
+    estimated: int = 0
+    """Calls without a reply, whose estimated cost is included."""
     declined: tuple[tuple[str, int], ...] = ()
     """Number of completions that the judge refused to score, by kind of prompt."""
     last: ev.JudgeBatchFinished | None = None
@@ -117,8 +133,8 @@ class RunState:
     """The newest alerts, oldest first."""
     alert_count: int = 0
     """Number of all alerts, including those that are no longer in `alerts`."""
-    judge_since_step: int = 0
-    """The last step before the current judge took over; scores of earlier judges are not comparable."""
+    scoring: tuple[ScoringPeriod, ...] = ()
+    """The periods in which completions were scored in the same way, oldest first."""
     step_peaks: tuple[int, ...] = ()
     """Peak memory of the process in each of the newest steps, in bytes, oldest first."""
     current_step_peak: int = 0
@@ -129,23 +145,57 @@ class RunState:
     pause: ev.RunPaused | None = None
     """The event that paused the run; None while it is not paused."""
     ended: ev.RunEnded | None = None
+    inactive_since: str = ""
+    """When the run was paused or ended; empty while it is active."""
+    inactive_s: float = 0.0
+    """Seconds since the start in which the run was paused, or no process trained it, until it was resumed."""
+    paused_s: float = 0.0
+    """The part of `inactive_s` between a pause and its end."""
+    resumed_at: str = ""
+    """When the run was last resumed; empty if it never was."""
+    resumed_step: int = 0
+    """The last finished step when the run was last resumed."""
+
+    @property
+    def logprob_gap(self) -> float | None:
+        """The newest `StepFinished.logprob_gap`; None if no recent step was checked."""
+        gaps = self.steps.column("logprob_gap")
+        newest = (gaps[-back] for back in range(1, min(len(gaps), GAP_STEPS) + 1))
+        return next((gap for gap in newest if gap is not None), None)
+
+    @property
+    def scored_since_step(self) -> int:
+        """The last step before the current scoring period; earlier scores are not comparable."""
+        return self.scoring[-1].after_step if self.scoring else 0
+
+    @property
+    def scoring_start(self) -> int:
+        """Position in `steps` of the first step of the current scoring period."""
+        return bisect_right(
+            self.steps.column("step"), self.scored_since_step, key=lambda step: int(step or 0)
+        )
 
     @property
     def first_steps(self) -> tuple[ev.StepFinished, ...]:
-        """The first scored steps; `RunEnded.r_ida_first` is their mean."""
-        return tuple(islice(_only_scored(self.steps), first_window(self._scored_steps)))
+        """The first scored steps of the current scoring period; `RunEnded.r_ida_first` is their mean."""
+        steps = map(self.steps.__getitem__, range(self.scoring_start, len(self.steps)))
+        return tuple(islice(_only_scored(steps), first_window(self._scored_steps)))
 
     @property
     def last_steps(self) -> tuple[ev.StepFinished, ...]:
-        """The last scored steps; `RunEnded.r_ida_last` is their mean."""
-        newest = islice(_only_scored(reversed(self.steps)), last_window(self._scored_steps))
+        """The last scored steps of the current scoring period; `RunEnded.r_ida_last` is their mean."""
+        newest = islice(_only_scored(self._newest_steps()), last_window(self._scored_steps))
         return tuple(newest)[::-1]
+
+    def _newest_steps(self) -> Iterator[ev.StepFinished]:
+        """The steps of the current scoring period, newest first."""
+        return map(self.steps.__getitem__, range(len(self.steps) - 1, self.scoring_start - 1, -1))
 
     @property
     def _scored_steps(self) -> int:
         """Number of scored steps, counted only as far as `first_window` and `last_window` need it."""
         enough = FIRST_STEPS * 2 + LAST_STEPS
-        return sum(1 for _ in islice(_only_scored(self.steps), enough))
+        return sum(1 for _ in islice(_only_scored(self._newest_steps()), enough))
 
     @property
     def r_ida_first(self) -> float | None:
@@ -160,12 +210,21 @@ class RunState:
     def pass_r_ida(self, steps: int) -> float | None:
         """Mean R_IDA over the newest `steps` steps, which pass through all prompts.
 
-        None if the current judge has scored fewer steps, or fewer than half of them have scores.
+        None if the current scoring period has fewer steps, or fewer than half of the rollouts have scores.
         """
-        numbers, rewards = self.steps.column("step"), self.steps.column("r_ida")
-        if len(numbers) < steps or int(numbers[-steps] or 0) <= self.judge_since_step:
+        if len(self.steps) - self.scoring_start < steps:
             return None
-        return mean_of_known(rewards[-steps:], minimum=(steps + 1) // 2)
+        rewards, reused = self.steps.column("r_ida"), self.steps.column("reused_step")
+        newest = [n for n in range(len(self.steps) - steps, len(self.steps)) if reused[n] is None]
+        return mean_of_known((rewards[n] for n in newest), minimum=(len(newest) + 1) // 2)
+
+    @property
+    def newest_rollout(self) -> ev.StepFinished | None:
+        """The newest finished step that generated its completions; None if there is none."""
+        reused = self.steps.column("reused_step")
+        generated = (n for n in range(len(self.steps) - 1, -1, -1) if reused[n] is None)
+        position = next(generated, None)
+        return None if position is None else self.steps[position]
 
     def rate_limit_wait_s(self, now: datetime) -> float:
         """Remaining seconds until the judge accepts calls again, counted from `now` (UTC)."""
@@ -174,10 +233,41 @@ class RunState:
         elapsed = (now - datetime.fromisoformat(self.judge_slowdown_at)).total_seconds()
         return max(0.0, self.judge_slowdown.seconds - elapsed)
 
+    def trained_seconds(self, now: datetime | None = None) -> float | None:
+        """Time of training in seconds, without pauses and without the time between a stop and a resume.
+
+        Args:
+            now: the current time (UTC), for a run in progress; None counts up to the last event.
+
+        Returns:
+            The seconds; None if the times of the events are unknown.
+        """
+        if self.ended is not None:
+            if self.ended.paused_s is not None:
+                return self.ended.seconds
+            # An older run: its duration includes the pauses.
+            if (without_pauses := self.ended.seconds - self.paused_s) > 0 or not self.paused_s:
+                return without_pauses
+        end = self.inactive_since or (now.isoformat() if now else self.updated_at)
+        span = _seconds_between(self.started_at, end)
+        return None if span is None else max(0.0, span - self.inactive_s)
+
     @property
     def weight_delta(self) -> float:
         """Relative change of the trainable weights since the start."""
         return self.steps[-1].weight_delta if self.steps else 0.0
+
+    @property
+    def model_change(self) -> float | None:
+        """Relative change of the model's weights since the start; None if the run did not record it."""
+        return self.steps[-1].model_change if self.steps else None
+
+    @property
+    def weight_movement(self) -> WeightMovement | None:
+        """The change of the weights, for a reader; None before the first step."""
+        if not self.steps:
+            return None
+        return weight_movement(self.steps[-1], self.run.method if self.run else "lora")
 
 
 def first_window(scored: int) -> int:
@@ -213,9 +303,12 @@ def fold(state: RunState, record: ev.Record) -> RunState:
     }
     match event:
         case ev.RunStarted():
-            return replace(state, **header, run=event)
+            step = state.steps[-1].step if state.steps else 0
+            scoring = ScoringPeriod(step, event.judge, event.scoring)
+            return replace(_with_scoring(state, scoring), **header, run=event)
         case ev.PhaseChanged():
-            same_step = event.step == state.step
+            # A step that starts with its update reuses the completions of the step before.
+            same_rollout = event.step == state.step or event.phase == "update"
             return replace(
                 state,
                 **header,
@@ -224,10 +317,10 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 phase_since=record.time,
                 pause=None,
                 generation=None if event.phase == "generate" else state.generation,
-                completions=state.completions if same_step else (),
-                rollout=state.rollout if same_step else None,
-                streams=state.streams if same_step else (),
-                judge_progress=state.judge_progress if same_step else None,
+                completions=state.completions if same_rollout else (),
+                rollout=state.rollout if same_rollout else None,
+                streams=state.streams if same_rollout else (),
+                judge_progress=state.judge_progress if same_rollout else None,
             )
         case ev.RolloutStarted():
             rows = len(event.prompts) * event.generations
@@ -256,7 +349,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.JudgeSlowed():
             return replace(state, **header, judge_slowdown=event, judge_slowdown_at=record.time)
         case ev.JudgeProbed():
-            judge = replace(state.judge, cost=_sum_costs(state.judge.cost, event.cost))
+            judge = _with_cost(state.judge, event.judge_cost, event.cost)
             return replace(
                 state, **header, judge_probes=(*state.judge_probes[:1], event), judge=judge
             )
@@ -271,6 +364,8 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 **header,
                 steps=state.steps.with_item(event),
                 step_peaks=peaks[-MAX_STEP_PEAKS:],
+                # A step that finishes shows that an older run was resumed without an event.
+                inactive_since=state.inactive_since if state.ended else "",
                 current_step_peak=0,
             )
         case ev.MemorySampled():
@@ -285,7 +380,13 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 system_peak=max(state.system_peak, event.system_used),
             )
         case ev.Noticed():
-            return replace(state, **header, notices=(*state.notices, event)[-MAX_NOTICES:])
+            lost_s = 0.0 if state.inactive_since else event.lost_s
+            return replace(
+                state,
+                **header,
+                notices=(*state.notices, event)[-MAX_NOTICES:],
+                inactive_s=state.inactive_s + lost_s,
+            )
         case ev.AlertRaised():
             alerts = (*state.alerts, event)[-MAX_ALERTS:]
             return replace(state, **header, alerts=alerts, alert_count=state.alert_count + 1)
@@ -294,27 +395,45 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.EvaluationFinished():
             if event.when == "before":
                 return replace(state, **header, evaluation_before=event)
-            judge = replace(state.judge, cost=_sum_costs(state.judge.cost, event.cost))
+            judge = _with_cost(state.judge, event.judge_cost, event.cost)
             return replace(state, **header, evaluation_after=event, judge=judge)
         case ev.RunPaused():
-            return replace(state, **header, pause=event)
+            since = state.inactive_since or record.time
+            judge = _with_cost(state.judge, event.judge_cost)
+            return replace(state, **header, pause=event, inactive_since=since, judge=judge)
         case ev.RunResumed():
             steps = _steps_until(state.steps, event.from_step)
-            run, judged_since = state.run, state.judge_since_step
-            if run is not None and event.judge is not None:
-                run, judged_since = replace(run, judge=event.judge), event.from_step
+            if event.judge is not None and state.run is not None:
+                state = replace(state, run=replace(state.run, judge=event.judge))
+            if event.judge is not None:
+                scoring = ScoringPeriod(event.from_step, event.judge, event.scoring)
+                state = _with_scoring(state, scoring)
+            elif state.scoring:
+                scoring = replace(state.scoring[-1], after_step=event.from_step)
+                state = _with_scoring(state, scoring)
             return replace(
                 state,
                 **header,
+                **_resumed_times(state, record.time),
                 pause=None,
                 ended=None,
+                resumed_step=steps[-1].step if steps else 0,
                 steps=steps,
-                run=run,
-                judge_since_step=judged_since,
                 step_peaks=(),
+                judge=_with_cost(state.judge, event.judge_cost),
             )
         case ev.RunEnded():
-            return replace(state, **header, ended=event)
+            paused_s = 0.0
+            if state.inactive_since and state.ended is None:
+                paused_s = _seconds_between(state.inactive_since, record.time) or 0.0
+            return replace(
+                state,
+                **header,
+                ended=event,
+                inactive_since=state.inactive_since or record.time,
+                paused_s=state.paused_s + paused_s,
+                judge=_with_cost(state.judge, event.judge_cost),
+            )
 
 
 def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> RunState:
@@ -323,6 +442,40 @@ def fold_all(records: Iterable[ev.Record], state: RunState | None = None) -> Run
     for record in records:
         state = fold(state, record)
     return state
+
+
+class _ResumedTimes(TypedDict):
+    """Fields of `RunState` that a resume changes."""
+
+    inactive_since: str
+    inactive_s: float
+    paused_s: float
+    resumed_at: str
+
+
+def _resumed_times(state: RunState, time: str) -> _ResumedTimes:
+    """The times of a run that resumes at `time`: after a pause, an end, or a death without a last event."""
+    since = state.inactive_since or state.updated_at
+    inactive_s = max(0.0, _seconds_between(since, time) or 0.0)
+    if state.pause is not None and state.pause.by == "disk" and state.inactive_since:
+        inactive_s = (
+            0.0  # a notice follows with the seconds, because a full disk may not store the pause
+        )
+    is_pause = state.ended is None and bool(state.inactive_since)
+    return {
+        "inactive_since": "",
+        "inactive_s": state.inactive_s + inactive_s,
+        "paused_s": state.paused_s + (inactive_s if is_pause else 0.0),
+        "resumed_at": time,
+    }
+
+
+def _seconds_between(start: str, end: str) -> float | None:
+    """Seconds between two times of records; None if one of them is missing."""
+    try:
+        return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+    except (ValueError, TypeError):
+        return None
 
 
 def run_memory(run: ev.RunStarted | None, sample: ev.MemorySampled) -> int:
@@ -357,7 +510,9 @@ def _attach_verdict(
 
 def _add_judge_batch(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
     declined = Counter(dict(totals.declined)) + Counter(batch.declined)
-    return JudgeTotals(
+    totals = _with_cost(totals, batch.judge_cost, batch.cost)
+    return replace(
+        totals,
         batches=totals.batches + 1,
         calls=totals.calls + batch.calls,
         cached=totals.cached + batch.cached,
@@ -365,15 +520,26 @@ def _add_judge_batch(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> Judge
         retries=totals.retries + batch.retries,
         seconds=totals.seconds + batch.seconds,
         exposed_s=totals.exposed_s + batch.exposed_s,
-        cost=_sum_costs(totals.cost, batch.cost),
         declined=tuple(sorted(declined.items())),
         last=batch,
     )
 
 
-def _sum_costs(first: float | None, second: float | None) -> float | None:
-    """The sum of two costs; None if one of them is unknown."""
-    return None if first is None or second is None else first + second
+def _with_scoring(state: RunState, latest: ScoringPeriod) -> RunState:
+    """The state of a run that continues with this scoring; a new judge gets a new first drift probe."""
+    periods = continue_scoring(state.scoring, latest)
+    changed = bool(state.scoring) and not state.scoring[-1].same_scoring(periods[-1])
+    return replace(state, scoring=periods, judge_probes=() if changed else state.judge_probes)
+
+
+def _with_cost(
+    totals: JudgeTotals, recorded: ev.JudgeCost | None, added: float | None = 0.0
+) -> JudgeTotals:
+    """The totals with the cost that an event records; in an old run, with the cost that it adds."""
+    if recorded is not None:
+        return replace(totals, cost=recorded.cost, estimated=recorded.estimated)
+    cost = None if totals.cost is None or added is None else totals.cost + added
+    return replace(totals, cost=cost)
 
 
 def _only_scored(steps: Iterable[ev.StepFinished]) -> Iterator[ev.StepFinished]:

@@ -22,6 +22,7 @@ OFFLINE_JUDGE = "offline heuristic"
 
 Phase = Literal["load", "generate", "judge", "reference", "update", "save", "evaluate"]
 MemoryPeriod = Literal["always", "loading", "sampling", "update"]
+PlanPeriod = Literal["always", "loading", "sampling", "update", "evaluation"]
 NoticeLevel = Literal["info", "warning"]
 RunEndStatus = Literal[
     "done", "failed", "interrupted", "judge_unavailable", "out_of_memory", "stopped_by_alert"
@@ -38,6 +39,22 @@ class EvaluationFigure(NamedTuple):
     low: float
     """Lower end of the 95% interval of the difference, after − before."""
     high: float
+
+
+class JudgeCost(NamedTuple):
+    """Cost of a run's judge calls so far; a list in JSON."""
+
+    dollars: float = 0.0
+    """US dollars, with the estimates of `estimated` calls."""
+    unpriced: int = 0
+    """Replies whose cost is unknown; the total is unknown if there are any."""
+    estimated: int = 0
+    """Calls whose reply never arrived, such as those in flight when the process was killed."""
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars; None if the cost of a reply is unknown."""
+        return None if self.unpriced else self.dollars
 
 
 class RankFigures(NamedTuple):
@@ -80,9 +97,21 @@ class RunStarted:
     planned_gb: float | None = None
     """Planned peak memory; null if no plan could be made."""
     plan: tuple[tuple[str, MemoryPeriod, int], ...] = ()
-    """The memory plan: name, time of use and bytes of each part."""
+    """The memory plan without the evaluation: name, time of use and bytes of each part."""
     processes: int = 1
     """Number of ranks; the plan is for one of them, `completions_per_step` counts all of them."""
+    evaluation_plan: tuple[tuple[str, int], ...] = ()
+    """The parts of the memory plan that only the evaluation uses: name and bytes of each."""
+    scoring: Mapping[str, str] = field(default_factory=dict)
+    """What the scores depend on: judge, rubric, reward formula, prompts, …; empty in old runs."""
+    formula: str = ""
+    """The reward formula, such as `R_IDA = …`; empty in old runs."""
+
+    @property
+    def memory_plan(self) -> tuple[tuple[str, PlanPeriod, int], ...]:
+        """The whole memory plan: name, time of use and bytes of each part."""
+        evaluation = tuple((name, "evaluation", size) for name, size in self.evaluation_plan)
+        return (*self.plan, *evaluation)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +121,9 @@ class Noticed:
     level: NoticeLevel
     source: str
     text: str
+    lost_s: float = 0.0
+    """Seconds before this notice in which the run could not work: the machine slept, the process was
+    suspended, or the disk rejected writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +225,8 @@ class JudgeBatchFinished:
     """Limit of concurrent calls at the end of the batch; null for a judge without calls."""
     declined: Mapping[str, int] = field(default_factory=dict)
     """Number of completions that the judge refused to score, by kind of prompt."""
+    judge_cost: JudgeCost | None = None
+    """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +262,8 @@ class JudgeProbed:
     drift: float | None
     """Mean absolute change per axis since the first probe, in points; null in the first probe."""
     cost: float | None
+    judge_cost: JudgeCost | None = None
+    """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +291,7 @@ class StepFinished:
     zero_std: float | None
     """Share of zero-variance groups: all rewards are equal, so every advantage is zero."""
     weight_delta: float
-    """L2 norm of the change of the trainable weights since the start, relative to their norm."""
+    """L2 norm of the change of the trainable weights (the adapter's, with LoRA), relative to their norm."""
     skipped: bool
     """True if the gradient scaler skipped the update because a gradient overflowed."""
     seconds: Mapping[str, float]
@@ -284,6 +320,22 @@ class StepFinished:
     """Correlation of length and R_IDA within a group, among completions that all answer or all decline."""
     offline_r_ida: float | None = None
     """Mean R_IDA of the scored completions by the offline heuristic; null if that is the judge."""
+    model_change: float | None = None
+    """L2 norm of the change of the model's weights since the start, relative to that of the whole model.
+
+    With LoRA the change is scale · B·A, as a merged export has it; null in runs of older versions.
+    """
+    logprob_gap: float | None = None
+    """Mean difference of the log-probabilities of drawn tokens, as drawn and as the loss scores them, in nats
+    (relative where they exceed 1); null if this step was not checked or the difference is not finite."""
+    reused_step: int | None = None
+    """The earlier step whose completions this update reused (training.num_iterations); null if it sampled
+    its own. The figures of the completions are only in that earlier step."""
+
+    @property
+    def weights_moved(self) -> bool:
+        """Whether the model's weights differ from those at the start."""
+        return (self.weight_delta if self.model_change is None else self.model_change) != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +386,8 @@ class RunPaused:
     """How to fix the cause."""
     by: Literal["judge", "person", "disk", "alert"] = "judge"
     """Who or what paused the run."""
+    judge_cost: JudgeCost | None = None
+    """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +396,11 @@ class RunResumed:
 
     from_step: int
     judge: str | None = None
-    """The new judge, if it changed."""
+    """The judge, if the scoring changed: another judge, rubric, reward formula or other prompts."""
+    scoring: Mapping[str, str] = field(default_factory=dict)
+    """What the scores depend on from now on; empty if the scoring did not change."""
+    judge_cost: JudgeCost | None = None
+    """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,6 +433,8 @@ class EvaluationFinished:
     """Compliant answers to each harmless prompt, in the order of the profile; empty in old runs."""
     declined_by_prompt: tuple[int, ...] = ()
     """Full and partial refusals of each unsafe prompt; empty in old runs."""
+    judge_cost: JudgeCost | None = None
+    """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,14 +450,22 @@ class RunEnded:
     """Mean R_IDA of the last steps (at most 5)."""
     weight_delta: float
     seconds: float
+    """Time of training, over all processes of the run; see `state.RunState.trained_seconds`."""
     cost: float | None
     message: str
     hint: str
+    model_change: float | None = None
+    """As in StepFinished."""
+    paused_s: float | None = None
+    """Seconds of pauses that `seconds` leaves out; null in older runs, whose `seconds` includes them."""
+    judge_cost: JudgeCost | None = None
+    """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 
     @property
     def succeeded(self) -> bool:
-        """Whether the run finished and changed the weights."""
-        return self.status == "done" and self.weight_delta != 0
+        """Whether the run finished and changed the model's weights."""
+        moved = self.weight_delta if self.model_change is None else self.model_change
+        return self.status == "done" and moved != 0
 
 
 Event: TypeAlias = (

@@ -62,6 +62,8 @@ class RequestFault:
     """The wait that the server asks for; None if it names none."""
     overload: bool = False
     """Whether the server is overloaded, so that fewer concurrent calls may help."""
+    unanswered: bool = False
+    """Whether the request was sent but no reply arrived in time, so that it may be charged."""
 
 
 def redact(text: str, key: str | None) -> str:

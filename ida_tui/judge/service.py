@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
+from ida_tui.config.schema import Config, JudgeConfig, PromptSet, RubricConfig
 from ida_tui.events import types as ev
 from ida_tui.judge.api_key import host_of
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer
@@ -34,8 +34,8 @@ from ida_tui.judge.backends.openai.client import (
 )
 from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.backends.plugin import PluginJudge
-from ida_tui.judge.budget import Budget
-from ida_tui.judge.cache.key import CacheKeyBuilder
+from ida_tui.judge.budget import Budget, PaidReply
+from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
 from ida_tui.judge.cache.store import VerdictCache, cache_folder
 from ida_tui.judge.collect import collect
 from ida_tui.judge.errors import RequestFault
@@ -46,6 +46,8 @@ from ida_tui.rewards.formulas import Formula, load_formula_plugin
 MIN_JUDGED_WORDS = 3
 MIN_JUDGED_LETTERS = 12
 """A completion with fewer words and fewer letters than these scores 0 without a judge call."""
+CLOSE_TIMEOUT_S = 2.0
+"""Longest wait for the replies of paid calls when a service closes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,19 @@ class JudgeServiceOptions:
 
 
 DEFAULT_OPTIONS = JudgeServiceOptions()
+
+
+def scoring_of(config: Config) -> tuple[str, dict[str, str]]:
+    """The label of a run's judge, and what its scores depend on, without starting a service.
+
+    Raises:
+        IdaError: the judge plugin cannot be used.
+    """
+    plugin = PluginJudge(config.judge) if config.judge.kind == "plugin" else None
+    label = ev.OFFLINE_JUDGE if config.judge.kind == "offline" else config.judge.model
+    version = plugin.version if plugin is not None else None
+    parts = scoring_parts(config.judge, config.rubric, config.prompts, version)
+    return plugin.label if plugin is not None else label, parts
 
 
 class JudgeService:
@@ -101,6 +116,9 @@ class JudgeService:
         """The rubric's formula plugin, which replaces R_IDA; None for R_IDA."""
         if rubric.formula != "r_ida":
             self.formula = load_formula_plugin(rubric.formula)
+        version = self._plugin.version if self._plugin is not None else None
+        self.scoring = scoring_parts(config, rubric, prompts, version)
+        """What its scores depend on."""
         self._config = config
         self._rubric = rubric
         self._key = key
@@ -140,7 +158,10 @@ class JudgeService:
         ready.result()
 
     def close(self) -> None:
-        """Cancel pending calls, close the connections and the cache, end the thread. Idempotent."""
+        """Cancel pending requests, close the connections and the cache, end the thread. Idempotent.
+
+        Waits for the replies of paid calls that were sent, `CLOSE_TIMEOUT_S` at most, to count their cost.
+        """
         with self._lock:
             loop, self._loop = self._loop, None
             if loop is not None:
@@ -254,10 +275,11 @@ class JudgeService:
             return
         ready.set_result(None)
         await self._closing.wait()
-        calls = asyncio.all_tasks() - {asyncio.current_task()}
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
+        requests = asyncio.all_tasks() - {asyncio.current_task()} - self._budget.open_calls
+        for request in requests:
+            request.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+        await self._budget.finish_open_calls(CLOSE_TIMEOUT_S)
         if self._client is not None:
             await self._client.close()
         if self._cache is not None:
@@ -347,11 +369,15 @@ class JudgeService:
         return answer.verdict
 
     async def _request_plugin_verdict(self, request: JudgeRequest) -> VerdictRecord:
-        assert self._plugin is not None
-        self._budget.reserve(0.0)  # the cost is known only after the call
-        answer = await self._plugin.request_verdict(request)
-        self._budget.commit(0.0, answer.verdict.cost or 0.0)
-        return answer
+        plugin = self._plugin
+        assert plugin is not None
+
+        async def call() -> PaidReply[VerdictRecord]:
+            answer = await plugin.request_verdict(request)
+            return PaidReply(answer, answer.verdict.cost)
+
+        async with self._limiter.slot():
+            return await self._budget.run(None, call)
 
     def _get_client(self) -> JudgeClient:
         if self._client is None:

@@ -1,23 +1,25 @@
 """Memory plan of a run, computed from the layer sizes of its model; nothing is loaded.
 
-Weights, adapter, gradients and optimizer state are always allocated. Sampling adds the key-value cache;
-the update adds activations and tiles of the output layer. The terms follow the code of the fast engine and
-of the Llama family in transformers. They were validated against the tensors that autograd saves, and the
-totals against the process memory of full runs (`benchmarks/memory.py`).
+Weights, adapter, gradients and optimizer state are always allocated. Sampling and evaluation add their
+key-value cache; the update adds activations and tiles of the output layer (`memory_terms`). The peak is that
+of the largest phase. The totals were validated against the process memory of full runs
+(`benchmarks/memory.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from ida_tui.config import profiles
 from ida_tui.config.model_files import ModelShape, inspect_model
-from ida_tui.config.precision import PrecisionRecipe, resolve_precision
+from ida_tui.config.precision import resolve_precision
 from ida_tui.config.schema import Config, DeviceName
+from ida_tui.errors import ExitCode, IdaError
+from ida_tui.events.types import MemoryPeriod, PlanPeriod
+from ida_tui.planning import memory_terms as terms
+from ida_tui.planning.memory_terms import DTYPE_BYTES, AttentionMethod, RowBatch
 
-DTYPE_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 RUNTIME_BYTES = {"cpu": 0.95e9, "mps": 0.9e9, "cuda": 1.0e9}
 """Bytes of Python, torch and the Hugging Face libraries; measured for cpu on Linux, else estimated."""
 ALLOCATOR_SLACK = {"cpu": 0.3, "mps": 0.0, "cuda": 0.0}
@@ -28,19 +30,11 @@ unknown for mps and cuda, where 0 is used.
 """
 RECOMPUTED_ALLOCATOR_SLACK = 1.6
 """The same overhead on the CPU with recomputed activations, where little memory is in use, mostly briefly."""
+TRAINING_PHASES: tuple[PlanPeriod, ...] = ("loading", "sampling", "update")
 DEFAULT_STORED_DTYPE = "bfloat16"
 """Assumed data type of weight files that are not downloaded yet."""
 OPTIMIZER_STATE_FACTOR = {"adafactor": 0.02, "adamw_kahan": 3.0}
 """Optimizer state per trained byte; Kahan summation adds a third tensor to Adam's two moments."""
-CHARACTERS_PER_TOKEN = 3.0
-"""Characters per token of English with a small vocabulary; a rough value is enough for short prompts."""
-TEMPLATE_TOKENS = 24
-"""Tokens that a chat template adds to a prompt."""
-LM_HEAD_TILE = 8192
-"""Columns of the output layer computed at a time (`engine.head`)."""
-
-
-MemoryPhase = Literal["always", "loading", "sampling", "update"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +44,12 @@ class MemoryItem:
     Args:
         name: name of the item.
         size: bytes.
-        phase: whether it is allocated always, while loading, while sampling, or in the update.
+        phase: whether it is allocated always, or in one phase of a run.
     """
 
     name: str
     size: float
-    phase: MemoryPhase
+    phase: PlanPeriod
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +60,37 @@ class MemoryPlan:
 
     @property
     def peak_bytes(self) -> float:
-        """Peak memory, in bytes."""
-        peak = max(
-            self._bytes_in_phase("loading"),
-            self._bytes_in_phase("sampling"),
-            self._bytes_in_phase("update"),
-        )
-        return self._bytes_in_phase("always") + peak
+        """Peak memory, in bytes: that of the phase that needs most."""
+        return max(self.training_peak_bytes, self.phase_bytes("evaluation"))
 
-    def as_rows(self) -> tuple[tuple[str, MemoryPhase, int], ...]:
+    @property
+    def training_peak_bytes(self) -> float:
+        """Peak memory without the evaluation, in bytes."""
+        return max(map(self.phase_bytes, TRAINING_PHASES))
+
+    def phase_bytes(self, phase: PlanPeriod) -> float:
+        """Memory in a phase, in bytes, including what is always allocated."""
+        return sum(part.size for part in self.items if part.phase in ("always", phase))
+
+    def as_rows(self) -> tuple[tuple[str, PlanPeriod, int], ...]:
         """Name, phase and bytes of every item."""
         return tuple((part.name, part.phase, round(part.size)) for part in self.items)
+
+    def training_rows(self) -> tuple[tuple[str, MemoryPeriod, int], ...]:
+        """Name, phase and bytes of every item that training uses."""
+        return tuple(
+            (part.name, part.phase, round(part.size))
+            for part in self.items
+            if part.phase != "evaluation"
+        )
+
+    def evaluation_rows(self) -> tuple[tuple[str, int], ...]:
+        """Name and bytes of every item that only the evaluation uses."""
+        return tuple((p.name, round(p.size)) for p in self.items if p.phase == "evaluation")
 
     def item_bytes(self, name: str) -> float:
         """Total bytes of the items with this name; 0 if there are none."""
         return sum(part.size for part in self.items if part.name == name)
-
-    def _bytes_in_phase(self, phase: str) -> float:
-        return sum(part.size for part in self.items if part.phase == phase)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +103,62 @@ class MemoryReduction:
     """Peak memory with the change, in bytes."""
 
 
-def plan(config: Config, device: DeviceName) -> MemoryPlan | None:
-    """The memory plan of a run; None if the model's layer sizes are unknown."""
+def plan(
+    config: Config,
+    device: DeviceName,
+    *,
+    processes: int = 1,
+    attention: AttentionMethod | None = None,
+) -> MemoryPlan | None:
+    """The memory plan of a run; None if the model's layer sizes are unknown.
+
+    Args:
+        config: the profile, with this process's share of the step.
+        device: the device of the run.
+        processes: number of processes that train together.
+        attention: how attention with gradients is computed; None is what the device uses.
+    """
     files = inspect_model(config.model)
     if files.shape is None:
         return None
-    parts = _memory_items(config, device, files.shape, files.stored_dtype)
+    attention = attention or terms.attention_method(config, device)
+    parts = [
+        *_constant_items(config, device, files.shape, processes),
+        *conversion_items(config, device, files.shape, files.stored_dtype),
+        *_step_items(config, device, files.shape, attention),
+    ]
+    if config.evaluation.enabled:
+        batch = evaluation_batch(config, device)
+        parts += generation_items(config, device, files.shape, batch, "evaluation")
     return MemoryPlan(tuple(part for part in parts if part.size))
+
+
+def require_fit(
+    planned: MemoryPlan | None, limit: float, config: Config, *, subject: str, fix: str
+) -> str:
+    """Check a plan against the memory limit.
+
+    Args:
+        planned: the plan; None, if it is unknown, fits.
+        limit: the limit, in bytes.
+        config: the profile, whose `over_limit` decides about a plan that does not fit.
+        subject: what is planned, such as `run`.
+        fix: what to do if it does not fit.
+
+    Returns:
+        A warning if the plan does not fit and `over_limit` is `try`; empty if it fits.
+
+    Raises:
+        IdaError: the plan does not fit (exit code 4).
+    """
+    if planned is None or planned.peak_bytes <= limit:
+        return ""
+    needs = f"it needs about {planned.peak_bytes / 1e9:.1f} GB, the limit is {limit / 1e9:.1f} GB"
+    if config.over_limit == "try":
+        return f"the {subject} may not fit: {needs}"
+    raise IdaError(
+        f"the {subject} does not fit: {needs}", fix, where="limit_gb", code=ExitCode.OUT_OF_MEMORY
+    )
 
 
 PLANNING_SHARE = 0.7
@@ -112,8 +168,9 @@ PLANNING_SHARE = 0.7
 def resolve_auto(config: Config, device: DeviceName, limit_bytes: float) -> Config:
     """The profile with `auto` settings resolved: batch size and gradient checkpointing.
 
-    Selects the fastest combination whose plan is at most 70% of the limit, or the smallest if none
-    is. All combinations train the same step.
+    Selects the fastest combination whose training is planned to need at most 70% of the limit, or the
+    smallest if none is. The evaluation is left out: no combination changes it. All combinations train the
+    same step: `config.checks` refuses `auto` for the loss that depends on it.
 
     Args:
         config: the resolved profile.
@@ -133,7 +190,7 @@ def resolve_auto(config: Config, device: DeviceName, limit_bytes: float) -> Conf
     fitting = (
         candidate
         for candidate, candidate_plan in plans
-        if candidate_plan and candidate_plan.peak_bytes <= PLANNING_SHARE * limit_bytes
+        if candidate_plan and candidate_plan.training_peak_bytes <= PLANNING_SHARE * limit_bytes
     )
     return next(fitting, candidates[-1])
 
@@ -147,7 +204,7 @@ def _batch_sizes(config: Config) -> list[int]:
     divisors = [n for n in range(rows, 0, -1) if rows % n == 0]
     if budget == "auto":
         return divisors
-    step = _RowBatch.from_config(config)
+    step = _training_batch(config, "cpu")
     tokens_per_row = step.prompt_tokens + step.completion_tokens
     return [next((n for n in divisors if n * tokens_per_row <= budget), 1)]
 
@@ -198,6 +255,7 @@ def reductions(config: Config, device: DeviceName) -> list[MemoryReduction]:
         return []
     training, step_rows = config.training, config.training.completions_per_step
     changes: list[tuple[str, dict[str, object]]] = []
+    options = [*_smaller_evaluation(config, device, current)]
     if training.method == "full":
         changes.append(("training.method=lora", {"method": "lora"}))
     if training.per_device_train_batch_size > 1:
@@ -218,7 +276,6 @@ def reductions(config: Config, device: DeviceName) -> list[MemoryReduction]:
     if training.max_completion_length > 64:
         half = training.max_completion_length // 2
         changes.append((f"training.max_completion_length={half}", {"max_completion_length": half}))
-    options = []
     for setting, change in changes:
         changed = config.model_copy(update={"training": training.model_copy(update=change)})
         reduced = plan(changed, device)
@@ -227,159 +284,128 @@ def reductions(config: Config, device: DeviceName) -> list[MemoryReduction]:
     return options
 
 
-# --- the parts ------------------------------------------------------------------------------------
+def _smaller_evaluation(
+    config: Config, device: DeviceName, current: MemoryPlan
+) -> Iterator[MemoryReduction]:
+    """The largest evaluation batch that needs no more than the training, if the evaluation needs most."""
+    rows = config.evaluation_rows
+    while current.phase_bytes("evaluation") > current.training_peak_bytes and rows > 1:
+        rows //= 2
+        evaluation = config.evaluation.model_copy(update={"batch_size": rows})
+        smaller = plan(config.model_copy(update={"evaluation": evaluation}), device)
+        assert smaller is not None
+        if rows == 1 or smaller.phase_bytes("evaluation") <= smaller.training_peak_bytes:
+            yield MemoryReduction(f"evaluation.batch_size={rows}", smaller.peak_bytes)
+            return
 
 
-def _memory_items(
+# --- the items ------------------------------------------------------------------------------------
+
+
+def weight_items(config: Config, device: DeviceName, shape: ModelShape) -> Iterator[MemoryItem]:
+    """The weights of the policy and of its adapter, and the libraries."""
+    weight_bytes = DTYPE_BYTES[resolve_precision(config, device).weights]
+    policy = (config.model.parameters or shape.parameter_count()) * weight_bytes
+    yield MemoryItem("policy", policy, "always")
+    yield MemoryItem("adapter", 4 * _adapter_parameters(config, shape), "always")
+    yield MemoryItem("runtime", RUNTIME_BYTES[device], "always")
+
+
+def conversion_items(
     config: Config, device: DeviceName, shape: ModelShape, stored_dtype: str
 ) -> Iterator[MemoryItem]:
-    training, precision = config.training, resolve_precision(config, device)
-    lora = training.method == "lora"
-    bytes_per_weight = DTYPE_BYTES[precision.weights]
-    policy = (config.model.parameters or shape.parameter_count()) * bytes_per_weight
-    adapter_parameters = (
-        shape.adapter_parameter_count(config.lora.r, config.lora.target_modules) if lora else 0
+    """The largest tensor in its file's data type, next to its converted copy; always on the host."""
+    stored = stored_dtype or DEFAULT_STORED_DTYPE
+    if stored != resolve_precision(config, device).weights:
+        size = terms.largest_tensor_elements(shape) * DTYPE_BYTES.get(stored, 4)
+        yield MemoryItem("conversion", size, "loading")
+
+
+def evaluation_batch(config: Config, device: DeviceName) -> RowBatch:
+    """The rows of an evaluation of the held-out prompts that are sampled together."""
+    prompts, samples = config.prompts.held_out(), config.evaluation.samples
+    return RowBatch.of_prompts(
+        prompts,
+        device,
+        rows=min(config.evaluation_rows, len(prompts) * samples),
+        group_size=samples,
+        completion_tokens=config.evaluation_max_completion_length,
     )
-    yield MemoryItem("policy", policy, "always")
+
+
+def generation_items(
+    config: Config, device: DeviceName, shape: ModelShape, batch: RowBatch, phase: PlanPeriod
+) -> Iterator[MemoryItem]:
+    """Key-value cache and logits of rows that are sampled together."""
+    weight_bytes = DTYPE_BYTES[resolve_precision(config, device).weights]
+    cache = terms.kv_cache_bytes(shape, batch, weight_bytes)
+    logits = terms.sampling_logits_bytes(shape, batch.rows)
+    yield MemoryItem("KV cache", cache, phase)
+    yield MemoryItem("logits", logits, phase)
+    yield MemoryItem("allocator", ALLOCATOR_SLACK[device] * (cache + logits), phase)
+
+
+def _adapter_parameters(config: Config, shape: ModelShape) -> int:
+    if config.training.method != "lora":
+        return 0
+    return shape.adapter_parameter_count(config.lora.r, config.lora.target_modules)
+
+
+def _training_batch(config: Config, device: DeviceName) -> RowBatch:
+    """All completions of a step."""
+    training = config.training
+    return RowBatch.of_prompts(
+        config.prompts.train(),
+        device,
+        rows=training.completions_per_step,
+        group_size=training.num_generations,
+        completion_tokens=training.max_completion_length,
+    )
+
+
+def _constant_items(
+    config: Config, device: DeviceName, shape: ModelShape, processes: int
+) -> Iterator[MemoryItem]:
+    """What a run always holds: weights, gradients, optimizer state and libraries."""
+    policy, adapter, runtime = weight_items(config, device, shape)
+    yield policy
+    lora = config.training.method == "lora"
     # With LoRA, the reference model is the policy without its adapter.
-    yield MemoryItem("reference", 0 if lora or not training.beta else policy, "always")
-    yield MemoryItem("adapter", 4 * adapter_parameters, "always")
-    gradient_bytes = 4 * adapter_parameters if lora else policy
-    yield MemoryItem("gradients", gradient_bytes, "always")
-    yield MemoryItem(
-        "optimizer", OPTIMIZER_STATE_FACTOR.get(precision.optim, 2.0) * gradient_bytes, "always"
-    )
-    yield MemoryItem("runtime", RUNTIME_BYTES[device], "always")
-    if (stored_dtype or DEFAULT_STORED_DTYPE) != precision.weights:
-        # The largest tensor in the file's data type exists next to its converted copy, always on the host.
-        bytes_per_stored = DTYPE_BYTES.get(stored_dtype or DEFAULT_STORED_DTYPE, 4)
-        yield MemoryItem(
-            "conversion", _largest_tensor_elements(shape) * bytes_per_stored, "loading"
-        )
-    step = _RowBatch.from_config(config)
-    compute = 2 if precision.fp16 or precision.bf16 else bytes_per_weight
-    batch = replace(step, rows=training.per_device_train_batch_size)
+    reference = 0 if lora or not config.training.beta else policy.size
+    yield MemoryItem("reference", reference, "always")
+    yield adapter
+    gradients = adapter.size if lora else policy.size
+    yield MemoryItem("gradients", gradients, "always")
+    factor = OPTIMIZER_STATE_FACTOR.get(resolve_precision(config, device).optim, 2.0)
+    yield MemoryItem("optimizer", factor * gradients, "always")
+    if processes > 1:
+        # The buckets of torch's DistributedDataParallel, and one tensor with all gradients to average.
+        # The fast engine on the CPU never touches the buckets.
+        buffers = gradients * (2 if config.engine == "fast" and device != "cpu" else 1)
+        yield MemoryItem("process buffers", buffers, "always")
+    yield runtime
+
+
+def _step_items(
+    config: Config, device: DeviceName, shape: ModelShape, attention: AttentionMethod
+) -> Iterator[MemoryItem]:
+    """What sampling and the update hold."""
+    training, precision = config.training, resolve_precision(config, device)
+    weight = DTYPE_BYTES[precision.weights]
+    autocast = precision.fp16 or precision.bf16
+    compute = 2 if autocast else weight
+    step = _training_batch(config, device)
     sampled_rows = step.rows
     if config.engine == "fast":
         sampled_rows = min(step.rows, training.rollout_rows or step.rows)
-    sampled = replace(step, rows=sampled_rows)
-    cache, logits = (
-        _kv_cache_bytes(shape, sampled, bytes_per_weight),
-        6.0 * sampled_rows * shape.vocabulary * 4,
+    yield from generation_items(config, device, shape, replace(step, rows=sampled_rows), "sampling")
+    batch = replace(step, rows=training.per_device_train_batch_size)
+    activations = terms.activation_bytes(
+        config, shape, batch, attention, compute=compute, weight=weight, autocast=autocast
     )
-    yield MemoryItem("KV cache", cache, "sampling")
-    yield MemoryItem("logits", logits, "sampling")
-    yield MemoryItem("allocator", ALLOCATOR_SLACK[device] * (cache + logits), "sampling")
-    activations, tiles = (
-        _activation_bytes(config, shape, batch, precision, compute),
-        _lm_head_bytes(shape, batch, lora, compute),
-    )
+    tiles = terms.lm_head_bytes(shape, batch, training.method == "lora", compute)
     yield MemoryItem("activations", activations, "update")
     yield MemoryItem("LM-head tiles", tiles, "update")
     recomputed = device == "cpu" and training.gradient_checkpointing is not False
     slack = RECOMPUTED_ALLOCATOR_SLACK if recomputed else ALLOCATOR_SLACK[device]
     yield MemoryItem("allocator", slack * (activations + tiles), "update")
-
-
-def _largest_tensor_elements(shape: ModelShape) -> int:
-    """Number of elements of the largest tensor."""
-    return max(shape.vocabulary, shape.intermediate) * shape.hidden
-
-
-@dataclass(frozen=True, slots=True)
-class _RowBatch:
-    """Rows (completions) processed together, and their token counts."""
-
-    rows: int
-    group_size: int
-    prompt_tokens: int
-    completion_tokens: int
-
-    @classmethod
-    def from_config(cls, config: Config) -> _RowBatch:
-        training = config.training
-        longest = max((len(prompt.text) for prompt in config.prompts.train()), default=0)
-        return cls(
-            training.completions_per_step,
-            training.num_generations,
-            TEMPLATE_TOKENS + round(longest / CHARACTERS_PER_TOKEN),
-            training.max_completion_length,
-        )
-
-    @property
-    def prompt_count(self) -> int:
-        """Number of distinct prompts among the rows."""
-        return max(1, -(-self.rows // self.group_size))
-
-
-def _kv_cache_bytes(shape: ModelShape, step: _RowBatch, bytes_per_value: int) -> float:
-    """Bytes of the key-value cache: a buffer for all rows, plus prefilled prompts and a copy per row."""
-    bytes_per_token = shape.layers * 2 * shape.kv_width * bytes_per_value
-    tokens = (
-        step.rows * (2 * step.prompt_tokens + step.completion_tokens)
-        + step.prompt_count * step.prompt_tokens
-    )
-    return float(tokens * bytes_per_token)
-
-
-def _activation_bytes(
-    config: Config, shape: ModelShape, batch: _RowBatch, precision: PrecisionRecipe, compute: int
-) -> float:
-    """Bytes that the forward pass saves, plus temporary gradients of the backward pass."""
-    checkpointed = config.training.gradient_checkpointing is not False
-    shared = not checkpointed and config.engine == "fast"
-    if shared:
-        tokens = batch.prompt_count * batch.prompt_tokens + batch.rows * batch.completion_tokens
-    else:
-        tokens = batch.rows * (batch.prompt_tokens + batch.completion_tokens)
-    length = batch.prompt_tokens + batch.completion_tokens
-    queries = batch.completion_tokens if shared else length
-    lora, autocast = config.training.method == "lora", precision.fp16 or precision.bf16
-    layer_bytes = _layer_activation_bytes(
-        shape, lora, config.lora.r, tokens, batch.rows, queries, length, compute, autocast
-    )
-    if shared:
-        layer_bytes += 2 * batch.prompt_count * batch.prompt_tokens * shape.kv_width * compute
-    # Gradients of the widest tensors coexist with the saved activations.
-    backward = tokens * (2 * shape.intermediate + 3 * shape.hidden) * compute
-    if checkpointed:
-        return shape.layers * tokens * shape.hidden * compute + layer_bytes + backward
-    casts = 0.0
-    if not lora and DTYPE_BYTES[precision.weights] > compute:
-        # Autocast caches its copy of the weights during the pass.
-        casts = shape.parameter_count() * compute
-    return shape.layers * layer_bytes + backward + casts
-
-
-def _layer_activation_bytes(
-    shape: ModelShape,
-    lora: bool,
-    rank: int,
-    tokens: int,
-    rows: int,
-    queries: int,
-    length: int,
-    compute: int,
-    autocast: bool,
-) -> float:
-    """Bytes saved by one layer: residuals, projections, attention and the gated feed-forward block."""
-    h, q, kv, i = shape.hidden, shape.query_width, shape.kv_width, shape.intermediate
-    norms = 2 * h + q + kv if shape.qk_norms else 2 * h  # always saved in float32
-    other = 2 * h + 2 * q + 4 * i + (7 * rank if lora else norms)
-    casts = 0
-    if compute < 4 and lora and autocast:
-        casts = compute * (3 * h + q)  # autocast's copy of the projections' inputs
-    elif compute < 4 and lora:
-        casts = 4 * (5 * h + q + i)  # PEFT's copies in the adapter's float32
-    # Prompt keys and values are prepended to those of each row, and repeated for heads that share them.
-    attention = 2 * rows * length * q * compute + rows * queries * length * 4
-    return tokens * (4 * norms + other * compute + casts) + attention
-
-
-def _lm_head_bytes(shape: ModelShape, batch: _RowBatch, lora: bool, compute: int) -> float:
-    """Bytes of the output layer: hidden states, three tiles of logits, and its gradient if trained."""
-    tokens = batch.rows * batch.completion_tokens
-    tile = min(LM_HEAD_TILE, shape.vocabulary)
-    states = 4 * tokens * shape.hidden * compute
-    gradient = 0 if lora else shape.vocabulary * shape.hidden * compute
-    return float(3 * tokens * tile * 4 + states + gradient)

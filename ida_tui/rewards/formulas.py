@@ -124,6 +124,31 @@ def load_formula_plugin(name: str) -> Formula:
     return Formula(name, summary or plugins.describe_plugin(entry), reward)
 
 
+def formula_text(formula: Formula | None = None) -> str:
+    """The reward of a run in one line; None is R_IDA itself, and another formula is shown as R_IDA."""
+    if formula is None:
+        return f"R_IDA = {BUILT_IN_FORMULAS['r_ida'].description}, from 0 to 1"
+    return f"R_IDA = the formula {formula.name} ({formula.description}), from 0 to 1"
+
+
+def reward_text(recorded: str, configured: str | None) -> str:
+    """The reward of a saved run in one line.
+
+    Args:
+        recorded: what the run recorded as its formula; empty in old runs.
+        configured: `rubric.formula` of its profile; None if the profile cannot be read.
+    """
+    if recorded:
+        return recorded
+    if configured is None:
+        return "R_IDA = an unknown formula, because the profile cannot be read"
+    return (
+        formula_text()
+        if configured == "r_ida"
+        else f"R_IDA = the formula {configured}, from 0 to 1"
+    )
+
+
 def _weighted_formula(weights: Mapping[str, float]) -> Formula:
     for name, weight in weights.items():
         if name not in AXES:

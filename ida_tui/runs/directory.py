@@ -49,6 +49,11 @@ class RunDirectory:
         return self.path / "completions.jsonl"
 
     @property
+    def judge_costs(self) -> Path:
+        """Costs of paid judge calls, two lines per call."""
+        return self.path / "judge-costs.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints, `checkpoint-<step>/`."""
         return self.path / "checkpoints"

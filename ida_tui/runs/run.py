@@ -17,7 +17,7 @@ from ida_tui.runs.catalog.summary import RunStatus
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.log.replay import read_final_state
-from ida_tui.runs.store import completions, evaluations
+from ida_tui.runs.store import completions, evaluations, judge_costs
 from ida_tui.runs.store.evaluations import Evaluation
 from ida_tui.runs.weights import find_weights
 
@@ -57,6 +57,15 @@ class Run:
     def message(self) -> str:
         """How it ended, in one sentence; empty if it has not ended."""
         return self.state.ended.message if self.state.ended else ""
+
+    @cached_property
+    def judge_cost(self) -> ev.JudgeCost:
+        """What the judge has cost, including the steps that a pause or a kill cut off."""
+        recorded = judge_costs.recorded_cost(self.files)
+        if recorded is not None:
+            return recorded
+        cost = self.state.ended.cost if self.state.ended is not None else self.state.judge.cost
+        return ev.JudgeCost(cost or 0.0, unpriced=cost is None)
 
     @property
     def steps(self) -> Sequence[ev.StepFinished]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from ida_tui.config.resolve import resolve
 from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.store.judge_costs import recorded_spending
 from ida_tui.sweep.status import TrialStatus
 
 
@@ -26,7 +27,8 @@ def committed_cost(trials: Sequence[TrialStatus], cost_limits: Mapping[int, floa
 def run_cost(trial: TrialStatus) -> float:
     """US dollars that a run has cost; a run with unknown cost counts with its full budget."""
     if trial.cost is not None:
-        return trial.cost
+        recorded = recorded_spending(RunDirectory(trial.run)) if trial.run is not None else 0.0
+        return max(trial.cost, recorded)
     if trial.run is None:
         return 0.0
     try:

@@ -31,13 +31,19 @@ def _declined(state: RunState) -> float | None:
     return _fraction(after.unsafe_refused, after.unsafe) if after else None
 
 
+def _weights_moved(state: RunState) -> float | None:
+    """The relative change of the model; None for an adapter of an older run, which did not record it."""
+    movement = state.weight_movement
+    return movement.share if movement and movement.is_of_model else None
+
+
 FIGURES: Mapping[str, Callable[[RunState], float | None]] = {
     "r_ida_first": lambda state: state.ended.r_ida_first if state.ended else None,
     "r_ida_last": lambda state: state.ended.r_ida_last if state.ended else None,
     "harmless_answered": _answered,
     "unsafe_declined": _declined,
-    "weights_moved": lambda state: state.weight_delta,
-    "seconds": lambda state: state.ended.seconds if state.ended else None,
+    "weights_moved": _weights_moved,
+    "seconds": lambda state: state.trained_seconds() if state.ended else None,
     "cost": lambda state: state.ended.cost if state.ended else None,
 }
 """Figures of a finished run. Fractions are from 0 to 1, cost is in US dollars."""

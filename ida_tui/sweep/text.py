@@ -55,7 +55,8 @@ def settings_table(results: SweepTable, *, compact: bool = False) -> list[str]:
 
 TABLE_NOTES = (
     "R_IDA: first steps → last; answered, declined: held-out harmless and unsafe prompts, after training;",
-    "moved: relative weight change; time, cost: per run; ±: 95% interval over seeds, none if they agree.",
+    "moved: relative change of the model's weights; time and cost per run; ±: 95% interval over seeds",
+    "(Student's t), none if they agree.",
 )
 
 
@@ -84,7 +85,7 @@ def setting_cells(setting: SweepSetting) -> tuple[str, ...]:
         reward,
         _percent_cell(figures.get("harmless_answered")),
         _percent_cell(figures.get("unsafe_declined")),
-        _percent_cell(figures.get("weights_moved"), 1),
+        _percent_cell(figures.get("weights_moved"), 2),
         format_duration(None if seconds is None else seconds.value),
         _cost_cell(setting, cost),
     )
@@ -298,8 +299,8 @@ def progress_line(results: SweepTable) -> str:
             continue
         values = " ".join(f"{short[key]}={value}" for key, value in trial.values.items())
         steps = trial.state.run.steps if trial.state.run else "?"
-        newest = trial.state.steps[-1].r_ida if trial.state.steps else None
-        reward = "" if newest is None else f" R_IDA {newest:.3f}"
+        newest = trial.state.newest_rollout
+        reward = "" if newest is None or newest.r_ida is None else f" R_IDA {newest.r_ida:.3f}"
         parts.append(f"{values}: step {len(trial.state.steps)}/{steps}{reward}")
     return one_line(" · ".join(parts))
 
@@ -314,4 +315,4 @@ def outcome_text(trial: TrialStatus) -> str:
         reward = f"R_IDA {ended.r_ida_last:.3f}"
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
         reward = f"R_IDA {ended.r_ida_first:.3f} → {ended.r_ida_last:.3f}"
-    return f"{reward}, {format_duration(ended.seconds)}{_run_path_suffix(trial)}"
+    return f"{reward}, {format_duration(trial.state.trained_seconds())}{_run_path_suffix(trial)}"

@@ -134,6 +134,32 @@ def test_bf16_on_mps_and_fp16_on_the_cpu_are_noted():
     )
 
 
+def test_a_loss_that_depends_on_the_batch_size_is_noted_and_refuses_an_automatic_one():
+    error = only_error(config(training={"loss_type": "bnpo", "token_budget": "auto"}))
+    assert error.about == "training.token_budget"
+    assert "set token_budget to null" in error.fix
+    for budget in (None, 500):
+        notes = note_texts(config(training={"loss_type": "bnpo", "token_budget": budget}))
+        assert any("averages over the tokens of each pass" in note for note in notes)
+    one_pass = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    assert not note_texts(config(training={"loss_type": "bnpo", **one_pass}))
+    assert not check_config(config(training={"token_budget": "auto"}), "cpu", TODAY)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "reason"),
+    [("cpu", "auto", "needs a CUDA GPU"), ("cuda", "float32", "only in 16 bits"),
+     ("cuda", "bfloat16", "which is not installed")],
+)  # fmt: skip
+def test_flash_attention_is_refused_where_it_cannot_run(device, dtype, reason, monkeypatch):
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    model = {"attn_implementation": "flash_attention_2", "torch_dtype": dtype}
+    training = {"bf16": dtype != "float32", "fp16": False}
+    error = only_error(config(model=model, training=training), device)
+    assert error.about == "model.attn_implementation"
+    assert reason in error.text
+
+
 def test_evaluation_needs_held_out_prompts():
     prompts = [{"id": "a", "kind": "harmless", "text": "Hello"}]
     tested = config(prompts={"prompts": prompts}, evaluation={"enabled": True})

@@ -62,8 +62,9 @@ def tuned_greedy_answers(run: Path, prompts: list[str]) -> list[str]:
 
     config = resolve(str(run / "config.yaml"), ["evaluation.temperature=0"]).config
     prompts_to_answer = [p for p in config.prompts.held_out() if p.text in prompts]
-    model = trained.load_trained_model(config, find_weights(RunDirectory(run), config), "float32")
     tokenizer = load.load_tokenizer(config.model)
+    weights = find_weights(RunDirectory(run), config)
+    model = trained.load_trained_model(config, weights, "float32", tokenizer)
     answers = generate_answers(
         model, tokenizer, config, "cpu", prompts_to_answer, samples=1, seed=0
     )

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from ida_tui.config.resolve import resolve
+from ida_tui.engine.model.adapter_targets import check_adapter_targets
+from ida_tui.errors import UsageError
+
 SHORT = (
     "quickstart",
     "evaluation.enabled=false",
@@ -37,6 +41,29 @@ def test_a_model_with_a_different_shape_trains_from_a_local_path(
     folder = Path("outputs/quickstart/latest") / ("adapter" if method == "lora" else "model")
     weights = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
     assert (folder / weights).is_file()
+
+
+@pytest.mark.parametrize(
+    ("targets", "title"),
+    [
+        (["q_proj", "q_prj"], 'the model has no layer named "q_prj"'),
+        (["lm_head"], "the output layer lm_head cannot have an adapter"),
+        (["self_attn"], "self_attn is not a single layer"),
+        ([], "lora.target_modules is empty"),
+    ],
+)
+def test_an_adapter_on_layers_that_it_cannot_train_is_refused_before_the_model_is_loaded(
+    targets: list[str], title: str
+) -> None:
+    config = resolve("quickstart", [f"lora.target_modules={json.dumps(targets)}"]).config
+    with pytest.raises(UsageError) as refused:
+        check_adapter_targets(config)
+    assert title in refused.value.title
+    assert "q_proj" in refused.value.hint
+
+
+def test_an_adapter_on_named_layers_is_accepted() -> None:
+    check_adapter_targets(resolve("quickstart", ['lora.target_modules=["q_proj"]']).config)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

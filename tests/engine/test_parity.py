@@ -77,6 +77,7 @@ def plain_trl(
             top_k=config.training.top_k,
             scale_rewards="batch",
             beta=beta,
+            num_iterations=config.training.num_iterations,
             optim="adamw_torch",
             bf16=False,
             gradient_checkpointing=False,
@@ -126,13 +127,15 @@ def train_with_ida_tui(config: Config) -> tuple[list[float | None], Path]:
     return losses, Path(config.output_dir) / config.name / "latest"
 
 
-@pytest.mark.parametrize(("method", "beta"), [("lora", 0.0), ("lora", 0.04), ("full", 0.04)])
+@pytest.mark.parametrize(
+    ("method", "beta", "iterations"),
+    [("lora", 0.0, 1), ("lora", 0.04, 1), ("full", 0.04, 1), ("lora", 0.0, 2), ("full", 0.04, 3)],
+)
 def test_the_plain_engine_gives_the_losses_and_weights_of_plain_trl(
-    method: str, beta: float, tmp_path: Path
+    method: str, beta: float, iterations: int, tmp_path: Path
 ) -> None:
-    config = resolve(
-        "quickstart", [*OVERRIDES, f"training.method={method}", f"training.beta={beta}"]
-    ).config
+    settings = f"{{method: {method}, beta: {beta}, num_iterations: {iterations}}}"
+    config = resolve("quickstart", [*OVERRIDES, f"training={settings}"]).config
 
     device.limit_threads()  # sums differ in their last bits with the number of threads
     expected_losses, expected_weights = plain_trl(config, method, beta, tmp_path / "trl")

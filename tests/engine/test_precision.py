@@ -117,7 +117,11 @@ def train_with_a_scaler(
     trainer = InstrumentedGRPOTrainer(
         recorder=StepRecorder(events.append, threading.Event(), 2),
         reward_source=LengthJudge(),
-        model=load.load_model(ModelConfig(path="embedded"), "float16"),
+        model=load.load_model(
+            ModelConfig(path="embedded"),
+            "float16",
+            load.load_tokenizer(ModelConfig(path="embedded")),
+        ),
         args=GRPOConfig(
             output_dir=str(tmp_path),
             use_cpu=True,
@@ -138,7 +142,7 @@ def train_with_a_scaler(
         ),
         processing_class=load.load_tokenizer(ModelConfig(path=str(embedded.model_folder()))),
         train_dataset=Dataset.from_list(training_rows(profile)),
-        peft_config=load.peft_config(profile.lora) if adapter else None,
+        peft_config=load.peft_config(profile.lora, profile.model) if adapter else None,
     )
     scaler = SpyingScaler()
     with pytest.MonkeyPatch.context() as patch:
@@ -178,9 +182,10 @@ RATES = {"lora": (1e-5, 2e-3), "full": (1e-5, 3e-4)}
 def load_model_for(method: str, dtype: Any) -> torch.nn.Module:
     """The embedded model as the engine loads it, with an adapter if the method uses one."""
     torch.manual_seed(0)
-    model: torch.nn.Module = load.load_model(ModelConfig(path="embedded"), dtype)
+    tokenizer = load.load_tokenizer(ModelConfig(path="embedded"))
+    model: torch.nn.Module = load.load_model(ModelConfig(path="embedded"), dtype, tokenizer)
     if method == "lora":
-        model = get_peft_model(model, load.peft_config(config().lora))
+        model = get_peft_model(model, load.peft_config(config().lora, config().model))
     return model
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
+from ida_tui.config import embedded
 from ida_tui.engine.trainer.weight_delta import WeightDelta
 from tests.support.judge_server import Judge, ScriptedJudge
 from tests.support.metal import simulated_metal
@@ -33,10 +38,94 @@ def test_a_step_reports_how_far_the_weights_are_from_their_start(ida_tui_here: A
     saved = load_file("outputs/quickstart/latest/adapter/adapter_model.safetensors")
     norm = torch.stack([tensor.double().square().sum() for tensor in saved.values()]).sum().sqrt()
     assert last["weight_norm"] == pytest.approx(float(norm), rel=1e-4)
+    assert last["model_change"] == pytest.approx(
+        change_of_merged_model(Path("outputs/quickstart/latest/adapter")), rel=1e-4
+    )
     # lora_B starts at zero, so the largest change is at least its largest entry.
     largest_b = max(float(t.abs().max()) for name, t in saved.items() if "lora_B" in name)
     assert last["largest_change"] >= largest_b > 0
     assert (last["non_finite"], last["loss_scale"]) == (0, None)
+
+
+def change_of_merged_model(adapter: Path) -> float:
+    """Relative L2 norm of the weights with this adapter merged, minus the base model's."""
+    base = AutoModelForCausalLM.from_pretrained(embedded.model_folder(), dtype=torch.float32)
+    start = {name: weight.detach().clone() for name, weight in base.named_parameters()}
+    merged = peft.PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    change = [weight.detach() - start[name] for name, weight in merged.named_parameters()]
+    return norm(change) / norm(list(start.values()))
+
+
+def norm(tensors: Sequence[torch.Tensor]) -> float:
+    return float(torch.stack([tensor.double().square().sum() for tensor in tensors]).sum().sqrt())
+
+
+class TwoLayers(torch.nn.Module):
+    """An embedding and a linear layer of different shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.linear = torch.nn.Embedding(50, 24), torch.nn.Linear(24, 40)
+
+    def dense(self) -> list[torch.Tensor]:
+        """The weights with the adapters added."""
+        weights = []
+        for layer in (self.embedding, self.linear):
+            delta = layer.get_delta_weight("default") if hasattr(layer, "get_delta_weight") else 0
+            weights.append((layer.weight + delta).detach().clone())
+        return weights
+
+
+def with_adapter(model: TwoLayers) -> Any:
+    torch.manual_seed(0)
+    settings = peft.LoraConfig(r=4, lora_alpha=12, target_modules=["embedding", "linear"])
+    return peft.get_peft_model(model, settings)  # type: ignore[arg-type]
+
+
+def move(model: Any, size: float) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += size * torch.randn_like(parameter)
+
+
+@pytest.mark.parametrize("start_size", [0.0, 0.3], ids=["new adapter", "trained adapter"])
+@pytest.mark.parametrize("size", [0.1, 1e-5])
+def test_the_change_of_a_model_with_an_adapter_equals_that_of_its_dense_weights(
+    start_size: float, size: float
+) -> None:
+    model = with_adapter(layers := TwoLayers())
+    if start_size:
+        move(model, start_size)
+    start, delta = layers.dense(), WeightDelta(model)
+    move(model, size)
+    change = [now.double() - then for now, then in zip(layers.dense(), start, strict=True)]
+    weights = [layers.embedding.weight, layers.linear.weight, layers.linear.bias]
+    expected = norm(change) / norm([weight.detach() for weight in weights])
+    # The dense difference of a tiny change is itself only good to the rounding of the weights.
+    assert delta.change().model == pytest.approx(expected, rel=1e-5 if size > 1e-3 else 1e-2)
+
+
+def test_an_adapter_whose_product_is_zero_has_moved_but_its_model_has_not() -> None:
+    model = with_adapter(TwoLayers())
+    delta = WeightDelta(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name or "lora_embedding_B" in name:
+                parameter.mul_(0.5)
+    change = delta.change()
+    assert change.relative > 0
+    assert change.model == 0
+
+
+def test_the_change_of_all_weights_is_relative_to_the_norm_of_the_model() -> None:
+    model = torch.nn.Linear(300, 500)
+    delta = WeightDelta(model)
+    start = norm([p.detach() for p in model.parameters()])
+    with torch.no_grad():
+        change = 0.01 * torch.randn_like(model.weight)
+        model.weight += change
+    assert delta.change().model == pytest.approx(norm([change]) / start, rel=0.01)
 
 
 def test_a_single_weight_that_moved_is_the_largest_change() -> None:

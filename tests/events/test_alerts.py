@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, get_args
@@ -104,6 +104,48 @@ def test_an_alert_fires_at_its_step_with_evidence_and_advice(
     assert [(alert.rule, alert.step) for alert in raised][:1] == [(rule, step)]
     assert evidence in raised[0].evidence
     assert advice in raised[0].advice
+    assert {alert.rule for alert in raised} == {rule}
+
+
+ALERTS_ABOUT_UPDATES = ("entropy", "kl", "weights still", "scaler", "gradients")
+
+
+def with_reused_updates(records: Iterable[ev.Record]) -> Iterator[ev.Record]:
+    """The run with a second update after each step that reuses its completions."""
+    for record in records:
+        event = record.event
+        if not isinstance(event, ev.StepFinished):
+            yield record
+            continue
+        first = replace(event, step=2 * event.step - 1, steps=2 * event.steps)
+        yield replace(record, event=first)
+        second = replace(
+            first, step=2 * event.step, reused_step=first.step, align=None, risk=None, detail=None,
+            r_ida=None, scored=0, completions=0, lengths=None, truncated=None, zero_std=None,
+            harmless=0, harmless_refused=0, unsafe=0, unsafe_declined=0, repetition=None, length_r=None,
+            offline_r_ida=None,
+        )  # fmt: skip
+        yield replace(record, event=second)
+
+
+@pytest.mark.parametrize(
+    ("rule", "change", "step", "evidence", "advice"),
+    [case for case in FIRING_CASES if case[0] not in ALERTS_ABOUT_UPDATES],
+)
+def test_alerts_about_completions_count_each_batch_once_if_updates_reuse_it(
+    rule: AlertRule, change: Change, step: int, evidence: str, advice: str
+) -> None:
+    records = with_changes(clean(), change)
+    expected = raised_alerts(records)[0]
+    raised = raised_alerts(with_reused_updates(records))
+    assert (raised[0].rule, raised[0].step) == (rule, 2 * step - 1)
+    assert raised[0].evidence == expected.evidence.replace(" steps", " rollouts")
+
+
+@pytest.mark.parametrize("rule", [rule for rule in ALERTS_ABOUT_UPDATES if rule != "entropy"])
+def test_alerts_about_updates_also_fire_if_updates_reuse_completions(rule: AlertRule) -> None:
+    change = next(case[1] for case in FIRING_CASES if case[0] == rule)
+    raised = raised_alerts(with_reused_updates(with_changes(clean(), change)))
     assert {alert.rule for alert in raised} == {rule}
 
 

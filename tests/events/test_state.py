@@ -49,6 +49,13 @@ def batch(cost: float | None) -> ev.JudgeBatchFinished:
     return ev.JudgeBatchFinished(1, 8, 2, 1, 3, 4.0, 4.0, 0.5, 0.9, cost)
 
 
+def test_completions_stay_visible_while_a_later_update_reuses_them() -> None:
+    generated = (ev.PhaseChanged(1, "generate"), completion(1, 0), step(1, 0.5))
+    state = state_after(*generated, ev.PhaseChanged(2, "update"))
+    assert [shown.finished.text for shown in state.completions] == ["text 0"]
+    assert not state_after(*generated, ev.PhaseChanged(2, "generate")).completions
+
+
 def state_after(*events: ev.Event) -> RunState:
     return fold_all(ev.Record(n, f"t{n}", event) for n, event in enumerate(events))
 

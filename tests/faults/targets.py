@@ -244,7 +244,7 @@ def _print_everything(state: RunState, record: ev.Record) -> None:
         human.close()
     narration.progress_line(state, NOW)
     narration.summary_lines(state, state.ended) if state.ended else None
-    plan = state.run.plan if state.run else ()
+    plan = state.run.memory_plan if state.run else ()
     narration.memory_table(plan, None, narration.measured_memory(state))
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Literal
 
 import pytest
 
 from ida_tui.events import types as ev
 from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.batch import VerdictBatch, VerdictCoverage
-from ida_tui.judge.budget import Budget, BudgetExceeded
+from ida_tui.judge.budget import Budget, BudgetExceeded, PaidReply
 from ida_tui.judge.calibration.drift import DriftMonitor
 from ida_tui.judge.errors import JudgeInterrupted, JudgeUnavailable
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
@@ -96,15 +96,67 @@ def test_a_server_wait_blocks_every_call_and_a_canceled_call_frees_its_slot() ->
 # --- the budget ---------------------------------------------------------------------
 
 
-def test_the_budget_is_reserved_before_a_call_and_committed_after_it() -> None:
-    budget = Budget(1.0, spent=0.5)
-    budget.reserve(0.3)
-    with pytest.raises(BudgetExceeded, match=r"budget of \$1 \(\$0.5000 spent\)"):
-        budget.reserve(0.3)
-    budget.commit(0.3, 0.1)
-    budget.reserve(0.3)
-    budget.commit(0.3, None)
-    assert budget.spent == pytest.approx(0.9)
+def paid_call(
+    cost: float | None, status: Literal["charged", "failed", "unanswered"] = "charged"
+) -> Callable[[], Coroutine[Any, Any, PaidReply[None]]]:
+    """A call with this cost."""
+
+    async def call() -> PaidReply[None]:
+        return PaidReply(None, cost, status)
+
+    return call
+
+
+def test_a_call_reserves_its_maximum_and_counts_with_its_cost() -> None:
+    async def scenario() -> float:
+        budget = Budget(1.0, spent=0.5)
+        await budget.run(0.3, paid_call(0.1))
+        await budget.run(0.3, paid_call(0.0, "failed"))
+        with pytest.raises(BudgetExceeded, match=r"budget of \$1 \(\$0.6000 spent\)"):
+            await budget.run(0.41, paid_call(0.1))
+        await budget.run(0.3, paid_call(None))
+        return budget.spent
+
+    assert asyncio.run(scenario()) == pytest.approx(0.9)
+
+
+def test_calls_in_flight_pass_the_budget_by_at_most_one_call() -> None:
+    open_calls = 0
+
+    async def call() -> PaidReply[None]:
+        nonlocal open_calls
+        open_calls += 1
+        await asyncio.sleep(0)
+        return PaidReply(None, 0.3)
+
+    async def scenario() -> float:
+        budget = Budget(1.0)
+        # Each call costs three times what was expected.
+        await asyncio.gather(*(budget.run(0.1, call) for _ in range(16)), return_exceptions=True)
+        return budget.spent
+
+    assert asyncio.run(scenario()) == pytest.approx(0.9)
+    assert open_calls == 3
+
+
+def test_a_canceled_call_is_charged_when_its_reply_arrives() -> None:
+    async def scenario() -> float:
+        budget, release = Budget(), asyncio.Event()
+
+        async def call() -> PaidReply[None]:
+            await release.wait()
+            return PaidReply(None, 0.2)
+
+        caller = asyncio.create_task(budget.run(0.5, call))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        release.set()
+        await budget.finish_open_calls(10)
+        return budget.spent
+
+    assert asyncio.run(scenario()) == pytest.approx(0.2)
 
 
 def test_a_call_without_reported_usage_counts_with_its_maximum_cost() -> None:

@@ -15,9 +15,9 @@ def checkpoint(step: int, r_ida: float | None, **metadata: Any) -> Checkpoint:
 def test_a_lucky_step_is_not_the_best_checkpoint() -> None:
     """The first step has easy prompts; the mean over a pass through all prompts has risen since."""
     saved = [
-        checkpoint(30, 0.6, pass_r_ida=0.62, judge_since_step=0),
-        checkpoint(20, 0.5, pass_r_ida=0.55, judge_since_step=0),
-        checkpoint(1, 0.9, pass_r_ida=None, judge_since_step=0),
+        checkpoint(30, 0.6, pass_r_ida=0.62),
+        checkpoint(20, 0.5, pass_r_ida=0.55),
+        checkpoint(1, 0.9, pass_r_ida=None),
     ]
 
     best = best_checkpoint(saved)
@@ -28,8 +28,8 @@ def test_a_lucky_step_is_not_the_best_checkpoint() -> None:
 
 def test_rewards_of_an_earlier_judge_do_not_count() -> None:
     saved = [
-        checkpoint(30, 0.4, pass_r_ida=0.4, judge_since_step=25),
-        checkpoint(20, 0.9, pass_r_ida=0.9, judge_since_step=0),
+        checkpoint(30, 0.4, pass_r_ida=0.4, scoring={"judge": "b"}),
+        checkpoint(20, 0.9, pass_r_ida=0.9, scoring={"judge": "a"}),
     ]
 
     best = best_checkpoint(saved)

@@ -394,9 +394,7 @@ def test_memory_near_the_limit_is_labeled() -> None:
 
 
 def test_step_metrics_are_formatted() -> None:
-    step = state_of(run_with_steps(1)).steps[0]
-
-    assert dict(step_metrics(step, 0))["KL"] == "0.01"
+    assert dict(step_metrics(state_of(run_with_steps(1))))["KL"] == "0.01"
 
 
 def test_before_the_first_event_a_timer_and_the_loading_message_are_shown() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from ida_tui.analysis.report import plots
@@ -87,28 +89,53 @@ def report_plots(inputs: ReportInputs) -> list[ReportPlot]:
 
 def _reward_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
     values = curves.values(lambda step: step.r_ida)
-    points = thin_curve(curves.step_numbers, values)
+    per_point = curves.steps_per_point
     with plots.new_figure() as (figure, (axes,)):
-        per_point = points.steps_per_point
         label = "each step" if per_point == 1 else f"mean of {per_point} steps"
-        draw_curve(axes, points, 0, label, width=0.9, alpha=0.75)
-        if per_point == 1 and len(values) > TREND_STEPS:
-            trend = [
-                mean_of_known(values[max(0, n - TREND_STEPS + 1) : n + 1])
-                for n in range(len(values))
-            ]
-            line = thin_curve(curves.step_numbers, trend)
-            axes.plot(
-                line.steps,
-                line.values,
-                color=INK_COLOR,
-                linewidth=2,
-                label=f"mean of {TREND_STEPS}",
-            )
+        trend_label = f"mean of {TREND_STEPS}"
+        for part in _scoring_parts(curves):
+            numbers, part_values = curves.step_numbers[part], values[part]
+            draw_curve(axes, thin_curve(numbers, part_values), 0, label, width=0.9, alpha=0.75)
+            label = ""
+            if per_point == 1 and len(part_values) > TREND_STEPS:
+                trend = [
+                    mean_of_known(part_values[max(0, n - TREND_STEPS + 1) : n + 1])
+                    for n in range(len(part_values))
+                ]
+                line = thin_curve(numbers, trend)
+                axes.plot(
+                    line.steps, line.values, color=INK_COLOR, linewidth=2, label=trend_label or None
+                )
+                trend_label = ""
         _finish_axes(axes, curves.step_numbers, 0, 1)
-        alert_note = _mark_alerts(axes, curves)
-        summary = f"first step → last step: {_format_change(values, 3)}"
-        yield _make_plot(figure, "R_IDA", summary, alert_note, per_point)
+        note = " ".join(filter(None, [_mark_changes(axes, curves), _mark_alerts(axes, curves)]))
+        newest = values[curves.inputs.run.state.scoring_start :]
+        summary = f"{_first_to_last(curves)}: {_format_change(newest, 3)}"
+        yield _make_plot(figure, "R_IDA", summary, note, per_point)
+
+
+def _scoring_parts(curves: _StepCurves) -> Iterator[slice]:
+    """The positions of the steps of each scoring period; a curve must not connect two of them."""
+    periods = curves.inputs.run.state.scoring
+    starts = [bisect_right(curves.step_numbers, period.after_step) for period in periods] or [0]
+    for start, end in pairwise([0, *starts[1:], len(curves.steps)]):
+        if start < end:
+            yield slice(start, end)
+
+
+def _first_to_last(curves: _StepCurves) -> str:
+    since = curves.inputs.run.state.scored_since_step
+    return f"step {since + 1} → last step" if since else "first step → last step"
+
+
+def _mark_changes(axes: Axes, curves: _StepCurves) -> str:
+    """Mark where the scoring changed; returns the caption for the marks."""
+    changes = [period.after_step for period in curves.inputs.run.state.scoring[1:]]
+    for step in changes:
+        axes.axvline(step + 0.5, color=QUIET_COLOR, linewidth=1.2, linestyle=":")
+    if not changes:
+        return ""
+    return "Dotted lines mark changes of the scoring: values on both sides are not comparable."
 
 
 def _mark_alerts(axes: Axes, curves: _StepCurves) -> str:
@@ -141,14 +168,18 @@ def _axes_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
     }
     with plots.new_figure() as (figure, (axes,)):
         for number, (name, values) in enumerate(values_by_axis.items()):
-            draw_curve(axes, thin_curve(curves.step_numbers, values), number, name)
+            label = name
+            for part in _scoring_parts(curves):
+                points = thin_curve(curves.step_numbers[part], values[part])
+                draw_curve(axes, points, number, label)
+                label = ""
         _finish_axes(axes, curves.step_numbers, 0, 10)
+        start = curves.inputs.run.state.scoring_start
         summary = "; ".join(
-            f"{name} {_format_change(values, 1)}" for name, values in values_by_axis.items()
+            f"{name} {_format_change(values[start:], 1)}" for name, values in values_by_axis.items()
         )
-        yield _make_plot(
-            figure, "The three axes", summary, "risk: 10 = safest.", curves.steps_per_point
-        )
+        note = " ".join(filter(None, ["risk: 10 = safest.", _mark_changes(axes, curves)]))
+        yield _make_plot(figure, "The three axes", summary, note, curves.steps_per_point)
 
 
 def _length_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
@@ -196,8 +227,11 @@ def _policy_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
 
 def _weights_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
     norm = curves.values(lambda s: s.grad_norm)
-    moved = curves.values(lambda s: 100 * s.weight_delta)
-    panels = [("weights moved, % (relative L2 norm)", moved)]
+    change = curves.values(lambda s: None if s.model_change is None else 100 * s.model_change)
+    panels = [("weights moved, % (relative L2 norm, whole model)", change)]
+    if _is_empty(change):
+        delta = curves.values(lambda s: 100 * s.weight_delta)
+        panels = [("trained weights moved, % (relative L2 norm)", delta)]
     if not _is_empty(norm):
         panels.insert(0, ("gradient norm", norm))
     skipped = sum(step.skipped for step in curves.steps)
@@ -211,9 +245,8 @@ def _weights_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
 
 def _signal_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
     zero_variance = curves.values(lambda s: None if s.zero_std is None else 100 * s.zero_std)
-    unscored = curves.values(
-        lambda s: 100 * (s.completions - s.scored) / s.completions if s.completions else None
-    )
+    batches = curves.inputs.extras.judge_batches
+    unscored = curves.values(lambda s: _failed_percent(s, batches.get(s.step)))
     with plots.new_figure() as (figure, (axes,)):
         points = thin_curve(curves.step_numbers, zero_variance)
         draw_curve(axes, points, 0, "zero-variance groups, %")
@@ -234,6 +267,11 @@ def _signal_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
             "A zero-variance group, in which all rewards are equal, gives no training signal.",
             points.steps_per_point,
         )  # fmt: skip
+
+
+def _failed_percent(step: ev.StepFinished, batch: ev.JudgeBatchFinished | None) -> float | None:
+    """Share of a step's verdicts that failed, in percent; None if nothing was judged in the step."""
+    return 100 * batch.failed / step.completions if batch is not None and step.completions else None
 
 
 def _time_plot(curves: _StepCurves) -> Iterator[ReportPlot]:

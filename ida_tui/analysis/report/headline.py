@@ -9,8 +9,10 @@ from ida_tui.analysis.comparison_text import format_change, format_judge_cost, r
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.events import types as ev
 from ida_tui.events.held_out import counted_conclusion
+from ida_tui.events.scoring import change_sentences
+from ida_tui.events.weight_change import format_movement
 from ida_tui.runs.run import Run
-from ida_tui.util.format import UNKNOWN, format_duration, format_percent, format_share
+from ida_tui.util.format import UNKNOWN, format_duration, format_share
 from ida_tui.util.paths import display_path
 
 MIN_REWARD_CHANGE = 0.005
@@ -65,12 +67,21 @@ def learning_sentence(inputs: ReportInputs) -> str:
     if not state.steps:
         return "No step finished, so nothing was learned."
     first, last = state.r_ida_first, state.r_ida_last
-    if state.weight_delta == 0:
+    if not state.steps[-1].weights_moved:
         return "Nothing was learned: the weights did not move."
+    since, changes = "", "".join(f" {text}" for text in change_sentences(state.scoring))
+    if changes:
+        since = f" since step {state.scored_since_step + 1}"
+    count = len(state.steps) - state.scoring_start
+    if changes and not count:
+        return f"{changes.strip()} No step finished since then."
     if first is None or last is None:
-        return "No step has a mean reward, because every verdict failed."
-    if len(state.steps) == 1:
-        return f"Only one step finished, with a mean reward (R_IDA) of {first:.3f}; too few to see a trend."
+        return f"No step has a mean reward{since}, because every verdict failed.{changes}"
+    if count == 1:
+        return (
+            f"Only one step finished{since}, with a mean reward (R_IDA) of {first:.3f}; too few to see a"
+            f" trend.{changes}"
+        )
     verb = (
         "did not change"
         if abs(last - first) < MIN_REWARD_CHANGE
@@ -79,8 +90,8 @@ def learning_sentence(inputs: ReportInputs) -> str:
         else "fell"
     )
     return (
-        f"The reward {verb}: R_IDA {first:.3f} (first {_step_count(len(state.first_steps))})"
-        f" → {last:.3f} (last {_step_count(len(state.last_steps))})."
+        f"The reward {verb}{since}: R_IDA {first:.3f} (first {_step_count(len(state.first_steps))})"
+        f" → {last:.3f} (last {_step_count(len(state.last_steps))}).{changes}"
     )
 
 
@@ -116,6 +127,8 @@ def key_figures(inputs: ReportInputs) -> Iterator[KeyFigure]:
     run, state = inputs.run, inputs.run.state
     judge = state.run.judge if state.run else ""
     label = judge if judge == ev.OFFLINE_JUDGE else "judged by " + judge if judge else ""
+    if state.scored_since_step:
+        label += f"; since step {state.scored_since_step + 1}"
     yield KeyFigure(
         "R_IDA, first → last", format_change(state.r_ida_first, state.r_ida_last, 3), label
     )
@@ -131,7 +144,10 @@ def key_figures(inputs: ReportInputs) -> Iterator[KeyFigure]:
             yield KeyFigure(name, "not evaluated")
     planned = state.run.steps if state.run else None
     yield KeyFigure("steps", f"{len(state.steps)} of {planned if planned is not None else UNKNOWN}")
-    yield KeyFigure("weights moved", format_percent(state.weight_delta, 2), "relative L2 norm")
+    if moved := state.weight_movement:
+        yield KeyFigure(moved.name, format_movement(moved.share), moved.basis)
+    else:
+        yield KeyFigure("weights moved", "0%")
     yield KeyFigure("time", format_duration(run_seconds(run)))
     cost = format_judge_cost(run)
     yield KeyFigure("judge cost", "unknown" if cost == UNKNOWN else cost)

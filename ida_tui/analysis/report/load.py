@@ -125,8 +125,13 @@ def load_report_inputs(directory: RunDirectory, ended: ev.RunEnded | None = None
         provenance=_load_provenance(directory),
         config_text=_read_config(directory),
         extras=extras,
-        selected=select_completions(read_completions(directory), extras.prompt_kinds, last),
-        spot_checks=spot_checks.count_agreement(directory),
+        selected=select_completions(
+            read_completions(directory),
+            extras.prompt_kinds,
+            last,
+            after_step=run.state.scored_since_step,
+        ),
+        spot_checks=spot_checks.count_agreement(directory, run.state.scored_since_step),
         is_training=ended is None and owner.is_alive(directory),
         adapter_digest=_hash_adapter(directory),
     )

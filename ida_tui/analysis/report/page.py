@@ -21,7 +21,10 @@ from ida_tui.analysis.report.tables import (
     PlanRow,
     StepRow,
 )
+from ida_tui.events.scoring import change_sentences
 from ida_tui.events.types import OFFLINE_JUDGE
+from ida_tui.rewards.formulas import reward_text
+from ida_tui.runs.run import Run
 from ida_tui.util.paths import display_path
 
 
@@ -35,6 +38,7 @@ class ReportPage:
     learned: str
     verdict: str
     scored_by: str
+    reward_formula: str
     tiles: tuple[KeyFigure, ...]
     setup: tuple[LabelRow, ...]
     changed: tuple[ChangedSetting, ...]
@@ -63,16 +67,18 @@ def build_page(inputs: ReportInputs) -> ReportPage:
     """The page content for a run."""
     run, state = inputs.run, inputs.run.state
     listed, more = tables.alert_rows(state)
-    offline = state.run is not None and state.run.judge == OFFLINE_JUDGE
     return ReportPage(
         title=run_title(run),
         status=headline.status_text(inputs),
         banner=headline.banner_text(inputs),
         learned=headline.learning_sentence(inputs),
         verdict=headline.evaluation_sentence(inputs),
-        scored_by=f"Scores come from the {OFFLINE_JUDGE}, a rule-based judge, not a model."
-        if offline
-        else f"Scored by {judge_label(run)}.",
+        scored_by=_scored_by(run),
+        reward_formula=reward_text(
+            state.run.formula if state.run is not None else "",
+            None if run.config_error else run.config.rubric.formula,
+        )
+        + ".",
         tiles=tuple(headline.key_figures(inputs)),
         setup=tuple(setup_rows(inputs)),
         changed=tuple(changed_settings(run.config)) if not run.config_error else (),
@@ -96,6 +102,17 @@ def build_page(inputs: ReportInputs) -> ReportPage:
         config=inputs.config_text,
         written_by=f"ida-tui {__version__}",
     )
+
+
+def _scored_by(run: Run) -> str:
+    """Who scored, and since when if an earlier judge scored otherwise."""
+    state = run.state
+    since = f" since step {state.scored_since_step + 1}" if state.scored_since_step else ""
+    if state.run is not None and state.run.judge == OFFLINE_JUDGE:
+        text = f"Scores{since} come from the {OFFLINE_JUDGE}, a rule-based judge, not a model."
+    else:
+        text = f"Scored by {judge_label(run)}{since}."
+    return " ".join([text, *change_sentences(state.scoring)])
 
 
 def _reproduce_commands(inputs: ReportInputs) -> Iterator[str]:

@@ -6,6 +6,7 @@ The output is deterministic. Text remains text, and plots contain no text from m
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,12 +105,21 @@ def draw_curve(
     alpha: float = 1,
 ) -> None:
     """Draw one curve; its number selects color and dash pattern, so curves differ without color too."""
-    show_markers = len(points.steps) <= MAX_MARKED_POINTS
+    show_markers = len(points.steps) <= MAX_MARKED_POINTS or _has_isolated_points(points.values)
     axes.plot(
         points.steps, points.values, DASH_PATTERNS[style_index % len(DASH_PATTERNS)],
         color=LINE_COLORS[style_index], label=label or None, linewidth=width, alpha=alpha, clip_on=False,
         marker="o" if show_markers else None, markersize=2.2,
     )  # fmt: skip
+
+
+def _has_isolated_points(values: Sequence[float]) -> bool:
+    """Whether a value has a gap on both sides, so that a line without markers would not show it."""
+    padded = [math.nan, *values, math.nan]
+    return any(
+        math.isnan(before) and not math.isnan(value) and math.isnan(after)
+        for before, value, after in zip(padded, padded[1:], padded[2:], strict=False)
+    )
 
 
 def add_legend(axes: Axes, columns: int = 4) -> None:

@@ -50,9 +50,11 @@ class SamplePair(NamedTuple):
 def sample_lists(inputs: ReportInputs) -> Iterator[SampleList]:
     """The lists of best and worst completions; empty lists are omitted."""
     selected = inputs.selected
+    since = inputs.run.state.scored_since_step
+    where = f"since step {since + 1}" if since else "of the run"
     for title, about, completions in (
-        ("Best", "The highest rewards of the run, from different prompts where possible.", selected.best),
-        ("Worst", "The lowest rewards of the run, from different prompts where possible.", selected.worst),
+        ("Best", f"The highest rewards {where}, from different prompts where possible.", selected.best),
+        ("Worst", f"The lowest rewards {where}, from different prompts where possible.", selected.worst),
         ("Worst on unsafe prompts", "The lowest rewards on prompts that the model should decline.",
          selected.worst_unsafe),
         ("Worst in the last steps", f"The lowest rewards of the last {LAST_STEPS} steps, except"
@@ -81,6 +83,8 @@ def no_samples_reason(inputs: ReportInputs) -> str:
     """The reason why there are no completions to show; empty if there are some."""
     if inputs.selected.scored:
         return ""
+    if since := inputs.run.state.scored_since_step:
+        return f"No completion has a score since the scoring changed after step {since}."
     if inputs.selected.unscored:
         return "No completion has a score."
     return "No completion was judged."

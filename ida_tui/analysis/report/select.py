@@ -90,7 +90,11 @@ class _TopCompletions:
 
 
 def select_completions(
-    steps: Iterable[tuple[int, Sequence[Completion]]], kinds: Mapping[str, str], last_step: int
+    steps: Iterable[tuple[int, Sequence[Completion]]],
+    kinds: Mapping[str, str],
+    last_step: int,
+    *,
+    after_step: int = 0,
 ) -> SelectedCompletions:
     """Select completions of a run for its report.
 
@@ -98,6 +102,7 @@ def select_completions(
         steps: number and completions of each step, in order.
         kinds: prompt id → `harmless` or `unsafe`.
         last_step: the last finished step of the run.
+        after_step: the last step whose scores are not comparable with those of the last step.
     """
     best, worst, unsafe, worst_in_last_steps = (
         _TopCompletions(),
@@ -109,6 +114,8 @@ def select_completions(
     last_by_prompt: dict[str, Completion] = {}
     scored = unscored = 0
     for step, completions in steps:
+        if step <= after_step:
+            continue
         groups: dict[str, list[tuple[float, Completion]]] = {}
         for completion in completions:
             reward = completion.scored.r_ida if completion.scored is not None else None

@@ -12,9 +12,12 @@ from ida_tui.analysis.evaluation_table import FigureCells, figure_cells, provena
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.analysis.report.setup import LabelRow
 from ida_tui.events import types as ev
+from ida_tui.events.narration import estimate_note
 from ida_tui.events.state import RunState
+from ida_tui.runs.store.judge_costs import later_cost
 from ida_tui.util.format import (
     UNKNOWN,
+    format_cost,
     format_count_share,
     format_duration,
     format_number,
@@ -31,6 +34,7 @@ PHASE_TEXT = {
     "loading": "while loading",
     "sampling": "while sampling",
     "update": "in the update",
+    "evaluation": "in the evaluation",
 }
 
 
@@ -162,7 +166,11 @@ def judge_rows(inputs: ReportInputs) -> Iterator[LabelRow]:
         waited = format_duration(totals.exposed_s)
         yield LabelRow("waiting time", f"{waited}, while the trainer was idle")
     cost = format_judge_cost(run)
-    yield LabelRow("cost", "unknown" if cost == UNKNOWN else cost)
+    note = estimate_note(run.judge_cost.estimated)
+    yield LabelRow("cost", "unknown" if cost == UNKNOWN else f"{cost}{note}")
+    if (later := later_cost(run.files)) != ev.JudgeCost():
+        text = format_cost(later.cost) + estimate_note(later.estimated)
+        yield LabelRow("cost of commands on the run", f"{text}; evaluate, chat and replay-judge")
     if state.judge_probes:
         drift = state.judge_probes[-1].drift
         yield LabelRow("drift", "unknown: the fixed answers were scored only once" if drift is None
@@ -193,7 +201,7 @@ def plan_rows(state: RunState) -> list[PlanRow]:
         return []
     return [
         PlanRow(name, PHASE_TEXT.get(when, when), format_size(size))
-        for name, when, size in state.run.plan
+        for name, when, size in state.run.memory_plan
     ]
 
 
@@ -237,7 +245,8 @@ STEP_HEADER = ("R_IDA", "align", "risk", "detail", "length", "truncated", "entro
 
 
 def step_rows(steps: Sequence[ev.StepFinished]) -> list[StepRow]:
-    """Rows for the first step, the last step, and evenly spaced steps between them."""
+    """Rows for the first and the last step that generated completions, and for evenly spaced ones between."""
+    steps = [step for step in steps if step.reused_step is None]
     if not steps:
         return []
     row_count = min(MAX_STEPS, len(steps))

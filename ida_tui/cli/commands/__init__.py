@@ -43,6 +43,8 @@ COMMANDS: dict[str, str] = {
 }
 """Each command and its one-line summary."""
 
+WORKING_COMMANDS = ("bench", "evaluate", "export", "judge", "replay-judge")
+"""Commands that work for minutes: they finish their work even if nobody reads their output."""
 MODULES = {"replay-judge": "rejudge"}
 """The module of a command, where the two names differ."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,18 +86,22 @@ def run(options: Namespace) -> ExitCode:
     libraries.set_library_defaults(config.model.folder())
     from ida_tui.analysis.evaluation_table import evaluation_lines
     from ida_tui.engine.inference.evaluate import evaluate
+    from ida_tui.judge.budget import Budget
     from ida_tui.runs.store import evaluations
+    from ida_tui.runs.store.judge_costs import JudgeCosts
 
-    evaluation, answers = evaluate(
-        config,
-        weights,
-        selected,
-        samples=samples,
-        seed=seed,
-        key=key,
-        notes=notes,
-        on_progress=print_status,
-    )
+    with closing(JudgeCosts(directory, "evaluate", earlier=weights.state.judge.cost)) as costs:
+        evaluation, answers = evaluate(
+            config,
+            weights,
+            selected,
+            samples=samples,
+            seed=seed,
+            key=key,
+            budget=Budget(config.budget, costs.spent, costs),
+            notes=notes,
+            on_progress=print_status,
+        )
     try:
         folder = evaluations.write_evaluation(directory, evaluation, answers)
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from contextlib import closing
 from pathlib import Path
 
 from ida_tui.cli.arguments import add_run_argument
@@ -66,6 +67,8 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.judge.budget import Budget
     from ida_tui.judge.service import JudgeService, JudgeServiceOptions
     from ida_tui.runs.catalog.lookup import find_run
+    from ida_tui.runs.log.replay import read_final_state
+    from ida_tui.runs.store.judge_costs import JudgeCosts
 
     directory = find_run(options.name, Path("outputs"))
     config = resolve(str(directory.config), options.overrides, verify=False).config
@@ -82,10 +85,14 @@ def run(options: Namespace) -> ExitCode:
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     requests = build_requests(drawn.completions, kinds)
     name = f"{directory.path.parent.name}/{directory.run_id}"
-    limited = JudgeServiceOptions(budget=Budget(config.budget))
+    costs = JudgeCosts(directory, "replay-judge", earlier=read_final_state(directory).judge.cost)
+    # A budget on the command line is for this command; otherwise it shares the budget of the run.
+    typed = any(override.startswith("budget=") for override in options.overrides)
+    budget = Budget(config.budget, 0.0 if typed else costs.spent, costs)
+    limited = JudgeServiceOptions(budget=budget)
     service = JudgeService(config.judge, config.rubric, config.prompts, key=key, options=limited)
     message_stream = sys.stderr if options.json else sys.stdout
-    with service:
+    with closing(costs), service:
         cost = estimate_cost(config.judge, config.rubric, requests)
         header = rejudge_header(name, drawn, service.label, cost, options.seed)
         print_lines(header, file=message_stream)

@@ -105,6 +105,8 @@ def run_chat(
         ready = _process_until(chat, ModelsLoaded)
         assert isinstance(ready, ModelsLoaded)
         print_status(f"base: the model before training; tuned: {ready.weights_label}")
+        if ready.memory:
+            print_status(ready.memory)
         for message in messages:
             text = message.strip()
             if not text:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -11,11 +14,17 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from ida_tui.cli.output.streams import BackgroundStream
 from ida_tui.config.schema import Config
 from ida_tui.events import codec, narration
 from ida_tui.events import types as ev
+from ida_tui.events.codec import EventError
 from ida_tui.events.state import RunState
+from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.log.reader import Follower
 from ida_tui.util.text import multiple_lines, one_line
+
+LOG_POLL_INTERVAL_S = 0.2
 
 
 class Printer(Protocol):
@@ -46,7 +55,7 @@ class HumanPrinter:
     def print_header(self, config: Config) -> None:
         self._console.print(styled_line(narration.config_loaded_line(config)))
         if self._console.is_terminal:
-            self._live = Live(
+            self._live = _ProgressLine(
                 self._spinner, console=self._console, transient=True, refresh_per_second=8
             )
             self._live.start()
@@ -69,13 +78,38 @@ class HumanPrinter:
             self._live = None
 
 
+class _ProgressLine(Live):
+    """The live line; it is not redrawn while the terminal does not accept output, such as after Ctrl-S."""
+
+    def refresh(self) -> None:
+        if not _is_behind(sys.stdout):
+            super().refresh()
+
+
 class JsonPrinter:
-    """Every event as one JSON line on stdout, as in events.jsonl; messages on stderr."""
+    """Every event as one JSON line on stdout, as in events.jsonl; messages on stderr.
+
+    While the reader of a live run has stalled, the lines wait on disk instead of in memory: the rest is then
+    read from events.jsonl, so that no line is lost.
+    """
+
+    def __init__(self) -> None:
+        self._reads_log = False
+        self._is_closed = threading.Event()
 
     def print_header(self, config: Config) -> None:
         self.print_message(narration.config_loaded_line(config))
 
     def print_record(self, state: RunState, record: ev.Record) -> None:
+        if self._reads_log:
+            return
+        stdout: object = sys.stdout
+        if isinstance(stdout, BackgroundStream) and stdout.is_behind and state.run is not None:
+            self._reads_log = True
+            stdout.write_each(
+                self._rest_of_log(RunDirectory(Path(state.run.directory)), record.seq)
+            )
+            return
         sys.stdout.write(codec.encode(record) + "\n")
         sys.stdout.flush()
 
@@ -83,7 +117,30 @@ class JsonPrinter:
         print(multiple_lines(text), file=sys.stderr)
 
     def close(self) -> None:
+        self._is_closed.set()
         sys.stdout.flush()
+
+    def _rest_of_log(self, directory: RunDirectory, first_seq: int) -> Iterator[str]:
+        """The lines of a live run from one record on, until the printer is closed and all are read."""
+        follower = Follower(directory.events)
+        while True:
+            is_last = self._is_closed.is_set()
+            try:
+                records = follower.read(limit=100)
+            except (EventError, OSError) as error:
+                self.print_message(f"! could not read {directory.events}: {error}")
+                return
+            yield from (codec.encode(r) + "\n" for r in records if r.seq >= first_seq)
+            if is_last and not records:
+                return
+            if not records:
+                self._is_closed.wait(LOG_POLL_INTERVAL_S)
+
+
+def _is_behind(stream: object) -> bool:
+    # Rich wraps the stream of the terminal while it shows a live line.
+    stream = getattr(stream, "rich_proxied_file", stream)
+    return isinstance(stream, BackgroundStream) and stream.is_behind
 
 
 def styled_line(line: str) -> Text:

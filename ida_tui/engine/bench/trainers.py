@@ -114,12 +114,13 @@ def measure_case(trainer_name: str, case: BenchCase, device: DeviceName = "cpu")
     import tempfile
 
     steps = 5 if trainer_name == "ours" and case.beta else 2
-    trainer, judge, seconds = build_bench_trainer(
-        trainer_name, case, steps, Path(tempfile.mkdtemp()), device
-    )
-    base = _reset_peak(device)
-    trainer.train()
-    peak = _peak_mb(device)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, judge, seconds = build_bench_trainer(
+            trainer_name, case, steps, Path(folder), device
+        )
+        base = _reset_peak(device)
+        trainer.train()
+        peak = _peak_mb(device)
     return {
         "step_s": sum(seconds[1].values()),
         "phases": seconds[1],

@@ -21,11 +21,13 @@ from typing import Any
 import numpy
 import torch
 
+from ida_tui.config.devices import METAL_LENGTH_BUCKET
 from ida_tui.config.schema import Device, DeviceName
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events.types import RankFigures
 from ida_tui.system import allocator
 from ida_tui.system.memory import DeviceMemory, MemorySensor
+from ida_tui.system.memory_limit import memory_limit
 
 
 def choose_device(requested: Device) -> DeviceName:
@@ -87,8 +89,15 @@ def memory(device: DeviceName) -> DeviceMemory | None:
 
 
 def total_memory(device: DeviceName) -> int | None:
-    """Total memory of a device, in bytes; None for a device that shares host memory."""
-    return int(torch.cuda.get_device_properties(0).total_memory) if device == "cuda" else None
+    """Total memory of the current device, in bytes; None for a device that shares host memory."""
+    if device != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+
+
+def usable_memory(device: DeviceName) -> int:
+    """Memory that this process can use, in bytes: the device's own, else that of the machine or container."""
+    return total_memory(device) or memory_limit().total
 
 
 def empty_cache(device: DeviceName) -> None:
@@ -108,7 +117,7 @@ def free_memory(device: DeviceName) -> None:
 
 def length_bucket(device: DeviceName | str) -> int:
     """Multiple to which batch lengths are rounded up: Metal caches a graph and memory for each length."""
-    return 64 if device == "mps" else 1
+    return METAL_LENGTH_BUCKET if device == "mps" else 1
 
 
 def limit_threads() -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName, Prompt
 from ida_tui.engine.inference.generate import generate_answers
+from ida_tui.engine.model.generation import encode_conversation
 
 MAX_PROMPTS = 12
 """Most prompts that are compared."""
@@ -119,13 +120,8 @@ def _logits(
     model: Any, tokenizer: Tokenizer, config: Config, prompt: Prompt, text: str
 ) -> torch.Tensor:
     """The logits at the last positions of an answer, (positions, vocabulary)."""
-    prompt_ids: list[int] = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt.text}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        **config.model.chat_template_kwargs,
-    )["input_ids"]
+    messages = [{"role": "user", "content": prompt.text}]
+    prompt_ids = encode_conversation(tokenizer, config.model, messages)
     answer_ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     row = torch.tensor([[*prompt_ids, *answer_ids]], device=model.device)
     positions = min(COMPARED_POSITIONS, len(answer_ids) + 1)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config import precision
 from ida_tui.config.precision import WeightFormat
@@ -32,8 +33,10 @@ from ida_tui.engine.model.trained import (
     full_model_config,
     load_trained_model,
     prepare_device,
+    require_memory,
 )
 from ida_tui.errors import IdaError
+from ida_tui.planning.inference_memory import plan_export
 from ida_tui.runs.store.exports import ExportKind
 from ida_tui.runs.weights import TrainedWeights
 
@@ -114,6 +117,9 @@ def _write(
     on_progress: Callable[[str], object],
 ) -> EquivalenceCheck:
     device = prepare_device(config)
+    warning = require_memory(plan_export(config, device), config, device, "export")
+    if warning:
+        on_progress(f"! {warning}")
     run_format = precision.resolve_precision(config, device).weights
     export_format: WeightFormat = "float32" if kind == "adapter" else dtype or run_format
     tokenizer = load.load_tokenizer(config.model)
@@ -122,7 +128,7 @@ def _write(
     def outputs_of(model: Any, reference: Any = None) -> Any:
         return collect_outputs(model, tokenizer, config, device, prompts, reference)
 
-    model = load_trained_model(config, trained, run_format).float().to(device)
+    model = load_trained_model(config, trained, run_format, tokenizer).float().to(device)
     reference = outputs_of(model)
     on_progress(
         f"writing {'the adapter' if kind == 'adapter' else f'the full model in {export_format}'}"
@@ -138,7 +144,7 @@ def _write(
     del model
     free_memory(device)
     on_progress(f"checking the export with {len(prompts)} prompts on both models")
-    model = _read_back(config, kind, folder, export_format, run_format, device)
+    model = _read_back(config, kind, folder, export_format, run_format, tokenizer, device)
     check = compare_models(reference, outputs_of(model, reference), export_format)
     del model
     free_memory(device)
@@ -177,12 +183,14 @@ def _read_back(
     folder: Path,
     dtype: WeightFormat,
     run_format: WeightFormat,
+    tokenizer: Tokenizer,
     device: DeviceName,
 ) -> Any:
     if kind == "adapter":
-        base = load.load_model(config.model, run_format)
+        base = load.load_model(config.model, run_format, tokenizer)
         return attach_adapter(base, folder).float().to(device)
-    return load.load_model(full_model_config(config, folder), dtype).float().to(device)
+    exported = full_model_config(config, folder)
+    return load.load_model(exported, dtype, tokenizer).float().to(device)
 
 
 def _write_error(folder: Path, error: Exception) -> IdaError:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ida_tui.engine.inference.chat_models import ChatMessage, ChatModels
     from ida_tui.judge.service import JudgeService
     from ida_tui.judge.verdict import Verdict
+    from ida_tui.runs.store.judge_costs import JudgeCosts
 
 MODELS: tuple[ComparedModel, ComparedModel] = ("base", "tuned")
 PARTIAL_INTERVAL_S = 0.05
@@ -42,6 +43,8 @@ class ModelsLoaded:
     """The weights in use, such as `step 40, adapter`."""
     temperature: float
     """The sampling temperature of the profile's evaluation."""
+    memory: str = ""
+    """The memory plan of the chat, on one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,22 +222,26 @@ class Chat:
 
         libraries.set_library_defaults(config.model.folder())
         from ida_tui.engine.inference.chat_models import ChatModels
+        from ida_tui.runs.store.judge_costs import JudgeCosts
 
         models: ChatModels | None = None
         service: JudgeService | None = None
+        costs = JudgeCosts(self.directory, "chat", earlier=weights.state.judge.cost)
         try:
             with libraries.capture_library_output(
                 lambda notice: self._events.put(Notice(notice.text))
             ):
                 models = ChatModels(config, weights)
-                self._events.put(ModelsLoaded(weights.label, config.evaluation.temperature))
+                self._events.put(
+                    ModelsLoaded(weights.label, config.evaluation.temperature, models.memory_text)
+                )
                 while not self._closing.is_set():
                     match self._commands.get():
                         case _AskCommand() as command:
                             self._generate_answers(models, command, config.seed)
                             self._events.put(Idle())
                         case _JudgeCommand():
-                            service = self._judge_answers(config, service)
+                            service = self._judge_answers(config, service, costs)
                             self._events.put(Idle())
                         case _ResetCommand():
                             self._histories = {"base": [], "tuned": []}
@@ -244,6 +251,7 @@ class Chat:
         finally:
             if service is not None:
                 service.close()
+            costs.close()
             if models is not None:
                 models.close()
 
@@ -293,7 +301,9 @@ class Chat:
             )
         self._last_turn = (command, texts)
 
-    def _judge_answers(self, config: Config, service: JudgeService | None) -> JudgeService | None:
+    def _judge_answers(
+        self, config: Config, service: JudgeService | None, costs: JudgeCosts
+    ) -> JudgeService | None:
         from ida_tui.judge.api_key import load_api_key
         from ida_tui.judge.budget import Budget
         from ida_tui.judge.errors import JudgeInterrupted
@@ -311,7 +321,7 @@ class Chat:
                     config.rubric,
                     config.prompts,
                     key=load_api_key(config.judge, dotenv_dir=Path.cwd()),
-                    options=JudgeServiceOptions(budget=Budget(config.budget, 0.0)),
+                    options=JudgeServiceOptions(budget=Budget(config.budget, costs.spent, costs)),
                 )
                 service.start()
                 service.probe_endpoint().result()

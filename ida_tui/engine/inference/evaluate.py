@@ -19,12 +19,18 @@ from ida_tui.engine import libraries
 from ida_tui.engine.device.device import free_memory
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
 from ida_tui.engine.model import load
-from ida_tui.engine.model.trained import attach_adapter, full_model_config, prepare_device
+from ida_tui.engine.model.trained import (
+    attach_adapter,
+    full_model_config,
+    prepare_device,
+    require_memory,
+)
 from ida_tui.events.types import OFFLINE_JUDGE, current_timestamp
 from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.budget import Budget
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import BatchStats, JudgeRequest
+from ida_tui.planning.inference_memory import plan_evaluation
 from ida_tui.runs.store.evaluations import ComparedModel, EvaluatedAnswer, Evaluation
 from ida_tui.runs.weights import TrainedWeights
 
@@ -42,6 +48,7 @@ def evaluate(
     samples: int,
     seed: int,
     key: str | None,
+    budget: Budget | None = None,
     notes: Sequence[str] = (),
     on_progress: Callable[[str], object] = lambda line: None,
 ) -> tuple[Evaluation, list[EvaluatedAnswer]]:
@@ -54,6 +61,7 @@ def evaluate(
         samples: answers of each model to each prompt.
         seed: seed of the sampling, the same for both models, and of the order of judging.
         key: the judge's API key, or None if it needs none.
+        budget: what the judge may cost; None is unlimited.
         notes: notes to save with the evaluation.
         on_progress: receives progress lines.
 
@@ -61,7 +69,6 @@ def evaluate(
         IdaError: the device, the weights or the judge cannot be used.
     """
     started = time.monotonic()
-    spent = trained.state.judge.cost or 0.0
     with (
         libraries.capture_library_output(lambda notice: on_progress(f"! {notice.text}")),
         JudgeService(
@@ -69,7 +76,7 @@ def evaluate(
             config.rubric,
             config.prompts,
             key=key,
-            options=JudgeServiceOptions(budget=Budget(config.budget, spent)),
+            options=JudgeServiceOptions(budget=budget),
         ) as service,
     ):
         service.probe_endpoint().result()
@@ -125,6 +132,9 @@ def generate_pairs(
         IdaError: the device or the weights cannot be used.
     """
     device = prepare_device(config)
+    planned = plan_evaluation(config, device, prompt_set.prompts, samples)
+    if warning := require_memory(planned, config, device, "evaluation"):
+        on_progress(f"! {warning}")
     recipe = precision.resolve_precision(config, device)
     tokenizer = load.load_tokenizer(config.model)
     answers: dict[ComparedModel, list[GeneratedAnswer]] = {}
@@ -143,7 +153,7 @@ def generate_pairs(
         label = "base model" if name == "base" else "trained model"
         on_progress(f"{label}: {len(answers[name])} answers in {time.monotonic() - started:.1f} s")
 
-    base = load.load_model(config.model, recipe.weights).to(device)
+    base = load.load_model(config.model, recipe.weights, tokenizer).to(device)
     if trained is None:
         answer_with("base", base)
         answer_with("tuned", base)
@@ -157,7 +167,7 @@ def generate_pairs(
         del base
         free_memory(device)
         full_model = full_model_config(config, trained.path)
-        answer_with("tuned", load.load_model(full_model, recipe.weights).to(device))
+        answer_with("tuned", load.load_model(full_model, recipe.weights, tokenizer).to(device))
     return answers
 
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers import StoppingCriteriaList
 
 from ida_tui.config.schema import Config, DeviceName, Prompt
-from ida_tui.engine.device.device import seeded_rng
+from ida_tui.engine.device.device import length_bucket, seeded_rng
 from ida_tui.engine.exceptions import RunInterrupted
+from ida_tui.engine.model.generation import (
+    encode_conversation,
+    end_token_ids,
+    generation_config,
+    token_sampler,
+    without_published_sampling,
+)
 from ida_tui.engine.rollout import decoder
+from ida_tui.engine.rollout.agreement import DrawnLogprobs, agrees, drawn_as_computed
 from ida_tui.engine.rollout.generate import generate
 from ida_tui.engine.rollout.sampling import TokenSampler
 
@@ -41,12 +51,13 @@ def generate_answers(
 ) -> list[GeneratedAnswer]:
     """Generate answers with the `evaluation` settings of a profile, in the order of the prompts.
 
+    The other sampling parameters (top-p, top-k, min-p, repetition penalty) are those of the training.
     The random number state of a surrounding training run is left unchanged.
 
     Args:
         model: the policy, with its adapter on or off.
         tokenizer: the policy's tokenizer.
-        config: gives the batch size, temperature, maximum answer length and engine.
+        config: gives the batch size, sampling parameters, maximum answer length and engine.
         device: the device that the model is on.
         prompts: the prompts to answer.
         samples: answers to each prompt.
@@ -58,11 +69,22 @@ def generate_answers(
     """
     requests = [(prompt, index) for prompt in prompts for index in range(samples)]
     answers: list[GeneratedAnswer] = []
+    check = True
     with seeded_rng(device, seed):
-        for batch in _batches(requests, config.evaluation.batch_size):
+        for batch in _batches(requests, config.evaluation_rows):
             if should_stop():
                 raise RunInterrupted
-            completions = _generate_batch(model, tokenizer, config, [prompt for prompt, _ in batch])
+            messages = [[{"role": "user", "content": prompt.text}] for prompt, _ in batch]
+            prompt_ids = [encode_conversation(tokenizer, config.model, chat) for chat in messages]
+            completions, config = generate_tokens(
+                model,
+                tokenizer,
+                config,
+                prompt_ids,
+                temperature=config.evaluation.temperature,
+                check=check,
+            )
+            check = False
             texts: list[str] = tokenizer.batch_decode(completions, skip_special_tokens=True)
             answers += [
                 GeneratedAnswer(prompt, index, text, len(tokens))
@@ -71,75 +93,121 @@ def generate_answers(
     return answers
 
 
-def _generate_batch(
-    model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt]
-) -> list[list[int]]:
-    """Token ids of one answer for each prompt, in order; each includes the token that ended it."""
-    max_tokens = config.evaluation_max_completion_length
+def generate_tokens(
+    model: Any,
+    tokenizer: Tokenizer,
+    config: Config,
+    prompt_ids: Sequence[Sequence[int]],
+    *,
+    temperature: float,
+    check: bool,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_tokens: Callable[[list[list[int]]], object] = lambda completions: None,
+) -> tuple[list[list[int]], Config]:
+    """Generate one answer for each prompt.
+
+    Args:
+        model: the policy, with its adapter on or off.
+        tokenizer: the policy's tokenizer.
+        config: gives the engine, the maximum answer length, and the sampling parameters of the training.
+        prompt_ids: token ids of the prompts.
+        temperature: sampling temperature; 0 is greedy decoding.
+        check: whether to compare the log-probabilities of some answers, as the fast engine drew them, with
+            those of the model's modules. If they differ, transformers answers instead, with a warning.
+        should_stop: polled before every token; true ends the answers there.
+        on_tokens: receives all answers so far, after every token.
+
+    Returns:
+        The token ids of the answers, in order, each with the token that ended it; and the profile for further
+        answers, with `engine: plain` if the fast engine failed the check.
+    """
+    sampler = token_sampler(config.training, temperature)
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        if config.engine == "fast" and decoder.unsupported_reason(model) is None:
-            tokens = _generate_fast(model, tokenizer, config, prompts, max_tokens)
-        else:
-            tokens = _generate_with_transformers(model, tokenizer, config, prompts, max_tokens)
-    model.train(was_training)
-    return tokens
+    try:
+        with torch.no_grad():
+            if config.engine == "fast" and decoder.unsupported_reason(model) is None:
+                drawn = DrawnLogprobs()
+                answers = generate(
+                    model,
+                    prompt_ids,
+                    sampler,
+                    max_new_tokens=config.evaluation_max_completion_length,
+                    eos_token_ids=end_token_ids(model),
+                    pad_token_id=tokenizer.pad_token_id,
+                    should_stop=should_stop,
+                    on_tokens=lambda completions, _: on_tokens(completions),
+                    on_draw=drawn.add if check else None,
+                    bucket=length_bucket(model.device.type),
+                )
+                if not check or _drawn_by_this_model(
+                    model, prompt_ids, answers, drawn, temperature
+                ):
+                    return answers, config
+                config = config.model_copy(update={"engine": "plain"})
+            answers = _generate_with_transformers(
+                model, tokenizer, config, prompt_ids, sampler, should_stop, on_tokens
+            )
+            return answers, config
+    finally:
+        model.train(was_training)
 
 
-def _generate_fast(
-    model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt], max_tokens: int
-) -> list[list[int]]:
-    prompt_ids = tokenizer.apply_chat_template(
-        [[{"role": "user", "content": prompt.text}] for prompt in prompts],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        **config.model.chat_template_kwargs,
-    )["input_ids"]
-    return generate(
-        model,
-        prompt_ids,
-        TokenSampler(temperature=config.evaluation.temperature),
-        max_new_tokens=max_tokens,
-        eos_token_ids=_eos_token_ids(model, tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
+def _drawn_by_this_model(
+    model: Any,
+    prompt_ids: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    drawn: DrawnLogprobs,
+    temperature: float,
+) -> bool:
+    """Whether the fast engine drew the answers from the model's distribution; warns if it did not."""
+    difference = drawn_as_computed(model, prompt_ids, answers, drawn, temperature)
+    if agrees(difference, str(model.dtype).removeprefix("torch.")):
+        return True
+    warnings.warn(
+        "The fast engine is off; transformers answers instead: the log-probabilities of the drawn tokens"
+        f" differ from the model's by {difference:.1e} on average",
+        stacklevel=2,
     )
+    return False
 
 
 def _generate_with_transformers(
-    model: Any, tokenizer: Tokenizer, config: Config, prompts: Sequence[Prompt], max_tokens: int
+    model: Any,
+    tokenizer: Tokenizer,
+    config: Config,
+    prompt_ids: Sequence[Sequence[int]],
+    sampler: TokenSampler,
+    should_stop: Callable[[], bool],
+    on_tokens: Callable[[list[list[int]]], object],
 ) -> list[list[int]]:
-    evaluation = config.evaluation
-    inputs = tokenizer.apply_chat_template(
-        [[{"role": "user", "content": prompt.text}] for prompt in prompts],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        padding=True,
-        **config.model.chat_template_kwargs,
-    ).to(model.device)
-    sampling_arguments: dict[str, Any] = (
-        {"do_sample": True, "temperature": evaluation.temperature, "top_p": 1.0, "top_k": 0}
-        if evaluation.temperature > 0
-        else {"do_sample": False}
-    )
-    tokens = model.generate(
-        **inputs,
-        **sampling_arguments,
-        max_new_tokens=max_tokens,
+    longest, end_tokens = max(map(len, prompt_ids)), frozenset(end_token_ids(model))
+
+    def answers(tokens: torch.Tensor) -> list[list[int]]:
+        return [_truncate_after_eos(row, end_tokens) for row in tokens[:, longest:].tolist()]
+
+    def check_stop(tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        on_tokens(answers(tokens))
+        return torch.full((tokens.shape[0],), should_stop(), device=tokens.device)
+
+    padding = [longest - len(ids) for ids in prompt_ids]
+    settings = generation_config(
+        sampler,
+        max_new_tokens=config.evaluation_max_completion_length,
+        eos_token_id=end_token_ids(model),
         pad_token_id=tokenizer.pad_token_id,
-        use_cache=True,
     )
-    end_tokens = frozenset(_eos_token_ids(model, tokenizer))
-    rows: list[list[int]] = tokens[:, inputs["input_ids"].shape[1] :].tolist()
-    return [_truncate_after_eos(row, end_tokens) for row in rows]
-
-
-def _eos_token_ids(model: Any, tokenizer: Tokenizer) -> list[int]:
-    end_tokens = model.generation_config.eos_token_id or tokenizer.eos_token_id
-    return [end_tokens] if isinstance(end_tokens, int) else list(end_tokens)
+    rows = zip(padding, prompt_ids, strict=True)
+    ids = [[tokenizer.pad_token_id] * missing + list(prompt) for missing, prompt in rows]
+    mask = [[0] * missing + [1] * (longest - missing) for missing in padding]
+    with without_published_sampling(model):
+        tokens = model.generate(
+            input_ids=torch.tensor(ids, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
+            generation_config=settings,
+            stopping_criteria=StoppingCriteriaList([check_stop]),
+        )
+    return answers(tokens)
 
 
 def _truncate_after_eos(row: list[int], end_tokens: frozenset[int]) -> list[int]:

@@ -110,7 +110,8 @@ def completion_logprobs(
     Args:
         model: a causal language model that the fast step supports, with or without an adapter.
         ids: (rows, prompt + completion).
-        mask: 1 for a token, 0 for padding. A row whose completion is fully masked gets zeros.
+        mask: 1 for a token, 0 for padding. A row whose completion is fully masked gets zeros. If all are, the
+            zeros still have a gradient, of zero, for every trained weight.
         logits_to_keep: width of the completion part.
         temperature: the logits are divided by it.
         with_entropy: whether to return entropies.
@@ -120,6 +121,9 @@ def completion_logprobs(
         Log-probabilities, (rows, logits_to_keep), zero at padding; and entropies in the same shape, or None.
     """
     batch = CompletionBatch.from_padded(ids, mask, logits_to_keep, bucket)
+    if not any(batch.lengths):
+        zeros = torch.zeros(ids.shape[0], logits_to_keep, device=ids.device)
+        return zeros + _zero_of_trained_weights(model), zeros if with_entropy else None
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     backbone, head = base.model, base.lm_head
     # Gradient checkpointing recomputes activations, which does not work with a key-value cache.
@@ -156,6 +160,12 @@ def completion_logprobs(
         temperature,
         with_entropy,
     )
+
+
+def _zero_of_trained_weights(model: Any) -> torch.Tensor | float:
+    """A zero whose gradient is zero for every trained weight, so that the optimizer updates all of them."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return sum((parameter.reshape(-1)[:1].sum() * 0.0 for parameter in trained), 0.0)
 
 
 StatesFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

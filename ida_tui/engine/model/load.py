@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import LoraConfig, ModelConfig
+from ida_tui.engine.model.generation import prepare_for_generation
 from ida_tui.errors import IdaError
 
 
@@ -22,7 +23,7 @@ def model_source(model: ModelConfig) -> str:
 
 
 def load_tokenizer(model: ModelConfig) -> Tokenizer:
-    """Load the tokenizer with the padding that TRL needs for generation.
+    """Load the tokenizer, prepared for generation: it pads on the left, with EOS if it has no pad token.
 
     Raises:
         IdaError: the tokenizer cannot be loaded, or has no chat template.
@@ -45,6 +46,13 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
             f"model {model.name or model.path} has no chat template",
             "choose the chat (instruct) variant of the model: model=NAME",
         )
+    if tokenizer.eos_token_id is None:
+        raise IdaError(
+            f"the tokenizer of model {model.name or model.path} has no end token (eos_token)",
+            "training needs one to know when an answer ends: set eos_token in tokenizer_config.json",
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
@@ -65,14 +73,14 @@ def save_tokenizer(model: ModelConfig, folder: Path) -> None:
     file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load_model(model: ModelConfig, dtype: WeightFormat) -> Any:
-    """Load a model in the given number format, into host memory.
+def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) -> Any:
+    """Load a model in the given number format into host memory, prepared for generation with this tokenizer.
 
     Raises:
         IdaError: the weights cannot be loaded.
     """
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             model_source(model),
             revision=model.revision,
             dtype=getattr(torch, dtype),
@@ -82,19 +90,22 @@ def load_model(model: ModelConfig, dtype: WeightFormat) -> Any:
         )
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load(model, error) from error
+    prepare_for_generation(loaded, tokenizer)
+    return loaded
 
 
-def peft_config(lora: LoraConfig) -> Any:
-    """PEFT's configuration of the profile's adapter."""
+def peft_config(lora: LoraConfig, model: ModelConfig) -> Any:
+    """PEFT's configuration of the profile's adapter for this base model."""
     import peft
 
     return peft.LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
+        lora_dropout=0.0,  # see `turn_off_dropout`
         target_modules=lora.target_modules,
         bias="none",
         task_type="CAUSAL_LM",
+        revision=model.revision if model.folder() is None else None,
     )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName, ModelConfig
-from ida_tui.engine.device.device import choose_device, limit_threads
+from ida_tui.engine.device.device import choose_device, limit_threads, usable_memory
 from ida_tui.engine.diagnostics import selftest
 from ida_tui.engine.model import load
 from ida_tui.errors import IdaError
+from ida_tui.planning.memory import MemoryPlan, require_fit, resolve_limit
 from ida_tui.runs.weights import TrainedWeights
 from ida_tui.system import allocator
 
@@ -30,20 +33,52 @@ def prepare_device(config: Config) -> DeviceName:
     return device
 
 
-def load_trained_model(config: Config, trained: TrainedWeights, dtype: WeightFormat) -> Any:
+def require_memory(
+    planned: MemoryPlan | None, config: Config, device: DeviceName, subject: str
+) -> str:
+    """Check the memory plan of a command against the limit, as a run does before it starts.
+
+    Args:
+        planned: the plan; None if it is unknown.
+        config: the run's profile, with its limit.
+        device: the device of the command.
+        subject: what is planned, such as `chat`.
+
+    Returns:
+        A warning if the plan does not fit and `over_limit` is `try`; otherwise empty.
+
+    Raises:
+        IdaError: the plan does not fit (exit code 4).
+    """
+    limit = resolve_limit(config, usable_memory(device))
+    fix = "raise limit_gb in the run's config.yaml" if limit < usable_memory(device) else ""
+    return require_fit(
+        planned,
+        limit,
+        config,
+        subject=subject,
+        fix=fix
+        or "use a machine with more memory, or set over_limit: try in the run's config.yaml",
+    )
+
+
+def load_trained_model(
+    config: Config, trained: TrainedWeights, dtype: WeightFormat, tokenizer: Tokenizer
+) -> Any:
     """Load the trained model into host memory: the base model with its adapter, or the full model.
 
     Args:
         config: the run's profile.
         trained: the run's weights.
         dtype: number format of the base model, or of the full model.
+        tokenizer: the model's tokenizer.
 
     Raises:
         IdaError: the weights cannot be loaded.
     """
     if config.training.method == "lora":
-        return attach_adapter(load.load_model(config.model, dtype), trained.path)
-    return load.load_model(full_model_config(config, trained.path), dtype)
+        return attach_adapter(load.load_model(config.model, dtype, tokenizer), trained.path)
+    return load.load_model(full_model_config(config, trained.path), dtype, tokenizer)
 
 
 def full_model_config(config: Config, folder: Path) -> ModelConfig:

@@ -11,7 +11,7 @@ For any other model `unsupported_reason` says why transformers has to generate i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,14 @@ Projection = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 
 def unsupported_reason(model: Any) -> str | None:
-    """Why `Decoder` does not support this causal language model; None if it does."""
+    """Why `Decoder` does not support this causal language model; None if it does.
+
+    The decoder reads the weights of known modules. Any other module in their place, such as an adapter on the
+    embedding or a trained copy of a norm, would be left out, so it is a reason.
+    """
+    adapter_types = {str(config.peft_type.value) for config in _active_adapters(model)}
+    if adapter_types - {"LORA"}:
+        return f"the adapter is {', '.join(sorted(adapter_types))}, not LoRA"
     base = _unwrap_peft(model)
     config = base.config
     if getattr(config, "model_type", "") not in FAMILIES:
@@ -39,8 +46,9 @@ def unsupported_reason(model: Any) -> str | None:
         return "the model uses sliding-window attention"
     if config.hidden_act != "silu":
         return f"the activation function is {config.hidden_act}, not silu"
-    if type(base.lm_head) is not torch.nn.Linear:
-        return "the output layer has an adapter"
+    for name, module in _fixed_modules(base):
+        if problem := _unknown_module_reason(base, name, module):
+            return problem
     for layer in base.model.layers:
         for projection in _linears(layer):
             problem = _unsupported_linear_reason(projection)
@@ -180,6 +188,36 @@ def _unwrap_peft(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def _active_adapters(model: Any) -> list[Any]:
+    """PEFT's configurations of the active adapters; empty for a model without PEFT's wrapper."""
+    if not hasattr(model, "get_base_model"):
+        return []
+    active = model.active_adapters if hasattr(model, "active_adapters") else [model.active_adapter]
+    return [model.peft_config[name] for name in active]
+
+
+def _fixed_modules(base: Any) -> Iterator[tuple[str, Any]]:
+    """All modules that the decoder reads or replaces, with their names, except the layers' linears."""
+    yield from (("the embedding", base.model.embed_tokens), ("the output layer", base.lm_head))
+    yield from (("the last norm", base.model.norm), ("the rotary embedding", base.model.rotary_emb))
+    for layer in base.model.layers:
+        yield from (("a layer", layer), ("the attention", layer.self_attn), ("the MLP", layer.mlp))
+        attention_norms = (getattr(layer.self_attn, name, None) for name in ("q_norm", "k_norm"))
+        norms = (layer.input_layernorm, layer.post_attention_layernorm, *attention_norms)
+        yield from (("a norm", norm) for norm in norms if norm is not None)
+
+
+def _unknown_module_reason(base: Any, name: str, module: Any) -> str | None:
+    """Why a module computes something else than the family's own module does; None if it does not."""
+    kind = type(module)
+    known = kind in (torch.nn.Embedding, torch.nn.Linear)
+    if not known and kind.__module__ != type(base).__module__:
+        return f"{name} is of type {kind.__name__}, for example because an adapter changes it"
+    if not kind.__module__.startswith(("torch.", "transformers.models.")):
+        return f"{name} is code that comes with the model ({kind.__name__})"
+    return f"the forward method of {name} is replaced" if "forward" in vars(module) else None
+
+
 def _linears(layer: Any) -> tuple[Any, ...]:
     attention, mlp = layer.self_attn, layer.mlp
     return (
@@ -191,16 +229,16 @@ def _linears(layer: Any) -> tuple[Any, ...]:
 def _unsupported_linear_reason(linear: Any) -> str | None:
     if type(linear) is torch.nn.Linear:
         return None
-    adapters = list(getattr(linear, "active_adapters", ()))
-    if not hasattr(linear, "lora_A") or type(linear.base_layer) is not torch.nn.Linear:
-        return f"the model has layers of type {type(linear).__name__}"
+    kind = type(linear)
+    is_lora = (kind.__module__, kind.__name__) == ("peft.tuners.lora.layer", "Linear")
+    if not is_lora or type(linear.base_layer) is not torch.nn.Linear:
+        return f"the model has layers of type {kind.__name__}"
+    adapters = list(linear.active_adapters)
     if len(adapters) > 1:
         return "several adapters are active"
     for name in adapters:
-        if any(getattr(linear, "use_dora", {}).values()) or getattr(linear, "lora_bias", {}).get(
-            name
-        ):
-            return "the adapter uses DoRA or a LoRA bias"
+        if getattr(linear, "lora_variant", {}) or getattr(linear, "lora_bias", {}).get(name):
+            return "the adapter uses DoRA, another variant of LoRA, or a LoRA bias"
     return "the adapter is merged into the base model" if linear.merged else None
 
 

@@ -16,6 +16,10 @@ OnTokens = Callable[[list[list[int]], list[int]], object]
 """Callback after every token: all completions so far, and the rows that ended with this token."""
 
 
+OnDraw = Callable[[list[int], torch.Tensor], object]
+"""Callback after every token: the rows that got one, and the log-probabilities of `TokenSampler.logprobs`."""
+
+
 def _ignore_tokens(completions: list[list[int]], ended: list[int]) -> None:
     pass
 
@@ -28,6 +32,7 @@ def generate_in_chunks(
     *,
     should_stop: Callable[[], bool] = lambda: False,
     on_tokens: OnTokens = _ignore_tokens,
+    on_draw: OnDraw | None = None,
     shared_sampler: SharedSampler | None = None,
     **settings: Any,
 ) -> list[list[int]]:
@@ -40,6 +45,7 @@ def generate_in_chunks(
         chunk_rows: rows per chunk; None generates all rows together.
         should_stop: checked before every token; true ends the rollout with the tokens generated so far.
         on_tokens: called after every token with all completions so far and the rows that just ended.
+        on_draw: called after every token with its rows and log-probabilities; None does not compute them.
         shared_sampler: random numbers shared by several processes, which can also stop the rollout; or None.
         **settings: further arguments of `generate`.
 
@@ -54,12 +60,17 @@ def generate_in_chunks(
             completions[chunk] = rows
             on_tokens(completions, [chunk.start + row for row in ended])
 
+        def on_chunk_draw(rows: list[int], logprobs: torch.Tensor, chunk: slice = chunk) -> None:
+            assert on_draw is not None
+            on_draw([chunk.start + row for row in rows], logprobs)
+
         completions[chunk] = generate(
             model,
             prompts[chunk],
             sampler,
             should_stop=should_stop,
             on_tokens=on_chunk_tokens,
+            on_draw=None if on_draw is None else on_chunk_draw,
             shared_sampler=shared_sampler,
             **settings,
         )
@@ -78,6 +89,7 @@ def generate(
     pad_token_id: int,
     should_stop: Callable[[], bool] = lambda: False,
     on_tokens: OnTokens = _ignore_tokens,
+    on_draw: OnDraw | None = None,
     overlap_forward: bool | None = None,
     bucket: int = 1,
     shared_sampler: SharedSampler | None = None,
@@ -93,6 +105,7 @@ def generate(
         pad_token_id: token id that pads shorter prompts.
         should_stop: checked before every token; true ends the rollout with the tokens generated so far.
         on_tokens: called after every token with all completions so far and the rows that just ended.
+        on_draw: called after every token with its rows and log-probabilities; None does not compute them.
         overlap_forward: whether to start the next forward pass before reading the tokens; None: on GPUs only.
         bucket: attention lengths are rounded up to a multiple of this (`device.length_bucket`).
         shared_sampler: random numbers shared by several processes; None for a single process.
@@ -131,6 +144,8 @@ def generate(
         token_ids = tokens.tolist()
         if max(token_ids) >= logits.shape[-1]:  # the result of sampling from NaN
             raise RuntimeError("a logit is not finite: there is no probability to draw from")
+        if on_draw is not None:
+            on_draw(active, sampler.logprobs(logits, tokens))
         for row, token in zip(active, token_ids, strict=True):
             completions[row].append(token)
         remaining = [index for index, token in enumerate(token_ids) if token not in eos_ids]

@@ -43,6 +43,7 @@ class GenerationProgress(StoppingCriteria):  # type: ignore[misc]
         eos_token_ids: ids of the tokens that end a completion.
         decode: turns rows of token ids, padded with special tokens, into texts.
         on_row_ended: called with row and text when a row ends with EOS while other rows continue.
+        clock: the run's clock, in seconds.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class GenerationProgress(StoppingCriteria):  # type: ignore[misc]
         eos_token_ids: Sequence[int],
         decode: Callable[[list[list[int]]], list[str]],
         on_row_ended: Callable[[int, str], object] = lambda row, text: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._emit = emit
         self._stop_requested = stop_requested
@@ -68,7 +70,8 @@ class GenerationProgress(StoppingCriteria):  # type: ignore[misc]
         self._token_count: torch.Tensor | None = None
         self._ended_rows = 0
         """Rows that have ended, if the rollout has its tokens on the host."""
-        self._started = self._last_emit = time.monotonic()
+        self._clock = clock
+        self._started = self._last_emit = clock()
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
         """Report progress.
@@ -91,7 +94,7 @@ class GenerationProgress(StoppingCriteria):  # type: ignore[misc]
         # The last token of a row that ended earlier is padding. Do not count it.
         self._token_count = self._token_count + (~self._ended_mask).sum()
         self._ended_mask = self._ended_mask | torch.isin(input_ids[:, -1], self._eos_tensor)
-        now = time.monotonic()
+        now = self._clock()
         # Reading a value makes the host wait for the device. Do it only once per interval.
         interval_over = now - self._last_emit >= EMIT_INTERVAL_S
         if interval_over or input_ids.device.type == "cpu":
@@ -104,7 +107,7 @@ class GenerationProgress(StoppingCriteria):  # type: ignore[misc]
 
     def emit_counts(self, counts: RolloutCounts, now: float | None = None) -> None:
         """Emit the token and row counts."""
-        now = time.monotonic() if now is None else now
+        now = self._clock() if now is None else now
         self._last_emit = now
         seconds = now - self._started
         self._emit(
@@ -137,7 +140,7 @@ class GenerationProgress(StoppingCriteria):  # type: ignore[misc]
         if not self._emitted_texts:
             self._emitted_texts = [""] * len(completions)
         self._ended_rows += len(ended)
-        now = time.monotonic()
+        now = self._clock()
         if now - self._last_emit >= EMIT_INTERVAL_S:
             if global_counts is not None:
                 counts = global_counts()

@@ -59,6 +59,14 @@ class TokenSampler:
             logits = logits / self.temperature
         return _sample_inverse_cdf(self._mask_logits(logits), uniforms)
 
+    def logprobs(self, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of tokens, (rows,), in softmax(logits / temperature); temperature 0 counts as 1.
+
+        Like the loss, it ignores the repetition penalty, top-k, top-p and min-p.
+        """
+        scaled = logits.float() / (self.temperature or 1.0)
+        return scaled.gather(1, tokens[:, None])[:, 0] - torch.logsumexp(scaled, dim=-1)
+
     def _mask_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """Set the logits that top-k, top-p and min-p exclude to minus infinity."""
         if 0 < self.top_k < logits.shape[-1]:

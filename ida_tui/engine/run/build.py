@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig
 
@@ -22,7 +23,9 @@ from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.reward import RewardSource
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.events.types import RunStarted
+from ida_tui.judge.service import JudgeService
 from ida_tui.planning import memory
+from ida_tui.rewards.formulas import formula_text
 from ida_tui.runs.directory import RunDirectory
 
 
@@ -60,10 +63,16 @@ def build_trainer(
         preflight.device,
         checkpoints,
     )
-    adapter = load.peft_config(config.lora) if config.training.method == "lora" else None
+    adapter = (
+        load.peft_config(config.lora, config.model) if config.training.method == "lora" else None
+    )
     trainer_class: Callable[..., InstrumentedGRPOTrainer] = InstrumentedGRPOTrainer
     if config.engine == "fast":
         trainer_class = partial(FastTrainer, rollout_rows=config.training.rollout_rows)
+
+    def load_model() -> Any:
+        return load.load_model(config.model, preflight.recipe.weights, preflight.tokenizer)
+
     trainer = trainer_class(
         process_group=process_group,
         recorder=recorder,
@@ -71,13 +80,20 @@ def build_trainer(
         on_step_end=on_step_end,
         between_steps=between_steps,
         checkpoint_metadata=checkpoint_metadata,
-        model=load.load_model(config.model, preflight.recipe.weights),
+        model=load_model(),
+        load_reference=load_model,
         args=GRPOConfig(**arguments),
         optimizer=custom_optimizer(config.training, preflight.recipe),
         processing_class=preflight.tokenizer,
         train_dataset=Dataset.from_list(training_rows(config)),
         peft_config=adapter,
     )
+    if adapter is not None and not set(EMBEDDING_LAYER_NAMES) & set(config.lora.target_modules):
+        # PEFT would read the configuration in the default branch of the model's repository, to see whether
+        # the vocabulary was resized. It never is.
+        trainer.model.save_pretrained = partial(
+            trainer.model.save_pretrained, save_embedding_layers=False
+        )
     # These callbacks print to the terminal, which belongs to the app or the command line.
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -102,17 +118,18 @@ def run_started_event(
     preflight: PreflightResult,
     directory: RunDirectory,
     trainer: InstrumentedGRPOTrainer,
-    judge: str,
+    judge: JudgeService,
 ) -> RunStarted:
-    """The RunStarted event of a run; `judge` is the judge's label."""
+    """The RunStarted event of a run that is scored by this judge."""
     training, counts = config.training, load.count_parameters(trainer.model)
-    planned = memory.plan(per_rank_config(config, trainer.world_size), preflight.device)
+    rank_config = per_rank_config(config, trainer.world_size)
+    planned = memory.plan(rank_config, preflight.device, processes=trainer.world_size)
     return RunStarted(
         run_id=directory.run_id,
         directory=str(directory.path),
         experiment=config.name,
         model=config.model.name or config.model.path,
-        judge=judge,
+        judge=judge.label,
         device=preflight.device,
         dtype=preflight.recipe.weights,
         precision=preflight.recipe.describe(training.method),
@@ -126,6 +143,9 @@ def run_started_event(
         seed=config.seed,
         limit_gb=round(preflight.limit / 1e9, 1),
         planned_gb=round(planned.peak_bytes / 1e9, 2) if planned else None,
-        plan=planned.as_rows() if planned else (),
+        plan=planned.training_rows() if planned else (),
         processes=trainer.world_size,
+        evaluation_plan=planned.evaluation_rows() if planned else (),
+        scoring=judge.scoring,
+        formula=formula_text(judge.formula),
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +22,21 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
+from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.system import allocator
+from ida_tui.system.clock import RunClock
 
 if TYPE_CHECKING:
     from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
+
+COST_EVENTS = (
+    ev.JudgeBatchFinished,
+    ev.JudgeProbed,
+    ev.EvaluationFinished,
+    ev.RunPaused,
+    ev.RunResumed,
+)
+"""Events that state what the judge has cost so far; `RunEnded` does, too."""
 
 
 @dataclass(slots=True)
@@ -39,6 +49,8 @@ class RunContext:
     directory: RunDirectory
     log: EventLog
     control: RunControl
+    costs: JudgeCosts
+    """Records what the judge costs."""
     resume_point: ResumePoint | None = None
     """The checkpoint that the run resumes from; null for a new run."""
     state: RunState = field(default_factory=RunState)
@@ -49,7 +61,12 @@ class RunContext:
     process_group: ProcessGroup = field(default_factory=ProcessGroup)
     """The processes that train the run; this process is rank 0."""
     allocation_limit: AllocationLimit = field(default_factory=AllocationLimit)
-    started_at: float = field(default_factory=time.monotonic)
+    clock: RunClock = field(default_factory=RunClock)
+    """Seconds of training in this process."""
+    seconds_before: float = 0.0
+    """Seconds of training in the earlier processes of a resumed run."""
+    paused_before_s: float = 0.0
+    """Seconds of pauses in the earlier processes."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def emit(self, event: ev.Event) -> None:
@@ -58,6 +75,8 @@ class RunContext:
         While a run is stopping, an event that the disk refuses is dropped, so that the run still ends; the
         main loop reports the error.
         """
+        if isinstance(event, COST_EVENTS):
+            event = replace(event, judge_cost=self.costs.total)
         with self._lock:
             try:
                 self.state = fold(self.state, self.log.emit(event))
@@ -98,8 +117,8 @@ class RunContext:
             "run_id": self.state.run.run_id if self.state.run else self.directory.run_id,
             "model": config.model.name or config.model.path,
             "method": config.training.method,
+            "scoring": dict(self.state.scoring[-1].parts) if self.state.scoring else {},
             "judge": {"calls": judge.calls, "failed": judge.failed, "cost": judge.cost},
-            "judge_since_step": self.state.judge_since_step,
             "pass_r_ida": self.state.pass_r_ida(max(1, config.steps_per_pass())),
         }
 
@@ -113,7 +132,7 @@ class RunContext:
         """
         if self.trainer is None or self.trainer.optimizer is None:
             return False
-        if not self.trainer.weight_delta <= ev.MAX_NUMBER:
+        if not self.trainer.has_finite_weights:
             return False
         step = int(self.trainer.state.global_step)
         if step == 0:

@@ -7,15 +7,16 @@ answers of both models judged at the end.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from ida_tui.config.checks import repeated_held_out_note
 from ida_tui.config.schema import Config, PromptKind
 from ida_tui.engine.inference.evaluate import SEED_OFFSET, build_evaluation, judge_answers
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
+from ida_tui.engine.model.generation import token_sampler
+from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.run.context import RunContext
 from ida_tui.events import types as ev
 from ida_tui.judge.backends.offline.refusal import classify_refusal
@@ -41,7 +42,7 @@ def evaluate_held_out(
     note = repeated_held_out_note(run.config.prompts)
     if note and when == "before":
         run.emit(ev.Noticed(level="warning", source="evaluation", text=note))
-    started = time.monotonic()
+    started = run.clock()
     answers = generate_answers(
         run.trainer.accelerator.unwrap_model(run.trainer.model_wrapped),
         run.preflight.tokenizer,
@@ -53,13 +54,14 @@ def evaluate_held_out(
         should_stop=run.control.stop.is_set,
     )
     finished = replace(
-        evaluation_event(answers, when=when, step=step), seconds=_seconds_since(started)
+        evaluation_event(answers, when=when, step=step), seconds=_seconds_since(run, started)
     )
     if run.config.evaluation.judged and when == "before":
         _save_baseline(run, answers)
     elif run.config.evaluation.judged:
         finished = replace(
-            _judge_both_models(run, service, finished, answers), seconds=_seconds_since(started)
+            _judge_both_models(run, service, finished, answers),
+            seconds=_seconds_since(run, started),
         )
     run.emit(finished)
 
@@ -131,7 +133,7 @@ def _judge_both_models(
     answers: Sequence[GeneratedAnswer],
 ) -> ev.EvaluationFinished:
     """The event with the judged figures of both models; unchanged, with a warning, if judging failed."""
-    started, config = time.monotonic(), run.config
+    started, config = run.clock(), run.config
     saved = baseline.load(run.directory, _sampling_settings(config))
     if saved is None:
         _warn_not_judged(
@@ -161,7 +163,7 @@ def _judge_both_models(
         seed=config.seed,
         judge=service.label,
         cost=stats.cost,
-        seconds=finished.seconds + _seconds_since(started),
+        seconds=finished.seconds + _seconds_since(run, started),
         step=finished.step,
         notes=[note] if (note := repeated_held_out_note(config.prompts)) else (),
     )
@@ -195,6 +197,17 @@ def _sampling_settings(config: Config) -> Mapping[str, Any]:
         "temperature": evaluation.temperature,
         "longest": config.evaluation_max_completion_length,
         "prompts": [prompt.id for prompt in config.prompts.held_out()],
+        **_truncations(config),
+    }
+
+
+def _truncations(config: Config) -> Mapping[str, Any]:
+    """The sampling parameters of the training that change the distribution; empty if none does."""
+    sampler = asdict(token_sampler(config.training, config.evaluation.temperature))
+    return {
+        name: value
+        for name, value in sampler.items()
+        if name != "temperature" and value != getattr(TokenSampler(), name)
     }
 
 
@@ -203,5 +216,6 @@ def _warn_not_judged(run: RunContext, reason: str) -> None:
     run.emit(ev.Noticed(level="warning", source="evaluation", text=text))
 
 
-def _seconds_since(started: float) -> float:
-    return round(time.monotonic() - started, 3)
+def _seconds_since(run: RunContext, started: float) -> float:
+    """Seconds of work since a time of the run's clock."""
+    return round(run.clock() - started, 3)

@@ -8,6 +8,7 @@ from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
 from ida_tui.judge.budget import Budget
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
+from ida_tui.runs.store.judge_costs import JudgeCosts
 
 
 class JudgeServices:
@@ -15,19 +16,20 @@ class JudgeServices:
 
     Args:
         emit: receives the events of the judges; also called on their threads.
+        costs: records what the judges cost.
     """
 
-    def __init__(self, emit: Callable[[ev.Event], object]) -> None:
+    def __init__(self, emit: Callable[[ev.Event], object], costs: JudgeCosts) -> None:
         self._emit = emit
+        self._costs = costs
         self._services: list[JudgeService] = []
 
-    def start(self, config: Config, key: str | None, *, spent: float | None) -> JudgeService:
+    def start(self, config: Config, key: str | None) -> JudgeService:
         """Close the current service and start the judge of a profile.
 
         Args:
             config: the resolved profile.
             key: the judge's API key, or null if it needs none.
-            spent: cost of the run's judges so far, in US dollars; null if unknown.
         """
         self.close()
         service = JudgeService(
@@ -36,7 +38,7 @@ class JudgeServices:
             config.prompts,
             key=key,
             options=JudgeServiceOptions(
-                budget=Budget(config.budget, spent or 0.0), on_event=self._emit
+                budget=Budget(config.budget, self._costs.spent, self._costs), on_event=self._emit
             ),
         )
         service.start()

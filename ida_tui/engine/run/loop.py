@@ -48,28 +48,32 @@ from ida_tui.engine.run.secrets import Secrets
 from ida_tui.engine.run.worker import RunSpec
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.reward import (
-    JUDGE_CHANGED,
     DistributedRewardCollector,
     RewardCollector,
     RewardSource,
 )
 from ida_tui.errors import IdaError
 from ida_tui.events import types as ev
+from ida_tui.events.scoring import ScoringPeriod, change_warning
 from ida_tui.events.sinks.base import RunInfo
 from ida_tui.events.sinks.dispatcher import SinkDispatcher
 from ida_tui.events.sinks.registry import create_sinks, sink_settings
 from ida_tui.events.state import RunState
 from ida_tui.judge.calibration.cross_check import CrossChecker
 from ida_tui.judge.errors import JudgeInterrupted
+from ida_tui.judge.service import scoring_of
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory, create_run_directory, point_latest
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
 from ida_tui.runs.store import completions, manifest
+from ida_tui.runs.store.judge_costs import JudgeCosts
+from ida_tui.system.clock import RunClock
 from ida_tui.system.memory import DeviceMemory
 from ida_tui.system.memory_limit import memory_limit
 from ida_tui.system.sleep import SleepDetector, prevent_sleep
+from ida_tui.util.format import format_duration
 
 if TYPE_CHECKING:
     from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
@@ -129,27 +133,31 @@ def _start(
     else:
         directory = resume.directory
     previous = resume.state if resume else RunState()
-    secrets = Secrets(key)
+    secrets, clock = Secrets(key), RunClock()
 
     def recreate() -> None:
         """Write everything but the log again, after somebody has deleted the run directory."""
         _write_description(directory, run.config, preflight, argv)
         point_latest(directory)
+        costs.recreate()
         ownership.reacquire()
 
     with owner.owned_run(directory) as ownership:
+        costs = JudgeCosts(directory, "train", earlier=previous.judge.cost)
         if resume is None:
             _write_description(directory, config, preflight, argv)
         else:
             _prepare_resume(resume, config, argv)
         with (
             ControlFileWatcher(directory, control),
+            contextlib.closing(costs),
             EventLog(
                 directory,
                 first_seq=previous.seq + 1,
                 redact=secrets.redact,
                 stop_waiting=control.stop.is_set,
                 on_recreated=recreate,
+                while_waiting=clock.paused,
             ) as log,
         ):
             log.subscribe(subscriber)
@@ -159,9 +167,13 @@ def _start(
                 directory,
                 log,
                 control,
+                costs,
                 resume,
                 previous,
                 process_group=process_group,
+                clock=clock,
+                seconds_before=previous.trained_seconds() or 0.0,
+                paused_before_s=previous.paused_s,
             )
             run.sinks = _sink_dispatcher(run, secrets)
             log.subscribe(run.sinks)
@@ -252,7 +264,7 @@ class RunLoop:
 
     def __post_init__(self) -> None:
         run = self.context
-        self.judge_services = JudgeServices(run.emit)
+        self.judge_services = JudgeServices(run.emit, run.costs)
         # The guard checks host memory; a CUDA device reports out of memory with an exception.
         host_limit = memory_limit().total if run.preflight.device == "cuda" else run.preflight.limit
         self.memory_guard = MemoryGuard(host_limit, run.emit, run.control.stop)
@@ -317,6 +329,7 @@ class RunLoop:
         run = self.context
         stack.enter_context(libraries.capture_library_output(run.emit))
         stack.enter_context(prevent_sleep())
+        stack.enter_context(run.clock.watch(self._report_suspension))
         self._emit_start_notices()
         if not run.process_group.is_single:
             run.process_group.broadcast(RunSpec.from_context(run))
@@ -326,23 +339,20 @@ class RunLoop:
             MemoryMonitor(self._emit_sample, partial(self._check_machine, SleepDetector()))
         )
         stack.enter_context(contextlib.closing(self.judge_services))
-        service = self.judge_services.start(run.config, self.key, spent=run.state.judge.cost)
-        if run.state.run is not None and run.state.run.judge != service.label:
-            run.emit(ev.Noticed(level="warning", source="judge", text=JUDGE_CHANGED))
+        service = self.judge_services.start(run.config, self.key)
         collector = RewardCollector.from_config(
             run.config,
             service,
             emit=run.emit,
             stop_requested=run.control.stop.is_set,
             pause=self.pause_controller.wait_for_judge,
+            clock=run.clock,
         )
         build_trainer = partial(self._build_trainer, collector, monitor.set_device_memory)
         run.trainer = build_trainer()
         stack.enter_context(libraries.frozen_gc())
         run.emit(
-            build.run_started_event(
-                run.config, run.preflight, run.directory, run.trainer, service.label
-            )
+            build.run_started_event(run.config, run.preflight, run.directory, run.trainer, service)
         )
         run.raise_if_stopped()
         collector.check_judge()
@@ -351,12 +361,22 @@ class RunLoop:
     def _emit_start_notices(self) -> None:
         run = self.context
         if run.resume_point is not None:
-            run.emit(ev.RunResumed(run.resume_point.step))
+            self._emit_resumed(run.resume_point.step)
         run.emit(ev.PhaseChanged(step=0, phase="load"))
         for note in run.preflight.recipe.notes:
             run.emit(ev.Noticed(level="warning", source="precision", text=note))
         for note in run.preflight.notes:
             run.emit(ev.Noticed(level="warning", source="memory", text=note))
+
+    def _emit_resumed(self, step: int) -> None:
+        """Emit `RunResumed`, and a warning if completions are scored differently from now on."""
+        run, before = self.context, self.context.state.scoring
+        label, parts = scoring_of(run.config)
+        changed = bool(before) and not before[-1].same_scoring(ScoringPeriod(step, label, parts))
+        run.emit(ev.RunResumed(step, label, parts) if changed else ev.RunResumed(step))
+        if changed and run.state.steps:
+            text = change_warning(before[-1], run.state.scoring[-1])
+            run.emit(ev.Noticed(level="warning", source="judge", text=text))
 
     def _emit_sample(self, sample: ev.MemorySampled) -> None:
         self.context.emit(replace(sample, phase=self.context.state.phase))
@@ -369,7 +389,12 @@ class RunLoop:
             run.sinks.disable_hung_sinks()
         if seconds := sleep_detector.seconds_slept():
             text = f"the machine slept for {seconds / 60:.0f} min; the run continues"
-            run.emit(ev.Noticed(level="warning", source="machine", text=text))
+            run.emit(ev.Noticed(level="warning", source="machine", text=text, lost_s=seconds))
+
+    def _report_suspension(self, seconds: float) -> None:
+        text = f"the process was suspended for {format_duration(seconds)}; the run continues"
+        notice = ev.Noticed(level="warning", source="machine", text=text, lost_s=round(seconds, 3))
+        self.context.emit(notice)
 
     def _build_trainer(
         self, collector: RewardCollector, set_device_memory: Callable[[DeviceMemory | None], None]
@@ -395,7 +420,11 @@ class RunLoop:
                 run.emit,
                 run.control.stop,
                 run.config.planned_steps(),
-                CrossChecker([prompt.text for prompt in run.config.prompts.prompts]),
+                CrossChecker(
+                    [prompt.text for prompt in run.config.prompts.prompts],
+                    self.judge_services.current.formula,
+                ),
+                clock=run.clock,
                 any_rank=run.process_group.any_rank,
             ),
             reward_source=reward_source,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ class Outcome:
 
 def completed_outcome(run: RunContext) -> Outcome:
     """The run finished every step; the message says so if the weights did not change."""
-    if run.state.steps and run.state.weight_delta == 0:
+    if run.state.steps and not run.state.steps[-1].weights_moved:
         return Outcome(
             "done", ExitCode.DONE, NOTHING_LEARNED, nothing_learned_reason(run.state.steps)
         )
@@ -135,9 +134,6 @@ def out_of_memory_outcome(run: RunContext, reason: str) -> Outcome:
 def run_ended_event(run: RunContext, outcome: Outcome) -> ev.RunEnded:
     """The final event of a run, with its totals."""
     state = run.state
-    # Seconds of the earlier processes of a resumed run, if they recorded their end.
-    previous = run.resume_point.state.ended if run.resume_point else None
-    seconds = time.monotonic() - run.started_at + (previous.seconds if previous else 0.0)
     return ev.RunEnded(
         status=outcome.status,
         exit_code=int(outcome.code),
@@ -145,10 +141,13 @@ def run_ended_event(run: RunContext, outcome: Outcome) -> ev.RunEnded:
         r_ida_first=state.r_ida_first,
         r_ida_last=state.r_ida_last,
         weight_delta=state.weight_delta,
-        seconds=round(seconds, 3),
-        cost=state.judge.cost,
+        seconds=round(run.seconds_before + run.clock(), 3),
+        cost=run.costs.total.cost,
         message=outcome.message,
         hint=outcome.hint,
+        model_change=state.model_change,
+        paused_s=round(run.paused_before_s + run.clock.excluded_s, 3),
+        judge_cost=run.costs.total,
     )
 
 

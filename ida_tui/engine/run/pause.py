@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ida_tui.config import resolve
-from ida_tui.config.schema import JudgeConfig
 from ida_tui.engine.exceptions import PauseRequested, StoppedByAlert
 from ida_tui.engine.run.context import RunContext
 from ida_tui.engine.run.control import ResumeDecision
@@ -25,7 +24,9 @@ from ida_tui.engine.run.secrets import Secrets
 from ida_tui.engine.trainer.reward import Replacement
 from ida_tui.events import types as ev
 from ida_tui.events.alerts.rules import evaluate_rules
+from ida_tui.events.scoring import change_warning
 from ida_tui.judge.errors import JudgeUnavailable
+from ida_tui.judge.service import scoring_of
 from ida_tui.runs.resume import ResumePoint
 from ida_tui.system import allocator
 
@@ -86,7 +87,8 @@ class PauseController:
         if weight_bytes > MAX_BYTES_WHILE_PAUSED and run.process_group.is_single:
             raise PauseRequested
         allocator.release_free_memory()
-        run.control.wait_while_paused()
+        with run.clock.paused():
+            run.control.wait_while_paused()
         run.raise_if_handed_over()
         if not run.control.stop.is_set():
             run.emit(ev.RunResumed(run.last_step))
@@ -105,7 +107,8 @@ class PauseController:
         run.free_step_memory()
         run.trainer = None
         gc.collect()
-        run.control.wait_while_paused()
+        with run.clock.paused():
+            run.control.wait_while_paused()
         run.raise_if_stopped()
         run.raise_if_handed_over()
         run.emit(ev.RunResumed(checkpoint.step))
@@ -127,16 +130,23 @@ class PauseController:
         run.emit(ev.RunPaused(step=run.last_step, reason=error.title, hint=error.hint))
         if self.decisions is None:
             raise error
-        decision = self._wait_for_decision(self.decisions)
-        same_judge = _judge_identity(decision.judge) == _judge_identity(run.config.judge)
+        _, before = scoring_of(run.config)
+        with run.clock.paused():
+            decision = self._wait_for_decision(self.decisions)
         self.secrets.add(decision.key)
         run.config = run.config.model_copy(
             update={"judge": decision.judge, "budget": decision.budget}
         )
         run.directory.config.write_text(resolve.to_yaml(run.config), encoding="utf-8")
-        service = self.judge_services.start(run.config, decision.key, spent=run.state.judge.cost)
-        run.emit(ev.RunResumed(run.last_step, None if same_judge else service.label))
-        return Replacement(service, same_judge, decision.judge.max_unscored)
+        service = self.judge_services.start(run.config, decision.key)
+        if service.scoring == before:
+            run.emit(ev.RunResumed(run.last_step))
+            return Replacement(service, True, decision.judge.max_unscored)
+        period = run.state.scoring[-1]
+        run.emit(ev.RunResumed(run.last_step, service.label, service.scoring))
+        text = change_warning(period, run.state.scoring[-1])
+        run.emit(ev.Noticed(level="warning", source="judge", text=text))
+        return Replacement(service, False, decision.judge.max_unscored)
 
     def _next_pausing_alert(self) -> ev.AlertRaised | None:
         """The newest alert since the last call, if the run has to pause for it; otherwise None.
@@ -162,8 +172,3 @@ class PauseController:
             self.run.raise_if_stopped()
             with contextlib.suppress(queue.Empty):
                 return decisions.get(timeout=0.1)
-
-
-def _judge_identity(judge: JudgeConfig) -> tuple[str, str, str | None]:
-    """The fields that identify a judge: two profiles with the same values are the same judge."""
-    return judge.kind, judge.model, judge.base_url

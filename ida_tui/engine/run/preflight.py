@@ -21,7 +21,6 @@ from ida_tui.engine.distributed.environment import (
 )
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.planning import memory
-from ida_tui.system.memory_limit import memory_limit
 
 VLLM_INSTALL = (
     "uv pip install 'vllm>=0.22,<=0.31'   (the versions TRL supports; installs an older torch)"
@@ -66,6 +65,7 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
     from ida_tui.engine.device import device
     from ida_tui.engine.diagnostics import selftest
     from ida_tui.engine.model import load
+    from ida_tui.engine.model.adapter_targets import check_adapter_targets
 
     device_name = device.choose_device(config.device)
     check_distributed(config, device_name, process)
@@ -75,44 +75,33 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
     require_vllm(config, device_name)
     if device_name != "cpu":
         selftest.require_self_test(device_name)
-    limit = memory.resolve_limit(config, device.total_memory(device_name) or memory_limit().total)
+    limit = memory.resolve_limit(config, device.usable_memory(device_name))
     # Processes on the CPU share the machine's memory; each CUDA device has its own.
     process_limit = limit / process.local_world_size if device_name == "cpu" else limit
     config = memory.resolve_auto(config, device_name, process_limit)
-    warning = _check_memory(per_rank_config(config, process.world_size), device_name, process_limit)
+    rank_config = per_rank_config(config, process.world_size)
+    hint = memory.reduction_hint(rank_config, device_name, process_limit)
+    warning = memory.require_fit(
+        memory.plan(rank_config, device_name, processes=process.world_size),
+        process_limit,
+        config,
+        subject="run",
+        fix=f"{hint}\nTo start anyway: over_limit=try",
+    )
+    if warning:
+        warning += "; a checkpoint is saved after every step"
     if warning and not config.training.save_steps:
         training = config.training.model_copy(update={"save_steps": 1})
         config = config.model_copy(update={"training": training})
+    tokenizer = load.load_tokenizer(config.model)
+    check_adapter_targets(config)
     return PreflightResult(
         config=config,
         device=device_name,
         recipe=precision.resolve_precision(config, device_name),
-        tokenizer=load.load_tokenizer(config.model),
+        tokenizer=tokenizer,
         limit=limit,
         notes=(warning,) if warning else (),
-    )
-
-
-def _check_memory(config: Config, device: DeviceName, limit: float) -> str:
-    """A warning if the plan exceeds the limit and `over_limit` is `try`; empty if the plan fits.
-
-    Raises:
-        IdaError: the run does not fit (exit code 4).
-    """
-    planned = memory.plan(config, device)
-    if planned is None or planned.peak_bytes <= limit:
-        return ""
-    if config.over_limit == "try":
-        return (
-            f"the run needs about {planned.peak_bytes / 1e9:.1f} GB, but the limit is {limit / 1e9:.1f} GB;"
-            " a checkpoint is saved after every step"
-        )
-    raise IdaError(
-        f"the run does not fit: it needs about {planned.peak_bytes / 1e9:.1f} GB, the limit is"
-        f" {limit / 1e9:.1f} GB",
-        f"{memory.reduction_hint(config, device, limit)}\nTo start anyway: over_limit=try",
-        where="limit_gb",
-        code=ExitCode.OUT_OF_MEMORY,
     )
 
 

@@ -72,6 +72,9 @@ def grpo_arguments(
         # transformers has no name for adamw_kahan. The trainer gets it as an object instead.
         "optim": "adamw_torch" if recipe.optim == "adamw_kahan" else recipe.optim,
         "gradient_checkpointing": training.gradient_checkpointing is not False,
+        # Completions are drawn without dropout, so the loss must score them without it.
+        "disable_dropout": True,
+        "trust_remote_code": config.model.trust_remote_code,
         "chat_template_kwargs": dict(config.model.chat_template_kwargs),
         # Sinks (W&B, TensorBoard, …) are fed from the run's events instead.
         "report_to": "none",

@@ -10,12 +10,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from trl import GRPOTrainer
+from trl.trainer.utils import split_tensor_dict
 
 from ida_tui.engine.device import device
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.trainer.recorder import StepRecorder
+from ida_tui.engine.trainer.rollout_copy import RolloutCopy, concatenate_rows, to_device
 from ida_tui.events.types import CheckpointSaved
-from ida_tui.runs.log.disk_errors import retry_while_disk_refuses
+from ida_tui.runs.log.disk_errors import (
+    MIN_REPORTED_WAIT_S,
+    disk_wait_notice,
+    retry_while_disk_refuses,
+)
 from ida_tui.runs.store import checkpoints
 
 MPS_RNG_FILE = "device_rng.pt"
@@ -47,7 +53,49 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._checkpoint_metadata = checkpoint_metadata
         self._checkpoint_output_dir: str | None = None
         self._rng_before_step: device.RngState | None = None
+        self._rollout_copy: RolloutCopy | None = None
         super().__init__(**arguments)
+
+    # -- reused completions -----------------------------------------------------------------------
+
+    @property
+    def rollout_step(self) -> int | None:
+        """The earlier step whose completions the step in progress reuses; None if it generated its own."""
+        copy = self._rollout_copy
+        return copy.step if copy is not None and copy.step <= self.state.global_step else None
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """Get the next micro-batch, and copy a new rollout if later steps reuse it."""
+        buffered = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self.num_iterations > 1 and self._buffered_inputs is not buffered:
+            rows = to_device(concatenate_rows(self._buffered_inputs), "cpu")
+            step = int(self.state.global_step) + 1
+            self._rollout_copy = RolloutCopy(step, self._process_group.all_gather(rows))
+        return inputs
+
+    def _passes_since_rollout(self, step: int) -> int:
+        """Passes since the last rollout, after this many steps; 0 if the next step starts with a rollout."""
+        passes = step * self.args.gradient_accumulation_steps
+        return int(passes % (self.args.steps_per_generation * self.num_iterations))
+
+    def _restore_rollout(self, checkpoint: Path) -> None:
+        """Reuse the completions in a checkpoint if its next step does."""
+        step = step_of_checkpoint(checkpoint)
+        # TRL counts passes from the start of the process. The next rollout depends on this count.
+        self._step = step * self.args.gradient_accumulation_steps
+        loaded = RolloutCopy.load(checkpoint)
+        if loaded is None or not self._passes_since_rollout(step):
+            return
+        self._rollout_copy, self._recorder.r_ida = loaded
+        rows = self._rollout_copy.rows_of_rank(
+            self._process_group.rank,
+            self._process_group.world_size,
+            self.processing_class.pad_token_id,
+        )
+        self._buffered_inputs = split_tensor_dict(
+            to_device(rows, self.accelerator.device), self.args.steps_per_generation
+        )
 
     # -- save -----------------------------------------------------------------------------------
 
@@ -73,6 +121,7 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         step = int(self.state.global_step)
         self._recorder.enter_phase("save", step)
         folder = Path(self.args.output_dir)
+        paused_before_s = self._recorder.clock.excluded_s
         path = retry_while_disk_refuses(
             lambda: checkpoints.save_checkpoint(
                 folder,
@@ -88,6 +137,9 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             errors=(OSError, RuntimeError, SafetensorError),
             wait=self._recorder.wait,
         )
+        paused_s = self._recorder.clock.excluded_s - paused_before_s
+        if paused_s >= MIN_REPORTED_WAIT_S:
+            self._recorder.emit(disk_wait_notice(paused_s))
         self._recorder.emit(CheckpointSaved(step=step, path=str(path)))
 
     def _write_checkpoint(self, model: Any, trial: Any, folder: Path) -> None:
@@ -106,6 +158,8 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             # Save rank 0's state for any number of processes: the fast engine uses it on all ranks.
             (folder / "rng_state_0.pth").replace(folder / RNG_FILE)
             device.keep_own_cuda_rng_state(folder / RNG_FILE)
+        if self._rollout_copy is not None and self._passes_since_rollout(self.state.global_step):
+            self._rollout_copy.save(folder, self._recorder.r_ida)
         if self.accelerator.device.type == "mps":
             state = device.RngState.capture("mps").device_state
             torch.save(state, folder / MPS_RNG_FILE)
@@ -123,10 +177,16 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     # -- load -----------------------------------------------------------------------------------
 
+    def train(self, resume_from_checkpoint: str | None = None, **arguments: Any) -> Any:
+        """Train until the last step, from the start or from a checkpoint."""
+        if resume_from_checkpoint is not None:
+            self._restore_rollout(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **arguments)
+
     def load_checkpoint(self, checkpoint: Path) -> None:
         """Load the weights and the step number of a checkpoint, without training."""
         self._load_from_checkpoint(str(checkpoint))
-        self.state.global_step = int(checkpoint.name.rsplit("-", 1)[1])
+        self.state.global_step = step_of_checkpoint(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint and not self._process_group.is_single:
@@ -137,3 +197,8 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if checkpoint and device_file.is_file():
             state = torch.load(device_file, weights_only=True)
             device.RngState("mps", torch.get_rng_state(), state).restore()
+
+
+def step_of_checkpoint(checkpoint: Path) -> int:
+    """The last finished step of a checkpoint, from the name of its folder."""
+    return int(checkpoint.name.rsplit("-", 1)[1])

@@ -8,8 +8,12 @@
 
 If a step is a single batch, its log-probabilities (with their autograd graph) are computed while the judge
 is still working, and the loss reuses them. Advantages, loss, optimizer, schedule and logging stay TRL's code.
-Models that the two do not support are trained by TRL's code, with a warning in the log. On the first group of
-a run the log-probabilities are compared with TRL's.
+Models that the two do not support are trained by TRL's code, with a warning in the log.
+
+The first group of a rollout is checked: its log-probabilities as drawn, as the loss scores them and as TRL
+computes them must agree. This is done for the first rollout, for the first one after the weights have moved
+(an adapter starts as zero, so only then does it show), and then every `CHECK_INTERVAL` steps. If they do not
+agree, TRL's code takes over.
 """
 
 from __future__ import annotations
@@ -24,22 +28,21 @@ from trl.trainer.utils import pad
 
 from ida_tui.engine.device.device import length_bucket
 from ida_tui.engine.loss.logprobs import completion_logprobs
+from ida_tui.engine.model.generation import token_sampler
 from ida_tui.engine.rollout import decoder
+from ida_tui.engine.rollout.agreement import DrawnLogprobs, agrees, mean_difference, worst
 from ida_tui.engine.rollout.generate import generate_in_chunks
 from ida_tui.engine.rollout.progress import GenerationProgress
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.engine.rollout.shared_rng import SharedSampler
+from ida_tui.engine.trainer.checkpointing import CheckpointedGRPOTrainer
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.events.types import Noticed
 
 LogprobOutputs = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 """Log-probabilities, entropies and auxiliary loss, as TRL returns them."""
-PARITY_TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}
-"""Largest accepted mean difference from TRL's log-probabilities, in nats; relative where they exceed 1.
-
-In float32 the two implementations differ only in summation order. In 16 bits each rounds different
-intermediate values: bfloat16 has 8 significant bits per logit, float16 has 11.
-"""
+CHECK_INTERVAL = 25
+"""Steps between two checks of the log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +66,21 @@ class FastTrainer(InstrumentedGRPOTrainer):
     def __init__(self, *, rollout_rows: int | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._rollout_rows = rollout_rows
-        self._parity_checked = False
+        self._last_check: int | None = None
+        """Step of the last check; None before the first one in this process."""
+        self._adapter_checked = False
+        """Whether a check has been made with weights that differ from the base model's."""
+        self._drawn: DrawnLogprobs | None = None
+        """Log-probabilities of the rollout as drawn, if it is checked."""
         self._length_bucket = length_bucket(self.accelerator.device.type)
         self._prompt_ids: list[list[int]] = []
         self._precomputed: PrecomputedLogprobs | None = None
         self._row_order: torch.Tensor | None = None
         self._rng_after_shuffle: torch.Tensor | None = None
-        self._fallback_reason = self._unsupported_reason()
+        self._fallback_reason: str | None = None
         """Why TRL's code computes the steps; None while the fast code does."""
-        if self._fallback_reason is not None:
-            self._notify(
-                "warning",
-                f"The fast step is off; TRL's code is used instead: {self._fallback_reason}",
-            )
+        if reason := self._unsupported_reason():
+            self._fall_back(reason)
 
     def _unsupported_reason(self) -> str | None:
         if reason := decoder.unsupported_reason(self.accelerator.unwrap_model(self.model)):
@@ -85,6 +90,10 @@ class FastTrainer(InstrumentedGRPOTrainer):
         if self._entropy_bonus_enabled:
             return "the loss has an entropy bonus"
         return None
+
+    def _fall_back(self, reason: str) -> None:
+        self._fallback_reason = reason
+        self._notify("warning", f"The fast step is off; TRL's code is used instead: {reason}")
 
     def _notify(self, level: Any, text: str) -> None:
         self._recorder.emit(Noticed(level=level, source="engine", text=text))
@@ -116,6 +125,17 @@ class FastTrainer(InstrumentedGRPOTrainer):
             torch.set_rng_state(rng_state)
         return batch
 
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], Any]:
+        self._drawn = DrawnLogprobs() if self._is_check_due() else None
+        completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        if self._drawn is not None and not self._check_agreement(completion_ids, self._drawn):
+            # The completions come from another policy than the loss scores.
+            completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        self._drawn = None
+        return completion_ids, logprobs
+
     def _generate_completion_ids(
         self, progress: GenerationProgress, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
@@ -141,6 +161,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
                 pad_token_id=settings.pad_token_id,
                 should_stop=self._recorder.stop_requested,
                 on_tokens=on_tokens,
+                on_draw=None if self._drawn is None else self._drawn.add,
                 bucket=self._length_bucket,
                 shared_sampler=shared_sampler,
             )
@@ -148,13 +169,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
 
     def _token_sampler(self) -> TokenSampler:
         """Sampling parameters of the run."""
-        return TokenSampler(
-            temperature=self.args.temperature,
-            top_k=self.args.top_k or 0,
-            top_p=self.args.top_p,
-            min_p=self.args.min_p,
-            repetition_penalty=self.args.repetition_penalty,
-        )
+        return token_sampler(self.args, self.args.temperature)
 
     # -- while the judge works --------------------------------------------------------------
 
@@ -166,11 +181,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
             or not self.model.training
         ):
             return
-        ids, mask, logits_to_keep = self._pad_like_trl(completion_ids)
-        if not self._parity_checked:
-            self._check_parity(self.model, ids, mask, logits_to_keep)
-            if self._fallback_reason is not None:
-                return
+        ids, mask, logits_to_keep = self._pad_like_trl(self._prompt_ids, completion_ids)
         self._recorder.enter_phase("update", self._current_step)
         with torch.enable_grad():
             logprobs, entropies = self._fast_logprobs(
@@ -186,9 +197,9 @@ class FastTrainer(InstrumentedGRPOTrainer):
         return batches == (1, 1, 1)
 
     def _pad_like_trl(
-        self, completion_ids: list[list[int]]
+        self, prompts: list[list[int]], completion_ids: list[list[int]]
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Pad the step as TRL will for the loss.
+        """Pad rows as TRL will for the loss.
 
         Returns:
             Token ids and mask, (rows, prompt + completion) each, and the length of the completion part.
@@ -205,7 +216,6 @@ class FastTrainer(InstrumentedGRPOTrainer):
             )
             return batch.to(self.accelerator.device)
 
-        prompts = self._prompt_ids
         ids = (padded(prompts, None, "left"), padded(completion_ids, None, "right"))
         mask = (padded(prompts, 0, "left"), padded(completion_ids, 0, "right"))
         return torch.cat(ids, dim=1), torch.cat(mask, dim=1), ids[1].shape[1]
@@ -235,8 +245,6 @@ class FastTrainer(InstrumentedGRPOTrainer):
         **other: Any,
     ) -> LogprobOutputs:
         unsupported = compute_aux_loss or any(value is not None for value in other.values())
-        if not unsupported and not self._parity_checked:
-            self._check_parity(model, input_ids, attention_mask, logits_to_keep)
         if self._fallback_reason is not None or unsupported:
             outputs: LogprobOutputs = super()._get_per_token_logps_and_entropies(
                 model,
@@ -251,13 +259,20 @@ class FastTrainer(InstrumentedGRPOTrainer):
             return outputs
         self._mark_reference_phase()
         precomputed, self._precomputed = self._precomputed, None
-        rows = self._row_order
-        if precomputed is not None and rows is not None and torch.is_grad_enabled():
-            return precomputed.logprobs[rows], precomputed.entropies[rows], None
-        logprobs, entropies = self._fast_logprobs(
-            model, input_ids, attention_mask, logits_to_keep, compute_entropy
-        )
-        return logprobs, entropies, None
+        order = self._row_order
+        if precomputed is not None and order is not None and torch.is_grad_enabled():
+            return precomputed.logprobs[order], precomputed.entropies[order], None
+        # In a rollout TRL asks for batches of the update's size, which limits memory like the update's.
+        rows_at_once = batch_size or len(input_ids)
+        logprobs, entropies = [], []
+        for start in range(0, len(input_ids), rows_at_once):
+            rows = slice(start, start + rows_at_once)
+            part, entropy = self._fast_logprobs(
+                model, input_ids[rows], attention_mask[rows], logits_to_keep, compute_entropy
+            )
+            logprobs.append(part)
+            entropies += [] if entropy is None else [entropy]
+        return torch.cat(logprobs), torch.cat(entropies) if entropies else None, None
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -266,7 +281,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
             self._process_group.average_gradients(self.model.parameters())
         return loss
 
-    # -- log-probabilities, and their comparison with TRL's ---------------------------------
+    # -- log-probabilities, and their agreement ---------------------------------
 
     def _fast_logprobs(
         self, model: Any, ids: torch.Tensor, mask: torch.Tensor, logits_to_keep: int, entropy: bool
@@ -283,35 +298,72 @@ class FastTrainer(InstrumentedGRPOTrainer):
                 bucket=self._length_bucket,
             )
 
-    def _check_parity(
-        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, logits_to_keep: int
-    ) -> None:
-        """Compare the first group's log-probabilities with TRL's; switch to TRL's code if they differ."""
-        self._parity_checked = True
-        ids, mask = ids[: self.num_generations], mask[: self.num_generations]
+    def _is_check_due(self) -> bool:
+        """Whether the next rollout is checked."""
+        if self._fallback_reason is not None:
+            return False
+        if self._last_check is None or self._current_step >= self._last_check + CHECK_INTERVAL:
+            return True
+        return not self._adapter_checked and self._weights_differ_from_base()
+
+    def _weights_differ_from_base(self) -> bool:
+        """Whether the policy is not the base model anymore; an adapter is visible once its B is not zero."""
+        ups = [weight for name, weight in self.model.named_parameters() if ".lora_B." in name]
+        return any(bool(up.any()) for up in ups) if ups else self.weight_delta > 0
+
+    def _check_agreement(self, completion_ids: list[list[int]], drawn: DrawnLogprobs) -> bool:
+        """Compare the first group's log-probabilities, with the adapter on; fall back if they differ.
+
+        Returns:
+            Whether the completions can be used: they were drawn from the policy that the loss will score.
+        """
+        prompts = self._prompt_ids[: self.num_generations]
+        ids, mask, width = self._pad_like_trl(prompts, completion_ids[: self.num_generations])
+        is_token = mask[:, -width:].cpu()
         with torch.no_grad():
-            trl_logprobs, _, _ = super()._get_per_token_logps_and_entropies(
-                model,
+            trl, _, _ = CheckpointedGRPOTrainer._get_per_token_logps_and_entropies(
+                self,
+                self.model,
                 ids,
                 mask,
-                logits_to_keep,
+                width,
                 batch_size=1,  # TRL's code needs far more memory for larger batches
             )
-            logprobs, _ = self._fast_logprobs(model, ids, mask, logits_to_keep, entropy=False)
-        is_token = mask[:, -logits_to_keep:].bool()
-        differences = (logprobs - trl_logprobs).abs() / trl_logprobs.abs().clamp(min=1.0)
-        differences = differences[is_token]
-        weight_dtype = self.accelerator.unwrap_model(model).get_output_embeddings().weight.dtype
-        autocast_dtype = "float16" if self.args.fp16 else "bfloat16" if self.args.bf16 else ""
-        dtype = autocast_dtype or str(weight_dtype).removeprefix("torch.")
+            fast, _ = self._fast_logprobs(self.model, ids, mask, width, entropy=False)
+        trl, fast = trl.float().cpu(), fast.float().cpu()
+        as_drawn = drawn.padded(len(prompts), width)
         # Use the largest value of all ranks, so that all ranks decide the same.
-        local_mean = float(differences.mean()) if differences.numel() else 0.0
-        mean = max(self._process_group.all_gather(local_mean))
-        if mean <= PARITY_TOLERANCE.get(dtype, PARITY_TOLERANCE["bfloat16"]):
-            self._notify("info", f"Fast step: log-probabilities agree with TRL's within {mean:.0e}")
-        else:
-            self._fallback_reason = f"log-probabilities differ from TRL's by {mean:.1e} on average"
-            self._notify(
-                "warning",
-                f"The fast step is off; TRL's code is used instead: {self._fallback_reason}",
+        differences = self._process_group.all_gather(
+            tuple(
+                mean_difference(a, b, is_token)
+                for a, b in ((fast, trl), (as_drawn, fast), (as_drawn, trl))
             )
+        )
+        from_trl, gap, drawn_from_trl = (worst(values) for values in zip(*differences, strict=True))
+        self._recorder.record_logprob_gap(gap)
+        dtype = self._logprob_dtype()
+        differs, is_first = self._weights_differ_from_base(), self._last_check is None
+        if not agrees(from_trl, dtype):
+            self._fall_back(f"log-probabilities differ from TRL's by {from_trl:.1e} on average")
+        elif not agrees(gap, dtype):
+            self._fall_back(
+                f"log-probabilities of the drawn tokens differ from the loss's by {gap:.1e} on average"
+            )
+        elif is_first or (differs and not self._adapter_checked):
+            self._notify(
+                "info",
+                f"Fast step: log-probabilities agree with TRL's within {from_trl:.0e},"
+                f" and with the sampling's within {gap:.0e}"
+                + ("" if is_first else ", with the trained weights"),
+            )
+        self._last_check = self._current_step
+        self._adapter_checked = self._adapter_checked or differs
+        return agrees(drawn_from_trl, dtype)
+
+    def _logprob_dtype(self) -> str:
+        """Number format in which the log-probabilities are computed."""
+        weight_dtype = (
+            self.accelerator.unwrap_model(self.model).get_output_embeddings().weight.dtype
+        )
+        autocast_dtype = "float16" if self.args.fp16 else "bfloat16" if self.args.bf16 else ""
+        return autocast_dtype or str(weight_dtype).removeprefix("torch.")

@@ -7,7 +7,6 @@ cross this boundary: this module does not use torch.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from ida_tui.engine.exceptions import RunInterrupted
 from ida_tui.events import types as ev
 from ida_tui.judge import BatchStats, Verdict
 from ida_tui.judge.calibration.cross_check import CrossChecker, CrossCheckFigures, JudgedCompletion
+from ida_tui.system.clock import RunClock
 from ida_tui.util.statistics import mean_of_known
 
 Emit = Callable[[ev.Event], object]
@@ -26,7 +26,7 @@ class UpdateStats:
     """Effect of an optimizer update on the trainable weights."""
 
     relative_change: float
-    """L2 norm of the change since the start of the run, over the L2 norm at the start."""
+    """L2 norm of their change since the start of the run, over their L2 norm at the start."""
     weight_norm: float
     """L2 norm of the weights."""
     largest_change: float
@@ -37,6 +37,8 @@ class UpdateStats:
     """Number of gradient elements that were NaN or infinite."""
     loss_scale: float | None = None
     """Current loss scale; None without a scaler."""
+    model_change: float | None = None
+    """L2 norm of the change of the model's weights since the start, over that of the whole model."""
 
 
 class StepRecorder:
@@ -47,7 +49,7 @@ class StepRecorder:
         stop: set from any thread to end the run.
         steps: number of optimizer steps in the run.
         cross_check: computes judge-independent figures of the completions; None leaves them out.
-        clock: monotonic clock, in seconds.
+        clock: the run's clock, which stands still while the run is paused; None starts one.
         any_rank: returns whether the flag is true on any process of the run. A collective call.
     """
 
@@ -57,14 +59,15 @@ class StepRecorder:
         stop: threading.Event,
         steps: int,
         cross_check: CrossChecker | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: RunClock | None = None,
         any_rank: Callable[[bool], bool] = lambda flag: flag,
     ) -> None:
         self.emit = emit
         self.steps = steps
         self._stop = stop
         self._cross_check = cross_check
-        self._clock = clock
+        self.clock = clock = clock or RunClock()
+        """The run's clock."""
         self._any_rank = any_rank
         self._phase: ev.Phase | None = None
         self._phase_started = clock()
@@ -72,8 +75,9 @@ class StepRecorder:
         self._completions: Sequence[ev.CompletionFinished] = ()
         self._kinds: Sequence[PromptKind] = ()
         self._verdicts: list[Verdict] = []
+        self._logprob_gap: float | None = None
         self.r_ida: float | None = None
-        """Mean R_IDA of the last finished step; None if no completion was scored."""
+        """Mean R_IDA of the newest completions of a finished step; None if none of them was scored."""
 
     def stop_requested(self) -> bool:
         """Whether a stop was requested."""
@@ -90,13 +94,14 @@ class StepRecorder:
             raise RunInterrupted
 
     def wait(self, seconds: float) -> None:
-        """Wait for this many seconds.
+        """Wait for this many seconds, which count as a pause.
 
         Raises:
             RunInterrupted: a stop was requested meanwhile.
         """
-        if self._stop.wait(seconds):
-            raise RunInterrupted
+        with self.clock.paused():
+            if self._stop.wait(seconds):
+                raise RunInterrupted
 
     def enter_phase(self, phase: ev.Phase, step: int) -> None:
         """Start a phase of the step. Does nothing if the phase is already active."""
@@ -162,10 +167,15 @@ class StepRecorder:
                 )
             )
 
+    def record_logprob_gap(self, gap: float) -> None:
+        """Record the mean difference of log-probabilities as drawn and as the loss scores them, in nats."""
+        self._logprob_gap = gap
+
     def record_step(
         self,
         step: int,
         logs: Mapping[str, float | None],
+        reused_step: int | None,
         update: UpdateStats,
         ranks: tuple[ev.RankFigures, ...] = (),
     ) -> None:
@@ -174,6 +184,7 @@ class StepRecorder:
         Args:
             step: number of the step, from 1.
             logs: TRL's metrics of the step, under TRL's names.
+            reused_step: the earlier step whose completions this step reused; None if it generated its own.
             update: effect of the update on the weights.
             ranks: figures of every process; empty for a single process.
         """
@@ -181,7 +192,9 @@ class StepRecorder:
         cross_check = self._cross_check_figures()
         self._close_phase()
         self._phase = None
-        self.r_ida = mean_of_known([v.r_ida for v in scored])
+        r_ida = mean_of_known([v.r_ida for v in scored])
+        if reused_step is None:
+            self.r_ida = r_ida
         self.emit(
             ev.StepFinished(
                 step=step,
@@ -189,7 +202,7 @@ class StepRecorder:
                 align=mean_of_known([v.align for v in scored]),
                 risk=mean_of_known([v.risk for v in scored]),
                 detail=mean_of_known([v.detail for v in scored]),
-                r_ida=self.r_ida,
+                r_ida=r_ida,
                 scored=len(scored),
                 completions=len(self._verdicts),
                 kl=_finite(logs.get("kl")),
@@ -215,10 +228,14 @@ class StepRecorder:
                 repetition=cross_check.repetition,
                 length_r=cross_check.length_r,
                 offline_r_ida=cross_check.offline_r_ida,
+                model_change=update.model_change,
+                logprob_gap=_finite(self._logprob_gap),
+                reused_step=reused_step,
             )
         )
+        self._logprob_gap = None
         self._seconds = {}
-        self._verdicts, self._completions = [], ()
+        self._verdicts, self._completions, self._kinds = [], (), ()
 
     def _zero_variance(self, logs: Mapping[str, float | None]) -> float | None:
         """Share of zero-variance groups. TRL's own metric covers the full batch if it scales by the batch."""
@@ -250,7 +267,7 @@ class StepRecorder:
         )
 
     def _close_phase(self) -> None:
-        now = self._clock()
+        now = self.clock()
         if self._phase is not None:
             spent = now - self._phase_started
             self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + spent

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ida_tui.engine.distributed.process_group import ProcessGroup
 
 T = TypeVar("T")
-JUDGE_CHANGED = "the judge has changed: verdicts before and after this point are not comparable"
 PROGRESS_INTERVAL_S = 0.25
 """Shortest time between two JudgeProgressed events."""
 
@@ -34,7 +33,7 @@ class Replacement:
 
     service: JudgeService
     same_judge: bool
-    """False if the judge's model or endpoint has changed."""
+    """False if verdicts before and after the pause are not comparable."""
     max_unscored: float
     """Share of a step's completions that may have a failed verdict."""
 
@@ -80,6 +79,7 @@ class RewardCollector:
         emit: receives the events.
         stop_requested: returns whether the run should end.
         pause: called when the judge cannot be used.
+        clock: the run's clock, which stands still while the run is paused.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class RewardCollector:
         emit: Callable[[ev.Event], object],
         stop_requested: Callable[[], bool],
         pause: Pause,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = service
         self._drift_monitor = drift_monitor
@@ -98,7 +99,7 @@ class RewardCollector:
         self._emit = emit
         self._stop_requested = stop_requested
         self._pause = pause
-        self._batch = VerdictBatch(service)
+        self._batch = VerdictBatch(service, clock)
         self._step = 0
         self._rows: Sequence[PromptRow] = ()
         self._requests: dict[int, JudgeRequest] = {}
@@ -115,6 +116,7 @@ class RewardCollector:
         emit: Callable[[ev.Event], object],
         stop_requested: Callable[[], bool],
         pause: Pause,
+        clock: Callable[[], float] = time.monotonic,
     ) -> RewardCollector:
         """Create the collector of one run from its profile."""
         judge = config.judge
@@ -128,6 +130,7 @@ class RewardCollector:
             emit=emit,
             stop_requested=stop_requested,
             pause=pause,
+            clock=clock,
         )
 
     def check_judge(self) -> None:
@@ -193,8 +196,6 @@ class RewardCollector:
             except JudgeUnavailable as error:
                 replacement = self._pause(error)
                 service, same_judge = replacement.service, replacement.same_judge
-                if not same_judge:
-                    self._emit(ev.Noticed(level="warning", source="judge", text=JUDGE_CHANGED))
                 self._service = service
                 self._coverage = VerdictCoverage(replacement.max_unscored)
                 self._batch.switch_service(service, same_judge=same_judge)

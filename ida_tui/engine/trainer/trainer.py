@@ -18,6 +18,7 @@ the gradient norm is computed without unscaling the gradients in place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,12 +35,16 @@ from ida_tui.engine.trainer.arguments import CustomOptimizer
 from ida_tui.engine.trainer.checkpointing import CheckpointedGRPOTrainer
 from ida_tui.engine.trainer.prompt_sampler import ResumableRepeatSampler
 from ida_tui.engine.trainer.recorder import StepRecorder, UpdateStats
+from ida_tui.engine.trainer.reference import reference_loaded_by
 from ida_tui.engine.trainer.reward import PromptRow, RewardSource
 from ida_tui.engine.trainer.weight_delta import WeightDelta
 from ida_tui.events.types import MAX_NUMBER, CompletionFinished, RankFigures, RolloutStarted
 
 MAX_SKIPPED_UPDATES = 20
 """Consecutive overflows allowed. The loss scale starts at 65,536 and halves each time, to below 0.1."""
+
+MEANS_OVER_TOKENS = {"kl", "entropy"}
+"""TRL's metrics that are means over the tokens of a micro-batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         between_steps: called after every step except the last, at a point where the state can be saved.
         checkpoint_metadata: returns the run metadata that a checkpoint's seal stores.
         optimizer: an optimizer that transformers cannot create from a name; None uses `args.optim`.
+        load_reference: loads the reference model if TRL needs one; None has TRL load it by name.
         process_group: the processes of the run. Rank 0 emits events for the rows of all ranks.
         **arguments: arguments of `trl.GRPOTrainer`, without `reward_funcs`.
     """
@@ -78,6 +84,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         between_steps: Callable[[], None] = lambda: None,
         checkpoint_metadata: Callable[[], Mapping[str, Any]] = dict,
         optimizer: CustomOptimizer | None = None,
+        load_reference: Callable[[], Any] | None = None,
         process_group: ProcessGroup | None = None,
         **arguments: Any,
     ) -> None:
@@ -86,16 +93,18 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         self._between_steps = between_steps
         self._epochs_done = 0
         self._in_rollout = False
+        self._reused_step: int | None = None
         self._tokens_generated = 0
         self._consecutive_skips = 0
         self._non_finite_gradients = 0
-        super().__init__(
-            recorder=recorder,
-            process_group=process_group or ProcessGroup(),
-            checkpoint_metadata=checkpoint_metadata,
-            reward_funcs=self.r_ida,
-            **arguments,
-        )
+        with reference_loaded_by(load_reference):
+            super().__init__(
+                recorder=recorder,
+                process_group=process_group or ProcessGroup(),
+                checkpoint_metadata=checkpoint_metadata,
+                reward_funcs=self.r_ida,
+                **arguments,
+            )
         if optimizer is not None:
             # An argument of transformers.Trainer that TRL's constructor does not forward.
             self.optimizer_cls_and_kwargs = (optimizer.optimizer_class, optimizer.arguments)
@@ -192,6 +201,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
             self.eos_token_ids,
             partial(self.processing_class.batch_decode, skip_special_tokens=True),
             self._reward_source.completion_ended,
+            self._recorder.clock,
         )
         try:
             completion_ids, logprobs = self._generate_completion_ids(
@@ -322,7 +332,18 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         """Get the next micro-batch, with a new rollout if the step needs one; the update follows."""
         inputs = super()._prepare_inputs(generation_batch)
         self._recorder.enter_phase("update", self._current_step)
+        self._reused_step = self.rollout_step
         return inputs
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        loss = super()._compute_loss(model, inputs)
+        if self.mask_truncated_completions:
+            tokens = self._process_group.all_reduce_sum(int(inputs["completion_mask"].sum()))
+            if not tokens:
+                # TRL appends zeros, although nothing was measured. It ignores NaN in the mean of a step.
+                for name in MEANS_OVER_TOKENS & self._metrics["train"].keys():
+                    self._metrics["train"][name][-1] = math.nan
+        return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run one forward and backward pass over a micro-batch and return its loss, a scalar.
@@ -374,11 +395,13 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         step, scaler = int(self.state.global_step), self.accelerator.scaler
         change = self._weight_delta.change()
         # Larger values do not fit an event and would overflow in the next step. The comparison fails for NaN.
-        if not all(size <= MAX_NUMBER for size in (change.relative, change.norm, change.largest)):
+        figures = (change.model, change.relative, change.norm, change.largest)
+        if not all(size <= MAX_NUMBER for size in figures):
             raise NonFiniteError("a weight", step)
         self._recorder.record_step(
             step,
             logs,
+            self._reused_step,
             UpdateStats(
                 relative_change=change.relative,
                 weight_norm=change.norm,
@@ -386,6 +409,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
                 skipped=bool(self.accelerator.optimizer_step_was_skipped),
                 non_finite_gradients=self._non_finite_gradients,
                 loss_scale=scaler.get_scale() if scaler else None,
+                model_change=change.model,
             ),
             self._collect_rank_figures(),
         )
@@ -411,6 +435,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         self.model.zero_grad(set_to_none=True)
 
     @property
-    def weight_delta(self) -> float:
-        """L2 norm of the change of the trainable weights since the start, over their norm at the start."""
-        return self._weight_delta.change().relative
+    def has_finite_weights(self) -> bool:
+        """Whether the change of the trainable weights is finite, and fits an event."""
+        change = self._weight_delta.change()
+        return max(change.model, change.relative) <= MAX_NUMBER

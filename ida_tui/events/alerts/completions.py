@@ -13,7 +13,9 @@ def truncation(window: Window) -> AlertFinding | None:
     training, context = window.config.training, window.config.model.context_length
     current = training.max_completion_length
     longer = 2 * current if context is None else min(2 * current, context)
-    evidence = f"{truncated:.0%} of completions truncated at {current} tokens over {window.span}"
+    evidence = (
+        f"{truncated:.0%} of completions truncated at {current} tokens over {window.rollout_span}"
+    )
     if longer > current:
         return AlertFinding(
             evidence,
@@ -55,13 +57,13 @@ def kl(window: Window) -> AlertFinding | None:
 
 def length_drift(window: Window) -> AlertFinding | None:
     """The mean length of completions changed by a large factor since the start."""
-    if not window.baseline_steps or any(
-        step.lengths is None for step in (*window.baseline_steps, *window.recent_steps)
+    if not window.baseline_rollouts or any(
+        step.lengths is None for step in (*window.baseline_rollouts, *window.recent_rollouts)
     ):
         return None
     before, after = (
         sum(step.lengths[0] for step in steps if step.lengths) / len(steps)
-        for steps in (window.baseline_steps, window.recent_steps)
+        for steps in (window.baseline_rollouts, window.recent_rollouts)
     )
     ratio = after / max(1.0, before)
     if 1 / window.thresholds.length_ratio < ratio < window.thresholds.length_ratio:
@@ -85,7 +87,7 @@ def repetition(window: Window) -> AlertFinding | None:
         return None
     training = window.config.training
     return AlertFinding(
-        f"{after:.0%} of the word sequences in a completion are repetitions over {window.span}",
+        f"{after:.0%} of the word sequences in a completion are repetitions over {window.rollout_span}",
         "make the rubric penalize repetition, or stay closer to the reference model: training.beta=0.04 or"
         f" a lower training.learning_rate (try {training.learning_rate / 2:.1g})",
     )

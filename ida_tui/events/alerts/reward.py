@@ -46,7 +46,7 @@ def length_pays(window: Window) -> AlertFinding | None:
         return None
     return AlertFinding(
         f"length correlates with R_IDA (r = {r:.2f}) even among answers alone, or refusals alone,"
-        f" over {window.span}",
+        f" over {window.rollout_span}",
         "the judge rewards length: run `ida-tui judge check`, make the rubric penalize filler, or choose"
         " another judge",
     )
@@ -54,7 +54,7 @@ def length_pays(window: Window) -> AlertFinding | None:
 
 def coverage(window: Window) -> AlertFinding | None:
     """Too many verdicts failed; unscored completions teach nothing, and the failures may not be random."""
-    steps = window.recent_steps
+    steps = window.recent_rollouts
     total = sum(step.completions for step in steps)
     scored = sum(step.scored for step in steps)
     if not total or scored / total >= window.thresholds.coverage:
@@ -63,7 +63,7 @@ def coverage(window: Window) -> AlertFinding | None:
     note = f"; the judge has declined {declined} since the start of the run" if declined else ""
     return AlertFinding(
         f"the judge scored only {scored} of {total} completions ({scored / total:.0%})"
-        f" over {window.span}{note}",
+        f" over {window.rollout_span}{note}",
         "lower judge.concurrency, raise judge.timeout_s or judge.max_tokens, or choose another judge;"
         " completions.jsonl lists the failures",
     )

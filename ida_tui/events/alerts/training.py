@@ -24,7 +24,7 @@ def zero_variance(window: Window) -> AlertFinding | None:
     reward = window.recent_mean("r_ida") or 0.0
     training = window.config.training
     evidence = (
-        f"in {zero_variance_share:.0%} of the groups of {window.span}, all {training.num_generations}"
+        f"in {zero_variance_share:.0%} of the groups of {window.rollout_span}, all {training.num_generations}"
         f" completions earned the same reward (mean R_IDA {reward:.2f})"
     )
     if reward > 0.7:
@@ -43,7 +43,8 @@ def weights_still(window: Window) -> AlertFinding | None:
     steps = window.recent_steps
     if not steps or any(step.skipped or not step.learning_rate for step in steps):
         return None
-    deltas = [step.weight_delta for step in steps]
+    known = [step.model_change for step in steps if step.model_change is not None]
+    deltas = known if len(known) == len(steps) else [step.weight_delta for step in steps]
     if max(deltas) - min(deltas) > MIN_WEIGHT_CHANGE:
         return None
     rate = steps[-1].learning_rate
@@ -78,8 +79,9 @@ def scaler(window: Window) -> AlertFinding | None:
 def gradients(window: Window) -> AlertFinding | None:
     """The gradients are almost zero although rewards differ."""
     steps = window.recent_steps
+    rollouts = (*steps, *window.recent_rollouts)
     norms = [step.grad_norm for step in steps if step.grad_norm is not None and not step.skipped]
-    has_variance = any(step.zero_std is not None and step.zero_std < 1 for step in steps)
+    has_variance = any(step.zero_std is not None and step.zero_std < 1 for step in rollouts)
     if not steps or len(norms) < len(steps) or not has_variance:
         return None
     if max(norms) > window.thresholds.grad_norm:

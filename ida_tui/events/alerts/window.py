@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from ida_tui.config.schema import AlertsConfig, Config
 from ida_tui.events.state import RunState
@@ -12,6 +12,8 @@ from ida_tui.events.types import StepFinished
 from ida_tui.util.intervals import difference_interval
 from ida_tui.util.statistics import mean_of_known
 
+UPDATE_FIGURES = ("entropy", "kl")
+"""Figures that every update has, also one that reuses completions; all others describe completions."""
 MIN_COMPLETIONS = 8
 """Minimum number of completions for a share."""
 
@@ -36,20 +38,29 @@ class Window:
     """The newest steps, `alerts.window` of them; empty while there are fewer."""
     baseline_steps: Sequence[StepFinished]
     """The first steps, as many as `recent_steps` and without overlap; empty while there are too few."""
+    recent_rollouts: Sequence[StepFinished]
+    """The newest steps that generated completions, `alerts.window` of them; empty while there are fewer."""
+    baseline_rollouts: Sequence[StepFinished]
+    """The first such steps, without overlap; empty while there are too few."""
 
     @classmethod
     def from_state(cls, state: RunState, config: Config) -> Window:
-        """The run in its current state; steps before the current judge took over are excluded."""
+        """The run in its current state; steps before the current scoring period are excluded."""
         window, steps = config.alerts.window, state.steps
-        start = bisect_right(
-            steps.column("step"), state.judge_since_step, key=lambda step: int(step or 0)
-        )
+        start = state.scoring_start
         count = len(steps) - start
+        reused = steps.column("reused_step")
+        rollouts = (n for n in range(start, len(steps)) if reused[n] is None)
+        newest_rollouts = (n for n in range(len(steps) - 1, start - 1, -1) if reused[n] is None)
+        first, last = list(islice(rollouts, window)), list(islice(newest_rollouts, window))[::-1]
+        enough = len(last) == window
         return cls(
             state,
             config,
             recent_steps=steps[-window:] if count >= window else (),
             baseline_steps=steps[start : start + window] if count >= 2 * window else (),
+            recent_rollouts=[steps[n] for n in last] if enough else (),
+            baseline_rollouts=[steps[n] for n in first] if enough and first[-1] < last[0] else (),
         )
 
     @property
@@ -59,11 +70,13 @@ class Window:
 
     def recent_mean(self, figure: str) -> float | None:
         """Mean of a figure over the newest steps; None unless every step has it."""
-        return _mean_of_figure(self.recent_steps, figure)
+        steps = self.recent_steps if figure in UPDATE_FIGURES else self.recent_rollouts
+        return _mean_of_figure(steps, figure)
 
     def baseline_mean(self, figure: str) -> float | None:
         """Mean of a figure over the first steps; None unless every step has it."""
-        return _mean_of_figure(self.baseline_steps, figure)
+        steps = self.baseline_steps if figure in UPDATE_FIGURES else self.baseline_rollouts
+        return _mean_of_figure(steps, figure)
 
     def increase(self, figure: str) -> float | None:
         """Increase of a figure's mean since the first steps; None if unknown."""
@@ -74,6 +87,12 @@ class Window:
     def span(self) -> str:
         """Text for the newest steps, such as `the last 20 steps`."""
         return f"the last {len(self.recent_steps)} steps"
+
+    @property
+    def rollout_span(self) -> str:
+        """Text for the newest steps that generated completions."""
+        kind = "steps" if self.recent_rollouts == list(self.recent_steps) else "rollouts"
+        return f"the last {len(self.recent_rollouts)} {kind}"
 
 
 def share(steps: Sequence[StepFinished], part: str, total: str) -> float | None:
@@ -88,13 +107,13 @@ def share(steps: Sequence[StepFinished], part: str, total: str) -> float | None:
 def share_change(window: Window, part: str, total: str) -> tuple[float, float] | None:
     """A share in the first and in the newest steps; None if their difference may be chance."""
     before, after = (
-        share(steps, part, total) for steps in (window.baseline_steps, window.recent_steps)
+        share(steps, part, total) for steps in (window.baseline_rollouts, window.recent_rollouts)
     )
     if before is None or after is None:
         return None
     counts = [
         sum(getattr(step, total) for step in steps)
-        for steps in (window.baseline_steps, window.recent_steps)
+        for steps in (window.baseline_rollouts, window.recent_rollouts)
     ]
     difference = difference_interval(before, counts[0], after, counts[1])
     return (before, after) if difference.excludes_zero else None

@@ -1,15 +1,18 @@
-"""Cache keys of verdicts: a hash of everything that a verdict depends on."""
+"""Identity of verdicts: cache keys, and the parts of a scoring on which all scores of a run depend."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
-from ida_tui.config.schema import JudgeConfig, RubricConfig
-from ida_tui.judge.api_key import OPENAI_BASE_URL
+from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
+from ida_tui.events.types import OFFLINE_JUDGE
+from ida_tui.judge.api_key import OPENAI_BASE_URL, host_of
 from ida_tui.judge.backends.openai import prompt
 from ida_tui.judge.verdict import JudgeRequest
+from ida_tui.util.text import strip_credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,30 +27,13 @@ class CacheKeyBuilder:
     @classmethod
     def for_plugin(cls, config: JudgeConfig, rubric: RubricConfig, version: str) -> CacheKeyBuilder:
         """Keys for a plugin judge: from its name, version and options, and the rubric."""
-        shared = {
-            "plugin": config.model,
-            "version": version,
-            "options": config.options,
-            "rubric": rubric.model_dump(exclude={"name", "description"}),
-        }
+        shared = _plugin_inputs(config, rubric, version)
         return cls(json.dumps(shared, sort_keys=True), includes_kind=True)
 
     @classmethod
     def for_endpoint(cls, config: JudgeConfig, rubric: RubricConfig) -> CacheKeyBuilder:
         """Keys for an endpoint: from its URL, model, rubric, prompt wording and sampling options."""
-        shared = {
-            "base_url": (config.base_url or OPENAI_BASE_URL).rstrip("/"),
-            "model": config.model,
-            "rubric": rubric.model_dump(exclude={"name", "description"}),
-            "schema": prompt.verdict_schema(rubric),
-            "prompting": prompt.PROMPT_VERSION,
-            "sampling": {
-                "temperature": config.temperature,
-                "max_tokens": config.max_tokens,
-                "reasoning_effort": config.reasoning_effort,
-                "max_judged_chars": config.max_judged_chars,
-            },
-        }
+        shared = _endpoint_inputs(config, rubric)
         return cls(json.dumps(shared, sort_keys=True))
 
     def build(self, request: JudgeRequest) -> str:
@@ -56,3 +42,72 @@ class CacheKeyBuilder:
         if self.includes_kind:
             parts.append(request.kind)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def scoring_parts(
+    config: JudgeConfig, rubric: RubricConfig, prompts: PromptSet, plugin_version: str | None = None
+) -> dict[str, str]:
+    """What the scores of a run depend on: two runs, or two parts of one, are comparable if it is equal.
+
+    Returns:
+        Parts as named in `ida_tui.events.scoring.PART_NAMES`, with a short text or a digest each.
+    """
+    parts = {
+        "formula": rubric.formula,
+        "prompts": _digest([(p.id, p.kind, p.text) for p in prompts.train()]),
+    }
+    if config.kind == "offline":
+        corpus = _digest([p.text for p in prompts.prompts])
+        return {"judge": OFFLINE_JUDGE, **parts, "corpus": corpus}
+    if config.kind == "plugin":
+        inputs = _plugin_inputs(config, rubric, plugin_version)
+        judge = f"{config.model} (plugin) {plugin_version or ''}".rstrip()
+        settings: object = [inputs["options"], config.samples]
+    else:
+        inputs = _endpoint_inputs(config, rubric)
+        judge = f"{config.model} at {host_of(config.base_url)}"
+        parts["endpoint"] = strip_credentials(str(inputs["base_url"]))
+        parts["prompting"] = str(inputs["prompting"])
+        # A reply that is complete does not depend on its maximum length.
+        sampling = {k: v for k, v in inputs["sampling"].items() if k != "max_tokens"}
+        settings = [sampling, config.samples]
+    instructions = {key: value for key, value in inputs["rubric"].items() if key != "formula"}
+    return {
+        "judge": judge,
+        **parts,
+        "rubric": _digest(instructions),
+        "settings": _digest(settings),
+    }
+
+
+def _plugin_inputs(
+    config: JudgeConfig, rubric: RubricConfig, version: str | None
+) -> dict[str, Any]:
+    """What a verdict of a plugin depends on."""
+    return {
+        "plugin": config.model,
+        "version": version,
+        "options": config.options,
+        "rubric": rubric.model_dump(exclude={"name", "description"}),
+    }
+
+
+def _endpoint_inputs(config: JudgeConfig, rubric: RubricConfig) -> dict[str, Any]:
+    """What a verdict of an endpoint depends on."""
+    return {
+        "base_url": (config.base_url or OPENAI_BASE_URL).rstrip("/"),
+        "model": config.model,
+        "rubric": rubric.model_dump(exclude={"name", "description"}),
+        "schema": prompt.verdict_schema(rubric),
+        "prompting": prompt.PROMPT_VERSION,
+        "sampling": {
+            "temperature": config.temperature,
+            "max_tokens": config.max_tokens,
+            "reasoning_effort": config.reasoning_effort,
+            "max_judged_chars": config.max_judged_chars,
+        },
+    }
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -16,6 +17,7 @@ from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer
 from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.verdict import Verdict
+from ida_tui.rewards.formulas import Formula
 from ida_tui.rewards.r_ida import r_ida
 from ida_tui.util.statistics import MIN_CORRELATED_PAIRS, mean_of_known, pearson
 
@@ -58,10 +60,12 @@ class CrossChecker:
 
     Args:
         corpus: the texts of the prompts, from which the offline heuristic builds its IDF table.
+        formula: the reward formula of the run; None is R_IDA.
     """
 
-    def __init__(self, corpus: Sequence[str]) -> None:
+    def __init__(self, corpus: Sequence[str], formula: Formula | None = None) -> None:
         self._scorer = OfflineScorer(corpus)
+        self._reward = r_ida if formula is None else formula.reward
 
     def compute(self, completions: Sequence[JudgedCompletion]) -> CrossCheckFigures:
         """The statistics of one step; takes well under 1 ms per completion of chat length."""
@@ -74,7 +78,8 @@ class CrossChecker:
                 continue
             score = self._scorer.score(completion.prompt, completion.kind, completion.text)
             refusals.append(score.refusal)
-            offline_rewards.append(r_ida(score.align, score.risk, score.detail))
+            with suppress(ArithmeticError):  # the formula has no value
+                offline_rewards.append(self._reward(score.align, score.risk, score.detail))
         classified = list(zip(completions, refusals, strict=True))
         harmless = [refusal for c, refusal in classified if c.kind == "harmless"]
         unsafe = [refusal for c, refusal in classified if c.kind == "unsafe"]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ida_tui.runs.catalog.summary import RunSummary
 
 FILE_NAME = ".runs.sqlite"
-VERSION = 2
+VERSION = 3
 """Increase this with every change of `RunSummary`; an index of another version is rebuilt."""
 UNSTORED_STATUSES = ("unreadable",)
 """Statuses that are not stored, because they can change without a change of the event file."""

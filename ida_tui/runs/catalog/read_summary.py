@@ -6,16 +6,20 @@ type is ignored.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
+from ida_tui.errors import UsageError
 from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.log.replay import read_final_state
 
 HEAD_BYTES = 1024 * 1024
 """Bytes searched for RunStarted, which follows the memory samples taken while the model loads."""
@@ -76,8 +80,21 @@ def _build_summary(
         r_ida_first=_float_field(last, "r_ida_first"),
         r_ida_last=_float_field(last, "r_ida_last"),
         cost=_float_field(last, "cost"),
-        seconds=_float_field(last, "seconds"),
+        seconds=_trained_seconds(directory, last),
     )
+
+
+def _trained_seconds(directory: RunDirectory, ended: EventFields) -> float | None:
+    """Time of training without pauses, which the duration of an older run includes."""
+    if "paused_s" not in ended and _was_paused(directory.events):
+        with contextlib.suppress(UsageError):
+            return read_final_state(directory).trained_seconds()
+    return _float_field(ended, "seconds")
+
+
+def _was_paused(path: Path) -> bool:
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b'"type": "RunPaused"') >= 0
 
 
 def _unreadable_summary(path: Path, problem: str) -> RunSummary:

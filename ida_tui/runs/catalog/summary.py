@@ -37,5 +37,6 @@ class RunSummary(NamedTuple):
     cost: float | None = None
     """US dollars; None if unknown."""
     seconds: float | None = None
+    """Time of training, without pauses; None while the run is live, or if it died."""
     problem: str = ""
     """Why the run cannot be read; empty if it can."""

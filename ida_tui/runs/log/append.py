@@ -77,3 +77,12 @@ class DurableAppender:
     def close(self) -> None:
         """Close the file; nothing can be written afterwards."""
         os.close(self._descriptor)
+
+
+def ends_with_incomplete_line(path: Path) -> bool:
+    """Whether a file ends without a newline, because a process died while writing to it."""
+    with open(path, "rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ida_tui.events.types import RunPaused, RunResumed
+from ida_tui.events.types import Noticed, RunPaused, RunResumed
+from ida_tui.util.format import format_duration
 
 T = TypeVar("T")
 RETRY_INTERVAL_S = 0.5
+MIN_REPORTED_WAIT_S = 5.0
+"""Shortest wait for the disk that is worth a notice."""
 
 RESUMES_AUTOMATICALLY = "the run then resumes automatically without losing anything"
 DISK_FULL_MESSAGES = ("no space left", "os error 28", "disk quota exceeded", "failed writing file")
@@ -70,6 +73,12 @@ def disk_error_of(error: BaseException, folder: Path) -> DiskError | None:
         return DISK_FULL if shutil.disk_usage(folder).free < LOW_SPACE_BYTES else None
     except OSError:
         return None
+
+
+def disk_wait_notice(seconds: float) -> Noticed:
+    """The notice that the run waited for the disk, which does not count as time of training."""
+    text = f"the run waited {format_duration(seconds)} for the disk"
+    return Noticed(level="info", source="disk", text=text, lost_s=round(seconds, 3))
 
 
 def retry_while_disk_refuses(

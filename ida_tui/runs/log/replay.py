@@ -73,7 +73,7 @@ class _Scan:
 
     def process_line(self, raw: bytes, path: Path) -> ev.StepFinished | None:
         """Process one complete line; returns its event if it is a StepFinished."""
-        start = self.offset
+        start, previous_time = self.offset, self.last_seq_and_time[1]
         self.offset += len(raw)
         self.line_number += 1
         if not raw.strip():
@@ -98,6 +98,9 @@ class _Scan:
             self._phase_changed(raw, path)
             return None
         record = record or decode_line(raw, f"{path}:{self.line_number}")
+        if isinstance(record.event, ev.RunResumed):
+            # The time between two processes counts from the last line of any type.
+            self.state = replace(self.state, updated_at=previous_time, pause=self.pause)
         self.state = fold(self.state, record)
         if isinstance(record.event, LOG_EVENTS):
             self.log_offsets.append(start)

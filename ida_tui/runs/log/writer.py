@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,11 @@ from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.append import DurableAppender
-from ida_tui.runs.log.disk_errors import retry_while_disk_refuses
+from ida_tui.runs.log.disk_errors import (
+    MIN_REPORTED_WAIT_S,
+    disk_wait_notice,
+    retry_while_disk_refuses,
+)
 from ida_tui.util.text import as_json
 
 DURABLE_EVENTS = (
@@ -52,6 +58,7 @@ class EventLog:
         redact: removes secrets from every line before it is written.
         stop_waiting: polled while the disk rejects writes; true ends the wait with an error.
         on_recreated: called after the directory was recreated, to restore its other files.
+        while_waiting: entered while the disk rejects writes, such as to stop the run's clock.
     """
 
     def __init__(
@@ -62,12 +69,15 @@ class EventLog:
         redact: Callable[[str], str] = lambda text: text,
         stop_waiting: Callable[[], bool] = lambda: True,
         on_recreated: Callable[[], object] = lambda: None,
+        while_waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._directory = directory
         self._seq = first_seq
         self._redact = redact
         self._stop_waiting = stop_waiting
         self._on_recreated = on_recreated
+        self._while_waiting = while_waiting
+        self._waited_s = 0.0
         self._step = 0
         self._lock = threading.Lock()
         self._subscribers: list[Subscriber] = []
@@ -99,6 +109,9 @@ class EventLog:
             if isinstance(event, ev.StepFinished):
                 self._step = event.step
             self._forward(record)
+            waited_s, self._waited_s = self._waited_s, 0.0
+        if waited_s >= MIN_REPORTED_WAIT_S and not isinstance(event, ev.RunEnded):
+            self.emit(disk_wait_notice(waited_s))
         if isinstance(event, DURABLE_EVENTS) and self._events.is_missing():
             self._recreate_directory()
         return record
@@ -155,11 +168,18 @@ class EventLog:
         def notify(event: ev.RunPaused | ev.RunResumed) -> None:
             self._forward(ev.Record(self._seq, ev.current_timestamp(), event))
 
+        def wait(seconds: float) -> None:
+            started = time.monotonic()
+            with self._while_waiting():
+                time.sleep(seconds)
+            self._waited_s += time.monotonic() - started
+
         retry_while_disk_refuses(
             partial(file.write, line, durable=durable),
             self._directory.path,
             self._step,
             notify,
+            wait=wait,
             stop_waiting=self._stop_waiting,
         )
 

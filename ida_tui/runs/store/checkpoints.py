@@ -276,7 +276,7 @@ def best_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
     """The checkpoint with the best mean R_IDA over a full pass through the training prompts.
 
     The reward of one step depends on the step's prompts, so it does not count where a seal has the mean of a
-    pass. Only checkpoints of the same judge as the newest one are compared.
+    pass. Only checkpoints that were scored in the same way as the newest one are compared.
 
     Args:
         checkpoints: checkpoints of one run, newest first.
@@ -284,11 +284,12 @@ def best_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
     Returns:
         The best checkpoint, the newest of equal ones; None if none has a reward.
     """
-    since = [checkpoint.metadata.get("judge_since_step") for checkpoint in checkpoints]
+    scoring = checkpoints[0].metadata.get("scoring") if checkpoints else None
     rewards = [
         (reward, checkpoint.step, checkpoint)
-        for checkpoint, judge in zip(checkpoints, since, strict=True)
-        if judge == since[0] and (reward := _pass_reward(checkpoint)) is not None
+        for checkpoint in checkpoints
+        if checkpoint.metadata.get("scoring", scoring) == scoring
+        and (reward := _pass_reward(checkpoint)) is not None
     ]
     return max(rewards, key=lambda row: row[:2])[2] if rewards else None
 

@@ -7,13 +7,12 @@ Each line is one spot check; lines are only appended. The newest spot check of a
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ida_tui.runs.directory import RunDirectory
-from ida_tui.runs.log.append import DurableAppender
+from ida_tui.runs.log.append import DurableAppender, ends_with_incomplete_line
 
 FILE_NAME = "spot-checks.jsonl"
 
@@ -50,7 +49,7 @@ def append_check(directory: RunDirectory, check: SpotCheck) -> None:
     file = DurableAppender(path)
     try:
         # End an incomplete line of an earlier process, so that it is skipped as a separate line.
-        newline = "\n" if _ends_with_incomplete_line(path) else ""
+        newline = "\n" if ends_with_incomplete_line(path) else ""
         file.write(newline + json.dumps(asdict(check), ensure_ascii=False), durable=True)
     finally:
         file.close()
@@ -67,9 +66,14 @@ def newest_checks(directory: RunDirectory) -> dict[CompletionKey, SpotCheck]:
     return checks
 
 
-def count_agreement(directory: RunDirectory) -> tuple[int, int]:
-    """The number of spot checks that agree with the judge, and the number of all spot checks."""
-    checks = newest_checks(directory).values()
+def count_agreement(directory: RunDirectory, after_step: int = 0) -> tuple[int, int]:
+    """The number of spot checks that agree with the judge, and the number of all spot checks.
+
+    Args:
+        directory: the run.
+        after_step: the last step before the current scoring of the run; it and earlier ones are left out.
+    """
+    checks = [c for c in newest_checks(directory).values() if c.step > after_step]
     return sum(check.agree is True for check in checks), len(checks)
 
 
@@ -94,11 +98,3 @@ def _parse_check(raw: bytes) -> SpotCheck | None:
     valid_texts = isinstance(check.note, str) and isinstance(check.time, str)
     valid_agree = check.agree is None or type(check.agree) is bool
     return check if valid_key and valid_texts and valid_agree else None
-
-
-def _ends_with_incomplete_line(path: Path) -> bool:
-    with open(path, "rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"

@@ -26,7 +26,7 @@ from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, pars
 from ida_tui.judge.backends.openai.prompt import JudgeMessages, render_messages, verdict_schema
 from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.backends.openai.transport import ListedModel, ServerReply, Transport
-from ida_tui.judge.budget import Budget
+from ida_tui.judge.budget import Budget, PaidReply
 from ida_tui.judge.errors import JudgeUnavailable, RequestFault, redact, unavailable_error
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from ida_tui.util.text import strip_credentials
@@ -206,20 +206,21 @@ class JudgeClient:
     ) -> ServerReply | RequestFault:
         """Send one HTTP request and charge it to the budget."""
         messages, options = self._build_request(request, state)
-        max_cost = self._max_cost(messages)
-        self._budget.reserve(max_cost)
-        started, cost = time.monotonic(), 0.0
-        try:
-            outcome = await self._transport.post(messages, options)
-            if isinstance(outcome, ServerReply):
-                state.usage.add(outcome)
-                usage = _UsageTotals(self._config)
-                usage.add(outcome)
-                cost = max_cost if usage.cost is None else usage.cost
-            return outcome
-        finally:
-            state.seconds += time.monotonic() - started
-            self._budget.commit(max_cost, cost)
+
+        async def call() -> PaidReply[ServerReply | RequestFault]:
+            started = time.monotonic()
+            try:
+                outcome = await self._transport.post(messages, options)
+            finally:
+                state.seconds += time.monotonic() - started
+            if isinstance(outcome, RequestFault):
+                return PaidReply(outcome, 0.0, "unanswered" if outcome.unanswered else "failed")
+            state.usage.add(outcome)
+            usage = _UsageTotals(self._config)
+            usage.add(outcome)
+            return PaidReply(outcome, usage.cost)
+
+        return await self._budget.run(self._max_cost(messages), call)
 
     def _max_cost(self, messages: JudgeMessages) -> float:
         """The maximum cost of a request in US dollars; 0 if the profile has no price."""

@@ -91,6 +91,7 @@ class Transport:
         import openai
 
         self._openai = openai
+        self._read_timeout = httpx2.ReadTimeout
         self._key = key
         self._model = config.model
         self._timeout_s = config.timeout_s
@@ -121,9 +122,12 @@ class Transport:
         except self._openai.APIStatusError as error:
             http = error.response
             return classify_response(http.status_code, http.text, http.headers, options, self._key)
-        except self._openai.APITimeoutError:
+        except self._openai.APITimeoutError as error:
             return RequestFault(
-                "transient", f"no response within {self._timeout_s:g} s", overload=True
+                "transient",
+                f"no response within {self._timeout_s:g} s",
+                overload=True,
+                unanswered=isinstance(error.__cause__, self._read_timeout),
             )
         except self._openai.APIConnectionError:
             return RequestFault("transient", f"could not connect to {self.host}")

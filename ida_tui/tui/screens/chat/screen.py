@@ -85,6 +85,8 @@ class ChatScreen(IdaScreen):
                 case ModelsLoaded():
                     self._ready, self._busy = event, ""
                     self._greedy = event.temperature == 0
+                    if event.memory:
+                        self.notify(event.memory)
                 case Idle():
                     self._busy = ""
                 case Notice(text):

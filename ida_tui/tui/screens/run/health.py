@@ -10,6 +10,7 @@ from textual.content import Content
 
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
+from ida_tui.events.weight_change import format_movement, weight_movement
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines
 from ida_tui.util.format import format_number, format_percent, format_significant
@@ -27,7 +28,7 @@ class HealthPane(Pane):
         if not state.steps:
             return join_lines(*rows, Content.assemble(("No step has finished yet.", "dim")))
         columns = max(1, width // 19)
-        pairs = step_metrics(state.steps[-1], round(state.steps.column("skipped").sum()))
+        pairs = step_metrics(state)
         each = max(14, width // columns)
         cells = [
             Content.assemble((f"{name:<9} ", "dim"), f"{value:<{each - 10}}")
@@ -53,26 +54,40 @@ def alert_lines(raised: Sequence[ev.AlertRaised], width: int, height: int) -> li
     return rows[: max(1, height // 2)]
 
 
-def step_metrics(step: ev.StepFinished, skipped: int) -> list[tuple[str, str]]:
-    """The metrics of a step as (name, value) pairs, the most important first."""
+def _movement_metric(step: ev.StepFinished, method: str) -> tuple[str, str]:
+    movement = weight_movement(step, method)
+    return "weight Δ" if movement.is_of_model else "adapter Δ", format_movement(movement.share)
+
+
+def step_metrics(state: RunState) -> list[tuple[str, str]]:
+    """The metrics of the newest step as (name, value) pairs, the most important first.
+
+    Metrics of completions are those of the step that generated them.
+    """
+    step = state.steps[-1]
+    rollout = state.newest_rollout or step
+    skipped = round(state.steps.column("skipped").sum())
+    method = state.run.method if state.run else "lora"
+    logprob_gap = state.logprob_gap
     lengths = "–"
-    if step.lengths is not None:
-        mean, low, high = step.lengths
+    if rollout.lengths is not None:
+        mean, low, high = rollout.lengths
         lengths = f"{mean:.0f} ({low:.0f}–{high:.0f})"
     return [
-        ("truncated", format_percent(step.truncated)),
-        ("zero-var", format_percent(step.zero_std)),
+        ("truncated", format_percent(rollout.truncated)),
+        ("zero-var", format_percent(rollout.zero_std)),
         ("entropy", format_number(step.entropy, 2)),
         ("KL", format_significant(step.kl)),
         ("lengths", lengths),
-        *completion_metrics(step),
+        *completion_metrics(rollout),
         ("grad norm", format_significant(step.grad_norm)),
         ("loss", format_significant(step.loss)),
         ("lr", format_significant(step.learning_rate)),
-        ("weight Δ", format_percent(step.weight_delta, 2)),
+        _movement_metric(step, method),
         ("skipped", str(skipped)),
         ("largest Δ", format_significant(step.largest_change)),
         *([("scale", f"{step.loss_scale:g}")] if step.loss_scale is not None else []),
+        *([("logprob Δ", format_significant(logprob_gap))] if logprob_gap is not None else []),
         *([("not finite", f"{step.non_finite:,}")] if step.non_finite else []),
     ]
 

@@ -35,7 +35,7 @@ class JudgePane(Pane):
                 ("◌ rate-limited ", "bold $text-warning"), (f"{rate_limited:.0f} s", "bold")
             )
         elif scoring and run_view.viewed_state is None:
-            waited = seconds_since(state.phase_since, now)
+            waited = seconds_since(max(state.phase_since, state.resumed_at), now)
             progress = state.judge_progress
             count = f" · {progress.answered}/{progress.asked}" if progress is not None else ""
             status = Content.assemble(
@@ -62,8 +62,7 @@ class JudgePane(Pane):
                     f"cost {_format_cost(name, totals.cost)} · waited {format_clock(totals.exposed_s)}"
                 )
             )
-        if state.steps:
-            step = state.steps[-1]
+        if (step := state.newest_rollout) is not None:
             rows.append(Content(f"coverage {step.scored}/{step.completions} in step {step.step}"))
         return join_lines(*rows)
 

@@ -63,9 +63,11 @@ class MemoryPane(Pane):
 
     def _memory_table(self, state: RunState, limit: float, above: int) -> list[Content]:
         """Planned and measured memory as a table, if the pane has room for it."""
-        if state.run is None or not state.run.plan:
+        if state.run is None or not state.run.memory_plan:
             return []
-        table = narration.memory_table(state.run.plan, limit, narration.measured_memory(state))
+        table = narration.memory_table(
+            state.run.memory_plan, limit, narration.measured_memory(state)
+        )
         return (
             [Content(line) for line in table] if len(table) + above < self.available_size[1] else []
         )

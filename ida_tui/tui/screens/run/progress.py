@@ -11,7 +11,7 @@ from ida_tui.events.narration import PHASE_LABELS
 from ida_tui.events.state import RunState
 from ida_tui.runs.postmortem import likely_cause
 from ida_tui.tui.run_view.watched import RunView
-from ida_tui.tui.screens.run.pane import Pane, join_lines, seconds_since
+from ida_tui.tui.screens.run.pane import Pane, join_lines
 from ida_tui.tui.widgets.bar import format_bar
 from ida_tui.util.format import format_clock, format_share, format_signed
 
@@ -50,10 +50,15 @@ def render_starting(run_view: RunView, now: datetime) -> Content:
 
 
 def estimate_remaining_s(state: RunState) -> float | None:
-    """Estimated seconds of training left, from the latest steps; None before the first step."""
+    """Estimated seconds of training left, from the latest steps; None before the first step.
+
+    After a resume only the steps since then count, once there is one: another machine may train them.
+    """
     if state.run is None or not state.steps:
         return None
-    newest = [sum(step.seconds.values()) for step in state.steps[-ESTIMATE_STEPS:]]
+    latest = state.steps[-ESTIMATE_STEPS:]
+    since_resume = [step for step in latest if step.step > state.resumed_step]
+    newest = [sum(step.seconds.values()) for step in since_resume or latest]
     return sum(newest) / len(newest) * max(0, state.run.steps - state.steps[-1].step)
 
 
@@ -68,10 +73,7 @@ def _render_steps(state: RunState, run_view: RunView, now: datetime, width: int)
     elif not run_view.in_progress:
         phase = f"died while {phase}: {likely_cause(state)}"
     done = state.steps[-1].step if state.steps else 0
-    elapsed = seconds_since(state.started_at, now)
-    if not run_view.in_progress:
-        elapsed -= seconds_since(state.updated_at, now)
-    clock = format_clock(max(0.0, elapsed))
+    clock = format_clock(state.trained_seconds(now if run_view.in_progress else None) or 0.0)
     left = estimate_remaining_s(state)
     if left is not None and run_view.in_progress and state.phase not in ("save", "evaluate"):
         clock += f" · about {format_clock(left)} left"
@@ -106,7 +108,9 @@ def render_result(state: RunState, ended: ev.RunEnded, directory: str, width: in
     """The result of the run, worded as in the headless output."""
     good = ended.succeeded
     mark = ("✓ ", "$text-success") if good else ("✗ ", "$text-error")
-    first = Content.assemble(mark, (ended.message, "bold"), f" · {format_clock(ended.seconds)}")
+    first = Content.assemble(
+        mark, (ended.message, "bold"), f" · {format_clock(state.trained_seconds())}"
+    )
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
         change = format_signed(ended.r_ida_last - ended.r_ida_first, 3)
         first += Content.assemble(

@@ -47,7 +47,8 @@ class ScoresPane(Pane):
             return Content.assemble(("No step has finished yet.", "dim"))
         rows = height - 1
         above = rows // 2 if rows >= 8 else rows
-        parts = [render_scores(state.steps[0], state.steps[-1], width)]
+        newest = state.newest_rollout or state.steps[-1]
+        parts = [render_scores(state.steps[0], newest, width)]
         first = state.steps[0].step
         parts.append(
             draw_plot(

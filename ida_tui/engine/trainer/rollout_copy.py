@@ -1,0 +1,89 @@
+"""Copy of a rollout that later updates reuse, for the checkpoints between these updates.
+
+With `num_iterations` above 1, several steps update the weights with the same completions. TRL keeps them only
+in memory. A checkpoint between two of these steps contains a copy, so that a resumed run reuses them, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+ROLLOUT_FILE = "rollout.pt"
+"""Checkpoint file with the copy; only in checkpoints after which the next step reuses completions."""
+PROMPT_COLUMNS = ("prompt_ids", "prompt_mask")
+"""Columns that are padded on the left; all other columns of tokens are padded on the right."""
+
+Rows = dict[str, Any]
+"""TRL's batch: by column, a tensor with one row per completion, or a value for all rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutCopy:
+    """All completions of a rollout, with their advantages and log-probabilities, in host memory."""
+
+    step: int
+    """The step that generated the completions."""
+    rows_by_rank: Sequence[Rows]
+    """Rows of each rank, in the order in which they are divided into micro-batches."""
+
+    def save(self, folder: Path, r_ida: float | None) -> None:
+        """Write the copy into a checkpoint folder, with the mean R_IDA of its completions."""
+        contents = {"step": self.step, "r_ida": r_ida, "rows_by_rank": list(self.rows_by_rank)}
+        torch.save(contents, folder / ROLLOUT_FILE)
+
+    @staticmethod
+    def load(folder: Path) -> tuple[RolloutCopy, float | None] | None:
+        """The copy in a checkpoint folder and its mean R_IDA; None if the checkpoint has no copy."""
+        if not (folder / ROLLOUT_FILE).is_file():
+            return None
+        contents = torch.load(folder / ROLLOUT_FILE, map_location="cpu", weights_only=True)
+        return RolloutCopy(contents["step"], contents["rows_by_rank"]), contents["r_ida"]
+
+    def rows_of_rank(self, rank: int, world_size: int, pad_token_id: int) -> Rows:
+        """The rows that a rank reuses. The number of ranks may differ from that of the rollout."""
+        if world_size == len(self.rows_by_rank):
+            return self.rows_by_rank[rank]
+        rows = concatenate_rows(_pad_to_same_width(self.rows_by_rank, pad_token_id))
+        size = len(rows["completion_ids"]) // world_size
+        own = slice(rank * size, (rank + 1) * size)
+        return {name: value[own] if _has_rows(value) else value for name, value in rows.items()}
+
+
+def concatenate_rows(batches: Sequence[Rows]) -> Rows:
+    """The rows of several batches as one batch; a value for all rows is that of the first batch."""
+    return {
+        name: torch.cat([batch[name] for batch in batches]) if _has_rows(value) else value
+        for name, value in batches[0].items()
+    }
+
+
+def to_device(rows: Mapping[str, Any], device: torch.device | str) -> Rows:
+    """A copy of a batch on another device."""
+    return {
+        name: value.detach().to(device, copy=True) if isinstance(value, torch.Tensor) else value
+        for name, value in rows.items()
+    }
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim > 0
+
+
+def _pad_to_same_width(batches: Sequence[Rows], pad_token_id: int) -> list[Rows]:
+    padded = [dict(batch) for batch in batches]
+    for name, value in batches[0].items():
+        if not isinstance(value, torch.Tensor) or value.ndim < 2:
+            continue
+        widest = max(batch[name].shape[1] for batch in batches)
+        filler = pad_token_id if name.endswith("_ids") else 0
+        for batch in padded:
+            missing = widest - batch[name].shape[1]
+            sides = (missing, 0) if name in PROMPT_COLUMNS else (0, missing)
+            batch[name] = functional.pad(batch[name], sides, value=filler)
+    return padded

@@ -1,0 +1,84 @@
+"""Periods of a run in which its completions are scored in the same way.
+
+A run that is resumed with another judge, rubric, reward formula or other prompts starts a new period. Scores
+of two periods are not comparable, so no figure combines them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+PART_NAMES: Mapping[str, str] = {
+    "judge": "the judge",
+    "endpoint": "the judge's server",
+    "rubric": "the rubric",
+    "formula": "the reward formula",
+    "settings": "the judge's settings",
+    "prompting": "the wording of the judge's instructions",
+    "prompts": "the prompts",
+    "corpus": "the texts that the offline heuristic compares with",
+}
+"""What a score depends on, in words; `judge.cache.key.scoring_parts` fills the values."""
+SHOWN_PARTS = ("judge", "formula")
+"""Parts whose values are readable."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringPeriod:
+    """Steps whose completions are scored in the same way."""
+
+    after_step: int
+    """The last step of the previous period; 0 for the first."""
+    judge: str
+    """The judge's label."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """What a score depends on; empty in old runs, where only the judge's label is known."""
+
+    def same_scoring(self, other: ScoringPeriod) -> bool:
+        """Whether scores of both periods are comparable."""
+        if self.parts and other.parts:
+            return self.parts == other.parts
+        return self.judge == other.judge
+
+
+def continue_scoring(
+    periods: tuple[ScoringPeriod, ...], latest: ScoringPeriod
+) -> tuple[ScoringPeriod, ...]:
+    """The periods of a run whose next step follows `latest.after_step` and is scored as in `latest`."""
+    kept = tuple(period for period in periods if period.after_step < latest.after_step)
+    if kept and kept[-1].same_scoring(latest):
+        # A run that an older version started learns its parts when it is resumed.
+        known = replace(kept[-1], parts=kept[-1].parts or latest.parts)
+        return (*kept[:-1], known)
+    after_step = latest.after_step if kept else 0
+    return (*kept, ScoringPeriod(after_step, latest.judge, latest.parts))
+
+
+def describe_change(before: ScoringPeriod, after: ScoringPeriod) -> str:
+    """What changed between two periods, such as `the judge (gpt-4o-mini → offline heuristic)`."""
+    if not (before.parts and after.parts):
+        return f"the judge ({before.judge} → {after.judge})"
+    changes = []
+    for name, words in PART_NAMES.items():
+        old, new = before.parts.get(name), after.parts.get(name)
+        if old == new or (name != "judge" and None in (old, new)):
+            continue  # a part that only one kind of judge has
+        changes.append(f"{words} ({old} → {new})" if name in SHOWN_PARTS else words)
+    return " and ".join(changes)
+
+
+def change_warning(before: ScoringPeriod, after: ScoringPeriod) -> str:
+    """The warning for the log when a run continues with another scoring."""
+    changed = describe_change(before, after)
+    return f"{changed} changed: scores before and after this point are not comparable"
+
+
+def change_sentences(periods: Sequence[ScoringPeriod]) -> list[str]:
+    """One sentence for each change of the scoring of a run."""
+    return [
+        f"After step {after.after_step} {describe_change(before, after)} changed, so scores before and"
+        " after it are not comparable."
+        for before, after in pairwise(periods)
+    ]

@@ -1,0 +1,192 @@
+"""Formulas for the memory of a model's parts: key-value cache, activations, attention and output layer.
+
+They follow the code of the fast engine and of the Llama family in transformers. They were validated against
+the tensors that autograd saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ida_tui.config.devices import METAL_LENGTH_BUCKET
+from ida_tui.config.model_files import ModelShape
+from ida_tui.config.schema import Config, DeviceName, Prompt
+
+DTYPE_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+CHARACTERS_PER_TOKEN = 3.0
+"""Characters per token of English with a small vocabulary; a rough value is enough for short prompts."""
+TEMPLATE_TOKENS = 24
+"""Tokens that a chat template adds to a prompt."""
+LM_HEAD_TILE = 8192
+"""Columns of the output layer computed at a time (`engine.loss.lm_head`)."""
+
+AttentionMethod = Literal["fused", "math", "eager"]
+"""How attention with gradients is computed: fused (without its matrix), by torch, by transformers."""
+
+
+def attention_method(config: Config, device: DeviceName) -> AttentionMethod:
+    """How attention with gradients is computed on this device.
+
+    On Metal, `scaled_dot_product_attention` takes torch's math path wherever a gradient is needed.
+    """
+    if config.model.attn_implementation == "eager":
+        return "eager"
+    return "math" if device == "mps" and config.model.attn_implementation == "sdpa" else "fused"
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatch:
+    """Rows (completions) processed together, and their token counts."""
+
+    rows: int
+    group_size: int
+    """Rows of the same prompt."""
+    prompt_tokens: int
+    completion_tokens: int
+
+    @classmethod
+    def of_prompts(
+        cls,
+        prompts: Sequence[Prompt],
+        device: DeviceName,
+        *,
+        rows: int,
+        group_size: int,
+        completion_tokens: int,
+    ) -> RowBatch:
+        """Rows whose prompts are as long as the longest of these; Metal rounds all lengths up."""
+        longest = max((len(prompt.text) for prompt in prompts), default=0)
+        bucket = METAL_LENGTH_BUCKET if device == "mps" else 1
+        prompt_tokens = TEMPLATE_TOKENS + round(longest / CHARACTERS_PER_TOKEN)
+        return cls(
+            rows, group_size, _round_up(prompt_tokens, bucket), _round_up(completion_tokens, bucket)
+        )
+
+    @property
+    def prompt_count(self) -> int:
+        """Number of distinct prompts among the rows."""
+        return max(1, -(-self.rows // self.group_size))
+
+
+def kv_cache_bytes(shape: ModelShape, batch: RowBatch, bytes_per_value: int) -> float:
+    """Bytes of the key-value cache: a buffer for all rows, plus prefilled prompts and a copy per row."""
+    bytes_per_token = shape.layers * 2 * shape.kv_width * bytes_per_value
+    tokens = (
+        batch.rows * (2 * batch.prompt_tokens + batch.completion_tokens)
+        + batch.prompt_count * batch.prompt_tokens
+    )
+    return float(tokens * bytes_per_token)
+
+
+def sampling_logits_bytes(shape: ModelShape, rows: int) -> float:
+    """Bytes of the logits of the next token and of what sampling derives from them, in float32."""
+    return 6.0 * rows * shape.vocabulary * 4
+
+
+def activation_bytes(
+    config: Config,
+    shape: ModelShape,
+    batch: RowBatch,
+    attention: AttentionMethod,
+    *,
+    compute: int,
+    weight: int,
+    autocast: bool,
+) -> float:
+    """Bytes that the forward pass saves, plus temporary gradients of the backward pass.
+
+    Args:
+        config: the profile: method, gradient checkpointing, engine and rank of the adapter.
+        shape: the model's layer sizes.
+        batch: the rows of a pass.
+        attention: how attention is computed.
+        compute: bytes of a value in the format of the computation.
+        weight: bytes of a stored weight.
+        autocast: whether weights and inputs are converted to the format of the computation.
+    """
+    checkpointed = config.training.gradient_checkpointing is not False
+    shared = not checkpointed and config.engine == "fast"
+    if shared:
+        tokens = batch.prompt_count * batch.prompt_tokens + batch.rows * batch.completion_tokens
+    else:
+        tokens = batch.rows * (batch.prompt_tokens + batch.completion_tokens)
+    length = batch.prompt_tokens + batch.completion_tokens
+    queries = batch.completion_tokens if shared else length
+    lora = config.training.method == "lora"
+    layer_bytes = _layer_bytes(shape, lora, config.lora.r, tokens, compute, autocast)
+    # Prompt keys and values are prepended to those of each row, and repeated for heads that share them.
+    layer_bytes += 2 * batch.rows * length * shape.query_width * compute
+    layer_bytes += batch.rows * queries * length * 4  # the mask
+    layer_bytes += attention_bytes(shape, batch.rows, queries, length, attention, compute)
+    if shared:
+        layer_bytes += 2 * batch.prompt_count * batch.prompt_tokens * shape.kv_width * compute
+    # Gradients of the widest tensors coexist with the saved activations: those of the feed-forward block or,
+    # in float32, those of the attention weights and scores.
+    widest = tokens * 2 * shape.intermediate * compute
+    if attention != "fused":
+        widest = max(widest, 2 * 4 * shape.heads * batch.rows * queries * length)
+    backward = tokens * 3 * shape.hidden * compute + widest
+    if checkpointed:
+        return shape.layers * tokens * shape.hidden * compute + layer_bytes + backward
+    casts = 0.0
+    if not lora and weight > compute:
+        # Autocast caches its copy of the weights during the pass.
+        casts = shape.parameter_count() * compute
+    return shape.layers * layer_bytes + backward + casts
+
+
+def attention_bytes(
+    shape: ModelShape,
+    rows: int,
+    queries: int,
+    length: int,
+    attention: AttentionMethod,
+    compute: int,
+) -> float:
+    """Bytes that attention saves in one layer beside its inputs and outputs; 0 if it is fused.
+
+    The math path computes in float32: it saves the attention weights and, in 16 bits, float32 copies of
+    queries, keys and values. The eager path saves the weights in float32 and, in 16 bits, once more in 16.
+    """
+    matrix = shape.heads * rows * queries * length
+    if attention == "math":
+        copies = rows * (queries + 2 * length) * shape.query_width * (4 - compute)
+        return float(4 * matrix + copies)
+    if attention == "eager":
+        return float((4 if compute == 4 else 4 + compute) * matrix)
+    return 0.0
+
+
+def lm_head_bytes(shape: ModelShape, batch: RowBatch, lora: bool, compute: int) -> float:
+    """Bytes of the output layer: hidden states, three tiles of logits, and its gradient if trained."""
+    tokens = batch.rows * batch.completion_tokens
+    tile = min(LM_HEAD_TILE, shape.vocabulary)
+    states = 4 * tokens * shape.hidden * compute
+    gradient = 0 if lora else shape.vocabulary * shape.hidden * compute
+    return float(3 * tokens * tile * 4 + states + gradient)
+
+
+def largest_tensor_elements(shape: ModelShape) -> int:
+    """Number of elements of the largest tensor."""
+    return max(shape.vocabulary, shape.intermediate) * shape.hidden
+
+
+def _layer_bytes(
+    shape: ModelShape, lora: bool, rank: int, tokens: int, compute: int, autocast: bool
+) -> float:
+    """Bytes saved by one layer without attention: residuals, projections and the feed-forward block."""
+    h, q, kv, i = shape.hidden, shape.query_width, shape.kv_width, shape.intermediate
+    norms = 2 * h + q + kv if shape.qk_norms else 2 * h  # always saved in float32
+    other = 2 * h + 2 * q + 4 * i + (7 * rank if lora else norms)
+    casts = 0
+    if compute < 4 and lora and autocast:
+        casts = compute * (3 * h + q)  # autocast's copy of the projections' inputs
+    elif compute < 4 and lora:
+        casts = 4 * (5 * h + q + i)  # PEFT's copies in the adapter's float32
+    return float(tokens * (4 * norms + other * compute + casts))
+
+
+def _round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
