@@ -21,14 +21,12 @@ from ida_tui.config.precision import (
     nearest_supported,
     resolve_precision,
 )
-from ida_tui.config.prompt_text import separate_repeated
+from ida_tui.config.repeated_prompts import repeated_held_out_note, repeated_training_note
 from ida_tui.config.schema import (
     Config,
     DeviceName,
     JudgeConfig,
     ModelConfig,
-    Prompt,
-    PromptSet,
     TrainingConfig,
 )
 from ida_tui.errors import UsageError
@@ -143,35 +141,8 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
         )
     if note := repeated_held_out_note(prompts):
         yield _note("prompts.prompts", note, "replace them, or remove them from the prompt set")
-    if repeated := separate_repeated(prompts.train())[1]:
-        yield _note(
-            "prompts.prompts",
-            f"{_count_of(repeated)} the text of another training prompt ({_first_pairs(repeated)}), so"
-            " this text is trained on more often",
-            "remove them if that is not intended",
-        )
-
-
-def repeated_held_out_note(prompts: PromptSet) -> str:
-    """Which held-out prompts are left out because their text is not new; empty if there are none."""
-    repeated = prompts.repeated_held_out()
-    if not repeated:
-        return ""
-    return (
-        f"{_count_of(repeated)} the text of a training prompt or of another held-out prompt"
-        f" ({_first_pairs(repeated)}): left out of the evaluation"
-    )
-
-
-def _count_of(repeated: list[tuple[Prompt, Prompt]]) -> str:
-    name = "held-out" if repeated[0][0].split == "held-out" else "training"
-    count = len(repeated)
-    return f"{count} {name} prompt{'s have' if count != 1 else ' has'}"
-
-
-def _first_pairs(repeated: list[tuple[Prompt, Prompt]]) -> str:
-    pairs = [f'"{prompt.id}" = "{earlier.id}"' for prompt, earlier in repeated]
-    return ", ".join(pairs[:3]) + (", …" if len(pairs) > 3 else "")
+    if note := repeated_training_note(prompts):
+        yield _note("prompts.prompts", note, "remove them if that is not intended")
 
 
 def _first_ids(ids: list[str]) -> str:

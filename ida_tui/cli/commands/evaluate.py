@@ -133,8 +133,8 @@ def _evaluation_config(directory: RunDirectory, options: Namespace) -> Config:
 
 def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPrompts, list[str]]:
     """The prompts to evaluate on, and notes about them for the reader."""
-    from ida_tui.config.checks import repeated_held_out_note
     from ida_tui.config.prompt_files import EvaluationPrompts, load_prompts
+    from ida_tui.config.repeated_prompts import repeated_held_out_note
 
     if options.prompts:
         loaded = load_prompts(options.prompts, options.kind)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
-from ida_tui.config.checks import repeated_held_out_note
+from ida_tui.config.repeated_prompts import repeated_held_out_note
 from ida_tui.config.schema import Config, PromptKind
 from ida_tui.engine.inference.evaluate import SEED_OFFSET, build_evaluation, judge_answers
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
