@@ -1,7 +1,7 @@
 """Benchmark of the intervals: coverage of shares and of changes, and false claims that nothing changed.
 
-    uv run python benchmarks/intervals.py            # about three minutes
-    uv run python benchmarks/intervals.py --quick    # about one minute
+    uv run python benchmarks/intervals.py            # about 40 seconds
+    uv run python benchmarks/intervals.py --quick    # about ten seconds
     uv run python benchmarks/intervals.py --json intervals.json
 
 Simulates evaluations: 5 to 80 prompts, 1 or 4 answers each, prompts that are all alike, that differ, and that
