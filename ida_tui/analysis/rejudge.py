@@ -17,7 +17,7 @@ from ida_tui.judge.service import JudgeService
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.completions import read_completions
-from ida_tui.util.statistics import spearman
+from ida_tui.util.statistics import MIN_CORRELATED_PAIRS, spearman
 
 COMPARED_SCORES = (*AXES, "r_ida")
 HALF_POINT = {**dict.fromkeys(AXES, 0.5), "r_ida": 0.05}
@@ -50,7 +50,7 @@ class JudgeAgreement:
     pairs: int
     """Number of completions that both judges scored."""
     spearman: float | None
-    """Spearman's rank correlation; None if undefined."""
+    """Spearman's rank correlation; None if undefined, or for too few pairs."""
     exact: float
     """Share of equal pairs."""
     within_half: float
@@ -228,7 +228,9 @@ def measure_agreement(
     return JudgeAgreement(
         figure=name,
         pairs=len(differences),
-        spearman=spearman(old_scores, new_scores),
+        spearman=spearman(old_scores, new_scores)
+        if len(differences) >= MIN_CORRELATED_PAIRS
+        else None,
         exact=within(0.0),
         within_half=within(HALF_POINT[name]),
         within_one=within(2 * HALF_POINT[name]),

@@ -22,7 +22,14 @@ from ida_tui.config.precision import (
     nearest_supported,
     resolve_precision,
 )
-from ida_tui.config.schema import Config, DeviceName, JudgeConfig, ModelConfig, TrainingConfig
+from ida_tui.config.repeated_prompts import repeated_held_out_note, repeated_training_note
+from ida_tui.config.schema import (
+    Config,
+    DeviceName,
+    JudgeConfig,
+    ModelConfig,
+    TrainingConfig,
+)
 from ida_tui.errors import UsageError
 from ida_tui.util import plugins
 from ida_tui.util.finding import Finding
@@ -128,11 +135,16 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
             else f"list some ids, such as {_first_ids(train)}",
         )
     if config.evaluation.enabled and not prompts.held_out():
+        has = "only training prompts with other ids" if prompts.repeated_held_out() else "none"
         yield _error(
             "evaluation.enabled",
-            "evaluation needs held-out prompts, but this prompt set has none",
+            f"evaluation needs held-out prompts, but this prompt set has {has}",
             "set evaluation.enabled to false, or set split: held-out for some prompts",
         )
+    if note := repeated_held_out_note(prompts):
+        yield _note("prompts.prompts", note, "replace them, or remove them from the prompt set")
+    if note := repeated_training_note(prompts):
+        yield _note("prompts.prompts", note, "remove them if that is not intended")
 
 
 def _first_ids(ids: list[str]) -> str:

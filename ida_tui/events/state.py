@@ -187,6 +187,17 @@ class RunState:
         """Mean R_IDA over `last_steps`."""
         return mean_of_known(step.r_ida for step in self.last_steps)
 
+    def pass_r_ida(self, steps: int) -> float | None:
+        """Mean R_IDA over the newest `steps` steps, which pass through all prompts.
+
+        None if the current scoring period has fewer steps, or fewer than half of the rollouts have scores.
+        """
+        if len(self.steps) - self.scoring_start < steps:
+            return None
+        rewards, reused = self.steps.column("r_ida"), self.steps.column("reused_step")
+        newest = [n for n in range(len(self.steps) - steps, len(self.steps)) if reused[n] is None]
+        return mean_of_known((rewards[n] for n in newest), minimum=(len(newest) + 1) // 2)
+
     @property
     def newest_rollout(self) -> ev.StepFinished | None:
         """The newest finished step that generated its completions; None if there is none."""

@@ -390,6 +390,10 @@ class EvaluationFinished:
     """Cost of the judge in US dollars; null if unknown."""
     folder: str = ""
     """Directory of the evaluation, which contains every answer."""
+    answered_by_prompt: tuple[int, ...] = ()
+    """Compliant answers to each harmless prompt, in the order of the profile; empty in old runs."""
+    declined_by_prompt: tuple[int, ...] = ()
+    """Full and partial refusals of each unsafe prompt; empty in old runs."""
     judge_cost: JudgeCost | None = None
     """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
 

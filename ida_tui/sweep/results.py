@@ -14,7 +14,7 @@ from ida_tui.events.state import RunState
 from ida_tui.sweep.directory import Sweep
 from ida_tui.sweep.grid import SEED_KEY, without_seed
 from ida_tui.sweep.status import TrialStatus
-from ida_tui.util.statistics import Interval, student_interval
+from ida_tui.util.intervals import Interval, student_interval
 
 
 def _fraction(hits: int, total: int) -> float | None:

@@ -120,9 +120,16 @@ def test_an_invalid_formula_is_quoted_in_the_error(run: RunDirectory, ida_tui_he
 
 def test_agreement_counts_equal_scores_and_averages_differences() -> None:
     agreement = measure_agreement("align", [1.0, 2.0, 3.0, 4.0], [1.0, 2.5, 4.0, 9.0])
-    assert agreement.spearman == pytest.approx(1)
     assert agreement.exact == 0.25
     assert agreement.difference == pytest.approx((0 + 0.5 + 1 + 5) / 4)
+    assert agreement.spearman is None, "a rank correlation of four pairs is mostly chance"
+
+
+def test_the_rank_correlation_of_two_judges_needs_eight_pairs() -> None:
+    scores = [float(score) for score in range(8)]
+
+    assert measure_agreement("align", scores, scores).spearman == pytest.approx(1)
+    assert measure_agreement("align", scores[1:], scores[1:]).spearman is None
 
 
 def test_the_same_judge_agrees_with_itself(run: RunDirectory, ida_tui_here: Any) -> None:

@@ -252,9 +252,7 @@ def test_an_evaluation_is_shown_with_its_intervals(finished: RunDirectory) -> No
 
     assert conclusion(figures) in page_text(page)
     assert "The judge cost $0.0200." in page
-    assert "| answered | 0% | 100% | +100 | +100 to +100 | better |" in re.sub(
-        r"\\| (?= )", "", text
-    )
+    assert "| answered | 0% | 100% | +100 | +2 to +100 | better |" in re.sub(r"\\| (?= )", "", text)
 
 
 def test_the_page_shows_spot_checks_and_judge_latency(finished: RunDirectory) -> None:

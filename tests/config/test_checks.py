@@ -22,7 +22,12 @@ TODAY = date(2026, 6, 1)
 def config(**changes: dict[str, object]) -> Config:
     """A small experiment with four train prompts and one held-out prompt, with some sections changed."""
     prompts = [
-        {"id": f"p{n}", "kind": "harmless", "text": "Hello", "split": "train" if n else "held-out"}
+        {
+            "id": f"p{n}",
+            "kind": "harmless",
+            "text": f"Hello {n}",
+            "split": "train" if n else "held-out",
+        }
         for n in range(5)
     ]
     tree: dict[str, dict[str, object]] = {

@@ -154,7 +154,7 @@ def test_the_table_has_means_with_confidence_intervals_over_seeds() -> None:
     interval = slow.figures["r_ida_last"]
     assert interval.value == pytest.approx(0.62)
     assert interval.high - interval.value == pytest.approx(4.302653 * 0.02 / 3**0.5, abs=1e-6)
-    assert text.setting_cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100 ±0%")
+    assert text.setting_cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100%")
     # The differences per seed are 0.15, 0.17 and 0.13; runs are paired by seed, not by order.
     assert table.comparison.best is fast
     assert table.comparison.difference.value == pytest.approx(0.15)
@@ -181,6 +181,18 @@ def test_a_difference_within_the_variation_of_the_seeds_is_called_noise() -> Non
     )
 
     assert "within the noise of the seeds" in text.conclusion(table_of(sweep))[0]
+
+
+def test_seeds_with_the_same_difference_do_not_show_that_a_setting_is_better() -> None:
+    sweep = create_sweep(
+        {RATES: ("1e-3", "2e-3"), "seed": ("0", "1")},
+        [RunOutcome(0.60), RunOutcome(0.70), RunOutcome(0.61), RunOutcome(0.71)],
+    )
+    table = table_of(sweep)
+
+    assert table.comparison is not None
+    assert not table.comparison.is_significant
+    assert "cannot separate this from chance" in text.conclusion(table)[0]
 
 
 def test_results_with_one_seed_have_no_interval() -> None:
@@ -222,7 +234,7 @@ def test_a_best_setting_that_declines_less_often_gets_a_warning() -> None:
 
     assert (
         text.conclusion(table_of(sweep))[-1]
-        == "! But it declines unsafe prompts less often, by 10 points."
+        == "! But it declines unsafe prompts less often, by 10 points, which may be chance."
     )
 
 

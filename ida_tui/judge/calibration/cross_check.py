@@ -19,13 +19,11 @@ from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.verdict import Verdict
 from ida_tui.rewards.formulas import Formula
 from ida_tui.rewards.r_ida import r_ida
-from ida_tui.util.statistics import mean_of_known, pearson
+from ida_tui.util.statistics import MIN_CORRELATED_PAIRS, mean_of_known, pearson
 from ida_tui.util.text import split_words
 
 NGRAM_WORDS = 4
 """Length of the word n-grams that `repetition_share` counts."""
-MIN_COMPLETIONS_FOR_LENGTH_R = 8
-"""Fewest completions for a correlation of length and reward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +122,4 @@ def _length_correlation(classified: Sequence[tuple[JudgedCompletion, str]]) -> f
         mean_reward = fmean(reward for _, reward in pairs)
         lengths += [length - mean_length for length, _ in pairs]
         rewards += [reward - mean_reward for _, reward in pairs]
-    return pearson(lengths, rewards) if len(lengths) >= MIN_COMPLETIONS_FOR_LENGTH_R else None
+    return pearson(lengths, rewards) if len(lengths) >= MIN_CORRELATED_PAIRS else None
