@@ -13,14 +13,16 @@ from ida_tui.analysis.comparison import (
     judge_label,
     rubric_label,
     run_title,
+    score_curve,
 )
 from ida_tui.events import types as ev
 from ida_tui.events.weight_change import format_movement
 from ida_tui.runs.run import Run
 from ida_tui.runs.store.evaluations import Figure
 from ida_tui.util.format import UNKNOWN, format_cost, format_duration, format_share
+from ida_tui.util.intervals import binomial_interval
 from ida_tui.util.paths import display_path
-from ida_tui.util.statistics import mean_of_known, wilson
+from ida_tui.util.statistics import mean_of_known
 
 AXES = ("align", "risk", "detail")
 FormatCell = Callable[[Run], str]
@@ -95,7 +97,7 @@ def format_agreement(checks: tuple[int, int]) -> str:
     agreed, total = checks
     if not total:
         return UNKNOWN
-    share = wilson(agreed, total)
+    share = binomial_interval(agreed, total)
     low, high = 100 * share.low, 100 * share.high
     return f"{agreed} of {total} ({100 * share.value:.0f}%, {low:.0f} to {high:.0f})"
 
@@ -231,5 +233,5 @@ def _run_as_json(run: Run, checks: tuple[int, int]) -> dict[str, Any]:
         "seconds": run_seconds(run),
         "peak_memory": state.memory_peak or None,
         "spot_checks": {"agreed": agreed, "looked_at": total},
-        "curves": {name: list(state.steps.column(name)) for name in CURVE_METRICS},
+        "curves": {name: score_curve(run, name) for name in CURVE_METRICS},
     }

@@ -37,7 +37,7 @@ class FigureCells(NamedTuple):
     change: str
     interval: str
     assessment: str
-    """better, worse or changed; empty if the change may be chance."""
+    """better, worse, changed or as before; empty if the interval allows none of them."""
     note: str
 
 
@@ -68,11 +68,11 @@ def _format_row(figure: Figure, count: int) -> str:
 
 
 def _assessment(figure: Figure) -> str:
-    if not figure.differs:
-        return ""
+    if figure.outcome in ("same", "unclear"):
+        return "as before" if figure.outcome == "same" else ""
     if figure.better == "neither":
         return "changed"
-    return "better" if (figure.difference > 0) == (figure.better == "higher") else "worse"
+    return "better" if figure.outcome == figure.better else "worse"
 
 
 def provenance_lines(evaluation: Evaluation) -> Iterator[str]:

@@ -15,15 +15,17 @@ import yaml
 from ida_tui.analysis.evaluation_table import evaluation_lines
 from ida_tui.config.model_files import inspect_model
 from ida_tui.config.schema import Config
+from ida_tui.events import held_out
+from ida_tui.events.held_out import Subject
 from ida_tui.events.scoring import change_sentences
-from ida_tui.events.types import OFFLINE_JUDGE
+from ida_tui.events.types import OFFLINE_JUDGE, EvaluationFinished
 from ida_tui.judge.calibration import labeled
 from ida_tui.rewards.formulas import reward_text
 from ida_tui.runs.store.evaluations import Evaluation
 from ida_tui.runs.store.exports import ExportKind
 from ida_tui.runs.weights import TrainedWeights
 from ida_tui.util.format import format_count_share
-from ida_tui.util.statistics import mean_of_known, wilson
+from ida_tui.util.statistics import mean_of_known
 from ida_tui.util.text import one_line
 
 MAX_REWARD_ROWS = 10
@@ -244,7 +246,7 @@ def _evaluation_section(inputs: CardInputs) -> Iterator[str]:
     before, after = inputs.trained.state.evaluation_before, inputs.trained.state.evaluation_after
     if inputs.evaluation is not None:
         yield "The base model and the trained model on prompts that were not used for training. The intervals"
-        yield "are from a paired bootstrap over prompts."
+        yield "are those of the paired changes of the prompts."
         yield ""
         yield "```text"
         yield from (
@@ -252,14 +254,16 @@ def _evaluation_section(inputs: CardInputs) -> Iterator[str]:
         )
         yield "```"
     elif before and after and after.step == inputs.trained.step:
-        yield "Answers to held-out prompts, classified by text patterns, with 95% Wilson intervals."
+        yield "Answers to held-out prompts, classified by text patterns, with 95% intervals over the prompts:"
+        yield "answers to the same prompt are not independent."
         yield ""
         yield "| | before | after |"
         yield "|---|---|---|"
-        yield _count_row("harmless requests answered", before.harmless_complied, before.harmless,
-                      after.harmless_complied, after.harmless)  # fmt: skip
-        yield _count_row("unsafe requests declined", before.unsafe_refused, before.unsafe,
-                      after.unsafe_refused, after.unsafe)  # fmt: skip
+        yield _count_row("harmless requests answered", before, after, "answered")
+        yield _count_row("unsafe requests declined", before, after, "declined")
+        if verdict := held_out.counted_conclusion(before, after):
+            yield ""
+            yield verdict
     else:
         yield "These weights have not been evaluated. To evaluate them: `ida-tui evaluate RUN`."
 
@@ -272,14 +276,14 @@ def _limits_section(inputs: CardInputs) -> Iterator[str]:
         " use, or that it is good at other tasks."
     )
     if _judge_name(inputs) == OFFLINE_JUDGE:
-        held_out = labeled.measure_accuracy(held_out=True)
-        interval = held_out.interval
+        accuracy = labeled.measure_accuracy(held_out=True)
+        interval = accuracy.interval
         yield ""
         yield (
             f"The judge was the **{OFFLINE_JUDGE}**: text patterns, not a model. It does not know"
             " whether an answer is true. On held-out answers labeled by hand, it classifies"
-            f" compliance, partial refusal and refusal correctly in {100 * held_out.share:.1f}%"
-            f" ({held_out.correct} of {held_out.total}, 95% interval {100 * interval.low:.1f} to"
+            f" compliance, partial refusal and refusal correctly in {100 * accuracy.share:.1f}%"
+            f" ({accuracy.correct} of {accuracy.total}, 95% interval {100 * interval.low:.1f} to"
             f" {100 * interval.high:.1f}%)."
         )
     if inputs.config.model.path == "embedded":
@@ -323,15 +327,20 @@ def _versions(manifest: Mapping[str, Any]) -> str:
     return ", ".join(known) or "unknown"
 
 
-def _count_row(label: str, hits: int, total: int, later_hits: int, later_total: int) -> str:
-    before, after = _share_with_interval(hits, total), _share_with_interval(later_hits, later_total)
-    return f"| {label} | {before} | {after} |"
+def _count_row(
+    label: str, before: EvaluationFinished, after: EvaluationFinished, subject: Subject
+) -> str:
+    cells = " | ".join(_share_with_interval(evaluation, subject) for evaluation in (before, after))
+    return f"| {label} | {cells} |"
 
 
-def _share_with_interval(hits: int, total: int) -> str:
+def _share_with_interval(evaluation: EvaluationFinished, subject: Subject) -> str:
+    answered = subject == "answered"
+    hits = evaluation.harmless_complied if answered else evaluation.unsafe_refused
+    total = evaluation.harmless if answered else evaluation.unsafe
     if not total:
         return "no prompts"
-    interval = wilson(hits, total)
+    interval = held_out.counted_share(evaluation, subject)
     low, high = 100 * interval.low, 100 * interval.high
     return f"{format_count_share(hits, total)}, {low:.0f} to {high:.0f}%"
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from datetime import date
 
 from ida_tui.config.devices import resolve_device
+from ida_tui.config.effects import check_effects
 from ida_tui.config.model_files import inspect_model, model_path_problem
 from ida_tui.config.precision import (
     PrecisionRecipe,
@@ -21,7 +22,14 @@ from ida_tui.config.precision import (
     nearest_supported,
     resolve_precision,
 )
-from ida_tui.config.schema import Config, DeviceName, JudgeConfig, ModelConfig, TrainingConfig
+from ida_tui.config.repeated_prompts import repeated_held_out_note, repeated_training_note
+from ida_tui.config.schema import (
+    Config,
+    DeviceName,
+    JudgeConfig,
+    ModelConfig,
+    TrainingConfig,
+)
 from ida_tui.errors import UsageError
 from ida_tui.util import plugins
 from ida_tui.util.finding import Finding
@@ -58,6 +66,7 @@ def check_config(
         *_check_rollout(config),
         *_check_vllm(config),
         *_check_name_and_sinks(config),
+        *check_effects(config, device),
     ]
     return sorted(findings, key=lambda finding: finding.severity)
 
@@ -126,11 +135,16 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
             else f"list some ids, such as {_first_ids(train)}",
         )
     if config.evaluation.enabled and not prompts.held_out():
+        has = "only training prompts with other ids" if prompts.repeated_held_out() else "none"
         yield _error(
             "evaluation.enabled",
-            "evaluation needs held-out prompts, but this prompt set has none",
+            f"evaluation needs held-out prompts, but this prompt set has {has}",
             "set evaluation.enabled to false, or set split: held-out for some prompts",
         )
+    if note := repeated_held_out_note(prompts):
+        yield _note("prompts.prompts", note, "replace them, or remove them from the prompt set")
+    if note := repeated_training_note(prompts):
+        yield _note("prompts.prompts", note, "remove them if that is not intended")
 
 
 def _first_ids(ids: list[str]) -> str:
@@ -189,12 +203,6 @@ def _check_steps(config: Config) -> Iterator[Finding]:
             "training.gradient_accumulation_steps",
             f"{dropped} of {train} prompts do not fill a step, so every epoch skips some",
             f"use a number of prompts that is a multiple of {training.prompts_per_step}",
-        )
-    if training.warmup_steps and training.lr_scheduler_type == "constant":
-        yield _note(
-            "training.warmup_steps",
-            "warmup_steps has no effect with a constant learning rate",
-            "set lr_scheduler_type to constant_with_warmup",
         )
 
 

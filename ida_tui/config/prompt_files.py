@@ -19,12 +19,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from ida_tui.config.prompt_text import separate_repeated
 from ida_tui.config.resolve import resolve_profile
 from ida_tui.config.schema import Prompt, PromptKind, PromptSet
 from ida_tui.errors import UsageError
@@ -57,18 +57,7 @@ class EvaluationPrompts:
 
     def without_trained(self, trained: Iterable[Prompt]) -> EvaluationPrompts:
         """The prompts not in `trained`, without duplicates, compared by normalized text."""
-        seen = {normalize_prompt(prompt.text) for prompt in trained}
-        remaining = []
-        for prompt in self.prompts:
-            if (text := normalize_prompt(prompt.text)) not in seen:
-                seen.add(text)
-                remaining.append(prompt)
-        return EvaluationPrompts(self.name, tuple(remaining))
-
-
-def normalize_prompt(text: str) -> str:
-    """A prompt's text for comparison: case-folded, without extra spaces or outer punctuation."""
-    return re.sub(r"^\W+|\W+$", "", " ".join(text.casefold().split()))
+        return EvaluationPrompts(self.name, tuple(separate_repeated(self.prompts, trained)[0]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 from ida_tui.config import embedded
+from ida_tui.config.prompt_text import separate_repeated
 
 Auto = Literal["auto"]
 DeviceName = Literal["mps", "cuda", "cpu"]
@@ -112,8 +113,16 @@ class PromptSet(_Section):
         return [p for p in train if p.id in only]
 
     def held_out(self) -> list[Prompt]:
-        """The held-out prompts, in order."""
-        return [p for p in self.prompts if p.split == "held-out"]
+        """The held-out prompts, in order, without those whose text is trained on or repeated."""
+        return self._separate_held_out()[0]
+
+    def repeated_held_out(self) -> list[tuple[Prompt, Prompt]]:
+        """The held-out prompts that are left out, each with the prompt of the same text."""
+        return self._separate_held_out()[1]
+
+    def _separate_held_out(self) -> tuple[list[Prompt], list[tuple[Prompt, Prompt]]]:
+        held_out = [p for p in self.prompts if p.split == "held-out"]
+        return separate_repeated(held_out, self.train())
 
 
 class RubricAxis(_Section):
@@ -457,7 +466,10 @@ class Config(_Section):
         training = self.training
         if training.max_steps is not None:
             return training.max_steps
-        per_epoch = (len(self.prompts.train()) // max(1, training.prompts_per_step)) * (
-            training.num_iterations
-        )
-        return int(-(-per_epoch * training.num_train_epochs // 1))
+        return int(-(-self.steps_per_pass() * training.num_train_epochs // 1))
+
+    def steps_per_pass(self) -> int:
+        """Optimizer steps of one pass through the training prompts; 0 if they fill no batch."""
+        training = self.training
+        batches = len(self.prompts.train()) // max(1, training.prompts_per_step)
+        return batches * training.num_iterations

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
+from ida_tui.events.held_out import counted_conclusion
 from ida_tui.events.state import RunState
 from ida_tui.events.weight_change import format_movement, weight_movement
 from ida_tui.util.format import (
@@ -106,8 +107,9 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         lines += [f"  {line}" for line in ended.hint.splitlines()]
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
         first, last = state.first_steps, state.last_steps
+        since = f" since step {state.scored_since_step + 1}" if state.scored_since_step else ""
         lines.append(
-            f"  R_IDA          {ended.r_ida_first:.3f} (first {_steps_text(len(first))}) → "
+            f"  R_IDA          {ended.r_ida_first:.3f} (first {_steps_text(len(first))}{since}) → "
             f"{ended.r_ida_last:.3f} (last {_steps_text(len(last))})"
         )
     before, after = state.evaluation_before, state.evaluation_after
@@ -124,6 +126,8 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
             f"{format_count_share(after.unsafe_refused, after.unsafe)}"
         )
         lines += _judged_figures_lines(after)
+        verdict = after.verdict or counted_conclusion(before, after)
+        lines += [f"  {line}" for line in textwrap.wrap(verdict, 98)]
     if ended.steps_done:
         moved = weight_movement(ended, state.run.method if state.run else "lora")
         lines.append(f"  {moved.name:<14} {format_movement(moved.share)} ({moved.basis})")
@@ -295,7 +299,7 @@ def _evaluation_lines(evaluation: ev.EvaluationFinished) -> list[str]:
 
 
 def _judged_figures_lines(evaluation: ev.EvaluationFinished) -> list[str]:
-    """The judge's figures for the held-out answers, and the verdict of the evaluation."""
+    """The judge's figures for the held-out answers."""
     lines = []
     for figure in evaluation.figures:
         if figure.name.endswith(" R_IDA"):
@@ -307,7 +311,7 @@ def _judged_figures_lines(evaluation: ev.EvaluationFinished) -> list[str]:
             lines.append(f"    {label:<28} {figure.before:.3f} → {figure.after:.3f} ({interval})")
     if evaluation.unscored:
         lines.append(f"    failed verdicts              {evaluation.unscored} answers")
-    return lines + [f"  {line}" for line in textwrap.wrap(evaluation.verdict, 98)]
+    return lines
 
 
 def _judge_totals_text(state: RunState) -> str:

@@ -10,8 +10,8 @@ from ida_tui.sweep.grid import SEED_KEY, combination_label, short_keys
 from ida_tui.sweep.results import SettingComparison, SweepSetting, SweepTable, setting_difference
 from ida_tui.sweep.status import TrialStatus
 from ida_tui.util.format import UNKNOWN, format_cost, format_duration, format_signed
+from ida_tui.util.intervals import Interval
 from ida_tui.util.paths import display_path
-from ida_tui.util.statistics import Interval
 from ida_tui.util.text import one_line, table_lines
 
 COLUMNS = ("runs", "R_IDA", "answered", "declined", "moved", "time", "cost")
@@ -56,7 +56,7 @@ def settings_table(results: SweepTable, *, compact: bool = False) -> list[str]:
 TABLE_NOTES = (
     "R_IDA: first steps → last; answered, declined: held-out harmless and unsafe prompts, after training;",
     "moved: relative change of the model's weights; time and cost per run; ±: 95% interval over seeds",
-    "(Student's t).",
+    "(Student's t), none if they agree.",
 )
 
 
@@ -177,7 +177,7 @@ def conclusion(results: SweepTable) -> list[str]:
     sentences = []
     if not results.comparable:
         sentences.append(
-            "The settings use different judges or rubrics, so their rewards are not comparable."
+            "The runs use different judges, rubrics or prompts, so their rewards are not comparable."
         )
     elif results.comparison is not None:
         sentences += _comparison_sentences(results, results.comparison)
@@ -203,8 +203,13 @@ def _comparison_sentences(results: SweepTable, comparison: SettingComparison) ->
         f" {format_signed(difference.value, 3)} over {setting_label(results, comparison.runner_up)}"
     )
     if not math.isfinite(difference.low):
+        cannot = (
+            "One seed cannot"
+            if seeds == 1
+            else f"The same difference with {seeds} seeds does not show the noise of the seeds, so it cannot"
+        )
         return [
-            f"{sentence}. One seed cannot separate this from chance: add seeds.",
+            f"{sentence}. {cannot} separate this from chance: add seeds.",
             *_safety_warning(results, comparison),
         ]
     low, high = format_signed(difference.low, 3), format_signed(difference.high, 3)

@@ -88,9 +88,10 @@ FIRING_CASES: list[tuple[AlertRule, Change, int, str, str]] = [
     ("over-refusal",
      combine(from_step(1, harmless=40, harmless_refused=4), from_step(12, harmless_refused=30)),
      13, "rose from 10%", "judge check"),
-    ("unsafe answers", from_step(12, unsafe=24, unsafe_declined=6), 13, "fell from 100%", "best checkpoint"),
+    ("unsafe answers", from_step(12, unsafe=24, unsafe_declined=6), 13, "from 100%", "of step 8 or before"),
     ("coverage", from_step(9, scored=40), 10, "of 320 completions", "judge.timeout_s"),
     ("weights still", from_step(15, weight_delta=0.25), 19, "have not moved", "learning_rate"),
+    ("weights still", from_step(15, model_change=0.01), 19, "have not moved", "learning_rate"),
     ("scaler", from_step(20, skipped=True, loss_scale=2.0), 22, "scale 2", "learning_rate"),
     ("gradients", from_step(10, grad_norm=1e-9), 14, "1e-09", "target_modules"),
 ]  # fmt: skip
@@ -149,6 +150,11 @@ def test_alerts_about_updates_also_fire_if_updates_reuse_completions(rule: Alert
     assert {alert.rule for alert in raised} == {rule}
 
 
+def is_late_and_even(finished: ev.StepFinished) -> int:
+    """1 in three of five late steps: a share of 3 in 10 may be chance."""
+    return int(finished.step >= 12 and finished.step % 5 % 2 == 0)
+
+
 QUIET_CASES: list[tuple[AlertRule, Change]] = [
     ("zero variance", from_step(10, zero_std=0.75)),
     ("truncation", from_step(6, truncated=0.45)),
@@ -162,6 +168,8 @@ QUIET_CASES: list[tuple[AlertRule, Change]] = [
     ("over-refusal",
      combine(from_step(1, harmless=40, harmless_refused=4), from_step(12, harmless_refused=9))),
     ("unsafe answers", from_step(12, unsafe=24, unsafe_declined=21)),
+    ("unsafe answers", lambda finished: {"unsafe": 2, "unsafe_declined": 2 - is_late_and_even(finished)}),
+    ("over-refusal", lambda finished: {"harmless": 2, "harmless_refused": is_late_and_even(finished)}),
     ("coverage", from_step(9, scored=60)),
     ("weights still", lambda finished: {"weight_delta": 0.2 + 1e-6 * finished.step}),
     ("scaler", lambda finished: {"skipped": finished.step % 3 == 0}),

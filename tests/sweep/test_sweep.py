@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from textual.pilot import Pilot
 
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.events import types as ev
+from ida_tui.events.state import fold
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import read_events
@@ -152,7 +154,7 @@ def test_the_table_has_means_with_confidence_intervals_over_seeds() -> None:
     interval = slow.figures["r_ida_last"]
     assert interval.value == pytest.approx(0.62)
     assert interval.high - interval.value == pytest.approx(4.302653 * 0.02 / 3**0.5, abs=1e-6)
-    assert text.setting_cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100 ±0%")
+    assert text.setting_cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100%")
     # The differences per seed are 0.15, 0.17 and 0.13; runs are paired by seed, not by order.
     assert table.comparison.best is fast
     assert table.comparison.difference.value == pytest.approx(0.15)
@@ -179,6 +181,18 @@ def test_a_difference_within_the_variation_of_the_seeds_is_called_noise() -> Non
     )
 
     assert "within the noise of the seeds" in text.conclusion(table_of(sweep))[0]
+
+
+def test_seeds_with_the_same_difference_do_not_show_that_a_setting_is_better() -> None:
+    sweep = create_sweep(
+        {RATES: ("1e-3", "2e-3"), "seed": ("0", "1")},
+        [RunOutcome(0.60), RunOutcome(0.70), RunOutcome(0.61), RunOutcome(0.71)],
+    )
+    table = table_of(sweep)
+
+    assert table.comparison is not None
+    assert not table.comparison.is_significant
+    assert "cannot separate this from chance" in text.conclusion(table)[0]
 
 
 def test_results_with_one_seed_have_no_interval() -> None:
@@ -220,7 +234,7 @@ def test_a_best_setting_that_declines_less_often_gets_a_warning() -> None:
 
     assert (
         text.conclusion(table_of(sweep))[-1]
-        == "! But it declines unsafe prompts less often, by 10 points."
+        == "! But it declines unsafe prompts less often, by 10 points, which may be chance."
     )
 
 
@@ -476,3 +490,24 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_ends_with_its_table(
         for run in sorted(runs)
     ]
     assert resumed == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("key", ["prompts", "prompts.only", "judge.temperature", "rubric.formula"])
+def test_no_setting_is_best_if_judge_rubric_or_prompts_are_varied(key: str) -> None:
+    outcomes = [RunOutcome(r_ida=0.4), RunOutcome(r_ida=0.8)]
+    sweep = create_sweep({key: ("a", "b")}, outcomes)
+    table = build_table(sweep, SweepReader(sweep).read_all())
+    assert (table.comparable, table.comparison) == (False, None)
+    assert "★" not in "".join(text.sweep_lines(table))
+    assert any("not comparable" in line for line in text.conclusion(table))
+
+
+def test_no_setting_is_best_if_a_run_was_resumed_with_another_judge() -> None:
+    sweep = create_sweep({"training.beta": ("0", "0.1")}, [RunOutcome(), RunOutcome(r_ida=0.8)])
+    trials = SweepReader(sweep).read_all()
+    assert build_table(sweep, trials).comparable
+    state = trials[1].state
+    assert state is not None
+    resumed = ev.Record(state.seq + 1, state.updated_at, ev.RunResumed(1, "another judge"))
+    trials[1] = replace(trials[1], state=fold(state, resumed))
+    assert not build_table(sweep, trials).comparable

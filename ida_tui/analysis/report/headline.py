@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ida_tui.analysis.comparison_text import format_change, format_judge_cost, run_seconds
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.events import types as ev
+from ida_tui.events.held_out import counted_conclusion
 from ida_tui.events.scoring import change_sentences
 from ida_tui.events.weight_change import format_movement
 from ida_tui.runs.run import Run
@@ -66,9 +67,9 @@ def learning_sentence(inputs: ReportInputs) -> str:
     if not state.steps:
         return "No step finished, so nothing was learned."
     first, last = state.r_ida_first, state.r_ida_last
-    if not state.steps[-1].weights_moved:
-        return "Nothing was learned: the weights did not move."
     since, changes = "", "".join(f" {text}" for text in change_sentences(state.scoring))
+    if not state.steps[-1].weights_moved:
+        return f"Nothing was learned: the weights did not move.{changes}"
     if changes:
         since = f" since step {state.scored_since_step + 1}"
     count = len(state.steps) - state.scoring_start
@@ -102,7 +103,8 @@ def evaluation_sentence(inputs: ReportInputs) -> str:
     before, after = run.state.evaluation_before, run.state.evaluation_after
     if before is not None and after is not None:
         text = f"On held-out prompts: {_counted_sentence(before, after)}"
-        return f"{text} (classified by the {after.classifier})."
+        verdict = counted_conclusion(before, after)
+        return f"{text} (classified by the {after.classifier}). {verdict}".rstrip()
     if before is not None:
         return (
             "Held-out prompts were evaluated only before training."

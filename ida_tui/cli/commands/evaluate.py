@@ -134,6 +134,7 @@ def _evaluation_config(directory: RunDirectory, options: Namespace) -> Config:
 def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPrompts, list[str]]:
     """The prompts to evaluate on, and notes about them for the reader."""
     from ida_tui.config.prompt_files import EvaluationPrompts, load_prompts
+    from ida_tui.config.repeated_prompts import repeated_held_out_note
 
     if options.prompts:
         loaded = load_prompts(options.prompts, options.kind)
@@ -157,5 +158,8 @@ def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPromp
             "the run was trained on all of these prompts",
             "choose other prompts with --prompts FILE",
         )
+    if not options.prompts:
+        note = repeated_held_out_note(config.prompts)
+        return selected, [note] if note else []
     note = f"{skipped} of {len(loaded.prompts)} prompts skipped: duplicates, or used in training"
     return selected, [note] if skipped else []

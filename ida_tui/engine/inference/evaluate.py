@@ -255,7 +255,7 @@ def build_evaluation(
 ) -> Evaluation:
     """The evaluation of judged answers: its figures and its verdict in words."""
     kinds = {answer.prompt_id: answer.kind for answer in answers}
-    figures = compute_figures(answers, seed=seed)
+    figures = compute_figures(answers)
     return Evaluation(
         made_at=current_timestamp(),
         prompts=prompts,

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
+from ida_tui.config.repeated_prompts import repeated_held_out_note
 from ida_tui.config.schema import Config, PromptKind
 from ida_tui.engine.inference.evaluate import SEED_OFFSET, build_evaluation, judge_answers
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
@@ -38,6 +39,9 @@ def evaluate_held_out(
         return
     step = int(run.trainer.state.global_step)
     run.emit(ev.PhaseChanged(step=step, phase="evaluate"))
+    note = repeated_held_out_note(run.config.prompts)
+    if note and when == "before":
+        run.emit(ev.Noticed(level="warning", source="evaluation", text=note))
     started = run.clock()
     answers = generate_answers(
         run.trainer.accelerator.unwrap_model(run.trainer.model_wrapped),
@@ -80,7 +84,22 @@ def evaluation_event(
         unsafe_refused=unsafe["full_refusal"] + unsafe["partial_refusal"],
         classifier=ev.OFFLINE_JUDGE,
         seconds=0.0,
+        answered_by_prompt=_count_by_prompt(answers, "harmless", complied=True),
+        declined_by_prompt=_count_by_prompt(answers, "unsafe", complied=False),
     )
+
+
+def _count_by_prompt(
+    answers: Sequence[GeneratedAnswer], kind: PromptKind, *, complied: bool
+) -> tuple[int, ...]:
+    """For each prompt of a kind, the number of answers that comply, or that do not."""
+    counts = {answer.prompt.id: 0 for answer in answers if answer.prompt.kind == kind}
+    for answer in answers:
+        if answer.prompt.kind == kind:
+            counts[answer.prompt.id] += (
+                classify_refusal(answer.text) == "full_compliance"
+            ) == complied
+    return tuple(counts.values())
 
 
 def _count_refusals(answers: Sequence[GeneratedAnswer], kind: PromptKind) -> dict[str, int]:
@@ -146,6 +165,7 @@ def _judge_both_models(
         cost=stats.cost,
         seconds=finished.seconds + _seconds_since(run, started),
         step=finished.step,
+        notes=[note] if (note := repeated_held_out_note(config.prompts)) else (),
     )
     finished = replace(
         finished,

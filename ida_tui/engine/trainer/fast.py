@@ -314,9 +314,7 @@ class FastTrainer(InstrumentedGRPOTrainer):
     def _weights_differ_from_base(self) -> bool:
         """Whether the policy is not the base model anymore; an adapter is visible once its B is not zero."""
         ups = [weight for name, weight in self.model.named_parameters() if ".lora_B." in name]
-        return (
-            any(bool(up.any()) for up in ups) if ups else self._weight_delta.change().relative > 0
-        )
+        return any(bool(up.any()) for up in ups) if ups else self._weight_delta.change().model > 0
 
     def _check_agreement(self, completion_ids: list[list[int]], drawn: DrawnLogprobs) -> bool:
         """Compare the first rows' log-probabilities, with the adapter on; fall back if they differ.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ida_tui.events.alerts.window import AlertFinding, Window, share
+from ida_tui.events.alerts.window import AlertFinding, Window, share, share_change
 
 
 def truncation(window: Window) -> AlertFinding | None:
@@ -95,10 +95,10 @@ def repetition(window: Window) -> AlertFinding | None:
 
 def over_refusal(window: Window) -> AlertFinding | None:
     """The model refuses harmless requests more often than at the start."""
-    before = share(window.baseline_rollouts, "harmless_refused", "harmless")
-    after = share(window.recent_rollouts, "harmless_refused", "harmless")
-    if before is None or after is None or after - before < window.thresholds.refusal_rise:
+    shares = share_change(window, "harmless_refused", "harmless")
+    if shares is None or shares[1] - shares[0] < window.thresholds.refusal_rise:
         return None
+    before, after = shares
     return AlertFinding(
         f"refusals of harmless requests rose from {before:.0%} to {after:.0%}",
         "run `ida-tui judge check`: the judge may score refusals higher than answers",
@@ -107,13 +107,25 @@ def over_refusal(window: Window) -> AlertFinding | None:
 
 def unsafe_answers(window: Window) -> AlertFinding | None:
     """The model declines unsafe requests less often than at the start."""
-    before = share(window.baseline_rollouts, "unsafe_declined", "unsafe")
-    after = share(window.recent_rollouts, "unsafe_declined", "unsafe")
-    if before is None or after is None or before - after < window.thresholds.unsafe_fall:
+    shares = share_change(window, "unsafe_declined", "unsafe")
+    if shares is None or shares[0] - shares[1] < window.thresholds.unsafe_fall:
         return None
+    before, after = shares
     rate = window.config.training.learning_rate
     return AlertFinding(
         f"the share of declined unsafe requests fell from {before:.0%} to {after:.0%}",
-        f"return to the best checkpoint, lower training.learning_rate (try {rate / 2:.1g}), set"
+        f"return to a checkpoint of step {_last_safe_step(window, before)} or before, lower"
+        f" training.learning_rate (try {rate / 2:.1g}), set"
         " training.scale_rewards=batch, add unsafe prompts, and run `ida-tui judge check`",
     )
+
+
+def _last_safe_step(window: Window, before: float) -> int:
+    """The end of the newest window of steps in which at most half of the allowed fall had happened."""
+    length, steps = len(window.recent_steps), window.state.steps
+    limit = before - window.thresholds.unsafe_fall / 2
+    for end in range(len(steps) - length, length - 1, -length):
+        declined = share(steps[end - length : end], "unsafe_declined", "unsafe")
+        if declined is not None and declined >= limit:
+            return steps[end - 1].step
+    return window.baseline_steps[-1].step

@@ -9,6 +9,7 @@ from itertools import islice
 from ida_tui.config.schema import AlertsConfig, Config
 from ida_tui.events.state import RunState
 from ida_tui.events.types import StepFinished
+from ida_tui.util.intervals import difference_interval
 from ida_tui.util.statistics import mean_of_known
 
 UPDATE_FIGURES = ("entropy", "kl")
@@ -101,6 +102,21 @@ def share(steps: Sequence[StepFinished], part: str, total: str) -> float | None:
         return None
     matching: int = sum(getattr(step, part) for step in steps)
     return matching / count
+
+
+def share_change(window: Window, part: str, total: str) -> tuple[float, float] | None:
+    """A share in the first and in the newest steps; None if their difference may be chance."""
+    before, after = (
+        share(steps, part, total) for steps in (window.baseline_rollouts, window.recent_rollouts)
+    )
+    if before is None or after is None:
+        return None
+    counts = [
+        sum(getattr(step, total) for step in steps)
+        for steps in (window.baseline_rollouts, window.recent_rollouts)
+    ]
+    difference = difference_interval(before, counts[0], after, counts[1])
+    return (before, after) if difference.excludes_zero else None
 
 
 def _mean_of_figure(steps: Sequence[StepFinished], figure: str) -> float | None:

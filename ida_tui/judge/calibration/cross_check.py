@@ -19,12 +19,11 @@ from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.verdict import Verdict
 from ida_tui.rewards.formulas import Formula
 from ida_tui.rewards.r_ida import r_ida
-from ida_tui.util.statistics import mean_of_known, pearson
+from ida_tui.util.statistics import MIN_CORRELATED_PAIRS, mean_of_known, pearson
+from ida_tui.util.text import split_words
 
 NGRAM_WORDS = 4
 """Length of the word n-grams that `repetition_share` counts."""
-MIN_COMPLETIONS_FOR_LENGTH_R = 8
-"""Fewest completions for a correlation of length and reward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ class CrossChecker:
 
 def repetition_share(text: str) -> float:
     """The share of a text's word 4-grams that repeat an earlier one, 0 to 1; 0 for under four words."""
-    words = text.lower().split()
+    words = split_words(text.lower())
     grams = [
         tuple(words[start : start + NGRAM_WORDS]) for start in range(len(words) - NGRAM_WORDS + 1)
     ]
@@ -123,4 +122,4 @@ def _length_correlation(classified: Sequence[tuple[JudgedCompletion, str]]) -> f
         mean_reward = fmean(reward for _, reward in pairs)
         lengths += [length - mean_length for length, _ in pairs]
         rewards += [reward - mean_reward for _, reward in pairs]
-    return pearson(lengths, rewards) if len(lengths) >= MIN_COMPLETIONS_FOR_LENGTH_R else None
+    return pearson(lengths, rewards) if len(lengths) >= MIN_CORRELATED_PAIRS else None

@@ -20,6 +20,8 @@ from ida_tui.util.statistics import mean_of_known
 DRIFT_THRESHOLD = 1.0
 """Mean absolute change of the axis scores that counts as drift: twice the noise of one model at
 temperature 0, and far below the difference between two models."""
+MIN_DRIFT_ANCHORS = 3
+"""Fewest anchors that both probes must have scored: one answer alone may move by chance."""
 
 
 class DriftMonitor:
@@ -139,7 +141,9 @@ class DriftMonitor:
 
 
 def _mean_axis_change(baseline: dict[str, Verdict], latest: dict[str, Verdict]) -> float | None:
-    """Mean absolute change of the axis scores over the anchors that both probes scored."""
+    """Mean absolute change of the axis scores over the anchors that both probes scored; None for too few."""
+    if len(baseline.keys() & latest.keys()) < MIN_DRIFT_ANCHORS:
+        return None
     changes = [
         abs(getattr(latest[name], axis) - getattr(baseline[name], axis))
         for name in baseline.keys() & latest.keys()

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import yaml
 
 from ida_tui.config.schema import PromptKind
 from ida_tui.judge.backends.offline.refusal import RefusalClass, classify_refusal
-from ida_tui.util.statistics import Interval, wilson
+from ida_tui.util.intervals import Interval, share_interval
 
 _LABELS: dict[str, RefusalClass] = {
     "full": "full_compliance",
@@ -43,6 +44,8 @@ class ClassifierAccuracy:
     total: int
     confusion: Counter[tuple[RefusalClass, RefusalClass]]
     """(label, predicted class) → number of answers."""
+    shares: tuple[float, ...]
+    """The share of correctly classified answers of each request."""
 
     @property
     def share(self) -> float:
@@ -51,8 +54,8 @@ class ClassifierAccuracy:
 
     @property
     def interval(self) -> Interval:
-        """`share` with its 95% confidence interval."""
-        return wilson(self.correct, self.total)
+        """`share` with its 95% interval over the requests; the answers to one are not independent."""
+        return share_interval(self.shares)
 
 
 def load_labeled_answers() -> list[LabeledAnswer]:
@@ -71,4 +74,9 @@ def measure_accuracy(*, held_out: bool) -> ClassifierAccuracy:
     answers = [answer for answer in load_labeled_answers() if answer.held_out == held_out]
     confusion = Counter((answer.label, classify_refusal(answer.completion)) for answer in answers)
     correct = sum(count for (label, predicted), count in confusion.items() if label == predicted)
-    return ClassifierAccuracy(correct, len(answers), confusion)
+    by_prompt: dict[str, list[bool]] = {}
+    for answer in answers:
+        is_correct = classify_refusal(answer.completion) == answer.label
+        by_prompt.setdefault(answer.prompt, []).append(is_correct)
+    shares = tuple(fmean(results) for results in by_prompt.values())
+    return ClassifierAccuracy(correct, len(answers), confusion, shares)

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def save_checkpoint(
         write_files: writes the checkpoint files into the given directory.
         r_ida: mean R_IDA of the step.
         metadata: metadata for the seal; compared on resume.
-        keep: number of newest checkpoints to keep, in addition to the best one by R_IDA.
+        keep: number of newest checkpoints to keep, in addition to the best one (`best_checkpoint`).
 
     Raises:
         OSError: the write failed; older checkpoints are unchanged.
@@ -256,20 +256,13 @@ def _point_latest(folder: Path, name: str) -> None:
 
 
 def _rotate(folder: Path, keep: int, run_id: object = None) -> None:
-    """Remove old checkpoints of this run, except the newest `keep` and the best one by R_IDA.
-
-    The R_IDA of a checkpoint that was scored in another way than the newest one is not compared.
-    """
+    """Remove old checkpoints of this run, except the newest `keep` and the best one."""
     own = [
         checkpoint
         for checkpoint in list_checkpoints(folder)[0]
         if checkpoint.metadata.get("run_id") == run_id
     ]
-    scoring = own[0].metadata.get("scoring") if own else None
-    comparable = [c for c in own if c.metadata.get("scoring", scoring) == scoring]
-    best = max(
-        comparable, key=lambda c: (-1.0 if c.r_ida is None else c.r_ida, c.step), default=None
-    )
+    best = best_checkpoint(own)
     for old in own[keep:]:
         if best is None or old.path != best.path:
             # Renamed first, so that an interruption never leaves a partial checkpoint.
@@ -277,6 +270,34 @@ def _rotate(folder: Path, keep: int, run_id: object = None) -> None:
             with contextlib.suppress(OSError):
                 old.path.replace(discarded)
             _remove(discarded)
+
+
+def best_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The checkpoint with the best mean R_IDA over a full pass through the training prompts.
+
+    The reward of one step depends on the step's prompts, so it does not count where a seal has the mean of a
+    pass. Only checkpoints that were scored in the same way as the newest one are compared.
+
+    Args:
+        checkpoints: checkpoints of one run, newest first.
+
+    Returns:
+        The best checkpoint, the newest of equal ones; None if none has a reward.
+    """
+    scoring = checkpoints[0].metadata.get("scoring") if checkpoints else None
+    rewards = [
+        (reward, checkpoint.step, checkpoint)
+        for checkpoint in checkpoints
+        if checkpoint.metadata.get("scoring", scoring) == scoring
+        and (reward := _pass_reward(checkpoint)) is not None
+    ]
+    return max(rewards, key=lambda row: row[:2])[2] if rewards else None
+
+
+def _pass_reward(checkpoint: Checkpoint) -> float | None:
+    """Mean R_IDA over a pass through the prompts; of the step, in the seals of old runs."""
+    reward = checkpoint.metadata.get("pass_r_ida", checkpoint.r_ida)
+    return float(reward) if isinstance(reward, int | float) else None
 
 
 def _candidate_directories(folder: Path) -> Iterator[Path]:

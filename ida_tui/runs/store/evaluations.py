@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.util.intervals import Outcome, outcome_of_change
 
 FOLDER = "evaluations"
 FIGURES_FILE = "evaluation.json"
@@ -40,6 +41,8 @@ class Figure:
     prompts: int
     """Number of prompts with values from both models."""
     better: Literal["higher", "lower", "neither"] = "higher"
+    changed: int | None = None
+    """Number of prompts whose value changed; null in old evaluations."""
 
     @property
     def difference(self) -> float:
@@ -49,7 +52,13 @@ class Figure:
     @property
     def differs(self) -> bool:
         """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
+        return self.outcome in ("higher", "lower")
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the interval allows to say; a change of tokens never counts as `same`."""
+        most = {"share": 1.0, "points": 10.0, "reward": 1.0, "tokens": 0.0}[self.unit]
+        return outcome_of_change(self.low, self.high, count=self.prompts, most=most)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store import spot_checks
 from ida_tui.runs.store.spot_checks import CompletionKey, SpotCheck
 from ida_tui.tui.screens.completions.rows import CompletionRow
-from ida_tui.util.statistics import wilson
+from ida_tui.util.intervals import binomial_interval
 
 
 class SpotChecks:
@@ -63,6 +63,6 @@ class SpotChecks:
         total = len(self._newest)
         if not total:
             return ""
-        share = wilson(hits, total)
+        share = binomial_interval(hits, total)
         low, high = 100 * share.low, 100 * share.high
         return f"you agree with {hits} of {total} (95%: {low:.0f}–{high:.0f}%)"

@@ -1,0 +1,47 @@
+"""Choice of the best checkpoint of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ida_tui.runs.store.checkpoints import Checkpoint, best_checkpoint
+
+
+def checkpoint(step: int, r_ida: float | None, **metadata: Any) -> Checkpoint:
+    return Checkpoint(Path(f"checkpoint-{step}"), step, r_ida, metadata)
+
+
+def test_a_lucky_step_is_not_the_best_checkpoint() -> None:
+    """The first step has easy prompts; the mean over a pass through all prompts has risen since."""
+    saved = [
+        checkpoint(30, 0.6, pass_r_ida=0.62),
+        checkpoint(20, 0.5, pass_r_ida=0.55),
+        checkpoint(1, 0.9, pass_r_ida=None),
+    ]
+
+    best = best_checkpoint(saved)
+
+    assert best is not None
+    assert best.step == 30
+
+
+def test_rewards_of_an_earlier_judge_do_not_count() -> None:
+    saved = [
+        checkpoint(30, 0.4, pass_r_ida=0.4, scoring={"judge": "b"}),
+        checkpoint(20, 0.9, pass_r_ida=0.9, scoring={"judge": "a"}),
+    ]
+
+    best = best_checkpoint(saved)
+
+    assert best is not None
+    assert best.step == 30
+
+
+def test_checkpoints_of_old_runs_are_compared_by_the_reward_of_their_step() -> None:
+    best = best_checkpoint([checkpoint(3, None), checkpoint(2, 0.7), checkpoint(1, 0.6)])
+
+    assert best is not None
+    assert best.step == 2
+    assert best_checkpoint([checkpoint(1, None)]) is None
+    assert best_checkpoint([]) is None
