@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ida_tui.config.schema import Config
 from ida_tui.errors import UsageError
+from ida_tui.events.scoring import PART_NAMES, PROMPT_PARTS, change_sentences
 from ida_tui.judge.api_key import host_of
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.run import Run
@@ -69,7 +70,10 @@ def compare_runs(directories: Sequence[RunDirectory]) -> Comparison:
     runs = [Run.load(directory) for directory in directories]
     return Comparison(
         runs=tuple(runs),
-        spot_checks=tuple(spot_checks.count_agreement(directory) for directory in directories),
+        spot_checks=tuple(
+            spot_checks.count_agreement(directory, run.state.scored_since_step)
+            for directory, run in zip(directories, runs, strict=True)
+        ),
         differences=tuple(_find_differences(runs)),
         warnings=tuple(_find_warnings(runs)),
     )
@@ -163,6 +167,13 @@ def _find_warnings(runs: Sequence[Run]) -> list[str]:
         if len(set(values)) > 1:
             labeled = ", ".join(_label_values(values))
             warnings.append(f"The {noun} differ ({labeled}), so rewards are not comparable.")
+    if not warnings and (differing := _differing_scoring(runs)):
+        warnings.append(f"{differing} differ, so rewards are not comparable.")
+    warnings += [
+        f"{_run_label(n)}: {sentence} Its rewards and curves start after that step."
+        for n, run in enumerate(runs)
+        for sentence in change_sentences(run.state.scoring)[-1:]
+    ]
     known = [run.config.prompts.train() for run in runs if not run.config_error]
     if any(prompts != known[0] for prompts in known):
         warnings.append("The training prompts differ, so rewards are only roughly comparable.")
@@ -177,6 +188,26 @@ def _find_warnings(runs: Sequence[Run]) -> list[str]:
         f"{_run_label(n)}: {run.config_error}" for n, run in enumerate(runs) if run.config_error
     ]
     return warnings
+
+
+def _differing_scoring(runs: Sequence[Run]) -> str:
+    """What else the scores depend on and differs between runs with the same judge and rubric."""
+    known = [run.state.scoring[-1] for run in runs if run.state.scoring]
+    known = [period for period in known if period.parts]
+    names = [
+        words
+        for name, words in PART_NAMES.items()
+        if name not in PROMPT_PARTS and len({period.parts.get(name) for period in known}) > 1
+    ]
+    text = " and ".join(names)
+    return text[:1].upper() + text[1:]
+
+
+def score_curve(run: Run, name: str) -> list[float | None]:
+    """A score of every step; None before the current scoring period, whose steps are not comparable."""
+    values = list(run.state.steps.column(name))
+    start = run.state.scoring_start
+    return [*[None] * start, *values[start:]]
 
 
 def _label_values(values: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from ida_tui.analysis.comparison import (
     judge_label,
     rubric_label,
     run_title,
+    score_curve,
 )
 from ida_tui.events import types as ev
 from ida_tui.events.weight_change import format_movement
@@ -232,5 +233,5 @@ def _run_as_json(run: Run, checks: tuple[int, int]) -> dict[str, Any]:
         "seconds": run_seconds(run),
         "peak_memory": state.memory_peak or None,
         "spot_checks": {"agreed": agreed, "looked_at": total},
-        "curves": {name: list(state.steps.column(name)) for name in CURVE_METRICS},
+        "curves": {name: score_curve(run, name) for name in CURVE_METRICS},
     }

@@ -81,7 +81,12 @@ class RejudgeResult:
 
 
 def draw_completions(
-    directory: RunDirectory, kinds: Mapping[str, PromptKind], *, count: int | None, seed: int
+    directory: RunDirectory,
+    kinds: Mapping[str, PromptKind],
+    *,
+    count: int | None,
+    seed: int,
+    after_step: int = 0,
 ) -> RejudgeSample:
     """Draw scored completions of a run at random, without replacement.
 
@@ -90,13 +95,16 @@ def draw_completions(
         kinds: the kind of each prompt, by prompt id.
         count: the number of completions; None takes all of them.
         seed: the seed of the random draw.
+        after_step: the last step before the current scoring of the run; it and earlier ones are left out.
 
     Raises:
         UsageError: the stored completions cannot be read.
     """
     scored: list[Completion] = []
     unscored = unknown = 0
-    for _, completions in read_completions(directory):
+    for step, completions in read_completions(directory):
+        if step <= after_step:
+            continue
         for completion in completions:
             if completion.scored is None or completion.scored.r_ida is None:
                 unscored += 1
@@ -149,6 +157,7 @@ def rejudge(
     completions: Sequence[Completion],
     requests: Sequence[JudgeRequest],
     *,
+    same_formula: bool = True,
     on_progress: OnVerdictProgress = lambda received, total: None,
 ) -> RejudgeResult:
     """Have completions judged again, and compare the verdicts with those of the run.
@@ -160,6 +169,8 @@ def rejudge(
         service: a running service of the new judge.
         completions: completions with scores.
         requests: one request per completion, in the same order.
+        same_formula: whether both judges' rewards come from the same formula; otherwise only the axes are
+            compared.
         on_progress: called repeatedly with the number of verdicts received and the total.
     """
     started = time.monotonic()
@@ -182,7 +193,9 @@ def rejudge(
         requested=len(requests),
         received=len(received),
         scored=len(pairs),
-        agreements=tuple(_score_agreement(name, pairs) for name in COMPARED_SCORES)
+        agreements=tuple(
+            _score_agreement(name, pairs) for name in (COMPARED_SCORES if same_formula else AXES)
+        )
         if pairs
         else (),
         stats=BatchStats.from_verdicts(received, time.monotonic() - started, slots=service.slots),

@@ -98,7 +98,12 @@ class RescoreResult:
 
 
 def rescore(
-    directory: RunDirectory, formula: Formula, *, old_scale: RewardScale, new_scale: RewardScale
+    directory: RunDirectory,
+    formula: Formula,
+    *,
+    old_scale: RewardScale,
+    new_scale: RewardScale,
+    after_step: int = 0,
 ) -> RescoreResult:
     """Recompute the rewards and advantages of all stored completions of a run.
 
@@ -107,6 +112,7 @@ def rescore(
         formula: the new formula.
         old_scale: the `scale_rewards` of the run.
         new_scale: the `scale_rewards` to use with the new formula.
+        after_step: the last step before the current scoring of the run; it and earlier ones are left out.
 
     Raises:
         UsageError: the run has no scored completions, they cannot be read, or the formula has a value for
@@ -119,6 +125,8 @@ def rescore(
     unscored = undefined = rank_changes = sign_changes = 0
     lowest, highest = math.inf, -math.inf
     for step, completions in read_completions(directory):
+        if step <= after_step:
+            continue
         groups = _split_groups(completions)
         old = [[_old_reward(c) for c in group] for group in groups]
         new = [[_new_reward(c, formula) for c in group] for group in groups]

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from datetime import date
 
 from ida_tui.config.devices import resolve_device
+from ida_tui.config.effects import check_effects
 from ida_tui.config.model_files import inspect_model, model_path_problem
 from ida_tui.config.precision import (
     PrecisionRecipe,
@@ -65,6 +66,7 @@ def check_config(
         *_check_rollout(config),
         *_check_vllm(config),
         *_check_name_and_sinks(config),
+        *check_effects(config, device),
     ]
     return sorted(findings, key=lambda finding: finding.severity)
 
@@ -201,12 +203,6 @@ def _check_steps(config: Config) -> Iterator[Finding]:
             "training.gradient_accumulation_steps",
             f"{dropped} of {train} prompts do not fill a step, so every epoch skips some",
             f"use a number of prompts that is a multiple of {training.prompts_per_step}",
-        )
-    if training.warmup_steps and training.lr_scheduler_type == "constant":
-        yield _note(
-            "training.warmup_steps",
-            "warmup_steps has no effect with a constant learning rate",
-            "set lr_scheduler_type to constant_with_warmup",
         )
 
 
@@ -482,12 +478,8 @@ def _check_vllm(config: Config) -> Iterator[Finding]:
             "set engine to plain, or remove use_vllm",
             "engine",
         )
-    if (
-        config.training.use_vllm
-        and config.training.vllm_mode == "colocate"
-        and config.model.revision
-        and config.model.folder() is None
-    ):
+    in_process = config.training.use_vllm and config.training.vllm_mode == "colocate"
+    if in_process and config.model.revision and config.model.folder() is None:
         yield _error(
             "model.revision",
             "vLLM would load the default revision: TRL passes it the model's name only",

@@ -107,8 +107,9 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         lines += [f"  {line}" for line in ended.hint.splitlines()]
     if ended.r_ida_first is not None and ended.r_ida_last is not None:
         first, last = state.first_steps, state.last_steps
+        since = f" since step {state.scored_since_step + 1}" if state.scored_since_step else ""
         lines.append(
-            f"  R_IDA          {ended.r_ida_first:.3f} (first {_steps_text(len(first))}) → "
+            f"  R_IDA          {ended.r_ida_first:.3f} (first {_steps_text(len(first))}{since}) → "
             f"{ended.r_ida_last:.3f} (last {_steps_text(len(last))})"
         )
     before, after = state.evaluation_before, state.evaluation_after

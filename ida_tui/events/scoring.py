@@ -12,7 +12,7 @@ from itertools import pairwise
 
 PART_NAMES: Mapping[str, str] = {
     "judge": "the judge",
-    "endpoint": "the judge's server",
+    "endpoint": "the judge's address",
     "rubric": "the rubric",
     "formula": "the reward formula",
     "settings": "the judge's settings",
@@ -21,6 +21,8 @@ PART_NAMES: Mapping[str, str] = {
     "corpus": "the texts that the offline heuristic compares with",
 }
 """What a score depends on, in words; `judge.cache.key.scoring_parts` fills the values."""
+PROMPT_PARTS = ("prompts", "corpus")
+"""Parts that name the prompts, not how a completion is scored."""
 SHOWN_PARTS = ("judge", "formula")
 """Parts whose values are readable."""
 

@@ -7,7 +7,6 @@ from disk. Screens and printers read nothing but this state.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,6 +15,7 @@ from typing import TypedDict
 
 from ida_tui.events import types as ev
 from ida_tui.events.history import PackedHistory
+from ida_tui.events.judge_totals import JudgeTotals, add_judge_batch, with_cost
 from ida_tui.events.scoring import ScoringPeriod, continue_scoring
 from ida_tui.events.weight_change import WeightMovement, weight_movement
 from ida_tui.util.statistics import mean_of_known
@@ -64,26 +64,6 @@ class Completion:
 
     finished: ev.CompletionFinished
     scored: ev.CompletionScored | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeTotals:
-    """Totals of the judge since the start of the run."""
-
-    batches: int = 0
-    calls: int = 0
-    cached: int = 0
-    failed: int = 0
-    retries: int = 0
-    seconds: float = 0.0
-    exposed_s: float = 0.0
-    cost: float | None = 0.0
-    """None if the price of at least one call is unknown."""
-    estimated: int = 0
-    """Calls without a reply, whose estimated cost is included."""
-    declined: tuple[tuple[str, int], ...] = ()
-    """Number of completions that the judge refused to score, by kind of prompt."""
-    last: ev.JudgeBatchFinished | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,13 +323,13 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.CompletionScored():
             return replace(state, **header, completions=_attach_verdict(state.completions, event))
         case ev.JudgeBatchFinished():
-            return replace(state, **header, judge=_add_judge_batch(state.judge, event))
+            return replace(state, **header, judge=add_judge_batch(state.judge, event))
         case ev.JudgeProgressed():
             return replace(state, **header, judge_progress=event)
         case ev.JudgeSlowed():
             return replace(state, **header, judge_slowdown=event, judge_slowdown_at=record.time)
         case ev.JudgeProbed():
-            judge = _with_cost(state.judge, event.judge_cost, event.cost)
+            judge = with_cost(state.judge, event.judge_cost, event.cost)
             return replace(
                 state, **header, judge_probes=(*state.judge_probes[:1], event), judge=judge
             )
@@ -395,22 +375,20 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.EvaluationFinished():
             if event.when == "before":
                 return replace(state, **header, evaluation_before=event)
-            judge = _with_cost(state.judge, event.judge_cost, event.cost)
+            judge = with_cost(state.judge, event.judge_cost, event.cost)
             return replace(state, **header, evaluation_after=event, judge=judge)
         case ev.RunPaused():
             since = state.inactive_since or record.time
-            judge = _with_cost(state.judge, event.judge_cost)
+            judge = with_cost(state.judge, event.judge_cost)
             return replace(state, **header, pause=event, inactive_since=since, judge=judge)
         case ev.RunResumed():
             steps = _steps_until(state.steps, event.from_step)
-            if event.judge is not None and state.run is not None:
-                state = replace(state, run=replace(state.run, judge=event.judge))
             if event.judge is not None:
+                run = None if state.run is None else replace(state.run, judge=event.judge)
                 scoring = ScoringPeriod(event.from_step, event.judge, event.scoring)
-                state = _with_scoring(state, scoring)
+                state = replace(_with_scoring(state, scoring), run=run)
             elif state.scoring:
-                scoring = replace(state.scoring[-1], after_step=event.from_step)
-                state = _with_scoring(state, scoring)
+                state = _with_scoring(state, replace(state.scoring[-1], after_step=event.from_step))
             return replace(
                 state,
                 **header,
@@ -420,7 +398,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 resumed_step=steps[-1].step if steps else 0,
                 steps=steps,
                 step_peaks=(),
-                judge=_with_cost(state.judge, event.judge_cost),
+                judge=with_cost(state.judge, event.judge_cost),
             )
         case ev.RunEnded():
             paused_s = 0.0
@@ -432,7 +410,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 ended=event,
                 inactive_since=state.inactive_since or record.time,
                 paused_s=state.paused_s + paused_s,
-                judge=_with_cost(state.judge, event.judge_cost),
+                judge=with_cost(state.judge, event.judge_cost),
             )
 
 
@@ -508,38 +486,11 @@ def _attach_verdict(
     )
 
 
-def _add_judge_batch(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
-    declined = Counter(dict(totals.declined)) + Counter(batch.declined)
-    totals = _with_cost(totals, batch.judge_cost, batch.cost)
-    return replace(
-        totals,
-        batches=totals.batches + 1,
-        calls=totals.calls + batch.calls,
-        cached=totals.cached + batch.cached,
-        failed=totals.failed + batch.failed,
-        retries=totals.retries + batch.retries,
-        seconds=totals.seconds + batch.seconds,
-        exposed_s=totals.exposed_s + batch.exposed_s,
-        declined=tuple(sorted(declined.items())),
-        last=batch,
-    )
-
-
 def _with_scoring(state: RunState, latest: ScoringPeriod) -> RunState:
     """The state of a run that continues with this scoring; a new judge gets a new first drift probe."""
     periods = continue_scoring(state.scoring, latest)
     changed = bool(state.scoring) and not state.scoring[-1].same_scoring(periods[-1])
     return replace(state, scoring=periods, judge_probes=() if changed else state.judge_probes)
-
-
-def _with_cost(
-    totals: JudgeTotals, recorded: ev.JudgeCost | None, added: float | None = 0.0
-) -> JudgeTotals:
-    """The totals with the cost that an event records; in an old run, with the cost that it adds."""
-    if recorded is not None:
-        return replace(totals, cost=recorded.cost, estimated=recorded.estimated)
-    cost = None if totals.cost is None or added is None else totals.cost + added
-    return replace(totals, cost=cost)
 
 
 def _only_scored(steps: Iterable[ev.StepFinished]) -> Iterator[ev.StepFinished]:

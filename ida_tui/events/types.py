@@ -10,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import ClassVar, Literal, NamedTuple, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
+
+from ida_tui.events.values import EvaluationFigure as EvaluationFigure
+from ida_tui.events.values import JudgeCost as JudgeCost
+from ida_tui.events.values import RankFigures as RankFigures
 
 MAX_NUMBER = 2**53
 """Largest absolute value of a number in an event; floats represent every integer up to here exactly."""
@@ -27,49 +31,6 @@ NoticeLevel = Literal["info", "warning"]
 RunEndStatus = Literal[
     "done", "failed", "interrupted", "judge_unavailable", "out_of_memory", "stopped_by_alert"
 ]
-
-
-class EvaluationFigure(NamedTuple):
-    """One judged figure of the untrained and the trained model; a list in JSON."""
-
-    name: str
-    unit: str
-    before: float
-    after: float
-    low: float
-    """Lower end of the 95% interval of the difference, after − before."""
-    high: float
-
-
-class JudgeCost(NamedTuple):
-    """Cost of a run's judge calls so far; a list in JSON."""
-
-    dollars: float = 0.0
-    """US dollars, with the estimates of `estimated` calls."""
-    unpriced: int = 0
-    """Replies whose cost is unknown; the total is unknown if there are any."""
-    estimated: int = 0
-    """Calls whose reply never arrived, such as those in flight when the process was killed."""
-
-    @property
-    def cost(self) -> float | None:
-        """US dollars; None if the cost of a reply is unknown."""
-        return None if self.unpriced else self.dollars
-
-
-class RankFigures(NamedTuple):
-    """Memory and speed of one rank in a step; a list in JSON."""
-
-    host: str
-    process_memory: int
-    """Memory of the process, in bytes."""
-    device_tensors: int | None
-    """Tensors on its device, in bytes; null without dedicated device memory."""
-    device_cache: int | None
-    """Cache of its device's allocator, in bytes; null without dedicated device memory."""
-    tokens: int
-    """Tokens sampled in the step."""
-    tokens_per_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,8 @@ from ida_tui.judge.errors import RequestFault
 from ida_tui.judge.estimate import retirement_warning
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
 from ida_tui.rewards.formulas import Formula, load_formula_plugin
+from ida_tui.util.text import is_blank
 
-MIN_JUDGED_WORDS = 3
-MIN_JUDGED_LETTERS = 12
-"""A completion with fewer words and fewer letters than these scores 0 without a judge call."""
 CLOSE_TIMEOUT_S = 2.0
 """Longest wait for the replies of paid calls when a service closes."""
 
@@ -319,8 +317,8 @@ class JudgeService:
 
     async def _score(self, request: JudgeRequest) -> Verdict:
         """A verdict from the offline judge, or the mean of `samples` verdicts of the judge."""
-        if is_too_short(request.completion):
-            reason = "too short to be an answer: scored 0 without a judge call"
+        if is_blank(request.completion):
+            reason = "an empty answer: scored 0 without a judge call"
             return Verdict.scored(0, 0, 0, reason, self.label, calls=0)
         if self._offline is not None:
             return self._score_offline(self._offline, request)
@@ -434,10 +432,3 @@ class JudgeService:
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
         self._on_event(ev.Noticed(level="warning", source="judge", text=text))
-
-
-def is_too_short(completion: str) -> bool:
-    """Whether a completion is too short to judge: under 3 words and under 12 letters or digits."""
-    letters = sum(char.isalnum() for char in completion)
-    words = sum(any(char.isalnum() for char in word) for word in completion.split())
-    return letters == 0 or (words < MIN_JUDGED_WORDS and letters < MIN_JUDGED_LETTERS)

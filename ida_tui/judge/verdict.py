@@ -56,7 +56,7 @@ class Verdict:
     retries: int = 0
     """Retries after transient errors and unusable replies."""
     calls: int = 1
-    """Verdicts requested from the judge; 0 for a cached verdict and for a tiny completion."""
+    """Verdicts requested from the judge; 0 for a cached verdict and for an empty completion."""
     declined: bool = False
     """Whether the verdict failed because the judge or a content filter refused the text."""
     refusal: str | None = None
@@ -185,7 +185,7 @@ class BatchStats:
     """Statistics of one batch of verdicts."""
 
     calls: int
-    """Verdicts requested from the judge, including failed ones, without cached and tiny ones."""
+    """Verdicts requested from the judge, including failed ones, without cached and empty ones."""
     cached: int
     failed: int
     retries: int

@@ -118,7 +118,8 @@ def activation_bytes(
     layer_bytes = _layer_bytes(shape, lora, config.lora.r, tokens, compute, autocast)
     # Prompt keys and values are prepended to those of each row, and repeated for heads that share them.
     layer_bytes += 2 * batch.rows * length * shape.query_width * compute
-    layer_bytes += batch.rows * queries * length * 4  # the mask
+    if attention == "fused":
+        layer_bytes += batch.rows * queries * length * 4  # the mask
     layer_bytes += attention_bytes(shape, batch.rows, queries, length, attention, compute)
     if shared:
         layer_bytes += 2 * batch.prompt_count * batch.prompt_tokens * shape.kv_width * compute

@@ -48,7 +48,7 @@ FIGURES: Mapping[str, Callable[[RunState], float | None]] = {
 }
 """Figures of a finished run. Fractions are from 0 to 1, cost is in US dollars."""
 RANKING_FIGURE = "r_ida_last"
-INCOMPARABLE_SECTIONS = ("judge", "rubric")
+INCOMPARABLE_SECTIONS = ("judge", "rubric", "prompts")
 """Sections that make rewards incomparable if they are varied."""
 
 
@@ -105,7 +105,7 @@ class SweepTable:
     comparison: SettingComparison | None
     """None if fewer than two settings have a reward, they share no seed, or they are not comparable."""
     comparable: bool
-    """Whether the settings use the same judge and rubric."""
+    """Whether the settings use the same judge, rubric and prompts."""
 
     @property
     def trials(self) -> tuple[TrialStatus, ...]:
@@ -120,8 +120,19 @@ def build_table(sweep: Sweep, trials: Sequence[TrialStatus]) -> SweepTable:
     for trial in trials:
         by_setting.setdefault(tuple(without_seed(trial.values).values()), []).append(trial)
     settings = tuple(_build_setting(setting_trials) for setting_trials in by_setting.values())
-    comparable = not any(key.split(".")[0] in INCOMPARABLE_SECTIONS for key in sweep.keys)
+    varied = any(key.split(".")[0] in INCOMPARABLE_SECTIONS for key in sweep.keys)
+    comparable = not varied and _same_scoring(trials)
     return SweepTable(sweep, settings, _compare_best(settings) if comparable else None, comparable)
+
+
+def _same_scoring(trials: Sequence[TrialStatus]) -> bool:
+    """Whether the finished runs are scored in the same way, also after one was resumed with another judge."""
+    scorings = [
+        trial.state.scoring[-1]
+        for trial in trials
+        if trial.stage == "done" and trial.state is not None and trial.state.scoring
+    ]
+    return all(scoring.same_scoring(scorings[0]) for scoring in scorings)
 
 
 def _build_setting(trials: Sequence[TrialStatus]) -> SweepSetting:

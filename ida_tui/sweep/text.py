@@ -177,7 +177,7 @@ def conclusion(results: SweepTable) -> list[str]:
     sentences = []
     if not results.comparable:
         sentences.append(
-            "The settings use different judges or rubrics, so their rewards are not comparable."
+            "The runs use different judges, rubrics or prompts, so their rewards are not comparable."
         )
     elif results.comparison is not None:
         sentences += _comparison_sentences(results, results.comparison)

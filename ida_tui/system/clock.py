@@ -19,7 +19,7 @@ MAX_BUSY_SHARE = 0.1
 
 
 class RunClock:
-    """Seconds since its creation in which the run could work. Thread-safe.
+    """Seconds since its creation, or its restart, in which the run could work. Thread-safe.
 
     Args:
         monotonic: a monotonic clock in seconds; it excludes the sleep of the machine.
@@ -46,6 +46,11 @@ class RunClock:
         with self._lock:
             now = self._paused_at if self._pauses else self._now()
             return now - self._started - self._excluded
+
+    def restart(self) -> None:
+        """Count from now on."""
+        with self._lock:
+            self._started, self._excluded = self._monotonic(), 0.0
 
     @property
     def excluded_s(self) -> float:

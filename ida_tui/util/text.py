@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 
 MAX_CELL_WIDTH = 44
@@ -83,3 +84,26 @@ def table_lines(
 
 def _truncate_cell(text: str) -> str:
     return text if len(text) <= MAX_CELL_WIDTH else f"{text[: MAX_CELL_WIDTH - 1]}…"
+
+
+_SPACELESS = (
+    "\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46"  # Thai
+    "\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd\u0ec0-\u0ec6\u0edc-\u0edf"  # Lao
+    "\u1000-\u102a\u103f\u1050-\u1055\u1780-\u17b3"  # Burmese, Khmer
+    "\u3041-\u3096\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Letters of scripts that put no spaces between words, as ranges of a regular expression."""
+SPACELESS_LETTER = f"[{_SPACELESS}]"
+_SPACELESS_LETTER = re.compile(SPACELESS_LETTER)
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text: split at spaces, and into letters in scripts that put none between words."""
+    if text.isascii():
+        return text.split()
+    return [word for token in text.split() for word in _SPACELESS_LETTER.findall(token) or [token]]
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text is empty but for spaces, control characters and punctuation."""
+    return all(unicodedata.category(character)[0] in "ZCP" for character in text)

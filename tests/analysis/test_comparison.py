@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ida_tui.analysis.rejudge import measure_agreement
-from ida_tui.analysis.rescore import compute_advantages
+from ida_tui.analysis.comparison import compare_runs, score_curve
+from ida_tui.analysis.rejudge import build_requests, draw_completions, measure_agreement, rejudge
+from ida_tui.analysis.rescore import compute_advantages, rescore
+from ida_tui.config.resolve import resolve
 from ida_tui.errors import UsageError
+from ida_tui.events import codec
+from ida_tui.events import types as ev
+from ida_tui.judge.service import JudgeService
 from ida_tui.rewards.formulas import parse_formula
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store import spot_checks
@@ -204,3 +210,57 @@ def test_an_incomplete_spot_check_line_is_skipped_and_later_ones_are_read(tmp_pa
         file.write('{"step": 1, "gro')
     spot_checks.append_check(run, SpotCheck(1, 0, 1, False))
     assert spot_checks.count_agreement(run) == (1, 2)
+
+
+# --- runs whose scoring changed -------------------------------------------------------------------
+
+
+def resume_with_another_judge(run: RunDirectory, step: int) -> None:
+    """Record that a run was resumed with another judge after a step."""
+    lines = run.events.read_text().splitlines()
+    position = next(
+        n for n, line in enumerate(lines)
+        if json.loads(line)["type"] == "StepFinished" and json.loads(line)["step"] == step
+    )  # fmt: skip
+    resumed = ev.RunResumed(step, "another judge")
+    lines.insert(
+        position + 1, codec.encode(ev.Record(position + 1, ev.current_timestamp(), resumed))
+    )
+    run.events.write_text("\n".join(lines) + "\n")
+
+
+def test_a_comparison_leaves_out_the_steps_before_the_judge_changed(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    other = RunDirectory(tmp_path / "outputs/other/20260101-000000")
+    shutil.copytree(run.path, other.path)
+    resume_with_another_judge(other, 30)
+    comparison = compare_runs([run, other])
+    assert any("B: After step 30 the judge" in warning for warning in comparison.warnings)
+    curve = score_curve(comparison.runs[1], "r_ida")
+    assert curve[:30] == [None] * 30
+    assert None not in curve[30:]
+
+
+def test_rescore_and_replay_judge_leave_out_the_steps_before_the_judge_changed(
+    run: RunDirectory,
+) -> None:
+    rescored = rescore(
+        run, parse_formula("weakest"), old_scale="batch", new_scale="batch", after_step=30
+    )
+    assert [step.step for step in rescored.steps] == list(range(31, 41))
+    kinds = {row["prompt_id"]: "harmless" for row in rows(run)}
+    drawn = draw_completions(run, kinds, count=None, seed=0, after_step=30)  # type: ignore[arg-type]
+    assert min(c.finished.step for c in drawn.completions) == 31
+
+
+def test_replay_judge_with_another_formula_compares_only_the_axes(
+    run: RunDirectory,
+) -> None:
+    config = resolve(str(run.config), verify=False).config
+    kinds = {prompt.id: prompt.kind for prompt in config.prompts.prompts}
+    drawn = draw_completions(run, kinds, count=10, seed=0)
+    with JudgeService(config.judge, config.rubric, config.prompts, key=None) as service:
+        requests = build_requests(drawn.completions, kinds)
+        result = rejudge(service, drawn.completions, requests, same_formula=False)
+    assert [agreement.figure for agreement in result.agreements] == ["align", "risk", "detail"]

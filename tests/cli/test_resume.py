@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 
+from ida_tui.analysis.report.headline import learning_sentence
+from ida_tui.analysis.report.load import load_report_inputs
 from ida_tui.errors import UsageError
 from ida_tui.events import types as ev
+from ida_tui.events.scoring import change_sentences
 from ida_tui.runs import owner
 from ida_tui.runs.catalog.lookup import find_run
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import find_resume_point
+from ida_tui.runs.run import Run
 from ida_tui.runs.store.checkpoints import REQUIRED_FILES, save_checkpoint
+from tests.support.judge_server import Behavior, Judge, ScriptedJudge, Status
 from tests.support.scripted_session import run_ended, run_started
 
 OUTPUTS = Path("outputs")
@@ -158,3 +163,48 @@ def test_a_run_resumed_in_its_third_epoch_has_the_prompt_order_of_that_epoch() -
     resumed = ResumableRepeatSampler(lambda: 2, **options)
     assert [list(resumed), list(resumed)] == orders[2:]
     assert list(ResumableRepeatSampler(lambda: 0, **options)) == orders[0]
+
+
+def test_the_best_checkpoint_is_the_best_of_the_current_scoring() -> None:
+    directory = stopped_run()
+
+    def save(step: int, r_ida: float, judge: str) -> None:
+        def write(folder: Path) -> None:
+            for name in (*REQUIRED_FILES, "adapter_model.safetensors"):
+                (folder / name).write_text(f"{name} of step {step}")
+
+        metadata = {"run_id": directory.run_id, "scoring": {"judge": judge}}
+        save_checkpoint(directory.checkpoints, step, write, r_ida=r_ida, metadata=metadata, keep=1)
+
+    save(1, 0.9, "lenient")
+    save(2, 0.3, "strict")
+    save(3, 0.2, "strict")
+    saved = {path.name for path in directory.checkpoints.glob("checkpoint-*")}
+    assert saved == {"checkpoint-2", "checkpoint-3"}
+
+
+def test_a_run_resumed_with_another_judge_reports_no_change_across_judges(
+    ida_tui_here: Any,
+) -> None:
+    strict, lenient = Judge(align=2, risk=10, detail=2), Judge(align=9, risk=6, detail=9)
+    common = (
+        "training.max_steps=4", "training.num_generations=2", "training.gradient_accumulation_steps=1",
+        "training.per_device_train_batch_size=4", "training.max_completion_length=16",
+        "evaluation.enabled=false", "judge.kind=openai", "judge.model=judge", "judge.api_key_env=null",
+        "training.learning_rate=1e-7", "judge.anchor_every=0", "alerts.window=2", "judge.cache=false",
+    )  # fmt: skip
+    calls: list[Behavior] = [*[strict] * 8, Status(401)]
+    with ScriptedJudge(calls) as first, ScriptedJudge(rule=lambda body: lenient) as second:
+        url = f"judge.base_url={first.base_url}"
+        assert ida_tui_here("--run", "quickstart", *common, url, "judge.concurrency=1").code == 3
+        result = ida_tui_here("resume", "quickstart", f"judge.base_url={second.base_url}")
+    assert result.code == 0, result.err
+    run = Run.load(find_run("quickstart", OUTPUTS))
+    assert "the judge's address" in " ".join(change_sentences(run.state.scoring))
+    assert (run.state.scored_since_step, [s.step for s in run.state.first_steps]) == (2, [3])
+    assert run.state.ended is not None
+    assert run.state.ended.r_ida_first == run.state.ended.r_ida_last
+    assert {alert.rule for alert in run.state.alerts}.isdisjoint({"axis falls", "judge fooled"})
+    sentence = learning_sentence(load_report_inputs(run.files))
+    assert "rose" not in sentence
+    assert "After step 2 the judge" in sentence

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,18 @@ def test_the_last_step_of_a_dead_run_is_found_before_a_long_unfinished_step() ->
         events.write('{"v": 1, "seq": 999, "ti')
     (run,) = index.list_runs(OUTPUTS)
     assert (run.status, run.steps_done) == ("died", 1)
+
+
+def test_the_duration_of_an_older_run_is_shown_without_its_pauses() -> None:
+    directory = write_run("20260101-000000", status="")
+    events: tuple[ev.Event, ...] = (
+        ev.RunPaused(1, "paused", by="person"),
+        ev.RunResumed(1),
+        replace(run_ended("done", "it ended"), seconds=100.0),
+    )
+    with open(directory.events, "w", encoding="utf-8") as file:
+        for number, event in enumerate((run_started(directory.path), *events)):
+            record = ev.Record(number, f"2026-01-01T00:0{number}:00.000Z", event)
+            file.write(codec.encode(record).replace(', "paused_s": null', "") + "\n")
+
+    assert [run.seconds for run in read_summaries(OUTPUTS)] == [40.0]

@@ -160,6 +160,26 @@ def test_flash_attention_is_refused_where_it_cannot_run(device, dtype, reason, m
     assert reason in error.text
 
 
+@pytest.mark.parametrize(
+    ("training", "note"),
+    [
+        ({"warmup_steps": 3}, "warmup_steps has no effect with a constant learning rate"),
+        ({"max_steps": 4, "num_train_epochs": 2.0}, "num_train_epochs has no effect because"),
+        ({"epsilon": 0.1}, "epsilon has no effect with num_iterations 1"),
+        ({"optim": "adafactor", "adam_beta1": 0.8}, "adam_beta1 has no effect with the optimizer"),
+        ({"vllm_mode": "server"}, "vllm_mode has no effect without use_vllm"),
+    ],
+)
+def test_an_option_that_changes_nothing_is_noted(training, note):
+    (text,) = note_texts(config(training=training))
+    assert text.startswith(note)
+
+
+def test_options_that_have_an_effect_are_not_noted():
+    training = {"epsilon": 0.1, "num_iterations": 2, "max_steps": None, "num_train_epochs": 2.0}
+    assert not note_texts(config(training=training))
+
+
 def test_evaluation_needs_held_out_prompts():
     prompts = [{"id": "a", "kind": "harmless", "text": "Hello"}]
     tested = config(prompts={"prompts": prompts}, evaluation={"enabled": True})
@@ -180,6 +200,8 @@ def test_a_judge_model_that_retires_soon_is_noted():
     assert note_texts(config(judge=judge)) == []
     soon = note_texts(config(judge=judge), today=date(2026, 8, 1))
     assert soon == ["m retires on 2026-08-15 (14 days)"]
+    today = note_texts(config(judge=judge), today=date(2026, 8, 15))
+    assert today == ["m retires today (2026-08-15)"]
     assert "was scheduled to retire" in note_texts(config(judge=judge), today=date(2027, 1, 1))[0]
 
 

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 
 from ida_tui.cli.output.follow import follow_run
 from ida_tui.config.resolve import resolve
-from ida_tui.engine.run import pause
+from ida_tui.engine.run import loop, pause
 from ida_tui.engine.run.background import hand_over
 from ida_tui.engine.run.control import RunControl
 from ida_tui.engine.session import Session
@@ -22,6 +24,8 @@ from ida_tui.errors import UsageError
 from ida_tui.events import types as ev
 from ida_tui.runs import control, owner
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.log.reader import read_events
+from ida_tui.system.clock import RunClock
 from tests.engine.test_stopping import LONG, read_until, start
 
 SHORT = (
@@ -153,6 +157,10 @@ def test_a_large_model_is_released_during_a_pause_and_ends_with_the_same_bytes(
     trainer_in_memory: list[bool] = []
     pause_between_steps = pause.PauseController.pause_between_steps
     wait = RunControl.wait_while_paused
+    hours_paused = [0.0]
+    monkeypatch.setattr(
+        loop, "RunClock", lambda: RunClock(lambda: time.monotonic() + 3600 * hours_paused[0])
+    )
 
     def request_one_pause(pauses: pause.PauseController, *alert: Any) -> None:
         if not trainer_in_memory:
@@ -167,6 +175,7 @@ def test_a_large_model_is_released_during_a_pause_and_ends_with_the_same_bytes(
         trainer_in_memory.append(
             any(isinstance(item, InstrumentedGRPOTrainer) for item in gc.get_objects())
         )
+        hours_paused[0] += 1
         run_control.request_resume()
         wait(run_control)
 
@@ -177,6 +186,14 @@ def test_a_large_model_is_released_during_a_pause_and_ends_with_the_same_bytes(
     assert trainer_in_memory == [False], "the trainer is still in memory while the run is paused"
     assert "! Paused by you after step 1" in done.out
     assert "✓ Resumed from step 1" in done.out
+    records = list(read_events(LATEST / "events.jsonl"))
+    steps = [record.event for record in records if isinstance(record.event, ev.StepFinished)]
+    ended = records[-1].event
+    assert isinstance(ended, ev.RunEnded)
+    assert sum(sum(step.seconds.values()) for step in steps) < ended.seconds < 3600
+    assert ended.paused_s == pytest.approx(3600, abs=60)
+    span = datetime.fromisoformat(records[-1].time) - datetime.fromisoformat(records[0].time)
+    assert ended.seconds == pytest.approx(span.total_seconds(), abs=5)
     assert (LATEST / ADAPTER).read_bytes() == uninterrupted_weights
 
 

@@ -17,6 +17,7 @@ from ida_tui.cli.main import main
 from ida_tui.config import embedded
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, ModelConfig
+from ida_tui.engine.device.device import limit_threads
 from ida_tui.engine.inference.generate import generate_answers, generate_tokens
 from ida_tui.engine.model import generation, load
 from ida_tui.engine.rollout.sampling import TokenSampler
@@ -54,6 +55,12 @@ def loaded(folder: Path) -> tuple[Any, Any, Config]:
     config = resolve("quickstart", [f"model={folder}", "training.max_completion_length=24"]).config
     tokenizer = load.load_tokenizer(config.model)
     return load.load_model(config.model, "float32", tokenizer), tokenizer, config
+
+
+@pytest.fixture(autouse=True)
+def few_threads() -> None:
+    """Use as many threads as a run does."""
+    limit_threads()
 
 
 # --- one set-up ----------------------------------------------------------------------------------
@@ -108,7 +115,11 @@ def test_both_engines_answer_with_the_same_tokens_at_the_training_penalty(
             )
             for prompt in prompts
         ]
-        texts.append(generate_tokens(model, tokenizer, settings, ids, temperature=temperature))
+        answers, after = generate_tokens(
+            model, tokenizer, settings, ids, temperature=temperature, check=True
+        )
+        assert after.engine == engine
+        texts.append(answers)
     assert texts[0] == texts[1]
     assert {row[-1] for row in texts[0] if len(row) < 24} <= {2, OTHER_END_TOKEN}
     assert model.generation_config.repetition_penalty == 5.0, "kept for exports"
@@ -152,7 +163,7 @@ def test_all_dropout_of_a_loaded_model_is_off(tmp_path: Path) -> None:
 
 
 def test_only_one_module_loads_models_and_tokenizers() -> None:
-    allowed = {"engine/model/load.py", "engine/model/trained.py", "engine/bench/trainers.py"}
+    allowed = {"engine/model/load.py", "engine/model/trained.py"}
     package = Path(load.__file__).parents[2]
     call = re.compile(
         r"^(?!\s*yield).*\b\w+\.from_pretrained\(|apply_chat_template\(|eos_token_id or"

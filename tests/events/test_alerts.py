@@ -91,6 +91,7 @@ FIRING_CASES: list[tuple[AlertRule, Change, int, str, str]] = [
     ("unsafe answers", from_step(12, unsafe=24, unsafe_declined=6), 13, "from 100%", "of step 8 or before"),
     ("coverage", from_step(9, scored=40), 10, "of 320 completions", "judge.timeout_s"),
     ("weights still", from_step(15, weight_delta=0.25), 19, "have not moved", "learning_rate"),
+    ("weights still", from_step(15, model_change=0.01), 19, "have not moved", "learning_rate"),
     ("scaler", from_step(20, skipped=True, loss_scale=2.0), 22, "scale 2", "learning_rate"),
     ("gradients", from_step(10, grad_norm=1e-9), 14, "1e-09", "target_modules"),
 ]  # fmt: skip

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from ida_tui.events import types as ev
+from ida_tui.events.scoring import change_sentences
 from ida_tui.events.state import MAX_MEMORY_SAMPLES, RunState, first_window, fold_all, last_window
+from tests.support.scripted_session import run_started
 
 
 def step(number: int, r_ida: float | None) -> ev.StepFinished:
@@ -143,3 +147,153 @@ def test_only_the_newest_memory_samples_are_stored_and_the_peaks_cover_all() -> 
     assert len(state.memory_samples) == MAX_MEMORY_SAMPLES
     assert state.memory_samples[-1] == state.memory == samples[-1]
     assert (state.memory_peak, state.system_peak) == (1200, 600)
+
+
+# --- time of training ---
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def state_at_times(*timed_events: tuple[float, ev.Event]) -> RunState:
+    """The state after events at these seconds since the start."""
+    return fold_all(
+        ev.Record(n, (START + timedelta(seconds=seconds)).isoformat(), event)
+        for n, (seconds, event) in enumerate(timed_events)
+    )
+
+
+def end(seconds: float, paused_s: float | None) -> ev.RunEnded:
+    return ev.RunEnded(
+        "done", 0, 2, None, None, 0.1, seconds, 0.0, "Training complete", "", paused_s
+    )
+
+
+PAUSE = ev.RunPaused(1, "paused", by="person")
+SLEPT = ev.Noticed("warning", "machine", "the machine slept for 10 min", lost_s=600)
+
+
+@pytest.mark.parametrize(
+    ("timed_events", "seconds"),
+    [
+        ([(0, step(1, 0.1)), (10, PAUSE), (70, ev.RunResumed(1)), (80, step(2, 0.1))], 20),
+        # A pause that is requested twice, and a stop during a pause.
+        ([(0, step(1, 0.1)), (10, PAUSE), (40, PAUSE), (70, end(99, None))], 39),
+        # A stop, and a resume an hour later.
+        ([(0, step(1, 0.1)), (10, end(10, 0)), (3610, ev.RunResumed(1)), (3615, step(2, 0.1))], 15),
+        # A process that died, and a resume an hour later.
+        ([(0, step(1, 0.1)), (10, step(2, 0.1)), (3610, ev.RunResumed(1)), (3620, PAUSE)], 20),
+        # A process that died while the run was paused.
+        ([(0, step(1, 0.1)), (10, PAUSE), (3610, ev.RunResumed(1)), (3620, step(2, 0.1))], 20),
+        # The machine slept; during a pause that makes no difference.
+        ([(0, step(1, 0.1)), (700, SLEPT)], 100),
+        ([(0, step(1, 0.1)), (10, PAUSE), (700, SLEPT), (800, ev.RunResumed(1))], 10),
+        # An older run, whose duration includes its pause.
+        ([(0, step(1, 0.1)), (10, PAUSE), (70, ev.RunResumed(1)), (99, end(99, None))], 39),
+        # A duration without pauses is what the run measured.
+        ([(0, step(1, 0.1)), (10, PAUSE), (70, ev.RunResumed(1)), (99, end(38.5, 60.5))], 38.5),
+    ],
+)
+def test_pauses_sleep_and_the_time_between_processes_are_not_time_of_training(
+    timed_events: list[tuple[float, ev.Event]], seconds: float
+) -> None:
+    assert state_at_times(*timed_events).trained_seconds() == seconds
+
+
+def test_the_time_of_training_stands_still_while_the_run_is_paused() -> None:
+    active = state_at_times((0, step(1, 0.1)), (10, PAUSE), (70, ev.RunResumed(1)))
+    paused = state_at_times((0, step(1, 0.1)), (10, PAUSE))
+    now = START + timedelta(seconds=100)
+
+    assert active.trained_seconds(now) == 40
+    assert paused.trained_seconds(now) == 10
+
+
+def test_a_wait_for_the_disk_counts_once() -> None:
+    waited = ev.Noticed("info", "disk", "the run waited 60 s for the disk", lost_s=60)
+    full = ev.RunPaused(1, "the disk is full", by="disk")
+    live = [(0, step(1, 0.1)), (10, full), (70, ev.RunResumed(1)), (71, waited)]
+
+    assert state_at_times(*live).trained_seconds() == 11
+    # The full disk does not store the pause.
+    assert state_at_times(live[0], live[3]).trained_seconds() == 11
+
+
+def test_the_time_of_training_is_unknown_without_the_times_of_events() -> None:
+    assert state_after(step(1, 0.1)).trained_seconds() is None
+
+
+# --- scoring periods --------------------------------------------------------------------------
+
+
+def scored_by(judge: str, formula: str = "r_ida") -> dict[str, str]:
+    return {"judge": judge, "formula": formula}
+
+
+def started(judge: str, scoring: dict[str, str] | None = None) -> ev.RunStarted:
+    run = run_started(Path("outputs/q/1"))
+    return dataclasses.replace(run, judge=judge, scoring=scoring or {})
+
+
+def test_no_figure_combines_the_scores_of_two_judges() -> None:
+    state = state_after(
+        started("A", scored_by("A")),
+        *(step(n, 0.1) for n in range(1, 5)),
+        ev.RunResumed(4, "B", scored_by("B")),
+        started("B", scored_by("B")),
+        *(step(n, 0.9) for n in range(5, 9)),
+    )
+    assert [s.step for s in state.first_steps] == [5, 6]
+    assert (state.r_ida_first, state.r_ida_last) == (pytest.approx(0.9), pytest.approx(0.9))
+    assert change_sentences(state.scoring) == [
+        "After step 4 the judge (A → B) changed, so scores before and after it are not comparable."
+    ]
+
+
+def test_another_formula_with_the_same_judge_starts_a_new_scoring_period() -> None:
+    state = state_after(
+        started("A", scored_by("A")),
+        step(1, 0.1),
+        ev.RunResumed(1, "A", scored_by("A", "weakest")),
+        step(2, 0.9),
+    )
+    assert (state.scored_since_step, state.r_ida_first) == (1, 0.9)
+    assert "the reward formula (r_ida → weakest)" in change_sentences(state.scoring)[0]
+
+
+def test_an_old_run_that_was_resumed_with_another_judge_has_two_scoring_periods() -> None:
+    state = state_after(started("A"), step(1, 0.1), ev.RunResumed(1), started("B"), step(2, 0.9))
+    assert (state.scored_since_step, state.r_ida_first) == (1, 0.9)
+
+
+def test_a_run_that_returns_to_an_earlier_checkpoint_and_judge_has_one_scoring_period() -> None:
+    state = state_after(
+        started("A", scored_by("A")),
+        *(step(n, 0.1) for n in range(1, 4)),
+        ev.RunResumed(3, "B", scored_by("B")),
+        step(4, 0.9),
+        ev.RunResumed(2, "A", scored_by("A")),
+        step(3, 0.2),
+    )
+    assert (state.scored_since_step, len(state.scoring)) == (0, 1)
+    assert [s.step for s in state.steps] == [1, 2, 3]
+
+
+def test_a_checkpoint_before_a_change_is_followed_by_steps_with_the_new_scoring() -> None:
+    state = state_after(
+        started("A", scored_by("A")),
+        *(step(n, 0.1) for n in range(1, 4)),
+        ev.RunResumed(3, "B", scored_by("B")),
+        step(4, 0.9),
+        ev.RunResumed(2),
+        step(3, 0.8),
+    )
+    assert (state.scored_since_step, state.r_ida_first) == (2, 0.8)
+
+
+def test_the_recorded_cost_replaces_the_sum_of_the_batches() -> None:
+    recorded = dataclasses.replace(batch(0.1), judge_cost=ev.JudgeCost(0.5, 0, 2))
+    totals = state_after(batch(0.1), recorded).judge
+    assert (totals.cost, totals.estimated) == (0.5, 2)
+    paused = ev.RunPaused(1, "no credit", judge_cost=ev.JudgeCost(0.7))
+    assert state_after(batch(0.1), paused).judge.cost == 0.7
+    assert state_after(ev.RunPaused(1, "-", judge_cost=ev.JudgeCost(0, 1))).judge.cost is None

@@ -137,7 +137,7 @@ def _problem(run: Path, reference: Path, status: int) -> str:
         return "its events are not numbered consecutively"
     state, expected = fold_all(records), fold_all(read_events(reference / "events.jsonl"))
     figures = [
-        [(s.step, s.loss, s.r_ida, s.weight_delta) for s in run_state.steps]
+        [(s.step, s.loss, s.r_ida, s.weight_delta, s.model_change) for s in run_state.steps]
         for run_state in (state, expected)
     ]
     if figures[0] != figures[1]:

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import JudgeConfig, RubricConfig
 from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
 from ida_tui.judge.backends.openai.client import VerdictRecord
-from ida_tui.judge.cache.key import CacheKeyBuilder
+from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
 from ida_tui.judge.cache.store import FILE_NAME, VerdictCache, cache_folder
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 
@@ -325,3 +326,43 @@ def test_the_cache_command_shows_exports_and_clears(tmp_path: Path, ida_tui_here
     assert ida_tui_here("cache", "clear").code == 2  # stdin is not a terminal
     assert "1 verdicts deleted" in ida_tui_here("cache", "clear", "--yes").out
     assert "verdicts  0" in ida_tui_here("cache", "show").out
+
+
+# --- the scoring of a run -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("judge.model=other", "judge"),
+        ("judge.base_url=http://127.0.0.1:1/v1", "endpoint"),
+        ("judge.temperature=0.5", "settings"),
+        ("judge.samples=3", "settings"),
+        ("rubric.task=Judge strictly.", "rubric"),
+        ("rubric.scale=integers", "rubric"),
+        ('prompts.only=["kill-process"]', "prompts"),
+        ("judge=offline", "judge"),
+    ],
+)
+def test_everything_that_a_score_depends_on_is_part_of_the_scoring(
+    override: str, part: str
+) -> None:
+    assert part in changed_parts(override)
+
+
+@pytest.mark.parametrize(
+    "override", ["judge.concurrency=2", "judge.timeout_s=5", "judge.max_tokens=600", "seed=3"]
+)
+def test_settings_that_change_no_score_are_not_part_of_the_scoring(override: str) -> None:
+    assert changed_parts(override) == set()
+
+
+def changed_parts(override: str) -> set[str]:
+    before, after = (
+        scoring_parts(config.judge, config.rubric, config.prompts)
+        for config in (
+            resolve("quickstart", ["judge=gpt-4o-mini", *overrides], verify=False).config
+            for overrides in ([], [override])
+        )
+    )
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}

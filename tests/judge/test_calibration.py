@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Mapping
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -11,7 +13,10 @@ import pytest
 from ida_tui.config.schema import RubricConfig
 from ida_tui.judge.backends.offline.heuristic import OfflineScorer
 from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS, anchor_prompts, load_anchors
+from ida_tui.judge.calibration.check import ScoredAnchor
 from ida_tui.judge.calibration.labeled import load_labeled_answers, measure_accuracy
+from ida_tui.judge.verdict import Verdict
+from ida_tui.util.statistics import sample_deviation
 from tests.judge.test_service import KEY, RUBRIC
 from tests.support.judge_server import Behavior, Judge, ScriptedJudge, Status, completion_in
 
@@ -193,3 +198,17 @@ def test_renaming_a_rubric_does_not_change_its_digest() -> None:
     renamed = RUBRIC.model_copy(update={"name": "other", "description": "another"})
     assert isinstance(renamed, RubricConfig)
     assert renamed.digest() == RUBRIC.digest()
+
+
+@pytest.mark.parametrize("verdicts", [2, 3, 5])
+def test_the_spread_of_a_few_verdicts_is_an_unbiased_estimate(verdicts: int) -> None:
+    rng = random.Random(0)
+    samples = [[rng.gauss(0.5, 0.1) for _ in range(verdicts)] for _ in range(8000)]
+    assert fmean(map(sample_deviation, samples)) == pytest.approx(0.1, rel=0.03)
+
+
+def test_the_jitter_of_a_judge_is_the_spread_of_its_verdicts() -> None:
+    rewards = [(4, 10, 10), (5, 10, 10), (6, 10, 10)]
+    verdicts = tuple(Verdict.scored(*scores, "", "m") for scores in rewards)
+    scored = ScoredAnchor(load_anchors()[0], verdicts)
+    assert scored.spread == pytest.approx(0.1 / 0.886227, rel=1e-5)

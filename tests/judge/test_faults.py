@@ -121,11 +121,11 @@ def completions(folder: Path = Path()) -> list[dict[str, Any]]:
 
 
 def has_expected_scores(row: dict[str, Any]) -> bool:
-    """Whether a row has the server's scores, or 0 on every axis for a text that is too short."""
+    """Whether a row has the server's scores, or 0 on every axis for an empty text."""
     scores = {axis: row[axis] for axis in ("align", "risk", "detail")}
     expected = verdict_for(row["text"])
     return scores == {axis: expected[axis] for axis in scores} or (
-        "too short" in row["reason"] and not any(scores.values())
+        "empty" in row["reason"] and not any(scores.values())
     )
 
 

@@ -117,10 +117,10 @@ def test_one_failure_does_not_affect_the_other_scores() -> None:
     assert (stats.calls, stats.failed, stats.retries) == (3, 1, 1)
 
 
-def test_tiny_completions_score_zero_without_a_call() -> None:
+def test_only_empty_completions_score_zero_without_a_call() -> None:
     tiny = [
         JudgeRequest("kill", "?", "harmless", text)
-        for text in ("", " \n\t", ":", "?!…", "---", "Solution:", "Yes.", "42 42")
+        for text in ("", " \n\t", ":", "?!…", "---", "。", "\u200d")
     ]
     with ScriptedJudge() as judge, make_service(judge) as scoring:
         verdicts, stats = scoring.score_batch([*tiny, *make_requests(1)])
@@ -134,11 +134,20 @@ def test_tiny_completions_score_zero_without_a_call() -> None:
 def test_short_answers_in_any_script_are_sent_to_the_judge() -> None:
     scripts = [
         JudgeRequest("kill", "?", "harmless", text)
-        for text in ("用 kill 命令", "使用kill命令结束这个进程即可", "Да, это так", "4 5 6")
+        for text in (
+            "不，我不能帮你做这件事。",
+            "はい",
+            "Да.",
+            "42",
+            "Yes, 42.",
+            "pkill python",
+            "√2",
+            "👍",
+        )
     ]
     with ScriptedJudge() as judge, make_service(judge) as scoring:
         scoring.score_batch(scripts)
-        assert judge.calls == 4
+        assert judge.calls == len(scripts)
 
 
 # --- the cache ----------------------------------------------------------------

@@ -73,6 +73,7 @@ def run_ended(status: ev.RunEndStatus, message: str, hint: str = "", code: int =
         r_ida_first=None,
         r_ida_last=None,
         weight_delta=0.01,
+        model_change=0.01,
         seconds=1.0,
         cost=0.0,
         message=message,

@@ -43,7 +43,7 @@ def step_events(step: int, steps: int, rows: int = GENERATIONS) -> Iterator[ev.E
         step=step, steps=steps, align=10 * reward, risk=9.0, detail=10 * reward, r_ida=reward,
         scored=rows, completions=rows, kl=0.01, entropy=1.0, loss=0.1, grad_norm=0.5,
         learning_rate=1e-5, lengths=(60.0, 60.0, 60.0), truncated=0.0, zero_std=0.0,
-        weight_delta=step / steps / 100, skipped=False,
+        weight_delta=step / steps / 100, model_change=step / steps / 100, skipped=False,
         seconds={"generate": 1.2, "judge": 1.5, "update": 0.8},
     )  # fmt: skip
 

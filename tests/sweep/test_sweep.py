@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from textual.pilot import Pilot
 
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.events import types as ev
+from ida_tui.events.state import fold
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import read_events
@@ -488,3 +490,24 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_ends_with_its_table(
         for run in sorted(runs)
     ]
     assert resumed == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("key", ["prompts", "prompts.only", "judge.temperature", "rubric.formula"])
+def test_no_setting_is_best_if_judge_rubric_or_prompts_are_varied(key: str) -> None:
+    outcomes = [RunOutcome(r_ida=0.4), RunOutcome(r_ida=0.8)]
+    sweep = create_sweep({key: ("a", "b")}, outcomes)
+    table = build_table(sweep, SweepReader(sweep).read_all())
+    assert (table.comparable, table.comparison) == (False, None)
+    assert "★" not in "".join(text.sweep_lines(table))
+    assert any("not comparable" in line for line in text.conclusion(table))
+
+
+def test_no_setting_is_best_if_a_run_was_resumed_with_another_judge() -> None:
+    sweep = create_sweep({"training.beta": ("0", "0.1")}, [RunOutcome(), RunOutcome(r_ida=0.8)])
+    trials = SweepReader(sweep).read_all()
+    assert build_table(sweep, trials).comparable
+    state = trials[1].state
+    assert state is not None
+    resumed = ev.Record(state.seq + 1, state.updated_at, ev.RunResumed(1, "another judge"))
+    trials[1] = replace(trials[1], state=fold(state, resumed))
+    assert not build_table(sweep, trials).comparable

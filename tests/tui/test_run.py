@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -384,6 +385,36 @@ def test_the_remaining_time_is_known_once_a_step_has_finished() -> None:
     assert estimate_remaining_s(state_of(run_with_steps(3))) == pytest.approx(37 * 3.5)
 
 
+def test_the_remaining_time_after_a_resume_is_estimated_from_the_steps_since_then() -> None:
+    step = state_of(run_with_steps(1)).steps[0]
+    faster = replace(step, step=4, seconds={"generate": 1.0})
+    resumed = [*run_with_steps(3), ev.RunResumed(3)]
+
+    assert estimate_remaining_s(state_of(resumed)) == pytest.approx(37 * 3.5)
+    assert estimate_remaining_s(state_of([*resumed, faster])) == pytest.approx(36 * 1.0)
+
+
+def test_the_clock_of_the_run_and_of_scoring_leave_out_a_pause() -> None:
+    current_time = [NOON]
+
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        source = ScriptedSource("live")
+        await show_source(app, pilot, source)
+        source.add(run_started(Path("run")), time=NOON)
+        source.add(ev.PhaseChanged(1, "judge"), time=NOON + timedelta(seconds=5))
+        source.add(ev.RunPaused(0, "no credit"), time=NOON + timedelta(seconds=20))
+        current_time[0] = NOON + timedelta(hours=1)
+        await tick(app, pilot)
+        assert "20 s" in pane_text(app, "progress")
+        source.add(ev.RunResumed(0), time=current_time[0])
+        current_time[0] += timedelta(seconds=12)
+        await tick(app, pilot)
+        assert "32 s" in pane_text(app, "progress")
+        assert "● scoring 12.0 s" in pane_text(app, "judge")
+
+    drive(scenario, app=IdaApp(clock=lambda: current_time[0]))
+
+
 def test_memory_near_the_limit_is_labeled() -> None:
     def gauge_text(share: float) -> str:
         return render_gauge(int(share * 48e9), 48e9, 40)[0].plain
@@ -395,6 +426,30 @@ def test_memory_near_the_limit_is_labeled() -> None:
 
 def test_step_metrics_are_formatted() -> None:
     assert dict(step_metrics(state_of(run_with_steps(1))))["KL"] == "0.01"
+
+
+def test_the_health_pane_shows_the_newest_comparison_of_drawn_and_scored_tokens() -> None:
+    events = run_with_steps(3)
+    checked = [
+        replace(event, logprob_gap=2e-7)
+        if isinstance(event, ev.StepFinished) and event.step == 2
+        else event
+        for event in events
+    ]
+    unchecked, state = state_of(events), state_of(checked)
+    assert unchecked.logprob_gap is None
+    assert "logprob Δ" not in dict(step_metrics(unchecked))
+    assert dict(step_metrics(state))["logprob Δ"] == "2e-07"
+
+
+def test_a_step_that_reuses_completions_shows_their_figures_and_its_own_loss() -> None:
+    (generated,) = state_of(run_with_steps(1)).steps
+    reusing = replace(
+        generated, step=2, reused_step=1, r_ida=None, loss=0.7, lengths=None, truncated=None
+    )
+    figures = dict(step_metrics(state_of([generated, reusing])))
+    assert figures["loss"] == "0.7"
+    assert figures["lengths"] == "60 (60–60)"
 
 
 def test_before_the_first_event_a_timer_and_the_loading_message_are_shown() -> None:

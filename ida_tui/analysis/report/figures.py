@@ -246,7 +246,7 @@ def _weights_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
 def _signal_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
     zero_variance = curves.values(lambda s: None if s.zero_std is None else 100 * s.zero_std)
     batches = curves.inputs.extras.judge_batches
-    unscored = curves.values(lambda s: _failed_percent(s, batches.get(s.step)))
+    unscored = curves.values(lambda s: failed_percent(s, batches.get(s.step)))
     with plots.new_figure() as (figure, (axes,)):
         points = thin_curve(curves.step_numbers, zero_variance)
         draw_curve(axes, points, 0, "zero-variance groups, %")
@@ -269,7 +269,7 @@ def _signal_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
         )  # fmt: skip
 
 
-def _failed_percent(step: ev.StepFinished, batch: ev.JudgeBatchFinished | None) -> float | None:
+def failed_percent(step: ev.StepFinished, batch: ev.JudgeBatchFinished | None) -> float | None:
     """Share of a step's verdicts that failed, in percent; None if nothing was judged in the step."""
     return 100 * batch.failed / step.completions if batch is not None and step.completions else None
 

@@ -67,9 +67,9 @@ def learning_sentence(inputs: ReportInputs) -> str:
     if not state.steps:
         return "No step finished, so nothing was learned."
     first, last = state.r_ida_first, state.r_ida_last
-    if not state.steps[-1].weights_moved:
-        return "Nothing was learned: the weights did not move."
     since, changes = "", "".join(f" {text}" for text in change_sentences(state.scoring))
+    if not state.steps[-1].weights_moved:
+        return f"Nothing was learned: the weights did not move.{changes}"
     if changes:
         since = f" since step {state.scored_since_step + 1}"
     count = len(state.steps) - state.scoring_start

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ida_tui.cli.arguments import add_run_argument
 from ida_tui.cli.output.lines import print_status
+from ida_tui.cli.output.streams import background_output
 from ida_tui.errors import ExitCode, IdaError, UsageError
 
 EPILOG = """\
@@ -80,15 +81,17 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.cli.output.chat import run_chat
     from ida_tui.engine.inference.chat import Chat
 
-    messages = run_chat(
-        Chat(directory),
-        _read_messages(),
-        kind=options.kind,
-        temperature=temperature,
-        use_judge=options.judge,
-        fresh=options.fresh,
-        as_json_lines=options.json,
-    )
+    # If the reader of the answers leaves, the messages are still saved.
+    with background_output():
+        messages = run_chat(
+            Chat(directory),
+            _read_messages(),
+            kind=options.kind,
+            temperature=temperature,
+            use_judge=options.judge,
+            fresh=options.fresh,
+            as_json_lines=options.json,
+        )
     if options.save and messages:
         from ida_tui.runs.store import chats
         from ida_tui.util.paths import display_path

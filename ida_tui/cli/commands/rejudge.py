@@ -63,6 +63,7 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.analysis.rejudge import build_requests, draw_completions, estimate_cost, rejudge
     from ida_tui.cli.output.rejudge import as_json, rejudge_header, rejudge_lines, show_progress
     from ida_tui.config.resolve import resolve
+    from ida_tui.events.scoring import change_sentences
     from ida_tui.judge.api_key import load_api_key
     from ida_tui.judge.budget import Budget
     from ida_tui.judge.service import JudgeService, JudgeServiceOptions
@@ -73,19 +74,26 @@ def run(options: Namespace) -> ExitCode:
     directory = find_run(options.name, Path("outputs"))
     config = resolve(str(directory.config), options.overrides, verify=False).config
     _check_budget(config)
+    state = read_final_state(directory)
     kinds = {prompt.id: prompt.kind for prompt in config.prompts.prompts}
     drawn = draw_completions(
-        directory, kinds, count=None if options.all else options.sample, seed=options.seed
+        directory,
+        kinds,
+        count=None if options.all else options.sample,
+        seed=options.seed,
+        after_step=state.scored_since_step,
     )
     if not drawn.completions:
         raise UsageError(
             f"{directory.path} has no scored completions",
             "choose another run; list the runs with: ida-tui runs",
         )
+    trained_with = resolve(str(directory.config), [], verify=False).config.rubric.formula
+    same_formula = config.rubric.formula == trained_with
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     requests = build_requests(drawn.completions, kinds)
     name = f"{directory.path.parent.name}/{directory.run_id}"
-    costs = JudgeCosts(directory, "replay-judge", earlier=read_final_state(directory).judge.cost)
+    costs = JudgeCosts(directory, "replay-judge", earlier=state.judge.cost)
     # A budget on the command line is for this command; otherwise it shares the budget of the run.
     typed = any(override.startswith("budget=") for override in options.overrides)
     budget = Budget(config.budget, 0.0 if typed else costs.spent, costs)
@@ -95,8 +103,17 @@ def run(options: Namespace) -> ExitCode:
     with closing(costs), service:
         cost = estimate_cost(config.judge, config.rubric, requests)
         header = rejudge_header(name, drawn, service.label, cost, options.seed)
+        header += [f"! {text}" for text in change_sentences(state.scoring)[-1:]]
+        if not same_formula:
+            header.append("! The reward formulas differ, so only the axes are compared.")
         print_lines(header, file=message_stream)
-        result = rejudge(service, drawn.completions, requests, on_progress=show_progress)
+        result = rejudge(
+            service,
+            drawn.completions,
+            requests,
+            same_formula=same_formula,
+            on_progress=show_progress,
+        )
         for warning in service.warnings:
             print_lines([f"! {warning}"], file=message_stream)
     if options.json:

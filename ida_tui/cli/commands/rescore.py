@@ -52,19 +52,29 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.analysis.rescore import rescore
     from ida_tui.cli.output.rescore import as_json, rescore_lines
     from ida_tui.config.resolve import resolve
+    from ida_tui.events.scoring import change_sentences
     from ida_tui.rewards.formulas import WEIGHTED, parse_formula
     from ida_tui.runs.catalog.lookup import find_run
+    from ida_tui.runs.log.replay import read_final_state
 
     text, weights, scale = _parse_options(options.words)
     new_formula = parse_formula(text or (WEIGHTED if weights else DEFAULT_FORMULA), weights)
     directory = find_run(options.name, Path("outputs"))
     run_scale = resolve(str(directory.config), verify=False).config.training.scale_rewards
-    rescoring = rescore(directory, new_formula, old_scale=run_scale, new_scale=scale or run_scale)
+    state = read_final_state(directory)
+    rescoring = rescore(
+        directory,
+        new_formula,
+        old_scale=run_scale,
+        new_scale=scale or run_scale,
+        after_step=state.scored_since_step,
+    )
     name = f"{directory.path.parent.name}/{directory.run_id}"
     if options.json:
         print(json.dumps(as_json(name, rescoring), indent=1, ensure_ascii=False))
     else:
-        print_lines(rescore_lines(name, rescoring))
+        changes = [f"! {text}" for text in change_sentences(state.scoring)[-1:]]
+        print_lines([*changes, *rescore_lines(name, rescoring)])
     return ExitCode.DONE
 
 

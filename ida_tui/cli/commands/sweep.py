@@ -96,9 +96,10 @@ def run(options: Namespace) -> ExitCode:
         from ida_tui.cli.output.sweep import show_sweep
 
         return show_sweep(directory.find_sweep(options.show, OUTPUTS_FOLDER), json=options.json)
-    if options.resume is not None:
-        return _resume(options)
-    return _start(options)
+    from ida_tui.cli.output.streams import background_output
+
+    with background_output():
+        return _start(options) if options.resume is None else _resume(options)
 
 
 def _resume(options: Namespace) -> ExitCode:

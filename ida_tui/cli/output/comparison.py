@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ida_tui.analysis.comparison import CURVE_METRICS, Comparison, run_title
+from ida_tui.analysis.comparison import CURVE_METRICS, Comparison, run_title, score_curve
 from ida_tui.analysis.comparison_text import difference_rows, result_rows, run_labels
 from ida_tui.util.sparkline import sparkline
 from ida_tui.util.text import table_lines
@@ -33,7 +33,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
             f"{CURVE_TITLES[name]} over {comparison.steps} steps (scale 0 to {CURVE_MAXIMA[name]:g})",
         ]
         for letter, run in zip(labels, comparison.runs, strict=True):
-            values = run.state.steps.column(name)
+            values = score_curve(run, name)
             drawing = sparkline(values, low=0, high=CURVE_MAXIMA[name], steps=comparison.steps)
             newest = next((v for v in reversed(values) if v is not None), None)
             digits = 3 if name == "r_ida" else 1

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from io import TextIOBase
+from typing import TextIO
 
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
 from ida_tui.cli.output.printer import styled_line
-from ida_tui.cli.output.streams import background_output
 from ida_tui.cli.signals import STOP_SIGNALS, handle_signals
 from ida_tui.errors import ExitCode, UsageError
 from ida_tui.runs import owner
@@ -45,12 +44,7 @@ def run_sweep(sweep: Sweep, *, json: bool) -> ExitCode:
             f"another process is running the sweep {shown}",
             f"watch it with: ida-tui attach {shown}, or print its table: ida-tui sweep --show {shown}",
         )
-    with background_output() as output:
-        return _run_sweep(sweep, output.stderr, json=json)
-
-
-def _run_sweep(sweep: Sweep, stderr: TextIOBase, *, json: bool) -> ExitCode:
-    console = Console(highlight=False, soft_wrap=True, stderr=json)
+    console, messages = Console(highlight=False, soft_wrap=True, stderr=json), sys.stderr
     status = console.status("starting") if console.is_terminal else None
     with owner.owned_run(RunDirectory(sweep.path)):
         scheduler = SweepScheduler(
@@ -59,7 +53,9 @@ def _run_sweep(sweep: Sweep, stderr: TextIOBase, *, json: bool) -> ExitCode:
             print_line=lambda line: console.print(styled_line(line)),
             on_update=lambda results: _update_status(status, results),
         )
-        with handle_signals(dict.fromkeys(STOP_SIGNALS, lambda: _request_stop(scheduler, stderr))):
+        with handle_signals(
+            dict.fromkeys(STOP_SIGNALS, lambda: _request_stop(scheduler, messages))
+        ):
             if status is not None:
                 status.start()
             try:
@@ -126,9 +122,9 @@ def _resume_command(sweep: Sweep) -> str:
     return f"ida-tui sweep --resume {display_path(sweep.path)}"
 
 
-def _request_stop(scheduler: SweepScheduler, stderr: TextIOBase) -> None:
+def _request_stop(scheduler: SweepScheduler, messages: TextIO) -> None:
     """Stop the sweep: the first request saves checkpoints, the second stops immediately."""
     scheduler.stop_requests += 1
     if scheduler.stop_requests == 1:
         # The handler may interrupt a print in progress, so it does not use the console.
-        stderr.write("Stopping: active runs save checkpoints… (again to stop immediately)\n")
+        messages.write("Stopping: active runs save checkpoints… (again to stop immediately)\n")

@@ -139,14 +139,15 @@ def build_bench_trainer(
     import peft
     import torch
     from datasets import Dataset
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+    from transformers import Qwen3Config, Qwen3ForCausalLM
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
     from trl import GRPOConfig
 
-    from ida_tui.config import embedded
+    from ida_tui.config.schema import ModelConfig
+    from ida_tui.engine.model.load import load_tokenizer
 
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(embedded.model_folder(), padding_side="left")
+    tokenizer = load_tokenizer(ModelConfig(path="embedded"))
     eos = tokenizer.eos_token_id
     model = Qwen3ForCausalLM(
         Qwen3Config(

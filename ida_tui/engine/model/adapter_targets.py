@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from ida_tui.config.schema import Config
-from ida_tui.engine.model.load import model_source
+from ida_tui.engine.model.load import load_structure
 from ida_tui.errors import UsageError
 
 ADAPTABLE_LAYERS = (
@@ -35,7 +33,7 @@ def check_adapter_targets(config: Config) -> None:
     targets = config.lora.target_modules
     if config.training.method != "lora" or targets == "all-linear":
         return
-    model = _model_without_weights(config)
+    model = load_structure(config.model)
     output_layer = model.get_output_embeddings()
     layers = dict(model.named_modules())
     adaptable = sorted(
@@ -73,14 +71,3 @@ def check_adapter_targets(config: Config) -> None:
             f"choose from {', '.join(adaptable)}; or use all-linear",
             where="lora.target_modules",
         )
-
-
-def _model_without_weights(config: Config) -> Any:
-    """The model's layers on the meta device, which has no memory."""
-    model = config.model
-    trust = model.trust_remote_code
-    settings = AutoConfig.from_pretrained(
-        model_source(model), revision=model.revision, trust_remote_code=trust
-    )
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(settings, trust_remote_code=trust)

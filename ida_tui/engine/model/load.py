@@ -29,15 +29,13 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
         IdaError: the tokenizer cannot be loaded, or has no chat template.
     """
     try:
-        # Always pass this flag: without it transformers prompts on the terminal.
-        trust = {"trust_remote_code": model.trust_remote_code}
-        AutoConfig.from_pretrained(model_source(model), revision=model.revision, **trust)
+        _load_config(model)
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
             model_source(model),
             revision=model.revision,
             truncation_side="left",
             padding_side="left",
-            **trust,
+            trust_remote_code=model.trust_remote_code,
         )
     except (OSError, ValueError) as error:
         raise _cannot_load(model, error) from error
@@ -92,6 +90,20 @@ def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) ->
         raise _cannot_load(model, error) from error
     prepare_for_generation(loaded, tokenizer)
     return loaded
+
+
+def load_structure(model: ModelConfig) -> Any:
+    """The model's layers without their weights, on the meta device, which has no memory."""
+    settings = _load_config(model)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(settings, trust_remote_code=model.trust_remote_code)
+
+
+def _load_config(model: ModelConfig) -> Any:
+    # Always pass this flag: without it transformers prompts on the terminal.
+    return AutoConfig.from_pretrained(
+        model_source(model), revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
 
 
 def peft_config(lora: LoraConfig, model: ModelConfig) -> Any:

@@ -39,6 +39,8 @@ def unsupported_reason(model: Any) -> str | None:
     if getattr(config, "model_type", "") not in FAMILIES:
         model_type = getattr(config, "model_type", "unknown")
         return f"the model type {model_type} is not one of {', '.join(FAMILIES)}"
+    if not type(base).__module__.startswith("transformers.models."):
+        return f"the model's code is not that of transformers ({type(base).__name__})"
     layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
     if layer_types != {"full_attention"} or (
         getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
@@ -198,8 +200,10 @@ def _active_adapters(model: Any) -> list[Any]:
 
 def _fixed_modules(base: Any) -> Iterator[tuple[str, Any]]:
     """All modules that the decoder reads or replaces, with their names, except the layers' linears."""
-    yield from (("the embedding", base.model.embed_tokens), ("the output layer", base.lm_head))
-    yield from (("the last norm", base.model.norm), ("the rotary embedding", base.model.rotary_emb))
+    backbone = base.model
+    yield from (("the model", backbone), ("the output layer", base.lm_head))
+    yield from (("the embedding", backbone.embed_tokens), ("the last norm", backbone.norm))
+    yield ("the rotary embedding", backbone.rotary_emb)
     for layer in base.model.layers:
         yield from (("a layer", layer), ("the attention", layer.self_attn), ("the MLP", layer.mlp))
         attention_norms = (getattr(layer.self_attn, name, None) for name in ("q_norm", "k_norm"))
@@ -210,12 +214,19 @@ def _fixed_modules(base: Any) -> Iterator[tuple[str, Any]]:
 def _unknown_module_reason(base: Any, name: str, module: Any) -> str | None:
     """Why a module computes something else than the family's own module does; None if it does not."""
     kind = type(module)
-    known = kind in (torch.nn.Embedding, torch.nn.Linear)
-    if not known and kind.__module__ != type(base).__module__:
+    is_standard = kind in (torch.nn.Embedding, torch.nn.Linear)
+    if not is_standard and kind.__module__ != type(base).__module__:
         return f"{name} is of type {kind.__name__}, for example because an adapter changes it"
-    if not kind.__module__.startswith(("torch.", "transformers.models.")):
-        return f"{name} is code that comes with the model ({kind.__name__})"
-    return f"the forward method of {name} is replaced" if "forward" in vars(module) else None
+    return _wrapped_reason(name, module)
+
+
+def _wrapped_reason(name: str, module: Any) -> str | None:
+    """Why a module of a known type computes something else than its type does; None if it does not."""
+    if "forward" in vars(module):
+        return f"the forward method of {name} is replaced"
+    # PEFT's hook on the embedding for gradient checkpointing changes no values.
+    hooks = () if isinstance(module, torch.nn.Embedding) else module._forward_hooks
+    return f"{name} has a forward hook" if hooks or module._forward_pre_hooks else None
 
 
 def _linears(layer: Any) -> tuple[Any, ...]:
@@ -227,6 +238,8 @@ def _linears(layer: Any) -> tuple[Any, ...]:
 
 
 def _unsupported_linear_reason(linear: Any) -> str | None:
+    if problem := _wrapped_reason("a linear layer", linear):
+        return problem
     if type(linear) is torch.nn.Linear:
         return None
     kind = type(linear)

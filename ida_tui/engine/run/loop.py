@@ -360,6 +360,7 @@ class RunLoop:
 
     def _emit_start_notices(self) -> None:
         run = self.context
+        run.clock.restart()  # with the first event, after the import of the libraries
         if run.resume_point is not None:
             self._emit_resumed(run.resume_point.step)
         run.emit(ev.PhaseChanged(step=0, phase="load"))

@@ -42,7 +42,10 @@ def completed_outcome(run: RunContext) -> Outcome:
     """The run finished every step; the message says so if the weights did not change."""
     if run.state.steps and not run.state.steps[-1].weights_moved:
         return Outcome(
-            "done", ExitCode.DONE, NOTHING_LEARNED, nothing_learned_reason(run.state.steps)
+            "done",
+            ExitCode.DONE,
+            NOTHING_LEARNED,
+            nothing_learned_reason(run.config, run.state.steps),
         )
     return Outcome("done", ExitCode.DONE, "Training complete")
 
@@ -176,7 +179,7 @@ def smaller_batch_overrides(config: Config) -> str:
     return f"training.per_device_train_batch_size={fewer} training.gradient_accumulation_steps={accumulation}"
 
 
-def nothing_learned_reason(steps: Sequence[ev.StepFinished]) -> str:
+def nothing_learned_reason(config: Config, steps: Sequence[ev.StepFinished]) -> str:
     """Why the weights of a run did not change, and what to do."""
     varied = [step for step in steps if step.zero_std != 1]
     if varied and all(step.skipped for step in varied):
@@ -186,6 +189,12 @@ def nothing_learned_reason(steps: Sequence[ev.StepFinished]) -> str:
         )
     if not any(step.scored for step in steps):
         return "No completion was scored. Check the judge: ida-tui judge check"
+    truncated = [step.truncated for step in steps if step.truncated is not None]
+    if config.training.mask_truncated_completions and all(share == 1 for share in truncated):
+        return (
+            "Every completion was truncated, and training.mask_truncated_completions excludes these.\n"
+            f"Raise training.max_completion_length (now {config.training.max_completion_length})"
+        )
     return (
         "Every group had zero variance. Raise training.num_generations or training.temperature,\n"
         "or choose prompts that the model answers in different ways"

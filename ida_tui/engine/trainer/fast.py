@@ -10,7 +10,7 @@ If a step is a single batch, its log-probabilities (with their autograd graph) a
 is still working, and the loss reuses them. Advantages, loss, optimizer, schedule and logging stay TRL's code.
 Models that the two do not support are trained by TRL's code, with a warning in the log.
 
-The first group of a rollout is checked: its log-probabilities as drawn, as the loss scores them and as TRL
+The first rows of a rollout are checked: their log-probabilities as drawn, as the loss scores them and as TRL
 computes them must agree. This is done for the first rollout, for the first one after the weights have moved
 (an adapter starts as zero, so only then does it show), and then every `CHECK_INTERVAL` steps. If they do not
 agree, TRL's code takes over.
@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers import set_seed
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
@@ -140,6 +141,10 @@ class FastTrainer(InstrumentedGRPOTrainer):
         self, progress: GenerationProgress, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
         if self._fallback_reason is not None:
+            if not self._process_group.is_single:
+                # All ranks have the same generator state. TRL needs different ones, or ranks that share a
+                # prompt would draw the same completions.
+                set_seed(self.args.seed + self._current_step, device_specific=True)
             return super()._generate_completion_ids(progress, prompt_ids, *args, **kwargs)
         self._prompt_ids = prompt_ids
         settings = self.generation_config
@@ -309,16 +314,18 @@ class FastTrainer(InstrumentedGRPOTrainer):
     def _weights_differ_from_base(self) -> bool:
         """Whether the policy is not the base model anymore; an adapter is visible once its B is not zero."""
         ups = [weight for name, weight in self.model.named_parameters() if ".lora_B." in name]
-        return any(bool(up.any()) for up in ups) if ups else self.weight_delta > 0
+        return any(bool(up.any()) for up in ups) if ups else self._weight_delta.change().model > 0
 
     def _check_agreement(self, completion_ids: list[list[int]], drawn: DrawnLogprobs) -> bool:
-        """Compare the first group's log-probabilities, with the adapter on; fall back if they differ.
+        """Compare the first rows' log-probabilities, with the adapter on; fall back if they differ.
 
         Returns:
             Whether the completions can be used: they were drawn from the policy that the loss will score.
         """
-        prompts = self._prompt_ids[: self.num_generations]
-        ids, mask, width = self._pad_like_trl(prompts, completion_ids[: self.num_generations])
+        # No more rows than a pass of the loss has: the memory plan covers those.
+        rows = min(self.num_generations, self.args.per_device_train_batch_size)
+        prompts = self._prompt_ids[:rows]
+        ids, mask, width = self._pad_like_trl(prompts, completion_ids[:rows])
         is_token = mask[:, -width:].cpu()
         with torch.no_grad():
             trl, _, _ = CheckpointedGRPOTrainer._get_per_token_logps_and_entropies(

@@ -30,6 +30,7 @@ from ida_tui.config.schema import AXES
 from ida_tui.engine.device.device import measure_rank
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.exceptions import NonFiniteError
+from ida_tui.engine.model.generation import without_published_sampling
 from ida_tui.engine.rollout.progress import GenerationProgress, RolloutCounts, attach
 from ida_tui.engine.trainer.arguments import CustomOptimizer
 from ida_tui.engine.trainer.checkpointing import CheckpointedGRPOTrainer
@@ -232,7 +233,8 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         if self.use_vllm:
             vllm_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
             return list(vllm_ids), logprobs
-        with attach(self.accelerator.unwrap_model(self.model_wrapped), progress):
+        model = self.accelerator.unwrap_model(self.model_wrapped)
+        with attach(model, progress), without_published_sampling(model):
             completion_ids, _ = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         return list(completion_ids), None
 
@@ -438,4 +440,5 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
     def has_finite_weights(self) -> bool:
         """Whether the change of the trainable weights is finite, and fits an event."""
         change = self._weight_delta.change()
-        return max(change.model, change.relative) <= MAX_NUMBER
+        # The comparison fails for NaN, which `max` would drop.
+        return change.model <= MAX_NUMBER and change.relative <= MAX_NUMBER

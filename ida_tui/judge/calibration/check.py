@@ -9,14 +9,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import pstdev
 
 from ida_tui.config.schema import AXES
 from ida_tui.judge.calibration.anchors import AnchorAnswer, load_anchors
 from ida_tui.judge.service import JudgeService
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
 from ida_tui.util.finding import Finding
-from ida_tui.util.statistics import MIN_CORRELATED_PAIRS, mean_of_known, pearson
+from ida_tui.util.statistics import (
+    MIN_CORRELATED_PAIRS,
+    mean_of_known,
+    pearson,
+    sample_deviation,
+)
 
 TIE_MARGIN = 0.02
 """R_IDA below which two answers count as equal: less than a half point on one axis changes it by."""
@@ -43,8 +47,8 @@ class ScoredAnchor:
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation of R_IDA; None for fewer than two scored verdicts."""
-        return pstdev(self.rewards) if len(self.rewards) > 1 else None
+        """Standard deviation of R_IDA between verdicts; None for fewer than two scored verdicts."""
+        return sample_deviation(self.rewards) if len(self.rewards) > 1 else None
 
     def mean_score(self, name: str) -> float | None:
         """Mean score on one axis; None if every verdict failed."""

@@ -20,6 +20,7 @@ from ida_tui.judge.verdict import Verdict
 from ida_tui.rewards.formulas import Formula
 from ida_tui.rewards.r_ida import r_ida
 from ida_tui.util.statistics import MIN_CORRELATED_PAIRS, mean_of_known, pearson
+from ida_tui.util.text import split_words
 
 NGRAM_WORDS = 4
 """Length of the word n-grams that `repetition_share` counts."""
@@ -96,7 +97,7 @@ class CrossChecker:
 
 def repetition_share(text: str) -> float:
     """The share of a text's word 4-grams that repeat an earlier one, 0 to 1; 0 for under four words."""
-    words = text.lower().split()
+    words = split_words(text.lower())
     grams = [
         tuple(words[start : start + NGRAM_WORDS]) for start in range(len(words) - NGRAM_WORDS + 1)
     ]

@@ -121,7 +121,8 @@ class _Scan:
             assert isinstance(event, ev.PhaseChanged)
             step, phase = event.step, event.phase
         if step != self.step:
-            self.step_lines.clear()
+            if phase != "update":  # otherwise it reuses the completions of the step before
+                self.step_lines.clear()
             self.step = step
         if phase == "generate":
             self.generation = None

@@ -14,7 +14,13 @@ from textual.containers import Horizontal, ScrollableContainer
 from textual.content import Content
 from textual.widgets import Static
 
-from ida_tui.analysis.comparison import CURVE_METRICS, Comparison, compare_runs, run_title
+from ida_tui.analysis.comparison import (
+    CURVE_METRICS,
+    Comparison,
+    compare_runs,
+    run_title,
+    score_curve,
+)
 from ida_tui.analysis.comparison_text import difference_rows, result_rows, run_labels
 from ida_tui.errors import IdaError
 from ida_tui.runs.directory import RunDirectory
@@ -191,7 +197,7 @@ def _plot_lines(comparison: Comparison, name: str) -> list[PlotLine]:
     for letter, run, style in zip(
         run_labels(comparison), comparison.runs, RUN_STYLES, strict=False
     ):
-        values: Sequence[float | None] = run.state.steps.column(name)
+        values = score_curve(run, name)
         missing = comparison.steps - len(values)
         if missing:
             # Pad a shorter run, so that all runs share one step axis.

@@ -45,22 +45,29 @@ class ScoresPane(Pane):
         width, height = self.available_size
         if not state.steps:
             return Content.assemble(("No step has finished yet.", "dim"))
+        start = state.scoring_start
+        if start == len(state.steps):
+            text = f"The scoring changed after step {state.scored_since_step}: no step has finished since."
+            return Content.assemble((text, "dim"))
         rows = height - 1
         above = rows // 2 if rows >= 8 else rows
+        # Earlier steps were scored in another way, so their values are not comparable.
         newest = state.newest_rollout or state.steps[-1]
-        parts = [render_scores(state.steps[0], newest, width)]
-        first = state.steps[0].step
+        if newest.step <= state.scored_since_step:
+            newest = state.steps[-1]
+        parts = [render_scores(state.steps[start], newest, width)]
+        first = state.steps[start].step
         parts.append(
             draw_plot(
-                [_score_line("R_IDA", state.steps.column("r_ida"), 3)],
+                [_score_line("R_IDA", state.steps.column("r_ida")[start:], 3)],
                 low=0, high=1, width=width, height=max(1, above), first=first, axis=rows >= 12,
             )
         )  # fmt: skip
         if above < rows:
             axes = [
-                _score_line("risk", state.steps.column("risk"), 1),
-                _score_line("detail", state.steps.column("detail"), 1),
-                _score_line("align", state.steps.column("align"), 1),
+                _score_line("risk", state.steps.column("risk")[start:], 1),
+                _score_line("detail", state.steps.column("detail")[start:], 1),
+                _score_line("align", state.steps.column("align")[start:], 1),
             ]
             parts.append(
                 draw_plot(axes, low=0, high=10, width=width, height=rows - above, first=first)

@@ -10,13 +10,14 @@ from safetensors.torch import load_file
 
 import ida_tui
 from ida_tui.events import types as ev
-from tests.engine.test_num_iterations import WEIGHTS, script_completions
+from tests.support.scripted_completions import script_completions
 
+WEIGHTS = "adapter/adapter_model.safetensors"
 SETTINGS = (
     "evaluation.enabled=false", "training.max_steps=3", "training.num_generations=4",
     "training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=4",
     "training.max_completion_length=16", "training.mask_truncated_completions=true",
-    "training.beta=0.05", "training.learning_rate=3e-3", "training.weight_decay=0.1",
+    "training.beta=0.05", "training.learning_rate=1e-3", "training.weight_decay=0.1",
 )  # fmt: skip
 
 
@@ -27,6 +28,17 @@ def run_with_truncated_completions(engine: str, folder: Path) -> tuple[list[ev.S
         run = ida_tui.run("quickstart", *SETTINGS, f"engine={engine}", f"output_dir={folder}")
     assert run.exit_code == 0, run.state.ended
     return list(run.steps), load_file(run.directory / WEIGHTS)
+
+
+def test_a_run_whose_completions_are_all_masked_says_why_nothing_was_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_completions(monkeypatch, truncated=lambda step, row: True)
+    run = ida_tui.run("quickstart", *SETTINGS, "training.max_steps=1", f"output_dir={tmp_path}")
+    assert run.exit_code == 0
+    assert run.state.ended is not None
+    assert run.state.ended.hint.startswith("Every completion was truncated")
+    assert run.steps[0].entropy is None
 
 
 def test_passes_without_a_token_train_as_in_trl_and_their_entropy_is_unknown(

@@ -9,7 +9,7 @@ import pytest
 
 import ida_tui
 from ida_tui.config.schema import TrainingConfig
-from tests.engine.test_num_iterations import script_completions
+from tests.support.scripted_completions import script_completions
 
 LOSSES = get_args(TrainingConfig.model_fields["loss_type"].annotation)
 

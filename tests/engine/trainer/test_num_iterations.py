@@ -4,40 +4,54 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 import ida_tui
-from ida_tui.engine.trainer.fast import FastTrainer
 from ida_tui.engine.trainer.rollout_copy import ROLLOUT_FILE, RolloutCopy
-from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.events import types as ev
 from ida_tui.events.narration import event_lines
 from ida_tui.events.state import fold_all
 from ida_tui.runs.log.reader import read_events
+from tests.support.scripted_completions import script_completions
 
 STEPS = 5
 SETTINGS = (
     "evaluation.enabled=false", f"training.max_steps={STEPS}", "training.num_generations=4",
     "training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=2",
     "training.max_completion_length=16", "training.num_iterations=3", "training.beta=0.05",
-    "training.learning_rate=3e-3", "training.save_steps=1", "training.save_total_limit=9",
+    "training.learning_rate=1e-3", "training.save_steps=1", "training.save_total_limit=9",
 )  # fmt: skip
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 
+Runs = Callable[[str], Path]
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a run with three updates for each batch of completions, by the named engine."""
-    engine = getattr(request, "param", "fast")
-    folder = tmp_path_factory.mktemp(engine)
-    run = ida_tui.run("quickstart", *SETTINGS, f"engine={engine}", f"output_dir={folder}/outputs")
-    assert run.exit_code == 0, run.state.ended
-    return run.directory
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Returns a function: an engine → directory of its run with three updates for each batch."""
+
+    @cache
+    def run_of(engine: str) -> Path:
+        folder = tmp_path_factory.mktemp(engine)
+        run = ida_tui.run(
+            "quickstart", *SETTINGS, f"engine={engine}", f"output_dir={folder}/outputs"
+        )
+        assert run.exit_code == 0, run.state.ended
+        return run.directory
+
+    return run_of
+
+
+@pytest.fixture
+def uninterrupted(runs: Runs) -> Path:
+    """The run of the fast engine."""
+    return runs("fast")
 
 
 def finished_steps(run: Path) -> list[ev.StepFinished]:
@@ -61,14 +75,11 @@ def test_an_update_with_earlier_completions_names_their_step_and_has_no_scores_o
     )
 
 
-@pytest.mark.parametrize(
-    ("uninterrupted", "step"),
-    [("fast", 1), ("fast", 2), ("fast", 3), ("plain", 2)],
-    indirect=["uninterrupted"],
-)
+@pytest.mark.parametrize(("engine", "step"), [("fast", 1), ("fast", 2), ("plain", 2)])
 def test_a_run_resumed_between_two_updates_ends_with_the_same_bytes(
-    uninterrupted: Path, step: int, tmp_path: Path
+    engine: str, step: int, runs: Runs, tmp_path: Path
 ) -> None:
+    uninterrupted = runs(engine)
     killed = tmp_path / "outputs" / "quickstart" / uninterrupted.name
     shutil.copytree(uninterrupted, killed)
     for later in range(step + 1, STEPS + 1):
@@ -90,6 +101,27 @@ def test_a_run_resumed_between_two_updates_ends_with_the_same_bytes(
         for run in (killed, uninterrupted)
     ]
     assert figures[0] == figures[1]
+
+
+def test_a_run_stopped_during_a_second_update_resumes_to_the_same_bytes(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop_in_second_update(record: ev.Record) -> None:
+        if record.event == ev.PhaseChanged(step=2, phase="update"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        ida_tui.run(
+            "quickstart", *SETTINGS, "training.save_steps=0", f"output_dir={tmp_path}/outputs",
+            on_event=stop_in_second_update,
+        )  # fmt: skip
+    (stopped,) = (tmp_path / "outputs" / "quickstart").glob("2*")
+    resumed = ida_tui.run(str(stopped), resume=True)
+    assert resumed.exit_code == 0, resumed.state.ended
+    assert (stopped / WEIGHTS).read_bytes() == (uninterrupted / WEIGHTS).read_bytes()
 
 
 def test_only_checkpoints_between_two_updates_contain_the_completions(uninterrupted: Path) -> None:
@@ -117,30 +149,6 @@ def test_stored_completions_can_be_reused_by_another_number_of_processes(
     assert (again["completion_ids"][4:, :15] == rows["completion_ids"][4:, :15]).all()
     assert (again["completion_ids"][4:, 15:] == 0).all()
     assert (again["advantages"] == rows["advantages"]).all()
-
-
-def script_completions(
-    patch: pytest.MonkeyPatch, truncated: Callable[[int, int], bool] = lambda step, row: False
-) -> None:
-    """Replace generation in both engines by random completions that depend only on the step.
-
-    Args:
-        patch: undoes the replacement.
-        truncated: whether the completion of a step (from 1) and row is truncated.
-    """
-
-    def scripted(self: Any, progress: Any, prompt_ids: list[list[int]], *_: Any, **__: Any) -> Any:
-        self._prompt_ids = prompt_ids
-        generator = torch.Generator().manual_seed(self._current_step)
-        rows = []
-        for row, length in enumerate(torch.randint(3, 16, (len(prompt_ids),), generator=generator)):
-            ids = torch.randint(5, 1500, (int(length),), generator=generator).tolist()
-            end = [] if truncated(self._current_step, row) else [self.eos_token_ids[0]]
-            rows.append(ids + end)
-        return rows, None
-
-    for trainer in (FastTrainer, InstrumentedGRPOTrainer):
-        patch.setattr(trainer, "_generate_completion_ids", scripted)
 
 
 def scripted_run(engine: str, iterations: int, folder: Path) -> tuple[list[tuple[Any, ...]], Any]:

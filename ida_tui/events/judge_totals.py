@@ -1,0 +1,56 @@
+"""Totals of a run's judge: calls, failures, time and cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from ida_tui.events import types as ev
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeTotals:
+    """Totals of the judge since the start of the run."""
+
+    batches: int = 0
+    calls: int = 0
+    cached: int = 0
+    failed: int = 0
+    retries: int = 0
+    seconds: float = 0.0
+    exposed_s: float = 0.0
+    cost: float | None = 0.0
+    """None if the price of at least one call is unknown."""
+    estimated: int = 0
+    """Calls without a reply, whose estimated cost is included."""
+    declined: tuple[tuple[str, int], ...] = ()
+    """Number of completions that the judge refused to score, by kind of prompt."""
+    last: ev.JudgeBatchFinished | None = None
+
+
+def add_judge_batch(totals: JudgeTotals, batch: ev.JudgeBatchFinished) -> JudgeTotals:
+    """The totals with one more batch."""
+    declined = Counter(dict(totals.declined)) + Counter(batch.declined)
+    totals = with_cost(totals, batch.judge_cost, batch.cost)
+    return replace(
+        totals,
+        batches=totals.batches + 1,
+        calls=totals.calls + batch.calls,
+        cached=totals.cached + batch.cached,
+        failed=totals.failed + batch.failed,
+        retries=totals.retries + batch.retries,
+        seconds=totals.seconds + batch.seconds,
+        exposed_s=totals.exposed_s + batch.exposed_s,
+        declined=tuple(sorted(declined.items())),
+        last=batch,
+    )
+
+
+def with_cost(
+    totals: JudgeTotals, recorded: ev.JudgeCost | None, added: float | None = 0.0
+) -> JudgeTotals:
+    """The totals with the cost that an event records; in an old run, with the cost that it adds."""
+    if recorded is not None:
+        return replace(totals, cost=recorded.cost, estimated=recorded.estimated)
+    cost = None if totals.cost is None or added is None else totals.cost + added
+    return replace(totals, cost=cost)

@@ -1,0 +1,146 @@
+"""Formulas of the memory plan, compared with the tensors that autograd saves and the decoder's buffers."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
+
+from ida_tui.config.model_files import ModelShape, inspect_model
+from ida_tui.config.resolve import resolve
+from ida_tui.config.schema import Prompt
+from ida_tui.engine.inference import generate as answers
+from ida_tui.engine.model import load
+from ida_tui.engine.rollout import generate as rollout
+from ida_tui.engine.rollout.decoder import Decoder
+from ida_tui.planning import memory_terms as terms
+from ida_tui.planning.memory_terms import AttentionMethod, RowBatch
+
+ROWS, PROMPT, COMPLETION, LAYERS = 4, 32, 128, 2
+SHAPE = ModelShape(
+    hidden=256, intermediate=512, layers=LAYERS, heads=8, kv_heads=4, head_dim=32,
+    vocabulary=512, tied_embeddings=True, qk_norms=True,
+)  # fmt: skip
+
+
+def bytes_saved(attention: AttentionMethod, dtype: torch.dtype) -> int:
+    """Bytes that autograd saves for completions that continue from a shared prompt."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        hidden_size=SHAPE.hidden, intermediate_size=SHAPE.intermediate, num_hidden_layers=LAYERS,
+        num_attention_heads=SHAPE.heads, num_key_value_heads=SHAPE.kv_heads,
+        head_dim=SHAPE.head_dim, vocab_size=SHAPE.vocabulary,
+        attn_implementation="eager" if attention == "eager" else "sdpa",
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config).to(dtype).model
+    prompt, cache = DynamicCache(), DynamicCache()
+    model(input_ids=torch.ones(1, PROMPT, dtype=torch.long), past_key_values=prompt)
+    for index, layer in enumerate(prompt.layers):
+        shape = (ROWS, -1, -1, -1)
+        cache.update(layer.keys.expand(shape), layer.values.expand(shape), index)
+    mask = torch.ones(ROWS, PROMPT + COMPLETION, dtype=torch.long)
+    mask[0, 0] = 0  # with padding the mask is passed to attention
+    saved: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        return saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+
+    with ExitStack() as stack:
+        if attention == "math":
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
+        ids = torch.ones(ROWS, COMPLETION, dtype=torch.long)
+        model(input_ids=ids, attention_mask=mask, past_key_values=cache)
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+
+
+@pytest.mark.parametrize("attention", ["math", "eager"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_attention_matrices_are_what_autograd_saves_more_than_with_fused_attention(
+    attention: AttentionMethod, dtype: torch.dtype
+) -> None:
+    length, size = PROMPT + COMPLETION, dtype.itemsize
+    planned = terms.attention_bytes(SHAPE, ROWS, COMPLETION, length, attention, size)
+    # Fused attention saves its mask and one logarithm per row of the matrix instead.
+    fused = ROWS * COMPLETION * length * size + 4 * SHAPE.heads * ROWS * COMPLETION
+    measured = bytes_saved(attention, dtype) - bytes_saved("fused", dtype)
+    assert measured == LAYERS * (planned - fused)
+
+
+def test_attention_matrices_of_a_4b_model_on_metal_by_hand() -> None:
+    shape = inspect_model(resolve("oblit-1-mps", []).config.model).shape
+    assert shape is not None
+    weights = 32 * 4 * 512 * 576 * 4  # heads, rows, queries, keys, float32
+    copies = 4 * (512 + 576 + 576) * 32 * 128 * 2  # float32 instead of float16 for q, k and v
+    assert terms.attention_bytes(shape, 4, 512, 576, "math", 2) == weights + copies
+    assert terms.attention_bytes(shape, 4, 512, 576, "fused", 2) == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "implementation", "expected"),
+    [
+        ("mps", "sdpa", "math"),
+        ("mps", "eager", "eager"),
+        ("cpu", "sdpa", "fused"),
+        ("cpu", "eager", "eager"),
+        ("cuda", "sdpa", "fused"),
+        ("cuda", "flash_attention_2", "fused"),
+    ],
+)
+def test_attention_has_matrices_on_metal_and_where_it_is_eager(
+    device: Any, implementation: str, expected: str
+) -> None:
+    config = resolve("dev-mps", [f"model.attn_implementation={implementation}"], verify=False)
+    assert terms.attention_method(config.config, device) == expected
+
+
+@pytest.fixture(scope="module")
+def embedded() -> tuple[Any, Any]:
+    """The embedded model and its tokenizer."""
+    model = resolve("quickstart", []).config.model
+    tokenizer = load.load_tokenizer(model)
+    return load.load_model(model, "float32", tokenizer), tokenizer
+
+
+@pytest.mark.parametrize("bucket", [1, 64], ids=["cpu", "metal"])
+def test_an_evaluation_samples_as_many_rows_at_a_time_as_planned_with_the_planned_cache(
+    embedded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, bucket: int
+) -> None:
+    held: list[tuple[int, int]] = []
+
+    class RecordingDecoder(Decoder):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            given = [*arguments[1], *arguments[2]]
+            buffers = [*self._keys, *self._values]
+            size = sum(tensor.numel() * tensor.element_size() for tensor in (*given, *buffers))
+            held.append((self._rows, size))
+
+    monkeypatch.setattr(rollout, "Decoder", RecordingDecoder)
+    monkeypatch.setattr(answers, "length_bucket", lambda device: bucket)
+    config = resolve(
+        "quickstart",
+        ["training.rollout_rows=5", "evaluation.max_completion_length=16"],
+    ).config
+    prompts = [Prompt(id="a", text="How do I boil an egg?", kind="harmless")]
+    model, tokenizer = embedded
+    found = answers.generate_answers(
+        model, tokenizer, config, "cpu", prompts, samples=8, seed=0
+    )  # fmt: skip
+    assert len(found) == 8
+    assert [rows for rows, _ in held] == [5, 3]
+    prompt_tokens = len(
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompts[0].text}], add_generation_prompt=True
+        )["input_ids"]
+    )
+    shape = inspect_model(config.model).shape
+    assert shape is not None
+    padded = -(-prompt_tokens // bucket) * bucket
+    batch = RowBatch(5, 8, padded, -(-16 // bucket) * bucket)
+    prefill = padded * shape.layers * 2 * shape.kv_width * 4
+    assert held[0][1] + prefill == terms.kv_cache_bytes(shape, batch, 4)
