@@ -93,7 +93,7 @@ def format_change(first: float | None, last: float | None, digits: int) -> str:
 
 
 def format_agreement(checks: tuple[int, int]) -> str:
-    """Agreement of a person with the judge and its 95% interval: `8 of 10 (80%, 49 to 94)`."""
+    """Agreement of a person with the judge and its 95% interval: `8 of 10 (80%, 49 to 95)`."""
     agreed, total = checks
     if not total:
         return UNKNOWN

@@ -262,7 +262,7 @@ def test_the_page_shows_spot_checks_and_judge_latency(finished: RunDirectory) ->
     page, _ = write_and_read(finished)
 
     text = page_text(page)
-    assert "2 of 3 (67%, 21 to 94)" in text
+    assert "2 of 3 (67%, 21 to 97)" in text
     assert "median 0.50 s over the steps, 95th percentile up to 0.90 s" in text
     assert "Scored by gpt-4o-mini" in text
     assert "Latency of a verdict" in text
