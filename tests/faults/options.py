@@ -92,7 +92,7 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """Texts that may be drawn for a key."""
-RARE = {"training.use_vllm": 0.05, "training.fp16": 0.3, "model.attn_implementation": 0.3}
+RARE = {"training.use_vllm": 0.3, "training.fp16": 0.3, "model.attn_implementation": 0.3}
 """Probability of keeping a drawn value, for options that this machine or most combinations refuse."""
 TWO_STEPS = ("evaluation.enabled=false", "report=false", "training.max_completion_length=12")
 
