@@ -15,6 +15,7 @@ from datetime import date
 
 from ida_tui.config.devices import resolve_device
 from ida_tui.config.effects import check_effects
+from ida_tui.config.judge_checks import check_scoring
 from ida_tui.config.model_files import inspect_model, model_path_problem
 from ida_tui.config.precision import (
     PrecisionRecipe,
@@ -26,17 +27,11 @@ from ida_tui.config.repeated_prompts import repeated_held_out_note, repeated_tra
 from ida_tui.config.schema import (
     Config,
     DeviceName,
-    JudgeConfig,
     ModelConfig,
     TrainingConfig,
 )
-from ida_tui.errors import UsageError
-from ida_tui.util import plugins
-from ida_tui.util.finding import Finding
+from ida_tui.util.finding import Finding, error_finding, note_finding
 
-RETIREMENT_NOTICE_DAYS = 60
-"""Number of days before a judge model's retirement at which a note appears."""
-_ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _EXPERIMENT_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
@@ -59,9 +54,7 @@ def check_config(
         *_check_dropout(config),
         *_check_precision(config, device),
         *_check_attention(config, device),
-        *_check_judge(config.judge, today or date.today()),
-        *_check_formula(config.rubric.formula),
-        *_check_budget(config),
+        *check_scoring(config, today or date.today()),
         *_check_loss(config),
         *_check_rollout(config),
         *_check_vllm(config),
@@ -74,18 +67,10 @@ def check_config(
 # --- the checks ---------------------------------------------------------------------------------
 
 
-def _error(key: str, text: str, fix: str, *related_keys: str) -> Finding:
-    return Finding("error", key, text, fix, related_keys)
-
-
-def _note(key: str, text: str, fix: str) -> Finding:
-    return Finding("note", key, text, fix)
-
-
 def _check_prompts(config: Config) -> Iterator[Finding]:
     prompts = config.prompts
     if not prompts.prompts:
-        yield _error(
+        yield error_finding(
             "prompts.prompts",
             "there are no prompts",
             "add at least one: - {id: NAME, kind: harmless, text: the user's message}",
@@ -93,7 +78,7 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
         return
     for position, prompt in enumerate(prompts.prompts):
         if not prompt.text.strip():
-            yield _error(
+            yield error_finding(
                 f"prompts.prompts.{position}.text",
                 f'the prompt "{prompt.id}" is empty',
                 "add the user's message, or remove the prompt",
@@ -101,7 +86,7 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
     counts = Counter(p.id for p in prompts.prompts)
     for position, prompt in reversed(list(enumerate(prompts.prompts))):
         if counts[prompt.id] > 1:
-            yield _error(
+            yield error_finding(
                 f"prompts.prompts.{position}.id",
                 f'two prompts have the id "{prompt.id}"',
                 "rename one of them: ids must be unique within a set",
@@ -111,7 +96,7 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
     for position, prompt_id in enumerate(prompts.only or []):
         key = f"prompts.only.{position}"
         if prompt_id in counts and prompt_id not in train:
-            yield _error(
+            yield error_finding(
                 key,
                 f'the prompt "{prompt_id}" is held out, so it cannot be trained on',
                 f"remove the prompt from only:, or set split: train for it; "
@@ -119,7 +104,7 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
             )
         elif prompt_id not in counts:
             close = difflib.get_close_matches(prompt_id, train, n=2)
-            yield _error(
+            yield error_finding(
                 key,
                 f'only: contains the unknown prompt id "{prompt_id}"',
                 f"did you mean {' or '.join(close)}?"
@@ -127,7 +112,7 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
                 else f"known ids: {_first_ids(train)}",
             )
     if not prompts.train() and not (prompts.only and train):
-        yield _error(
+        yield error_finding(
             "prompts.prompts" if prompts.only is None else "prompts.only",
             "there are no prompts to train on",
             "set split: train for some prompts"
@@ -136,15 +121,17 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
         )
     if config.evaluation.enabled and not prompts.held_out():
         has = "only training prompts with other ids" if prompts.repeated_held_out() else "none"
-        yield _error(
+        yield error_finding(
             "evaluation.enabled",
             f"evaluation needs held-out prompts, but this prompt set has {has}",
             "set evaluation.enabled to false, or set split: held-out for some prompts",
         )
     if note := repeated_held_out_note(prompts):
-        yield _note("prompts.prompts", note, "replace them, or remove them from the prompt set")
+        yield note_finding(
+            "prompts.prompts", note, "replace them, or remove them from the prompt set"
+        )
     if note := repeated_training_note(prompts):
-        yield _note("prompts.prompts", note, "remove them if that is not intended")
+        yield note_finding("prompts.prompts", note, "remove them if that is not intended")
 
 
 def _first_ids(ids: list[str]) -> str:
@@ -162,7 +149,7 @@ def _check_steps(config: Config) -> Iterator[Finding]:
             passes_per_group, min(-(-passes // passes_per_group) * passes_per_group, most_passes)
         )
         groups = batch * fitting_passes // group
-        yield _error(
+        yield error_finding(
             "training.gradient_accumulation_steps",
             f"{batch} × {passes} completions per step are not a multiple of num_generations"
             f" ({group})",
@@ -179,7 +166,7 @@ def _check_steps(config: Config) -> Iterator[Finding]:
         if not most_passes:
             fix = f"per_device_train_batch_size to {group} and gradient_accumulation_steps to 1"
         missing = training.prompts_per_step - train
-        yield _error(
+        yield error_finding(
             "training.gradient_accumulation_steps",
             f"a step needs {training.prompts_per_step} prompts, but there"
             f" {'is' if train == 1 else 'are'} only {train} to train on",
@@ -192,14 +179,14 @@ def _check_steps(config: Config) -> Iterator[Finding]:
         return
     steps = config.planned_steps()
     if train and steps == 0:
-        yield _error(
+        yield error_finding(
             "training.num_train_epochs",
             "this experiment has no training steps",
             "set max_steps to the number of steps, or num_train_epochs to at least 1",
         )
     dropped = train % training.prompts_per_step
     if training.max_steps is None and dropped:
-        yield _note(
+        yield note_finding(
             "training.gradient_accumulation_steps",
             f"{dropped} of {train} prompts do not fill a step, so every epoch skips some",
             f"use a number of prompts that is a multiple of {training.prompts_per_step}",
@@ -219,9 +206,9 @@ def _alternative_group_sizes(completions: int, group_size: int) -> str:
 def _check_model(model: ModelConfig) -> Iterator[Finding]:
     problem = model_path_problem(model.path)
     if problem is not None:
-        yield _error("model.path", *problem)
+        yield error_finding("model.path", *problem)
     if model.trust_remote_code:
-        yield _note(
+        yield note_finding(
             "model.trust_remote_code",
             "the run will execute Python code from the model with your permissions",
             "remove trust_remote_code unless you have read that code",
@@ -241,7 +228,7 @@ def _check_lengths(config: Config) -> Iterator[Finding]:
     for key, length in lengths:
         longest_allowed = max(1, context - min(512, max(1, context // 4)))
         if length >= context:
-            yield _error(
+            yield error_finding(
                 key,
                 f"{length} tokens leave no space for a prompt: the model's context is {context} tokens",
                 f"set the maximum length to {longest_allowed} or less",
@@ -249,7 +236,7 @@ def _check_lengths(config: Config) -> Iterator[Finding]:
                 "model.context_length",
             )
         elif context - length < longest / 4:
-            yield _note(
+            yield note_finding(
                 key,
                 f"{context - length} tokens remain for a prompt, which may be too few for"
                 f" {longest} characters",
@@ -260,7 +247,7 @@ def _check_lengths(config: Config) -> Iterator[Finding]:
 def _check_precision(config: Config, device: DeviceName) -> Iterator[Finding]:
     training, precision = config.training, resolve_precision(config, device)
     if training.fp16 is True and training.bf16 is True:
-        yield _error(
+        yield error_finding(
             "training.bf16",
             "fp16 and bf16 are both enabled",
             "enable only one: fp16 on mps, bf16 on cuda; auto chooses by device",
@@ -269,15 +256,15 @@ def _check_precision(config: Config, device: DeviceName) -> Iterator[Finding]:
         return
     alternative = nearest_supported(config, device)
     if alternative is not None:
-        yield _error(*_unsupported_precision(training, device, precision, alternative))
+        yield error_finding(*_unsupported_precision(training, device, precision, alternative))
     if device == "mps" and precision.bf16:
-        yield _note(
+        yield note_finding(
             "training.bf16",
             "the shipped profiles are not tuned for bf16 on mps",
             "set bf16 to auto, which selects fp16 with a gradient scaler on mps",
         )
     if device == "cpu" and training.fp16 is True:
-        yield _note(
+        yield note_finding(
             "training.fp16",
             "fp16 has no effect on the CPU; the run uses float32",
             "set fp16 to auto, which enables it only on mps",
@@ -296,7 +283,7 @@ def _check_attention(config: Config, device: DeviceName) -> Iterator[Finding]:
         reason = "flash_attention_2 needs the package flash-attn, which is not installed"
     else:
         return
-    yield _error(
+    yield error_finding(
         "model.attn_implementation", reason, "set attn_implementation to sdpa", "model.torch_dtype"
     )
 
@@ -351,99 +338,20 @@ def _unsupported_precision(
     return "model.torch_dtype", reason, fix, "training.fp16", "training.bf16", "training.optim"
 
 
-def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
-    if judge.options and judge.kind != "plugin":
-        yield _error("judge.options", "only a plugin judge accepts options", "remove judge.options")
-    if judge.kind == "offline":
-        return
-    if judge.kind == "plugin":
-        yield from _check_plugin("judge.model", plugins.JUDGE_GROUP, judge.model)
-        return
-    if not judge.model.strip():
-        yield _error(
-            "judge.model",
-            "the judge has no model",
-            "set judge.model to the name the server uses, or use judge: offline",
-        )
-    if judge.base_url is not None and not re.match(r"https?://[^\s/]", judge.base_url):
-        yield _error(
-            "judge.base_url",
-            "judge.base_url is not a valid URL",
-            "write it as http://127.0.0.1:9000/v1, with http:// or https://",
-        )
-    if judge.api_key_env is not None and not _ENV_NAME_PATTERN.fullmatch(judge.api_key_env):
-        yield _error(
-            "judge.api_key_env",
-            "api_key_env must be the name of an environment variable, not a key",
-            "export the key as OPENAI_API_KEY and write api_key_env: OPENAI_API_KEY",
-        )
-    if judge.samples > 1 and judge.temperature == 0:
-        yield _note(
-            "judge.samples",
-            f"{judge.samples} judgments at temperature 0 are nearly identical",
-            "set judge.temperature=0.7 or judge.samples=1",
-        )
-    if judge.shutdown_date is None:
-        return
-    try:
-        days = (date.fromisoformat(judge.shutdown_date) - today).days
-    except ValueError:
-        yield _error(
-            "judge.shutdown_date",
-            f'"{judge.shutdown_date}" is not a valid date',
-            "write it as YYYY-MM-DD, or null",
-        )
-        return
-    if days < RETIREMENT_NOTICE_DAYS:
-        name = judge.model
-        text = f"{name} retires on {judge.shutdown_date} ({days} {_plural('day', days)})"
-        if days == 0:
-            text = f"{name} retires today ({judge.shutdown_date})"
-        elif days < 0:
-            text = f"{name} was scheduled to retire on {judge.shutdown_date}"
-        yield _note(
-            "judge.model",
-            text,
-            "choose another judge; list them with: ida-tui --list judges",
-        )
-
-
-def _check_formula(formula: str) -> Iterator[Finding]:
-    if formula != "r_ida":
-        yield from _check_plugin("rubric.formula", plugins.FORMULA_GROUP, formula)
-
-
-def _check_plugin(key: str, group: str, name: str) -> Iterator[Finding]:
-    try:
-        plugins.find_plugin(group, name)
-    except UsageError as error:
-        yield _error(key, error.title, error.hint)
-
-
-def _check_budget(config: Config) -> Iterator[Finding]:
-    if config.budget is not None and config.judge.kind != "offline" and config.judge.price is None:
-        yield _error(
-            "budget",
-            "a budget needs a price, but the judge profile has none",
-            "set judge.price={input: DOLLARS, output: DOLLARS} per million tokens, or remove budget",
-            "judge.price",
-        )
-
-
 def _check_loss(config: Config) -> Iterator[Finding]:
     training = config.training
     if training.loss_type != "bnpo":
         return
     reason = "loss_type bnpo averages over the tokens of each pass"
     if training.token_budget == "auto":
-        yield _error(
+        yield error_finding(
             "training.token_budget",
             f"{reason}, so with token_budget: auto the memory of the machine would decide what is trained",
             "set token_budget to null and choose per_device_train_batch_size, or set loss_type to dapo",
             "training.loss_type",
         )
     elif training.token_budget is not None or training.gradient_accumulation_steps > 1:
-        yield _note(
+        yield note_finding(
             "training.loss_type",
             f"{reason}: another per_device_train_batch_size or number of processes trains something else",
             "set loss_type to dapo, which averages over the tokens of the whole step",
@@ -452,7 +360,7 @@ def _check_loss(config: Config) -> Iterator[Finding]:
 
 def _check_rollout(config: Config) -> Iterator[Finding]:
     if config.training.rollout_rows is not None and config.engine == "plain":
-        yield _error(
+        yield error_finding(
             "training.rollout_rows",
             "rollout_rows has no effect in TRL, which samples all completions of a step together",
             "set engine to fast, or remove rollout_rows",
@@ -462,7 +370,7 @@ def _check_rollout(config: Config) -> Iterator[Finding]:
 
 def _check_dropout(config: Config) -> Iterator[Finding]:
     if config.training.method == "lora" and config.lora.dropout:
-        yield _note(
+        yield note_finding(
             "lora.dropout",
             "lora.dropout has no effect: the loss scores the policy that drew the completions,"
             " which has no dropout",
@@ -472,7 +380,7 @@ def _check_dropout(config: Config) -> Iterator[Finding]:
 
 def _check_vllm(config: Config) -> Iterator[Finding]:
     if config.training.use_vllm and config.engine != "plain":
-        yield _error(
+        yield error_finding(
             "training.use_vllm",
             "use_vllm works only with TRL's own trainer, which engine: fast replaces",
             "set engine to plain, or remove use_vllm",
@@ -480,7 +388,7 @@ def _check_vllm(config: Config) -> Iterator[Finding]:
         )
     in_process = config.training.use_vllm and config.training.vllm_mode == "colocate"
     if in_process and config.model.revision and config.model.folder() is None:
-        yield _error(
+        yield error_finding(
             "model.revision",
             "vLLM would load the default revision: TRL passes it the model's name only",
             f"download the revision (hf download {config.model.path} --revision"
@@ -490,7 +398,7 @@ def _check_vllm(config: Config) -> Iterator[Finding]:
 
 def _check_name_and_sinks(config: Config) -> Iterator[Finding]:
     if not _EXPERIMENT_NAME_PATTERN.fullmatch(config.name):
-        yield _error(
+        yield error_finding(
             "name",
             f'"{config.name[:40]}" is not a valid experiment name',
             "use letters, digits, dots, dashes and underscores",
@@ -499,7 +407,7 @@ def _check_name_and_sinks(config: Config) -> Iterator[Finding]:
         spec = importlib.util.find_spec(extra)
         # A folder with the same name, such as ./wandb, is found as a namespace package without an origin.
         if spec is None or spec.origin is None:
-            yield _error(
+            yield error_finding(
                 f"report_to.{position}",
                 f"report_to lists {extra}, which is not installed",
                 f"uv sync --extra {extra}   or remove {extra} from report_to",

@@ -16,6 +16,7 @@ from typing import TypedDict
 from ida_tui.events import types as ev
 from ida_tui.events.history import PackedHistory
 from ida_tui.events.judge_totals import JudgeTotals, add_judge_batch, with_cost
+from ida_tui.events.memory_peaks import update_phase_peaks
 from ida_tui.events.scoring import ScoringPeriod, continue_scoring
 from ida_tui.events.weight_change import WeightMovement, weight_movement
 from ida_tui.util.statistics import mean_of_known
@@ -355,7 +356,7 @@ def fold(state: RunState, record: ev.Record) -> RunState:
                 memory=event,
                 memory_samples=(*state.memory_samples, event)[-MAX_MEMORY_SAMPLES:],
                 memory_peak=max(state.memory_peak, event.process, event.process_peak),
-                memory_by_phase=_update_phase_peaks(state, event),
+                memory_by_phase=update_phase_peaks(state.memory_by_phase, state.run, event),
                 current_step_peak=max(state.current_step_peak, event.process),
                 system_peak=max(state.system_peak, event.system_used),
             )
@@ -454,25 +455,6 @@ def _seconds_between(start: str, end: str) -> float | None:
         return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
     except (ValueError, TypeError):
         return None
-
-
-def run_memory(run: ev.RunStarted | None, sample: ev.MemorySampled) -> int:
-    """Memory of the run in bytes, as its memory plan counts it.
-
-    With CUDA the plan counts the memory of the device; on other devices, including Metal, it counts the
-    memory of the process.
-    """
-    if run is not None and run.device == "cuda":
-        return (sample.device_tensors or 0) + (sample.device_cache or 0)
-    return sample.process
-
-
-def _update_phase_peaks(state: RunState, sample: ev.MemorySampled) -> Mapping[ev.Phase, int]:
-    """Peak memory of each phase, updated with one more sample."""
-    used = run_memory(state.run, sample)
-    if used <= state.memory_by_phase.get(sample.phase, 0):
-        return state.memory_by_phase
-    return {**state.memory_by_phase, sample.phase: used}
 
 
 def _attach_verdict(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 
-from ida_tui.config.checks import RETIREMENT_NOTICE_DAYS
+from ida_tui.config.judge_checks import RETIREMENT_NOTICE_DAYS
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.judge.backends.openai.prompt import system_message
 

@@ -21,3 +21,13 @@ class Finding:
     """What to do; empty if nothing needs to be done."""
     related_keys: tuple[str, ...] = ()
     """Other config keys that the finding depends on."""
+
+
+def error_finding(key: str, text: str, fix: str, *related_keys: str) -> Finding:
+    """A finding that prevents a run."""
+    return Finding("error", key, text, fix, related_keys)
+
+
+def note_finding(key: str, text: str, fix: str) -> Finding:
+    """A finding that is only printed."""
+    return Finding("note", key, text, fix)

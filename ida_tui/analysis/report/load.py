@@ -15,7 +15,8 @@ from ida_tui.analysis.report.select import SelectedCompletions, select_completio
 from ida_tui.errors import UsageError
 from ida_tui.events import types as ev
 from ida_tui.events.codec import EventError
-from ida_tui.events.state import fold, run_memory
+from ida_tui.events.memory_peaks import run_memory
+from ida_tui.events.state import fold
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import decode_line

@@ -3,8 +3,8 @@
 TRL runs prompt and completion of every row through the model, padded to the longest row. Without Triton it
 also applies the output layer to prompts and padding. Here each distinct prompt goes through the model once,
 and its keys and values (with their gradients) serve all its completions. Completions of similar length form
-a micro-batch, and only completion tokens reach the output layer. `tests/engine/test_fast_parity.py` compares
-the results and the gradients with TRL's.
+a micro-batch, and only completion tokens reach the output layer. `tests/engine/trainer/test_fast_parity.py`
+compares the results and the gradients with TRL's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """GRPO trainer: `trl.GRPOTrainer` with step events, a judge as its reward, and verified checkpoints.
 
-`InstrumentedGRPOTrainer` computes exactly what `trl.GRPOTrainer` computes: `tests/engine/test_parity.py`
-compares losses and final weights. It overrides these methods, listed in the order of one step:
+`InstrumentedGRPOTrainer` computes exactly what `trl.GRPOTrainer` computes:
+`tests/engine/trainer/test_parity.py` compares losses and final weights. It overrides these methods, listed
+in the order of one step:
 
     _get_train_sampler                  order of the prompts, also after a resume
     _generate_and_score_completions     rollout: generation, reference log-probabilities, reward, advantages

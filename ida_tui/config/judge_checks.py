@@ -1,0 +1,109 @@
+"""Checks of the judge, the reward formula and the budget of a resolved experiment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import date
+
+from ida_tui.config.schema import Config, JudgeConfig
+from ida_tui.errors import UsageError
+from ida_tui.util import plugins
+from ida_tui.util.finding import Finding, error_finding, note_finding
+
+RETIREMENT_NOTICE_DAYS = 60
+"""Number of days before a judge model's retirement at which a note appears."""
+_ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def check_scoring(config: Config, today: date) -> Iterator[Finding]:
+    """All errors and notes about what scores the completions.
+
+    Args:
+        config: the resolved experiment.
+        today: the date to compare retirement dates with.
+    """
+    yield from _check_judge(config.judge, today)
+    yield from _check_formula(config.rubric.formula)
+    yield from _check_budget(config)
+
+
+def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
+    if judge.options and judge.kind != "plugin":
+        yield error_finding(
+            "judge.options", "only a plugin judge accepts options", "remove judge.options"
+        )
+    if judge.kind == "offline":
+        return
+    if judge.kind == "plugin":
+        yield from _check_plugin("judge.model", plugins.JUDGE_GROUP, judge.model)
+        return
+    if not judge.model.strip():
+        yield error_finding(
+            "judge.model",
+            "the judge has no model",
+            "set judge.model to the name the server uses, or use judge: offline",
+        )
+    if judge.base_url is not None and not re.match(r"https?://[^\s/]", judge.base_url):
+        yield error_finding(
+            "judge.base_url",
+            "judge.base_url is not a valid URL",
+            "write it as http://127.0.0.1:9000/v1, with http:// or https://",
+        )
+    if judge.api_key_env is not None and not _ENV_NAME_PATTERN.fullmatch(judge.api_key_env):
+        yield error_finding(
+            "judge.api_key_env",
+            "api_key_env must be the name of an environment variable, not a key",
+            "export the key as OPENAI_API_KEY and write api_key_env: OPENAI_API_KEY",
+        )
+    if judge.samples > 1 and judge.temperature == 0:
+        yield note_finding(
+            "judge.samples",
+            f"{judge.samples} judgments at temperature 0 are nearly identical",
+            "set judge.temperature=0.7 or judge.samples=1",
+        )
+    if judge.shutdown_date is None:
+        return
+    try:
+        days = (date.fromisoformat(judge.shutdown_date) - today).days
+    except ValueError:
+        yield error_finding(
+            "judge.shutdown_date",
+            f'"{judge.shutdown_date}" is not a valid date',
+            "write it as YYYY-MM-DD, or null",
+        )
+        return
+    if days < RETIREMENT_NOTICE_DAYS:
+        name = judge.model
+        text = f"{name} retires on {judge.shutdown_date} ({days} day{'s' if days != 1 else ''})"
+        if days == 0:
+            text = f"{name} retires today ({judge.shutdown_date})"
+        elif days < 0:
+            text = f"{name} was scheduled to retire on {judge.shutdown_date}"
+        yield note_finding(
+            "judge.model",
+            text,
+            "choose another judge; list them with: ida-tui --list judges",
+        )
+
+
+def _check_formula(formula: str) -> Iterator[Finding]:
+    if formula != "r_ida":
+        yield from _check_plugin("rubric.formula", plugins.FORMULA_GROUP, formula)
+
+
+def _check_plugin(key: str, group: str, name: str) -> Iterator[Finding]:
+    try:
+        plugins.find_plugin(group, name)
+    except UsageError as error:
+        yield error_finding(key, error.title, error.hint)
+
+
+def _check_budget(config: Config) -> Iterator[Finding]:
+    if config.budget is not None and config.judge.kind != "offline" and config.judge.price is None:
+        yield error_finding(
+            "budget",
+            "a budget needs a price, but the judge profile has none",
+            "set judge.price={input: DOLLARS, output: DOLLARS} per million tokens, or remove budget",
+            "judge.price",
+        )
