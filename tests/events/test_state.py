@@ -164,7 +164,7 @@ def state_at_times(*timed_events: tuple[float, ev.Event]) -> RunState:
 
 def end(seconds: float, paused_s: float | None) -> ev.RunEnded:
     return ev.RunEnded(
-        "done", 0, 2, None, None, 0.1, seconds, 0.0, "Training complete", "", paused_s
+        "done", 0, 2, None, None, 0.1, seconds, 0.0, "Training complete", "", paused_s=paused_s
     )
 
 

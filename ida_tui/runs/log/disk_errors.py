@@ -19,6 +19,8 @@ MIN_REPORTED_WAIT_S = 5.0
 """Shortest wait for the disk that is worth a notice."""
 
 RESUMES_AUTOMATICALLY = "the run then resumes automatically without losing anything"
+REMOVED_MESSAGE = "parent directory"
+"""Part of the message of a library that writes into a directory that is gone."""
 DISK_FULL_MESSAGES = ("no space left", "os error 28", "disk quota exceeded", "failed writing file")
 """Messages for a full disk from libraries that do not raise OSError."""
 LOW_SPACE_BYTES = 64e6
@@ -34,6 +36,10 @@ class DiskError:
 
 
 DISK_FULL = DiskError("the disk is full", f"free some space; {RESUMES_AUTOMATICALLY}")
+_REMOVED = DiskError(
+    "files disappeared while they were written",
+    f"check what removes files of the run directory; {RESUMES_AUTOMATICALLY}",
+)
 _READ_ONLY = DiskError(
     "the disk is read-only", f"make the disk writable again; {RESUMES_AUTOMATICALLY}"
 )
@@ -54,6 +60,7 @@ ERRORS_BY_ERRNO = {
     errno.EPERM: _PERMISSION_DENIED,
     errno.EIO: _FAILING,
     errno.ESTALE: _FAILING,
+    errno.ENOENT: _REMOVED,
 }
 
 
@@ -67,6 +74,8 @@ def disk_error_of(error: BaseException, folder: Path) -> DiskError | None:
     if isinstance(error, OSError) and error.errno in ERRORS_BY_ERRNO:
         return ERRORS_BY_ERRNO[error.errno]
     text = str(error).lower()
+    if REMOVED_MESSAGE in text and "does not exist" in text:
+        return _REMOVED
     if not any(message in text for message in DISK_FULL_MESSAGES):
         return None
     try:

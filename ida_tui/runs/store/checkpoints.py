@@ -9,6 +9,7 @@ without a matching seal is reported as broken and never used to resume.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -83,7 +84,8 @@ def save_checkpoint(
         temporary.mkdir()
         write_files(temporary)
         if missing := _first_missing_file({file.name for file in temporary.iterdir()}):
-            raise OSError(f"{missing} is missing in the checkpoint of step {step}")
+            text = f"{missing} is missing in the checkpoint of step {step}"
+            raise FileNotFoundError(errno.ENOENT, text)
         seal = {
             "version": VERSION,
             "step": step,
