@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ida_tui.config import profiles
 from ida_tui.config.model_files import ModelShape, inspect_model
@@ -400,12 +401,21 @@ def _step_items(
         sampled_rows = min(step.rows, training.rollout_rows or step.rows)
     yield from generation_items(config, device, shape, replace(step, rows=sampled_rows), "sampling")
     batch = replace(step, rows=training.per_device_train_batch_size)
-    activations = terms.activation_bytes(
-        config, shape, batch, attention, compute=compute, weight=weight, autocast=autocast
+    activation_bytes = partial(
+        terms.activation_bytes,
+        config,
+        shape,
+        batch,
+        compute=compute,
+        weight=weight,
+        autocast=autocast,
     )
+    activations = activation_bytes(attention)
     tiles = terms.lm_head_bytes(shape, batch, training.method == "lora", compute)
     yield MemoryItem("activations", activations, "update")
     yield MemoryItem("LM-head tiles", tiles, "update")
     recomputed = device == "cpu" and training.gradient_checkpointing is not False
     slack = RECOMPUTED_ALLOCATOR_SLACK if recomputed else ALLOCATOR_SLACK[device]
-    yield MemoryItem("allocator", slack * (activations + tiles), "update")
+    # Attention matrices are so large that the allocator returns their pages to the system at once.
+    fragmented = min(activations, activation_bytes("fused")) + tiles
+    yield MemoryItem("allocator", slack * fragmented, "update")

@@ -30,17 +30,21 @@ class DrawnLogprobs:
     """
 
     def __init__(self) -> None:
-        self._parts: list[tuple[list[int], torch.Tensor]] = []
+        self._parts: list[tuple[list[int], list[float] | torch.Tensor]] = []
 
     def add(self, rows: Sequence[int], logprobs: torch.Tensor) -> None:
         """Add the next token of each of these rows, (rows,)."""
-        self._parts.append((list(rows), logprobs))
+        # On the CPU, small tensors that stay between the large ones of each token would fragment the heap.
+        # On a GPU, reading them here would make the host wait for the next forward pass.
+        is_on_host = logprobs.device.type == "cpu"
+        self._parts.append((list(rows), logprobs.tolist() if is_on_host else logprobs))
 
     def padded(self, rows: int, width: int) -> torch.Tensor:
         """The first `rows` rows and `width` tokens, (rows, width), zero where a row has no token."""
         values: list[list[float]] = [[] for _ in range(rows)]
         for indices, logprobs in self._parts:
-            for row, value in zip(indices, logprobs.tolist(), strict=True):
+            floats = logprobs if isinstance(logprobs, list) else logprobs.tolist()
+            for row, value in zip(indices, floats, strict=True):
                 if row < rows:
                     values[row].append(value)
         return torch.tensor([(row + [0.0] * width)[:width] for row in values])
