@@ -397,7 +397,7 @@ class JudgeService:
         client = self._get_client()
         models = await client.list_models()
         if isinstance(models, RequestFault):
-            if models.kind == "fatal" and models.status in (401, 403):
+            if models.kind == "fatal" and models.status in (401, 403, None):
                 raise client.unavailable_error(models)
             if models.status is None and models.kind == "transient":
                 self._warn(
