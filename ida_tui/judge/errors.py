@@ -19,6 +19,8 @@ from ida_tui.errors import ExitCode, IdaError
 
 MAX_MESSAGE_CHARS = 200
 """Maximum length of a displayed server message, in characters."""
+MAX_WAIT_S = 1e9
+"""Longest wait that is told apart, in seconds: 30 years."""
 UNTRUSTED_CERTIFICATE = "untrusted_certificate"
 """`RequestFault.code` of a server whose TLS certificate is not trusted."""
 OFFLINE_HINT = "or set judge=offline, which needs no key"
@@ -186,8 +188,8 @@ def parse_retry_after(headers: Mapping[str, str], now: datetime | None = None) -
 
 
 def _finite_wait(seconds: float) -> float | None:
-    """The wait, at least 0; None if it is NaN or infinite."""
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    """The wait, from 0 to `MAX_WAIT_S`; None if it is NaN or infinite."""
+    return min(max(0.0, seconds), MAX_WAIT_S) if math.isfinite(seconds) else None
 
 
 def unavailable_error(

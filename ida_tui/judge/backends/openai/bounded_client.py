@@ -15,7 +15,7 @@ MAX_REPLY_BYTES = 256 * 1024
 """Largest body of a reply, both as received and decompressed. The largest verdict has a few kB."""
 MAX_HEADERS = 100
 """Largest number of headers in a reply; `h11` limits their size to 100 kB."""
-_KEPT_HEADERS = ("retry-after", "retry-after-ms", "location")
+_KEPT_HEADERS = (b"retry-after", b"retry-after-ms", b"location")
 """Headers that are read later. The encoding of the text is always UTF-8, whatever the server states."""
 
 
@@ -56,7 +56,9 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
         except (ValueError, RuntimeError, httpx2.InvalidURL, httpx2.DecodingError) as error:
             text = f"the reply is not valid HTTP ({type(error).__name__})"
             raise UnacceptableReply(text) from error
-        headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+        headers = [
+            (name, value) for name, value in response.headers.raw if name.lower() in _KEPT_HEADERS
+        ]
         return httpx2.Response(
             response.status_code, headers=headers, content=content, request=request
         )
