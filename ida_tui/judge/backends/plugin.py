@@ -87,9 +87,8 @@ class PluginJudge:
             PluginFailure: the plugin failed, or did not return in time.
         """
         if self._late_calls >= self._concurrency:
-            raise PluginFailure(
-                f"it does not return: {self._late_calls} calls take longer than {self._timeout_s:g} s"
-            )
+            calls = "1 call takes" if self._late_calls == 1 else f"{self._late_calls} calls take"
+            raise PluginFailure(f"it does not return: {calls} longer than {self._timeout_s:g} s")
         arguments = {
             "prompt": request.prompt,
             "kind": request.kind,
