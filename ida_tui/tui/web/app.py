@@ -6,6 +6,7 @@ mouse and no palette.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -91,13 +92,21 @@ class WebApp(IdaApp):
         arguments = ", ".join(map(repr, parameters))
         return (f"{action}({arguments})" if arguments else action) in READ_ONLY_ACTIONS
 
-    def press(self, key: str) -> None:
-        """Run the action of a key if it is read-only. Safe to call from another task.
+    async def press(self, key: str) -> None:
+        """Run the action of a key if it is read-only, and wait until it has run.
 
         Args:
             key: a key name as Textual spells it.
         """
-        self.call_later(self._run_key, key)
+        handled = asyncio.Event()
+        if self.call_later(self._handle_key, key, handled):
+            await handled.wait()
+
+    async def _handle_key(self, key: str, handled: asyncio.Event) -> None:
+        try:
+            await self._run_key(key)
+        finally:
+            handled.set()
 
     async def _run_key(self, key: str) -> None:
         screen = self.screen
