@@ -30,6 +30,9 @@ SCREEN_SIZE = (120, 40)
 FRAME_SECONDS = 0.1
 """Shortest time in seconds between two frames."""
 
+MOUNT_POLL_S = 0.01
+"""Seconds between two checks whether a new screen is ready."""
+
 READ_ONLY_ACTIONS = frozenset(
     {
         "go('run')", "go('completions')", "cursor_down", "cursor_up", "cursor_top", "cursor_bottom",
@@ -82,6 +85,7 @@ class WebApp(IdaApp):
         self.run_controller = ReadOnlyRunController(self)
         self._on_frame = on_frame
         self._stale = True
+        self._stopping = False
 
     async def on_mount(self) -> None:
         """Start drawing changed screens, at most ten times a second."""
@@ -102,9 +106,18 @@ class WebApp(IdaApp):
         if self.call_later(self._handle_key, key, handled):
             await handled.wait()
 
+    def stop(self) -> None:
+        """Exit after the key that is being handled; keys that still wait are ignored."""
+        self._stopping = True
+        self.call_later(self.exit)
+
     async def _handle_key(self, key: str, handled: asyncio.Event) -> None:
         try:
-            await self._run_key(key)
+            if not self._stopping:
+                await self._run_key(key)
+                # An app that exits while a screen is being built reports an error.
+                while not self.screen.is_mounted:
+                    await asyncio.sleep(MOUNT_POLL_S)
         finally:
             handled.set()
 

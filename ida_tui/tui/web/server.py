@@ -183,13 +183,13 @@ async def _send_messages(browser: web.WebSocketResponse, queue: asyncio.Queue[st
 
 
 def _is_own_error(record: logging.LogRecord) -> bool:
-    """Whether a record is about an error of the server, not about a request that is not valid HTTP."""
+    """Whether a record is about an error of the server, not of a browser that sends no HTTP or leaves."""
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError)
+    return not isinstance(error, HttpProcessingError | ConnectionError)
 
 
 def quiet_logger() -> logging.Logger:
-    """The logger of the server, which ignores malformed requests."""
+    """The logger of the server, which ignores malformed and abandoned requests."""
     logger = logging.getLogger(__name__)
     logger.addFilter(_is_own_error)
     return logger
@@ -226,7 +226,7 @@ async def _serve_until_stopped(directory: Path, listener: socket.socket, port: i
     await web.SockSite(runner, listener).start()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, app.exit)
+        loop.add_signal_handler(number, app.stop)
     try:
         await app.run_async(headless=True, size=SCREEN_SIZE)
     finally:
