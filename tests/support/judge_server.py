@@ -20,6 +20,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -154,7 +155,7 @@ class ScriptedJudge:
         """Bodies of the chat completion requests, in order of arrival."""
         self.authorizations: list[str] = []
         """Their Authorization headers."""
-        self.headers: list[Mapping[str, str]] = []
+        self.headers: list[Message] = []
         """All of their headers."""
         self.max_open_calls = 0
         """Largest number of calls that were open at the same time."""
@@ -204,7 +205,7 @@ class ScriptedJudge:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def enter(self, body: dict[str, Any], headers: Mapping[str, str]) -> Behavior:
+    def enter(self, body: dict[str, Any], headers: Message) -> Behavior:
         """Record an arriving call and return its behavior."""
         with self.arrived:
             self.requests.append(body)
@@ -295,7 +296,7 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
             if self.path != "/v1/chat/completions":
                 self._send(404, {"error": {"message": f"no route {self.path}"}})
                 return
-            behavior = judge.enter(body, dict(self.headers.items()))
+            behavior = judge.enter(body, self.headers)
             if isinstance(behavior, Hold):
                 behavior.release.wait(30)
                 behavior = Judge()
