@@ -200,7 +200,7 @@ class JudgeConfig(_Section):
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     """Maximum number of concurrent calls."""
     timeout_s: PositiveFloat = 30.0
-    """Timeout of one call, in seconds."""
+    """Timeout of one whole call, in seconds, from the connection to the end of the reply."""
     max_retries: Annotated[int, Field(ge=0, le=20)] = 3
     """Maximum retries of a call after a temporary error."""
     max_wait_s: Annotated[float, Field(ge=0)] = 600.0

@@ -13,11 +13,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
+from urllib.parse import urlsplit
 
 from ida_tui.errors import ExitCode, IdaError
 
 MAX_MESSAGE_CHARS = 200
 """Maximum length of a displayed server message, in characters."""
+MAX_WAIT_S = 1e9
+"""Longest wait that is told apart, in seconds: 30 years."""
+UNTRUSTED_CERTIFICATE = "untrusted_certificate"
+"""`RequestFault.code` of a server whose TLS certificate is not trusted."""
 OFFLINE_HINT = "or set judge=offline, which needs no key"
 
 _NO_CREDIT_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
@@ -91,6 +96,8 @@ def classify_response(
         sent: the optional parameters of the request, one of which the server may name.
         key: the API key in use, to be removed from the text of the fault.
     """
+    if 300 <= status < 400:
+        return RequestFault("rejected", _redirect_text(status, headers, key), status)
     message, code, parameter = _error_fields(body)
     text = f"HTTP {status}: {redact(message, key)}" if message.strip() else f"HTTP {status}"
     if status in (401, 402, 403, 404) or code in _NO_CREDIT_CODES:
@@ -113,6 +120,21 @@ def classify_response(
             retry_after_s=parse_retry_after(headers), overload=status in (429, 503),
         )  # fmt: skip
     return RequestFault("rejected", text, status, code)
+
+
+def _redirect_text(status: int, headers: Mapping[str, str], key: str | None) -> str:
+    """Where a redirect points to; it is not followed, so that no other host receives the prompt."""
+    try:
+        target = urlsplit(headers.get("location", ""))
+        port = f":{target.port}" if target.port else ""
+        place = f"{target.scheme}://{target.hostname}{port}" if target.hostname else "its own host"
+    except ValueError:
+        place = "an invalid address"
+    return redact(
+        f"HTTP {status}: redirects are not followed, and this one points to {place}; "
+        "set judge.base_url to the final address",
+        key,
+    )
 
 
 def _error_fields(body: str) -> tuple[str, str, str]:
@@ -166,8 +188,8 @@ def parse_retry_after(headers: Mapping[str, str], now: datetime | None = None) -
 
 
 def _finite_wait(seconds: float) -> float | None:
-    """The wait, at least 0; None if it is NaN or infinite."""
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    """The wait, from 0 to `MAX_WAIT_S`; None if it is NaN or infinite."""
+    return min(max(0.0, seconds), MAX_WAIT_S) if math.isfinite(seconds) else None
 
 
 def unavailable_error(
@@ -177,6 +199,12 @@ def unavailable_error(
 
     `key_name` is the environment variable of the key that was sent; None if no key was sent.
     """
+    if fault.code == UNTRUSTED_CERTIFICATE:
+        return JudgeUnavailable(
+            f"the TLS certificate of {host} is not trusted: {fault.text}",
+            "check judge.base_url; for a private server, set SSL_CERT_FILE to its CA certificate, and "
+            f"on this machine use http://\n{OFFLINE_HINT}",
+        )
     server_message = f"\nserver message: {fault.text}"
     if key_name:
         set_key = f"export {key_name}=sk-..., or add {key_name}=sk-... to .env\n{OFFLINE_HINT}"

@@ -38,10 +38,11 @@ from ida_tui.judge.budget import Budget, PaidReply
 from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
 from ida_tui.judge.cache.store import VerdictCache, cache_folder
 from ida_tui.judge.collect import collect
-from ida_tui.judge.errors import RequestFault
+from ida_tui.judge.errors import JudgeInterrupted, RequestFault
 from ida_tui.judge.estimate import retirement_warning
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
 from ida_tui.rewards.formulas import Formula, load_formula_plugin
+from ida_tui.util.plugin_threads import PluginStopped
 from ida_tui.util.text import is_blank
 
 CLOSE_TIMEOUT_S = 2.0
@@ -62,22 +63,35 @@ class JudgeServiceOptions:
     """Wait before the first retry of a transient error, in seconds."""
     today: date | None = None
     """The date for the judge's retirement warning; None uses the current date."""
+    should_stop: Callable[[], bool] = lambda: False
+    """Polled while a plugin loads."""
 
 
 DEFAULT_OPTIONS = JudgeServiceOptions()
 
 
-def scoring_of(config: Config) -> tuple[str, dict[str, str]]:
+def scoring_of(
+    config: Config, *, should_stop: Callable[[], bool] = lambda: False
+) -> tuple[str, dict[str, str]]:
     """The label of a run's judge, and what its scores depend on, without starting a service.
 
     Raises:
         IdaError: the judge plugin cannot be used.
+        JudgeInterrupted: `should_stop` returned true while the plugin loaded.
     """
-    plugin = PluginJudge(config.judge) if config.judge.kind == "plugin" else None
+    plugin = _load_plugin(config.judge, should_stop)
     label = ev.OFFLINE_JUDGE if config.judge.kind == "offline" else config.judge.model
     version = plugin.version if plugin is not None else None
     parts = scoring_parts(config.judge, config.rubric, config.prompts, version)
     return plugin.label if plugin is not None else label, parts
+
+
+def _load_plugin(config: JudgeConfig, should_stop: Callable[[], bool]) -> PluginJudge | None:
+    """The judge plugin of a profile; None for another kind of judge."""
+    try:
+        return PluginJudge(config, should_stop=should_stop) if config.kind == "plugin" else None
+    except PluginStopped:
+        raise JudgeInterrupted from None
 
 
 class JudgeService:
@@ -92,6 +106,7 @@ class JudgeService:
 
     Raises:
         IdaError: the judge plugin or the formula plugin cannot be used.
+        JudgeInterrupted: a stop was requested while a plugin loaded.
     """
 
     def __init__(
@@ -105,7 +120,7 @@ class JudgeService:
     ) -> None:
         self.warnings: list[str] = []
         """Warnings for the user, oldest first; grows while the service runs."""
-        self._plugin = PluginJudge(config) if config.kind == "plugin" else None
+        self._plugin = _load_plugin(config, options.should_stop)
         self.label = ev.OFFLINE_JUDGE if config.kind == "offline" else config.model
         """The judge's name in verdicts and on screens."""
         if self._plugin is not None:
@@ -113,7 +128,10 @@ class JudgeService:
         self.formula: Formula | None = None
         """The rubric's formula plugin, which replaces R_IDA; None for R_IDA."""
         if rubric.formula != "r_ida":
-            self.formula = load_formula_plugin(rubric.formula)
+            try:
+                self.formula = load_formula_plugin(rubric.formula, should_stop=options.should_stop)
+            except PluginStopped:
+                raise JudgeInterrupted from None
         version = self._plugin.version if self._plugin is not None else None
         self.scoring = scoring_parts(config, rubric, prompts, version)
         """What its scores depend on."""
@@ -397,7 +415,7 @@ class JudgeService:
         client = self._get_client()
         models = await client.list_models()
         if isinstance(models, RequestFault):
-            if models.kind == "fatal" and models.status in (401, 403):
+            if models.kind == "fatal" and models.status in (401, 403, None):
                 raise client.unavailable_error(models)
             if models.status is None and models.kind == "transient":
                 self._warn(

@@ -19,6 +19,7 @@ from ida_tui.config.schema import AXES
 from ida_tui.errors import UsageError
 from ida_tui.rewards.r_ida import MAX_SCORE, r_ida
 from ida_tui.util import plugins
+from ida_tui.util.plugin_threads import PluginFailure, PluginTimeout, run_call
 from ida_tui.util.text import quoted
 
 RewardFunction = Callable[[float, float, float], float]
@@ -28,6 +29,10 @@ _Evaluator = Callable[[_AxisScores], float]
 
 MAX_EXPRESSION_CHARS = 300
 """Maximum length of an expression, in characters."""
+
+
+FORMULA_TIMEOUT_S = 5.0
+"""Longest wait for the reward of a formula plugin, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ def parse_formula(text: str, weights: Mapping[str, float] | None = None) -> Form
     return _expression_formula(text)
 
 
-def load_formula_plugin(name: str) -> Formula:
+def load_formula_plugin(name: str, *, should_stop: Callable[[], bool] = lambda: False) -> Formula:
     """Load a formula plugin: an entry point of the group `ida_tui.formulas`.
 
     The plugin is a function of align, risk and detail, 0 to 10 each, that returns the reward, 0 to 1. If it
@@ -103,25 +108,58 @@ def load_formula_plugin(name: str) -> Formula:
     Raises:
         UsageError: no installed package provides the formula.
         IdaError: the plugin cannot be loaded.
+        PluginStopped: `should_stop` returned true.
     """
-    function = plugins.load_plugin(plugins.FORMULA_GROUP, name)
-    entry = plugins.find_plugin(plugins.FORMULA_GROUP, name)
-    if not callable(function):
-        raise plugins.plugin_error(
-            plugins.FORMULA_GROUP, entry, TypeError(f"{type(function).__name__} is not callable")
-        )
-    summary = (getattr(function, "__doc__", None) or "").strip().partition("\n")[0]
 
-    def reward(align: float, risk: float, detail: float) -> float:
+    def build(plugin: object) -> tuple[Callable[..., object], str]:
+        if not callable(plugin):
+            raise TypeError(f"{type(plugin).__name__} is not callable")
+        documentation = getattr(plugin, "__doc__", None)
+        return plugin, documentation if isinstance(documentation, str) else ""
+
+    function, documentation = plugins.load_plugin(
+        plugins.FORMULA_GROUP, name, build, should_stop=should_stop
+    )
+    entry = plugins.describe_plugin(plugins.find_plugin(plugins.FORMULA_GROUP, name))
+    summary = documentation.strip().partition("\n")[0]
+    return Formula(name, summary or entry, _PluginReward(function, entry))
+
+
+class _PluginReward:
+    """The reward of a formula plugin. Once a call does not return, the formula is not called again.
+
+    Args:
+        function: the plugin.
+        entry: its name and package, for messages.
+    """
+
+    def __init__(self, function: Callable[..., object], entry: str) -> None:
+        self._function = function
+        self._entry = entry
+        self._hangs = False
+
+    def __call__(self, align: float, risk: float, detail: float) -> float:
+        """The reward, 0 to 1.
+
+        Raises:
+            ArithmeticError: the plugin failed or returned anything else.
+        """
+
+        def call() -> float:
+            return float(self._function(align, risk, detail))  # type: ignore[arg-type]  # any object
+
+        if self._hangs:
+            raise ArithmeticError(f"the plugin {self._entry} does not return")
         try:
-            value = float(function(align, risk, detail))
-        except Exception as error:
-            raise ArithmeticError(f"{type(error).__name__}: {error}") from error
+            value = run_call(call, FORMULA_TIMEOUT_S)
+        except PluginTimeout as timeout:
+            self._hangs = True
+            raise ArithmeticError(f"the plugin {self._entry}: {timeout}") from timeout
+        except PluginFailure as failure:
+            raise ArithmeticError(f"the plugin {self._entry} failed: {failure}") from failure
         if not 0 <= value <= 1:  # NaN fails every comparison
             raise ArithmeticError(f"the result must be between 0 and 1, not {value:g}")
         return value
-
-    return Formula(name, summary or plugins.describe_plugin(entry), reward)
 
 
 def formula_text(formula: Formula | None = None) -> str:

@@ -9,13 +9,19 @@ metadata only. A plugin runs with all permissions of this process.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar
 
 from ida_tui.errors import ExitCode, IdaError, UsageError
+from ida_tui.util.plugin_threads import PluginFailure, run_call
 from ida_tui.util.text import quoted
 
 JUDGE_GROUP = "ida_tui.judges"
 FORMULA_GROUP = "ida_tui.formulas"
+LOAD_TIMEOUT_S = 600.0
+"""Longest wait for the import of a plugin, in seconds; it may load a model."""
+T = TypeVar("T")
 _PLUGIN_KINDS = {JUDGE_GROUP: "judge", FORMULA_GROUP: "formula"}
 
 
@@ -49,29 +55,35 @@ def find_plugin(group: str, name: str) -> EntryPoint:
     return next(iter(entries.values()))
 
 
-def load_plugin(group: str, name: str) -> object:
-    """The object that a plugin's entry point refers to; its package is imported.
+def load_plugin(
+    group: str,
+    name: str,
+    build: Callable[[object], T],
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> T:
+    """What `build` makes of the object that a plugin's entry point refers to; its package is imported.
+
+    Args:
+        group: the entry point group.
+        name: the name of the plugin.
+        build: receives the object. It runs in the plugin's thread, because it calls the plugin's code.
+        should_stop: polled meanwhile.
 
     Raises:
         UsageError: no installed package provides the plugin, or several do.
-        IdaError: the plugin cannot be imported.
+        IdaError: the plugin cannot be imported or built.
+        PluginStopped: `should_stop` returned true.
     """
     entry = find_plugin(group, name)
     try:
-        return entry.load()
-    except Exception as error:
-        # Third-party code can raise anything; the error message names the plugin.
-        raise plugin_error(group, entry, error) from error
-
-
-def plugin_error(group: str, entry: EntryPoint, error: BaseException) -> IdaError:
-    """The error to raise for a plugin that cannot be used."""
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return IdaError(
-        f"the {_PLUGIN_KINDS[group]} {describe_plugin(entry)} cannot be used: {reason}",
-        f"fix or reinstall that package, or choose another {_PLUGIN_KINDS[group]}",
-        code=ExitCode.USAGE,
-    )
+        return run_call(lambda: build(entry.load()), LOAD_TIMEOUT_S, should_stop=should_stop)
+    except PluginFailure as failure:
+        raise IdaError(
+            f"the {_PLUGIN_KINDS[group]} {describe_plugin(entry)} cannot be used: {failure}",
+            f"fix or reinstall that package, or choose another {_PLUGIN_KINDS[group]}",
+            code=ExitCode.USAGE,
+        ) from failure
 
 
 def describe_plugin(entry: EntryPoint) -> str:

@@ -20,6 +20,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -95,7 +96,16 @@ class Hold:
     release: threading.Event
 
 
-Behavior = Judge | Status | Text | Refusal | Filtered | Reset | Stall | Raw | Hold
+@dataclass(frozen=True)
+class Wire:
+    """Write these bytes to the connection, part by part, until they end or the client leaves."""
+
+    parts: Iterable[bytes]
+    interval_s: float = 0.0
+    """Wait before every part but the first; stopping the server ends it."""
+
+
+Behavior = Judge | Status | Text | Refusal | Filtered | Reset | Stall | Raw | Hold | Wire
 Rule = Callable[[Mapping[str, Any]], Behavior | None]
 """Returns the behavior for a request body; None leaves the call to the script."""
 
@@ -127,7 +137,7 @@ class ScriptedJudge:
         rule: called before the script for every call, e.g. to refuse some requests always.
         delay_s: delay before every reply, in seconds; stopping the server ends the delay.
         port: port to listen on; 0 selects a free port.
-        models: an HTTP error to return in place of the list of models.
+        models: a behavior in place of the list of models.
     """
 
     def __init__(
@@ -137,16 +147,20 @@ class ScriptedJudge:
         rule: Rule | None = None,
         delay_s: float = 0.0,
         port: int = 0,
-        models: Status | None = None,
+        models: Status | Wire | None = None,
     ) -> None:
         self.models = models
-        """An error in place of the list of models."""
+        """A behavior in place of the list of models."""
         self.requests: list[dict[str, Any]] = []
         """Bodies of the chat completion requests, in order of arrival."""
         self.authorizations: list[str] = []
         """Their Authorization headers."""
+        self.headers: list[Message] = []
+        """All of their headers."""
         self.max_open_calls = 0
         """Largest number of calls that were open at the same time."""
+        self.wire_bytes = 0
+        """Bytes that `Wire` has written."""
         self.arrived = threading.Condition()
         """Notified whenever a call arrives."""
         self._script = list(script)
@@ -191,11 +205,12 @@ class ScriptedJudge:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def enter(self, body: dict[str, Any], authorization: str) -> Behavior:
+    def enter(self, body: dict[str, Any], headers: Message) -> Behavior:
         """Record an arriving call and return its behavior."""
         with self.arrived:
             self.requests.append(body)
-            self.authorizations.append(authorization)
+            self.authorizations.append(headers.get("Authorization", ""))
+            self.headers.append(headers)
             self._open += 1
             self.max_open_calls = max(self.max_open_calls, self._open)
             behavior = self._rule(body) if self._rule else None
@@ -203,6 +218,11 @@ class ScriptedJudge:
                 behavior = self._script.pop(0) if self._script else Judge()
             self.arrived.notify_all()
             return behavior
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the server stops."""
+        return self._stopping.is_set()
 
     def wait(self, seconds: float) -> None:
         """Wait; stopping the server ends the wait."""
@@ -262,7 +282,9 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
-            if self.path == "/v1/models" and judge.models is not None:
+            if self.path == "/v1/models" and isinstance(judge.models, Wire):
+                self._write(judge.models)
+            elif self.path == "/v1/models" and judge.models is not None:
                 self._send(judge.models.status, {"error": {"message": judge.models.message}})
             elif self.path == "/v1/models":
                 self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
@@ -274,7 +296,7 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
             if self.path != "/v1/chat/completions":
                 self._send(404, {"error": {"message": f"no route {self.path}"}})
                 return
-            behavior = judge.enter(body, self.headers.get("Authorization", ""))
+            behavior = judge.enter(body, self.headers)
             if isinstance(behavior, Hold):
                 behavior.release.wait(30)
                 behavior = Judge()
@@ -301,8 +323,23 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
                 self._send(behavior.status, {"error": error}, headers)
             elif isinstance(behavior, Raw):
                 self._send_text(200, behavior.body)
+            elif isinstance(behavior, Wire):
+                self._write(behavior)
             else:
                 self._send(200, _completion(body, behavior))
+
+        def _write(self, wire: Wire) -> None:
+            self.close_connection = True
+            try:
+                for number, part in enumerate(wire.parts):
+                    if number and wire.interval_s:
+                        judge.wait(wire.interval_s)
+                    if judge.is_stopping:
+                        return
+                    self.wfile.write(part)
+                    judge.wire_bytes += len(part)
+            except OSError:
+                pass  # the client left
 
         def _send(
             self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None

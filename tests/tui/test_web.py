@@ -276,6 +276,24 @@ def test_a_browser_that_sends_too_much_is_disconnected(finished_run: RunDirector
     serve_run(scenario)
 
 
+def test_a_browser_that_sends_too_many_keys_is_disconnected_and_others_are_served(
+    finished_run: RunDirectory,
+) -> None:
+    async def scenario(web_run: WebRun) -> None:
+        async with web_run.browser() as flood, web_run.browser() as other:
+            with contextlib.suppress(aiohttp.ClientError):
+                for _ in range(40_000):
+                    await flood.socket.send_str("3")
+            async with asyncio.timeout(WAIT_S):
+                while (await flood.socket.receive()).type == aiohttp.WSMsgType.TEXT:
+                    pass
+            assert flood.socket.close_code in (aiohttp.WSCloseCode.POLICY_VIOLATION, 1006)
+            await other.socket.send_str("2")
+            await other.until_shown("Training complete")
+
+    serve_run(scenario)
+
+
 # --- the command -------------------------------------------------------------------------------
 
 
@@ -316,6 +334,66 @@ def test_a_signal_stops_the_server_with_connected_browsers(
         asyncio.run(stop_while_connected(process, address))
         _, err = process.communicate(timeout=WAIT_S)
     assert (process.returncode, err) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_server_while_a_browser_sends_keys_without_end(
+    number: signal.Signals, finished_run: RunDirectory
+) -> None:
+    async def flood_and_stop(process: subprocess.Popen[str], address: str) -> None:
+        origin = address.rstrip("/")
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{origin}/socket", origin=origin) as socket,
+        ):
+            await Browser(socket).until_shown("Training complete")
+            with contextlib.suppress(aiohttp.ClientError):
+                for sent in range(100_000):
+                    await socket.send_str("3")
+                    if sent == 500:
+                        process.send_signal(number)
+
+    with command(str(RUN)) as (process, address):
+        asyncio.run(flood_and_stop(process, address))
+        _, err = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, err) == (0, "")
+
+
+MALFORMED_REQUESTS = [
+    b"\x00\xff\x16\x03\x01\r\n\r\n",
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost\r\n\r\n",
+    b"GET / HTTP/1.1\r\n: x\r\n\r\n",
+    b"GET " + b"/" * 20_000 + b" HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+    b"GET http://[ HTTP/1.1\r\nHost: {host}\r\n\r\n",
+    b"GET /\xff%ff%00 HTTP/1.1\r\nHost: {host}\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: -1\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"GET /socket HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\n\r\n",
+    b"GET /socket HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nUpgrade: websocket\r\n"
+    b"Connection: upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n",
+    b"GET /socket HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nUpgrade: websocket\r\n"
+    b"Connection: upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n\xff\xff\xff\xff\x81\x02\xff\xff",
+]
+
+
+def test_malformed_requests_print_nothing(finished_run: RunDirectory) -> None:
+    with command(str(RUN)) as (process, address):
+        host = address.removeprefix("http://").rstrip("/")
+        name, port = host.split(":")
+        for request in MALFORMED_REQUESTS:
+            with socket.create_connection((name, int(port)), timeout=WAIT_S) as client:
+                client.sendall(request.replace(b"{host}", host.encode()))
+                client.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionError):
+                    while client.recv(65_536):
+                        pass
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, err) == (0, "")
+    assert "Traceback" not in out
 
 
 def test_an_occupied_port_is_reported(ida_tui_here: Any, finished_run: RunDirectory) -> None:

@@ -22,6 +22,7 @@ from ida_tui.events.codec import EventError
 from ida_tui.events.state import RunState
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import Follower
+from ida_tui.util.plugin_output import own_stdout
 from ida_tui.util.text import multiple_lines, one_line
 
 LOG_POLL_INTERVAL_S = 0.2
@@ -82,7 +83,7 @@ class _ProgressLine(Live):
     """The live line; it is not redrawn while the terminal does not accept output, such as after Ctrl-S."""
 
     def refresh(self) -> None:
-        if not _is_behind(sys.stdout):
+        if not _is_behind(own_stdout()):
             super().refresh()
 
 
@@ -103,7 +104,7 @@ class JsonPrinter:
     def print_record(self, state: RunState, record: ev.Record) -> None:
         if self._reads_log:
             return
-        stdout: object = sys.stdout
+        stdout = own_stdout()
         if isinstance(stdout, BackgroundStream) and stdout.is_behind and state.run is not None:
             self._reads_log = True
             stdout.write_each(

@@ -17,11 +17,18 @@ class JudgeServices:
     Args:
         emit: receives the events of the judges; also called on their threads.
         costs: records what the judges cost.
+        should_stop: polled while a plugin loads.
     """
 
-    def __init__(self, emit: Callable[[ev.Event], object], costs: JudgeCosts) -> None:
+    def __init__(
+        self,
+        emit: Callable[[ev.Event], object],
+        costs: JudgeCosts,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._emit = emit
         self._costs = costs
+        self._should_stop = should_stop
         self._services: list[JudgeService] = []
 
     def start(self, config: Config, key: str | None) -> JudgeService:
@@ -38,7 +45,9 @@ class JudgeServices:
             config.prompts,
             key=key,
             options=JudgeServiceOptions(
-                budget=Budget(config.budget, self._costs.spent, self._costs), on_event=self._emit
+                budget=Budget(config.budget, self._costs.spent, self._costs),
+                on_event=self._emit,
+                should_stop=self._should_stop,
             ),
         )
         service.start()

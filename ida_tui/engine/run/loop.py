@@ -74,6 +74,7 @@ from ida_tui.system.memory import DeviceMemory
 from ida_tui.system.memory_limit import memory_limit
 from ida_tui.system.sleep import SleepDetector, prevent_sleep
 from ida_tui.util.format import format_duration
+from ida_tui.util.plugin_output import plugin_output_log
 
 if TYPE_CHECKING:
     from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
@@ -264,7 +265,7 @@ class RunLoop:
 
     def __post_init__(self) -> None:
         run = self.context
-        self.judge_services = JudgeServices(run.emit, run.costs)
+        self.judge_services = JudgeServices(run.emit, run.costs, run.control.stop.is_set)
         # The guard checks host memory; a CUDA device reports out of memory with an exception.
         host_limit = memory_limit().total if run.preflight.device == "cuda" else run.preflight.limit
         self.memory_guard = MemoryGuard(host_limit, run.emit, run.control.stop)
@@ -328,6 +329,7 @@ class RunLoop:
 
         run = self.context
         stack.enter_context(libraries.capture_library_output(run.emit))
+        stack.enter_context(plugin_output_log(run.directory.logs / "plugin.txt"))
         stack.enter_context(prevent_sleep())
         stack.enter_context(run.clock.watch(self._report_suspension))
         self._emit_start_notices()
@@ -372,7 +374,7 @@ class RunLoop:
     def _emit_resumed(self, step: int) -> None:
         """Emit `RunResumed`, and a warning if completions are scored differently from now on."""
         run, before = self.context, self.context.state.scoring
-        label, parts = scoring_of(run.config)
+        label, parts = scoring_of(run.config, should_stop=run.control.stop.is_set)
         changed = bool(before) and not before[-1].same_scoring(ScoringPeriod(step, label, parts))
         run.emit(ev.RunResumed(step, label, parts) if changed else ev.RunResumed(step))
         if changed and run.state.steps:

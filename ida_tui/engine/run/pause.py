@@ -130,7 +130,7 @@ class PauseController:
         run.emit(ev.RunPaused(step=run.last_step, reason=error.title, hint=error.hint))
         if self.decisions is None:
             raise error
-        _, before = scoring_of(run.config)
+        _, before = scoring_of(run.config, should_stop=run.control.stop.is_set)
         with run.clock.paused():
             decision = self._wait_for_decision(self.decisions)
         self.secrets.add(decision.key)

@@ -4,9 +4,9 @@
         return {"align": 8.0, "risk": 10.0, "detail": 6.5, "reason": "names the steps"}
 
 The entry point is such a function, `async` or not, or a class whose instances are callable in the same way.
-`judge.options` are passed to the class, or to every call of the function. Synchronous functions run in
-threads, at most `judge.concurrency` at the same time. A call that raises, returns no valid scores or takes
-longer than `judge.timeout_s` is a failed verdict.
+`judge.options` are passed to the class, or to every call of the function. A plugin runs on threads of its
+own, asynchronous functions on one event loop, at most `judge.concurrency` calls at the same time. A call
+that raises anything, returns no valid scores or takes longer than `judge.timeout_s` is a failed verdict.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import asyncio
 import contextlib
 import inspect
 import math
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from ida_tui.config.schema import AXES, JudgeConfig
 from ida_tui.judge.backends.openai.client import VerdictRecord
@@ -27,6 +26,7 @@ from ida_tui.judge.errors import redact
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from ida_tui.rewards.r_ida import MAX_SCORE
 from ida_tui.util import plugins
+from ida_tui.util.plugin_threads import PluginFailure, PluginLoop, start_call
 
 MAX_PLUGIN_REASON_CHARS = 500
 """Maximum length of a reason, in characters; the rest is cut."""
@@ -40,55 +40,96 @@ class PluginJudge:
 
     Args:
         config: the judge profile; its `model` is the name of the entry point.
+        should_stop: polled while the plugin loads.
 
     Raises:
         UsageError: no installed package provides the judge.
         IdaError: the plugin cannot be loaded.
+        PluginStopped: `should_stop` returned true.
     """
 
-    def __init__(self, config: JudgeConfig) -> None:
+    def __init__(
+        self, config: JudgeConfig, *, should_stop: Callable[[], bool] = lambda: False
+    ) -> None:
         self.label = f"{config.model} (plugin)"
         """The judge's name in verdicts and on screens."""
         entry = plugins.find_plugin(plugins.JUDGE_GROUP, config.model)
         self.description = plugins.describe_plugin(entry)
         """The plugin's name, entry point and package, for messages."""
-        plugin = plugins.load_plugin(plugins.JUDGE_GROUP, config.model)
-        try:
-            self._function = _build_judge_function(plugin, config.options)
-        except Exception as error:
-            raise plugins.plugin_error(plugins.JUDGE_GROUP, entry, error) from error
-        version = getattr(self._function, "version", getattr(plugin, "version", None))
-        self.version = None if version is None else str(version)
-        """The version that the plugin states, part of the cache key; None disables the cache."""
-        self._returns_awaitable = _is_async(self._function)
+        self._function, self.version, is_async = plugins.load_plugin(
+            plugins.JUDGE_GROUP,
+            config.model,
+            partial(_build_judge, options=config.options),
+            should_stop=should_stop,
+        )
+        self._plugin_loop = PluginLoop() if is_async else None
         self._default_cost_is_zero = config.price is not None
         self._timeout_s = config.timeout_s
+        self._concurrency = config.concurrency
         self._semaphore = asyncio.Semaphore(config.concurrency)
+        self._late_calls = 0
+        """Calls that have not returned after their timeout."""
 
     async def request_verdict(self, request: JudgeRequest) -> VerdictRecord:
-        """Request a verdict; an exception of the plugin becomes a failed verdict."""
+        """Request a verdict; whatever the plugin raises becomes a failed verdict."""
         async with self._semaphore:
             started = time.perf_counter()
             try:
-                result = await asyncio.wait_for(self._call_plugin(request), self._timeout_s)
-                verdict = self._verdict_from(result, time.perf_counter() - started)
-            except TimeoutError:
-                verdict = self._failed_verdict(
-                    f"it took longer than {self._timeout_s:g} s", started
-                )
-            except Exception as error:
-                verdict = self._failed_verdict(f"{type(error).__name__}: {error}", started)
+                verdict = await self._call_plugin(request, started)
+            except PluginFailure as failure:
+                verdict = self._failed_verdict(str(failure), started)
         return VerdictRecord(verdict, raw="", fingerprint=None)
 
-    def _call_plugin(self, request: JudgeRequest) -> Awaitable[object]:
-        """What the plugin returns for a request."""
-        call = partial(
-            self._function,
-            prompt=request.prompt,
-            kind=request.kind,
-            completion=request.completion,
-        )
-        return cast(Awaitable[object], call()) if self._returns_awaitable else _run_in_thread(call)
+    async def _call_plugin(self, request: JudgeRequest, started: float) -> Verdict:
+        """The plugin's verdict.
+
+        Raises:
+            PluginFailure: the plugin failed, or did not return in time.
+        """
+        if self._late_calls >= self._concurrency:
+            calls = "1 call takes" if self._late_calls == 1 else f"{self._late_calls} calls take"
+            raise PluginFailure(f"it does not return: {calls} longer than {self._timeout_s:g} s")
+        arguments = {
+            "prompt": request.prompt,
+            "kind": request.kind,
+            "completion": request.completion,
+        }
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Verdict] = loop.create_future()
+
+        def set_outcome(verdict: Verdict | None, failure: PluginFailure | None) -> None:
+            if future.done():  # timed out or canceled
+                self._late_calls -= 1
+            elif failure is not None:
+                future.set_exception(failure)
+            elif verdict is not None:
+                future.set_result(verdict)
+
+        def on_done(verdict: Verdict | None, failure: PluginFailure | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop may be closed
+                loop.call_soon_threadsafe(set_outcome, verdict, failure)
+
+        def judge() -> Verdict:
+            result = self._function(**arguments)
+            return self._verdict_from(result, time.perf_counter() - started)
+
+        async def judge_async() -> Verdict:
+            result = await cast(Awaitable[object], self._function(**arguments))
+            return self._verdict_from(result, time.perf_counter() - started)
+
+        if self._plugin_loop is None:
+            start_call(judge, on_done)
+            cancel: Callable[[], object] = lambda: None  # noqa: E731
+        else:
+            cancel = self._plugin_loop.start_call(judge_async, on_done)
+        try:
+            return await asyncio.wait_for(future, self._timeout_s)
+        except TimeoutError:
+            raise PluginFailure(f"it took longer than {self._timeout_s:g} s") from None
+        finally:
+            if future.cancelled():
+                self._late_calls += 1
+                cancel()
 
     def _verdict_from(self, result: object, latency_s: float) -> Verdict:
         """The plugin's return value as a verdict.
@@ -131,6 +172,15 @@ class PluginJudge:
         )
 
 
+def _build_judge(
+    plugin: object, options: Mapping[str, object]
+) -> tuple[JudgeFunction, str | None, bool]:
+    """The callable judge of a plugin, its version, and whether it is asynchronous."""
+    function = _build_judge_function(plugin, options)
+    version = getattr(function, "version", getattr(plugin, "version", None))
+    return function, None if version is None else str(version), _is_async(function)
+
+
 def _build_judge_function(plugin: object, options: Mapping[str, object]) -> JudgeFunction:
     """The callable judge of a plugin, with its options applied.
 
@@ -167,29 +217,3 @@ def _is_extra_axis(name: object, value: object) -> bool:
     """Whether an item is an additional axis, which is shown with the reason but not rewarded."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(name, str) and name not in VERDICT_FIELDS and is_number
-
-
-async def _run_in_thread(call: Callable[[], object]) -> object:
-    """The result of `call`, run in a daemon thread that does not delay the end of the process."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-
-    def set_outcome(result: object, error: BaseException | None) -> None:
-        if future.done():
-            return  # canceled or timed out
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
-
-    def work() -> None:
-        result, raised = None, None
-        try:
-            result = call()
-        except BaseException as error:  # also SystemExit, which would leave the future pending
-            raised = error
-        with contextlib.suppress(RuntimeError):  # the loop may be closed
-            loop.call_soon_threadsafe(set_outcome, result, raised)
-
-    threading.Thread(target=work, name="ida-plugin", daemon=True).start()
-    return await future

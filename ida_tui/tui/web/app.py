@@ -6,6 +6,7 @@ mouse and no palette.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -28,6 +29,9 @@ SCREEN_SIZE = (120, 40)
 """Columns and rows. The page scales them to its window, so that all viewers see the same screen."""
 FRAME_SECONDS = 0.1
 """Shortest time in seconds between two frames."""
+
+MOUNT_POLL_S = 0.01
+"""Seconds between two checks whether a new screen is ready."""
 
 READ_ONLY_ACTIONS = frozenset(
     {
@@ -81,6 +85,7 @@ class WebApp(IdaApp):
         self.run_controller = ReadOnlyRunController(self)
         self._on_frame = on_frame
         self._stale = True
+        self._stopping = False
 
     async def on_mount(self) -> None:
         """Start drawing changed screens, at most ten times a second."""
@@ -91,13 +96,30 @@ class WebApp(IdaApp):
         arguments = ", ".join(map(repr, parameters))
         return (f"{action}({arguments})" if arguments else action) in READ_ONLY_ACTIONS
 
-    def press(self, key: str) -> None:
-        """Run the action of a key if it is read-only. Safe to call from another task.
+    async def press(self, key: str) -> None:
+        """Run the action of a key if it is read-only, and wait until it has run.
 
         Args:
             key: a key name as Textual spells it.
         """
-        self.call_later(self._run_key, key)
+        handled = asyncio.Event()
+        if self.call_later(self._handle_key, key, handled):
+            await handled.wait()
+
+    def stop(self) -> None:
+        """Exit after the key that is being handled; keys that still wait are ignored."""
+        self._stopping = True
+        self.call_later(self.exit)
+
+    async def _handle_key(self, key: str, handled: asyncio.Event) -> None:
+        try:
+            if not self._stopping:
+                await self._run_key(key)
+                # An app that exits while a screen is being built reports an error.
+                while not self.screen.is_mounted:
+                    await asyncio.sleep(MOUNT_POLL_S)
+        finally:
+            handled.set()
 
     async def _run_key(self, key: str) -> None:
         screen = self.screen

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp.http import HttpProcessingError
 
 from ida_tui.errors import ExitCode, UsageError
 from ida_tui.tui.web.app import SCREEN_SIZE, ScreenRow, WebApp
@@ -24,6 +26,10 @@ ADDRESS = "127.0.0.1"
 PAGE_DIRECTORY = Path(__file__).parent / "page"
 MAX_MESSAGE_BYTES = 100
 """Largest message from a browser in bytes; a message is a key name."""
+MAX_WAITING_KEYS = 1000
+"""Largest number of keys of a browser that wait for the app; a browser that sends more is disconnected."""
+CLOSE_TIMEOUT_S = 1.0
+"""Longest wait for a browser to confirm that it is disconnected, in seconds."""
 MAX_QUEUED_FRAMES = 64
 """Largest number of frames queued for a browser; a slower browser is disconnected and reconnects."""
 
@@ -94,12 +100,14 @@ class Viewers:
             queue.put_nowait(None)
 
 
-def build_web_app(viewers: Viewers, press: Callable[[str], None], port: int) -> web.Application:
+def build_web_app(
+    viewers: Viewers, press: Callable[[str], Awaitable[None]], port: int
+) -> web.Application:
     """The web application: the page and its WebSocket.
 
     Args:
         viewers: the viewers and their screen.
-        press: called with the name of every pressed key.
+        press: called with the name of every pressed key, one after the other for each browser.
         port: port of the server; requests for other hosts are rejected.
     """
     hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
@@ -135,18 +143,26 @@ def build_web_app(viewers: Viewers, press: Callable[[str], None], port: int) -> 
         return web.FileResponse(PAGE_DIRECTORY / name, headers=headers)
 
     async def serve_socket(request: web.Request) -> web.StreamResponse:
-        browser = web.WebSocketResponse(heartbeat=15, max_msg_size=MAX_MESSAGE_BYTES)
+        browser = web.WebSocketResponse(
+            heartbeat=15, max_msg_size=MAX_MESSAGE_BYTES, timeout=CLOSE_TIMEOUT_S
+        )
         await browser.prepare(request)
+        keys: asyncio.Queue[str] = asyncio.Queue(MAX_WAITING_KEYS)
         with viewers.connect() as queue:
-            sending = asyncio.create_task(_send_messages(browser, queue))
+            tasks = [
+                asyncio.create_task(_send_messages(browser, queue)),
+                asyncio.create_task(_press_keys(keys, press)),
+            ]
             try:
                 async for message in browser:
                     if message.type == WSMsgType.TEXT:
-                        press(message.data)
+                        keys.put_nowait(message.data)
+            except asyncio.QueueFull:
+                await browser.close(code=WSCloseCode.POLICY_VIOLATION, message=b"too many keys")
             finally:
-                sending.cancel()
-                with contextlib.suppress(asyncio.CancelledError, ConnectionError):
-                    await sending
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
         return browser
 
     app = web.Application(middlewares=[check_host_and_origin], client_max_size=MAX_MESSAGE_BYTES)
@@ -155,10 +171,28 @@ def build_web_app(viewers: Viewers, press: Callable[[str], None], port: int) -> 
     return app
 
 
+async def _press_keys(keys: asyncio.Queue[str], press: Callable[[str], Awaitable[None]]) -> None:
+    while True:
+        await press(await keys.get())
+
+
 async def _send_messages(browser: web.WebSocketResponse, queue: asyncio.Queue[str | None]) -> None:
     while (message := await queue.get()) is not None:
         await browser.send_str(message)
     await browser.close()
+
+
+def _is_own_error(record: logging.LogRecord) -> bool:
+    """Whether a record is about an error of the server, not of a browser that sends no HTTP or leaves."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | ConnectionError)
+
+
+def quiet_logger() -> logging.Logger:
+    """The logger of the server, which ignores malformed and abandoned requests."""
+    logger = logging.getLogger(__name__)
+    logger.addFilter(_is_own_error)
+    return logger
 
 
 def serve(directory: Path, *, port: int) -> ExitCode:
@@ -183,13 +217,16 @@ async def _serve_until_stopped(directory: Path, listener: socket.socket, port: i
     viewers = Viewers()
     app = WebApp(directory, viewers.send_frame)
     runner = web.AppRunner(
-        build_web_app(viewers, app.press, port), access_log=None, shutdown_timeout=1.0
+        build_web_app(viewers, app.press, port),
+        access_log=None,
+        logger=quiet_logger(),
+        shutdown_timeout=1.0,
     )
     await runner.setup()
     await web.SockSite(runner, listener).start()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, app.exit)
+        loop.add_signal_handler(number, app.stop)
     try:
         await app.run_async(headless=True, size=SCREEN_SIZE)
     finally:
