@@ -33,6 +33,7 @@ from ida_tui.tui.screens.completions.spot_checks import SpotChecks
 from ida_tui.tui.screens.completions.table import CompletionTable
 from ida_tui.tui.widgets.filter_field import FilterField
 from ida_tui.util.paths import display_path
+from ida_tui.util.safe_files import make_directory, write_text
 
 RELEVANT_EVENTS = {ev.CompletionFinished, ev.CompletionScored, ev.RolloutStarted, ev.TextGenerated,
         ev.PhaseChanged, ev.StepFinished, ev.RunEnded}  # fmt: skip
@@ -341,8 +342,8 @@ class CompletionsScreen(IdaScreen):
         name = f"step-{row.step:04}-group-{row.group}-completion-{row.index}.txt"
         file = directory / "picked" / name
         try:
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(format_row(row), encoding="utf-8")
+            make_directory(file.parent)
+            write_text(file, format_row(row))
         except OSError as error:
             self.app.show_error(
                 IdaError(
