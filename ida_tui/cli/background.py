@@ -32,7 +32,9 @@ def start_in_background(config: Config, arguments: Sequence[str]) -> ExitCode:
         # `latest` is a link that moves when another run starts.
         folders = (p.parent for p in runs.glob("*/owner.json") if not p.parent.is_symlink())
         candidates = map(RunDirectory, folders)
-        return next((d for d in candidates if owner.owner_pid(d) == pid and owner.is_alive(d)), None)
+        return next(
+            (d for d in candidates if owner.owner_pid(d) == pid and owner.is_alive(d)), None
+        )
 
     return _report_launch(lambda: background.launch(arguments, find))
 

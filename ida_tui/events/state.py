@@ -77,7 +77,7 @@ class RunState:
     updated_at: str = ""
     run: ev.RunStarted | None = None
     run_ids: tuple[str, ...] = ()
-    """Names that its directory had at its starts; the first one identifies the run, also when it is renamed."""
+    """Names of its directory at its starts; the first one identifies the run, also after it was renamed."""
     phase: ev.Phase = "load"
     phase_since: str = ""
     step: int = 0

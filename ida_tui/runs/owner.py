@@ -134,7 +134,7 @@ def is_alive(directory: RunDirectory) -> bool:
 
 
 def _start_time(pid: int) -> float:
-    """When a process started, in seconds: since the boot on Linux, so that setting the clock does not change it.
+    """When a process started, in seconds; on Linux since the boot, so that setting the clock changes nothing.
 
     Raises:
         OSError: no process has this pid.

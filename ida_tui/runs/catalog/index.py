@@ -24,7 +24,7 @@ APPLICATION_ID = 0x49444154
 VERSION = 4
 """Increase this with every change of `RunSummary`; an index of another version is rebuilt."""
 UNSTORED_STATUSES = ("unreadable", "live")
-"""Statuses that are not stored: they can change without a change of the event file, or soon change with it."""
+"""Statuses that are not stored: they change soon, or without a change of the event file."""
 WRITE_BATCH_SIZE = 500
 """Number of runs per write to the index; an interrupted first listing loses at most this many."""
 MAX_BYTES = 256 << 20
@@ -293,7 +293,7 @@ class _Index:
 
 
 def _application_id(data: bytes) -> int:
-    """The application id in the header of an SQLite file; of an index of an older version, the current one."""
+    """The application id in the header of an SQLite file; for an older index, the current one."""
     number = int.from_bytes(data[68:72], "big")
     is_older_index = number == 0 and 1 <= int.from_bytes(data[60:64], "big") <= 3
     return APPLICATION_ID if is_older_index and _OLDER_TABLE in data else number
