@@ -92,10 +92,10 @@ class CompletionsScreen(IdaScreen):
             return
         if run_view is not None and self._store is None and run_view.directory is not None:
             self._store = CompletionStore(run_view.directory / "completions.jsonl")
-            self._store.refresh()
+            self._refresh_store(self._store)
             self._spot_checks = SpotChecks(run_view.directory)
         elif self._store is not None and (changed is None or ev.CompletionScored in changed):
-            self._store.refresh()
+            self._refresh_store(self._store)
             if changed is None:
                 self._spot_checks.reload()
         if run_view is not None and run_view.viewed_state is not None and changed is None:
@@ -103,6 +103,12 @@ class CompletionsScreen(IdaScreen):
         if self._following:
             self._step = self._latest_step()
         self._show()
+
+    def _refresh_store(self, store: CompletionStore) -> None:
+        known_problem = store.problem
+        store.refresh()
+        if store.problem != known_problem:
+            self.notify(f"Could not read completions.jsonl: {store.problem}", severity="warning")
 
     def _steps(self) -> tuple[int, ...]:
         """All steps with completions, including the current step."""
