@@ -25,6 +25,7 @@ from ida_tui.runs.store.evaluations import Evaluation
 from ida_tui.runs.store.exports import ExportKind
 from ida_tui.runs.weights import TrainedWeights
 from ida_tui.util.format import format_count_share
+from ida_tui.util.safe_files import MAX_TEXT_BYTES, read_bytes
 from ida_tui.util.statistics import mean_of_known
 from ida_tui.util.text import one_line
 
@@ -106,8 +107,9 @@ def base_license(config: Config) -> str:
 def _license_in_card(file: Path) -> str:
     """The license in the front matter of a model card; empty if there is none."""
     try:
-        with open(file, encoding="utf-8") as text:
-            head = text.read(MAX_CARD_CHARACTERS)
+        head = read_bytes(file.resolve(), MAX_TEXT_BYTES)[:MAX_CARD_CHARACTERS].decode(
+            "utf-8", "replace"
+        )
         if not head.startswith("---\n"):
             return ""
         front_matter_fields = yaml.safe_load(head[4:].partition("\n---")[0])

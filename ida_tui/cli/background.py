@@ -29,9 +29,11 @@ def start_in_background(config: Config, arguments: Sequence[str]) -> ExitCode:
     runs = expand_home(config.output_dir) / config.name
 
     def find(pid: int) -> RunDirectory | None:
-        candidates = (RunDirectory(path.parent) for path in runs.glob("*/owner.json"))
+        # `latest` is a link that moves when another run starts.
+        folders = (p.parent for p in runs.glob("*/owner.json") if not p.parent.is_symlink())
+        candidates = map(RunDirectory, folders)
         return next(
-            (directory for directory in candidates if owner.owner_pid(directory) == pid), None
+            (d for d in candidates if owner.owner_pid(d) == pid and owner.is_alive(d)), None
         )
 
     return _report_launch(lambda: background.launch(arguments, find))

@@ -16,7 +16,7 @@ from datetime import date
 from ida_tui.config.devices import resolve_device
 from ida_tui.config.effects import check_effects
 from ida_tui.config.judge_checks import check_scoring
-from ida_tui.config.model_files import inspect_model, model_path_problem
+from ida_tui.config.model_files import inspect_model, model_problem
 from ida_tui.config.precision import (
     PrecisionRecipe,
     PrecisionRow,
@@ -204,7 +204,7 @@ def _alternative_group_sizes(completions: int, group_size: int) -> str:
 
 
 def _check_model(model: ModelConfig) -> Iterator[Finding]:
-    problem = model_path_problem(model.path)
+    problem = model_problem(model)
     if problem is not None:
         yield error_finding("model.path", *problem)
     if model.trust_remote_code:

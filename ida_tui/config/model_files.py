@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from ida_tui.config import embedded
+from ida_tui.config.model_safety import MAX_CONFIG_BYTES, Problem, model_folder_problem
 from ida_tui.config.schema import ModelConfig
 from ida_tui.util.paths import expand_home, is_directory, is_file
+from ida_tui.util.safe_files import open_regular, read_bytes
+from ida_tui.util.text import parse_json
 
 _HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
 
@@ -131,8 +134,18 @@ def inspect_model(model: ModelConfig) -> ModelFiles:
     )
 
 
-def model_path_problem(path: str) -> tuple[str, str] | None:
-    """Problem and fix of a model path; None if the path can be used."""
+def model_problem(model: ModelConfig) -> Problem | None:
+    """Problem and fix of a model's path or of its local files; None if the model can be used."""
+    if problem := _path_problem(model.path):
+        return problem
+    if model.path == "embedded":
+        return None
+    folder = expand_home(model.path)
+    local = folder if is_directory(folder) else _cached_snapshot(model)
+    return None if local is None else model_folder_problem(local, [hub_cache()])
+
+
+def _path_problem(path: str) -> Problem | None:
     if not path.strip():
         return "the model has no path", "set the path to a folder or a Hugging Face id"
     if path == "embedded":
@@ -164,12 +177,12 @@ def model_path_problem(path: str) -> tuple[str, str] | None:
 def read_config_json(folder: Path) -> dict[str, object] | str:
     """A model folder's config.json, with its `text_config` merged in, or an error message."""
     try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = parse_json(_read(folder / "config.json", MAX_CONFIG_BYTES))
     except FileNotFoundError:
         return "config.json is missing"
     except OSError as error:
         return f"could not read config.json: {error.strerror or error}"
-    except (ValueError, RecursionError):
+    except ValueError:
         return "config.json is not valid JSON"
     if not isinstance(settings, dict):
         return "config.json is not a JSON object"
@@ -194,7 +207,7 @@ def _cached_snapshot(model: ModelConfig) -> Path | None:
     repository = hub_cache() / f"models--{model.path.replace('/', '--')}"
     revision = model.revision or "main"
     try:
-        revision = (repository / "refs" / revision).read_text(encoding="utf-8").strip()
+        revision = _read(repository / "refs" / revision, 1000).decode("utf-8").strip()
     except (OSError, ValueError):
         if model.revision is None:
             return max(_glob_sorted(repository, "snapshots/*"), key=_modified_at, default=None)
@@ -210,7 +223,7 @@ def _count_parameters(folder: Path, settings: dict[str, object]) -> int | None:
     total = 0
     for file in _glob_sorted(folder, "*.safetensors"):
         try:
-            with file.open("rb") as stream:
+            with open_regular(Path(os.path.realpath(file))) as stream:
                 length = int.from_bytes(stream.read(8), "little")
                 header = json.loads(stream.read(min(length, 100_000_000)))
             total += sum(math.prod(t["shape"]) for k, t in header.items() if k not in uncounted)
@@ -245,6 +258,15 @@ def _parse_shape(settings: Mapping[str, object]) -> ModelShape | None:
         tied_embeddings=bool(settings.get("tie_word_embeddings", False)),
         qk_norms=settings.get("model_type") == "qwen3",
     )
+
+
+def _read(file: Path, limit: int) -> bytes:
+    """The contents of a regular file, also through a link: the hub cache consists of links.
+
+    Raises:
+        OSError: the file cannot be read, is not a regular file, or is larger than `limit` bytes.
+    """
+    return read_bytes(Path(os.path.realpath(file)), limit)
 
 
 def _positive_int(value: object) -> int | None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from ida_tui.config.resolve import resolve_profile
 from ida_tui.config.schema import Prompt, PromptKind, PromptSet
 from ida_tui.errors import UsageError
 from ida_tui.util.paths import display_path, expand_home
+from ida_tui.util.safe_files import read_bytes
 from ida_tui.util.text import one_line, quoted
 
 MAX_FILE_BYTES = 20_000_000
@@ -235,7 +237,7 @@ def _read_text(path: Path) -> str:
                 where=_display_path(path),
             )
         # Spreadsheets write a byte order mark.
-        return path.read_text(encoding="utf-8-sig")
+        return read_bytes(Path(os.path.realpath(path)), MAX_FILE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(
             f"{_display_path(path)} is not UTF-8 text",

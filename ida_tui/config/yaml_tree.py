@@ -7,6 +7,7 @@ size, depth and number of values are limited. All errors raise a `UsageError` wi
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import yaml
 
 from ida_tui.errors import UsageError
 from ida_tui.util.paths import display_path
+from ida_tui.util.safe_files import read_bytes
 from ida_tui.util.text import quoted, short_key
 
 Scalar: TypeAlias = "bool | int | float | str | None"
@@ -148,7 +150,7 @@ def read_yaml(path: Path) -> Node:
 @lru_cache(maxsize=128)
 def _read_cached(path: Path, _mtime: int, _size: int) -> Node:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(Path(os.path.realpath(path)), MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(
             f"the file is not UTF-8 text (byte {error.start})",

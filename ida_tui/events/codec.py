@@ -14,7 +14,6 @@ An unknown type in a line of a known version is therefore reported as damage.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -31,7 +30,7 @@ from ida_tui.events.types import (
     RolloutStarted,
     StepFinished,
 )
-from ida_tui.util.text import as_json
+from ida_tui.util.text import as_json, parse_json
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -155,8 +154,8 @@ def parse_line(line: str) -> dict[str, Any]:
         EventError: the line is incomplete, or is not an event of a known version.
     """
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(line)
+    except ValueError as error:
         raise EventError(f"not JSON: {error}") from None
     if not isinstance(value, dict):
         raise EventError("not a JSON object")

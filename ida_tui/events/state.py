@@ -76,6 +76,8 @@ class RunState:
     started_at: str = ""
     updated_at: str = ""
     run: ev.RunStarted | None = None
+    run_ids: tuple[str, ...] = ()
+    """Names of its directory at its starts; the first one identifies the run, also after it was renamed."""
     phase: ev.Phase = "load"
     phase_since: str = ""
     step: int = 0
@@ -286,7 +288,8 @@ def fold(state: RunState, record: ev.Record) -> RunState:
         case ev.RunStarted():
             step = state.steps[-1].step if state.steps else 0
             scoring = ScoringPeriod(step, event.judge, event.scoring)
-            return replace(_with_scoring(state, scoring), **header, run=event)
+            run_ids = tuple(dict.fromkeys((*state.run_ids, event.run_id)))
+            return replace(_with_scoring(state, scoring), **header, run=event, run_ids=run_ids)
         case ev.PhaseChanged():
             # A step that starts with its update reuses the completions of the step before.
             same_rollout = event.step == state.step or event.phase == "update"

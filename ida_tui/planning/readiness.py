@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ida_tui.config.checks import check_config
 from ida_tui.config.devices import guess_device
-from ida_tui.config.model_files import hub_cache, inspect_model, model_path_problem
+from ida_tui.config.model_files import hub_cache, inspect_model, model_problem
 from ida_tui.config.schema import Config
 from ida_tui.errors import IdaError
 from ida_tui.judge.api_key import load_api_key
@@ -74,7 +74,7 @@ def _check_device(config: Config) -> Finding:
 
 
 def _check_model(config: Config) -> Iterator[Finding]:
-    problem = model_path_problem(config.model.path)
+    problem = model_problem(config.model)
     if problem is not None:
         yield Finding("error", "model", *problem)
         return

@@ -13,6 +13,7 @@ import stat
 from typing import Literal, get_args
 
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.util.safe_files import write_text
 
 ControlRequest = Literal["pause", "go_on", "stop"]
 
@@ -23,11 +24,7 @@ def send_request(directory: RunDirectory, request: ControlRequest) -> None:
     Raises:
         OSError: the directory cannot be written to.
     """
-    temporary = directory.control_request.with_name(f".control-{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"ask": request, "pid": os.getpid()}, file)
-    temporary.replace(directory.control_request)
+    write_text(directory.control_request, json.dumps({"ask": request, "pid": os.getpid()}))
 
 
 def pop_request(directory: RunDirectory) -> ControlRequest | None:

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from ida_tui.errors import UsageError
+from ida_tui.util.paths import display_path
+from ida_tui.util.safe_files import find_unsafe_entry
+from ida_tui.util.text import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,31 @@ class RunDirectory:
         return self.path / ("adapter" if method == "lora" else "model")
 
 
+def require_safe_files(directory: RunDirectory) -> None:
+    """Check that a run directory contains regular files and folders only; writing to others is unsafe.
+
+    The links that ida-tui and W&B make are accepted.
+
+    Raises:
+        UsageError: it contains another link, a pipe, a device or a text file of absurd size.
+    """
+    path = directory.path
+
+    def is_own_link(link: Path) -> bool:
+        target = os.readlink(link)  # noqa: PTH115 - a Path would drop a trailing slash
+        if link == directory.checkpoints / "latest":
+            return re.fullmatch(r"checkpoint-\d+", target) is not None
+        # W&B replaces its links and never writes through them.
+        return link.parent == path / "wandb" and not target.startswith(("/", ".."))
+
+    if unsafe := find_unsafe_entry(path, is_own_link):
+        name = one_line(unsafe.name)
+        raise UsageError(
+            f"{name} in {display_path(path)} {unsafe.problem}",
+            f"remove {name}, or replace it by a regular copy; a command on the run writes to its files",
+        )
+
+
 def experiment_directory(output_dir: str | Path, experiment: str) -> Path:
     """The directory that contains the runs of an experiment."""
     return Path(output_dir).expanduser() / experiment
@@ -92,6 +121,8 @@ def create_run_directory(
     output_dir: str | Path, experiment: str, started_at: datetime
 ) -> RunDirectory:
     """Create a new run directory, named by its start time; never reuses an existing directory.
+
+    The `latest` link is moved later, by `point_latest`, when the run has started.
 
     Raises:
         UsageError: the directory cannot be created or written to.
@@ -107,7 +138,6 @@ def create_run_directory(
             f"cannot create a run directory in {parent}: {error.strerror or error}",
             "make the folder writable, or choose another folder with output_dir=PATH",
         ) from None
-    point_latest(directory)
     return directory
 
 
@@ -120,11 +150,40 @@ def _create_unique(parent: Path, stamp: str) -> Path:
     raise FileExistsError(f"it already has a directory for every run name of {stamp}")
 
 
-def point_latest(directory: RunDirectory) -> None:
-    """Move the `latest` link to this run atomically; skipped if the file system has no links."""
-    parent = directory.path.parent
-    temporary = parent / f".latest-{os.getpid()}"
+def point_latest(directory: RunDirectory) -> str:
+    """Move the `latest` link to this run atomically; skipped if the file system has no links.
+
+    Returns:
+        The name of the run that it pointed to; empty if there was no link.
+    """
+    link = directory.path.parent / "latest"
+    previous = ""
+    with contextlib.suppress(OSError):
+        previous = str(link.readlink())
+    _replace_link(link, directory.path.name)
+    return previous
+
+
+def restore_latest(directory: RunDirectory, previous: str) -> None:
+    """Move the `latest` link back from this run, whose start failed, to the run that it pointed to before.
+
+    Args:
+        directory: the run.
+        previous: what `point_latest` returned.
+    """
+    link = directory.path.parent / "latest"
+    with contextlib.suppress(OSError):
+        if str(link.readlink()) != directory.path.name:
+            return
+        if previous:
+            _replace_link(link, previous)
+        else:
+            link.unlink()
+
+
+def _replace_link(link: Path, target: str) -> None:
+    temporary = link.with_name(f".{link.name}-{os.getpid()}")
     with contextlib.suppress(OSError):
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(directory.path.name)
-        temporary.replace(parent / "latest")
+        temporary.symlink_to(target)
+        temporary.replace(link)

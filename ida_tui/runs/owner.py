@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -16,9 +19,14 @@ from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.json_files import read_json
 from ida_tui.util.paths import display_path
+from ida_tui.util.safe_files import open_appended, write_text
 
 REMOTE_ALIVE_S = 60.0
 """A run of another machine (on a shared disk) counts as alive if it wrote an event within this time."""
+
+
+_START_FIELD = 19
+"""Position of the start time, in clock ticks, among the fields after the program's name in /proc/PID/stat."""
 
 
 class Ownership:
@@ -67,8 +75,8 @@ def owned_run(directory: RunDirectory) -> Iterator[Ownership]:
         ownership.release()
 
 
-def _acquire_lock(directory: RunDirectory) -> TextIO:
-    lock = open(directory.lock, "a", encoding="utf-8")  # noqa: SIM115
+def _acquire_lock(directory: RunDirectory) -> BinaryIO:
+    lock = open_appended(directory.lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -88,11 +96,9 @@ def claim(directory: RunDirectory) -> None:
     Raises:
         OSError: the directory cannot be written to.
     """
-    process = psutil.Process()
-    owner = {"pid": process.pid, "started": process.create_time(), "host": socket.gethostname()}
-    temporary = directory.owner.with_suffix(f".{process.pid}")
-    temporary.write_text(json.dumps(owner) + "\n", encoding="utf-8")
-    temporary.replace(directory.owner)
+    pid = os.getpid()
+    owner = {"pid": pid, "started": _start_time(pid), "host": socket.gethostname()}
+    write_text(directory.owner, json.dumps(owner) + "\n")
 
 
 def release(directory: RunDirectory) -> None:
@@ -122,9 +128,22 @@ def is_alive(directory: RunDirectory) -> bool:
         return False
     try:
         # The start time detects a pid that was reused by another process.
-        return abs(psutil.Process(pid).create_time() - started) < 1.0
-    except (psutil.Error, ValueError, OverflowError):
+        return abs(_start_time(pid) - started) < 1.0
+    except (psutil.Error, OSError, ValueError, IndexError, OverflowError):
         return False  # no process has this pid
+
+
+def _start_time(pid: int) -> float:
+    """When a process started, in seconds; on Linux since the boot, so that setting the clock changes nothing.
+
+    Raises:
+        OSError: no process has this pid.
+    """
+    if sys.platform != "linux":
+        return psutil.Process(pid).create_time()
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    # The name of the program, in parentheses, may itself contain spaces and parentheses.
+    return int(text.rpartition(")")[2].split()[_START_FIELD]) / os.sysconf("SC_CLK_TCK")
 
 
 def _read_owner(directory: RunDirectory) -> dict[str, Any]:

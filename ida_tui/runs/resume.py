@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from ida_tui.errors import UsageError
 from ida_tui.events.state import RunState
 from ida_tui.runs import owner
-from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.directory import RunDirectory, require_safe_files
 from ida_tui.runs.log.replay import read_final_state
 from ida_tui.runs.store import checkpoints
 from ida_tui.runs.store.checkpoints import BrokenCheckpoint, Checkpoint
 from ida_tui.util.paths import display_path
+from ida_tui.util.text import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,7 @@ def find_resume_point(directory: RunDirectory) -> ResumePoint:
         UsageError: the run is complete, is being trained, or cannot be read.
     """
     shown = display_path(directory.path)
-    if irregular := _irregular_entry(directory.path):
-        raise UsageError(
-            f"{irregular} in {shown} is not a regular file or folder",
-            f"replace {irregular} with a regular copy; a resumed run writes to the files in its directory",
-        )
+    require_safe_files(directory)
     if owner.is_alive(directory):
         raise UsageError(
             f"another process is training {shown}",
@@ -53,45 +50,30 @@ def find_resume_point(directory: RunDirectory) -> ResumePoint:
         raise UsageError(
             f"{shown} is complete", "to view it, start ida-tui, press 4, and press Enter on the run"
         )
-    newest, rejected = newest_valid_checkpoint(directory, state.run.run_id if state.run else "")
+    newest, rejected = newest_valid_checkpoint(directory, state.run_ids)
     step = newest.step if newest else 0
     return ResumePoint(directory, state, newest.path if newest else None, step, tuple(rejected))
 
 
 def newest_valid_checkpoint(
-    directory: RunDirectory, run_id: str
+    directory: RunDirectory, run_ids: Collection[str]
 ) -> tuple[Checkpoint | None, list[BrokenCheckpoint]]:
     """The newest checkpoint that passes a full verification, and the newer checkpoints that do not.
 
     Args:
         directory: the run.
-        run_id: the run that must have saved the checkpoint; empty accepts any run.
+        run_ids: ids of the run (`RunState.run_ids`), which must have saved the checkpoint; empty accepts any.
     """
     candidates, broken = checkpoints.list_checkpoints(directory.checkpoints)
     rejected = list(broken)
     for candidate in candidates:
-        saved_by = candidate.metadata.get("run_id", run_id)
+        saved_by = candidate.metadata.get("run_id")
         checkpoint = checkpoints.verify_checkpoint(candidate.path, thorough=True)
-        if run_id and saved_by != run_id:
-            reason = f"it was saved by another run, {saved_by}"
+        if run_ids and saved_by is not None and saved_by not in run_ids:
+            reason = f"it was saved by another run, {one_line(str(saved_by))[:100]}"
             checkpoint = BrokenCheckpoint(candidate.path, candidate.step, reason)
         if isinstance(checkpoint, Checkpoint):
             return checkpoint, [other for other in rejected if other.step >= checkpoint.step]
         if isinstance(checkpoint, BrokenCheckpoint):
             rejected.append(checkpoint)
     return None, rejected
-
-
-def _irregular_entry(folder: Path) -> str:
-    """Name of the first link, pipe or device in a run directory; writing to it would be unsafe or block."""
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                is_regular = entry.is_file(follow_symlinks=False) or entry.is_dir(
-                    follow_symlinks=False
-                )
-                if not is_regular:
-                    return entry.name
-    except OSError:
-        return ""
-    return ""

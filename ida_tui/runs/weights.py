@@ -9,7 +9,7 @@ from ida_tui.config.schema import Config
 from ida_tui.errors import UsageError
 from ida_tui.events.state import RunState
 from ida_tui.runs import owner
-from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.directory import RunDirectory, require_safe_files
 from ida_tui.runs.log.replay import read_final_state
 from ida_tui.runs.resume import newest_valid_checkpoint
 from ida_tui.runs.store.checkpoints import WEIGHT_FILES
@@ -44,9 +44,10 @@ def find_weights(directory: RunDirectory, config: Config) -> TrainedWeights:
     """The newest weights of a run that has ended or is paused.
 
     Raises:
-        UsageError: the run is training, cannot be read, or has not saved any weights.
+        UsageError: the run is training, cannot be read, contains links, or has not saved any weights.
     """
     shown = display_path(directory.path)
+    require_safe_files(directory)
     state = read_final_state(directory)
     if owner.is_alive(directory) and state.pause is None and state.ended is None:
         raise UsageError(
@@ -62,7 +63,7 @@ def find_weights(directory: RunDirectory, config: Config) -> TrainedWeights:
         and any((final / name).is_file() for name in WEIGHT_FILES)
     ):
         return TrainedWeights(final, saved.step, True, state)
-    newest, rejected = newest_valid_checkpoint(directory, state.run.run_id if state.run else "")
+    newest, rejected = newest_valid_checkpoint(directory, state.run_ids)
     if newest is not None:
         return TrainedWeights(newest.path, newest.step, False, state)
     reason = f" ({rejected[0].path.name}: {rejected[0].reason})" if rejected else ""

@@ -9,7 +9,6 @@ from one of these profiles.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,8 @@ from typing import Any
 from ida_tui.errors import UsageError
 from ida_tui.runs.store.json_files import read_json
 from ida_tui.util.paths import display_path
-from ida_tui.util.text import quoted
+from ida_tui.util.safe_files import find_unsafe_entry, write_text
+from ida_tui.util.text import one_line, quoted
 
 SWEEPS_FOLDER = "sweeps"
 SWEEP_FILE = "sweep.json"
@@ -149,10 +149,8 @@ def save(sweep: Sweep) -> None:
     """
     body = asdict(replace(sweep, path=Path())) | {"v": FORMAT_VERSION}
     del body["path"]
-    temporary = sweep.path / f".{SWEEP_FILE}-{os.getpid()}"
     try:
-        temporary.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(sweep.path / SWEEP_FILE)
+        write_text(sweep.path / SWEEP_FILE, json.dumps(body, indent=1) + "\n")
     except OSError as error:
         where = display_path(sweep.path)
         raise UsageError(
@@ -191,6 +189,20 @@ def read(path: Path) -> Sweep:
         raise UsageError(f"could not read {where}: {error.strerror or error}") from None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise UsageError(f"{where} is not a valid sweep file: {type(error).__name__}") from None
+
+
+def require_safe_files(sweep: Sweep) -> None:
+    """Check that a sweep directory contains regular files and folders only, before files in it are written.
+
+    Raises:
+        UsageError: it contains a link, a pipe, a device or a text file of absurd size.
+    """
+    if unsafe := find_unsafe_entry(sweep.path):
+        name = one_line(unsafe.name)
+        raise UsageError(
+            f"{name} in {display_path(sweep.path)} {unsafe.problem}",
+            f"remove {name}, or replace it by a regular copy; a sweep writes to its files",
+        )
 
 
 def _parse_combination(data: Any, keys: Collection[str]) -> Combination:

@@ -19,6 +19,7 @@ from ida_tui.sweep import directory
 from ida_tui.sweep.directory import Combination, Sweep
 from ida_tui.sweep.grid import SweepGrid, combination_label, parse_grid
 from ida_tui.util.paths import expand_home
+from ida_tui.util.safe_files import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def create_sweep(
     )
     try:
         for number, config in enumerate(plan.configs):
-            sweep.config_file(number).write_text(to_yaml(config), encoding="utf-8")
+            write_text(sweep.config_file(number), to_yaml(config))
         directory.save(sweep)
     except OSError as error:
         raise UsageError(f"could not write to {path}: {error.strerror or error}") from None

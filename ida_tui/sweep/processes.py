@@ -22,6 +22,7 @@ from ida_tui.runs import control, owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.sweep.directory import Sweep
 from ida_tui.util.paths import display_path
+from ida_tui.util.safe_files import open_appended, open_regular, write_text
 
 LOG_TAIL_BYTES = 4000
 """Bytes at the end of a log that are searched for the error."""
@@ -74,7 +75,7 @@ def start_process(
     """
     if run is not None and owner.is_alive(RunDirectory(run)):
         return SweepProcess(sweep, number, None)
-    with open(sweep.lock_file(number), "a", encoding="utf-8") as lock:
+    with open_appended(sweep.lock_file(number)) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -82,7 +83,7 @@ def start_process(
         except OSError:
             pass  # the file system has no locks: rely on owner.json in the run directory
         sweep.failure_file(number).unlink(missing_ok=True)
-        with open(sweep.log_file(number), "ab") as log:
+        with open_appended(sweep.log_file(number)) as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "ida_tui", *_process_arguments(sweep, number, run, budget)],
                 stdin=subprocess.DEVNULL,
@@ -99,7 +100,7 @@ def start_process(
 def is_locked(sweep: Sweep, number: int) -> bool:
     """Whether a process holds the lock of a combination. The caller must hold the lock of the sweep."""
     try:
-        with open(sweep.lock_file(number), "a", encoding="utf-8") as lock:
+        with open_appended(sweep.lock_file(number)) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -111,7 +112,7 @@ def is_locked(sweep: Sweep, number: int) -> bool:
 def record_start_failure(sweep: Sweep, number: int, code: int) -> None:
     """Record why a process ended before its run started: its last error, or its exit code."""
     try:
-        with open(sweep.log_file(number), "rb") as log:
+        with open_regular(sweep.log_file(number)) as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
             log_lines = log.read().decode("utf-8", "replace").splitlines()
     except OSError:
@@ -119,9 +120,8 @@ def record_start_failure(sweep: Sweep, number: int, code: int) -> None:
     errors = [line.removeprefix("error: ") for line in log_lines if line.startswith("error: ")]
     reason = errors[-1] if errors else f"the process exited with code {code} and printed no error"
     with contextlib.suppress(OSError):
-        sweep.failure_file(number).write_text(
-            json.dumps({"code": code, "said": reason}) + "\n", "utf-8"
-        )
+        text = json.dumps({"code": code, "said": reason})
+        write_text(sweep.failure_file(number), text + "\n")
 
 
 def exit_code_for(code: int) -> ExitCode:

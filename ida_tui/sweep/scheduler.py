@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from ida_tui.sweep.results import SweepTable, build_table
 from ida_tui.sweep.status import SweepReader, TrialStatus
 from ida_tui.sweep.study import TrialQueue
 from ida_tui.util.paths import display_path
+from ida_tui.util.safe_files import write_text
 from ida_tui.util.text import as_json
 
 POLL_INTERVAL_S = 0.2
@@ -246,8 +246,6 @@ class SweepScheduler:
 
     def save_table(self) -> None:
         """Save the table in the sweep directory; a write error is ignored, because it is only a copy."""
-        temporary = self.sweep.table_file.with_name(f".{self.sweep.table_file.name}-{os.getpid()}")
         with contextlib.suppress(OSError):
             table = as_json(text.sweep_as_json(self.current_table()), indent=1)
-            temporary.write_text(table + "\n", encoding="utf-8")
-            temporary.replace(self.sweep.table_file)
+            write_text(self.sweep.table_file, table + "\n")

@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 MAX_CELL_WIDTH = 44
 """Maximum width of a table cell, in columns; longer text is truncated."""
@@ -33,6 +34,8 @@ def multiple_lines(text: str) -> str:
     return "\n".join(map(one_line, text.split("\n")))
 
 
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+
 # Valid in JSON, but unsafe on a terminal (C1 controls, changes of text direction), for programs that split
 # lines (U+2028), or in UTF-8 (surrogates).
 _UNSAFE_CHARACTERS = re.compile(
@@ -48,6 +51,31 @@ def as_json(value: object, *, indent: int | None = None) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     return _UNSAFE_CHARACTERS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; half of a surrogate pair, which no file or terminal accepts, becomes `?`.
+
+    Raises:
+        ValueError: the text is not JSON, is not UTF-8, or is nested too deeply.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return _without_surrogates(value) if _SURROGATE_ESCAPE.search(text) else value
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return value
 
 
 def short_key(key: str) -> str:

@@ -142,22 +142,115 @@ def test_the_status_of_a_run_follows_its_process() -> None:
     assert [run.status for run in index.list_runs(OUTPUTS)] == ["died"]
 
 
-def test_a_locked_index_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_another_process_locks_is_still_used(monkeypatch: pytest.MonkeyPatch) -> None:
     write_run("20260101-000000")
     index.list_runs(OUTPUTS)
-    write_run("20260102-000000")
-    monkeypatch.setattr(index, "BUSY_TIMEOUT_S", 0.1)
     lock = sqlite3.connect(OUTPUTS / index.FILE_NAME, isolation_level=None)
-    lock.execute("BEGIN IMMEDIATE")
-    read: list[str] = []
-    read_run = index._read_run
-    monkeypatch.setattr(
-        index, "_read_run", lambda path: (read.append(path.name), read_run(path))[1]
-    )
-    for _ in range(2):
-        assert index.list_runs(OUTPUTS) == read_summaries(OUTPUTS)
-    assert read == ["20260102-000000"] * 2
+    lock.execute("BEGIN EXCLUSIVE")
+    monkeypatch.setattr(index, "_read_run", lambda path: pytest.fail("read again"))
+
+    assert index.list_runs(OUTPUTS) == read_summaries(OUTPUTS)
     lock.close()
+
+
+OTHER_TABLE = "CREATE TABLE runs (run_uuid TEXT PRIMARY KEY, name TEXT)"
+ENDLESS_VIEW = (
+    "CREATE VIEW runs AS WITH RECURSIVE n(path) AS (SELECT 1 UNION ALL SELECT path + 1 FROM n)"
+    " SELECT path, path AS stamp, path AS started_at, path AS experiment FROM n"
+)
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "file"])
+@pytest.mark.parametrize("schema", [OTHER_TABLE, ENDLESS_VIEW])
+@pytest.mark.parametrize("version", [0, index.VERSION])
+def test_a_database_of_another_program_is_left_alone(kind: str, schema: str, version: int) -> None:
+    write_run("20260101-000000")
+    database = Path("mlflow.db")
+    with sqlite3.connect(database) as connection:
+        connection.execute(schema)
+        connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+    content = database.read_bytes()
+    file = OUTPUTS / index.FILE_NAME
+    if kind == "link":
+        file.symlink_to(database.absolute())
+    elif kind == "hard link":
+        os.link(database, file)
+    else:
+        file.write_bytes(content)
+
+    assert index.list_runs(OUTPUTS) == read_summaries(OUTPUTS)
+
+    assert database.read_bytes() == file.read_bytes() == content
+
+
+@pytest.mark.parametrize("statement", ["trigger", "view", "column"])
+def test_an_index_with_more_than_its_table_is_replaced(statement: str) -> None:
+    write_run("20260101-000000")
+    expected = index.list_runs(OUTPUTS)
+    file = OUTPUTS / index.FILE_NAME
+    with sqlite3.connect(file) as connection:
+        connection.execute(
+            {
+                "trigger": "CREATE TRIGGER t AFTER INSERT ON runs BEGIN DELETE FROM runs; END",
+                "view": ENDLESS_VIEW.replace("VIEW runs", "VIEW others"),
+                "column": "ALTER TABLE runs ADD COLUMN extra",
+            }[statement]
+        )
+    connection.close()
+
+    assert index.list_runs(OUTPUTS) == expected
+    with sqlite3.connect(file) as connection:
+        names = connection.execute("SELECT name FROM sqlite_master").fetchall()
+    connection.close()
+    assert names == [("runs",), ("sqlite_autoindex_runs_1",)]
+
+
+@pytest.mark.parametrize("target", ["pipe", "device", "broken link"])
+def test_an_index_that_is_no_file_is_left_alone(target: str) -> None:
+    write_run("20260101-000000")
+    file = OUTPUTS / index.FILE_NAME
+    if target == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero" if target == "device" else Path("new.db").absolute())
+
+    assert index.list_runs(OUTPUTS) == read_summaries(OUTPUTS)
+    assert not Path("new.db").exists()
+
+
+def test_an_index_of_an_older_version_is_replaced() -> None:
+    write_run("20260101-000000")
+    file = OUTPUTS / index.FILE_NAME
+    with sqlite3.connect(file) as connection:
+        connection.execute(index._TABLE)
+        connection.execute("PRAGMA user_version = 3")
+    connection.close()
+
+    assert index.list_runs(OUTPUTS) == read_summaries(OUTPUTS)
+    assert index._application_id(file.read_bytes()) == index.APPLICATION_ID
+
+
+def test_half_a_surrogate_pair_in_a_run_does_not_stop_the_list(ida_tui_here: Any) -> None:
+    write_run("20260101-000000")
+    broken = write_run("20260102-000000")
+    text = broken.events.read_text()
+    broken.events.write_text(text.replace('"model": "embedded"', r'"model": "\ud83d"'))
+
+    for _ in range(2):
+        result = ida_tui_here("runs")
+        assert result.code == 0
+        assert len([line for line in result.out.splitlines() if "quickstart/" in line]) == 2
+
+
+def test_a_pipe_in_place_of_events_does_not_stop_the_list(ida_tui_here: Any) -> None:
+    write_run("20260101-000000")
+    Path("outputs/x/y").mkdir(parents=True)
+    os.mkfifo("outputs/x/y/events.jsonl")
+
+    out = ida_tui_here("runs").out
+    assert "quickstart/20260101-000000" in out
+    assert "it is not a regular file" in out
 
 
 def test_listing_indexed_runs_imports_no_heavy_library() -> None:

@@ -530,7 +530,7 @@ def small_file(rng: Random) -> bool:
     checkpoint = checkpoints.verify_checkpoint(path.parent)
     if isinstance(checkpoint, checkpoints.BrokenCheckpoint):
         str(checkpoint.reason)
-    newest, _ = resume.newest_valid_checkpoint(directory, "x")
+    newest, _ = resume.newest_valid_checkpoint(directory, ("x",))
     checkpoints._rotate(directory.checkpoints, 1)
     return newest is not None
 

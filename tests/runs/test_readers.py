@@ -10,19 +10,24 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ida_tui.errors import UsageError
 from ida_tui.events import codec
 from ida_tui.events import types as ev
 from ida_tui.events.history import PackedHistory
+from ida_tui.events.state import RunState
 from ida_tui.runs import control, owner, resume
 from ida_tui.runs.catalog.index import read_summaries
 from ida_tui.runs.catalog.lookup import find_run
+from ida_tui.runs.catalog.read_summary import read_summary
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import Follower
-from ida_tui.runs.store import checkpoints
-from ida_tui.runs.store.completions import CompletionStore
+from ida_tui.runs.log.replay import read_final_state
+from ida_tui.runs.run import Run
+from ida_tui.runs.store import checkpoints, manifest
+from ida_tui.runs.store.completions import CompletionStore, read_completions
 from tests.support.scripted_session import run_ended, run_started
 from tests.support.synthetic_run import run_events, step_events, write
 
@@ -359,6 +364,52 @@ def test_a_run_that_contains_a_link_cannot_be_resumed(directory: RunDirectory) -
 
     with pytest.raises(UsageError, match="checkpoints in run is not a regular file or folder"):
         resume.find_resume_point(directory)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "long line"])
+@pytest.mark.parametrize(
+    "name", ["events.jsonl", "completions.jsonl", "manifest.json", "config.yaml", "owner.json"]
+)
+def test_a_pipe_a_device_or_an_endless_line_does_not_hold_up_a_reader(name: str, kind: str) -> None:
+    write(Path("run/events.jsonl"), steps=1)
+    directory = RunDirectory(Path("run"))
+    path = directory.path / name
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with open(path, "wb") as file:
+            file.truncate(3 << 30)
+
+    summary = read_summary(directory)
+    assert (summary.status == "unreadable") is (name == "events.jsonl")
+    assert not owner.is_alive(directory)
+    assert manifest.read(directory.manifest) == {}
+    with pytest.raises(UsageError):
+        _ = Run(directory.path, RunState(), "died").config
+    if name == "events.jsonl":
+        with pytest.raises(UsageError, match="could not read run"):
+            read_final_state(directory)
+        with pytest.raises(OSError, match=r"link|regular|longer"):
+            Follower(path).read()
+    if name == "completions.jsonl":
+        with pytest.raises(UsageError, match=r"completions.jsonl cannot be read: (it is|a line)"):
+            list(read_completions(directory))
+
+
+def test_a_process_is_the_owner_after_the_clock_was_set(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner.claim(directory)
+    if sys.platform == "linux":
+        boot_time = psutil.boot_time()
+        monkeypatch.setattr(psutil, "boot_time", lambda: boot_time + 5)
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot_time + 5)
+        monkeypatch.setattr(psutil._pslinux, "BOOT_TIME", boot_time + 5, raising=False)
+
+    assert owner.is_alive(directory)
 
 
 def test_a_latest_link_to_a_folder_outside_is_not_followed() -> None:

@@ -119,6 +119,21 @@ def test_check_prints_the_plan_without_running_it(ida_tui_here: Any) -> None:
     assert not Path("outputs").exists()
 
 
+def test_a_sweep_that_contains_a_link_is_not_resumed(ida_tui_here: Any) -> None:
+    sweep = create_sweep({"seed": ("0", "1")}, [None, None])
+    Path("victim").write_text("kept")
+    sweep.log_file(0).symlink_to(Path("victim").absolute())
+
+    done = ida_tui_here("sweep", "--resume", str(sweep.path))
+
+    assert done.code == ExitCode.USAGE
+    assert "logs/001.log in" in done.err
+    assert "is not a regular file or folder" in done.err
+    with pytest.raises(OSError, match="it is a link"):
+        processes.start_process(sweep, 0, None, None)
+    assert Path("victim").read_text() == "kept"
+
+
 def test_the_error_without_optuna_explains_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, ida_tui_here: Any
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from ida_tui.runs.store import spot_checks
 from ida_tui.runs.store.completions import read_completions
 from ida_tui.runs.store.json_files import read_json
 from ida_tui.util.paths import display_path
+from ida_tui.util.safe_files import iterate_lines, open_regular
 from ida_tui.util.text import strip_credentials
 
 MAX_CONFIG_CHARACTERS = 400_000
@@ -146,8 +148,8 @@ def _load_step_extras(path: Path) -> StepExtras:
         EventError: a relevant line is not a valid event.
     """
     extras, run, step = StepExtras(), None, 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+    with open_regular(path) as file:
+        for number, line in enumerate(iterate_lines(file), start=1):
             kind = _TYPE_PATTERN.search(line, 0, _TYPE_WITHIN_BYTES)
             if not line.endswith(b"\n") or kind is None or kind[1] not in _RELEVANT_TYPES:
                 continue
@@ -206,8 +208,8 @@ def _command_line(argv: object) -> str:
 
 def _read_config(directory: RunDirectory) -> str:
     try:
-        with open(directory.config, encoding="utf-8", errors="replace") as file:
-            text = file.read(MAX_CONFIG_CHARACTERS + 1)
+        with open_regular(directory.config) as file:
+            text = file.read(MAX_CONFIG_CHARACTERS + 1).decode("utf-8", "replace")
     except OSError:
         return ""
     if len(text) > MAX_CONFIG_CHARACTERS:
@@ -219,9 +221,9 @@ def _read_config(directory: RunDirectory) -> str:
 def _hash_adapter(directory: RunDirectory) -> str:
     path = directory.weights("lora") / "adapter_model.safetensors"
     try:
-        if not path.is_file() or path.stat().st_size > MAX_HASHED_BYTES:
-            return ""
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_HASHED_BYTES:
+                return ""
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""

@@ -6,8 +6,6 @@ print(paths.html, paths.markdown)
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.util.paths import display_path
+from ida_tui.util.safe_files import write_text
 from ida_tui.util.text import multiple_lines
 
 if TYPE_CHECKING:
@@ -145,13 +144,9 @@ def _resolve_paths(directory: RunDirectory, output: Path | None) -> ReportPaths:
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, text)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise UsageError(
             f"could not write {display_path(path)}: {error.strerror or error}",
             "choose another location: ida-tui report RUN --output FILE",

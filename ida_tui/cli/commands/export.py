@@ -11,6 +11,7 @@ from ida_tui.cli.arguments import add_run_argument
 from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.util.paths import display_path
+from ida_tui.util.safe_files import write_text
 
 if TYPE_CHECKING:
     from ida_tui.config.precision import WeightFormat
@@ -163,7 +164,7 @@ def _write_export(
         evaluation=next(matching, None),
     )
     try:
-        (folder / exports.MODEL_CARD_FILE).write_text(render_card(inputs), encoding="utf-8")
+        write_text(folder / exports.MODEL_CARD_FILE, render_card(inputs))
         exports.write_metadata(
             folder,
             {

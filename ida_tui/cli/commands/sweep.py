@@ -110,6 +110,7 @@ def _resume(options: Namespace) -> ExitCode:
 
     study.require_optuna()
     sweep = directory.find_sweep(options.resume, OUTPUTS_FOLDER)
+    directory.require_safe_files(sweep)
     changed = replace(
         sweep,
         jobs=options.jobs or sweep.jobs,

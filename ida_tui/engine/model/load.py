@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from ida_tui.config.model_files import model_problem
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import LoraConfig, ModelConfig
 from ida_tui.engine.model.generation import prepare_for_generation
@@ -22,12 +23,23 @@ def model_source(model: ModelConfig) -> str:
     return str(model.folder() or model.path)
 
 
+def require_safe_files(model: ModelConfig) -> None:
+    """Check the model's local files before a library reads them.
+
+    Raises:
+        IdaError: a file is not a regular file or of absurd size, or the chat template does not end.
+    """
+    if problem := model_problem(model):
+        raise IdaError(*problem)
+
+
 def load_tokenizer(model: ModelConfig) -> Tokenizer:
     """Load the tokenizer, prepared for generation: it pads on the left, with EOS if it has no pad token.
 
     Raises:
         IdaError: the tokenizer cannot be loaded, or has no chat template.
     """
+    require_safe_files(model)
     try:
         _load_config(model)
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
@@ -77,6 +89,7 @@ def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) ->
     Raises:
         IdaError: the weights cannot be loaded.
     """
+    require_safe_files(model)
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             model_source(model),

@@ -116,6 +116,7 @@ def training_rows(config: Config) -> list[dict[str, Any]]:
 def run_started_event(
     config: Config,
     preflight: PreflightResult,
+    run_id: str,
     directory: RunDirectory,
     trainer: InstrumentedGRPOTrainer,
     judge: JudgeService,
@@ -125,7 +126,7 @@ def run_started_event(
     rank_config = per_rank_config(config, trainer.world_size)
     planned = memory.plan(rank_config, preflight.device, processes=trainer.world_size)
     return RunStarted(
-        run_id=directory.run_id,
+        run_id=run_id,
         directory=str(directory.path),
         experiment=config.name,
         model=config.model.name or config.model.path,

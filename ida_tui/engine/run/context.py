@@ -25,6 +25,7 @@ from ida_tui.runs.resume import ResumePoint
 from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.system import allocator
 from ida_tui.system.clock import RunClock
+from ida_tui.util.safe_files import replaced_directory
 
 if TYPE_CHECKING:
     from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
@@ -104,6 +105,11 @@ class RunContext:
             raise RunInterrupted
 
     @property
+    def run_id(self) -> str:
+        """The id of the run: the name of its directory when it was first started."""
+        return self.state.run_ids[0] if self.state.run_ids else self.directory.run_id
+
+    @property
     def last_step(self) -> int:
         """The last finished step; 0 before the first."""
         return self.state.steps[-1].step if self.state.steps else 0
@@ -114,7 +120,7 @@ class RunContext:
         """Metadata of a checkpoint: what must match on resume, and the judge's totals so far."""
         config, judge = self.config, self.state.judge
         return {
-            "run_id": self.state.run.run_id if self.state.run else self.directory.run_id,
+            "run_id": self.run_id,
             "model": config.model.name or config.model.path,
             "method": config.training.method,
             "scoring": dict(self.state.scoring[-1].parts) if self.state.scoring else {},
@@ -155,8 +161,9 @@ class RunContext:
         self.emit(ev.PhaseChanged(step=step, phase="save"))
         path = self.directory.weights(self.config.training.method)
         model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
-        model.save_pretrained(str(path))
-        self.preflight.tokenizer.save_pretrained(str(path))
+        with replaced_directory(path) as folder:
+            model.save_pretrained(str(folder))
+            self.preflight.tokenizer.save_pretrained(str(folder))
         self.emit(ev.CheckpointSaved(step=step, path=str(path)))
 
     def free_step_memory(self) -> None:

@@ -11,6 +11,7 @@ from ida_tui import __version__
 from ida_tui.events.types import current_timestamp
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.manifest import PACKAGES, installed_version
+from ida_tui.util.safe_files import make_directory, open_regular, write_text
 
 LAST_EVENTS = 40
 """Number of events to copy."""
@@ -42,15 +43,15 @@ def write_crash_log(
         *map(redact, _last_lines(directory)),
     ]
     try:
-        directory.logs.mkdir(exist_ok=True)
-        (directory.logs / "crash.txt").write_text("\n".join(parts) + "\n", encoding="utf-8")
+        make_directory(directory.logs)
+        write_text(directory.logs / "crash.txt", "\n".join(parts) + "\n")
     except OSError as error:
         print(f"! the crash log could not be written: {error.strerror or error}", file=sys.stderr)
 
 
 def _last_lines(directory: RunDirectory) -> list[str]:
     try:
-        with open(directory.events, "rb") as file:
+        with open_regular(directory.events) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             lines = file.read().split(b"\n")
     except OSError:

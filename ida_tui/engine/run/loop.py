@@ -63,7 +63,7 @@ from ida_tui.judge.calibration.cross_check import CrossChecker
 from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.judge.service import scoring_of
 from ida_tui.runs import owner
-from ida_tui.runs.directory import RunDirectory, create_run_directory, point_latest
+from ida_tui.runs.directory import RunDirectory, create_run_directory, point_latest, restore_latest
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
@@ -75,6 +75,7 @@ from ida_tui.system.memory_limit import memory_limit
 from ida_tui.system.sleep import SleepDetector, prevent_sleep
 from ida_tui.util.format import format_duration
 from ida_tui.util.plugin_output import plugin_output_log
+from ida_tui.util.safe_files import write_text
 
 if TYPE_CHECKING:
     from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
@@ -178,7 +179,10 @@ def _start(
             )
             run.sinks = _sink_dispatcher(run, secrets)
             log.subscribe(run.sinks)
+            latest_before = point_latest(directory) if resume is None else ""
             outcome = RunLoop(run, key, secrets, decisions).run()
+            if resume is None and run.state.run is None:
+                restore_latest(directory, latest_before)
             run.allocation_limit.restore()
             _finish(run, outcome, secrets)
             process_group.publish_exit_code(int(outcome.code))
@@ -213,7 +217,7 @@ def _sink_dispatcher(run: RunContext, secrets: Secrets) -> SinkDispatcher:
     run_info = RunInfo(
         directory=run.directory.path,
         experiment=run.config.name,
-        run_id=run.directory.run_id,
+        run_id=run.run_id,
         settings=sink_settings(run.config, secrets.redact),
         resumed_from=run.resume_point.step if run.resume_point else None,
     )
@@ -224,7 +228,7 @@ def _write_description(
     directory: RunDirectory, config: Config, preflight: PreflightResult, argv: Sequence[str]
 ) -> None:
     """Write the config and the manifest of a run."""
-    directory.config.write_text(resolve.to_yaml(config), encoding="utf-8")
+    write_text(directory.config, resolve.to_yaml(config))
     manifest.write(
         directory.manifest,
         config=config,
@@ -240,7 +244,7 @@ def _prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) ->
     directory = resume.directory
     # The steps after the checkpoint run again: their completions would be in the file twice.
     completions.remove_completions_after(directory.completions, resume.step)
-    directory.config.write_text(resolve.to_yaml(config), encoding="utf-8")
+    write_text(directory.config, resolve.to_yaml(config))
     manifest.record_resume(directory.manifest, resumed_at=ev.current_timestamp(), argv=argv)
 
 
@@ -354,7 +358,9 @@ class RunLoop:
         run.trainer = build_trainer()
         stack.enter_context(libraries.frozen_gc())
         run.emit(
-            build.run_started_event(run.config, run.preflight, run.directory, run.trainer, service)
+            build.run_started_event(
+                run.config, run.preflight, run.run_id, run.directory, run.trainer, service
+            )
         )
         run.raise_if_stopped()
         collector.check_judge()

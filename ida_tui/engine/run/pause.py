@@ -29,6 +29,7 @@ from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.service import scoring_of
 from ida_tui.runs.resume import ResumePoint
 from ida_tui.system import allocator
+from ida_tui.util.safe_files import write_text
 
 if TYPE_CHECKING:
     from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
@@ -137,7 +138,7 @@ class PauseController:
         run.config = run.config.model_copy(
             update={"judge": decision.judge, "budget": decision.budget}
         )
-        run.directory.config.write_text(resolve.to_yaml(run.config), encoding="utf-8")
+        write_text(run.directory.config, resolve.to_yaml(run.config))
         service = self.judge_services.start(run.config, decision.key)
         if service.scoring == before:
             run.emit(ev.RunResumed(run.last_step))

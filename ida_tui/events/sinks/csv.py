@@ -10,6 +10,7 @@ from typing import TextIO, get_args
 
 from ida_tui.events import types as ev
 from ida_tui.events.sinks.base import LENGTH_NAMES, RunInfo, SinkEvent, step_metrics
+from ida_tui.util.safe_files import open_descriptor
 
 FILE_NAME = "metrics.csv"
 
@@ -42,7 +43,9 @@ class CsvSink:
         self._path = run.directory / FILE_NAME
         rows = [] if run.resumed_from is None else self._read_rows(run.resumed_from)
         temporary = self._path.with_name(f".{FILE_NAME}-{os.getpid()}")
-        self._file = open(temporary, "w", encoding="utf-8", newline="")  # noqa: SIM115
+        temporary.unlink(missing_ok=True)
+        descriptor = open_descriptor(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        self._file = os.fdopen(descriptor, "w", encoding="utf-8", newline="")
         csv.writer(self._file).writerow(self._columns)
         csv.DictWriter(self._file, self._columns, extrasaction="ignore").writerows(rows)
         self._file.flush()
@@ -68,7 +71,8 @@ class CsvSink:
     def _read_rows(self, last: int) -> list[dict[str, str]]:
         """The existing rows with a step up to `last`."""
         try:
-            with open(self._path, encoding="utf-8", newline="") as file:
+            descriptor = open_descriptor(self._path, os.O_RDONLY)
+            with os.fdopen(descriptor, encoding="utf-8", newline="") as file:
                 return [row for row in csv.DictReader(file) if _step_of_row(row) <= last]
         except FileNotFoundError:
             return []

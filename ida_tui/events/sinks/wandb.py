@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from ida_tui.events import types as ev
 from ida_tui.events.sinks.base import RunInfo, SinkEvent, event_metrics, step_metrics
+from ida_tui.util.safe_files import make_directory, read_bytes, write_text
 
 DEFAULT_PROJECT = "ida-tui"
 DEFAULT_SERVER = "https://api.wandb.ai"
@@ -103,11 +104,11 @@ def _wandb_id(run: RunInfo) -> str:
     """The W&B id of the run, stored in the run directory so that a resumed run uses the same id."""
     path = run.directory / "logs" / "wandb-id"
     try:
-        wandb_id = path.read_text(encoding="utf-8").strip()
-    except OSError:
+        wandb_id = read_bytes(path, 100).decode("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
         wandb_id = ""
     if not wandb_id:
         wandb_id = secrets.token_hex(4)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(wandb_id + "\n", encoding="utf-8")
+        make_directory(path.parent)
+        write_text(path, wandb_id + "\n")
     return wandb_id

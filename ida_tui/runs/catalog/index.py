@@ -10,29 +10,38 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from ida_tui.runs.catalog.summary import RunSummary
+from ida_tui.util.safe_files import read_bytes, replaced_file
 
 FILE_NAME = ".runs.sqlite"
-VERSION = 3
+APPLICATION_ID = 0x49444154
+"""Marks an SQLite file as this index; a database without it belongs to another program."""
+VERSION = 4
 """Increase this with every change of `RunSummary`; an index of another version is rebuilt."""
-UNSTORED_STATUSES = ("unreadable",)
-"""Statuses that are not stored, because they can change without a change of the event file."""
+UNSTORED_STATUSES = ("unreadable", "live")
+"""Statuses that are not stored: they change soon, or without a change of the event file."""
 WRITE_BATCH_SIZE = 500
 """Number of runs per write to the index; an interrupted first listing loses at most this many."""
-BUSY_TIMEOUT_S = 2.0
-"""Maximum seconds to wait for another process that uses the index."""
+MAX_BYTES = 256 << 20
+"""Maximum size of the file; the rows of a million runs need less."""
+MAX_QUERY_S = 5.0
+"""Maximum seconds for reading the file."""
 _SUMMARY_COLUMNS = RunSummary._fields[1:]
-_DAMAGE_ERROR_CODES = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_SQLITE_MAGIC = b"SQLite format 3\0"
+_TABLE = (
+    f"CREATE TABLE runs (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, {', '.join(_SUMMARY_COLUMNS)})"
+)
+_OLDER_TABLE = b"CREATE TABLE runs (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, experiment, run_id"
+"""Start of the table of an index without an application id."""
 _SCHEMA_SCRIPT = f"""
-BEGIN;
-DROP TABLE IF EXISTS runs;
-CREATE TABLE runs (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, {", ".join(_SUMMARY_COLUMNS)});
+PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
-COMMIT;
+{_TABLE};
 """
 _INSERT_STATEMENT = f"INSERT OR REPLACE INTO runs VALUES (?, ?{', ?' * len(_SUMMARY_COLUMNS)})"
 
@@ -177,29 +186,62 @@ def _with_current_status(run: RunSummary) -> RunSummary:
 
 
 class _Index:
-    """The SQLite file; if it cannot be used, it returns no rows and ignores writes."""
+    """The index, held in memory; if its file cannot be used, it has no rows.
+
+    A file that this program did not write, such as another program's database or a link to one, is neither
+    read nor replaced. No other process sees a part of a write: the whole file is replaced.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._is_replaceable = True
 
     def rows(self) -> dict[str, _IndexRow]:
-        """All rows by run name; rebuilds a damaged or outdated index."""
-        for _ in range(2):
-            try:
-                self._connection = sqlite3.connect(
-                    self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None
-                )
-                if self._connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
-                    self._connection.executescript(_SCHEMA_SCRIPT)
-                rows = self._connection.execute(
-                    "SELECT path, stamp, started_at, experiment FROM runs"
-                )
-                return {row[0]: _IndexRow._make(row[1:]) for row in rows}
-            except sqlite3.Error as error:
-                if not self._handle_error(error):
-                    break
+        """All rows by run name; starts a new index if the file is missing, damaged or outdated."""
+        try:
+            data = read_bytes(self._path, MAX_BYTES)
+        except FileNotFoundError:
+            data = b""
+        except OSError:
+            data, self._is_replaceable = b"", False
+        if data.startswith(_SQLITE_MAGIC) and _application_id(data) != APPLICATION_ID:
+            data, self._is_replaceable = b"", False
+        if data:
+            with contextlib.suppress(sqlite3.Error, ValueError):
+                return self._load(data)
+        self._open_empty()
         return {}
+
+    def _load(self, data: bytes) -> dict[str, _IndexRow]:
+        """Open a copy of the file.
+
+        Raises:
+            ValueError: the file has another version, or contains more than the table of the index.
+            sqlite3.Error: the file is damaged.
+        """
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        self._connection = connection
+        connection.execute("PRAGMA trusted_schema = OFF")
+        # A hostile file can refer to the same page many times, so that a query has no end.
+        deadline = time.monotonic() + MAX_QUERY_S
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+        connection.deserialize(data)
+        schema = connection.execute("SELECT type, name, sql FROM sqlite_master LIMIT 3").fetchall()
+        if schema != [("table", "runs", _TABLE), ("index", "sqlite_autoindex_runs_1", None)]:
+            raise ValueError("not the table of this index")
+        if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+            raise ValueError("another version")
+        rows = connection.execute(
+            "SELECT path, stamp, started_at, experiment FROM runs LIMIT ?", (MAX_BYTES // 64,)
+        )
+        found = {row[0]: _IndexRow._make(row[1:]) for row in rows}
+        connection.set_progress_handler(None, 0)
+        return found
+
+    def _open_empty(self) -> None:
+        self._connection = sqlite3.connect(":memory:", isolation_level=None)
+        self._connection.executescript(_SCHEMA_SCRIPT)
 
     def summaries(self, output_dir: Path, stamps_by_name: dict[str, str]) -> dict[str, RunSummary]:
         """Summaries of the runs whose rows have the given stamps.
@@ -211,30 +253,21 @@ class _Index:
         summaries: dict[str, RunSummary] = {}
         if self._connection is None:
             return summaries
-        columns = f"SELECT path, stamp, {', '.join(_SUMMARY_COLUMNS)} FROM runs"
-        try:
-            if len(stamps_by_name) > WRITE_BATCH_SIZE:
-                rows: Iterable[tuple[str, ...]] = self._connection.execute(columns)
-            else:
-                query = f"{columns} WHERE path = ?"
-                rows = [
-                    row
-                    for name in stamps_by_name
-                    for row in self._connection.execute(query, (name,))
-                ]
-            for name, stamp, *values in rows:
-                if stamps_by_name.get(name) == stamp:
-                    summaries[name] = RunSummary._make((output_dir / name, *values))
-        except sqlite3.Error as error:
-            self._handle_error(error)
+        query = f"SELECT path, stamp, {', '.join(_SUMMARY_COLUMNS)} FROM runs WHERE path = ?"
+        with contextlib.suppress(sqlite3.Error):
+            for requested in filter(_is_valid_unicode, stamps_by_name):
+                for name, stamp, *values in self._connection.execute(query, (requested,)):
+                    if stamps_by_name.get(name) == stamp:
+                        summaries[name] = RunSummary._make((output_dir / name, *values))
         return summaries
 
     def store(self, runs: Iterable[tuple[str, str, RunSummary]]) -> None:
         """Store runs, given as name, stamp and summary."""
-        # SQLite cannot store a name that is not valid Unicode; such a run is read every time.
+        # SQLite cannot store text that is not valid Unicode; such a run is read every time.
+        rows = [(name, stamp, *run[1:]) for name, stamp, run in runs]
         self._write(
             _INSERT_STATEMENT,
-            [(name, stamp, *run[1:]) for name, stamp, run in runs if _is_valid_unicode(name)],
+            [row for row in rows if all(_is_valid_unicode(v) for v in row if isinstance(v, str))],
         )
 
     def delete(self, names: Iterable[str]) -> None:
@@ -244,30 +277,26 @@ class _Index:
     def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
         if self._connection is None or not rows:
             return
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
+        # If the disk is full or read-only, the file stays as it was.
+        with contextlib.suppress(sqlite3.Error, OSError):
             self._connection.executemany(statement, rows)
-            self._connection.execute("COMMIT")
-        except sqlite3.Error:
-            # The disk is full or read-only, or another process is writing: keep the existing rows.
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-
-    def _handle_error(self, error: sqlite3.Error) -> bool:
-        """Handle an error: close the index, delete it if it is damaged, and return whether it was."""
-        self.close()
-        damaged = getattr(error, "sqlite_errorcode", None) in _DAMAGE_ERROR_CODES
-        if damaged:
-            # Safe to delete: the index is only a cache.
-            with contextlib.suppress(OSError):
-                self._path.unlink(missing_ok=True)
-        return damaged
+            if self._is_replaceable:
+                data = self._connection.serialize()
+                with replaced_file(self._path) as file:
+                    file.write(data)
 
     def close(self) -> None:
         """Close the index; later writes are ignored."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _application_id(data: bytes) -> int:
+    """The application id in the header of an SQLite file; for an older index, the current one."""
+    number = int.from_bytes(data[68:72], "big")
+    is_older_index = number == 0 and 1 <= int.from_bytes(data[60:64], "big") <= 3
+    return APPLICATION_ID if is_older_index and _OLDER_TABLE in data else number
 
 
 def _is_valid_unicode(name: str) -> bool:

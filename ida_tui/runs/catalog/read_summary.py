@@ -20,6 +20,7 @@ from ida_tui.events import types as ev
 from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.replay import read_final_state
+from ida_tui.util.safe_files import open_regular
 
 HEAD_BYTES = 1024 * 1024
 """Bytes searched for RunStarted, which follows the memory samples taken while the model loads."""
@@ -35,7 +36,7 @@ def read_summary(directory: RunDirectory) -> RunSummary:
     """The summary of one run. Never raises."""
     path = directory.path
     try:
-        with open(directory.events, "rb") as file:
+        with open_regular(directory.events) as file:
             first, started = _read_first_events(file)
             last = _read_last_event(file)
         if first is None:
@@ -93,7 +94,7 @@ def _trained_seconds(directory: RunDirectory, ended: EventFields) -> float | Non
 
 
 def _was_paused(path: Path) -> bool:
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return data.find(b'"type": "RunPaused"') >= 0
 
 

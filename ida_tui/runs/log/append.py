@@ -6,6 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from ida_tui.util.safe_files import copy_if_hard_linked, open_descriptor, open_regular
+
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND
 _CHUNK_BYTES = 1 << 20
 
@@ -15,11 +17,16 @@ class DurableAppender:
 
     Args:
         path: the file; created if it does not exist.
+
+    Raises:
+        OSError: the file cannot be opened, or is not a regular file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, _OPEN_FLAGS, 0o644)
+        with contextlib.suppress(FileNotFoundError):
+            copy_if_hard_linked(path)
+        self._descriptor = open_descriptor(path, _OPEN_FLAGS)
         self._size = os.fstat(self._descriptor).st_size
 
     def write(self, line: str, *, durable: bool) -> None:
@@ -57,7 +64,8 @@ class DurableAppender:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}-{os.getpid()}")
-        new = os.open(temporary, _OPEN_FLAGS | os.O_TRUNC, 0o644)
+        temporary.unlink(missing_ok=True)
+        new = open_descriptor(temporary, _OPEN_FLAGS | os.O_EXCL)
         try:
             offset = 0
             while chunk := os.pread(self._descriptor, _CHUNK_BYTES, offset):
@@ -81,7 +89,7 @@ class DurableAppender:
 
 def ends_with_incomplete_line(path: Path) -> bool:
     """Whether a file ends without a newline, because a process died while writing to it."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         if file.seek(0, os.SEEK_END) == 0:
             return False
         file.seek(-1, os.SEEK_END)

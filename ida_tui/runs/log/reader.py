@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ida_tui.events import codec
 from ida_tui.events.types import Record
+from ida_tui.util.safe_files import iterate_lines, open_regular
 
 
 def read_events(path: Path) -> Iterator[Record]:
@@ -19,8 +20,8 @@ def read_events(path: Path) -> Iterator[Record]:
         EventError: a complete line is not an event; the message names file and line.
         OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:
-        for number, raw in enumerate(file, start=1):
+    with open_regular(path) as file:
+        for number, raw in enumerate(iterate_lines(file), start=1):
             if not raw.endswith(b"\n"):
                 return
             if raw.strip():
@@ -49,13 +50,14 @@ class Follower:
         """
         records: list[Record] = []
         try:
-            file = open(self._path, "rb")  # noqa: SIM115
+            file = open_regular(self._path)
         except FileNotFoundError:
             return records
         with file:
             file.seek(self.offset)
+            lines = iterate_lines(file)
             while len(records) < limit:
-                raw = file.readline()
+                raw = next(lines, b"")
                 if not raw.endswith(b"\n"):
                     break
                 location = f"{self._path}: byte {self.offset}"

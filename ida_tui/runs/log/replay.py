@@ -26,6 +26,7 @@ from ida_tui.events.state import LOG_EVENTS, MAX_LOG_RECORDS, MAX_MEMORY_SAMPLES
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import decode_line
 from ida_tui.util.paths import display_path
+from ida_tui.util.safe_files import iterate_lines, open_regular
 
 # The format that `codec.encode` writes; a line of another format or an older version is parsed completely.
 _LINE_START = re.compile(
@@ -173,7 +174,7 @@ class _Snapshot:
             OSError: the file can no longer be read.
             EventError: the file has changed.
         """
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
 
             def records_at(offsets: Iterable[int]) -> Iterable[ev.Record]:
                 for offset in offsets:
@@ -226,8 +227,8 @@ class Replay:
         scan, finished, ends = _Scan(), array("d"), array("q")
         snapshots = [_Snapshot.from_scan(scan)]
         next_snapshot = SNAPSHOT_INTERVAL_STEPS
-        with open(path, "rb") as file:
-            for raw in file:
+        with open_regular(path) as file:
+            for raw in iterate_lines(file):
                 if not raw.endswith(b"\n"):
                     break  # an incomplete line, still being written
                 step = scan.process_line(raw, path)
@@ -265,7 +266,7 @@ class Replay:
         end = self._end_offsets[position]
         offsets = [snapshot.scan.offset for snapshot in self._snapshots]
         scan = self._snapshots[bisect.bisect_right(offsets, end) - 1].restore(self.path)
-        with open(self.path, "rb") as file:
+        with open_regular(self.path) as file:
             file.seek(scan.offset)
             while scan.offset < end and (raw := file.readline()):
                 scan.process_line(raw, self.path)

@@ -25,6 +25,7 @@ from ida_tui.runs.log.disk_errors import (
     disk_wait_notice,
     retry_while_disk_refuses,
 )
+from ida_tui.util.safe_files import copy_if_hard_linked, open_descriptor
 from ida_tui.util.text import as_json
 
 DURABLE_EVENTS = (
@@ -187,10 +188,11 @@ class EventLog:
 def _remove_incomplete_line(path: Path) -> None:
     """Remove an incomplete last line, left by a process that died while writing it."""
     try:
-        file = open(path, "r+b")  # noqa: SIM115
+        copy_if_hard_linked(path)
+        descriptor = open_descriptor(path, os.O_RDWR)
     except FileNotFoundError:
         return
-    with file:
+    with os.fdopen(descriptor, "r+b") as file:
         end = size = file.seek(0, os.SEEK_END)
         while end:
             start = max(0, end - 65_536)

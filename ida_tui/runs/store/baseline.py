@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.evaluations import FOLDER
+from ida_tui.util.safe_files import MAX_TEXT_BYTES, make_directory, read_bytes, write_text
+from ida_tui.util.text import parse_json
 
 FILE_NAME = "before.jsonl"
 
@@ -35,22 +37,19 @@ def save(
         OSError: the write failed.
     """
     path = _path(directory)
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{FILE_NAME}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        for row in (settings, *(answer._asdict() for answer in answers)):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    temporary.replace(path)
+    make_directory(path.parent)
+    rows = (settings, *(answer._asdict() for answer in answers))
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def load(directory: RunDirectory, settings: Mapping[str, Any]) -> list[BaselineAnswer] | None:
     """The stored answers; None if there are none with these sampling settings."""
     try:
-        lines = _path(directory).read_text(encoding="utf-8").split("\n")
-        if json.loads(lines[0]) != settings:
+        lines = read_bytes(_path(directory), MAX_TEXT_BYTES).split(b"\n")
+        if parse_json(lines[0]) != settings:
             return None
-        return [BaselineAnswer(**json.loads(line)) for line in lines[1:] if line]
-    except (OSError, ValueError, TypeError, RecursionError):
+        return [BaselineAnswer(**parse_json(line)) for line in lines[1:] if line]
+    except (OSError, ValueError, TypeError):
         return None
 
 

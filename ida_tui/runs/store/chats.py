@@ -13,6 +13,7 @@ from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Prompt, PromptKind
 from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.util.safe_files import make_directory
 
 FOLDER = "chats"
 
@@ -49,7 +50,7 @@ def save_chat(
     }
     text = yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=100)
     folder = directory.path / FOLDER
-    folder.mkdir(exist_ok=True)
+    make_directory(folder)
     stamp = created_at.astimezone().strftime("%Y%m%d-%H%M%S")
     for number in range(1, 1000):
         file = folder / (f"{stamp}.yaml" if number == 1 else f"{stamp}-{number}.yaml")

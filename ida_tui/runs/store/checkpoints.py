@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ida_tui.runs.store.json_files import read_json
+from ida_tui.util.safe_files import make_directory, open_regular, remove_tree, write_text
 
 SEAL_FILE = "checkpoint.json"
 VERSION = 1
@@ -61,7 +62,7 @@ def save_checkpoint(
     metadata: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Save a checkpoint; returns its path. A valid checkpoint of the same step is not replaced.
+    """Save a checkpoint; returns its path. A valid one of this run and step is not replaced.
 
     Args:
         folder: the checkpoint directory of the run.
@@ -75,9 +76,13 @@ def save_checkpoint(
         OSError: the write failed; older checkpoints are unchanged.
     """
     path = folder / f"checkpoint-{step}"
-    if isinstance(verify_checkpoint(path), Checkpoint):
+    existing = verify_checkpoint(path, thorough=True)
+    if isinstance(existing, Checkpoint) and existing.metadata.get("run_id") == metadata.get(
+        "run_id"
+    ):
         return path
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(folder)
     remove_unfinished(folder)
     temporary = folder / f".saving-{step}-{os.getpid()}"
     try:
@@ -93,9 +98,9 @@ def save_checkpoint(
             **metadata,
             "files": _file_digests(temporary),
         }
-        (temporary / SEAL_FILE).write_text(json.dumps(seal, indent=1) + "\n", encoding="utf-8")
+        write_text(temporary / SEAL_FILE, json.dumps(seal, indent=1) + "\n")
         _sync_tree(temporary)
-        _remove(path)
+        remove_tree(path)
         temporary.replace(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -176,19 +181,11 @@ def _find_foreign_entry(folder: Path, files: Collection[str]) -> str:
     return ""
 
 
-def _remove(path: Path) -> None:
-    """Remove a directory, or only the link if it is a link."""
-    with contextlib.suppress(OSError):
-        if path.is_symlink():
-            path.unlink()
-    shutil.rmtree(path, ignore_errors=True)
-
-
 def remove_unfinished(folder: Path) -> None:
     """Remove the temporary directories of processes that died while saving."""
     with contextlib.suppress(OSError):
         for path in folder.glob(".saving-*"):
-            _remove(path)
+            remove_tree(path)
 
 
 def _first_missing_file(names: Collection[str]) -> str:
@@ -222,7 +219,7 @@ def _file_digests(folder: Path) -> dict[str, dict[str, Any]]:
 def _sha256(file: Path) -> str:
     """SHA-256 of a file, read in chunks to avoid a second copy of the model in memory."""
     digest = hashlib.sha256()
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
@@ -232,7 +229,7 @@ def _sync_tree(folder: Path) -> None:
     """Sync all files and directories below a directory to disk."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with path.open("rb") as stream:
+            with open_regular(path) as stream:
                 os.fsync(stream.fileno())
         else:
             _sync_directory(path)
@@ -271,7 +268,7 @@ def _rotate(folder: Path, keep: int, run_id: object = None) -> None:
             discarded = folder / f".saving-old-{old.step}"
             with contextlib.suppress(OSError):
                 old.path.replace(discarded)
-            _remove(discarded)
+            remove_tree(discarded)
 
 
 def best_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:

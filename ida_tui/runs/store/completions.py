@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,8 @@ from ida_tui.events import types as ev
 from ida_tui.events.state import Completion
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.util.paths import display_path
+from ida_tui.util.safe_files import iterate_lines, open_regular, replaced_file
+from ida_tui.util.text import parse_json
 
 _STEP_PREFIX = re.compile(rb'\{"step": (\d{1,18}),')
 
@@ -30,16 +31,26 @@ class CompletionStore:
         self._offset = 0
         self._ranges: dict[int, tuple[int, int]] = {}
         self._last_step = -1
+        self.problem = ""
+        """Why the file or the rest of it cannot be read; empty if it can."""
 
     def refresh(self) -> None:
-        """Index the lines appended since the last call; an incomplete last line is left for the next call."""
+        """Index the lines appended since the last call; an incomplete last line is left for the next call.
+
+        Never raises; see `problem`.
+        """
         try:
-            file = open(self._path, "rb")  # noqa: SIM115
-        except OSError:
+            self._index_new_lines()
+        except FileNotFoundError:
             return
+        except OSError as error:
+            self.problem = str(error.strerror or error)
+
+    def _index_new_lines(self) -> None:
+        file = open_regular(self._path)
         with file:
             file.seek(self._offset)
-            for raw in file:
+            for raw in iterate_lines(file):
                 if not raw.endswith(b"\n"):
                     return
                 start, self._offset = self._offset, self._offset + len(raw)
@@ -84,7 +95,7 @@ class CompletionStore:
         if block is None:
             return
         try:
-            with open(self._path, "rb") as file:
+            with open_regular(self._path) as file:
                 file.seek(block[0])
                 text = file.read(block[1] - block[0])
         except OSError:
@@ -100,6 +111,9 @@ def read_completions(directory: RunDirectory) -> Iterator[tuple[int, tuple[Compl
     """
     store = CompletionStore(directory.completions)
     store.refresh()
+    if store.problem:
+        shown = display_path(directory.completions)
+        raise UsageError(f"{shown} cannot be read: {store.problem}")
     for step in store.steps:
         try:
             completions = store.load(step)
@@ -120,24 +134,17 @@ def remove_completions_after(path: Path, step: int) -> None:
     Raises:
         OSError: the write failed.
     """
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with open(path, "rb") as old, open(temporary, "wb") as new:
-            dropped = False
-            for raw in old:
-                match = _STEP_PREFIX.match(raw)
-                keep = raw.endswith(b"\n") and match is not None and int(match[1]) <= step
-                dropped = dropped or not keep
-                if keep:
-                    new.write(raw)
-            new.flush()
-            os.fsync(new.fileno())
-        if dropped:
-            temporary.replace(path)
+        old = open_regular(path)
     except FileNotFoundError:
         return
-    finally:
-        temporary.unlink(missing_ok=True)
+    with old, replaced_file(path) as new:
+        for raw in iterate_lines(old):
+            match = _STEP_PREFIX.match(raw)
+            if raw.endswith(b"\n") and match is not None and int(match[1]) <= step:
+                new.write(raw)
+        new.flush()
+        os.fsync(new.fileno())
 
 
 def contains_words(completion: Completion, words: Sequence[str]) -> bool:
@@ -149,12 +156,12 @@ def contains_words(completion: Completion, words: Sequence[str]) -> bool:
 
 def _parse_completion(raw: bytes, step: int, number: int) -> Completion:
     try:
-        row = json.loads(raw)
+        row = parse_json(raw)
         if not isinstance(row, dict):
             raise codec.EventError("not a JSON object")
         finished = codec.build_event("CompletionFinished", row)
         scored = codec.build_event("CompletionScored", row)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         text = f"(line {number + 1} of this step cannot be read: {error})"
         return Completion(ev.CompletionFinished(step, -1, number, "", "", text, 0, True))
     assert isinstance(finished, ev.CompletionFinished)

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ida_tui.runs.directory import RunDirectory
+from ida_tui.runs.store.json_files import read_json
 from ida_tui.util.intervals import Outcome, outcome_of_change
+from ida_tui.util.safe_files import iterate_lines, make_directory, open_regular, write_text
+from ida_tui.util.text import parse_json
 
 FOLDER = "evaluations"
 FIGURES_FILE = "evaluation.json"
@@ -133,18 +136,15 @@ def write_evaluation(
         OSError: the write failed.
     """
     folder = _create_unique(directory.path / FOLDER, stamp)
-    with open(folder / ANSWERS_FILE, "w", encoding="utf-8") as file:
-        for answer in answers:
-            file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+    lines = (json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)
+    write_text(folder / ANSWERS_FILE, "".join(lines))
     body = {"version": VERSION, **asdict(evaluation)}
-    temporary = folder / f".{FIGURES_FILE}"
-    temporary.write_text(json.dumps(body, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / FIGURES_FILE)
+    write_text(folder / FIGURES_FILE, json.dumps(body, ensure_ascii=False, indent=1) + "\n")
     return folder
 
 
 def _create_unique(parent: Path, stamp: str | None) -> Path:
-    parent.mkdir(exist_ok=True)
+    make_directory(parent)
     if stamp is not None:
         (parent / stamp).mkdir()
         return parent / stamp
@@ -172,7 +172,7 @@ def newest_evaluation(directory: RunDirectory) -> Evaluation | None:
 def read_evaluation(folder: Path) -> Evaluation | None:
     """One evaluation; None if it cannot be read."""
     try:
-        body: dict[str, Any] = json.loads((folder / FIGURES_FILE).read_text(encoding="utf-8"))
+        body: Any = read_json(folder / FIGURES_FILE)
         if body.pop("version") != VERSION:
             return None
         figures = tuple(Figure(**figure) for figure in body.pop("figures"))
@@ -185,8 +185,8 @@ def read_evaluation(folder: Path) -> Evaluation | None:
 def read_answers(folder: Path) -> Iterator[EvaluatedAnswer]:
     """The answers of an evaluation, in order; stops at the first invalid line."""
     try:
-        with open(folder / ANSWERS_FILE, encoding="utf-8") as file:
-            for line in file:
-                yield EvaluatedAnswer(**json.loads(line))
+        with open_regular(folder / ANSWERS_FILE) as file:
+            for line in iterate_lines(file):
+                yield EvaluatedAnswer(**parse_json(line))
     except (OSError, ValueError, TypeError):
         return

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.json_files import read_json
 from ida_tui.util.paths import display_path
+from ida_tui.util.safe_files import replaced_directory, write_text
 
 ExportKind = Literal["adapter", "merged", "gguf"]
 METADATA_FILE = "export.json"
@@ -76,26 +76,15 @@ def staged_directory(target: Path) -> Iterator[Path]:
         UsageError: the temporary directory cannot be created.
         OSError: the directory cannot be moved into place.
     """
-    temporary = target.with_name(f".{target.name}-exporting-{os.getpid()}")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {display_path(target.parent)}: {error.strerror or error}",
-            "choose another folder: --output DIR",
-        ) from None
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(replaced_directory(target))
+        except OSError as error:
+            raise UsageError(
+                f"cannot write to {display_path(target.parent)}: {error.strerror or error}",
+                "choose another folder: --output DIR",
+            ) from None
         yield temporary
-        if target.exists():
-            replaced = target.with_name(f".{target.name}-replaced-{os.getpid()}")
-            target.replace(replaced)
-            temporary.replace(target)
-            shutil.rmtree(replaced, ignore_errors=True)
-        else:
-            temporary.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
@@ -106,4 +95,4 @@ def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     """
     body = {"version": VERSION, **metadata}
     text = json.dumps(body, ensure_ascii=False, indent=1) + "\n"
-    (folder / METADATA_FILE).write_text(text, encoding="utf-8")
+    write_text(folder / METADATA_FILE, text)

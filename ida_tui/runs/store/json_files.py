@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-import stat
 from pathlib import Path
+
+from ida_tui.util.safe_files import read_bytes
+from ida_tui.util.text import parse_json
 
 MAX_BYTES = 1_000_000
 """Maximum size in bytes; a larger file was not written by this program."""
 
 
-def read_json(path: Path) -> object:
+def read_json(path: Path, limit: int = MAX_BYTES) -> object:
     """The parsed contents of a JSON file; does not follow links and does not block on pipes or devices.
 
     Raises:
-        OSError: the file is missing, is not a regular file, or cannot be read.
-        ValueError: the file is too large or is not JSON.
+        OSError: the file is missing, is not a regular file, is too large, or cannot be read.
+        ValueError: the file is not JSON.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{path} is not a regular file")
-        data = bytearray()
-        while len(data) <= MAX_BYTES and (chunk := os.read(descriptor, MAX_BYTES)):
-            data += chunk
-    finally:
-        os.close(descriptor)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"{path} is too large")
-    try:
-        value: object = json.loads(data.decode("utf-8"))
-    except RecursionError:
-        raise ValueError(f"{path} is nested too deeply") from None
+    value: object = parse_json(read_bytes(path, limit))
     return value

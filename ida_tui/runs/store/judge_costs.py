@@ -19,6 +19,8 @@ from typing import Any, Literal
 from ida_tui.events.types import JudgeCost
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.append import DurableAppender, ends_with_incomplete_line
+from ida_tui.util.safe_files import iterate_lines, open_regular
+from ida_tui.util.text import parse_json
 
 Payer = Literal["train", "evaluate", "chat", "replay-judge"]
 """What made a call: the training of the run, or a command on it."""
@@ -197,8 +199,8 @@ def _read_totals(directory: RunDirectory) -> dict[str, _Totals]:
 def _read_lines(directory: RunDirectory) -> Iterator[dict[str, Any]]:
     """The valid lines of the file; a damaged line is skipped."""
     try:
-        with open(directory.judge_costs, "rb") as file:
-            for raw in file:
+        with open_regular(directory.judge_costs) as file:
+            for raw in iterate_lines(file):
                 line = _parse_line(raw)
                 if line is not None:
                     yield line
@@ -208,8 +210,8 @@ def _read_lines(directory: RunDirectory) -> Iterator[dict[str, Any]]:
 
 def _parse_line(raw: bytes) -> dict[str, Any] | None:
     try:
-        line = json.loads(raw)
-    except (ValueError, RecursionError):
+        line = parse_json(raw)
+    except ValueError:
         return None
     if not isinstance(line, dict) or not isinstance(line.get("call"), str):
         return None

@@ -6,7 +6,6 @@ Package versions are read from metadata, without importing the packages.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from ida_tui import __version__
 from ida_tui.config.schema import Config
 from ida_tui.runs.store.json_files import read_json
+from ida_tui.util.safe_files import write_text
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "openai", "textual")
 
@@ -47,7 +47,7 @@ def write(
         "packages": {name: installed_version(name) for name in PACKAGES},
         "git": _git_revision(),
     }
-    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(manifest, indent=2) + "\n")
 
 
 def record_resume(path: Path, *, resumed_at: str, argv: Sequence[str]) -> None:
@@ -67,10 +67,7 @@ def record_resume(path: Path, *, resumed_at: str, argv: Sequence[str]) -> None:
     }
     earlier = manifest.get("resumed")
     manifest["resumed"] = [*(earlier if isinstance(earlier, list) else []), resumed]
-    # Replace the file instead of writing into it: it may be a link to another file.
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(manifest, indent=2) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:

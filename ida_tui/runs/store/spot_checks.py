@@ -13,6 +13,8 @@ from pathlib import Path
 
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.append import DurableAppender, ends_with_incomplete_line
+from ida_tui.util.safe_files import iterate_lines, open_regular
+from ida_tui.util.text import parse_json
 
 FILE_NAME = "spot-checks.jsonl"
 
@@ -79,8 +81,8 @@ def count_agreement(directory: RunDirectory, after_step: int = 0) -> tuple[int, 
 
 def _read_checks(path: Path) -> Iterator[SpotCheck]:
     try:
-        with open(path, "rb") as file:
-            for raw in file:
+        with open_regular(path) as file:
+            for raw in iterate_lines(file):
                 check = _parse_check(raw)
                 if check is not None:
                     yield check
@@ -91,8 +93,8 @@ def _read_checks(path: Path) -> Iterator[SpotCheck]:
 def _parse_check(raw: bytes) -> SpotCheck | None:
     """The spot check in a line; None if the line is incomplete or invalid."""
     try:
-        check = SpotCheck(**json.loads(raw))
-    except (ValueError, TypeError, RecursionError):
+        check = SpotCheck(**parse_json(raw))
+    except (ValueError, TypeError):
         return None
     valid_key = all(type(number) is int for number in check.completion_key)
     valid_texts = isinstance(check.note, str) and isinstance(check.time, str)

@@ -149,7 +149,7 @@ class RunsScreen(IdaScreen):
     def _live_run_id(self) -> str:
         run_view = self.app.run_view
         run = run_view.state.run if run_view is not None and run_view.is_live else None
-        return run.run_id if run is not None else ""
+        return Path(run.directory).name if run is not None else ""
 
     @on(DataTable.RowHighlighted)
     def _show_details(self) -> None:

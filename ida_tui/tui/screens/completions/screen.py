@@ -33,6 +33,7 @@ from ida_tui.tui.screens.completions.spot_checks import SpotChecks
 from ida_tui.tui.screens.completions.table import CompletionTable
 from ida_tui.tui.widgets.filter_field import FilterField
 from ida_tui.util.paths import display_path
+from ida_tui.util.safe_files import make_directory, write_text
 
 RELEVANT_EVENTS = {ev.CompletionFinished, ev.CompletionScored, ev.RolloutStarted, ev.TextGenerated,
         ev.PhaseChanged, ev.StepFinished, ev.RunEnded}  # fmt: skip
@@ -91,10 +92,10 @@ class CompletionsScreen(IdaScreen):
             return
         if run_view is not None and self._store is None and run_view.directory is not None:
             self._store = CompletionStore(run_view.directory / "completions.jsonl")
-            self._store.refresh()
+            self._refresh_store(self._store)
             self._spot_checks = SpotChecks(run_view.directory)
         elif self._store is not None and (changed is None or ev.CompletionScored in changed):
-            self._store.refresh()
+            self._refresh_store(self._store)
             if changed is None:
                 self._spot_checks.reload()
         if run_view is not None and run_view.viewed_state is not None and changed is None:
@@ -102,6 +103,12 @@ class CompletionsScreen(IdaScreen):
         if self._following:
             self._step = self._latest_step()
         self._show()
+
+    def _refresh_store(self, store: CompletionStore) -> None:
+        known_problem = store.problem
+        store.refresh()
+        if store.problem != known_problem:
+            self.notify(f"Could not read completions.jsonl: {store.problem}", severity="warning")
 
     def _steps(self) -> tuple[int, ...]:
         """All steps with completions, including the current step."""
@@ -341,8 +348,8 @@ class CompletionsScreen(IdaScreen):
         name = f"step-{row.step:04}-group-{row.group}-completion-{row.index}.txt"
         file = directory / "picked" / name
         try:
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(format_row(row), encoding="utf-8")
+            make_directory(file.parent)
+            write_text(file, format_row(row))
         except OSError as error:
             self.app.show_error(
                 IdaError(
