@@ -95,7 +95,7 @@ class TrainerProcess:
 
     def __init__(self, trainer: str, device: DeviceName) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ida_tui.engine.bench.trainers", trainer, device],
+            [sys.executable, "-P", "-m", "ida_tui.engine.bench.trainers", trainer, device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

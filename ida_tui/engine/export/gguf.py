@@ -61,7 +61,7 @@ def convert_to_gguf(folder: Path, file: Path, dtype: WeightFormat) -> str:
     Raises:
         IdaError: the model cannot be converted, or the file does not hold the model.
     """
-    command = [sys.executable, "-m", __name__, str(folder), str(file), CONVERTER_TYPES[dtype]]
+    command = [sys.executable, "-P", "-m", __name__, str(folder), str(file), CONVERTER_TYPES[dtype]]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         report: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])

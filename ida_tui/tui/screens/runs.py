@@ -233,7 +233,7 @@ class RunsScreen(IdaScreen):
     @work(group="report")
     async def _write_report(self, run: RunSummary) -> None:
         # In a separate process: rendering takes seconds and would slow down a live run and the screen.
-        command = (sys.executable, "-m", "ida_tui", "report", str(run.path.absolute()), "--json")
+        command = (sys.executable, "-P", "-m", "ida_tui", "report", str(run.path.absolute()), "--json")
         process = await asyncio.create_subprocess_exec(
             *command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
         )
