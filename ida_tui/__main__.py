@@ -7,6 +7,6 @@ import sys
 if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:  # noqa: PTH109
     del sys.path[0]
 
-from ida_tui.cli.main import entry  # noqa: E402
+from ida_tui.cli.main import entry
 
 entry()

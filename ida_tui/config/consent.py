@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ class ConsentRequired(UsageError):
         super().__init__(
             f"this profile {' and '.join(item.description() for item in self.missing)},"
             " to which you have not agreed",
-            f"if you trust it, add to the command: {' '.join(words)}\n"
+            # Quoted: a stranger chose the values, and a person pastes them into a shell.
+            f"if you trust it, add to the command: {' '.join(map(shlex.quote, words))}\n"
             "on a terminal, ida-tui asks once and remembers the answer",
             where=where,
         )
@@ -182,7 +184,11 @@ def _asked(
         foreign = _foreign_keys(origins, (trust, "model.path", "model.revision"))
         for source in _code_sources(config, run):
             if foreign or (run and source == str(run.resolve())):
-                yield Consent("code", (source,)), [f"{trust}=true"], foreign[0] if foreign else trust
+                yield (
+                    Consent("code", (source,)),
+                    [f"{trust}=true"],
+                    foreign[0] if foreign else trust,
+                )
     outside = _outside_folder(config)
     if outside is not None and _foreign_keys(origins, ("output_dir",)):
         yield outside, [f"output_dir={config.output_dir}"], "output_dir"
@@ -197,9 +203,9 @@ def _is_own(origin: Origin) -> bool:
     if origin.file is None:
         return True
     # Without resolving links: a person may link a profile into the folder.
-    file = Path(os.path.abspath(origin.file))
+    file = Path(os.path.abspath(origin.file))  # noqa: PTH100
     roots = (profiles.user_root(), profiles.shipped_root())
-    return any(file.is_relative_to(os.path.abspath(root)) for root in roots)
+    return any(file.is_relative_to(os.path.abspath(root)) for root in roots)  # noqa: PTH100
 
 
 def _sent_key(judge: JudgeConfig) -> Consent | None:

@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_URL_PATTERN = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#@\\:\[\]%]+)(:[0-9]{1,5})?(/[^\s?#\\]*)?")
+_URL_PATTERN = re.compile(
+    r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#@\\:\[\]%]+)(:[0-9]{1,5})?(/[^\s?#\\]*)?"
+)
 
 
 def host_of(base_url: str | None) -> str:
@@ -55,7 +57,7 @@ def base_url_problem(base_url: str) -> tuple[str, str] | None:
         )
     if not _URL_PATTERN.fullmatch(base_url) or not base_url.isprintable() or not host_of(base_url):
         return (
-            "judge.base_url is not a valid URL",
+            "judge.base_url is not a URL",
             "write it as http://127.0.0.1:9000/v1, with http:// or https://, without ? and #",
         )
     return None

@@ -9,8 +9,8 @@ from ida_tui.config.endpoint import base_url_problem
 from ida_tui.config.schema import Config, JudgeConfig
 from ida_tui.errors import UsageError
 from ida_tui.util import plugins
-from ida_tui.util.secrets import is_variable_name
 from ida_tui.util.finding import Finding, error_finding, note_finding
+from ida_tui.util.secrets import is_variable_name
 
 RETIREMENT_NOTICE_DAYS = 60
 """Number of days before a judge model's retirement at which a note appears."""

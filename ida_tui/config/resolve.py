@@ -10,7 +10,7 @@ with location and fix. `to_yaml` writes the result as a profile that can run aga
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def resolve(
     overrides: Sequence[str] = (),
     *,
     verify: bool = True,
-    uses: Collection[Use] | None = None,
+    uses: tuple[Use, ...] | None = None,
 ) -> ResolvedExperiment:
     """The experiment for a profile name and a list of overrides.
 
@@ -240,7 +240,9 @@ def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
 
     A parameter count, download size or price is only valid for the original model or judge.
     """
-    overrides = {key: text for key, text in overrides.items() if not _is_same_value(root, key, text)}
+    overrides = {
+        key: text for key, text in overrides.items() if not _is_same_value(root, key, text)
+    }
     stale: dict[str, list[str]] = {}
     if "model.path" in overrides:
         stale["model"] = [

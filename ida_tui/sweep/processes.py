@@ -84,7 +84,13 @@ def start_process(
         sweep.failure_file(number).unlink(missing_ok=True)
         with open(sweep.log_file(number), "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ida_tui", *_process_arguments(sweep, number, run, budget)],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "ida_tui",
+                    *_process_arguments(sweep, number, run, budget),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

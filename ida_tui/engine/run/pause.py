@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ida_tui.config import resolve
+from ida_tui.config import consent, resolve
 from ida_tui.engine.exceptions import PauseRequested, StoppedByAlert
 from ida_tui.engine.run.context import RunContext
 from ida_tui.engine.run.control import ResumeDecision
@@ -138,6 +138,7 @@ class PauseController:
             update={"judge": decision.judge, "budget": decision.budget}
         )
         run.directory.config.write_text(resolve.to_yaml(run.config), encoding="utf-8")
+        consent.remember_run(run.config, run.directory.path)
         service = self.judge_services.start(run.config, decision.key)
         if service.scoring == before:
             run.emit(ev.RunResumed(run.last_step))

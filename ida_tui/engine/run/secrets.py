@@ -29,7 +29,7 @@ class Secrets:
             self.add(secret)
 
     def add(self, secret: str | None) -> None:
-        """Add a secret, also as it is written in JSON and URLs. Shorter ones than 8 characters are ignored."""
+        """Add a secret, also as JSON and URLs write it. Values shorter than 8 characters are ignored."""
         for value in dict.fromkeys(((secret or "").strip(), (secret or "").strip().strip("'\""))):
             if len(value) >= MIN_SECRET_LENGTH:
                 forms = (

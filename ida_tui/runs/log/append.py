@@ -19,7 +19,7 @@ class DurableAppender:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, _OPEN_FLAGS, 0o644)
+        self._descriptor = os.open(path, _OPEN_FLAGS, 0o600)
         self._size = os.fstat(self._descriptor).st_size
 
     def write(self, line: str, *, durable: bool) -> None:
@@ -57,7 +57,7 @@ class DurableAppender:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}-{os.getpid()}")
-        new = os.open(temporary, _OPEN_FLAGS | os.O_TRUNC, 0o644)
+        new = os.open(temporary, _OPEN_FLAGS | os.O_TRUNC, 0o600)
         try:
             offset = 0
             while chunk := os.pread(self._descriptor, _CHUNK_BYTES, offset):
