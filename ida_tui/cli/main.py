@@ -116,14 +116,13 @@ def _run_distributed(process: ProcessInfo, arguments: list[str]) -> int:
 
 def _dispatch_with_consent(arguments: list[str]) -> ExitCode:
     """Run the command; on a terminal, ask for a missing agreement once and run it again."""
-    from ida_tui.config.consent import ConsentRequired
-
     try:
         return _dispatch(arguments)
-    except ConsentRequired as required:
+    except UsageError as error:
         from ida_tui.cli.consent import ask_for_consent
+        from ida_tui.config.consent import ConsentRequired
 
-        if not ask_for_consent(required):
+        if not isinstance(error, ConsentRequired) or not ask_for_consent(error):
             raise
     return _dispatch(arguments)
 

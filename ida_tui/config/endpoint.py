@@ -46,18 +46,18 @@ def endpoint_of(base_url: str | None) -> str:
     return f"{parts.scheme}://{host}:{parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)}"
 
 
-def base_url_problem(base_url: str) -> tuple[str, str] | None:
-    """Problem and fix of a `base_url`; None if it can be used. The text contains nothing of the URL."""
+def base_url_problem(base_url: str, key: str = "judge.base_url") -> tuple[str, str] | None:
+    """Problem and fix of a server's address at a key; None if it can be used. The text does not repeat it."""
     authority = re.split(r"[/?#\\]", base_url.partition("://")[2])[0]
     if "@" in authority:
         return (
-            "judge.base_url contains a user name or a password, which would be written to disk",
-            "remove everything before the @, and put the password into the environment variable that"
+            f"{key} contains a user name or a password, which would be written to disk",
+            "remove everything up to the @; a judge's password belongs into the environment variable that"
             " judge.api_key_env names",
         )
     if not _URL_PATTERN.fullmatch(base_url) or not base_url.isprintable() or not host_of(base_url):
         return (
-            "judge.base_url is not a URL",
+            f"{key} is not a URL",
             "write it as http://127.0.0.1:9000/v1, with http:// or https://, without ? and #",
         )
     return None

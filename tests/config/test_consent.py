@@ -305,6 +305,11 @@ def test_an_address_that_could_hold_a_secret_is_refused_and_not_repeated(
     assert "hunter2" not in "\n".join(caught.value.lines())
 
 
+def test_the_address_of_a_vllm_server_holds_no_password_either() -> None:
+    with pytest.raises(UsageError, match="contains a user name or a password"):
+        resolve("quickstart", ["training.vllm_server_base_url=http://me:hunter2@host"])
+
+
 @pytest.mark.parametrize(
     "value",
     [
