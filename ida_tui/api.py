@@ -156,9 +156,10 @@ def config_for_resume(directory: RunDirectory, overrides: Sequence[str]) -> Conf
 
     Raises:
         UsageError: a value is wrong, or cannot change when a run is resumed.
+        ConsentRequired: the run asks for something that the person has not agreed to.
     """
     original = resolve(str(directory.config), [], verify=False).config
-    config = resolve(str(directory.config), overrides).config
+    config = resolve(str(directory.config), overrides, uses=("judge", "code")).config
     for key in FIXED_ON_RESUME:
         if _get_value(original, key) != _get_value(config, key):
             raise UsageError(

@@ -7,6 +7,7 @@ torch nor transformers nor trl nor textual.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,13 +62,15 @@ def entry() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Files that are written may hold prompts, completions and settings: only their owner can read them.
+    os.umask(os.umask(0o077) | 0o077)
     if arguments[:1] == ["run"]:
         arguments[0] = "--run"  # torchrun reads --run as its own --run-path
     try:
         process = process_info()
         if not process.is_single:
             return _run_distributed(process, arguments)
-        return int(_dispatch(arguments))
+        return int(_dispatch_with_consent(arguments))
     except IdaError as error:
         print_lines(error.lines(), file=sys.stderr)
         return int(error.code)
@@ -109,6 +112,19 @@ def _run_distributed(process: ProcessInfo, arguments: list[str]) -> int:
     finally:
         announce_no_run(process, code)
     return code
+
+
+def _dispatch_with_consent(arguments: list[str]) -> ExitCode:
+    """Run the command; on a terminal, ask for a missing agreement once and run it again."""
+    try:
+        return _dispatch(arguments)
+    except UsageError as error:
+        from ida_tui.cli.consent import ask_for_consent
+        from ida_tui.config.consent import ConsentRequired
+
+        if not isinstance(error, ConsentRequired) or not ask_for_consent(error):
+            raise
+    return _dispatch(arguments)
 
 
 def _dispatch(arguments: list[str]) -> ExitCode:

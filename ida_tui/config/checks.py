@@ -15,6 +15,7 @@ from datetime import date
 
 from ida_tui.config.devices import resolve_device
 from ida_tui.config.effects import check_effects
+from ida_tui.config.endpoint import base_url_problem
 from ida_tui.config.judge_checks import check_scoring
 from ida_tui.config.model_files import inspect_model, model_problem
 from ida_tui.config.precision import (
@@ -379,6 +380,9 @@ def _check_dropout(config: Config) -> Iterator[Finding]:
 
 
 def _check_vllm(config: Config) -> Iterator[Finding]:
+    address = "training.vllm_server_base_url"
+    if problem := base_url_problem(config.training.vllm_server_base_url, address):
+        yield error_finding(address, *problem)
     if config.training.use_vllm and config.engine != "plain":
         yield error_finding(
             "training.use_vllm",

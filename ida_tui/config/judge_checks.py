@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import date
 
+from ida_tui.config.endpoint import base_url_problem
 from ida_tui.config.schema import Config, JudgeConfig
 from ida_tui.errors import UsageError
 from ida_tui.util import plugins
 from ida_tui.util.finding import Finding, error_finding, note_finding
+from ida_tui.util.secrets import is_variable_name
 
 RETIREMENT_NOTICE_DAYS = 60
 """Number of days before a judge model's retirement at which a note appears."""
-_ENV_NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def check_scoring(config: Config, today: date) -> Iterator[Finding]:
@@ -33,6 +33,15 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
         yield error_finding(
             "judge.options", "only a plugin judge accepts options", "remove judge.options"
         )
+    # Both are written to disk with every kind of judge, so that even an unused one must hold no secret.
+    if judge.base_url is not None and (problem := base_url_problem(judge.base_url)):
+        yield error_finding("judge.base_url", *problem)
+    if judge.api_key_env is not None and not is_variable_name(judge.api_key_env):
+        yield error_finding(
+            "judge.api_key_env",
+            "api_key_env must be the name of an environment variable, not a key",
+            "export the key as OPENAI_API_KEY and write api_key_env: OPENAI_API_KEY",
+        )
     if judge.kind == "offline":
         return
     if judge.kind == "plugin":
@@ -43,18 +52,6 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
             "judge.model",
             "the judge has no model",
             "set judge.model to the name the server uses, or use judge: offline",
-        )
-    if judge.base_url is not None and not re.match(r"https?://[^\s/]", judge.base_url):
-        yield error_finding(
-            "judge.base_url",
-            "judge.base_url is not a valid URL",
-            "write it as http://127.0.0.1:9000/v1, with http:// or https://",
-        )
-    if judge.api_key_env is not None and not _ENV_NAME_PATTERN.fullmatch(judge.api_key_env):
-        yield error_finding(
-            "judge.api_key_env",
-            "api_key_env must be the name of an environment variable, not a key",
-            "export the key as OPENAI_API_KEY and write api_key_env: OPENAI_API_KEY",
         )
     if judge.samples > 1 and judge.temperature == 0:
         yield note_finding(

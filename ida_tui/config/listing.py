@@ -17,6 +17,7 @@ from ida_tui.config.schema import Config, PromptSet
 from ida_tui.config.yaml_tree import Origin, Value, to_plain
 from ida_tui.errors import UsageError
 from ida_tui.util.paths import display_path, is_file
+from ida_tui.util.secrets import is_variable_name
 from ida_tui.util.text import quoted, strip_credentials
 
 _MAX_VALUE_WIDTH = 56
@@ -204,7 +205,7 @@ def _iter_value_rows(
                     yield f"{key}.{position}", _truncate(text), str(origin)
             if len(value) > _SHOWN_PROMPTS:
                 yield f"{key}.…", f"and {len(value) - _SHOWN_PROMPTS} more", str(parent_origin)
-        elif name == "api_key_env" and isinstance(value, str) and not value.isidentifier():
+        elif name == "api_key_env" and isinstance(value, str) and not is_variable_name(value):
             # The value may be the key itself, so it is not printed.
             yield key, "(hidden: not a variable name)", str(parent_origin)
         elif name == "base_url" and isinstance(value, str):

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from ida_tui.config import profiles
 from ida_tui.config.checks import check_config
+from ida_tui.config.consent import ALL_USES, Use, require_consent
 from ida_tui.config.profiles import SECTIONS, ProfileKind
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
@@ -29,6 +30,7 @@ from ida_tui.config.yaml_tree import (
     dump_yaml,
     merge,
     parse_yaml,
+    to_plain,
 )
 from ida_tui.errors import UsageError
 from ida_tui.util.finding import Finding
@@ -72,7 +74,11 @@ class ResolvedProfile:
 
 
 def resolve(
-    experiment: str | None, overrides: Sequence[str] = (), *, verify: bool = True
+    experiment: str | None,
+    overrides: Sequence[str] = (),
+    *,
+    verify: bool = True,
+    uses: tuple[Use, ...] | None = None,
 ) -> ResolvedExperiment:
     """The experiment for a profile name and a list of overrides.
 
@@ -80,9 +86,12 @@ def resolve(
         experiment: a profile's name or a path ending in .yaml; None if an override names it.
         overrides: `key=value` items; later ones win.
         verify: also run the cross-checks of `ida_tui.config.checks` and raise their first error.
+        uses: what the caller does with the experiment, for which the person must have agreed to the values
+            of somebody else's file; by default everything if `verify`, otherwise nothing.
 
     Raises:
         UsageError: a profile does not exist, a value is invalid, or values are inconsistent.
+        ConsentRequired: somebody else's file asks for something that the person has not agreed to.
     """
     pairs = [_split_override(item) for item in overrides]
     names = [value for key, value in pairs if key == "experiment"]
@@ -122,6 +131,9 @@ def resolve(
             error.fix + more_problems_hint([f.about for f in errors[1:]]),
             where=f"{origin_of(origins, key)}: {key}",
         )
+    if uses is None:
+        uses = ALL_USES if verify else ()
+    require_consent(config, origins, file, uses)
     return ResolvedExperiment(config, origins, raw, file, tuple(findings))
 
 
@@ -228,6 +240,9 @@ def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
 
     A parameter count, download size or price is only valid for the original model or judge.
     """
+    overrides = {
+        key: text for key, text in overrides.items() if not _is_same_value(root, key, text)
+    }
     stale: dict[str, list[str]] = {}
     if "model.path" in overrides:
         stale["model"] = [
@@ -250,6 +265,15 @@ def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
             )
         entries[section] = Node(remaining, node.origin)
     return Node(entries, root.origin)
+
+
+def _is_same_value(root: Node, key: str, text: str) -> bool:
+    """Whether an override repeats the value that the profile has."""
+    node: Node | None = root
+    for part in key.split("."):
+        node = node.value.get(part) if node is not None and isinstance(node.value, dict) else None
+    current = None if node is None else to_plain(node)
+    return current == to_plain(_parse_value(key, text))
 
 
 def _set_value(node: Node, path: Sequence[str], value: Node, full_key: str) -> Node:

@@ -6,19 +6,20 @@ the process. The lookup runs before heavy imports, and the key is never displaye
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
+from ida_tui.config.consent import OPENAI_KEY_VARIABLE
+from ida_tui.config.endpoint import OPENAI_BASE_URL as OPENAI_BASE_URL
+from ida_tui.config.endpoint import base_url_problem
+from ida_tui.config.endpoint import host_of as host_of
+from ida_tui.config.endpoint import is_local as is_local
 from ida_tui.config.schema import JudgeConfig
 from ida_tui.errors import UsageError
 from ida_tui.judge.errors import OFFLINE_HINT, JudgeUnavailable
 
-OPENAI_BASE_URL = "https://api.openai.com/v1"
-OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 PLACEHOLDER_KEY = "no-key-needed"
 """Sent to a server that needs no key, because the client library requires one."""
 
@@ -62,27 +63,6 @@ def load_api_key(config: JudgeConfig, *, dotenv_dir: Path) -> str | None:
     return key
 
 
-def is_local(base_url: str | None) -> bool:
-    """Whether the server is on this machine: 127.0.0.0/8, ::1 or localhost."""
-    host = host_of(base_url)
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def host_of(base_url: str | None) -> str:
-    """The host name of an endpoint, without user, password and port; empty if the URL is invalid."""
-    try:
-        parts = urlsplit(base_url or OPENAI_BASE_URL)
-        _ = parts.port  # raises ValueError for an invalid port
-        return parts.hostname or ""
-    except ValueError:
-        return ""
-
-
 def _check_endpoint(config: JudgeConfig) -> None:
     if not config.model:
         raise UsageError(
@@ -90,14 +70,8 @@ def _check_endpoint(config: JudgeConfig) -> None:
             "set model in the judge profile, or judge.model=NAME on the command line",
             where="judge.model",
         )
-    if config.base_url is not None and not (
-        config.base_url.startswith(("http://", "https://")) and host_of(config.base_url)
-    ):
-        raise UsageError(
-            "base_url is not a URL",
-            "write the full URL, for example http://localhost:8000/v1",
-            where="judge.base_url",
-        )
+    if config.base_url is not None and (problem := base_url_problem(config.base_url)):
+        raise UsageError(*problem, where="judge.base_url")
 
 
 def _read_dotenv(path: Path, name: str) -> str | None:

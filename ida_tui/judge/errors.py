@@ -30,6 +30,7 @@ _CONTENT_FILTER_CODES = {"content_filter", "content_policy_violation"}
 _SECRET_PATTERN = re.compile(
     r"sk-[\w*-]{3,}"  # an OpenAI-style key, masked or not
     r"|(?<=bearer )\S+"
+    r"|(?<=basic )[\w+/=-]{8,}"
     r"|[\w-]*\*{3,}[\w*-]*",  # any other masked key
     re.IGNORECASE,
 )

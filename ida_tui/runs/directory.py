@@ -132,7 +132,7 @@ def create_run_directory(
     try:
         parent.mkdir(parents=True, exist_ok=True)
         directory = RunDirectory(_create_unique(parent, stamp))
-        directory.logs.mkdir()
+        directory.logs.mkdir(mode=0o700)
     except OSError as error:
         raise UsageError(
             f"cannot create a run directory in {parent}: {error.strerror or error}",
@@ -141,11 +141,17 @@ def create_run_directory(
     return directory
 
 
+def make_private(directory: RunDirectory) -> None:
+    """Let only the owner enter a run directory, such as one that an older version made."""
+    with contextlib.suppress(OSError):
+        directory.path.chmod(0o700)
+
+
 def _create_unique(parent: Path, stamp: str) -> Path:
     for number in range(1, 1000):
         path = parent / (stamp if number == 1 else f"{stamp}-{number}")
         with contextlib.suppress(FileExistsError):
-            path.mkdir()
+            path.mkdir(mode=0o700)
             return path
     raise FileExistsError(f"it already has a directory for every run name of {stamp}")
 

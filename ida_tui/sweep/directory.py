@@ -122,7 +122,7 @@ def create_directory(outputs: Path, started_at: datetime) -> Path:
         parent.mkdir(parents=True, exist_ok=True)
         for path in _candidate_paths(parent, stamp):
             try:
-                path.mkdir()
+                path.mkdir(mode=0o700)
             except FileExistsError:
                 continue
             (path / "configs").mkdir()

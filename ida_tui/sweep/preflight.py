@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from ida_tui.config.consent import ConsentRequired, remember_run
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.schema import Config
 from ida_tui.errors import ExitCode, IdaError, UsageError
@@ -87,10 +88,33 @@ def create_sweep(
     try:
         for number, config in enumerate(plan.configs):
             write_text(sweep.config_file(number), to_yaml(config))
+            remember_run(config, None)
         directory.save(sweep)
     except OSError as error:
         raise UsageError(f"could not write to {path}: {error.strerror or error}") from None
     return sweep
+
+
+def require_consent_to(sweep: Sweep, overrides: Sequence[str]) -> None:
+    """Check that the person agreed to what the profiles of a sweep ask for; its processes cannot ask.
+
+    Args:
+        sweep: a sweep that may have been made by somebody else.
+        overrides: `key=value` strings that agree.
+
+    Raises:
+        ConsentRequired: an agreement is missing.
+    """
+    for number in range(len(sweep.combinations)):
+        file = str(sweep.config_file(number))
+        try:
+            resolved = resolve(file, overrides, verify=False, uses=("judge", "code"))
+        except ConsentRequired:
+            raise
+        except UsageError:
+            continue  # the process of this combination reports it
+        if overrides:
+            remember_run(resolved.config, None)
 
 
 def _check_readiness(config: Config) -> None:

@@ -85,7 +85,13 @@ def start_process(
         sweep.failure_file(number).unlink(missing_ok=True)
         with open_appended(sweep.log_file(number)) as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ida_tui", *_process_arguments(sweep, number, run, budget)],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "ida_tui",
+                    *_process_arguments(sweep, number, run, budget),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from ida_tui.cli.arguments import add_run_argument
+from ida_tui.cli.arguments import add_consent_arguments, add_run_argument, check_override_keys
 from ida_tui.cli.output.lines import print_status
 from ida_tui.cli.output.streams import background_output
 from ida_tui.errors import ExitCode, IdaError, UsageError
@@ -25,6 +25,7 @@ def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
     add_run_argument(parser)
+    add_consent_arguments(parser)
     parser.add_argument(
         "--lines",
         action="store_true",
@@ -67,6 +68,8 @@ def run(options: Namespace) -> ExitCode:
         UsageError: there is no such run, or it has no weights.
         IdaError: the model cannot be loaded or used.
     """
+    from ida_tui.config.consent import CONSENT_KEYS, Use
+    from ida_tui.config.resolve import resolve
     from ida_tui.runs.catalog.lookup import find_run
 
     lines = _uses_lines(options)
@@ -74,9 +77,15 @@ def run(options: Namespace) -> ExitCode:
     temperature = 0.0 if options.greedy else options.temperature
     if temperature is not None and not 0 <= temperature <= 10:
         raise UsageError("--temperature must be from 0 to 10", "0 is the same as --greedy")
+    check_override_keys(options.overrides, CONSENT_KEYS)
+    uses: tuple[Use, ...] = ("code", "judge") if options.judge else ("code",)
+    trusted = resolve(str(directory.config), options.overrides, uses=uses).config
     if not lines:
+        from ida_tui.config.consent import remember_run
         from ida_tui.tui.main import run_app
 
+        if options.overrides:
+            remember_run(trusted, directory.path)  # the app reads the run's own values
         return run_app(sys.argv, chat_directory=directory.path)
     from ida_tui.cli.output.chat import run_chat
     from ida_tui.engine.inference.chat import Chat
@@ -84,7 +93,7 @@ def run(options: Namespace) -> ExitCode:
     # If the reader of the answers leaves, the messages are still saved.
     with background_output():
         messages = run_chat(
-            Chat(directory),
+            Chat(directory, options.overrides),
             _read_messages(),
             kind=options.kind,
             temperature=temperature,

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ida_tui.cli.arguments import add_run_argument
+from ida_tui.cli.arguments import add_consent_arguments, add_run_argument, check_override_keys
 from ida_tui.cli.output.lines import print_lines, print_status
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.util.paths import display_path
@@ -36,6 +36,7 @@ def add(parser: ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
     add_run_argument(parser)
+    add_consent_arguments(parser)
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--adapter", action="store_true", help="export the LoRA adapter only")
     kind.add_argument("--merged", action="store_true", help="export the full model, adapter merged")
@@ -75,7 +76,8 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.runs.weights import find_weights
 
     directory = find_run(options.name, Path("outputs"))
-    config = resolve(str(directory.config), []).config
+    check_override_keys(options.overrides, ("model.trust_remote_code",))
+    config = resolve(str(directory.config), options.overrides, uses=("code",)).config
     kind: ExportKind = "adapter" if options.adapter else "merged" if options.merged else "gguf"
     _check_options(options, config, kind)
     weights = find_weights(directory, config)

@@ -89,4 +89,4 @@ def _judge_config(arguments: list[str]) -> Config:
         )
     name = names[0] if names else DEFAULT_JUDGE
     overrides = [argument for argument in arguments if "=" in argument]
-    return resolve("quickstart", [f"judge={name}", *overrides]).config
+    return resolve("quickstart", [f"judge={name}", *overrides], uses=("judge",)).config

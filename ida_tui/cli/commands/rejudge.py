@@ -72,7 +72,7 @@ def run(options: Namespace) -> ExitCode:
     from ida_tui.runs.store.judge_costs import JudgeCosts
 
     directory = find_run(options.name, Path("outputs"))
-    config = resolve(str(directory.config), options.overrides, verify=False).config
+    config = resolve(str(directory.config), options.overrides, verify=False, uses=("judge",)).config
     _check_budget(config)
     state = read_final_state(directory)
     kinds = {prompt.id: prompt.kind for prompt in config.prompts.prompts}

@@ -78,11 +78,15 @@ def run(options: Namespace) -> ExitCode:
     Raises:
         IdaError: a combination is wrong or does not fit, there is no such sweep, or it cannot run.
     """
+    from ida_tui.config.consent import CONSENT_KEYS
     from ida_tui.sweep import directory
 
     if options.show is not None or options.resume is not None:
         flag = "--resume" if options.show is None else "--show"
-        if options.words:
+        agrees = flag == "--resume" and all(
+            word.partition("=")[0] in CONSENT_KEYS for word in options.words
+        )
+        if options.words and not agrees:
             raise UsageError(
                 f"{flag} does not accept new values, such as {options.words[0]!r}",
                 "the values of a sweep are fixed; start another sweep for other values",
@@ -106,11 +110,12 @@ def _resume(options: Namespace) -> ExitCode:
     from dataclasses import replace
 
     from ida_tui.cli.output.sweep import run_sweep
-    from ida_tui.sweep import directory, study
+    from ida_tui.sweep import directory, preflight, study
 
     study.require_optuna()
     sweep = directory.find_sweep(options.resume, OUTPUTS_FOLDER)
     directory.require_safe_files(sweep)
+    preflight.require_consent_to(sweep, options.words)
     changed = replace(
         sweep,
         jobs=options.jobs or sweep.jobs,

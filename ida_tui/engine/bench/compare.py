@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import Any
 
 from ida_tui.config.schema import DeviceName
 from ida_tui.engine.bench.cases import TRAINERS, BenchCase
+from ida_tui.util.secrets import environment_without_secrets
 
 PROCESS_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",
@@ -95,11 +95,13 @@ class TrainerProcess:
 
     def __init__(self, trainer: str, device: DeviceName) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ida_tui.engine.bench.trainers", trainer, device],
+            [sys.executable, "-P", "-m", "ida_tui.engine.bench.trainers", trainer, device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | PROCESS_ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[3])},
+            env=environment_without_secrets()
+            | PROCESS_ENVIRONMENT
+            | {"PYTHONPATH": str(Path(__file__).parents[3])},
         )
 
     def measure(self, case: BenchCase) -> dict[str, Any]:

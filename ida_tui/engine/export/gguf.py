@@ -19,6 +19,7 @@ from typing import Any
 from ida_tui.config.precision import WeightFormat
 from ida_tui.errors import IdaError
 from ida_tui.util.paths import is_file
+from ida_tui.util.secrets import environment_without_secrets
 
 CONVERTER_TYPES: Mapping[WeightFormat, str] = {
     "float32": "f32",
@@ -61,8 +62,10 @@ def convert_to_gguf(folder: Path, file: Path, dtype: WeightFormat) -> str:
     Raises:
         IdaError: the model cannot be converted, or the file does not hold the model.
     """
-    command = [sys.executable, "-m", __name__, str(folder), str(file), CONVERTER_TYPES[dtype]]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-P", "-m", __name__, str(folder), str(file), CONVERTER_TYPES[dtype]]
+    process = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment_without_secrets()
+    )
     try:
         report: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     except (ValueError, IndexError):

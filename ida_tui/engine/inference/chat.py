@@ -15,6 +15,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,8 +129,9 @@ class Chat:
         directory: the run's directory.
     """
 
-    def __init__(self, directory: RunDirectory) -> None:
+    def __init__(self, directory: RunDirectory, overrides: Sequence[str] = ()) -> None:
         self.directory = directory
+        self._overrides = list(overrides)
         self._commands: queue.SimpleQueue[
             _AskCommand | _JudgeCommand | _ResetCommand | _CloseCommand
         ] = queue.SimpleQueue()
@@ -216,7 +218,7 @@ class Chat:
         from ida_tui.config.resolve import resolve
         from ida_tui.runs.weights import find_weights
 
-        config = resolve(str(self.directory.config), []).config
+        config = resolve(str(self.directory.config), self._overrides, uses=("code",)).config
         weights = find_weights(self.directory, config)
         from ida_tui.engine import libraries
 
@@ -304,6 +306,8 @@ class Chat:
     def _judge_answers(
         self, config: Config, service: JudgeService | None, costs: JudgeCosts
     ) -> JudgeService | None:
+        from ida_tui.config.consent import ConsentRequired
+        from ida_tui.config.resolve import resolve
         from ida_tui.judge.api_key import load_api_key
         from ida_tui.judge.budget import Budget
         from ida_tui.judge.errors import JudgeInterrupted
@@ -316,6 +320,8 @@ class Chat:
         command, texts = self._last_turn
         try:
             if service is None:
+                # The chat does not need the judge, so that its key is asked for only here.
+                resolve(str(self.directory.config), self._overrides, uses=("judge",))
                 service = JudgeService(
                     config.judge,
                     config.rubric,
@@ -333,7 +339,8 @@ class Chat:
         except JudgeInterrupted:
             self._events.put(Notice("judging was stopped"))
         except IdaError as error:
-            self._events.put(Notice(f"the judge failed: {error.title}"))
+            words = f"; {error.hint.splitlines()[0]}" if isinstance(error, ConsentRequired) else ""
+            self._events.put(Notice(f"the judge failed: {error.title}{words}"))
             if service is not None:
                 service.close()
             return None

@@ -71,7 +71,7 @@ def launch(
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         child = subprocess.Popen(
-            [sys.executable, "-m", "ida_tui", *arguments],
+            [sys.executable, "-P", "-m", "ida_tui", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=output,

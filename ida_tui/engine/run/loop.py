@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from ida_tui.config import resolve
+from ida_tui.config import consent, resolve
 from ida_tui.config.schema import Config
 from ida_tui.engine.device.memory_guard import MemoryGuard
 from ida_tui.engine.device.memory_monitor import MemoryMonitor
@@ -63,7 +63,13 @@ from ida_tui.judge.calibration.cross_check import CrossChecker
 from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.judge.service import scoring_of
 from ida_tui.runs import owner
-from ida_tui.runs.directory import RunDirectory, create_run_directory, point_latest, restore_latest
+from ida_tui.runs.directory import (
+    RunDirectory,
+    create_run_directory,
+    make_private,
+    point_latest,
+    restore_latest,
+)
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
@@ -136,6 +142,7 @@ def _start(
         directory = resume.directory
     previous = resume.state if resume else RunState()
     secrets, clock = Secrets(key), RunClock()
+    argv = [secrets.redact(argument) for argument in argv]
 
     def recreate() -> None:
         """Write everything but the log again, after somebody has deleted the run directory."""
@@ -229,6 +236,7 @@ def _write_description(
 ) -> None:
     """Write the config and the manifest of a run."""
     write_text(directory.config, resolve.to_yaml(config))
+    consent.remember_run(config, directory.path)
     manifest.write(
         directory.manifest,
         config=config,
@@ -242,9 +250,11 @@ def _write_description(
 def _prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) -> None:
     """Prepare the directory of a resumed run for its next event."""
     directory = resume.directory
+    make_private(directory)
     # The steps after the checkpoint run again: their completions would be in the file twice.
     completions.remove_completions_after(directory.completions, resume.step)
     write_text(directory.config, resolve.to_yaml(config))
+    consent.remember_run(config, directory.path)
     manifest.record_resume(directory.manifest, resumed_at=ev.current_timestamp(), argv=argv)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ida_tui.config import resolve
+from ida_tui.config import consent, resolve
 from ida_tui.engine.exceptions import PauseRequested, StoppedByAlert
 from ida_tui.engine.run.context import RunContext
 from ida_tui.engine.run.control import ResumeDecision
@@ -139,6 +139,7 @@ class PauseController:
             update={"judge": decision.judge, "budget": decision.budget}
         )
         write_text(run.directory.config, resolve.to_yaml(run.config))
+        consent.remember_run(run.config, run.directory.path)
         service = self.judge_services.start(run.config, decision.key)
         if service.scoring == before:
             run.emit(ev.RunResumed(run.last_step))

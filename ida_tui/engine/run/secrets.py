@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
-import re
 from collections.abc import Mapping
+from urllib.parse import quote
+
+from ida_tui.util.secrets import secret_values
 
 MIN_SECRET_LENGTH = 8
 """Shortest secret, in characters. Redacting shorter values would garble ordinary words."""
-_SECRET_NAME = re.compile(r"(?:_|^)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
-_HARMLESS_VALUE = re.compile(r"[\w./-]*/[\w./-]*|true|false|\d+", re.IGNORECASE)
-"""A path, a boolean or a number. Such a value is not secret, whatever the variable's name."""
 
 
 class Secrets:
@@ -24,14 +25,23 @@ class Secrets:
     def __init__(self, key: str | None, environment: Mapping[str, str] = os.environ) -> None:
         self._values: list[str] = []
         self.add(key)
-        for name, value in environment.items():
-            if _SECRET_NAME.search(name) and not _HARMLESS_VALUE.fullmatch(value):
-                self.add(value)
+        for secret in secret_values(environment):
+            self.add(secret)
 
     def add(self, secret: str | None) -> None:
-        """Add a secret. Values shorter than 8 characters are ignored."""
-        if secret and len(secret) >= MIN_SECRET_LENGTH and secret not in self._values:
-            self._values.append(secret)
+        """Add a secret, also as JSON and URLs write it. Values shorter than 8 characters are ignored."""
+        for value in dict.fromkeys(((secret or "").strip(), (secret or "").strip().strip("'\""))):
+            if len(value) >= MIN_SECRET_LENGTH:
+                forms = (
+                    value,
+                    json.dumps(value)[1:-1],
+                    json.dumps(value, ensure_ascii=False)[1:-1],
+                    quote(value, safe=""),
+                    base64.b64encode(value.encode()).decode(),
+                )
+                self._values += [form for form in forms if form not in self._values]
+        # A secret that contains another one is replaced first.
+        self._values.sort(key=len, reverse=True)
 
     def redact(self, text: str) -> str:
         """Replace every secret in the text by `[key]`."""

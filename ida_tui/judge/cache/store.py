@@ -8,6 +8,7 @@ that each endpoint accepted. A problem with the cache causes a warning, never an
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sqlite3
@@ -112,7 +113,7 @@ class VerdictCache:
         self._write_count = 0
         self._connection: sqlite3.Connection | None = None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             self._disable(error.strerror or str(error))
             return
@@ -350,6 +351,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: the file cannot be opened, written or read; no connection is left open.
     """
+    with contextlib.suppress(OSError):  # SQLite says what is wrong
+        path.touch(mode=0o600)
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     connection.text_factory = (
         _decode_text  # a cell that is not UTF-8 was not written by this program

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from ida_tui import __version__
 from ida_tui.config.schema import Config
+from ida_tui.runs.store.git_revision import git_revision
 from ida_tui.runs.store.json_files import read_json
 from ida_tui.util.safe_files import write_text
 
@@ -45,7 +45,7 @@ def write(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: installed_version(name) for name in PACKAGES},
-        "git": _git_revision(),
+        "git": git_revision(Path.cwd()),
     }
     write_text(path, json.dumps(manifest, indent=2) + "\n")
 
@@ -63,7 +63,7 @@ def record_resume(path: Path, *, resumed_at: str, argv: Sequence[str]) -> None:
         "at": resumed_at,
         "command": list(argv),
         "ida_tui": __version__,
-        "git": _git_revision(),
+        "git": git_revision(Path.cwd()),
     }
     earlier = manifest.get("resumed")
     manifest["resumed"] = [*(earlier if isinstance(earlier, list) else []), resumed]
@@ -85,18 +85,3 @@ def installed_version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _git_revision() -> str | None:
-    """The git commit of the working directory, with `-dirty` if it has changes; None outside git."""
-    try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip() or None if result.returncode == 0 else None

@@ -29,6 +29,7 @@ from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.widgets.filter_field import FilterField
 from ida_tui.util.format import UNKNOWN, format_clock, format_cost
 from ida_tui.util.paths import display_path
+from ida_tui.util.secrets import environment_without_secrets
 from ida_tui.util.text import one_line
 
 STATUS_MARKS = {"done": "✓", "live": "●", "interrupted": "‖", "died": "✗"}
@@ -233,9 +234,17 @@ class RunsScreen(IdaScreen):
     @work(group="report")
     async def _write_report(self, run: RunSummary) -> None:
         # In a separate process: rendering takes seconds and would slow down a live run and the screen.
-        command = (sys.executable, "-m", "ida_tui", "report", str(run.path.absolute()), "--json")
+        command = (
+            sys.executable,
+            "-P",
+            "-m",
+            "ida_tui",
+            "report",
+            str(run.path.absolute()),
+            "--json",
+        )
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+            *command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=environment_without_secrets()
         )
         out, err = await process.communicate()
         if process.returncode == 0:

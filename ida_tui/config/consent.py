@@ -1,0 +1,277 @@
+"""Consent to what a profile of somebody else asks for: send a key, run a model's code, write elsewhere.
+
+The person's own words are those on the command line, in a shipped profile and in a profile in the user's
+folder. Any other file, such as the `config.yaml` of a run directory, may come from a stranger: its judge
+gets no key, its model runs no code and its runs are not written outside of the working directory, unless
+the person agrees. An agreement is kept in `consent.json` in the user's configuration; a run that starts
+keeps what it was started with, so that it can be resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+from dotenv import dotenv_values
+
+from ida_tui.config import profiles
+from ida_tui.config.endpoint import base_url_problem, endpoint_of, is_local
+from ida_tui.config.schema import Config, JudgeConfig
+from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, to_plain
+from ida_tui.errors import UsageError
+from ida_tui.util.paths import expand_home
+
+Use = Literal["judge", "code", "output"]
+"""What a command does with a profile: send the judge its key, load the model, create a run directory."""
+ALL_USES: tuple[Use, ...] = ("judge", "code", "output")
+CONSENT_KEYS = ("judge.base_url", "judge.api_key_env", "model.trust_remote_code")
+"""Keys that a person types to agree; also accepted by commands that change nothing else."""
+OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
+
+_MAX_FILE_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """One thing that a person can agree to."""
+
+    use: Use
+    subject: tuple[str, ...]
+    """Endpoint and environment variable of a key; source of a model's code; output folder."""
+
+    def description(self) -> str:
+        """What would happen, as the end of a sentence that starts with the profile."""
+        if self.use == "judge":
+            endpoint, variable = self.subject
+            return f"sends the environment variable {variable} to {endpoint}"
+        if self.use == "code":
+            return f"runs the Python code of the model in {self.subject[0]}"
+        return f"writes its runs to {self.subject[0]}"
+
+
+class ConsentRequired(UsageError):
+    """A profile of somebody else asks for something that the person has not agreed to. Exit code 2.
+
+    Args:
+        missing: what the person has to agree to.
+        words: what to type to agree, as `key=value` arguments.
+        where: location of the first value.
+    """
+
+    def __init__(self, missing: Collection[Consent], words: Iterable[str], where: str) -> None:
+        self.missing = tuple(missing)
+        super().__init__(
+            f"this profile {' and '.join(item.description() for item in self.missing)},"
+            " to which you have not agreed",
+            # Quoted: a stranger chose the values, and a person pastes them into a shell.
+            f"if you trust it, add to the command: {' '.join(map(shlex.quote, words))}\n"
+            "on a terminal, ida-tui asks once and remembers the answer",
+            where=where,
+        )
+
+
+def require_consent(
+    config: Config, origins: Mapping[str, Origin], file: Path, uses: Collection[Use]
+) -> None:
+    """Check that the person agreed to everything that a profile asks for.
+
+    Args:
+        config: the resolved experiment.
+        origins: origin of every value by dotted key.
+        file: file of the experiment.
+        uses: what the command does with the profile.
+
+    Raises:
+        ConsentRequired: an agreement is missing.
+    """
+    asked = [entry for entry in _asked(config, origins, file) if entry[0].use in uses]
+    given = read_consents() if asked else frozenset()
+    missing = [entry for entry in asked if entry[0] not in given]
+    if missing:
+        words = dict.fromkeys(word for _, entry_words, _ in missing for word in entry_words)
+        key = missing[0][2]
+        raise ConsentRequired([entry[0] for entry in missing], words, f"{origins[key]}: {key}")
+
+
+def consents_of_run(config: Config, directory: Path | None) -> set[Consent]:
+    """What a run that the person has started may do when it is resumed.
+
+    Args:
+        config: the resolved experiment, for which `require_consent` has passed.
+        directory: the run directory; None for a run that has none yet.
+    """
+    consents = {Consent("code", (source,)) for source in _code_sources(config, directory)}
+    key = _sent_key(config.judge)
+    if key is not None and not _is_known_pair(key):
+        consents.add(key)
+    if outside := _outside_folder(config):
+        consents.add(outside)
+    return consents
+
+
+def remember_run(config: Config, directory: Path | None) -> None:
+    """Keep what a run was started with; without a writable configuration, it is asked again."""
+    with contextlib.suppress(OSError):
+        remember(consents_of_run(config, directory))
+
+
+def remember(consents: Collection[Consent]) -> None:
+    """Add agreements to the user's configuration, in a file that only its owner can read.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    known = read_consents()
+    if known.issuperset(consents):
+        return
+    file = consent_file()
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    rows = sorted([item.use, *item.subject] for item in known.union(consents))
+    temporary = file.with_name(f".{file.name}-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(json.dumps({"v": 1, "agreed": rows}, indent=1) + "\n")
+    temporary.replace(file)
+
+
+def consent_file() -> Path:
+    """The file of the agreements."""
+    return Path(platformdirs.user_config_dir("ida-tui")) / "consent.json"
+
+
+def read_consents() -> frozenset[Consent]:
+    """The agreements in the user's configuration; empty if its file is not the user's own or is damaged."""
+    try:
+        descriptor = os.open(consent_file(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as stream:
+            status = os.fstat(descriptor)
+            others_can_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or others_can_write:
+                return frozenset()
+            rows = json.loads(stream.read(_MAX_FILE_BYTES))["agreed"]
+        return frozenset(
+            Consent(row[0], tuple(map(str, row[1:]))) for row in rows if row[0] in ALL_USES
+        )
+    except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError):
+        return frozenset()
+
+
+# --- what a profile asks for ---------------------------------------------------------------------
+
+
+def _asked(
+    config: Config, origins: Mapping[str, Origin], file: Path
+) -> Iterator[tuple[Consent, list[str], str]]:
+    """What somebody else's values ask for, with the words that agree and the key to show."""
+    key = _sent_key(config.judge)
+    foreign = _foreign_keys(origins, ("judge.base_url", "judge.api_key_env"))
+    if key is not None and foreign and not _is_known_pair(key):
+        url = config.judge.base_url or "null"
+        words = [f"judge.base_url={url}", f"judge.api_key_env={config.judge.api_key_env}"]
+        yield key, words, foreign[0]
+    trust = "model.trust_remote_code"
+    if origins.get(trust) != COMMAND_LINE_ORIGIN:
+        run = None if _is_own(Origin(file)) or file.name != "config.yaml" else file.parent
+        foreign = _foreign_keys(origins, (trust, "model.path", "model.revision"))
+        for source in _code_sources(config, run):
+            if foreign or (run and source == str(run.resolve())):
+                yield (
+                    Consent("code", (source,)),
+                    [f"{trust}=true"],
+                    foreign[0] if foreign else trust,
+                )
+    outside = _outside_folder(config)
+    if outside is not None and _foreign_keys(origins, ("output_dir",)):
+        yield outside, [f"output_dir={config.output_dir}"], "output_dir"
+
+
+def _foreign_keys(origins: Mapping[str, Origin], keys: Iterable[str]) -> list[str]:
+    return [key for key in keys if key in origins and not _is_own(origins[key])]
+
+
+def _is_own(origin: Origin) -> bool:
+    """Whether a value is the person's: typed, a default, in a shipped profile or in the user's folder."""
+    if origin.file is None:
+        return True
+    # Without resolving links: a person may link a profile into the folder.
+    file = Path(os.path.abspath(origin.file))  # noqa: PTH100
+    roots = (profiles.user_root(), profiles.shipped_root())
+    return any(file.is_relative_to(os.path.abspath(root)) for root in roots)  # noqa: PTH100
+
+
+def _sent_key(judge: JudgeConfig) -> Consent | None:
+    """The key that a judge would get; None if it gets none."""
+    variable = judge.api_key_env
+    if judge.kind != "openai" or variable is None:
+        return None
+    if judge.base_url is not None and base_url_problem(judge.base_url):
+        return None  # refused before a key is read
+    if is_local(judge.base_url) and variable == OPENAI_KEY_VARIABLE:
+        return None
+    return _key_consent(judge.base_url, variable) if _is_set(variable) else None
+
+
+def _key_consent(base_url: str | None, variable: str) -> Consent:
+    return Consent("judge", (endpoint_of(base_url), variable))
+
+
+def _is_set(variable: str) -> bool:
+    if os.environ.get(variable):
+        return True
+    file = Path.cwd() / ".env"
+    try:
+        return file.is_file() and bool(dotenv_values(file, interpolate=False).get(variable))
+    except (OSError, UnicodeDecodeError):
+        return True
+
+
+def _is_known_pair(key: Consent) -> bool:
+    """Whether a shipped profile or one in the user's folder names this host for this variable."""
+    return any(key == pair for pair in _known_pairs())
+
+
+def _known_pairs() -> Iterator[Consent]:
+    fields = JudgeConfig.model_fields
+    for name in profiles.list_profiles("judges"):
+        with contextlib.suppress(UsageError, ValueError):
+            node = profiles.load_profile("judges", name)
+            assert isinstance(node.value, dict)
+            entries = {key: node.value.get(key) for key in ("base_url", "api_key_env")}
+            if all(entry is None or _is_own(entry.origin) for entry in entries.values()):
+                base_url, variable = (
+                    to_plain(entry) if isinstance(entry, Node) else fields[key].default
+                    for key, entry in entries.items()
+                )
+                if isinstance(variable, str) and isinstance(base_url, str | None):
+                    yield _key_consent(base_url, variable)
+
+
+def _code_sources(config: Config, run: Path | None) -> Iterator[str]:
+    """Folders and Hugging Face models whose Python code would run."""
+    model = config.model
+    if not model.trust_remote_code:
+        return
+    if model.path != "embedded":
+        folder = model.folder()
+        yield str(folder.resolve()) if folder else f"{model.path}@{model.revision or 'main'}"
+    if run is not None and config.training.method == "full":
+        yield str(run.resolve())
+
+
+def _outside_folder(config: Config) -> Consent | None:
+    """The output folder, if it is outside of the working directory."""
+    try:
+        folder = expand_home(config.output_dir).resolve()
+        inside = folder.is_relative_to(Path.cwd().resolve())
+    except (OSError, ValueError, RuntimeError):
+        return None  # it cannot be created either
+    return None if inside else Consent("output", (str(folder),))
