@@ -106,6 +106,27 @@ def save_checkpoint(
     return path
 
 
+@contextlib.contextmanager
+def replaced_directory(path: Path) -> Iterator[Path]:
+    """Yield a new directory that replaces `path` if the block succeeds, and is removed otherwise.
+
+    Raises:
+        OSError: the directory cannot be written; `path` is unchanged.
+    """
+    temporary = path.with_name(f".saving-{path.name}-{os.getpid()}")
+    _remove(temporary)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _sync_tree(temporary)
+        _remove(path)
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_directory(path.parent)
+
+
 def list_checkpoints(folder: Path) -> tuple[list[Checkpoint], list[BrokenCheckpoint]]:
     """The valid and the broken checkpoints of a run, each newest first."""
     valid: list[Checkpoint] = []
