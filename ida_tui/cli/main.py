@@ -92,6 +92,24 @@ def _explain(error: Exception) -> IdaError | None:
     return explain_disk_error(error, Path())
 
 
+def _require_no_empty_argument(
+    parser: argparse.ArgumentParser, options: argparse.Namespace
+) -> None:
+    """Check that no argument is an empty string, such as an unset variable of a script.
+
+    Raises:
+        UsageError: an argument is empty.
+    """
+    for action in parser._actions:
+        given = getattr(options, action.dest, None)
+        if given == "" or (isinstance(given, list) and "" in given):
+            name = action.option_strings[-1] if action.option_strings else action.metavar
+            raise UsageError(
+                f"the value of {name or action.dest} is empty",
+                "write a value, or leave the argument out",
+            )
+
+
 def _require_working_folder() -> None:
     """Check that the working folder exists; relative paths, such as `outputs`, need it.
 
@@ -149,6 +167,7 @@ def _dispatch(arguments: list[str]) -> ExitCode:
         return _print_completions(arguments[1:])
     parser = _main_parser()
     options = parser.parse_intermixed_args(arguments)
+    _require_no_empty_argument(parser, options)
     _require_working_folder()
     flags = [name for name in _FLAG_HANDLERS if getattr(options, name) is not None]
     if len(flags) > 1:
@@ -176,7 +195,9 @@ def _dispatch(arguments: list[str]) -> ExitCode:
 
 
 def _run_command(name: str, arguments: list[str]) -> ExitCode:
-    options = command_parser(name).parse_intermixed_args(arguments)
+    parser = command_parser(name)
+    options = parser.parse_intermixed_args(arguments)
+    _require_no_empty_argument(parser, options)
     _require_working_folder()
     if name not in commands.WORKING_COMMANDS:
         return commands.load_command(name).run(options)

@@ -144,7 +144,10 @@ def model_path_problem(path: str) -> tuple[str, str] | None:
         settings = read_config_json(folder)
         if isinstance(settings, dict):
             if damage := find_damaged_weights(folder):
-                return f"the model in {path} cannot be loaded: {damage}", "copy or download it again"
+                return (
+                    f"the model in {path} cannot be loaded: {damage}",
+                    "copy or download it again",
+                )
             return None
         if is_file(folder / "adapter_config.json"):
             return (
@@ -196,8 +199,9 @@ def find_damaged_weights(folder: Path) -> str:
                 header = json.loads(stream.read(min(length, MAX_HEADER_BYTES)))
             header.pop("__metadata__", None)
             ends = [tensor["data_offsets"][1] for tensor in header.values()]
-            if size != 8 + length + max(ends, default=0):
-                return f"{file.name} is truncated: it has {size:,} bytes of {8 + length + max(ends, default=0):,}"
+            expected = 8 + length + max(ends, default=0)
+            if size != expected:
+                return f"{file.name} has {size:,} bytes, but must have {expected:,}"
         except OSError as error:
             return f"{file.name} cannot be read: {error.strerror or error}"
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ida_tui.errors import UsageError
+from ida_tui.util.paths import expand_home
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class RunDirectory:
 
 def experiment_directory(output_dir: str | Path, experiment: str) -> Path:
     """The directory that contains the runs of an experiment."""
-    return Path(output_dir).expanduser() / experiment
+    return expand_home(str(output_dir)) / experiment
 
 
 def create_run_directory(

@@ -151,7 +151,7 @@ class RunContext:
         return True
 
     def save_weights(self) -> None:
-        """Save the final weights and the tokenizer; while the disk rejects them, wait as a checkpoint does."""
+        """Save the final weights and the tokenizer; waits while the disk rejects them."""
         assert self.trainer is not None
         step = int(self.trainer.state.global_step)
         self.emit(ev.PhaseChanged(step=step, phase="save"))

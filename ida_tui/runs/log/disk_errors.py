@@ -24,7 +24,12 @@ MIN_REPORTED_WAIT_S = 5.0
 RESUMES_AUTOMATICALLY = "the run then resumes automatically without losing anything"
 REMOVED_MESSAGE = "parent directory"
 """Part of the message of a library that writes into a directory that is gone."""
-DISK_FULL_MESSAGES = ("no space left", "disk quota exceeded", "failed writing file", "file write failed")
+DISK_FULL_MESSAGES = (
+    "no space left",
+    "disk quota exceeded",
+    "failed writing file",
+    "file write failed",
+)
 """Messages for a full disk from libraries that do not raise OSError."""
 _NUMBER_PATTERN = re.compile(r"\(os error (\d+)\)")
 """The number of a system error in the message of a library written in Rust, such as safetensors."""
