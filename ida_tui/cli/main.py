@@ -7,7 +7,6 @@ torch nor transformers nor trl nor textual.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,7 +116,7 @@ def _require_working_folder() -> None:
         UsageError: the folder was removed.
     """
     try:
-        os.getcwd()
+        Path.cwd()
     except OSError:
         raise UsageError(
             "the working folder no longer exists", "change to a folder that exists: cd FOLDER"
