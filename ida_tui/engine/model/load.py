@@ -105,6 +105,7 @@ def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) ->
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,  # loading pickled weights can run arbitrary code
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `_find_mismatch` names them
         )
         problem = _find_mismatch(loaded, report, tokenizer)
     except Exception as error:
