@@ -1,7 +1,7 @@
 """Commands on hostile folders, each in a forked child, and what they must not do.
 
-A child may send no secret to the stranger's server, run none of the stranger's code, write nothing outside of the
-run directory, print no traceback, and take no more than `LIMIT_S` seconds besides loading a model.
+A child may send no secret to the stranger's server, run none of the stranger's code, write nothing outside of
+the run directory, print no traceback, and take no more than `LIMIT_S` seconds besides loading a model.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ MEMORY_BYTES = 6 << 30
 SHORT = ("training.max_completion_length=4", "evaluation.enabled=false", "training.max_steps=2")
 RUN = str(Path("outputs/quickstart") / hostile_folders.RUN_ID)
 LIGHT_COMMANDS = (
-    ("runs",), ("runs", "--json"), ("report", RUN), ("compare", RUN, "20250101-000000"), ("attach", RUN, "--lines"),
+    ("runs",), ("runs", "--json"), ("report", RUN), ("compare", RUN, "20250101-000000"),
+    ("attach", RUN, "--lines"),
     ("attach", RUN, "--json"), ("--check", f"{RUN}/config.yaml"), ("--show", f"{RUN}/config.yaml"),
     ("rescore", RUN), ("replay-judge", RUN), ("attach", RUN, "--pause"), ("report", "quickstart"),
 )  # fmt: skip
@@ -70,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
         received = str(self.headers) + self.rfile.read(length).decode("utf-8", "replace")
         with self.server.log.open("a") as file:
             file.write(self.path + received)
-        scores = r'{\"align\": 5, \"risk\": 5, \"detail\": 5, \"reason\": \"r\"}'
+        scores = r"{\"align\": 5, \"risk\": 5, \"detail\": 5, \"reason\": \"r\"}"
         body = f'{{"choices": [{{"message": {{"role": "assistant", "content": "{scores}"}}}}]}}'.encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -80,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_: object) -> None:
         pass
 
 
@@ -138,9 +139,7 @@ def warm_up() -> None:
     from ida_tui.engine.run import build, loop  # noqa: F401
 
 
-def run_cases(
-    numbers: range, seed: int, finished_run: Path, *, model_share: float = 0.12
-) -> Tally:
+def run_cases(numbers: range, seed: int, finished_run: Path, *, model_share: float = 0.12) -> Tally:
     """Run these cases.
 
     Args:
@@ -324,7 +323,9 @@ def report(tally: Tally, seconds: float, *, shown: int = 3) -> int:
         if kinds[key] <= shown:
             print(f"✗ {failure[:900]}")
     print("commands:", ", ".join(f"{name} {count}" for name, count in tally.commands.most_common()))
-    print("failures:", ", ".join(f"{name} {count}" for name, count in kinds.most_common()) or "none")
+    print(
+        "failures:", ", ".join(f"{name} {count}" for name, count in kinds.most_common()) or "none"
+    )
     counts = {
         kind: sum(f"{kind}:" in failure for failure in tally.failures)
         for kind in ("secret", "code", "hang", "traceback", "blame", "outside")

@@ -1,7 +1,7 @@
 """Hostile run directories, profiles, models and checkpoints: real ones with mutations that a seed selects.
 
-Each mutation takes a `World` and a generator of random numbers, changes the files, and returns what it did. The
-folders look as if they were downloaded from a stranger: they name the stranger's server and this machine's files.
+Each mutation takes a `World` and a generator of random numbers, changes the files, and returns what it did.
+The folders look as if a stranger had made them: they name the stranger's server and this machine's files.
 """
 
 from __future__ import annotations
@@ -90,7 +90,13 @@ class World:
         """What a command may write: the run directory, the index of runs, the link, the cache."""
         outputs = self.work / "outputs"
         index = [outputs / f".runs.sqlite{end}" for end in ("", "-wal", "-shm", "-journal")]
-        return (self.run, *index, outputs / "quickstart/latest", self.path / "cache", self.path / "tmp")
+        return (
+            self.run,
+            *index,
+            outputs / "quickstart/latest",
+            self.path / "cache",
+            self.path / "tmp",
+        )
 
 
 def _describe(file: Path) -> str:
@@ -123,8 +129,13 @@ def build_world(path: Path, base_run: Path, base_model: Path, server: str) -> Wo
 # --- mutations ----------------------------------------------------------------------------------
 
 
+def _is_plain(file: Path) -> bool:
+    """Whether no earlier mutation has made a file a link, a pipe or huge."""
+    return not file.is_symlink() and file.is_file() and file.stat().st_size < 50_000_000
+
+
 def _any_file(folder: Path, rng: Random, pattern: str = "*") -> Path:
-    files = sorted(file for file in folder.rglob(pattern) if file.is_file() and not file.is_symlink())
+    files = sorted(filter(_is_plain, folder.rglob(pattern)))
     return rng.choice(files) if files else folder / "missing"
 
 
@@ -167,7 +178,9 @@ def replace_by_fifo(world: World, rng: Random, folder: Path) -> str:
 def damage_bytes(world: World, rng: Random, folder: Path) -> str:
     """Truncate a file, empty it, flip its bits, or insert hostile text."""
     file = _any_file(folder, rng)
-    data = file.read_bytes() if file.is_file() else b""
+    if not _is_plain(file):
+        return "nothing"
+    data = file.read_bytes()
     kind = rng.randrange(4)
     if kind == 0:
         data = data[: rng.randrange(len(data) + 1)]
@@ -186,8 +199,12 @@ def damage_bytes(world: World, rng: Random, folder: Path) -> str:
 
 def grow(world: World, rng: Random, folder: Path) -> str:
     """Add a huge line, or a sparse gigabyte, or deep nesting to a text file."""
-    file = folder / rng.choice(("events.jsonl", "completions.jsonl", "config.yaml", "manifest.json"))
-    file = file if file.is_file() else _any_file(folder, rng, "*.json")
+    file = folder / rng.choice(
+        ("events.jsonl", "completions.jsonl", "config.yaml", "manifest.json")
+    )
+    file = file if _is_plain(file) else _any_file(folder, rng, "*.json")
+    if not _is_plain(file):
+        return "nothing"
     kind = rng.randrange(3)
     with file.open("ab") as stream:
         if kind == 0:
@@ -202,6 +219,8 @@ def grow(world: World, rng: Random, folder: Path) -> str:
 def mutate_json(world: World, rng: Random, folder: Path) -> str:
     """Give keys of a JSON file wrong types, NaN, other versions, or write a key twice."""
     file = _any_file(folder, rng, "*.json")
+    if not _is_plain(file):
+        return "nothing"
     with contextlib.suppress(OSError, ValueError, RecursionError):
         text = file.read_text()
         if rng.random() < 0.15:
@@ -218,6 +237,8 @@ def mutate_json(world: World, rng: Random, folder: Path) -> str:
 def mutate_events(world: World, rng: Random, folder: Path) -> str:
     """Replace or insert event lines."""
     file = world.run / rng.choice(("events.jsonl", "completions.jsonl"))
+    if not _is_plain(file):
+        return "nothing"
     with contextlib.suppress(OSError):
         lines = file.read_bytes().splitlines()
         for _ in range(rng.randint(1, 5)):
@@ -230,6 +251,8 @@ def mutate_events(world: World, rng: Random, folder: Path) -> str:
 def mutate_config(world: World, rng: Random, folder: Path) -> str:
     """Set a value of the run's config to something hostile of the same shape, or of another type."""
     file = world.run / "config.yaml"
+    if not _is_plain(file):
+        return "nothing"
     with contextlib.suppress(OSError, yaml.YAMLError, UnicodeError):
         tree = yaml.safe_load(file.read_bytes())
         if isinstance(tree, dict):
@@ -242,6 +265,8 @@ def mutate_config(world: World, rng: Random, folder: Path) -> str:
 def set_config(world: World, rng: Random, folder: Path) -> str:
     """Set keys of the run's config that reach for keys, hosts, files and trust."""
     file = world.run / "config.yaml"
+    if not _is_plain(file):
+        return "nothing"
     try:
         tree = yaml.safe_load(file.read_bytes())
     except (OSError, ValueError, yaml.YAMLError):
@@ -265,16 +290,22 @@ def set_config(world: World, rng: Random, folder: Path) -> str:
             section |= {"path": str(world.model), "trust_remote_code": True}
             _add_code(world, world.model)
         elif choice == 4:
-            section["path"] = rng.choice(("../../model", "/etc", "org/name", str(world.home), "a\0b"))
+            section["path"] = rng.choice(
+                ("../../model", "/etc", "org/name", str(world.home), "a\0b")
+            )
         elif choice == 5:
-            tree["output_dir"] = rng.choice((str(world.home), "../../..", "/proc", "a\0b", "~nobody-here/x"))
+            tree["output_dir"] = rng.choice(
+                (str(world.home), "../../..", "/proc", "a\0b", "~nobody-here/x")
+            )
         elif choice == 6:
             tree["name"] = rng.choice(("../../../home", "a/b", "..", "x" * 300))
         else:
             training = tree.setdefault("training", {})
             if isinstance(training, dict) and training:
                 key = rng.choice(sorted(training))
-                training[key] = rng.choice((1e308, -1, 0, 5e-324, float("nan"), 10**30, "x", [], None))
+                training[key] = rng.choice(
+                    (1e308, -1, 0, 5e-324, float("nan"), 10**30, "x", [], None)
+                )
         done.append(str(choice))
     file.write_text(yaml.safe_dump(tree))
     return f"config {' '.join(done)}"
@@ -283,10 +314,12 @@ def set_config(world: World, rng: Random, folder: Path) -> str:
 def _add_code(world: World, folder: Path) -> None:
     """Add Python code to a model folder, which transformers runs if it trusts the folder."""
     (folder / "modeling_evil.py").write_text(world.code() + "class Evil: pass\n")
+    if not _is_plain(folder / "config.json"):
+        return
     with contextlib.suppress(OSError, ValueError, TypeError):
         settings = json.loads((folder / "config.json").read_text())
         names = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
-        settings["auto_map"] = {name: "modeling_evil.Evil" for name in names}
+        settings["auto_map"] = dict.fromkeys(names, "modeling_evil.Evil")
         (folder / "config.json").write_text(json.dumps(settings))
 
 
@@ -304,6 +337,7 @@ def plant_pickle(world: World, rng: Random, folder: Path) -> str:
              "adapter_model.bin", "scaler.pt", "device_rng.pt")  # fmt: skip
     name = rng.choice(names)
     for checkpoint in _checkpoints(world):
+        _remove(checkpoint / name)
         (checkpoint / name).write_bytes(pickle.dumps(_Payload(f"touch {world.canary}")))
         reseal(checkpoint)
     return f"pickle {name}"
@@ -327,6 +361,8 @@ def _checkpoints(world: World) -> list[Path]:
 def reseal(checkpoint: Path) -> None:
     """Write the digests of a checkpoint's files into its seal."""
     seal = checkpoint / "checkpoint.json"
+    if not _is_plain(seal):
+        return
     with contextlib.suppress(OSError, ValueError, TypeError):
         body = json.loads(seal.read_text())
         body["files"] = {
@@ -334,7 +370,7 @@ def reseal(checkpoint: Path) -> None:
                 "bytes": file.stat().st_size,
                 "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
             }
-            for file in sorted(checkpoint.iterdir())
+            for file in sorted(filter(_is_plain, checkpoint.iterdir()))
             if file != seal
         }
         seal.write_text(json.dumps(body))

@@ -28,6 +28,8 @@ DISK_FULL_MESSAGES = (
     "no space left",
     "disk quota exceeded",
     "failed writing file",
+    "iostream error",
+    "unexpected pos",
     "file write failed",
 )
 """Messages for a full disk from libraries that do not raise OSError."""
