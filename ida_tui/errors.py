@@ -2,7 +2,8 @@
 
 `IdaError` is the only exception that users are meant to see. It says what is wrong (`title`), where
 (`where`: `file:line: key`) and how to fix it (`hint`); the command line prints those lines and exits with
-`code`. Any other exception that reaches the command line is a bug in this program.
+`code`. Any other exception that reaches the command line is a bug in this program,
+except for those of the machine: `out_of_memory_message` recognizes that memory ran out.
 """
 
 from __future__ import annotations
@@ -66,3 +67,27 @@ class UsageError(IdaError):
 
     def __init__(self, title: str, hint: str = "", *, where: str = "") -> None:
         super().__init__(title, hint, where=where, code=ExitCode.USAGE)
+
+
+OUT_OF_MEMORY_PHRASES = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "could not create a primitive",
+)
+"""Messages of torch's allocators, on the CPU in an ordinary RuntimeError; the last one is oneDNN's."""
+
+
+def out_of_memory_message(error: BaseException) -> str:
+    """Message for an error that means that memory ran out; empty for any other error."""
+    message = short_text(error)
+    if isinstance(error, MemoryError) or any(
+        phrase in message.lower() for phrase in OUT_OF_MEMORY_PHRASES
+    ):
+        return f"out of memory: {message}" if message else "out of memory"
+    return ""
+
+
+def short_text(error: BaseException) -> str:
+    """The message of another program's error, on one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200]

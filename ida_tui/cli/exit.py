@@ -16,12 +16,15 @@ def fast_exit(exit_code: int) -> None:
     the objects of the libraries while the user waits for the shell prompt.
     """
     if "torch" in sys.modules:
-        for stream in (sys.stdout, sys.stderr):
-            # The reader of a pipe may be gone.
-            with contextlib.suppress(OSError):
-                stream.flush()
-        _remove_temporary_directories()
-        os._exit(exit_code)
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                # The reader of a pipe may be gone.
+                with contextlib.suppress(OSError):
+                    stream.flush()
+            _remove_temporary_directories()
+        finally:
+            # After a run that ran out of memory, each line above may fail; its exit code still counts.
+            os._exit(exit_code)
 
 
 def _remove_temporary_directories() -> None:

@@ -19,7 +19,7 @@ from ida_tui.cli.exit import fast_exit
 from ida_tui.cli.output import streams
 from ida_tui.cli.output.lines import print_lines
 from ida_tui.engine.distributed.environment import ProcessInfo, process_info
-from ida_tui.errors import ExitCode, IdaError, UsageError
+from ida_tui.errors import ExitCode, IdaError, UsageError, out_of_memory_message
 from ida_tui.util.text import multiple_lines
 
 if TYPE_CHECKING:
@@ -76,6 +76,54 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(error.code)
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
+    except (OSError, MemoryError, RuntimeError) as error:
+        explained = _explain(error)
+        if explained is None:
+            raise
+        print_lines(explained.lines(), file=sys.stderr)
+        return int(explained.code)
+
+
+def _explain(error: Exception) -> IdaError | None:
+    """The error to show for a failure of the machine; None if the exception is a bug in this program."""
+    from ida_tui.runs.log.disk_errors import explain_disk_error
+
+    if message := out_of_memory_message(error):
+        hint = "close other programs, or use a machine with more memory"
+        return IdaError(message, hint, code=ExitCode.OUT_OF_MEMORY)
+    return explain_disk_error(error, Path())
+
+
+def _require_no_empty_argument(
+    parser: argparse.ArgumentParser, options: argparse.Namespace
+) -> None:
+    """Check that no argument is an empty string, such as an unset variable of a script.
+
+    Raises:
+        UsageError: an argument is empty.
+    """
+    for action in parser._actions:
+        given = getattr(options, action.dest, None)
+        if given == "" or (isinstance(given, list) and "" in given):
+            name = action.option_strings[-1] if action.option_strings else action.metavar
+            raise UsageError(
+                f"the value of {name or action.dest} is empty",
+                "write a value, or leave the argument out",
+            )
+
+
+def _require_working_folder() -> None:
+    """Check that the working folder exists; relative paths, such as `outputs`, need it.
+
+    Raises:
+        UsageError: the folder was removed.
+    """
+    try:
+        Path.cwd()
+    except OSError:
+        raise UsageError(
+            "the working folder no longer exists", "change to a folder that exists: cd FOLDER"
+        ) from None
 
 
 def _report_output_error(error: streams.OutputError) -> int:
@@ -134,7 +182,9 @@ def _dispatch(arguments: list[str]) -> ExitCode:
         return _print_completions(arguments[1:])
     parser = _main_parser()
     options = parser.parse_intermixed_args(arguments)
-    flags = [name for name in _FLAG_HANDLERS if getattr(options, name)]
+    _require_no_empty_argument(parser, options)
+    _require_working_folder()
+    flags = [name for name in _FLAG_HANDLERS if getattr(options, name) is not None]
     if len(flags) > 1:
         raise UsageError(
             f"--{flags[0]} and --{flags[1]} cannot be used together", "use only one of the two"
@@ -160,7 +210,10 @@ def _dispatch(arguments: list[str]) -> ExitCode:
 
 
 def _run_command(name: str, arguments: list[str]) -> ExitCode:
-    options = command_parser(name).parse_intermixed_args(arguments)
+    parser = command_parser(name)
+    options = parser.parse_intermixed_args(arguments)
+    _require_no_empty_argument(parser, options)
+    _require_working_folder()
     if name not in commands.WORKING_COMMANDS:
         return commands.load_command(name).run(options)
     with streams.background_output() as output:

@@ -22,6 +22,8 @@ from ida_tui.util.paths import expand_home, is_directory, is_file
 from ida_tui.util.safe_files import open_regular, read_bytes
 from ida_tui.util.text import parse_json
 
+MAX_HEADER_BYTES = 100_000_000
+"""Longest header of a weight file that is read; the format allows no longer one."""
 _HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
 
 
@@ -154,6 +156,11 @@ def _path_problem(path: str) -> Problem | None:
     if is_directory(folder):
         settings = read_config_json(folder)
         if isinstance(settings, dict):
+            if damage := find_damaged_weights(folder):
+                return (
+                    f"the model in {path} cannot be loaded: {damage}",
+                    "copy or download it again",
+                )
             return None
         if is_file(folder / "adapter_config.json"):
             return (
@@ -188,6 +195,31 @@ def read_config_json(folder: Path) -> dict[str, object] | str:
         return "config.json is not a JSON object"
     text = settings.get("text_config")
     return {**settings, **text} if isinstance(text, dict) else settings
+
+
+def find_damaged_weights(folder: Path) -> str:
+    """Name and damage of the first *.safetensors file that is not whole; empty if all are.
+
+    Only the header of each file is read: it says how long the file must be.
+    """
+    for file in _glob_sorted(folder, "*.safetensors"):
+        try:
+            with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+                size = os.fstat(stream.fileno()).st_size
+                length = int.from_bytes(stream.read(8), "little")
+                if not 2 <= length <= size - 8:
+                    return f"{file.name} is empty or truncated"
+                header = json.loads(stream.read(min(length, MAX_HEADER_BYTES)))
+            header.pop("__metadata__", None)
+            ends = [tensor["data_offsets"][1] for tensor in header.values()]
+            expected = 8 + length + max(ends, default=0)
+            if size != expected:
+                return f"{file.name} has {size:,} bytes, but must have {expected:,}"
+        except OSError as error:
+            return f"{file.name} cannot be read: {error.strerror or error}"
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+            return f"{file.name} is damaged: its header cannot be read"
+    return ""
 
 
 def hub_cache() -> Path:
@@ -225,7 +257,7 @@ def _count_parameters(folder: Path, settings: dict[str, object]) -> int | None:
         try:
             with open_regular(Path(os.path.realpath(file))) as stream:
                 length = int.from_bytes(stream.read(8), "little")
-                header = json.loads(stream.read(min(length, 100_000_000)))
+                header = json.loads(stream.read(min(length, MAX_HEADER_BYTES)))
             total += sum(math.prod(t["shape"]) for k, t in header.items() if k not in uncounted)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None

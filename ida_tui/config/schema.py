@@ -12,7 +12,7 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import BaseModel, ConfigDict, Field
 
 from ida_tui.config import embedded
 from ida_tui.config.prompt_text import separate_repeated
@@ -25,6 +25,12 @@ PromptKind = Literal["harmless", "unsafe"]
 Split = Literal["train", "held-out"]
 AXES = ("align", "risk", "detail")
 PositiveInt = Annotated[int, Field(gt=0, le=10**15)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+PositiveFloat = Annotated[float, Field(ge=1e-30, le=1e9)]
+"""Bounded, so that no product or 32-bit copy of a setting is infinite or 0."""
+Amount = Annotated[float, Field(ge=0, le=1e9)]
+Divisor = Annotated[float, Field(ge=1e-3, le=1e3)]
+"""A number by which logits are divided."""
 
 
 class _Section(BaseModel):
@@ -97,7 +103,7 @@ class PromptSet(_Section):
     """The profile's name."""
     description: str = ""
     """One-line summary shown in lists."""
-    version: int = 1
+    version: Count = 1
     """Version number; increase it when the texts change."""
     only: list[str] | None = None
     """Train only on these prompt ids; null trains on all. Held-out prompts are not affected."""
@@ -154,7 +160,7 @@ class RubricConfig(_Section):
     """The profile's name."""
     description: str = ""
     """One-line summary shown in lists."""
-    version: int = 1
+    version: Count = 1
     """Version number; increase it when the meaning changes. Part of the judge cache key."""
     task: str
     """What is being judged, in a few sentences; the start of the judge's system message."""
@@ -176,9 +182,9 @@ class RubricConfig(_Section):
 class Price(_Section):
     """The price of a judge model, in US dollars per million tokens."""
 
-    input: Annotated[float, Field(ge=0)]
+    input: Amount
     """US dollars per million prompt tokens."""
-    output: Annotated[float, Field(ge=0)]
+    output: Amount
     """US dollars per million completion tokens."""
 
 
@@ -203,13 +209,13 @@ class JudgeConfig(_Section):
     """Timeout of one whole call, in seconds, from the connection to the end of the reply."""
     max_retries: Annotated[int, Field(ge=0, le=20)] = 3
     """Maximum retries of a call after a temporary error."""
-    max_wait_s: Annotated[float, Field(ge=0)] = 600.0
+    max_wait_s: Amount = 600.0
     """Longest Retry-After wait to accept, in seconds; a longer one pauses the run."""
     samples: Annotated[int, Field(ge=1, le=16)] = 1
     """Judgments per completion; scores are their mean. With more than 1, set a temperature above 0."""
     max_unscored: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Pause the run after a step in which more than this share of verdicts failed."""
-    anchor_every: Annotated[int, Field(ge=0)] = 10
+    anchor_every: Count = 10
     """Steps between rescorings of a few fixed answers, to detect judge drift; 0 disables them."""
     max_tokens: PositiveInt = 300
     """Maximum length of a verdict, in tokens."""
@@ -251,7 +257,7 @@ class TrainingConfig(_Section):
     """Number of optimizer steps; null uses num_train_epochs."""
     num_train_epochs: PositiveFloat = 1.0
     """Passes over the training prompts, if max_steps is null."""
-    num_generations: Annotated[int, Field(ge=2)] = 8
+    num_generations: Annotated[int, Field(ge=2, le=10**15)] = 8
     """Completions sampled per prompt (the group size G)."""
     per_device_train_batch_size: PositiveInt = 1
     """Completions per forward and backward pass."""
@@ -263,9 +269,9 @@ class TrainingConfig(_Section):
     """Peak learning rate."""
     lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant"
     """Learning-rate schedule."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Count = 0
     """Steps of learning-rate warmup."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Amount = 0.0
     """Weight decay of AdamW."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """First-moment decay of AdamW."""
@@ -275,7 +281,7 @@ class TrainingConfig(_Section):
     """Epsilon of AdamW."""
     optim: Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_kahan", "adafactor"] = "auto"
     """Optimizer; `auto` is adamw_torch (fused on cuda), or adamw_kahan for trained bfloat16 weights."""
-    max_grad_norm: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Amount = 0.0
     """Maximum gradient norm for clipping; 0 disables clipping."""
     fp16: bool | Auto = "auto"
     """fp16 autocast with a gradient scaler; `auto` enables it on mps."""
@@ -297,7 +303,7 @@ class TrainingConfig(_Section):
     """Share of each GPU's memory for a colocated vLLM."""
     vllm_tensor_parallel_size: PositiveInt = 1
     """Number of GPUs that a colocated vLLM splits the model across."""
-    beta: Annotated[float, Field(ge=0)] = 0.0
+    beta: Amount = 0.0
     """KL coefficient; 0 needs no reference pass."""
     epsilon: PositiveFloat = 0.2
     """Clipping range of the probability ratio."""
@@ -307,21 +313,21 @@ class TrainingConfig(_Section):
     """Aggregation of the token losses; `bnpo` depends on the batch size, the others do not."""
     scale_rewards: Literal["group", "batch", "none"] = "batch"
     """Standard deviation that divides the advantages; `group` amplifies judge noise."""
-    temperature: PositiveFloat = 1.0
+    temperature: Divisor = 1.0
     """Sampling temperature for completions."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling threshold."""
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Count = 0
     """Sample from the k most likely tokens; 0 means all."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """Minimum token probability, relative to the most likely token."""
-    repetition_penalty: PositiveFloat = 1.0
+    repetition_penalty: Divisor = 1.0
     """Values above 1 make repeated tokens less likely."""
     mask_truncated_completions: bool = False
     """Exclude truncated completions from the loss."""
     shuffle_dataset: bool = True
     """Shuffle the prompts with the run's seed."""
-    save_steps: Annotated[int, Field(ge=0)] = 0
+    save_steps: Count = 0
     """Steps between checkpoints; 0 saves only at the end or on stop."""
     save_total_limit: PositiveInt = 3
     """Maximum number of checkpoints on disk; older ones are deleted."""
@@ -348,7 +354,7 @@ class EvaluationConfig(_Section):
     """Completions per held-out prompt."""
     batch_size: PositiveInt = 64
     """Completions generated in parallel; `training.rollout_rows` limits them, too."""
-    temperature: Annotated[float, Field(ge=0)] = 1.0
+    temperature: Amount = 1.0
     """Sampling temperature; 0 is greedy decoding. top_p, top_k and the penalty are the training's."""
     max_completion_length: PositiveInt | None = None
     """Maximum completion length in tokens; null uses training.max_completion_length."""
@@ -381,7 +387,7 @@ class AlertsConfig(_Section):
     """Alert when the policy's entropy falls below this share of its initial value."""
     kl: PositiveFloat = 1.0
     """Alert above this KL divergence from the reference model, in nats per token."""
-    length_ratio: Annotated[float, Field(gt=1)] = 3.0
+    length_ratio: Annotated[float, Field(gt=1, le=1e9)] = 3.0
     """Alert when the mean length grows or shrinks by this factor since the start."""
     length_r: Annotated[float, Field(gt=0, le=1)] = 0.85
     """Alert above this length–reward correlation, among answers or among refusals."""
@@ -401,7 +407,7 @@ class AlertsConfig(_Section):
     """Alert when less than this share of completions has a verdict."""
     skipped: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Alert when the gradient scaler skips at least this share of updates."""
-    grad_norm: Annotated[float, Field(ge=0)] = 1e-7
+    grad_norm: Amount = 1e-7
     """Alert below this gradient norm."""
 
 

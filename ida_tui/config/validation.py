@@ -83,6 +83,13 @@ def validate(
     values = to_plain(root)
     assert isinstance(values, dict)
     origins_by_key = {"": root.origin, **dict(iter_origins(root))}
+    for key, leaf in iter_leaves(values):
+        if isinstance(leaf, str) and not _is_storable(leaf) and not key.startswith("prompts."):
+            raise UsageError(
+                "the text has a null character or half of a character pair",
+                "remove it; no file name, address or file can hold it",
+                where=f"{origin_of(origins_by_key, key)}: {short_key(key)}",
+            )
     try:
         config = model.model_validate(values, strict=True)
     except ValidationError as error:
@@ -90,6 +97,14 @@ def validate(
     for key, _ in iter_leaves(config.model_dump()):
         origins_by_key.setdefault(key, DEFAULT_ORIGIN)
     return config, values, origins_by_key
+
+
+def _is_storable(text: str) -> bool:
+    """Whether a file name or a file can hold a text."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _usage_error_from(

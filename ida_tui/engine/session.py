@@ -15,12 +15,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from ida_tui.config.devices import resolve_device
 from ida_tui.config.schema import Config
 from ida_tui.engine.run.control import ResumeDecision, RunControl
-from ida_tui.errors import IdaError
+from ida_tui.errors import ExitCode, IdaError, out_of_memory_message, short_text
 from ida_tui.events.types import Record
+from ida_tui.runs.log.disk_errors import explain_disk_error
 from ida_tui.runs.resume import ResumePoint
 from ida_tui.system import allocator
 
@@ -162,9 +164,20 @@ class Session:
         except IdaError as error:
             self._start_error = error
         except Exception as error:
-            # Nothing catches the exceptions of a thread: store an unexpected one as an error to show.
-            self._start_error = IdaError(
-                f"the run could not start: {type(error).__name__}: {error}",
-                "this is a bug in ida-tui, or a broken installation (run `uv sync` to repair it)",
-            )
+            # Nothing catches the exceptions of a thread: store it as an error to show.
+            self._start_error = _explain_start_error(error, self.config)
             self._start_error.__cause__ = error
+
+
+def _explain_start_error(error: Exception, config: Config) -> IdaError:
+    """The error to show for an exception that kept a run from starting."""
+    if message := out_of_memory_message(error):
+        hint = f"close other programs, or see what needs memory: ida-tui --check {config.name}"
+        return IdaError(message, hint, code=ExitCode.OUT_OF_MEMORY)
+    folder = Path(config.output_dir).expanduser()
+    if explained := explain_disk_error(error, folder, "then start or resume the run again"):
+        return explained
+    return IdaError(
+        f"the run could not start: {type(error).__name__}: {short_text(error)}",
+        "this is a bug in ida-tui, or a broken installation (run `uv sync` to repair it)",
+    )

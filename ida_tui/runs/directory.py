@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ida_tui.errors import UsageError
-from ida_tui.util.paths import display_path
+from ida_tui.util.paths import display_path, expand_home
 from ida_tui.util.safe_files import find_unsafe_entry
 from ida_tui.util.text import one_line
 
@@ -114,7 +114,7 @@ def require_safe_files(directory: RunDirectory) -> None:
 
 def experiment_directory(output_dir: str | Path, experiment: str) -> Path:
     """The directory that contains the runs of an experiment."""
-    return Path(output_dir).expanduser() / experiment
+    return expand_home(str(output_dir)) / experiment
 
 
 def create_run_directory(

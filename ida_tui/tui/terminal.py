@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import sys
+import tempfile
 import termios
 import traceback
 from collections.abc import Iterator
@@ -30,12 +31,12 @@ def redirect_output(log_file: Path) -> Iterator[None]:
     Textual's driver writes to `sys.__stderr__`; Python reads the terminal size from `sys.__stdout__`.
 
     Args:
-        log_file: file for the output; truncated first, readable by its owner only.
+        log_file: file for the output; truncated first, readable by its owner only. If it cannot be
+            written, such as in a read-only home directory, a temporary file takes its place.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    file = _open_log(log_file)
     out, err = os.dup(1), os.dup(2)
     original = sys.__stdout__, sys.__stderr__
     with open(os.dup(err), "w", encoding="utf-8", errors="replace") as terminal:
@@ -53,6 +54,14 @@ def redirect_output(log_file: Path) -> Iterator[None]:
             os.dup2(err, 2)
             os.close(out)
             os.close(err)
+
+
+def _open_log(log_file: Path) -> int:
+    try:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    except OSError:
+        return tempfile.mkstemp(prefix="ida-tui-terminal-", suffix=".log")[0]
 
 
 def is_closed() -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ida_tui.errors import UsageError
+
 
 def display_path(path: Path) -> str:
     """A path as printed: relative to the working directory if that is shorter."""
@@ -21,6 +23,25 @@ def expand_home(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def require_writable(file: Path) -> None:
+    """Check that a file can be written, before the work whose result it will hold.
+
+    Raises:
+        UsageError: it cannot; an existing file is unchanged, a new one is not left behind.
+    """
+    try:
+        is_new = not file.exists()
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o666), "wb"):
+            pass
+        if is_new:
+            file.unlink()
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"cannot write to {file}: {getattr(error, 'strerror', None) or error}",
+            "choose another file, in a folder that exists",
+        ) from None
 
 
 def is_file(path: Path) -> bool:

@@ -98,6 +98,20 @@ CASES = {
 }
 
 
+for key, value in {
+    "training.epsilon": "1e308",
+    "training.weight_decay": "1e308",
+    "training.adam_epsilon": "5e-324",
+    "training.temperature": "5e-324",
+    "training.top_k": "1000000000000000000000",
+    "judge.timeout_s": "1e300",
+    "lora.r": "1000000000000000000000",
+    "output_dir": '"a\\0b"',
+    "model.revision": '"\\ud800"',
+}.items():
+    CASES[f"{key}={value}"] = BadInput(("quickstart", f"{key}={value}"), (f"command line: {key}",))
+
+
 @pytest.mark.parametrize("bad", CASES.values(), ids=CASES.keys())
 def test_bad_input_gets_one_clear_error_and_creates_nothing(bad: BadInput, ida_tui: Any) -> None:
     for name, text in bad.files:
@@ -123,3 +137,83 @@ def test_a_missing_key_is_reported_before_torch_is_imported(ida_tui: Any) -> Non
     imported = {line.rpartition("|")[2].strip() for line in result.err.splitlines()}
     assert "ida_tui.judge.api_key" in imported
     assert not imported & {"torch", "transformers", "trl", "openai"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--run", ""),
+        ("--check", ""),
+        ("--list", ""),
+        ("attach", ""),
+        ("runs", ""),
+        ("compare", "a", ""),
+        ("evaluate", "a", "--prompts", ""),
+        ("report", "a", "--output", ""),
+        ("export", "a", "--merged", "--output", ""),
+    ],
+)
+def test_an_empty_argument_is_an_error_and_not_an_absent_one(
+    arguments: tuple[str, ...], ida_tui_here: Any
+) -> None:
+    result = ida_tui_here(*arguments)
+    assert result.code == 2, result.out
+    assert "is empty" in result.err
+    assert "fix:" in result.err
+
+
+def test_an_experiment_without_runs_is_an_error(ida_tui_here: Any) -> None:
+    result = ida_tui_here("runs", "nope")
+    assert result.code == 2
+    assert 'there is no run of an experiment named "nope"' in result.err
+
+
+def test_a_file_that_cannot_be_written_is_reported_before_the_measurement(
+    ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ida_tui.engine.bench import compare
+
+    monkeypatch.setattr(compare, "compare_trainers", lambda *_, **__: pytest.fail("measured"))
+    result = ida_tui_here("bench", "--json", "/nope/x")
+    assert result.code == 2
+    assert "cannot write to /nope/x" in result.err
+
+
+def test_a_removed_working_folder_is_named(
+    ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for arguments in (("--run", "quickstart"), ("doctor",), ("runs",), ()):
+        result = ida_tui_here(*arguments)
+        assert result.code == 2
+        assert "the working folder no longer exists" in result.err
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (MemoryError(), 4, "out of memory"),
+        (OSError(28, "No space left on device", "a/b"), 1, "the disk is full (a/b)"),
+        (PermissionError(13, "Permission denied", "a/b"), 1, "no permission to write"),
+        (OSError(40, "Too many levels of symbolic links", "a/b"), 1, "too many levels"),
+        (ConnectionResetError(104, "Connection reset by peer"), 1, "connection reset by peer"),
+    ],
+)
+def test_a_failure_of_the_machine_is_one_error_in_every_command(
+    error: Exception,
+    code: int,
+    text: str,
+    ida_tui_here: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("ida_tui.runs.catalog.index.list_matching_runs", fail)
+    result = ida_tui_here("runs")
+    assert (result.code, result.out) == (code, "")
+    assert text in result.err

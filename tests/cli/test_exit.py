@@ -23,3 +23,11 @@ def test_exit_removes_temporary_directories_and_flushes_output() -> None:
     )
     assert (result.returncode, result.stdout, result.stderr) == (3, "before", "")
     assert list(Path().glob("temporary-*")) == []
+
+
+def test_an_exit_without_memory_keeps_the_exit_code() -> None:
+    script = SCRIPT.replace('print("before"', 'import gc\ngc.get_objects = None\nprint("before"')
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout) == (3, "before")

@@ -1,12 +1,18 @@
 """Hostile input generated from a seed: texts, numbers, trees, and mutations of well-formed data.
 
 Every generator takes a `random.Random` and returns the same values for the same seed.
+
+    python -m tests.faults.hostile --count 2000 --seed 0   # commands on hostile folders; prints a summary
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
+import sys
+import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -211,3 +217,29 @@ def similar_value(old: Any, rng: Random) -> Any:
     if isinstance(old, dict) and rng.random() < 0.6:
         return {text(rng): rng.choice(NUMBERS) for _ in range(3)}
     return value(rng)
+
+
+def main() -> int:
+    """Run commands on hostile folders and print a summary; returns 1 if a case failed."""
+    from tests.faults import hostile_commands
+
+    parser = argparse.ArgumentParser(description=hostile_commands.__doc__)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="run only this case")
+    parser.add_argument("--model-share", type=float, default=0.12, help="share that loads a model")
+    options = parser.parse_args()
+    numbers = range(options.count)
+    if options.only is not None:
+        numbers = range(options.only, options.only + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        finished = hostile_commands.make_finished_run(Path(folder))
+        started = time.monotonic()
+        tally = hostile_commands.run_cases(
+            numbers, options.seed, finished, model_share=options.model_share
+        )
+    return hostile_commands.report(tally, time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

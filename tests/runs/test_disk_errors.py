@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from ida_tui.events import types as ev
 from ida_tui.events.state import fold_all
@@ -128,6 +129,68 @@ def test_a_run_stopped_while_the_disk_is_full_can_be_resumed(small_disk: Path) -
     assert "free some space, then: ida-tui resume" in err
     filler.unlink()
     assert find_resume_point(RunDirectory((small_disk / "quickstart/latest").resolve())).step >= 2
+
+
+def test_the_final_weights_wait_for_the_disk_as_a_checkpoint_does(
+    ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[Exception] = [
+        OSError(errno.EFBIG, "File too large"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ]
+    sync = checkpoints._sync_tree
+
+    def failing_sync(folder: Path) -> None:
+        if errors and folder.name.startswith(".saving-adapter"):
+            raise errors.pop()
+        sync(folder)
+
+    monkeypatch.setattr(checkpoints, "_sync_tree", failing_sync)
+    done = ida_tui_here("--run", *SHORT, "training.max_steps=1", "--json")
+    assert done.code == 0, done.err
+    pauses = [e["reason"] for e in done.events if e["type"] == "RunPaused"]
+    assert pauses[0] == "the disk is full"
+    assert "ulimit -f" in str(pauses[1])
+    folder = Path("outputs/quickstart/latest")
+    assert (folder / "adapter/adapter_model.safetensors").is_file()
+    assert not list(folder.glob(".saving-*"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "config.yaml"), 1, "the disk is full"),
+        (OSError(errno.EROFS, "Read-only file system", "config.yaml"), 1, "the disk is read-only"),
+        (MemoryError(), 4, "out of memory"),
+    ],
+)
+def test_a_start_that_the_machine_refuses_is_no_bug_of_the_program(
+    error: Exception,
+    code: int,
+    text: str,
+    ida_tui_here: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("ida_tui.runs.store.manifest.write", fail)
+    done = ida_tui_here("--run", *SHORT)
+    assert done.code == code
+    assert text in done.err
+    assert "fix:" in done.err
+    assert "bug" not in done.err
+
+
+def test_a_writer_of_torch_that_hits_a_size_limit_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 64 vs 0")
+    assert disk_error_of(error, tmp_path) is None
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1000, 1000))
+    found = disk_error_of(error, tmp_path)
+    assert found is not None
+    assert "ulimit -f" in found.reason
 
 
 @pytest.mark.parametrize("method", ["removed", "moved"])

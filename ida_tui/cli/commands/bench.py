@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ida_tui.errors import ExitCode
+from ida_tui.util.paths import require_writable
 
 DEFAULT_CASES = "S-G8-T64,S-G8-T256-b0.04,S152k-G4-T64"
 
@@ -42,8 +43,10 @@ def run(options: Namespace) -> ExitCode:
     """Measure the cases and print a table.
 
     Raises:
-        IdaError: there is no such case or device.
+        IdaError: there is no such case or device, or the file cannot be written.
     """
+    if options.json is not None:
+        require_writable(options.json)
     from ida_tui.engine.bench.cases import cases_by_name
     from ida_tui.engine.bench.compare import compare_trainers
     from ida_tui.engine.device import device

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ida_tui.cli.output.lines import print_lines
 from ida_tui.cli.output.runs import summary_json, summary_line
-from ida_tui.errors import ExitCode
+from ida_tui.errors import ExitCode, UsageError
+from ida_tui.util.text import quoted
 
 DEFAULT_LIMIT = 30
 EPILOG = """\
@@ -29,11 +30,20 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> ExitCode:
-    """Print the list."""
+    """Print the list.
+
+    Raises:
+        UsageError: the experiment has no runs.
+    """
     from ida_tui.runs.catalog.index import list_matching_runs
 
     limit = None if options.all else DEFAULT_LIMIT
     shown, total = list_matching_runs(Path("outputs"), experiment=options.experiment, limit=limit)
+    if options.experiment is not None and not total:
+        raise UsageError(
+            f"there is no run of an experiment named {quoted(options.experiment)}",
+            "list all runs with: ida-tui runs",
+        )
     if options.json:
         for summary in shown:
             print(summary_json(summary))

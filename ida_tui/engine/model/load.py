@@ -11,11 +11,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from ida_tui.config.model_files import model_problem
+from ida_tui.config.model_files import find_damaged_weights, model_problem
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import LoraConfig, ModelConfig
-from ida_tui.engine.model.generation import prepare_for_generation
-from ida_tui.errors import IdaError
+from ida_tui.engine.model.generation import encode_conversation, prepare_for_generation
+from ida_tui.errors import IdaError, out_of_memory_message, short_text
 
 
 def model_source(model: ModelConfig) -> str:
@@ -37,7 +37,7 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
     """Load the tokenizer, prepared for generation: it pads on the left, with EOS if it has no pad token.
 
     Raises:
-        IdaError: the tokenizer cannot be loaded, or has no chat template.
+        IdaError: the tokenizer cannot be loaded, or has no chat template that can be used.
     """
     require_safe_files(model)
     try:
@@ -49,7 +49,7 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
             padding_side="left",
             trust_remote_code=model.trust_remote_code,
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise _cannot_load(model, error) from error
     if not tokenizer.chat_template:
         raise IdaError(
@@ -63,7 +63,25 @@ def load_tokenizer(model: ModelConfig) -> Tokenizer:
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    _check_chat_template(model, tokenizer)
     return tokenizer
+
+
+def _check_chat_template(model: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Render one message; a template is a program by the model's authors, which can fail in any way."""
+    try:
+        ids = encode_conversation(tokenizer, model, [{"role": "user", "content": "Hello"}])
+        problem = "" if ids else "it renders a message as nothing"
+    except Exception as error:
+        if out_of_memory_message(error):
+            raise
+        problem = short_text(error) or type(error).__name__
+    if problem:
+        raise IdaError(
+            f"the chat template of model {model.name or model.path} is broken: {problem}",
+            "repair chat_template.jinja (or chat_template in tokenizer_config.json) in the model's folder,\n"
+            "or choose another model: model=NAME",
+        )
 
 
 def save_tokenizer(model: ModelConfig, folder: Path) -> None:
@@ -87,29 +105,60 @@ def load_model(model: ModelConfig, dtype: WeightFormat, tokenizer: Tokenizer) ->
     """Load a model in the given number format into host memory, prepared for generation with this tokenizer.
 
     Raises:
-        IdaError: the weights cannot be loaded.
+        IdaError: the weights cannot be loaded, are incomplete, or do not belong to the tokenizer.
     """
     require_safe_files(model)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded, report = AutoModelForCausalLM.from_pretrained(
             model_source(model),
             revision=model.revision,
             dtype=getattr(torch, dtype),
             attn_implementation=model.attn_implementation,
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,  # loading pickled weights can run arbitrary code
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `_find_mismatch` names them
         )
-    except (OSError, ValueError, ImportError) as error:
+        problem = _find_mismatch(loaded, report, tokenizer)
+    except Exception as error:
         raise _cannot_load(model, error) from error
+    if problem:
+        raise _cannot_load(model, ValueError(problem))
     prepare_for_generation(loaded, tokenizer)
     return loaded
 
 
+def _find_mismatch(loaded: Any, report: Any, tokenizer: Tokenizer) -> str:
+    """How the weights differ from what config.json and the tokenizer say; empty if they agree."""
+    # transformers fills absent weights with random numbers and only warns.
+    if missing := sorted(report["missing_keys"]):
+        return f"{len(missing)} of its weights are missing, such as {missing[0]}"
+    if mismatched := sorted(str(row[0]) for row in report["mismatched_keys"]):
+        return f"{mismatched[0]} has another shape than config.json says"
+    rows = loaded.get_input_embeddings().weight.shape[0]
+    used = (tokenizer.vocab_size - 1, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if max(token or 0 for token in used) >= rows:
+        return (
+            f"its tokenizer has {tokenizer.vocab_size:,} tokens, but its weights are for {rows:,}"
+            " (vocab_size)"
+        )
+    return ""
+
+
 def load_structure(model: ModelConfig) -> Any:
-    """The model's layers without their weights, on the meta device, which has no memory."""
-    settings = _load_config(model)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(settings, trust_remote_code=model.trust_remote_code)
+    """The model's layers without their weights, on the meta device, which has no memory.
+
+    Raises:
+        IdaError: config.json describes no model.
+    """
+    try:
+        settings = _load_config(model)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                settings, trust_remote_code=model.trust_remote_code
+            )
+    except Exception as error:
+        raise _cannot_load(model, error) from error
 
 
 def _load_config(model: ModelConfig) -> Any:
@@ -153,16 +202,22 @@ def count_parameters(model: torch.nn.Module) -> ParameterCounts:
     return ParameterCounts(base, trainable)
 
 
-def _cannot_load(model: ModelConfig, error: Exception) -> IdaError:
-    detail = " ".join(str(error).split())
-    if model.folder() is not None:
+def _cannot_load(model: ModelConfig, error: Exception) -> Exception:
+    """The error to raise instead of the libraries' error, which may be of any type for damaged files."""
+    if isinstance(error, IdaError) or out_of_memory_message(error):
+        return error
+    detail = short_text(error) or type(error).__name__
+    if not isinstance(error, OSError | ValueError | ImportError):
+        detail = f"its files are damaged or do not belong together ({detail})"
+    folder = model.folder()
+    if folder is not None:
         return IdaError(
-            f"cannot load the model in {model_source(model)}: {detail[:200]}",
+            f"cannot load the model in {folder}: {find_damaged_weights(folder) or detail}",
             "the folder must contain config.json, tokenizer files and *.safetensors\n"
-            "of a causal language model",
+            "of a causal language model; copy or download them again",
         )
     return IdaError(
-        f"cannot load {model.path}: {detail[:200]}",
+        f"cannot load {model.path}: {detail}",
         f"check the name and the network, or download the model first: hf download {model.path}\n"
         "model=embedded needs no download",
     )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from ida_tui.config.model_files import find_damaged_weights
 from ida_tui.config.precision import WeightFormat
 from ida_tui.config.schema import Config, DeviceName, ModelConfig
 from ida_tui.engine.device.device import choose_device, limit_threads, usable_memory
 from ida_tui.engine.diagnostics import selftest
 from ida_tui.engine.model import load
-from ida_tui.errors import IdaError
+from ida_tui.errors import IdaError, out_of_memory_message, short_text
 from ida_tui.planning.memory import MemoryPlan, require_fit, resolve_limit
 from ida_tui.runs.weights import TrainedWeights
 from ida_tui.system import allocator
@@ -93,13 +95,18 @@ def attach_adapter(base: Any, folder: Path) -> Any:
         IdaError: the adapter cannot be loaded, or belongs to another model.
     """
     import peft
-    from safetensors import SafetensorError
 
     try:
-        return peft.PeftModel.from_pretrained(base, str(folder)).eval()
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        with warnings.catch_warnings():
+            # PEFT fills absent weights with zeros, which would make the trained model the base model.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return peft.PeftModel.from_pretrained(base, str(folder)).eval()
+    except Exception as error:
+        if out_of_memory_message(error):
+            raise
+        detail = find_damaged_weights(folder) or short_text(error) or type(error).__name__
         raise IdaError(
-            f"cannot load the adapter in {folder}: {' '.join(str(error).split())[:200]}",
+            f"cannot load the adapter in {folder}: {detail}",
             "the adapter is damaged or belongs to another model;\n"
             "to continue from a checkpoint: ida-tui resume RUN",
         ) from error

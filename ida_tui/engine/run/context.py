@@ -6,6 +6,7 @@ import gc
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.runs.log.writer import EventLog
 from ida_tui.runs.resume import ResumePoint
+from ida_tui.runs.store.checkpoints import sync_tree
 from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.system import allocator
 from ida_tui.system.clock import RunClock
@@ -155,16 +157,22 @@ class RunContext:
         return True
 
     def save_weights(self) -> None:
-        """Save the final weights and the tokenizer."""
+        """Save the final weights and the tokenizer; waits while the disk rejects them."""
         assert self.trainer is not None
         step = int(self.trainer.state.global_step)
         self.emit(ev.PhaseChanged(step=step, phase="save"))
         path = self.directory.weights(self.config.training.method)
+        self.trainer.save_with_retries(partial(self._write_weights, path), self.directory.path)
+        self.emit(ev.CheckpointSaved(step=step, path=str(path)))
+
+    def _write_weights(self, path: Path) -> None:
+        """Write the final weights beside their folder, then move them into place."""
+        assert self.trainer is not None
         model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
         with replaced_directory(path) as folder:
             model.save_pretrained(str(folder))
             self.preflight.tokenizer.save_pretrained(str(folder))
-        self.emit(ev.CheckpointSaved(step=step, path=str(path)))
+            sync_tree(folder)
 
     def free_step_memory(self) -> None:
         """Free the tensors of the current step, so that a checkpoint can be written."""

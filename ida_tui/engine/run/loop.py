@@ -36,7 +36,6 @@ from ida_tui.engine.run.outcome import (
     crashed_outcome,
     failed_outcome,
     interrupted_outcome,
-    out_of_memory_message,
     out_of_memory_outcome,
     peer_lost_outcome,
     run_ended_event,
@@ -52,7 +51,7 @@ from ida_tui.engine.trainer.reward import (
     RewardCollector,
     RewardSource,
 )
-from ida_tui.errors import IdaError
+from ida_tui.errors import IdaError, out_of_memory_message
 from ida_tui.events import types as ev
 from ida_tui.events.scoring import ScoringPeriod, change_warning
 from ida_tui.events.sinks.base import RunInfo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +13,10 @@ from ida_tui.engine.run.context import RunContext
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events import types as ev
 from ida_tui.planning import memory
+from ida_tui.runs.log.disk_errors import disk_error_of
 from ida_tui.util.paths import display_path
 
 NOTHING_LEARNED = "Nothing was learned: the weights did not move"
-OUT_OF_MEMORY_PHRASES = (
-    "out of memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "could not create a primitive",
-)
-"""Messages of torch's allocators, on the CPU in an ordinary RuntimeError; the last one is oneDNN's."""
 WATCHDOG_PHRASE = "impacting interactivity"
 """Part of Metal's message when the system ended a command that kept the screen waiting for too long."""
 
@@ -111,6 +106,11 @@ def crashed_outcome(run: RunContext, error: Exception) -> Outcome:
             if smaller
             else "Lower training.max_completion_length: shorter completions need shorter GPU commands",
         )
+    disk_error = disk_error_of(error, run.directory.path)
+    if disk_error is not None and getattr(error, "errno", None) != errno.ENOENT:
+        fix = disk_error.hint.partition(";")[0]
+        hint = f"{fix}, then: ida-tui resume {run.directory.path}"
+        return Outcome("failed", ExitCode.FAILED, disk_error.reason, hint)
     return Outcome(
         "failed",
         ExitCode.FAILED,
@@ -152,16 +152,6 @@ def run_ended_event(run: RunContext, outcome: Outcome) -> ev.RunEnded:
         paused_s=round(run.paused_before_s + run.clock.excluded_s, 3),
         judge_cost=run.costs.total,
     )
-
-
-def out_of_memory_message(error: BaseException) -> str:
-    """Message for an error that means that memory ran out; empty for any other error."""
-    message = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or any(
-        phrase in message.lower() for phrase in OUT_OF_MEMORY_PHRASES
-    ):
-        return f"out of memory: {message[:200]}" if message else "out of memory"
-    return ""
 
 
 def stopped_by_watchdog(error: BaseException) -> bool:

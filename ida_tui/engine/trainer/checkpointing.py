@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import pickle
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
+from transformers import TrainerState
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
@@ -16,6 +21,7 @@ from ida_tui.engine.device import device
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.rollout_copy import RolloutCopy, concatenate_rows, to_device
+from ida_tui.errors import IdaError, out_of_memory_message, short_text
 from ida_tui.events.types import CheckpointSaved
 from ida_tui.runs.log.disk_errors import (
     MIN_REPORTED_WAIT_S,
@@ -23,7 +29,9 @@ from ida_tui.runs.log.disk_errors import (
     retry_while_disk_refuses,
 )
 from ida_tui.runs.store import checkpoints
+from ida_tui.util.paths import display_path
 
+T = TypeVar("T")
 MPS_RNG_FILE = "device_rng.pt"
 """Checkpoint file with the state of Metal's random number generator. transformers saves only CUDA's."""
 RNG_FILE = "rng_state.pth"
@@ -121,8 +129,7 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         step = int(self.state.global_step)
         self._recorder.enter_phase("save", step)
         folder = Path(self.args.output_dir)
-        paused_before_s = self._recorder.clock.excluded_s
-        path = retry_while_disk_refuses(
+        path = self.save_with_retries(
             lambda: checkpoints.save_checkpoint(
                 folder,
                 step,
@@ -132,7 +139,24 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 keep=self.args.save_total_limit or 1,
             ),
             folder.parent,
-            step,
+        )
+        self._recorder.emit(CheckpointSaved(step=step, path=str(path)))
+
+    def save_with_retries(self, save: Callable[[], T], folder: Path) -> T:
+        """Call a function that saves weights until the disk accepts them, and return its result.
+
+        Args:
+            save: called again after every disk error.
+            folder: the run directory.
+
+        Raises:
+            Exception: the error of `save`, if the disk is not its cause.
+        """
+        paused_before_s = self._recorder.clock.excluded_s
+        result = retry_while_disk_refuses(
+            save,
+            folder,
+            int(self.state.global_step),
             self._recorder.emit,
             errors=(OSError, RuntimeError, SafetensorError),
             wait=self._recorder.wait,
@@ -140,7 +164,7 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         paused_s = self._recorder.clock.excluded_s - paused_before_s
         if paused_s >= MIN_REPORTED_WAIT_S:
             self._recorder.emit(disk_wait_notice(paused_s))
-        self._recorder.emit(CheckpointSaved(step=step, path=str(path)))
+        return result
 
     def _write_checkpoint(self, model: Any, trial: Any, folder: Path) -> None:
         """Write transformers' checkpoint files, plus the generator state of a Metal device, into a folder."""
@@ -178,25 +202,125 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     # -- load -----------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | None = None, **arguments: Any) -> Any:
-        """Train until the last step, from the start or from a checkpoint."""
+        """Train until the last step, from the start or from a checkpoint.
+
+        Raises:
+            IdaError: a file of the checkpoint is damaged.
+        """
         if resume_from_checkpoint is not None:
-            self._restore_rollout(Path(resume_from_checkpoint))
+            with self._loading(resume_from_checkpoint, "trainer_state.json") as folder:
+                _check_trainer_state(folder)
+            with self._loading(resume_from_checkpoint, "its completions to reuse") as folder:
+                self._restore_rollout(folder)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **arguments)
 
     def load_checkpoint(self, checkpoint: Path) -> None:
-        """Load the weights and the step number of a checkpoint, without training."""
+        """Load the weights and the step number of a checkpoint, without training.
+
+        Raises:
+            IdaError: the weights are damaged.
+        """
         self._load_from_checkpoint(str(checkpoint))
         self.state.global_step = step_of_checkpoint(checkpoint)
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint and not self._process_group.is_single:
-            device.restore_rng_file(Path(checkpoint) / RNG_FILE)
+    def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
+        with self._loading(checkpoint, "its weights"):
+            super()._load_from_checkpoint(checkpoint, model)
+
+    def _load_callback_state(self) -> None:
+        super()._load_callback_state()
+        # The state in the checkpoint has the intervals of the process that saved it.
+        self.state.compute_steps(self.args, self.args.max_steps)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
             return
-        super()._load_rng_state(checkpoint)
-        device_file = Path(checkpoint or "") / MPS_RNG_FILE
-        if checkpoint and device_file.is_file():
-            state = torch.load(device_file, weights_only=True)
-            device.RngState("mps", torch.get_rng_state(), state).restore()
+        expected = [dict(group) for group in self.optimizer.param_groups]
+        with self._loading(checkpoint, "optimizer.pt or scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            _check_optimizer(self.optimizer, expected)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with self._loading(checkpoint, "scaler.pt"):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with self._loading(checkpoint, RNG_FILE):
+            if checkpoint and not self._process_group.is_single:
+                device.restore_rng_file(Path(checkpoint) / RNG_FILE)
+                return
+            super()._load_rng_state(checkpoint)
+            device_file = Path(checkpoint or "") / MPS_RNG_FILE
+            if checkpoint and device_file.is_file():
+                state = torch.load(device_file, weights_only=True)
+                device.RngState("mps", torch.get_rng_state(), state).restore()
+
+    @contextmanager
+    def _loading(self, checkpoint: str | None, content: str) -> Iterator[Path]:
+        """Inside the block, every error of the libraries means that this content is damaged.
+
+        Raises:
+            IdaError: the content is damaged.
+        """
+        folder = Path(checkpoint or "")
+        try:
+            yield folder
+        except Exception as error:
+            # Do not save what was loaded in part.
+            self.state.global_step = 0
+            if isinstance(error, IdaError) or out_of_memory_message(error):
+                raise
+            reason = short_text(error) or type(error).__name__
+            if isinstance(error, pickle.UnpicklingError):
+                # PyTorch's own message advises to run the code in the file.
+                reason = "the file is damaged, or holds code; nothing of it was run"
+            shown = display_path(folder)
+            raise IdaError(
+                f"cannot resume from {folder.name}: {content} cannot be loaded: {reason}",
+                f"remove it, to resume from the checkpoint before it: rm -r {shlex.quote(shown)}",
+            ) from error
+
+
+def _check_trainer_state(checkpoint: Path) -> None:
+    """Check that the trainer's state has the types that transformers relies on, and its step.
+
+    Raises:
+        ValueError: it has not.
+    """
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if state.global_step != step_of_checkpoint(checkpoint):
+        raise ValueError(f"it is of step {state.global_step}")
+    fresh = TrainerState()
+    for name in ("epoch", "total_flos", "num_input_tokens_seen", "log_history"):
+        loaded = getattr(state, name)
+        kinds = list if name == "log_history" else int | float
+        if not isinstance(loaded, kinds) and loaded != getattr(fresh, name):
+            raise ValueError(f"{name} has the wrong type")
+
+
+def _check_optimizer(optimizer: Any, expected: list[dict[str, Any]]) -> None:
+    """Check that a loaded optimizer has numbers where a new one has them, and fits its parameters.
+
+    Raises:
+        ValueError: it has not, or does not.
+    """
+    groups = getattr(optimizer, "optimizer", optimizer).param_groups
+    for group, fresh in zip(groups, expected, strict=True):
+        for name, value in fresh.items():
+            loaded = group.get(name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and not (isinstance(loaded, int | float) and math.isfinite(loaded)):
+                raise ValueError(f"{name} is not a number")
+    for parameter, state in getattr(optimizer, "optimizer", optimizer).state.items():
+        if state and not any(name.startswith("exp_avg") for name in state):
+            raise ValueError("it has no moments")
+        for name, value in state.items():
+            if not isinstance(value, torch.Tensor | int | float | None):
+                raise ValueError(f"{name} is not a number")
+            if name.startswith("exp_avg") and "_row" not in name and "_col" not in name:
+                shape = getattr(value, "shape", None)
+                if shape != parameter.shape:
+                    raise ValueError(f"{name} has the shape {shape}, not {parameter.shape}")
 
 
 def step_of_checkpoint(checkpoint: Path) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from ida_tui.errors import IdaError, short_text
 from ida_tui.events.types import Noticed, RunPaused, RunResumed
 from ida_tui.util.format import format_duration
 
@@ -21,8 +24,17 @@ MIN_REPORTED_WAIT_S = 5.0
 RESUMES_AUTOMATICALLY = "the run then resumes automatically without losing anything"
 REMOVED_MESSAGE = "parent directory"
 """Part of the message of a library that writes into a directory that is gone."""
-DISK_FULL_MESSAGES = ("no space left", "os error 28", "disk quota exceeded", "failed writing file")
+DISK_FULL_MESSAGES = (
+    "no space left",
+    "disk quota exceeded",
+    "failed writing file",
+    "iostream error",
+    "unexpected pos",
+    "file write failed",
+)
 """Messages for a full disk from libraries that do not raise OSError."""
+_NUMBER_PATTERN = re.compile(r"\(os error (\d+)\)")
+"""The number of a system error in the message of a library written in Rust, such as safetensors."""
 LOW_SPACE_BYTES = 64e6
 """Free bytes below which such a message is attributed to a full disk."""
 
@@ -50,7 +62,12 @@ _PERMISSION_DENIED = DiskError(
 _FAILING = DiskError(
     "the disk reports an error", f"check the disk and its connection; {RESUMES_AUTOMATICALLY}"
 )
+_TOO_LARGE = DiskError(
+    "a file would become larger than this process may write (ulimit -f), or than the file system allows",
+    f"raise the limit with prlimit --fsize=unlimited --pid PID; {RESUMES_AUTOMATICALLY}",
+)
 ERRORS_BY_ERRNO = {
+    errno.EFBIG: _TOO_LARGE,
     errno.ENOSPC: DISK_FULL,
     errno.EDQUOT: DiskError(
         "the disk quota is used up", f"free some space; {RESUMES_AUTOMATICALLY}"
@@ -74,14 +91,39 @@ def disk_error_of(error: BaseException, folder: Path) -> DiskError | None:
     if isinstance(error, OSError) and error.errno in ERRORS_BY_ERRNO:
         return ERRORS_BY_ERRNO[error.errno]
     text = str(error).lower()
+    if (number := _NUMBER_PATTERN.search(text)) and int(number[1]) in ERRORS_BY_ERRNO:
+        return ERRORS_BY_ERRNO[int(number[1])]
     if REMOVED_MESSAGE in text and "does not exist" in text:
         return _REMOVED
     if not any(message in text for message in DISK_FULL_MESSAGES):
         return None
     try:
-        return DISK_FULL if shutil.disk_usage(folder).free < LOW_SPACE_BYTES else None
+        if shutil.disk_usage(folder).free < LOW_SPACE_BYTES:
+            return DISK_FULL
     except OSError:
         return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if limit == resource.RLIM_INFINITY else _TOO_LARGE
+
+
+def explain_disk_error(error: BaseException, folder: Path, hint: str = "") -> IdaError | None:
+    """The error to report for a command that does not wait for the disk; None if it has another cause.
+
+    Args:
+        error: the exception raised while writing or reading.
+        folder: a directory on the disk in question.
+        hint: what to do when the disk accepts writes again.
+    """
+    file = getattr(error, "filename", None)
+    found = disk_error_of(error, folder)
+    if found is None and not isinstance(error, OSError):
+        return None
+    named = f" ({file})" if isinstance(file, str) else ""
+    if found is None or getattr(error, "errno", None) == errno.ENOENT:
+        reason = getattr(error, "strerror", None) or short_text(error) or type(error).__name__
+        return IdaError(f"{reason[:1].lower()}{reason[1:]}{named}", hint)
+    fix = found.hint.removesuffix(f"; {RESUMES_AUTOMATICALLY}")
+    return IdaError(f"{found.reason}{named}", f"{fix}\n{hint}".strip())
 
 
 def disk_wait_notice(seconds: float) -> Noticed:

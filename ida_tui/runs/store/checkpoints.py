@@ -99,7 +99,7 @@ def save_checkpoint(
             "files": _file_digests(temporary),
         }
         write_text(temporary / SEAL_FILE, json.dumps(seal, indent=1) + "\n")
-        _sync_tree(temporary)
+        sync_tree(temporary)
         remove_tree(path)
         temporary.replace(path)
     except BaseException:
@@ -225,7 +225,7 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
     """Sync all files and directories below a directory to disk."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
