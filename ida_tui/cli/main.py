@@ -19,7 +19,7 @@ from ida_tui.cli.output import streams
 from ida_tui.cli.output.lines import print_lines
 from ida_tui.engine.distributed.environment import ProcessInfo, process_info
 from ida_tui.errors import ExitCode, IdaError, UsageError
-from ida_tui.util.text import multiple_lines
+from ida_tui.util.text import multiple_lines, one_line
 
 if TYPE_CHECKING:
     from ida_tui.config.resolve import ResolvedExperiment
@@ -73,6 +73,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(error.code)
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
+    except Exception as error:
+        explained = _explain(error)
+        if explained is None:
+            raise
+        print_lines(explained.lines(), file=sys.stderr)
+        return int(explained.code)
+
+
+def _explain(error: Exception) -> IdaError | None:
+    """The error to show for a failure of the network or the disk; None if it is a bug in this program."""
+    import sqlite3
+
+    from ida_tui.util.network_errors import explain_network_error
+
+    if explained := explain_network_error(error):
+        return explained
+    if isinstance(error, OSError | sqlite3.Error):
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = one_line(reason) or type(error).__name__
+        file = getattr(error, "filename", None)
+        return IdaError(
+            f"could not read or write {file}: {reason}" if file else f"a file failed: {reason}",
+            "check that the disk has space and that you may read and write there",
+        )
+    return None
 
 
 def _report_output_error(error: streams.OutputError) -> int:

@@ -51,7 +51,7 @@ NOT_RUN_HERE: dict[str, str] = {
     r"uv pip install \./examples/plain-judge": "tests/judge/test_plugins.py does it",
     r"(uv )?pip install\b.*|pipx install uv": "changes this environment",
     r"(uv run )?pytest\b.*": "it runs this test",
-    r"(uv run )?(ruff|mypy|lint-imports)\b.*": ".ci/run does it",
+    r"(uv run )?(ruff|mypy|lint-imports|deptry)\b.*": ".ci/run does it",
     r"export OPENAI_API_KEY=sk-\.\.\.": "a shell builtin",
     r"source <\(ida-tui completions bash\)": "tests/cli/test_completion.py sources it",
     r"kill\b.*": "tests/engine/test_stopping.py sends the signals",

@@ -283,6 +283,20 @@ def test_the_license_of_the_base_model_is_stated_only_if_it_is_known(
     assert render_card(facts).endswith(f"## License of the base model\n\n{expected}\n")
 
 
+def test_a_push_without_a_network_is_one_error_and_keeps_the_export(
+    ida_tui: Any, own_run: Path, tmp_path: Path
+) -> None:
+    done = ida_tui(
+        "export", "quickstart", "--adapter", "--push", "me/mine",
+        HF_HOME=str(tmp_path), HF_TOKEN="hf_secret", HF_ENDPOINT="http://127.0.0.1:1",
+    )  # fmt: skip
+    assert done.code == 1, done.err
+    assert "Traceback" not in done.err
+    assert "the upload to the Hugging Face Hub failed: [Errno 111] Connection refused" in done.err
+    assert "hf_secret" not in done.err + done.out
+    assert (own_run / "export/adapter/README.md").is_file()
+
+
 def test_nothing_is_pushed_without_a_token(ida_tui: Any, own_run: Path, tmp_path: Path) -> None:
     done = ida_tui(
         "export", "quickstart", "--adapter", "--push", "me/mine",
