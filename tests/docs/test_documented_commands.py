@@ -47,7 +47,8 @@ NOT_RUN_HERE: dict[str, str] = {
     r"git clone .*/llama\.cpp": "needs a network",
     r"LLAMA_CPP=.*": "tests/engine/test_gguf.py calls a stand-in for the converter",
     r"uv run|uv tool|uv tool install|pipx install": "mentions a program",
-    r"uv build --wheel|uvx --from dist/.*|(uv tool|pipx) install dist/.*": "tests/test_wheel.py does it",
+    r"uv build --wheel\b.*|uvx --from dist/.*": "tests/test_wheel.py does it",
+    r"(uv tool|pipx) install (--torch-backend=cpu )?dist/.*": "tests/test_wheel.py does it",
     r"uv pip install \./examples/plain-judge": "tests/judge/test_plugins.py does it",
     r"(uv )?pip install\b.*|pipx install uv": "changes this environment",
     r"(uv run )?pytest\b.*": "it runs this test",
@@ -57,6 +58,7 @@ NOT_RUN_HERE: dict[str, str] = {
     r"kill\b.*": "tests/engine/test_stopping.py sends the signals",
     r"(ollama|vllm|llama-server|transformers)\b.*": "another program with a model that is not installed",
     r"hf\b.*": "needs the model hub",
+    r"scripts/newest\.sh\b.*": "installs the newest libraries",
     r"ls outputs/.*": "lists a run directory",
 }
 """Commands that are not executed here, and why."""
