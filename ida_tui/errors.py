@@ -66,3 +66,11 @@ class UsageError(IdaError):
 
     def __init__(self, title: str, hint: str = "", *, where: str = "") -> None:
         super().__init__(title, hint, where=where, code=ExitCode.USAGE)
+
+
+def missing_library_error(error: ModuleNotFoundError) -> IdaError:
+    """The error to show where a library is not installed, as in the distribution `ida-tui-viewer`."""
+    return IdaError(
+        f"{error.name} is not installed, so this command cannot run",
+        "ida-tui-viewer only shows runs; install ida-tui in its place, or repair a clone with: uv sync",
+    )

@@ -18,7 +18,7 @@ from ida_tui.cli.exit import fast_exit
 from ida_tui.cli.output import streams
 from ida_tui.cli.output.lines import print_lines
 from ida_tui.engine.distributed.environment import ProcessInfo, process_info
-from ida_tui.errors import ExitCode, IdaError, UsageError
+from ida_tui.errors import ExitCode, IdaError, UsageError, missing_library_error
 from ida_tui.util.text import multiple_lines, one_line
 
 if TYPE_CHECKING:
@@ -82,13 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: Exception) -> IdaError | None:
-    """The error to show for a failure of the network or the disk; None if it is a bug in this program."""
+    """The error to show for a failure of the network or the disk, or a missing library; None for a bug."""
     import sqlite3
 
     from ida_tui.util.network_errors import explain_network_error
 
     if explained := explain_network_error(error):
         return explained
+    if isinstance(error, ModuleNotFoundError):
+        return missing_library_error(error)
     if isinstance(error, OSError | sqlite3.Error):
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         reason = one_line(reason) or type(error).__name__

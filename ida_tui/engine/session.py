@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from ida_tui.config.devices import resolve_device
 from ida_tui.config.schema import Config
 from ida_tui.engine.run.control import ResumeDecision, RunControl
-from ida_tui.errors import IdaError
+from ida_tui.errors import IdaError, missing_library_error
 from ida_tui.events.types import Record
 from ida_tui.runs.resume import ResumePoint
 from ida_tui.system import allocator
@@ -161,6 +161,8 @@ class Session:
                 free_memory(resolve_device(self.config))
         except IdaError as error:
             self._start_error = error
+        except ModuleNotFoundError as error:
+            self._start_error = missing_library_error(error)
         except Exception as error:
             # Nothing catches the exceptions of a thread: store an unexpected one as an error to show.
             self._start_error = IdaError(
