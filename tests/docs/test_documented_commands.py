@@ -46,7 +46,7 @@ NOT_RUN_HERE: dict[str, str] = {
     r"git clone <this repository> ida-tui && cd ida-tui": "there is no repository to clone",
     r"git clone .*/llama\.cpp": "needs a network",
     r"LLAMA_CPP=.*": "tests/engine/test_gguf.py calls a stand-in for the converter",
-    r"uv run|uv tool|uv tool install|pipx install": "mentions a program",
+    r"uv run|uv tool|uv tool install|pipx install|ida-tui-viewer": "mentions a program",
     r"uv build --wheel\b.*|uvx --from dist/.*": "tests/test_wheel.py does it",
     r"(uv tool|pipx) install (--torch-backend=cpu )?dist/.*": "tests/test_wheel.py does it",
     r"uv pip install \./examples/plain-judge": "tests/judge/test_plugins.py does it",
