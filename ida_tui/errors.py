@@ -91,3 +91,11 @@ def out_of_memory_message(error: BaseException) -> str:
 def short_text(error: BaseException) -> str:
     """The message of another program's error, on one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]
+
+
+def missing_library_error(error: ModuleNotFoundError) -> IdaError:
+    """The error to show where a library is not installed, as in the distribution `ida-tui-viewer`."""
+    return IdaError(
+        f"{error.name} is not installed, so this command cannot run",
+        "ida-tui-viewer only shows runs; install ida-tui in its place, or repair a clone with: uv sync",
+    )

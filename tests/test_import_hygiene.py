@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.support import synthetic_run
 
 HEAVY = (
     "torch",
@@ -42,10 +45,20 @@ raise SystemExit(code)
         ("--check", "dev-mps", "model=qwen3-4b-mps-fp16"),
         ("--check", "quickstart"),
         ("sweep", "quickstart", "seed=0,1", "--check"),
+        ("runs",),
+        ("report", "RUN"),
+        ("compare", "RUN", "RUN-2"),
+        ("attach", "RUN", "--json"),
     ],
     ids=" ".join,
 )
-def test_a_command_that_does_not_train_imports_no_heavy_library(arguments: tuple[str, ...]) -> None:
+def test_a_command_that_does_not_train_imports_no_heavy_library(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    for folder in (run, tmp_path / "run-2"):
+        synthetic_run.write(folder / "events.jsonl", steps=1, rows=1)
+    arguments = tuple(word.replace("RUN", str(run)) for word in arguments)
     result = subprocess.run(
         [sys.executable, "-c", PROBE.format(heavy=HEAVY), *arguments],
         capture_output=True,

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,36 @@ def test_an_installed_wheel_opens_the_app_with_its_profiles(installed: Path) -> 
         app.send("q")
         assert app.wait_for_exit() == 0
         assert app.is_restored
+
+
+def test_the_viewer_has_the_same_files_version_and_bounds_without_the_engines_libraries() -> None:
+    viewer, package = (
+        tomllib.loads((REPOSITORY / folder / "pyproject.toml").read_text())["project"]
+        for folder in ("viewer", ".")
+    )
+    assert viewer["version"] == package["version"]
+    assert viewer["scripts"] == package["scripts"]
+    assert set(viewer["dependencies"]) < set(package["dependencies"])
+    assert not any(re.match("torch|trl|transformers|peft", name) for name in viewer["dependencies"])
+
+
+@pytest.mark.parametrize("arguments", [("--run", "quickstart"), ("doctor",)], ids=" ".join)
+def test_a_command_without_its_library_names_the_installation_that_has_it(
+    arguments: tuple[str, ...],
+) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from ida_tui.cli.main import main; raise SystemExit(main(sys.argv[1:]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: torch")
+    assert "ida-tui-viewer only shows runs; install ida-tui" in result.stderr
+    assert "Traceback" not in result.stderr

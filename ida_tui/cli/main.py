@@ -19,8 +19,14 @@ from ida_tui.cli.exit import fast_exit
 from ida_tui.cli.output import streams
 from ida_tui.cli.output.lines import print_lines
 from ida_tui.engine.distributed.environment import ProcessInfo, process_info
-from ida_tui.errors import ExitCode, IdaError, UsageError, out_of_memory_message
-from ida_tui.util.text import multiple_lines
+from ida_tui.errors import (
+    ExitCode,
+    IdaError,
+    UsageError,
+    missing_library_error,
+    out_of_memory_message,
+)
+from ida_tui.util.text import multiple_lines, one_line
 
 if TYPE_CHECKING:
     from ida_tui.config.resolve import ResolvedExperiment
@@ -76,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(error.code)
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         explained = _explain(error)
         if explained is None:
             raise
@@ -85,12 +91,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: Exception) -> IdaError | None:
-    """The error to show for a failure of the machine; None if the exception is a bug in this program."""
-    from ida_tui.runs.log.disk_errors import explain_disk_error
+    """The error to show for a failure of the network or the machine, or a missing library; None for a bug."""
+    import sqlite3
 
+    from ida_tui.runs.log.disk_errors import explain_disk_error
+    from ida_tui.util.network_errors import explain_network_error
+
+    if explained := explain_network_error(error):
+        return explained
+    if isinstance(error, ModuleNotFoundError):
+        return missing_library_error(error)
     if message := out_of_memory_message(error):
         hint = "close other programs, or use a machine with more memory"
         return IdaError(message, hint, code=ExitCode.OUT_OF_MEMORY)
+    if isinstance(error, sqlite3.Error):
+        return IdaError(
+            f"a database failed: {one_line(str(error))}",
+            "check that the disk has space and that you may read and write there",
+        )
     return explain_disk_error(error, Path())
 
 

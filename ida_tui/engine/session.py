@@ -20,7 +20,13 @@ from pathlib import Path
 from ida_tui.config.devices import resolve_device
 from ida_tui.config.schema import Config
 from ida_tui.engine.run.control import ResumeDecision, RunControl
-from ida_tui.errors import ExitCode, IdaError, out_of_memory_message, short_text
+from ida_tui.errors import (
+    ExitCode,
+    IdaError,
+    missing_library_error,
+    out_of_memory_message,
+    short_text,
+)
 from ida_tui.events.types import Record
 from ida_tui.runs.log.disk_errors import explain_disk_error
 from ida_tui.runs.resume import ResumePoint
@@ -163,6 +169,8 @@ class Session:
                 free_memory(resolve_device(self.config))
         except IdaError as error:
             self._start_error = error
+        except ModuleNotFoundError as error:
+            self._start_error = missing_library_error(error)
         except Exception as error:
             # Nothing catches the exceptions of a thread: store it as an error to show.
             self._start_error = _explain_start_error(error, self.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,6 @@ CASES = {
     ),
     "two commands": BadInput(("quickstart", "--check", "quickstart"), ("--run", "--check")),
     "not an override": BadInput(("quickstart", "fast"), ("fast", "key=value")),
-    "report to what is not installed": BadInput(
-        ("quickstart", "report_to=[trackio]"), ("trackio", "--extra")
-    ),
 }
 
 
@@ -217,3 +215,58 @@ def test_a_failure_of_the_machine_is_one_error_in_every_command(
     result = ida_tui_here("runs")
     assert (result.code, result.out) == (code, "")
     assert text in result.err
+
+
+def test_a_sink_that_is_not_installed_is_refused_before_the_run(
+    ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ida_tui.config import checks
+
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    result = ida_tui_here("--run", "quickstart", "report_to=[trackio]")
+
+    assert result.code == 2
+    assert "report_to lists trackio, which is not installed" in result.err
+    assert "uv sync --extra trackio" in result.err
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionRefusedError(111, "Connection refused"), "a network request failed: "),
+        (OSError(28, "No space left on device", "/data/x"), "/data/x: No space left on device"),
+        (PermissionError(13, "Permission denied", "/data/x"), "/data/x: Permission denied"),
+        (sqlite3.OperationalError("disk I/O error"), "disk I/O error"),
+    ],
+    ids=["socket", "full disk", "permission", "database"],
+)
+def test_a_failure_of_the_network_or_the_disk_is_one_error_in_every_command(
+    ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
+) -> None:
+    from ida_tui.cli import commands
+
+    def fail(options: Any) -> None:
+        raise error
+
+    for name in commands.COMMANDS:
+        monkeypatch.setattr(commands.load_command(name), "run", fail)
+    for arguments in (("report", "x"), ("cache", "show"), ("runs",), ("chat", "x")):
+        result = ida_tui_here(*arguments)
+        assert result.code == 1
+        assert expected in result.err
+        assert result.err.startswith("error: ")
+        assert len(result.err.splitlines()) <= 4
+
+
+def test_a_defect_is_not_reported_as_a_failure_of_the_machine(
+    ida_tui_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ida_tui.cli import commands
+
+    def fail(options: Any) -> None:
+        raise TypeError("a defect")
+
+    monkeypatch.setattr(commands.load_command("runs"), "run", fail)
+    with pytest.raises(TypeError):
+        ida_tui_here("runs")

@@ -88,8 +88,7 @@ def run(options: Namespace) -> ExitCode:
     )
     target = target.absolute()
     exports.check_target(target, overwrite=options.overwrite)
-    if kind == "gguf":
-        gguf.require_converter()
+    converter = gguf.find_converter() if kind == "gguf" else None
     token = hub.hub_token() if options.push else ""
     print_status(f"{config.name}/{directory.run_id} ({weights.label}) → {display_path(target)}")
     if not weights.is_final:
@@ -100,7 +99,9 @@ def run(options: Namespace) -> ExitCode:
     libraries.set_library_defaults(None if options.push else config.model.folder())
     replaced = exports.is_export(target)
     with exports.staged_directory(target) as folder:
-        comparison, summary = _write_export(directory, config, weights, kind, folder, options.dtype)
+        comparison, summary = _write_export(
+            directory, config, weights, kind, folder, options.dtype, converter
+        )
     print_status(f"✓ {summary}")
     print_status(f"✓ {'replaced' if replaced else 'wrote'} {display_path(target)}")
     address = ""
@@ -135,16 +136,17 @@ def _write_export(
     kind: ExportKind,
     folder: Path,
     dtype: WeightFormat | None,
+    converter: Path | None,
 ) -> tuple[EquivalenceCheck, str]:
     """Write all files of the export; returns the comparison with the run's model, and its summary."""
     from ida_tui.analysis.model_card import CardInputs, render_card
     from ida_tui.engine.export.write import write_export, write_gguf
     from ida_tui.runs.store import evaluations, exports, manifest
 
-    if kind == "gguf":
+    if converter is not None:
         name = f"{config.name}-{directory.run_id}"
         comparison, gguf_summary = write_gguf(
-            config, weights, folder, name, dtype=dtype, on_progress=print_status
+            config, weights, folder, name, converter, dtype=dtype, on_progress=print_status
         )
         summary = f"{comparison.summary}; {gguf_summary}"
     else:

