@@ -122,6 +122,8 @@ def _require_no_empty_argument(
     """
     for action in parser._actions:
         given = getattr(options, action.dest, None)
+        if given == action.const:
+            continue  # an option that was given without its value
         if given == "" or (isinstance(given, list) and "" in given):
             name = action.option_strings[-1] if action.option_strings else action.metavar
             raise UsageError(

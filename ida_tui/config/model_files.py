@@ -144,7 +144,13 @@ def model_problem(model: ModelConfig) -> Problem | None:
         return None
     folder = expand_home(model.path)
     local = folder if is_directory(folder) else _cached_snapshot(model)
-    return None if local is None else model_folder_problem(local, [hub_cache()])
+    if local is None:
+        return None
+    if problem := model_folder_problem(local, [hub_cache()]):
+        return problem
+    if damage := find_damaged_weights(local):
+        return f"the model in {model.path} cannot be loaded: {damage}", "copy or download it again"
+    return None
 
 
 def _path_problem(path: str) -> Problem | None:
@@ -156,11 +162,6 @@ def _path_problem(path: str) -> Problem | None:
     if is_directory(folder):
         settings = read_config_json(folder)
         if isinstance(settings, dict):
-            if damage := find_damaged_weights(folder):
-                return (
-                    f"the model in {path} cannot be loaded: {damage}",
-                    "copy or download it again",
-                )
             return None
         if is_file(folder / "adapter_config.json"):
             return (

@@ -198,7 +198,7 @@ def test_a_removed_working_folder_is_named(
         (OSError(28, "No space left on device", "a/b"), 1, "the disk is full (a/b)"),
         (PermissionError(13, "Permission denied", "a/b"), 1, "no permission to write"),
         (OSError(40, "Too many levels of symbolic links", "a/b"), 1, "too many levels"),
-        (ConnectionResetError(104, "Connection reset by peer"), 1, "connection reset by peer"),
+        (ConnectionResetError(104, "Connection reset by peer"), 1, "Connection reset by peer"),
     ],
 )
 def test_a_failure_of_the_machine_is_one_error_in_every_command(
@@ -235,8 +235,11 @@ def test_a_sink_that_is_not_installed_is_refused_before_the_run(
     ("error", "expected"),
     [
         (ConnectionRefusedError(111, "Connection refused"), "a network request failed: "),
-        (OSError(28, "No space left on device", "/data/x"), "/data/x: No space left on device"),
-        (PermissionError(13, "Permission denied", "/data/x"), "/data/x: Permission denied"),
+        (OSError(28, "No space left on device", "/data/x"), "the disk is full (/data/x)"),
+        (
+            PermissionError(13, "Permission denied", "/data/x"),
+            "no permission to write to the run directory (/data/x)",
+        ),
         (sqlite3.OperationalError("disk I/O error"), "disk I/O error"),
     ],
     ids=["socket", "full disk", "permission", "database"],

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from ida_tui.config import embedded
-from ida_tui.config.model_files import model_path_problem
+from ida_tui.config.model_files import model_problem
 from ida_tui.config.resolve import resolve
+from ida_tui.config.schema import ModelConfig
 from ida_tui.engine.model import load
 from ida_tui.engine.model.trained import attach_adapter
 from ida_tui.engine.trainer.checkpointing import _check_optimizer, _check_trainer_state
@@ -76,9 +77,9 @@ def test_a_damaged_model_is_named_with_what_is_wrong(
 
 def test_truncated_weights_are_found_before_anything_is_loaded() -> None:
     folder = Path(shutil.copytree(embedded.model_folder(), "model"))
-    assert model_path_problem(str(folder)) is None
+    assert model_problem(ModelConfig(path=str(folder))) is None
     truncate(folder)
-    problem = model_path_problem(str(folder))
+    problem = model_problem(ModelConfig(path=str(folder)))
     assert problem
     assert "model.safetensors has 3,548,440 bytes" in problem[0]
 

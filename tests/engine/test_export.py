@@ -289,6 +289,7 @@ def test_a_push_without_a_network_is_one_error_and_keeps_the_export(
     done = ida_tui(
         "export", "quickstart", "--adapter", "--push", "me/mine",
         HF_HOME=str(tmp_path), HF_TOKEN="hf_secret", HF_ENDPOINT="http://127.0.0.1:1",
+        HF_HUB_OFFLINE="0",
     )  # fmt: skip
     assert done.code == 1, done.err
     assert "Traceback" not in done.err

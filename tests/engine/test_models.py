@@ -100,7 +100,7 @@ def test_a_learning_rate_that_destroys_the_weights_ends_the_run_and_keeps_the_la
         "--run",
         *SHORT,
         "training.method=full",
-        "training.learning_rate=1e30",
+        "training.learning_rate=1e9",
         "training.max_steps=6",
         "training.temperature=2.0",
         "training.max_completion_length=32",

@@ -89,10 +89,11 @@ def test_an_invalid_line_raises_an_event_error(line: str) -> None:
 
 def test_control_characters_and_line_separators_are_escaped() -> None:
     text = "\x1b[2J \x9b2J \u2028 \ud800 \n é"
+    without_surrogate = text.replace("\ud800", "?")
 
     line = codec.encode(ev.Record(0, ev.current_timestamp(), ev.Noticed("info", "model", text)))
 
-    assert codec.decode(line).event == ev.Noticed("info", "model", text)
+    assert codec.decode(line).event == ev.Noticed("info", "model", without_surrogate)
     assert line.isprintable()
     assert "é" in line
 

@@ -138,14 +138,14 @@ def test_the_final_weights_wait_for_the_disk_as_a_checkpoint_does(
         OSError(errno.EFBIG, "File too large"),
         SafetensorError("I/O error: No space left on device (os error 28)"),
     ]
-    sync = checkpoints._sync_tree
+    sync = checkpoints.sync_tree
 
     def failing_sync(folder: Path) -> None:
-        if errors and folder.name.startswith(".saving-adapter"):
+        if errors and folder.name.startswith(".adapter-writing"):
             raise errors.pop()
         sync(folder)
 
-    monkeypatch.setattr(checkpoints, "_sync_tree", failing_sync)
+    monkeypatch.setattr("ida_tui.engine.run.context.sync_tree", failing_sync)
     done = ida_tui_here("--run", *SHORT, "training.max_steps=1", "--json")
     assert done.code == 0, done.err
     pauses = [e["reason"] for e in done.events if e["type"] == "RunPaused"]
@@ -153,7 +153,7 @@ def test_the_final_weights_wait_for_the_disk_as_a_checkpoint_does(
     assert "ulimit -f" in str(pauses[1])
     folder = Path("outputs/quickstart/latest")
     assert (folder / "adapter/adapter_model.safetensors").is_file()
-    assert not list(folder.glob(".saving-*"))
+    assert not list(folder.glob(".adapter-*"))
 
 
 @pytest.mark.parametrize(
