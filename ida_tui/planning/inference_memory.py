@@ -12,6 +12,7 @@ from ida_tui.planning.memory import (
     MemoryItem,
     MemoryPlan,
     conversion_items,
+    evaluation_batch,
     generation_items,
     weight_items,
 )
@@ -95,13 +96,7 @@ def plan_evaluation(
     files = inspect_model(config.model)
     if files.shape is None:
         return None
-    batch = RowBatch.of_prompts(
-        prompts,
-        device,
-        rows=min(config.evaluation_rows, len(prompts) * samples),
-        group_size=samples,
-        completion_tokens=config.evaluation_max_completion_length,
-    )
+    batch = evaluation_batch(config, device, prompts, samples)
     return _as_plan(
         [
             *weight_items(config, device, files.shape),

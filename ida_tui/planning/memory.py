@@ -8,14 +8,14 @@ of the largest phase. The totals were validated against the process memory of fu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from ida_tui.config import profiles
 from ida_tui.config.model_files import ModelShape, inspect_model
 from ida_tui.config.precision import resolve_precision
-from ida_tui.config.schema import Config, DeviceName
+from ida_tui.config.schema import Config, DeviceName, Prompt
 from ida_tui.errors import ExitCode, IdaError
 from ida_tui.events.types import MemoryPeriod, PlanPeriod
 from ida_tui.planning import memory_terms as terms
@@ -129,7 +129,9 @@ def plan(
         *_step_items(config, device, files.shape, attention),
     ]
     if config.evaluation.enabled:
-        batch = evaluation_batch(config, device)
+        batch = evaluation_batch(
+            config, device, config.prompts.held_out(), config.evaluation.samples
+        )
         parts += generation_items(config, device, files.shape, batch, "evaluation")
     return MemoryPlan(tuple(part for part in parts if part.size))
 
@@ -322,9 +324,10 @@ def conversion_items(
         yield MemoryItem("conversion", size, "loading")
 
 
-def evaluation_batch(config: Config, device: DeviceName) -> RowBatch:
-    """The rows of an evaluation of the held-out prompts that are sampled together."""
-    prompts, samples = config.prompts.held_out(), config.evaluation.samples
+def evaluation_batch(
+    config: Config, device: DeviceName, prompts: Sequence[Prompt], samples: int
+) -> RowBatch:
+    """The rows of an evaluation of these prompts that are sampled together."""
     return RowBatch.of_prompts(
         prompts,
         device,

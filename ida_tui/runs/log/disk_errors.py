@@ -119,7 +119,11 @@ def explain_disk_error(error: BaseException, folder: Path, hint: str = "") -> Id
     if found is None and not isinstance(error, OSError):
         return None
     named = f" ({file})" if isinstance(file, str) else ""
-    if found is None or getattr(error, "errno", None) == errno.ENOENT:
+    number = getattr(error, "errno", None)
+    if number in (errno.EACCES, errno.EPERM):
+        fix = "check that you may read and write there"
+        return IdaError(f"permission denied{named}", f"{fix}\n{hint}".strip())
+    if found is None or number == errno.ENOENT:
         reason = getattr(error, "strerror", None) or short_text(error) or type(error).__name__
         return IdaError(f"{reason[:1].lower()}{reason[1:]}{named}", hint)
     fix = found.hint.removesuffix(f"; {RESUMES_AUTOMATICALLY}")
