@@ -1,4 +1,4 @@
-"""Checks of the judge, the reward formula and the budget of a resolved experiment."""
+"""Checks of the judge, the rubric and the budget of a resolved experiment."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import date
 
 from ida_tui.config.endpoint import base_url_problem
+from ida_tui.config.rubric_checks import check_rubric
 from ida_tui.config.schema import Config, JudgeConfig
 from ida_tui.errors import UsageError
 from ida_tui.util import plugins
@@ -24,7 +25,7 @@ def check_scoring(config: Config, today: date) -> Iterator[Finding]:
         today: the date to compare retirement dates with.
     """
     yield from _check_judge(config.judge, today)
-    yield from _check_formula(config.rubric.formula)
+    yield from check_rubric(config)
     yield from _check_budget(config)
 
 
@@ -82,11 +83,6 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
             text,
             "choose another judge; list them with: ida-tui --list judges",
         )
-
-
-def _check_formula(formula: str) -> Iterator[Finding]:
-    if formula != "r_ida":
-        yield from _check_plugin("rubric.formula", plugins.FORMULA_GROUP, formula)
 
 
 def _check_plugin(key: str, group: str, name: str) -> Iterator[Finding]:

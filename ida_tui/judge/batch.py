@@ -242,7 +242,7 @@ class VerdictBatch:
     def _served_model(self, row: int) -> str | None:
         """The model that scored a row; None if unknown or if the verdict failed."""
         verdict = self._verdict(row)
-        return verdict.served_model if verdict.r_ida is not None else None
+        return verdict.served_model if verdict.has_scores else None
 
 
 class VerdictCoverage:

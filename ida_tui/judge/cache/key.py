@@ -53,7 +53,7 @@ def scoring_parts(
         Parts as named in `ida_tui.events.scoring.PART_NAMES`, with a short text or a digest each.
     """
     parts = {
-        "formula": rubric.formula,
+        "formula": rubric.formula_text,
         "prompts": _digest([(p.id, p.kind, p.text) for p in prompts.train()]),
     }
     if config.kind == "offline":
@@ -88,7 +88,7 @@ def _plugin_inputs(
         "plugin": config.model,
         "version": version,
         "options": config.options,
-        "rubric": rubric.model_dump(exclude={"name", "description"}),
+        "rubric": rubric.instructions(),
     }
 
 
@@ -97,7 +97,7 @@ def _endpoint_inputs(config: JudgeConfig, rubric: RubricConfig) -> dict[str, Any
     return {
         "base_url": (config.base_url or OPENAI_BASE_URL).rstrip("/"),
         "model": config.model,
-        "rubric": rubric.model_dump(exclude={"name", "description"}),
+        "rubric": rubric.instructions(),
         "schema": prompt.verdict_schema(rubric),
         "prompting": prompt.PROMPT_VERSION,
         "sampling": {
