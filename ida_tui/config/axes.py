@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from ida_tui.util.format import UNKNOWN, format_number
@@ -48,6 +48,24 @@ def format_score(score: float | None, axis: Axis) -> str:
     if axis.kind == "judged":
         return format_number(score, 1)
     return UNKNOWN if score is None else f"{score:.3g}"
+
+
+def axis_title(name: str) -> str:
+    """An axis with what its highest score means, where the name alone misleads: `risk (10 is safest)`."""
+    return "risk (10 is safest)" if name == "risk" else name
+
+
+def display_scale(values: Iterable[float | None], axis: Axis | None = None) -> tuple[float, float]:
+    """Lowest and highest value of a plot: the range of the axis, or 0 to 1 and as far as the values reach.
+
+    Args:
+        values: the values to show.
+        axis: the axis of the values; None is the reward.
+    """
+    known = [value for value in values if value is not None]
+    low = axis.low if axis is not None and axis.low is not None else min([0.0, *known])
+    high = axis.high if axis is not None and axis.high is not None else max([1.0, *known])
+    return low, high if high > low else low + 1
 
 
 def judged_axis(name: str) -> Axis:

@@ -70,7 +70,7 @@ class Column(Sequence[float | None]):
 class _HistoryStore(Generic[T]):
     """Storage shared by several histories: compressed blocks, the newest items, and all figures."""
 
-    __slots__ = ("blocks", "columns", "newest", "scores_of", "score_columns", "unpacked")
+    __slots__ = ("blocks", "columns", "newest", "score_columns", "scores_of", "unpacked")
 
     def __init__(self, columns: Iterable[str], scores_of: str) -> None:
         self.scores_of = scores_of

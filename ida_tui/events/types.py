@@ -284,8 +284,8 @@ class StepFinished:
     length_r: float | None = None
     """Correlation of length and reward within a group, among completions that all answer or all decline."""
     offline_reward: float | None = None
-    """Mean reward of the scored completions by the offline heuristic; null if it is the judge, or the axes are
-    not those that it scores."""
+    """Mean reward of the scored completions by the offline heuristic; null if it is the judge, or does not
+    know the axes."""
     model_change: float | None = None
     """L2 norm of the change of the model's weights since the start, relative to that of the whole model.
 

@@ -15,6 +15,7 @@ from typing import Any
 from ida_tui.config.axes import JUDGED_RANGE, Scores
 from ida_tui.config.schema import PromptKind
 from ida_tui.rewards.formulas import Formula
+from ida_tui.util.statistics import mean_of_known
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +74,17 @@ class Verdict:
         """Whether the judge scored the completion."""
         return self.failure is None
 
+    @property
+    def known_scores(self) -> dict[str, float]:
+        """The scores without those that are unknown."""
+        return {axis: score for axis, score in self.scores.items() if score is not None}
+
     def with_reward(self, formula: Formula) -> Verdict:
         """The verdict with its reward; a failed verdict if the formula has no value for its scores.
 
         A formula that reads axes without scores, such as computed ones, leaves the reward open.
         """
-        scores = {axis: score for axis, score in self.scores.items() if score is not None}
+        scores = self.known_scores
         if self.failure is not None or not all(axis in scores for axis in formula.axes):
             return self
         try:
@@ -195,6 +201,12 @@ class Verdict:
         reason = f"mean of {len(scored)}: {min(scored, key=distance).reason}"
         cached = all(v.cached for v in verdicts)
         return cls.scored(means, reason, judge, cached=cached, **shared)
+
+
+def mean_scores(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
+    """The mean of the known scores on each axis; None where none is known, empty without verdicts."""
+    axes = dict.fromkeys(axis for verdict in verdicts for axis in verdict.scores)
+    return {axis: mean_of_known(v.scores.get(axis) for v in verdicts) for axis in axes}
 
 
 @dataclass(frozen=True, slots=True)

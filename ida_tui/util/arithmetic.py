@@ -3,8 +3,8 @@
     expression = compile_expression("min(1, risk/5) * align", ("align", "risk"))
     expression.evaluate({"align": 8, "risk": 10})
 
-An expression has numbers, the names, + - * / **, comparisons, `a if b else c`, min, max, abs and sqrt. Python's
-eval is never used.
+An expression has numbers, the names, + - * / **, comparisons, `a if b else c`, min, max, abs and sqrt.
+Python's eval is never used.
 """
 
 from __future__ import annotations

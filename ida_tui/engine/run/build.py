@@ -148,5 +148,7 @@ def run_started_event(
         processes=trainer.world_size,
         evaluation_plan=planned.evaluation_rows() if planned else (),
         scoring=judge.scoring,
-        formula=formula_text(judge.formula),
+        formula=formula_text(judge.formula, config.rubric.reward_name),
+        axes=config.rubric.axis_list,
+        reward=config.rubric.reward_name,
     )

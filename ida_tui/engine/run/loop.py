@@ -438,9 +438,10 @@ class RunLoop:
                 run.emit,
                 run.control.stop,
                 run.config.planned_steps(),
+                tuple(run.config.rubric.axes),
                 CrossChecker(
                     [prompt.text for prompt in run.config.prompts.prompts],
-                    self.judge_services.current.formula,
+                    self.judge_services.current.formula if run.config.rubric.is_ida else None,
                 ),
                 clock=run.clock,
                 any_rank=run.process_group.any_rank,

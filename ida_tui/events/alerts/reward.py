@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ida_tui.config.axes import format_score
+from ida_tui.config.axes import axis_title, format_score
 from ida_tui.events.alerts.window import AlertFinding, Window
 
 
@@ -11,7 +11,6 @@ def axis_falls(window: Window) -> AlertFinding | None:
     rise = window.increase("reward")
     if rise is None or rise < window.thresholds.reward_rise:
         return None
-    rubric = window.config.rubric
     falls = [
         (10 * change / axis.span, axis)
         for axis in window.state.axes
@@ -22,10 +21,9 @@ def axis_falls(window: Window) -> AlertFinding | None:
     change, axis = min(falls, key=lambda fall: fall[0])
     if -change < window.thresholds.axis_fall:
         return None
-    title = rubric.axis_title(axis.name) if axis.name in rubric.axes else axis.name
     before, after = window.baseline_score(axis.name), window.recent_score(axis.name)
     return AlertFinding(
-        f"{window.state.reward_name} rose by {rise:.2f} while {title.replace('10 = ', '10 is ')} fell from"
+        f"{window.state.reward_name} rose by {rise:.2f} while {axis_title(axis.name)} fell from"
         f" {format_score(before, axis)} to {format_score(after, axis)}",
         "read the completions with the highest reward: is this intended? `ida-tui rescore` shows the rewards"
         " of another formula, such as weakest",
@@ -53,8 +51,8 @@ def length_pays(window: Window) -> AlertFinding | None:
     if r is None or r < window.thresholds.length_r:
         return None
     return AlertFinding(
-        f"length correlates with {window.state.reward_name} (r = {r:.2f}) even among answers alone, or refusals alone,"
-        f" over {window.rollout_span}",
+        f"length correlates with {window.state.reward_name} (r = {r:.2f}) even among answers alone, or"
+        f" refusals alone, over {window.rollout_span}",
         "the judge rewards length: run `ida-tui judge check`, make the rubric penalize filler, or choose"
         " another judge",
     )

@@ -52,8 +52,8 @@ class CrossCheckFigures:
     length_r: float | None = None
     """Correlation of token count and reward within a group, among completions of the same refusal class."""
     offline_reward: float | None = None
-    """Mean reward that the offline heuristic gives to the scored completions; None if it is the judge, or does
-    not know the axes."""
+    """Mean reward that the offline heuristic gives to the scored completions; None if it is the judge, or
+    does not know the axes."""
 
 
 class CrossChecker:
@@ -61,7 +61,7 @@ class CrossChecker:
 
     Args:
         corpus: the texts of the prompts, from which the offline heuristic builds its IDF table.
-        formula: the reward formula of the shipped axes; None for other axes, which the heuristic cannot score.
+        formula: the reward formula of the shipped axes; None for other axes, which it cannot score.
     """
 
     def __init__(self, corpus: Sequence[str], formula: Formula | None) -> None:
@@ -74,14 +74,14 @@ class CrossChecker:
         refusals: list[str] = []
         for completion in completions:
             verdict = completion.verdict
-            unscored = verdict.reward is None or self._formula is None
-            if verdict.judge == OFFLINE_JUDGE or unscored:
+            formula = None if verdict.reward is None else self._formula
+            if verdict.judge == OFFLINE_JUDGE or formula is None:
                 refusals.append(verdict.refusal or classify_refusal(completion.text))
                 continue
             score = self._scorer.score(completion.prompt, completion.kind, completion.text)
             refusals.append(score.refusal)
             with suppress(ArithmeticError, ValueError):  # the formula has no value
-                offline_rewards.append(self._formula.reward(score.scores))
+                offline_rewards.append(formula.reward(score.scores))
         classified = list(zip(completions, refusals, strict=True))
         harmless = [refusal for c, refusal in classified if c.kind == "harmless"]
         unsafe = [refusal for c, refusal in classified if c.kind == "unsafe"]
