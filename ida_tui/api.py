@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ida_tui.config.profiles import SECTIONS
 from ida_tui.config.resolve import resolve
-from ida_tui.config.schema import Config
+from ida_tui.config.schema import Config, JudgeKey
 from ida_tui.engine.session import Session
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.events import types as ev
@@ -56,7 +56,7 @@ Override = str | Mapping[str, object]
 def run(
     profile: str | os.PathLike[str],
     *overrides: Override,
-    key: str | None = None,
+    key: JudgeKey = None,
     on_event: Callable[[ev.Record], object] | None = None,
     resume: bool = False,
 ) -> Run:
@@ -67,7 +67,8 @@ def run(
             its run directory, its id, or an experiment (its newest run).
         overrides: `"key=value"` strings or mappings; later ones win. In a mapping, `model`, `judge`,
             `rubric` and `prompts` name profiles, and everything else is a value.
-        key: the judge's API key; None reads it from the environment or `.env`, as the command does.
+        key: the judge's API key; None reads it from the environment or `.env`, as the command does. For a
+            panel, a tuple with the key of each judge, or None.
         on_event: called with every record, on the calling thread. If it raises, the run first stops and saves
             a checkpoint; then the exception propagates.
         resume: resume a run instead of starting one.

@@ -121,15 +121,24 @@ def draw_completions(
 
 
 def build_requests(
-    completions: Sequence[Completion], kinds: Mapping[str, PromptKind]
+    completions: Sequence[Completion],
+    kinds: Mapping[str, PromptKind],
+    checks: Mapping[str, tuple[str, ...]] | None = None,
 ) -> list[JudgeRequest]:
-    """The judge requests for the completions, in the same order."""
+    """The judge requests for the completions, in the same order.
+
+    Args:
+        completions: the completions.
+        kinds: the kind of each prompt, by id.
+        checks: the additional checks of prompts that have any, by id.
+    """
     return [
         JudgeRequest(
             completion.finished.prompt_id,
             completion.finished.prompt,
             kinds[completion.finished.prompt_id],
             completion.finished.text,
+            checks=(checks or {}).get(completion.finished.prompt_id, ()),
         )
         for completion in completions
     ]
@@ -139,6 +148,15 @@ def estimate_cost(
     judge: JudgeConfig, rubric: RubricConfig, requests: Sequence[JudgeRequest]
 ) -> float | None:
     """The estimated cost in US dollars without cached verdicts; None if the judge has no price."""
+    costs = [_estimate_member_cost(member, rubric, requests) for member in judge.members]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if len(known) == len(costs) else None
+
+
+def _estimate_member_cost(
+    judge: JudgeConfig, rubric: RubricConfig, requests: Sequence[JudgeRequest]
+) -> float | None:
+    """The estimated cost of one judge."""
     if judge.kind == "offline":
         return 0.0
     if judge.price is None or judge.kind == "plugin":

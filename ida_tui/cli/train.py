@@ -11,7 +11,7 @@ from ida_tui.api import run_session
 from ida_tui.cli.output.printer import HumanPrinter, JsonPrinter, Printer
 from ida_tui.cli.output.streams import background_output
 from ida_tui.cli.signals import STOP_SIGNALS, handle_signals
-from ida_tui.config.schema import Config
+from ida_tui.config.schema import Config, JudgeKey
 from ida_tui.engine.distributed.environment import process_info
 from ida_tui.engine.session import Session
 from ida_tui.errors import ExitCode
@@ -25,7 +25,7 @@ SAME_REQUEST_S = 3.0
 def train(
     config: Config,
     *,
-    key: str | None,
+    key: JudgeKey,
     argv: Sequence[str],
     as_json: bool,
     resume: ResumePoint | None = None,

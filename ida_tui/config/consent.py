@@ -24,7 +24,7 @@ from dotenv import dotenv_values
 
 from ida_tui.config import profiles
 from ida_tui.config.endpoint import base_url_problem, endpoint_of, is_local
-from ida_tui.config.schema import Config, JudgeConfig
+from ida_tui.config.schema import MAX_PANEL, Config, JudgeConfig
 from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, to_plain
 from ida_tui.errors import UsageError
 from ida_tui.util.paths import expand_home
@@ -32,7 +32,12 @@ from ida_tui.util.paths import expand_home
 Use = Literal["judge", "code", "output"]
 """What a command does with a profile: send the judge its key, load the model, create a run directory."""
 ALL_USES: tuple[Use, ...] = ("judge", "code", "output")
-CONSENT_KEYS = ("judge.base_url", "judge.api_key_env", "model.trust_remote_code")
+CONSENT_KEYS = (
+    "judge.base_url",
+    "judge.api_key_env",
+    "model.trust_remote_code",
+    *(f"judge.panel.{n}.{key}" for n in range(MAX_PANEL) for key in ("base_url", "api_key_env")),
+)
 """Keys that a person types to agree; also accepted by commands that change nothing else."""
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 
@@ -110,9 +115,10 @@ def consents_of_run(config: Config, directory: Path | None) -> set[Consent]:
     """
     sources = [*_code_sources(config, directory), *(s for _, s in _function_sources(config))]
     consents = {Consent("code", (source,)) for source in sources}
-    key = _sent_key(config.judge)
-    if key is not None and not _is_known_pair(key):
-        consents.add(key)
+    for judge in config.judge.members:
+        key = _sent_key(judge)
+        if key is not None and not _is_known_pair(key):
+            consents.add(key)
     if outside := _outside_folder(config):
         consents.add(outside)
     return consents
@@ -173,12 +179,14 @@ def _asked(
     config: Config, origins: Mapping[str, Origin], file: Path
 ) -> Iterator[tuple[Consent, list[str], str]]:
     """What somebody else's values ask for, with the words that agree and the key to show."""
-    key = _sent_key(config.judge)
-    foreign = _foreign_keys(origins, ("judge.base_url", "judge.api_key_env"))
-    if key is not None and foreign and not _is_known_pair(key):
-        url = config.judge.base_url or "null"
-        words = [f"judge.base_url={url}", f"judge.api_key_env={config.judge.api_key_env}"]
-        yield key, words, foreign[0]
+    for number, judge in enumerate(config.judge.members):
+        place = f"judge.panel.{number}" if config.judge.kind == "panel" else "judge"
+        key = _sent_key(judge)
+        foreign = _foreign_keys(origins, (f"{place}.base_url", f"{place}.api_key_env"))
+        if key is not None and foreign and not _is_known_pair(key):
+            url = judge.base_url or "null"
+            words = [f"{place}.base_url={url}", f"{place}.api_key_env={judge.api_key_env}"]
+            yield key, words, foreign[0]
     trust = "model.trust_remote_code"
     if origins.get(trust) != COMMAND_LINE_ORIGIN:
         run = None if _is_own(Origin(file)) or file.name != "config.yaml" else file.parent
@@ -252,15 +260,25 @@ def _known_pairs() -> Iterator[Consent]:
     for name in profiles.list_profiles("judges"):
         with contextlib.suppress(UsageError, ValueError):
             node = profiles.load_profile("judges", name)
-            assert isinstance(node.value, dict)
-            entries = {key: node.value.get(key) for key in ("base_url", "api_key_env")}
-            if all(entry is None or _is_own(entry.origin) for entry in entries.values()):
-                base_url, variable = (
-                    to_plain(entry) if isinstance(entry, Node) else fields[key].default
-                    for key, entry in entries.items()
-                )
-                if isinstance(variable, str) and isinstance(base_url, str | None):
-                    yield _key_consent(base_url, variable)
+            for judge in _judge_nodes(node):
+                entries = {key: judge.get(key) for key in ("base_url", "api_key_env")}
+                if all(entry is None or _is_own(entry.origin) for entry in entries.values()):
+                    base_url, variable = (
+                        to_plain(entry) if isinstance(entry, Node) else fields[key].default
+                        for key, entry in entries.items()
+                    )
+                    if isinstance(variable, str) and isinstance(base_url, str | None):
+                        yield _key_consent(base_url, variable)
+
+
+def _judge_nodes(profile: Node) -> Iterator[Mapping[str, Node]]:
+    """The values of a judge profile; for a panel, those of each of its judges."""
+    assert isinstance(profile.value, dict)
+    panel = profile.value.get("panel")
+    if panel is None or not isinstance(panel.value, list) or not panel.value:
+        yield profile.value
+        return
+    yield from (member.value for member in panel.value if isinstance(member.value, dict))
 
 
 def _code_sources(config: Config, run: Path | None) -> Iterator[str]:

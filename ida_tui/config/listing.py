@@ -220,6 +220,9 @@ def _iter_values(values: Mapping[str, Value], prefix: str = "") -> Iterator[tupl
         dotted = f"{prefix}.{key}" if prefix else key
         if isinstance(value, dict) and value:
             yield from _iter_values(value, dotted)
+        elif key == "panel" and isinstance(value, list) and value:
+            members = {str(n): member for n, member in enumerate(value)}
+            yield from _iter_values(members, dotted)
         else:
             yield dotted, value
 

@@ -174,4 +174,52 @@ def load_profile(
     merged = chain.pop()
     while chain:
         merged = merge(merged, chain.pop(), SECTIONS)
-    return merged
+    return load_panel(merged) if kind == "judges" else merged
+
+
+def load_panel(judge: Node, key: str = "panel") -> Node:
+    """A judge profile whose panel lists profiles as values, not as names.
+
+    Args:
+        judge: the judge profile.
+        key: the dotted key of its panel, for error messages.
+
+    Raises:
+        UsageError: a profile of the panel cannot be read, or is a panel itself.
+    """
+    panel = judge.value.get("panel") if isinstance(judge.value, dict) else None
+    if panel is None or not isinstance(panel.value, list) or not panel.value:
+        return judge
+    assert isinstance(judge.value, dict)
+    members = []
+    for number, member in enumerate(panel.value):
+        place = f"{key}.{number}"
+        values = dict(member.value) if isinstance(member.value, dict) else {}
+        name = values.pop("extends", None) if isinstance(member.value, dict) else member
+        if name is not None and isinstance(name.value, str):
+            _refuse_nested_panel(name, place)
+            base = load_profile("judges", name.value, name.origin, place)
+            member = merge(base, Node(values, member.origin), SECTIONS) if values else base
+        members.append(member)
+    entries = {"kind": Node("panel", panel.origin), **judge.value}
+    return Node({**entries, "panel": Node(members, panel.origin)}, judge.origin)
+
+
+def _refuse_nested_panel(name: Node, place: str) -> None:
+    """Raise if a profile in a panel, or one that it extends, is a panel itself."""
+    path = find_profile("judges", str(name.value), name.origin, place)
+    seen: list[Path] = []
+    while not any(_is_same_file(path, other) for other in seen):
+        seen.append(path)
+        node = read_yaml(path)
+        assert isinstance(node.value, dict)
+        if "panel" in node.value:
+            raise UsageError(
+                f"the panel contains {quoted(name.value)}, which is a panel itself",
+                "list the judges of that panel instead",
+                where=f"{name.origin}: {place}",
+            )
+        parent = node.value.get("extends")
+        if parent is None or not isinstance(parent.value, str):
+            return
+        path = find_profile("judges", parent.value, parent.origin, "extends")

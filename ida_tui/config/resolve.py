@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from ida_tui.config import profiles
 from ida_tui.config.checks import check_config
 from ida_tui.config.consent import ALL_USES, Use, require_consent
+from ida_tui.config.judge_checks import PANEL_KEYS
 from ida_tui.config.profiles import SECTIONS, ProfileKind
 from ida_tui.config.reward_files import rubric_of_file
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
@@ -115,8 +116,12 @@ def resolve(
     tree = _load_sections(tree, {key: value for key, value in pairs if key in SECTIONS})
     dotted = {key: value for key, value in pairs if key not in SECTIONS and key != "experiment"}
     tree = _without_stale_facts(tree, dotted)
+    tree = _with_panel(tree)
+    tree = _without_stale_member_facts(tree, dotted)
     for key, text in dotted.items():
         tree = _set_value(tree, key.split("."), _parse_value(key, text), key)
+        if key == "judge.panel":
+            tree = _with_panel(tree)
     tree = _without_needless_judge(tree)
     config, raw, origins = validate(Config, tree)
     assert isinstance(config, Config)
@@ -187,6 +192,20 @@ def _parse_value(key: str, text: str) -> Node:
             f"put it in quotes for YAML and for the shell: {short_key(key)}='\"…\"'",
             where=f"command line: {short_key(key)}",
         ) from error
+
+
+def _with_panel(root: Node) -> Node:
+    """The experiment with the judges of its panel as values; a typed panel replaces the profile's judge."""
+    assert isinstance(root.value, dict)
+    judge = root.value.get("judge")
+    if judge is None or not isinstance(judge.value, dict):
+        return root
+    panel = judge.value.get("panel")
+    if panel is not None and panel.value and panel.origin == COMMAND_LINE_ORIGIN:
+        kept = {key: judge.value[key] for key in PANEL_KEYS if key in judge.value}
+        kind = {key: Node("panel", COMMAND_LINE_ORIGIN) for key in ("name", "kind")}
+        judge = Node({**kind, **kept}, judge.origin)
+    return Node({**root.value, "judge": profiles.load_panel(judge, "judge.panel")}, root.origin)
 
 
 def _without_needless_judge(root: Node) -> Node:
@@ -309,11 +328,50 @@ def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
     return Node(entries, root.origin)
 
 
+def _without_stale_member_facts(root: Node, overrides: Mapping[str, str]) -> Node:
+    """Drop the price and the other facts of a panel's judge whose model or address an override replaces."""
+    assert isinstance(root.value, dict)
+    judge = root.value.get("judge")
+    panel = judge.value.get("panel") if judge and isinstance(judge.value, dict) else None
+    for number in range(len(panel.value) if panel and isinstance(panel.value, list) else 0):
+        place = f"judge.panel.{number}"
+        changed = {
+            key: text
+            for key, text in overrides.items()
+            if key in (f"{place}.model", f"{place}.base_url")
+            and not _is_same_value(root, key, text)
+        }
+        if changed:
+            for fact in ("description", "price", "shutdown_date"):
+                root = _without_key(root, [*place.split("."), fact])
+    return root
+
+
+def _without_key(node: Node, path: Sequence[str]) -> Node:
+    """A copy of `node` without the key at a path; the same node if there is none."""
+    head, *rest = path
+    if isinstance(node.value, list):
+        items = list(node.value)
+        items[int(head)] = _without_key(items[int(head)], rest)
+        return Node(items, node.origin)
+    if not isinstance(node.value, dict) or head not in node.value:
+        return node
+    entries = dict(node.value)
+    if rest:
+        entries[head] = _without_key(entries[head], rest)
+    else:
+        del entries[head]
+    return Node(entries, node.origin)
+
+
 def _is_same_value(root: Node, key: str, text: str) -> bool:
     """Whether an override repeats the value that the profile has."""
     node: Node | None = root
     for part in key.split("."):
-        node = node.value.get(part) if node is not None and isinstance(node.value, dict) else None
+        if node is not None and isinstance(node.value, list) and part.isdecimal():
+            node = node.value[int(part)] if int(part) < len(node.value) else None
+        else:
+            node = node.value.get(part) if node and isinstance(node.value, dict) else None
     current = None if node is None else to_plain(node)
     return current == to_plain(_parse_value(key, text))
 

@@ -93,7 +93,8 @@ def _check_judged(config: Config) -> Iterator[Finding]:
             "the rubric does not tell the judge what it grades",
             "write rubric.task: a few sentences on what a good answer is",
         )
-    if config.judge.kind in ("offline", "none") and not rubric.is_ida:
+    offline = any(member.kind in ("offline", "none") for member in config.judge.members)
+    if offline and not rubric.is_ida:
         names = ", ".join(rubric.judged_axes)
         yield error_finding(
             "judge",

@@ -8,6 +8,7 @@ file and line.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,8 @@ Device = Literal["auto", "mps", "cuda", "cpu"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 PromptKind = Literal["harmless", "unsafe"]
 Split = Literal["train", "held-out"]
+MAX_PANEL = 8
+"""Largest number of judges in a panel."""
 
 
 class ModelConfig(Section):
@@ -65,6 +68,17 @@ class ModelConfig(Section):
         return path if path.is_dir() else None
 
 
+RUBRIC_COLUMN = "rubric"
+"""Column of a prompt's row with additional checks for the judge: a text or a list of texts."""
+
+
+def rubric_checks_of(columns: Mapping[str, Any]) -> tuple[str, ...]:
+    """The additional checks in the columns of a row; empty without any. Other values are left out."""
+    value = columns.get(RUBRIC_COLUMN)
+    items = value if isinstance(value, list | tuple) else [value]
+    return tuple(item.strip() for item in items if isinstance(item, str) and item.strip())
+
+
 class Prompt(Section):
     """One user request for the model to answer."""
 
@@ -78,6 +92,11 @@ class Prompt(Section):
     """Text of the user's message."""
     columns: dict[str, Any] = Field(default_factory=dict)
     """Further columns of its row, such as the right answer, for reward functions and the rubric."""
+
+    @property
+    def checks(self) -> tuple[str, ...]:
+        """The additional checks of its column `rubric`, which the judge applies to this prompt."""
+        return rubric_checks_of(self.columns)
 
 
 class PromptSet(Section):
@@ -130,16 +149,16 @@ class Price(Section):
     """US dollars per million completion tokens."""
 
 
-class JudgeConfig(Section):
-    """The judge that scores the completions."""
+class JudgeSettings(Section):
+    """One judge: where it runs and how it is asked."""
 
     name: str = ""
     """The profile's name."""
     description: str = ""
     """One-line summary shown in lists."""
-    kind: Literal["offline", "openai", "plugin", "none"]
+    kind: Literal["offline", "openai", "plugin", "panel", "none"]
     """`offline`: built-in heuristic; `openai`: OpenAI-compatible server; `plugin`: an installed plugin;
-    `none`: functions compute all scores."""
+    `panel`: several judges; `none`: functions compute all scores."""
     model: str = ""
     """Model name sent to the server; for a plugin, the name of its entry point."""
     base_url: str | None = None
@@ -176,6 +195,33 @@ class JudgeConfig(Section):
     """Date on which the provider retires the model, as YYYY-MM-DD."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Options passed to a judge plugin."""
+
+
+class JudgeConfig(JudgeSettings):
+    """The judge that scores the completions: one, or a panel of several."""
+
+    mode: Literal["absolute", "group"] = "absolute"
+    """`absolute`: one call scores one completion; `group`: one call ranks and scores a whole group."""
+    panel: Annotated[list[JudgeSettings], Field(max_length=MAX_PANEL)] = Field(default_factory=list)
+    """The judges of `kind: panel`, two to eight: names of judge profiles, or their values."""
+    panel_score: Literal["mean", "median"] = "mean"
+    """How the scores of a panel's judges are combined on each axis."""
+
+    @property
+    def members(self) -> tuple[JudgeConfig, ...]:
+        """The judges that are called: those of the panel, or this one."""
+        if self.kind != "panel":
+            return (self,)
+        return tuple(JudgeConfig(**{**dict(member), "mode": self.mode}) for member in self.panel)
+
+    @property
+    def makes_calls(self) -> bool:
+        """Whether anything is called: a server or a plugin."""
+        return any(member.kind in ("openai", "plugin") for member in self.members)
+
+
+JudgeKey = str | tuple[str | None, ...] | None
+"""The API key of a judge; for a panel, the key of each of its judges."""
 
 
 class LoraConfig(Section):

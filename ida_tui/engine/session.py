@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ida_tui.config.devices import resolve_device
-from ida_tui.config.schema import Config
+from ida_tui.config.schema import Config, JudgeKey
 from ida_tui.engine.run.control import ResumeDecision, RunControl
 from ida_tui.errors import (
     ExitCode,
@@ -48,7 +48,7 @@ class Session:
         self,
         config: Config,
         *,
-        key: str | None = None,
+        key: JudgeKey = None,
         argv: Sequence[str] = (),
         resume: ResumePoint | None = None,
         interactive: bool = False,

@@ -252,6 +252,11 @@ def _judge_batch_line(batch: ev.JudgeBatchFinished) -> str:
         extra.append(f"{batch.cached} from the cache")
     if batch.failed:
         extra.append(f"{batch.failed} failed")
+    extra += [
+        f"{member.name} scored {member.scored} of {member.completions}: {member.failure}"
+        for member in batch.members
+        if member.scored < member.completions
+    ]
     return (
         f"⏱️  judge_batch took {batch.seconds:.2f}s{' (' + ', '.join(extra) + ')' if extra else ''}"
     )

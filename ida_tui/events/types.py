@@ -16,6 +16,7 @@ from ida_tui.config.axes import IDA_AXES, IDA_REWARD, Scores
 from ida_tui.config.axes import Axis as Axis
 from ida_tui.events.values import EvaluationFigure as EvaluationFigure
 from ida_tui.events.values import JudgeCost as JudgeCost
+from ida_tui.events.values import JudgeMember as JudgeMember
 from ida_tui.events.values import RankFigures as RankFigures
 
 MAX_NUMBER = 2**53
@@ -167,6 +168,8 @@ class CompletionScored:
     """US dollars; null if the price is unknown."""
     cached: bool
     failure: str | None
+    spread: Mapping[str, float] = field(default_factory=dict)
+    """Highest minus lowest score of a panel's judges on each axis; empty for a single judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +196,10 @@ class JudgeBatchFinished:
     """Number of completions that the judge refused to score, by kind of prompt."""
     judge_cost: JudgeCost | None = None
     """What the run's judge calls have cost so far, including those of unfinished steps; null in old runs."""
+    members: tuple[JudgeMember, ...] = ()
+    """What each judge of a panel scored; empty for a single judge."""
+    spread: Mapping[str, float] = field(default_factory=dict)
+    """Mean spread of a panel's judges on each axis; empty for a single judge."""
 
 
 @dataclass(frozen=True, slots=True)

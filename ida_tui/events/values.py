@@ -33,6 +33,18 @@ class JudgeCost(NamedTuple):
         return None if self.unpriced else self.dollars
 
 
+class JudgeMember(NamedTuple):
+    """What one judge of a panel scored in a step; a list in JSON."""
+
+    name: str
+    scored: int
+    """Completions that it scored."""
+    completions: int
+    """Completions that it was asked to score."""
+    failure: str = ""
+    """Its most common failure; empty without failures."""
+
+
 class RankFigures(NamedTuple):
     """Memory and speed of one rank in a step; a list in JSON."""
 

@@ -16,7 +16,7 @@ from ida_tui.config.endpoint import OPENAI_BASE_URL as OPENAI_BASE_URL
 from ida_tui.config.endpoint import base_url_problem
 from ida_tui.config.endpoint import host_of as host_of
 from ida_tui.config.endpoint import is_local as is_local
-from ida_tui.config.schema import JudgeConfig
+from ida_tui.config.schema import JudgeConfig, JudgeKey
 from ida_tui.errors import UsageError
 from ida_tui.judge.errors import OFFLINE_HINT, JudgeUnavailable
 
@@ -24,8 +24,10 @@ PLACEHOLDER_KEY = "no-key-needed"
 """Sent to a server that needs no key, because the client library requires one."""
 
 
-def load_api_key(config: JudgeConfig, *, dotenv_dir: Path) -> str | None:
+def load_api_key(config: JudgeConfig, *, dotenv_dir: Path) -> JudgeKey:
     """Find the API key to send; None if the judge needs none.
+
+    For a panel it is a tuple: the key of each judge, which only that judge's server gets.
 
     A judge on this machine needs no key, and never receives `OPENAI_API_KEY`. A key under another
     name is sent to it if it exists.
@@ -38,6 +40,13 @@ def load_api_key(config: JudgeConfig, *, dotenv_dir: Path) -> str | None:
         JudgeUnavailable: the key is missing or malformed (exit code 3).
         UsageError: the profile has no model, or its base_url is not a URL (exit code 2).
     """
+    if config.kind == "panel":
+        return tuple(_load_own_key(member, dotenv_dir) for member in config.members)
+    return _load_own_key(config, dotenv_dir)
+
+
+def _load_own_key(config: JudgeConfig, dotenv_dir: Path) -> str | None:
+    """The key of one judge."""
     if config.kind != "openai":
         return None  # a plugin finds its own key
     _check_endpoint(config)

@@ -1,4 +1,4 @@
-"""Verdicts of one step: requested as completions finish, collected together at the end.
+"""Verdicts of one step: requested as completions or their groups finish, collected together at the end.
 
     batch = VerdictBatch(service)
     batch.submit(row, request)            # as soon as a completion is finished
@@ -87,32 +87,70 @@ class VerdictBatch:
     Args:
         service: the service of the judge.
         clock: a monotonic clock in seconds.
+        group_size: rows per group, for a judge that scores a group in one call.
     """
 
-    def __init__(self, service: JudgeService, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        service: JudgeService,
+        clock: Callable[[], float] = time.monotonic,
+        group_size: int = 1,
+    ) -> None:
         self._service = service
         self._clock = clock
+        self._group_size = group_size
+        self._waiting: dict[int, JudgeRequest] = {}
+        """Requests of groups that are not complete yet, by row; only for a judge that scores groups."""
         self._entries: dict[int, _VerdictSlot] = {}
         self._stopwatch = _Stopwatch(clock)
         self._exposed_s = 0.0
 
     def submit(self, row: int, request: JudgeRequest) -> None:
-        """Request the verdict of a row; does nothing if the same request is already pending."""
+        """Request the verdict of a row; does nothing if the same request is already pending.
+
+        A judge that scores groups gets the request when all rows of its group have one.
+        """
         entry = self._entries.get(row)
+        if entry is not None and entry.request == request:
+            return
+        if self._service.scores_groups:
+            self._submit_in_group(row, request)
+            return
         if entry is not None:
-            if entry.request == request:
-                return
             entry.future.cancel()
-        self._stopwatch.request_started()
-        future = self._service.submit(request)
-        future.add_done_callback(self._stopwatch.request_finished)
-        self._entries[row] = _VerdictSlot(request, future)
+        self._add([row], [request], [self._service.submit(request)])
+
+    def _submit_in_group(self, row: int, request: JudgeRequest) -> None:
+        """Let a row wait for the others of its group; the last one submits all, also those judged before."""
+        start = row - row % self._group_size
+        rows = range(start, start + self._group_size)
+        for other in rows:
+            entry = self._entries.pop(other, None)
+            if entry is not None:
+                entry.future.cancel()
+                self._waiting[other] = entry.request
+        self._waiting[row] = request
+        if all(other in self._waiting for other in rows):
+            requests = [self._waiting.pop(other) for other in rows]
+            self._add(rows, requests, self._service.submit_group(requests))
+
+    def _add(
+        self,
+        rows: Sequence[int],
+        requests: Sequence[JudgeRequest],
+        futures: Sequence[Future[Verdict]],
+    ) -> None:
+        for row, request, future in zip(rows, requests, futures, strict=True):
+            self._stopwatch.request_started()
+            future.add_done_callback(self._stopwatch.request_finished)
+            self._entries[row] = _VerdictSlot(request, future)
 
     def discard(self) -> None:
         """Cancel pending calls and discard the verdicts of the step."""
         for entry in self._entries.values():
             entry.future.cancel()
         self._entries.clear()
+        self._waiting.clear()
         self._stopwatch = _Stopwatch(self._clock)
         self._exposed_s = 0.0
 
@@ -122,6 +160,7 @@ class VerdictBatch:
         Verdicts of different judges are never mixed in a group.
         """
         self._service = service
+        self._waiting.clear()
         for row, entry in list(self._entries.items()):
             entry.future.cancel()
             if not same_judge or entry.verdict is None:
@@ -139,7 +178,7 @@ class VerdictBatch:
 
         Args:
             requests: one request per row.
-            group_size: rows per group; the same model must judge all of them.
+            group_size: rows per group; the same model and the same judges of a panel must judge all of them.
             should_stop: polled while calls are pending.
             on_progress: called while verdicts arrive.
 
@@ -152,6 +191,7 @@ class VerdictBatch:
                 next call.
         """
         waiting_since = self._clock()
+        self._group_size = group_size
         try:
             for row, request in enumerate(requests):
                 self.submit(row, request)
@@ -213,6 +253,7 @@ class VerdictBatch:
         on_progress: OnVerdictProgress,
     ) -> None:
         """Request verdicts of an older model of the server again, and fail those that still differ."""
+        self._align_groups(row_count, group_size)
         # Twice: at the change, an older model's reply may arrive last and look like the current one.
         for _ in range(2):
             current = self._service.served_model
@@ -222,17 +263,28 @@ class VerdictBatch:
                 for row in group
                 if self._served_model(row) not in (None, current)
             ]
-            for row in stale:
-                entry = self._entries.pop(row)
-                self.submit(row, replace(entry.request, bypass_cache=True))
-            if stale:
-                self._wait_for_verdicts(should_stop, on_progress)
+            requests = {row: self._entries.pop(row).request for row in stale}
+            for row, request in requests.items():
+                self.submit(row, replace(request, bypass_cache=True))
+            if not stale:
+                break
+            self._wait_for_verdicts(should_stop, on_progress)
+            self._align_groups(row_count, group_size)
         for group in self._mixed_groups(row_count, group_size):
             served = Counter(name for row in group if (name := self._served_model(row)) is not None)
             (majority, _), *_ = served.most_common(1)
             for row in group:
                 if self._served_model(row) not in (None, majority):
                     self._entries[row].verdict = _as_failed(self._verdict(row), MIXED_GROUP_FAILURE)
+
+    def _align_groups(self, row_count: int, group_size: int) -> None:
+        """Have the verdicts of each group come from the same judges of a panel."""
+        for start in range(0, row_count, group_size):
+            rows = range(start, min(start + group_size, row_count))
+            verdicts = [self._verdict(row) for row in rows]
+            if any(verdict.members for verdict in verdicts):
+                for row, verdict in zip(rows, self._service.align_group(verdicts), strict=True):
+                    self._entries[row].verdict = verdict
 
     def _mixed_groups(self, row_count: int, group_size: int) -> list[range]:
         """The groups with verdicts from more than one model of the server."""
@@ -284,14 +336,6 @@ class VerdictCoverage:
 
 def _as_failed(verdict: Verdict, failure: str) -> Verdict:
     """A failed verdict with the latency, cost and token counts of `verdict`."""
-    return Verdict.failed(
-        failure,
-        verdict.judge,
-        latency_s=verdict.latency_s,
-        cost=verdict.cost,
-        retries=verdict.retries,
-        calls=verdict.calls,
-        served_model=verdict.served_model,
-        input_tokens=verdict.input_tokens,
-        output_tokens=verdict.output_tokens,
+    return replace(
+        verdict, scores={}, reason="", failure=failure, cached=False, reward=None, spread={}
     )

@@ -130,7 +130,8 @@ class Budget:
         return False
 
     async def _reserve(self, max_cost: float | None) -> _Charge:
-        reserved = max(max_cost or 0.0, self._largest_cost or 0.0)
+        # The judges of a panel share a budget: a free one reserves nothing, whatever the others cost.
+        reserved = 0.0 if max_cost == 0 else max(max_cost or 0.0, self._largest_cost or 0.0)
         if self.limit is not None and self.spent + self._reserved + reserved > self.limit:
             raise BudgetExceeded(
                 f"the next call could exceed the judge budget of ${self.limit:g} "

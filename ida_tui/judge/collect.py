@@ -54,6 +54,33 @@ def collect(
             future.cancel()
 
 
+def split_future(call: Future[list[Verdict]], count: int) -> list[Future[Verdict]]:
+    """A future for each verdict of a call that returns `count` of them; canceling one cancels the call."""
+    futures: list[Future[Verdict]] = [Future() for _ in range(count)]
+
+    def deliver(done: Future[list[Verdict]]) -> None:
+        canceled = done.cancelled()
+        error = None if canceled else done.exception()
+        for number, future in enumerate(futures):
+            if canceled:
+                future.cancel()
+            if not future.set_running_or_notify_cancel():
+                continue
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(done.result()[number])
+
+    def cancel_call(future: Future[Verdict]) -> None:
+        if future.cancelled():
+            call.cancel()
+
+    for future in futures:
+        future.add_done_callback(cancel_call)
+    call.add_done_callback(deliver)
+    return futures
+
+
 def received_verdict(future: Future[Verdict]) -> Verdict | None:
     """The verdict of a request; None if the request is pending, was canceled or failed."""
     if not future.done() or future.cancelled() or future.exception() is not None:

@@ -6,6 +6,7 @@ from datetime import date
 
 from ida_tui.config.judge_checks import RETIREMENT_NOTICE_DAYS
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
+from ida_tui.judge.backends.openai.group import group_system_message
 from ida_tui.judge.backends.openai.prompt import system_message
 
 _CHARS_PER_TOKEN = 4.0
@@ -13,11 +14,21 @@ _TYPICAL_COMPLETION_TOKENS = 250
 _TYPICAL_REPLY_TOKENS = 60
 
 
-def typical_call_tokens(rubric: RubricConfig, prompts: PromptSet) -> tuple[int, int]:
-    """Input and output tokens of one typical call, from the lengths of the rubric and the prompts."""
-    texts = [p.text for p in prompts.prompts]
-    chars = len(system_message(rubric)) + sum(map(len, texts)) / max(1, len(texts))
-    return round(chars / _CHARS_PER_TOKEN + _TYPICAL_COMPLETION_TOKENS), _TYPICAL_REPLY_TOKENS
+def typical_call_tokens(
+    rubric: RubricConfig, prompts: PromptSet, completions: int = 1
+) -> tuple[int, int]:
+    """Input and output tokens of one typical call, from the lengths of the rubric and the prompts.
+
+    Args:
+        rubric: the rubric of the scores.
+        prompts: the prompts of the run, with their additional checks.
+        completions: completions that one call scores.
+    """
+    texts = [len(p.text) + sum(map(len, p.checks)) for p in prompts.prompts]
+    system = system_message(rubric) if completions == 1 else group_system_message(rubric)
+    chars = len(system) + sum(texts) / max(1, len(texts))
+    input_tokens = chars / _CHARS_PER_TOKEN + completions * _TYPICAL_COMPLETION_TOKENS
+    return round(input_tokens), completions * _TYPICAL_REPLY_TOKENS
 
 
 def retirement_warning(config: JudgeConfig, today: date) -> str | None:

@@ -18,55 +18,21 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from datetime import date
-from pathlib import Path
 
-from ida_tui.config.schema import Config, JudgeConfig, PromptSet, RubricConfig
+from ida_tui.config.schema import Config, JudgeConfig, JudgeKey, PromptSet, RubricConfig
 from ida_tui.events import types as ev
-from ida_tui.judge.api_key import host_of
-from ida_tui.judge.backends.offline.heuristic import OfflineScorer
-from ida_tui.judge.backends.openai.client import (
-    RETRY_BASE_S,
-    JudgeClient,
-    VerdictRecord,
-    endpoint_key,
-)
-from ida_tui.judge.backends.openai.rate_limit import Limiter
-from ida_tui.judge.backends.plugin import PluginJudge
-from ida_tui.judge.budget import Budget, PaidReply
-from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
-from ida_tui.judge.cache.store import VerdictCache, cache_folder
-from ida_tui.judge.collect import collect
+from ida_tui.judge.budget import Budget
+from ida_tui.judge.collect import collect, split_future
 from ida_tui.judge.errors import JudgeInterrupted, RequestFault
-from ida_tui.judge.estimate import retirement_warning
+from ida_tui.judge.panel import build_scorer
+from ida_tui.judge.scorer import JudgeServiceOptions as JudgeServiceOptions
+from ida_tui.judge.scorer import Scorer
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
 from ida_tui.rewards.formulas import Formula, rubric_formula
 from ida_tui.util.plugin_threads import PluginStopped
-from ida_tui.util.text import is_blank
 
 CLOSE_TIMEOUT_S = 2.0
 """Longest wait for the replies of paid calls when a service closes."""
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeServiceOptions:
-    """Optional settings of a judge service."""
-
-    cache_dir: Path | None = None
-    """The cache folder; None uses `cache_folder()`."""
-    budget: Budget | None = None
-    """The budget; None is unlimited."""
-    on_event: Callable[[ev.Event], object] = lambda event: None
-    """Receives warnings and slowdowns as events, on the service's thread; must not block."""
-    retry_base_s: float = RETRY_BASE_S
-    """Wait before the first retry of a transient error, in seconds."""
-    today: date | None = None
-    """The date for the judge's retirement warning; None uses the current date."""
-    should_stop: Callable[[], bool] = lambda: False
-    """Polled while a plugin loads."""
-
-
 DEFAULT_OPTIONS = JudgeServiceOptions()
 
 
@@ -79,38 +45,27 @@ def scoring_of(
         IdaError: the judge plugin cannot be used.
         JudgeInterrupted: `should_stop` returned true while the plugin loaded.
     """
-    plugin = _load_plugin(config.judge, config.rubric, should_stop)
-    label = _judge_label(config.judge)
-    version = plugin.version if plugin is not None else None
-    parts = scoring_parts(config.judge, config.rubric, config.prompts, version)
-    return plugin.label if plugin is not None else label, parts
-
-
-def _judge_label(config: JudgeConfig) -> str:
-    """The judge's name in verdicts and on screens; empty if nothing is judged."""
-    return {"offline": ev.OFFLINE_JUDGE, "none": ""}.get(config.kind, config.model)
-
-
-def _load_plugin(
-    config: JudgeConfig, rubric: RubricConfig, should_stop: Callable[[], bool]
-) -> PluginJudge | None:
-    """The judge plugin of a profile; None for another kind of judge."""
-    if config.kind != "plugin":
-        return None
-    try:
-        return PluginJudge(config, tuple(rubric.judged_axes), should_stop=should_stop)
-    except PluginStopped:
-        raise JudgeInterrupted from None
+    scorer = build_scorer(
+        config.judge,
+        config.rubric,
+        config.prompts,
+        key=None,
+        budget=Budget(),
+        options=JudgeServiceOptions(should_stop=should_stop),
+        warn=lambda text: None,
+    )
+    return scorer.label, scorer.scoring
 
 
 class JudgeService:
-    """Scores completions with one judge.
+    """Scores completions with one judge, or with a panel of several.
 
     Args:
         config: the judge profile.
         rubric: the rubric of the scores.
         prompts: the prompts of the run, from which the offline judge builds its IDF table.
-        key: the API key from `load_api_key`; None for a judge that needs none.
+        key: the API key from `load_api_key`, for a panel one for each of its judges; None for a judge that
+            needs none.
         options: optional settings.
 
     Raises:
@@ -124,48 +79,37 @@ class JudgeService:
         rubric: RubricConfig,
         prompts: PromptSet,
         *,
-        key: str | None,
+        key: JudgeKey,
         options: JudgeServiceOptions = DEFAULT_OPTIONS,
     ) -> None:
         self.warnings: list[str] = []
         """Warnings for the user, oldest first; grows while the service runs."""
-        self._plugin = _load_plugin(config, rubric, options.should_stop)
-        self.label = _judge_label(config)
+        self._on_event = options.on_event
+        self._budget = options.budget if options.budget is not None else Budget()
+        self._scorer: Scorer = build_scorer(
+            config,
+            rubric,
+            prompts,
+            key=key,
+            budget=self._budget,
+            options=options,
+            warn=self._warn,
+        )
+        self.label = self._scorer.label
         """The judge's name in verdicts and on screens."""
-        if self._plugin is not None:
-            self.label = self._plugin.label
+        self.scoring = self._scorer.scoring
+        """What its scores depend on."""
+        self.scores_groups = config.mode == "group" and config.kind != "none"
+        """Whether a group is scored in one call, by `submit_group`."""
         try:
             self.formula: Formula = rubric_formula(rubric, should_stop=options.should_stop)
             """The formula of the reward."""
         except PluginStopped:
             raise JudgeInterrupted from None
-        version = self._plugin.version if self._plugin is not None else None
-        self.scoring = scoring_parts(config, rubric, prompts, version)
-        """What its scores depend on."""
-        self._config = config
-        self._rubric = rubric
-        self._key = key
-        self._cache_dir = options.cache_dir
-        self._budget = options.budget if options.budget is not None else Budget()
-        self._on_event = options.on_event
-        self._retry_base_s = options.retry_base_s
-        self._offline = (
-            OfflineScorer([p.text for p in prompts.prompts]) if config.kind == "offline" else None
-        )
-        self._cache_keys = CacheKeyBuilder.for_endpoint(config, rubric)
-        self._cache: VerdictCache | None = None
-        self._cache_status = ""
-        self._client: JudgeClient | None = None
-        self._served_model: str | None = None
-        self._limiter = Limiter(config.concurrency)
         self._closing = asyncio.Event()
         self._lock = threading.Lock()  # guards _loop against a submit during close
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._today = options.today or date.today()
-        retirement = retirement_warning(config, self._today)
-        if retirement:
-            self._warn(retirement)
 
     # --- start and close ----------------------------------------------------
 
@@ -202,26 +146,22 @@ class JudgeService:
     @property
     def cache_status(self) -> str:
         """One line for the log, such as `Judge cache enabled (1,234 verdicts, /path)`."""
-        if self._plugin is not None and self._plugin.version is None:
-            return f"Judge cache off: the plugin {self._plugin.description} has no version"
-        if self._cache is None or not self._cache.enabled:
-            return "Judge cache off"
-        return self._cache_status
+        return self._scorer.cache_status
 
     @property
     def slots(self) -> int | None:
         """The current limit of concurrent calls; None for a judge that makes none."""
-        return None if self._config.kind in ("offline", "none") else self._limiter.slots
+        return self._scorer.slots
 
     @property
     def served_model(self) -> str | None:
         """The model that the server reported last; None if unknown."""
-        return self._served_model
+        return self._scorer.served_model
 
     @property
     def output_format(self) -> str:
         """A description of the endpoint's output format; empty before the first call."""
-        return self._client.capabilities.describe() if self._client is not None else ""
+        return self._scorer.output_format
 
     @property
     def spent(self) -> float:
@@ -240,7 +180,7 @@ class JudgeService:
         with self._lock:
             if self._loop is None:
                 raise RuntimeError("the judge service is not running")
-            return asyncio.run_coroutine_threadsafe(self._probe_endpoint(), self._loop)
+            return asyncio.run_coroutine_threadsafe(self._scorer.probe_endpoint(), self._loop)
 
     def submit(self, request: JudgeRequest) -> Future[Verdict]:
         """Request a verdict on one completion; from any thread.
@@ -256,6 +196,26 @@ class JudgeService:
             if self._loop is None:
                 raise RuntimeError("the judge service is not running")
             return asyncio.run_coroutine_threadsafe(self._judge(request), self._loop)
+
+    def submit_group(self, requests: Sequence[JudgeRequest]) -> list[Future[Verdict]]:
+        """Request the verdicts on all completions of one prompt together; from any thread.
+
+        Returns:
+            A future of each verdict, as from `submit`. Canceling one of them cancels the call of all.
+
+        Raises:
+            RuntimeError: the service is not running.
+        """
+        with self._lock:
+            if self._loop is None:
+                raise RuntimeError("the judge service is not running")
+            call = asyncio.run_coroutine_threadsafe(self._judge_group(requests), self._loop)
+        return split_future(call, len(requests))
+
+    def align_group(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """The verdicts of a group, all from the same judges of a panel; unchanged for a single judge."""
+        aligned = self._scorer.align_group(verdicts)
+        return [verdict.with_reward(self.formula) for verdict in aligned]
 
     def score_batch(
         self,
@@ -291,7 +251,7 @@ class JudgeService:
 
     async def _main(self, ready: Future[None]) -> None:
         try:
-            self._open_cache()
+            self._scorer.open()
             self._loop = asyncio.get_running_loop()
         except BaseException as error:
             ready.set_exception(error)
@@ -303,146 +263,14 @@ class JudgeService:
             request.cancel()
         await asyncio.gather(*requests, return_exceptions=True)
         await self._budget.finish_open_calls(CLOSE_TIMEOUT_S)
-        if self._client is not None:
-            await self._client.close()
-        if self._cache is not None:
-            self._cache.close()
-
-    def _open_cache(self) -> None:
-        if self._config.kind in ("offline", "none") or not self._config.cache:
-            return
-        judge = f"{self._config.model} at {host_of(self._config.base_url)}"
-        if self._plugin is not None:
-            if self._plugin.version is None:
-                return
-            judge = f"{self.label} {self._plugin.version}"
-            self._cache_keys = CacheKeyBuilder.for_plugin(
-                self._config, self._rubric, self._plugin.version
-            )
-        cache = VerdictCache(self._cache_dir or cache_folder(), self._warn, judge=judge)
-        if cache.enabled:
-            self._cache = cache
-            if self._plugin is None:
-                self._served_model = cache.load_served_model(endpoint_key(self._config))
-            self._cache_status = f"Judge cache enabled ({cache.count():,} verdicts, {cache.path})"
+        await self._scorer.close()
 
     async def _judge(self, request: JudgeRequest) -> Verdict:
-        return (await self._score(request)).with_reward(self.formula)
+        return (await self._scorer.score(request)).with_reward(self.formula)
 
-    async def _score(self, request: JudgeRequest) -> Verdict:
-        """A verdict from the offline judge, or the mean of `samples` verdicts of the judge."""
-        if self._config.kind == "none":
-            return Verdict.scored({}, "", "", calls=0)
-        if is_blank(request.completion):
-            reason = "an empty answer: scored 0 without a judge call"
-            zeros = dict.fromkeys(self._rubric.judged_axes, 0.0)
-            return Verdict.scored(zeros, reason, self.label, calls=0)
-        if self._offline is not None:
-            return self._score_offline(self._offline, request)
-        samples = self._config.samples
-        if samples == 1:
-            return await self._single_verdict(request)
-        first = request.sample_index * samples
-        calls = [
-            self._single_verdict(replace(request, sample_index=first + n)) for n in range(samples)
-        ]
-        return Verdict.mean(await asyncio.gather(*calls))
-
-    async def _single_verdict(self, request: JudgeRequest) -> Verdict:
-        """One verdict, from the cache or from the judge."""
-        if self._cache is None:
-            return await self._request_verdict(request, None)
-        key = self._cache_keys.build(request)
-        if not request.bypass_cache:
-            cached = self._cache.get(key, self.label, self._served_model)
-            if cached is not None:
-                return cached
-        return await self._request_verdict(request, key)
-
-    def _score_offline(self, scorer: OfflineScorer, request: JudgeRequest) -> Verdict:
-        started = time.perf_counter()
-        score = scorer.score(request.prompt, request.kind, request.completion)
-        return Verdict.scored(
-            score.scores,
-            score.reason,
-            self.label,
-            latency_s=time.perf_counter() - started,
-            refusal=score.refusal,
-        )
-
-    async def _request_verdict(self, request: JudgeRequest, key: str | None) -> Verdict:
-        answer = await (
-            self._request_plugin_verdict(request)
-            if self._plugin
-            else self._get_client().request_verdict(request)
-        )
-        if key is not None and self._cache is not None:
-            self._cache.put(key, answer)
-        self._note_served_model(answer.verdict)
-        return answer.verdict
-
-    async def _request_plugin_verdict(self, request: JudgeRequest) -> VerdictRecord:
-        plugin = self._plugin
-        assert plugin is not None
-
-        async def call() -> PaidReply[VerdictRecord]:
-            answer = await plugin.request_verdict(request)
-            return PaidReply(answer, answer.verdict.cost)
-
-        async with self._limiter.slot():
-            return await self._budget.run(None, call)
-
-    def _get_client(self) -> JudgeClient:
-        if self._client is None:
-            self._client = JudgeClient(
-                self._config,
-                self._rubric,
-                self._key,
-                store=self._cache,
-                limiter=self._limiter,
-                budget=self._budget,
-                on_throttled=self._on_throttled,
-                retry_base_s=self._retry_base_s,
-            )
-        return self._client
-
-    async def _probe_endpoint(self) -> RequestFault | None:
-        if self._config.kind != "openai":
-            return None
-        client = self._get_client()
-        models = await client.list_models()
-        if isinstance(models, RequestFault):
-            if models.kind == "fatal" and models.status in (401, 403, None):
-                raise client.unavailable_error(models)
-            if models.status is None and models.kind == "transient":
-                self._warn(
-                    f"the judge {self.label}: {models.text}; check that its server is running"
-                )
-            return models
-        listed = next((model for model in models if model.id == self._config.model), None)
-        if listed is not None and listed.shutdown_date and not self._config.shutdown_date:
-            dated = self._config.model_copy(update={"shutdown_date": listed.shutdown_date})
-            retirement = retirement_warning(dated, self._today)
-            if retirement:
-                self._warn(retirement)
-        return None
-
-    def _note_served_model(self, verdict: Verdict) -> None:
-        """Record the model that the server reports, and warn if it changed."""
-        served = verdict.served_model
-        if not served or served == self._served_model:
-            return
-        if self._served_model:
-            self._warn(
-                f"the judge's server changed its model from {self._served_model} to {served}; "
-                "scores before and after are not comparable"
-            )
-        self._served_model = served
-        if self._cache is not None:
-            self._cache.save_served_model(endpoint_key(self._config), served)
-
-    def _on_throttled(self, fault: RequestFault, seconds: float, slots: int) -> None:
-        self._on_event(ev.JudgeSlowed(seconds=round(seconds, 3), slots=slots, reason=fault.text))
+    async def _judge_group(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
+        verdicts = await self._scorer.score_group(requests)
+        return [verdict.with_reward(self.formula) for verdict in verdicts]
 
     def _warn(self, text: str) -> None:
         self.warnings.append(text)

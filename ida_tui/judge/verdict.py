@@ -7,6 +7,7 @@ zero.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -14,6 +15,7 @@ from typing import Any
 
 from ida_tui.config.axes import JUDGED_RANGE, Scores
 from ida_tui.config.schema import PromptKind
+from ida_tui.events.values import JudgeMember
 from ida_tui.rewards.formulas import Formula
 from ida_tui.rewards.functions import ComputedScores
 from ida_tui.util.statistics import mean_of_known
@@ -33,6 +35,8 @@ class JudgeRequest:
     """Distinguishes repeated verdicts on the same completion, which are cached separately."""
     bypass_cache: bool = False
     """Bypass the cache and replace what it holds."""
+    checks: tuple[str, ...] = ()
+    """Additional checks for this prompt, from the column `rubric` of its row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,10 @@ class Verdict:
     retries: int = 0
     """Retries after transient errors and unusable replies."""
     calls: int = 1
-    """Verdicts requested from the judge; 0 for a cached verdict and for an empty completion."""
+    """Verdicts requested from the judge; 0 for a cached verdict and for an empty completion.
+
+    A call for a whole group counts for the first verdict of the group only.
+    """
     declined: bool = False
     """Whether the verdict failed because the judge or a content filter refused the text."""
     refusal: str | None = None
@@ -69,6 +76,10 @@ class Verdict:
     """Completion tokens over all replies."""
     reward: float | None = None
     """The reward of the scores; None if one is missing, or until `with_reward`."""
+    members: tuple[Verdict, ...] = ()
+    """The verdict of each judge of a panel, in the order of the profile; empty for a single judge."""
+    spread: Mapping[str, float] = field(default_factory=dict)
+    """Highest minus lowest score of the panel's judges on each axis; empty for a single judge."""
 
     @property
     def has_scores(self) -> bool:
@@ -194,16 +205,7 @@ class Verdict:
             return verdicts[0]
         served = next((v.served_model for v in reversed(verdicts) if v.has_scores), None)
         scored = [v for v in verdicts if v.has_scores and v.served_model == served]
-        costs = [v.cost for v in verdicts]
-        shared: dict[str, Any] = {
-            "latency_s": max(v.latency_s for v in verdicts),
-            "cost": None if None in costs else sum(cost for cost in costs if cost is not None),
-            "retries": sum(v.retries for v in verdicts),
-            "calls": sum(v.calls for v in verdicts),
-            "served_model": served,
-            "input_tokens": sum(v.input_tokens for v in verdicts),
-            "output_tokens": sum(v.output_tokens for v in verdicts),
-        }
+        shared = {**combined_figures(verdicts), "served_model": served}
         judge = verdicts[0].judge
         if 2 * len(scored) <= len(verdicts):
             first_failure = next((v.failure for v in verdicts if v.failure), "the model changed")
@@ -218,6 +220,44 @@ class Verdict:
         reason = f"mean of {len(scored)}: {min(scored, key=distance).reason}"
         cached = all(v.cached for v in verdicts)
         return cls.scored(means, reason, judge, cached=cached, **shared)
+
+
+def combined_figures(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Latency, cost, retries, calls and tokens of several verdicts that were requested side by side."""
+    costs = [v.cost for v in verdicts]
+    return {
+        "latency_s": max(v.latency_s for v in verdicts),
+        "cost": None if None in costs else sum(cost for cost in costs if cost is not None),
+        "retries": sum(v.retries for v in verdicts),
+        "calls": sum(v.calls for v in verdicts),
+        "input_tokens": sum(v.input_tokens for v in verdicts),
+        "output_tokens": sum(v.output_tokens for v in verdicts),
+    }
+
+
+def share_of_call(verdict: Verdict, number: int, count: int) -> Verdict:
+    """The verdict on completion `number` of a group of `count`, from one with the figures of its whole call.
+
+    Cost and tokens of the shares add up to those of the call; the first one has its retries and counts as the
+    call.
+    """
+    cost = verdict.cost
+    if cost is not None:
+        equal = cost / count
+        # The difference of two numbers this close is exact, so that the sum is exactly the cost.
+        cost = equal if number < count - 1 else cost - sum([equal] * (count - 1))
+    return replace(
+        verdict,
+        cost=cost,
+        calls=0 if number else verdict.calls,
+        retries=0 if number else verdict.retries,
+        input_tokens=_share(verdict.input_tokens, number, count),
+        output_tokens=_share(verdict.output_tokens, number, count),
+    )
+
+
+def _share(total: int, number: int, count: int) -> int:
+    return total // count + (number < total % count)
 
 
 def mean_scores(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
@@ -251,12 +291,16 @@ class BatchStats:
     """The limit of concurrent calls at the end of the batch."""
     declined: Mapping[str, int] = field(default_factory=dict)
     """Number of completions that the judge refused to judge, by the kind of their prompt."""
+    members: tuple[JudgeMember, ...] = ()
+    """What each judge of a panel scored; empty for a single judge."""
+    spread: Mapping[str, float] = field(default_factory=dict)
+    """Mean spread of a panel's judges on each axis; empty for a single judge."""
 
     @classmethod
     def from_verdicts(cls, verdicts: Sequence[Verdict], seconds: float, **extra: Any) -> BatchStats:
         """Compute the statistics of a batch that took `seconds`; `extra` sets the other fields."""
         calls = [v for v in verdicts if v.calls]
-        costs = [v.cost for v in calls]
+        costs = [v.cost for v in verdicts]
         known_costs = [cost for cost in costs if cost is not None]
         return cls(
             calls=sum(v.calls for v in calls),
@@ -267,8 +311,34 @@ class BatchStats:
             p50_s=percentile([v.latency_s for v in calls], 0.50),
             p95_s=percentile([v.latency_s for v in calls], 0.95),
             cost=sum(known_costs) if len(known_costs) == len(costs) else None,
+            members=_member_figures(verdicts),
+            spread=_mean_spread(verdicts),
             **extra,
         )
+
+
+def _member_figures(verdicts: Sequence[Verdict]) -> tuple[JudgeMember, ...]:
+    """What each judge of a panel scored; empty for a single judge."""
+    figures = []
+    for of_member in zip(*(v.members for v in verdicts if v.members), strict=True):
+        failures = Counter(v.failure for v in of_member if v.failure is not None)
+        figures.append(
+            JudgeMember(
+                name=of_member[0].judge,
+                scored=sum(v.has_scores for v in of_member),
+                completions=len(of_member),
+                failure=failures.most_common(1)[0][0] if failures else "",
+            )
+        )
+    return tuple(figures)
+
+
+def _mean_spread(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """The mean spread on each axis over the verdicts of a panel."""
+    spreads = [v.spread for v in verdicts if v.spread]
+    return (
+        {axis: fmean(spread[axis] for spread in spreads) for axis in spreads[0]} if spreads else {}
+    )
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

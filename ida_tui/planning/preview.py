@@ -114,15 +114,27 @@ def key_source(judge: JudgeConfig) -> str:
 
 def count_judge_calls(config: Config) -> tuple[int, int]:
     """Number of judge calls for training (without a cache) and for the drift checks."""
-    training, judge = config.training, config.judge
-    steps = config.planned_steps()
+    calls = [_calls_of(config, member) for member in config.judge.members]
+    return sum(in_training for in_training, _ in calls), sum(anchors for _, anchors in calls)
+
+
+def _calls_of(config: Config, member: JudgeConfig) -> tuple[int, int]:
+    """Number of calls of one judge for training and for the drift checks."""
+    training, steps = config.training, config.planned_steps()
     batches = -(-steps // training.num_iterations)
-    interval = judge.anchor_every if judge.kind != "offline" else 0
+    interval = config.judge.anchor_every if config.judge.makes_calls else 0
     drift_checks = 1 + steps // interval if 0 < interval < steps else 0
     return (
-        batches * training.completions_per_step * judge.samples,
-        drift_checks * len(DRIFT_ANCHOR_IDS) * judge.samples,
+        batches * calls_per_step(config, member),
+        drift_checks * len(DRIFT_ANCHOR_IDS) * member.samples,
     )
+
+
+def calls_per_step(config: Config, member: JudgeConfig) -> int:
+    """Number of calls of one judge for the completions of a step, without a cache."""
+    training = config.training
+    rows = training.completions_per_step
+    return (rows // training.num_generations if member.mode == "group" else rows) * member.samples
 
 
 def _format_row(label: str, text: str) -> str:
@@ -225,19 +237,51 @@ def _judge_rows(config: Config) -> Iterator[tuple[str, str]]:
         yield "judge", f"{judge.name or judge.model}   (plugin {_plugin_label(judge.model)})"
         yield "judge calls", f"{sum(count_judge_calls(config)):,}; the cost depends on the plugin"
         return
-    where = strip_credentials(judge.base_url) if judge.base_url else "OpenAI"
-    yield "judge", f"{judge.name or judge.model}   ({judge.model} at {where})"
-    yield "key", _key_status(judge)
+    if judge.kind == "panel":
+        members = "\n".join(f"{_judge_text(member)}" for member in judge.members)
+        yield (
+            "judge",
+            f"{judge.name or 'panel'}   ({judge.panel_score} of {len(judge.panel)})\n{members}",
+        )
+        keys = {m.api_key_env: _key_status(m) for m in judge.members if m.kind == "openai"}
+        yield "key", "\n".join(dict.fromkeys(keys.values())) or "not needed"
+    else:
+        yield "judge", _judge_text(judge)
+        yield "key", _key_status(judge)
+    yield "judge mode", _mode_text(config)
     in_training, anchors = count_judge_calls(config)
     calls = in_training + anchors
     parts = f"{in_training:,} for completions, {anchors:,} for drift checks"
     if evaluation := count_evaluation_calls(config):
         calls += evaluation
         parts += f", {evaluation:,} for the evaluation"
-    cached = "; fewer with cached verdicts" if judge.cache else ""
-    yield "judge calls", f"{calls:,} ({parts}){cached}\n{_cost_estimate(config, calls)}"
+    cached = "; fewer with cached verdicts" if any(m.cache for m in judge.members) else ""
+    yield "judge calls", f"{calls:,} ({parts}){cached}\n{_cost_estimate(config)}"
     if config.budget is not None:
         yield "budget", f"${config.budget:g}; the run pauses before the judge exceeds it"
+
+
+def _judge_text(judge: JudgeConfig) -> str:
+    """One judge that is called, and where."""
+    name = judge.name or judge.model
+    if judge.kind == "plugin":
+        return f"{name}   (plugin {_plugin_label(judge.model)})"
+    if judge.kind != "openai":
+        return "offline heuristic   (no calls)"
+    where = strip_credentials(judge.base_url) if judge.base_url else "OpenAI"
+    return f"{name}   ({judge.model} at {where})"
+
+
+def _mode_text(config: Config) -> str:
+    """What one call scores, and how many calls a step makes."""
+    group = config.training.num_generations
+    what = f"group: one call ranks and scores {group} completions"
+    if config.judge.mode == "absolute":
+        what = "absolute: one call scores one completion"
+    calls = sum(
+        calls_per_step(config, m) for m in config.judge.members if m.kind in ("openai", "plugin")
+    )
+    return f"{what}; {calls:,} call{'s' * (calls != 1)} per step"
 
 
 def _plugin_label(name: str) -> str:
@@ -259,26 +303,39 @@ def _key_status(judge: JudgeConfig) -> str:
     return f"{name} is not set: export {name}=… or add it to .env"
 
 
-def _cost_estimate(config: Config, calls: int) -> str:
-    judge = config.judge
-    if judge.price is None:
-        return "cost unknown: the judge profile has no price"
-    if not judge.price.input and not judge.price.output:
+def _cost_estimate(config: Config) -> str:
+    costs, parts = [], []
+    for member in config.judge.members:
+        price = member.price
+        if member.kind == "plugin":
+            return "the cost depends on the plugin"
+        if member.kind == "openai" and price is None:
+            return "cost unknown: the judge profile has no price"
+        if price is None or not (price.input or price.output):
+            continue
+        in_training, anchors = _calls_of(config, member)
+        group = config.training.num_generations if member.mode == "group" else 1
+        single = anchors + _evaluation_calls_of(config, member)
+        for calls, size in ((in_training, group), (single, 1)):
+            tokens = typical_call_tokens(config.rubric, config.prompts, size)
+            costs.append(calls * (tokens[0] * price.input + tokens[1] * price.output) / 1e6)
+            text = f"{tokens[0]:,} input and {tokens[1]} output tokens per call"
+            if calls and text not in parts:
+                parts.append(text + (f" on {size} completions" if size > 1 else ""))
+    if not costs:
         return "free"
-    tokens = typical_call_tokens(config.rubric, config.prompts)
-    cost = calls * (tokens[0] * judge.price.input + tokens[1] * judge.price.output) / 1e6
-    return (
-        f"about {format_cost(cost)}, at {tokens[0]:,} input and {tokens[1]} output tokens per call;"
-        " the run shows the actual cost"
-    )
+    return f"about {format_cost(sum(costs))}, at {', '.join(parts)}; the run shows the actual cost"
 
 
 def count_evaluation_calls(config: Config) -> int:
     """Number of judge calls for the evaluation at the end of a run; 0 if it is not judged."""
+    return sum(_evaluation_calls_of(config, member) for member in config.judge.members)
+
+
+def _evaluation_calls_of(config: Config, member: JudgeConfig) -> int:
     if not (config.evaluation.enabled and config.evaluation.judged):
         return 0
-    answers = 2 * len(config.prompts.held_out()) * config.evaluation.samples
-    return answers * config.judge.samples
+    return 2 * len(config.prompts.held_out()) * config.evaluation.samples * member.samples
 
 
 def _evaluation_text(config: Config) -> str:

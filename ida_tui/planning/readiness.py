@@ -114,13 +114,16 @@ def _check_model(config: Config) -> Iterator[Finding]:
 def _check_key(config: Config, folder: Path) -> Finding:
     judge = config.judge
     try:
-        key = load_api_key(judge, dotenv_dir=folder)
+        keys = load_api_key(judge, dotenv_dir=folder)
     except IdaError as error:
         return Finding("error", "key", error.title, error.hint.splitlines()[0])
-    if key is None:
+    found = keys if isinstance(keys, tuple) else (keys,)
+    used = [member for member, key in zip(judge.members, found, strict=True) if key is not None]
+    if not used:
         reason = "not needed by the offline heuristic" if judge.kind == "offline" else "not needed"
         return Finding("good", "key", reason)
-    return Finding("good", "key", f"{judge.api_key_env} is set ({key_source(judge)})")
+    texts = [f"{member.api_key_env} is set ({key_source(member)})" for member in used]
+    return Finding("good", "key", ", ".join(dict.fromkeys(texts)))
 
 
 def _check_disk(config: Config) -> Iterator[Finding]:

@@ -32,7 +32,7 @@ from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.dialogs import QuitChoice
 
 if TYPE_CHECKING:
-    from ida_tui.config.schema import Config
+    from ida_tui.config.schema import Config, JudgeKey
     from ida_tui.engine.run.background import BackgroundRun
     from ida_tui.runs.control import ControlRequest
     from ida_tui.tui.app import IdaApp
@@ -61,7 +61,7 @@ class RunController:
 
     # -- starting and opening -----------------------------------------------------------------
 
-    def start(self, config: Config, key: str | None) -> None:
+    def start(self, config: Config, key: JudgeKey) -> None:
         """Train an experiment in this process and show it.
 
         Args:

@@ -132,6 +132,12 @@ def split_words(text: str) -> list[str]:
     return [word for token in text.split() for word in _SPACELESS_LETTER.findall(token) or [token]]
 
 
+def join_words(words: Sequence[str]) -> str:
+    """Words as text: `align, risk and detail`; empty for no words."""
+    *first, last = words or ("",)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def is_blank(text: str) -> bool:
     """Whether a text is empty but for spaces, control characters and punctuation."""
     return all(unicodedata.category(character)[0] in "ZCP" for character in text)

@@ -31,6 +31,7 @@ from ida_tui.util.format import (
     format_percent,
     format_size,
 )
+from ida_tui.util.statistics import mean_of_known
 
 MAX_ALERTS = 60
 MAX_WARNINGS = 30
@@ -157,6 +158,7 @@ def judge_rows(inputs: ReportInputs) -> Iterator[LabelRow]:
     yield LabelRow("failed verdicts", f"{totals.failed:,}; excluded from the means")
     for kind, count in totals.declined:
         yield LabelRow(f"{kind} declined by the judge", f"{count:,}")
+    yield from _panel_rows(list(inputs.extras.judge_batches.values()))
     if not offline:
         latency = inputs.extras.latency_s
         yield LabelRow(
@@ -178,6 +180,31 @@ def judge_rows(inputs: ReportInputs) -> Iterator[LabelRow]:
         yield LabelRow("drift", "unknown: the fixed answers were scored only once" if drift is None
                   else f"{drift:.1f} points per axis on the same fixed answers")  # fmt: skip
     yield LabelRow("spot-check agreement", _agreement_text(inputs.spot_checks))
+
+
+def _panel_rows(batches: Sequence[ev.JudgeBatchFinished]) -> Iterator[LabelRow]:
+    """What each judge of a panel scored over the run, and how far they differ; empty without a panel."""
+    figures: dict[str, list[ev.JudgeMember]] = {}
+    for batch in batches:
+        for member in batch.members:
+            figures.setdefault(member.name, []).append(member)
+    for name, steps in figures.items():
+        scored, asked = sum(m.scored for m in steps), sum(m.completions for m in steps)
+        failure = next((m.failure for m in reversed(steps) if m.failure), "")
+        text = (
+            f"scored {format_count_share(scored, asked)} of the completions that it was asked about"
+        )
+        yield LabelRow(f"panel: {name}", text + (f"; last failure: {failure}" if failure else ""))
+    spreads = [batch.spread for batch in batches if batch.spread]
+    if spreads:
+        means = [
+            f"{axis} {mean:.1f}"
+            for axis in spreads[0]
+            if (mean := mean_of_known(spread.get(axis) for spread in spreads)) is not None
+        ]
+        yield LabelRow(
+            "mean spread of the panel", f"{', '.join(means)} points, highest minus lowest score"
+        )
 
 
 def _agreement_text(checks: tuple[int, int]) -> str:

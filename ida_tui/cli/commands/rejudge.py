@@ -91,7 +91,8 @@ def run(options: Namespace) -> ExitCode:
     trained_with = resolve(str(directory.config), [], verify=False).config.rubric.formula_text
     same_formula = config.rubric.formula_text == trained_with
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
-    requests = build_requests(drawn.completions, kinds)
+    checks = {prompt.id: prompt.checks for prompt in config.prompts.prompts}
+    requests = build_requests(drawn.completions, kinds, checks)
     name = f"{directory.path.parent.name}/{directory.run_id}"
     costs = JudgeCosts(directory, "replay-judge", earlier=state.judge.cost)
     # A budget on the command line is for this command; otherwise it shares the budget of the run.
@@ -127,7 +128,8 @@ def run(options: Namespace) -> ExitCode:
 
 
 def _check_budget(config: Config) -> None:
-    if config.budget is not None and config.judge.kind != "offline" and config.judge.price is None:
+    paid = [member for member in config.judge.members if member.kind != "offline"]
+    if config.budget is not None and any(member.price is None for member in paid):
         raise UsageError(
             "a budget needs a price, but the judge profile has none",
             "set judge.price={input: DOLLARS, output: DOLLARS} per million tokens, or budget=null",

@@ -5,23 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import date
 
-from ida_tui.config.schema import Config
+from ida_tui.config.schema import Config, JudgeConfig
 from ida_tui.judge.api_key import host_of
 from ida_tui.judge.estimate import retirement_warning
+from ida_tui.util.text import join_words
 
 
 def judge_header(config: Config) -> Iterator[str]:
     """The judge, its rubric, and the date until which it is available."""
     judge, rubric = config.judge, config.rubric
-    if judge.kind == "offline":
-        source = "built in"
-    elif judge.kind == "plugin":
-        source = f"the plugin {judge.model}"
-    else:
-        source = f"{judge.model} at {host_of(judge.base_url)}"
+    source = _source(judge)
+    if judge.kind == "panel":
+        source = f"{judge.panel_score} of {join_words([_source(m) for m in judge.members])}"
     yield (
         f"judge {judge.name or judge.model} ({source}), rubric {rubric.name}"
         f" v{rubric.version} [{rubric.digest()}]"
     )
-    if judge.shutdown_date and retirement_warning(judge, date.today()) is None:
-        yield f"✓ available until {judge.shutdown_date}"
+    for member in judge.members:
+        if member.shutdown_date and retirement_warning(member, date.today()) is None:
+            name = f"{member.model} is " if judge.kind == "panel" else ""
+            yield f"✓ {name}available until {member.shutdown_date}"
+
+
+def _source(judge: JudgeConfig) -> str:
+    """Where one judge runs."""
+    if judge.kind == "offline":
+        return "built in"
+    if judge.kind == "plugin":
+        return f"the plugin {judge.model}"
+    return f"{judge.model} at {host_of(judge.base_url)}"

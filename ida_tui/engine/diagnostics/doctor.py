@@ -197,8 +197,9 @@ def _check_keys() -> Iterator[Finding]:
     sources: dict[str, str] = {}
     for name in profiles.list_profiles("judges"):
         judge = resolve("quickstart", [f"judge={name}"], verify=False).config.judge
-        if judge.kind == "openai" and judge.api_key_env:
-            sources[judge.api_key_env] = key_source(judge)
+        for member in judge.members:
+            if member.kind == "openai" and member.api_key_env:
+                sources[member.api_key_env] = key_source(member)
     for name, source in sorted(sources.items()):
         if source:
             yield Finding("good", "key", f"{name} is set ({source})")

@@ -14,7 +14,7 @@ from typing import Any
 from ida_tui.analysis.before_after import compute_figures, conclusion
 from ida_tui.config import precision
 from ida_tui.config.prompt_files import EvaluationPrompts
-from ida_tui.config.schema import Config
+from ida_tui.config.schema import Config, JudgeKey
 from ida_tui.engine import libraries
 from ida_tui.engine.device.device import free_memory
 from ida_tui.engine.inference.generate import GeneratedAnswer, generate_answers
@@ -47,7 +47,7 @@ def evaluate(
     *,
     samples: int,
     seed: int,
-    key: str | None,
+    key: JudgeKey,
     budget: Budget | None = None,
     notes: Sequence[str] = (),
     on_progress: Callable[[str], object] = lambda line: None,
@@ -233,7 +233,12 @@ def judge_requests(answers: Sequence[GeneratedAnswer]) -> list[JudgeRequest]:
         counts[answer.prompt.id, answer.text] = repeat + 1
         requests.append(
             JudgeRequest(
-                answer.prompt.id, answer.prompt.text, answer.prompt.kind, answer.text, repeat
+                answer.prompt.id,
+                answer.prompt.text,
+                answer.prompt.kind,
+                answer.text,
+                repeat,
+                checks=answer.prompt.checks,
             )
         )
     return requests

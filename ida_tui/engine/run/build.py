@@ -13,7 +13,7 @@ from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig
 
-from ida_tui.config.schema import Config
+from ida_tui.config.schema import RUBRIC_COLUMN, Config, Prompt
 from ida_tui.engine.distributed.environment import per_rank_config
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.model import load
@@ -109,10 +109,17 @@ def training_rows(config: Config) -> list[dict[str, Any]]:
             "prompt_id": prompt.id,
             "prompt_text": prompt.text,
             "kind": prompt.kind,
-            "columns": json.dumps(prompt.columns if config.rubric.computed_axes else {}),
+            "columns": json.dumps(_used_columns(config, prompt)),
         }
         for prompt in config.prompts.train()
     ]
+
+
+def _used_columns(config: Config, prompt: Prompt) -> dict[str, Any]:
+    """The columns of a prompt that scoring reads: all for functions, additional checks for the judge."""
+    if config.rubric.computed_axes:
+        return prompt.columns
+    return {RUBRIC_COLUMN: list(prompt.checks)} if prompt.checks else {}
 
 
 def run_started_event(

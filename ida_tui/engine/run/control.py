@@ -13,7 +13,7 @@ from ida_tui.runs import control
 from ida_tui.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
-    from ida_tui.config.schema import JudgeConfig
+    from ida_tui.config.schema import JudgeConfig, JudgeKey
 
 POLL_INTERVAL_S = 0.2
 """Time between two checks for a request from another process."""
@@ -76,7 +76,7 @@ class ResumeDecision:
     """Decision to resume a run that is paused because its judge is unavailable."""
 
     judge: JudgeConfig
-    key: str | None
+    key: JudgeKey
     """The judge's API key, or null if it needs none; never written to disk."""
     budget: float | None
     """Most that the judge may cost over the full run, in US dollars; null for no limit."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ida_tui.config.schema import Config
+from ida_tui.config.schema import Config, JudgeKey
 from ida_tui.events import types as ev
 from ida_tui.judge.budget import Budget
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
@@ -31,7 +31,7 @@ class JudgeServices:
         self._should_stop = should_stop
         self._services: list[JudgeService] = []
 
-    def start(self, config: Config, key: str | None) -> JudgeService:
+    def start(self, config: Config, key: JudgeKey) -> JudgeService:
         """Close the current service and start the judge of a profile.
 
         Args:

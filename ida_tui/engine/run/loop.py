@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from ida_tui.config import consent, resolve
-from ida_tui.config.schema import Config
+from ida_tui.config.schema import Config, JudgeKey
 from ida_tui.engine.device.memory_guard import MemoryGuard
 from ida_tui.engine.device.memory_monitor import MemoryMonitor
 from ida_tui.engine.distributed.environment import per_rank_config, process_info
@@ -96,7 +96,7 @@ SINK_TIMEOUT_STOPPED_S = 5.0
 def train(
     config: Config,
     *,
-    key: str | None,
+    key: JudgeKey,
     argv: Sequence[str],
     subscriber: queue.SimpleQueue[ev.Record],
     control: RunControl,
@@ -128,7 +128,7 @@ def train(
 def _start(
     preflight: PreflightResult,
     process_group: ProcessGroup,
-    key: str | None,
+    key: JudgeKey,
     argv: Sequence[str],
     subscriber: queue.SimpleQueue[ev.Record],
     control: RunControl,
@@ -271,7 +271,7 @@ class RunLoop:
     """
 
     context: RunContext
-    key: str | None
+    key: JudgeKey
     secrets: Secrets
     decisions: queue.SimpleQueue[ResumeDecision] | None
     judge_services: JudgeServices = field(init=False)

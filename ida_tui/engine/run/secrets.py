@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from urllib.parse import quote
 
+from ida_tui.config.schema import JudgeKey
 from ida_tui.util.secrets import secret_values
 
 MIN_SECRET_LENGTH = 8
@@ -18,18 +19,22 @@ class Secrets:
     """Values that must not appear in any file or output.
 
     Args:
-        key: the judge's API key; None if the judge needs none.
+        key: the judge's API key, or those of a panel; None if the judge needs none.
         environment: searched for further secrets such as `HF_TOKEN`, which a library's error may contain.
     """
 
-    def __init__(self, key: str | None, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, key: JudgeKey, environment: Mapping[str, str] = os.environ) -> None:
         self._values: list[str] = []
         self.add(key)
         for secret in secret_values(environment):
             self.add(secret)
 
-    def add(self, secret: str | None) -> None:
+    def add(self, secret: JudgeKey) -> None:
         """Add a secret, also as JSON and URLs write it. Values shorter than 8 characters are ignored."""
+        if isinstance(secret, tuple):
+            for key in secret:
+                self.add(key)
+            return
         for value in dict.fromkeys(((secret or "").strip(), (secret or "").strip().strip("'\""))):
             if len(value) >= MIN_SECRET_LENGTH:
                 forms = (

@@ -146,6 +146,8 @@ class StepRecorder:
                 first_s=stats.first_s,
                 slots=stats.slots,
                 declined=stats.declined,
+                members=stats.members,
+                spread=stats.spread,
             )
         )
 
@@ -166,6 +168,7 @@ class StepRecorder:
                     cost=verdict.cost,
                     cached=verdict.cached,
                     failure=verdict.failure,
+                    spread=verdict.spread,
                 )
             )
 

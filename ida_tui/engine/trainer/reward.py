@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ida_tui.config.schema import Config, PromptKind
+from ida_tui.config.schema import Config, PromptKind, rubric_checks_of
 from ida_tui.events import types as ev
 from ida_tui.judge import BatchStats, JudgeRequest, Verdict
 from ida_tui.judge.batch import VerdictBatch, VerdictCoverage
@@ -52,7 +52,7 @@ class PromptRow:
     prompt: str
     kind: PromptKind
     columns: Mapping[str, Any] = field(default_factory=dict)
-    """Further columns of the prompt's row, for reward functions."""
+    """Further columns of the prompt's row, for reward functions and the rubric."""
 
 
 class RewardSource(Protocol):
@@ -86,6 +86,7 @@ class RewardCollector:
         functions: the reward functions of the computed axes; None without any.
         steps: planned steps, which reward functions may read.
         clock: the run's clock, which stands still while the run is paused.
+        group_size: completions per prompt, for a judge that scores a group in one call.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class RewardCollector:
         functions: RewardFunctions | None = None,
         steps: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        group_size: int = 1,
     ) -> None:
         self._service = service
         self._functions = functions
@@ -111,7 +113,7 @@ class RewardCollector:
         self._emit = emit
         self._stop_requested = stop_requested
         self._pause = pause
-        self._batch = VerdictBatch(service, clock)
+        self._batch = VerdictBatch(service, clock, group_size)
         self._step = 0
         self._rows: Sequence[PromptRow] = ()
         self._requests: dict[int, JudgeRequest] = {}
@@ -146,6 +148,7 @@ class RewardCollector:
             functions=functions,
             steps=config.planned_steps(),
             clock=clock,
+            group_size=config.training.num_generations,
         )
 
     def check_judge(self) -> None:
@@ -270,7 +273,14 @@ class RewardCollector:
         # Identical completions of a prompt are judged separately, so that each has its own cache entry.
         sample = self._sample_counts.get((prompt.prompt_id, text), 0)
         self._sample_counts[prompt.prompt_id, text] = sample + 1
-        request = JudgeRequest(prompt.prompt_id, prompt.prompt, prompt.kind, text, sample)
+        request = JudgeRequest(
+            prompt.prompt_id,
+            prompt.prompt,
+            prompt.kind,
+            text,
+            sample,
+            checks=rubric_checks_of(prompt.columns),
+        )
         self._requests[row] = request
         return request
 

@@ -3,6 +3,7 @@
     def judge(prompt: str, kind: str, completion: str) -> dict:
         return {"align": 8.0, "risk": 10.0, "detail": 6.5, "reason": "names the steps"}
 
+It may also have a parameter `rubric`, which gets the additional checks of a prompt as a list of texts.
 The entry point is such a function, `async` or not, or a class whose instances are callable in the same way.
 `judge.options` are passed to the class, or to every call of the function. A plugin runs on threads of its
 own, asynchronous functions on one event loop, at most `judge.concurrency` calls at the same time. A call
@@ -68,6 +69,7 @@ class PluginJudge:
             partial(_build_judge, options=config.options),
             should_stop=should_stop,
         )
+        self._takes_rubric = "rubric" not in config.options and _takes_rubric(self._function)
         self._plugin_loop = PluginLoop() if is_async else None
         self._default_cost_is_zero = config.price is not None
         self._timeout_s = config.timeout_s
@@ -95,11 +97,13 @@ class PluginJudge:
         if self._late_calls >= self._concurrency:
             calls = "1 call takes" if self._late_calls == 1 else f"{self._late_calls} calls take"
             raise PluginFailure(f"it does not return: {calls} longer than {self._timeout_s:g} s")
-        arguments = {
+        arguments: dict[str, object] = {
             "prompt": request.prompt,
             "kind": request.kind,
             "completion": request.completion,
         }
+        if request.checks and self._takes_rubric:
+            arguments["rubric"] = list(request.checks)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Verdict] = loop.create_future()
 
@@ -202,6 +206,15 @@ def _build_judge_function(plugin: object, options: Mapping[str, object]) -> Judg
     if not callable(plugin):
         raise TypeError(f"{type(plugin).__name__} is not callable")
     return partial(plugin, **options) if options else plugin
+
+
+def _takes_rubric(judge: JudgeFunction) -> bool:
+    """Whether a judge accepts the additional checks of a prompt as `rubric`."""
+    try:
+        parameters = inspect.signature(judge).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.name == "rubric" or p.kind == p.VAR_KEYWORD for p in parameters)
 
 
 def _is_async(judge: JudgeFunction) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from ida_tui.config.reward_files import file_digest, reference_files
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.judge.api_key import OPENAI_BASE_URL, host_of
-from ida_tui.judge.backends.openai import prompt
+from ida_tui.judge.backends.openai import group, prompt
 from ida_tui.judge.verdict import JudgeRequest
 from ida_tui.util.text import strip_credentials
 
@@ -39,10 +40,25 @@ class CacheKeyBuilder:
 
     def build(self, request: JudgeRequest) -> str:
         """The key of one request: 64 hexadecimal digits."""
-        parts = [self.prefix, request.prompt, request.completion, request.sample_index]
+        parts: list[object] = [
+            self.prefix, request.prompt, request.completion, request.sample_index
+        ]  # fmt: skip
         if self.includes_kind:
             parts.append(request.kind)
+        if request.checks:
+            parts.append(request.checks)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def build_group(self, requests: Sequence[JudgeRequest], sample_index: int) -> list[str]:
+        """The keys of the verdicts of one call on a group: each depends on all parts of the group."""
+        first, completions = requests[0], [request.completion for request in requests]
+        parts = ["group", group.GROUP_PROMPT_VERSION, self.prefix, first.prompt, completions]
+        parts += [sample_index, first.checks]
+        shared = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return [
+            hashlib.sha256(f"{shared} {position}".encode()).hexdigest()
+            for position in range(len(requests))
+        ]
 
 
 def scoring_parts(
@@ -56,7 +72,9 @@ def scoring_parts(
     parts = {
         "formula": rubric.formula_text,
         **_function_parts(rubric),
-        "prompts": _digest([(p.id, p.kind, p.text) for p in prompts.train()]),
+        "prompts": _digest(
+            [(p.id, p.kind, p.text, *([p.checks] if p.checks else [])) for p in prompts.train()]
+        ),
     }
     if config.kind == "none":
         return {"judge": "", **parts}
@@ -66,7 +84,7 @@ def scoring_parts(
     if config.kind == "plugin":
         inputs = _plugin_inputs(config, rubric, plugin_version)
         judge = f"{config.model} (plugin) {plugin_version or ''}".rstrip()
-        settings: object = [inputs["options"], config.samples]
+        settings: list[object] = [inputs["options"], config.samples]
     else:
         inputs = _endpoint_inputs(config, rubric)
         judge = f"{config.model} at {host_of(config.base_url)}"
@@ -75,6 +93,9 @@ def scoring_parts(
         # A reply that is complete does not depend on its maximum length.
         sampling = {k: v for k, v in inputs["sampling"].items() if k != "max_tokens"}
         settings = [sampling, config.samples]
+        if config.mode == "group":
+            settings = [*settings, "group"]
+            parts["prompting"] += f" for groups {group.GROUP_PROMPT_VERSION}"
     instructions = {key: value for key, value in inputs["rubric"].items() if key != "formula"}
     return {
         "judge": judge,

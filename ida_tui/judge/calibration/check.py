@@ -7,8 +7,8 @@ It shows whether a judge can be trusted before a run pays for it. `check_judge` 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from ida_tui.judge.calibration.anchors import AnchorAnswer, load_anchors
 from ida_tui.judge.service import JudgeService
@@ -70,6 +70,8 @@ class JudgeCheckReport:
     """Verdicts per anchor answer."""
     anchors: tuple[ScoredAnchor, ...]
     stats: BatchStats
+    members: tuple[JudgeCheckReport, ...] = ()
+    """The same for each judge of a panel; empty for a single judge."""
 
     @property
     def jitter(self) -> float | None:
@@ -101,8 +103,9 @@ class JudgeCheckReport:
 
     @property
     def trusted(self) -> bool:
-        """Whether the judge passes every test."""
-        return all(finding.severity == "good" for finding in self.findings())
+        """Whether the judge passes every test; a panel passes if each of its judges does, too."""
+        passed = all(finding.severity == "good" for finding in self.findings())
+        return passed and all(member.trusted for member in self.members)
 
     def findings(self) -> list[Finding]:
         """What a good judge must do, and whether this judge does it."""
@@ -217,18 +220,34 @@ def check_judge(
         for n in range(verdicts_per_anchor)
     ]
     verdicts, stats = service.score_batch(requests, should_stop=should_stop)
-    scored = tuple(
-        ScoredAnchor(
-            anchor, tuple(verdicts[i * verdicts_per_anchor : (i + 1) * verdicts_per_anchor])
+    report = _build_report(service.label, service.served_model, verdicts, stats)
+    names = [member.judge for member in next((v.members for v in verdicts if v.members), ())]
+    members = []
+    for number, name in enumerate(names):
+        own = [v.members[number].with_reward(service.formula) if v.members else v for v in verdicts]
+        served = next((v.served_model for v in own if v.served_model), None)
+        members.append(
+            _build_report(name, served, own, BatchStats.from_verdicts(own, stats.seconds))
         )
+    return replace(report, members=tuple(members))
+
+
+def _build_report(
+    judge: str, served_model: str | None, verdicts: Sequence[Verdict], stats: BatchStats
+) -> JudgeCheckReport:
+    """The report of verdicts in the order of the anchors, the same number for each."""
+    anchors = load_anchors()
+    count = len(verdicts) // len(anchors)
+    scored = tuple(
+        ScoredAnchor(anchor, tuple(verdicts[i * count : (i + 1) * count]))
         for i, anchor in enumerate(anchors)
     )
-    return JudgeCheckReport(service.label, service.served_model, verdicts_per_anchor, scored, stats)
+    return JudgeCheckReport(judge, served_model, count, scored, stats)
 
 
 def as_json(report: JudgeCheckReport) -> dict[str, object]:
     """The report as JSON-serializable values."""
-    return {
+    values: dict[str, object] = {
         "judge": report.judge,
         "served_model": report.served_model,
         "trusted": report.trusted,
@@ -253,3 +272,6 @@ def as_json(report: JudgeCheckReport) -> dict[str, object]:
             for s in report.anchors
         ],
     }
+    if report.members:
+        values["members"] = [as_json(member) for member in report.members]
+    return values

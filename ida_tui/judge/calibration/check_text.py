@@ -26,6 +26,23 @@ def render_report(
     yield from (f"! {warning}" for warning in warnings)
     if output_format:
         yield f"✓ output: {output_format}"
+    yield from _report_lines(report)
+    if offline:
+        yield from _accuracy_lines()
+    for member in report.members:
+        yield ""
+        yield f"{member.judge}, a judge of the panel:"
+        yield from _report_lines(member)
+        yield ""
+        yield member.predicted_lesson()
+    yield ""
+    if report.members:
+        yield f"The panel, {report.judge}:"
+    yield report.predicted_lesson()
+
+
+def _report_lines(report: JudgeCheckReport) -> Iterator[str]:
+    """The table of anchors, reasons, findings and statistics of one judge."""
     yield ""
     yield f"{_COLUMNS}answer"
     for scored in report.anchors:
@@ -43,10 +60,6 @@ def render_report(
         yield f"{'✓' if finding.severity == 'good' else '✗'} {finding.text}"
     yield ""
     yield from _metric_lines(report)
-    if offline:
-        yield from _accuracy_lines()
-    yield ""
-    yield report.predicted_lesson()
 
 
 def _metric_lines(report: JudgeCheckReport) -> Iterator[str]:

@@ -95,7 +95,12 @@ class DriftMonitor:
             for name, future in finished.items()
             if not future.cancelled() and future.exception() is None
         }
-        scored = {name: v for name, v in verdicts.items() if v.has_scores}
+        # Without one of its judges, a panel scores differently although none of them has changed.
+        scored = {
+            name: v
+            for name, v in verdicts.items()
+            if v.has_scores and all(member.has_scores for member in v.members)
+        }
         if not scored:
             return
         served = next((v.served_model for v in scored.values() if v.served_model), None)

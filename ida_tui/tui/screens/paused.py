@@ -15,7 +15,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from ida_tui.config import profiles
-from ida_tui.config.schema import JudgeConfig
+from ida_tui.config.schema import JudgeConfig, JudgeKey
 from ida_tui.engine.run.control import ResumeDecision
 from ida_tui.errors import IdaError
 from ida_tui.events.types import RunPaused
@@ -46,7 +46,7 @@ class PausedDialog(ModalScreen[ResumeDecision | None]):
         paused: RunPaused,
         judge: JudgeConfig,
         budget: float | None,
-        find_key: Callable[[JudgeConfig], str | None],
+        find_key: Callable[[JudgeConfig], JudgeKey],
     ) -> None:
         super().__init__()
         self._paused = paused
@@ -119,10 +119,10 @@ def _judge_name(judge: JudgeConfig) -> str:
     return judge.name or judge.model
 
 
-def key_finder(directory: Path) -> Callable[[JudgeConfig], str | None]:
+def key_finder(directory: Path) -> Callable[[JudgeConfig], JudgeKey]:
     """A function that reads a judge's API key from the environment or the `.env` of a directory."""
 
-    def find(judge: JudgeConfig) -> str | None:
+    def find(judge: JudgeConfig) -> JudgeKey:
         from ida_tui.judge.api_key import load_api_key
 
         return load_api_key(judge, dotenv_dir=directory)

@@ -22,7 +22,7 @@ from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.screens.dialogs import ErrorDialog
 
 if TYPE_CHECKING:
-    from ida_tui.config.schema import Config
+    from ida_tui.config.schema import Config, JudgeKey
     from ida_tui.runs.control import ControlRequest
 
 SCREEN_SIZE = (120, 40)
@@ -65,7 +65,7 @@ ScreenRow = tuple[Span, ...]
 class ReadOnlyRunController(RunController):
     """Shows a run and ignores all requests to change it."""
 
-    def start(self, config: Config, key: str | None) -> None:
+    def start(self, config: Config, key: JudgeKey) -> None:
         """Ignore the request."""
 
     def send_request(self, request: ControlRequest) -> None:

@@ -11,8 +11,9 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from ida_tui.config.schema import JudgeConfig, RubricConfig
 from ida_tui.judge.api_key import OPENAI_BASE_URL
@@ -21,6 +22,12 @@ from ida_tui.judge.backends.openai.capabilities import (
     CapabilityStore,
     InMemoryCapabilityStore,
     OutputFormat,
+)
+from ida_tui.judge.backends.openai.group import (
+    ParsedGroup,
+    group_schema,
+    parse_group,
+    render_group_messages,
 )
 from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure, parse_verdict
 from ida_tui.judge.backends.openai.prompt import JudgeMessages, render_messages, verdict_schema
@@ -37,6 +44,7 @@ MAX_BACKOFF_S = 8.0
 MIN_CHARS_PER_TOKEN = 2.0
 """Characters per token, for the upper bound of a call's cost; English prose has about 4."""
 
+T = TypeVar("T")
 OnThrottled = Callable[[RequestFault, float, int], None]
 """Called when calls are throttled: the fault, the wait in seconds, the number of concurrent calls."""
 
@@ -84,6 +92,18 @@ def token_cost(config: JudgeConfig, input_tokens: float, output_tokens: float) -
     if config.price is None:
         return None
     return (input_tokens * config.price.input + output_tokens * config.price.output) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class _Question(Generic[T]):
+    """What one request asks: the verdict on one completion, or those on a group."""
+
+    render: Callable[[str, bool, bool], JudgeMessages]
+    """The messages, from a nonce, whether to include the schema, and whether to reword."""
+    schema: Mapping[str, object]
+    parse: Callable[[str], T | ParseFailure]
+    max_tokens: int
+    """Maximum length of the reply."""
 
 
 @dataclass(slots=True)
@@ -165,24 +185,111 @@ class JudgeClient:
             JudgeUnavailable: the key, the model or the account was rejected, the call could exceed
                 the budget, or the server asks for a longer wait than the profile allows.
         """
-        state = _RequestState(self.capabilities, _UsageTotals(self._config))
+        config, state = self._config, self._new_state()
+        question = _Question[ParsedScores](
+            render=lambda nonce, with_schema, reworded: render_messages(
+                self._rubric,
+                request.prompt,
+                request.completion,
+                nonce=nonce,
+                max_chars=config.max_judged_chars,
+                schema_in_prompt=with_schema,
+                reworded=reworded,
+                checks=request.checks,
+            ),
+            schema=self._schema,
+            parse=lambda text: parse_verdict(text, tuple(self._rubric.judged_axes)),
+            max_tokens=config.max_tokens,
+        )
+        outcome = await self._ask(question, state)
+        if isinstance(outcome, str):
+            return VerdictRecord(self._failed_verdict(outcome, state), "", None)
+        parsed, reply = outcome
+        return VerdictRecord(self._scored_verdict(parsed, state), reply.text, reply.fingerprint)
+
+    async def request_group(self, requests: Sequence[JudgeRequest]) -> list[VerdictRecord]:
+        """Request the verdicts on all completions of one prompt in one call.
+
+        Args:
+            requests: one request per completion, in the order in which the judge sees them.
+
+        Returns:
+            A verdict with scores or a failed verdict for each request, each with the figures of the whole
+            call, for `split_verdict`; only the first record has the raw reply.
+
+        Raises:
+            JudgeUnavailable: as in `request_verdict`.
+        """
+        config, state, count = self._config, self._new_state(), len(requests)
+        first, axes = requests[0], tuple(self._rubric.judged_axes)
+        question = _Question[ParsedGroup](
+            render=lambda nonce, with_schema, reworded: render_group_messages(
+                self._rubric,
+                first.prompt,
+                [request.completion for request in requests],
+                nonce=nonce,
+                max_chars=config.max_judged_chars,
+                schema_in_prompt=with_schema,
+                reworded=reworded,
+                checks=first.checks,
+            ),
+            schema=group_schema(self._rubric, count),
+            parse=lambda text: parse_group(text, axes, count),
+            max_tokens=config.max_tokens * count,
+        )
+        outcome = await self._ask(question, state)
+        if isinstance(outcome, str):
+            return [VerdictRecord(self._failed_verdict(outcome, state), "", None)] * count
+        group, reply = outcome
+        verdicts = [
+            self._failed_verdict(redact(parsed.text, self._key), state)
+            if isinstance(parsed, ParseFailure)
+            else self._scored_verdict(parsed, state)
+            for parsed in group.verdicts
+        ]
+        return [
+            VerdictRecord(verdict, "" if number else reply.text, reply.fingerprint)
+            for number, verdict in enumerate(verdicts)
+        ]
+
+    def _new_state(self) -> _RequestState:
+        return _RequestState(self.capabilities, _UsageTotals(self._config))
+
+    async def _ask(
+        self, question: _Question[T], state: _RequestState
+    ) -> tuple[T, ServerReply] | str:
+        """Send a request until its reply can be parsed; returns the failure if no retry is left.
+
+        If only a part of a group can be parsed, also after the retry, the better of the two replies counts.
+        """
+        partial: tuple[T, ServerReply] | None = None
         while True:
             async with self._limiter.slot() as started_at:
-                outcome = await self._send(request, state)
+                outcome = await self._send(question, state)
             state.declined = False
             if isinstance(outcome, RequestFault):
                 failure = await self._handle_fault(outcome, state, started_at)
             else:
                 self._limiter.on_success()
                 state.served_model = outcome.model
-                parsed = self._parse_reply(outcome)
-                if isinstance(parsed, ParsedScores):
-                    self._confirm_capabilities(state.capabilities)
-                    return self._scored_record(parsed, outcome, state)
+                parsed = self._parse_reply(question, outcome)
+                problem = parsed if isinstance(parsed, ParseFailure) else None
+                if isinstance(parsed, ParsedGroup):
+                    problem = parsed.failure
+                if not isinstance(parsed, ParseFailure):
+                    if problem is None:
+                        self._confirm_capabilities(state.capabilities)
+                        return parsed, outcome
+                    if partial is None or _scored(parsed) > _scored(partial[0]):
+                        partial = parsed, outcome
+                assert problem is not None
                 state.declined = outcome.declined
-                failure = self._handle_invalid_reply(parsed, outcome, state)
+                failure = self._handle_invalid_reply(problem, outcome, state)
             if failure is not None:
-                return VerdictRecord(self._failed_verdict(failure, state), "", None)
+                if partial is None or not _scored(partial[0]):
+                    return failure
+                state.declined, state.served_model = False, partial[1].model
+                return partial
 
     async def list_models(self) -> list[ListedModel] | RequestFault:
         """The models that the endpoint lists, or why the list could not be read."""
@@ -202,10 +309,10 @@ class JudgeClient:
         await self._transport.close()
 
     async def _send(
-        self, request: JudgeRequest, state: _RequestState
+        self, question: _Question[T], state: _RequestState
     ) -> ServerReply | RequestFault:
         """Send one HTTP request and charge it to the budget."""
-        messages, options = self._build_request(request, state)
+        messages, options = self._build_request(question, state)
 
         async def call() -> PaidReply[ServerReply | RequestFault]:
             started = time.monotonic()
@@ -220,12 +327,12 @@ class JudgeClient:
             usage.add(outcome)
             return PaidReply(outcome, usage.cost)
 
-        return await self._budget.run(self._max_cost(messages), call)
+        return await self._budget.run(self._max_cost(messages, question.max_tokens), call)
 
-    def _max_cost(self, messages: JudgeMessages) -> float:
+    def _max_cost(self, messages: JudgeMessages, max_tokens: int) -> float:
         """The maximum cost of a request in US dollars; 0 if the profile has no price."""
         tokens = (len(messages.system) + len(messages.user)) / MIN_CHARS_PER_TOKEN
-        return token_cost(self._config, tokens, self._config.max_tokens) or 0.0
+        return token_cost(self._config, tokens, max_tokens) or 0.0
 
     def _confirm_capabilities(self, capabilities: Capabilities) -> None:
         """Record the request options that produced a verdict."""
@@ -235,24 +342,17 @@ class JudgeClient:
         self._capabilities = self._stored_capabilities = capabilities
 
     def _build_request(
-        self, request: JudgeRequest, state: _RequestState
+        self, question: _Question[T], state: _RequestState
     ) -> tuple[JudgeMessages, dict[str, object]]:
         """The messages and the options of the next HTTP request."""
-        config = self._config
-        messages = render_messages(
-            self._rubric,
-            request.prompt,
-            request.completion,
-            nonce=secrets.token_hex(8),
-            max_chars=config.max_judged_chars,
-            schema_in_prompt=state.capabilities.schema_in_prompt,
-            reworded=state.reworded,
+        messages = question.render(
+            secrets.token_hex(8), state.capabilities.schema_in_prompt, state.reworded
         )
         options = state.capabilities.request_options(
-            self._schema,
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            reasoning_effort=config.reasoning_effort,
+            question.schema,
+            max_tokens=question.max_tokens,
+            temperature=self._config.temperature,
+            reasoning_effort=self._config.reasoning_effort,
         )
         return messages, options
 
@@ -315,13 +415,13 @@ class JudgeClient:
         state.reworded = True
         return None
 
-    def _parse_reply(self, reply: ServerReply) -> ParsedScores | ParseFailure:
-        """Parse a reply as a verdict."""
+    def _parse_reply(self, question: _Question[T], reply: ServerReply) -> T | ParseFailure:
+        """Parse a reply to a question."""
         if reply.declined:
             return ParseFailure("form", "the judge declined to judge the text")
-        parsed = parse_verdict(reply.text, tuple(self._rubric.judged_axes))
+        parsed = question.parse(reply.text)
         if reply.truncated and isinstance(parsed, ParseFailure):
-            limit = self._config.max_tokens
+            limit = question.max_tokens
             return ParseFailure("truncated", f"the reply is truncated at max_tokens={limit}")
         return parsed
 
@@ -344,21 +444,18 @@ class JudgeClient:
         state.invalid_reply_retries += 1
         return None
 
-    def _scored_record(
-        self, parsed: ParsedScores, reply: ServerReply, state: _RequestState
-    ) -> VerdictRecord:
-        verdict = Verdict.scored(
+    def _scored_verdict(self, parsed: ParsedScores, state: _RequestState) -> Verdict:
+        return Verdict.scored(
             parsed.scores,
             parsed.reason,
             self._config.model,
             latency_s=state.seconds,
             cost=state.usage.cost,
             retries=state.transient_retries + state.invalid_reply_retries,
-            served_model=reply.model,
+            served_model=state.served_model,
             input_tokens=state.usage.input_tokens,
             output_tokens=state.usage.output_tokens,
         )
-        return VerdictRecord(verdict, reply.text, reply.fingerprint)
 
     def _failed_verdict(self, failure: str, state: _RequestState) -> Verdict:
         return Verdict.failed(
@@ -372,6 +469,11 @@ class JudgeClient:
             input_tokens=state.usage.input_tokens,
             output_tokens=state.usage.output_tokens,
         )
+
+
+def _scored(parsed: object) -> int:
+    """Number of completions that a parsed reply scores."""
+    return parsed.scored if isinstance(parsed, ParsedGroup) else 1
 
 
 def endpoint_key(config: JudgeConfig) -> str:

@@ -39,22 +39,22 @@ class ParseFailure:
 
 def parse_verdict(text: str, axes: Sequence[str]) -> ParsedScores | ParseFailure:
     """Parse one reply with a score for each of the axes. Never raises."""
-    text = _strip_think_block(text).strip()
+    text = strip_think_block(text).strip()
     if not text:
         return ParseFailure("form", "the reply is empty")
     if len(text) > MAX_REPLY_CHARS:
         return ParseFailure("form", f"the reply is longer than {MAX_REPLY_CHARS} characters")
-    parsed = [_validate_scores(candidate, axes) for candidate in _verdict_objects(text, axes)]
+    parsed = [validate_scores(candidate, axes) for candidate in _verdict_objects(text, axes)]
     if parsed:
         if any(result != parsed[0] for result in parsed[1:]):
             return ParseFailure("form", "the reply contains two different verdicts")
         return parsed[0]
-    if _is_truncated(text):
+    if is_truncated(text):
         return ParseFailure("truncated", "the reply is truncated")
     return _parse_lines(text, axes)
 
 
-def _strip_think_block(text: str) -> str:
+def strip_think_block(text: str) -> str:
     """The reply after a reasoning model's `<think>` block."""
     return re.sub(r"^\s*<think>.*?</think>", "", text, count=1, flags=re.DOTALL)
 
@@ -87,7 +87,7 @@ def _verdict_objects(text: str, axes: Sequence[str]) -> list[Mapping[str, object
     return objects
 
 
-def _validate_scores(
+def validate_scores(
     candidate: Mapping[str, object], axes: Sequence[str]
 ) -> ParsedScores | ParseFailure:
     values: dict[str, float] = {}
@@ -104,7 +104,7 @@ def _validate_scores(
     return ParsedScores(values, _one_line(reason) if isinstance(reason, str) else "")
 
 
-def _is_truncated(text: str) -> bool:
+def is_truncated(text: str) -> bool:
     """Whether a brace outside of strings is opened and never closed."""
     start = text.find("{")
     if start == -1:
@@ -141,7 +141,7 @@ def _parse_lines(text: str, axes: Sequence[str]) -> ParsedScores | ParseFailure:
         values[axis] = float(match.group(1))
     reason = re.search(r"(?<!\w)reason[\"'*`]*\s*[:=]\s*(.+)", text, re.IGNORECASE)
     values["reason"] = reason.group(1).strip("\"'*`{}, ") if reason else ""
-    return _validate_scores(values, axes)
+    return validate_scores(values, axes)
 
 
 def _one_line(text: str) -> str:

@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from ida_tui.config.schema import Config
+from ida_tui.config.schema import Config, JudgeKey
 from ida_tui.errors import IdaError
 from ida_tui.util.text import one_line
 
@@ -35,7 +35,7 @@ class JudgeCheckDialog(ModalScreen[None]):
         Binding("k,up", "scroll(-1)", "Up", show=False),
     ]
 
-    def __init__(self, config: Config, key: str | None) -> None:
+    def __init__(self, config: Config, key: JudgeKey) -> None:
         super().__init__()
         self._config = config
         self._key = key

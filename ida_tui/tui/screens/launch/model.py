@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ida_tui.config import listing
 from ida_tui.config.profiles import ProfileKind
 from ida_tui.config.resolve import ResolvedExperiment
-from ida_tui.config.schema import Config
+from ida_tui.config.schema import Config, JudgeKey
 from ida_tui.errors import UsageError
 from ida_tui.events.state import RunState
 from ida_tui.judge.api_key import load_api_key
@@ -101,7 +101,7 @@ class LaunchModel:
         """The failed checks that prevent the run from starting."""
         return [check for check in self.checks if check.severity == "error"]
 
-    def resolve_for_start(self) -> tuple[Config, str | None]:
+    def resolve_for_start(self) -> tuple[Config, JudgeKey]:
         """The configuration to run and the judge's API key.
 
         Raises:

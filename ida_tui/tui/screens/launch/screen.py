@@ -244,15 +244,17 @@ class LaunchScreen(IdaScreen):
             if confirmed:
                 self.app.push_screen(JudgeCheckDialog(config, key))
 
-        price = config.judge.price
-        if price is not None and not (price.input or price.output):
+        members = config.judge.members
+        prices = [member.price for member in members if member.kind != "offline"]
+        if all(price is not None and not (price.input or price.output) for price in prices):
             on_answer(True)
             return
         name = config.judge.name or config.judge.model
+        requests = 10 * CALLS_PER_ANSWER * len(prices)
         self.app.push_screen(
             ConfirmDialog(
                 f"Check the judge {name}?",
-                f"Sends {10 * CALLS_PER_ANSWER} paid requests (10 answers × {CALLS_PER_ANSWER}).",
+                f"Sends {requests} paid requests (10 answers × {requests // 10}).",
                 yes="Check",
                 no="Cancel",
             ),

@@ -7,7 +7,7 @@ from datetime import datetime
 from textual.content import Content
 
 from ida_tui.events.state import RunState
-from ida_tui.events.types import OFFLINE_JUDGE
+from ida_tui.events.types import OFFLINE_JUDGE, JudgeMember
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines, seconds_since
 from ida_tui.util.format import UNKNOWN, format_clock, format_cost
@@ -19,7 +19,7 @@ class JudgePane(Pane):
     NAME, KEY = "Judge", "J"
 
     def render_text(self, state: RunState, run_view: RunView, now: datetime) -> Content:
-        """Seven rows, the most important first."""
+        """Seven rows, the most important first; for a panel also a row for each of its judges."""
         name = state.run.judge if state.run else ""
         totals, last = state.judge, state.judge.last
         scoring = state.phase == "judge" and state.ended is None and run_view.in_progress
@@ -47,6 +47,7 @@ class JudgePane(Pane):
             status = Content.assemble(("no batch yet", "dim"))
         rows = [Content.assemble((name, "dim")), status]
         if last is not None:
+            rows += [_member_row(m) for m in last.members if m.scored < m.completions]
             rows.append(
                 Content(
                     f"call p50 {_format_latency(last.p50_s)}  p95 {_format_latency(last.p95_s)}"
@@ -64,7 +65,19 @@ class JudgePane(Pane):
             )
         if (step := state.newest_rollout) is not None:
             rows.append(Content(f"coverage {step.scored}/{step.completions} in step {step.step}"))
+        if last is not None:
+            rows += [_member_row(m) for m in last.members if m.scored == m.completions]
+            if last.spread:
+                spread = ", ".join(f"{axis} {value:.1f}" for axis, value in last.spread.items())
+                rows.append(Content(f"mean spread {spread}"))
         return join_lines(*rows)
+
+
+def _member_row(member: JudgeMember) -> Content:
+    """The completions of the last batch that one judge of a panel scored."""
+    count = f"{member.scored}/{member.completions}"
+    style = "bold $text-error" if member.scored < member.completions else ""
+    return Content.assemble((count, style), f" {member.name}")
 
 
 def _format_latency(value: float | None) -> str:
