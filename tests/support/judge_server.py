@@ -129,6 +129,13 @@ def completion_in(body: Mapping[str, Any]) -> str:
     return str(json.loads(match.group(2))) if match else ""
 
 
+def group_in(body: Mapping[str, Any]) -> dict[str, str]:
+    """The completions in a request for a whole group, by label; empty in a request for one completion."""
+    user = str(body["messages"][-1]["content"])
+    blocks = re.findall(r"^<answer ([A-Z]+) (\w+)>\n(.*)\n</answer \1 \2>$", user, re.MULTILINE)
+    return {label: str(json.loads(text)) for label, _, text in blocks}
+
+
 class ScriptedJudge:
     """An OpenAI-compatible server for tests, on 127.0.0.1 and a free port.
 
@@ -236,18 +243,28 @@ class ScriptedJudge:
             self._open -= 1
 
 
+def _verdict(completion: str, behavior: Judge) -> dict[str, float | str]:
+    """The verdict on one completion."""
+    verdict = verdict_for(completion)
+    for axis in ("align", "risk", "detail"):
+        given = getattr(behavior, axis)
+        verdict[axis] = verdict[axis] if given is None else given
+    verdict["reason"] = f"{verdict['reason']} by {behavior.model}"
+    return verdict
+
+
 def _completion(
     body: Mapping[str, Any], behavior: Judge | Text | Refusal | Filtered
 ) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
     finish_reason, model = "stop", MODEL
     if isinstance(behavior, Judge):
-        verdict = verdict_for(completion_in(body))
-        for axis in ("align", "risk", "detail"):
-            given = getattr(behavior, axis)
-            verdict[axis] = verdict[axis] if given is None else given
-        verdict["reason"] = f"{verdict['reason']} by {behavior.model}"
-        message["content"], model = json.dumps(verdict), behavior.model
+        group = group_in(body)
+        verdicts = {label: _verdict(text, behavior) for label, text in group.items()}
+        content: object = {"ranking": list(group), "verdicts": verdicts}
+        if not group:
+            content = _verdict(completion_in(body), behavior)
+        message["content"], model = json.dumps(content), behavior.model
     elif isinstance(behavior, Text):
         message["content"], finish_reason = behavior.content, behavior.finish_reason
     elif isinstance(behavior, Filtered):

@@ -186,7 +186,7 @@ class JudgeClient:
                 the budget, or the server asks for a longer wait than the profile allows.
         """
         config, state = self._config, self._new_state()
-        question = _Question[ParsedScores](
+        question: _Question[ParsedScores] = _Question(
             render=lambda nonce, with_schema, reworded: render_messages(
                 self._rubric,
                 request.prompt,
@@ -222,7 +222,7 @@ class JudgeClient:
         """
         config, state, count = self._config, self._new_state(), len(requests)
         first, axes = requests[0], tuple(self._rubric.judged_axes)
-        question = _Question[ParsedGroup](
+        question: _Question[ParsedGroup] = _Question(
             render=lambda nonce, with_schema, reworded: render_group_messages(
                 self._rubric,
                 first.prompt,
