@@ -265,7 +265,7 @@ def test_a_missing_label_fails_its_completion_only() -> None:
 
 
 def test_the_better_one_of_two_incomplete_replies_counts() -> None:
-    three = reply({label: GOOD for label in "ABC"})
+    three = reply(dict.fromkeys("ABC", GOOD))
     with ScriptedJudge([three, Text("no verdicts")]) as judge, group_service(judge) as scoring:
         verdicts, _ = VerdictBatch(scoring).collect(make_requests(4), group_size=4)
     assert sorted(verdict.has_scores for verdict in verdicts) == [False, True, True, True]
