@@ -18,6 +18,7 @@ from ida_tui.cli.completion import config_keys
 from ida_tui.cli.main import command_parser
 from ida_tui.config import schema
 from tests.conftest import IdaTui
+from tests.support.patience import PATIENCE_S
 from tests.support.terminal import terminal
 
 SCRIPTS_FOLDER = str(Path(sys.executable).parent)
@@ -172,7 +173,7 @@ def test_fish_shows_a_description_of_each_key() -> None:
         env=os.environ | {"PATH": search},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=True,
     )
     assert result.stdout.splitlines() == [
@@ -188,7 +189,11 @@ def test_a_completion_imports_no_heavy_library() -> None:
         "print(heavy, file=sys.stderr)"
     )
     result = subprocess.run(
-        [sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", probe],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
     )
     assert result.stderr == "set()\n"
     assert "training.learning_rate=" in result.stdout

@@ -23,6 +23,8 @@ from ida_tui.engine.distributed.environment import ProcessInfo, process_info, sp
 from ida_tui.engine.run import preflight
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from tests.conftest import IdaTui
+from tests.support.patience import PATIENCE_S
+from tests.support.prepared import prepared_python
 
 STEPS = 5
 RUN = (
@@ -112,11 +114,11 @@ def single_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Events]:
     """A run of a single process: its directory and its events."""
     folder = tmp_path_factory.mktemp("single-run")
     done = subprocess.run(
-        [sys.executable, "-m", "ida_tui", "--run", *RUN, "--json"],
+        [*prepared_python(), "-m", "ida_tui", "--run", *RUN, "--json"],
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=PATIENCE_S,
         check=True,
     )
     return latest(folder), [json.loads(line) for line in done.stdout.splitlines()]
@@ -143,7 +145,7 @@ def test_two_processes_train_like_one_while_another_process_is_attached(
         )
         events += read_events(launcher)
         assert launcher.wait() == 0, (here / "stderr.txt").read_text()
-    attached_output = watching.communicate(timeout=60)[0]
+    attached_output = watching.communicate(timeout=PATIENCE_S)[0]
 
     assert watching.returncode == 0
     assert [json.loads(line) for line in attached_output.splitlines()] == events

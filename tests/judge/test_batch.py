@@ -27,6 +27,7 @@ from tests.support.judge_server import (
     completion_in,
     verdict_for,
 )
+from tests.support.patience import PATIENCE_S
 
 # --- slots ------------------------------------------------------------------------
 
@@ -80,9 +81,9 @@ def test_a_server_wait_blocks_every_call_and_a_canceled_call_frees_its_slot() ->
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-        async with asyncio.timeout(1), limiter.slot():
+        async with asyncio.timeout(PATIENCE_S), limiter.slot():
             slot_freed = True
-        limiter.hold_for(60)
+        limiter.hold_for(PATIENCE_S)
         try:
             async with asyncio.timeout(0.05), limiter.slot():
                 blocked = False
@@ -153,7 +154,7 @@ def test_a_canceled_call_is_charged_when_its_reply_arrives() -> None:
         caller.cancel()
         await asyncio.gather(caller, return_exceptions=True)
         release.set()
-        await budget.finish_open_calls(10)
+        await budget.finish_open_calls(PATIENCE_S)
         return budget.spent
 
     assert asyncio.run(scenario()) == pytest.approx(0.2)
@@ -224,7 +225,7 @@ def test_a_request_submitted_early_is_sent_only_once() -> None:
         assert judge.calls == 4
     assert [v.align for v in verdicts] == [verdict_for(q.completion)["align"] for q in requests]
     assert stats.first_s is not None
-    assert stats.exposed_s <= stats.seconds + 0.05
+    assert 0 <= stats.exposed_s <= stats.seconds
 
 
 def test_a_late_reply_by_the_older_model_is_requested_again() -> None:
@@ -412,7 +413,7 @@ def test_a_refused_format_is_remembered_on_disk(tmp_path: Any) -> None:
 def test_a_rejected_key_is_detected_before_sampling() -> None:
     with ScriptedJudge(models=Status(401, "bad key")) as judge, make_service(judge) as scoring:
         with pytest.raises(JudgeUnavailable, match="rejected the API key"):
-            scoring.probe_endpoint().result(10)
+            scoring.probe_endpoint().result(PATIENCE_S)
         assert judge.calls == 0
 
 
@@ -420,5 +421,5 @@ def test_an_unreachable_server_is_reported_before_sampling() -> None:
     with ScriptedJudge() as judge:
         pass
     with make_service(judge) as scoring:
-        scoring.probe_endpoint().result(10)
+        scoring.probe_endpoint().result(PATIENCE_S)
         assert any("could not connect to" in warning for warning in scoring.warnings)

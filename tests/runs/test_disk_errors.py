@@ -28,6 +28,7 @@ from ida_tui.runs.resume import find_resume_point
 from ida_tui.runs.store import checkpoints
 from tests.engine.test_control import SHORT
 from tests.engine.test_stopping import read_until, start
+from tests.support.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_a_run_on_a_full_disk_waits_and_resumes_when_space_is_free(
     assert (paused["by"], paused["reason"]) == ("disk", "the disk is full")
     assert run.poll() is None
     filler.unlink()
-    out, err = run.communicate(timeout=60)
+    out, err = run.communicate(timeout=PATIENCE_S)
 
     assert run.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["steps_done"] == 6
@@ -123,7 +124,7 @@ def test_a_run_stopped_while_the_disk_is_full_can_be_resumed(small_disk: Path) -
     assert run.stdout is not None
     next(e for e in map(json.loads, run.stdout) if e["type"] == "RunPaused")
     run.send_signal(signal.SIGTERM)
-    _, err = run.communicate(timeout=60)
+    _, err = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 130, err
     assert "Traceback" not in err
     assert "free some space, then: ida-tui resume" in err
@@ -207,7 +208,7 @@ def test_a_run_recreates_its_missing_directory_with_all_earlier_events(
         shutil.rmtree("taken", ignore_errors=True)
     else:
         Path("taken").rename("moved")
-    out, err = run.communicate(timeout=60)
+    out, err = run.communicate(timeout=PATIENCE_S)
 
     assert run.returncode == 0, err
     assert RECREATED_NOTICE in out

@@ -29,10 +29,10 @@ from ida_tui.sweep.status import SweepReader
 from ida_tui.sweep.study import TrialQueue
 from ida_tui.tui.app import IdaApp
 from tests.support.app_driver import NOON, drive, settled, text_on_screen
+from tests.support.patience import PATIENCE_S
 from tests.support.synthetic_sweep import RunOutcome, add_run, create_sweep
 
 RATES = "training.learning_rate"
-PATIENCE_S = 200.0
 
 
 def table_of(sweep: directory.Sweep) -> Any:

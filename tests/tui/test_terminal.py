@@ -15,6 +15,7 @@ from ida_tui.events.types import RunEnded, StepFinished
 from ida_tui.runs import owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import read_events
+from tests.support.patience import PATIENCE_S
 from tests.support.terminal import Terminal, terminal
 
 APP = (sys.executable, "-m", "ida_tui")
@@ -123,7 +124,7 @@ def test_a_terminal_that_disappears_without_a_signal_stops_the_run_with_a_checkp
     with terminal(*APP, **home) as screen:
         start_proposed_profile(screen)
         screen.hang_up()
-        screen.process.wait(timeout=60)
+        screen.process.wait(timeout=PATIENCE_S)
     ended = newest_run_state().ended
     assert ended is not None
     assert ended.status == "interrupted"
