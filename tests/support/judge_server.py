@@ -116,15 +116,19 @@ class Gate:
     """A rule that judges this many calls and holds the later ones until it is opened.
 
     A run whose step waits at the gate cannot end before a test has done what it has to.
+
+    Args:
+        calls: number of calls that are judged at once.
+        rule: the behavior for these calls.
     """
 
-    def __init__(self, calls: int) -> None:
-        self._calls = calls
+    def __init__(self, calls: int, rule: Rule = lambda body: None) -> None:
+        self._calls, self._rule = calls, rule
         self._opened = threading.Event()
 
     def __call__(self, body: Mapping[str, Any]) -> Behavior | None:
         self._calls -= 1
-        return None if self._calls >= 0 else Hold(self._opened)
+        return self._rule(body) if self._calls >= 0 else Hold(self._opened)
 
     def open(self) -> None:
         """Judge the calls that are held, and all later ones."""

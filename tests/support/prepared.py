@@ -1,10 +1,10 @@
 """Python processes that have imported torch and the other libraries of a run, which alone takes seconds.
 
 `[*prepared_python(), "-m", "ida_tui", …]` takes the place of `[sys.executable, "-m", "ida_tui", …]`. A
-server imports the libraries once and forks for each command. The command that a test starts is a small client:
-it hands its files, directory and environment to the fork, passes signals on, and ends as the fork ends. A test
-of what importing does, of a terminal, or of variables that libraries read when they are imported needs a Python
-of its own.
+server imports the libraries once and forks for each command. The command that a test starts is a small
+client: it hands its files, directory and environment to the fork, passes signals on, and ends as the fork
+ends. A test of what importing does, of a terminal, or of variables that libraries read when they are imported
+needs a Python of its own.
 """
 
 from __future__ import annotations

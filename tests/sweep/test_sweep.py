@@ -451,7 +451,6 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-@pytest.mark.timeout(600)
 def test_a_sweep_that_is_killed_and_stopped_resumes_and_ends_with_its_table(
     ida_tui_here: Any,
 ) -> None:
