@@ -17,6 +17,7 @@ import json
 import re
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,7 +133,13 @@ class Gate:
 
     def open(self) -> None:
         """Judge the calls that are held, and all later ones."""
-        self._opened.set()
+        self.allow(sys.maxsize)
+
+    def allow(self, calls: int) -> None:
+        """Judge the calls that are held and this many of the later ones."""
+        held, self._opened = self._opened, threading.Event()
+        self._calls = calls
+        held.set()
 
 
 def verdict_for(completion: str) -> dict[str, float | str]:
