@@ -10,6 +10,7 @@ needs a Python of its own.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -23,61 +24,56 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 def prepared_python() -> list[str]:
     """The command of a prepared Python; the first call starts the server, which ends with this process."""
-    import atexit
-    import subprocess
-    import tempfile
-    from pathlib import Path
-
-    global _address
     if sys.platform != "linux":  # forking is unsafe with Metal
         return [sys.executable]
-    if not _address:
-        folder = tempfile.TemporaryDirectory(prefix="ida-tui-prepared-")
-        _address = f"{folder.name}/socket"
-        server = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.prepared", _address],
-            cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
-
-        @atexit.register
-        def stop() -> None:
-            server.communicate()
-            folder.cleanup()
-
-    return [sys.executable, "-I", "-S", __file__, _address]
+    return [sys.executable, "-I", "-S", __file__, _server()[1]]
 
 
-_address = ""
-"""Socket of the server that this process has started."""
+@functools.cache
+def _server() -> tuple[object, str]:
+    """The server of this process, whose stdin is open as long as this process runs, and its address."""
+    import subprocess
+    from pathlib import Path
+
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.prepared"],
+        cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert server.stdout is not None
+    return server, server.stdout.readline().rstrip("\n")
 
 
 # --- the server ------------------------------------------------------------------------------
 
 
-def serve(address: str) -> None:
-    """Import the libraries, then fork for every client, until stdin is closed."""
+def serve() -> None:
+    """Import the libraries, print an address, then fork for every client, until stdin is closed."""
+    import shutil
+    import tempfile
+
     from tests.faults.kill import prepare
 
     prepare()
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_IGN
-    )  # a process that waits for a command needs no wait
+    folder = tempfile.mkdtemp(prefix="ida-tui-prepared-")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for the children
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
+    listener.bind(f"{folder}/socket")
     listener.listen()
-    print("ready", flush=True)
+    print(f"{folder}/socket", flush=True)
     while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
         client, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
             run_for(client)
         client.close()
+    shutil.rmtree(folder)
 
 
 def run_for(client: socket.socket) -> None:
-    """Fork again: the child runs the client's command, the parent reports how it ends, or ends it."""
+    """Fork again: the child runs the client's command, the parent reports how it ends, or ends it.
+
+    Neither returns.
+    """
     data, files, _, _ = socket.recv_fds(client, 65_536, 3)
     while not data.endswith(b"\n"):
         data += client.recv(65_536)
@@ -146,7 +142,7 @@ def request(address: str, argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        serve(sys.argv[1])
+    if len(sys.argv) == 1:
+        serve()
     else:
         sys.exit(request(sys.argv[1], sys.argv[2:]))
