@@ -27,7 +27,7 @@ from ida_tui.runs import control, owner
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import read_events
 from ida_tui.system.clock import RunClock
-from tests.engine.test_stopping import LONG, read_until, start
+from tests.engine.test_stopping import LONG, kill, read_until, start
 from tests.support.judge_server import Gate, ScriptedJudge
 from tests.support.patience import PATIENCE_S
 
@@ -297,8 +297,7 @@ def test_a_detached_run_that_cannot_start_says_why(ida_tui: Any) -> None:
 def test_attach_reports_a_dead_run_and_how_to_resume_it(ida_tui_here: Any) -> None:
     run = start(*LONG)
     read_until(run, "StepFinished", 1)
-    run.kill()
-    run.communicate()
+    kill(run)
     done = ida_tui_here("attach", "quickstart", "--lines")
     assert done.code == 1
     assert "✗ the run died: " in done.err

@@ -16,7 +16,7 @@ import pytest
 
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.resume import find_resume_point
-from tests.engine.test_stopping import read_until
+from tests.engine.test_stopping import kill, read_until
 from tests.support.patience import PATIENCE_S
 from tests.support.prepared import prepared_python
 
@@ -139,8 +139,7 @@ def test_a_run_that_is_tried_over_its_limit_saves_every_step() -> None:
     large_steps = ("training.max_completion_length=400", "training.per_device_train_batch_size=240")
     run = start_process([*prepared_python(), "-m", "ida_tui", *LONG, *large_steps, "limit_gb=9"])
     events = read_until(run, "CheckpointSaved", 1)
-    run.kill()
-    run.communicate()
+    kill(run)
     warning = next(e["text"] for e in events if e["type"] == "Noticed" and e["source"] == "memory")
     assert "the limit is 9.0 GB; a checkpoint is saved after every step" in str(warning)
     assert find_resume_point(RunDirectory(Path("outputs/quickstart/latest").resolve())).step == 1

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ida_tui.runs import owner
+from ida_tui.runs.directory import RunDirectory
 from tests.support.judge_server import Gate, ScriptedJudge
 from tests.support.patience import PATIENCE_S
 from tests.support.prepared import prepared_python
@@ -42,6 +44,14 @@ def read_until(run: subprocess.Popen[str], event_type: str, step: int) -> list[d
         if events[-1]["type"] == event_type and events[-1].get("step") == step:
             return events
     raise AssertionError(f"no {event_type} of step {step}: {run.stderr and run.stderr.read()}")
+
+
+def kill(run: subprocess.Popen[str]) -> None:
+    """Kills the newest quickstart, which `run` started, and waits for its end."""
+    pid = owner.owner_pid(RunDirectory(Path("outputs/quickstart/latest").resolve()))
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    run.communicate(timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
