@@ -26,8 +26,8 @@ from ida_tui.config import profiles
 from ida_tui.config.endpoint import base_url_problem, endpoint_of, is_local
 from ida_tui.config.schema import Config, JudgeConfig
 from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, to_plain
-from ida_tui.errors import UsageError
-from ida_tui.util.paths import expand_home
+from ida_tui.errors import IdaError, UsageError
+from ida_tui.util.paths import display_path, expand_home
 
 Use = Literal["judge", "code", "output"]
 """What a command does with a profile: send the judge its key, load the model, create a run directory."""
@@ -141,6 +141,21 @@ def remember(consents: Collection[Consent]) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(json.dumps({"v": 1, "agreed": rows}, indent=1) + "\n")
     temporary.replace(file)
+
+
+def remember_answer(required: ConsentRequired) -> None:
+    """Keep the person's yes to everything that is missing.
+
+    Raises:
+        IdaError: it cannot be written.
+    """
+    try:
+        remember(required.missing)
+    except OSError as error:
+        raise IdaError(
+            f"could not remember the answer in {display_path(consent_file())}: {error.strerror or error}",
+            required.hint.splitlines()[0],
+        ) from None
 
 
 def consent_file() -> Path:
