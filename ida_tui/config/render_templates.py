@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import secrets
 import signal
 import sys
 from typing import Any
@@ -15,13 +16,15 @@ MAX_CPU_S = 1
 MAX_MEMORY_BYTES = 1 << 30
 TOO_LARGE = 3
 """Exit status if a template renders too much text, or needs too much memory."""
-_MESSAGES = (
-    [{"role": "user", "content": "Hello"}],
-    [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Why is the sky blue?"},
-    ],
-)
+
+
+def _conversations() -> list[list[dict[str, str]]]:
+    """Short conversations; a template cannot know their texts, so it cannot behave for them alone."""
+    system, question, answer, reply = (
+        {"role": role, "content": secrets.token_hex(8 + secrets.randbelow(24))}
+        for role in ("system", "user", "assistant", "user")
+    )
+    return [[question], [system, question], [question, answer, reply]]
 
 
 def main() -> int:
@@ -53,9 +56,10 @@ def main() -> int:
     environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
     environment.globals["strftime_now"] = lambda pattern: "1 January 2026"
     tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    signal.setitimer(signal.ITIMER_VIRTUAL, MAX_CPU_S)  # its signal ends the process
+    signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)  # its signal ends the process
+    conversations = _conversations()
     for template in templates:
-        for messages in _MESSAGES:
+        for messages in conversations:
             length = 0
             try:
                 for part in environment.from_string(template).generate(

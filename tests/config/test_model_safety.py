@@ -86,6 +86,10 @@ def test_links_inside_the_hub_cache_are_accepted(
             "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
             "does not end",
         ),
+        (
+            "{% if messages[0].content not in ('Hello', 'Be brief.') %}{{ 'a' * 40000000 }}{% endif %}",
+            "expands one short message",
+        ),
         ("x" * 1_000_001, "is longer than 1,000,000 characters"),
         ("{% generation %}{{ messages[0].content }}{% endgeneration %}", ""),
         ("{{ raise_exception('no system message') }}", ""),
