@@ -52,6 +52,8 @@ exit codes: 0 done, 1 failed, 2 bad usage or profile, 3 judge unavailable, 4 out
 def entry() -> NoReturn:
     """Run the `ida-tui` command, then end the process with its exit code."""
     streams.open_standard_streams()
+    # Python processes that libraries start do not search the working directory for modules either.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     code = 0
     try:
         try:

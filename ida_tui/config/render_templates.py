@@ -10,7 +10,9 @@ import sys
 from typing import Any
 
 MAX_CHARACTERS = 1_000_000
-"""Maximum length of a template, and of a short conversation that it renders."""
+"""Maximum length of a template."""
+MAX_RENDERED_CHARACTERS = 100_000
+"""Maximum length of a short conversation that it renders; every prompt of a run is as long."""
 MAX_CPU_S = 1
 """Maximum processor time for all templates, in seconds."""
 MAX_MEMORY_BYTES = 1 << 30
@@ -66,7 +68,7 @@ def main() -> int:
                     messages=messages, add_generation_prompt=True, tools=None, **tokens
                 ):
                     length += len(part)
-                    if length > MAX_CHARACTERS:
+                    if length > MAX_RENDERED_CHARACTERS:
                         return TOO_LARGE
             except MemoryError:
                 return TOO_LARGE
