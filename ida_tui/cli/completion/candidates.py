@@ -12,13 +12,12 @@ import os
 from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 
 from ida_tui.config import profiles
 
 OUTPUTS_FOLDER = Path("outputs")
-KEYS_FILE = files("ida_tui.cli.completion") / "config_keys.json"
+KEYS_FILE = Path(__file__).with_name("config_keys.json")
 """Override keys as typed (`seed=`, `training.`) with their descriptions, and the values of a key."""
 RESCORE_SETTINGS = (
     "formula=",
