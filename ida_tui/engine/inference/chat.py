@@ -75,6 +75,7 @@ class AnswerJudged:
 
     model: ComparedModel
     verdict: Verdict
+    reward_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,5 +356,5 @@ class Chat:
             return None
         else:
             for model, verdict in zip(MODELS, verdicts, strict=True):
-                self._events.put(AnswerJudged(model, verdict))
+                self._events.put(AnswerJudged(model, verdict, config.rubric.reward_name))
         return service
