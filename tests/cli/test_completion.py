@@ -12,13 +12,8 @@ import pytest
 
 from ida_tui.cli import commands
 from ida_tui.cli.main import command_parser
-<<<<<<< HEAD
-from ida_tui.config import schema
-from tests.conftest import IdaTui
-from tests.support.patience import PATIENCE_S
-=======
 from tests.support.completion import offers
->>>>>>> 005b0e942806f8c2739f2119f048a5511b8aea5e
+from tests.support.patience import PATIENCE_S
 from tests.support.terminal import terminal
 
 SEARCH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -192,7 +187,7 @@ def test_a_failed_completion_prints_nothing(environment: dict[str, str]) -> None
         env=os.environ | {"_ARGCOMPLETE": "1"} | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
@@ -268,16 +263,10 @@ def test_a_completion_imports_no_heavy_library() -> None:
     Path("outputs/mine/20260101-101010").mkdir(parents=True)
     result = subprocess.run(
         [sys.executable, "-c", probe],
-<<<<<<< HEAD
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-=======
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=60,
->>>>>>> 005b0e942806f8c2739f2119f048a5511b8aea5e
+        timeout=PATIENCE_S,
         check=True,
     )
     assert Path("answer").read_text().strip() == "mine"
