@@ -25,6 +25,7 @@ import yaml
 from ida_tui.cli.main import main
 from ida_tui.cli.output.follow import follow_run
 from ida_tui.cli.output.printer import HumanPrinter, JsonPrinter
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.schema import JudgeConfig
 from ida_tui.errors import IdaError, UsageError
@@ -36,6 +37,7 @@ from ida_tui.judge.backends.openai.transport import ServerReply, Transport
 from ida_tui.judge.cache.store import FILE_NAME, VerdictCache
 from ida_tui.judge.errors import classify_response, parse_retry_after
 from ida_tui.judge.verdict import Verdict
+from ida_tui.rewards.formulas import IDA_FORMULAS
 from ida_tui.runs import control, owner, postmortem, resume
 from ida_tui.runs.catalog.index import list_runs
 from ida_tui.runs.directory import RunDirectory
@@ -352,14 +354,18 @@ def answer(rng: Random) -> bool:
     intact = rng.random() < 0.6
     if not intact:
         text = hostile.mutate_bytes(text.encode(), rng).decode("utf-8", "replace")
-    parsed = parse_verdict(text)
+    parsed = parse_verdict(text, IDA_AXIS_NAMES)
     if isinstance(parsed, ParsedScores):
-        scores = (parsed.align, parsed.risk, parsed.detail)
-        if not all(isinstance(x, float) and 0 <= x <= 10 for x in scores):
+        scores = tuple(parsed.scores.values())
+        if tuple(parsed.scores) != IDA_AXIS_NAMES or not all(
+            isinstance(x, float) and 0 <= x <= 10 for x in scores
+        ):
             raise Defect(f"scores out of range: {scores}")
-        verdict = Verdict.scored(*scores, parsed.reason, "judge")
-        if verdict.r_ida is None or not 0 <= verdict.r_ida <= 1:
-            raise Defect(f"R_IDA is {verdict.r_ida}")
+        verdict = Verdict.scored(parsed.scores, parsed.reason, "judge").with_reward(
+            IDA_FORMULAS["r_ida"]
+        )
+        if verdict.reward is None or not 0 <= verdict.reward <= 1:
+            raise Defect(f"R_IDA is {verdict.reward}")
         check_printable(parsed.reason)
         if intact and shape < 4 and scores != tuple(axes):
             raise Defect(f"{axes} became {scores}")
@@ -419,8 +425,15 @@ def exchange(rng: Random) -> bool:
     if not isinstance(reply, ServerReply):
         check_printable(reply.text)
         return False
-    parse_verdict(reply.text)
+    parse_verdict(reply.text, IDA_AXIS_NAMES)
     return True
+
+
+SCORES_CELLS = (
+    *('{"align": 5.0, "risk": 5, "detail": 5.0}',) * 3, '{"align": 11}', '{"align": NaN}', "[5]", "{}", "{",
+    '{"align": "5"}', '{"align": true}', "[" * 20_000, "",
+)  # fmt: skip
+"""Scores of a stored verdict, valid or not."""
 
 
 def cache(rng: Random) -> bool:
@@ -435,9 +448,7 @@ def cache(rng: Random) -> bool:
             row = [
                 "key",
                 "judge",
-                5.0,
-                5.0,
-                5.0,
+                rng.choice(SCORES_CELLS),
                 "why",
                 "raw",
                 1,
@@ -453,11 +464,11 @@ def cache(rng: Random) -> bool:
                 )
                 stored = b"\xff\xfe" if unstorable or cell is None else cell
                 with contextlib.suppress(UnicodeEncodeError):
-                    row[rng.randrange(1, 12)] = (
+                    row[rng.randrange(1, 10)] = (
                         stored.encode().decode() if isinstance(stored, str) else stored
                     )
             with contextlib.suppress(sqlite3.Error):
-                file.execute(f"INSERT INTO verdicts_v2 VALUES ({', '.join('?' * 12)})", row)
+                file.execute(f"INSERT INTO verdicts_v3 VALUES ({', '.join('?' * 10)})", row)
             ends = [
                 rng.choice((0, 9, -1, "x", b"\xff", 2**40)),
                 rng.choice((None, "x", b"\xff")),
@@ -486,7 +497,7 @@ _SMALL: dict[str, Any] = {
     "control.json": {"ask": "pause", "pid": 1},
     "manifest.json": {"run_id": "x", "resumed": []},
     "checkpoints/checkpoint-2/checkpoint.json": {
-        "version": 1, "step": 2, "r_ida": 0.5, "run_id": "x",
+        "version": 1, "step": 2, "reward": 0.5, "run_id": "x",
         "files": {name: {"bytes": 1, "sha256": "x"} for name in
                   (*checkpoints.REQUIRED_FILES, "adapter_model.safetensors")},
     },

@@ -257,8 +257,8 @@ class VerdictCache:
             for judge, count, first, last in rows
         ]
 
-    def export(self) -> Iterator[dict[str, _SqlValue]]:
-        """All verdicts, oldest first."""
+    def export(self) -> Iterator[dict[str, object]]:
+        """All verdicts, oldest first; the scores by axis."""
         if self._connection is None:
             return
         columns = ", ".join(_EXPORT_COLUMNS)
@@ -269,7 +269,10 @@ class VerdictCache:
                 _decode_text(cell) if isinstance(cell, bytes) else _finite_or_none(cell)
                 for cell in row
             )
-            yield dict(zip(_EXPORT_COLUMNS, cells, strict=True))
+            verdict: dict[str, object] = dict(zip(_EXPORT_COLUMNS, cells, strict=True))
+            with suppress(ValueError):  # not written by this program
+                verdict["scores"] = _parse_scores(verdict["scores"])
+            yield verdict
 
     def clear(self) -> int:
         """Delete all verdicts and endpoints; returns the number of verdicts deleted."""
@@ -390,7 +393,7 @@ def _primary_error_code(error: sqlite3.Error) -> int | None:
     return code & 0xFF if isinstance(code, int) else None
 
 
-def _parse_scores(cell: _SqlValue) -> dict[str, float]:
+def _parse_scores(cell: object) -> dict[str, float]:
     """The scores of a stored verdict.
 
     Raises:
