@@ -331,6 +331,90 @@ def test_the_cache_command_shows_exports_and_clears(tmp_path: Path, ida_tui_here
     assert "verdicts  0" in ida_tui_here("cache", "show").out
 
 
+# --- an older file --------------------------------------------------------------------------
+
+OLDER_VERDICTS = """
+CREATE TABLE verdicts_v2 (
+    key TEXT PRIMARY KEY, judge TEXT NOT NULL, align REAL NOT NULL, risk REAL NOT NULL,
+    detail REAL NOT NULL, reason TEXT NOT NULL, raw TEXT NOT NULL, input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL, served_model TEXT, fingerprint TEXT, created TEXT NOT NULL
+) WITHOUT ROWID
+"""
+
+
+def test_verdicts_in_an_older_table_are_moved_and_found(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        connection.execute(OLDER_VERDICTS)
+        for key, reason in ((cache_key(), "good"), ("other", "fine")):
+            row = (key, "m at host", 6.5, 9, 7, reason, "raw", 700, 120, "m-1", None, "2026-01-01")
+            connection.execute(f"INSERT INTO verdicts_v2 VALUES ({', '.join('?' * 12)})", row)
+    connection.close()
+    for _ in range(2):  # the second time there is nothing to move
+        cache, warnings = open_cache(tmp_path)
+        cached = cache.get(cache_key(), "m")
+        assert cached is not None
+        assert (cached.scores, cached.reason) == (ida_scores(6.5, 9, 7), "good")
+        assert cached.served_model == "m-1"
+        assert (cache.count(), warnings) == (2, [])
+        assert [row["created"] for row in cache.export()] == ["2026-01-01"] * 2
+        cache.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        assert {name for (name,) in tables} == {"verdicts_v3", "endpoints_v1"}
+    connection.close()
+
+
+def test_a_verdict_in_the_current_table_is_not_replaced_by_an_older_one(tmp_path: Path) -> None:
+    cache, _ = open_cache(tmp_path)
+    cache.put(cache_key(), RECORD)
+    cache.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        connection.execute(OLDER_VERDICTS)
+        row = (cache_key(), "m", 1, 1, 1, "old", "raw", 0, 0, None, None, "2026-01-01")
+        connection.execute(f"INSERT INTO verdicts_v2 VALUES ({', '.join('?' * 12)})", row)
+    connection.close()
+    cache, warnings = open_cache(tmp_path)
+    cached = cache.get(cache_key(), "m")
+    assert cached is not None
+    assert (cached.scores, cache.count(), warnings) == (ida_scores(6.5, 9, 7), 1, [])
+
+
+# --- identity of the shipped scoring ---------------------------------------------------------
+
+
+def test_the_shipped_rubric_has_the_digests_with_which_runs_and_verdicts_are_stored() -> None:
+    config = resolve("dev-mps", verify=False).config
+    assert config.rubric.digest() == "55ead9ae8206"
+    parts = scoring_parts(config.judge, config.rubric, config.prompts)
+    assert (parts["rubric"], parts["settings"]) == ("a2fa17245418", "94d603109ee8")
+    assert parts["formula"] == "r_ida"
+
+
+def test_the_shipped_rubric_has_the_keys_under_which_verdicts_are_stored() -> None:
+    config = resolve("dev-mps", verify=False).config
+    keys = (
+        CacheKeyBuilder.for_endpoint(config.judge, config.rubric).build(REQUEST),
+        CacheKeyBuilder.for_plugin(config.judge, config.rubric, "1.0").build(REQUEST),
+    )
+    assert keys == (
+        "06a5d356f72ef4580a04d30a853932d1c79fbb7ad02bca8a33414d80217a2172",
+        "ec24b7e42648f10a6f18a25e79a4cca41e3d4ab3b4c976f615ff71b2df92e7c2",
+    )
+
+
+def test_the_instructions_of_the_shipped_rubric_keep_their_keys_and_order() -> None:
+    rubric = resolve("dev-mps", verify=False).config.rubric
+    instructions = rubric.instructions()
+    assert list(instructions) == ["version", "task", "axes", "scale", "formula", "order"]
+    axes = instructions["axes"]
+    assert isinstance(axes, dict)
+    assert list(axes) == ["align", "risk", "detail"]
+    assert [list(axis) for axis in axes.values()] == [["zero", "ten", "checks"]] * 3
+    reordered = {name: rubric.axes[name].model_dump() for name in ("detail", "risk", "align")}
+    same = RubricConfig.model_validate(rubric.model_dump() | {"axes": reordered})
+    assert same.digest() == rubric.digest()
+
+
 # --- the scoring of a run -------------------------------------------------------------------
 
 
