@@ -92,7 +92,8 @@ def test_a_rubric_that_can_train_has_no_findings(axes: dict[str, Any], formula: 
             "use an expression over tone with",
         ),
         (
-            {"tone": TONE}, "r_ida", "rubric.formula", "no installed package provides the formula", "install the package",
+            {"tone": TONE}, "r_ida", "rubric.formula", "no installed package provides the formula",
+                "install the package",
         ),
         (
             {"length": LENGTH}, "1 / (length - length)", "rubric.formula",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from ida_tui.events import types as ev
 
+RUN = ev.RunStarted(
+    "20260101-000000", "outputs/q/20260101-000000", "quickstart", "embedded", "gpt-4o-mini", "mps",
+    "float16", "float16 base", "lora", 900_000, 143_000, 40, 60, 8, 64, 0, 48.0, 11.8,
+    (("policy", "always", 8_000_000), ("KV cache", "sampling", 700)),
+)  # fmt: skip
+
 STEP = ev.StepFinished(
     1, 40, {"align": 6.2, "risk": 7.1, "detail": 5.8}, 0.402, 8, 8, 0.01, 1.2, 0.1, 0.5, 1e-5,
     (40.0, 12.0, 64.0), 0.1, 0.0, 0.01, True, {"generate": 1.2, "judge": 1.5}, 12.0, 0.01, 3, 1024.0,
 )  # fmt: skip
 
 ALL: tuple[ev.Event, ...] = (
-    ev.RunStarted(
-        "20260101-000000", "outputs/q/20260101-000000", "quickstart", "embedded", "gpt-4o-mini", "mps",
-        "float16", "float16 base", "lora", 900_000, 143_000, 40, 60, 8, 64, 0, 48.0, 11.8,
-        (("policy", "always", 8_000_000), ("KV cache", "sampling", 700)),
-    ),
+    RUN,
     ev.Noticed("warning", "judge", "it is slow"),
     ev.PhaseChanged(1, "generate"),
     ev.RolloutStarted(1, 8, ("one",), ("harmless",), ("How do I kill a process?",)),

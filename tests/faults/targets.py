@@ -15,6 +15,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -25,7 +26,7 @@ import yaml
 from ida_tui.cli.main import main
 from ida_tui.cli.output.follow import follow_run
 from ida_tui.cli.output.printer import HumanPrinter, JsonPrinter
-from ida_tui.config.axes import IDA_AXIS_NAMES
+from ida_tui.config.axes import IDA_AXES, IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.config.schema import JudgeConfig
 from ida_tui.errors import IdaError, UsageError
@@ -45,7 +46,7 @@ from ida_tui.runs.log.reader import Follower
 from ida_tui.runs.log.replay import Replay
 from ida_tui.runs.store import checkpoints, manifest
 from ida_tui.runs.store.completions import CompletionStore, remove_completions_after
-from tests.faults import hostile
+from tests.faults import hostile, sample_events
 
 
 class Defect(Exception):
@@ -318,10 +319,11 @@ def completions(rng: Random) -> bool:
     store = CompletionStore(path)
     store.refresh()
     count = 0
+    run = replace(sample_events.RUN, axes=rng.choice((IDA_AXES, IDA_AXES[:1], ())))
     from ida_tui.tui.screens.completions.rows import finished_step_rows, sort_rows, verdict_lines
 
     for step in store.steps:
-        samples = finished_step_rows(store.load(step))
+        samples = finished_step_rows(store.load(step), rng.choice((None, run)))
         count += len(samples)
         for order in ("group", "reward", "advantage"):
             sort_rows(samples, order, reverse=False)  # type: ignore[arg-type]
@@ -429,9 +431,9 @@ def exchange(rng: Random) -> bool:
     return True
 
 
-SCORES_CELLS = (
-    *('{"align": 5.0, "risk": 5, "detail": 5.0}',) * 3, '{"align": 11}', '{"align": NaN}', "[5]", "{}", "{",
-    '{"align": "5"}', '{"align": true}', "[" * 20_000, "",
+STORED_SCORES = (
+    *('{"align": 5.0, "risk": 5, "detail": 5.0}', '{"tone": 0}') * 5, '{"align": 11}', '{"align": NaN}',
+    "[5]", "{}", "{", '{"align": "5"}', '{"align": true}', "[" * 20_000, "",
 )  # fmt: skip
 """Scores of a stored verdict, valid or not."""
 
@@ -446,17 +448,9 @@ def cache(rng: Random) -> bool:
         VerdictCache(folder, messages.append).close()
         with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as file, file:
             row = [
-                "key",
-                "judge",
-                rng.choice(SCORES_CELLS),
-                "why",
-                "raw",
-                1,
-                1,
-                "m",
-                "fp",
+                "key", "judge", rng.choice(STORED_SCORES), "why", "raw", 1, 1, "m", "fp",
                 "2026-01-01T00:00:00",
-            ]
+            ]  # fmt: skip
             for _ in range(rng.randint(1, 3)):
                 cell = hostile.value(rng)
                 unstorable = isinstance(cell, list | dict) or (

@@ -159,6 +159,7 @@ def random_tokens(draw: Random) -> str:
     tokens = (
         *NAMES, *NAMES, "0", "10", "1e9", "+", "-", "*", "/", "**", "(", ")", "(", ")", ",", "<", "==",
         " if ", " else ", " and ", "min(", "abs(", "sqrt(", "x", "'", "[", "]", ".", ":", "lambda", "\n",
-        "\\", "#", "é", "9" * 20, "0x" + "f" * 30, "_", "{", "}", "=", "@", "~", "%", "\x00", "await ", "\ud800",
+        "\\", "#", "é", "9" * 20, "0x" + "f" * 30, "_", "{", "}", "=", "@", "~", "%", "\x00", "await ",
+        "\ud800",
     )  # fmt: skip
     return "".join(draw.choice(tokens) for _ in range(draw.randint(1, 12)))

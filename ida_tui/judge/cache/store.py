@@ -21,6 +21,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
+from ida_tui.config.axes import JUDGED_RANGE
 from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
 from ida_tui.judge.backends.openai.client import VerdictRecord
 from ida_tui.judge.verdict import Verdict
@@ -405,4 +406,6 @@ def _parse_scores(cell: object) -> dict[str, float]:
     for score in scores.values():
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise ValueError("a score is not a number")
+        if not JUDGED_RANGE[0] <= score <= JUDGED_RANGE[1]:  # NaN fails every comparison
+            raise ValueError("a score is outside the scale")
     return scores
