@@ -12,7 +12,7 @@ from tests.config.test_checks import config
 
 TONE = {"zero": "rude", "ten": "kind"}
 BRIEF = {"zero": "rambles", "ten": "one sentence"}
-LENGTH = {"function": "rewards.py:length", "range": [0, 1]}
+LENGTH = {"function": "mine:length", "range": [0, 1]}
 
 
 def findings(
@@ -38,9 +38,9 @@ def findings(
         ({"length": LENGTH}, ""),
         ({"length": LENGTH, "other": LENGTH}, ""),
         ({"tone": TONE, "length": LENGTH}, "tone / 10 + length"),
-        ({"penalty": {"function": "f.py:p", "range": [None, 0]}}, ""),
-        ({"gain": {"function": "f.py:g", "range": [5, None]}}, ""),
-        ({"anything": {"function": "f.py:any"}}, ""),
+        ({"penalty": {"function": "mine:p", "range": [None, 0]}}, ""),
+        ({"gain": {"function": "mine:g", "range": [5, None]}}, ""),
+        ({"anything": {"function": "mine:any"}}, ""),
     ],
 )
 def test_a_rubric_that_can_train_has_no_findings(axes: dict[str, Any], formula: str) -> None:
@@ -56,11 +56,11 @@ def test_a_rubric_that_can_train_has_no_findings(axes: dict[str, Any], formula: 
         ),
         ({"min": TONE}, "min / 10", "rubric.axes.min", "an axis cannot be named min", "another name"),
         (
-            {"tone": {**TONE, "function": "f.py:tone"}}, "tone", "rubric.axes.tone",
+            {"tone": {**TONE, "function": "mine:tone"}}, "tone", "rubric.axes.tone",
             "has a function and a description for a judge", "keep function (computed), or zero and ten",
         ),
         (
-            {"length": {"function": "f.py:length", "range": [2, 1]}}, "", "rubric.axes.length.range",
+            {"length": {"function": "mine:length", "range": [2, 1]}}, "", "rubric.axes.length.range",
             "the range from 2 to 1 is empty", "range: [1, 2]",
         ),
         (

@@ -217,7 +217,7 @@ def test_the_description_of_an_axis_changes_the_key_but_the_formula_does_not() -
         return CacheKeyBuilder.for_endpoint(config, rubric).build(request)
 
     assert key(make_rubric(formula="tone / 10", reward="style", name="mine")) == key(RUBRIC)
-    computed = {"length": {"function": "f.py:length"}}
+    computed = {"length": {"function": "mine:length"}}
     assert key(make_rubric(axes={**AXIS_TEXTS, **computed})) == key(RUBRIC)
     for change in ({"ten": "very kind"}, {"checks": []}, {"best": "kindest"}):
         axes = {**AXIS_TEXTS, "tone": {**AXIS_TEXTS["tone"], **change}}

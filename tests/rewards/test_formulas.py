@@ -15,7 +15,7 @@ from tests.support.scores import ida_scores
 TONE, BRIEF = judged_axis("tone"), judged_axis("brief")
 LENGTH = Axis("length", "computed", 0.0, 1.0)
 JUDGED = {"zero": "worst", "ten": "best"}
-COMPUTED = {"function": "f.py:score"}
+COMPUTED = {"function": "mine:score"}
 
 
 @pytest.mark.parametrize(
