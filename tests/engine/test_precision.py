@@ -17,6 +17,7 @@ from transformers import Adafactor
 from trl import GRPOConfig, GRPOTrainer
 
 from ida_tui.config import embedded, precision
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.checks import check_config
 from ida_tui.config.precision import PRECISION_TABLE, PrecisionRecipe, PrecisionRow
 from ida_tui.config.resolve import resolve
@@ -116,7 +117,7 @@ def train_with_a_scaler(
     events: list[Any] = []
 
     trainer = InstrumentedGRPOTrainer(
-        recorder=StepRecorder(events.append, threading.Event(), 2),
+        recorder=StepRecorder(events.append, threading.Event(), 2, IDA_AXIS_NAMES),
         reward_source=LengthJudge(),
         model=load.load_model(
             ModelConfig(path="embedded"),
