@@ -63,9 +63,19 @@ def display_scale(values: Iterable[float | None], axis: Axis | None = None) -> t
         axis: the axis of the values; None is the reward.
     """
     known = [value for value in values if value is not None]
-    low = axis.low if axis is not None and axis.low is not None else min([0.0, *known])
-    high = axis.high if axis is not None and axis.high is not None else max([1.0, *known])
+    low = axis.low if axis is not None and axis.low is not None else -_round_up(-min([0.0, *known]))
+    high = (
+        axis.high if axis is not None and axis.high is not None else _round_up(max([1.0, *known]))
+    )
     return low, high if high > low else low + 1
+
+
+def _round_up(value: float) -> float:
+    """The next larger number with two significant digits; negative numbers and zero are unchanged."""
+    if value <= 0:
+        return value
+    digits = 1 - math.floor(math.log10(value))
+    return math.ceil(round(value * 10**digits, 6)) / 10**digits
 
 
 def judged_axis(name: str) -> Axis:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve
 from ida_tui.events import types as ev
 from ida_tui.events.sinks.base import RunInfo, Sink, SinkEvent, step_metrics
@@ -61,7 +62,8 @@ def send_steps(
         "quickstart",
         directory.name,
         sink_settings(resolve("quickstart").config, lambda text: text),
-        resumed_from,
+        IDA_AXIS_NAMES,
+        resumed_from=resumed_from,
     )
     dispatcher = SinkDispatcher(
         sinks, run_info, notices.append, call_timeout_s=limits.get("hangs_s", 60)
@@ -126,7 +128,7 @@ def read_trackio(directory: Path) -> dict[int, dict[str, float]]:
     return unique_steps(
         (row["step"], {k: v for k, v in row.items() if k != "timestamp"})
         for row in logs
-        if "r_ida" in row
+        if "reward" in row
     )
 
 
@@ -163,7 +165,7 @@ def read_wandb(directory: Path) -> dict[int, dict[str, float]]:
                 ids.add(record.run.run_id)
             history = record.history.item
             row = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in history}
-            if "r_ida" in row:
+            if "reward" in row:
                 metrics[int(row["step"])] = {k: v for k, v in row.items() if not k.startswith("_")}
     assert len(ids) == 1, "a resumed run must be the same W&B run"
     return metrics
@@ -344,7 +346,7 @@ def test_a_hanging_sink_does_not_delay_the_end_of_the_run(tmp_path: Path) -> Non
 
 def test_a_hanging_sink_is_disabled_while_the_run_continues(tmp_path: Path) -> None:
     hanging, notices = HangingSink(), queue.SimpleQueue[ev.Noticed]()
-    run_info = RunInfo(tmp_path, "quickstart", "run-1", {})
+    run_info = RunInfo(tmp_path, "quickstart", "run-1", {}, IDA_AXIS_NAMES)
     dispatcher = SinkDispatcher([hanging], run_info, notices.put, call_timeout_s=0.0, max_queued=2)
     steps = [e for n in range(1, 9) for e in step_events(n, 8, 1) if isinstance(e, ev.StepFinished)]
 

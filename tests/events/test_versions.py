@@ -79,7 +79,7 @@ def test_every_older_version_has_an_upgrade_to_the_next() -> None:
 
 def test_a_newer_version_is_refused_with_advice_to_update(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    path.write_text(OLD_STEP + "\n" + OLD_MEMORY.replace('"v": 1', '"v": 2') + "\n")
+    path.write_text(OLD_STEP + "\n" + OLD_MEMORY.replace('"v": 1', '"v": 3') + "\n")
 
     with pytest.raises(
         codec.EventError, match=r"events\.jsonl:2: written by a newer ida-tui .* update"

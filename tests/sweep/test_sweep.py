@@ -166,7 +166,7 @@ def test_the_table_has_means_with_confidence_intervals_over_seeds() -> None:
 
     slow, fast = table.settings
     # The standard deviation of 0.60, 0.62, 0.64 is 0.02; t with 2 degrees of freedom is 4.3027; n is 3.
-    interval = slow.figures["r_ida_last"]
+    interval = slow.figures["reward_last"]
     assert interval.value == pytest.approx(0.62)
     assert interval.high - interval.value == pytest.approx(4.302653 * 0.02 / 3**0.5, abs=1e-6)
     assert text.setting_cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100%")
@@ -509,7 +509,7 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_ends_with_its_table(
 
 @pytest.mark.parametrize("key", ["prompts", "prompts.only", "judge.temperature", "rubric.formula"])
 def test_no_setting_is_best_if_judge_rubric_or_prompts_are_varied(key: str) -> None:
-    outcomes = [RunOutcome(r_ida=0.4), RunOutcome(r_ida=0.8)]
+    outcomes = [RunOutcome(reward=0.4), RunOutcome(reward=0.8)]
     sweep = create_sweep({key: ("a", "b")}, outcomes)
     table = build_table(sweep, SweepReader(sweep).read_all())
     assert (table.comparable, table.comparison) == (False, None)
@@ -518,7 +518,7 @@ def test_no_setting_is_best_if_judge_rubric_or_prompts_are_varied(key: str) -> N
 
 
 def test_no_setting_is_best_if_a_run_was_resumed_with_another_judge() -> None:
-    sweep = create_sweep({"training.beta": ("0", "0.1")}, [RunOutcome(), RunOutcome(r_ida=0.8)])
+    sweep = create_sweep({"training.beta": ("0", "0.1")}, [RunOutcome(), RunOutcome(reward=0.8)])
     trials = SweepReader(sweep).read_all()
     assert build_table(sweep, trials).comparable
     state = trials[1].state
