@@ -62,6 +62,8 @@ def display_scale(values: Iterable[float | None], axis: Axis | None = None) -> t
         values: the values to show.
         axis: the axis of the values; None is the reward.
     """
+    if axis is not None and axis.low is not None and axis.high is not None:
+        return axis.low, axis.high if axis.high > axis.low else axis.low + 1
     known = [value for value in values if value is not None]
     low = axis.low if axis is not None and axis.low is not None else -_round_up(-min([0.0, *known]))
     high = (

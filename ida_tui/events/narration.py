@@ -23,6 +23,8 @@ from ida_tui.util.format import (
     format_size,
 )
 
+MAX_AXES_BEFORE_REWARD = 4
+"""Number of axes up to which a step's line ends with the reward; a longer line, which may be cut, starts with it."""
 PHASE_LABELS: dict[ev.Phase, str] = {
     "load": "loading the model",
     "generate": "generating",
@@ -279,7 +281,10 @@ def _step_line(step: ev.StepFinished, state: RunState) -> str:
     scores = " ".join(
         f"{axis.name}={format_score(step.scores.get(axis.name), axis)}" for axis in state.axes
     )
-    return f"{start} {scores} → {state.reward_name}={step.reward:.3f}{coverage}"
+    reward = f"{state.reward_name}={step.reward:.3f}{coverage}"
+    if len(state.axes) > MAX_AXES_BEFORE_REWARD:
+        return f"{start} {reward} | {scores}"
+    return f"{start} {scores} → {reward}"
 
 
 def _skipped_update_lines(step: ev.StepFinished) -> list[str]:

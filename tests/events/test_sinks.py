@@ -21,6 +21,7 @@ from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve
 from ida_tui.events import types as ev
 from ida_tui.events.sinks.base import RunInfo, Sink, SinkEvent, step_metrics
+from ida_tui.events.sinks.csv import CsvSink
 from ida_tui.events.sinks.dispatcher import SinkDispatcher
 from ida_tui.events.sinks.registry import create_sinks, sink_settings
 from ida_tui.runs.directory import RunDirectory
@@ -28,7 +29,7 @@ from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.log.writer import EventLog
 from tests.conftest import IdaTui
 from tests.support.scripted_session import run_ended, run_started
-from tests.support.synthetic_run import step_events
+from tests.support.synthetic_run import EIGHT_AXES, step_events
 
 STEPS = 6
 KEY = "sk-secret-0123456789"
@@ -256,6 +257,43 @@ def test_wandb_is_off_when_its_environment_variable_disables_it(
 
     assert notices == []
     assert not (tmp_path / "run-1" / "wandb").exists()
+
+
+def test_a_table_has_a_column_for_each_axis_and_none_for_refusals_without_kinds(
+    tmp_path: Path,
+) -> None:
+    steps = [
+        event
+        for event in step_events(1, 2, axes=EIGHT_AXES, kind="", reward_range=(-5.0, 120.0))
+        if isinstance(event, ev.StepFinished)
+    ]
+    names = tuple(axis.name for axis in EIGHT_AXES)
+    sink = CsvSink()
+
+    sink.start(RunInfo(tmp_path, "quickstart", "run-1", {}, names, has_kinds=False))
+    sink.step(steps[0])
+
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert [name for name in header if name.startswith("scores/")] == [f"scores/{n}" for n in names]
+    assert not any(word in name for name in header for word in ("harmless", "unsafe", "r_ida"))
+    assert read_csv(tmp_path) == {1: step_metrics(steps[0])}
+    assert not any("harmless" in name for name in step_metrics(steps[0]))
+
+
+def test_a_resumed_table_of_an_older_version_keeps_its_rows_under_the_new_names(
+    tmp_path: Path,
+) -> None:
+    old = "step,align,risk,detail,r_ida,offline_r_ida\n1,5.0,9.0,4.0,0.3,0.2\n2,6,9,4,0.4,0.2\n"
+    (tmp_path / "metrics.csv").write_text(old)
+
+    CsvSink().start(RunInfo(tmp_path, "quickstart", "run-1", {}, IDA_AXIS_NAMES, resumed_from=1))
+
+    assert read_csv(tmp_path) == {
+        1: {
+            "step": 1, "scores/align": 5, "scores/risk": 9, "scores/detail": 4, "reward": 0.3,
+            "offline_reward": 0.2,
+        }
+    }  # fmt: skip
 
 
 # -- sinks that misbehave -------------------------------------------------------------------------

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ida_tui.config.axes import IDA_AXIS_NAMES
+from ida_tui.config.axes import IDA_AXES, IDA_AXIS_NAMES
 from ida_tui.events import types as ev
 from ida_tui.events.scoring import change_sentences
 from ida_tui.events.state import MAX_MEMORY_SAMPLES, RunState, first_window, fold_all, last_window
 from tests.support.scripted_session import run_started
+from tests.support.synthetic_run import EIGHT_AXES, started_with
 
 
 def step(number: int, reward: float | None) -> ev.StepFinished:
@@ -297,3 +298,46 @@ def test_the_recorded_cost_replaces_the_sum_of_the_batches() -> None:
     paused = ev.RunPaused(1, "no credit", judge_cost=ev.JudgeCost(0.7))
     assert state_after(batch(0.1), paused).judge.cost == 0.7
     assert state_after(ev.RunPaused(1, "-", judge_cost=ev.JudgeCost(0, 1))).judge.cost is None
+
+
+# --- scores on any axes -----------------------------------------------------------------------
+
+
+def scored_step(
+    number: int, scores: dict[str, float | None], reward: float | None
+) -> ev.StepFinished:
+    return dataclasses.replace(step(number, reward), scores=scores)
+
+
+def test_scores_are_columns_by_axis_also_for_an_axis_named_like_a_figure_of_a_step() -> None:
+    axes = ("step", "reward", "skipped")
+    state = state_after(
+        *(scored_step(n, {axis: n / 2 for axis in axes}, -5.0 * n) for n in range(1, 601))
+    )
+
+    for axis in axes:
+        assert list(state.steps.score_column(axis)) == [n / 2 for n in range(1, 601)]
+    assert list(state.steps.column("step")) == list(range(1, 601))
+    assert list(state.steps.column("reward")) == [-5.0 * n for n in range(1, 601)]
+    assert state.reward_last == pytest.approx(-5.0 * 598)
+
+
+def test_a_score_that_a_step_does_not_have_is_unknown_in_its_column() -> None:
+    state = state_after(
+        scored_step(1, {"brief": 1.0}, 1.0),
+        scored_step(2, {"brief": None, "tone": 7.0}, 1.0),
+        scored_step(3, {"tone": 8.0}, 1.0),
+    )
+
+    assert list(state.steps.score_column("brief")) == [1.0, None, None]
+    assert list(state.steps.score_column("tone")) == [None, 7.0, 8.0]
+    assert list(state.steps.score_column("tone").since(1)) == [7.0, 8.0]
+    assert list(state.steps.score_column("unknown")) == [None, None, None]
+    assert list(state.steps.prefix(2).score_column("tone")) == [None, 7.0]
+
+
+def test_the_axes_and_the_name_of_the_reward_are_those_of_the_run() -> None:
+    state = state_after(started_with(EIGHT_AXES, 40, "usefulness"))
+
+    assert (state.axes, state.reward_name) == (EIGHT_AXES, "usefulness")
+    assert (RunState().axes, RunState().reward_name) == (IDA_AXES, "R_IDA")

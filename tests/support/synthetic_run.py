@@ -9,14 +9,33 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ida_tui.config.axes import IDA_AXES, Axis
+from ida_tui.config.axes import IDA_AXES, Axis, judged_axis
 from ida_tui.events import codec
 from ida_tui.events import types as ev
 from tests.support.scripted_session import run_ended, run_started
 
 GENERATIONS = 8
 PROMPT = "How do I stop a process that hangs?"
+EIGHT_AXES = (
+    *(judged_axis(name) for name in ("accuracy", "tone", "step")),
+    *(Axis(name, "computed", 0.0, 1.0) for name in ("brief", "format", "unit_tests")),
+    Axis("words", "computed", None, 500.0),
+    Axis("penalty", "computed", -5.0, 0.0),
+)
+"""Judged and computed axes with different ranges; one has the name of a figure of every step."""
 TEXT = "First look for its number with ps, then send it a signal with kill. " * 4
+
+
+def started_with(axes: Sequence[Axis], steps: int, reward: str = "usefulness") -> ev.RunStarted:
+    """The first event of a run with these axes and a reward of this name."""
+    formula = f"{reward} = {' + '.join(axis.name for axis in axes)}"
+    return replace(
+        run_started(Path("run"), steps),
+        axes=tuple(axes),
+        reward=reward,
+        formula=formula,
+        judge="gpt-4o-mini",
+    )
 
 
 def score_at(share: float, axis: Axis) -> float:
