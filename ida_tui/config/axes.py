@@ -65,7 +65,11 @@ def display_scale(values: Iterable[float | None], axis: Axis | None = None) -> t
     if axis is not None and axis.low is not None and axis.high is not None:
         return axis.low, axis.high if axis.high > axis.low else axis.low + 1
     known = [value for value in values if value is not None]
-    low = axis.low if axis is not None and axis.low is not None else -_round_up(-min([0.0, *known]))
+    low = (
+        axis.low
+        if axis is not None and axis.low is not None
+        else 0.0 - _round_up(-min([0.0, *known]))
+    )
     high = (
         axis.high if axis is not None and axis.high is not None else _round_up(max([1.0, *known]))
     )
@@ -73,9 +77,9 @@ def display_scale(values: Iterable[float | None], axis: Axis | None = None) -> t
 
 
 def _round_up(value: float) -> float:
-    """The next larger number with two significant digits; negative numbers and zero are unchanged."""
+    """The next larger number with two significant digits; 0 for a number that is not positive."""
     if value <= 0:
-        return value
+        return 0.0
     digits = 1 - math.floor(math.log10(value))
     return math.ceil(round(value * 10**digits, 6)) / 10**digits
 

@@ -24,7 +24,7 @@ from ida_tui.util.format import (
 )
 
 MAX_AXES_BEFORE_REWARD = 4
-"""Number of axes up to which a step's line ends with the reward; a longer line, which may be cut, starts with it."""
+"""Number of axes up to which the line of a step ends with the reward; a longer line starts with it."""
 PHASE_LABELS: dict[ev.Phase, str] = {
     "load": "loading the model",
     "generate": "generating",

@@ -312,7 +312,7 @@ def scored_step(
 def test_scores_are_columns_by_axis_also_for_an_axis_named_like_a_figure_of_a_step() -> None:
     axes = ("step", "reward", "skipped")
     state = state_after(
-        *(scored_step(n, {axis: n / 2 for axis in axes}, -5.0 * n) for n in range(1, 601))
+        *(scored_step(n, dict.fromkeys(axes, n / 2), -5.0 * n) for n in range(1, 601))
     )
 
     for axis in axes:
