@@ -108,7 +108,8 @@ def consents_of_run(config: Config, directory: Path | None) -> set[Consent]:
         config: the resolved experiment, for which `require_consent` has passed.
         directory: the run directory; None for a run that has none yet.
     """
-    consents = {Consent("code", (source,)) for source in _code_sources(config, directory)}
+    sources = [*_code_sources(config, directory), *(s for _, s in _function_sources(config))]
+    consents = {Consent("code", (source,)) for source in sources}
     key = _sent_key(config.judge)
     if key is not None and not _is_known_pair(key):
         consents.add(key)
@@ -189,6 +190,13 @@ def _asked(
                     [f"{trust}=true"],
                     foreign[0] if foreign else trust,
                 )
+    # A profile that the person names is theirs to run; the profile that a run has left behind is not.
+    if file.name == "config.yaml" and not _is_own(Origin(file)):
+        for axis, source in _function_sources(config):
+            key_of_axis = f"rubric.axes.{axis}.function"
+            if origins.get(key_of_axis) != COMMAND_LINE_ORIGIN:
+                words = [f"{key_of_axis}={config.rubric.axes[axis].function}"]
+                yield Consent("code", (source,)), words, key_of_axis
     outside = _outside_folder(config)
     if outside is not None and _foreign_keys(origins, ("output_dir",)):
         yield outside, [f"output_dir={config.output_dir}"], "output_dir"
@@ -265,6 +273,13 @@ def _code_sources(config: Config, run: Path | None) -> Iterator[str]:
         yield str(folder.resolve()) if folder else f"{model.path}@{model.revision or 'main'}"
     if run is not None and config.training.method == "full":
         yield str(run.resolve())
+
+
+def _function_sources(config: Config) -> Iterator[tuple[str, str]]:
+    """The computed axes, each with its function and the options of it."""
+    for name, axis in config.rubric.computed_axes.items():
+        options = f" with {json.dumps(axis.options, sort_keys=True)}" if axis.options else ""
+        yield name, f"{axis.function}{options}"
 
 
 def _outside_folder(config: Config) -> Consent | None:

@@ -43,7 +43,7 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
             "api_key_env must be the name of an environment variable, not a key",
             "export the key as OPENAI_API_KEY and write api_key_env: OPENAI_API_KEY",
         )
-    if judge.kind == "offline":
+    if judge.kind in ("offline", "none"):
         return
     if judge.kind == "plugin":
         yield from _check_plugin("judge.model", plugins.JUDGE_GROUP, judge.model)
@@ -93,7 +93,11 @@ def _check_plugin(key: str, group: str, name: str) -> Iterator[Finding]:
 
 
 def _check_budget(config: Config) -> Iterator[Finding]:
-    if config.budget is not None and config.judge.kind != "offline" and config.judge.price is None:
+    if (
+        config.budget is not None
+        and config.judge.kind not in ("offline", "none")
+        and config.judge.price is None
+    ):
         yield error_finding(
             "budget",
             "a budget needs a price, but the judge profile has none",

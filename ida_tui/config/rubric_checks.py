@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ida_tui.config.axes import RESERVED_NAMES, Axis, formula_names
+from ida_tui.config.reward_files import defined_names, parse_reference
 from ida_tui.config.schema import Config, RubricConfig
 from ida_tui.errors import UsageError
 from ida_tui.util import plugins
@@ -19,6 +20,7 @@ from ida_tui.util.arithmetic import (
     compile_expression,
 )
 from ida_tui.util.finding import Finding, error_finding, note_finding
+from ida_tui.util.paths import display_path
 from ida_tui.util.text import quoted
 
 
@@ -56,9 +58,31 @@ def check_rubric(config: Config) -> Iterator[Finding]:
                 f"only a computed axis has {extra}; a judged one is scored from 0 to 10",
                 f"remove {extra}",
             )
+    for name, axis in rubric.computed_axes.items():
+        yield from _check_function(f"rubric.axes.{name}.function", axis.function)
     if rubric.judged_axes:
         yield from _check_judged(config)
     yield from _check_formula(rubric)
+
+
+def _check_function(key: str, reference: str) -> Iterator[Finding]:
+    """Whether a function exists, as far as it can be told without running its code."""
+    try:
+        parsed = parse_reference(reference)
+        if parsed.kind == "entry point":
+            plugins.find_plugin(plugins.REWARD_GROUP, reference)
+        elif parsed.file is not None and not parsed.file.is_file():
+            raise UsageError(
+                f"there is no file {display_path(parsed.file)}",
+                "check the path; it is relative to the file that names it",
+            )
+        elif parsed.file is not None and parsed.name not in (names := defined_names(parsed.file)):
+            raise UsageError(
+                f"{display_path(parsed.file)} has no function {quoted(parsed.name)}",
+                f"it defines: {', '.join(names) or 'nothing'}",
+            )
+    except UsageError as error:
+        yield error_finding(key, error.title, error.hint)
 
 
 def _check_judged(config: Config) -> Iterator[Finding]:
@@ -69,7 +93,7 @@ def _check_judged(config: Config) -> Iterator[Finding]:
             "the rubric does not tell the judge what it grades",
             "write rubric.task: a few sentences on what a good answer is",
         )
-    if config.judge.kind == "offline" and not rubric.is_ida:
+    if config.judge.kind in ("offline", "none") and not rubric.is_ida:
         names = ", ".join(rubric.judged_axes)
         yield error_finding(
             "judge",

@@ -9,7 +9,7 @@ file and line.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -76,6 +76,8 @@ class Prompt(Section):
     """`train` prompts are used for training; `held-out` prompts only for evaluation."""
     text: Annotated[str, Field(min_length=1)]
     """Text of the user's message."""
+    columns: dict[str, Any] = Field(default_factory=dict)
+    """Further columns of its row, such as the right answer, for reward functions and the rubric."""
 
 
 class PromptSet(Section):
@@ -99,6 +101,12 @@ class PromptSet(Section):
             return train
         only = set(self.only)
         return [p for p in train if p.id in only]
+
+    def column_names(self) -> list[str]:
+        """Names of the further columns of all training prompts, in order."""
+        rows = self.train()
+        shared = set.intersection(*(set(row.columns) for row in rows)) if rows else set()
+        return [name for name in (rows[0].columns if rows else ()) if name in shared]
 
     def held_out(self) -> list[Prompt]:
         """The held-out prompts, in order, without those whose text is trained on or repeated."""
@@ -129,8 +137,9 @@ class JudgeConfig(Section):
     """The profile's name."""
     description: str = ""
     """One-line summary shown in lists."""
-    kind: Literal["offline", "openai", "plugin"]
-    """`offline`: built-in heuristic; `openai`: OpenAI-compatible server; `plugin`: an installed plugin."""
+    kind: Literal["offline", "openai", "plugin", "none"]
+    """`offline`: built-in heuristic; `openai`: OpenAI-compatible server; `plugin`: an installed plugin;
+    `none`: functions compute all scores."""
     model: str = ""
     """Model name sent to the server; for a plugin, the name of its entry point."""
     base_url: str | None = None

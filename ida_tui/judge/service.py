@@ -80,10 +80,15 @@ def scoring_of(
         JudgeInterrupted: `should_stop` returned true while the plugin loaded.
     """
     plugin = _load_plugin(config.judge, config.rubric, should_stop)
-    label = ev.OFFLINE_JUDGE if config.judge.kind == "offline" else config.judge.model
+    label = _judge_label(config.judge)
     version = plugin.version if plugin is not None else None
     parts = scoring_parts(config.judge, config.rubric, config.prompts, version)
     return plugin.label if plugin is not None else label, parts
+
+
+def _judge_label(config: JudgeConfig) -> str:
+    """The judge's name in verdicts and on screens; empty if nothing is judged."""
+    return {"offline": ev.OFFLINE_JUDGE, "none": ""}.get(config.kind, config.model)
 
 
 def _load_plugin(
@@ -125,7 +130,7 @@ class JudgeService:
         self.warnings: list[str] = []
         """Warnings for the user, oldest first; grows while the service runs."""
         self._plugin = _load_plugin(config, rubric, options.should_stop)
-        self.label = ev.OFFLINE_JUDGE if config.kind == "offline" else config.model
+        self.label = _judge_label(config)
         """The judge's name in verdicts and on screens."""
         if self._plugin is not None:
             self.label = self._plugin.label
@@ -205,8 +210,8 @@ class JudgeService:
 
     @property
     def slots(self) -> int | None:
-        """The current limit of concurrent calls; None for the offline judge, which makes none."""
-        return None if self._offline is not None else self._limiter.slots
+        """The current limit of concurrent calls; None for a judge that makes none."""
+        return None if self._config.kind in ("offline", "none") else self._limiter.slots
 
     @property
     def served_model(self) -> str | None:
@@ -304,7 +309,7 @@ class JudgeService:
             self._cache.close()
 
     def _open_cache(self) -> None:
-        if self._config.kind == "offline" or not self._config.cache:
+        if self._config.kind in ("offline", "none") or not self._config.cache:
             return
         judge = f"{self._config.model} at {host_of(self._config.base_url)}"
         if self._plugin is not None:
@@ -326,6 +331,8 @@ class JudgeService:
 
     async def _score(self, request: JudgeRequest) -> Verdict:
         """A verdict from the offline judge, or the mean of `samples` verdicts of the judge."""
+        if self._config.kind == "none":
+            return Verdict.scored({}, "", "", calls=0)
         if is_blank(request.completion):
             reason = "an empty answer: scored 0 without a judge call"
             zeros = dict.fromkeys(self._rubric.judged_axes, 0.0)
@@ -400,7 +407,7 @@ class JudgeService:
         return self._client
 
     async def _probe_endpoint(self) -> RequestFault | None:
-        if self._offline is not None or self._plugin is not None:
+        if self._config.kind != "openai":
             return None
         client = self._get_client()
         models = await client.list_models()

@@ -15,6 +15,7 @@ from typing import Any
 from ida_tui.config.axes import JUDGED_RANGE, Scores
 from ida_tui.config.schema import PromptKind
 from ida_tui.rewards.formulas import Formula
+from ida_tui.rewards.functions import ComputedScores
 from ida_tui.util.statistics import mean_of_known
 
 
@@ -92,6 +93,22 @@ class Verdict:
         except (ArithmeticError, ValueError) as error:
             failure = f"the formula {formula.name} has no value: {error}"
             return replace(self, scores={}, reward=None, failure=failure)
+
+    def with_computed(self, computed: ComputedScores, formula: Formula) -> Verdict:
+        """The verdict with computed scores beside the judged ones, and the reward of all of them.
+
+        Where a score failed that the formula reads, there is no reward, and `failure` says why.
+        """
+        scores: dict[str, float | None] = {**self.scores, **computed.scores}
+        failure = "; ".join(text for text in (self.failure, computed.failure) if text) or None
+        known = {axis: score for axis, score in scores.items() if score is not None}
+        reward = None
+        if all(axis in known for axis in formula.axes):
+            try:
+                reward, failure = formula.reward(known), None
+            except (ArithmeticError, ValueError) as error:
+                failure = f"the formula {formula.name} has no value: {error}"
+        return replace(self, scores=scores, reward=reward, failure=failure)
 
     @classmethod
     def scored(

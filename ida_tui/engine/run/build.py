@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -108,6 +109,7 @@ def training_rows(config: Config) -> list[dict[str, Any]]:
             "prompt_id": prompt.id,
             "prompt_text": prompt.text,
             "kind": prompt.kind,
+            "columns": json.dumps(prompt.columns if config.rubric.computed_axes else {}),
         }
         for prompt in config.prompts.train()
     ]

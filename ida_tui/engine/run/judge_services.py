@@ -52,7 +52,8 @@ class JudgeServices:
         )
         service.start()
         self._services.append(service)
-        self._emit(ev.Noticed(level="info", source="judge", text=_start_message(service)))
+        if config.judge.kind != "none":
+            self._emit(ev.Noticed(level="info", source="judge", text=_start_message(service)))
         if config.rubric.is_ida and service.formula.name != "r_ida" and not config.rubric.reward:
             text = (
                 f"the reward is {service.formula.name} ({service.formula.description}), shown as"

@@ -19,6 +19,7 @@ the gradient norm is computed without unscaling the gradients in place.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,12 +59,14 @@ class RolloutRow:
     tokens: int
     ended: bool
     """Whether the completion ended with EOS; false if it was truncated."""
+    token_ids: Sequence[int] = ()
 
 
 class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
     """`trl.GRPOTrainer` with the judge as its only reward, reporting to a `StepRecorder`.
 
-    The dataset needs the columns `prompt` (a conversation), `prompt_id`, `prompt_text` and `kind`.
+    The dataset needs the columns `prompt` (a conversation), `prompt_id`, `prompt_text`, `kind` and
+    `columns` (JSON).
 
     Args:
         recorder: records the step and emits its events.
@@ -259,6 +262,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         prompt_id: list[str],
         prompt_text: list[str],
         kind: list[Any],
+        columns: list[str],
         log_metric: Callable[[str, float], None],
         **_: Any,
     ) -> list[float | None]:
@@ -272,6 +276,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
             prompt_id: a column of the dataset, like `prompt_text` and `kind`.
             prompt_text: the prompts' texts.
             kind: the prompts' kinds.
+            columns: the further columns of the prompts, as JSON.
             log_metric: adds a metric to TRL's log of the step.
             **_: other columns and arguments of TRL.
         """
@@ -279,10 +284,13 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         rows = self._process_group.all_gather_rows(
             [
                 RolloutRow(
-                    PromptRow(prompt_id[row], prompt_text[row], kind[row]),
+                    PromptRow(
+                        prompt_id[row], prompt_text[row], kind[row], json.loads(columns[row])
+                    ),
                     text=messages[-1]["content"],
                     tokens=len(ids),
                     ended=ids[-1] in self.eos_token_ids,
+                    token_ids=ids,
                 )
                 for row, (messages, ids) in enumerate(zip(completions, completion_ids, strict=True))
             ]
@@ -295,7 +303,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         self._during_judging(completion_ids)
         self._recorder.enter_phase("judge", step)
         verdicts, stats = self._reward_source.collect_verdicts(
-            [row.text for row in rows], group_size
+            [row.text for row in rows], group_size, [row.token_ids for row in rows]
         )
         self._recorder.record_verdicts(step, verdicts, stats)
         for axis, mean in mean_scores(verdicts).items():

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ida_tui.config.reward_files import file_digest, reference_files
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.judge.api_key import OPENAI_BASE_URL, host_of
@@ -54,8 +55,11 @@ def scoring_parts(
     """
     parts = {
         "formula": rubric.formula_text,
+        **_function_parts(rubric),
         "prompts": _digest([(p.id, p.kind, p.text) for p in prompts.train()]),
     }
+    if config.kind == "none":
+        return {"judge": "", **parts}
     if config.kind == "offline":
         corpus = _digest([p.text for p in prompts.prompts])
         return {"judge": OFFLINE_JUDGE, **parts, "corpus": corpus}
@@ -78,6 +82,18 @@ def scoring_parts(
         "rubric": _digest(instructions),
         "settings": _digest(settings),
     }
+
+
+def _function_parts(rubric: RubricConfig) -> dict[str, str]:
+    """The computed axes of a run and the contents of their files; empty without computed axes."""
+    if not rubric.computed_axes:
+        return {}
+    axes = [
+        (name, axis.function.rpartition("/")[2], axis.options, axis.range)
+        for name, axis in rubric.computed_axes.items()
+    ]
+    files = reference_files([axis.function for axis in rubric.computed_axes.values()])
+    return {"functions": _digest([axes, [file_digest(file) for file in files]])}
 
 
 def _plugin_inputs(
