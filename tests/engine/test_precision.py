@@ -30,6 +30,7 @@ from ida_tui.events.types import StepFinished
 from ida_tui.judge import BatchStats, Verdict
 from ida_tui.util.finding import Finding
 from tests.support.metal import install_scaler
+from tests.support.scores import ida_verdict
 
 
 def config(*overrides: str, verify: bool = True) -> Config:
@@ -99,10 +100,10 @@ class LengthJudge:
         """Called when a step has finished."""
 
     def collect_verdicts(
-        self, texts: Sequence[str], group_size: int
+        self, texts: Sequence[str], group_size: int, token_ids: Sequence[Sequence[int]] = ()
     ) -> tuple[list[Verdict], BatchStats]:
         """Scores every completion."""
-        verdicts = [Verdict.scored(len(text) % 11, 8, 6, "", "length") for text in texts]
+        verdicts = [ida_verdict(len(text) % 11, 8, 6) for text in texts]
         return verdicts, BatchStats.from_verdicts(verdicts, 0.1)
 
 
