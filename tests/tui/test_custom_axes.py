@@ -14,7 +14,6 @@ from textual.widgets import DataTable
 from ida_tui.config.axes import Axis
 from ida_tui.events import types as ev
 from ida_tui.tui.app import IdaApp
-from ida_tui.tui.screens.run.pane import Pane
 from ida_tui.tui.widgets.plot import PlotLine, draw_plot
 from tests.support import synthetic_run
 from tests.support.app_driver import SMALL, WIDE, drive, settled, text_on_screen
