@@ -78,11 +78,12 @@ def display_scale(values: Iterable[float | None], axis: Axis | None = None) -> t
 
 
 def _round_up(value: float) -> float:
-    """The next larger number with two significant digits; 0 for a number that is not positive."""
-    if value <= 0:
+    """The next larger number with two significant digits; 0 for a number below a millionth."""
+    if value < 1e-6:
         return 0.0
     digits = 1 - math.floor(math.log10(value))
-    return math.ceil(round(value * 10**digits, 6)) / 10**digits
+    factor: float = 10.0**digits
+    return math.ceil(round(value * factor, 6)) / factor
 
 
 def judged_axis(name: str) -> Axis:
