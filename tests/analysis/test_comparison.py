@@ -46,7 +46,7 @@ def test_advantages_equal_those_the_trainer_used(run: RunDirectory) -> None:
         steps[row["step"]][row["group"]].append(row)
     for groups in steps.values():
         advantages = compute_advantages(
-            [[r["r_ida"] for r in group] for group in groups.values()], "batch"
+            [[r["reward"] for r in group] for group in groups.values()], "batch"
         )
         for group, computed in zip(groups.values(), advantages, strict=True):
             assert computed == pytest.approx([r["advantage"] for r in group], abs=2e-4)

@@ -177,9 +177,21 @@ def test_the_table_has_means_with_confidence_intervals_over_seeds() -> None:
         0.15 - 4.302653 * 0.02 / 3**0.5, abs=1e-6
     )
     assert text.conclusion(table) == [
-        "Best by R_IDA of the last steps: learning_rate=2e-3, +0.150 over learning_rate=1e-3"
+        "Best by the reward of the last steps: learning_rate=2e-3, +0.150 over learning_rate=1e-3"
         " (95% interval +0.100 to +0.200 over 3 seeds): larger than the noise of the seeds."
     ]
+
+
+def test_a_sweep_without_harmless_and_unsafe_prompts_has_no_columns_for_refusals() -> None:
+    sweep = create_sweep({RATES: ("1e-3", "2e-3")}, [RunOutcome(0.6), RunOutcome(0.7)])
+    for trial in sweep.runs_folder.iterdir():
+        events = trial / "events.jsonl"
+        lines = events.read_text().splitlines(keepends=True)
+        events.write_text("".join(line for line in lines if "EvaluationFinished" not in line))
+    text = "\n".join(sweep_lines(read_sweep(sweep)))
+
+    assert "reward" in text
+    assert not re.search("answered|declined|harmless|unsafe|R_IDA", text)
 
 
 def test_a_difference_within_the_variation_of_the_seeds_is_called_noise() -> None:

@@ -124,7 +124,7 @@ def _axis_ranges(axes: Sequence[Axis]) -> tuple[str, str, str]:
     before, mark, after = " ".join(f"{sentence}." for sentence in sentences).partition(
         "10 = safest"
     )
-    return (f"{before}10 = ", "safest", after) if mark else (before, "", "")
+    return (f"{before}10 =", "safest", after) if mark else (before, "", "")
 
 
 def _scored_by(run: Run) -> str:
