@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -188,10 +189,10 @@ def test_a_sweep_without_harmless_and_unsafe_prompts_has_no_columns_for_refusals
         events = trial / "events.jsonl"
         lines = events.read_text().splitlines(keepends=True)
         events.write_text("".join(line for line in lines if "EvaluationFinished" not in line))
-    text = "\n".join(sweep_lines(read_sweep(sweep)))
+    printed = "\n".join(text.sweep_lines(table_of(sweep)))
 
-    assert "reward" in text
-    assert not re.search("answered|declined|harmless|unsafe|R_IDA", text)
+    assert "reward" in printed
+    assert not re.search("answered|declined|harmless|unsafe|R_IDA", printed)
 
 
 def test_a_difference_within_the_variation_of_the_seeds_is_called_noise() -> None:
