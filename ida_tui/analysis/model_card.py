@@ -279,7 +279,9 @@ def _evaluation_section(inputs: CardInputs) -> Iterator[str]:
             one_line(line).replace("```", "'''") for line in evaluation_lines(inputs.evaluation)
         )
         yield "```"
-    elif before and after and after.step == inputs.trained.step:
+    elif (
+        before and after and after.step == inputs.trained.step and (after.harmless or after.unsafe)
+    ):
         yield "Answers to held-out prompts, classified by text patterns, with 95% intervals over the prompts:"
         yield "answers to the same prompt are not independent."
         yield ""
