@@ -1,4 +1,4 @@
-"""Generator of `docs/profiles.md` and `docs/commands.md` from the code.
+"""Generator of `docs/profiles.md` and `docs/commands.md` from the code, and of TRL's arguments from TRL.
 
 uv run python scripts/write_reference.py
 
@@ -8,6 +8,9 @@ uv run python scripts/write_reference.py
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import enum
+import json
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +23,7 @@ from pydantic_core import PydanticUndefined
 from ida_tui.cli import commands
 from ida_tui.cli.main import _main_parser, command_parser
 from ida_tui.config import listing, profiles, schema
+from ida_tui.config.training_checks import extra
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GENERATED = "<!-- Written by scripts/write_reference.py; change ida_tui/{} instead. -->"
@@ -242,8 +246,40 @@ def _table_cell(text: str) -> str:
 PAGES = {"profiles.md": profiles_page, "commands.md": commands_page}
 
 
+def trl_arguments() -> str:
+    """The table of `ida_tui.config.training_checks.extra`: arguments of the installed TRL, with types."""
+    from trl import GRPOConfig
+
+    arguments = {
+        field.name: sorted(dict.fromkeys(_json_types(field.type)))
+        for field in dataclasses.fields(GRPOConfig)
+        if field.init
+    }
+    return json.dumps({"arguments": dict(sorted(arguments.items()))}, indent=1) + "\n"
+
+
+def _json_types(kind: Any) -> Iterator[str]:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        for part in get_args(kind):
+            yield from _json_types(part)
+    elif origin is Literal:
+        yield from {_JSON_TYPES[type(value)] for value in get_args(kind)}
+    elif isinstance(kind, type) and issubclass(kind, enum.Enum):
+        yield "str"
+    else:
+        yield _JSON_TYPES.get(origin or kind, "dict")
+
+
+_JSON_TYPES = {
+    int: "int", float: "float", bool: "bool", str: "str", list: "list", dict: "dict",
+    types.NoneType: "null",
+}  # fmt: skip
+
+
 def main() -> None:
-    """Write both pages."""
+    """Write both pages and the table."""
+    extra.TABLE.write_text(trl_arguments(), encoding="utf-8")
     for name, page in PAGES.items():
         (DOCS / name).write_text(page(), encoding="utf-8")
 
