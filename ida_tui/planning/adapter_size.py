@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ida_tui.config.model_files import ModelShape
 from ida_tui.config.sections.lora import LoraConfig
 
-EMBEDDING, OUTPUT_LAYER = "embed_tokens", "lm_head"
+EMBEDDING = "embed_tokens"
 
 
 def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
@@ -23,28 +23,42 @@ def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
             count += rank * (inputs + outputs) + (outputs if lora.use_dora else 0)
         if any(_ends_with(f"{name}.weight", (target,)) for target in lora.target_parameters):
             count += _pattern_value(name, lora.rank_pattern, lora.r) * (inputs + outputs)
-    return count + sum(_full_parameters(shape, name) for name in lora.modules_to_save)
+    full = (size for name, size in _layer_sizes(shape).items() if is_saved(name, lora))
+    return count + sum(full)
 
 
 def is_adapted(name: str, lora: LoraConfig) -> bool:
     """Whether a linear layer or the embedding gets an adapter, by its full name."""
     if _ends_with(name, lora.exclude_modules):
         return False
-    if any(f".{saved}." in f".{name}." for saved in lora.modules_to_save):
+    if is_saved(name, lora):
         return False
     if lora.target_modules == "all-linear":
         return not _ends_with(name, (EMBEDDING,))
     return _ends_with(name, lora.target_modules)
 
 
-def _full_parameters(shape: ModelShape, module: str) -> int:
-    """Parameters of all layers of this name."""
-    if _ends_with(module, (EMBEDDING, OUTPUT_LAYER)):
-        return shape.vocabulary * shape.hidden
-    matches = [size for name, size in shape.module_shapes().items() if _ends_with(name, (module,))]
-    if matches:
-        return sum(inputs * outputs for inputs, outputs in matches)
-    return shape.hidden * (1 if module.rpartition(".")[2] == "norm" else shape.layers)
+def is_saved(name: str, lora: LoraConfig) -> bool:
+    """Whether a layer, or a module that it is a part of, is trained in full: PEFT compares the ends of names."""
+    parts = name.split(".")
+    modules = [".".join(parts[: end + 1]) for end in range(len(parts))]
+    return any(module.endswith(saved) for module in modules for saved in lora.modules_to_save)
+
+
+def _layer_sizes(shape: ModelShape) -> dict[str, int]:
+    """Full name of every layer with weights → its parameters, without biases."""
+    sizes = {name: inputs * outputs for name, (inputs, outputs) in shape.module_shapes().items()}
+    sizes |= {"lm_head": shape.vocabulary * shape.hidden, "model.norm": shape.hidden}
+    for layer in range(shape.layers):
+        prefix = f"model.layers.{layer}"
+        sizes[f"{prefix}.input_layernorm"] = sizes[f"{prefix}.post_attention_layernorm"] = (
+            shape.hidden
+        )
+        if shape.qk_norms:
+            sizes[f"{prefix}.self_attn.q_norm"] = sizes[f"{prefix}.self_attn.k_norm"] = (
+                shape.head_dim
+            )
+    return sizes
 
 
 def _ends_with(name: str, endings: Sequence[str]) -> bool:

@@ -66,7 +66,11 @@ def check_adapter(config: Config) -> Iterator[Finding]:
             "lora.init_lora_weights",
         )
     shape = inspect_model(config.model).shape
-    tied = [name for name in lora.modules_to_save if name.rpartition(".")[2] in TIED_LAYERS]
+    tied = [
+        layer
+        for layer in TIED_LAYERS
+        if any(layer.endswith(name.rpartition(".")[2]) for name in lora.modules_to_save)
+    ]
     if shape is not None and shape.tied_embeddings and tied:
         yield error_finding(
             "lora.modules_to_save",

@@ -54,7 +54,12 @@ def check_adapter_targets(config: Config) -> None:
             )
     for key in ("exclude_modules", "modules_to_save"):
         for position, name in enumerate(getattr(lora, key)):
-            if not _matching(layers, name):
+            found = (
+                _matching(layers, name)
+                if key == "exclude_modules"
+                else [layer for full, layer in layers.items() if full.endswith(name)]
+            )
+            if not found:
                 raise _name_error(
                     f"lora.{key}.{position}",
                     name,
@@ -63,9 +68,7 @@ def check_adapter_targets(config: Config) -> None:
                         {layer.rpartition(".")[2] for layer in layers if layer} - set("0123456789")
                     ),
                 )
-            if key == "modules_to_save" and not any(
-                list(layer.parameters()) for layer in _matching(layers, name)
-            ):
+            if key == "modules_to_save" and not any(list(layer.parameters()) for layer in found):
                 raise UsageError(
                     f"{name} has no weights to train", "remove it", where=f"lora.{key}.{position}"
                 )
