@@ -39,7 +39,7 @@ def is_adapted(name: str, lora: LoraConfig) -> bool:
 
 
 def is_saved(name: str, lora: LoraConfig) -> bool:
-    """Whether a layer, or a module that it is a part of, is trained in full: PEFT compares the ends of names."""
+    """Whether a layer, or a module around it, is trained in full; PEFT compares the ends of their names."""
     parts = name.split(".")
     modules = [".".join(parts[: end + 1]) for end in range(len(parts))]
     return any(module.endswith(saved) for module in modules for saved in lora.modules_to_save)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ida_tui.engine.model.adapter_targets import check_adapter_targets
 from ida_tui.errors import UsageError
 from ida_tui.planning.adapter_size import adapter_parameters
 from tests.engine.test_weight_change import change_of_merged_model
+from tests.engine.trainer.test_num_iterations import copy_until
 
 SHORT = (
     "quickstart", "evaluation.enabled=false", "training.max_steps=2", "training.save_steps=1",
@@ -55,13 +55,7 @@ def test_an_adapter_of_another_kind_is_measured_planned_resumed_and_exported(
     assert run.state.run.trainable_params == adapter_parameters(shape, run.config.lora)
     assert run.state.run.params == shape.parameter_count()
 
-    killed = Path("killed/outputs/quickstart") / run.directory.name
-    shutil.copytree(run.directory, killed)
-    shutil.rmtree(killed / "checkpoints/checkpoint-2")
-    shutil.rmtree(killed / "adapter")
-    lines = (killed / "events.jsonl").read_text().splitlines(keepends=True)
-    saved = next(n for n, line in enumerate(lines) if 'checkpoint-1"' in line)
-    (killed / "events.jsonl").write_text("".join(lines[: saved + 1]))
+    killed = copy_until(run.directory, 1, 2, Path("killed"))
     resumed = ida_tui.run(str(killed), resume=True)
     assert resumed.exit_code == 0, resumed.state.ended
     assert (killed / WEIGHTS).read_bytes() == (run.directory / WEIGHTS).read_bytes()

@@ -25,7 +25,7 @@ class LoraConfig(Section):
     target_parameters: list[str] = Field(default_factory=list)
     """Weights that get an adapter though no linear layer holds them, such as a mixture's experts."""
     modules_to_save: list[str] = Field(default_factory=list)
-    """Layers that are trained in full and stored with the adapter, such as `model.norm`; by the ends of their names."""
+    """Layers to train in full and store with the adapter, by the ends of their names: `model.norm`."""
     rank_pattern: dict[str, PositiveInt] = Field(default_factory=dict)
     """Other ranks: the end of a layer's name, or a regular expression for it → rank."""
     alpha_pattern: dict[str, PositiveInt] = Field(default_factory=dict)

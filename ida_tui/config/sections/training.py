@@ -87,7 +87,7 @@ class TrainingConfig(Section):
     epsilon: PositiveFloat = 0.2
     """Clipping range of the probability ratio."""
     epsilon_high: PositiveFloat | None = None
-    """Upper clipping range; null is epsilon. For cispo, the largest ratio (1 + the range)."""
+    """Upper clipping range; null is epsilon. For cispo, the largest ratio itself, such as 5."""
     delta: PositiveFloat | None = None
     """Largest ratio of completions with a negative advantage (two-sided clipping); null is no limit."""
     num_iterations: PositiveInt = 1
@@ -100,9 +100,9 @@ class TrainingConfig(Section):
     """The loss, see [losses](losses.md); `bnpo` depends on the batch size, the others do not."""
     importance_sampling_level: Literal["token", "sequence"] = "token"
     """Probability ratios of tokens, or of whole completions (GSPO, with loss_type grpo)."""
-    sapo_temperature_neg: PositiveFloat = 1.05
+    sapo_temperature_neg: Divisor = 1.05
     """Temperature of sapo's gate for completions with an advantage of 0 or less."""
-    sapo_temperature_pos: PositiveFloat = 1.0
+    sapo_temperature_pos: Divisor = 1.0
     """Temperature of sapo's gate for completions with a positive advantage."""
     vespo_k_pos: Amount = 2.0
     """Exponent of vespo's weight for positive advantages: larger reduces ratios below 1 more."""

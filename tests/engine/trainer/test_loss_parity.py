@@ -2,7 +2,7 @@
 
 All engines train with the same scripted completions, each rollout for two steps, so that probability ratios
 differ from 1. The plain engine must be equal to TRL. The fast engine may differ by what rounding explains:
-1e-5 of the weights' norm, and of the terms that a loss adds up, which are log-probabilities in cispo and vespo.
+1e-5 of the weights' norm, and of the terms that a loss adds up (log-probabilities in cispo and vespo).
 """
 
 from __future__ import annotations
