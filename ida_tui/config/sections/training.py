@@ -97,7 +97,7 @@ class TrainingConfig(Section):
     generation_batch_size: PositiveInt | None = None
     """The same as a number of completions: how many a rollout samples."""
     loss_type: LossType = "dapo"
-    """The loss, see [losses](losses.md); `bnpo` depends on the batch size, the others do not."""
+    """The loss (docs/losses.md); `bnpo` depends on the batch size, the others do not."""
     importance_sampling_level: Literal["token", "sequence"] = "token"
     """Probability ratios of tokens, or of whole completions (GSPO, with loss_type grpo)."""
     sapo_temperature_neg: Divisor = 1.05
