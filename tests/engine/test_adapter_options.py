@@ -13,7 +13,9 @@ from ida_tui.config.model_files import inspect_model
 from ida_tui.config.resolve import resolve
 from ida_tui.engine.model.adapter_targets import check_adapter_targets
 from ida_tui.errors import UsageError
+from ida_tui.events.types import Noticed
 from ida_tui.planning.adapter_size import adapter_parameters
+from ida_tui.runs.log.reader import read_events
 from tests.engine.test_weight_change import change_of_merged_model
 from tests.engine.trainer.test_num_iterations import copy_until
 
@@ -48,6 +50,11 @@ def test_an_adapter_of_another_kind_is_measured_planned_resumed_and_exported(
     assert last.model_change == pytest.approx(
         change_of_merged_model(run.directory / "adapter"), rel=1e-3
     )
+
+    events = [record.event for record in read_events(run.directory / "events.jsonl")]
+    texts = [event.text for event in events if isinstance(event, Noticed)]
+    fell_back = [text for text in texts if text.startswith("The fast step is off; TRL's code")]
+    assert len(fell_back) == (kind != "rslora")
 
     shape = inspect_model(run.config.model).shape
     assert shape is not None
