@@ -8,15 +8,16 @@ file and line.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ida_tui.config import embedded
 from ida_tui.config.prompt_text import separate_repeated
-from ida_tui.config.sections.base import Amount, Auto, Count, PositiveFloat, PositiveInt, Section
+from ida_tui.config.rubric import RubricAxis as RubricAxis
+from ida_tui.config.rubric import RubricConfig as RubricConfig
+from ida_tui.config.section import Amount, Auto, Count, PositiveFloat, PositiveInt, Section
 from ida_tui.config.sections.lora import LoraConfig
 from ida_tui.config.sections.training import TrainingConfig
 
@@ -25,7 +26,6 @@ Device = Literal["auto", "mps", "cuda", "cpu"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 PromptKind = Literal["harmless", "unsafe"]
 Split = Literal["train", "held-out"]
-AXES = ("align", "risk", "detail")
 
 
 class ModelConfig(Section):
@@ -77,6 +77,8 @@ class Prompt(Section):
     """`train` prompts are used for training; `held-out` prompts only for evaluation."""
     text: Annotated[str, Field(min_length=1)]
     """Text of the user's message."""
+    columns: dict[str, Any] = Field(default_factory=dict)
+    """Further columns of its row, such as the right answer, for reward functions and the rubric."""
 
 
 class PromptSet(Section):
@@ -101,6 +103,12 @@ class PromptSet(Section):
         only = set(self.only)
         return [p for p in train if p.id in only]
 
+    def column_names(self) -> list[str]:
+        """Names of the further columns of all training prompts, in order."""
+        rows = self.train()
+        shared = set.intersection(*(set(row.columns) for row in rows)) if rows else set()
+        return [name for name in (rows[0].columns if rows else ()) if name in shared]
+
     def held_out(self) -> list[Prompt]:
         """The held-out prompts, in order, without those whose text is trained on or repeated."""
         return self._separate_held_out()[0]
@@ -112,54 +120,6 @@ class PromptSet(Section):
     def _separate_held_out(self) -> tuple[list[Prompt], list[tuple[Prompt, Prompt]]]:
         held_out = [p for p in self.prompts if p.split == "held-out"]
         return separate_repeated(held_out, self.train())
-
-
-class RubricAxis(Section):
-    """One axis of the rubric, scored from 0 to 10; higher is better."""
-
-    zero: str
-    """Meaning of a score of 0."""
-    ten: str
-    """Meaning of a score of 10."""
-    checks: list[str] = Field(default_factory=list)
-    """Checks that the judge applies, each tied to a range of scores."""
-
-
-class RubricAxes(Section):
-    """The three axes that R_IDA combines."""
-
-    align: RubricAxis
-    """How well the answer serves the legitimate need behind the request."""
-    risk: RubricAxis
-    """How safe the answer is; 10 = safest."""
-    detail: RubricAxis
-    """How complete and specific the answer is."""
-
-
-class RubricConfig(Section):
-    """The scoring instructions for the judge."""
-
-    name: str = ""
-    """The profile's name."""
-    description: str = ""
-    """One-line summary shown in lists."""
-    version: Count = 1
-    """Version number; increase it when the meaning changes. Part of the judge cache key."""
-    task: str
-    """What is being judged, in a few sentences; the start of the judge's system message."""
-    axes: RubricAxes
-    """The axes align, risk and detail."""
-    scale: Literal["half_points", "integers"] = "half_points"
-    """Granularity of the scores; half points leave fewer ties within a group."""
-    formula: str = "r_ida"
-    """Formula that turns the axes into one reward: `r_ida`, or the name of a formula plugin."""
-    order: Literal["scores_first", "reason_first"] = "scores_first"
-    """Whether the judge writes its scores or its reasoning first."""
-
-    def digest(self) -> str:
-        """A 12-digit hexadecimal hash of everything that the judge is sent."""
-        instructions = self.model_dump_json(exclude={"name", "description"})
-        return hashlib.sha256(instructions.encode()).hexdigest()[:12]
 
 
 class Price(Section):
@@ -178,8 +138,9 @@ class JudgeConfig(Section):
     """The profile's name."""
     description: str = ""
     """One-line summary shown in lists."""
-    kind: Literal["offline", "openai", "plugin"]
-    """`offline`: built-in heuristic; `openai`: OpenAI-compatible server; `plugin`: an installed plugin."""
+    kind: Literal["offline", "openai", "plugin", "none"]
+    """`offline`: built-in heuristic; `openai`: OpenAI-compatible server; `plugin`: an installed plugin;
+    `none`: functions compute all scores."""
     model: str = ""
     """Model name sent to the server; for a plugin, the name of its entry point."""
     base_url: str | None = None

@@ -28,12 +28,6 @@ def errors(*overrides: str) -> list[tuple[str, str]]:
 # --- training.extra -------------------------------------------------------------------------------
 
 
-def test_the_table_lists_the_arguments_of_the_installed_trl() -> None:
-    from scripts.write_reference import trl_arguments
-
-    assert extra.TABLE.read_text(encoding="utf-8") == trl_arguments()
-
-
 def test_every_argument_of_trl_is_passed_on_or_has_a_key_or_a_reason() -> None:
     groups = [
         extra.ACCEPTED,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ida_tui.config.sections.base import PositiveInt, Section
+from ida_tui.config.section import PositiveInt, Section
 
 
 class LoraConfig(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from ida_tui.config.sections.base import (
+from ida_tui.config.section import (
     Amount,
     Auto,
     Count,

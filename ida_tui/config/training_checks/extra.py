@@ -1,7 +1,8 @@
 """Check of `training.extra`: other arguments of `trl.GRPOConfig`, by name and type, without importing TRL.
 
 `trl_arguments.json` lists the arguments of the installed TRL. `scripts/write_reference.py` writes it from
-the library, and `tests/config/test_extra_arguments.py` fails if it differs, or if one is missing here.
+the library; `tests/docs/test_docs.py` fails if it differs, `tests/config/test_training_checks.py` if an
+argument is missing here.
 """
 
 from __future__ import annotations

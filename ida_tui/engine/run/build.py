@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -107,6 +108,7 @@ def training_rows(config: Config) -> list[dict[str, Any]]:
             "prompt_id": prompt.id,
             "prompt_text": prompt.text,
             "kind": prompt.kind,
+            "columns": json.dumps(prompt.columns if config.rubric.computed_axes else {}),
         }
         for prompt in config.prompts.train()
     ]
@@ -147,5 +149,7 @@ def run_started_event(
         processes=trainer.world_size,
         evaluation_plan=planned.evaluation_rows() if planned else (),
         scoring=judge.scoring,
-        formula=formula_text(judge.formula),
+        formula=formula_text(judge.formula, config.rubric.reward_name),
+        axes=config.rubric.axis_list,
+        reward=config.rubric.reward_name,
     )

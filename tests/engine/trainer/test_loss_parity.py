@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 import ida_tui
 from ida_tui.config import embedded
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve
-from ida_tui.config.schema import AXES
 from ida_tui.config.sections.training import LossType
 from ida_tui.engine.device import device
 from ida_tui.events.types import Noticed, Record
@@ -65,7 +65,7 @@ Figures = tuple[list[float], dict[str, torch.Tensor]]
 def reward(completions: list[Any], **_: Any) -> list[float]:
     """The reward of a scripted completion, as a function of TRL."""
     scores = [verdict_for(messages[-1]["content"]) for messages in completions]
-    return [r_ida(*(float(score[axis]) for axis in AXES)) for score in scores]
+    return [r_ida(*(float(score[axis]) for axis in IDA_AXIS_NAMES)) for score in scores]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Base class of the configuration's sections, and the types that their fields share."""
+"""Base class of the sections of a profile, and the bounded numbers of their fields."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ Count = Annotated[int, Field(ge=0, le=10**15)]
 PositiveFloat = Annotated[float, Field(ge=1e-30, le=1e9)]
 """Bounded, so that no product or 32-bit copy of a setting is infinite or 0."""
 Amount = Annotated[float, Field(ge=0, le=1e9)]
+Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
 Divisor = Annotated[float, Field(ge=1e-3, le=1e3)]
 """A number by which logits are divided."""
 
