@@ -200,7 +200,9 @@ def _usage_section(inputs: CardInputs) -> Iterator[str]:
 
 def _training_section(inputs: CardInputs) -> Iterator[str]:
     config, training = inputs.config, inputs.config.training
-    method = f"LoRA, r {config.lora.r}, alpha {config.lora.alpha}"
+    loss: str = training.loss_type
+    if training.importance_sampling_level != "token":
+        loss += f", ratios of each {training.importance_sampling_level}"
     run = inputs.trained.state.run
     revision = f", revision {config.model.revision}" if config.model.revision else ""
     rows = [
@@ -209,7 +211,8 @@ def _training_section(inputs: CardInputs) -> Iterator[str]:
         ("judge", _judge_name(inputs)),
         ("rubric", f"{config.rubric.name} ({config.rubric.digest()})"),
         ("prompts", f"{config.prompts.name}, {len(config.prompts.train())} for training"),
-        ("method", method if training.method == "lora" else "all weights"),
+        ("method", config.lora.describe() if training.method == "lora" else "all weights"),
+        ("loss", loss),
         ("steps", f"{inputs.trained.step} of {run.steps}" if run else str(inputs.trained.step)),
         ("completions per step", f"{training.completions_per_step} ({training.num_generations} per prompt)"),
         ("learning rate", f"{training.learning_rate:g}, {training.lr_scheduler_type}"),

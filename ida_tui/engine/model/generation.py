@@ -14,7 +14,8 @@ import torch
 from transformers import GenerationConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from ida_tui.config.schema import ModelConfig, TrainingConfig
+from ida_tui.config.schema import ModelConfig
+from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.engine.rollout.sampling import TokenSampler
 
 ChatMessage = Mapping[str, str]

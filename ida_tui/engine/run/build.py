@@ -11,14 +11,13 @@ from typing import Any
 from datasets import Dataset
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from trl import GRPOConfig
 
 from ida_tui.config.schema import Config
 from ida_tui.engine.distributed.environment import per_rank_config
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.model import load
 from ida_tui.engine.run.preflight import PreflightResult
-from ida_tui.engine.trainer.arguments import custom_optimizer, grpo_arguments
+from ida_tui.engine.trainer.arguments import custom_optimizer, grpo_config
 from ida_tui.engine.trainer.fast import FastTrainer
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.reward import RewardSource
@@ -58,7 +57,7 @@ def build_trainer(
     Raises:
         IdaError: the weights cannot be loaded.
     """
-    arguments = grpo_arguments(
+    arguments = grpo_config(
         per_rank_config(config, process_group.world_size),
         preflight.recipe,
         preflight.device,
@@ -83,7 +82,7 @@ def build_trainer(
         checkpoint_metadata=checkpoint_metadata,
         model=load_model(),
         load_reference=load_model,
-        args=GRPOConfig(**arguments),
+        args=arguments,
         optimizer=custom_optimizer(config.training, preflight.recipe),
         processing_class=preflight.tokenizer,
         train_dataset=Dataset.from_list(training_rows(config)),
