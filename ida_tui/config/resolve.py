@@ -21,6 +21,7 @@ from ida_tui.config.checks import check_config
 from ida_tui.config.consent import ALL_USES, Use, require_consent
 from ida_tui.config.profiles import SECTIONS, ProfileKind
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
+from ida_tui.config.templates.override import with_template_text
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
 from ida_tui.config.yaml_tree import (
     COMMAND_LINE_ORIGIN,
@@ -117,6 +118,7 @@ def resolve(
         tree = _set_value(tree, key.split("."), _parse_value(key, text), key)
     config, raw, origins = validate(Config, tree)
     assert isinstance(config, Config)
+    config = with_template_text(config, origin_of(origins, "model.chat_template"))
     findings = check_config(config) if verify else []
     errors = [f for f in findings if f.severity == "error"]
     if errors:

@@ -12,7 +12,13 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from ida_tui.config import embedded
 from ida_tui.config.prompt_text import separate_repeated
@@ -62,6 +68,8 @@ class ModelConfig(_Section):
     """Data type of the base weights; `auto` is float16 on mps, bfloat16 on cuda, float32 on cpu."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation that transformers uses."""
+    chat_template: str | None = None
+    """Chat template in place of the model's: its text, or a .jinja or .txt file; null is the model's."""
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Extra arguments for the chat template, such as `enable_thinking: false`."""
     parameters: PositiveInt | None = None
@@ -83,8 +91,17 @@ class ModelConfig(_Section):
         return path if path.is_dir() else None
 
 
+class Message(_Section):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    """Who wrote it."""
+    content: str
+    """Its text."""
+
+
 class Prompt(_Section):
-    """One user request for the model to answer."""
+    """One user request for the model to answer, with the conversation before it."""
 
     id: Annotated[str, Field(min_length=1)]
     """Unique within the prompt set."""
@@ -93,7 +110,21 @@ class Prompt(_Section):
     split: Split = "train"
     """`train` prompts are used for training; `held-out` prompts only for evaluation."""
     text: Annotated[str, Field(min_length=1)]
-    """Text of the user's message."""
+    """Text of the user's last message, which the model answers."""
+    system: str | None = None
+    """System prompt; null uses that of the prompt set, and an empty text is none."""
+    history: list[Message] = Field(default_factory=list)
+    """Earlier messages of the conversation, oldest first."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_context(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out the context of a prompt without one: a set can have thousands of prompts."""
+        fields: dict[str, object] = handler(self)
+        if self.system is None:
+            del fields["system"]
+        if not self.history:
+            del fields["history"]
+        return fields
 
 
 class PromptSet(_Section):
@@ -105,6 +136,8 @@ class PromptSet(_Section):
     """One-line summary shown in lists."""
     version: Count = 1
     """Version number; increase it when the texts change."""
+    system: str | None = None
+    """System prompt of all prompts that have none of their own."""
     only: list[str] | None = None
     """Train only on these prompt ids; null trains on all. Held-out prompts are not affected."""
     prompts: list[Prompt]
@@ -233,6 +266,8 @@ class JudgeConfig(_Section):
     """Date on which the provider retires the model, as YYYY-MM-DD."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Options passed to a judge plugin."""
+    include_thoughts: bool = False
+    """Judge a completion with its thought; by default the judge sees only the answer."""
 
 
 class LoraConfig(_Section):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from ida_tui.config.conversation import Context
 from ida_tui.config.schema import AXES, PromptKind
 from ida_tui.rewards.r_ida import r_ida
 
@@ -29,6 +30,8 @@ class JudgeRequest:
     """Distinguishes repeated verdicts on the same completion, which are cached separately."""
     bypass_cache: bool = False
     """Bypass the cache and replace what it holds."""
+    context: Context = ()
+    """The messages before the prompt, the system prompt first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from ida_tui.config.conversation import Context
 from ida_tui.config.schema import Config, PromptKind
 from ida_tui.events import types as ev
 from ida_tui.judge import BatchStats, JudgeRequest, Verdict
@@ -49,6 +50,8 @@ class PromptRow:
     prompt_id: str
     prompt: str
     kind: PromptKind
+    context: Context = ()
+    """The messages before the prompt's text."""
 
 
 class RewardSource(Protocol):
@@ -209,7 +212,9 @@ class RewardCollector:
         # Identical completions of a prompt are judged separately, so that each has its own cache entry.
         sample = self._sample_counts.get((prompt.prompt_id, text), 0)
         self._sample_counts[prompt.prompt_id, text] = sample + 1
-        request = JudgeRequest(prompt.prompt_id, prompt.prompt, prompt.kind, text, sample)
+        request = JudgeRequest(
+            prompt.prompt_id, prompt.prompt, prompt.kind, text, sample, context=prompt.context
+        )
         self._requests[row] = request
         return request
 
