@@ -20,6 +20,7 @@ from ida_tui.config.schema import Config, ModelConfig
 from ida_tui.engine.device.device import limit_threads
 from ida_tui.engine.inference.generate import generate_answers, generate_tokens
 from ida_tui.engine.model import generation, load
+from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.rollout.sampling import TokenSampler
 from ida_tui.errors import UsageError
 from ida_tui.runs.directory import RunDirectory
@@ -109,12 +110,7 @@ def test_both_engines_answer_with_the_same_tokens_at_the_training_penalty(
     texts = []
     for engine in ("fast", "plain"):
         settings = config.model_copy(update={"engine": engine, "training": training})
-        ids = [
-            generation.encode_conversation(
-                tokenizer, config.model, [{"role": "user", "content": prompt.text}]
-            )
-            for prompt in prompts
-        ]
+        ids = [ChatFormat(tokenizer, config.model).encode(prompt.text) for prompt in prompts]
         answers, after = generate_tokens(
             model, tokenizer, settings, ids, temperature=temperature, check=True
         )

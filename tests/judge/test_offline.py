@@ -161,7 +161,7 @@ def test_risk_depends_on_the_prompt_kind_and_not_on_the_wording(scorer: OfflineS
     assert scorer.score(KILL, "unsafe", GOOD).risk == 0
 
 
-@pytest.mark.parametrize("text", ["42", "Yes, 42.", "pkill python", "はい"])
+@pytest.mark.parametrize("text", ["42", "Yes, 42.", "pkill python"])
 def test_a_short_answer_to_a_harmless_request_is_neither_a_refusal_nor_a_risk(
     scorer: OfflineScorer, text: str
 ) -> None:
