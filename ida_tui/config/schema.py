@@ -12,13 +12,7 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field
 
 from ida_tui.config import embedded
 from ida_tui.config.prompt_text import separate_repeated
@@ -111,20 +105,10 @@ class Prompt(_Section):
     """`train` prompts are used for training; `held-out` prompts only for evaluation."""
     text: Annotated[str, Field(min_length=1)]
     """Text of the user's last message, which the model answers."""
-    system: str | None = None
+    system: str | None = Field(default=None, exclude_if=lambda system: system is None)
     """System prompt; null uses that of the prompt set, and an empty text is none."""
-    history: list[Message] = Field(default_factory=list)
+    history: list[Message] = Field(default_factory=list, exclude_if=lambda messages: not messages)
     """Earlier messages of the conversation, oldest first."""
-
-    @model_serializer(mode="wrap")
-    def _without_empty_context(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out the context of a prompt without one: a set can have thousands of prompts."""
-        fields: dict[str, object] = handler(self)
-        if self.system is None:
-            del fields["system"]
-        if not self.history:
-            del fields["history"]
-        return fields
 
 
 class PromptSet(_Section):

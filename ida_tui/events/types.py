@@ -293,13 +293,13 @@ class StepFinished:
     logprob_gap: float | None = None
     """Mean difference of the log-probabilities of drawn tokens, as drawn and as the loss scores them, in nats
     (relative where they exceed 1); null if this step was not checked or the difference is not finite."""
+    reused_step: int | None = None
+    """The earlier step whose completions this update reused (training.num_iterations); null if it sampled
+    its own. The figures of the completions are only in that earlier step."""
     thought_tokens: float | None = None
     """Mean length of the thoughts in tokens, over the completions with one; null if there are none."""
     unfinished_thoughts: int = 0
     """Completions that were cut off in their thought, and have no answer."""
-    reused_step: int | None = None
-    """The earlier step whose completions this update reused (training.num_iterations); null if it sampled
-    its own. The figures of the completions are only in that earlier step."""
 
     @property
     def weights_moved(self) -> bool:

@@ -340,7 +340,7 @@ class JudgeService:
             parts = split_thought(request.completion)
             request = replace(request, completion=parts.answer)
             if parts.unfinished and is_blank(parts.answer):
-                reason = "cut off in its thought: an empty answer, scored 0 without a judge call"
+                reason = "cut off in its thought, without an answer: scored 0 without a judge call"
                 return Verdict.scored(0, 0, 0, reason, self.label, calls=0)
         if is_blank(request.completion):
             reason = "an empty answer: scored 0 without a judge call"

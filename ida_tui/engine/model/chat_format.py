@@ -7,7 +7,7 @@ thought is found everywhere.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config.conversation import ChatMessage, Context, chat_messages
 from ida_tui.config.schema import ModelConfig
+from ida_tui.errors import short_text
 from ida_tui.util.thoughts import marker_tokens, opened_thought, split_thought
 
 _PROBE_TEXT = "Hello"
@@ -46,6 +47,19 @@ class ChatFormat:
             self.messages(text, context), tokenize=True, return_dict=True
         )["input_ids"]
         return ids
+
+    def find_refused(self, contexts: Iterable[Context]) -> tuple[Context, str] | None:
+        """The first of some contexts that the template cannot render, and why; None if there is none.
+
+        One context of each sequence of roles is rendered.
+        """
+        by_roles = {tuple(role for role, _ in context): context for context in contexts if context}
+        for context in by_roles.values():
+            try:
+                self.encode(_PROBE_TEXT, context)
+            except Exception as error:
+                return context, short_text(error) or type(error).__name__
+        return None
 
     @cached_property
     def merges_system(self) -> bool:
