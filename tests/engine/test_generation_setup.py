@@ -170,7 +170,18 @@ def test_only_one_module_loads_models_and_tokenizers() -> None:
         for line in file.read_text().splitlines()
         if call.search(line) and not file.match("analysis/model_card.py")
     }
-    assert found <= {*allowed, "engine/model/generation.py"}
+    assert found <= {*allowed, "engine/model/chat_format.py"}
+
+
+def test_only_one_module_builds_chat_messages() -> None:
+    package = Path(load.__file__).parents[2]
+    found = {
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if re.search(r"""["']role["']\s*:""", file.read_text())
+    }
+    # The transport builds the messages of the judge's server.
+    assert found == {"config/conversation.py", "judge/backends/openai/transport.py"}
 
 
 # --- a revision of a Hugging Face model ----------------------------------------------------------
