@@ -56,14 +56,10 @@ def test_in_a_pipe_each_model_continues_from_its_own_answers(own_run: Path) -> N
     config = resolve(str(own_run / "config.yaml")).config
     pair = ChatModels(config, find_weights(RunDirectory(own_run), config))
     for speaker in ("base", "tuned"):
-        conversation = [
-            {"role": "user", "content": first["message"]},
-            {"role": "assistant", "content": first[speaker]["text"]},
-            {"role": "user", "content": second["message"]},
-        ]
         reply = pair.reply(
             speaker,
-            conversation,
+            second["message"],
+            (("user", first["message"]), ("assistant", first[speaker]["text"])),
             temperature=0,
             seed=0,
             on_text=lambda text: None,
