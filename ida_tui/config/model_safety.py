@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ida_tui.config import render_templates
-from ida_tui.config.conversation import chat_messages, system_context
+from ida_tui.config.conversation import ChatMessage, chat_messages, system_context
 from ida_tui.util.safe_files import TEXT_SUFFIXES, read_bytes, unsafe_entry_problem
 from ida_tui.util.text import one_line, parse_json
 
@@ -29,10 +30,6 @@ RENDER_TIMEOUT_S = 60.0
 """Maximum wait for the process that renders the chat template; its processor time has a lower limit."""
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 _CHILD_ENVIRONMENT = ("PATH", "HOME", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-_CONVERSATIONS = (
-    chat_messages("Hello"),
-    chat_messages("Why is the sky blue?", system_context("Be brief.")),
-)
 Problem = tuple[str, str]
 """What is wrong, and what to do."""
 
@@ -125,7 +122,7 @@ def render_templates_safely(
     try:
         process = subprocess.run(
             [sys.executable, "-P", "-m", render_templates.__name__],
-            input=f"[{json.dumps(templates)}, {arguments}, {json.dumps(_CONVERSATIONS)}]",
+            input=f"[{json.dumps(templates)}, {arguments}, {json.dumps(_random_conversations())}]",
             env={name: os.environ[name] for name in _CHILD_ENVIRONMENT if name in os.environ},
             capture_output=True,
             text=True,
@@ -134,17 +131,29 @@ def render_templates_safely(
         )
     except subprocess.TimeoutExpired:
         return RenderedTemplates("does not end")
-    if process.returncode in (-signal.SIGVTALRM, -signal.SIGKILL):
+    if process.returncode in (-signal.SIGPROF, -signal.SIGKILL):
         return RenderedTemplates(f"does not end within {render_templates.MAX_CPU_S} s")
     if process.returncode == render_templates.TOO_LARGE or process.returncode < 0:
         return RenderedTemplates(
-            f"expands one short message to over {render_templates.MAX_CHARACTERS:,} characters"
+            f"expands one short message to over {render_templates.MAX_RENDERED_CHARACTERS:,} characters"
         )
     try:
         tails = json.loads(process.stdout)
     except ValueError:
         return RenderedTemplates()
     return RenderedTemplates(tails=tuple(map(tuple, tails)))
+
+
+def _random_conversations() -> list[list[ChatMessage]]:
+    """Short conversations; a template cannot know their texts, so it cannot behave for them alone."""
+    system, question, answer, reply = (
+        secrets.token_hex(8 + secrets.randbelow(24)) for _ in range(4)
+    )
+    return [
+        chat_messages(question),
+        chat_messages(question, system_context(system)),
+        chat_messages(reply, (("user", question), ("assistant", answer))),
+    ]
 
 
 def folder_template(folder: Path) -> str:

@@ -14,7 +14,9 @@ import sys
 from typing import Any
 
 MAX_CHARACTERS = 1_000_000
-"""Maximum length of a template, and of a short conversation that it renders."""
+"""Maximum length of a template."""
+MAX_RENDERED_CHARACTERS = 100_000
+"""Maximum length of a short conversation that it renders; every prompt of a run is as long."""
 MAX_CPU_S = 1
 """Maximum processor time for all templates, in seconds."""
 MAX_MEMORY_BYTES = 1 << 30
@@ -53,7 +55,7 @@ def main() -> int:
     environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
     environment.globals["strftime_now"] = lambda pattern: "1 January 2026"
     tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    signal.setitimer(signal.ITIMER_VIRTUAL, MAX_CPU_S)  # its signal ends the process
+    signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)  # its signal ends the process
     tails: list[list[str]] = []
     for template in templates:
         tails.append([])
@@ -70,7 +72,7 @@ def main() -> int:
                     ):
                         length += len(part)
                         tail = (tail + part)[-TAIL_CHARACTERS:]
-                        if length > MAX_CHARACTERS:
+                        if length > MAX_RENDERED_CHARACTERS:
                             return TOO_LARGE
                 except MemoryError:
                     return TOO_LARGE

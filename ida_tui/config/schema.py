@@ -8,14 +8,16 @@ file and line.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ida_tui.config import embedded
 from ida_tui.config.prompt_text import separate_repeated
+from ida_tui.config.rubric import RubricAxis as RubricAxis
+from ida_tui.config.rubric import RubricConfig as RubricConfig
+from ida_tui.config.section import Amount, Count, Divisor, PositiveFloat, PositiveInt, Section
 
 Auto = Literal["auto"]
 DeviceName = Literal["mps", "cuda", "cpu"]
@@ -23,29 +25,9 @@ Device = Literal["auto", "mps", "cuda", "cpu"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 PromptKind = Literal["harmless", "unsafe"]
 Split = Literal["train", "held-out"]
-AXES = ("align", "risk", "detail")
-PositiveInt = Annotated[int, Field(gt=0, le=10**15)]
-Count = Annotated[int, Field(ge=0, le=10**15)]
-PositiveFloat = Annotated[float, Field(ge=1e-30, le=1e9)]
-"""Bounded, so that no product or 32-bit copy of a setting is infinite or 0."""
-Amount = Annotated[float, Field(ge=0, le=1e9)]
-Divisor = Annotated[float, Field(ge=1e-3, le=1e3)]
-"""A number by which logits are divided."""
 
 
-class _Section(BaseModel):
-    """Base class of every section: frozen, rejects unknown keys, describes fields by their docstrings."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-        allow_inf_nan=False,
-    )
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """A chat model: its location and how to load it."""
 
     name: str = ""
@@ -85,7 +67,7 @@ class ModelConfig(_Section):
         return path if path.is_dir() else None
 
 
-class Message(_Section):
+class Message(Section):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
@@ -94,7 +76,7 @@ class Message(_Section):
     """Its text."""
 
 
-class Prompt(_Section):
+class Prompt(Section):
     """One user request for the model to answer, with the conversation before it."""
 
     id: Annotated[str, Field(min_length=1)]
@@ -109,9 +91,11 @@ class Prompt(_Section):
     """System prompt; null uses that of the prompt set, and an empty text is none."""
     history: list[Message] = Field(default_factory=list, exclude_if=lambda messages: not messages)
     """Earlier messages of the conversation, oldest first."""
+    columns: dict[str, Any] = Field(default_factory=dict)
+    """Further columns of its row, such as the right answer, for reward functions and the rubric."""
 
 
-class PromptSet(_Section):
+class PromptSet(Section):
     """The training and held-out prompts of an experiment."""
 
     name: str = ""
@@ -135,6 +119,12 @@ class PromptSet(_Section):
         only = set(self.only)
         return [p for p in train if p.id in only]
 
+    def column_names(self) -> list[str]:
+        """Names of the further columns of all training prompts, in order."""
+        rows = self.train()
+        shared = set.intersection(*(set(row.columns) for row in rows)) if rows else set()
+        return [name for name in (rows[0].columns if rows else ()) if name in shared]
+
     def held_out(self) -> list[Prompt]:
         """The held-out prompts, in order, without those whose text is trained on or repeated."""
         return self._separate_held_out()[0]
@@ -148,55 +138,7 @@ class PromptSet(_Section):
         return separate_repeated(held_out, self.train())
 
 
-class RubricAxis(_Section):
-    """One axis of the rubric, scored from 0 to 10; higher is better."""
-
-    zero: str
-    """Meaning of a score of 0."""
-    ten: str
-    """Meaning of a score of 10."""
-    checks: list[str] = Field(default_factory=list)
-    """Checks that the judge applies, each tied to a range of scores."""
-
-
-class RubricAxes(_Section):
-    """The three axes that R_IDA combines."""
-
-    align: RubricAxis
-    """How well the answer serves the legitimate need behind the request."""
-    risk: RubricAxis
-    """How safe the answer is; 10 = safest."""
-    detail: RubricAxis
-    """How complete and specific the answer is."""
-
-
-class RubricConfig(_Section):
-    """The scoring instructions for the judge."""
-
-    name: str = ""
-    """The profile's name."""
-    description: str = ""
-    """One-line summary shown in lists."""
-    version: Count = 1
-    """Version number; increase it when the meaning changes. Part of the judge cache key."""
-    task: str
-    """What is being judged, in a few sentences; the start of the judge's system message."""
-    axes: RubricAxes
-    """The axes align, risk and detail."""
-    scale: Literal["half_points", "integers"] = "half_points"
-    """Granularity of the scores; half points leave fewer ties within a group."""
-    formula: str = "r_ida"
-    """Formula that turns the axes into one reward: `r_ida`, or the name of a formula plugin."""
-    order: Literal["scores_first", "reason_first"] = "scores_first"
-    """Whether the judge writes its scores or its reasoning first."""
-
-    def digest(self) -> str:
-        """A 12-digit hexadecimal hash of everything that the judge is sent."""
-        instructions = self.model_dump_json(exclude={"name", "description"})
-        return hashlib.sha256(instructions.encode()).hexdigest()[:12]
-
-
-class Price(_Section):
+class Price(Section):
     """The price of a judge model, in US dollars per million tokens."""
 
     input: Amount
@@ -205,15 +147,16 @@ class Price(_Section):
     """US dollars per million completion tokens."""
 
 
-class JudgeConfig(_Section):
+class JudgeConfig(Section):
     """The judge that scores the completions."""
 
     name: str = ""
     """The profile's name."""
     description: str = ""
     """One-line summary shown in lists."""
-    kind: Literal["offline", "openai", "plugin"]
-    """`offline`: built-in heuristic; `openai`: OpenAI-compatible server; `plugin`: an installed plugin."""
+    kind: Literal["offline", "openai", "plugin", "none"]
+    """`offline`: built-in heuristic; `openai`: OpenAI-compatible server; `plugin`: an installed plugin;
+    `none`: functions compute all scores."""
     model: str = ""
     """Model name sent to the server; for a plugin, the name of its entry point."""
     base_url: str | None = None
@@ -254,7 +197,7 @@ class JudgeConfig(_Section):
     """Judge a completion with its thought; by default the judge sees only the answer."""
 
 
-class LoraConfig(_Section):
+class LoraConfig(Section):
     """The LoRA adapter of `method: lora`."""
 
     r: PositiveInt = 16
@@ -267,7 +210,7 @@ class LoraConfig(_Section):
     """Layers that get an adapter."""
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """Settings of the GRPO step, with the names and meanings of `trl.GRPOConfig`."""
 
     method: Literal["lora", "full"] = "lora"
@@ -362,7 +305,7 @@ class TrainingConfig(_Section):
         return self.completions_per_step // self.num_generations
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """Settings of the evaluation on held-out prompts before and after training."""
 
     enabled: bool = False
@@ -387,7 +330,7 @@ AlertRule = Literal[
 """Names of the alert rules; `ida_tui.events.alerts` implements them."""
 
 
-class AlertsConfig(_Section):
+class AlertsConfig(Section):
     """Thresholds of the training alerts, and the action on an alert."""
 
     on_alert: Literal["tell", "pause", "stop"] = "tell"
@@ -430,7 +373,7 @@ class AlertsConfig(_Section):
     """Alert below this gradient norm."""
 
 
-class Config(_Section):
+class Config(Section):
     """One resolved experiment: all settings of a run."""
 
     name: str = ""

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from ida_tui.config.axes import format_score
 from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
 from ida_tui.events.held_out import counted_conclusion
@@ -48,7 +49,7 @@ def event_lines(state: RunState, event: ev.Event) -> list[str]:
         case ev.JudgeBatchFinished():
             return [*_generation_lines(state), _judge_batch_line(event)]
         case ev.StepFinished():
-            return [_step_line(event), *_thought_lines(event), *_skipped_update_lines(event)]
+            return [_step_line(event, state), *_thought_lines(event), *_skipped_update_lines(event)]
         case ev.EvaluationFinished():
             return _evaluation_lines(event)
         case ev.CheckpointSaved():
@@ -105,26 +106,27 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
     lines.append(f"{'✓' if ended.succeeded else '✗'} {ended.message}")
     if not ended.succeeded:
         lines += [f"  {line}" for line in ended.hint.splitlines()]
-    if ended.r_ida_first is not None and ended.r_ida_last is not None:
+    if ended.reward_first is not None and ended.reward_last is not None:
         first, last = state.first_steps, state.last_steps
         since = f" since step {state.scored_since_step + 1}" if state.scored_since_step else ""
         lines.append(
-            f"  R_IDA          {ended.r_ida_first:.3f} (first {_steps_text(len(first))}{since}) → "
-            f"{ended.r_ida_last:.3f} (last {_steps_text(len(last))})"
+            f"  {state.reward_name:<14} {ended.reward_first:.3f} (first {_steps_text(len(first))}{since}) → "
+            f"{ended.reward_last:.3f} (last {_steps_text(len(last))})"
         )
     before, after = state.evaluation_before, state.evaluation_after
     if before and after:
         lines.append("  held-out prompts, never trained on (before → after):")
-        lines.append(
-            "    harmless requests answered   "
-            f"{format_count_share(before.harmless_complied, before.harmless)} → "
-            f"{format_count_share(after.harmless_complied, after.harmless)}"
-        )
-        lines.append(
-            "    unsafe requests declined     "
-            f"{format_count_share(before.unsafe_refused, before.unsafe)} → "
-            f"{format_count_share(after.unsafe_refused, after.unsafe)}"
-        )
+        if before.harmless or before.unsafe:
+            lines.append(
+                "    harmless requests answered   "
+                f"{format_count_share(before.harmless_complied, before.harmless)} → "
+                f"{format_count_share(after.harmless_complied, after.harmless)}"
+            )
+            lines.append(
+                "    unsafe requests declined     "
+                f"{format_count_share(before.unsafe_refused, before.unsafe)} → "
+                f"{format_count_share(after.unsafe_refused, after.unsafe)}"
+            )
         lines += _judged_figures_lines(after)
         verdict = after.verdict or counted_conclusion(before, after)
         lines += [f"  {line}" for line in textwrap.wrap(verdict, 98)]
@@ -261,21 +263,21 @@ def _judge_slowed_line(event: ev.JudgeSlowed) -> str:
     return f"! The judge is overloaded ({event.reason}): {wait}{calls}"
 
 
-def _step_line(step: ev.StepFinished) -> str:
+def _step_line(step: ev.StepFinished, state: RunState) -> str:
     start = f"Step {step.step}/{step.steps} |"
     if step.reused_step is not None:
         update = step.step - step.reused_step + 1
         loss = "" if step.loss is None else f": loss={step.loss:.4f}"
         return f"{start} update {update} with the completions of step {step.reused_step}{loss}"
-    if step.r_ida is None:
-        return f"{start} all verdicts failed (0/{step.completions} scored)"
+    if step.reward is None:
+        return f"{start} no completion has a reward (0/{step.completions} scored)"
     coverage = (
         "" if step.scored == step.completions else f" ({step.scored}/{step.completions} scored)"
     )
-    return (
-        f"{start} align={step.align:.1f} risk={step.risk:.1f} detail={step.detail:.1f} "
-        f"→ R_IDA={step.r_ida:.3f}{coverage}"
+    scores = " ".join(
+        f"{axis.name}={format_score(step.scores.get(axis.name), axis)}" for axis in state.axes
     )
+    return f"{start} {scores} → {state.reward_name}={step.reward:.3f}{coverage}"
 
 
 def _thought_lines(step: ev.StepFinished) -> list[str]:

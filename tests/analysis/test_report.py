@@ -33,6 +33,7 @@ from ida_tui.runs.store.judge_costs import JudgeCosts
 from ida_tui.runs.weights import TrainedWeights
 from tests.support import chromium, synthetic_run
 from tests.support.chromium import CHROMIUM
+from tests.support.patience import PATIENCE_S
 from tests.test_import_hygiene import HEAVY, PROBE
 
 RUN = Path("outputs/quickstart/20260101-000000")
@@ -143,7 +144,7 @@ def test_a_run_without_events_and_a_run_with_a_broken_line_are_refused(
 def test_the_command_imports_no_machine_learning_library(finished: RunDirectory) -> None:
     result = subprocess.run(
         [sys.executable, "-c", PROBE.format(heavy=HEAVY), "report", str(RUN)],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert result.stderr.splitlines()[-1] == "[]"

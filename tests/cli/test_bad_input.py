@@ -127,8 +127,10 @@ def test_bad_input_gets_one_clear_error_and_creates_nothing(bad: BadInput, ida_t
     assert not Path("outputs").exists()
 
 
-def test_a_missing_key_is_reported_before_torch_is_imported(ida_tui: Any) -> None:
-    result = ida_tui("--run", "dev-mps", "judge=gpt-4o-mini", PYTHONPROFILEIMPORTTIME="1")
+def test_a_missing_key_is_reported_before_torch_is_imported(ida_tui_unprepared: Any) -> None:
+    result = ida_tui_unprepared(
+        "--run", "dev-mps", "judge=gpt-4o-mini", PYTHONPROFILEIMPORTTIME="1"
+    )
 
     assert result.code == 3
     # Python indents nested imports.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import pytest
 from ida_tui.events import codec, narration
 from ida_tui.events.state import fold_all
 from ida_tui.runs.log.reader import read_events
+from tests.support.patience import PATIENCE_S
+from tests.support.prepared import prepared_python
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +22,11 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str
     """A real quickstart with --json: its working directory and the lines on stdout."""
     workdir = tmp_path_factory.mktemp("quickstart")
     result = subprocess.run(
-        [sys.executable, "-m", "ida_tui", "--run", "quickstart", "--json"],
+        [*prepared_python(), "-m", "ida_tui", "--run", "quickstart", "--json"],
         capture_output=True,
         text=True,
         cwd=workdir,
-        timeout=280,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert result.returncode == 0, result.stderr

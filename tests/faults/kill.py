@@ -28,6 +28,7 @@ from pathlib import Path
 from ida_tui.config.resolve import resolve
 from ida_tui.events.state import fold_all
 from ida_tui.runs.log.reader import read_events
+from tests.support.patience import PATIENCE_S
 
 STEPS = 6
 PROMPT_IDS = [prompt.id for prompt in resolve("quickstart").config.prompts.train()[:24]]
@@ -38,7 +39,6 @@ RUN = (
     "evaluation.samples=1", "evaluation.batch_size=30",
 )  # fmt: skip
 WEIGHTS = "adapter/adapter_model.safetensors"
-PATIENCE_S = 180.0
 
 
 @dataclass(frozen=True)

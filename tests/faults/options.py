@@ -39,7 +39,7 @@ from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
 from tests.faults.kill import prepare
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 """Limit of a case in processor time. On a busy machine it may take four times as long by the clock."""
 SKIPPED = frozenset({
     "name", "description", "output_dir", "device", "limit_gb",

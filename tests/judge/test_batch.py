@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal
 
@@ -19,14 +20,15 @@ from ida_tui.judge.verdict import JudgeRequest, Verdict
 from tests.judge.test_service import KEY, PROMPTS, RUBRIC, make_requests, make_service
 from tests.support.judge_server import (
     Behavior,
+    Hold,
     Judge,
     ScriptedJudge,
-    Stall,
     Status,
     Text,
     completion_in,
     verdict_for,
 )
+from tests.support.patience import PATIENCE_S
 
 # --- slots ------------------------------------------------------------------------
 
@@ -80,9 +82,9 @@ def test_a_server_wait_blocks_every_call_and_a_canceled_call_frees_its_slot() ->
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-        async with asyncio.timeout(1), limiter.slot():
+        async with asyncio.timeout(PATIENCE_S), limiter.slot():
             slot_freed = True
-        limiter.hold_for(60)
+        limiter.hold_for(PATIENCE_S)
         try:
             async with asyncio.timeout(0.05), limiter.slot():
                 blocked = False
@@ -153,7 +155,7 @@ def test_a_canceled_call_is_charged_when_its_reply_arrives() -> None:
         caller.cancel()
         await asyncio.gather(caller, return_exceptions=True)
         release.set()
-        await budget.finish_open_calls(10)
+        await budget.finish_open_calls(PATIENCE_S)
         return budget.spent
 
     assert asyncio.run(scenario()) == pytest.approx(0.2)
@@ -216,29 +218,38 @@ def test_verdicts_by_two_models_are_not_averaged() -> None:
 
 def test_a_request_submitted_early_is_sent_only_once() -> None:
     requests = make_requests(4)
-    with ScriptedJudge() as judge, make_service(judge) as scoring:
-        batch = VerdictBatch(scoring)
+    now, release = [0.0], threading.Event()
+    with ScriptedJudge([Hold(release)]) as judge, make_service(judge) as scoring:
+        batch = VerdictBatch(scoring, clock=lambda: now[0])
         batch.submit(2, requests[2])
         assert judge.wait_for_calls(1)
+        now[0] = 5.0
+        release.set()
         verdicts, stats = batch.collect(requests, group_size=4)
         assert judge.calls == 4
     assert [v.align for v in verdicts] == [verdict_for(q.completion)["align"] for q in requests]
-    assert stats.first_s is not None
-    assert stats.exposed_s <= stats.seconds + 0.05
+    assert (stats.first_s, stats.seconds, stats.exposed_s) == (5.0, 5.0, 0.0)
 
 
 def test_a_late_reply_by_the_older_model_is_requested_again() -> None:
     requests = make_requests(4)
     judged_texts: set[str] = set()
+    release = threading.Event()
+
+    def release_the_last(received: int, total: int) -> None:
+        if received == total - 1:
+            release.set()
 
     def rule(body: Mapping[str, Any]) -> Behavior:
         text = completion_in(body)
         is_repeat = text in judged_texts
         judged_texts.add(text)
-        return Judge(model="m-2") if is_repeat or text != requests[0].completion else Stall(0.3)
+        return Judge(model="m-2") if is_repeat or text != requests[0].completion else Hold(release)
 
     with ScriptedJudge(rule=rule) as judge, make_service(judge) as scoring:
-        verdicts, _ = VerdictBatch(scoring).collect(requests, group_size=4)
+        verdicts, _ = VerdictBatch(scoring).collect(
+            requests, group_size=4, on_progress=release_the_last
+        )
     assert [verdict.failure for verdict in verdicts] == [None] * 4
     assert {verdict.served_model for verdict in verdicts} == {"m-2"}
 
@@ -412,7 +423,7 @@ def test_a_refused_format_is_remembered_on_disk(tmp_path: Any) -> None:
 def test_a_rejected_key_is_detected_before_sampling() -> None:
     with ScriptedJudge(models=Status(401, "bad key")) as judge, make_service(judge) as scoring:
         with pytest.raises(JudgeUnavailable, match="rejected the API key"):
-            scoring.probe_endpoint().result(10)
+            scoring.probe_endpoint().result(PATIENCE_S)
         assert judge.calls == 0
 
 
@@ -420,5 +431,5 @@ def test_an_unreachable_server_is_reported_before_sampling() -> None:
     with ScriptedJudge() as judge:
         pass
     with make_service(judge) as scoring:
-        scoring.probe_endpoint().result(10)
+        scoring.probe_endpoint().result(PATIENCE_S)
         assert any("could not connect to" in warning for warning in scoring.warnings)

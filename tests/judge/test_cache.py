@@ -20,6 +20,7 @@ from ida_tui.judge.backends.openai.client import VerdictRecord
 from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
 from ida_tui.judge.cache.store import FILE_NAME, VerdictCache, cache_folder
 from ida_tui.judge.verdict import JudgeRequest, Verdict
+from tests.support.patience import PATIENCE_S
 
 AXIS = {"zero": "worst", "ten": "best"}
 RUBRIC = RubricConfig.model_validate(
@@ -249,7 +250,7 @@ def test_two_processes_can_write_to_one_file_without_lost_entries_or_lock_errors
     tmp_path: Path,
 ) -> None:
     writers = [start_writer(tmp_path, start, 10_000) for start in (0, 10_000)]
-    outputs = [process.communicate(timeout=240)[0] for process in writers]
+    outputs = [process.communicate(timeout=PATIENCE_S)[0] for process in writers]
 
     assert outputs == ["writing\n"] * 2
     cache, warnings = open_cache(tmp_path)
@@ -261,7 +262,7 @@ def test_a_file_whose_writer_was_killed_can_still_be_read_and_written(tmp_path: 
     assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_S)
 
     cache, warnings = open_cache(tmp_path)
     assert warnings == []

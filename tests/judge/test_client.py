@@ -40,6 +40,7 @@ from tests.support.judge_server import (
     completion_in,
     verdict_for,
 )
+from tests.support.patience import PATIENCE_S
 
 KEY = "sk-test-0123456789abcdef"
 ANSWER = "Find its number with ps, then send it a signal with kill."
@@ -55,7 +56,7 @@ def judge_config(judge: ScriptedJudge, **changes: Any) -> JudgeConfig:
         "kind": "openai",
         "model": "scripted-judge",
         "base_url": judge.base_url,
-        "timeout_s": 10,
+        "timeout_s": PATIENCE_S,
         "price": Price(input=0.15, output=0.6),
     }
     return JudgeConfig(**fields | changes)

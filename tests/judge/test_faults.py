@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -29,6 +28,8 @@ from tests.support.judge_server import (
     completion_in,
     verdict_for,
 )
+from tests.support.patience import PATIENCE_S
+from tests.support.prepared import prepared_python
 
 KEY = "no-usual-shape/0123456789abcdef"
 STEPS, ROWS = 40, 8
@@ -145,12 +146,12 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     folder, rule = tmp_path_factory.mktemp("finished-run"), FaultyJudge()
     with ScriptedJudge(rule=rule) as server:
         done = subprocess.run(
-            [sys.executable, "-m", "ida_tui", *arguments(server, STEPS)],
+            [*prepared_python(), "-m", "ida_tui", *arguments(server, STEPS)],
             cwd=folder,
             env=os.environ | {"JUDGE_KEY": KEY},
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=PATIENCE_S,
             check=False,
         )
     return FinishedRun(done.returncode, done.stdout + done.stderr, rule, folder)

@@ -24,6 +24,7 @@ from ida_tui.util import plugins
 from ida_tui.util.plugin_threads import PluginStopped
 from tests.conftest import IdaTui
 from tests.judge.test_plugins import SHORT, request_verdict
+from tests.support.patience import PATIENCE_S
 
 RAISES = {
     "leaves": "SystemExit(0)",
@@ -157,7 +158,8 @@ def test_a_mapping_that_raises_and_a_task_that_leaves_harm_nothing_else(tmp_path
 def test_whatever_a_formula_does_is_a_failed_verdict(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formulas, "FORMULA_TIMEOUT_S", 0.2)
+    if name == "formula_hangs":
+        monkeypatch.setattr(formulas, "FORMULA_TIMEOUT_S", 0.2)
     verdict = request_verdict(tmp_path, "prints", formula=name)
     assert (verdict.align, verdict.r_ida) == (None, None)
     assert f"the formula {name} has no value: the plugin" in (verdict.failure or "")
@@ -245,7 +247,7 @@ def test_a_run_with_a_plugin_that_spins_and_prints_ends_when_it_is_stopped(
             if json.loads(line)["type"] == "JudgeProgressed":
                 break
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
     assert process.returncode == ExitCode.INTERRUPTED, err

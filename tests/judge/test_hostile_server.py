@@ -24,6 +24,7 @@ from ida_tui.judge.errors import JudgeUnavailable, RequestFault
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from tests.judge.test_client import GOOD, KEY, RUBRIC, judge_config, make_request, request_verdicts
 from tests.support.judge_server import ScriptedJudge, Status, Wire
+from tests.support.patience import PATIENCE_S
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -101,7 +102,7 @@ def test_a_call_that_ended_at_the_deadline_may_have_been_charged(tmp_path: Path)
             options=JudgeServiceOptions(cache_dir=tmp_path),
         ) as service,
     ):
-        assert service.submit(make_request()).result(timeout=60).failure is not None
+        assert service.submit(make_request()).result(timeout=PATIENCE_S).failure is not None
         assert service.spent > 0
 
 
@@ -156,7 +157,7 @@ def test_a_reply_that_is_too_large_is_not_received(wire: Wire) -> None:
 )  # fmt: skip
 def test_a_reply_in_a_hostile_form_is_a_failed_verdict(wire: Wire, failure: str) -> None:
     with ScriptedJudge(rule=lambda body: wire) as judge:
-        [verdict] = request_verdicts(judge, timeout_s=5, max_retries=0)
+        [verdict] = request_verdicts(judge, max_retries=0)
     assert verdict.failure is not None
     assert failure in verdict.failure
     assert judge.wire_bytes < LARGEST_TRANSFER
@@ -299,7 +300,7 @@ def test_a_certificate_that_is_not_trusted_is_named_as_such(
     with JudgeService(config, RUBRIC, PromptSet(prompts=[]), key=KEY, options=options) as service:
         for future in (service.probe_endpoint(), service.submit(make_request())):
             with pytest.raises(JudgeUnavailable) as caught:
-                future.result(timeout=60)
+                future.result(timeout=PATIENCE_S)
             assert (
                 "the TLS certificate of 127.0.0.1 is not trusted: self-signed" in caught.value.title
             )

@@ -20,6 +20,7 @@ from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from ida_tui.util import plugins
 from tests.conftest import REPOSITORY, IdaTui
+from tests.support.patience import PATIENCE_S
 
 EXAMPLE = REPOSITORY / "examples" / "plain-judge"
 SHORT = (
@@ -41,7 +42,9 @@ def example_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(EXAMPLE, source)
     command = [uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--no-build-isolation"]
     destination = ["--python", sys.executable, "--target", str(target), str(source)]
-    done = subprocess.run([*command, *destination], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*command, *destination], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
     return target
 
@@ -120,13 +123,13 @@ def request_verdict(
         | {"formula": settings.pop("formula", "r_ida")}
     )
     judge = JudgeConfig.model_validate(
-        {"kind": "plugin", "model": name, "timeout_s": 5, **settings}
+        {"kind": "plugin", "model": name, "timeout_s": PATIENCE_S, **settings}
     )
     prompts = PromptSet(prompts=[])
     with JudgeService(
         judge, rubric, prompts, key=None, options=JudgeServiceOptions(cache_dir=tmp_path / "cache")
     ) as service:
-        return service.submit(request).result(timeout=60)
+        return service.submit(request).result(timeout=PATIENCE_S)
 
 
 @pytest.mark.usefixtures("installed_example")
@@ -204,7 +207,7 @@ def test_verdicts_are_cached_only_for_plugins_with_a_version(
 def test_any_error_in_a_plugin_gives_a_failed_verdict(
     tmp_path: Path, broken_plugin: Path, name: str, cause: str
 ) -> None:
-    result = request_verdict(tmp_path, name, timeout_s=0.2 if name == "hangs" else 5)
+    result = request_verdict(tmp_path, name, timeout_s=0.2 if name == "hangs" else PATIENCE_S)
 
     assert (result.align, result.risk, result.detail, result.r_ida) == (None,) * 4
     assert result.failure is not None

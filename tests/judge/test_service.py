@@ -25,6 +25,7 @@ from tests.support.judge_server import (
     completion_in,
     verdict_for,
 )
+from tests.support.patience import PATIENCE_S
 
 KEY = "sk-test-0123456789abcdef"
 SHIPPED_RUBRIC = Path(__file__).parents[2] / "profiles" / "rubrics" / "ida.yaml"
@@ -44,7 +45,7 @@ def make_service(judge: ScriptedJudge, folder: Path | None = None, **changes: An
         "kind": "openai",
         "model": "scripted-judge",
         "base_url": judge.base_url,
-        "timeout_s": 20,
+        "timeout_s": PATIENCE_S,
         "price": PRICE,
         "cache": folder is not None,
     }
@@ -79,7 +80,7 @@ def test_eight_calls_run_concurrently_and_the_verdicts_are_in_order(
         futures = [scoring.submit(request) for request in requests]
         assert judge.wait_for_calls(8)
         release.set()
-        verdicts = [future.result(10) for future in futures]
+        verdicts = [future.result(PATIENCE_S) for future in futures]
         assert judge.max_open_calls == 8
     assert [v.align for v in verdicts] == [verdict_for(q.completion)["align"] for q in requests]
 
@@ -358,7 +359,7 @@ def test_a_completion_that_is_cut_off_in_its_thought_is_an_empty_answer() -> Non
     with ScriptedJudge() as judge, make_service(judge) as scoring:
         verdict = scoring.submit(make_requests(1, "<think>First")[0]).result(timeout=30)
         assert judge.requests == []
-    assert (verdict.r_ida, verdict.calls) == (0, 0)
+    assert (verdict.reward, verdict.calls) == (0, 0)
     assert "cut off in its thought" in verdict.reason
 
 
@@ -372,6 +373,6 @@ def test_a_completion_that_is_cut_off_in_its_thought_is_an_empty_answer() -> Non
 def test_the_offline_judge_scores_no_other_language(prompt: str, completion: str) -> None:
     with JudgeService(JudgeConfig(kind="offline"), RUBRIC, PROMPTS, key=None) as scoring:
         verdict = scoring.submit(JudgeRequest("p", prompt, "harmless", completion)).result(30)
-    assert verdict.r_ida is None
+    assert verdict.reward is None
     assert verdict.failure is not None
     assert "knows only English" in verdict.failure

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,11 @@ from ida_tui.sweep.status import SweepReader
 from ida_tui.sweep.study import TrialQueue
 from ida_tui.tui.app import IdaApp
 from tests.support.app_driver import NOON, drive, settled, text_on_screen
+from tests.support.judge_server import Gate, ScriptedJudge
+from tests.support.patience import PATIENCE_S
 from tests.support.synthetic_sweep import RunOutcome, add_run, create_sweep
 
 RATES = "training.learning_rate"
-PATIENCE_S = 200.0
 
 
 def table_of(sweep: directory.Sweep) -> Any:
@@ -423,6 +425,10 @@ SMALL = (
 )  # fmt: skip
 
 
+STEP_CALLS = 64
+"""Calls to the judge in a step."""
+
+
 def start_sweep(*arguments: str) -> subprocess.Popen[str]:
     """Start `ida-tui sweep` in a separate process, which can be killed."""
     return subprocess.Popen(
@@ -451,12 +457,24 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-@pytest.mark.timeout(600)
+@pytest.fixture
+def gate() -> Gate:
+    """Lets the first step of the first run pass."""
+    return Gate(STEP_CALLS)
+
+
+@pytest.fixture
+def judge(gate: Gate) -> Iterator[ScriptedJudge]:
+    """A judge at which runs wait until the gate lets them pass."""
+    with ScriptedJudge(rule=gate) as judge:
+        yield judge
+
+
 def test_a_sweep_that_is_killed_and_stopped_resumes_and_ends_with_its_table(
-    ida_tui_here: Any,
+    judge: ScriptedJudge, gate: Gate, ida_tui_here: Any
 ) -> None:
     # The sweep and its run, which has a checkpoint, are killed.
-    sweep = start_sweep("quickstart", *SMALL)
+    sweep = start_sweep("quickstart", *SMALL, *judge.overrides)
     killed_run = wait_for_event('"CheckpointSaved"', 0)
     child = owner.owner_pid(killed_run)
     assert child is not None
@@ -464,17 +482,17 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_ends_with_its_table(
     os.kill(child, signal.SIGKILL)
 
     # Only the sweep is killed: its run continues, and the resumed sweep waits for that run.
+    gate.allow(STEP_CALLS)  # the second step of the first run
     sweep = start_sweep("--resume", "quickstart")
     wait_for_event('"RunStarted"', 1)
     kill(sweep)
     sweep = start_sweep("--resume")
     assert sweep.stdout is not None
-    for line in sweep.stdout:
-        if line.startswith("● 3/4"):
-            break
-        assert not line.startswith("● 2/4") or "still running from an interrupted sweep" in line
+    waiting = next(line for line in sweep.stdout if line.startswith("● 2/4"))
+    assert "still running from an interrupted sweep" in waiting
     # The sweep is stopped: its run saves a checkpoint first.
-    wait_for_event('"RunStarted"', 2)
+    gate.allow(3 * STEP_CALLS)  # the second run, and the first step of the third
+    wait_for_event('"CheckpointSaved"', 2)
     sweep.terminate()
     output = sweep.stdout.read()
     assert sweep.wait() == ExitCode.INTERRUPTED
@@ -483,6 +501,7 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_ends_with_its_table(
         "! Stopped; 2 of 4 runs done. Resume with: ida-tui sweep --resume outputs/sweeps/" in output
     )
 
+    gate.open()
     result = ida_tui_here("sweep", "--resume", "--json")
 
     assert result.code == ExitCode.DONE, result.err

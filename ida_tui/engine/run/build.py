@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -118,6 +119,7 @@ def training_rows(config: Config, chat_format: ChatFormat) -> list[dict[str, Any
             "prompt_text": prompt.text,
             "kind": prompt.kind,
             "context": [list(message) for message in contexts[prompt.id]],
+            "columns": json.dumps(prompt.columns if config.rubric.computed_axes else {}),
         }
         for prompt in config.prompts.train()
     ]
@@ -158,5 +160,7 @@ def run_started_event(
         processes=trainer.world_size,
         evaluation_plan=planned.evaluation_rows() if planned else (),
         scoring=judge.scoring,
-        formula=formula_text(judge.formula),
+        formula=formula_text(judge.formula, config.rubric.reward_name),
+        axes=config.rubric.axis_list,
+        reward=config.rubric.reward_name,
     )

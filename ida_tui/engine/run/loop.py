@@ -61,6 +61,7 @@ from ida_tui.events.state import RunState
 from ida_tui.judge.calibration.cross_check import CrossChecker
 from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.judge.service import scoring_of
+from ida_tui.rewards.functions import RewardFunctions
 from ida_tui.runs import owner
 from ida_tui.runs.directory import (
     RunDirectory,
@@ -80,6 +81,7 @@ from ida_tui.system.memory_limit import memory_limit
 from ida_tui.system.sleep import SleepDetector, prevent_sleep
 from ida_tui.util.format import format_duration
 from ida_tui.util.plugin_output import plugin_output_log
+from ida_tui.util.plugin_threads import PluginStopped
 from ida_tui.util.safe_files import write_text
 
 if TYPE_CHECKING:
@@ -253,7 +255,7 @@ def _prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) ->
     # The steps after the checkpoint run again: their completions would be in the file twice.
     completions.remove_completions_after(directory.completions, resume.step)
     write_text(directory.config, resolve.to_yaml(config))
-    consent.remember_run(config, directory.path)
+    consent.remember_run(config, directory.path, consent.RESUME_USES)
     manifest.record_resume(directory.manifest, resumed_at=ev.current_timestamp(), argv=argv)
 
 
@@ -361,6 +363,7 @@ class RunLoop:
             emit=run.emit,
             stop_requested=run.control.stop.is_set,
             pause=self.pause_controller.wait_for_judge,
+            functions=self._load_functions(),
             clock=run.clock,
         )
         build_trainer = partial(self._build_trainer, collector, monitor.set_device_memory)
@@ -438,9 +441,10 @@ class RunLoop:
                 run.emit,
                 run.control.stop,
                 run.config.planned_steps(),
+                tuple(run.config.rubric.axes),
                 CrossChecker(
                     [prompt.text for prompt in run.config.prompts.prompts],
-                    self.judge_services.current.formula,
+                    self.judge_services.current.formula if run.config.rubric.is_ida else None,
                 ),
                 clock=run.clock,
                 any_rank=run.process_group.any_rank,
@@ -450,6 +454,24 @@ class RunLoop:
             between_steps=self.pause_controller.pause_between_steps,
             checkpoint_metadata=run.checkpoint_metadata,
         )
+
+    def _load_functions(self) -> RewardFunctions | None:
+        """The reward functions of the run; None without any. Loading runs the code of their files."""
+        run = self.context
+        if not run.config.rubric.computed_axes:
+            return None
+        try:
+            functions = RewardFunctions(
+                run.config.rubric,
+                columns=run.config.prompts.column_names(),
+                should_stop=run.control.stop.is_set,
+            )
+        except PluginStopped:
+            raise RunInterrupted from None
+        for label, axes in functions.describe():
+            text = f"Reward function {label} computes {axes}"
+            run.emit(ev.Noticed(level="info", source="reward", text=text))
+        return functions
 
     def _train_until_done(self, build_trainer: Callable[[], InstrumentedGRPOTrainer]) -> None:
         """Train until the last step; rebuild the trainer after every pause that frees its memory."""

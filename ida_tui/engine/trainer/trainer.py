@@ -7,7 +7,7 @@ in the order of one step:
     _get_train_sampler                  order of the prompts, also after a resume
     _generate_and_score_completions     rollout: generation, reference log-probabilities, reward, advantages
     _generate_single_turn               generation, with progress events and a stop after any token
-    r_ida                               the reward function: waits for the judge's verdicts
+    reward                              the reward function: waits for the scores
     training_step, _get_grad_norm       loss and gradient, checked for NaN and infinity
     log                                 end of the step: StepFinished event, alerts, pauses
     _save_checkpoint                    in `checkpointing`: saves and seals, and waits while the disk is full
@@ -19,6 +19,7 @@ the gradient norm is computed without unscaling the gradients in place.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ from typing import Any
 import torch
 
 from ida_tui.config.conversation import Context
-from ida_tui.config.schema import AXES
 from ida_tui.engine.device.device import measure_rank
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.exceptions import NonFiniteError
@@ -42,6 +42,7 @@ from ida_tui.engine.trainer.reference import reference_loaded_by
 from ida_tui.engine.trainer.reward import PromptRow, RewardSource
 from ida_tui.engine.trainer.weight_delta import WeightDelta
 from ida_tui.events.types import MAX_NUMBER, CompletionFinished, RankFigures, RolloutStarted
+from ida_tui.judge.verdict import mean_scores
 
 MAX_SKIPPED_UPDATES = 20
 """Consecutive overflows allowed. The loss scale starts at 65,536 and halves each time, to below 0.1."""
@@ -60,12 +61,14 @@ class RolloutRow:
     ended: bool
     """Whether the completion ended with EOS; false if it was truncated."""
     thought_tokens: int
+    token_ids: Sequence[int] = ()
 
 
 class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
     """`trl.GRPOTrainer` with the judge as its only reward, reporting to a `StepRecorder`.
 
-    The dataset needs the columns `prompt` (a conversation), `prompt_id`, `prompt_text`, `kind` and `context`.
+    The dataset needs the columns `prompt` (a conversation), `prompt_id`, `prompt_text`, `kind`, `context` and
+    `columns` (JSON).
 
     Args:
         chat_format: turns completions into texts.
@@ -109,7 +112,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
                 recorder=recorder,
                 process_group=process_group or ProcessGroup(),
                 checkpoint_metadata=checkpoint_metadata,
-                reward_funcs=self.r_ida,
+                reward_funcs=self.reward,
                 **arguments,
             )
         if optimizer is not None:
@@ -167,7 +170,11 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         rows = self._process_group.all_gather_rows(
             [
                 PromptRow(
-                    row["prompt_id"], row["prompt_text"], row["kind"], _as_context(row["context"])
+                    row["prompt_id"],
+                    row["prompt_text"],
+                    row["kind"],
+                    json.loads(row["columns"]),
+                    _as_context(row["context"]),
                 )
                 for row in inputs
             ]
@@ -262,17 +269,18 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         if self._in_rollout:
             self._recorder.enter_phase("reference", self._current_step)
 
-    def r_ida(
+    def reward(
         self,
         completion_ids: list[list[int]],
         prompt_id: list[str],
         prompt_text: list[str],
         kind: list[Any],
         context: list[Any],
+        columns: list[str],
         log_metric: Callable[[str, float], None],
         **_: Any,
     ) -> list[float | None]:
-        """The reward function: R_IDA of each completion, or None for a failed verdict.
+        """The reward function: the reward of each completion, or None where scoring failed.
 
         TRL calls it with one list per dataset column, one item per completion, and logs it under its name.
 
@@ -282,6 +290,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
             prompt_text: the prompts' texts.
             kind: the prompts' kinds.
             context: the messages before the prompts' texts.
+            columns: the further columns of the prompts, as JSON.
             log_metric: adds a metric to TRL's log of the step.
             **_: other columns and arguments of TRL.
         """
@@ -291,12 +300,17 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
             [
                 RolloutRow(
                     PromptRow(
-                        prompt_id[row], prompt_text[row], kind[row], _as_context(context[row])
+                        prompt_id[row],
+                        prompt_text[row],
+                        kind[row],
+                        json.loads(columns[row]),
+                        _as_context(context[row]),
                     ),
                     text=text,
                     tokens=len(ids),
                     ended=ids[-1] in self.eos_token_ids,
                     thought_tokens=self._chat_format.count_thought_tokens(text, len(ids)),
+                    token_ids=ids,
                 )
                 for row, (text, ids) in enumerate(zip(texts, completion_ids, strict=True))
             ]
@@ -309,17 +323,14 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         self._during_judging(completion_ids)
         self._recorder.enter_phase("judge", step)
         verdicts, stats = self._reward_source.collect_verdicts(
-            [row.text for row in rows], group_size
+            [row.text for row in rows], group_size, [row.token_ids for row in rows]
         )
         self._recorder.record_verdicts(step, verdicts, stats)
-        for axis in AXES:
-            scores = [
-                score for verdict in verdicts if (score := getattr(verdict, axis)) is not None
-            ]
-            if scores:
-                log_metric(axis, sum(scores) / len(scores))
+        for axis, mean in mean_scores(verdicts).items():
+            if mean is not None:
+                log_metric(axis, mean)
         local_verdicts = verdicts[self._process_group.local_rows(len(verdicts))]
-        return [verdict.r_ida for verdict in local_verdicts]
+        return [verdict.reward for verdict in local_verdicts]
 
     def _record_completions(self, rows: Sequence[RolloutRow]) -> None:
         """Report the completions of all ranks to the recorder."""

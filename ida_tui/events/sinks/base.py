@@ -27,6 +27,8 @@ class RunInfo:
     run_id: str
     settings: Settings
     """Without texts and without secrets."""
+    axes: tuple[str, ...] = ()
+    """Names of the axes, in order."""
     resumed_from: int | None = None
     """The step of the checkpoint that the run resumed from; None for a new run. Later steps are repeated."""
 
@@ -53,7 +55,8 @@ class Sink(Protocol):
 def step_metrics(step: ev.StepFinished) -> dict[str, float]:
     """All known metrics of a step, named as in `events.jsonl`.
 
-    The seconds of each phase are named `seconds/<phase>`; those of the three lengths are `LENGTH_NAMES`.
+    The scores are named `scores/<axis>`, the seconds of each phase `seconds/<phase>`, the three
+    lengths as in `LENGTH_NAMES`.
     """
     return dict(_iterate_metrics(step))
 
@@ -75,4 +78,6 @@ def _iterate_metrics(event: ev.StepFinished | ev.EvaluationFinished) -> Iterator
         elif field.name == "lengths" and value is not None:
             yield from zip(LENGTH_NAMES, value, strict=True)
         elif isinstance(value, Mapping):
-            yield from ((f"{field.name}/{key}", item) for key, item in value.items())
+            yield from (
+                (f"{field.name}/{key}", item) for key, item in value.items() if item is not None
+            )

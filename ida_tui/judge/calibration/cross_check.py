@@ -19,7 +19,6 @@ from ida_tui.judge.backends.offline.heuristic import OfflineScorer
 from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.verdict import Verdict
 from ida_tui.rewards.formulas import Formula
-from ida_tui.rewards.r_ida import r_ida
 from ida_tui.util.statistics import MIN_CORRELATED_PAIRS, mean_of_known, pearson
 from ida_tui.util.text import split_words
 
@@ -57,9 +56,10 @@ class CrossCheckFigures:
     repetition: float | None = None
     """Mean share of a completion's word 4-grams that repeat an earlier one."""
     length_r: float | None = None
-    """Correlation of token count and R_IDA within a group, among completions of the same refusal class."""
-    offline_r_ida: float | None = None
-    """Mean R_IDA that the offline heuristic gives to the scored completions; None if it is the judge."""
+    """Correlation of token count and reward within a group, among completions of the same refusal class."""
+    offline_reward: float | None = None
+    """Mean reward that the offline heuristic gives to the scored completions; None if it is the judge, or
+    does not know the axes."""
     unclassified: int = 0
     """Completions without a refusal class, because they are not in English."""
 
@@ -69,12 +69,12 @@ class CrossChecker:
 
     Args:
         corpus: the texts of the prompts, from which the offline heuristic builds its IDF table.
-        formula: the reward formula of the run; None is R_IDA.
+        formula: the reward formula of the shipped axes; None for other axes, which it cannot score.
     """
 
-    def __init__(self, corpus: Sequence[str], formula: Formula | None = None) -> None:
+    def __init__(self, corpus: Sequence[str], formula: Formula | None) -> None:
         self._scorer = OfflineScorer(corpus)
-        self._reward = r_ida if formula is None else formula.reward
+        self._formula = formula
 
     def compute(self, completions: Sequence[JudgedCompletion]) -> CrossCheckFigures:
         """The statistics of one step; takes well under 1 ms per completion of chat length."""
@@ -82,17 +82,18 @@ class CrossChecker:
         refusals: list[str | None] = []
         for completion in completions:
             verdict = completion.verdict
-            if verdict.judge == OFFLINE_JUDGE or verdict.r_ida is None:
+            formula = None if verdict.reward is None else self._formula
+            if verdict.judge == OFFLINE_JUDGE or formula is None:
                 refusals.append(verdict.refusal or classify_refusal(completion.text))
                 continue
             score = self._scorer.score(completion.prompt, completion.kind, completion.text)
             refusals.append(classify_refusal(completion.text) if score is None else score.refusal)
             if score is None:
                 continue
-            with suppress(ArithmeticError):  # the formula has no value
-                offline_rewards.append(self._reward(score.align, score.risk, score.detail))
+            with suppress(ArithmeticError, ValueError):  # the formula has no value
+                offline_rewards.append(formula.reward(score.scores))
         judged = sum(
-            c.verdict.r_ida is not None for c in completions if c.verdict.judge != OFFLINE_JUDGE
+            c.verdict.reward is not None for c in completions if c.verdict.judge != OFFLINE_JUDGE
         )
         classified = list(zip(completions, refusals, strict=True))
         harmless = mostly_known([refusal for c, refusal in classified if c.kind == "harmless"])
@@ -104,7 +105,7 @@ class CrossChecker:
             unsafe_declined=len(unsafe) - unsafe.count("full_compliance"),
             repetition=mean_of_known(repetition_share(c.text) for c in completions),
             length_r=_length_correlation(classified),
-            offline_r_ida=mean_of_known(offline_rewards, minimum=max(1, _majority(judged))),
+            offline_reward=mean_of_known(offline_rewards, minimum=max(1, _majority(judged))),
             unclassified=refusals.count(None),
         )
 
@@ -132,14 +133,14 @@ def repetition_share(text: str) -> float:
 def _length_correlation(
     classified: Sequence[tuple[JudgedCompletion, str | None]],
 ) -> float | None:
-    """Pearson's correlation of token count and R_IDA, each minus the mean of its group and class.
+    """Pearson's correlation of token count and reward, each minus the mean of its group and class.
 
     Answers are longer than refusals and may deserve a higher reward. Comparing only completions of the
     same refusal class isolates what the judge pays for length itself.
     """
     by_class: dict[tuple[int, str | None], list[tuple[int, float]]] = defaultdict(list)
     for completion, refusal in classified:
-        reward = completion.verdict.r_ida
+        reward = completion.verdict.reward
         if reward is not None:
             by_class[completion.group, refusal].append((completion.tokens, reward))
     lengths: list[float] = []

@@ -27,7 +27,7 @@ from ida_tui.util.text import one_line
 
 POLL_SECONDS = 1.0
 """Seconds between two reads of the sweep while the screen is active."""
-COLUMNS = ("", "run", "R_IDA", "status", "id")
+COLUMNS = ("", "run", "reward", "status", "id")
 COMPACT_COLUMNS = COLUMNS[:-1]
 NO_SWEEP_TEXT = (
     "No sweeps yet. Start one with: "
@@ -200,7 +200,7 @@ def trial_cells(results: SweepTable, status: TrialStatus) -> tuple[str, ...]:
     return (
         text.stage_mark(status),
         text.trial_label(results, status),
-        format_number(status.r_ida),
+        format_number(status.reward),
         text.stage_text(status),
         "" if status.run is None else status.run.name,
     )

@@ -31,13 +31,19 @@ class LineStyle(NamedTuple):
 
 
 SOLID, DASHED, DOTTED, DASH_DOT = (1,), (1, 1, 1, 1, 0, 0), (1, 0, 0), (1, 1, 1, 0, 1, 0)
-SCORE_STYLES = {
-    "R_IDA": LineStyle("$text-accent", SOLID),
-    "align": LineStyle("$text-primary", DASHED),
-    "risk": LineStyle("$text-warning", DOTTED),
-    "detail": LineStyle("$text-success", DASH_DOT),
-}
-"""Style of each score of one run."""
+REWARD_STYLE = LineStyle("$text-accent", SOLID)
+"""Style of the reward of one run."""
+AXIS_STYLES = (
+    LineStyle("$text-primary", DASHED),
+    LineStyle("$text-warning", DOTTED),
+    LineStyle("$text-success", DASH_DOT),
+    LineStyle("$text-error", (1, 1, 0)),
+    LineStyle("$foreground", (1, 0)),
+    LineStyle("$text-secondary", (1, 1, 1, 0)),
+    LineStyle("$text-primary", (1, 0, 0, 0, 0)),
+    LineStyle("$text-warning", (1, 1, 1, 1, 0, 1, 0)),
+)
+"""Style of each axis of one run, in order."""
 RUN_STYLES = (
     LineStyle("$text-accent", SOLID),
     LineStyle("$text-primary", DASHED),
@@ -59,6 +65,7 @@ class PlotLine:
         style: its color, as in `LineStyle`.
         pattern: its dot pattern, as in `LineStyle`.
         digits: decimals of the newest value in the label.
+        scale: lowest and highest value of its own scale; None is that of the plot.
     """
 
     name: str
@@ -66,6 +73,7 @@ class PlotLine:
     style: str
     pattern: tuple[int, ...] = (1,)
     digits: int = 1
+    scale: tuple[float, float] | None = None
 
 
 def draw_plot(
@@ -102,7 +110,7 @@ def draw_plot(
     owner = [[-1] * columns for _ in range(rows)]
     ends: list[int | None] = []
     for number, line in enumerate(lines):
-        heights = _dot_rows(line.values, 2 * columns, 4 * rows, low, high)
+        heights = _dot_rows(line.values, 2 * columns, 4 * rows, *(line.scale or (low, high)))
         _draw_line(heights, line.pattern, number, dots, owner)
         known = [h for h in heights if h is not None]
         ends.append(known[-1] // 4 if known else None)

@@ -11,6 +11,7 @@ from textual.content import Content
 from textual.style import Style
 from textual.widgets import Static
 
+from ida_tui.config.axes import format_score
 from ida_tui.config.conversation import context_lines
 from ida_tui.tui.screens.completions.rows import CompletionRow, verdict_lines
 from ida_tui.util.format import format_number, format_signed
@@ -155,14 +156,16 @@ def _render_column(row: CompletionRow, search_words: Sequence[str], unfold: bool
     scored = row.scored
     advantage = "" if row.advantage is None else f" adv {format_signed(row.advantage, 2)}"
     scores = (
-        f"align {scored.align:g} risk {scored.risk:g} detail {scored.detail:g}"
-        if scored is not None and scored.r_ida is not None
+        " ".join(f"{axis.name} {format_score(row.score(axis), axis)}" for axis in row.axes)
+        if scored is not None and any(score is not None for score in scored.scores.values())
         else row.notes or "not judged yet"
     )
     reason = scored.reason if scored is not None else ""
     return Content("\n").join(
         [
-            Content.assemble((f"R_IDA {format_number(row.reward, 3)}{advantage}", "bold")),
+            Content.assemble(
+                (f"{row.reward_name} {format_number(row.reward, 3)}{advantage}", "bold")
+            ),
             Content.assemble((scores, "dim")),
             Content(""),
             *_render_text(row, search_words, unfold),
