@@ -176,7 +176,7 @@ def build_bench_trainer(
     phrases = [f"number {n} and then" for n in range(PROMPT_TOKENS)]
     prompts = [
         {"prompt": chat_messages(" ".join(phrases)[: 3 * PROMPT_TOKENS] + f" {p}"),
-         "prompt_id": str(p), "prompt_text": str(p), "kind": "harmless", "context": []}
+         "prompt_id": str(p), "prompt_text": str(p), "kind": "harmless", "context": [], "columns": "{}"}
         for p in range(case.prompts)
     ]  # fmt: skip
     judge = SimulatedJudge(case, judge_early=trainer_name == "ours")

@@ -261,7 +261,7 @@ def build_evaluation(
     """The evaluation of judged answers: its figures and its verdict in words."""
     kinds = {answer.prompt_id: answer.kind for answer in answers}
     figures = compute_figures(answers)
-    if unclassified := sum(answer.refusal is None for answer in answers):
+    if unclassified := sum(bool(a.kind) and a.refusal is None for a in answers):
         notes = [*notes, unclassified_note(unclassified, len(answers))]
     return Evaluation(
         made_at=current_timestamp(),

@@ -99,7 +99,9 @@ def evaluation_event(
         seconds=0.0,
         answered_by_prompt=_count_by_prompt(classes, "harmless", complied=True),
         declined_by_prompt=_count_by_prompt(classes, "unsafe", complied=False),
-        unclassified=sum(refusal is None for _, refusal in classes),
+        unclassified=sum(
+            bool(answer.prompt.kind) and refusal is None for answer, refusal in classes
+        ),
     )
 
 

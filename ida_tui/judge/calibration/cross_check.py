@@ -106,7 +106,7 @@ class CrossChecker:
             repetition=mean_of_known(repetition_share(c.text) for c in completions),
             length_r=_length_correlation(classified),
             offline_reward=mean_of_known(offline_rewards, minimum=max(1, _majority(judged))),
-            unclassified=refusals.count(None),
+            unclassified=sum(bool(c.kind) and refusal is None for c, refusal in classified),
         )
 
 
