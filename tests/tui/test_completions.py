@@ -9,6 +9,7 @@ from textual.content import Content
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.events import types as ev
 from ida_tui.events.state import Completion
 from ida_tui.tui.app import IdaApp
@@ -51,10 +52,10 @@ def completion(row: int, content: str, *, ended: bool = True) -> ev.CompletionFi
 def verdict(
     row: int, reward: float | None, advantage: float | None = 0.0, *, cached: bool = False
 ) -> ev.CompletionScored:
-    axis = None if reward is None else 10 * reward
+    scores = dict.fromkeys(IDA_AXIS_NAMES, None if reward is None else 10 * reward)
     failure = "timeout after 3 tries" if reward is None else None
     return ev.CompletionScored(
-        1, *divmod(row, 2), axis, axis, axis, reward, advantage, "Because [it] helps.", "judge-x",
+        1, *divmod(row, 2), scores, reward, advantage, "Because [it] helps.", "judge-x",
         0.25, 0.001, cached, failure,
     )  # fmt: skip
 
