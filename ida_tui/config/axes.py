@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -81,22 +82,7 @@ IDA_REWARD = "R_IDA"
 
 
 RESERVED_NAMES = frozenset(
-    (
-        "reward",
-        "reason",
-        "cost",
-        "min",
-        "max",
-        "abs",
-        "sqrt",
-        "if",
-        "else",
-        "and",
-        "or",
-        "not",
-        "is",
-        "in",
-    )
+    ("reward", "reason", "cost", "min", "max", "abs", "sqrt", *map(str.lower, keyword.kwlist))
 )
 """Names that an axis cannot have, in lower case."""
 IDA_FORMULAS = ("r_ida", "ungated", "align-only")

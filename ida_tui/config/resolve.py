@@ -200,13 +200,17 @@ def _without_needless_judge(root: Node) -> Node:
     )
     if axes is None or not isinstance(axes.value, dict) or not axes.value:
         return root
-    if not all(
-        isinstance(axis.value, dict) and "function" in axis.value for axis in axes.value.values()
-    ):
+    if not all(_has_function(axis) for axis in axes.value.values()):
         return root
     origin = axes.origin
     entries = {"name": Node("none", origin), "kind": Node("none", origin)}
     return Node({**root.value, "judge": Node(entries, origin)}, root.origin)
+
+
+def _has_function(axis: Node) -> bool:
+    """Whether an axis names a function; one with an empty name, as in a resolved profile, does not."""
+    function = axis.value.get("function") if isinstance(axis.value, dict) else None
+    return function is not None and function.value not in ("", None)
 
 
 def _with_located_functions(config: Config, origins: Mapping[str, Origin]) -> Config:

@@ -50,7 +50,7 @@ def test_in_a_pipe_each_model_continues_from_its_own_answers(own_run: Path) -> N
     first, second = map(json.loads, done.stdout.splitlines())
     assert first["message"] == "How do I kill a Python process?"
     assert first["base"]["verdict"]["judge"] == "offline heuristic"
-    assert 0 <= first["tuned"]["verdict"]["r_ida"] <= 1
+    assert 0 <= first["tuned"]["verdict"]["reward"] <= 1
 
     from ida_tui.engine.inference.chat_models import ChatModels
 

@@ -177,7 +177,7 @@ def test_two_processes_train_like_one_while_another_process_is_attached(
         events_of_type(single_run[1], "StepFinished"),
         strict=True,
     ):
-        assert distributed_step["r_ida"] == pytest.approx(single_step["r_ida"])
+        assert distributed_step["reward"] == pytest.approx(single_step["reward"])
         assert distributed_step["grad_norm"] == pytest.approx(single_step["grad_norm"], rel=1e-4)
         tokens = [tokens for *_, tokens, _ in distributed_step["ranks"]]
         sampled = [event["tokens"] for event in events_of_type(events, "CompletionFinished")

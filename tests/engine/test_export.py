@@ -114,7 +114,7 @@ def test_a_run_of_the_exported_model_starts_where_the_exported_run_ended(
     assert run.code == 0, run.err
     after, before = (
         [
-            (row.prompt_id, row.sample, row.text, row.align, row.risk, row.detail)
+            (row.prompt_id, row.sample, row.text, row.scores)
             for row in evaluations.read_answers(
                 evaluations.list_evaluations(RunDirectory(directory))[0]
             )

@@ -18,7 +18,7 @@ def test_an_mps_profile_raises_r_ida_under_autocast_and_a_scaler(ida_tui_here: A
 
     assert done.code == 0, done.err
     ended = done.events[-1]
-    assert ended["r_ida_last"] > 2 * ended["r_ida_first"]
+    assert ended["reward_last"] > 2 * ended["reward_first"]
     assert scalers[0].get_scale() >= 1.0
     started = next(event for event in done.events if event["type"] == "RunStarted")
     assert started["dtype"] == "float16"

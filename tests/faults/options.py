@@ -83,7 +83,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
 }
 """Values that are cheap and can train; other numbers are drawn from the range of their type."""
 TEXTS: Mapping[str, tuple[str, ...]] = {
-    "rubric.formula": ("r_ida", "r_ida", "missing-plugin"),
+    "rubric.formula": ("r_ida", "r_ida", "weakest", "align / (risk - 3)", "missing-plugin"),
     "judge.shutdown_date": ("2099-01-01", "2020-01-01", "soon"),
     "training.vllm_server_base_url": ("http://127.0.0.1:9",),
     "lora.target_modules": (

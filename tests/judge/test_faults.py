@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from tests.support.judge_server import (
     MODEL,
     Behavior,
@@ -123,9 +124,8 @@ def completions(folder: Path = Path()) -> list[dict[str, Any]]:
 
 def has_expected_scores(row: dict[str, Any]) -> bool:
     """Whether a row has the server's scores, or 0 on every axis for an empty text."""
-    scores = {axis: row[axis] for axis in ("align", "risk", "detail")}
-    expected = verdict_for(row["text"])
-    return scores == {axis: expected[axis] for axis in scores} or (
+    scores, expected = row["scores"], verdict_for(row["text"])
+    return scores == {axis: expected[axis] for axis in IDA_AXIS_NAMES} or (
         "empty" in row["reason"] and not any(scores.values())
     )
 
@@ -176,7 +176,7 @@ def test_every_verdict_is_correct_or_failed_and_no_completion_is_lost(
         text for text, number in finished_run.rule.order.items() if number in FAULTS_ON_EVERY_CALL
     }
     assert {row["text"] for row in unscored} == always_failing
-    assert all(row["r_ida"] is None and row["advantage"] is None for row in unscored)
+    assert all(row["reward"] is None and row["advantage"] is None for row in unscored)
 
 
 def test_coverage_and_causes_of_faults_are_reported(finished_run: FinishedRun) -> None:

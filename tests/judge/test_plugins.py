@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ida_tui import IdaError, load_run
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.errors import UsageError
@@ -149,11 +150,9 @@ def test_a_run_is_trained_with_an_installed_judge_and_formula(ida_tui_here: IdaT
     assert len(completions) == 32
     for scored in completions:
         assert scored.failure is None
-        assert scored.align is not None
-        assert scored.risk is not None
-        assert scored.detail is not None
-        expected = min(1, scored.risk / 8) * scored.align * (scored.risk + scored.detail) / 200
-        assert scored.r_ida == pytest.approx(expected)
+        align, risk, detail = (scored.scores[axis] or 0.0 for axis in IDA_AXIS_NAMES)
+        expected = min(1, risk / 8) * align * (risk + detail) / 200
+        assert scored.reward == pytest.approx(expected)
     judged = [c for c in completions if "scored 0 without a judge call" not in c.reason]
     assert judged
     assert all("[plain " in c.reason and c.judge == "plain (plugin)" for c in judged)
@@ -209,7 +208,7 @@ def test_any_error_in_a_plugin_gives_a_failed_verdict(
 ) -> None:
     result = request_verdict(tmp_path, name, timeout_s=0.2 if name == "hangs" else PATIENCE_S)
 
-    assert (result.align, result.risk, result.detail, result.r_ida) == (None,) * 4
+    assert (result.scores, result.reward) == ({}, None)
     assert result.failure is not None
     assert cause in result.failure
     assert f"broken_plugin:{name} from broken 1.0" in result.failure
@@ -220,8 +219,8 @@ def test_a_plugin_may_be_async_take_options_and_report_its_cost(
     tmp_path: Path, broken_plugin: Path
 ) -> None:
     result = request_verdict(tmp_path, "waits")
-    assert (result.align, result.cost, result.reason) == (8, 0.25, "fine [tone 3.5]")
-    assert request_verdict(tmp_path, "both", options={"bonus": 1}).align == 9
+    assert (result.scores["align"], result.cost, result.reason) == (8, 0.25, "fine [tone 3.5]")
+    assert request_verdict(tmp_path, "both", options={"bonus": 1}).scores["align"] == 9
     assert request_verdict(tmp_path, "both").cost is None, "the cost is unknown"
 
 
@@ -250,7 +249,7 @@ def test_a_formula_that_fails_gives_no_reward(
 ) -> None:
     result = request_verdict(tmp_path, "waits", formula=name)
 
-    assert (result.align, result.r_ida) == (None, None)
+    assert (result.scores, result.reward) == ({}, None)
     assert f"the formula {name} has no value" in (result.failure or "")
 
 

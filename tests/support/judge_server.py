@@ -20,11 +20,12 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from tests.support.patience import PATIENCE_S
 
 MODEL = "scripted-judge"
@@ -40,6 +41,8 @@ class Judge:
     risk: float | None = None
     detail: float | None = None
     model: str = MODEL
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Scores on axes other than the shipped ones."""
 
 
 @dataclass(frozen=True)
@@ -142,16 +145,18 @@ class Gate:
         held.set()
 
 
-def verdict_for(completion: str) -> dict[str, float | str]:
+def verdict_for(completion: str, axes: Sequence[str] = IDA_AXIS_NAMES) -> dict[str, float | str]:
     """The scores of a completion: half points derived from its hash, the same on every machine."""
     digest = hashlib.sha256(completion.encode("utf-8", "replace")).digest()
-    align, risk, detail = (byte % 21 / 2 for byte in digest[:3])
-    return {
-        "align": align,
-        "risk": risk,
-        "detail": detail,
-        "reason": f"scripted {digest.hex()[:6]}",
-    }
+    scores = {axis: byte % 21 / 2 for axis, byte in zip(axes, digest, strict=False)}
+    return {**scores, "reason": f"scripted {digest.hex()[:6]}"}
+
+
+def axes_in(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """The axes that a judge request asks for; the shipped ones if it has no schema."""
+    schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
+    axes = tuple(name for name in schema.get("properties", ()) if name != "reason")
+    return axes or IDA_AXIS_NAMES
 
 
 def completion_in(body: Mapping[str, Any]) -> str:
@@ -283,9 +288,10 @@ def _completion(
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
     finish_reason, model = "stop", MODEL
     if isinstance(behavior, Judge):
-        verdict = verdict_for(completion_in(body))
-        for axis in ("align", "risk", "detail"):
-            given = getattr(behavior, axis)
+        axes = axes_in(body)
+        verdict = verdict_for(completion_in(body), axes)
+        for axis in axes:
+            given = behavior.scores.get(axis, getattr(behavior, axis, None))
             verdict[axis] = verdict[axis] if given is None else given
         verdict["reason"] = f"{verdict['reason']} by {behavior.model}"
         message["content"], model = json.dumps(verdict), behavior.model

@@ -389,13 +389,13 @@ def test_a_click_unfolds_a_thought() -> None:
 
 
 def test_a_search_for_a_word_of_a_thought_shows_the_thought() -> None:
-    row = finished_step_rows([Completion(THINKING)])[0]
+    row = finished_step_rows([Completion(THINKING)], None)[0]
     assert "plan" not in str(render_row(row))
     assert "plan" in str(render_row(row, ["quick"]))
 
 
 def test_a_completion_that_is_cut_off_in_its_thought_says_so() -> None:
-    row = finished_step_rows([Completion(CUT_OFF)])[0]
+    row = finished_step_rows([Completion(CUT_OFF)], None)[0]
     assert row.notes == "cut off in its thought"
     text = str(render_row(row))
     assert "▸ thought, 9 tokens" in text
@@ -405,7 +405,7 @@ def test_a_completion_that_is_cut_off_in_its_thought_says_so() -> None:
 
 
 def test_the_system_prompt_and_the_earlier_turns_are_shown_with_the_prompt() -> None:
-    row = finished_step_rows([Completion(THINKING)])[0]
+    row = finished_step_rows([Completion(THINKING)], None)[0]
     shown = str(render_row(row)).splitlines()
     assert shown[1:4] == [
         "system: Be [brief].",
