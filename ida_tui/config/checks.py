@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import date
 
+from ida_tui.config.conversation import longest_prompt_characters
 from ida_tui.config.devices import resolve_device
 from ida_tui.config.endpoint import base_url_problem
 from ida_tui.config.judge_checks import check_scoring
@@ -30,6 +31,7 @@ from ida_tui.config.schema import (
     ModelConfig,
 )
 from ida_tui.config.sections.training import TrainingConfig
+from ida_tui.config.templates.thinking import find_thinking
 from ida_tui.config.training_checks.adapter import check_adapter
 from ida_tui.config.training_checks.effects import check_effects
 from ida_tui.config.training_checks.extra import check_extra
@@ -55,6 +57,7 @@ def check_config(
         *_check_prompts(config),
         *_check_steps(config),
         *_check_model(config.model),
+        *_check_thinking(config),
         *_check_lengths(config),
         *_check_dropout(config),
         *_check_precision(config, device),
@@ -258,11 +261,16 @@ def _check_model(model: ModelConfig) -> Iterator[Finding]:
         )
 
 
+def _check_thinking(config: Config) -> Iterator[Finding]:
+    if finding := find_thinking(config):
+        yield finding
+
+
 def _check_lengths(config: Config) -> Iterator[Finding]:
     context = inspect_model(config.model).context_length
     if context is None:
         return
-    longest = max((len(p.text) for p in config.prompts.prompts), default=0)
+    longest = longest_prompt_characters(config.prompts.prompts, config.prompts.system)
     lengths = [("training.max_completion_length", config.training.max_completion_length)]
     if config.evaluation.enabled and config.evaluation.max_completion_length is not None:
         lengths.append(

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Literal
 
 from ida_tui.config import embedded
-from ida_tui.config.model_safety import MAX_CONFIG_BYTES, Problem, model_folder_problem
+from ida_tui.config.model_safety import (
+    MAX_CONFIG_BYTES,
+    Problem,
+    folder_template,
+    model_folder_problem,
+    render_templates_safely,
+)
 from ida_tui.config.schema import ModelConfig
 from ida_tui.util.paths import expand_home, is_directory, is_file
 from ida_tui.util.safe_files import open_regular, read_bytes
@@ -143,7 +149,7 @@ def inspect_model(model: ModelConfig) -> ModelFiles:
 
 def model_problem(model: ModelConfig) -> Problem | None:
     """Problem and fix of a model's path or of its local files; None if the model can be used."""
-    if problem := _path_problem(model.path):
+    if problem := _path_problem(model.path) or _override_problem(model):
         return problem
     if model.path == "embedded":
         return None
@@ -156,6 +162,27 @@ def model_problem(model: ModelConfig) -> Problem | None:
     if damage := find_damaged_weights(local):
         return f"the model in {model.path} cannot be loaded: {damage}", "copy or download it again"
     return None
+
+
+def _override_problem(model: ModelConfig) -> Problem | None:
+    if model.chat_template is None:
+        return None
+    if not model.chat_template.strip():
+        return "model.chat_template is empty", "give it a template, or remove it"
+    problem = render_templates_safely((model.chat_template,)).problem
+    return (
+        (f"the template in model.chat_template {problem}", "use another template")
+        if problem
+        else None
+    )
+
+
+def chat_template_of(model: ModelConfig) -> str:
+    """The chat template of a model on this machine; empty if it has none or is not here."""
+    if model.chat_template is not None:
+        return model.chat_template
+    folder = inspect_model(model).folder
+    return folder_template(folder) if folder is not None else ""
 
 
 def _path_problem(path: str) -> Problem | None:

@@ -23,6 +23,7 @@ from ida_tui.config.consent import ALL_USES, Use, require_consent
 from ida_tui.config.profiles import SECTIONS, ProfileKind
 from ida_tui.config.reward_files import rubric_of_file
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
+from ida_tui.config.templates.override import with_template_text
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
 from ida_tui.config.yaml_tree import (
     COMMAND_LINE_ORIGIN,
@@ -121,6 +122,7 @@ def resolve(
     config, raw, origins = validate(Config, tree)
     assert isinstance(config, Config)
     config = _with_located_functions(config, origins)
+    config = with_template_text(config, origin_of(origins, "model.chat_template"))
     findings = check_config(config) if verify else []
     errors = [f for f in findings if f.severity == "error"]
     if errors:

@@ -45,6 +45,8 @@ class ModelConfig(Section):
     """Data type of the base weights; `auto` is float16 on mps, bfloat16 on cuda, float32 on cpu."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation that transformers uses."""
+    chat_template: str | None = None
+    """Chat template in place of the model's: its text, or a .jinja or .txt file; null is the model's."""
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Extra arguments for the chat template, such as `enable_thinking: false`."""
     parameters: PositiveInt | None = None
@@ -66,8 +68,17 @@ class ModelConfig(Section):
         return path if path.is_dir() else None
 
 
+class Message(Section):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    """Who wrote it."""
+    content: str
+    """Its text."""
+
+
 class Prompt(Section):
-    """One user request for the model to answer."""
+    """One user request for the model to answer, with the conversation before it."""
 
     id: Annotated[str, Field(min_length=1)]
     """Unique within the prompt set."""
@@ -76,7 +87,11 @@ class Prompt(Section):
     split: Split = "train"
     """`train` prompts are used for training; `held-out` prompts only for evaluation."""
     text: Annotated[str, Field(min_length=1)]
-    """Text of the user's message."""
+    """Text of the user's last message, which the model answers."""
+    system: str | None = Field(default=None, exclude_if=lambda system: system is None)
+    """System prompt; null uses that of the prompt set, and an empty text is none."""
+    history: list[Message] = Field(default_factory=list, exclude_if=lambda messages: not messages)
+    """Earlier messages of the conversation, oldest first."""
     columns: dict[str, Any] = Field(default_factory=dict)
     """Further columns of its row, such as the right answer, for reward functions and the rubric."""
 
@@ -90,6 +105,8 @@ class PromptSet(Section):
     """One-line summary shown in lists."""
     version: Count = 1
     """Version number; increase it when the texts change."""
+    system: str | None = None
+    """System prompt of all prompts that have none of their own."""
     only: list[str] | None = None
     """Train only on these prompt ids; null trains on all. Held-out prompts are not affected."""
     prompts: list[Prompt]
@@ -177,6 +194,8 @@ class JudgeConfig(Section):
     """Date on which the provider retires the model, as YYYY-MM-DD."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Options passed to a judge plugin."""
+    include_thoughts: bool = False
+    """Judge a completion with its thought; by default the judge sees only the answer."""
 
 
 class EvaluationConfig(Section):

@@ -337,6 +337,7 @@ def evaluation_batch(
     return RowBatch.of_prompts(
         prompts,
         device,
+        system=config.prompts.system,
         rows=min(config.evaluation_rows, len(prompts) * samples),
         group_size=samples,
         completion_tokens=config.evaluation_max_completion_length,
@@ -367,6 +368,7 @@ def _training_batch(config: Config, device: DeviceName) -> RowBatch:
     return RowBatch.of_prompts(
         config.prompts.train(),
         device,
+        system=config.prompts.system,
         rows=training.completions_per_rollout,
         group_size=training.num_generations,
         completion_tokens=training.max_completion_length,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ida_tui.config.conversation import longest_prompt_characters
 from ida_tui.config.devices import METAL_LENGTH_BUCKET
 from ida_tui.config.model_files import ModelShape
 from ida_tui.config.schema import Config, DeviceName, Prompt
@@ -52,12 +53,13 @@ class RowBatch:
         prompts: Sequence[Prompt],
         device: DeviceName,
         *,
+        system: str | None,
         rows: int,
         group_size: int,
         completion_tokens: int,
     ) -> RowBatch:
         """Rows whose prompts are as long as the longest of these; Metal rounds all lengths up."""
-        longest = max((len(prompt.text) for prompt in prompts), default=0)
+        longest = longest_prompt_characters(prompts, system)
         bucket = METAL_LENGTH_BUCKET if device == "mps" else 1
         prompt_tokens = TEMPLATE_TOKENS + round(longest / CHARACTERS_PER_TOKEN)
         return cls(

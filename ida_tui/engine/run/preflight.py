@@ -7,9 +7,10 @@ import urllib.request
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ida_tui.config import precision
+from ida_tui.config.conversation import prompt_context
 from ida_tui.config.precision import PrecisionRecipe
 from ida_tui.config.schema import Config, DeviceName
 from ida_tui.engine import libraries
@@ -22,6 +23,9 @@ from ida_tui.engine.distributed.environment import (
 )
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.planning import memory
+
+if TYPE_CHECKING:
+    from ida_tui.engine.model.chat_format import ChatFormat
 
 VLLM_INSTALL = (
     "uv pip install 'vllm>=0.22,<=0.31'   (the versions TRL supports; installs an older torch)"
@@ -67,6 +71,7 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
     from ida_tui.engine.diagnostics import selftest
     from ida_tui.engine.model import load
     from ida_tui.engine.model.adapter_targets import check_adapter_targets
+    from ida_tui.engine.model.chat_format import ChatFormat
 
     device_name = device.choose_device(config.device)
     check_distributed(config, device_name, process)
@@ -95,6 +100,7 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
         training = config.training.model_copy(update={"save_steps": 1})
         config = config.model_copy(update={"training": training})
     tokenizer = load.load_tokenizer(config.model)
+    _check_conversations(config, ChatFormat(tokenizer, config.model))
     check_adapter_targets(config)
     recipe = precision.resolve_precision(config, device_name)
     if config.training.extra:
@@ -127,6 +133,22 @@ def check_extra_arguments(config: Config, recipe: PrecisionRecipe, device: Devic
             "router_aux_loss_coef weights the load of experts, but this model has none",
             "remove it; it is for mixture-of-experts models",
             where="training.extra.router_aux_loss_coef",
+        )
+
+
+def _check_conversations(config: Config, chat_format: ChatFormat) -> None:
+    """Check that the chat template takes the roles of all conversations, in their order."""
+    prompts = {
+        prompt_context(prompt, config.prompts.system): prompt.id
+        for prompt in reversed(config.prompts.prompts)
+    }
+    if refused := chat_format.find_refused(prompts):
+        context, reason = refused
+        roles = ", ".join([*(role for role, _ in context), "user"])
+        raise IdaError(
+            f"the model's chat template refuses the conversation of the prompt {prompts[context]}: {reason}",
+            f"its roles are {roles}; most templates take user and assistant in turns, after a system prompt",
+            where="prompts",
         )
 
 

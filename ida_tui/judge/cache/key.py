@@ -7,8 +7,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ida_tui.config.conversation import prompt_context
 from ida_tui.config.reward_files import file_digest, reference_files
-from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
+from ida_tui.config.schema import JudgeConfig, Prompt, PromptSet, RubricConfig
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.judge.api_key import OPENAI_BASE_URL, host_of
 from ida_tui.judge.backends.openai import prompt
@@ -39,9 +40,13 @@ class CacheKeyBuilder:
 
     def build(self, request: JudgeRequest) -> str:
         """The key of one request: 64 hexadecimal digits."""
-        parts = [self.prefix, request.prompt, request.completion, request.sample_index]
+        parts: list[object] = [
+            self.prefix, request.prompt, request.completion, request.sample_index
+        ]  # fmt: skip
         if self.includes_kind:
             parts.append(request.kind)
+        if request.context:
+            parts.append(request.context)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -56,7 +61,7 @@ def scoring_parts(
     parts = {
         "formula": rubric.formula_text,
         **_function_parts(rubric),
-        "prompts": _digest([(p.id, p.kind, p.text) for p in prompts.train()]),
+        "prompts": _digest([_prompt_parts(p, prompts.system) for p in prompts.train()]),
     }
     if config.kind == "none":
         return {"judge": "", **parts}
@@ -75,6 +80,8 @@ def scoring_parts(
         # A reply that is complete does not depend on its maximum length.
         sampling = {k: v for k, v in inputs["sampling"].items() if k != "max_tokens"}
         settings = [sampling, config.samples]
+    if config.include_thoughts:
+        settings = [settings, "with thoughts"]
     instructions = {key: value for key, value in inputs["rubric"].items() if key != "formula"}
     return {
         "judge": judge,
@@ -82,6 +89,12 @@ def scoring_parts(
         "rubric": _digest(instructions),
         "settings": _digest(settings),
     }
+
+
+def _prompt_parts(prompt: Prompt, default_system: str | None) -> list[object]:
+    """What makes a prompt another one; without its context if it has none, as in older runs."""
+    context = prompt_context(prompt, default_system)
+    return [prompt.id, prompt.kind, prompt.text, *([context] if context else [])]
 
 
 def _function_parts(rubric: RubricConfig) -> dict[str, str]:
