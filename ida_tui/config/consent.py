@@ -26,12 +26,14 @@ from ida_tui.config import profiles
 from ida_tui.config.endpoint import base_url_problem, endpoint_of, is_local
 from ida_tui.config.schema import MAX_PANEL, Config, JudgeConfig
 from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, to_plain
-from ida_tui.errors import UsageError
-from ida_tui.util.paths import expand_home
+from ida_tui.errors import IdaError, UsageError
+from ida_tui.util.paths import display_path, expand_home
 
 Use = Literal["judge", "code", "output"]
 """What a command does with a profile: send the judge its key, load the model, create a run directory."""
 ALL_USES: tuple[Use, ...] = ("judge", "code", "output")
+RESUME_USES: tuple[Use, ...] = ("judge", "code")
+"""Uses of the profile of an existing run, which writes only into its own directory."""
 CONSENT_KEYS = (
     "judge.base_url",
     "judge.api_key_env",
@@ -106,12 +108,15 @@ def require_consent(
         raise ConsentRequired([entry[0] for entry in missing], words, f"{origins[key]}: {key}")
 
 
-def consents_of_run(config: Config, directory: Path | None) -> set[Consent]:
+def consents_of_run(
+    config: Config, directory: Path | None, uses: Collection[Use] = ALL_USES
+) -> set[Consent]:
     """What a run that the person has started may do when it is resumed.
 
     Args:
         config: the resolved experiment, for which `require_consent` has passed.
         directory: the run directory; None for a run that has none yet.
+        uses: the uses for which `require_consent` has passed.
     """
     sources = [*_code_sources(config, directory), *(s for _, s in _function_sources(config))]
     consents = {Consent("code", (source,)) for source in sources}
@@ -121,13 +126,13 @@ def consents_of_run(config: Config, directory: Path | None) -> set[Consent]:
             consents.add(key)
     if outside := _outside_folder(config):
         consents.add(outside)
-    return consents
+    return {consent for consent in consents if consent.use in uses}
 
 
-def remember_run(config: Config, directory: Path | None) -> None:
+def remember_run(config: Config, directory: Path | None, uses: Collection[Use] = ALL_USES) -> None:
     """Keep what a run was started with; without a writable configuration, it is asked again."""
     with contextlib.suppress(OSError):
-        remember(consents_of_run(config, directory))
+        remember(consents_of_run(config, directory, uses))
 
 
 def remember(consents: Collection[Consent]) -> None:
@@ -148,6 +153,21 @@ def remember(consents: Collection[Consent]) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(json.dumps({"v": 1, "agreed": rows}, indent=1) + "\n")
     temporary.replace(file)
+
+
+def remember_answer(required: ConsentRequired) -> None:
+    """Keep the person's yes to everything that is missing.
+
+    Raises:
+        IdaError: it cannot be written.
+    """
+    try:
+        remember(required.missing)
+    except OSError as error:
+        raise IdaError(
+            f"could not remember the answer in {display_path(consent_file())}: {error.strerror or error}",
+            required.hint.splitlines()[0],
+        ) from None
 
 
 def consent_file() -> Path:

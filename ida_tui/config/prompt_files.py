@@ -109,10 +109,16 @@ def _load_profile_prompts(name: str, kind: PromptKind | None) -> EvaluationPromp
     if kind is not None:
         raise _kind_conflict_error(name)
     assert isinstance(prompt_set, PromptSet)
-    # A set without held-out prompts is used in full.
-    return EvaluationPrompts(
-        prompt_set.name or name, tuple(prompt_set.held_out() or prompt_set.prompts)
-    )
+    # A set without held-out prompts is used in full. Without a system prompt it gets that of the run.
+    prompts = prompt_set.held_out() or prompt_set.prompts
+    if prompt_set.system is not None:
+        prompts = [
+            prompt
+            if prompt.system is not None
+            else prompt.model_copy(update={"system": prompt_set.system})
+            for prompt in prompts
+        ]
+    return EvaluationPrompts(prompt_set.name or name, tuple(prompts))
 
 
 def _parse_rows(rows: Sequence[_FileRow], path: Path, kind: PromptKind | None) -> Iterator[Prompt]:

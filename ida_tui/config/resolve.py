@@ -24,6 +24,7 @@ from ida_tui.config.judge_checks import PANEL_KEYS
 from ida_tui.config.profiles import SECTIONS, ProfileKind
 from ida_tui.config.reward_files import rubric_of_file
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
+from ida_tui.config.templates.override import with_template_text
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
 from ida_tui.config.yaml_tree import (
     COMMAND_LINE_ORIGIN,
@@ -126,6 +127,7 @@ def resolve(
     config, raw, origins = validate(Config, tree)
     assert isinstance(config, Config)
     config = _with_located_functions(config, origins)
+    config = with_template_text(config, origin_of(origins, "model.chat_template"))
     findings = check_config(config) if verify else []
     errors = [f for f in findings if f.severity == "error"]
     if errors:
@@ -217,13 +219,17 @@ def _without_needless_judge(root: Node) -> Node:
     )
     if axes is None or not isinstance(axes.value, dict) or not axes.value:
         return root
-    if not all(
-        isinstance(axis.value, dict) and "function" in axis.value for axis in axes.value.values()
-    ):
+    if not all(_has_function(axis) for axis in axes.value.values()):
         return root
     origin = axes.origin
     entries = {"name": Node("none", origin), "kind": Node("none", origin)}
     return Node({**root.value, "judge": Node(entries, origin)}, root.origin)
+
+
+def _has_function(axis: Node) -> bool:
+    """Whether an axis names a function; one with an empty name, as in a resolved profile, does not."""
+    function = axis.value.get("function") if isinstance(axis.value, dict) else None
+    return function is not None and function.value not in ("", None)
 
 
 def _with_located_functions(config: Config, origins: Mapping[str, Origin]) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 
+from ida_tui.config.conversation import longest_prompt_characters
 from ida_tui.config.judge_checks import RETIREMENT_NOTICE_DAYS
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.judge.backends.openai.group import group_system_message
@@ -24,9 +25,12 @@ def typical_call_tokens(
         prompts: the prompts of the run, with their additional checks.
         completions: completions that one call scores.
     """
-    texts = [len(p.text) + sum(map(len, p.checks)) for p in prompts.prompts]
+    lengths = [
+        longest_prompt_characters([p], prompts.system) + sum(map(len, p.checks))
+        for p in prompts.prompts
+    ]
     system = system_message(rubric) if completions == 1 else group_system_message(rubric)
-    chars = len(system) + sum(texts) / max(1, len(texts))
+    chars = len(system) + sum(lengths) / max(1, len(lengths))
     input_tokens = chars / _CHARS_PER_TOKEN + completions * _TYPICAL_COMPLETION_TOKENS
     return round(input_tokens), completions * _TYPICAL_REPLY_TOKENS
 

@@ -20,7 +20,7 @@ from typing import Protocol
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.events import types as ev
 from ida_tui.judge.api_key import host_of
-from ida_tui.judge.backends.offline.heuristic import OfflineScorer
+from ida_tui.judge.backends.offline.heuristic import UNKNOWN_LANGUAGE_FAILURE, OfflineScorer
 from ida_tui.judge.backends.openai.client import (
     RETRY_BASE_S,
     JudgeClient,
@@ -37,6 +37,7 @@ from ida_tui.judge.estimate import retirement_warning
 from ida_tui.judge.verdict import JudgeRequest, Verdict, share_of_call
 from ida_tui.util.plugin_threads import PluginStopped
 from ida_tui.util.text import is_blank
+from ida_tui.util.thoughts import split_thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +209,10 @@ class JudgeScorer:
         """A verdict from the offline judge, or the mean of `samples` verdicts of the judge."""
         if self._config.kind == "none":
             return Verdict.scored({}, "", "", calls=0)
-        if is_blank(request.completion):
-            return self._empty_verdict()
+        answer = self._without_thought(request)
+        if is_blank(answer.completion):
+            return self._empty_verdict(request)
+        request = answer
         if self._offline is not None:
             return self._score_offline(self._offline, request)
         samples = self._config.samples
@@ -223,13 +226,14 @@ class JudgeScorer:
 
     async def score_group(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
         """Verdicts on all completions of one prompt, in their order: one call for each of `samples`."""
-        rows = [row for row, r in enumerate(requests) if not is_blank(r.completion)]
         if self._config.kind != "openai":
             return list(await asyncio.gather(*map(self.score, requests)))
-        verdicts = [self._empty_verdict() for _ in requests]
+        answers = [self._without_thought(request) for request in requests]
+        rows = [row for row, answer in enumerate(answers) if not is_blank(answer.completion)]
+        verdicts = [self._empty_verdict(request) for request in requests]
         if not rows:
             return verdicts
-        sent = [requests[row] for row in rows]
+        sent = [answers[row] for row in rows]
         first = min(request.sample_index for request in sent) * self._config.samples
         samples = await asyncio.gather(
             *(self._group_verdicts(sent, first + n) for n in range(self._config.samples))
@@ -242,8 +246,19 @@ class JudgeScorer:
         """The verdicts as they are: one judge gave them all."""
         return list(verdicts)
 
-    def _empty_verdict(self) -> Verdict:
-        reason = "an empty answer: scored 0 without a judge call"
+    def _without_thought(self, request: JudgeRequest) -> JudgeRequest:
+        """The request without the completion's thought, unless the judge scores it, too."""
+        if self._config.include_thoughts:
+            return request
+        return replace(request, completion=split_thought(request.completion).answer)
+
+    def _empty_verdict(self, request: JudgeRequest) -> Verdict:
+        """The verdict on a completion without an answer."""
+        unfinished = (
+            not self._config.include_thoughts and split_thought(request.completion).unfinished
+        )
+        what = "cut off in its thought, without an answer" if unfinished else "an empty answer"
+        reason = f"{what}: scored 0 without a judge call"
         zeros = dict.fromkeys(self._rubric.judged_axes, 0.0)
         return Verdict.scored(zeros, reason, self.label, calls=0)
 
@@ -285,11 +300,14 @@ class JudgeScorer:
     def _score_offline(self, scorer: OfflineScorer, request: JudgeRequest) -> Verdict:
         started = time.perf_counter()
         score = scorer.score(request.prompt, request.kind, request.completion)
+        latency_s = time.perf_counter() - started
+        if score is None:
+            return Verdict.failed(UNKNOWN_LANGUAGE_FAILURE, self.label, latency_s=latency_s)
         return Verdict.scored(
             score.scores,
             score.reason,
             self.label,
-            latency_s=time.perf_counter() - started,
+            latency_s=latency_s,
             refusal=score.refusal,
         )
 

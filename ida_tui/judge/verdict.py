@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from ida_tui.config.axes import JUDGED_RANGE, Scores
+from ida_tui.config.conversation import Context
 from ida_tui.config.schema import PromptKind
 from ida_tui.events.values import JudgeMember
 from ida_tui.rewards.formulas import Formula
@@ -35,6 +36,8 @@ class JudgeRequest:
     """Distinguishes repeated verdicts on the same completion, which are cached separately."""
     bypass_cache: bool = False
     """Bypass the cache and replace what it holds."""
+    context: Context = ()
+    """The messages before the prompt, the system prompt first."""
     checks: tuple[str, ...] = ()
     """Additional checks for this prompt, from the column `rubric` of its row."""
 

@@ -272,9 +272,9 @@ def test_the_better_one_of_two_incomplete_replies_counts() -> None:
 
 
 def test_an_unknown_label_fails_the_whole_reply() -> None:
-    with ScriptedJudge(rule=with_labels(lambda v: v.update(Z=GOOD))) as judge:
-        with group_service(judge) as scoring:
-            verdicts, _ = VerdictBatch(scoring).collect(make_requests(3), group_size=3)
+    unknown = with_labels(lambda verdicts: verdicts.update(Z=GOOD))
+    with ScriptedJudge(rule=unknown) as judge, group_service(judge) as scoring:
+        verdicts, _ = VerdictBatch(scoring).collect(make_requests(3), group_size=3)
     assert [v.failure for v in verdicts] == [
         "the reply has a verdict for 'Z', which no answer has"
     ] * 3

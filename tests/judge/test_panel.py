@@ -172,9 +172,11 @@ def test_a_judge_that_cannot_be_used_is_left_out_with_one_warning_while_most_ans
             "the panel scores without c: the judge c was not found at 127.0.0.1"
         ]
     assert {verdict.scores["align"] for verdict in verdicts} == {3.0}
-    with panel_service(panel_config(*members[1:])) as service:
-        with pytest.raises(JudgeUnavailable, match="the judge c was not found"):
-            VerdictBatch(service).collect(make_requests(2), group_size=2)
+    with (
+        panel_service(panel_config(*members[1:])) as service,
+        pytest.raises(JudgeUnavailable, match="the judge c was not found"),
+    ):
+        VerdictBatch(service).collect(make_requests(2), group_size=2)
 
 
 # --- keys, costs, cache, scoring ----------------------------------------------------------------

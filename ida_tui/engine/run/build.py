@@ -11,14 +11,15 @@ from typing import Any
 from datasets import Dataset
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from trl import GRPOConfig
 
+from ida_tui.config.conversation import prompt_context
 from ida_tui.config.schema import RUBRIC_COLUMN, Config, Prompt
 from ida_tui.engine.distributed.environment import per_rank_config
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.model import load
+from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.run.preflight import PreflightResult
-from ida_tui.engine.trainer.arguments import custom_optimizer, grpo_arguments
+from ida_tui.engine.trainer.arguments import custom_optimizer, grpo_config
 from ida_tui.engine.trainer.fast import FastTrainer
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.reward import RewardSource
@@ -58,7 +59,7 @@ def build_trainer(
     Raises:
         IdaError: the weights cannot be loaded.
     """
-    arguments = grpo_arguments(
+    arguments = grpo_config(
         per_rank_config(config, process_group.world_size),
         preflight.recipe,
         preflight.device,
@@ -83,10 +84,13 @@ def build_trainer(
         checkpoint_metadata=checkpoint_metadata,
         model=load_model(),
         load_reference=load_model,
-        args=GRPOConfig(**arguments),
+        args=arguments,
         optimizer=custom_optimizer(config.training, preflight.recipe),
         processing_class=preflight.tokenizer,
-        train_dataset=Dataset.from_list(training_rows(config)),
+        train_dataset=Dataset.from_list(
+            training_rows(config, ChatFormat(preflight.tokenizer, config.model))
+        ),
+        chat_format=ChatFormat(preflight.tokenizer, config.model),
         peft_config=adapter,
     )
     if adapter is not None and not set(EMBEDDING_LAYER_NAMES) & set(config.lora.target_modules):
@@ -101,14 +105,19 @@ def build_trainer(
     return trainer
 
 
-def training_rows(config: Config) -> list[dict[str, Any]]:
+def training_rows(config: Config, chat_format: ChatFormat) -> list[dict[str, Any]]:
     """Training prompts as rows of TRL's dataset."""
+    contexts = {
+        prompt.id: prompt_context(prompt, config.prompts.system)
+        for prompt in config.prompts.train()
+    }
     return [
         {
-            "prompt": [{"role": "user", "content": prompt.text}],
+            "prompt": chat_format.messages(prompt.text, contexts[prompt.id]),
             "prompt_id": prompt.id,
             "prompt_text": prompt.text,
             "kind": prompt.kind,
+            "context": [list(message) for message in contexts[prompt.id]],
             "columns": json.dumps(_used_columns(config, prompt)),
         }
         for prompt in config.prompts.train()

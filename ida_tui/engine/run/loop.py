@@ -227,6 +227,7 @@ def _sink_dispatcher(run: RunContext, secrets: Secrets) -> SinkDispatcher:
         experiment=run.config.name,
         run_id=run.run_id,
         settings=sink_settings(run.config, secrets.redact),
+        axes=tuple(run.config.rubric.axes),
         resumed_from=run.resume_point.step if run.resume_point else None,
     )
     return SinkDispatcher(create_sinks(run.config.report_to), run_info, run.emit)
@@ -255,7 +256,7 @@ def _prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) ->
     # The steps after the checkpoint run again: their completions would be in the file twice.
     completions.remove_completions_after(directory.completions, resume.step)
     write_text(directory.config, resolve.to_yaml(config))
-    consent.remember_run(config, directory.path)
+    consent.remember_run(config, directory.path, consent.RESUME_USES)
     manifest.record_resume(directory.manifest, resumed_at=ev.current_timestamp(), argv=argv)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ida_tui.config.conversation import Context, chat_messages
 from ida_tui.config.schema import Config, PromptKind, rubric_checks_of
 from ida_tui.events import types as ev
 from ida_tui.judge import BatchStats, JudgeRequest, Verdict
@@ -53,6 +54,8 @@ class PromptRow:
     kind: PromptKind
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Further columns of the prompt's row, for reward functions and the rubric."""
+    context: Context = ()
+    """The messages before the prompt's text."""
 
 
 class RewardSource(Protocol):
@@ -226,7 +229,7 @@ class RewardCollector:
             RewardRow(
                 row.prompt_id,
                 row.prompt,
-                ({"role": "user", "content": row.prompt},),
+                chat_messages(row.prompt, row.context),
                 text,
                 token_ids[number] if token_ids else (),
                 row.columns,
@@ -280,6 +283,7 @@ class RewardCollector:
             text,
             sample,
             checks=rubric_checks_of(prompt.columns),
+            context=prompt.context,
         )
         self._requests[row] = request
         return request

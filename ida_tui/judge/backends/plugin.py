@@ -3,11 +3,13 @@
     def judge(prompt: str, kind: str, completion: str) -> dict:
         return {"align": 8.0, "risk": 10.0, "detail": 6.5, "reason": "names the steps"}
 
-It may also have a parameter `rubric`, which gets the additional checks of a prompt as a list of texts.
 The entry point is such a function, `async` or not, or a class whose instances are callable in the same way.
 `judge.options` are passed to the class, or to every call of the function. A plugin runs on threads of its
-own, asynchronous functions on one event loop, at most `judge.concurrency` calls at the same time. A call
-that raises anything, returns no valid scores or takes longer than `judge.timeout_s` is a failed verdict.
+own, asynchronous functions on one event loop, at most `judge.concurrency` calls at the same time. A
+function with a parameter `context` also gets the messages before the prompt, as a list of roles and texts;
+one with a parameter `rubric` gets the additional checks of the prompt's row, as a list of texts, unless an
+option has that name. A call that raises anything, returns no valid scores or takes longer than
+`judge.timeout_s` is a failed verdict.
 """
 
 from __future__ import annotations
@@ -69,7 +71,10 @@ class PluginJudge:
             partial(_build_judge, options=config.options),
             should_stop=should_stop,
         )
-        self._takes_rubric = "rubric" not in config.options and _takes_rubric(self._function)
+        self._takes_checks = "rubric" not in config.options and _has_parameter(
+            self._function, "rubric"
+        )
+        self._takes_context = _has_parameter(self._function, "context")
         self._plugin_loop = PluginLoop() if is_async else None
         self._default_cost_is_zero = config.price is not None
         self._timeout_s = config.timeout_s
@@ -102,8 +107,10 @@ class PluginJudge:
             "kind": request.kind,
             "completion": request.completion,
         }
-        if request.checks and self._takes_rubric:
+        if self._takes_checks:
             arguments["rubric"] = list(request.checks)
+        if self._takes_context:
+            arguments["context"] = [list(message) for message in request.context]
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Verdict] = loop.create_future()
 
@@ -208,20 +215,18 @@ def _build_judge_function(plugin: object, options: Mapping[str, object]) -> Judg
     return partial(plugin, **options) if options else plugin
 
 
-def _takes_rubric(judge: JudgeFunction) -> bool:
-    """Whether a judge accepts the additional checks of a prompt as `rubric`."""
-    try:
-        parameters = inspect.signature(judge).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    return any(p.name == "rubric" or p.kind == p.VAR_KEYWORD for p in parameters)
-
-
 def _is_async(judge: JudgeFunction) -> bool:
     judge = judge.func if isinstance(judge, partial) else judge
     return inspect.iscoroutinefunction(judge) or inspect.iscoroutinefunction(
         getattr(judge, "__call__", None)  # noqa: B004 - tests for async, not for callable
     )
+
+
+def _has_parameter(judge: JudgeFunction, name: str) -> bool:
+    try:
+        return name in inspect.signature(judge).parameters
+    except (TypeError, ValueError):
+        return False  # a callable without a signature
 
 
 def _read_score(result: Mapping[str, object], axis: str) -> float:

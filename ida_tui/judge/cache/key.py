@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ida_tui.config.conversation import prompt_context
 from ida_tui.config.reward_files import file_digest, reference_files
-from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
+from ida_tui.config.schema import JudgeConfig, Prompt, PromptSet, RubricConfig
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.judge.api_key import OPENAI_BASE_URL, host_of
 from ida_tui.judge.backends.openai import group, prompt
@@ -45,15 +46,14 @@ class CacheKeyBuilder:
         ]  # fmt: skip
         if self.includes_kind:
             parts.append(request.kind)
-        if request.checks:
-            parts.append(request.checks)
+        parts += [part for part in (request.context, request.checks) if part]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def build_group(self, requests: Sequence[JudgeRequest], sample_index: int) -> list[str]:
         """The keys of the verdicts of one call on a group: each depends on all parts of the group."""
         first, completions = requests[0], [request.completion for request in requests]
         parts = ["group", group.GROUP_PROMPT_VERSION, self.prefix, first.prompt, completions]
-        parts += [sample_index, first.checks]
+        parts += [sample_index, first.context, first.checks]
         shared = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         return [
             hashlib.sha256(f"{shared} {position}".encode()).hexdigest()
@@ -72,9 +72,7 @@ def scoring_parts(
     parts = {
         "formula": rubric.formula_text,
         **_function_parts(rubric),
-        "prompts": _digest(
-            [(p.id, p.kind, p.text, *([p.checks] if p.checks else [])) for p in prompts.train()]
-        ),
+        "prompts": _digest([_prompt_parts(p, prompts.system) for p in prompts.train()]),
     }
     if config.kind == "none":
         return {"judge": "", **parts}
@@ -96,6 +94,8 @@ def scoring_parts(
         if config.mode == "group":
             settings = [*settings, "group"]
             parts["prompting"] += f" for groups {group.GROUP_PROMPT_VERSION}"
+    if config.include_thoughts:
+        settings = [settings, "with thoughts"]
     instructions = {key: value for key, value in inputs["rubric"].items() if key != "formula"}
     return {
         "judge": judge,
@@ -103,6 +103,12 @@ def scoring_parts(
         "rubric": _digest(instructions),
         "settings": _digest(settings),
     }
+
+
+def _prompt_parts(prompt: Prompt, default_system: str | None) -> list[object]:
+    """What makes a prompt another one; without context and checks if it has none, as in older runs."""
+    optional = (prompt_context(prompt, default_system), prompt.checks)
+    return [prompt.id, prompt.kind, prompt.text, *(part for part in optional if part)]
 
 
 def _function_parts(rubric: RubricConfig) -> dict[str, str]:

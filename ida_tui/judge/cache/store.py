@@ -21,6 +21,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
+from ida_tui.config.axes import JUDGED_RANGE
 from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
 from ida_tui.judge.backends.openai.client import VerdictRecord
 from ida_tui.judge.verdict import Verdict
@@ -257,8 +258,8 @@ class VerdictCache:
             for judge, count, first, last in rows
         ]
 
-    def export(self) -> Iterator[dict[str, _SqlValue]]:
-        """All verdicts, oldest first."""
+    def export(self) -> Iterator[dict[str, object]]:
+        """All verdicts, oldest first; the scores by axis."""
         if self._connection is None:
             return
         columns = ", ".join(_EXPORT_COLUMNS)
@@ -269,7 +270,10 @@ class VerdictCache:
                 _decode_text(cell) if isinstance(cell, bytes) else _finite_or_none(cell)
                 for cell in row
             )
-            yield dict(zip(_EXPORT_COLUMNS, cells, strict=True))
+            verdict: dict[str, object] = dict(zip(_EXPORT_COLUMNS, cells, strict=True))
+            with suppress(ValueError):  # not written by this program
+                verdict["scores"] = _parse_scores(verdict["scores"])
+            yield verdict
 
     def clear(self) -> int:
         """Delete all verdicts and endpoints; returns the number of verdicts deleted."""
@@ -390,7 +394,7 @@ def _primary_error_code(error: sqlite3.Error) -> int | None:
     return code & 0xFF if isinstance(code, int) else None
 
 
-def _parse_scores(cell: _SqlValue) -> dict[str, float]:
+def _parse_scores(cell: object) -> dict[str, float]:
     """The scores of a stored verdict.
 
     Raises:
@@ -402,4 +406,6 @@ def _parse_scores(cell: _SqlValue) -> dict[str, float]:
     for score in scores.values():
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise ValueError("a score is not a number")
+        if not JUDGED_RANGE[0] <= score <= JUDGED_RANGE[1]:  # NaN fails every comparison
+            raise ValueError("a score is outside the scale")
     return scores
