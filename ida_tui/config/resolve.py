@@ -122,7 +122,7 @@ def resolve(
     for key, text in dotted.items():
         tree = _set_value(tree, key.split("."), _parse_value(key, text), key)
         if key == "judge.panel":
-            tree = _with_panel(tree)
+            tree = _without_stale_member_facts(_with_panel(tree), dotted)
     tree = _without_needless_judge(tree)
     config, raw, origins = validate(Config, tree)
     assert isinstance(config, Config)
@@ -206,7 +206,7 @@ def _with_panel(root: Node) -> Node:
     if panel is not None and panel.value and panel.origin == COMMAND_LINE_ORIGIN:
         kept = {key: judge.value[key] for key in PANEL_KEYS if key in judge.value}
         kind = {key: Node("panel", COMMAND_LINE_ORIGIN) for key in ("name", "kind")}
-        judge = Node({**kind, **kept}, judge.origin)
+        judge = Node({**kept, **kind}, judge.origin)
     return Node({**root.value, "judge": profiles.load_panel(judge, "judge.panel")}, root.origin)
 
 

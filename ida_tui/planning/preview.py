@@ -245,13 +245,14 @@ def _judge_rows(config: Config) -> Iterator[tuple[str, str]]:
         yield "judge calls", f"{sum(count_judge_calls(config)):,}; the cost depends on the plugin"
         return
     if judge.kind == "panel":
-        members = "\n".join(f"{_judge_text(member)}" for member in judge.members)
+        members = "\n".join(map(_judge_text, judge.members))
         yield (
             "judge",
             f"{judge.name or 'panel'}   ({judge.panel_score} of {len(judge.panel)})\n{members}",
         )
-        keys = {m.api_key_env: _key_status(m) for m in judge.members if m.kind == "openai"}
-        yield "key", "\n".join(dict.fromkeys(keys.values())) or "not needed"
+        keys = dict.fromkeys(_key_status(m) for m in judge.members if m.kind == "openai")
+        needed = [status for status in keys if not status.startswith("not needed")]
+        yield "key", "\n".join(needed) or "not needed"
     else:
         yield "judge", _judge_text(judge)
         yield "key", _key_status(judge)

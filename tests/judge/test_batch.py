@@ -18,7 +18,7 @@ from ida_tui.judge.errors import JudgeInterrupted, JudgeUnavailable
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import JudgeRequest, Verdict
 from ida_tui.rewards.formulas import IDA_FORMULAS
-from tests.judge.test_service import KEY, PROMPTS, RUBRIC, make_requests, make_service
+from tests.judge.test_service import KEY, PROMPTS, RUBRIC, make_config, make_requests, make_service
 from tests.support.judge_server import (
     Behavior,
     Hold,
@@ -169,7 +169,7 @@ def test_a_call_without_reported_usage_counts_with_its_maximum_cost() -> None:
 
     budget = Budget(1.0)
     with ScriptedJudge([Raw(reply)]) as judge:
-        config = make_service(judge)._config
+        config = make_config(judge)
         with JudgeService(
             config, RUBRIC, PROMPTS, key=KEY, options=JudgeServiceOptions(budget=budget)
         ) as scoring:

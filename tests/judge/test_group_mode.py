@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from ida_tui.config.schema import JudgeConfig
 from ida_tui.judge.backends.openai.group import (
     ParsedGroup,
     group_labels,
@@ -29,9 +28,9 @@ from ida_tui.judge.verdict import JudgeRequest
 from tests.judge.test_service import (
     CALL_COST,
     KEY,
-    PRICE,
     PROMPTS,
     RUBRIC,
+    make_config,
     make_requests,
     make_service,
 )
@@ -52,12 +51,6 @@ GOOD = {"align": 8, "risk": 9, "detail": 7.5, "reason": "clear"}
 
 def group_service(judge: ScriptedJudge, folder: Path | None = None, **changes: Any) -> JudgeService:
     return make_service(judge, folder, mode="group", **changes)
-
-
-def group_config(judge: ScriptedJudge, **changes: Any) -> JudgeConfig:
-    fields: dict[str, Any] = {"kind": "openai", "model": "scripted-judge", "mode": "group"}
-    fields |= {"base_url": judge.base_url, "price": PRICE, "cache": False}
-    return JudgeConfig(**fields | changes)
 
 
 def two_groups() -> list[JudgeRequest]:
@@ -156,7 +149,7 @@ def test_single_requests_are_absolute_calls_of_the_same_judge() -> None:
 def test_every_group_call_is_reserved_in_the_budget() -> None:
     with ScriptedJudge() as judge:
         service = JudgeService(
-            group_config(judge),
+            make_config(judge, mode="group"),
             RUBRIC,
             PROMPTS,
             key=KEY,
@@ -207,7 +200,7 @@ def test_a_resumed_step_finds_its_groups_in_the_cache(tmp_path: Path) -> None:
 
 def test_the_keys_of_a_group_depend_on_all_of_its_parts() -> None:
     with ScriptedJudge() as judge:
-        config = group_config(judge)
+        config = make_config(judge, mode="group")
     keys = CacheKeyBuilder.for_endpoint(config, RUBRIC)
     group = make_requests(3)
     variants: list[tuple[Sequence[JudgeRequest], int]] = [
@@ -225,7 +218,7 @@ def test_the_keys_of_a_group_depend_on_all_of_its_parts() -> None:
 
 def test_a_run_that_changes_the_mode_starts_a_new_scoring_period() -> None:
     with ScriptedJudge() as judge:
-        config = group_config(judge, mode="absolute")
+        config = make_config(judge)
     absolute = scoring_parts(config, RUBRIC, PROMPTS)
     group = scoring_parts(config.model_copy(update={"mode": "group"}), RUBRIC, PROMPTS)
     assert absolute["judge"] == group["judge"]

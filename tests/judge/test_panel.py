@@ -25,6 +25,7 @@ from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import JudgeRequest
 from tests.judge.test_service import CALL_COST, PRICE, PROMPTS, RUBRIC, make_requests
 from tests.support.judge_server import Judge, ScriptedJudge, Status, completion_in, group_in
+from tests.support.patience import PATIENCE_S
 
 AXES = ("align", "risk", "detail")
 
@@ -38,6 +39,7 @@ def member(judge: ScriptedJudge, name: str, **changes: Any) -> JudgeSettings:
         "cache": False,
         "max_retries": 0,
         "concurrency": 1,
+        "timeout_s": PATIENCE_S,
     }
     return JudgeSettings(**fields | changes)
 

@@ -42,16 +42,20 @@ PRICE = Price(input=0.15, output=0.6)
 CALL_COST = (700 * 0.15 + 120 * 0.6) / 1e6
 
 
-def make_service(judge: ScriptedJudge, folder: Path | None = None, **changes: Any) -> JudgeService:
+def make_config(judge: ScriptedJudge, **changes: Any) -> JudgeConfig:
     fields: dict[str, Any] = {
         "kind": "openai",
         "model": "scripted-judge",
         "base_url": judge.base_url,
         "timeout_s": PATIENCE_S,
         "price": PRICE,
-        "cache": folder is not None,
+        "cache": False,
     }
-    config = JudgeConfig(**fields | changes)
+    return JudgeConfig(**fields | changes)
+
+
+def make_service(judge: ScriptedJudge, folder: Path | None = None, **changes: Any) -> JudgeService:
+    config = make_config(judge, **{"cache": folder is not None} | changes)
     options = JudgeServiceOptions(cache_dir=folder, retry_base_s=0.001)
     return JudgeService(config, RUBRIC, PROMPTS, key=KEY, options=options)
 
