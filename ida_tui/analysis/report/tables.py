@@ -158,7 +158,7 @@ def judge_rows(inputs: ReportInputs) -> Iterator[LabelRow]:
     yield LabelRow("failed verdicts", f"{totals.failed:,}; excluded from the means")
     for kind, count in totals.declined:
         yield LabelRow(f"{kind} declined by the judge", f"{count:,}")
-    yield from _panel_rows(list(inputs.extras.judge_batches.values()))
+    yield from panel_rows(list(inputs.extras.judge_batches.values()))
     if not offline:
         latency = inputs.extras.latency_s
         yield LabelRow(
@@ -182,7 +182,7 @@ def judge_rows(inputs: ReportInputs) -> Iterator[LabelRow]:
     yield LabelRow("spot-check agreement", _agreement_text(inputs.spot_checks))
 
 
-def _panel_rows(batches: Sequence[ev.JudgeBatchFinished]) -> Iterator[LabelRow]:
+def panel_rows(batches: Sequence[ev.JudgeBatchFinished]) -> Iterator[LabelRow]:
     """What each judge of a panel scored over the run, and how far they differ; empty without a panel."""
     figures: dict[str, list[ev.JudgeMember]] = {}
     for batch in batches:
@@ -191,9 +191,7 @@ def _panel_rows(batches: Sequence[ev.JudgeBatchFinished]) -> Iterator[LabelRow]:
     for name, steps in figures.items():
         scored, asked = sum(m.scored for m in steps), sum(m.completions for m in steps)
         failure = next((m.failure for m in reversed(steps) if m.failure), "")
-        text = (
-            f"scored {format_count_share(scored, asked)} of the completions that it was asked about"
-        )
+        text = f"scored {format_count_share(scored, asked)} of its completions"
         yield LabelRow(f"panel: {name}", text + (f"; last failure: {failure}" if failure else ""))
     spreads = [batch.spread for batch in batches if batch.spread]
     if spreads:

@@ -1,0 +1,55 @@
+"""The judge pane of a run whose completions a panel of judges scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from textual.pilot import Pilot
+
+from ida_tui.analysis.report.tables import panel_rows
+from ida_tui.events import types as ev
+from ida_tui.events.narration import event_lines
+from ida_tui.events.state import RunState
+from ida_tui.tui.app import IdaApp
+from tests.support import synthetic_run
+from tests.support.app_driver import WIDE, drive, text_on_screen
+from tests.tui.test_run import ScriptedSource, show_source
+
+MEMBERS = (ev.JudgeMember("first", 8, 8), ev.JudgeMember("second", 7, 8, "HTTP 500"))
+SPREAD = {"align": 1.5, "risk": 0.0, "detail": 2.25}
+
+
+def run_of_a_panel() -> list[ev.Event]:
+    events = synthetic_run.run_events(Path("run"), 3, 8)
+    return [
+        replace(event, members=MEMBERS, spread=SPREAD)
+        if isinstance(event, ev.JudgeBatchFinished)
+        else event
+        for event in events
+        if not isinstance(event, ev.RunEnded | ev.CheckpointSaved)
+    ]
+
+
+def test_the_pane_shows_what_each_judge_scored_and_how_far_they_differ() -> None:
+    async def scenario(app: IdaApp, pilot: Pilot[None]) -> None:
+        await show_source(app, pilot, ScriptedSource("live", *run_of_a_panel()))
+        text = text_on_screen(app)
+        assert "7/8 second" in text
+
+    drive(scenario, size=WIDE)
+
+
+def test_the_log_names_the_judge_that_missed_completions() -> None:
+    batch = next(event for event in run_of_a_panel() if isinstance(event, ev.JudgeBatchFinished))
+    *_, line = event_lines(RunState(), batch)
+    assert line.endswith("second scored 7 of 8: HTTP 500)")
+
+
+def test_the_report_adds_up_what_each_judge_scored() -> None:
+    batches = [event for event in run_of_a_panel() if isinstance(event, ev.JudgeBatchFinished)]
+    rows = dict(panel_rows(batches))
+    assert rows["panel: first"].startswith("scored 100% (24/24)")
+    assert rows["panel: second"].endswith("(21/24) of its completions; last failure: HTTP 500")
+    assert rows["mean spread of the panel"].startswith("align 1.5, risk 0.0, detail 2.2 points")
+    assert list(panel_rows([replace(batches[0], members=(), spread={})])) == []
