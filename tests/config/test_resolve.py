@@ -291,7 +291,7 @@ def test_zero_or_two_experiments_are_refused(user):
 def test_other_kinds_of_profiles_are_validated_separately(user):
     assert resolve_profile("models", "qwen3-0.6b").file.name == "qwen3-0.6b.yaml"
     (user / "judges" / "odd.yaml").write_text("kind: psychic", encoding="utf-8")
-    with pytest.raises(UsageError, match="offline, openai, plugin or none"):
+    with pytest.raises(UsageError, match="offline, openai, plugin, panel or none"):
         resolve_profile("judges", "odd")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ida_tui.engine.trainer.reward import PromptRow, RewardCollector
 from ida_tui.judge.backends.openai.group import (
     ParsedGroup,
     group_labels,
@@ -21,6 +22,7 @@ from ida_tui.judge.backends.openai.parse import ParsedScores, ParseFailure
 from ida_tui.judge.batch import VerdictBatch
 from ida_tui.judge.budget import Budget, BudgetExceeded
 from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
+from ida_tui.judge.calibration.drift import DriftMonitor
 from ida_tui.judge.errors import JudgeUnavailable
 from ida_tui.judge.scorer import group_order
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
@@ -399,3 +401,45 @@ def test_labels_go_on_after_z() -> None:
     assert labels[:2] == ("A", "B")
     assert labels[25:28] == ("Z", "AA", "AB")
     assert len(set(labels)) == 60
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def test_the_collector_sends_each_group_once_with_the_checks_of_its_row() -> None:
+    rows = [
+        PromptRow(prompt_id, text, "harmless", {"rubric": rubric} if rubric else {})
+        for prompt_id, text, rubric in (("a", "Why?", "names a cause"), ("b", "How?", ""))
+        for _ in range(4)
+    ]
+    texts = [f"answer {n}" for n in range(8)]
+    with ScriptedJudge() as judge, group_service(judge) as scoring:
+        collector = RewardCollector(
+            scoring,
+            DriftMonitor(scoring, interval=0, planned_steps=1, emit=lambda event: None),
+            max_unscored=0,
+            emit=lambda event: None,
+            stop_requested=lambda: False,
+            pause=pytest.fail,
+            group_size=4,
+        )
+        collector.begin_step(1, rows)
+        for row in range(4):
+            collector.completion_ended(row, texts[row])
+        assert judge.wait_for_calls(1)
+        verdicts, stats = collector.collect_verdicts(texts, 4)
+        messages = [body["messages"][-1]["content"] for body in judge.requests]
+    assert ["names a cause" in message for message in messages] == [True, False]
+    assert all(verdict.reward is not None for verdict in verdicts)
+    assert stats.calls == 2
+
+
+def test_thoughts_are_not_shown_and_an_unfinished_one_scores_zero() -> None:
+    texts = ["<think>first A, then B</think>The answer.", "<think>cut off", "plain"]
+    requests = [replace(make_requests(1)[0], completion=text) for text in texts]
+    with ScriptedJudge() as judge, group_service(judge) as scoring:
+        verdicts, _ = VerdictBatch(scoring).collect(requests, group_size=3)
+        assert sorted(group_in(judge.requests[0]).values()) == ["The answer.", "plain"]
+    assert verdicts[0].scores["align"] == verdict_for("The answer.")["align"]
+    assert verdicts[1].scores == dict.fromkeys(AXES, 0.0)
+    assert verdicts[1].reason.startswith("cut off in its thought")
