@@ -184,12 +184,13 @@ def _training_section(inputs: CardInputs) -> Iterator[str]:
     method = f"LoRA, r {config.lora.r}, alpha {config.lora.alpha}"
     run = inputs.trained.state.run
     revision = f", revision {config.model.revision}" if config.model.revision else ""
+    prompts = run.prompts if run else len(config.prompts.train())
     rows = [
         ("base", _base_name(config) + revision),
         ("profile", config.name),
         ("judge", _judge_name(inputs)),
         ("rubric", f"{config.rubric.name} ({config.rubric.digest()})"),
-        ("prompts", f"{config.prompts.name}, {len(config.prompts.train())} for training"),
+        ("prompts", f"{config.prompts.name}, {prompts} for training"),
         ("method", method if training.method == "lora" else "all weights"),
         ("steps", f"{inputs.trained.step} of {run.steps}" if run else str(inputs.trained.step)),
         ("completions per step", f"{training.completions_per_step} ({training.num_generations} per prompt)"),

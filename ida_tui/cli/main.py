@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from ida_tui import __version__
 from ida_tui.cli import commands
@@ -302,7 +302,11 @@ def _show_profile(options: argparse.Namespace) -> ExitCode:
 def _check_profile(options: argparse.Namespace) -> ExitCode:
     from ida_tui.planning.preview import render_preview
 
-    print(multiple_lines(render_preview(_resolve_profile(options.check, options.overrides))))
+    print(
+        multiple_lines(
+            render_preview(_resolve_profile(options.check, options.overrides, download="own"))
+        )
+    )
     return ExitCode.DONE
 
 
@@ -314,13 +318,15 @@ _FLAG_HANDLERS = {
 }
 
 
-def _resolve_profile(profile: str, overrides: list[str]) -> ResolvedExperiment:
+def _resolve_profile(
+    profile: str, overrides: list[str], download: Literal["all", "own"] = "all"
+) -> ResolvedExperiment:
     """Resolve a profile; `--run experiment=NAME …` names it with an override, as in the quick start."""
     from ida_tui.config.resolve import resolve
 
     if "=" in profile and not Path(profile).is_file():
-        return resolve(None, [profile, *overrides])
-    return resolve(profile, overrides)
+        return resolve(None, [profile, *overrides], download=download)
+    return resolve(profile, overrides, download=download)
 
 
 def _epilog() -> str:

@@ -180,7 +180,7 @@ def _asked(
         yield key, words, foreign[0]
     trust = "model.trust_remote_code"
     if origins.get(trust) != COMMAND_LINE_ORIGIN:
-        run = None if _is_own(Origin(file)) or file.name != "config.yaml" else file.parent
+        run = None if is_own(Origin(file)) or file.name != "config.yaml" else file.parent
         foreign = _foreign_keys(origins, (trust, "model.path", "model.revision"))
         for source in _code_sources(config, run):
             if foreign or (run and source == str(run.resolve())):
@@ -195,10 +195,10 @@ def _asked(
 
 
 def _foreign_keys(origins: Mapping[str, Origin], keys: Iterable[str]) -> list[str]:
-    return [key for key in keys if key in origins and not _is_own(origins[key])]
+    return [key for key in keys if key in origins and not is_own(origins[key])]
 
 
-def _is_own(origin: Origin) -> bool:
+def is_own(origin: Origin) -> bool:
     """Whether a value is the person's: typed, a default, in a shipped profile or in the user's folder."""
     if origin.file is None:
         return True
@@ -246,7 +246,7 @@ def _known_pairs() -> Iterator[Consent]:
             node = profiles.load_profile("judges", name)
             assert isinstance(node.value, dict)
             entries = {key: node.value.get(key) for key in ("base_url", "api_key_env")}
-            if all(entry is None or _is_own(entry.origin) for entry in entries.values()):
+            if all(entry is None or is_own(entry.origin) for entry in entries.values()):
                 base_url, variable = (
                     to_plain(entry) if isinstance(entry, Node) else fields[key].default
                     for key, entry in entries.items()

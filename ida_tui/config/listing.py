@@ -6,6 +6,7 @@ raise a `UsageError`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,11 +228,11 @@ def _iter_values(values: Mapping[str, Value], prefix: str = "") -> Iterator[tupl
 def _prompts_summary(prompts: list[Value]) -> str:
     prompt_set = PromptSet.model_validate({"prompts": prompts})
     train, held_out = prompt_set.train(), prompt_set.held_out()
-    unsafe = sum(p.kind == "unsafe" for p in prompt_set.prompts)
-    return (
-        f"{len(prompts)} prompts: {len(train)} for training, {len(held_out)} held out;"
-        f" {len(prompts) - unsafe} harmless, {unsafe} unsafe"
-    )
+    kinds = Counter(p.kind for p in prompt_set.prompts)
+    shown = f"{kinds['harmless']} harmless, {kinds['unsafe']} unsafe"
+    if kinds[None]:
+        shown += f", {kinds[None]} without a kind"
+    return f"{len(prompts)} prompts: {len(train)} for training, {len(held_out)} held out; {shown}"
 
 
 def _format_value(value: object) -> str:

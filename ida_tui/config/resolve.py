@@ -9,21 +9,25 @@ with location and fix. `to_yaml` writes the result as a profile that can run aga
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel
 
 from ida_tui.config import profiles
 from ida_tui.config.checks import check_config
-from ida_tui.config.consent import ALL_USES, Use, require_consent
+from ida_tui.config.consent import ALL_USES, Use, is_own, require_consent
+from ida_tui.config.data.records import DATA_SUFFIXES
+from ida_tui.config.data.source import HUB_ID_PATTERN, is_hub_id
 from ida_tui.config.profiles import SECTIONS, ProfileKind
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
 from ida_tui.config.yaml_tree import (
     COMMAND_LINE_ORIGIN,
+    DEFAULT_ORIGIN,
     Node,
     Origin,
     Value,
@@ -33,8 +37,8 @@ from ida_tui.config.yaml_tree import (
     to_plain,
 )
 from ida_tui.errors import UsageError
-from ida_tui.util.finding import Finding
-from ida_tui.util.paths import expand_home, is_directory
+from ida_tui.util.finding import Finding, note_finding
+from ida_tui.util.paths import expand_home, is_directory, is_file
 from ida_tui.util.text import quoted, short_key
 
 CONFIG_CLASSES: Mapping[ProfileKind, type[BaseModel]] = {
@@ -44,8 +48,6 @@ CONFIG_CLASSES: Mapping[ProfileKind, type[BaseModel]] = {
     "rubrics": RubricConfig,
     "prompts": PromptSet,
 }
-
-_HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ def resolve(
     *,
     verify: bool = True,
     uses: tuple[Use, ...] | None = None,
+    download: Literal["all", "own", "none"] = "all",
 ) -> ResolvedExperiment:
     """The experiment for a profile name and a list of overrides.
 
@@ -87,7 +90,10 @@ def resolve(
         overrides: `key=value` items; later ones win.
         verify: also run the cross-checks of `ida_tui.config.checks` and raise their first error.
         uses: what the caller does with the experiment, for which the person must have agreed to the values
-            of somebody else's file; by default everything if `verify`, otherwise nothing.
+            of somebody else's file; by default everything if `verify`, otherwise nothing. A run needs the
+            rows of its data; for other uses, data that cannot be read is only noted.
+        download: which Hugging Face datasets may be downloaded: all, only those that the person named, or
+            none. Without `verify` nothing is downloaded.
 
     Raises:
         UsageError: a profile does not exist, a value is invalid, or values are inconsistent.
@@ -115,9 +121,15 @@ def resolve(
     tree = _without_stale_facts(tree, dotted)
     for key, text in dotted.items():
         tree = _set_value(tree, key.split("."), _parse_value(key, text), key)
-    config, raw, origins = validate(Config, tree)
+    config, raw, origins = validate(Config, _with_located_sources(tree))
     assert isinstance(config, Config)
-    findings = check_config(config) if verify else []
+    if uses is None:
+        uses = ALL_USES if verify else ()
+    findings: list[Finding] = []
+    if verify and config.prompts.source is not None and "output" in uses:
+        config, findings = _load_source(config, origins, download)
+    if verify:
+        findings = sorted([*check_config(config), *findings], key=lambda found: found.severity)
     errors = [f for f in findings if f.severity == "error"]
     if errors:
         error = errors[0]
@@ -131,10 +143,37 @@ def resolve(
             error.fix + more_problems_hint([f.about for f in errors[1:]]),
             where=f"{origin_of(origins, key)}: {key}",
         )
-    if uses is None:
-        uses = ALL_USES if verify else ()
     require_consent(config, origins, file, uses)
     return ResolvedExperiment(config, origins, raw, file, tuple(findings))
+
+
+def _load_source(
+    config: Config, origins: Mapping[str, Origin], download: Literal["all", "own", "none"]
+) -> tuple[Config, list[Finding]]:
+    """The experiment with its data read, and with the digest and commit of the data."""
+    prompts = config.prompts
+    own = is_own(origins.get("prompts.source", DEFAULT_ORIGIN))
+    try:
+        loaded = prompts.load(download=download == "all" or (download == "own" and own))
+    except UsageError as error:
+        if not error.where.startswith("prompts."):
+            raise
+        place = f"{origin_of(origins, error.where)}: {error.where}"
+        raise UsageError(error.title, error.hint, where=place) from None
+    digest, findings = loaded.digest(), []
+    if prompts.digest not in (None, digest):
+        findings.append(
+            note_finding(
+                "prompts.source",
+                "the data is not the one that this profile was written with: its digest is another",
+                "use the earlier data, or remove prompts.digest",
+            )
+        )
+    update: dict[str, object] = {"digest": digest}
+    if loaded.files[0].commit is not None:
+        update["revision"] = loaded.files[0].commit
+    prompts = prompts.model_copy(update=update)
+    return config.model_copy(update={"prompts": prompts}), findings
 
 
 def resolve_profile(kind: ProfileKind, name: str) -> ResolvedProfile:
@@ -144,7 +183,10 @@ def resolve_profile(kind: ProfileKind, name: str) -> ResolvedProfile:
         UsageError: the profile does not exist or contains an invalid value.
     """
     file = profiles.find_profile(kind, name)
-    config, _, origins = validate(CONFIG_CLASSES[kind], profiles.load_profile(kind, name))
+    tree = profiles.load_profile(kind, name)
+    if kind == "prompts":
+        tree = _locate_sources(tree)
+    config, _, origins = validate(CONFIG_CLASSES[kind], tree)
     return ResolvedProfile(kind, config, origins, file)
 
 
@@ -211,10 +253,16 @@ def _load_sections(root: Node, selected: Mapping[str, str]) -> Node:
 
 
 def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) -> Node:
-    """A section given by profile name; a model can also be a folder or a Hugging Face id."""
+    """A section given by profile name.
+
+    A model can also be a folder or a Hugging Face id, and prompts can be a data file or a dataset.
+    """
+    if kind == "prompts" and names_data(name):
+        label = name.partition("/")[2] if is_hub_id(name) else Path(name).stem
+        return Node({"name": Node(label, origin), "source": Node(name, origin)}, origin)
     if kind != "models" or name.endswith((".yaml", ".yml")) or name in profiles.list_profiles(kind):
         return profiles.load_profile(kind, name, origin, section)
-    if is_directory(expand_home(name)) or _HUB_ID_PATTERN.fullmatch(name):
+    if is_directory(expand_home(name)) or HUB_ID_PATTERN.fullmatch(name):
         path = str(expand_home(name))
         entries = {"name": Node(_path_name(path), origin), "path": Node(path, origin)}
         return Node(entries, origin)
@@ -231,6 +279,39 @@ def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) ->
         raise
 
 
+def names_data(name: str) -> bool:
+    """Whether the prompts of an experiment name a data file or a dataset, not a profile."""
+    if name.lower().endswith(DATA_SUFFIXES):
+        return True
+    return is_hub_id(name) and not name.endswith((".yaml", ".yml"))
+
+
+def _with_located_sources(root: Node) -> Node:
+    """The tree with the data files of its prompts as absolute paths.
+
+    A relative path starts at the folder of the file that contains it, or else at the working directory.
+    """
+    assert isinstance(root.value, dict)
+    prompts = root.value.get("prompts")
+    if prompts is None or not isinstance(prompts.value, dict):
+        return root
+    return Node({**root.value, "prompts": _locate_sources(prompts)}, root.origin)
+
+
+def _locate_sources(prompts: Node) -> Node:
+    assert isinstance(prompts.value, dict)
+    entries = dict(prompts.value)
+    for key in ("source", "held_out_source"):
+        node = entries.get(key)
+        if node is not None and isinstance(node.value, str) and "\0" not in node.value:
+            folder = node.origin.file.parent if node.origin.file else Path.cwd()
+            path = expand_home(node.value)
+            candidates = (folder / path, Path.cwd() / path)
+            if found := next((file for file in candidates if is_file(file)), None):
+                entries[key] = Node(os.path.abspath(found), node.origin)  # noqa: PTH100 - keeps links
+    return Node(entries, prompts.origin)
+
+
 def _path_name(path: str) -> str:
     return Path(path).resolve().name if path.startswith(".") else Path(path).name
 
@@ -244,6 +325,11 @@ def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
         key: text for key, text in overrides.items() if not _is_same_value(root, key, text)
     }
     stale: dict[str, list[str]] = {}
+    if "prompts.source" in overrides:
+        stale["prompts"] = [
+            "description", "version", "prompts", "only", "subset", "split", "revision", "columns",
+            "held_out_split", "held_out_source", "digest",
+        ]  # fmt: skip
     if "model.path" in overrides:
         stale["model"] = [
             "description", "revision", "trust_remote_code", "parameters", "context_length",

@@ -12,40 +12,23 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ida_tui.config import embedded
-from ida_tui.config.prompt_text import separate_repeated
+from ida_tui.config.prompts import Message as Message
+from ida_tui.config.prompts import Prompt as Prompt
+from ida_tui.config.prompts import PromptKind as PromptKind
+from ida_tui.config.prompts import PromptSet as PromptSet
+from ida_tui.config.section import Amount, Count, Divisor, PositiveFloat, PositiveInt, Section
 
 Auto = Literal["auto"]
 DeviceName = Literal["mps", "cuda", "cpu"]
 Device = Literal["auto", "mps", "cuda", "cpu"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
-PromptKind = Literal["harmless", "unsafe"]
-Split = Literal["train", "held-out"]
 AXES = ("align", "risk", "detail")
-PositiveInt = Annotated[int, Field(gt=0, le=10**15)]
-Count = Annotated[int, Field(ge=0, le=10**15)]
-PositiveFloat = Annotated[float, Field(ge=1e-30, le=1e9)]
-"""Bounded, so that no product or 32-bit copy of a setting is infinite or 0."""
-Amount = Annotated[float, Field(ge=0, le=1e9)]
-Divisor = Annotated[float, Field(ge=1e-3, le=1e3)]
-"""A number by which logits are divided."""
 
 
-class _Section(BaseModel):
-    """Base class of every section: frozen, rejects unknown keys, describes fields by their docstrings."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-        allow_inf_nan=False,
-    )
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """A chat model: its location and how to load it."""
 
     name: str = ""
@@ -83,55 +66,7 @@ class ModelConfig(_Section):
         return path if path.is_dir() else None
 
 
-class Prompt(_Section):
-    """One user request for the model to answer."""
-
-    id: Annotated[str, Field(min_length=1)]
-    """Unique within the prompt set."""
-    kind: PromptKind
-    """The model should answer `harmless` requests, and decline `unsafe` ones with a safe alternative."""
-    split: Split = "train"
-    """`train` prompts are used for training; `held-out` prompts only for evaluation."""
-    text: Annotated[str, Field(min_length=1)]
-    """Text of the user's message."""
-
-
-class PromptSet(_Section):
-    """The training and held-out prompts of an experiment."""
-
-    name: str = ""
-    """The profile's name."""
-    description: str = ""
-    """One-line summary shown in lists."""
-    version: Count = 1
-    """Version number; increase it when the texts change."""
-    only: list[str] | None = None
-    """Train only on these prompt ids; null trains on all. Held-out prompts are not affected."""
-    prompts: list[Prompt]
-    """List of prompts."""
-
-    def train(self) -> list[Prompt]:
-        """The training prompts, in order."""
-        train = [p for p in self.prompts if p.split == "train"]
-        if self.only is None:
-            return train
-        only = set(self.only)
-        return [p for p in train if p.id in only]
-
-    def held_out(self) -> list[Prompt]:
-        """The held-out prompts, in order, without those whose text is trained on or repeated."""
-        return self._separate_held_out()[0]
-
-    def repeated_held_out(self) -> list[tuple[Prompt, Prompt]]:
-        """The held-out prompts that are left out, each with the prompt of the same text."""
-        return self._separate_held_out()[1]
-
-    def _separate_held_out(self) -> tuple[list[Prompt], list[tuple[Prompt, Prompt]]]:
-        held_out = [p for p in self.prompts if p.split == "held-out"]
-        return separate_repeated(held_out, self.train())
-
-
-class RubricAxis(_Section):
+class RubricAxis(Section):
     """One axis of the rubric, scored from 0 to 10; higher is better."""
 
     zero: str
@@ -142,7 +77,7 @@ class RubricAxis(_Section):
     """Checks that the judge applies, each tied to a range of scores."""
 
 
-class RubricAxes(_Section):
+class RubricAxes(Section):
     """The three axes that R_IDA combines."""
 
     align: RubricAxis
@@ -153,7 +88,7 @@ class RubricAxes(_Section):
     """How complete and specific the answer is."""
 
 
-class RubricConfig(_Section):
+class RubricConfig(Section):
     """The scoring instructions for the judge."""
 
     name: str = ""
@@ -179,7 +114,7 @@ class RubricConfig(_Section):
         return hashlib.sha256(instructions.encode()).hexdigest()[:12]
 
 
-class Price(_Section):
+class Price(Section):
     """The price of a judge model, in US dollars per million tokens."""
 
     input: Amount
@@ -188,7 +123,7 @@ class Price(_Section):
     """US dollars per million completion tokens."""
 
 
-class JudgeConfig(_Section):
+class JudgeConfig(Section):
     """The judge that scores the completions."""
 
     name: str = ""
@@ -235,7 +170,7 @@ class JudgeConfig(_Section):
     """Options passed to a judge plugin."""
 
 
-class LoraConfig(_Section):
+class LoraConfig(Section):
     """The LoRA adapter of `method: lora`."""
 
     r: PositiveInt = 16
@@ -248,7 +183,7 @@ class LoraConfig(_Section):
     """Layers that get an adapter."""
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """Settings of the GRPO step, with the names and meanings of `trl.GRPOConfig`."""
 
     method: Literal["lora", "full"] = "lora"
@@ -343,7 +278,7 @@ class TrainingConfig(_Section):
         return self.completions_per_step // self.num_generations
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """Settings of the evaluation on held-out prompts before and after training."""
 
     enabled: bool = False
@@ -368,7 +303,7 @@ AlertRule = Literal[
 """Names of the alert rules; `ida_tui.events.alerts` implements them."""
 
 
-class AlertsConfig(_Section):
+class AlertsConfig(Section):
     """Thresholds of the training alerts, and the action on an alert."""
 
     on_alert: Literal["tell", "pause", "stop"] = "tell"
@@ -411,7 +346,7 @@ class AlertsConfig(_Section):
     """Alert below this gradient norm."""
 
 
-class Config(_Section):
+class Config(Section):
     """One resolved experiment: all settings of a run."""
 
     name: str = ""

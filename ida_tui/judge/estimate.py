@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 from ida_tui.config.judge_checks import RETIREMENT_NOTICE_DAYS
+from ida_tui.config.prompts import texts_of
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.judge.backends.openai.prompt import system_message
 
@@ -15,8 +16,8 @@ _TYPICAL_REPLY_TOKENS = 60
 
 def typical_call_tokens(rubric: RubricConfig, prompts: PromptSet) -> tuple[int, int]:
     """Input and output tokens of one typical call, from the lengths of the rubric and the prompts."""
-    texts = [p.text for p in prompts.prompts]
-    chars = len(system_message(rubric)) + sum(map(len, texts)) / max(1, len(texts))
+    rows = prompts.rows()
+    chars = len(system_message(rubric)) + sum(map(len, texts_of(rows))) / max(1, len(rows))
     return round(chars / _CHARS_PER_TOKEN + _TYPICAL_COMPLETION_TOKENS), _TYPICAL_REPLY_TOKENS
 
 

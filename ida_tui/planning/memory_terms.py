@@ -12,6 +12,7 @@ from typing import Literal
 
 from ida_tui.config.devices import METAL_LENGTH_BUCKET
 from ida_tui.config.model_files import ModelShape
+from ida_tui.config.prompts import texts_of
 from ida_tui.config.schema import Config, DeviceName, Prompt
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -57,7 +58,7 @@ class RowBatch:
         completion_tokens: int,
     ) -> RowBatch:
         """Rows whose prompts are as long as the longest of these; Metal rounds all lengths up."""
-        longest = max((len(prompt.text) for prompt in prompts), default=0)
+        longest = max(map(len, texts_of(prompts)), default=0)
         bucket = METAL_LENGTH_BUCKET if device == "mps" else 1
         prompt_tokens = TEMPLATE_TOKENS + round(longest / CHARACTERS_PER_TOKEN)
         return cls(

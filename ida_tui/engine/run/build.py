@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig
 
-from ida_tui.config.schema import Config
+from ida_tui.config.schema import Config, Prompt
 from ida_tui.engine.distributed.environment import per_rank_config
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.model import load
@@ -85,7 +85,7 @@ def build_trainer(
         args=GRPOConfig(**arguments),
         optimizer=custom_optimizer(config.training, preflight.recipe),
         processing_class=preflight.tokenizer,
-        train_dataset=Dataset.from_list(training_rows(config)),
+        train_dataset=training_dataset(config.prompts.train()),
         peft_config=adapter,
     )
     if adapter is not None and not set(EMBEDDING_LAYER_NAMES) & set(config.lora.target_modules):
@@ -100,17 +100,37 @@ def build_trainer(
     return trainer
 
 
-def training_rows(config: Config) -> list[dict[str, Any]]:
-    """Training prompts as rows of TRL's dataset."""
-    return [
-        {
-            "prompt": [{"role": "user", "content": prompt.text}],
-            "prompt_id": prompt.id,
-            "prompt_text": prompt.text,
-            "kind": prompt.kind,
-        }
-        for prompt in config.prompts.train()
-    ]
+def training_dataset(prompts: Sequence[Prompt]) -> Dataset:
+    """TRL's dataset of the training prompts, whose rows are made when a step needs them."""
+    positions = Dataset.from_dict({"position": range(len(prompts))})
+    return positions.with_transform(_RowReader(prompts))
+
+
+def training_row(prompt: Prompt) -> dict[str, Any]:
+    """A training prompt as a row of TRL's dataset."""
+    return {
+        "prompt": [{"role": "user", "content": prompt.text}],
+        "prompt_id": prompt.id,
+        "prompt_text": prompt.text,
+        "kind": prompt.kind,
+    }
+
+
+class _RowReader:
+    """Makes rows of the prompts at some positions.
+
+    `datasets` hashes what it is given by pickling it; the prompts are not a part of that.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self._prompts = prompts
+
+    def __call__(self, batch: Mapping[str, Sequence[int]]) -> dict[str, list[Any]]:
+        rows = [training_row(self._prompts[position]) for position in batch["position"]]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    def __reduce__(self) -> tuple[type[_RowReader], tuple[Sequence[Prompt]]]:
+        return _RowReader, ((),)
 
 
 def run_started_event(

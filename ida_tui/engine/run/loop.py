@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from ida_tui.config import consent, resolve
+from ida_tui.config.prompts import texts_of
 from ida_tui.config.schema import Config
 from ida_tui.engine.device.memory_guard import MemoryGuard
 from ida_tui.engine.device.memory_monitor import MemoryMonitor
@@ -439,7 +440,7 @@ class RunLoop:
                 run.control.stop,
                 run.config.planned_steps(),
                 CrossChecker(
-                    [prompt.text for prompt in run.config.prompts.prompts],
+                    list(texts_of(run.config.prompts.rows())),
                     self.judge_services.current.formula,
                 ),
                 clock=run.clock,

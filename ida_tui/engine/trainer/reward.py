@@ -48,7 +48,7 @@ class PromptRow:
 
     prompt_id: str
     prompt: str
-    kind: PromptKind
+    kind: PromptKind | None
 
 
 class RewardSource(Protocol):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
+from ida_tui.config.prompts import texts_of
+from ida_tui.config.schema import JudgeConfig, Prompt, PromptSet, RubricConfig
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.judge.api_key import OPENAI_BASE_URL, host_of
 from ida_tui.judge.backends.openai import prompt
@@ -54,10 +56,10 @@ def scoring_parts(
     """
     parts = {
         "formula": rubric.formula,
-        "prompts": _digest([(p.id, p.kind, p.text) for p in prompts.train()]),
+        "prompts": _digest_items(map(_identity, prompts.train())),
     }
     if config.kind == "offline":
-        corpus = _digest([p.text for p in prompts.prompts])
+        corpus = _digest_items(texts_of(prompts.rows()))
         return {"judge": OFFLINE_JUDGE, **parts, "corpus": corpus}
     if config.kind == "plugin":
         inputs = _plugin_inputs(config, rubric, plugin_version)
@@ -107,6 +109,25 @@ def _endpoint_inputs(config: JudgeConfig, rubric: RubricConfig) -> dict[str, Any
             "max_judged_chars": config.max_judged_chars,
         },
     }
+
+
+def _identity(prompt: Prompt) -> list[object]:
+    """What makes a prompt another one; older runs had an id, a kind and a text only."""
+    identity: list[object] = [prompt.id, prompt.kind, prompt.text]
+    if prompt.system is not None or prompt.history or prompt.columns:
+        turns = [[turn.role, turn.content] for turn in prompt.history]
+        identity.append([prompt.system, turns, prompt.columns])
+    return identity
+
+
+def _digest_items(items: Iterable[object]) -> str:
+    """The digest of a list, which is not held in memory."""
+    digest, separator = hashlib.sha256(b"["), ""
+    for item in items:
+        digest.update((separator + json.dumps(item, sort_keys=True)).encode())
+        separator = ", "
+    digest.update(b"]")
+    return digest.hexdigest()[:12]
 
 
 def _digest(value: object) -> str:

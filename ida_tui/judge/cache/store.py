@@ -19,14 +19,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeGuard
 
-from platformdirs import user_cache_dir
-
 from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
 from ida_tui.judge.backends.openai.client import VerdictRecord
 from ida_tui.judge.verdict import Verdict
 
 FILE_NAME = "judge.sqlite3"
-CACHE_DIR_VARIABLE = "IDA_TUI_CACHE_DIR"
 CACHE_SIZE_VARIABLE = "IDA_TUI_CACHE_MB"
 MAX_BYTES = 512 * 10**6
 """Default maximum file size, without `IDA_TUI_CACHE_MB`: about 600,000 verdicts."""
@@ -69,12 +66,6 @@ _EXPORT_COLUMNS = (
 )  # fmt: skip
 _SqlValue = str | int | float | None
 _CORRUPT_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def cache_folder() -> Path:
-    """The cache folder: `IDA_TUI_CACHE_DIR`, or the user's default cache folder."""
-    configured = os.environ.get(CACHE_DIR_VARIABLE)
-    return Path(configured).expanduser() if configured else Path(user_cache_dir("ida-tui"))
 
 
 def max_cache_bytes() -> int:

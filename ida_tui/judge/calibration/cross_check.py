@@ -32,7 +32,7 @@ class JudgedCompletion:
 
     group: int
     prompt: str
-    kind: PromptKind
+    kind: PromptKind | None
     text: str
     tokens: int
     verdict: Verdict

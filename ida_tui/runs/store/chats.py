@@ -16,6 +16,8 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.util.safe_files import make_directory
 
 FOLDER = "chats"
+MAX_HELD_OUT = 1000
+"""Maximum held-out prompts in a saved chat."""
 
 
 def save_chat(
@@ -34,7 +36,7 @@ def save_chat(
         OSError: the write failed.
     """
     kinds = dict(messages)  # the last kind of a repeated message counts
-    prompts = [
+    prompts: list[dict[str, object]] = [
         {"id": f"chat-{number}", "kind": kind, "split": "train", "text": text}
         for number, (text, kind) in enumerate(kinds.items(), start=1)
     ]
@@ -60,8 +62,10 @@ def save_chat(
     raise FileExistsError(f"there is already a file for every chat name of {stamp}")
 
 
-def _held_out(directory: RunDirectory) -> list[Prompt]:
+def _held_out(directory: RunDirectory) -> Sequence[Prompt]:
     try:
-        return resolve(str(directory.config), [], verify=False).config.prompts.held_out()
+        return resolve(str(directory.config), [], verify=False).config.prompts.held_out()[
+            :MAX_HELD_OUT
+        ]
     except UsageError:
         return []  # the profile of the run is no longer valid

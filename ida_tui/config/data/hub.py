@@ -1,0 +1,230 @@
+"""Copies of Hugging Face datasets on this machine, one Parquet file for each subset and split.
+
+The library `datasets` downloads a dataset; its loading scripts are not run. A copy is read without it, and
+without the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ida_tui.errors import UsageError
+from ida_tui.util.paths import cache_folder
+from ida_tui.util.safe_files import read_bytes, write_text
+from ida_tui.util.text import one_line, quoted
+
+_MAX_INDEX_BYTES = 100_000
+_COMMIT_PATTERN = re.compile(r"@([0-9a-f]{40})/")
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetCopy:
+    """One split of a dataset on this machine."""
+
+    file: Path
+    """A Parquet file."""
+    label: str
+    """Name for the reader: `org/dataset, subset, split`."""
+    revision: str | None
+    """Commit of the dataset, if it is known."""
+
+
+def find_copy(
+    dataset: str, subset: str | None, split: str | None, revision: str | None, *, download: bool
+) -> DatasetCopy:
+    """The copy of a split of a dataset.
+
+    Args:
+        dataset: the id, such as `openai/gsm8k`.
+        subset: name of the subset; None if there is only one.
+        split: name of the split; None is `train`, or the only one.
+        revision: branch, tag or commit; None is the default branch.
+        download: whether the dataset may be downloaded; otherwise the copy must be on this machine.
+
+    Raises:
+        UsageError: there is no such dataset, subset or split, or no copy and no permission to download.
+    """
+    folder = copies_folder()
+    name = "--".join(
+        re.sub(r"[^\w.-]", "_", part)
+        for part in (dataset, subset or "", split or "", revision or "")
+    )
+    index = folder / f"{name}.json"
+    copy = _known_copy(folder, index)
+    if not download:
+        if copy is None:
+            raise UsageError(
+                f"the dataset {quoted(dataset)} is not on this machine",
+                "a run downloads it; or type prompts="
+                f"{one_line(dataset)} with --check, which downloads and checks it"
+                f"\nif it is a file: there is no file {quoted(dataset)}",
+                where="prompts.source",
+            )
+        return copy
+    try:
+        return _download(dataset, subset, split, revision, folder, name)
+    except UsageError as error:
+        if copy is not None and error.title.startswith("could not reach"):
+            return copy
+        raise
+
+
+def copies_folder() -> Path:
+    """The folder of the copies."""
+    return cache_folder() / "datasets"
+
+
+def _known_copy(folder: Path, index: Path) -> DatasetCopy | None:
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        entry = json.loads(read_bytes(index, _MAX_INDEX_BYTES))
+        file = folder / Path(entry["file"]).name
+        if file.is_file():
+            return DatasetCopy(file, str(entry["label"]), entry["revision"])
+    return None
+
+
+def _download(
+    dataset: str,
+    subset: str | None,
+    split: str | None,
+    revision: str | None,
+    folder: Path,
+    name: str,
+) -> DatasetCopy:
+    with _quiet_datasets() as datasets:
+        subset = _choose(dataset, "subset", subset, _subsets(datasets, dataset, revision))
+        names = _guarded(
+            dataset,
+            lambda: datasets.get_dataset_split_names(dataset, subset, revision=revision),
+        )
+        wanted = split or ("train" if "train" in names else None)
+        split = _choose(dataset, "split", wanted, names)
+        rows = _guarded(
+            dataset,
+            lambda: datasets.load_dataset(dataset, subset, split=split, revision=revision),
+        )
+        commit = _commit(rows)
+        label = ", ".join(filter(None, [dataset, subset if subset != "default" else None, split]))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = folder / f"{name}--{(commit or 'unknown')[:12]}.parquet"
+        if not (commit and file.is_file()):
+            temporary = folder / f".{file.name}-{os.getpid()}"
+            try:
+                _without_media(datasets, rows).to_parquet(str(temporary))
+                temporary.replace(file)
+            finally:
+                temporary.unlink(missing_ok=True)
+        entry = {"file": file.name, "label": label, "revision": commit}
+        write_text(folder / f"{name}.json", json.dumps(entry) + "\n")
+    return DatasetCopy(file, label, commit)
+
+
+def _subsets(datasets: Any, dataset: str, revision: str | None) -> list[str]:
+    found = _guarded(dataset, lambda: datasets.get_dataset_config_names(dataset, revision=revision))
+    return list(found)
+
+
+def _choose(dataset: str, key: str, wanted: str | None, names: list[str]) -> str:
+    if wanted in names:
+        return str(wanted)
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if wanted is None and key == "subset" and "default" in names:
+        return "default"
+    shown = one_line(", ".join(names[:20])) + (", …" if len(names) > 20 else "")
+    problem = f"has no {key} {quoted(wanted)}" if wanted else f"has several {key}s"
+    raise UsageError(
+        f"the dataset {quoted(dataset)} {problem}: {shown}",
+        f"choose one, such as prompts.{key}={one_line(names[0]) if names else 'NAME'}",
+        where=f"prompts.{key}",
+    )
+
+
+def _without_media(datasets: Any, rows: Any) -> Any:
+    """The rows without columns of pictures and sounds, and with the names of class labels."""
+    media = [
+        name
+        for name, feature in rows.features.items()
+        if type(feature).__name__ in ("Image", "Audio", "Video", "Pdf", "Nifti")
+    ]
+    rows = rows.remove_columns(media)
+    for name, feature in rows.features.items():
+        if isinstance(feature, datasets.ClassLabel):
+            features = rows.features.copy()
+            features[name] = datasets.Value("string")
+            rows = rows.map(
+                lambda row, name=name, feature=feature: {
+                    name: None if row[name] is None or row[name] < 0 else feature.int2str(row[name])
+                },
+                features=features,
+            )
+    return rows
+
+
+def _commit(rows: Any) -> str | None:
+    """The commit that the files of a dataset came from, by their addresses."""
+    for address in rows.info.download_checksums or {}:
+        if match := _COMMIT_PATTERN.search(address):
+            return match[1]
+    return None
+
+
+def _guarded(dataset: str, call: Any) -> Any:
+    """What a call of `datasets` returns.
+
+    Raises:
+        UsageError: it failed, whatever the exception of the library.
+    """
+    try:
+        return call()
+    except Exception as error:
+        raise _hub_error(dataset, error) from None
+
+
+def _hub_error(dataset: str, error: Exception) -> UsageError:
+    text = one_line(" ".join(str(error).split()))[:200] or type(error).__name__
+    name = type(error).__name__
+    if name in ("DatasetNotFoundError", "RepositoryNotFoundError"):
+        return UsageError(
+            f"there is no dataset {quoted(dataset)} on the Hugging Face Hub that you may read, and no file",
+            "check the id, which is org/name; for a gated one, accept its terms there and run: hf auth login",
+            where="prompts.source",
+        )
+    if isinstance(error, ConnectionError | TimeoutError | OSError) or "connect" in text.lower():
+        return UsageError(
+            f"could not reach the Hugging Face Hub for {quoted(dataset)}: {text}",
+            "check the network, or use a file: prompts=FILE.jsonl",
+            where="prompts.source",
+        )
+    if "script" in text.lower():
+        return UsageError(
+            f"the dataset {quoted(dataset)} is a loading script, and its code is not run",
+            "use its Parquet version (prompts.revision=refs/convert/parquet), or a file",
+            where="prompts.source",
+        )
+    return UsageError(
+        f"the dataset {quoted(dataset)} cannot be read: {text}",
+        "look at its files on the Hub, or use a file: prompts=FILE.jsonl",
+        where="prompts.source",
+    )
+
+
+@contextlib.contextmanager
+def _quiet_datasets() -> Iterator[Any]:
+    """The library `datasets` without progress bars."""
+    import datasets
+
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield datasets
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,410 @@
+"""Table of the rows of a data set, held in Arrow columns: 100,000 rows without an object for each.
+
+table = TableBuilder(roles, name="train.jsonl", made_ids="train").read(records)
+table.row(0)["text"]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ida_tui.config.data.columns import SPLIT_WORDS, ColumnRoles, kind_of_word
+from ida_tui.config.data.conversation_rows import read_conversation, read_history
+from ida_tui.config.data.encoding import shown_path
+from ida_tui.config.data.records import Record, RecordFile
+from ida_tui.config.prompt_text import normalize_prompt
+from ida_tui.errors import UsageError
+from ida_tui.util.text import one_line, quoted, short_key
+
+KINDS = (None, "harmless", "unsafe")
+SPLITS = ("train", "held-out")
+_CHUNK_ROWS = 4096
+_MAX_WORDS = 200
+"""Distinct words of a column that can be a kind or a split."""
+_CONVERSATION_ROLES = ("prompt", "messages", "system", "history")
+
+
+@dataclass(frozen=True, slots=True)
+class RowTable:
+    """The rows of a data set; a row is made when it is asked for."""
+
+    columns: Any
+    """Arrow table with `text`, `id`, `system` and `rest`, the JSON text of what few rows have."""
+    kinds: bytes
+    """Index into `KINDS` of each row."""
+    splits: bytearray
+    """Index into `SPLITS` of each row."""
+    identities: array[int]
+    """64-bit digest of text, system prompt and earlier turns; equal for rows that repeat each other."""
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def rows(self, indices: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """The rows at these positions, as fields of a `Prompt`."""
+        for start in range(0, len(indices), _CHUNK_ROWS):
+            chosen = indices[start : start + _CHUNK_ROWS]
+            part = self.columns.take(_positions(chosen))
+            cells = (part.column(name).to_pylist() for name in ("id", "text", "system", "rest"))
+            for index, row_id, text, system, rest in zip(chosen, *cells, strict=True):
+                more = json.loads(rest) if rest else {}
+                yield {
+                    "id": row_id,
+                    "kind": KINDS[self.kinds[index]],
+                    "split": SPLITS[self.splits[index]],
+                    "text": text,
+                    "system": system,
+                    "history": more.get("history", []),
+                    "tags": more.get("tags", []),
+                    "columns": more.get("columns", {}),
+                }
+
+    def texts(self, indices: Sequence[int]) -> Iterator[str]:
+        """The texts of the rows at these positions."""
+        for start in range(0, len(indices), _CHUNK_ROWS):
+            chosen = _positions(indices[start : start + _CHUNK_ROWS])
+            yield from self.columns.column("text").take(chosen).to_pylist()
+
+    def take(self, indices: Sequence[int]) -> RowTable:
+        """A table of the rows at these positions, in this order."""
+        return RowTable(
+            self.columns.take(_positions(indices)).combine_chunks(),
+            bytes(self.kinds[i] for i in indices),
+            bytearray(self.splits[i] for i in indices),
+            array("q", (self.identities[i] for i in indices)),
+        )
+
+
+def _positions(indices: Sequence[int]) -> Any:
+    import pyarrow
+
+    buffer = pyarrow.py_buffer(array("q", indices))
+    return pyarrow.Array.from_buffers(pyarrow.int64(), len(indices), [None, buffer])
+
+
+def concatenate(tables: Sequence[RowTable]) -> RowTable:
+    """One table with the rows of several, in order."""
+    import pyarrow
+
+    return RowTable(
+        pyarrow.concat_tables([table.columns for table in tables]).combine_chunks(),
+        b"".join(table.kinds for table in tables),
+        bytearray().join(table.splits for table in tables),
+        array("q", (identity for table in tables for identity in table.identities)),
+    )
+
+
+class TableBuilder:
+    """Reads records into a table, and checks each of them.
+
+    Args:
+        file: the open data file.
+        roles: the meaning of its columns.
+        made_ids: what the ids begin with that are made where there are none.
+        kind: the kind of all rows; None takes it from a column.
+        chosen: roles whose column is written in the profile: its values must be understood.
+        skip_empty: leave rows without a prompt out, instead of refusing them.
+    """
+
+    def __init__(
+        self,
+        file: RecordFile,
+        roles: ColumnRoles,
+        *,
+        made_ids: str,
+        kind: str | None = None,
+        chosen: Mapping[str, str],
+        skip_empty: bool = False,
+    ) -> None:
+        self._file = file
+        self._roles = roles
+        self._made_ids = made_ids
+        self._kind = kind
+        self._chosen = {role for role, name in chosen.items() if name}
+        self._skip_empty = skip_empty
+        self._context = {roles.get(role) for role in _CONVERSATION_ROLES}
+        self._chunks: list[Any] = []
+        self._lists: tuple[list[Any], ...] = ([], [], [], [])
+        self._numbers = array("q")
+        self._identities = array("q")
+        self._words: dict[str, _Words] = {
+            role: _Words() for role in ("kind", "split") if roles.get(role)
+        }
+        self._replies = 0
+        self._empty = 0
+        self.notes: list[str] = []
+
+    def read(self, records: Iterable[Record]) -> RowTable:
+        """The table of these records.
+
+        Raises:
+            UsageError: a row has no prompt, or a value in a chosen column is not understood.
+        """
+        import pyarrow
+
+        for record in records:
+            self._add(record)
+            if len(self._lists[0]) >= _CHUNK_ROWS:
+                self._flush()
+        self._flush()
+        columns = pyarrow.concat_tables(self._chunks)
+        columns = self._with_ids(columns)
+        self._note_counts()
+        return RowTable(
+            columns.combine_chunks(),
+            self._kind_codes(),
+            bytearray(self._split_codes()),
+            self._identities,
+        )
+
+    def _add(self, record: Record) -> None:
+        fields = record.fields
+        text, system, history = self._conversation(record)
+        if not text.strip():
+            if self._skip_empty:
+                self._empty += 1
+                return
+            raise self._error(
+                record, "the prompt of this row is empty", "write its text, or remove the row"
+            )
+        rest: dict[str, Any] = {}
+        if history:
+            rest["history"] = history
+        if tags := _tags(self._cell(fields, "tags"), self._roles.get("tags")):
+            rest["tags"] = tags
+        if columns := {k: v for k, v in fields.items() if k not in self._context}:
+            rest["columns"] = columns
+        row_id = self._cell(fields, "id")
+        shown_id = None if row_id is None or row_id == "" else str(row_id)
+        cells = (shown_id, text, system, json.dumps(rest) if rest else None)
+        for column, cell in zip(self._lists, cells, strict=True):
+            column.append(cell)
+        for role, words in self._words.items():
+            words.add(self._cell(fields, role), record.number)
+        self._numbers.append(record.number)
+        self._identities.append(identity_of(text, system, history))
+
+    def _cell(self, fields: Mapping[str, Any], role: str) -> Any:
+        column = self._roles.get(role)
+        return None if column is None else fields.get(column)
+
+    def _conversation(self, record: Record) -> tuple[str, str | None, list[dict[str, str]]]:
+        """The last message of the user, the system prompt and the turns between them."""
+        fields, roles = record.fields, self._roles
+        role = "messages" if roles.get("messages") else "prompt"
+        column = roles.get(role)
+        assert column is not None
+        value = fields.get(column)
+        if column not in fields and not self._skip_empty:
+            raise self._error(
+                record,
+                f"this row has no {quoted(column)}",
+                f"add it, or remove the row; its columns: {_names(fields)}",
+            )
+        system = self._cell(fields, "system")
+        if system is not None and not isinstance(system, str):
+            raise self._error(record, "the system prompt is not text", "write a text, or nothing")
+        system = system or None
+        try:
+            if role == "messages" or isinstance(value, list):
+                if not value:
+                    return "", system, []
+                conversation = read_conversation(value)
+                self._replies += conversation.has_reply
+                return conversation.text, conversation.system or system, conversation.history
+            first, history = read_history(self._cell(fields, "history"))
+        except ValueError as error:
+            raise self._error(
+                record,
+                f"{short_key(column)} is not a conversation: {error}",
+                "write a list of messages that begins with a user's or system message",
+            ) from None
+        if value is None:
+            return "", system, []
+        if not isinstance(value, str):
+            raise self._error(
+                record,
+                f"{short_key(column)} is not text: {quoted(value)}",
+                "write the text of the prompt in quotes",
+            )
+        return value, first or system, history
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        names = ("id", "text", "system", "rest")
+        arrays = [
+            pyarrow.array([_storable(cell) for cell in column], type=pyarrow.large_string())
+            for column in self._lists
+        ]
+        self._chunks.append(pyarrow.table(arrays, names=names))
+        for column in self._lists:
+            column.clear()
+
+    # --- ids, kinds and splits ------------------------------------------------------------------
+
+    def _with_ids(self, columns: Any) -> Any:
+        """The columns with the ids of the file if they are unique, otherwise with made ones."""
+        import pyarrow
+
+        ids, column = columns.column("id"), self._roles.get("id")
+        problem = ""
+        if column is not None and len(ids):
+            problem = self._id_problem(ids)
+            if not problem:
+                return columns
+            if "id" in self._chosen:
+                raise UsageError(
+                    f"the ids in {short_key(column)} cannot be used: {problem}",
+                    "make them unique, or set prompts.columns.id to an empty text: ids are made then",
+                    where=self._file.where(self._numbers[0]),
+                )
+            self.notes.append(
+                f"ids are made from the rows, because in {short_key(column)} {problem}"
+            )
+        made = pyarrow.array(
+            (f"{self._made_ids}:{number}" for number in self._numbers),
+            type=pyarrow.large_string(),
+            size=len(self._numbers),
+        )
+        return columns.set_column(0, "id", made)
+
+    def _id_problem(self, ids: Any) -> str:
+        seen: dict[str, int] = {}
+        for row_id, number in zip(ids.to_pylist(), self._numbers, strict=True):
+            if row_id is None:
+                return f"a row has none ({self._file.where(number)})"
+            if (first := seen.setdefault(row_id, number)) != number:
+                return f"two rows have {quoted(row_id)} ({self._file.where(first)} and {number})"
+        return ""
+
+    def _kind_codes(self) -> bytes:
+        codes = self._codes_of_words()
+        if self._kind is None:
+            return codes or bytes(len(self._numbers))
+        if codes is not None and any(codes):
+            raise UsageError(
+                f"{shown_path(self._file.path)} already has a kind for each prompt",
+                "remove --kind, which is only for files without kinds",
+            )
+        return bytes([KINDS.index(self._kind)]) * len(self._numbers)
+
+    def _codes_of_words(self) -> bytes | None:
+        """The kinds that the cells of a column name; None if there is no column that names kinds."""
+        words, column = self._words.get("kind"), self._roles.get("kind")
+        if words is None or column is None:
+            return None
+        kinds = {word: kind_of_word(word, column) for word in words.first}
+        if column.lower() == "type" and any(word.startswith("contrast_") for word in kinds):
+            # In the older layout of XSTest, all other types are harmless.
+            kinds = {word: kind or "harmless" for word, kind in kinds.items()}
+        unknown = next((word for word, kind in kinds.items() if kind is None), None)
+        if unknown is None and not words.too_many:
+            codes = {word: KINDS.index(kind) for word, kind in kinds.items()}
+            return bytes(codes.get(word, 0) for word in words.of_rows())
+        if "kind" in self._chosen or column.lower() == "kind":
+            raise UsageError(
+                f"{short_key(column)} must be harmless or unsafe, not {quoted(unknown)}",
+                "write harmless, safe or benign for a harmless prompt, and unsafe, harmful or toxic for an"
+                " unsafe one, or leave it empty",
+                where=self._file.where(words.first.get(unknown or "", self._numbers[0])),
+            )
+        self.notes.append(
+            f"{short_key(column)} is not read as harmless or unsafe (it has {quoted(unknown)}):"
+            " no kinds, only a column"
+        )
+        return None
+
+    def _split_codes(self) -> bytes:
+        words, column = self._words.get("split"), self._roles.get("split")
+        if words is None or column is None:
+            return bytes(len(self._numbers))
+        unknown = next((word for word in words.first if word not in SPLIT_WORDS), None)
+        if unknown is None and not words.too_many:
+            codes = {word: SPLITS.index(SPLIT_WORDS[word]) for word in words.first}
+            return bytes(codes.get(word, 0) for word in words.of_rows())
+        if "split" in self._chosen:
+            raise UsageError(
+                f"{short_key(column)} must be train or held-out, not {quoted(unknown)}",
+                "write train, or held-out, test, validation, dev or eval, or leave it empty",
+                where=self._file.where(words.first.get(unknown or "", self._numbers[0])),
+            )
+        self.notes.append(
+            f"{short_key(column)} is not read as train or held-out (it has {quoted(unknown)}):"
+            " only a column"
+        )
+        return bytes(len(self._numbers))
+
+    def _note_counts(self) -> None:
+        if self._replies:
+            self.notes.append(
+                f"{self._replies:,} conversations end with a reply, which is left out: the model answers"
+                " the last message of the user"
+            )
+        if self._empty:
+            self.notes.append(f"{self._empty:,} rows without a prompt are left out")
+
+    def _error(self, record: Record, title: str, hint: str) -> UsageError:
+        return UsageError(title, hint, where=self._file.where(record.number))
+
+
+class _Words:
+    """The words of one column, in lower case: each distinct one once, and a number per row."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, int] = {}
+        """Word → number of its first record."""
+        self.too_many = False
+        self._index: dict[str, int] = {}
+        self._codes = array("h")
+
+    def add(self, value: Any, number: int) -> None:
+        word = "" if value is None else str(value).strip().lower()
+        if self.too_many:
+            return
+        if word and word not in self.first:
+            if len(self.first) >= _MAX_WORDS:
+                self.too_many = True
+                return
+            self.first[word] = number
+            self._index[word] = len(self._index)
+        self._codes.append(self._index.get(word, -1))
+
+    def of_rows(self) -> Iterator[str]:
+        """The word of each row; an empty text where the cell is empty."""
+        words = [*self.first, ""]
+        return (words[code] for code in self._codes)
+
+
+def identity_of(text: str, system: str | None, history: Sequence[object]) -> int:
+    """A signed 64-bit digest that is equal for prompts with the same text and context."""
+    words = normalize_prompt(text)
+    if system or history:
+        words = json.dumps([words, system, history])
+    digest = hashlib.blake2b(words.encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _tags(value: Any, column: str | None) -> list[str]:
+    if value is None or value == "":
+        return []
+    if isinstance(value, list):
+        return [one_line(str(tag)) for tag in value if tag not in (None, "")]
+    text = str(value)
+    if column is not None and column.lower() == "tags":
+        return [one_line(tag.strip()) for tag in text.split(",") if tag.strip()]
+    return [one_line(text.strip())]
+
+
+def _storable(text: str | None) -> str | None:
+    """A text that UTF-8 can hold: half of a surrogate pair becomes `?`."""
+    return text if text is None else text.encode("utf-8", "replace").decode()
+
+
+def _names(fields: Mapping[str, Any]) -> str:
+    return ", ".join(short_key(name) for name in list(fields)[:8]) or "none"
