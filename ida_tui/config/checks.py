@@ -87,7 +87,7 @@ def _check_prompts(config: Config) -> Iterator[Finding]:
         return
     if prompts.source is None:
         yield from _check_listed_prompts(prompts.prompts)
-    train, known = _first_train_ids(prompts), {p.id for p in prompts.rows() if prompts.only}
+    train, known = _first_train_ids(prompts), _known_ids(prompts)
     for position, prompt_id in enumerate(prompts.only or []):
         key = f"prompts.only.{position}"
         if prompt_id in known and prompt_id not in train:
@@ -184,6 +184,11 @@ def _check_listed_prompts(prompts: list[Prompt]) -> Iterator[Finding]:
                 "rename one of them: ids must be unique within a set",
             )
             break
+
+
+def _known_ids(prompts: PromptSet) -> set[str]:
+    """The ids that `only` can name; not read without it."""
+    return {p.id for p in prompts.rows()} if prompts.only else set()
 
 
 def _first_train_ids(prompts: PromptSet) -> list[str]:

@@ -8,19 +8,18 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, TypeVar, overload
+from typing import Annotated, Literal, overload
 
 from pydantic import Field, JsonValue, PrivateAttr, SerializerFunctionWrapHandler, model_serializer
 
 from ida_tui.config.data.source import LoadedSource, SourceOptions, empty_source, load_source
+from ida_tui.config.data.table import RowTable
 from ida_tui.config.prompt_text import separate_repeated
 from ida_tui.config.section import Count, PositiveInt, Section
 from ida_tui.errors import UsageError
 
 PromptKind = Literal["harmless", "unsafe"]
 Split = Literal["train", "held-out"]
-_ROWS_AT_A_TIME = 1024
-T = TypeVar("T")
 
 
 class Message(Section):
@@ -193,7 +192,7 @@ class PromptSet(Section):
         if self.source is None:
             return self.prompts
         source = self._read()
-        return PromptRows(source, array("q", range(len(source.table))))
+        return PromptRows(source.table, source.rows)
 
     @property
     def problem(self) -> str:
@@ -222,7 +221,7 @@ class PromptSet(Section):
             train: Sequence[Prompt] = [p for p in self.prompts if p.split == "train"]
         else:
             source = self._read()
-            train = PromptRows(source, source.train)
+            train = PromptRows(source.table, source.train)
         if self.only is None:
             return train
         only = set(self.only)
@@ -239,21 +238,21 @@ class PromptSet(Section):
         if self.source is None or self.only is not None:
             return self._separate_held_out()[0]
         source = self._read()
-        return PromptRows(source, source.held_out)
+        return PromptRows(source.table, source.held_out)
 
     def repeated_held_out(self) -> Sequence[tuple[Prompt, Prompt]]:
         """The held-out prompts that are left out, each with the prompt of the same text."""
         if self.source is None or self.only is not None:
             return self._separate_held_out()[1]
         source = self._read()
-        return _PromptPairs(source, source.repeated_held_out)
+        return _PromptPairs(source.table, source.repeated_held_out)
 
     def repeated_training(self) -> Sequence[tuple[Prompt, Prompt]]:
         """The training prompts that repeat an earlier one, each with that one."""
         if self.source is None or self.only is not None:
             return separate_repeated(self.train())[1]
         source = self._read()
-        return _PromptPairs(source, source.repeated_train)
+        return _PromptPairs(source.table, source.repeated_train)
 
     def _separate_held_out(self) -> tuple[list[Prompt], list[tuple[Prompt, Prompt]]]:
         held_out = [p for p in self.rows() if p.split == "held-out"]
@@ -270,8 +269,8 @@ SOURCE_KEYS = (
 class PromptRows(Sequence[Prompt]):
     """Prompts of a source at some positions; each is made when it is asked for."""
 
-    def __init__(self, source: LoadedSource, indices: array[int]) -> None:
-        self._source = source
+    def __init__(self, table: RowTable, indices: array[int]) -> None:
+        self._table = table
         self._indices = indices
 
     def __len__(self) -> int:
@@ -285,22 +284,23 @@ class PromptRows(Sequence[Prompt]):
 
     def __getitem__(self, position: int | slice) -> Prompt | PromptRows:
         if isinstance(position, slice):
-            return PromptRows(self._source, self._indices[position])
-        return next(_make_prompts(self._source, [self._indices[position]]))
+            return PromptRows(self._table, self._indices[position])
+        return _make_prompt(self._table, self._indices[position])
 
     def __iter__(self) -> Iterator[Prompt]:
-        return _make_prompts(self._source, self._indices)
+        return (_make_prompt(self._table, row) for row in self._indices)
 
     def texts(self) -> Iterator[str]:
         """The texts alone, without making prompts."""
-        return self._source.table.texts(self._indices)
+        texts = self._table.texts
+        return (texts[row] for row in self._indices)
 
 
 class _PromptPairs(Sequence[tuple[Prompt, Prompt]]):
     """Pairs of prompts of a source."""
 
-    def __init__(self, source: LoadedSource, pairs: Sequence[tuple[int, int]]) -> None:
-        self._source = source
+    def __init__(self, table: RowTable, pairs: Sequence[tuple[int, int]]) -> None:
+        self._table = table
         self._pairs = pairs
 
     def __len__(self) -> int:
@@ -314,9 +314,9 @@ class _PromptPairs(Sequence[tuple[Prompt, Prompt]]):
 
     def __getitem__(self, position: int | slice) -> tuple[Prompt, Prompt] | _PromptPairs:
         if isinstance(position, slice):
-            return _PromptPairs(self._source, self._pairs[position])
-        first, second = _make_prompts(self._source, self._pairs[position])
-        return first, second
+            return _PromptPairs(self._table, self._pairs[position])
+        first, second = self._pairs[position]
+        return _make_prompt(self._table, first), _make_prompt(self._table, second)
 
 
 def texts_of(prompts: Sequence[Prompt]) -> Iterator[str]:
@@ -326,8 +326,8 @@ def texts_of(prompts: Sequence[Prompt]) -> Iterator[str]:
     return (prompt.text for prompt in prompts)
 
 
-def _make_prompts(source: LoadedSource, indices: Sequence[int]) -> Iterator[Prompt]:
-    # The rows were checked when they were read.
-    for fields in source.table.rows(indices):
-        fields["history"] = [Message.model_construct(**turn) for turn in fields["history"]]
-        yield Prompt.model_construct(**fields)
+def _make_prompt(table: RowTable, row: int) -> Prompt:
+    # The row was checked when it was read.
+    fields = table.row(row)
+    fields["history"] = [Message.model_construct(**turn) for turn in fields["history"]]
+    return Prompt.model_construct(**fields)

@@ -16,7 +16,7 @@ from ida_tui.config.data import hub
 from ida_tui.config.data.columns import ColumnRoles, find_roles, kind_of_file_name
 from ida_tui.config.data.encoding import shown_path
 from ida_tui.config.data.records import DATA_SUFFIXES, YAML_SUFFIXES, Record, open_records
-from ida_tui.config.data.table import SPLITS, RowTable, TableBuilder, concatenate
+from ida_tui.config.data.table import SPLITS, RowTable, TableBuilder, TextColumn
 from ida_tui.errors import UsageError
 from ida_tui.util.paths import expand_home, is_file
 from ida_tui.util.text import short_key
@@ -70,6 +70,8 @@ class LoadedSource:
     """The rows of a prompt set."""
 
     table: RowTable
+    rows: array[int]
+    """Positions of all rows, in order."""
     train: array[int]
     """Positions of the training rows, in order."""
     held_out: array[int]
@@ -165,17 +167,9 @@ def _file_state(path: Path) -> tuple[int, int, int]:
     return (status.st_mtime_ns, status.st_size, status.st_ino)
 
 
-def _no_rows() -> RowTable:
-    import pyarrow
-
-    names = ("id", "text", "system", "rest")
-    columns = {name: pyarrow.array([], pyarrow.large_string()) for name in names}
-    return RowTable(pyarrow.table(columns), b"", bytearray(), array("q"))
-
-
 def empty_source() -> LoadedSource:
     """A source without rows, in place of one that cannot be read."""
-    return LoadedSource(_no_rows(), array("q"), array("q"), (), (), (), ())
+    return LoadedSource(RowTable(), array("q"), array("q"), array("q"), (), (), (), ())
 
 
 @lru_cache(maxsize=3)
@@ -183,27 +177,32 @@ def _load_cached(
     options: SourceOptions, places: tuple[_Place, ...], _state: tuple[tuple[int, int, int], ...]
 ) -> LoadedSource:
     notes: list[str] = []
-    main, main_file = _read(places[0], options, notes, options.limit, options.shuffle)
-    files, tables = [main_file], [main]
+    main, first_file = _read(places[0], options, notes, options.limit)
+    files = [first_file]
+    rows = list(range(len(main)))
+    if options.shuffle is not None:
+        random.Random(options.shuffle).shuffle(rows)
+        del rows[options.limit or len(rows) :]
+    if options.held_out_fraction is not None:
+        _hold_out_fraction(main, rows, options.held_out_fraction, options.held_out_seed)
     if len(places) > 1:
         place = places[1]
         if place.made_ids == places[0].made_ids:
             place = replace(place, made_ids=f"held-out-{place.made_ids}")
-        held, held_file = _read(place, options, notes, None, None)
+        held, second_file = _read(place, options, notes, None)
         held.splits[:] = bytes([HELD_OUT]) * len(held)
-        held = _with_other_ids(main, held, notes)
-        files.append(held_file)
-        tables.append(held)
-    table = concatenate(tables) if len(tables) > 1 else main
-    if options.held_out_fraction is not None:
-        _hold_out_fraction(table, len(main), options.held_out_fraction, options.held_out_seed)
-    train = array("q", (i for i, split in enumerate(table.splits) if split != HELD_OUT))
+        rows += range(len(main), len(main) + len(held))
+        main.extend(_with_other_ids(main, held, notes))
+        files.append(second_file)
     first: dict[int, int] = {}
-    _, repeated_train = _separate(table.identities, train, first)
-    held_rows = (i for i, split in enumerate(table.splits) if split == HELD_OUT)
-    held_out, repeated_held_out = _separate(table.identities, held_rows, first)
+    is_held_out = main.splits
+    train = array("q", (row for row in rows if is_held_out[row] != HELD_OUT))
+    _, repeated_train = _separate(main.identities, train, first)
+    held_rows = (row for row in rows if is_held_out[row] == HELD_OUT)
+    held_out, repeated_held_out = _separate(main.identities, held_rows, first)
     return LoadedSource(
-        table,
+        main,
+        array("q", rows),
         train,
         held_out,
         tuple(repeated_train),
@@ -232,7 +231,6 @@ def _read(
     options: SourceOptions,
     notes: list[str],
     limit: int | None,
-    shuffle: int | None,
 ) -> tuple[RowTable, SourceFile]:
     file = open_records(place.file)
     chosen = dict(options.columns)
@@ -255,7 +253,7 @@ def _read(
         skip_empty=place.is_hub,
     )
     kept: Iterator[Record] = itertools.chain(sample, records)
-    if limit is not None and shuffle is None:
+    if limit is not None and options.shuffle is None:
         kept = itertools.islice(kept, limit)
     table = builder.read(kept)
     if not len(table):
@@ -263,18 +261,13 @@ def _read(
             f"{place.label} has no row with a prompt", "check the column of the prompt",
             where=place.label,
         )  # fmt: skip
-    rows = len(table)
-    if shuffle is not None:
-        order = list(range(rows))
-        random.Random(shuffle).shuffle(order)
-        table = table.take(order[:limit])
     notes.append(_columns_note(place.label, len(table), roles, names))
     notes += [*file.notes, *builder.notes]
     return table, SourceFile(
         place.label if place.is_hub else str(place.file),
         file.sha256,
         file.size,
-        rows,
+        len(table),
         place.commit,
     )
 
@@ -295,13 +288,13 @@ def _columns_note(label: str, rows: int, roles: ColumnRoles, names: Sequence[str
     return "; ".join(parts)
 
 
-def _hold_out_fraction(table: RowTable, count: int, fraction: float, seed: int) -> None:
-    """Hold out a fraction of the first `count` rows, by a digest of their text.
+def _hold_out_fraction(table: RowTable, rows: Sequence[int], fraction: float, seed: int) -> None:
+    """Hold out a fraction of the rows, by a digest of their text.
 
     A text stays on its side when rows are added or moved, and texts that repeat each other are on the same
     side. At least one text is held out, and at least one is not.
     """
-    train = [row for row in range(count) if table.splits[row] != HELD_OUT]
+    train = [row for row in rows if table.splits[row] != HELD_OUT]
     ranks = {identity: _rank(identity, seed) for identity in {table.identities[i] for i in train}}
     if len(ranks) < 2:
         return
@@ -322,15 +315,13 @@ def _rank(identity: int, seed: int) -> float:
 
 def _with_other_ids(main: RowTable, held: RowTable, notes: list[str]) -> RowTable:
     """The held-out rows, with ids of their own if some are those of training rows."""
-    import pyarrow
-
-    known = set(main.columns.column("id").to_pylist())
-    ids = held.columns.column("id").to_pylist()
-    if known.isdisjoint(ids):
+    known = {main.ids[row] for row in range(len(main))}
+    if known.isdisjoint(held.ids[row] for row in range(len(held))):
         return held
     notes.append(
         'the ids of the held-out rows begin with "held-out:", because training rows have them too'
     )
-    other = pyarrow.array([f"held-out:{row_id}" for row_id in ids], type=pyarrow.large_string())
-    position = held.columns.schema.get_field_index("id")
-    return replace(held, columns=held.columns.set_column(position, "id", other))
+    ids = TextColumn()
+    for row in range(len(held)):
+        ids.append(f"held-out:{held.ids[row]}")
+    return replace(held, ids=ids)

@@ -1,8 +1,4 @@
-"""Table of the rows of a data set, held in Arrow columns: 100,000 rows without an object for each.
-
-table = TableBuilder(roles, name="train.jsonl", made_ids="train").read(records)
-table.row(0)["text"]
-"""
+"""Table of the rows of a data set, held as text in a few buffers: 100,000 rows without an object for each."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ida_tui.config.data.columns import SPLIT_WORDS, ColumnRoles, kind_of_word
@@ -23,80 +19,81 @@ from ida_tui.util.text import one_line, quoted, short_key
 
 KINDS = (None, "harmless", "unsafe")
 SPLITS = ("train", "held-out")
-_CHUNK_ROWS = 4096
 _MAX_WORDS = 200
 """Distinct words of a column that can be a kind or a split."""
 _CONVERSATION_ROLES = ("prompt", "messages", "system", "history")
+
+
+class TextColumn:
+    """Texts in one buffer; an item is decoded when it is asked for."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._ends = array("q")
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, position: int) -> str:
+        start = self._ends[position - 1] if position else 0
+        return self._bytes[start : self._ends[position]].decode()
+
+    def append(self, text: str) -> None:
+        """Add a text; half of a surrogate pair, which UTF-8 lacks, becomes `?`."""
+        self._bytes += text.encode("utf-8", "replace")
+        self._ends.append(len(self._bytes))
+
+    def extend(self, other: TextColumn) -> None:
+        """Add the texts of another column."""
+        offset = len(self._bytes)
+        self._bytes += other._bytes
+        self._ends.extend(end + offset for end in other._ends)
 
 
 @dataclass(frozen=True, slots=True)
 class RowTable:
     """The rows of a data set; a row is made when it is asked for."""
 
-    columns: Any
-    """Arrow table with `text`, `id`, `system` and `rest`, the JSON text of what few rows have."""
-    kinds: bytes
+    ids: TextColumn = field(default_factory=TextColumn)
+    texts: TextColumn = field(default_factory=TextColumn)
+    systems: TextColumn = field(default_factory=TextColumn)
+    """System prompts; empty where a row has none."""
+    rest: TextColumn = field(default_factory=TextColumn)
+    """JSON text of history, tags and further columns; empty where a row has none of them."""
+    kinds: bytearray = field(default_factory=bytearray)
     """Index into `KINDS` of each row."""
-    splits: bytearray
+    splits: bytearray = field(default_factory=bytearray)
     """Index into `SPLITS` of each row."""
-    identities: array[int]
+    identities: array[int] = field(default_factory=lambda: array("q"))
     """64-bit digest of text, system prompt and earlier turns; equal for rows that repeat each other."""
 
     def __len__(self) -> int:
-        return len(self.kinds)
+        return len(self.texts)
 
-    def rows(self, indices: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """The rows at these positions, as fields of a `Prompt`."""
-        for start in range(0, len(indices), _CHUNK_ROWS):
-            chosen = indices[start : start + _CHUNK_ROWS]
-            part = self.columns.take(_positions(chosen))
-            cells = (part.column(name).to_pylist() for name in ("id", "text", "system", "rest"))
-            for index, row_id, text, system, rest in zip(chosen, *cells, strict=True):
-                more = json.loads(rest) if rest else {}
-                yield {
-                    "id": row_id,
-                    "kind": KINDS[self.kinds[index]],
-                    "split": SPLITS[self.splits[index]],
-                    "text": text,
-                    "system": system,
-                    "history": more.get("history", []),
-                    "tags": more.get("tags", []),
-                    "columns": more.get("columns", {}),
-                }
+    def row(self, position: int) -> dict[str, Any]:
+        """One row, as the fields of a `Prompt`."""
+        rest = self.rest[position]
+        more = json.loads(rest) if rest else {}
+        return {
+            "id": self.ids[position],
+            "kind": KINDS[self.kinds[position]],
+            "split": SPLITS[self.splits[position]],
+            "text": self.texts[position],
+            "system": self.systems[position] or None,
+            "history": more.get("history", []),
+            "tags": more.get("tags", []),
+            "columns": more.get("columns", {}),
+        }
 
-    def texts(self, indices: Sequence[int]) -> Iterator[str]:
-        """The texts of the rows at these positions."""
-        for start in range(0, len(indices), _CHUNK_ROWS):
-            chosen = _positions(indices[start : start + _CHUNK_ROWS])
-            yield from self.columns.column("text").take(chosen).to_pylist()
-
-    def take(self, indices: Sequence[int]) -> RowTable:
-        """A table of the rows at these positions, in this order."""
-        return RowTable(
-            self.columns.take(_positions(indices)).combine_chunks(),
-            bytes(self.kinds[i] for i in indices),
-            bytearray(self.splits[i] for i in indices),
-            array("q", (self.identities[i] for i in indices)),
-        )
-
-
-def _positions(indices: Sequence[int]) -> Any:
-    import pyarrow
-
-    buffer = pyarrow.py_buffer(array("q", indices))
-    return pyarrow.Array.from_buffers(pyarrow.int64(), len(indices), [None, buffer])
-
-
-def concatenate(tables: Sequence[RowTable]) -> RowTable:
-    """One table with the rows of several, in order."""
-    import pyarrow
-
-    return RowTable(
-        pyarrow.concat_tables([table.columns for table in tables]).combine_chunks(),
-        b"".join(table.kinds for table in tables),
-        bytearray().join(table.splits for table in tables),
-        array("q", (identity for table in tables for identity in table.identities)),
-    )
+    def extend(self, other: RowTable) -> None:
+        """Add the rows of another table."""
+        self.ids.extend(other.ids)
+        self.texts.extend(other.texts)
+        self.systems.extend(other.systems)
+        self.rest.extend(other.rest)
+        self.kinds.extend(other.kinds)
+        self.splits.extend(other.splits)
+        self.identities.extend(other.identities)
 
 
 class TableBuilder:
@@ -128,10 +125,8 @@ class TableBuilder:
         self._chosen = {role for role, name in chosen.items() if name}
         self._skip_empty = skip_empty
         self._context = {roles.get(role) for role in _CONVERSATION_ROLES}
-        self._chunks: list[Any] = []
-        self._lists: tuple[list[Any], ...] = ([], [], [], [])
+        self._table = RowTable()
         self._numbers = array("q")
-        self._identities = array("q")
         self._words: dict[str, _Words] = {
             role: _Words() for role in ("kind", "split") if roles.get(role)
         }
@@ -145,22 +140,18 @@ class TableBuilder:
         Raises:
             UsageError: a row has no prompt, or a value in a chosen column is not understood.
         """
-        import pyarrow
-
         for record in records:
             self._add(record)
-            if len(self._lists[0]) >= _CHUNK_ROWS:
-                self._flush()
-        self._flush()
-        columns = pyarrow.concat_tables(self._chunks)
-        columns = self._with_ids(columns)
+        table = self._table
+        if self._roles.get("id") is None or not self._has_usable_ids():
+            ids = TextColumn()
+            for number in self._numbers:
+                ids.append(f"{self._made_ids}:{number}")
+            table = replace(table, ids=ids)
+        table.kinds.extend(self._kind_codes())
+        table.splits.extend(self._split_codes())
         self._note_counts()
-        return RowTable(
-            columns.combine_chunks(),
-            self._kind_codes(),
-            bytearray(self._split_codes()),
-            self._identities,
-        )
+        return table
 
     def _add(self, record: Record) -> None:
         fields = record.fields
@@ -180,14 +171,15 @@ class TableBuilder:
         if columns := {k: v for k, v in fields.items() if k not in self._context}:
             rest["columns"] = columns
         row_id = self._cell(fields, "id")
-        shown_id = None if row_id is None or row_id == "" else str(row_id)
-        cells = (shown_id, text, system, json.dumps(rest) if rest else None)
-        for column, cell in zip(self._lists, cells, strict=True):
-            column.append(cell)
+        table = self._table
+        table.ids.append("" if row_id is None else str(row_id))
+        table.texts.append(text)
+        table.systems.append(system or "")
+        table.rest.append(json.dumps(rest) if rest else "")
+        table.identities.append(identity_of(text, system, history))
         for role, words in self._words.items():
             words.add(self._cell(fields, role), record.number)
         self._numbers.append(record.number)
-        self._identities.append(identity_of(text, system, history))
 
     def _cell(self, fields: Mapping[str, Any], role: str) -> Any:
         column = self._roles.get(role)
@@ -234,50 +226,29 @@ class TableBuilder:
             )
         return value, first or system, history
 
-    def _flush(self) -> None:
-        import pyarrow
-
-        names = ("id", "text", "system", "rest")
-        arrays = [
-            pyarrow.array([_storable(cell) for cell in column], type=pyarrow.large_string())
-            for column in self._lists
-        ]
-        self._chunks.append(pyarrow.table(arrays, names=names))
-        for column in self._lists:
-            column.clear()
-
     # --- ids, kinds and splits ------------------------------------------------------------------
 
-    def _with_ids(self, columns: Any) -> Any:
-        """The columns with the ids of the file if they are unique, otherwise with made ones."""
-        import pyarrow
-
-        ids, column = columns.column("id"), self._roles.get("id")
-        problem = ""
-        if column is not None and len(ids):
-            problem = self._id_problem(ids)
-            if not problem:
-                return columns
-            if "id" in self._chosen:
-                raise UsageError(
-                    f"the ids in {short_key(column)} cannot be used: {problem}",
-                    "make them unique, or set prompts.columns.id to an empty text: ids are made then",
-                    where=self._file.where(self._numbers[0]),
-                )
-            self.notes.append(
-                f"ids are made from the rows, because in {short_key(column)} {problem}"
+    def _has_usable_ids(self) -> bool:
+        """Whether every row has an id of its own; ids that only have the name of ids may not."""
+        problem = self._id_problem()
+        if not problem:
+            return True
+        column = short_key(self._roles.get("id") or "")
+        if "id" in self._chosen:
+            raise UsageError(
+                f"the ids in {column} cannot be used: {problem}",
+                'make them unique, or write prompts.columns.id="": ids are made from the rows then',
+                where=self._file.where(self._numbers[0]),
             )
-        made = pyarrow.array(
-            (f"{self._made_ids}:{number}" for number in self._numbers),
-            type=pyarrow.large_string(),
-            size=len(self._numbers),
-        )
-        return columns.set_column(0, "id", made)
+        self.notes.append(f"ids are made from the rows, because in {column} {problem}")
+        return False
 
-    def _id_problem(self, ids: Any) -> str:
+    def _id_problem(self) -> str:
         seen: dict[str, int] = {}
-        for row_id, number in zip(ids.to_pylist(), self._numbers, strict=True):
-            if row_id is None:
+        ids = self._table.ids
+        for position, number in enumerate(self._numbers):
+            row_id = ids[position]
+            if not row_id:
                 return f"a row has none ({self._file.where(number)})"
             if (first := seen.setdefault(row_id, number)) != number:
                 return f"two rows have {quoted(row_id)} ({self._file.where(first)} and {number})"
@@ -399,11 +370,6 @@ def _tags(value: Any, column: str | None) -> list[str]:
     if column is not None and column.lower() == "tags":
         return [one_line(tag.strip()) for tag in text.split(",") if tag.strip()]
     return [one_line(text.strip())]
-
-
-def _storable(text: str | None) -> str | None:
-    """A text that UTF-8 can hold: half of a surrogate pair becomes `?`."""
-    return text if text is None else text.encode("utf-8", "replace").decode()
 
 
 def _names(fields: Mapping[str, Any]) -> str:
