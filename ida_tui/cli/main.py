@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ida_tui import __version__
 from ida_tui.cli import commands
@@ -29,7 +29,7 @@ from ida_tui.errors import (
 from ida_tui.util.text import multiple_lines, one_line
 
 if TYPE_CHECKING:
-    from ida_tui.config.resolve import ResolvedExperiment
+    from ida_tui.config.resolve import DataUse, ResolvedExperiment
 
 EXAMPLES = """\
 examples:
@@ -304,7 +304,7 @@ def _check_profile(options: argparse.Namespace) -> ExitCode:
 
     print(
         multiple_lines(
-            render_preview(_resolve_profile(options.check, options.overrides, download="own"))
+            render_preview(_resolve_profile(options.check, options.overrides, data="download_own"))
         )
     )
     return ExitCode.DONE
@@ -319,14 +319,14 @@ _FLAG_HANDLERS = {
 
 
 def _resolve_profile(
-    profile: str, overrides: list[str], download: Literal["all", "own"] = "all"
+    profile: str, overrides: list[str], data: DataUse = "download"
 ) -> ResolvedExperiment:
     """Resolve a profile; `--run experiment=NAME …` names it with an override, as in the quick start."""
     from ida_tui.config.resolve import resolve
 
     if "=" in profile and not Path(profile).is_file():
-        return resolve(None, [profile, *overrides], download=download)
-    return resolve(profile, overrides, download=download)
+        return resolve(None, [profile, *overrides], data=data)
+    return resolve(profile, overrides, data=data)
 
 
 def _epilog() -> str:

@@ -50,6 +50,11 @@ CONFIG_CLASSES: Mapping[ProfileKind, type[BaseModel]] = {
 }
 
 
+DataUse = Literal["download", "download_own", "local", "optional"]
+"""How the source of the prompts is read: it must be readable, and a Hugging Face dataset is downloaded, or
+downloaded if the person named it, or not downloaded; or it is noted that it cannot be read."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResolvedExperiment:
     """A resolved experiment, with the origin of every value."""
@@ -81,7 +86,7 @@ def resolve(
     *,
     verify: bool = True,
     uses: tuple[Use, ...] | None = None,
-    download: Literal["all", "own", "none"] = "all",
+    data: DataUse | None = None,
 ) -> ResolvedExperiment:
     """The experiment for a profile name and a list of overrides.
 
@@ -90,10 +95,9 @@ def resolve(
         overrides: `key=value` items; later ones win.
         verify: also run the cross-checks of `ida_tui.config.checks` and raise their first error.
         uses: what the caller does with the experiment, for which the person must have agreed to the values
-            of somebody else's file; by default everything if `verify`, otherwise nothing. A run needs the
-            rows of its data; for other uses, data that cannot be read is only noted.
-        download: which Hugging Face datasets may be downloaded: all, only those that the person named, or
-            none. Without `verify` nothing is downloaded.
+            of somebody else's file; by default everything if `verify`, otherwise nothing.
+        data: how the source of the prompts is read, with `verify`; by default it is downloaded if the caller
+            may do everything with the experiment, otherwise optional.
 
     Raises:
         UsageError: a profile does not exist, a value is invalid, or values are inconsistent.
@@ -126,8 +130,9 @@ def resolve(
     if uses is None:
         uses = ALL_USES if verify else ()
     findings: list[Finding] = []
-    if verify and config.prompts.source is not None and "output" in uses:
-        config, findings = _load_source(config, origins, download)
+    data = data or ("download" if "output" in uses else "optional")
+    if verify and config.prompts.source is not None and data != "optional":
+        config, findings = _load_source(config, origins, data)
     if verify:
         findings = sorted([*check_config(config), *findings], key=lambda found: found.severity)
     errors = [f for f in findings if f.severity == "error"]
@@ -148,13 +153,13 @@ def resolve(
 
 
 def _load_source(
-    config: Config, origins: Mapping[str, Origin], download: Literal["all", "own", "none"]
+    config: Config, origins: Mapping[str, Origin], data: DataUse
 ) -> tuple[Config, list[Finding]]:
     """The experiment with its data read, and with the digest and commit of the data."""
     prompts = config.prompts
     own = is_own(origins.get("prompts.source", DEFAULT_ORIGIN))
     try:
-        loaded = prompts.load(download=download == "all" or (download == "own" and own))
+        loaded = prompts.load(download=data == "download" or (data == "download_own" and own))
     except UsageError as error:
         if not error.where.startswith("prompts."):
             raise

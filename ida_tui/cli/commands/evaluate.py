@@ -145,6 +145,11 @@ def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPromp
             "--kind needs --prompts",
             "add --prompts FILE; the run's own prompts already have a kind",
         )
+    elif config.prompts.problem:
+        raise UsageError(
+            f"the held-out prompts of the run are not known: {config.prompts.problem}",
+            "put the data back, or choose other prompts with --prompts FILE",
+        )
     else:
         loaded = EvaluationPrompts(
             f"{config.prompts.name}, held out", tuple(config.prompts.held_out())
@@ -163,5 +168,14 @@ def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPromp
     if not options.prompts:
         note = repeated_held_out_note(config.prompts)
         return selected, [note] if note else []
-    note = f"{skipped} of {len(loaded.prompts)} prompts skipped: duplicates, or used in training"
-    return selected, [note] if skipped else []
+    notes = list(loaded.notes)
+    if config.prompts.problem:
+        notes.append(
+            f"the training prompts are not known ({config.prompts.problem}): some of these prompts may"
+            " have been trained on"
+        )
+    if skipped:
+        notes.append(
+            f"{skipped} of {len(loaded.prompts)} prompts skipped: duplicates, or used in training"
+        )
+    return selected, notes

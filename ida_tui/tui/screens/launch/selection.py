@@ -49,7 +49,7 @@ class ProfileSelection:
         Raises:
             UsageError: a profile or a value is invalid.
         """
-        return resolve(self.experiment, self.overrides, verify=verify, download="none")
+        return resolve(self.experiment, self.overrides, verify=verify, data="local")
 
     def validate(self, key: str, text: str) -> UsageError | None:
         """The error that this value would cause; None if it is valid."""
