@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from ida_tui.config import profiles
 from ida_tui.config.checks import check_config
 from ida_tui.config.consent import ALL_USES, Use, is_own, require_consent
-from ida_tui.config.data.records import DATA_SUFFIXES
+from ida_tui.config.data.records import COMPRESSED_SUFFIXES, DATA_SUFFIXES
 from ida_tui.config.data.source import HUB_ID_PATTERN, is_hub_id
 from ida_tui.config.profiles import SECTIONS, ProfileKind
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
@@ -286,7 +286,10 @@ def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) ->
 
 def names_data(name: str) -> bool:
     """Whether the prompts of an experiment name a data file or a dataset, not a profile."""
-    if name.lower().endswith(DATA_SUFFIXES):
+    path = Path(name.lower())
+    if path.suffix in COMPRESSED_SUFFIXES:
+        path = path.with_suffix("")
+    if path.suffix in DATA_SUFFIXES:
         return True
     return is_hub_id(name) and not name.endswith((".yaml", ".yml"))
 

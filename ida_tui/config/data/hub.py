@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from ida_tui.util.safe_files import read_bytes, write_text
 from ida_tui.util.text import one_line, quoted
 
 _MAX_INDEX_BYTES = 100_000
-_COMMIT_PATTERN = re.compile(r"@([0-9a-f]{40})/")
+_TIMEOUT_SECONDS = 20
+_NOT_REACHED = "could not reach the Hugging Face Hub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,10 @@ class DatasetCopy:
     """A Parquet file."""
     label: str
     """Name for the reader: `org/dataset, subset, split`."""
-    revision: str | None
-    """Commit of the dataset, if it is known."""
+    revision: str
+    """Commit of the dataset."""
+    note: str = ""
+    """Why it may not be the newest version; empty if it is."""
 
 
 def find_copy(
@@ -58,22 +61,25 @@ def find_copy(
     )
     index = folder / f"{name}.json"
     copy = _known_copy(folder, index)
-    if not download:
-        if copy is None:
-            raise UsageError(
-                f"the dataset {quoted(dataset)} is not on this machine",
-                "a run downloads it; or type prompts="
-                f"{one_line(dataset)} with --check, which downloads and checks it"
-                f"\nif it is a file: there is no file {quoted(dataset)}",
-                where="prompts.source",
-            )
+    if copy is not None and (not download or copy.revision == revision):
         return copy
+    if not download:
+        raise UsageError(
+            f"the dataset {quoted(dataset)} is not on this machine",
+            f"a run downloads it, and so does --check if you type prompts={one_line(dataset)}"
+            f"\nif it is a file: there is no file {quoted(dataset)}",
+            where="prompts.source",
+        )
     try:
-        return _download(dataset, subset, split, revision, folder, name)
+        commit = _find_commit(dataset, revision)
     except UsageError as error:
-        if copy is not None and error.title.startswith("could not reach"):
-            return copy
+        if copy is not None and error.title.startswith(_NOT_REACHED):
+            note = f"{copy.label}: the Hub cannot be reached, so the copy of {copy.revision[:12]} is used"
+            return replace(copy, note=note)
         raise
+    if copy is not None and copy.revision == commit:
+        return copy
+    return _download(dataset, subset, split, commit, index)
 
 
 def copies_folder() -> Path:
@@ -86,49 +92,52 @@ def _known_copy(folder: Path, index: Path) -> DatasetCopy | None:
         entry = json.loads(read_bytes(index, _MAX_INDEX_BYTES))
         file = folder / Path(entry["file"]).name
         if file.is_file():
-            return DatasetCopy(file, str(entry["label"]), entry["revision"])
+            return DatasetCopy(file, str(entry["label"]), str(entry["revision"]))
     return None
 
 
+def _find_commit(dataset: str, revision: str | None) -> str:
+    """The commit that a revision of a dataset names."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    info = _guarded(
+        dataset, lambda: api.dataset_info(dataset, revision=revision, timeout=_TIMEOUT_SECONDS)
+    )
+    if not re.fullmatch(r"[0-9a-f]{40}", info.sha or ""):
+        raise _hub_error(dataset, ValueError("it has no commit"))
+    return str(info.sha)
+
+
 def _download(
-    dataset: str,
-    subset: str | None,
-    split: str | None,
-    revision: str | None,
-    folder: Path,
-    name: str,
+    dataset: str, subset: str | None, split: str | None, commit: str, index: Path
 ) -> DatasetCopy:
     with _quiet_datasets() as datasets:
-        subset = _choose(dataset, "subset", subset, _subsets(datasets, dataset, revision))
-        names = _guarded(
-            dataset,
-            lambda: datasets.get_dataset_split_names(dataset, subset, revision=revision),
+        subsets = _guarded(
+            dataset, lambda: datasets.get_dataset_config_names(dataset, revision=commit)
         )
-        wanted = split or ("train" if "train" in names else None)
-        split = _choose(dataset, "split", wanted, names)
+        subset = _choose(dataset, "subset", subset, subsets)
+        splits = _guarded(
+            dataset, lambda: datasets.get_dataset_split_names(dataset, subset, revision=commit)
+        )
+        wanted = split or ("train" if "train" in splits else None)
+        split = _choose(dataset, "split", wanted, splits)
         rows = _guarded(
-            dataset,
-            lambda: datasets.load_dataset(dataset, subset, split=split, revision=revision),
+            dataset, lambda: datasets.load_dataset(dataset, subset, split=split, revision=commit)
         )
-        commit = _commit(rows)
-        label = ", ".join(filter(None, [dataset, subset if subset != "default" else None, split]))
+        folder = index.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = folder / f"{name}--{(commit or 'unknown')[:12]}.parquet"
-        if not (commit and file.is_file()):
-            temporary = folder / f".{file.name}-{os.getpid()}"
-            try:
-                _without_media(datasets, rows).to_parquet(str(temporary))
-                temporary.replace(file)
-            finally:
-                temporary.unlink(missing_ok=True)
-        entry = {"file": file.name, "label": label, "revision": commit}
-        write_text(folder / f"{name}.json", json.dumps(entry) + "\n")
+        file = folder / f"{index.stem}--{commit[:12]}.parquet"
+        temporary = folder / f".{file.name}-{os.getpid()}"
+        try:
+            _guarded(dataset, lambda: _without_media(datasets, rows).to_parquet(str(temporary)))
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
+    label = ", ".join(filter(None, [dataset, subset if subset != "default" else None, split]))
+    entry = {"file": file.name, "label": label, "revision": commit}
+    write_text(index, json.dumps(entry) + "\n")
     return DatasetCopy(file, label, commit)
-
-
-def _subsets(datasets: Any, dataset: str, revision: str | None) -> list[str]:
-    found = _guarded(dataset, lambda: datasets.get_dataset_config_names(dataset, revision=revision))
-    return list(found)
 
 
 def _choose(dataset: str, key: str, wanted: str | None, names: list[str]) -> str:
@@ -168,14 +177,6 @@ def _without_media(datasets: Any, rows: Any) -> Any:
     return rows
 
 
-def _commit(rows: Any) -> str | None:
-    """The commit that the files of a dataset came from, by their addresses."""
-    for address in rows.info.download_checksums or {}:
-        if match := _COMMIT_PATTERN.search(address):
-            return match[1]
-    return None
-
-
 def _guarded(dataset: str, call: Any) -> Any:
     """What a call of `datasets` returns.
 
@@ -191,7 +192,13 @@ def _guarded(dataset: str, call: Any) -> Any:
 def _hub_error(dataset: str, error: Exception) -> UsageError:
     text = one_line(" ".join(str(error).split()))[:200] or type(error).__name__
     name = type(error).__name__
-    if name in ("DatasetNotFoundError", "RepositoryNotFoundError"):
+    if name == "RevisionNotFoundError":
+        return UsageError(
+            f"the dataset {quoted(dataset)} has no such revision",
+            "write a branch, a tag or a commit of it, or remove prompts.revision",
+            where="prompts.revision",
+        )
+    if name in ("DatasetNotFoundError", "RepositoryNotFoundError", "GatedRepoError"):
         return UsageError(
             f"there is no dataset {quoted(dataset)} on the Hugging Face Hub that you may read, and no file",
             "check the id, which is org/name; for a gated one, accept its terms there and run: hf auth login",
@@ -199,7 +206,7 @@ def _hub_error(dataset: str, error: Exception) -> UsageError:
         )
     if isinstance(error, ConnectionError | TimeoutError | OSError) or "connect" in text.lower():
         return UsageError(
-            f"could not reach the Hugging Face Hub for {quoted(dataset)}: {text}",
+            f"{_NOT_REACHED} for {quoted(dataset)}: {text}",
             "check the network, or use a file: prompts=FILE.jsonl",
             where="prompts.source",
         )

@@ -37,6 +37,7 @@ LINES_SUFFIXES = (".jsonl", ".ndjson")
 YAML_SUFFIXES = (".yaml", ".yml")
 DATA_SUFFIXES = (*TABLE_SUFFIXES, *LINES_SUFFIXES, ".json", ".parquet")
 """File names that are data, not profiles."""
+COMPRESSED_SUFFIXES = (".gz", ".zip", ".bz2", ".xz", ".zst")
 SUPPORTED_FORMATS = (
     "use a .jsonl, .json, .csv, .tsv, .parquet or .yaml file, such as JSON lines:"
     ' {"prompt": "How do I whisk an egg?", "answer": "…"}'
@@ -105,6 +106,8 @@ def open_records(path: Path) -> RecordFile:
         file = RecordFile(path, contents.sha256, contents.size, has_lines=False)
         file.records = _parquet_records(file)
         return file
+    if suffix in COMPRESSED_SUFFIXES:
+        raise UsageError(f"{shown_path(path)} is compressed", "unpack it, and use the file inside")
     if suffix not in (*DATA_SUFFIXES, *YAML_SUFFIXES):
         kind = one_line(path.suffix) or "no suffix"
         raise UsageError(
@@ -244,15 +247,23 @@ def _json_lines(file: RecordFile, contents: FileContents) -> Iterator[Record]:
         except ValueError as error:
             raise UsageError(
                 f"this line is not JSON: {_first_words(error)}",
-                'write one object per line, such as {"prompt": "…"}',
+                _lines_hint(number, line),
                 where=file.where(number),
             ) from None
         if not isinstance(value, dict):
-            hint = 'write one object per line, such as {"prompt": "…"}'
-            if number == 1 and isinstance(value, list):
-                hint += "; if the file is one JSON array, rename it to .json"
-            raise UsageError("this line is not a JSON object", hint, where=file.where(number))
+            raise UsageError(
+                "this line is not a JSON object",
+                _lines_hint(number, line),
+                where=file.where(number),
+            )
         yield Record(number, _plain_fields(file, number, value))
+
+
+def _lines_hint(number: int, line: str) -> str:
+    hint = 'write one object per line, such as {"prompt": "…"}'
+    if number == 1 and line.lstrip().startswith("["):
+        hint += "\nif the whole file is one JSON array, rename it to .json"
+    return hint
 
 
 def _json_records(file: RecordFile, contents: FileContents) -> Iterator[Record]:

@@ -15,7 +15,13 @@ from pathlib import Path
 from ida_tui.config.data import hub
 from ida_tui.config.data.columns import ColumnRoles, find_roles, kind_of_file_name
 from ida_tui.config.data.encoding import shown_path
-from ida_tui.config.data.records import DATA_SUFFIXES, YAML_SUFFIXES, Record, open_records
+from ida_tui.config.data.records import (
+    COMPRESSED_SUFFIXES,
+    DATA_SUFFIXES,
+    YAML_SUFFIXES,
+    Record,
+    open_records,
+)
 from ida_tui.config.data.table import SPLITS, RowTable, TableBuilder, TextColumn
 from ida_tui.errors import UsageError
 from ida_tui.util.paths import expand_home, is_file
@@ -94,7 +100,7 @@ class LoadedSource:
 
 def is_hub_id(source: str) -> bool:
     """Whether a source names a Hugging Face dataset, not a file."""
-    if source.lower().endswith((*DATA_SUFFIXES, *YAML_SUFFIXES)):
+    if source.lower().endswith((*DATA_SUFFIXES, *YAML_SUFFIXES, *COMPRESSED_SUFFIXES)):
         return False
     return HUB_ID_PATTERN.fullmatch(source) is not None and not is_file(expand_home(source))
 
@@ -139,6 +145,7 @@ class _Place:
     """What the ids begin with that are made."""
     is_hub: bool
     commit: str | None = None
+    note: str = ""
 
 
 def _find(source: str, split: str | None, options: SourceOptions, download: bool) -> _Place:
@@ -154,9 +161,8 @@ def _find(source: str, split: str | None, options: SourceOptions, download: bool
     is_main = source == options.source
     subset, revision = (options.subset, options.revision) if is_main else (None, None)
     copy = hub.find_copy(source, subset, split, revision, download=download)
-    return _Place(
-        copy.file, copy.label, copy.label.partition("/")[2].replace(", ", "-"), True, copy.revision
-    )
+    name = copy.label.partition("/")[2].replace(", ", "-")
+    return _Place(copy.file, copy.label, name, True, copy.revision, copy.note)
 
 
 def _file_state(path: Path) -> tuple[int, int, int]:
@@ -262,7 +268,7 @@ def _read(
             where=place.label,
         )  # fmt: skip
     notes.append(_columns_note(place.label, len(table), roles, names))
-    notes += [*file.notes, *builder.notes]
+    notes += [*filter(None, [place.note]), *file.notes, *builder.notes]
     return table, SourceFile(
         place.label if place.is_hub else str(place.file),
         file.sha256,

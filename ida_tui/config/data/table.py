@@ -313,12 +313,13 @@ class TableBuilder:
 
     def _note_counts(self) -> None:
         if self._replies:
+            count = self._replies
             self.notes.append(
-                f"{self._replies:,} conversations end with a reply, which is left out: the model answers"
-                " the last message of the user"
+                f"{count:,} conversation{'s end' if count != 1 else ' ends'} with a reply, which is left"
+                " out: the model answers the last message of the user"
             )
         if self._empty:
-            self.notes.append(f"{self._empty:,} rows without a prompt are left out")
+            self.notes.append(f"rows without a prompt, which are left out: {self._empty:,}")
 
     def _error(self, record: Record, title: str, hint: str) -> UsageError:
         return UsageError(title, hint, where=self._file.where(record.number))
