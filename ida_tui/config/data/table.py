@@ -145,7 +145,9 @@ class TableBuilder:
         table = self._table
         if self._roles.get("id") is None or not self._has_usable_ids():
             ids = TextColumn()
-            for number in self._numbers:
+            # Several rows of a YAML file may be on one line.
+            unique = len(set(self._numbers)) == len(self._numbers)
+            for number in self._numbers if unique else range(1, len(self._numbers) + 1):
                 ids.append(f"{self._made_ids}:{number}")
             table = replace(table, ids=ids)
         table.kinds.extend(self._kind_codes())
