@@ -66,7 +66,8 @@ def test_an_installed_wheel_lists_its_profiles(installed: Path) -> None:
     shown = run_installed(installed, "--show", "quickstart")
     assert "ida_tui/shipped_profiles/experiments/quickstart.yaml:" in shown.stdout
     for shell in ("bash", "zsh", "fish"):
-        assert "__complete" in run_installed(installed, "completions", shell).stdout
+        assert "_ARGCOMPLETE" in run_installed(installed, "completions", shell).stdout
+    assert (installed / "ida_tui/cli/completion/config_keys.json").is_file()
 
 
 def test_an_installed_wheel_trains_its_embedded_model(installed: Path) -> None:

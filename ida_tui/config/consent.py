@@ -32,6 +32,8 @@ from ida_tui.util.paths import expand_home
 Use = Literal["judge", "code", "output"]
 """What a command does with a profile: send the judge its key, load the model, create a run directory."""
 ALL_USES: tuple[Use, ...] = ("judge", "code", "output")
+RESUME_USES: tuple[Use, ...] = ("judge", "code")
+"""Uses of the profile of an existing run, which writes only into its own directory."""
 CONSENT_KEYS = ("judge.base_url", "judge.api_key_env", "model.trust_remote_code")
 """Keys that a person types to agree; also accepted by commands that change nothing else."""
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
@@ -101,12 +103,15 @@ def require_consent(
         raise ConsentRequired([entry[0] for entry in missing], words, f"{origins[key]}: {key}")
 
 
-def consents_of_run(config: Config, directory: Path | None) -> set[Consent]:
+def consents_of_run(
+    config: Config, directory: Path | None, uses: Collection[Use] = ALL_USES
+) -> set[Consent]:
     """What a run that the person has started may do when it is resumed.
 
     Args:
         config: the resolved experiment, for which `require_consent` has passed.
         directory: the run directory; None for a run that has none yet.
+        uses: the uses for which `require_consent` has passed.
     """
     consents = {Consent("code", (source,)) for source in _code_sources(config, directory)}
     key = _sent_key(config.judge)
@@ -114,13 +119,13 @@ def consents_of_run(config: Config, directory: Path | None) -> set[Consent]:
         consents.add(key)
     if outside := _outside_folder(config):
         consents.add(outside)
-    return consents
+    return {consent for consent in consents if consent.use in uses}
 
 
-def remember_run(config: Config, directory: Path | None) -> None:
+def remember_run(config: Config, directory: Path | None, uses: Collection[Use] = ALL_USES) -> None:
     """Keep what a run was started with; without a writable configuration, it is asked again."""
     with contextlib.suppress(OSError):
-        remember(consents_of_run(config, directory))
+        remember(consents_of_run(config, directory, uses))
 
 
 def remember(consents: Collection[Consent]) -> None:

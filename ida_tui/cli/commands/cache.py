@@ -30,7 +30,10 @@ def add(parser: ArgumentParser) -> None:
         help="show a summary, write the verdicts as JSON lines, or delete them all",
     )  # fmt: skip
     parser.add_argument(
-        "file", nargs="?", help="with export: file to write, or - for standard output"
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="with export: file to write, or - for standard output",
     )
     parser.add_argument(
         "--yes", action="store_true", help="with clear: do not ask for confirmation"

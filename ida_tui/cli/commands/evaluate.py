@@ -50,7 +50,7 @@ def add(parser: ArgumentParser) -> None:
         "--samples", type=int, metavar="N", help="answers per prompt from each model"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="sampling seed (default: the run's)")
-    parser.add_argument("--judge", metavar="NAME", help="judge profile (default: the run's judge)")
+    parser.add_argument("--judge", metavar="JUDGE", help="judge profile (default: the run's judge)")
     parser.add_argument("--json", action="store_true", help="print the evaluation as JSON")
 
 

@@ -25,7 +25,7 @@ from ida_tui.config.data.records import (
 from ida_tui.config.data.table import SPLITS, RowTable, TableBuilder, TextColumn
 from ida_tui.errors import UsageError
 from ida_tui.util.paths import expand_home, is_file
-from ida_tui.util.text import short_key
+from ida_tui.util.text import one_line, short_key
 
 HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 HELD_OUT = SPLITS.index("held-out")
@@ -214,7 +214,7 @@ def _load_cached(
         tuple(repeated_train),
         tuple(repeated_held_out),
         tuple(files),
-        tuple(notes),
+        tuple(map(one_line, notes)),
     )
 
 

@@ -254,7 +254,7 @@ def _prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) ->
     # The steps after the checkpoint run again: their completions would be in the file twice.
     completions.remove_completions_after(directory.completions, resume.step)
     write_text(directory.config, resolve.to_yaml(config))
-    consent.remember_run(config, directory.path)
+    consent.remember_run(config, directory.path, consent.RESUME_USES)
     manifest.record_resume(
         directory.manifest,
         resumed_at=ev.current_timestamp(),
