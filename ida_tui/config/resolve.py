@@ -10,7 +10,7 @@ with location and fix. `to_yaml` writes the result as a profile that can run aga
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,6 +50,11 @@ CONFIG_CLASSES: Mapping[ProfileKind, type[BaseModel]] = {
 }
 
 
+_REPLACED_BY_SOURCE = (
+    "description", "version", "prompts", "only", "subset", "split", "revision", "columns",
+    "held_out_split", "held_out_source", "digest",
+)  # fmt: skip
+"""Keys of a prompt set that another source makes meaningless."""
 DataUse = Literal["download", "download_own", "local", "optional"]
 """How the source of the prompts is read: it must be readable, and a Hugging Face dataset is downloaded, or
 downloaded if the person named it, or not downloaded; or it is noted that it cannot be read."""
@@ -253,6 +258,8 @@ def _load_sections(root: Node, selected: Mapping[str, str]) -> Node:
                     where=f"{parent.origin}: {section}.extends",
                 )
             base = _load_section(section, kind, parent.value, parent.origin)
+            if section == "prompts" and "source" in values:
+                base = _without_keys(base, _REPLACED_BY_SOURCE)
             entries[section] = merge(base, Node(values, node.origin), SECTIONS)
     return Node(entries, root.origin)
 
@@ -263,8 +270,8 @@ def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) ->
     A model can also be a folder or a Hugging Face id, and prompts can be a data file or a dataset.
     """
     if kind == "prompts" and names_data(name):
-        label = name.partition("/")[2] if is_hub_id(name) else Path(name).stem
-        return Node({"name": Node(label, origin), "source": Node(name, origin)}, origin)
+        entries = {"name": Node(_data_name(name), origin), "source": Node(name, origin)}
+        return Node(entries, origin)
     if kind != "models" or name.endswith((".yaml", ".yml")) or name in profiles.list_profiles(kind):
         return profiles.load_profile(kind, name, origin, section)
     if is_directory(expand_home(name)) or HUB_ID_PATTERN.fullmatch(name):
@@ -282,6 +289,15 @@ def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) ->
     except UsageError as error:
         error.hint += "\na folder or a Hugging Face id such as Qwen/Qwen3-0.6B also works"
         raise
+
+
+def _without_keys(node: Node, keys: Collection[str]) -> Node:
+    assert isinstance(node.value, dict)
+    return Node({k: child for k, child in node.value.items() if k not in keys}, node.origin)
+
+
+def _data_name(source: str) -> str:
+    return source.partition("/")[2] if is_hub_id(source) else Path(source).stem
 
 
 def names_data(name: str) -> bool:
@@ -325,19 +341,16 @@ def _path_name(path: str) -> str:
 
 
 def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
-    """Drop profile facts about a model or judge that an override replaces.
+    """Drop profile facts about a model, a judge or prompts that an override replaces.
 
-    A parameter count, download size or price is only valid for the original model or judge.
+    A parameter count, download size, price or column is only valid for the original.
     """
     overrides = {
         key: text for key, text in overrides.items() if not _is_same_value(root, key, text)
     }
     stale: dict[str, list[str]] = {}
     if "prompts.source" in overrides:
-        stale["prompts"] = [
-            "description", "version", "prompts", "only", "subset", "split", "revision", "columns",
-            "held_out_split", "held_out_source", "digest",
-        ]  # fmt: skip
+        stale["prompts"] = list(_REPLACED_BY_SOURCE)
     if "model.path" in overrides:
         stale["model"] = [
             "description", "revision", "trust_remote_code", "parameters", "context_length",
@@ -345,6 +358,11 @@ def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
         ]  # fmt: skip
     if "judge.model" in overrides or "judge.base_url" in overrides:
         stale["judge"] = ["description", "price", "shutdown_date"]
+    labels = {
+        "prompts": _data_name(overrides.get("prompts.source", "")),
+        "model": _path_name(overrides.get("model.path", "")),
+        "judge": overrides.get("judge.model"),
+    }
     assert isinstance(root.value, dict)
     entries = dict(root.value)
     for section, keys in stale.items():
@@ -352,11 +370,8 @@ def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
         if node is None or not isinstance(node.value, dict):
             continue
         remaining = {key: child for key, child in node.value.items() if key not in keys}
-        label = overrides.get("model.path") if section == "model" else overrides.get("judge.model")
-        if label:
-            remaining["name"] = Node(
-                _path_name(label) if section == "model" else label, COMMAND_LINE_ORIGIN
-            )
+        if label := labels[section]:
+            remaining["name"] = Node(label, COMMAND_LINE_ORIGIN)
         entries[section] = Node(remaining, node.origin)
     return Node(entries, root.origin)
 

@@ -53,9 +53,6 @@ def test_a_profile_names_a_data_file_relative_to_itself(key: str, tmp_path: Path
     profile = tmp_path / "mine/exp.yaml"
     profile.write_text(f"extends: quickstart\nevaluation: {{enabled: false}}\n{key}\n")
 
-    if "source" in key:
-        # A mapping is merged with the prompts of the profile that is extended.
-        profile.write_text(profile.read_text().replace("{source", "{prompts: [], source"))
     assert len(resolve(str(profile), SMALL_STEP).config.prompts.train()) == 8
 
 
