@@ -15,12 +15,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def dataset_hub(name: str, files: Mapping[str, bytes]) -> Iterator[str]:
-    """The address of a hub on a free port of 127.0.0.1 with one dataset, running inside the block.
+def dataset_hub(datasets: Mapping[str, Mapping[str, bytes]]) -> Iterator[str]:
+    """The address of a hub on a free port of 127.0.0.1 with some datasets, running inside the block.
 
     Args:
-        name: id of the dataset, such as `org/name`.
-        files: path in its repository → content.
+        datasets: id of a dataset, such as `org/name` → path in its repository → content.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -30,9 +29,9 @@ def dataset_hub(name: str, files: Mapping[str, bytes]) -> Iterator[str]:
             self._file(with_body=False)
 
         def do_GET(self) -> None:
-            path = unquote(urlsplit(self.path).path)
+            path, name, files = self._find()
             base = f"/api/datasets/{name}"
-            if path in (base, f"{base}/revision/{COMMIT}", f"{base}/revision/main"):
+            if name and path in (base, f"{base}/revision/{COMMIT}", f"{base}/revision/main"):
                 siblings = [{"rfilename": file} for file in files]
                 self._json(200, {"id": name, "sha": COMMIT, "siblings": siblings, "tags": [],
                                  "private": False, "gated": False, "disabled": False})  # fmt: skip
@@ -47,14 +46,22 @@ def dataset_hub(name: str, files: Mapping[str, bytes]) -> Iterator[str]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            _, _, files = self._find()
             if "/paths-info/" in self.path:
                 paths = json.loads(body)["paths"]
                 self._json(200, [_entry(path, files) for path in paths if path in files])
             else:
                 self._json(404, {"error": self.path})
 
+        def _find(self) -> tuple[str, str, Mapping[str, bytes]]:
+            """The path of the request, and the dataset that it names with its files."""
+            path = unquote(urlsplit(self.path).path)
+            name = next((name for name in datasets if f"/{name}" in path), "")
+            return path, name, datasets.get(name, {})
+
         def _file(self, *, with_body: bool) -> None:
-            file = unquote(urlsplit(self.path).path).rpartition(f"/resolve/{COMMIT}/")[2]
+            path, _, files = self._find()
+            file = path.rpartition(f"/resolve/{COMMIT}/")[2]
             if file not in files:
                 self._json(404, {"error": "Entry not found"}, "EntryNotFound", with_body=with_body)
                 return

@@ -7,9 +7,11 @@ without the network.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from ida_tui.util.safe_files import read_bytes, write_text
 from ida_tui.util.text import one_line, quoted
 
 _MAX_INDEX_BYTES = 100_000
+_MAX_NAME = 200
 _TIMEOUT_SECONDS = 20
 _NOT_REACHED = "could not reach the Hugging Face Hub"
 
@@ -55,12 +58,8 @@ def find_copy(
         UsageError: there is no such dataset, subset or split, or no copy and no permission to download.
     """
     folder = copies_folder()
-    name = "--".join(
-        re.sub(r"[^\w.-]", "_", part)
-        for part in (dataset, subset or "", split or "", revision or "")
-    )
-    index = folder / f"{name}.json"
-    copy = _known_copy(folder, index)
+    index = folder / _index_name(dataset, subset, split, revision)
+    copy = _known_copy(index)
     if copy is not None and (not download or copy.revision == revision):
         return copy
     if not download:
@@ -77,9 +76,17 @@ def find_copy(
             note = f"{copy.label}: the Hub cannot be reached, so the copy of {copy.revision[:12]} is used"
             return replace(copy, note=note)
         raise
-    if copy is not None and copy.revision == commit:
-        return copy
-    return _download(dataset, subset, split, commit, index)
+    pinned = folder / _index_name(dataset, subset, split, commit)
+    try:
+        copy = _known_copy(pinned) or _download(dataset, subset, split, commit, pinned)
+        # What is read without the network by this revision, from now on.
+        _write_index(index, copy)
+    except OSError as error:
+        raise UsageError(
+            f"could not keep a copy of {quoted(dataset)} in {folder}: {error.strerror or error}",
+            "make room there, or choose another folder with IDA_TUI_CACHE_DIR",
+        ) from None
+    return copy
 
 
 def copies_folder() -> Path:
@@ -87,10 +94,23 @@ def copies_folder() -> Path:
     return cache_folder() / "datasets"
 
 
-def _known_copy(folder: Path, index: Path) -> DatasetCopy | None:
+def _index_name(*parts: str | None) -> str:
+    """Name of the file that says where the copy of a dataset, subset, split and revision is."""
+    name = ",".join(urllib.parse.quote(part or "", safe="") for part in parts)
+    if len(name) > _MAX_NAME:
+        name = hashlib.sha256(name.encode()).hexdigest()
+    return f"{name}.json"
+
+
+def _write_index(index: Path, copy: DatasetCopy) -> None:
+    entry = {"file": copy.file.name, "label": copy.label, "revision": copy.revision}
+    write_text(index, json.dumps(entry) + "\n")
+
+
+def _known_copy(index: Path) -> DatasetCopy | None:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         entry = json.loads(read_bytes(index, _MAX_INDEX_BYTES))
-        file = folder / Path(entry["file"]).name
+        file = index.parent / Path(entry["file"]).name
         if file.is_file():
             return DatasetCopy(file, str(entry["label"]), str(entry["revision"]))
     return None
@@ -127,7 +147,7 @@ def _download(
         )
         folder = index.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = folder / f"{index.stem}--{commit[:12]}.parquet"
+        file = index.with_suffix(".parquet")
         temporary = folder / f".{file.name}-{os.getpid()}"
         try:
             _guarded(dataset, lambda: _without_media(datasets, rows).to_parquet(str(temporary)))
@@ -135,9 +155,9 @@ def _download(
         finally:
             temporary.unlink(missing_ok=True)
     label = ", ".join(filter(None, [dataset, subset if subset != "default" else None, split]))
-    entry = {"file": file.name, "label": label, "revision": commit}
-    write_text(index, json.dumps(entry) + "\n")
-    return DatasetCopy(file, label, commit)
+    copy = DatasetCopy(file, label, commit)
+    _write_index(index, copy)
+    return copy
 
 
 def _choose(dataset: str, key: str, wanted: str | None, names: list[str]) -> str:
