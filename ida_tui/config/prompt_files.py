@@ -46,12 +46,15 @@ class EvaluationPrompts:
         return EvaluationPrompts(self.name, tuple(distinct), self.notes)
 
 
-def load_prompts(name: str, kind: PromptKind | None) -> EvaluationPrompts:
+def load_prompts(
+    name: str, kind: PromptKind | None, *, needs_kinds: bool = True
+) -> EvaluationPrompts:
     """The prompts of a file, of a dataset or of a prompts profile.
 
     Args:
         name: a data file, the id of a dataset, or the name or the .yaml file of a prompts profile.
         kind: the kind of all prompts, for a file that has no kinds.
+        needs_kinds: whether each prompt must say if it is harmless, as for a run that is about refusals.
 
     Raises:
         UsageError: the file cannot be read, has an unknown layout, has too many prompts, or does not say
@@ -72,7 +75,7 @@ def load_prompts(name: str, kind: PromptKind | None) -> EvaluationPrompts:
     loaded = prompt_set.load(download=True, kind=kind)
     prompts = _selected(prompt_set, name)
     without = next((prompt for prompt in prompts if prompt.kind is None), None)
-    if without is not None:
+    if without is not None and (needs_kinds or any(prompt.kind for prompt in prompts)):
         raise UsageError(
             f"{one_line(name)} does not say which prompts are harmless and which are unsafe"
             f" ({without.id})",

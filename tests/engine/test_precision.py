@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import get_peft_model
 from torch.nn import functional
 from transformers import Adafactor
@@ -22,7 +21,7 @@ from ida_tui.config.precision import PRECISION_TABLE, PrecisionRecipe, Precision
 from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config, DeviceName, ModelConfig, TrainingConfig
 from ida_tui.engine.model import load
-from ida_tui.engine.run.build import training_rows
+from ida_tui.engine.run.build import training_dataset
 from ida_tui.engine.trainer.arguments import custom_optimizer
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
@@ -141,7 +140,7 @@ def train_with_a_scaler(
             disable_tqdm=True,
         ),
         processing_class=load.load_tokenizer(ModelConfig(path=str(embedded.model_folder()))),
-        train_dataset=Dataset.from_list(training_rows(profile)),
+        train_dataset=training_dataset(profile.prompts.train()),
         peft_config=load.peft_config(profile.lora, profile.model) if adapter else None,
     )
     scaler = SpyingScaler()

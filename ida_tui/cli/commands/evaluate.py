@@ -139,7 +139,9 @@ def _select_prompts(config: Config, options: Namespace) -> tuple[EvaluationPromp
     from ida_tui.config.repeated_prompts import repeated_held_out_note
 
     if options.prompts:
-        loaded = load_prompts(options.prompts, options.kind)
+        trained = config.prompts.train()[:100]
+        about_refusals = not trained or any(prompt.kind for prompt in trained)
+        loaded = load_prompts(options.prompts, options.kind, needs_kinds=about_refusals)
     elif options.kind:
         raise UsageError(
             "--kind needs --prompts",

@@ -54,7 +54,8 @@ def ask(url: str, *arguments: list[str | None]) -> list[list[str]]:
     """Download in another process, because the address of the hub is read when a library is imported."""
     result = subprocess.run(
         [sys.executable, "-c", ASK, json.dumps(arguments)],
-        env=os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(Path("hub").absolute())},
+        env=os.environ
+        | {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(Path("hub").absolute())},
         capture_output=True,
         text=True,
         timeout=240,
