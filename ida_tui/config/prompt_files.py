@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ida_tui.config.data.records import YAML_SUFFIXES
 from ida_tui.config.data.source import is_hub_id
-from ida_tui.config.prompt_text import separate_repeated
+from ida_tui.config.prompt_text import normalize_prompt, separate_repeated
 from ida_tui.config.resolve import names_data, resolve_profile
 from ida_tui.config.schema import Prompt, PromptKind, PromptSet
 from ida_tui.errors import UsageError
@@ -42,7 +42,10 @@ class EvaluationPrompts:
 
     def without_trained(self, trained: Iterable[Prompt]) -> EvaluationPrompts:
         """The prompts not in `trained`, without duplicates, compared by normalized text."""
-        distinct = separate_repeated(self.prompts, trained)[0]
+        mine = {normalize_prompt(prompt.text) for prompt in self.prompts}
+        # Of many training prompts, only those that may be the same are held.
+        same = [prompt for prompt in trained if normalize_prompt(prompt.text) in mine]
+        distinct = separate_repeated(self.prompts, same)[0]
         return EvaluationPrompts(self.name, tuple(distinct), self.notes)
 
 

@@ -149,7 +149,7 @@ class PromptSet(Section):
     held_out_seed: Count = Field(0, exclude_if=lambda value: value == 0)
     """Seed of that choice."""
     digest: str | None = Field(None, exclude_if=lambda value: value is None)
-    """Digest of the source when the run started; another one is told."""
+    """Digest of the source; a run that finds another one says so."""
 
     _loaded: _Loaded = PrivateAttr(default_factory=_Loaded)
 

@@ -38,8 +38,8 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--prompts",
         metavar="FILE",
-        help="evaluate on other prompts: .csv (columns prompt,kind; or those of XSTest or JBB-Behaviors),"
-        " .jsonl, or a prompts profile",
+        help="evaluate on other prompts: a .csv, .jsonl, .json or .parquet file (columns prompt,kind; or"
+        " those of XSTest or JBB-Behaviors), a Hugging Face dataset, or a prompts profile",
     )
     parser.add_argument(
         "--kind",
