@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import overload
 
+import yaml
+
+from ida_tui.api import config_for_resume, data_has_changed
+from ida_tui.cli.main import main
 from ida_tui.config.prompts import Prompt
 from ida_tui.config.resolve import resolve
 from ida_tui.engine.run.build import training_dataset, training_row
+from ida_tui.runs.directory import RunDirectory
 
 
 class CountedPrompts(Sequence[Prompt]):
@@ -49,3 +57,33 @@ def test_the_rows_are_those_of_the_profile() -> None:
     train = resolve("quickstart").config.prompts.train()
 
     assert list(training_dataset(train)) == [training_row(prompt) for prompt in train]
+
+
+def test_a_run_on_a_data_file_keeps_its_digest_and_opens_without_the_file() -> None:
+    file = Path("train.jsonl")
+    rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1), "tag": "sum"} for n in range(9)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["--run", "quickstart", "prompts=train.jsonl", "prompts.held_out_fraction=0.2"]
+    small = ["training.max_steps=1", "training.num_generations=4", "evaluation.samples=1",
+             "training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=1",
+             "training.max_completion_length=16"]  # fmt: skip
+
+    assert main([*command, *small]) == 0
+
+    directory = RunDirectory(Path("outputs/quickstart/latest").resolve())
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    written = yaml.safe_load(directory.config.read_text())["prompts"]
+    assert (written["source"], written["digest"]) == (str(file.absolute()), f"sha256:{sha256}")
+    assert "What is" not in directory.config.read_text()
+    (data,) = json.loads(directory.manifest.read_text())["data"]
+    assert (data["name"], data["sha256"], data["rows"]) == (str(file.absolute()), sha256, 9)
+
+    assert not data_has_changed(directory, config_for_resume(directory, []))
+    file.write_text(file.read_text() + '{"question": "What is 9 + 9?"}\n')
+    assert data_has_changed(directory, config_for_resume(directory, []))
+
+    file.unlink()
+    assert main(["report", str(directory.path)]) == 0
+    assert main(["compare", str(directory.path), str(directory.path)]) in (0, 2)
+    assert main(["runs"]) == 0
+    assert main(["resume", str(directory.path)]) == 2

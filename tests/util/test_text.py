@@ -14,7 +14,10 @@ from ida_tui.util.text import one_line, table_lines
         ("Bonjour\u00a0! C'est loin\u202f?", "Bonjour ! C'est loin ?"),
         ("東京\u3000大阪", "東京 大阪"),
         ("می\u200cپزم", "می\u200cپزم"),
-        ("\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f468\u200d\U0001f469\u200d\U0001f467"),
+        (
+            "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+            "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+        ),
         ("a\x1b[2Jb\u202ec\u2028d\u200be", "a?[2Jb?c?d?e"),
     ],
     ids=["no-break spaces", "ideographic space", "non-joiner", "joiner", "controls"],
