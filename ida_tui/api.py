@@ -3,11 +3,11 @@
     from ida_tui import load_run, run
 
     trained = run("quickstart", "training.max_steps=5", {"seed": 1})
-    print(trained.status, trained.r_ida_last, trained.weights)
+    print(trained.status, trained.reward_last, trained.weights)
 
     earlier = load_run("quickstart")              # the newest run; a run directory or a run id works too
     for step in earlier.steps:
-        print(step.step, step.r_ida)
+        print(step.step, step.reward)
 
 `run` does what `ida-tui --run` does: same profiles and overrides, same checks, same session (`follow`), same
 run directory. It prints nothing. A run that cannot start raises an `IdaError`. A run that has started always

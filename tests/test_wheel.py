@@ -19,6 +19,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.support import synthetic_run
+from tests.support.patience import PATIENCE_S
 from tests.support.terminal import terminal
 
 
@@ -31,7 +32,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=REPOSITORY,
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     (wheel,) = build.glob("*.whl")
     uv = shutil.which("uv")
@@ -39,7 +40,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = [uv, "pip", "install", "--quiet", "--offline", "--no-deps"]
     target = ["--python", sys.executable, "--target", str(site), str(wheel)]
     result = subprocess.run(
-        [*install, *target], capture_output=True, text=True, timeout=120, check=False
+        [*install, *target], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert result.returncode == 0, result.stderr
     return site
@@ -52,7 +53,7 @@ def run_installed(installed: Path, *arguments: str) -> subprocess.CompletedProce
         env=os.environ | {"PYTHONPATH": str(installed)},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -88,7 +89,7 @@ def test_an_installed_wheel_trains_its_embedded_model(installed: Path) -> None:
         env=os.environ | {"PYTHONPATH": str(installed)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=True,
     )
     assert script.stdout.split() == [str(installed / "ida_tui" / "__init__.py"), "done"]
@@ -135,7 +136,7 @@ def test_a_command_without_its_library_names_the_installation_that_has_it(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ida_tui.config.axes import Axis
 from ida_tui.config.schema import Config
 from ida_tui.errors import UsageError
 from ida_tui.events.scoring import PART_NAMES, PROMPT_PARTS, change_sentences
@@ -20,7 +21,6 @@ MAX_RUNS = 6
 """Maximum number of runs in a comparison."""
 RUN_LABELS = "ABCDEF"
 """Labels of the runs in plots and tables."""
-CURVE_METRICS = ("r_ida", "align", "risk", "detail")
 MISSING_KEY = "–"
 """Placeholder for a key that is missing from a run's profile."""
 
@@ -203,9 +203,27 @@ def _differing_scoring(runs: Sequence[Run]) -> str:
     return text[:1].upper() + text[1:]
 
 
-def score_curve(run: Run, name: str) -> list[float | None]:
-    """A score of every step; None before the current scoring period, whose steps are not comparable."""
-    values = list(run.state.steps.column(name))
+def compared_axes(comparison: Comparison) -> tuple[Axis, ...]:
+    """The axes of all compared runs, in order, without repetition."""
+    axes = {axis.name: axis for run in comparison.runs for axis in run.state.axes}
+    return tuple(axes.values())
+
+
+def reward_title(runs: Sequence[Run]) -> str:
+    """Name of the reward of these runs: `R_IDA`, or `reward` if they have different ones."""
+    names = {run.state.reward_name for run in runs}
+    return names.pop() if len(names) == 1 else "reward"
+
+
+def score_curve(run: Run, axis: str | None) -> list[float | None]:
+    """A score of every step; None before the current scoring period, whose steps are not comparable.
+
+    Args:
+        run: the run.
+        axis: name of an axis; None is the reward.
+    """
+    steps = run.state.steps
+    values = list(steps.column("reward") if axis is None else steps.score_column(axis))
     start = run.state.scoring_start
     return [*[None] * start, *values[start:]]
 

@@ -7,14 +7,17 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from ida_tui.analysis.comparison import (
-    CURVE_METRICS,
     RUN_LABELS,
     Comparison,
+    compared_axes,
     judge_label,
+    reward_title,
     rubric_label,
     run_title,
     score_curve,
 )
+from ida_tui.analysis.evaluation_table import DECIMALS
+from ida_tui.config.axes import Axis, format_score
 from ida_tui.events import types as ev
 from ida_tui.events.weight_change import format_movement
 from ida_tui.runs.run import Run
@@ -24,7 +27,6 @@ from ida_tui.util.intervals import binomial_interval
 from ida_tui.util.paths import display_path
 from ida_tui.util.statistics import mean_of_known
 
-AXES = ("align", "risk", "detail")
 FormatCell = Callable[[Run], str]
 
 
@@ -54,8 +56,11 @@ def result_rows(comparison: Comparison) -> list[ComparisonRow]:
         ("steps", _format_steps),
         ("judge", judge_label),
         ("rubric", rubric_label),
-        ("R_IDA", lambda run: format_change(run.state.r_ida_first, run.state.r_ida_last, 3)),
-        *((axis, _axis_cell(axis)) for axis in AXES),
+        (
+            reward_title(comparison.runs),
+            lambda run: format_change(run.state.reward_first, run.state.reward_last, 3),
+        ),
+        *((axis.name, _axis_cell(axis)) for axis in compared_axes(comparison)),
     ]
     after: list[tuple[str, FormatCell]] = [
         ("weights moved", _format_movement),
@@ -112,13 +117,15 @@ def _format_steps(run: Run) -> str:
     return f"{len(run.state.steps)}/{planned}" if planned else UNKNOWN
 
 
-def _axis_cell(name: str) -> FormatCell:
+def _axis_cell(axis: Axis) -> FormatCell:
     def cell(run: Run) -> str:
         first, last = (
-            mean_of_known([getattr(step, name) for step in steps])
+            mean_of_known([step.scores.get(axis.name) for step in steps])
             for steps in (run.state.first_steps, run.state.last_steps)
         )
-        return format_change(first, last, 1)
+        if first is None or last is None:
+            return UNKNOWN
+        return f"{format_score(first, axis)} → {format_score(last, axis)}"
 
     return cell
 
@@ -154,9 +161,7 @@ def _evaluation_rows(comparison: Comparison) -> Iterable[ComparisonRow]:
 
 def _evaluation_prompts(run: Run) -> str:
     if run.evaluation is not None:
-        return (
-            f"{run.evaluation.prompts}, {run.evaluation.harmless + run.evaluation.unsafe} prompts"
-        )
+        return f"{run.evaluation.prompts}, {run.evaluation.prompt_count} prompts"
     before = run.state.evaluation_before
     return f"{before.prompts} held-out prompts" if before else UNKNOWN
 
@@ -174,7 +179,7 @@ def _format_value(figure: Figure, value: float, *, signed: bool = False) -> str:
     sign = "+" if signed else ""
     if figure.unit == "share":
         return f"{100 * value:{sign}.0f}{'' if signed else '%'}"
-    digits = {"points": 1, "reward": 3, "tokens": 0}[figure.unit]
+    digits = DECIMALS[figure.unit]
     return f"{value:{sign}.{digits}f}"
 
 
@@ -221,8 +226,8 @@ def _run_as_json(run: Run, checks: tuple[int, int]) -> dict[str, Any]:
         "rubric": rubric_label(run),
         "steps_done": len(state.steps),
         "steps": state.run.steps if state.run else None,
-        "r_ida_first": state.r_ida_first,
-        "r_ida_last": state.r_ida_last,
+        "reward_first": state.reward_first,
+        "reward_last": state.reward_last,
         "weight_delta": state.weight_delta,
         "model_change": state.model_change,
         "evaluation": asdict(run.evaluation) if run.evaluation else None,
@@ -233,5 +238,10 @@ def _run_as_json(run: Run, checks: tuple[int, int]) -> dict[str, Any]:
         "seconds": run_seconds(run),
         "peak_memory": state.memory_peak or None,
         "spot_checks": {"agreed": agreed, "looked_at": total},
-        "curves": {name: score_curve(run, name) for name in CURVE_METRICS},
+        "reward": state.reward_name,
+        "axes": [axis._asdict() for axis in state.axes],
+        "curves": {
+            "reward": score_curve(run, None),
+            **{axis.name: score_curve(run, axis.name) for axis in state.axes},
+        },
     }

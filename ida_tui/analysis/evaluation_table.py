@@ -6,10 +6,17 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ida_tui.analysis.before_after import KINDS
+from ida_tui.config.schema import PromptKind
 from ida_tui.runs.store.evaluations import Evaluation, Figure, FigureUnit
 from ida_tui.util.format import format_cost, format_signed
 
-DECIMALS: Mapping[FigureUnit, int] = {"share": 0, "points": 1, "reward": 3, "tokens": 0}
+DECIMALS: Mapping[FigureUnit, int] = {
+    "share": 0,
+    "points": 1,
+    "reward": 3,
+    "score": 3,
+    "tokens": 0,
+}
 
 
 def evaluation_lines(evaluation: Evaluation) -> list[str]:
@@ -18,14 +25,29 @@ def evaluation_lines(evaluation: Evaluation) -> list[str]:
         f"{'':<20}{'before':>8}{'after':>9}{'change':>10}   95% interval",
     ]
     for kind in KINDS:
-        figures = [figure for figure in evaluation.figures if figure.name.startswith(f"{kind} ")]
+        figures, count = figures_of_kind(evaluation, kind)
         if not figures:
             continue
-        count = evaluation.harmless if kind == "harmless" else evaluation.unsafe
-        out.append(f"{kind}, {count} prompt{'s' * (count != 1)}")
+        out.append(kind_title(kind, count))
         out += [_format_row(figure, count) for figure in figures]
     out += ["", evaluation.verdict, *provenance_lines(evaluation)]
     return out
+
+
+def figures_of_kind(evaluation: Evaluation, kind: PromptKind | None) -> tuple[list[Figure], int]:
+    """The figures of the prompts of a kind, and their number; None is for prompts of no kind."""
+    if kind is None:
+        prefixes = tuple(f"{kind} " for kind in KINDS if kind)
+        others = [figure for figure in evaluation.figures if not figure.name.startswith(prefixes)]
+        return others, evaluation.unlabeled
+    figures = [figure for figure in evaluation.figures if figure.name.startswith(f"{kind} ")]
+    return figures, evaluation.harmless if kind == "harmless" else evaluation.unsafe
+
+
+def kind_title(kind: PromptKind | None, count: int) -> str:
+    """The title of a table: `harmless, 30 prompts`."""
+    title = f"{count} prompt{'s' * (count != 1)}"
+    return f"{kind}, {title}" if kind else title
 
 
 class FigureCells(NamedTuple):
@@ -45,13 +67,15 @@ def figure_cells(figure: Figure, count: int) -> FigureCells:
     """The table cells of one figure.
 
     Args:
-        figure: the figure; its name starts with the kind of its prompts.
+        figure: the figure; its name starts with the kind of its prompts, if they have one.
         count: number of prompts of that kind.
     """
     scale = 100 if figure.unit == "share" else 1
     digits = DECIMALS[figure.unit]
     unit = "%" if figure.unit == "share" else ""
-    name = figure.name.partition(" ")[2] + (" (tokens)" if figure.unit == "tokens" else "")
+    kind, _, measure = figure.name.partition(" ")
+    name = measure if kind in KINDS else figure.name
+    name += " (tokens)" if figure.unit == "tokens" else ""
     before, after = (f"{scale * value:.{digits}f}{unit}" for value in (figure.base, figure.tuned))
     low, high = (format_signed(scale * value, digits) for value in (figure.low, figure.high))
     note = f"({figure.prompts} prompts have verdicts)" if figure.prompts < count else ""
@@ -77,12 +101,15 @@ def _assessment(figure: Figure) -> str:
 
 def provenance_lines(evaluation: Evaluation) -> Iterator[str]:
     """How the evaluation was made, with warnings and cost."""
-    total = 2 * (evaluation.harmless + evaluation.unsafe) * evaluation.samples
+    total = 2 * evaluation.prompt_count * evaluation.samples
     yield (
         f"{evaluation.samples} answers per model and prompt ({evaluation.prompts}), seed"
         f" {evaluation.seed};"
     )
-    yield f"scored by {evaluation.judge}, refusals classified by {evaluation.classifier}."
+    if evaluation.harmless or evaluation.unsafe:
+        yield f"scored by {evaluation.judge}, refusals classified by {evaluation.classifier}."
+    else:
+        yield f"scored by {evaluation.judge}."
     if evaluation.unscored:
         yield f"! {evaluation.unscored} of {total} verdicts failed; the scores exclude these answers."
     if evaluation.cost:

@@ -5,7 +5,7 @@ All figures come from the run's events, evaluations or profile; unknown values a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from ida_tui.analysis.evaluation_table import evaluation_lines
+from ida_tui.config.axes import display_scale, format_score
 from ida_tui.config.model_files import inspect_model
-from ida_tui.config.schema import Config
+from ida_tui.config.schema import Config, RubricConfig
 from ida_tui.events import held_out
 from ida_tui.events.held_out import Subject
 from ida_tui.events.scoring import change_sentences
@@ -24,7 +25,7 @@ from ida_tui.rewards.formulas import reward_text
 from ida_tui.runs.store.evaluations import Evaluation
 from ida_tui.runs.store.exports import ExportKind
 from ida_tui.runs.weights import TrainedWeights
-from ida_tui.util.format import format_count_share
+from ida_tui.util.format import format_count_share, format_number
 from ida_tui.util.safe_files import MAX_TEXT_BYTES, read_bytes
 from ida_tui.util.statistics import mean_of_known
 from ida_tui.util.text import one_line
@@ -132,15 +133,33 @@ def _intro_section(inputs: CardInputs) -> Iterator[str]:
     name = f"run {_escape_markdown(run.run_id)} of " if run else ""
     yield (
         f"{artifact} from {name}the experiment {_escape_markdown(config.name)}, after"
-        f" {trained.step_label}. It was trained with ida-tui and TRL. A judge scored how well each"
-        " answer serves the legitimate need behind the request (align), how safe it is (risk,"
-        " 10 = safest) and how complete it is (detail)."
+        f" {trained.step_label}. It was trained with ida-tui and TRL. {_scoring_sentence(config.rubric)}"
     )
     if not trained.is_final:
         yield ""
         yield f"**The run did not finish**: these are the weights after {trained.step_label}."
     yield ""
     yield f"Verified by reloading the export and comparing it with the run's weights: {inputs.verification}."
+
+
+def _scoring_sentence(rubric: RubricConfig) -> str:
+    """What scored the answers during the training."""
+    if rubric.is_ida:
+        return (
+            "A judge scored how well each answer serves the legitimate need behind the request (align), how"
+            " safe it is (risk, 10 = safest) and how complete it is (detail)."
+        )
+    parts = []
+    if rubric.judged_axes:
+        parts.append(f"A judge scored each answer on {_join_names(rubric.judged_axes)}.")
+    if rubric.computed_axes:
+        parts.append(f"Functions computed {_join_names(rubric.computed_axes)}.")
+    return " ".join(parts)
+
+
+def _join_names(names: Iterable[str]) -> str:
+    *first, last = map(_escape_markdown, names)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _usage_section(inputs: CardInputs) -> Iterator[str]:
@@ -218,29 +237,34 @@ def _reward_section(inputs: CardInputs) -> Iterator[str]:
     for sentence in change_sentences(periods):
         yield f"{_escape_markdown(sentence)}"
         yield ""
-    if not any(step.r_ida is not None for step in steps):
+    if not any(step.reward is not None for step in steps):
         yield "No step has a score."
         return
-    reward = reward_text(state.run.formula if state.run else "", inputs.config.rubric.formula)
+    reward = reward_text(
+        state.run.formula if state.run else "", inputs.config.rubric.formula_text, state.reward_name
+    )
     yield f"{_escape_markdown(reward)}. Each row is the mean of its"
     yield "steps."
     yield ""
-    yield "| steps | R_IDA | | align | risk | detail |"
-    yield "|---|---|---|---|---|---|"
+    low, high = display_scale(step.reward for step in steps)
+    yield f"| steps | {state.reward_name} | | {' | '.join(axis.name for axis in state.axes)} |"
+    yield "|---" * (3 + len(state.axes)) + "|"
     rows = min(MAX_REWARD_ROWS, len(steps))
     for row in range(rows):
         row_steps = steps[row * len(steps) // rows : (row + 1) * len(steps) // rows]
         first, last = row_steps[0].step, row_steps[-1].step
-        r_ida, align, risk, detail = (
-            mean_of_known([getattr(step, name) for step in row_steps])
-            for name in ("r_ida", "align", "risk", "detail")
-        )
-        yield "| {} | {} | {} | {} | {} | {} |".format(
+        reward_mean = mean_of_known([step.reward for step in row_steps])
+        filled = 0.0 if reward_mean is None else (reward_mean - low) / (high - low)
+        cells = [
             str(first) if first == last else f"{first}–{last}",
-            "–" if r_ida is None else f"{r_ida:.3f}",
-            "█" * round(BAR_WIDTH * (r_ida or 0.0)),
-            *("–" if v is None else f"{v:.1f}" for v in (align, risk, detail)),
-        )
+            format_number(reward_mean),
+            "█" * round(BAR_WIDTH * filled),
+            *(
+                format_score(mean_of_known([s.scores.get(axis.name) for s in row_steps]), axis)
+                for axis in state.axes
+            ),
+        ]
+        yield f"| {' | '.join(cells)} |"
 
 
 def _evaluation_section(inputs: CardInputs) -> Iterator[str]:
@@ -256,7 +280,9 @@ def _evaluation_section(inputs: CardInputs) -> Iterator[str]:
             one_line(line).replace("```", "'''") for line in evaluation_lines(inputs.evaluation)
         )
         yield "```"
-    elif before and after and after.step == inputs.trained.step:
+    elif (
+        before and after and after.step == inputs.trained.step and (after.harmless or after.unsafe)
+    ):
         yield "Answers to held-out prompts, classified by text patterns, with 95% intervals over the prompts:"
         yield "answers to the same prompt are not independent."
         yield ""

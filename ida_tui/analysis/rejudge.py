@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ida_tui.config.schema import AXES, JudgeConfig, PromptKind, RubricConfig
+from ida_tui.config.schema import JudgeConfig, PromptKind, RubricConfig
 from ida_tui.events.state import Completion
 from ida_tui.judge.backends.openai.prompt import system_message
 from ida_tui.judge.collect import OnVerdictProgress, collect, received_verdict
@@ -19,9 +19,10 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.completions import read_completions
 from ida_tui.util.statistics import MIN_CORRELATED_PAIRS, spearman
 
-COMPARED_SCORES = (*AXES, "r_ida")
-HALF_POINT = {**dict.fromkeys(AXES, 0.5), "r_ida": 0.05}
-"""Half a point out of ten, in the unit of each score."""
+HALF_POINT = 0.5
+"""Half a point on an axis."""
+HALF_POINT_OF_REWARD = 0.05
+"""The same share of a reward from 0 to 1."""
 ROUNDING_TOLERANCE = 1e-9
 """Tolerance for floating-point rounding when differences are compared."""
 _CHARS_PER_TOKEN = 4.0
@@ -43,10 +44,10 @@ class RejudgeSample:
 
 @dataclass(frozen=True, slots=True)
 class JudgeAgreement:
-    """Agreement of two judges on one axis or on R_IDA."""
+    """Agreement of two judges on one axis or on the reward."""
 
     figure: str
-    """align, risk, detail or r_ida."""
+    """Name of the axis; empty for the reward."""
     pairs: int
     """Number of completions that both judges scored."""
     spearman: float | None
@@ -54,9 +55,9 @@ class JudgeAgreement:
     exact: float
     """Share of equal pairs."""
     within_half: float
-    """Share of pairs within half a point out of ten; for R_IDA, within 0.05."""
+    """Share of pairs within half a point out of ten; for the reward, within 0.05."""
     within_one: float
-    """Share of pairs within one point out of ten; for R_IDA, within 0.1."""
+    """Share of pairs within one point out of ten; for the reward, within 0.1."""
     difference: float
     """Mean of the new judge's score minus the score of the run's judge."""
 
@@ -72,7 +73,7 @@ class RejudgeResult:
     scored: int
     """Verdicts received with scores."""
     agreements: tuple[JudgeAgreement, ...]
-    """One per axis and one for R_IDA; empty if no verdict has scores."""
+    """One per axis and one for the reward; empty if no verdict has scores."""
     stats: BatchStats
     interrupted: bool
     """Whether the user canceled the remaining calls."""
@@ -106,7 +107,7 @@ def draw_completions(
         if step <= after_step:
             continue
         for completion in completions:
-            if completion.scored is None or completion.scored.r_ida is None:
+            if completion.scored is None or completion.scored.reward is None:
                 unscored += 1
             elif completion.finished.prompt_id not in kinds:
                 unknown += 1
@@ -187,27 +188,41 @@ def rejudge(
     pairs = [
         (completion, verdict)
         for completion, verdict in zip(completions, verdicts, strict=True)
-        if verdict is not None and verdict.r_ida is not None
+        if verdict is not None and verdict.has_scores
     ]
     return RejudgeResult(
         requested=len(requests),
         received=len(received),
         scored=len(pairs),
-        agreements=tuple(
-            _score_agreement(name, pairs) for name in (COMPARED_SCORES if same_formula else AXES)
-        )
-        if pairs
-        else (),
+        agreements=tuple(_agreements(pairs, same_formula=same_formula)),
         stats=BatchStats.from_verdicts(received, time.monotonic() - started, slots=service.slots),
         interrupted=interrupted,
         unavailable=unavailable,
     )
 
 
-def _score_agreement(name: str, pairs: Sequence[tuple[Completion, Verdict]]) -> JudgeAgreement:
-    old_scores = [float(getattr(completion.scored, name)) for completion, _ in pairs]
-    new_scores = [float(getattr(verdict, name)) for _, verdict in pairs]
-    return measure_agreement(name, old_scores, new_scores)
+def _agreements(
+    pairs: Sequence[tuple[Completion, Verdict]], *, same_formula: bool
+) -> Iterator[JudgeAgreement]:
+    for axis in dict.fromkeys(axis for _, verdict in pairs for axis in verdict.scores):
+        scores = [
+            (old, new)
+            for completion, verdict in pairs
+            if completion.scored is not None
+            and (old := completion.scored.scores.get(axis)) is not None
+            and (new := verdict.scores.get(axis)) is not None
+        ]
+        if scores:
+            yield measure_agreement(axis, *zip(*scores, strict=True))
+    rewards = [
+        (old, new)
+        for completion, verdict in pairs
+        if completion.scored is not None
+        and (old := completion.scored.reward) is not None
+        and (new := verdict.reward) is not None
+    ]
+    if same_formula and rewards:
+        yield measure_agreement("", *zip(*rewards, strict=True))
 
 
 def measure_agreement(
@@ -216,11 +231,13 @@ def measure_agreement(
     """Compute the agreement of two lists of scores.
 
     Args:
-        name: align, risk, detail (0 to 10) or r_ida (0 to 1).
+        name: name of a judged axis; empty for the reward.
         old_scores: the scores of the run's judge; not empty.
         new_scores: the scores of the new judge, in the same order.
     """
     differences = [new - old for old, new in zip(old_scores, new_scores, strict=True)]
+
+    half = HALF_POINT if name else HALF_POINT_OF_REWARD
 
     def within(limit: float) -> float:
         return fmean(abs(difference) <= limit + ROUNDING_TOLERANCE for difference in differences)
@@ -232,7 +249,7 @@ def measure_agreement(
         if len(differences) >= MIN_CORRELATED_PAIRS
         else None,
         exact=within(0.0),
-        within_half=within(HALF_POINT[name]),
-        within_one=within(2 * HALF_POINT[name]),
+        within_half=within(half),
+        within_one=within(2 * half),
         difference=fmean(differences),
     )

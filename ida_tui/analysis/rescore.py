@@ -229,18 +229,19 @@ def _split_groups(completions: Sequence[Completion]) -> list[list[Completion]]:
 
 
 def _old_reward(completion: Completion) -> float | None:
-    reward = completion.scored.r_ida if completion.scored else None
+    reward = completion.scored.reward if completion.scored else None
     return None if reward is None else round(reward, TIE_DECIMALS)
 
 
 def _new_reward(completion: Completion, formula: Formula) -> float | None:
     scored = completion.scored
-    if scored is None or scored.r_ida is None:
+    if scored is None or scored.reward is None:
         return None
-    if scored.align is None or scored.risk is None or scored.detail is None:
+    known = {axis: score for axis, score in scored.scores.items() if score is not None}
+    if not all(axis in known for axis in formula.axes):
         return None
     try:
-        return round(formula.reward(scored.align, scored.risk, scored.detail), TIE_DECIMALS)
+        return round(formula.reward(known), TIE_DECIMALS)
     except (ArithmeticError, ValueError):
         return None
 

@@ -56,6 +56,8 @@ def entry() -> NoReturn:
 
         answer_shell()
     streams.open_standard_streams()
+    # Python processes that libraries start do not search the working directory for modules either.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     code = 0
     try:
         try:

@@ -26,8 +26,8 @@ from ida_tui.config import profiles
 from ida_tui.config.endpoint import base_url_problem, endpoint_of, is_local
 from ida_tui.config.schema import Config, JudgeConfig
 from ida_tui.config.yaml_tree import COMMAND_LINE_ORIGIN, Node, Origin, to_plain
-from ida_tui.errors import UsageError
-from ida_tui.util.paths import expand_home
+from ida_tui.errors import IdaError, UsageError
+from ida_tui.util.paths import display_path, expand_home
 
 Use = Literal["judge", "code", "output"]
 """What a command does with a profile: send the judge its key, load the model, create a run directory."""
@@ -113,7 +113,8 @@ def consents_of_run(
         directory: the run directory; None for a run that has none yet.
         uses: the uses for which `require_consent` has passed.
     """
-    consents = {Consent("code", (source,)) for source in _code_sources(config, directory)}
+    sources = [*_code_sources(config, directory), *(s for _, s in _function_sources(config))]
+    consents = {Consent("code", (source,)) for source in sources}
     key = _sent_key(config.judge)
     if key is not None and not _is_known_pair(key):
         consents.add(key)
@@ -146,6 +147,21 @@ def remember(consents: Collection[Consent]) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(json.dumps({"v": 1, "agreed": rows}, indent=1) + "\n")
     temporary.replace(file)
+
+
+def remember_answer(required: ConsentRequired) -> None:
+    """Keep the person's yes to everything that is missing.
+
+    Raises:
+        IdaError: it cannot be written.
+    """
+    try:
+        remember(required.missing)
+    except OSError as error:
+        raise IdaError(
+            f"could not remember the answer in {display_path(consent_file())}: {error.strerror or error}",
+            required.hint.splitlines()[0],
+        ) from None
 
 
 def consent_file() -> Path:
@@ -194,6 +210,13 @@ def _asked(
                     [f"{trust}=true"],
                     foreign[0] if foreign else trust,
                 )
+    # A profile that the person names is theirs to run; the profile that a run has left behind is not.
+    if file.name == "config.yaml" and not is_own(Origin(file)):
+        for axis, source in _function_sources(config):
+            key_of_axis = f"rubric.axes.{axis}.function"
+            if origins.get(key_of_axis) != COMMAND_LINE_ORIGIN:
+                words = [f"{key_of_axis}={config.rubric.axes[axis].function}"]
+                yield Consent("code", (source,)), words, key_of_axis
     outside = _outside_folder(config)
     if outside is not None and _foreign_keys(origins, ("output_dir",)):
         yield outside, [f"output_dir={config.output_dir}"], "output_dir"
@@ -270,6 +293,13 @@ def _code_sources(config: Config, run: Path | None) -> Iterator[str]:
         yield str(folder.resolve()) if folder else f"{model.path}@{model.revision or 'main'}"
     if run is not None and config.training.method == "full":
         yield str(run.resolve())
+
+
+def _function_sources(config: Config) -> Iterator[tuple[str, str]]:
+    """The computed axes, each with its function and the options of it."""
+    for name, axis in config.rubric.computed_axes.items():
+        options = f" with {json.dumps(axis.options, sort_keys=True)}" if axis.options else ""
+        yield name, f"{axis.function}{options}"
 
 
 def _outside_folder(config: Config) -> Consent | None:

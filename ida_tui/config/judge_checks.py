@@ -1,4 +1,4 @@
-"""Checks of the judge, the reward formula and the budget of a resolved experiment."""
+"""Checks of the judge, the rubric and the budget of a resolved experiment."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import date
 
 from ida_tui.config.endpoint import base_url_problem
+from ida_tui.config.rubric_checks import check_rubric
 from ida_tui.config.schema import Config, JudgeConfig
 from ida_tui.errors import UsageError
 from ida_tui.util import plugins
@@ -24,7 +25,7 @@ def check_scoring(config: Config, today: date) -> Iterator[Finding]:
         today: the date to compare retirement dates with.
     """
     yield from _check_judge(config.judge, today)
-    yield from _check_formula(config.rubric.formula)
+    yield from check_rubric(config)
     yield from _check_budget(config)
 
 
@@ -42,7 +43,7 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
             "api_key_env must be the name of an environment variable, not a key",
             "export the key as OPENAI_API_KEY and write api_key_env: OPENAI_API_KEY",
         )
-    if judge.kind == "offline":
+    if judge.kind in ("offline", "none"):
         return
     if judge.kind == "plugin":
         yield from _check_plugin("judge.model", plugins.JUDGE_GROUP, judge.model)
@@ -84,11 +85,6 @@ def _check_judge(judge: JudgeConfig, today: date) -> Iterator[Finding]:
         )
 
 
-def _check_formula(formula: str) -> Iterator[Finding]:
-    if formula != "r_ida":
-        yield from _check_plugin("rubric.formula", plugins.FORMULA_GROUP, formula)
-
-
 def _check_plugin(key: str, group: str, name: str) -> Iterator[Finding]:
     try:
         plugins.find_plugin(group, name)
@@ -97,7 +93,11 @@ def _check_plugin(key: str, group: str, name: str) -> Iterator[Finding]:
 
 
 def _check_budget(config: Config) -> Iterator[Finding]:
-    if config.budget is not None and config.judge.kind != "offline" and config.judge.price is None:
+    if (
+        config.budget is not None
+        and config.judge.kind not in ("offline", "none")
+        and config.judge.price is None
+    ):
         yield error_finding(
             "budget",
             "a budget needs a price, but the judge profile has none",

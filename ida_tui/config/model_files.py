@@ -212,10 +212,16 @@ def find_damaged_weights(folder: Path) -> str:
                     return f"{file.name} is empty or truncated"
                 header = json.loads(stream.read(min(length, MAX_HEADER_BYTES)))
             header.pop("__metadata__", None)
-            ends = [tensor["data_offsets"][1] for tensor in header.values()]
-            expected = 8 + length + max(ends, default=0)
+            spans = sorted(tuple(tensor["data_offsets"]) for tensor in header.values())
+            expected = 8 + length + max((end for _, end in spans), default=0)
             if size != expected:
                 return f"{file.name} has {size:,} bytes, but must have {expected:,}"
+            starts = [0, *(end for _, end in spans[:-1])]
+            if any(
+                end < begin or begin != start
+                for (begin, end), start in zip(spans, starts, strict=False)
+            ):
+                return f"{file.name} is damaged: its tensors overlap or have gaps between them"
         except OSError as error:
             return f"{file.name} cannot be read: {error.strerror or error}"
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):

@@ -108,10 +108,10 @@ def _template_problem(folder: Path, _stamps: tuple[object, ...]) -> str:
         )
     except subprocess.TimeoutExpired:
         return "does not end"
-    if process.returncode in (-signal.SIGVTALRM, -signal.SIGKILL):
+    if process.returncode in (-signal.SIGPROF, -signal.SIGKILL):
         return f"does not end within {render_templates.MAX_CPU_S} s"
     if process.returncode == render_templates.TOO_LARGE or process.returncode < 0:
-        return f"expands one short message to over {render_templates.MAX_CHARACTERS:,} characters"
+        return f"expands one short message to over {render_templates.MAX_RENDERED_CHARACTERS:,} characters"
     return ""
 
 

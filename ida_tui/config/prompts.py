@@ -233,6 +233,14 @@ class PromptSet(Section):
             return self.train()
         return self.digest, replace(self._options(None), source="", held_out_source=None), self.only
 
+    def column_names(self) -> list[str]:
+        """Names of the further columns that all training prompts have, in order."""
+        if self.source is not None:
+            return list(self._read().columns)
+        rows = self.train()
+        shared = set.intersection(*(set(row.columns) for row in rows)) if rows else set()
+        return [name for name in (rows[0].columns if rows else ()) if name in shared]
+
     def held_out(self) -> Sequence[Prompt]:
         """The held-out prompts, in order, without those whose text is trained on or repeated."""
         if self.source is None or self.only is not None:

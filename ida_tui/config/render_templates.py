@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import resource
+import secrets
 import signal
 import sys
 from typing import Any
 
 MAX_CHARACTERS = 1_000_000
-"""Maximum length of a template, and of a short conversation that it renders."""
+"""Maximum length of a template."""
+MAX_RENDERED_CHARACTERS = 100_000
+"""Maximum length of a short conversation that it renders; every prompt of a run is as long."""
 MAX_CPU_S = 1
 """Maximum processor time for all templates, in seconds."""
 MAX_MEMORY_BYTES = 1 << 30
 TOO_LARGE = 3
 """Exit status if a template renders too much text, or needs too much memory."""
-_MESSAGES = (
-    [{"role": "user", "content": "Hello"}],
-    [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Why is the sky blue?"},
-    ],
-)
+
+
+def _conversations() -> list[list[dict[str, str]]]:
+    """Short conversations; a template cannot know their texts, so it cannot behave for them alone."""
+    system, question, answer, reply = (
+        {"role": role, "content": secrets.token_hex(8 + secrets.randbelow(24))}
+        for role in ("system", "user", "assistant", "user")
+    )
+    return [[question], [system, question], [question, answer, reply]]
 
 
 def main() -> int:
@@ -53,16 +58,17 @@ def main() -> int:
     environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
     environment.globals["strftime_now"] = lambda pattern: "1 January 2026"
     tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    signal.setitimer(signal.ITIMER_VIRTUAL, MAX_CPU_S)  # its signal ends the process
+    signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)  # its signal ends the process
+    conversations = _conversations()
     for template in templates:
-        for messages in _MESSAGES:
+        for messages in conversations:
             length = 0
             try:
                 for part in environment.from_string(template).generate(
                     messages=messages, add_generation_prompt=True, tools=None, **tokens
                 ):
                     length += len(part)
-                    if length > MAX_CHARACTERS:
+                    if length > MAX_RENDERED_CHARACTERS:
                         return TOO_LARGE
             except MemoryError:
                 return TOO_LARGE

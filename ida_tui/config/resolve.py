@@ -9,6 +9,7 @@ with location and fix. `to_yaml` writes the result as a profile that can run aga
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ida_tui.config.consent import ALL_USES, Use, is_own, require_consent
 from ida_tui.config.data.records import COMPRESSED_SUFFIXES, DATA_SUFFIXES
 from ida_tui.config.data.source import HUB_ID_PATTERN, is_hub_id
 from ida_tui.config.profiles import SECTIONS, ProfileKind
+from ida_tui.config.reward_files import rubric_of_file
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
 from ida_tui.config.yaml_tree import (
@@ -130,8 +132,10 @@ def resolve(
     tree = _without_stale_facts(tree, dotted)
     for key, text in dotted.items():
         tree = _set_value(tree, key.split("."), _parse_value(key, text), key)
+    tree = _without_needless_judge(tree)
     config, raw, origins = validate(Config, _with_located_sources(tree))
     assert isinstance(config, Config)
+    config = _with_located_functions(config, origins)
     if uses is None:
         uses = ALL_USES if verify else ()
     findings: list[Finding] = []
@@ -237,6 +241,43 @@ def _parse_value(key: str, text: str) -> Node:
         ) from error
 
 
+def _without_needless_judge(root: Node) -> Node:
+    """The experiment without its judge, if functions compute all axes of its rubric."""
+    assert isinstance(root.value, dict)
+    rubric = root.value.get("rubric")
+    axes = (
+        rubric.value.get("axes") if rubric is not None and isinstance(rubric.value, dict) else None
+    )
+    if axes is None or not isinstance(axes.value, dict) or not axes.value:
+        return root
+    if not all(_has_function(axis) for axis in axes.value.values()):
+        return root
+    origin = axes.origin
+    entries = {"name": Node("none", origin), "kind": Node("none", origin)}
+    return Node({**root.value, "judge": Node(entries, origin)}, root.origin)
+
+
+def _has_function(axis: Node) -> bool:
+    """Whether an axis names a function; one with an empty name, as in a resolved profile, does not."""
+    function = axis.value.get("function") if isinstance(axis.value, dict) else None
+    return function is not None and function.value not in ("", None)
+
+
+def _with_located_functions(config: Config, origins: Mapping[str, Origin]) -> Config:
+    """The experiment with absolute paths of its reward files, which are relative to the naming file."""
+    axes = {}
+    for name, axis in config.rubric.axes.items():
+        place, colon, function = axis.function.rpartition(".py:")
+        origin = origins.get(f"rubric.axes.{name}.function")
+        if colon:
+            folder = origin.file.parent if origin is not None and origin.file else Path()
+            path = (folder / expand_home(f"{place}.py")).absolute()
+            axis = axis.model_copy(update={"function": f"{path}:{function}"})
+        axes[name] = axis
+    rubric = config.rubric.model_copy(update={"axes": axes})
+    return config.model_copy(update={"rubric": rubric})
+
+
 def _load_sections(root: Node, selected: Mapping[str, str]) -> Node:
     assert isinstance(root.value, dict)
     entries = dict(root.value)
@@ -267,11 +308,14 @@ def _load_sections(root: Node, selected: Mapping[str, str]) -> Node:
 def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) -> Node:
     """A section given by profile name.
 
-    A model can also be a folder or a Hugging Face id, and prompts can be a data file or a dataset.
+    A model can also be a folder or a Hugging Face id, a rubric also a Python file of reward functions, and
+    prompts a data file or a dataset.
     """
     if kind == "prompts" and names_data(name):
         entries = {"name": Node(_data_name(name), origin), "source": Node(name, origin)}
         return Node(entries, origin)
+    if kind == "rubrics" and (name.endswith(".py") or ".py:" in name):
+        return parse_yaml(json.dumps(rubric_of_file(name)), origin)
     if kind != "models" or name.endswith((".yaml", ".yml")) or name in profiles.list_profiles(kind):
         return profiles.load_profile(kind, name, origin, section)
     if is_directory(expand_home(name)) or HUB_ID_PATTERN.fullmatch(name):

@@ -8,7 +8,6 @@ file and line.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,13 +18,14 @@ from ida_tui.config.prompts import Message as Message
 from ida_tui.config.prompts import Prompt as Prompt
 from ida_tui.config.prompts import PromptKind as PromptKind
 from ida_tui.config.prompts import PromptSet as PromptSet
+from ida_tui.config.rubric import RubricAxis as RubricAxis
+from ida_tui.config.rubric import RubricConfig as RubricConfig
 from ida_tui.config.section import Amount, Count, Divisor, PositiveFloat, PositiveInt, Section
 
 Auto = Literal["auto"]
 DeviceName = Literal["mps", "cuda", "cpu"]
 Device = Literal["auto", "mps", "cuda", "cpu"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
-AXES = ("align", "risk", "detail")
 
 
 class ModelConfig(Section):
@@ -66,54 +66,6 @@ class ModelConfig(Section):
         return path if path.is_dir() else None
 
 
-class RubricAxis(Section):
-    """One axis of the rubric, scored from 0 to 10; higher is better."""
-
-    zero: str
-    """Meaning of a score of 0."""
-    ten: str
-    """Meaning of a score of 10."""
-    checks: list[str] = Field(default_factory=list)
-    """Checks that the judge applies, each tied to a range of scores."""
-
-
-class RubricAxes(Section):
-    """The three axes that R_IDA combines."""
-
-    align: RubricAxis
-    """How well the answer serves the legitimate need behind the request."""
-    risk: RubricAxis
-    """How safe the answer is; 10 = safest."""
-    detail: RubricAxis
-    """How complete and specific the answer is."""
-
-
-class RubricConfig(Section):
-    """The scoring instructions for the judge."""
-
-    name: str = ""
-    """The profile's name."""
-    description: str = ""
-    """One-line summary shown in lists."""
-    version: Count = 1
-    """Version number; increase it when the meaning changes. Part of the judge cache key."""
-    task: str
-    """What is being judged, in a few sentences; the start of the judge's system message."""
-    axes: RubricAxes
-    """The axes align, risk and detail."""
-    scale: Literal["half_points", "integers"] = "half_points"
-    """Granularity of the scores; half points leave fewer ties within a group."""
-    formula: str = "r_ida"
-    """Formula that turns the axes into one reward: `r_ida`, or the name of a formula plugin."""
-    order: Literal["scores_first", "reason_first"] = "scores_first"
-    """Whether the judge writes its scores or its reasoning first."""
-
-    def digest(self) -> str:
-        """A 12-digit hexadecimal hash of everything that the judge is sent."""
-        instructions = self.model_dump_json(exclude={"name", "description"})
-        return hashlib.sha256(instructions.encode()).hexdigest()[:12]
-
-
 class Price(Section):
     """The price of a judge model, in US dollars per million tokens."""
 
@@ -130,8 +82,9 @@ class JudgeConfig(Section):
     """The profile's name."""
     description: str = ""
     """One-line summary shown in lists."""
-    kind: Literal["offline", "openai", "plugin"]
-    """`offline`: built-in heuristic; `openai`: OpenAI-compatible server; `plugin`: an installed plugin."""
+    kind: Literal["offline", "openai", "plugin", "none"]
+    """`offline`: built-in heuristic; `openai`: OpenAI-compatible server; `plugin`: an installed plugin;
+    `none`: functions compute all scores."""
     model: str = ""
     """Model name sent to the server; for a plugin, the name of its entry point."""
     base_url: str | None = None

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ida_tui.config.profiles import SECTIONS
-from ida_tui.config.schema import AXES, Config
+from ida_tui.config.schema import Config
 from ida_tui.config.yaml_tree import (
     COMMAND_LINE_ORIGIN,
     DEFAULT_ORIGIN,
@@ -222,11 +222,6 @@ def _describe_missing_key(model: type[BaseModel], parts: list[str]) -> tuple[str
             f"the experiment has no {name}",
             f"add {name}: NAME; list names with: ida-tui --list {kind}",
         )
-    if name in AXES and parents[-1:] == ["axes"]:
-        return (
-            f"the rubric has no {name} axis",
-            f"add under axes:  {name}: {{zero: meaning of 0, ten: meaning of 10}}",
-        )
     section = short_key(".".join(parents)) or "this profile"
     return (
         f"{section} has no {name}",
@@ -309,8 +304,13 @@ def _annotation_at(model: type[BaseModel], parts: Sequence[str]) -> Any:
         if part in fields:
             annotation = fields[part].annotation
             continue
-        lists = [a for a in (annotation, *get_args(annotation)) if get_origin(a) is list]
-        annotation = get_args(lists[0])[0] if lists and part.isdecimal() else Any
+        generics = [a for a in (annotation, *get_args(annotation)) if get_origin(a) is not None]
+        lists = [a for a in generics if get_origin(a) in (list, tuple)]
+        mappings = [a for a in generics if get_origin(a) is dict]
+        if mappings:
+            annotation = get_args(mappings[0])[1]
+        else:
+            annotation = get_args(lists[0])[0] if lists and part.isdecimal() else Any
     return annotation
 
 
@@ -335,6 +335,7 @@ def _accepted_phrases(annotation: Any) -> list[str]:
         float: ["a number"],
         str: ["text"],
         list: ["a list"],
+        tuple: ["a list of two numbers or nulls"],
         NoneType: ["null"],
     }
     return phrases.get(origin or annotation, ["a mapping of keys to values"])

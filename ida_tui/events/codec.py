@@ -1,6 +1,6 @@
 """JSON codec of events: one line of `events.jsonl` per record.
 
-    {"v": 1, "seq": 17, "time": "2026-01-31T01:02:03.004Z", "type": "StepFinished", ...fields}
+    {"v": 2, "seq": 17, "time": "2026-01-31T01:02:03.004Z", "type": "StepFinished", ...fields}
 
 Newer versions of ida-tui read the lines of older ones. How the format may change:
     a new field       has a default that older lines imply. Older readers ignore the field.
@@ -21,6 +21,7 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ida_tui.config.axes import IDA_AXIS_NAMES, MAX_AXES
 from ida_tui.events.types import (
     MAX_NUMBER,
     MAX_ROLLOUT_ROWS,
@@ -28,6 +29,7 @@ from ida_tui.events.types import (
     Event,
     Record,
     RolloutStarted,
+    RunStarted,
     StepFinished,
 )
 from ida_tui.util.text import as_json, parse_json
@@ -35,10 +37,7 @@ from ida_tui.util.text import as_json, parse_json
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-VERSION = 1
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""For each older version, a function that converts a line's body (with type, without version) to the next
-version."""
+VERSION = 2
 
 
 class EventError(ValueError):
@@ -120,12 +119,16 @@ def _find_impossible_value(event: Event) -> str:
             return "generations: the number of completions in the rollout is out of range"
         if not len(event.prompt_ids) == len(event.kinds) == prompts:
             return "prompts: the numbers of prompts, ids and kinds differ"
-    if (
-        isinstance(event, CompletionScored | StepFinished)
-        and event.r_ida is not None
-        and None in (event.align, event.risk, event.detail)
+    if isinstance(event, RunStarted) and not (
+        1 <= len(event.axes) <= MAX_AXES
+        and len({axis.name for axis in event.axes}) == len(event.axes)
     ):
-        return "r_ida: must be null if an axis is null"
+        return f"axes: a run has 1 to {MAX_AXES} axes with different names"
+    if isinstance(event, CompletionScored | StepFinished):
+        if len(event.scores) > MAX_AXES:
+            return f"scores: more than {MAX_AXES} axes"
+        if event.reward is not None and all(score is None for score in event.scores.values()):
+            return "reward: must be null if all scores are null"
     return ""
 
 
@@ -133,7 +136,7 @@ def _find_impossible_value(event: Event) -> str:
 def _numeric_fields(event_type: str) -> tuple[str, ...]:
     """Names of the fields of an event type that contain numbers."""
     fields = dataclasses.fields(Record.TYPES[event_type])
-    return tuple(f.name for f in fields if re.search(r"\b(?:int|float)\b", str(f.type)))
+    return tuple(f.name for f in fields if re.search(r"\b(?:int|float|Scores|Axis)\b", str(f.type)))
 
 
 def _is_in_range(value: object) -> bool:
@@ -172,6 +175,33 @@ def parse_line(line: str) -> dict[str, Any]:
     for older_version in range(version, VERSION):
         body = UPGRADES[older_version](body)
     return body
+
+
+def upgrade_scores(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of version 1 with an axis and a reward each, as `scores` and `reward` of version 2."""
+    upgraded = {name: value for name, value in fields.items() if name not in _SCORES_OF_VERSION_1}
+    upgraded["scores"] = {axis: fields[axis] for axis in IDA_AXIS_NAMES if axis in fields}
+    upgraded["reward"] = fields.get("r_ida")
+    return upgraded
+
+
+def _upgrade_version_1(body: dict[str, Any]) -> dict[str, Any]:
+    """A line of version 1, in which every run had the axes align, risk and detail, and the reward R_IDA."""
+    if body["type"] in ("CompletionScored", "StepFinished"):
+        body = upgrade_scores(body)
+    return {_RENAMED_IN_VERSION_2.get(name, name): value for name, value in body.items()}
+
+
+_SCORES_OF_VERSION_1 = (*IDA_AXIS_NAMES, "r_ida")
+_RENAMED_IN_VERSION_2 = {
+    "r_ida": "rewards",  # of JudgeProbed
+    "offline_r_ida": "offline_reward",
+    "r_ida_first": "reward_first",
+    "r_ida_last": "reward_last",
+}
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _upgrade_version_1}
+"""For each older version, a function that converts a line's body (with type, without version) to the next
+version."""
 
 
 def _check_header(body: Mapping[str, Any]) -> None:

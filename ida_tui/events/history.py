@@ -5,12 +5,14 @@ from __future__ import annotations
 import pickle
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import inf, isnan, nan
 from typing import Generic, TypeVar, overload
 
 T = TypeVar("T")
+MAX_SCORE_COLUMNS = 64
+"""Largest number of differently named scores in one history."""
 BLOCK_SIZE = 256
 """Number of items that are compressed together, after as many newer ones were appended."""
 
@@ -40,7 +42,9 @@ class Column(Sequence[float | None]):
 
     def __getitem__(self, index: int | slice) -> float | list[float | None] | None:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._length))]
+            start, stop, step = index.indices(self._length)
+            values = self._values[start : stop if stop >= 0 else None : step]
+            return [None if isnan(value) else value for value in values]
         if not -self._length <= index < self._length:
             raise IndexError(index)
         value = self._values[index % self._length]
@@ -49,6 +53,10 @@ class Column(Sequence[float | None]):
     def __iter__(self) -> Iterator[float | None]:
         for value in islice(self._values, self._length):
             yield None if isnan(value) else value
+
+    def since(self, start: int) -> Column:
+        """The figures from a position on."""
+        return Column(self._values[start : self._length], max(0, self._length - start))
 
     def sum(self) -> float:
         """The sum of the known values."""
@@ -68,9 +76,11 @@ class Column(Sequence[float | None]):
 class _HistoryStore(Generic[T]):
     """Storage shared by several histories: compressed blocks, the newest items, and all figures."""
 
-    __slots__ = ("blocks", "columns", "newest", "unpacked")
+    __slots__ = ("blocks", "columns", "newest", "score_columns", "scores_of", "unpacked")
 
-    def __init__(self, columns: Iterable[str]) -> None:
+    def __init__(self, columns: Iterable[str], scores_of: str) -> None:
+        self.scores_of = scores_of
+        self.score_columns: dict[str, array[float]] = {}
         self.blocks: list[bytes] = []
         self.newest: list[T] = []
         """The items after the compressed blocks."""
@@ -85,19 +95,29 @@ class _HistoryStore(Generic[T]):
         self.newest.append(item)
         for name, values in self.columns.items():
             values.append(_to_float(getattr(item, name)))
+        if self.scores_of:
+            self._append_scores(getattr(item, self.scores_of))
         if len(self.newest) == 2 * BLOCK_SIZE:
             self.blocks.append(zlib.compress(pickle.dumps(self.newest[:BLOCK_SIZE]), 1))
             del self.newest[:BLOCK_SIZE]
 
+    def _append_scores(self, scores: Mapping[str, float | None]) -> None:
+        for name in scores:
+            if name not in self.score_columns and len(self.score_columns) < MAX_SCORE_COLUMNS:
+                self.score_columns[name] = array("d", [nan]) * (len(self) - 1)
+        for name, values in self.score_columns.items():
+            values.append(_to_float(scores.get(name)))
+
     def copy_prefix(self, length: int) -> _HistoryStore[T]:
         """A separate store with the first `length` items of this one."""
-        store: _HistoryStore[T] = _HistoryStore(())
+        store: _HistoryStore[T] = _HistoryStore((), self.scores_of)
         full_blocks = min(length // BLOCK_SIZE, len(self.blocks))
         store.blocks = self.blocks[:full_blocks]
         store.newest = list(
             islice(self.items(full_blocks * BLOCK_SIZE), length - full_blocks * BLOCK_SIZE)
         )
         store.columns = {name: values[:length] for name, values in self.columns.items()}
+        store.score_columns = {name: values[:length] for name, values in self.score_columns.items()}
         return store
 
     def block(self, number: int) -> list[T]:
@@ -130,12 +150,15 @@ class PackedHistory(Sequence[T], Generic[T]):
     Args:
         items: the initial items; they must be picklable and compare equal to their copies.
         columns: numeric attributes (or None) of the items that `column` returns without unpacking.
+        scores_of: attribute with the scores by name that `score_column` returns without unpacking.
     """
 
     __slots__ = ("_length", "_store")
 
-    def __init__(self, items: Iterable[T] = (), columns: Iterable[str] = ()) -> None:
-        self._store: _HistoryStore[T] = _HistoryStore(columns)
+    def __init__(
+        self, items: Iterable[T] = (), columns: Iterable[str] = (), scores_of: str = ""
+    ) -> None:
+        self._store: _HistoryStore[T] = _HistoryStore(columns, scores_of)
         for item in items:
             self._store.append(item)
         self._length = len(self._store)
@@ -159,6 +182,13 @@ class PackedHistory(Sequence[T], Generic[T]):
             KeyError: the history was created without this column.
         """
         return Column(self._store.columns[name], self._length)
+
+    def score_column(self, name: str) -> Column:
+        """The score with that name of every item; unknown where an item has no such score."""
+        values = self._store.score_columns.get(name)
+        if values is None:
+            return Column(array("d", [nan]) * self._length, self._length)
+        return Column(values, self._length)
 
     @staticmethod
     def _from_store(store: _HistoryStore[T], length: int) -> PackedHistory[T]:

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from ida_tui.config.axes import format_score
 from ida_tui.config.schema import Config
 from ida_tui.events import types as ev
 from ida_tui.events.held_out import counted_conclusion
@@ -22,6 +23,8 @@ from ida_tui.util.format import (
     format_size,
 )
 
+MAX_AXES_BEFORE_REWARD = 4
+"""Number of axes up to which the line of a step ends with the reward; a longer line starts with it."""
 PHASE_LABELS: dict[ev.Phase, str] = {
     "load": "loading the model",
     "generate": "generating",
@@ -48,7 +51,7 @@ def event_lines(state: RunState, event: ev.Event) -> list[str]:
         case ev.JudgeBatchFinished():
             return [*_generation_lines(state), _judge_batch_line(event)]
         case ev.StepFinished():
-            return [_step_line(event), *_skipped_update_lines(event)]
+            return [_step_line(event, state), *_skipped_update_lines(event)]
         case ev.EvaluationFinished():
             return _evaluation_lines(event)
         case ev.CheckpointSaved():
@@ -105,27 +108,30 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
     lines.append(f"{'✓' if ended.succeeded else '✗'} {ended.message}")
     if not ended.succeeded:
         lines += [f"  {line}" for line in ended.hint.splitlines()]
-    if ended.r_ida_first is not None and ended.r_ida_last is not None:
+    if ended.reward_first is not None and ended.reward_last is not None:
         first, last = state.first_steps, state.last_steps
         since = f" since step {state.scored_since_step + 1}" if state.scored_since_step else ""
         lines.append(
-            f"  R_IDA          {ended.r_ida_first:.3f} (first {_steps_text(len(first))}{since}) → "
-            f"{ended.r_ida_last:.3f} (last {_steps_text(len(last))})"
+            f"  {state.reward_name:<14} {ended.reward_first:.3f} (first {_steps_text(len(first))}{since}) → "
+            f"{ended.reward_last:.3f} (last {_steps_text(len(last))})"
         )
     before, after = state.evaluation_before, state.evaluation_after
     if before and after:
-        lines.append("  held-out prompts, never trained on (before → after):")
-        lines.append(
-            "    harmless requests answered   "
-            f"{format_count_share(before.harmless_complied, before.harmless)} → "
-            f"{format_count_share(after.harmless_complied, after.harmless)}"
-        )
-        lines.append(
-            "    unsafe requests declined     "
-            f"{format_count_share(before.unsafe_refused, before.unsafe)} → "
-            f"{format_count_share(after.unsafe_refused, after.unsafe)}"
-        )
-        lines += _judged_figures_lines(after)
+        judged = _judged_figures_lines(after, state.reward_name)
+        if before.harmless or before.unsafe or judged:
+            lines.append("  held-out prompts, never trained on (before → after):")
+        if before.harmless or before.unsafe:
+            lines.append(
+                "    harmless requests answered   "
+                f"{format_count_share(before.harmless_complied, before.harmless)} → "
+                f"{format_count_share(after.harmless_complied, after.harmless)}"
+            )
+            lines.append(
+                "    unsafe requests declined     "
+                f"{format_count_share(before.unsafe_refused, before.unsafe)} → "
+                f"{format_count_share(after.unsafe_refused, after.unsafe)}"
+            )
+        lines += judged
         verdict = after.verdict or counted_conclusion(before, after)
         lines += [f"  {line}" for line in textwrap.wrap(verdict, 98)]
     if ended.steps_done:
@@ -261,21 +267,24 @@ def _judge_slowed_line(event: ev.JudgeSlowed) -> str:
     return f"! The judge is overloaded ({event.reason}): {wait}{calls}"
 
 
-def _step_line(step: ev.StepFinished) -> str:
+def _step_line(step: ev.StepFinished, state: RunState) -> str:
     start = f"Step {step.step}/{step.steps} |"
     if step.reused_step is not None:
         update = step.step - step.reused_step + 1
         loss = "" if step.loss is None else f": loss={step.loss:.4f}"
         return f"{start} update {update} with the completions of step {step.reused_step}{loss}"
-    if step.r_ida is None:
-        return f"{start} all verdicts failed (0/{step.completions} scored)"
+    if step.reward is None:
+        return f"{start} no completion has a reward (0/{step.completions} scored)"
     coverage = (
         "" if step.scored == step.completions else f" ({step.scored}/{step.completions} scored)"
     )
-    return (
-        f"{start} align={step.align:.1f} risk={step.risk:.1f} detail={step.detail:.1f} "
-        f"→ R_IDA={step.r_ida:.3f}{coverage}"
+    scores = " ".join(
+        f"{axis.name}={format_score(step.scores.get(axis.name), axis)}" for axis in state.axes
     )
+    reward = f"{state.reward_name}={step.reward:.3f}{coverage}"
+    if len(state.axes) > MAX_AXES_BEFORE_REWARD:
+        return f"{start} {reward} | {scores}"
+    return f"{start} {scores} → {reward}"
 
 
 def _skipped_update_lines(step: ev.StepFinished) -> list[str]:
@@ -290,6 +299,10 @@ def _skipped_update_lines(step: ev.StepFinished) -> list[str]:
 
 def _evaluation_lines(evaluation: ev.EvaluationFinished) -> list[str]:
     moment = "Before training" if evaluation.when == "before" else "After training"
+    if not (evaluation.harmless or evaluation.unsafe):
+        text = f"✓ {moment}, on {evaluation.prompts} held-out prompts"
+        verdict = textwrap.wrap(evaluation.verdict, 97)
+        return [f"{text}{':' if verdict else ''}", *(f"   {line}" for line in verdict)]
     return [
         f"✓ {moment}, on {evaluation.prompts} held-out prompts ({evaluation.classifier}):",
         f"   harmless answered {format_count_share(evaluation.harmless_complied, evaluation.harmless)} · "
@@ -298,12 +311,13 @@ def _evaluation_lines(evaluation: ev.EvaluationFinished) -> list[str]:
     ]
 
 
-def _judged_figures_lines(evaluation: ev.EvaluationFinished) -> list[str]:
-    """The judge's figures for the held-out answers."""
+def _judged_figures_lines(evaluation: ev.EvaluationFinished, reward: str) -> list[str]:
+    """The reward of the held-out answers; `reward` is its name."""
     lines = []
     for figure in evaluation.figures:
-        if figure.name.endswith(" R_IDA"):
-            label = f"R_IDA of {figure.name.removesuffix(' R_IDA')} requests"
+        if figure.name == reward or figure.name.endswith(f" {reward}"):
+            kind = figure.name.removesuffix(reward).strip()
+            label = f"{reward} of {kind} requests" if kind else reward
             interval = (
                 f"95% interval of the change {format_signed(figure.low, 3)}"
                 f" to {format_signed(figure.high, 3)}"

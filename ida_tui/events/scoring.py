@@ -15,6 +15,7 @@ PART_NAMES: Mapping[str, str] = {
     "endpoint": "the judge's address",
     "rubric": "the rubric",
     "formula": "the reward formula",
+    "functions": "the reward functions",
     "settings": "the judge's settings",
     "prompting": "the wording of the judge's instructions",
     "prompts": "the prompts",

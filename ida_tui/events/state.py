@@ -13,6 +13,7 @@ from datetime import datetime
 from itertools import islice, zip_longest
 from typing import TypedDict
 
+from ida_tui.config.axes import IDA_AXES, IDA_REWARD, Axis
 from ida_tui.events import types as ev
 from ida_tui.events.history import PackedHistory
 from ida_tui.events.judge_totals import JudgeTotals, add_judge_batch, with_cost
@@ -44,10 +45,7 @@ LOG_EVENTS = (
 """Event types that are shown in the log."""
 STEP_COLUMNS = (
     "step",
-    "align",
-    "risk",
-    "detail",
-    "r_ida",
+    "reward",
     "skipped",
     "logprob_gap",
     "reused_step",
@@ -97,7 +95,7 @@ class RunState:
     judge_probes: tuple[ev.JudgeProbed, ...] = ()
     """The first and the most recent drift probe of the judge."""
     steps: PackedHistory[ev.StepFinished] = field(
-        default_factory=lambda: PackedHistory(columns=STEP_COLUMNS)
+        default_factory=lambda: PackedHistory(columns=STEP_COLUMNS, scores_of="scores")
     )
     judge: JudgeTotals = field(default_factory=JudgeTotals)
     memory: ev.MemorySampled | None = None
@@ -140,6 +138,16 @@ class RunState:
     """The last finished step when the run was last resumed."""
 
     @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes on which the run's completions are scored, in order."""
+        return self.run.axes if self.run else IDA_AXES
+
+    @property
+    def reward_name(self) -> str:
+        """Name of the run's reward."""
+        return self.run.reward if self.run else IDA_REWARD
+
+    @property
     def logprob_gap(self) -> float | None:
         """The newest `StepFinished.logprob_gap`; None if no recent step was checked."""
         gaps = self.steps.column("logprob_gap")
@@ -160,13 +168,13 @@ class RunState:
 
     @property
     def first_steps(self) -> tuple[ev.StepFinished, ...]:
-        """The first scored steps of the current scoring period; `RunEnded.r_ida_first` is their mean."""
+        """The first scored steps of the current scoring period; `RunEnded.reward_first` is their mean."""
         steps = map(self.steps.__getitem__, range(self.scoring_start, len(self.steps)))
         return tuple(islice(_only_scored(steps), first_window(self._scored_steps)))
 
     @property
     def last_steps(self) -> tuple[ev.StepFinished, ...]:
-        """The last scored steps of the current scoring period; `RunEnded.r_ida_last` is their mean."""
+        """The last scored steps of the current scoring period; `RunEnded.reward_last` is their mean."""
         newest = islice(_only_scored(self._newest_steps()), last_window(self._scored_steps))
         return tuple(newest)[::-1]
 
@@ -181,23 +189,23 @@ class RunState:
         return sum(1 for _ in islice(_only_scored(self._newest_steps()), enough))
 
     @property
-    def r_ida_first(self) -> float | None:
-        """Mean R_IDA over `first_steps`."""
-        return mean_of_known(step.r_ida for step in self.first_steps)
+    def reward_first(self) -> float | None:
+        """Mean reward over `first_steps`."""
+        return mean_of_known(step.reward for step in self.first_steps)
 
     @property
-    def r_ida_last(self) -> float | None:
-        """Mean R_IDA over `last_steps`."""
-        return mean_of_known(step.r_ida for step in self.last_steps)
+    def reward_last(self) -> float | None:
+        """Mean reward over `last_steps`."""
+        return mean_of_known(step.reward for step in self.last_steps)
 
-    def pass_r_ida(self, steps: int) -> float | None:
-        """Mean R_IDA over the newest `steps` steps, which pass through all prompts.
+    def pass_reward(self, steps: int) -> float | None:
+        """Mean reward over the newest `steps` steps, which pass through all prompts.
 
         None if the current scoring period has fewer steps, or fewer than half of the rollouts have scores.
         """
         if len(self.steps) - self.scoring_start < steps:
             return None
-        rewards, reused = self.steps.column("r_ida"), self.steps.column("reused_step")
+        rewards, reused = self.steps.column("reward"), self.steps.column("reused_step")
         newest = [n for n in range(len(self.steps) - steps, len(self.steps)) if reused[n] is None]
         return mean_of_known((rewards[n] for n in newest), minimum=(len(newest) + 1) // 2)
 
@@ -479,7 +487,7 @@ def _with_scoring(state: RunState, latest: ScoringPeriod) -> RunState:
 
 
 def _only_scored(steps: Iterable[ev.StepFinished]) -> Iterator[ev.StepFinished]:
-    return (step for step in steps if step.r_ida is not None)
+    return (step for step in steps if step.reward is not None)
 
 
 def _steps_until(
@@ -493,4 +501,4 @@ def _steps_until(
     ]
     if not positions or positions[-1] == len(positions) - 1:
         return steps.prefix(len(positions))
-    return PackedHistory((steps[position] for position in positions), STEP_COLUMNS)
+    return PackedHistory((steps[position] for position in positions), STEP_COLUMNS, "scores")

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import ClassVar, Literal, TypeAlias
 
+from ida_tui.config.axes import IDA_AXES, IDA_REWARD, Scores
+from ida_tui.config.axes import Axis as Axis
 from ida_tui.events.values import EvaluationFigure as EvaluationFigure
 from ida_tui.events.values import JudgeCost as JudgeCost
 from ida_tui.events.values import RankFigures as RankFigures
@@ -67,6 +69,10 @@ class RunStarted:
     """What the scores depend on: judge, rubric, reward formula, prompts, …; empty in old runs."""
     formula: str = ""
     """The reward formula, such as `R_IDA = …`; empty in old runs."""
+    axes: tuple[Axis, ...] = IDA_AXES
+    """The axes on which completions are scored, in order."""
+    reward: str = IDA_REWARD
+    """Name of the reward."""
 
     @property
     def memory_plan(self) -> tuple[tuple[str, PlanPeriod, int], ...]:
@@ -144,16 +150,15 @@ class CompletionFinished:
 
 @dataclass(frozen=True, slots=True)
 class CompletionScored:
-    """The judge's verdict on one completion; all scores are null if the verdict failed."""
+    """The scores of one completion and the reward that they make."""
 
     step: int
     group: int
     index: int
-    align: float | None
-    risk: float | None
-    """10 is safest."""
-    detail: float | None
-    r_ida: float | None
+    scores: Scores
+    """The score on each axis, by name; null where the judge or the function failed."""
+    reward: float | None
+    """The reward; null if a score that it needs is null, or the formula has no value."""
     advantage: float | None
     reason: str
     judge: str
@@ -218,8 +223,8 @@ class JudgeProbed:
 
     step: int
     served_model: str | None
-    r_ida: Mapping[str, float | None]
-    """R_IDA of each anchor, by name; null if the verdict failed."""
+    rewards: Mapping[str, float | None]
+    """Reward of each anchor, by name; null if the verdict failed."""
     drift: float | None
     """Mean absolute change per axis since the first probe, in points; null in the first probe."""
     cost: float | None
@@ -229,15 +234,14 @@ class JudgeProbed:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """Figures of one finished optimizer step; means are over the scored completions."""
+    """Figures of one finished optimizer step; means are over the completions that have a reward."""
 
     step: int
     steps: int
-    align: float | None
-    risk: float | None
-    detail: float | None
-    r_ida: float | None
-    """Mean of the R_IDA of the completions, not the R_IDA of the mean scores."""
+    scores: Scores
+    """Mean score on each axis, by name; null if no completion has one."""
+    reward: float | None
+    """Mean of the rewards of the completions, not the reward of the mean scores."""
     scored: int
     completions: int
     kl: float | None
@@ -278,9 +282,10 @@ class StepFinished:
     repetition: float | None = None
     """Mean share of word 4-grams that repeat an earlier one in the same completion."""
     length_r: float | None = None
-    """Correlation of length and R_IDA within a group, among completions that all answer or all decline."""
-    offline_r_ida: float | None = None
-    """Mean R_IDA of the scored completions by the offline heuristic; null if that is the judge."""
+    """Correlation of length and reward within a group, among completions that all answer or all decline."""
+    offline_reward: float | None = None
+    """Mean reward of the scored completions by the offline heuristic; null if it is the judge, or does not
+    know the axes."""
     model_change: float | None = None
     """L2 norm of the change of the model's weights since the start, relative to that of the whole model.
 
@@ -405,10 +410,10 @@ class RunEnded:
     status: RunEndStatus
     exit_code: int
     steps_done: int
-    r_ida_first: float | None
-    """Mean R_IDA of the first steps (at most 3); `state.RunState.first_steps` lists them."""
-    r_ida_last: float | None
-    """Mean R_IDA of the last steps (at most 5)."""
+    reward_first: float | None
+    """Mean reward of the first steps (at most 3); `state.RunState.first_steps` lists them."""
+    reward_last: float | None
+    """Mean reward of the last steps (at most 5)."""
     weight_delta: float
     seconds: float
     """Time of training, over all processes of the run; see `state.RunState.trained_seconds`."""

@@ -242,7 +242,7 @@ class VerdictBatch:
     def _served_model(self, row: int) -> str | None:
         """The model that scored a row; None if unknown or if the verdict failed."""
         verdict = self._verdict(row)
-        return verdict.served_model if verdict.r_ida is not None else None
+        return verdict.served_model if verdict.has_scores else None
 
 
 class VerdictCoverage:
@@ -269,10 +269,16 @@ class VerdictCoverage:
             return
         self._empty_steps = 0
         most_common, _ = Counter(failures).most_common(1)[0]
+        if verdicts[0].judge:
+            what = "verdicts failed"
+            fix = "test the judge with ida-tui judge check, or raise judge.max_unscored"
+        else:
+            what = "completions have no reward"
+            fix = "correct the reward function; try it with ida-tui reward check"
         raise JudgeUnavailable(
-            f"{failed} of {total} verdicts failed (limit {self._max_unscored:.0%}); "
+            f"{failed} of {total} {what} (limit {self._max_unscored:.0%}); "
             f"most common failure: {most_common}",
-            "test the judge with ida-tui judge check, or raise judge.max_unscored",
+            fix,
         )
 
 

@@ -42,7 +42,7 @@ from ida_tui.judge.collect import collect
 from ida_tui.judge.errors import JudgeInterrupted, RequestFault
 from ida_tui.judge.estimate import retirement_warning
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
-from ida_tui.rewards.formulas import Formula, load_formula_plugin
+from ida_tui.rewards.formulas import Formula, rubric_formula
 from ida_tui.util.paths import cache_folder
 from ida_tui.util.plugin_threads import PluginStopped
 from ida_tui.util.text import is_blank
@@ -81,17 +81,26 @@ def scoring_of(
         IdaError: the judge plugin cannot be used.
         JudgeInterrupted: `should_stop` returned true while the plugin loaded.
     """
-    plugin = _load_plugin(config.judge, should_stop)
-    label = ev.OFFLINE_JUDGE if config.judge.kind == "offline" else config.judge.model
+    plugin = _load_plugin(config.judge, config.rubric, should_stop)
+    label = _judge_label(config.judge)
     version = plugin.version if plugin is not None else None
     parts = scoring_parts(config.judge, config.rubric, config.prompts, version)
     return plugin.label if plugin is not None else label, parts
 
 
-def _load_plugin(config: JudgeConfig, should_stop: Callable[[], bool]) -> PluginJudge | None:
+def _judge_label(config: JudgeConfig) -> str:
+    """The judge's name in verdicts and on screens; empty if nothing is judged."""
+    return {"offline": ev.OFFLINE_JUDGE, "none": ""}.get(config.kind, config.model)
+
+
+def _load_plugin(
+    config: JudgeConfig, rubric: RubricConfig, should_stop: Callable[[], bool]
+) -> PluginJudge | None:
     """The judge plugin of a profile; None for another kind of judge."""
+    if config.kind != "plugin":
+        return None
     try:
-        return PluginJudge(config, should_stop=should_stop) if config.kind == "plugin" else None
+        return PluginJudge(config, tuple(rubric.judged_axes), should_stop=should_stop)
     except PluginStopped:
         raise JudgeInterrupted from None
 
@@ -122,18 +131,16 @@ class JudgeService:
     ) -> None:
         self.warnings: list[str] = []
         """Warnings for the user, oldest first; grows while the service runs."""
-        self._plugin = _load_plugin(config, options.should_stop)
-        self.label = ev.OFFLINE_JUDGE if config.kind == "offline" else config.model
+        self._plugin = _load_plugin(config, rubric, options.should_stop)
+        self.label = _judge_label(config)
         """The judge's name in verdicts and on screens."""
         if self._plugin is not None:
             self.label = self._plugin.label
-        self.formula: Formula | None = None
-        """The rubric's formula plugin, which replaces R_IDA; None for R_IDA."""
-        if rubric.formula != "r_ida":
-            try:
-                self.formula = load_formula_plugin(rubric.formula, should_stop=options.should_stop)
-            except PluginStopped:
-                raise JudgeInterrupted from None
+        try:
+            self.formula: Formula = rubric_formula(rubric, should_stop=options.should_stop)
+            """The formula of the reward."""
+        except PluginStopped:
+            raise JudgeInterrupted from None
         version = self._plugin.version if self._plugin is not None else None
         self.scoring = scoring_parts(config, rubric, prompts, version)
         """What its scores depend on."""
@@ -205,8 +212,8 @@ class JudgeService:
 
     @property
     def slots(self) -> int | None:
-        """The current limit of concurrent calls; None for the offline judge, which makes none."""
-        return None if self._offline is not None else self._limiter.slots
+        """The current limit of concurrent calls; None for a judge that makes none."""
+        return None if self._config.kind in ("offline", "none") else self._limiter.slots
 
     @property
     def served_model(self) -> str | None:
@@ -304,7 +311,7 @@ class JudgeService:
             self._cache.close()
 
     def _open_cache(self) -> None:
-        if self._config.kind == "offline" or not self._config.cache:
+        if self._config.kind in ("offline", "none") or not self._config.cache:
             return
         judge = f"{self._config.model} at {host_of(self._config.base_url)}"
         if self._plugin is not None:
@@ -322,24 +329,16 @@ class JudgeService:
             self._cache_status = f"Judge cache enabled ({cache.count():,} verdicts, {cache.path})"
 
     async def _judge(self, request: JudgeRequest) -> Verdict:
-        return self._with_formula_reward(await self._score(request))
-
-    def _with_formula_reward(self, verdict: Verdict) -> Verdict:
-        """The verdict with the reward of the rubric's formula plugin, if it has one."""
-        scores = (verdict.align, verdict.risk, verdict.detail)
-        if self.formula is None or None in scores:
-            return verdict
-        try:
-            return replace(verdict, r_ida=self.formula.reward(*(score or 0.0 for score in scores)))
-        except ArithmeticError as error:
-            failure = f"the formula {self.formula.name} has no value: {error}"
-            return replace(verdict, align=None, risk=None, detail=None, r_ida=None, failure=failure)
+        return (await self._score(request)).with_reward(self.formula)
 
     async def _score(self, request: JudgeRequest) -> Verdict:
         """A verdict from the offline judge, or the mean of `samples` verdicts of the judge."""
+        if self._config.kind == "none":
+            return Verdict.scored({}, "", "", calls=0)
         if is_blank(request.completion):
             reason = "an empty answer: scored 0 without a judge call"
-            return Verdict.scored(0, 0, 0, reason, self.label, calls=0)
+            zeros = dict.fromkeys(self._rubric.judged_axes, 0.0)
+            return Verdict.scored(zeros, reason, self.label, calls=0)
         if self._offline is not None:
             return self._score_offline(self._offline, request)
         samples = self._config.samples
@@ -366,9 +365,7 @@ class JudgeService:
         started = time.perf_counter()
         score = scorer.score(request.prompt, request.kind, request.completion)
         return Verdict.scored(
-            score.align,
-            score.risk,
-            score.detail,
+            score.scores,
             score.reason,
             self.label,
             latency_s=time.perf_counter() - started,
@@ -412,7 +409,7 @@ class JudgeService:
         return self._client
 
     async def _probe_endpoint(self) -> RequestFault | None:
-        if self._offline is not None or self._plugin is not None:
+        if self._config.kind != "openai":
             return None
         client = self._get_client()
         models = await client.list_models()

@@ -1,18 +1,22 @@
 """Judge requests, verdicts and batch statistics: frozen values, safe to pass between threads.
 
-A verdict has either all of its scores, or none and a `failure`. A failed verdict never counts as zero.
+A verdict of a judge has either all of its scores, or none and a `failure`. A failed verdict never counts as
+zero.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
-from ida_tui.config.schema import AXES, PromptKind
-from ida_tui.rewards.r_ida import r_ida
+from ida_tui.config.axes import JUDGED_RANGE, Scores
+from ida_tui.config.schema import PromptKind
+from ida_tui.rewards.formulas import Formula
+from ida_tui.rewards.functions import ComputedScores
+from ida_tui.util.statistics import mean_of_known
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,8 @@ class JudgeRequest:
 class Verdict:
     """A judge's reply on one completion, parsed. Create it with `scored` or `failed`."""
 
-    align: float | None
-    risk: float | None
-    """10 = safest."""
-    detail: float | None
-    r_ida: float | None
-    """The reward in [0, 1]; None together with the scores of a failed verdict."""
+    scores: Scores
+    """The score on each judged axis, 0 to 10; empty in a failed verdict."""
     reason: str
     """The judge's short reason; empty if it gave none."""
     judge: str
@@ -67,13 +67,53 @@ class Verdict:
     """Prompt tokens over all replies."""
     output_tokens: int = 0
     """Completion tokens over all replies."""
+    reward: float | None = None
+    """The reward of the scores; None if one is missing, or until `with_reward`."""
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the judge scored the completion."""
+        return self.failure is None
+
+    @property
+    def known_scores(self) -> dict[str, float]:
+        """The scores without those that are unknown."""
+        return {axis: score for axis, score in self.scores.items() if score is not None}
+
+    def with_reward(self, formula: Formula) -> Verdict:
+        """The verdict with its reward; a failed verdict if the formula has no value for its scores.
+
+        A formula that reads axes without scores, such as computed ones, leaves the reward open.
+        """
+        scores = self.known_scores
+        if self.failure is not None or not all(axis in scores for axis in formula.axes):
+            return self
+        try:
+            return replace(self, reward=formula.reward(scores))
+        except (ArithmeticError, ValueError) as error:
+            failure = f"the formula {formula.name} has no value: {error}"
+            return replace(self, scores={}, reward=None, failure=failure)
+
+    def with_computed(self, computed: ComputedScores, formula: Formula) -> Verdict:
+        """The verdict with computed scores beside the judged ones, and the reward of all of them.
+
+        Where a score failed that the formula reads, there is no reward, and `failure` says why.
+        """
+        scores: dict[str, float | None] = {**self.scores, **computed.scores}
+        failure = "; ".join(text for text in (self.failure, computed.failure) if text) or None
+        known = {axis: score for axis, score in scores.items() if score is not None}
+        reward = None
+        if all(axis in known for axis in formula.axes):
+            try:
+                reward, failure = formula.reward(known), None
+            except (ArithmeticError, ValueError) as error:
+                failure = f"the formula {formula.name} has no value: {error}"
+        return replace(self, scores=scores, reward=reward, failure=failure)
 
     @classmethod
     def scored(
         cls,
-        align: float,
-        risk: float,
-        detail: float,
+        scores: Mapping[str, float],
         reason: str,
         judge: str,
         *,
@@ -87,16 +127,17 @@ class Verdict:
         input_tokens: int = 0,
         output_tokens: int = 0,
     ) -> Verdict:
-        """Create a verdict with scores and compute its R_IDA.
+        """Create a verdict with scores.
 
         Raises:
-            ValueError: a score is NaN or outside 0 to 10.
+            ValueError: a score is NaN or outside 0 to 10. Scores are never clamped.
         """
+        low, high = JUDGED_RANGE
+        for axis, score in scores.items():
+            if not low <= score <= high:  # NaN fails every comparison
+                raise ValueError(f"{axis} must be between {low:g} and {high:g}, not {score:g}")
         return cls(
-            align=align,
-            risk=risk,
-            detail=detail,
-            r_ida=r_ida(align, risk, detail),
+            scores=scores,
             reason=reason,
             judge=judge,
             latency_s=latency_s,
@@ -127,10 +168,7 @@ class Verdict:
     ) -> Verdict:
         """Create a failed verdict, which has no scores."""
         return cls(
-            align=None,
-            risk=None,
-            detail=None,
-            r_ida=None,
+            scores={},
             reason="",
             judge=judge,
             failure=failure,
@@ -148,14 +186,14 @@ class Verdict:
     def mean(cls, verdicts: Sequence[Verdict]) -> Verdict:
         """Average several verdicts on the same completion.
 
-        The axes are the means over the scored verdicts of the model that the server reported last;
-        R_IDA is computed from them. The result is a failed verdict unless more than half of `verdicts`
-        count. The reason comes from the verdict whose R_IDA is nearest to the mean.
+        The axes are the means over the scored verdicts of the model that the server reported last. The result
+        is a failed verdict unless more than half of `verdicts` count. The reason comes from the verdict whose
+        scores are nearest to the means.
         """
         if len(verdicts) == 1:
             return verdicts[0]
-        served = next((v.served_model for v in reversed(verdicts) if v.r_ida is not None), None)
-        scored = [v for v in verdicts if v.r_ida is not None and v.served_model == served]
+        served = next((v.served_model for v in reversed(verdicts) if v.has_scores), None)
+        scored = [v for v in verdicts if v.has_scores and v.served_model == served]
         costs = [v.cost for v in verdicts]
         shared: dict[str, Any] = {
             "latency_s": max(v.latency_s for v in verdicts),
@@ -172,12 +210,20 @@ class Verdict:
             failure = f"only {len(scored)} of {len(verdicts)} verdicts count: {first_failure}"
             declined = any(v.declined for v in verdicts)
             return cls.failed(failure, judge, declined=declined, **shared)
-        axes = [fmean(getattr(v, axis) for v in scored) for axis in AXES]
-        reward = r_ida(*axes)
-        nearest = min(scored, key=lambda v: abs((v.r_ida or 0.0) - reward))
-        reason = f"mean of {len(scored)}: {nearest.reason}"
+        means = {axis: fmean(v.scores[axis] or 0.0 for v in scored) for axis in scored[0].scores}
+
+        def distance(verdict: Verdict) -> float:
+            return sum(abs((verdict.scores[axis] or 0.0) - mean) for axis, mean in means.items())
+
+        reason = f"mean of {len(scored)}: {min(scored, key=distance).reason}"
         cached = all(v.cached for v in verdicts)
-        return cls.scored(axes[0], axes[1], axes[2], reason, judge, cached=cached, **shared)
+        return cls.scored(means, reason, judge, cached=cached, **shared)
+
+
+def mean_scores(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
+    """The mean of the known scores on each axis; None where none is known, empty without verdicts."""
+    axes = dict.fromkeys(axis for verdict in verdicts for axis in verdict.scores)
+    return {axis: mean_of_known(v.scores.get(axis) for v in verdicts) for axis in axes}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,35 +1,37 @@
-"""Reward formulas: functions of align, risk and detail, by name or as an expression.
+"""Reward formulas: functions of the axis scores, by name or as an expression.
 
-    parse_formula("r_ida")                            the default reward of a run
-    parse_formula("weighted", {"align": 2.0})         the weighted mean of the axes
-    parse_formula("align * min(risk, detail) / 100")  arithmetic over align, risk and detail
-    parse_formula("mine")                             a formula plugin of an installed package
-
-An expression is compiled here from its syntax tree; Python's eval is never used.
+parse_formula("r_ida")                            the reward of the shipped axes
+parse_formula("weighted", weights={"align": 2.0}) the weighted mean of the axes
+parse_formula("0.8*accuracy + 0.2*brief", axes)   arithmetic over the names of the axes
+parse_formula("mine")                             a formula plugin of an installed package
 """
 
 from __future__ import annotations
 
-import ast
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ida_tui.config.schema import AXES
+from ida_tui.config.axes import (
+    FORMULA_NAMES,
+    IDA_AXES,
+    IDA_AXIS_NAMES,
+    IDA_REWARD,
+    WEAKEST,
+    WEIGHTED,
+    Axis,
+    formula_names,
+)
+from ida_tui.config.schema import RubricConfig
 from ida_tui.errors import UsageError
 from ida_tui.rewards.r_ida import MAX_SCORE, r_ida
 from ida_tui.util import plugins
+from ida_tui.util.arithmetic import ALLOWED, ExpressionError, compile_expression
 from ida_tui.util.plugin_threads import PluginFailure, PluginTimeout, run_call
 from ida_tui.util.text import quoted
 
-RewardFunction = Callable[[float, float, float], float]
-"""A function of align, risk and detail, 0 to 10 each, that returns a reward."""
-_AxisScores = Mapping[str, float]
-_Evaluator = Callable[[_AxisScores], float]
-
-MAX_EXPRESSION_CHARS = 300
-"""Maximum length of an expression, in characters."""
-
+RewardFunction = Callable[[Mapping[str, float]], float]
+"""A function of the scores by axis that returns a reward."""
 
 FORMULA_TIMEOUT_S = 5.0
 """Longest wait for the reward of a formula plugin, in seconds."""
@@ -37,47 +39,49 @@ FORMULA_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """A named function from three axis scores to one reward."""
+    """A named function from the scores of the axes to one reward."""
 
     name: str
     description: str
     """The formula in mathematical notation, for display."""
     reward: RewardFunction
-    """Raises `ArithmeticError` where the formula has no value, such as a division by zero."""
+    """Raises `ArithmeticError` or `ValueError` where the formula has no value, such as a division by zero."""
+    axes: tuple[str, ...]
+    """Names of the axes that it reads."""
 
 
-def _ungated(align: float, risk: float, detail: float) -> float:
-    return align * (risk + detail) / 200
+def _r_ida(scores: Mapping[str, float]) -> float:
+    return r_ida(scores["align"], scores["risk"], scores["detail"])
 
 
-def _align_only(align: float, risk: float, detail: float) -> float:
-    return align / MAX_SCORE
+def _ungated(scores: Mapping[str, float]) -> float:
+    return scores["align"] * (scores["risk"] + scores["detail"]) / 200
 
 
-def _weakest(align: float, risk: float, detail: float) -> float:
-    return min(align, risk, detail) / MAX_SCORE
+def _align_only(scores: Mapping[str, float]) -> float:
+    return scores["align"] / MAX_SCORE
 
 
-BUILT_IN_FORMULAS: Mapping[str, Formula] = {
+IDA_FORMULAS: Mapping[str, Formula] = {
     formula.name: formula
     for formula in (
-        Formula("r_ida", "min(1, risk/5) · align · (risk + detail) / 200", r_ida),
-        Formula("ungated", "align · (risk + detail) / 200", _ungated),
-        Formula("align-only", "align / 10", _align_only),
-        Formula("weakest", "min(align, risk, detail) / 10", _weakest),
+        Formula("r_ida", "min(1, risk/5) · align · (risk + detail) / 200", _r_ida, IDA_AXIS_NAMES),
+        Formula("ungated", "align · (risk + detail) / 200", _ungated, IDA_AXIS_NAMES),
+        Formula("align-only", "align / 10", _align_only, ("align",)),
     )
 }
-WEIGHTED = "weighted"
-FORMULA_NAMES = (*BUILT_IN_FORMULAS, WEIGHTED)
-"""Names of the built-in formulas."""
+"""The built-in formulas of the shipped axes."""
 
 
-def parse_formula(text: str, weights: Mapping[str, float] | None = None) -> Formula:
-    """Look up a formula by name, or parse an expression over align, risk and detail.
+def parse_formula(
+    text: str, axes: Sequence[Axis] = IDA_AXES, *, weights: Mapping[str, float] | None = None
+) -> Formula:
+    """Look up a formula by name, or parse an expression over the axes.
 
     Args:
-        text: one of `FORMULA_NAMES`, the name of a plugin, or an expression with + - * / **, comparisons,
-            `a if b else c`, min, max, abs and sqrt.
+        text: one of `formula_names(axes)`, the name of a plugin, or an expression with + - * / **,
+            comparisons, `a if b else c`, min, max, abs and sqrt.
+        axes: the axes of the reward.
         weights: weight per axis, for `weighted`; the default weight is 1.
 
     Raises:
@@ -85,25 +89,48 @@ def parse_formula(text: str, weights: Mapping[str, float] | None = None) -> Form
         IdaError: the plugin cannot be loaded.
     """
     text = text.strip()
+    names = tuple(axis.name for axis in axes)
     if weights and text != WEIGHTED:
         raise UsageError(
             f"weights require formula=weighted, not {quoted(text)}",
-            "remove formula=, or write the weights into it: formula='(2*align + risk + detail)/40'",
+            "remove formula=, or write the weights into it: "
+            f"formula='(2*{' + '.join(names)})/{10 * (len(names) + 1)}'",
         )
-    if text == WEIGHTED:
-        return _weighted_formula(weights or {})
-    if text in BUILT_IN_FORMULAS:
-        return BUILT_IN_FORMULAS[text]
-    if text not in AXES and text in plugins.plugin_names(plugins.FORMULA_GROUP):
-        return load_formula_plugin(text)
-    return _expression_formula(text)
+    if text in formula_names(axes):
+        if text == WEIGHTED:
+            return _weighted_formula(names, weights or {})
+        return _weakest_formula(names) if text == WEAKEST else IDA_FORMULAS[text]
+    if text not in names and text in plugins.plugin_names(plugins.FORMULA_GROUP):
+        return load_formula_plugin(text, axes)
+    return _expression_formula(text, axes)
 
 
-def load_formula_plugin(name: str, *, should_stop: Callable[[], bool] = lambda: False) -> Formula:
+def rubric_formula(
+    rubric: RubricConfig, *, should_stop: Callable[[], bool] = lambda: False
+) -> Formula:
+    """The formula of a rubric.
+
+    Raises:
+        UsageError: the formula is invalid, or no installed package provides it.
+        IdaError: the plugin cannot be loaded.
+        PluginStopped: `should_stop` returned true.
+    """
+    text, axes = rubric.formula_text.strip(), rubric.axis_list
+    if text not in formula_names(axes) and text in plugins.plugin_names(plugins.FORMULA_GROUP):
+        return load_formula_plugin(text, axes, should_stop=should_stop)
+    return parse_formula(text, axes)
+
+
+def load_formula_plugin(
+    name: str,
+    axes: Sequence[Axis] = IDA_AXES,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Formula:
     """Load a formula plugin: an entry point of the group `ida_tui.formulas`.
 
-    The plugin is a function of align, risk and detail, 0 to 10 each, that returns the reward, 0 to 1. If it
-    raises or returns anything else, the completion has no reward.
+    The plugin is a function of the scores, one argument per axis in order, that returns the reward, which is
+    from 0 to 1 for the shipped axes. If it raises or returns anything else, the completion has no reward.
 
     Raises:
         UsageError: no installed package provides the formula.
@@ -122,7 +149,9 @@ def load_formula_plugin(name: str, *, should_stop: Callable[[], bool] = lambda: 
     )
     entry = plugins.describe_plugin(plugins.find_plugin(plugins.FORMULA_GROUP, name))
     summary = documentation.strip().partition("\n")[0]
-    return Formula(name, summary or entry, _PluginReward(function, entry))
+    names = tuple(axis.name for axis in axes)
+    reward = _PluginReward(function, entry, names, bounded=tuple(axes) == IDA_AXES)
+    return Formula(name, summary or entry, reward, names)
 
 
 class _PluginReward:
@@ -131,22 +160,33 @@ class _PluginReward:
     Args:
         function: the plugin.
         entry: its name and package, for messages.
+        axes: names of the axes, in the order of its arguments.
+        bounded: whether the reward must be from 0 to 1.
     """
 
-    def __init__(self, function: Callable[..., object], entry: str) -> None:
+    def __init__(
+        self, function: Callable[..., object], entry: str, axes: Sequence[str], *, bounded: bool
+    ) -> None:
         self._function = function
         self._entry = entry
+        self._axes = axes
+        self._bounded = bounded
         self._hangs = False
 
-    def __call__(self, align: float, risk: float, detail: float) -> float:
-        """The reward, 0 to 1.
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the reward is from 0 to 1."""
+        return self._bounded
+
+    def __call__(self, scores: Mapping[str, float]) -> float:
+        """The reward.
 
         Raises:
             ArithmeticError: the plugin failed or returned anything else.
         """
 
         def call() -> float:
-            return float(self._function(align, risk, detail))  # type: ignore[arg-type]  # any object
+            return float(self._function(*(scores[axis] for axis in self._axes)))  # type: ignore[arg-type]  # any object
 
         if self._hangs:
             raise ArithmeticError(f"the plugin {self._entry} does not return")
@@ -157,157 +197,82 @@ class _PluginReward:
             raise ArithmeticError(f"the plugin {self._entry}: {timeout}") from timeout
         except PluginFailure as failure:
             raise ArithmeticError(f"the plugin {self._entry} failed: {failure}") from failure
-        if not 0 <= value <= 1:  # NaN fails every comparison
+        if self._bounded and not 0 <= value <= 1:  # NaN fails every comparison
             raise ArithmeticError(f"the result must be between 0 and 1, not {value:g}")
+        if not math.isfinite(value):
+            raise ArithmeticError("the result is not finite")
         return value
 
 
-def formula_text(formula: Formula | None = None) -> str:
-    """The reward of a run in one line; None is R_IDA itself, and another formula is shown as R_IDA."""
-    if formula is None:
-        return f"R_IDA = {BUILT_IN_FORMULAS['r_ida'].description}, from 0 to 1"
-    return f"R_IDA = the formula {formula.name} ({formula.description}), from 0 to 1"
+def formula_text(formula: Formula, reward: str = IDA_REWARD) -> str:
+    """The reward of a run in one line, such as `R_IDA = min(1, risk/5) · …, from 0 to 1`."""
+    if formula.name in FORMULA_NAMES:
+        if formula.name == "r_ida":
+            return f"{reward} = {formula.description}, from 0 to 1"
+        return f"{reward} = the formula {formula.name} ({formula.description}), from 0 to 1"
+    if isinstance(formula.reward, _PluginReward):
+        described = f"{reward} = the formula {formula.name} ({formula.description})"
+        return f"{described}, from 0 to 1" if formula.reward.is_bounded else described
+    return f"{reward} = {formula.description}"
 
 
-def reward_text(recorded: str, configured: str | None) -> str:
+def reward_text(recorded: str, configured: str | None, reward: str = IDA_REWARD) -> str:
     """The reward of a saved run in one line.
 
     Args:
         recorded: what the run recorded as its formula; empty in old runs.
         configured: `rubric.formula` of its profile; None if the profile cannot be read.
+        reward: name of the reward.
     """
     if recorded:
         return recorded
     if configured is None:
-        return "R_IDA = an unknown formula, because the profile cannot be read"
-    return (
-        formula_text()
-        if configured == "r_ida"
-        else f"R_IDA = the formula {configured}, from 0 to 1"
-    )
+        return f"{reward} = an unknown formula, because the profile cannot be read"
+    if configured == "r_ida":
+        return formula_text(IDA_FORMULAS[configured], reward)
+    return f"{reward} = the formula {configured}, from 0 to 1"
 
 
-def _weighted_formula(weights: Mapping[str, float]) -> Formula:
+def _weakest_formula(names: Sequence[str]) -> Formula:
+    def reward(scores: Mapping[str, float]) -> float:
+        return min(scores[name] for name in names) / MAX_SCORE
+
+    return Formula(WEAKEST, f"min({', '.join(names)}) / 10", reward, tuple(names))
+
+
+def _weighted_formula(names: Sequence[str], weights: Mapping[str, float]) -> Formula:
     for name, weight in weights.items():
-        if name not in AXES:
+        if name not in names:
             raise UsageError(
-                f"unknown axis {quoted(name)}", f"use weights.AXIS=NUMBER with {', '.join(AXES)}"
+                f"unknown axis {quoted(name)}", f"use weights.AXIS=NUMBER with {', '.join(names)}"
             )
         if not (math.isfinite(weight) and weight >= 0):
             raise UsageError(
                 f"weights.{name} must be 0 or more, not {weight:g}",
                 f"set a number, such as weights.{name}=1",
             )
-    align, risk, detail = (weights.get(axis, 1.0) for axis in AXES)
-    total = align + risk + detail
+    factors = {name: weights.get(name, 1.0) for name in names}
+    total = sum(factors.values())
     if total <= 0:
-        raise UsageError("all weights are 0", f"set a weight above 0: weights.{AXES[0]}=1")
-    description = f"({align:g}·align + {risk:g}·risk + {detail:g}·detail) / {MAX_SCORE * total:g}"
+        raise UsageError("all weights are 0", f"set a weight above 0: weights.{names[0]}=1")
+    terms = " + ".join(f"{factor:g}·{name}" for name, factor in factors.items())
 
-    def reward(a: float, r: float, d: float) -> float:
-        return (align * a + risk * r + detail * d) / (MAX_SCORE * total)
+    def reward(scores: Mapping[str, float]) -> float:
+        weighted = sum(factor * scores[name] for name, factor in factors.items())
+        return weighted / (MAX_SCORE * total)
 
-    return Formula(WEIGHTED, description, reward)
-
-
-# --- expressions --------------------------------------------------------------------------------
-
-_BINARY_OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.Div: lambda a, b: a / b,
-    ast.Pow: math.pow,
-}
-_COMPARISONS: Mapping[type[ast.cmpop], Callable[[float, float], bool]] = {
-    ast.Lt: lambda a, b: a < b,
-    ast.LtE: lambda a, b: a <= b,
-    ast.Gt: lambda a, b: a > b,
-    ast.GtE: lambda a, b: a >= b,
-}
-_FUNCTIONS: Mapping[str, tuple[int, Callable[[list[float]], float]]] = {
-    "min": (0, min),
-    "max": (0, max),
-    "abs": (1, lambda values: abs(values[0])),
-    "sqrt": (1, lambda values: math.sqrt(values[0])),
-}
-"""Each function's number of arguments (0: one or more) and its implementation."""
+    return Formula(WEIGHTED, f"({terms}) / {MAX_SCORE * total:g}", reward, tuple(names))
 
 
-def _expression_formula(text: str) -> Formula:
-    allowed = (
-        f"use a name ({', '.join(FORMULA_NAMES)}), or an expression over align, risk and detail "
-        "with + - * / **, < <= > >=, `a if b else c`, min, max, abs and sqrt"
-    )
-    if len(text) > MAX_EXPRESSION_CHARS:
-        raise UsageError(f"the formula is longer than {MAX_EXPRESSION_CHARS} characters", allowed)
+def _expression_formula(text: str, axes: Sequence[Axis]) -> Formula:
+    names = tuple(axis.name for axis in axes)
+    built_in = formula_names(axes)
+    named = f"use a name ({', '.join(built_in)}), or" if built_in else "use"
     try:
-        evaluate = _compile(ast.parse(text, mode="eval").body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        problem = error.args[0] if isinstance(error, _DisallowedExpression) else "invalid syntax"
-        raise UsageError(f"formula={quoted(text)}: {problem}", allowed) from None
-
-    def reward(align: float, risk: float, detail: float) -> float:
-        try:
-            value = evaluate({"align": align, "risk": risk, "detail": detail})
-        except ValueError as error:  # from math.sqrt and math.pow
-            raise ArithmeticError(str(error)) from None
-        if not math.isfinite(value):
-            raise ArithmeticError("the result is not finite")
-        return value
-
-    return Formula(text, text, reward)
-
-
-class _DisallowedExpression(ValueError):
-    """An expression has a part that is not allowed; the argument is the message."""
-
-
-def _compile(node: ast.expr) -> _Evaluator:
-    """Compile an expression to a function of the scores.
-
-    Raises:
-        _DisallowedExpression: the expression contains anything that is not listed here.
-    """
-    match node:
-        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
-            return _compile_constant(value)
-        case ast.Name(id=name) if name in AXES:
-            return lambda values: values[name]
-        case ast.Name(id=name):
-            raise _DisallowedExpression(f"unknown name {quoted(name)}")
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            inner = _compile(operand)
-            return lambda values: -inner(values)
-        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _compile(operand)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY_OPERATORS:
-            apply, first, second = _BINARY_OPERATORS[type(op)], _compile(left), _compile(right)
-            return lambda values: apply(first(values), second(values))
-        case ast.IfExp(test=test, body=body, orelse=orelse):
-            condition, if_true, if_false = _compile(test), _compile(body), _compile(orelse)
-            return lambda values: if_true(values) if condition(values) else if_false(values)
-        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
-            compare, lhs, rhs = _COMPARISONS[type(op)], _compile(left), _compile(right)
-            return lambda values: float(compare(lhs(values), rhs(values)))
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
-            return _compile_call(name, args)
-    raise _DisallowedExpression(f"{quoted(ast.unparse(node))} is not allowed")
-
-
-def _compile_constant(value: float) -> _Evaluator:
-    try:
-        number = float(value)
-    except OverflowError:
-        raise _DisallowedExpression("a number is too large") from None
-    return lambda values: number
-
-
-def _compile_call(name: str, args: list[ast.expr]) -> _Evaluator:
-    count, call = _FUNCTIONS[name]
-    if not args or (count and len(args) != count):
-        raise _DisallowedExpression(
-            f"{name} takes {count or 'one or more'} argument{'s' * (count != 1)}"
-        )
-    evaluators = [_compile(arg) for arg in args]
-    return lambda values: call([evaluate(values) for evaluate in evaluators])
+        expression = compile_expression(text, names)
+    except ExpressionError as error:
+        raise UsageError(
+            f"formula={quoted(text)}: {error}",
+            f"{named} an expression over {', '.join(names)} with {ALLOWED}",
+        ) from None
+    return Formula(text, text, expression.evaluate, expression.names)

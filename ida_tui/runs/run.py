@@ -73,14 +73,14 @@ class Run:
         return tuple(self.state.steps)
 
     @property
-    def r_ida_first(self) -> float | None:
+    def reward_first(self) -> float | None:
         """Mean reward of the first scored steps, from 0 to 1; None if no step was scored."""
-        return self.state.r_ida_first
+        return self.state.reward_first
 
     @property
-    def r_ida_last(self) -> float | None:
+    def reward_last(self) -> float | None:
         """Mean reward of the last scored steps, from 0 to 1; None if no step was scored."""
-        return self.state.r_ida_last
+        return self.state.reward_last
 
     @classmethod
     def load(cls, directory: RunDirectory) -> Run:

@@ -38,8 +38,8 @@ def _weights_moved(state: RunState) -> float | None:
 
 
 FIGURES: Mapping[str, Callable[[RunState], float | None]] = {
-    "r_ida_first": lambda state: state.ended.r_ida_first if state.ended else None,
-    "r_ida_last": lambda state: state.ended.r_ida_last if state.ended else None,
+    "reward_first": lambda state: state.ended.reward_first if state.ended else None,
+    "reward_last": lambda state: state.ended.reward_last if state.ended else None,
     "harmless_answered": _answered,
     "unsafe_declined": _declined,
     "weights_moved": _weights_moved,
@@ -47,7 +47,7 @@ FIGURES: Mapping[str, Callable[[RunState], float | None]] = {
     "cost": lambda state: state.ended.cost if state.ended else None,
 }
 """Figures of a finished run. Fractions are from 0 to 1, cost is in US dollars."""
-RANKING_FIGURE = "r_ida_last"
+RANKING_FIGURE = "reward_last"
 INCOMPARABLE_SECTIONS = ("judge", "rubric", "prompts")
 """Sections that make rewards incomparable if they are varied."""
 

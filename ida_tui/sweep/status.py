@@ -51,12 +51,12 @@ class TrialStatus:
         return self.stage not in UNFINISHED_STAGES
 
     @property
-    def r_ida(self) -> float | None:
+    def reward(self) -> float | None:
         """Mean reward of the last steps, or of the last steps so far."""
         if self.state is None:
             return None
         ended = self.state.ended
-        return ended.r_ida_last if ended is not None else self.state.r_ida_last
+        return ended.reward_last if ended is not None else self.state.reward_last
 
     @property
     def cost(self) -> float | None:

@@ -65,7 +65,7 @@ class TrialQueue:
             self._study: Study = optuna.create_study(
                 storage=RDBStorage(address.render_as_string()),
                 study_name=STUDY_NAME,
-                direction="maximize",  # R_IDA of the last steps
+                direction="maximize",  # the reward of the last steps
                 # Never used: every combination is in the queue.
                 sampler=optuna.samplers.RandomSampler(seed=0),
                 load_if_exists=True,
@@ -97,7 +97,7 @@ class TrialQueue:
             trial = self._study.get_trials(deepcopy=False)[status.number]
             if trial.state.is_finished():
                 return
-            value = status.r_ida if status.stage == "done" else None
+            value = status.reward if status.stage == "done" else None
             if value is None:
                 self._study.tell(status.number, state=self._states.FAIL)
             else:

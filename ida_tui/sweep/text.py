@@ -14,8 +14,10 @@ from ida_tui.util.intervals import Interval
 from ida_tui.util.paths import display_path
 from ida_tui.util.text import one_line, table_lines
 
-COLUMNS = ("runs", "R_IDA", "answered", "declined", "moved", "time", "cost")
-COMPACT_COLUMNS = ("R_IDA", "answered", "declined")
+COLUMNS = ("runs", "reward", "answered", "declined", "moved", "time", "cost")
+REFUSAL_COLUMNS = {"answered": "harmless_answered", "declined": "unsafe_declined"}
+"""Columns that only sweeps with harmless and unsafe prompts have, and their figures."""
+COMPACT_COLUMNS = ("reward", "answered", "declined")
 STAGE_MARKS = {
     "done": "✓",
     "live": "●",
@@ -36,7 +38,7 @@ MIN_DIFFERENCE = 0.005
 
 def sweep_lines(results: SweepTable) -> list[str]:
     """The table, the runs that are not done, and the conclusion."""
-    out = [*settings_table(results), "", *(f"  {line}" for line in TABLE_NOTES)]
+    out = [*settings_table(results), "", *(f"  {line}" for line in table_notes(results))]
     unfinished = [trial for trial in results.trials if trial.stage != "done"]
     if unfinished:
         out += ["", *(trial_line(results, trial) for trial in unfinished)]
@@ -45,7 +47,12 @@ def sweep_lines(results: SweepTable) -> list[str]:
 
 def settings_table(results: SweepTable, *, compact: bool = False) -> list[str]:
     """One line per setting; `compact` keeps only the columns that fit in 80 characters."""
-    shown = [index for index, head in enumerate(COLUMNS) if head in COMPACT_COLUMNS or not compact]
+    shown = [
+        index
+        for index, head in enumerate(COLUMNS)
+        if (head in COMPACT_COLUMNS or not compact)
+        and (head not in REFUSAL_COLUMNS or _has_figure(results, REFUSAL_COLUMNS[head]))
+    ]
     rows = []
     for setting in results.settings:
         cells = setting_cells(setting)
@@ -53,11 +60,19 @@ def settings_table(results: SweepTable, *, compact: bool = False) -> list[str]:
     return table_lines([COLUMNS[index] for index in shown], rows)
 
 
-TABLE_NOTES = (
-    "R_IDA: first steps → last; answered, declined: held-out harmless and unsafe prompts, after training;",
-    "moved: relative change of the model's weights; time and cost per run; ±: 95% interval over seeds",
-    "(Student's t), none if they agree.",
-)
+def _has_figure(results: SweepTable, name: str) -> bool:
+    return any(name in setting.figures for setting in results.settings)
+
+
+def table_notes(results: SweepTable) -> list[str]:
+    """What the columns of the table contain."""
+    has_kinds = any(_has_figure(results, name) for name in REFUSAL_COLUMNS.values())
+    answers = " answered, declined: held-out harmless and unsafe prompts, after training;"
+    return [
+        f"reward: first steps → last;{answers if has_kinds else ''}",
+        "moved: relative change of the model's weights; time and cost per run; ±: 95% interval over seeds",
+        "(Student's t), none if they agree.",
+    ]
 
 
 def marked_setting_label(results: SweepTable, setting: SweepSetting) -> str:
@@ -75,7 +90,7 @@ def setting_label(results: SweepTable, setting: SweepSetting) -> str:
 def setting_cells(setting: SweepSetting) -> tuple[str, ...]:
     """The figures of a setting, in the columns of `COLUMNS`."""
     figures = setting.figures
-    first, last = figures.get("r_ida_first"), figures.get("r_ida_last")
+    first, last = figures.get("reward_first"), figures.get("reward_last")
     reward = UNKNOWN if last is None else _number_with_interval(last, 3)
     if first is not None and last is not None:
         reward = f"{first.value:.3f} → {reward}"
@@ -199,7 +214,7 @@ def conclusion(results: SweepTable) -> list[str]:
 def _comparison_sentences(results: SweepTable, comparison: SettingComparison) -> list[str]:
     difference, seeds = comparison.difference, comparison.seeds
     sentence = (
-        f"Best by R_IDA of the last steps: {setting_label(results, comparison.best)},"
+        f"Best by the reward of the last steps: {setting_label(results, comparison.best)},"
         f" {format_signed(difference.value, 3)} over {setting_label(results, comparison.runner_up)}"
     )
     if not math.isfinite(difference.low):
@@ -273,7 +288,7 @@ def _setting_as_json(setting: SweepSetting) -> dict[str, Any]:
                 "seed": trial.values.get(SEED_KEY),
                 "status": trial.stage,
                 "run": None if trial.run is None else str(trial.run),
-                "r_ida_last": trial.r_ida,
+                "reward_last": trial.reward,
                 "problem": trial.problem,
             }
             for trial in setting.trials
@@ -300,7 +315,11 @@ def progress_line(results: SweepTable) -> str:
         values = " ".join(f"{short[key]}={value}" for key, value in trial.values.items())
         steps = trial.state.run.steps if trial.state.run else "?"
         newest = trial.state.newest_rollout
-        reward = "" if newest is None or newest.r_ida is None else f" R_IDA {newest.r_ida:.3f}"
+        reward = (
+            ""
+            if newest is None or newest.reward is None
+            else f" {trial.state.reward_name} {newest.reward:.3f}"
+        )
         parts.append(f"{values}: step {len(trial.state.steps)}/{steps}{reward}")
     return one_line(" · ".join(parts))
 
@@ -311,8 +330,8 @@ def outcome_text(trial: TrialStatus) -> str:
         return f"{stage_text(trial)}{_run_path_suffix(trial)}"
     ended = trial.state.ended
     reward = "no reward"
-    if ended.r_ida_last is not None:
-        reward = f"R_IDA {ended.r_ida_last:.3f}"
-    if ended.r_ida_first is not None and ended.r_ida_last is not None:
-        reward = f"R_IDA {ended.r_ida_first:.3f} → {ended.r_ida_last:.3f}"
+    if ended.reward_last is not None:
+        reward = f"{trial.state.reward_name} {ended.reward_last:.3f}"
+    if ended.reward_first is not None and ended.reward_last is not None:
+        reward = f"{trial.state.reward_name} {ended.reward_first:.3f} → {ended.reward_last:.3f}"
     return f"{reward}, {format_duration(trial.state.trained_seconds())}{_run_path_suffix(trial)}"

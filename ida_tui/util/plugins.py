@@ -19,10 +19,11 @@ from ida_tui.util.text import quoted
 
 JUDGE_GROUP = "ida_tui.judges"
 FORMULA_GROUP = "ida_tui.formulas"
+REWARD_GROUP = "ida_tui.rewards"
 LOAD_TIMEOUT_S = 600.0
 """Longest wait for the import of a plugin, in seconds; it may load a model."""
 T = TypeVar("T")
-_PLUGIN_KINDS = {JUDGE_GROUP: "judge", FORMULA_GROUP: "formula"}
+_PLUGIN_KINDS = {JUDGE_GROUP: "judge", FORMULA_GROUP: "formula", REWARD_GROUP: "reward function"}
 
 
 def plugin_names(group: str) -> list[str]:

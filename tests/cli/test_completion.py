@@ -13,6 +13,7 @@ import pytest
 from ida_tui.cli import commands
 from ida_tui.cli.main import command_parser
 from tests.support.completion import offers
+from tests.support.patience import PATIENCE_S
 from tests.support.terminal import terminal
 
 SEARCH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -186,7 +187,7 @@ def test_a_failed_completion_prints_nothing(environment: dict[str, str]) -> None
         env=os.environ | {"_ARGCOMPLETE": "1"} | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
@@ -233,7 +234,7 @@ def test_fish_completes_with_descriptions() -> None:
         env=os.environ | {"PATH": SEARCH},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=True,
     )
     assert [line.rstrip("\t") for line in result.stdout.splitlines()] == [
@@ -265,7 +266,7 @@ def test_a_completion_imports_no_heavy_library() -> None:
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=True,
     )
     assert Path("answer").read_text().strip() == "mine"

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from io import StringIO
 from itertools import pairwise
@@ -26,6 +25,8 @@ from ida_tui.tui.run_view.sources import LiveSource
 from ida_tui.tui.run_view.watched import RunView
 from ida_tui.tui.screens.chat.screen import ChatScreen
 from tests.support.app_driver import SMALL, WIDE, drive, notified, settled, text_on_screen
+from tests.support.patience import PATIENCE_S
+from tests.support.prepared import prepared_python
 from tests.support.scripted_chat import HELP, REFUSAL, ScriptedChat
 from tests.support.scripted_session import ScriptedSession, until_stopped
 
@@ -34,8 +35,8 @@ QUESTIONS = "How do I kill a Python process?\n\nAnd how do I whisk an egg?\n"
 
 def chat_in_a_pipe(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "ida_tui", "chat", *arguments],
-        input=text, capture_output=True, text=True, timeout=120, check=False,
+        [*prepared_python(), "-m", "ida_tui", "chat", *arguments],
+        input=text, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         env=os.environ | {"NO_COLOR": "1"},
     )  # fmt: skip
 
@@ -49,7 +50,7 @@ def test_in_a_pipe_each_model_continues_from_its_own_answers(own_run: Path) -> N
     first, second = map(json.loads, done.stdout.splitlines())
     assert first["message"] == "How do I kill a Python process?"
     assert first["base"]["verdict"]["judge"] == "offline heuristic"
-    assert 0 <= first["tuned"]["verdict"]["r_ida"] <= 1
+    assert 0 <= first["tuned"]["verdict"]["reward"] <= 1
 
     from ida_tui.engine.inference.chat_models import ChatModels
 
@@ -154,7 +155,7 @@ def test_a_conversation_that_is_too_long_drops_its_oldest_turns(own_run: Path) -
 
 
 async def wait_until(app: IdaApp, pilot: Pilot[None], is_ready: Any) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not is_ready():
         assert time.monotonic() < deadline, text_on_screen(app)
         await pilot.pause(0.02)
@@ -244,7 +245,7 @@ def test_a_chat_is_refused_while_this_process_trains_a_run() -> None:
         assert "Chat is unavailable while a run is training." in notified(app)
         assert app.chat_controller.chat is None
         session.request_stop()
-        session.join(30)
+        session.join(PATIENCE_S)
 
     drive(scenario)
 

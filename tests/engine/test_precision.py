@@ -16,6 +16,7 @@ from transformers import Adafactor
 from trl import GRPOConfig, GRPOTrainer
 
 from ida_tui.config import embedded, precision
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.checks import check_config
 from ida_tui.config.precision import PRECISION_TABLE, PrecisionRecipe, PrecisionRow
 from ida_tui.config.resolve import resolve
@@ -29,6 +30,7 @@ from ida_tui.events.types import StepFinished
 from ida_tui.judge import BatchStats, Verdict
 from ida_tui.util.finding import Finding
 from tests.support.metal import install_scaler
+from tests.support.scores import ida_verdict
 
 
 def config(*overrides: str, verify: bool = True) -> Config:
@@ -98,10 +100,10 @@ class LengthJudge:
         """Called when a step has finished."""
 
     def collect_verdicts(
-        self, texts: Sequence[str], group_size: int
+        self, texts: Sequence[str], group_size: int, token_ids: Sequence[Sequence[int]] = ()
     ) -> tuple[list[Verdict], BatchStats]:
         """Scores every completion."""
-        verdicts = [Verdict.scored(len(text) % 11, 8, 6, "", "length") for text in texts]
+        verdicts = [ida_verdict(len(text) % 11, 8, 6) for text in texts]
         return verdicts, BatchStats.from_verdicts(verdicts, 0.1)
 
 
@@ -114,7 +116,7 @@ def train_with_a_scaler(
     events: list[Any] = []
 
     trainer = InstrumentedGRPOTrainer(
-        recorder=StepRecorder(events.append, threading.Event(), 2),
+        recorder=StepRecorder(events.append, threading.Event(), 2, IDA_AXIS_NAMES),
         reward_source=LengthJudge(),
         model=load.load_model(
             ModelConfig(path="embedded"),
@@ -140,7 +142,7 @@ def train_with_a_scaler(
             disable_tqdm=True,
         ),
         processing_class=load.load_tokenizer(ModelConfig(path=str(embedded.model_folder()))),
-        train_dataset=training_dataset(profile.prompts.train()),
+        train_dataset=training_dataset(profile.prompts.train(), with_columns=False),
         peft_config=load.peft_config(profile.lora, profile.model) if adapter else None,
     )
     scaler = SpyingScaler()

@@ -45,10 +45,10 @@ class CountedPrompts(Sequence[Prompt]):
 def test_only_the_prompts_of_a_step_are_made() -> None:
     prompts = CountedPrompts()
 
-    dataset = training_dataset(prompts)
+    dataset = training_dataset(prompts, with_columns=False)
 
     assert len(dataset) == 100_000
-    assert dataset[99_999] == training_row(prompts[99_999])
+    assert dataset[99_999] == training_row(prompts[99_999], with_columns=False)
     assert dataset[[0, 1]]["prompt_id"] == ["p0", "p1"]
     assert prompts.made == 4
 
@@ -56,7 +56,9 @@ def test_only_the_prompts_of_a_step_are_made() -> None:
 def test_the_rows_are_those_of_the_profile() -> None:
     train = resolve("quickstart").config.prompts.train()
 
-    assert list(training_dataset(train)) == [training_row(prompt) for prompt in train]
+    assert list(training_dataset(train, with_columns=True)) == [
+        training_row(prompt, with_columns=True) for prompt in train
+    ]
 
 
 def test_a_run_on_a_data_file_keeps_its_digest_and_opens_without_the_file() -> None:

@@ -39,7 +39,7 @@ from ida_tui.config.resolve import resolve
 from ida_tui.config.schema import Config
 from tests.faults.kill import prepare
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 """Limit of a case in processor time. On a busy machine it may take four times as long by the clock."""
 SKIPPED = frozenset({
     "name", "description", "output_dir", "device", "limit_gb",
@@ -83,7 +83,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
 }
 """Values that are cheap and can train; other numbers are drawn from the range of their type."""
 TEXTS: Mapping[str, tuple[str, ...]] = {
-    "rubric.formula": ("r_ida", "r_ida", "missing-plugin"),
+    "rubric.formula": ("r_ida", "r_ida", "weakest", "align / (risk - 3)", "missing-plugin"),
     "judge.shutdown_date": ("2099-01-01", "2020-01-01", "soon"),
     "training.vllm_server_base_url": ("http://127.0.0.1:9",),
     "lora.target_modules": (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 
 import pytest
 
@@ -244,8 +244,21 @@ def test_a_prompt_without_content_words_can_still_be_answered(scorer: OfflineSco
     assert reward_for(scorer, "What is it?", "harmless", GOOD) > 0.5
 
 
-def test_scoring_takes_less_than_a_few_milliseconds(scorer: OfflineScorer) -> None:
-    start = time.perf_counter()
-    for _ in range(50):
-        scorer.score(KILL, "harmless", GOOD)
-    assert (time.perf_counter() - start) / 50 < 0.005
+def test_the_work_of_scoring_grows_no_faster_than_the_answer(scorer: OfflineScorer) -> None:
+    def calls(answer: str) -> int:
+        """Functions called while this answer is scored."""
+        count = 0
+
+        def count_call(frame: object, event: str, argument: object) -> None:
+            nonlocal count
+            count += event in ("call", "c_call")
+
+        sys.setprofile(count_call)
+        try:
+            scorer.score(KILL, "harmless", answer)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    scorer.score(KILL, "harmless", GOOD)  # fills the caches
+    assert calls(f"{GOOD} " * 40) < 1.5 * 4 * calls(f"{GOOD} " * 10)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ida_tui.config.schema import AXES
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.engine.trainer.fast import FastTrainer
 from ida_tui.engine.trainer.trainer import InstrumentedGRPOTrainer
 from ida_tui.judge.backends.offline.heuristic import OfflineScore, OfflineScorer
@@ -38,7 +38,7 @@ def script_completions(
         return rows, None
 
     def score(self: OfflineScorer, prompt: str, kind: str, completion: str) -> OfflineScore:
-        align, risk, detail = (float(verdict_for(completion)[axis]) for axis in AXES)
+        align, risk, detail = (float(verdict_for(completion)[axis]) for axis in IDA_AXIS_NAMES)
         return OfflineScore(align, risk, detail, "full_compliance", "scripted")
 
     patch.setattr(OfflineScorer, "score", score)

@@ -9,6 +9,7 @@ from textual.content import Content
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.events import types as ev
 from ida_tui.tui.app import IdaApp
 from ida_tui.tui.screens.completions.detail import highlight
@@ -50,10 +51,10 @@ def completion(row: int, content: str, *, ended: bool = True) -> ev.CompletionFi
 def verdict(
     row: int, reward: float | None, advantage: float | None = 0.0, *, cached: bool = False
 ) -> ev.CompletionScored:
-    axis = None if reward is None else 10 * reward
+    scores = dict.fromkeys(IDA_AXIS_NAMES, None if reward is None else 10 * reward)
     failure = "timeout after 3 tries" if reward is None else None
     return ev.CompletionScored(
-        1, *divmod(row, 2), axis, axis, axis, reward, advantage, "Because [it] helps.", "judge-x",
+        1, *divmod(row, 2), scores, reward, advantage, "Because [it] helps.", "judge-x",
         0.25, 0.001, cached, failure,
     )  # fmt: skip
 
@@ -336,7 +337,7 @@ def test_an_error_dialog_explains_why_a_file_could_not_be_written() -> None:
 
 
 def test_a_completion_as_text_contains_all_its_details() -> None:
-    (row,) = finished_step_rows(state_of([JUDGED[0], JUDGED[4]]).completions)
+    (row,) = finished_step_rows(state_of([JUDGED[0], JUDGED[4]]).completions, None)
 
     assert format_row(row).startswith("step 1, group 0, completion 0\nprompt (kill): How do I kill")
     assert all(line in format_row(row) for line in verdict_lines(row))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ from ida_tui.analysis.report.plots import (
     thin_curve,
 )
 from ida_tui.analysis.report.tables import first_alert_number
+from ida_tui.config.axes import IDA_AXES, Axis, display_scale
 from ida_tui.events import types as ev
 from ida_tui.util.statistics import mean_of_known
 
@@ -88,7 +90,7 @@ def report_plots(inputs: ReportInputs) -> list[ReportPlot]:
 
 
 def _reward_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
-    values = curves.values(lambda step: step.r_ida)
+    values = curves.values(lambda step: step.reward)
     per_point = curves.steps_per_point
     with plots.new_figure() as (figure, (axes,)):
         label = "each step" if per_point == 1 else f"mean of {per_point} steps"
@@ -107,11 +109,11 @@ def _reward_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
                     line.steps, line.values, color=INK_COLOR, linewidth=2, label=trend_label or None
                 )
                 trend_label = ""
-        _finish_axes(axes, curves.step_numbers, 0, 1)
+        _finish_axes(axes, curves.step_numbers, *display_scale(values))
         note = " ".join(filter(None, [_mark_changes(axes, curves), _mark_alerts(axes, curves)]))
         newest = values[curves.inputs.run.state.scoring_start :]
         summary = f"{_first_to_last(curves)}: {_format_change(newest, 3)}"
-        yield _make_plot(figure, "R_IDA", summary, note, per_point)
+        yield _make_plot(figure, curves.inputs.run.state.reward_name, summary, note, per_point)
 
 
 def _scoring_parts(curves: _StepCurves) -> Iterator[slice]:
@@ -161,25 +163,40 @@ def _mark_alerts(axes: Axes, curves: _StepCurves) -> str:
 
 
 def _axes_plot(curves: _StepCurves) -> Iterator[ReportPlot]:
-    values_by_axis = {
-        "align": curves.values(lambda step: step.align),
-        "risk": curves.values(lambda step: step.risk),
-        "detail": curves.values(lambda step: step.detail),
-    }
+    run_axes = curves.inputs.run.state.axes
+    judged = [axis for axis in run_axes if axis.kind == "judged"]
+    title = "The three axes" if run_axes == IDA_AXES else "The judged axes"
+    if judged:
+        yield _plot_of_axes(curves, judged, title)
+    computed = [axis for axis in run_axes if axis.kind == "computed"]
+    if computed:
+        yield _plot_of_axes(curves, computed, "The computed axes")
+
+
+def _score_of(step: ev.StepFinished, name: str) -> float | None:
+    return step.scores.get(name)
+
+
+def _plot_of_axes(curves: _StepCurves, run_axes: Sequence[Axis], title: str) -> ReportPlot:
+    values_by_axis = {axis: curves.values(partial(_score_of, name=axis.name)) for axis in run_axes}
+    scales = [display_scale(values, axis) for axis, values in values_by_axis.items()]
     with plots.new_figure() as (figure, (axes,)):
-        for number, (name, values) in enumerate(values_by_axis.items()):
-            label = name
+        for number, (axis, values) in enumerate(values_by_axis.items()):
+            label = axis.name
             for part in _scoring_parts(curves):
                 points = thin_curve(curves.step_numbers[part], values[part])
                 draw_curve(axes, points, number, label)
                 label = ""
-        _finish_axes(axes, curves.step_numbers, 0, 10)
+        low, high = min(low for low, _ in scales), max(high for _, high in scales)
+        _finish_axes(axes, curves.step_numbers, low, high)
         start = curves.inputs.run.state.scoring_start
         summary = "; ".join(
-            f"{name} {_format_change(values[start:], 1)}" for name, values in values_by_axis.items()
+            f"{axis.name} {_format_change(values[start:], 1 if axis.kind == 'judged' else 3)}"
+            for axis, values in values_by_axis.items()
         )
-        note = " ".join(filter(None, ["risk: 10 = safest.", _mark_changes(axes, curves)]))
-        yield _make_plot(figure, "The three axes", summary, note, curves.steps_per_point)
+        safest = "risk: 10 = safest." if any(axis.name == "risk" for axis in run_axes) else ""
+        note = " ".join(filter(None, [safest, _mark_changes(axes, curves)]))
+        return _make_plot(figure, title, summary, note, curves.steps_per_point)
 
 
 def _length_plot(curves: _StepCurves) -> Iterator[ReportPlot]:

@@ -66,7 +66,7 @@ def learning_sentence(inputs: ReportInputs) -> str:
     state = inputs.run.state
     if not state.steps:
         return "No step finished, so nothing was learned."
-    first, last = state.r_ida_first, state.r_ida_last
+    first, last = state.reward_first, state.reward_last
     since, changes = "", "".join(f" {text}" for text in change_sentences(state.scoring))
     if not state.steps[-1].weights_moved:
         return f"Nothing was learned: the weights did not move.{changes}"
@@ -79,8 +79,8 @@ def learning_sentence(inputs: ReportInputs) -> str:
         return f"No step has a mean reward{since}, because every verdict failed.{changes}"
     if count == 1:
         return (
-            f"Only one step finished{since}, with a mean reward (R_IDA) of {first:.3f}; too few to see a"
-            f" trend.{changes}"
+            f"Only one step finished{since}, with a mean reward ({state.reward_name}) of {first:.3f}; too few"
+            f" to see a trend.{changes}"
         )
     verb = (
         "did not change"
@@ -90,8 +90,9 @@ def learning_sentence(inputs: ReportInputs) -> str:
         else "fell"
     )
     return (
-        f"The reward {verb}{since}: R_IDA {first:.3f} (first {_step_count(len(state.first_steps))})"
-        f" → {last:.3f} (last {_step_count(len(state.last_steps))}).{changes}"
+        f"The reward {verb}{since}: {state.reward_name} {first:.3f}"
+        f" (first {_step_count(len(state.first_steps))}) → {last:.3f}"
+        f" (last {_step_count(len(state.last_steps))}).{changes}"
     )
 
 
@@ -130,9 +131,11 @@ def key_figures(inputs: ReportInputs) -> Iterator[KeyFigure]:
     if state.scored_since_step:
         label += f"; since step {state.scored_since_step + 1}"
     yield KeyFigure(
-        "R_IDA, first → last", format_change(state.r_ida_first, state.r_ida_last, 3), label
+        f"{state.reward_name}, first → last",
+        format_change(state.reward_first, state.reward_last, 3),
+        label,
     )
-    for name in ("harmless answered", "unsafe declined"):
+    for name in _answer_figures(inputs):
         figure = run.evaluation.figure(name) if run.evaluation else None
         if figure is not None and run.evaluation is not None:
             value = f"{100 * figure.base:.0f} → {100 * figure.tuned:.0f}%"
@@ -153,6 +156,19 @@ def key_figures(inputs: ReportInputs) -> Iterator[KeyFigure]:
     yield KeyFigure("judge cost", "unknown" if cost == UNKNOWN else cost)
     peak = f"{state.memory_peak / 1e9:.1f} GB" if state.memory_peak else "not sampled"
     yield KeyFigure("peak memory", peak)
+
+
+def _answer_figures(inputs: ReportInputs) -> Iterator[str]:
+    """Names of the key figures of the held-out prompts that the run has."""
+    kinds = set(inputs.extras.prompt_kinds.values())
+    evaluation, before = inputs.run.evaluation, inputs.run.state.evaluation_before
+    if evaluation is not None:
+        kinds |= {figure.name.partition(" ")[0] for figure in evaluation.figures}
+    if before is not None:
+        kinds |= {kind for kind in ("harmless", "unsafe") if getattr(before, kind)}
+    yield from (
+        name for name in ("harmless answered", "unsafe declined") if name.partition(" ")[0] in kinds
+    )
 
 
 def _counted_shares(name: str, before: ev.EvaluationFinished, after: ev.EvaluationFinished) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ida_tui import __version__
@@ -14,13 +14,13 @@ from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.analysis.report.samples import SampleList, SamplePair
 from ida_tui.analysis.report.setup import ChangedSetting, LabelRow, changed_settings, setup_rows
 from ida_tui.analysis.report.tables import (
-    STEP_HEADER,
     AlertRow,
     CountRow,
     KindTable,
     PlanRow,
     StepRow,
 )
+from ida_tui.config.axes import Axis
 from ida_tui.events.scoring import change_sentences
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.rewards.formulas import reward_text
@@ -39,6 +39,8 @@ class ReportPage:
     verdict: str
     scored_by: str
     reward_formula: str
+    axis_ranges: tuple[str, str, str]
+    """Sentences on the ranges of the axes, in three parts: the second is emphasized, or empty."""
     tiles: tuple[KeyFigure, ...]
     setup: tuple[LabelRow, ...]
     changed: tuple[ChangedSetting, ...]
@@ -76,15 +78,17 @@ def build_page(inputs: ReportInputs) -> ReportPage:
         scored_by=_scored_by(run),
         reward_formula=reward_text(
             state.run.formula if state.run is not None else "",
-            None if run.config_error else run.config.rubric.formula,
+            None if run.config_error else run.config.rubric.formula_text,
+            state.reward_name,
         )
         + ".",
+        axis_ranges=_axis_ranges(state.axes),
         tiles=tuple(headline.key_figures(inputs)),
         setup=tuple(setup_rows(inputs)),
         changed=tuple(changed_settings(run.config)) if not run.config_error else (),
         pictures=tuple(report_plots(inputs)),
-        step_head=STEP_HEADER,
-        steps=tuple(tables.step_rows(state.steps)),
+        step_head=tables.step_header(state),
+        steps=tuple(tables.step_rows(state.steps, state.axes)),
         alerts=tuple(listed),
         more_alerts=more,
         warnings=tuple(tables.warning_texts(state)),
@@ -102,6 +106,25 @@ def build_page(inputs: ReportInputs) -> ReportPage:
         config=inputs.config_text,
         written_by=f"ida-tui {__version__}",
     )
+
+
+def _axis_ranges(axes: Sequence[Axis]) -> tuple[str, str, str]:
+    """What the scores mean, before, in and after the word to emphasize."""
+    judged = [axis.name for axis in axes if axis.kind == "judged"]
+    computed = [axis.name for axis in axes if axis.kind == "computed"]
+    sentences = []
+    if judged and not computed:
+        sentences.append("The axes range from 0 to 10")
+    elif judged:
+        sentences.append(f"The judge scores {', '.join(judged)} from 0 to 10")
+    if "risk" in judged:
+        sentences[-1] += "; for risk, 10 = safest"
+    if computed:
+        sentences.append(f"Functions compute {', '.join(computed)}")
+    before, mark, after = " ".join(f"{sentence}." for sentence in sentences).partition(
+        "10 = safest"
+    )
+    return (f"{before}10 =", "safest", after) if mark else (before, "", "")
 
 
 def _scored_by(run: Run) -> str:

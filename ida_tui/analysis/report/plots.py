@@ -108,7 +108,8 @@ def draw_curve(
     show_markers = len(points.steps) <= MAX_MARKED_POINTS or _has_isolated_points(points.values)
     axes.plot(
         points.steps, points.values, DASH_PATTERNS[style_index % len(DASH_PATTERNS)],
-        color=LINE_COLORS[style_index], label=label or None, linewidth=width, alpha=alpha, clip_on=False,
+        color=LINE_COLORS[style_index % len(LINE_COLORS)], label=label or None, linewidth=width,
+        alpha=alpha, clip_on=False,
         marker="o" if show_markers else None, markersize=2.2,
     )  # fmt: skip
 

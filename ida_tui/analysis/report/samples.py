@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.analysis.report.select import LAST_STEPS
-from ida_tui.events.state import Completion
+from ida_tui.config.axes import format_score
+from ida_tui.events.state import Completion, RunState
+from ida_tui.events.types import CompletionScored
 from ida_tui.util.format import UNKNOWN, format_number, format_signed
 
 MAX_CHARACTERS = 4_000
@@ -104,7 +106,7 @@ def _make_sample(inputs: ReportInputs, completion: Completion) -> CompletionSamp
         prompt=finished.prompt,
         kind=inputs.extras.prompt_kinds.get(finished.prompt_id, ""),
         text=text,
-        scores=_format_scores([scored.align, scored.risk, scored.detail, scored.r_ida]),
+        scores=_format_scores(inputs.run.state, scored),
         advantage=UNKNOWN if scored.advantage is None else format_signed(scored.advantage, 2),
         reason=scored.reason,
         judge=scored.judge,
@@ -112,7 +114,8 @@ def _make_sample(inputs: ReportInputs, completion: Completion) -> CompletionSamp
     )
 
 
-def _format_scores(values: Sequence[float | None]) -> str:
-    align, risk, detail = (format_number(value, 1) for value in values[:3])
-    reward = format_number(values[3])
-    return f"align {align} · risk {risk} · detail {detail} → R_IDA {reward}"
+def _format_scores(state: RunState, scored: CompletionScored) -> str:
+    scores = " · ".join(
+        f"{axis.name} {format_score(scored.scores.get(axis.name), axis)}" for axis in state.axes
+    )
+    return f"{scores} → {state.reward_name} {format_number(scored.reward)}"

@@ -118,7 +118,7 @@ def select_completions(
             continue
         groups: dict[str, list[tuple[float, Completion]]] = {}
         for completion in completions:
-            reward = completion.scored.r_ida if completion.scored is not None else None
+            reward = completion.scored.reward if completion.scored is not None else None
             if reward is None:
                 unscored += 1
                 continue

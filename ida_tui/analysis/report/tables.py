@@ -8,9 +8,16 @@ from typing import NamedTuple
 from ida_tui.analysis.before_after import KINDS
 from ida_tui.analysis.comparison import judge_label, rubric_label
 from ida_tui.analysis.comparison_text import format_agreement, format_judge_cost
-from ida_tui.analysis.evaluation_table import FigureCells, figure_cells, provenance_lines
+from ida_tui.analysis.evaluation_table import (
+    FigureCells,
+    figure_cells,
+    figures_of_kind,
+    kind_title,
+    provenance_lines,
+)
 from ida_tui.analysis.report.load import ReportInputs
 from ida_tui.analysis.report.setup import LabelRow
+from ida_tui.config.axes import Axis, format_score
 from ida_tui.events import types as ev
 from ida_tui.events.narration import estimate_note
 from ida_tui.events.state import RunState
@@ -85,16 +92,10 @@ def evaluation_tables(inputs: ReportInputs) -> list[KindTable]:
         return []
     tables = []
     for kind in KINDS:
-        count = evaluation.harmless if kind == "harmless" else evaluation.unsafe
-        kind_rows = [
-            figure_cells(figure, count)
-            for figure in evaluation.figures
-            if figure.name.startswith(f"{kind} ")
-        ]
-        if kind_rows:
-            tables.append(
-                KindTable(f"{kind}, {count} prompt{'s' * (count != 1)}", tuple(kind_rows))
-            )
+        figures, count = figures_of_kind(evaluation, kind)
+        if figures:
+            cells = tuple(figure_cells(figure, count) for figure in figures)
+            tables.append(KindTable(kind_title(kind, count), cells))
     return tables
 
 
@@ -113,9 +114,10 @@ class CountRow(NamedTuple):
 
 def count_rows(state: RunState) -> list[CountRow]:
     """Counts of held-out answers during the run; empty if there was no evaluation."""
-    if state.evaluation_before is None:
+    first = state.evaluation_before
+    if first is None or not (first.harmless or first.unsafe):
         return []
-    before, after = _answer_shares(state.evaluation_before), _answer_shares(state.evaluation_after)
+    before, after = _answer_shares(first), _answer_shares(state.evaluation_after)
     return [CountRow(what, before[what], after.get(what, "not evaluated")) for what in before]
 
 
@@ -241,10 +243,13 @@ class StepRow(NamedTuple):
     figures: tuple[str, ...]
 
 
-STEP_HEADER = ("R_IDA", "align", "risk", "detail", "length", "truncated", "entropy", "seconds")
+def step_header(state: RunState) -> tuple[str, ...]:
+    """Titles of the columns of the step table after the first."""
+    axes = (axis.name for axis in state.axes)
+    return (state.reward_name, *axes, "length", "truncated", "entropy", "seconds")
 
 
-def step_rows(steps: Sequence[ev.StepFinished]) -> list[StepRow]:
+def step_rows(steps: Sequence[ev.StepFinished], axes: Sequence[Axis]) -> list[StepRow]:
     """Rows for the first and the last step that generated completions, and for evenly spaced ones between."""
     steps = [step for step in steps if step.reused_step is None]
     if not steps:
@@ -253,14 +258,16 @@ def step_rows(steps: Sequence[ev.StepFinished]) -> list[StepRow]:
     positions = sorted(
         {round(n * (len(steps) - 1) / max(1, row_count - 1)) for n in range(row_count)}
     )
-    return [_make_step_row(steps[n]) for n in positions]
+    return [_make_step_row(steps[n], axes) for n in positions]
 
 
-def _make_step_row(step: ev.StepFinished) -> StepRow:
+def _make_step_row(step: ev.StepFinished, axes: Sequence[Axis]) -> StepRow:
     figures = (
-        format_number(step.r_ida, 3), format_number(step.align, 1), format_number(step.risk, 1),
-        format_number(step.detail, 1), format_number(step.lengths[0] if step.lengths else None, 0),
+        format_number(step.reward, 3),
+        *(format_score(step.scores.get(axis.name), axis) for axis in axes),
+        format_number(step.lengths[0] if step.lengths else None, 0),
         format_percent(step.truncated),
-        format_number(step.entropy, 2), f"{sum(step.seconds.values()):.1f}",
-    )  # fmt: skip
+        format_number(step.entropy, 2),
+        f"{sum(step.seconds.values()):.1f}",
+    )
     return StepRow(step.step, figures)

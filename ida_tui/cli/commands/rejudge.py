@@ -92,8 +92,8 @@ def run(options: Namespace) -> ExitCode:
             f"{directory.path} has no scored completions",
             "choose another run; list the runs with: ida-tui runs",
         )
-    trained_with = resolve(str(directory.config), [], verify=False).config.rubric.formula
-    same_formula = config.rubric.formula == trained_with
+    trained_with = resolve(str(directory.config), [], verify=False).config.rubric.formula_text
+    same_formula = config.rubric.formula_text == trained_with
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
     requests = build_requests(drawn.completions, kinds)
     name = f"{directory.path.parent.name}/{directory.run_id}"
@@ -124,7 +124,7 @@ def run(options: Namespace) -> ExitCode:
         output = as_json(name, drawn, service.label, options.seed, result)
         print(json.dumps(output, indent=1, ensure_ascii=False))
     else:
-        print_lines(rejudge_lines(result))
+        print_lines(rejudge_lines(result, state.reward_name))
     if result.unavailable is not None:
         raise result.unavailable
     return ExitCode.INTERRUPTED if result.interrupted else ExitCode.DONE

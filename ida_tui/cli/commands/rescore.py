@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, get_args
 
 from ida_tui.cli.arguments import add_run_argument
 from ida_tui.cli.output.lines import print_lines
+from ida_tui.config.axes import FORMULA_NAMES
 from ida_tui.errors import ExitCode, UsageError
 from ida_tui.util.text import quoted
 
 if TYPE_CHECKING:
     from ida_tui.analysis.rescore import RewardScale
+    from ida_tui.config.schema import RubricConfig
 
 DEFAULT_FORMULA = "ungated"
 
 EPILOG = """\
 formulas: r_ida, ungated, align-only, weakest, weighted (with weights.align=2 and so on), or arithmetic over
-align, risk and detail: + - * / **, comparisons, `a if b else c`, min, max, abs, sqrt
+the axes of the run: + - * / **, comparisons, `a if b else c`, min, max, abs, sqrt
 
 examples:
   ida-tui rescore quickstart formula=ungated
@@ -51,17 +53,23 @@ def run(options: Namespace) -> ExitCode:
     """
     from ida_tui.analysis.rescore import rescore
     from ida_tui.cli.output.rescore import as_json, rescore_lines
+    from ida_tui.config.axes import IDA_AXES, WEIGHTED
     from ida_tui.config.resolve import resolve
     from ida_tui.events.scoring import change_sentences
-    from ida_tui.rewards.formulas import WEIGHTED, parse_formula
+    from ida_tui.rewards.formulas import parse_formula
     from ida_tui.runs.catalog.lookup import find_run
     from ida_tui.runs.log.replay import read_final_state
 
     text, weights, scale = _parse_options(options.words)
-    new_formula = parse_formula(text or (WEIGHTED if weights else DEFAULT_FORMULA), weights)
     directory = find_run(options.name, Path("outputs"))
-    run_scale = resolve(str(directory.config), verify=False).config.training.scale_rewards
+    config = resolve(str(directory.config), verify=False).config
+    run_scale = config.training.scale_rewards
     state = read_final_state(directory)
+    text = text or (WEIGHTED if weights else DEFAULT_FORMULA if state.axes == IDA_AXES else "")
+    if not text:
+        names = ", ".join(axis.name for axis in state.axes)
+        raise UsageError("no formula is given", f"write one over {names}: formula=…")
+    new_formula = parse_formula(text, state.axes, weights=weights)
     rescoring = rescore(
         directory,
         new_formula,
@@ -74,8 +82,14 @@ def run(options: Namespace) -> ExitCode:
         print(json.dumps(as_json(name, rescoring), indent=1, ensure_ascii=False))
     else:
         changes = [f"! {text}" for text in change_sentences(state.scoring)[-1:]]
-        print_lines([*changes, *rescore_lines(name, rescoring)])
+        print_lines([*changes, *rescore_lines(name, rescoring, _short_label(config.rubric))])
     return ExitCode.DONE
+
+
+def _short_label(rubric: RubricConfig) -> str:
+    """A short label of the run's reward."""
+    formula = rubric.formula_text
+    return formula if formula in FORMULA_NAMES else rubric.reward_name
 
 
 def _parse_options(arguments: list[str]) -> tuple[str, dict[str, float], RewardScale | None]:
@@ -102,7 +116,7 @@ def _parse_options(arguments: list[str]) -> tuple[str, dict[str, float], RewardS
         else:
             raise UsageError(
                 f"rescore does not accept {quoted(argument)}",
-                "use formula=…, weights.align=…, weights.risk=…, weights.detail=…, scale_rewards=…",
+                "use formula=…, weights.AXIS=… and scale_rewards=…",
                 where="command line",
             )
     return text, weights, scale

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ida_tui.cli.output.lines import print_status
+from ida_tui.config.axes import IDA_REWARD
 from ida_tui.config.schema import PromptKind
 from ida_tui.engine.inference.chat import (
     MODELS,
@@ -20,6 +21,7 @@ from ida_tui.engine.inference.chat import (
 )
 from ida_tui.judge.verdict import Verdict
 from ida_tui.runs.store.evaluations import ComparedModel
+from ida_tui.util.format import format_number
 from ida_tui.util.text import as_json, one_line
 
 LABEL_WIDTH = 7
@@ -34,6 +36,7 @@ class ChatTurn:
     kind: PromptKind
     answers: dict[ComparedModel, AnswerFinished] = field(default_factory=dict)
     verdicts: dict[ComparedModel, Verdict] = field(default_factory=dict)
+    reward_name: str = IDA_REWARD
 
     def lines(self) -> list[str]:
         """The message and both labeled answers with their verdicts, as printed lines."""
@@ -43,7 +46,9 @@ class ChatTurn:
             text = answer.text.split("\n") if answer.text else ["(empty)"]
             out += [f"{who if n == 0 else '':<{LABEL_WIDTH}}{line}" for n, line in enumerate(text)]
             if who in self.verdicts:
-                out.append(f"{'':<{LABEL_WIDTH}}[{verdict_line(self.verdicts[who])}]")
+                out.append(
+                    f"{'':<{LABEL_WIDTH}}[{verdict_line(self.verdicts[who], self.reward_name)}]"
+                )
         return out
 
     def as_json(self) -> dict[str, Any]:
@@ -60,19 +65,17 @@ class ChatTurn:
             "seconds": answer.seconds,
         }
         if verdict is not None:
-            names = ("align", "risk", "detail", "r_ida", "reason", "judge", "failure")
+            names = ("scores", "reward", "reason", "judge", "failure")
             out["verdict"] = {name: getattr(verdict, name) for name in names}
         return out
 
 
-def verdict_line(verdict: Verdict) -> str:
-    """A verdict on one line."""
-    if verdict.failure is not None or verdict.r_ida is None:
+def verdict_line(verdict: Verdict, reward: str) -> str:
+    """A verdict on one line; `reward` is the name of the reward."""
+    if verdict.failure is not None:
         return f"failed verdict: {verdict.failure}"
-    return (
-        f"R_IDA {verdict.r_ida:.3f}: align {verdict.align:g}, risk {verdict.risk:g}, detail"
-        f" {verdict.detail:g}; {verdict.judge}"
-    )
+    scores = ", ".join(f"{axis} {score:g}" for axis, score in verdict.known_scores.items())
+    return f"{reward} {format_number(verdict.reward)}: {scores}; {verdict.judge}"
 
 
 def run_chat(
@@ -143,6 +146,7 @@ def _process_until(chat: Chat, event_type: type, turn: ChatTurn | None = None) -
                 turn.answers[event.model] = event
             case AnswerJudged() if turn is not None:
                 turn.verdicts[event.model] = event.verdict
+                turn.reward_name = event.reward_name
             case Notice(text):
                 print_status(f"! {text}")
         if isinstance(event, event_type):

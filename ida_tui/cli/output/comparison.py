@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from ida_tui.analysis.comparison import CURVE_METRICS, Comparison, run_title, score_curve
+from ida_tui.analysis.comparison import (
+    Comparison,
+    compared_axes,
+    reward_title,
+    run_title,
+    score_curve,
+)
 from ida_tui.analysis.comparison_text import difference_rows, result_rows, run_labels
+from ida_tui.config.axes import Axis, axis_title, display_scale, format_score
+from ida_tui.util.format import format_number
 from ida_tui.util.sparkline import sparkline
 from ida_tui.util.text import table_lines
-
-CURVE_MAXIMA = {"r_ida": 1.0, "align": 10.0, "risk": 10.0, "detail": 10.0}
-CURVE_TITLES = {
-    "r_ida": "R_IDA",
-    "align": "align",
-    "risk": "risk (10 is safest)",
-    "detail": "detail",
-}
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:
@@ -27,16 +27,20 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     out += ["", "Config differences"]
     out += table_lines(labels, differences) if differences else ["  none"]
     out += ["", "Results", *table_lines(labels, result_rows(comparison))]
-    for name in CURVE_METRICS:
-        out += [
-            "",
-            f"{CURVE_TITLES[name]} over {comparison.steps} steps (scale 0 to {CURVE_MAXIMA[name]:g})",
-        ]
-        for letter, run in zip(labels, comparison.runs, strict=True):
-            values = score_curve(run, name)
-            drawing = sparkline(values, low=0, high=CURVE_MAXIMA[name], steps=comparison.steps)
-            newest = next((v for v in reversed(values) if v is not None), None)
-            digits = 3 if name == "r_ida" else 1
-            newest_text = "–" if newest is None else f"{newest:.{digits}f}"
-            out.append(f"  {letter}  {drawing}  {newest_text}")
+    for axis in (None, *compared_axes(comparison)):
+        out += ["", *_curve_lines(comparison, axis)]
+    return out
+
+
+def _curve_lines(comparison: Comparison, axis: Axis | None) -> list[str]:
+    """The curves of the runs on one axis; None is the reward."""
+    curves = [score_curve(run, axis.name if axis else None) for run in comparison.runs]
+    low, high = display_scale((value for curve in curves for value in curve), axis)
+    title = axis_title(axis.name) if axis else reward_title(comparison.runs)
+    out = [f"{title} over {comparison.steps} steps (scale {low:g} to {high:g})"]
+    for letter, values in zip(run_labels(comparison), curves, strict=True):
+        drawing = sparkline(values, low=low, high=high, steps=comparison.steps)
+        newest = next((v for v in reversed(values) if v is not None), None)
+        text = format_score(newest, axis) if axis else format_number(newest, 3)
+        out.append(f"  {letter}  {drawing}  {text}")
     return out

@@ -10,7 +10,6 @@ from ida_tui.analysis.rejudge import JudgeAgreement, RejudgeResult, RejudgeSampl
 from ida_tui.util.format import format_cost
 from ida_tui.util.text import table_lines
 
-SCORE_TITLES = {"r_ida": "R_IDA"}
 AGREEMENT_COLUMNS = ("rank agreement", "equal", "within half", "within one", "mean difference")
 
 
@@ -38,8 +37,8 @@ def rejudge_header(
     return out
 
 
-def rejudge_lines(result: RejudgeResult) -> list[str]:
-    """Agreement per score, then coverage, calls and cost."""
+def rejudge_lines(result: RejudgeResult, reward: str) -> list[str]:
+    """Agreement per score, then coverage, calls and cost; `reward` is the name of the reward."""
     out = []
     if result.interrupted:
         out.append(
@@ -48,14 +47,11 @@ def rejudge_lines(result: RejudgeResult) -> list[str]:
     if result.agreements:
         out += table_lines(
             AGREEMENT_COLUMNS,
-            [
-                (SCORE_TITLES.get(a.figure, a.figure), _agreement_cells(a))
-                for a in result.agreements
-            ],
+            [(a.figure or reward, _agreement_cells(a)) for a in result.agreements],
         )
         out += [
             "",
-            "  rank agreement: Spearman's rho; half and one: points out of 10 (R_IDA: 0.05 and 0.1);",
+            f"  rank agreement: Spearman's rho; half and one: points out of 10 ({reward}: 0.05 and 0.1);",
             "  mean difference: the new judge's score minus the run's own",
             "",
         ]
@@ -79,7 +75,7 @@ def _agreement_cells(agreement: JudgeAgreement) -> tuple[str, ...]:
             f"{100 * share:.0f}%"
             for share in (agreement.exact, agreement.within_half, agreement.within_one)
         ),
-        f"{agreement.difference:+.{3 if agreement.figure == 'r_ida' else 2}f}",
+        f"{agreement.difference:+.{2 if agreement.figure else 3}f}",
     )
 
 
@@ -97,7 +93,9 @@ def as_json(
         "scored": result.scored,
         "interrupted": result.interrupted,
         "unavailable": result.unavailable.title if result.unavailable else None,
-        "agreement": {agreement.figure: asdict(agreement) for agreement in result.agreements},
+        "agreement": {
+            agreement.figure or "reward": asdict(agreement) for agreement in result.agreements
+        },
         "calls": result.stats.calls,
         "cached": result.stats.cached,
         "failed": result.stats.failed,

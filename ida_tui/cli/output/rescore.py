@@ -5,15 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from ida_tui.analysis.rescore import RescoredCompletion, RescoreResult
+from ida_tui.config.axes import Scores
 from ida_tui.util.sparkline import sparkline
 
 EXCERPT_LENGTH = 84
 """Maximum number of characters of a completion in an example."""
-RUN_FORMULA = "r_ida"
 
 
-def rescore_lines(name: str, rescoring: RescoreResult) -> list[str]:
-    """Both reward curves, what changes, and examples of the completions that change most."""
+def rescore_lines(name: str, rescoring: RescoreResult, run_formula: str = "r_ida") -> list[str]:
+    """Both reward curves, what changes, and examples of the completions that change most.
+
+    Args:
+        name: name of the run.
+        rescoring: the recomputed rewards.
+        run_formula: label of the reward of the run.
+    """
     formula, total = rescoring.formula, rescoring.completions
     out = [
         f"{name} rescored with {_formula_label(rescoring)} (no judge calls)",
@@ -33,8 +39,8 @@ def rescore_lines(name: str, rescoring: RescoreResult) -> list[str]:
     low, high = min(0.0, rescoring.lowest_new_reward), max(1.0, rescoring.highest_new_reward)
     out += ["", f"Reward per step (scale {low:.3g} to {high:.3g})"]
     label = formula.name if len(formula.name) <= 12 else "formula"
-    width = max(len(RUN_FORMULA), len(label))
-    for row_label, new in ((RUN_FORMULA, False), (label, True)):
+    width = max(len(run_formula), len(label))
+    for row_label, new in ((run_formula, False), (label, True)):
         values = [step.new if new else step.old for step in rescoring.steps]
         first, last = rescoring.mean_first_and_last(new=new)
         drawing = sparkline(values, low=low, high=high)
@@ -82,12 +88,18 @@ def _example_lines(example: RescoredCompletion) -> list[str]:
     short = text if len(text) <= EXCERPT_LENGTH else f"{text[: EXCERPT_LENGTH - 1]}…"
     return [
         f"  step {finished.step}, completion {finished.group}·{finished.index} ({finished.prompt_id}):"
-        f" align {scored.align:g}, risk {scored.risk:g}, detail {scored.detail:g}",
+        f" {_scores_text(scored.scores)}",
         f"    reward {example.old_reward:.3f} → {example.new_reward:.3f},"
         f" rank {example.old_rank:g} → {example.new_rank:g},"
         f" advantage {example.old_advantage:+.2f} → {example.new_advantage:+.2f}",
         f"    “{short}”",
     ]
+
+
+def _scores_text(scores: Scores) -> str:
+    return ", ".join(
+        f"{axis} –" if score is None else f"{axis} {score:g}" for axis, score in scores.items()
+    )
 
 
 def as_json(name: str, rescoring: RescoreResult) -> dict[str, Any]:
@@ -124,7 +136,7 @@ def _example_as_json(example: RescoredCompletion) -> dict[str, Any]:
         "index": finished.index,
         "prompt_id": finished.prompt_id,
         "text": finished.text,
-        "scores": {"align": scored.align, "risk": scored.risk, "detail": scored.detail},
+        "scores": dict(scored.scores),
         "reward": {"old": example.old_reward, "new": example.new_reward},
         "rank": {"old": example.old_rank, "new": example.new_rank},
         "advantage": {"old": example.old_advantage, "new": example.new_advantage},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ida_tui.config.axes import IDA_REWARD
 from ida_tui.runs.catalog.summary import RunSummary
 from ida_tui.util.text import as_json
 
@@ -12,9 +13,10 @@ def summary_line(summary: RunSummary) -> str:
     """A run as one line: name, status, steps, model and reward."""
     name = f"{summary.experiment}/{summary.run_id}"
     steps = f"{summary.steps_done}/{summary.steps}" if summary.steps else "–"
-    reward = "" if summary.r_ida_last is None else f"R_IDA {summary.r_ida_last:.3f}"
-    if summary.r_ida_first is not None and summary.r_ida_last is not None:
-        reward = f"R_IDA {summary.r_ida_first:.3f} → {summary.r_ida_last:.3f}"
+    name_of_reward = summary.reward or IDA_REWARD
+    reward = "" if summary.reward_last is None else f"{name_of_reward} {summary.reward_last:.3f}"
+    if summary.reward_first is not None and summary.reward_last is not None:
+        reward = f"{name_of_reward} {summary.reward_first:.3f} → {summary.reward_last:.3f}"
     note = summary.problem or reward
     mark, status = STATUS_MARKS.get(summary.status, "✗"), summary.status.replace("_", " ")
     return f"{mark} {name:<40} {status:<17} {steps:>9} steps  {summary.model}  {note}".rstrip()

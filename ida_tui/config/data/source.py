@@ -87,6 +87,8 @@ class LoadedSource:
     repeated_held_out: tuple[tuple[int, int], ...]
     """Held-out rows that are left out, each with the row that they repeat."""
     files: tuple[SourceFile, ...]
+    columns: tuple[str, ...]
+    """Names of the columns that every row of the first file has, without those of the conversation."""
     notes: tuple[str, ...]
     """What a person should know about how the data was read."""
 
@@ -175,7 +177,7 @@ def _file_state(path: Path) -> tuple[int, int, int]:
 
 def empty_source() -> LoadedSource:
     """A source without rows, in place of one that cannot be read."""
-    return LoadedSource(RowTable(), array("q"), array("q"), array("q"), (), (), (), ())
+    return LoadedSource(RowTable(), array("q"), array("q"), array("q"), (), (), (), (), ())
 
 
 @lru_cache(maxsize=3)
@@ -183,7 +185,7 @@ def _load_cached(
     options: SourceOptions, places: tuple[_Place, ...], _state: tuple[tuple[int, int, int], ...]
 ) -> LoadedSource:
     notes: list[str] = []
-    main, first_file = _read(places[0], options, notes, options.limit)
+    main, first_file, columns = _read(places[0], options, notes, options.limit)
     files = [first_file]
     rows = list(range(len(main)))
     if options.shuffle is not None:
@@ -195,7 +197,7 @@ def _load_cached(
         place = places[1]
         if place.made_ids == places[0].made_ids:
             place = replace(place, made_ids=f"held-out-{place.made_ids}")
-        held, second_file = _read(place, options, notes, None)
+        held, second_file, _ = _read(place, options, notes, None)
         held.splits[:] = bytes([HELD_OUT]) * len(held)
         rows += range(len(main), len(main) + len(held))
         main.extend(_with_other_ids(main, held, notes))
@@ -214,6 +216,7 @@ def _load_cached(
         tuple(repeated_train),
         tuple(repeated_held_out),
         tuple(files),
+        columns,
         tuple(map(one_line, notes)),
     )
 
@@ -237,7 +240,7 @@ def _read(
     options: SourceOptions,
     notes: list[str],
     limit: int | None,
-) -> tuple[RowTable, SourceFile]:
+) -> tuple[RowTable, SourceFile, tuple[str, ...]]:
     file = open_records(place.file)
     chosen = dict(options.columns)
     records = iter(file)
@@ -269,13 +272,9 @@ def _read(
         )  # fmt: skip
     notes.append(_columns_note(place.label, len(table), roles, names))
     notes += [*filter(None, [place.note]), *file.notes, *builder.notes]
-    return table, SourceFile(
-        place.label if place.is_hub else str(place.file),
-        file.sha256,
-        file.size,
-        len(table),
-        place.commit,
-    )
+    name = place.label if place.is_hub else str(place.file)
+    read = SourceFile(name, file.sha256, file.size, len(table), place.commit)
+    return table, read, builder.shared_columns
 
 
 def _jbb_kind(roles: ColumnRoles, place: _Place) -> str | None:

@@ -133,6 +133,8 @@ class TableBuilder:
         self._replies = 0
         self._empty = 0
         self.notes: list[str] = []
+        self.shared_columns: tuple[str, ...] = ()
+        """Names of the columns that every row has, without those of the conversation."""
 
     def read(self, records: Iterable[Record]) -> RowTable:
         """The table of these records.
@@ -172,6 +174,10 @@ class TableBuilder:
             rest["tags"] = tags
         if columns := {k: v for k, v in fields.items() if k not in self._context}:
             rest["columns"] = columns
+        if not self._numbers:
+            self.shared_columns = tuple(columns)
+        elif not columns.keys() >= set(self.shared_columns):
+            self.shared_columns = tuple(name for name in self.shared_columns if name in columns)
         row_id = self._cell(fields, "id")
         table = self._table
         table.ids.append("" if row_id is None else str(row_id))

@@ -66,9 +66,14 @@ class SimulatedJudge:
     def collect_verdicts(self, texts: list[str], group_size: int) -> Any:
         """Verdicts and figures of the step, as `RewardCollector` returns them."""
         from ida_tui.judge import BatchStats, Verdict
+        from ida_tui.rewards.formulas import IDA_FORMULAS
 
+        r_ida = IDA_FORMULAS["r_ida"]
         verdicts = [
-            Verdict.scored(reward, 8, 6, "", "slow") for reward in self.wait_for_rewards(len(texts))
+            Verdict.scored({"align": score, "risk": 8.0, "detail": 6.0}, "", "slow").with_reward(
+                r_ida
+            )
+            for score in self.wait_for_rewards(len(texts))
         ]
         return verdicts, BatchStats.from_verdicts(
             verdicts, self.judge_s[-1], exposed_s=self.exposed_s[-1]
@@ -179,6 +184,7 @@ def build_bench_trainer(
         "train_dataset": Dataset.from_list(prompts), "peft_config": lora,
     }  # fmt: skip
     if trainer_name == "ours":
+        from ida_tui.config.axes import IDA_AXIS_NAMES
         from ida_tui.engine.trainer.recorder import StepRecorder
         from ida_tui.events.types import StepFinished
 
@@ -187,7 +193,9 @@ def build_bench_trainer(
                 seconds.append(dict(event.seconds))
 
         trainer = _fast_trainer_class(case, eos)(
-            recorder=StepRecorder(emit, threading.Event(), steps), reward_source=judge, **shared
+            recorder=StepRecorder(emit, threading.Event(), steps, IDA_AXIS_NAMES),
+            reward_source=judge,
+            **shared,
         )
     else:
         trainer = _trl_trainer_class(case, eos, judge, seconds)(

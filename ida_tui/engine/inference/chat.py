@@ -26,6 +26,7 @@ from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.evaluations import ComparedModel
 
 if TYPE_CHECKING:
+    from ida_tui.config.consent import ConsentRequired
     from ida_tui.engine.inference.chat_models import ChatMessage, ChatModels
     from ida_tui.judge.service import JudgeService
     from ida_tui.judge.verdict import Verdict
@@ -74,6 +75,7 @@ class AnswerJudged:
 
     model: ComparedModel
     verdict: Verdict
+    reward_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class Notice:
     """A message for the user."""
 
     text: str
+    required: ConsentRequired | None = None
+    """What the user has to agree to before the judge can be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +327,10 @@ class Chat:
         try:
             if service is None:
                 # The chat does not need the judge, so that its key is asked for only here.
-                resolve(str(self.directory.config), self._overrides, uses=("judge",))
+                # It is read again: an agreement holds for the address that is in the file then.
+                config = resolve(
+                    str(self.directory.config), self._overrides, uses=("judge",)
+                ).config
                 service = JudgeService(
                     config.judge,
                     config.rubric,
@@ -341,12 +348,13 @@ class Chat:
         except JudgeInterrupted:
             self._events.put(Notice("judging was stopped"))
         except IdaError as error:
-            words = f"; {error.hint.splitlines()[0]}" if isinstance(error, ConsentRequired) else ""
-            self._events.put(Notice(f"the judge failed: {error.title}{words}"))
+            required = error if isinstance(error, ConsentRequired) else None
+            words = f"; {error.hint.splitlines()[0]}" if required else ""
+            self._events.put(Notice(f"the judge failed: {error.title}{words}", required))
             if service is not None:
                 service.close()
             return None
         else:
             for model, verdict in zip(MODELS, verdicts, strict=True):
-                self._events.put(AnswerJudged(model, verdict))
+                self._events.put(AnswerJudged(model, verdict, config.rubric.reward_name))
         return service

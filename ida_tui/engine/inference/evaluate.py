@@ -214,10 +214,8 @@ def judge_answers(
                 text=answer.text,
                 tokens=answer.tokens,
                 refusal=classify_refusal(answer.text),
-                align=verdict.align,
-                risk=verdict.risk,
-                detail=verdict.detail,
-                r_ida=verdict.r_ida,
+                scores=verdict.scores,
+                reward=verdict.reward,
                 reason=verdict.reason
                 if verdict.failure is None
                 else f"failed verdict: {verdict.failure}",
@@ -267,7 +265,7 @@ def build_evaluation(
         classifier=OFFLINE_JUDGE,
         figures=figures,
         verdict=conclusion(figures),
-        unscored=sum(answer.r_ida is None for answer in answers),
+        unscored=sum(answer.reward is None for answer in answers),
         cost=cost,
         seconds=round(seconds, 3),
         step=step,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -85,7 +86,9 @@ def build_trainer(
         args=GRPOConfig(**arguments),
         optimizer=custom_optimizer(config.training, preflight.recipe),
         processing_class=preflight.tokenizer,
-        train_dataset=training_dataset(config.prompts.train()),
+        train_dataset=training_dataset(
+            config.prompts.train(), with_columns=bool(config.rubric.computed_axes)
+        ),
         peft_config=adapter,
     )
     if adapter is not None and not set(EMBEDDING_LAYER_NAMES) & set(config.lora.target_modules):
@@ -100,19 +103,25 @@ def build_trainer(
     return trainer
 
 
-def training_dataset(prompts: Sequence[Prompt]) -> Dataset:
-    """TRL's dataset of the training prompts, whose rows are made when a step needs them."""
+def training_dataset(prompts: Sequence[Prompt], *, with_columns: bool) -> Dataset:
+    """TRL's dataset of the training prompts, whose rows are made when a step needs them.
+
+    Args:
+        prompts: the training prompts.
+        with_columns: whether the further columns are needed, for reward functions.
+    """
     positions = Dataset.from_dict({"position": range(len(prompts))})
-    return positions.with_transform(_RowReader(prompts))
+    return positions.with_transform(_RowReader(prompts, with_columns=with_columns))
 
 
-def training_row(prompt: Prompt) -> dict[str, Any]:
+def training_row(prompt: Prompt, *, with_columns: bool) -> dict[str, Any]:
     """A training prompt as a row of TRL's dataset."""
     return {
         "prompt": [{"role": "user", "content": prompt.text}],
         "prompt_id": prompt.id,
         "prompt_text": prompt.text,
         "kind": prompt.kind,
+        "columns": json.dumps(prompt.columns if with_columns else {}),
     }
 
 
@@ -122,15 +131,19 @@ class _RowReader:
     `datasets` hashes what it is given by pickling it; the prompts are not a part of that.
     """
 
-    def __init__(self, prompts: Sequence[Prompt]) -> None:
+    def __init__(self, prompts: Sequence[Prompt], *, with_columns: bool) -> None:
         self._prompts = prompts
+        self._with_columns = with_columns
 
     def __call__(self, batch: Mapping[str, Sequence[int]]) -> dict[str, list[Any]]:
-        rows = [training_row(self._prompts[position]) for position in batch["position"]]
+        rows = [
+            training_row(self._prompts[position], with_columns=self._with_columns)
+            for position in batch["position"]
+        ]
         return {name: [row[name] for row in rows] for name in rows[0]}
 
-    def __reduce__(self) -> tuple[type[_RowReader], tuple[Sequence[Prompt]]]:
-        return _RowReader, ((),)
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        return object, ()
 
 
 def run_started_event(
@@ -168,5 +181,7 @@ def run_started_event(
         processes=trainer.world_size,
         evaluation_plan=planned.evaluation_rows() if planned else (),
         scoring=judge.scoring,
-        formula=formula_text(judge.formula),
+        formula=formula_text(judge.formula, config.rubric.reward_name),
+        axes=config.rubric.axis_list,
+        reward=config.rubric.reward_name,
     )

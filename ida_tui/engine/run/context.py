@@ -127,7 +127,7 @@ class RunContext:
             "method": config.training.method,
             "scoring": dict(self.state.scoring[-1].parts) if self.state.scoring else {},
             "judge": {"calls": judge.calls, "failed": judge.failed, "cost": judge.cost},
-            "pass_r_ida": self.state.pass_r_ida(max(1, config.steps_per_pass())),
+            "pass_reward": self.state.pass_reward(max(1, config.steps_per_pass())),
         }
 
     def save_checkpoint(self) -> bool:

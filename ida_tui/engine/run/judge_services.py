@@ -52,9 +52,13 @@ class JudgeServices:
         )
         service.start()
         self._services.append(service)
-        self._emit(ev.Noticed(level="info", source="judge", text=_start_message(service)))
-        if service.formula is not None:
-            text = f"the reward is {service.formula.name} ({service.formula.description}), shown as R_IDA"
+        if config.judge.kind != "none":
+            self._emit(ev.Noticed(level="info", source="judge", text=_start_message(service)))
+        if config.rubric.is_ida and service.formula.name != "r_ida" and not config.rubric.reward:
+            text = (
+                f"the reward is {service.formula.name} ({service.formula.description}), shown as"
+                f" {config.rubric.reward_name}"
+            )
             self._emit(ev.Noticed(level="warning", source="judge", text=text))
         return service
 

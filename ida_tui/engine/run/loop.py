@@ -62,6 +62,7 @@ from ida_tui.events.state import RunState
 from ida_tui.judge.calibration.cross_check import CrossChecker
 from ida_tui.judge.errors import JudgeInterrupted
 from ida_tui.judge.service import scoring_of
+from ida_tui.rewards.functions import RewardFunctions
 from ida_tui.runs import owner
 from ida_tui.runs.directory import (
     RunDirectory,
@@ -81,6 +82,7 @@ from ida_tui.system.memory_limit import memory_limit
 from ida_tui.system.sleep import SleepDetector, prevent_sleep
 from ida_tui.util.format import format_duration
 from ida_tui.util.plugin_output import plugin_output_log
+from ida_tui.util.plugin_threads import PluginStopped
 from ida_tui.util.safe_files import write_text
 
 if TYPE_CHECKING:
@@ -226,6 +228,7 @@ def _sink_dispatcher(run: RunContext, secrets: Secrets) -> SinkDispatcher:
         experiment=run.config.name,
         run_id=run.run_id,
         settings=sink_settings(run.config, secrets.redact),
+        axes=tuple(run.config.rubric.axes),
         resumed_from=run.resume_point.step if run.resume_point else None,
     )
     return SinkDispatcher(create_sinks(run.config.report_to), run_info, run.emit)
@@ -367,6 +370,7 @@ class RunLoop:
             emit=run.emit,
             stop_requested=run.control.stop.is_set,
             pause=self.pause_controller.wait_for_judge,
+            functions=self._load_functions(),
             clock=run.clock,
         )
         build_trainer = partial(self._build_trainer, collector, monitor.set_device_memory)
@@ -444,9 +448,10 @@ class RunLoop:
                 run.emit,
                 run.control.stop,
                 run.config.planned_steps(),
+                tuple(run.config.rubric.axes),
                 CrossChecker(
                     list(texts_of(run.config.prompts.rows())),
-                    self.judge_services.current.formula,
+                    self.judge_services.current.formula if run.config.rubric.is_ida else None,
                 ),
                 clock=run.clock,
                 any_rank=run.process_group.any_rank,
@@ -456,6 +461,24 @@ class RunLoop:
             between_steps=self.pause_controller.pause_between_steps,
             checkpoint_metadata=run.checkpoint_metadata,
         )
+
+    def _load_functions(self) -> RewardFunctions | None:
+        """The reward functions of the run; None without any. Loading runs the code of their files."""
+        run = self.context
+        if not run.config.rubric.computed_axes:
+            return None
+        try:
+            functions = RewardFunctions(
+                run.config.rubric,
+                columns=run.config.prompts.column_names(),
+                should_stop=run.control.stop.is_set,
+            )
+        except PluginStopped:
+            raise RunInterrupted from None
+        for label, axes in functions.describe():
+            text = f"Reward function {label} computes {axes}"
+            run.emit(ev.Noticed(level="info", source="reward", text=text))
+        return functions
 
     def _train_until_done(self, build_trainer: Callable[[], InstrumentedGRPOTrainer]) -> None:
         """Train until the last step; rebuild the trainer after every pause that frees its memory."""

@@ -142,6 +142,7 @@ class Worker:
                     lambda event: None,
                     self._control.stop,
                     config.planned_steps(),
+                    tuple(config.rubric.axes),
                     any_rank=process_group.any_rank,
                 ),
                 reward_source=DistributedRewardCollector(process_group, None),

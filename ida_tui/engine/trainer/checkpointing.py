@@ -95,7 +95,7 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         loaded = RolloutCopy.load(checkpoint)
         if loaded is None or not self._passes_since_rollout(step):
             return
-        self._rollout_copy, self._recorder.r_ida = loaded
+        self._rollout_copy, self._recorder.reward = loaded
         rows = self._rollout_copy.rows_of_rank(
             self._process_group.rank,
             self._process_group.world_size,
@@ -134,7 +134,7 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 folder,
                 step,
                 partial(self._write_checkpoint, model, trial),
-                r_ida=self._recorder.r_ida,
+                reward=self._recorder.reward,
                 metadata=self._checkpoint_metadata(),
                 keep=self.args.save_total_limit or 1,
             ),
@@ -183,7 +183,7 @@ class CheckpointedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             (folder / "rng_state_0.pth").replace(folder / RNG_FILE)
             device.keep_own_cuda_rng_state(folder / RNG_FILE)
         if self._rollout_copy is not None and self._passes_since_rollout(self.state.global_step):
-            self._rollout_copy.save(folder, self._recorder.r_ida)
+            self._rollout_copy.save(folder, self._recorder.reward)
         if self.accelerator.device.type == "mps":
             state = device.RngState.capture("mps").device_state
             torch.save(state, folder / MPS_RNG_FILE)

@@ -15,6 +15,7 @@ from ida_tui.engine.exceptions import RunInterrupted
 from ida_tui.events import types as ev
 from ida_tui.judge import BatchStats, Verdict
 from ida_tui.judge.calibration.cross_check import CrossChecker, CrossCheckFigures, JudgedCompletion
+from ida_tui.judge.verdict import mean_scores
 from ida_tui.system.clock import RunClock
 from ida_tui.util.statistics import mean_of_known
 
@@ -48,6 +49,7 @@ class StepRecorder:
         emit: receives every event; called only on the trainer's thread.
         stop: set from any thread to end the run.
         steps: number of optimizer steps in the run.
+        axes: names of the axes, in order.
         cross_check: computes judge-independent figures of the completions; None leaves them out.
         clock: the run's clock, which stands still while the run is paused; None starts one.
         any_rank: returns whether the flag is true on any process of the run. A collective call.
@@ -58,6 +60,7 @@ class StepRecorder:
         emit: Emit,
         stop: threading.Event,
         steps: int,
+        axes: Sequence[str],
         cross_check: CrossChecker | None = None,
         clock: RunClock | None = None,
         any_rank: Callable[[bool], bool] = lambda flag: flag,
@@ -65,6 +68,7 @@ class StepRecorder:
         self.emit = emit
         self.steps = steps
         self._stop = stop
+        self._axes = axes
         self._cross_check = cross_check
         self.clock = clock = clock or RunClock()
         """The run's clock."""
@@ -76,8 +80,8 @@ class StepRecorder:
         self._kinds: Sequence[PromptKind | None] = ()
         self._verdicts: list[Verdict] = []
         self._logprob_gap: float | None = None
-        self.r_ida: float | None = None
-        """Mean R_IDA of the newest completions of a finished step; None if none of them was scored."""
+        self.reward: float | None = None
+        """Mean reward of the newest completions of a finished step; None if none of them was scored."""
 
     def stop_requested(self) -> bool:
         """Whether a stop was requested."""
@@ -153,11 +157,9 @@ class StepRecorder:
                     step=step,
                     group=row // group_size,
                     index=row % group_size,
-                    align=verdict.align,
-                    risk=verdict.risk,
-                    detail=verdict.detail,
-                    r_ida=verdict.r_ida,
-                    advantage=None if verdict.r_ida is None else advantage,
+                    scores=verdict.scores or dict.fromkeys(self._axes),
+                    reward=verdict.reward,
+                    advantage=None if verdict.reward is None else advantage,
                     reason=verdict.reason,
                     judge=verdict.judge,
                     latency_s=verdict.latency_s,
@@ -188,21 +190,19 @@ class StepRecorder:
             update: effect of the update on the weights.
             ranks: figures of every process; empty for a single process.
         """
-        scored = [v for v in self._verdicts if v.r_ida is not None]
+        scored = [v for v in self._verdicts if v.reward is not None]
         cross_check = self._cross_check_figures()
         self._close_phase()
         self._phase = None
-        r_ida = mean_of_known([v.r_ida for v in scored])
+        reward = mean_of_known([v.reward for v in scored])
         if reused_step is None:
-            self.r_ida = r_ida
+            self.reward = reward
         self.emit(
             ev.StepFinished(
                 step=step,
                 steps=self.steps,
-                align=mean_of_known([v.align for v in scored]),
-                risk=mean_of_known([v.risk for v in scored]),
-                detail=mean_of_known([v.detail for v in scored]),
-                r_ida=r_ida,
+                scores=mean_scores(scored) or dict.fromkeys(self._axes),
+                reward=reward,
                 scored=len(scored),
                 completions=len(self._verdicts),
                 kl=_finite(logs.get("kl")),
@@ -227,7 +227,7 @@ class StepRecorder:
                 unsafe_declined=cross_check.unsafe_declined,
                 repetition=cross_check.repetition,
                 length_r=cross_check.length_r,
-                offline_r_ida=cross_check.offline_r_ida,
+                offline_reward=cross_check.offline_reward,
                 model_change=update.model_change,
                 logprob_gap=_finite(self._logprob_gap),
                 reused_step=reused_step,
@@ -241,8 +241,8 @@ class StepRecorder:
         """Share of zero-variance groups. TRL's own metric covers the full batch if it scales by the batch."""
         groups: dict[int, set[float]] = {}
         for completion, verdict in zip(self._completions, self._verdicts, strict=False):
-            if verdict.r_ida is not None:
-                groups.setdefault(completion.group, set()).add(verdict.r_ida)
+            if verdict.reward is not None:
+                groups.setdefault(completion.group, set()).add(verdict.reward)
         if not groups:
             return _finite(logs.get("frac_reward_zero_std"))
         return sum(len(rewards) == 1 for rewards in groups.values()) / len(groups)

@@ -7,17 +7,19 @@ thread. The judge calls run on the judge's own thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ida_tui.config.schema import Config, PromptKind
 from ida_tui.events import types as ev
 from ida_tui.judge import BatchStats, JudgeRequest, Verdict
 from ida_tui.judge.batch import VerdictBatch, VerdictCoverage
 from ida_tui.judge.calibration.drift import DriftMonitor
-from ida_tui.judge.errors import JudgeUnavailable
+from ida_tui.judge.errors import JudgeInterrupted, JudgeUnavailable
 from ida_tui.judge.service import JudgeService
+from ida_tui.rewards.functions import ComputedScores, PendingScores, RewardFunctions, RewardRow
+from ida_tui.util.plugin_threads import PluginStopped
 
 if TYPE_CHECKING:
     from ida_tui.engine.distributed.process_group import ProcessGroup
@@ -49,6 +51,8 @@ class PromptRow:
     prompt_id: str
     prompt: str
     kind: PromptKind | None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Further columns of the prompt's row, for reward functions."""
 
 
 class RewardSource(Protocol):
@@ -61,9 +65,9 @@ class RewardSource(Protocol):
         """Accept a finished completion."""
 
     def collect_verdicts(
-        self, texts: Sequence[str], group_size: int
+        self, texts: Sequence[str], group_size: int, token_ids: Sequence[Sequence[int]] = ()
     ) -> tuple[list[Verdict], BatchStats]:
-        """Wait for the verdicts of all completions of the step."""
+        """Wait for the scores of all completions of the step."""
 
     def after_step(self, step: int) -> None:
         """Finish a step."""
@@ -79,6 +83,8 @@ class RewardCollector:
         emit: receives the events.
         stop_requested: returns whether the run should end.
         pause: called when the judge cannot be used.
+        functions: the reward functions of the computed axes; None without any.
+        steps: planned steps, which reward functions may read.
         clock: the run's clock, which stands still while the run is paused.
     """
 
@@ -91,9 +97,15 @@ class RewardCollector:
         emit: Callable[[ev.Event], object],
         stop_requested: Callable[[], bool],
         pause: Pause,
+        functions: RewardFunctions | None = None,
+        steps: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = service
+        self._functions = functions
+        self._steps = steps
+        self._computed: list[ComputedScores] | None = None
+        self._computed_step = -1
         self._drift_monitor = drift_monitor
         self._coverage = VerdictCoverage(max_unscored)
         self._emit = emit
@@ -116,6 +128,7 @@ class RewardCollector:
         emit: Callable[[ev.Event], object],
         stop_requested: Callable[[], bool],
         pause: Pause,
+        functions: RewardFunctions | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> RewardCollector:
         """Create the collector of one run from its profile."""
@@ -130,6 +143,8 @@ class RewardCollector:
             emit=emit,
             stop_requested=stop_requested,
             pause=pause,
+            functions=functions,
+            steps=config.planned_steps(),
             clock=clock,
         )
 
@@ -146,6 +161,7 @@ class RewardCollector:
         """Start a rollout, with one row per completion."""
         self._batch.discard()
         self._step, self._rows = step, rows
+        self._computed = None
         self._requests, self._sample_counts = {}, {}
         self._last_progress, self._last_progress_at = None, float("-inf")
 
@@ -154,13 +170,14 @@ class RewardCollector:
         self._batch.submit(row, self._request_for(row, text))
 
     def collect_verdicts(
-        self, texts: Sequence[str], group_size: int
+        self, texts: Sequence[str], group_size: int, token_ids: Sequence[Sequence[int]] = ()
     ) -> tuple[list[Verdict], BatchStats]:
-        """Wait for the verdicts of all completions of the step.
+        """Wait for the scores of all completions of the step: the judge's verdicts and the computed scores.
 
         Args:
             texts: the completions, one per row.
             group_size: completions per prompt.
+            token_ids: their token ids, for reward functions; empty if unknown.
 
         Raises:
             JudgeInterrupted: a stop was requested.
@@ -169,6 +186,7 @@ class RewardCollector:
         requests = [self._request_for(row, text) for row, text in enumerate(texts)]
 
         def collect() -> tuple[list[Verdict], BatchStats]:
+            pending = self._start_functions(texts, group_size, token_ids)
             verdicts, stats = self._batch.collect(
                 requests,
                 group_size=group_size,
@@ -176,18 +194,61 @@ class RewardCollector:
                 on_progress=self._emit_progress,
             )
             self._drift_monitor.collect()
+            self._collect_computed(pending)
+            merged = self._with_computed(verdicts)
             try:
-                self._coverage.check(verdicts)
+                self._coverage.check(merged)
             except JudgeUnavailable:
                 self._batch.retry_failed()
+                self._computed = None
                 raise
-            return verdicts, stats
+            return merged, stats
 
         return self._retry_after_pause(collect)
 
     def after_step(self, step: int) -> None:
         """Check the judge for drift after a step, when a check is due."""
         self._retry_after_pause(lambda: self._drift_monitor.after_step(step))
+
+    def _start_functions(
+        self, texts: Sequence[str], group_size: int, token_ids: Sequence[Sequence[int]]
+    ) -> PendingScores | None:
+        """Let the reward functions compute while the judge works."""
+        if self._functions is None or self._computed is not None:
+            return None
+        if self._computed_step == self._step:
+            self._functions.reload()  # it failed in this step, and somebody may have corrected it
+        self._computed_step = self._step
+        rows = [
+            RewardRow(
+                row.prompt_id,
+                row.prompt,
+                ({"role": "user", "content": row.prompt},),
+                text,
+                token_ids[number] if token_ids else (),
+                row.columns,
+            )
+            for number, (row, text) in enumerate(zip(self._rows, texts, strict=True))
+        ]
+        return self._functions.start(
+            rows, group_size=group_size, step=self._step, steps=self._steps
+        )
+
+    def _collect_computed(self, pending: PendingScores | None) -> None:
+        if pending is not None:
+            try:
+                self._computed = pending.collect(self._stop_requested)
+            except PluginStopped:
+                raise JudgeInterrupted from None
+
+    def _with_computed(self, verdicts: list[Verdict]) -> list[Verdict]:
+        if self._computed is None:
+            return verdicts
+        formula = self._service.formula
+        return [
+            verdict.with_computed(computed, formula)
+            for verdict, computed in zip(verdicts, self._computed, strict=True)
+        ]
 
     def _retry_after_pause(self, attempt: Callable[[], T]) -> T:
         while True:
@@ -253,7 +314,7 @@ class DistributedRewardCollector:
             self._collector.completion_ended(row, text)
 
     def collect_verdicts(
-        self, texts: Sequence[str], group_size: int
+        self, texts: Sequence[str], group_size: int, token_ids: Sequence[Sequence[int]] = ()
     ) -> tuple[list[Verdict], BatchStats]:
         """Wait for the verdicts of all ranks' completions and return them on every rank.
 
@@ -262,7 +323,9 @@ class DistributedRewardCollector:
             IdaError: on rank 0, as in `RewardCollector`.
         """
         result = (
-            None if self._collector is None else self._collector.collect_verdicts(texts, group_size)
+            None
+            if self._collector is None
+            else self._collector.collect_verdicts(texts, group_size, token_ids)
         )
         return self._process_group.broadcast(result)
 

@@ -32,18 +32,19 @@ class RolloutCopy:
     rows_by_rank: Sequence[Rows]
     """Rows of each rank, in the order in which they are divided into micro-batches."""
 
-    def save(self, folder: Path, r_ida: float | None) -> None:
-        """Write the copy into a checkpoint folder, with the mean R_IDA of its completions."""
-        contents = {"step": self.step, "r_ida": r_ida, "rows_by_rank": list(self.rows_by_rank)}
+    def save(self, folder: Path, reward: float | None) -> None:
+        """Write the copy into a checkpoint folder, with the mean reward of its completions."""
+        contents = {"step": self.step, "reward": reward, "rows_by_rank": list(self.rows_by_rank)}
         torch.save(contents, folder / ROLLOUT_FILE)
 
     @staticmethod
     def load(folder: Path) -> tuple[RolloutCopy, float | None] | None:
-        """The copy in a checkpoint folder and its mean R_IDA; None if the checkpoint has no copy."""
+        """The copy in a checkpoint folder and its mean reward; None if the checkpoint has no copy."""
         if not (folder / ROLLOUT_FILE).is_file():
             return None
         contents = torch.load(folder / ROLLOUT_FILE, map_location="cpu", weights_only=True)
-        return RolloutCopy(contents["step"], contents["rows_by_rank"]), contents["r_ida"]
+        reward = contents.get("reward", contents.get("r_ida"))
+        return RolloutCopy(contents["step"], contents["rows_by_rank"]), reward
 
     def rows_of_rank(self, rank: int, world_size: int, pad_token_id: int) -> Rows:
         """The rows that a rank reuses. The number of ranks may differ from that of the rollout."""

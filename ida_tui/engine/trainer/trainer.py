@@ -7,7 +7,7 @@ in the order of one step:
     _get_train_sampler                  order of the prompts, also after a resume
     _generate_and_score_completions     rollout: generation, reference log-probabilities, reward, advantages
     _generate_single_turn               generation, with progress events and a stop after any token
-    r_ida                               the reward function: waits for the judge's verdicts
+    reward                              the reward function: waits for the scores
     training_step, _get_grad_norm       loss and gradient, checked for NaN and infinity
     log                                 end of the step: StepFinished event, alerts, pauses
     _save_checkpoint                    in `checkpointing`: saves and seals, and waits while the disk is full
@@ -19,6 +19,7 @@ the gradient norm is computed without unscaling the gradients in place.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ from typing import Any
 
 import torch
 
-from ida_tui.config.schema import AXES
 from ida_tui.engine.device.device import measure_rank
 from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.exceptions import NonFiniteError
@@ -41,6 +41,7 @@ from ida_tui.engine.trainer.reference import reference_loaded_by
 from ida_tui.engine.trainer.reward import PromptRow, RewardSource
 from ida_tui.engine.trainer.weight_delta import WeightDelta
 from ida_tui.events.types import MAX_NUMBER, CompletionFinished, RankFigures, RolloutStarted
+from ida_tui.judge.verdict import mean_scores
 
 MAX_SKIPPED_UPDATES = 20
 """Consecutive overflows allowed. The loss scale starts at 65,536 and halves each time, to below 0.1."""
@@ -58,12 +59,14 @@ class RolloutRow:
     tokens: int
     ended: bool
     """Whether the completion ended with EOS; false if it was truncated."""
+    token_ids: Sequence[int] = ()
 
 
 class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
     """`trl.GRPOTrainer` with the judge as its only reward, reporting to a `StepRecorder`.
 
-    The dataset needs the columns `prompt` (a conversation), `prompt_id`, `prompt_text` and `kind`.
+    The dataset needs the columns `prompt` (a conversation), `prompt_id`, `prompt_text`, `kind` and
+    `columns` (JSON).
 
     Args:
         recorder: records the step and emits its events.
@@ -104,7 +107,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
                 recorder=recorder,
                 process_group=process_group or ProcessGroup(),
                 checkpoint_metadata=checkpoint_metadata,
-                reward_funcs=self.r_ida,
+                reward_funcs=self.reward,
                 **arguments,
             )
         if optimizer is not None:
@@ -252,17 +255,18 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         if self._in_rollout:
             self._recorder.enter_phase("reference", self._current_step)
 
-    def r_ida(
+    def reward(
         self,
         completions: list[list[dict[str, str]]],
         completion_ids: list[list[int]],
         prompt_id: list[str],
         prompt_text: list[str],
         kind: list[Any],
+        columns: list[str],
         log_metric: Callable[[str, float], None],
         **_: Any,
     ) -> list[float | None]:
-        """The reward function: R_IDA of each completion, or None for a failed verdict.
+        """The reward function: the reward of each completion, or None where scoring failed.
 
         TRL calls it with one list per dataset column, one item per completion, and logs it under its name.
 
@@ -272,6 +276,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
             prompt_id: a column of the dataset, like `prompt_text` and `kind`.
             prompt_text: the prompts' texts.
             kind: the prompts' kinds.
+            columns: the further columns of the prompts, as JSON.
             log_metric: adds a metric to TRL's log of the step.
             **_: other columns and arguments of TRL.
         """
@@ -279,10 +284,13 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         rows = self._process_group.all_gather_rows(
             [
                 RolloutRow(
-                    PromptRow(prompt_id[row], prompt_text[row], kind[row]),
+                    PromptRow(
+                        prompt_id[row], prompt_text[row], kind[row], json.loads(columns[row])
+                    ),
                     text=messages[-1]["content"],
                     tokens=len(ids),
                     ended=ids[-1] in self.eos_token_ids,
+                    token_ids=ids,
                 )
                 for row, (messages, ids) in enumerate(zip(completions, completion_ids, strict=True))
             ]
@@ -295,17 +303,14 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         self._during_judging(completion_ids)
         self._recorder.enter_phase("judge", step)
         verdicts, stats = self._reward_source.collect_verdicts(
-            [row.text for row in rows], group_size
+            [row.text for row in rows], group_size, [row.token_ids for row in rows]
         )
         self._recorder.record_verdicts(step, verdicts, stats)
-        for axis in AXES:
-            scores = [
-                score for verdict in verdicts if (score := getattr(verdict, axis)) is not None
-            ]
-            if scores:
-                log_metric(axis, sum(scores) / len(scores))
+        for axis, mean in mean_scores(verdicts).items():
+            if mean is not None:
+                log_metric(axis, mean)
         local_verdicts = verdicts[self._process_group.local_rows(len(verdicts))]
-        return [verdict.r_ida for verdict in local_verdicts]
+        return [verdict.reward for verdict in local_verdicts]
 
     def _record_completions(self, rows: Sequence[RolloutRow]) -> None:
         """Report the completions of all ranks to the recorder."""

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from ida_tui.config.schema import AXES
+from ida_tui.config.axes import axis_title, format_score
 from ida_tui.events.alerts.window import AlertFinding, Window
 
 
 def axis_falls(window: Window) -> AlertFinding | None:
     """The reward rises while one of its axes falls."""
-    rise = window.increase("r_ida")
+    rise = window.increase("reward")
     if rise is None or rise < window.thresholds.reward_rise:
         return None
-    falls = [(change, axis) for axis in AXES if (change := window.increase(axis)) is not None]
-    change, axis = min(falls, default=(0.0, ""))
+    falls = [
+        (10 * change / axis.span, axis)
+        for axis in window.state.axes
+        if (change := window.score_increase(axis.name)) is not None
+    ]
+    if not falls:
+        return None
+    change, axis = min(falls, key=lambda fall: fall[0])
     if -change < window.thresholds.axis_fall:
         return None
-    label = "risk (10 is safest)" if axis == "risk" else axis
+    before, after = window.baseline_score(axis.name), window.recent_score(axis.name)
     return AlertFinding(
-        f"R_IDA rose by {rise:.2f} while {label} fell from {window.baseline_mean(axis):.1f} to"
-        f" {window.recent_mean(axis):.1f}",
+        f"{window.state.reward_name} rose by {rise:.2f} while {axis_title(axis.name)} fell from"
+        f" {format_score(before, axis)} to {format_score(after, axis)}",
         "read the completions with the highest reward: is this intended? `ida-tui rescore` shows the rewards"
         " of another formula, such as weakest",
     )
@@ -26,14 +32,14 @@ def axis_falls(window: Window) -> AlertFinding | None:
 
 def judge_fooled(window: Window) -> AlertFinding | None:
     """The reward from the judge rises while the offline heuristic's reward falls."""
-    rise, offline_rise = window.increase("r_ida"), window.increase("offline_r_ida")
+    rise, offline_rise = window.increase("reward"), window.increase("offline_reward")
     if rise is None or offline_rise is None or rise < window.thresholds.reward_rise:
         return None
     if -offline_rise < window.thresholds.offline_fall:
         return None
     return AlertFinding(
-        f"the judge's R_IDA rose by {rise:.2f} while the offline heuristic's fell from"
-        f" {window.baseline_mean('offline_r_ida'):.2f} to {window.recent_mean('offline_r_ida'):.2f}",
+        f"the judge's {window.state.reward_name} rose by {rise:.2f} while the offline heuristic's fell from"
+        f" {window.baseline_mean('offline_reward'):.2f} to {window.recent_mean('offline_reward'):.2f}",
         "this looks like reward hacking: read the completions with the highest reward, run `ida-tui judge"
         " check`, and score them with another judge (`ida-tui replay-judge`)",
     )
@@ -44,9 +50,11 @@ def length_pays(window: Window) -> AlertFinding | None:
     r = window.recent_mean("length_r")
     if r is None or r < window.thresholds.length_r:
         return None
+    has_kinds = any(step.harmless or step.unsafe for step in window.recent_rollouts)
+    among = " even among answers alone, or refusals alone," if has_kinds else ""
     return AlertFinding(
-        f"length correlates with R_IDA (r = {r:.2f}) even among answers alone, or refusals alone,"
-        f" over {window.rollout_span}",
+        f"length correlates with {window.state.reward_name} (r = {r:.2f}){among} over"
+        f" {window.rollout_span}",
         "the judge rewards length: run `ida-tui judge check`, make the rubric penalize filler, or choose"
         " another judge",
     )

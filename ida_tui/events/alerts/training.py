@@ -21,11 +21,11 @@ def zero_variance(window: Window) -> AlertFinding | None:
     zero_variance_share = window.recent_mean("zero_std")
     if zero_variance_share is None or zero_variance_share < window.thresholds.zero_variance:
         return None
-    reward = window.recent_mean("r_ida") or 0.0
+    reward = window.recent_mean("reward") or 0.0
     training = window.config.training
     evidence = (
         f"in {zero_variance_share:.0%} of the groups of {window.rollout_span}, all {training.num_generations}"
-        f" completions earned the same reward (mean R_IDA {reward:.2f})"
+        f" completions earned the same reward (mean {window.state.reward_name} {reward:.2f})"
     )
     if reward > 0.7:
         return AlertFinding(

@@ -80,8 +80,19 @@ class Window:
 
     def increase(self, figure: str) -> float | None:
         """Increase of a figure's mean since the first steps; None if unknown."""
-        before, after = self.baseline_mean(figure), self.recent_mean(figure)
-        return None if before is None or after is None else after - before
+        return _difference(self.baseline_mean(figure), self.recent_mean(figure))
+
+    def recent_score(self, axis: str) -> float | None:
+        """Mean score on an axis over the newest steps; None unless every step has it."""
+        return _mean_score(self.recent_rollouts, axis)
+
+    def baseline_score(self, axis: str) -> float | None:
+        """Mean score on an axis over the first steps; None unless every step has it."""
+        return _mean_score(self.baseline_rollouts, axis)
+
+    def score_increase(self, axis: str) -> float | None:
+        """Increase of the mean score on an axis since the first steps; None if unknown."""
+        return _difference(self.baseline_score(axis), self.recent_score(axis))
 
     @property
     def span(self) -> str:
@@ -119,9 +130,17 @@ def share_change(window: Window, part: str, total: str) -> tuple[float, float] |
     return (before, after) if difference.excludes_zero else None
 
 
+def _difference(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
+
+
 def _mean_of_figure(steps: Sequence[StepFinished], figure: str) -> float | None:
-    return (
-        mean_of_known([getattr(step, figure) for step in steps], minimum=len(steps))
-        if steps
-        else None
-    )
+    return _complete_mean([getattr(step, figure) for step in steps])
+
+
+def _mean_score(steps: Sequence[StepFinished], axis: str) -> float | None:
+    return _complete_mean([step.scores.get(axis) for step in steps])
+
+
+def _complete_mean(values: Sequence[float | None]) -> float | None:
+    return mean_of_known(values, minimum=len(values)) if values else None

@@ -15,6 +15,8 @@ SinkEvent: TypeAlias = ev.EvaluationFinished | ev.AlertRaised
 Settings: TypeAlias = Mapping[str, str | int | float | bool | None]
 """Settings of a run by flat name, such as `training.learning_rate`."""
 
+REFUSAL_FIGURES = ("harmless", "harmless_refused", "unsafe", "unsafe_declined")
+"""Figures of a step that only runs with harmless or unsafe prompts have."""
 LENGTH_NAMES = ("lengths/mean", "lengths/shortest", "lengths/longest")
 
 
@@ -27,6 +29,10 @@ class RunInfo:
     run_id: str
     settings: Settings
     """Without texts and without secrets."""
+    axes: tuple[str, ...]
+    """Names of the axes, in order."""
+    has_kinds: bool = True
+    """Whether its prompts are harmless or unsafe, so that refusals are counted."""
     resumed_from: int | None = None
     """The step of the checkpoint that the run resumed from; None for a new run. Later steps are repeated."""
 
@@ -53,7 +59,8 @@ class Sink(Protocol):
 def step_metrics(step: ev.StepFinished) -> dict[str, float]:
     """All known metrics of a step, named as in `events.jsonl`.
 
-    The seconds of each phase are named `seconds/<phase>`; those of the three lengths are `LENGTH_NAMES`.
+    The scores are named `scores/<axis>`, the seconds of each phase `seconds/<phase>`, the three
+    lengths as in `LENGTH_NAMES`.
     """
     return dict(_iterate_metrics(step))
 
@@ -66,7 +73,10 @@ def event_metrics(note: SinkEvent) -> dict[str, float]:
 
 
 def _iterate_metrics(event: ev.StepFinished | ev.EvaluationFinished) -> Iterator[tuple[str, float]]:
+    has_kinds = event.harmless or event.unsafe
     for field in dataclasses.fields(event):
+        if not has_kinds and field.name.startswith(("harmless", "unsafe")):
+            continue
         value: Any = getattr(event, field.name)
         if isinstance(value, bool):
             yield field.name, int(value)
@@ -75,4 +85,6 @@ def _iterate_metrics(event: ev.StepFinished | ev.EvaluationFinished) -> Iterator
         elif field.name == "lengths" and value is not None:
             yield from zip(LENGTH_NAMES, value, strict=True)
         elif isinstance(value, Mapping):
-            yield from ((f"{field.name}/{key}", item) for key, item in value.items())
+            yield from (
+                (f"{field.name}/{key}", item) for key, item in value.items() if item is not None
+            )

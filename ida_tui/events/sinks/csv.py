@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TextIO, get_args
 
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.events import types as ev
-from ida_tui.events.sinks.base import LENGTH_NAMES, RunInfo, SinkEvent, step_metrics
+from ida_tui.events.sinks.base import (
+    LENGTH_NAMES,
+    REFUSAL_FIGURES,
+    RunInfo,
+    SinkEvent,
+    step_metrics,
+)
 from ida_tui.util.safe_files import open_descriptor
 
 FILE_NAME = "metrics.csv"
+OLD_NAMES = {
+    "r_ida": "reward",
+    "offline_r_ida": "offline_reward",
+    **{name: f"scores/{name}" for name in IDA_AXIS_NAMES},
+}
+"""Names of columns in files of older versions, and their present names."""
 
 
-def column_names() -> list[str]:
-    """The column names: every metric that a step can have."""
+def column_names(axes: Sequence[str], *, has_kinds: bool = True) -> list[str]:
+    """The column names: every metric that a step can have on these axes, with prompts of these kinds."""
     names: list[str] = []
     for field in fields(ev.StepFinished):
         if field.name == "lengths":
             names += LENGTH_NAMES
+        elif field.name == "scores":
+            names += [f"scores/{axis}" for axis in axes]
+        elif field.name in REFUSAL_FIGURES and not has_kinds:
+            continue
         elif field.name == "seconds":
             names += [f"seconds/{phase}" for phase in get_args(ev.Phase)]
         else:
@@ -34,13 +52,14 @@ class CsvSink:
     name = "csv"
 
     def __init__(self) -> None:
-        self._columns = column_names()
+        self._columns: list[str] = []
         self._file: TextIO | None = None
         self._path = Path()
 
     def start(self, run: RunInfo) -> str:
         """Start the table; after a resume, copy the rows up to the checkpoint's step."""
         self._path = run.directory / FILE_NAME
+        self._columns = column_names(run.axes, has_kinds=run.has_kinds)
         rows = [] if run.resumed_from is None else self._read_rows(run.resumed_from)
         temporary = self._path.with_name(f".{FILE_NAME}-{os.getpid()}")
         temporary.unlink(missing_ok=True)
@@ -73,9 +92,15 @@ class CsvSink:
         try:
             descriptor = open_descriptor(self._path, os.O_RDONLY)
             with os.fdopen(descriptor, encoding="utf-8", newline="") as file:
-                return [row for row in csv.DictReader(file) if _step_of_row(row) <= last]
+                rows = (_renamed(row) for row in csv.DictReader(file))
+                return [row for row in rows if _step_of_row(row) <= last]
         except FileNotFoundError:
             return []
+
+
+def _renamed(row: dict[str, str]) -> dict[str, str]:
+    """A row with the present names of its columns; older versions had one for each axis of R_IDA."""
+    return {OLD_NAMES.get(name, name): value for name, value in row.items()}
 
 
 def _step_of_row(row: dict[str, str]) -> float:

@@ -16,11 +16,11 @@ import contextlib
 import inspect
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
-from ida_tui.config.schema import AXES, JudgeConfig
+from ida_tui.config.schema import JudgeConfig
 from ida_tui.judge.backends.openai.client import VerdictRecord
 from ida_tui.judge.errors import redact
 from ida_tui.judge.verdict import JudgeRequest, Verdict
@@ -30,7 +30,7 @@ from ida_tui.util.plugin_threads import PluginFailure, PluginLoop, start_call
 
 MAX_PLUGIN_REASON_CHARS = 500
 """Maximum length of a reason, in characters; the rest is cut."""
-VERDICT_FIELDS = (*AXES, "reason", "cost")
+VERDICT_FIELDS = ("reason", "cost")
 
 JudgeFunction = Callable[..., object]
 
@@ -40,6 +40,7 @@ class PluginJudge:
 
     Args:
         config: the judge profile; its `model` is the name of the entry point.
+        axes: the judged axes.
         should_stop: polled while the plugin loads.
 
     Raises:
@@ -49,8 +50,13 @@ class PluginJudge:
     """
 
     def __init__(
-        self, config: JudgeConfig, *, should_stop: Callable[[], bool] = lambda: False
+        self,
+        config: JudgeConfig,
+        axes: Sequence[str],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._axes = axes
         self.label = f"{config.model} (plugin)"
         """The judge's name in verdicts and on screens."""
         entry = plugins.find_plugin(plugins.JUDGE_GROUP, config.model)
@@ -139,17 +145,18 @@ class PluginJudge:
         """
         if not isinstance(result, Mapping):
             raise ValueError(
-                f"it returned {type(result).__name__} instead of a mapping with {', '.join(AXES)}"
+                f"it returned {type(result).__name__} instead of a mapping with "
+                f"{', '.join(self._axes)}"
             )
-        align, risk, detail = (_read_score(result, axis) for axis in AXES)
+        scores = {axis: _read_score(result, axis) for axis in self._axes}
         extra = [
-            f"{name} {value:g}" for name, value in result.items() if _is_extra_axis(name, value)
+            f"{name} {value:g}"
+            for name, value in result.items()
+            if name not in scores and _is_extra_axis(name, value)
         ]
         reason = " ".join(str(result.get("reason", "")).split())[:MAX_PLUGIN_REASON_CHARS]
         return Verdict.scored(
-            align,
-            risk,
-            detail,
+            scores,
             f"{reason} [{', '.join(extra)}]".strip() if extra else reason,
             self.label,
             latency_s=latency_s,

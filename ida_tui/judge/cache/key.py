@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ida_tui.config.prompts import texts_of
+from ida_tui.config.reward_files import file_digest, reference_files
 from ida_tui.config.schema import JudgeConfig, Prompt, PromptSet, RubricConfig
 from ida_tui.events.types import OFFLINE_JUDGE
 from ida_tui.judge.api_key import OPENAI_BASE_URL, host_of
@@ -55,9 +56,12 @@ def scoring_parts(
         Parts as named in `ida_tui.events.scoring.PART_NAMES`, with a short text or a digest each.
     """
     parts = {
-        "formula": rubric.formula,
+        "formula": rubric.formula_text,
+        **_function_parts(rubric),
         "prompts": _digest_items(map(_identity, prompts.train())),
     }
+    if config.kind == "none":
+        return {"judge": "", **parts}
     if config.kind == "offline":
         corpus = _digest_items(texts_of(prompts.rows()))
         return {"judge": OFFLINE_JUDGE, **parts, "corpus": corpus}
@@ -82,6 +86,18 @@ def scoring_parts(
     }
 
 
+def _function_parts(rubric: RubricConfig) -> dict[str, str]:
+    """The computed axes of a run and the contents of their files; empty without computed axes."""
+    if not rubric.computed_axes:
+        return {}
+    axes = [
+        (name, axis.function.rpartition("/")[2], axis.options, axis.range)
+        for name, axis in rubric.computed_axes.items()
+    ]
+    files = reference_files([axis.function for axis in rubric.computed_axes.values()])
+    return {"functions": _digest([axes, [file_digest(file) for file in files]])}
+
+
 def _plugin_inputs(
     config: JudgeConfig, rubric: RubricConfig, version: str | None
 ) -> dict[str, Any]:
@@ -90,7 +106,7 @@ def _plugin_inputs(
         "plugin": config.model,
         "version": version,
         "options": config.options,
-        "rubric": rubric.model_dump(exclude={"name", "description"}),
+        "rubric": rubric.instructions(),
     }
 
 
@@ -99,7 +115,7 @@ def _endpoint_inputs(config: JudgeConfig, rubric: RubricConfig) -> dict[str, Any
     return {
         "base_url": (config.base_url or OPENAI_BASE_URL).rstrip("/"),
         "model": config.model,
-        "rubric": rubric.model_dump(exclude={"name", "description"}),
+        "rubric": rubric.instructions(),
         "schema": prompt.verdict_schema(rubric),
         "prompting": prompt.PROMPT_VERSION,
         "sampling": {

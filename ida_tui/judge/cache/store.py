@@ -9,6 +9,7 @@ that each endpoint accepted. A problem with the cache causes a warning, never an
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import sqlite3
@@ -17,11 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeGuard
 
+from ida_tui.config.axes import JUDGED_RANGE
 from ida_tui.judge.backends.openai.capabilities import Capabilities, OutputFormat
 from ida_tui.judge.backends.openai.client import VerdictRecord
 from ida_tui.judge.verdict import Verdict
+from ida_tui.util.text import parse_json
 
 FILE_NAME = "judge.sqlite3"
 CACHE_SIZE_VARIABLE = "IDA_TUI_CACHE_MB"
@@ -35,12 +37,10 @@ CAPABILITIES_MAX_AGE_DAYS = 7
 """Age at which the stored capabilities of an endpoint expire, because servers get updated."""
 
 _CREATE_VERDICTS = """
-CREATE TABLE IF NOT EXISTS verdicts_v2 (
+CREATE TABLE IF NOT EXISTS verdicts_v3 (
     key TEXT PRIMARY KEY,
     judge TEXT NOT NULL,
-    align REAL NOT NULL,
-    risk REAL NOT NULL,
-    detail REAL NOT NULL,
+    scores TEXT NOT NULL,
     reason TEXT NOT NULL,
     raw TEXT NOT NULL,
     input_tokens INTEGER NOT NULL,
@@ -50,6 +50,16 @@ CREATE TABLE IF NOT EXISTS verdicts_v2 (
     created TEXT NOT NULL
 ) WITHOUT ROWID
 """
+_UPGRADE_VERDICTS = (
+    """
+    INSERT OR IGNORE INTO verdicts_v3
+    SELECT key, judge, json_object('align', align, 'risk', risk, 'detail', detail), reason, raw,
+           input_tokens, output_tokens, served_model, fingerprint, created
+    FROM verdicts_v2
+    """,
+    "DROP TABLE verdicts_v2",
+)
+"""Statements that move the verdicts of the previous version, which had a column for each axis of R_IDA."""
 _CREATE_ENDPOINTS = """
 CREATE TABLE IF NOT EXISTS endpoints_v1 (
     endpoint TEXT PRIMARY KEY,
@@ -61,7 +71,7 @@ CREATE TABLE IF NOT EXISTS endpoints_v1 (
 ) WITHOUT ROWID
 """
 _EXPORT_COLUMNS = (
-    "key", "judge", "align", "risk", "detail", "reason", "raw", "input_tokens", "output_tokens",
+    "key", "judge", "scores", "reason", "raw", "input_tokens", "output_tokens",
     "served_model", "fingerprint", "created",
 )  # fmt: skip
 _SqlValue = str | int | float | None
@@ -118,7 +128,7 @@ class VerdictCache:
 
     def count(self) -> int:
         """The number of verdicts on disk; 0 when the cache is off."""
-        rows = self._execute("SELECT count(*) FROM verdicts_v2")
+        rows = self._execute("SELECT count(*) FROM verdicts_v3")
         return int(rows[0][0] or 0) if rows else 0
 
     def get(self, key: str, judge: str, served_model: str | None = None) -> Verdict | None:
@@ -128,20 +138,16 @@ class VerdictCache:
         not match. None means that the current model is unknown.
         """
         rows = self._execute(
-            "SELECT align, risk, detail, reason, served_model FROM verdicts_v2 WHERE key = ?", [key]
+            "SELECT scores, reason, served_model FROM verdicts_v3 WHERE key = ?", [key]
         )
         if not rows:
             return None
-        align, risk, detail, reason, stored_model = rows[0]
+        scores, reason, stored_model = rows[0]
         if served_model is not None and stored_model is not None and stored_model != served_model:
             return None
-        if not (_is_number(align) and _is_number(risk) and _is_number(detail)):
-            return None  # not written by this program
         try:
             return Verdict.scored(
-                align,
-                risk,
-                detail,
+                _parse_scores(scores),
                 str(reason),
                 judge,
                 cached=True,
@@ -149,7 +155,7 @@ class VerdictCache:
                 served_model=None if stored_model is None else str(stored_model),
             )
         except ValueError:
-            return None
+            return None  # not written by this program
 
     def put(self, key: str, record: VerdictRecord) -> None:
         """Store a verdict; a failed verdict is not stored."""
@@ -157,13 +163,11 @@ class VerdictCache:
         if verdict.failure is not None:
             return
         self._execute(
-            "INSERT OR REPLACE INTO verdicts_v2 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO verdicts_v3 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 key,
                 self._judge,
-                verdict.align,
-                verdict.risk,
-                verdict.detail,
+                json.dumps(verdict.scores),
                 verdict.reason,
                 record.raw.encode("utf-8", "replace").decode(),  # SQLite rejects lone surrogates
                 verdict.input_tokens,
@@ -237,7 +241,7 @@ class VerdictCache:
     def summarize_by_judge(self) -> list[tuple[str, int, str, str]]:
         """Each judge with its number of verdicts and the dates of the oldest and the newest."""
         rows = self._execute(
-            "SELECT judge, count(*), min(created), max(created) FROM verdicts_v2"
+            "SELECT judge, count(*), min(created), max(created) FROM verdicts_v3"
             " GROUP BY judge ORDER BY 2 DESC, 1"
         )
         return [
@@ -245,24 +249,27 @@ class VerdictCache:
             for judge, count, first, last in rows
         ]
 
-    def export(self) -> Iterator[dict[str, _SqlValue]]:
-        """All verdicts, oldest first."""
+    def export(self) -> Iterator[dict[str, object]]:
+        """All verdicts, oldest first; the scores by axis."""
         if self._connection is None:
             return
         columns = ", ".join(_EXPORT_COLUMNS)
         for row in self._connection.execute(
-            f"SELECT {columns} FROM verdicts_v2 ORDER BY created, key"
+            f"SELECT {columns} FROM verdicts_v3 ORDER BY created, key"
         ):
             cells = (
                 _decode_text(cell) if isinstance(cell, bytes) else _finite_or_none(cell)
                 for cell in row
             )
-            yield dict(zip(_EXPORT_COLUMNS, cells, strict=True))
+            verdict: dict[str, object] = dict(zip(_EXPORT_COLUMNS, cells, strict=True))
+            with suppress(ValueError):  # not written by this program
+                verdict["scores"] = _parse_scores(verdict["scores"])
+            yield verdict
 
     def clear(self) -> int:
         """Delete all verdicts and endpoints; returns the number of verdicts deleted."""
         count = self.count()
-        self._execute("DELETE FROM verdicts_v2")
+        self._execute("DELETE FROM verdicts_v3")
         self._execute("DELETE FROM endpoints_v1")
         self._execute("VACUUM")
         return count
@@ -271,9 +278,9 @@ class VerdictCache:
         """Delete the oldest verdicts until the file is within its maximum size."""
         if self.size() <= self._max_bytes:
             return
-        oldest = "SELECT key FROM verdicts_v2 ORDER BY created, key LIMIT ?"
+        oldest = "SELECT key FROM verdicts_v3 ORDER BY created, key LIMIT ?"
         while self.size() > self._max_bytes and (count := self.count()):
-            self._execute(f"DELETE FROM verdicts_v2 WHERE key IN ({oldest})", [max(1, count // 5)])
+            self._execute(f"DELETE FROM verdicts_v3 WHERE key IN ({oldest})", [max(1, count // 5)])
 
     def close(self) -> None:
         """Close the file."""
@@ -354,6 +361,9 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("BEGIN IMMEDIATE")  # fails here if the file is not writable
         connection.execute(_CREATE_VERDICTS)
         connection.execute(_CREATE_ENDPOINTS)
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE name = 'verdicts_v2'")
+        for statement in _UPGRADE_VERDICTS if tables.fetchone() else ():
+            connection.execute(statement)
         connection.execute("COMMIT")
     except sqlite3.Error:
         connection.close()
@@ -375,5 +385,18 @@ def _primary_error_code(error: sqlite3.Error) -> int | None:
     return code & 0xFF if isinstance(code, int) else None
 
 
-def _is_number(cell: _SqlValue) -> TypeGuard[int | float]:
-    return isinstance(cell, int | float)
+def _parse_scores(cell: object) -> dict[str, float]:
+    """The scores of a stored verdict.
+
+    Raises:
+        ValueError: this program did not write them.
+    """
+    scores = parse_json(str(cell))
+    if not isinstance(scores, dict) or not scores:
+        raise ValueError("no scores")
+    for score in scores.values():
+        if isinstance(score, bool) or not isinstance(score, int | float):
+            raise ValueError("a score is not a number")
+        if not JUDGED_RANGE[0] <= score <= JUDGED_RANGE[1]:  # NaN fails every comparison
+            raise ValueError("a score is outside the scale")
+    return scores

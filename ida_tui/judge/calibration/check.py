@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ida_tui.config.schema import AXES
 from ida_tui.judge.calibration.anchors import AnchorAnswer, load_anchors
 from ida_tui.judge.service import JudgeService
 from ida_tui.judge.verdict import BatchStats, JudgeRequest, Verdict
@@ -38,11 +37,11 @@ class ScoredAnchor:
     @property
     def rewards(self) -> list[float]:
         """R_IDA of each verdict that has scores."""
-        return [v.r_ida for v in self.verdicts if v.r_ida is not None]
+        return [v.reward for v in self.verdicts if v.reward is not None]
 
     @property
-    def r_ida(self) -> float | None:
-        """Mean R_IDA; None if every verdict failed."""
+    def reward(self) -> float | None:
+        """Mean reward; None if every verdict failed."""
         return mean_of_known(self.rewards)
 
     @property
@@ -52,7 +51,7 @@ class ScoredAnchor:
 
     def mean_score(self, name: str) -> float | None:
         """Mean score on one axis; None if every verdict failed."""
-        return mean_of_known(getattr(verdict, name) for verdict in self.verdicts)
+        return mean_of_known(verdict.scores.get(name) for verdict in self.verdicts)
 
     @property
     def reason(self) -> str:
@@ -80,7 +79,7 @@ class JudgeCheckReport:
     @property
     def tie_share(self) -> float:
         """Share of pairs of different anchors with exactly the same R_IDA in their first verdict."""
-        first_rewards = [s.verdicts[0].r_ida for s in self.anchors if s.anchor.answer]
+        first_rewards = [s.verdicts[0].reward for s in self.anchors if s.anchor.answer]
         pairs = list(itertools.combinations([r for r in first_rewards if r is not None], 2))
         return sum(a == b for a, b in pairs) / len(pairs) if pairs else 0.0
 
@@ -90,15 +89,15 @@ class JudgeCheckReport:
         scored = [
             (float(len(s.anchor.answer)), reward)
             for s in self.anchors
-            if s.anchor.answer and (reward := s.r_ida) is not None
+            if s.anchor.answer and (reward := s.reward) is not None
         ]
         if len(scored) < MIN_CORRELATED_PAIRS:
             return None
         return pearson([length for length, _ in scored], [reward for _, reward in scored])
 
-    def mean_r_ida(self, name: str) -> float | None:
+    def mean_reward(self, name: str) -> float | None:
         """Mean R_IDA of the anchor with the id `name`."""
-        return next((s.r_ida for s in self.anchors if s.anchor.id == name), None)
+        return next((s.reward for s in self.anchors if s.anchor.id == name), None)
 
     @property
     def trusted(self) -> bool:
@@ -126,8 +125,8 @@ class JudgeCheckReport:
 
     def predicted_lesson(self) -> str:
         """What GRPO would learn from this judge, in one sentence."""
-        good, refusal = self.mean_r_ida("good-answer"), self.mean_r_ida("over-refusal")
-        redirect, compliance = self.mean_r_ida("safe-redirect"), self.mean_r_ida("going-along")
+        good, refusal = self.mean_reward("good-answer"), self.mean_reward("over-refusal")
+        redirect, compliance = self.mean_reward("safe-redirect"), self.mean_reward("going-along")
         if good is None or refusal is None or redirect is None or compliance is None:
             return "GRPO would learn nothing: the judge's verdicts failed."
         if good - refusal < TIE_MARGIN:
@@ -154,7 +153,7 @@ class JudgeCheckReport:
 
     def _coverage_finding(self) -> Finding:
         verdicts = [v for s in self.anchors for v in s.verdicts]
-        scored = sum(v.r_ida is not None for v in verdicts)
+        scored = sum(v.has_scores for v in verdicts)
         failure = next((v.failure for v in verdicts if v.failure), "")
         text = f"{scored} of {len(verdicts)} verdicts have scores"
         return _finding(
@@ -163,7 +162,7 @@ class JudgeCheckReport:
 
     def _ranking_finding(self, better: str, worse: str, high: str, low: str) -> Finding:
         """Whether the anchor `better` scores above `worse`; `high` and `low` describe them."""
-        high_reward, low_reward = self.mean_r_ida(better), self.mean_r_ida(worse)
+        high_reward, low_reward = self.mean_reward(better), self.mean_reward(worse)
         if high_reward is None or low_reward is None:
             text = f"could not compare {high} and {low}: failed verdicts"
             return _finding(False, "ranking", text)
@@ -180,7 +179,7 @@ class JudgeCheckReport:
             baseline = scored.anchor.baseline_id
             if baseline is None:
                 continue
-            reward, honest = scored.r_ida, self.mean_r_ida(baseline)
+            reward, honest = scored.reward, self.mean_reward(baseline)
             if reward is None or honest is None:
                 text = f"could not compare {scored.anchor.description}: failed verdicts"
                 findings.append(_finding(False, "injection", text))
@@ -246,9 +245,9 @@ def as_json(report: JudgeCheckReport) -> dict[str, object]:
             {
                 "id": s.anchor.id,
                 "kind": s.anchor.kind,
-                "r_ida": s.r_ida,
+                "reward": s.reward,
                 "spread": s.spread,
-                **{axis: s.mean_score(axis) for axis in AXES},
+                "scores": {axis: s.mean_score(axis) for axis in s.verdicts[0].scores},
                 "reason": s.reason,
             }
             for s in report.anchors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ida_tui.config.schema import AXES
+from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.judge.calibration.check import JudgeCheckReport
 from ida_tui.judge.calibration.labeled import measure_accuracy
 from ida_tui.util.format import format_cost, format_number
@@ -29,9 +29,9 @@ def render_report(
     yield ""
     yield f"{_COLUMNS}answer"
     for scored in report.anchors:
-        align, risk, detail = (format_number(scored.mean_score(axis), 1) for axis in AXES)
+        align, risk, detail = (format_number(scored.mean_score(axis), 1) for axis in IDA_AXIS_NAMES)
         yield (
-            f"{scored.anchor.id:<17} {format_number(scored.r_ida):>6} {format_number(scored.spread):>5}"
+            f"{scored.anchor.id:<17} {format_number(scored.reward):>6} {format_number(scored.spread):>5}"
             f"  {align:>5} {risk:>5} {detail:>6}  {scored.anchor.description}"
         )
     yield ""

@@ -18,7 +18,6 @@ from ida_tui.judge.backends.offline.heuristic import OfflineScorer
 from ida_tui.judge.backends.offline.refusal import classify_refusal
 from ida_tui.judge.verdict import Verdict
 from ida_tui.rewards.formulas import Formula
-from ida_tui.rewards.r_ida import r_ida
 from ida_tui.util.statistics import MIN_CORRELATED_PAIRS, mean_of_known, pearson
 from ida_tui.util.text import split_words
 
@@ -51,9 +50,10 @@ class CrossCheckFigures:
     repetition: float | None = None
     """Mean share of a completion's word 4-grams that repeat an earlier one."""
     length_r: float | None = None
-    """Correlation of token count and R_IDA within a group, among completions of the same refusal class."""
-    offline_r_ida: float | None = None
-    """Mean R_IDA that the offline heuristic gives to the scored completions; None if it is the judge."""
+    """Correlation of token count and reward within a group, among completions of the same refusal class."""
+    offline_reward: float | None = None
+    """Mean reward that the offline heuristic gives to the scored completions; None if it is the judge, or
+    does not know the axes."""
 
 
 class CrossChecker:
@@ -61,12 +61,12 @@ class CrossChecker:
 
     Args:
         corpus: the texts of the prompts, from which the offline heuristic builds its IDF table.
-        formula: the reward formula of the run; None is R_IDA.
+        formula: the reward formula of the shipped axes; None for other axes, which it cannot score.
     """
 
-    def __init__(self, corpus: Sequence[str], formula: Formula | None = None) -> None:
+    def __init__(self, corpus: Sequence[str], formula: Formula | None) -> None:
         self._scorer = OfflineScorer(corpus)
-        self._reward = r_ida if formula is None else formula.reward
+        self._formula = formula
 
     def compute(self, completions: Sequence[JudgedCompletion]) -> CrossCheckFigures:
         """The statistics of one step; takes well under 1 ms per completion of chat length."""
@@ -74,13 +74,14 @@ class CrossChecker:
         refusals: list[str] = []
         for completion in completions:
             verdict = completion.verdict
-            if verdict.judge == OFFLINE_JUDGE or verdict.r_ida is None:
+            formula = None if verdict.reward is None else self._formula
+            if verdict.judge == OFFLINE_JUDGE or formula is None:
                 refusals.append(verdict.refusal or classify_refusal(completion.text))
                 continue
             score = self._scorer.score(completion.prompt, completion.kind, completion.text)
             refusals.append(score.refusal)
-            with suppress(ArithmeticError):  # the formula has no value
-                offline_rewards.append(self._reward(score.align, score.risk, score.detail))
+            with suppress(ArithmeticError, ValueError):  # the formula has no value
+                offline_rewards.append(formula.reward(score.scores))
         classified = list(zip(completions, refusals, strict=True))
         harmless = [refusal for c, refusal in classified if c.kind == "harmless"]
         unsafe = [refusal for c, refusal in classified if c.kind == "unsafe"]
@@ -91,7 +92,7 @@ class CrossChecker:
             unsafe_declined=len(unsafe) - unsafe.count("full_compliance"),
             repetition=mean_of_known(repetition_share(c.text) for c in completions),
             length_r=_length_correlation(classified),
-            offline_r_ida=mean_of_known(offline_rewards),
+            offline_reward=mean_of_known(offline_rewards),
         )
 
 
@@ -105,14 +106,14 @@ def repetition_share(text: str) -> float:
 
 
 def _length_correlation(classified: Sequence[tuple[JudgedCompletion, str]]) -> float | None:
-    """Pearson's correlation of token count and R_IDA, each minus the mean of its group and class.
+    """Pearson's correlation of token count and reward, each minus the mean of its group and class.
 
     Answers are longer than refusals and may deserve a higher reward. Comparing only completions of the
     same refusal class isolates what the judge pays for length itself.
     """
     by_class: dict[tuple[int, str], list[tuple[int, float]]] = defaultdict(list)
     for completion, refusal in classified:
-        reward = completion.verdict.r_ida
+        reward = completion.verdict.reward
         if reward is not None:
             by_class[completion.group, refusal].append((completion.tokens, reward))
     lengths: list[float] = []

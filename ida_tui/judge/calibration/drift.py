@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from ida_tui.config.schema import AXES
 from ida_tui.events import types as ev
 from ida_tui.judge.calibration.anchors import DRIFT_ANCHOR_IDS, load_anchors
 from ida_tui.judge.errors import JudgeUnavailable
@@ -96,7 +95,7 @@ class DriftMonitor:
             for name, future in finished.items()
             if not future.cancelled() and future.exception() is None
         }
-        scored = {name: v for name, v in verdicts.items() if v.r_ida is not None}
+        scored = {name: v for name, v in verdicts.items() if v.has_scores}
         if not scored:
             return
         served = next((v.served_model for v in scored.values() if v.served_model), None)
@@ -107,7 +106,7 @@ class DriftMonitor:
             ev.JudgeProbed(
                 step=self._probe_step,
                 served_model=served,
-                r_ida={name: v.r_ida for name, v in verdicts.items()},
+                rewards={name: v.reward for name, v in verdicts.items()},
                 drift=drift,
                 cost=sum(known_costs) if len(known_costs) == len(costs) else None,
             )
@@ -145,8 +144,8 @@ def _mean_axis_change(baseline: dict[str, Verdict], latest: dict[str, Verdict]) 
     if len(baseline.keys() & latest.keys()) < MIN_DRIFT_ANCHORS:
         return None
     changes = [
-        abs(getattr(latest[name], axis) - getattr(baseline[name], axis))
+        abs((latest[name].scores.get(axis) or 0.0) - (score or 0.0))
         for name in baseline.keys() & latest.keys()
-        for axis in AXES
+        for axis, score in baseline[name].scores.items()
     ]
     return mean_of_known(changes)

@@ -21,7 +21,7 @@ from ida_tui.util.safe_files import read_bytes, replaced_file
 FILE_NAME = ".runs.sqlite"
 APPLICATION_ID = 0x49444154
 """Marks an SQLite file as this index; a database without it belongs to another program."""
-VERSION = 4
+VERSION = 5
 """Increase this with every change of `RunSummary`; an index of another version is rebuilt."""
 UNSTORED_STATUSES = ("unreadable", "live")
 """Statuses that are not stored: they change soon, or without a change of the event file."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
+from ida_tui.config.axes import IDA_REWARD
 from ida_tui.errors import UsageError
 from ida_tui.events import codec
 from ida_tui.events import types as ev
@@ -61,6 +62,7 @@ def _build_summary(
         model=_text_field(started, "model"),
         judge=_text_field(started, "judge"),
         steps=_count_field(started, "steps"),
+        reward=_text_field(started, "reward") or IDA_REWARD,
     )
     if last.get("type") != "RunEnded":
         from ida_tui.runs import owner
@@ -70,7 +72,7 @@ def _build_summary(
         return result._replace(
             status="live" if owner.is_alive(directory) else "died",
             steps_done=steps_done,
-            r_ida_last=_float_field(last, "r_ida"),
+            reward_last=_float_field(last, "reward"),
         )
     status: Any = last.get("status")
     if status not in get_args(ev.RunEndStatus):
@@ -78,8 +80,8 @@ def _build_summary(
     return result._replace(
         status=status,
         steps_done=_count_field(last, "steps_done"),
-        r_ida_first=_float_field(last, "r_ida_first"),
-        r_ida_last=_float_field(last, "r_ida_last"),
+        reward_first=_float_field(last, "reward_first"),
+        reward_last=_float_field(last, "reward_last"),
         cost=_float_field(last, "cost"),
         seconds=_trained_seconds(directory, last),
     )

@@ -32,8 +32,10 @@ class RunSummary(NamedTuple):
     steps_done: int = 0
     steps: int = 0
     """Planned number of steps."""
-    r_ida_first: float | None = None
-    r_ida_last: float | None = None
+    reward: str = ""
+    """Name of the reward; empty if unknown."""
+    reward_first: float | None = None
+    reward_last: float | None = None
     cost: float | None = None
     """US dollars; None if unknown."""
     seconds: float | None = None

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -38,8 +39,8 @@ class Checkpoint:
 
     path: Path
     step: int
-    r_ida: float | None
-    """Mean R_IDA of its step; None if nothing was scored."""
+    reward: float | None
+    """Mean reward of its step; None if nothing was scored."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Contents of the seal, such as run, model, method and judge cost."""
 
@@ -58,7 +59,7 @@ def save_checkpoint(
     step: int,
     write_files: Callable[[Path], None],
     *,
-    r_ida: float | None,
+    reward: float | None,
     metadata: Mapping[str, Any],
     keep: int,
 ) -> Path:
@@ -68,7 +69,7 @@ def save_checkpoint(
         folder: the checkpoint directory of the run.
         step: the last finished step.
         write_files: writes the checkpoint files into the given directory.
-        r_ida: mean R_IDA of the step.
+        reward: mean reward of the step.
         metadata: metadata for the seal; compared on resume.
         keep: number of newest checkpoints to keep, in addition to the best one (`best_checkpoint`).
 
@@ -94,7 +95,7 @@ def save_checkpoint(
         seal = {
             "version": VERSION,
             "step": step,
-            "r_ida": r_ida,
+            "reward": reward,
             **metadata,
             "files": _file_digests(temporary),
         }
@@ -145,12 +146,13 @@ def verify_checkpoint(
     try:
         seal: Any = read_json(path / SEAL_FILE)
         files: dict[str, dict[str, Any]] = dict(seal["files"])
-        version, sealed_step, r_ida = seal["version"], seal["step"], seal.get("r_ida")
+        version, sealed_step = seal["version"], seal["step"]
+        reward = seal.get("reward", seal.get("r_ida"))
     except FileNotFoundError:
         return BrokenCheckpoint(path, step, "it is incomplete")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return BrokenCheckpoint(path, step, f"its {SEAL_FILE} cannot be read")
-    if r_ida is not None and not (isinstance(r_ida, int | float) and 0 <= r_ida <= 1):
+    if reward is not None and not (isinstance(reward, int | float) and math.isfinite(reward)):
         return BrokenCheckpoint(path, step, f"its {SEAL_FILE} cannot be read")
     if version != VERSION:
         return BrokenCheckpoint(path, step, f"it has the unknown format version {version}")
@@ -164,7 +166,7 @@ def verify_checkpoint(
         problem = _find_difference(path / name, expected, thorough)
         if problem:
             return BrokenCheckpoint(path, step, f"{name} {problem}")
-    return Checkpoint(path, step, r_ida, seal)
+    return Checkpoint(path, step, reward, seal)
 
 
 def _find_foreign_entry(folder: Path, files: Collection[str]) -> str:
@@ -272,7 +274,7 @@ def _rotate(folder: Path, keep: int, run_id: object = None) -> None:
 
 
 def best_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
-    """The checkpoint with the best mean R_IDA over a full pass through the training prompts.
+    """The checkpoint with the best mean reward over a full pass through the training prompts.
 
     The reward of one step depends on the step's prompts, so it does not count where a seal has the mean of a
     pass. Only checkpoints that were scored in the same way as the newest one are compared.
@@ -294,8 +296,10 @@ def best_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
 
 
 def _pass_reward(checkpoint: Checkpoint) -> float | None:
-    """Mean R_IDA over a pass through the prompts; of the step, in the seals of old runs."""
-    reward = checkpoint.metadata.get("pass_r_ida", checkpoint.r_ida)
+    """Mean reward over a pass through the prompts; of the step, in the seals of old runs."""
+    reward = checkpoint.metadata.get(
+        "pass_reward", checkpoint.metadata.get("pass_r_ida", checkpoint.reward)
+    )
     return float(reward) if isinstance(reward, int | float) else None
 
 

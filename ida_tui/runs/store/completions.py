@@ -159,6 +159,8 @@ def _parse_completion(raw: bytes, step: int, number: int) -> Completion:
         row = parse_json(raw)
         if not isinstance(row, dict):
             raise codec.EventError("not a JSON object")
+        if "scores" not in row:  # an older version wrote the line
+            row = codec.upgrade_scores(row)
         finished = codec.build_event("CompletionFinished", row)
         scored = codec.build_event("CompletionScored", row)
     except ValueError as error:

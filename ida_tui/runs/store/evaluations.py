@@ -13,6 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from ida_tui.config.axes import IDA_AXES, IDA_REWARD, Axis, Scores
+from ida_tui.events.codec import upgrade_scores
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.runs.store.json_files import read_json
 from ida_tui.util.intervals import Outcome, outcome_of_change
@@ -24,7 +26,7 @@ FIGURES_FILE = "evaluation.json"
 ANSWERS_FILE = "answers.jsonl"
 VERSION = 1
 
-FigureUnit = Literal["share", "points", "reward", "tokens"]
+FigureUnit = Literal["share", "points", "reward", "score", "tokens"]
 ComparedModel = Literal["base", "tuned"]
 
 
@@ -35,7 +37,7 @@ class Figure:
     name: str
     """A name such as `harmless answered`; unique within an evaluation."""
     unit: FigureUnit
-    """A share of answers, points of an axis (0 to 10), R_IDA (0 to 1), or tokens."""
+    """A share of answers, points of a judged axis (0 to 10), the reward, a computed score, or tokens."""
     base: float
     tuned: float
     low: float
@@ -46,6 +48,8 @@ class Figure:
     better: Literal["higher", "lower", "neither"] = "higher"
     changed: int | None = None
     """Number of prompts whose value changed; null in old evaluations."""
+    most: float | None = None
+    """Largest possible change; null if unknown, or as the unit implies in old evaluations."""
 
     @property
     def difference(self) -> float:
@@ -60,7 +64,9 @@ class Figure:
     @property
     def outcome(self) -> Outcome:
         """What the interval allows to say; a change of tokens never counts as `same`."""
-        most = {"share": 1.0, "points": 10.0, "reward": 1.0, "tokens": 0.0}[self.unit]
+        most = self.most
+        if most is None:
+            most = {"share": 1.0, "points": 10.0, "reward": 1.0}.get(self.unit, 0.0)
         return outcome_of_change(self.low, self.high, count=self.prompts, most=most)
 
 
@@ -90,8 +96,19 @@ class Evaluation:
     seconds: float
     step: int = 0
     """The last step that the trained model was trained on."""
+    axes: tuple[Axis, ...] = IDA_AXES
+    """The axes of the scores, in order."""
+    reward: str = IDA_REWARD
+    """Name of the reward."""
+    unlabeled: int = 0
+    """Number of prompts that are neither harmless nor unsafe."""
     notes: tuple[str, ...] = ()
     """Warnings, such as the number of skipped prompts."""
+
+    @property
+    def prompt_count(self) -> int:
+        """Number of prompts."""
+        return self.harmless + self.unsafe + self.unlabeled
 
     def figure(self, name: str) -> Figure | None:
         """The figure with that name; None if it was not computed."""
@@ -110,10 +127,9 @@ class EvaluatedAnswer:
     text: str
     tokens: int
     refusal: Literal["full_compliance", "partial_refusal", "full_refusal"]
-    align: float | None
-    risk: float | None
-    detail: float | None
-    r_ida: float | None
+    scores: Scores
+    """The score on each axis; empty if the verdict failed."""
+    reward: float | None
     reason: str
 
 
@@ -177,7 +193,8 @@ def read_evaluation(folder: Path) -> Evaluation | None:
             return None
         figures = tuple(Figure(**figure) for figure in body.pop("figures"))
         notes = tuple(body.pop("notes", ()))
-        return Evaluation(figures=figures, notes=notes, **body)
+        axes = tuple(Axis(*axis) for axis in body.pop("axes", IDA_AXES))
+        return Evaluation(figures=figures, notes=notes, axes=axes, **body)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
@@ -187,6 +204,9 @@ def read_answers(folder: Path) -> Iterator[EvaluatedAnswer]:
     try:
         with open_regular(folder / ANSWERS_FILE) as file:
             for line in iterate_lines(file):
-                yield EvaluatedAnswer(**parse_json(line))
+                fields = parse_json(line)
+                if "scores" not in fields:  # an older version wrote the line
+                    fields = upgrade_scores(fields)
+                yield EvaluatedAnswer(**fields)
     except (OSError, ValueError, TypeError):
         return

@@ -15,13 +15,15 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ida_tui.analysis.comparison import (
-    CURVE_METRICS,
     Comparison,
     compare_runs,
+    compared_axes,
+    reward_title,
     run_title,
     score_curve,
 )
 from ida_tui.analysis.comparison_text import difference_rows, result_rows, run_labels
+from ida_tui.config.axes import Axis, axis_title, display_scale
 from ida_tui.errors import IdaError
 from ida_tui.runs.directory import RunDirectory
 from ida_tui.tui.actions import Scope, bindings_for
@@ -29,14 +31,8 @@ from ida_tui.tui.screens.base import IdaScreen
 from ida_tui.tui.widgets.plot import RUN_STYLES, PlotLine, draw_plot
 from ida_tui.util.text import one_line, table_lines
 
-METRIC_TITLES = {
-    "r_ida": "R_IDA",
-    "align": "align",
-    "risk": "risk (10 = safest)",
-    "detail": "detail",
-}
-METRIC_MAXIMA = {"r_ida": 1.0, "align": 10.0, "risk": 10.0, "detail": 10.0}
-METRIC_DIGITS = {"r_ida": 3, "align": 1, "risk": 1, "detail": 1}
+MIN_PLOT_ROWS = 4
+"""Smallest height of one of several stacked plots."""
 NO_COMPARISON_TEXT = "No runs to compare. Press 4, mark at least two runs (Space), then press c."
 
 
@@ -51,8 +47,8 @@ class CompareScreen(IdaScreen):
         super().__init__()
         self._paths: tuple[Path, ...] = ()
         self._comparison: Comparison | None = None
-        self._single_metric: str | None = None
-        """The metric shown alone; None shows all of them, if there is room."""
+        self._view = 0
+        """Position in `_views`."""
 
     def compose_body(self) -> ComposeResult:
         """Tables and curves, or a hint if no runs are selected."""
@@ -97,27 +93,32 @@ class CompareScreen(IdaScreen):
 
     # -- curves -------------------------------------------------------------------------------
 
-    def _views(self) -> tuple[str | None, ...]:
-        """The metrics to step through; None (all of them) only if there is room."""
-        return CURVE_METRICS if self.has_class("-compact") else (None, *CURVE_METRICS)
+    def _views(self, comparison: Comparison) -> list[list[Axis | None]]:
+        """The metrics of each view; None is the reward. The first shows all of them, if there is room."""
+        height = self.query_one("#compare-curves", Static).content_size.height
+        metrics: list[Axis | None] = [None, *compared_axes(comparison)]
+        alone = [[metric] for metric in metrics]
+        is_small = self.has_class("-compact") or height < MIN_PLOT_ROWS * (len(metrics) + 1)
+        return alone if is_small else [metrics, *alone]
 
     def _show_curves(self) -> None:
         if self._comparison is None:
             return
         pane = self.query_one("#compare-curves", Static)
         width, height = pane.content_size
-        views = self._views()
-        alone = self._single_metric if self._single_metric in views else views[0]
-        names = CURVE_METRICS if alone is None else (alone,)
-        pane.border_title = "Over the steps" if alone is None else METRIC_TITLES[alone]
-        pane.border_subtitle = "n: one metric" if alone is None else "n: next metric"
-        pane.update(render_curves(self._comparison, names, width, height))
+        views = self._views(self._comparison)
+        metrics = views[self._view % len(views)]
+        alone = len(metrics) == 1
+        pane.border_title = (
+            metric_title(self._comparison, metrics[0]) if alone else "Over the steps"
+        )
+        pane.border_subtitle = "n: next metric" if alone else "n: one metric"
+        pane.update(render_curves(self._comparison, metrics, width, height))
 
     def _step_view(self, direction: int) -> None:
-        views = self._views()
-        at = views.index(self._single_metric) if self._single_metric in views else 0
-        self._single_metric = views[(at + direction) % len(views)]
-        self._show_curves()
+        if self._comparison is not None:
+            self._view = (self._view + direction) % len(self._views(self._comparison))
+            self._show_curves()
 
     # -- actions ------------------------------------------------------------------------------
 
@@ -162,45 +163,57 @@ def render_tables(comparison: Comparison) -> Content:
     return Content("\n".join(map(one_line, out)))
 
 
-def render_curves(comparison: Comparison, names: Sequence[str], width: int, height: int) -> Content:
+def metric_title(comparison: Comparison, metric: Axis | None) -> str:
+    """The title of a plot: the name of the reward, or an axis such as `risk (10 = safest)`."""
+    if metric is None:
+        return reward_title(comparison.runs)
+    return axis_title(metric.name).replace("10 is", "10 =")
+
+
+def render_curves(
+    comparison: Comparison, metrics: Sequence[Axis | None], width: int, height: int
+) -> Content:
     """Stacked plots over the same steps; the first is the tallest.
 
     Args:
         comparison: the runs.
-        names: the metrics, from `CURVE_METRICS`.
+        metrics: axes; None is the reward.
         width: total columns.
         height: total rows.
     """
-    rest = (height // (len(names) + 1)) if len(names) > 1 else 0
-    first = height - rest * (len(names) - 1)
+    rest = (height // (len(metrics) + 1)) if len(metrics) > 1 else 0
+    first = height - rest * (len(metrics) - 1)
     parts: list[Content] = []
-    for number, name in enumerate(names):
+    for number, metric in enumerate(metrics):
         rows = first if number == 0 else rest
-        if len(names) > 1:
-            parts.append(Content.styled(METRIC_TITLES[name], "bold"))
+        if len(metrics) > 1:
+            parts.append(Content.styled(metric_title(comparison, metric), "bold"))
             rows -= 1
+        lines = _plot_lines(comparison, metric)
+        low, high = display_scale((value for line in lines for value in line.values), metric)
         parts.append(
             draw_plot(
-                _plot_lines(comparison, name),
-                low=0,
-                high=METRIC_MAXIMA[name],
+                lines,
+                low=low,
+                high=high,
                 width=width,
                 height=max(1, rows),
-                axis=rows >= 8 or number == len(names) - 1,
+                axis=rows >= 8 or number == len(metrics) - 1,
             )
         )
     return Content("\n").join(parts)
 
 
-def _plot_lines(comparison: Comparison, name: str) -> list[PlotLine]:
+def _plot_lines(comparison: Comparison, metric: Axis | None) -> list[PlotLine]:
     lines = []
+    digits = 1 if metric is not None and metric.kind == "judged" else 3
     for letter, run, style in zip(
         run_labels(comparison), comparison.runs, RUN_STYLES, strict=False
     ):
-        values = score_curve(run, name)
+        values = score_curve(run, metric.name if metric else None)
         missing = comparison.steps - len(values)
         if missing:
             # Pad a shorter run, so that all runs share one step axis.
             values = [*values, *[None] * missing]
-        lines.append(PlotLine(letter, values, *style, METRIC_DIGITS[name]))
+        lines.append(PlotLine(letter, values, *style, digits))
     return lines

@@ -33,8 +33,8 @@ from ida_tui.util.secrets import environment_without_secrets
 from ida_tui.util.text import one_line
 
 STATUS_MARKS = {"done": "✓", "live": "●", "interrupted": "‖", "died": "✗"}
-COLUMNS = ("", "when", "experiment", "model", "status", "steps", "R_IDA", "cost", "time")
-COMPACT_COLUMNS = ("", "when", "experiment", "status", "steps", "R_IDA")
+COLUMNS = ("", "when", "experiment", "model", "status", "steps", "reward", "cost", "time")
+COMPACT_COLUMNS = ("", "when", "experiment", "status", "steps", "reward")
 
 FIRST_ROWS, ROW_BATCH = 100, 500
 """Rows added at first, and after each pause."""
@@ -305,7 +305,7 @@ def run_cells(run: RunSummary, now: datetime, *, is_own: bool) -> dict[str, Text
         "experiment": run.experiment,
         "model": run.model,
         "steps": steps,
-        "R_IDA": _reward_change(run),
+        "reward": _reward_change(run),
         "cost": "$0" if run.judge == OFFLINE_JUDGE else format_cost(run.cost),
         "time": format_clock(run.seconds),
     }
@@ -315,11 +315,11 @@ def run_cells(run: RunSummary, now: datetime, *, is_own: bool) -> dict[str, Text
 
 
 def _reward_change(run: RunSummary) -> str:
-    if run.r_ida_last is None:
+    if run.reward_last is None:
         return UNKNOWN
-    if run.r_ida_first is None:
-        return f"→ {run.r_ida_last:.3f}"
-    return f"{run.r_ida_first:.3f} → {run.r_ida_last:.3f}"
+    if run.reward_first is None:
+        return f"→ {run.reward_last:.3f}"
+    return f"{run.reward_first:.3f} → {run.reward_last:.3f}"
 
 
 def format_start_time(moment: str, now: datetime) -> str:

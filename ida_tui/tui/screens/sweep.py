@@ -27,7 +27,7 @@ from ida_tui.util.text import one_line
 
 POLL_SECONDS = 1.0
 """Seconds between two reads of the sweep while the screen is active."""
-COLUMNS = ("", "run", "R_IDA", "status", "id")
+COLUMNS = ("", "run", "reward", "status", "id")
 COMPACT_COLUMNS = COLUMNS[:-1]
 NO_SWEEP_TEXT = (
     "No sweeps yet. Start one with: "
@@ -124,7 +124,7 @@ class SweepScreen(IdaScreen):
         self.query_one("#sweep-table", Static).update(
             Content("\n".join(text.settings_table(results, compact=compact)))
         )
-        summary = [*text.conclusion(results), *([] if compact else text.TABLE_NOTES)]
+        summary = [*text.conclusion(results), *([] if compact else text.table_notes(results))]
         self.query_one("#sweep-summary", Static).update(Content("\n".join(map(one_line, summary))))
         columns = COMPACT_COLUMNS if compact else COLUMNS
         rows = [trial_cells(results, status)[: len(columns)] for status in results.trials]
@@ -200,7 +200,7 @@ def trial_cells(results: SweepTable, status: TrialStatus) -> tuple[str, ...]:
     return (
         text.stage_mark(status),
         text.trial_label(results, status),
-        format_number(status.r_ida),
+        format_number(status.reward),
         text.stage_text(status),
         "" if status.run is None else status.run.name,
     )

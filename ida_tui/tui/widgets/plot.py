@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from textual.content import Content
@@ -31,13 +32,19 @@ class LineStyle(NamedTuple):
 
 
 SOLID, DASHED, DOTTED, DASH_DOT = (1,), (1, 1, 1, 1, 0, 0), (1, 0, 0), (1, 1, 1, 0, 1, 0)
-SCORE_STYLES = {
-    "R_IDA": LineStyle("$text-accent", SOLID),
-    "align": LineStyle("$text-primary", DASHED),
-    "risk": LineStyle("$text-warning", DOTTED),
-    "detail": LineStyle("$text-success", DASH_DOT),
-}
-"""Style of each score of one run."""
+REWARD_STYLE = LineStyle("$text-accent", SOLID)
+"""Style of the reward of one run."""
+AXIS_STYLES = (
+    LineStyle("$text-primary", DASHED),
+    LineStyle("$text-warning", DOTTED),
+    LineStyle("$text-success", DASH_DOT),
+    LineStyle("$text-error", (1, 1, 0)),
+    LineStyle("$foreground", (1, 0)),
+    LineStyle("$text-secondary", (1, 1, 1, 0)),
+    LineStyle("$text-primary", (1, 0, 0, 0, 0)),
+    LineStyle("$text-warning", (1, 1, 1, 1, 0, 1, 0)),
+)
+"""Style of each axis of one run, in order."""
 RUN_STYLES = (
     LineStyle("$text-accent", SOLID),
     LineStyle("$text-primary", DASHED),
@@ -59,6 +66,7 @@ class PlotLine:
         style: its color, as in `LineStyle`.
         pattern: its dot pattern, as in `LineStyle`.
         digits: decimals of the newest value in the label.
+        scale: lowest and highest value of its own scale; None is that of the plot.
     """
 
     name: str
@@ -66,6 +74,7 @@ class PlotLine:
     style: str
     pattern: tuple[int, ...] = (1,)
     digits: int = 1
+    scale: tuple[float, float] | None = None
 
 
 def draw_plot(
@@ -102,18 +111,21 @@ def draw_plot(
     owner = [[-1] * columns for _ in range(rows)]
     ends: list[int | None] = []
     for number, line in enumerate(lines):
-        heights = _dot_rows(line.values, 2 * columns, 4 * rows, low, high)
+        heights = _dot_rows(line.values, 2 * columns, 4 * rows, *(line.scale or (low, high)))
         _draw_line(heights, line.pattern, number, dots, owner)
         known = [h for h in heights if h is not None]
         ends.append(known[-1] // 4 if known else None)
     placed = _spread_labels([end for end in ends if end is not None], rows)
     places = iter(placed)
     at = {next(places): n for n, end in enumerate(ends) if end is not None}
+    hidden = len(placed) - rows + 1 if len(placed) > rows else 0
     out: list[Content] = []
     for row in range(rows):
         parts: list[tuple[str, str] | str] = [(_y_label(row, rows, low, high, left), "dim")]
         parts += _styled_parts(dots[row], owner[row], lines)
-        if row in at:
+        if hidden and row == rows - 1:
+            parts.append((f" {f'+{hidden} more':<{right - 1}}"[:right], "dim"))
+        elif row in at:
             label = f" {labels[at[row]]}"
             parts.append((f"{label:<{right}}", lines[at[row]].style))
         else:
@@ -139,24 +151,25 @@ def _dot_rows(
 ) -> list[int | None]:
     """The dot row of each dot column, counted from the top; None for a gap."""
     count = len(values)
+    span, lowest = high - low, levels - 1
 
     def level(value: float) -> int:
-        share = min(1.0, max(0.0, (value - low) / (high - low)))
-        return round((1 - share) * (levels - 1))
+        share = (value - low) / span
+        return 0 if share >= 1 else lowest if share <= 0 else round((1 - share) * lowest)
 
     if count == 0:
         return [None] * columns
     if count == 1:
         only = values[0]
         return [None if only is None else level(only)] + [None] * (columns - 1)
+    if count > columns:
+        # More steps than dot columns: draw the mean of the steps that share a column.
+        edges = [column * count // columns for column in range(columns + 1)]
+        means = (_mean(values, start, stop) for start, stop in pairwise(edges))
+        return [None if mean is None else level(mean) for mean in means]
+    values = list(values)
     out: list[int | None] = []
     for column in range(columns):
-        if count > columns:
-            # More steps than dot columns: draw the mean of the steps that share a column.
-            start = column * count // columns
-            mean = _mean(values, start, max(start + 1, (column + 1) * count // columns))
-            out.append(None if mean is None else level(mean))
-            continue
         position = column * (count - 1) / (columns - 1)
         index = int(position)
         a, b = values[index], values[min(index + 1, count - 1)]

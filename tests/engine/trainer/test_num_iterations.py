@@ -65,7 +65,7 @@ def test_an_update_with_earlier_completions_names_their_step_and_has_no_scores_o
     steps = finished_steps(uninterrupted)
     assert [step.reused_step for step in steps] == [None, 1, 1, None, 4]
     assert [step.completions for step in steps] == [8, 0, 0, 8, 0]
-    assert all((step.r_ida is None) == (step.reused_step is not None) for step in steps)
+    assert all((step.reward is None) == (step.reused_step is not None) for step in steps)
     assert all(step.loss is not None and step.entropy is not None for step in steps)
     state = fold_all(read_events(uninterrupted / "events.jsonl"))
     assert [step.step for step in (*state.first_steps, *state.last_steps)] == [1, 4]
@@ -95,7 +95,7 @@ def test_a_run_resumed_between_two_updates_ends_with_the_same_bytes(
     assert (killed / WEIGHTS).read_bytes() == (uninterrupted / WEIGHTS).read_bytes()
     figures = [
         [
-            (s.step, s.reused_step, s.loss, s.kl, s.r_ida, s.weight_delta)
+            (s.step, s.reused_step, s.loss, s.kl, s.reward, s.weight_delta)
             for s in finished_steps(run)
         ]
         for run in (killed, uninterrupted)

@@ -83,6 +83,11 @@ class OfflineScore:
     refusal: RefusalClass
     reason: str
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """The scores by axis."""
+        return {"align": self.align, "risk": self.risk, "detail": self.detail}
+
 
 class OfflineScorer:
     """Scores completions of prompts whose kind is known.

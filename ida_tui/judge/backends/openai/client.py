@@ -319,7 +319,7 @@ class JudgeClient:
         """Parse a reply as a verdict."""
         if reply.declined:
             return ParseFailure("form", "the judge declined to judge the text")
-        parsed = parse_verdict(reply.text)
+        parsed = parse_verdict(reply.text, tuple(self._rubric.judged_axes))
         if reply.truncated and isinstance(parsed, ParseFailure):
             limit = self._config.max_tokens
             return ParseFailure("truncated", f"the reply is truncated at max_tokens={limit}")
@@ -345,13 +345,11 @@ class JudgeClient:
         return None
 
     def _scored_record(
-        self, scores: ParsedScores, reply: ServerReply, state: _RequestState
+        self, parsed: ParsedScores, reply: ServerReply, state: _RequestState
     ) -> VerdictRecord:
         verdict = Verdict.scored(
-            scores.align,
-            scores.risk,
-            scores.detail,
-            scores.reason,
+            parsed.scores,
+            parsed.reason,
             self._config.model,
             latency_s=state.seconds,
             cost=state.usage.cost,

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ida_tui.config.schema import AXES
 from ida_tui.util.text import printable
 
 MAX_REPLY_CHARS = 8_000
@@ -23,11 +22,9 @@ MAX_REASON_CHARS = 400
 
 @dataclass(frozen=True, slots=True)
 class ParsedScores:
-    """Scores of the three axes, 0 to 10, and the judge's reason on one line."""
+    """Scores of the judged axes, 0 to 10, and the judge's reason on one line."""
 
-    align: float
-    risk: float
-    detail: float
+    scores: Mapping[str, float]
     reason: str
 
 
@@ -42,21 +39,21 @@ class ParseFailure:
     text: str
 
 
-def parse_verdict(text: str) -> ParsedScores | ParseFailure:
-    """Parse one reply. Never raises."""
+def parse_verdict(text: str, axes: Sequence[str]) -> ParsedScores | ParseFailure:
+    """Parse one reply with a score for each of the axes. Never raises."""
     text = _strip_think_block(text).strip()
     if not text:
         return ParseFailure("form", "the reply is empty")
     if len(text) > MAX_REPLY_CHARS:
         return ParseFailure("form", f"the reply is longer than {MAX_REPLY_CHARS} characters")
-    parsed = [_validate_scores(candidate) for candidate in _verdict_objects(text)]
+    parsed = [_validate_scores(candidate, axes) for candidate in _verdict_objects(text, axes)]
     if parsed:
         if any(result != parsed[0] for result in parsed[1:]):
             return ParseFailure("form", "the reply contains two different verdicts")
         return parsed[0]
     if _is_truncated(text):
         return ParseFailure("truncated", "the reply is truncated")
-    return _parse_lines(text)
+    return _parse_lines(text, axes)
 
 
 def _strip_think_block(text: str) -> str:
@@ -75,7 +72,7 @@ def _reject_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]
     return result
 
 
-def _verdict_objects(text: str) -> list[Mapping[str, object]]:
+def _verdict_objects(text: str, axes: Sequence[str]) -> list[Mapping[str, object]]:
     """The outermost JSON objects in a text that have at least one axis as a key."""
     decoder = json.JSONDecoder(object_pairs_hook=_reject_duplicate_keys)
     objects: list[Mapping[str, object]] = []
@@ -86,15 +83,17 @@ def _verdict_objects(text: str) -> list[Mapping[str, object]]:
         except (ValueError, RecursionError):
             end = start + 1
         else:
-            if isinstance(value, dict) and any(axis in value for axis in AXES):
+            if isinstance(value, dict) and any(axis in value for axis in axes):
                 objects.append(value)
         start = text.find("{", end)
     return objects
 
 
-def _validate_scores(candidate: Mapping[str, object]) -> ParsedScores | ParseFailure:
+def _validate_scores(
+    candidate: Mapping[str, object], axes: Sequence[str]
+) -> ParsedScores | ParseFailure:
     values: dict[str, float] = {}
-    for axis in AXES:
+    for axis in axes:
         if axis not in candidate:
             return ParseFailure("form", f"{axis} is missing")
         value = candidate[axis]
@@ -104,12 +103,7 @@ def _validate_scores(candidate: Mapping[str, object]) -> ParsedScores | ParseFai
             return ParseFailure("value", f"{axis} is not between 0 and 10")
         values[axis] = float(value)
     reason = candidate.get("reason")
-    return ParsedScores(
-        values["align"],
-        values["risk"],
-        values["detail"],
-        _one_line(reason) if isinstance(reason, str) else "",
-    )
+    return ParsedScores(values, _one_line(reason) if isinstance(reason, str) else "")
 
 
 def _is_truncated(text: str) -> bool:
@@ -131,10 +125,10 @@ def _is_truncated(text: str) -> bool:
     return True
 
 
-def _parse_lines(text: str) -> ParsedScores | ParseFailure:
+def _parse_lines(text: str, axes: Sequence[str]) -> ParsedScores | ParseFailure:
     """Parse one `axis: number` line per axis, each exactly once."""
     values: dict[str, object] = {}
-    for axis in AXES:
+    for axis in axes:
         marks = re.findall(rf"(?<!\w){axis}[\"'*`]*\s*[:=]", text, re.IGNORECASE)
         if len(marks) > 1:
             return ParseFailure("form", f"{axis} is given more than once")
@@ -149,7 +143,7 @@ def _parse_lines(text: str) -> ParsedScores | ParseFailure:
         values[axis] = float(match.group(1))
     reason = re.search(r"(?<!\w)reason[\"'*`]*\s*[:=]\s*(.+)", text, re.IGNORECASE)
     values["reason"] = reason.group(1).strip("\"'*`{}, ") if reason else ""
-    return _validate_scores(values)
+    return _validate_scores(values, axes)
 
 
 def _one_line(text: str) -> str:

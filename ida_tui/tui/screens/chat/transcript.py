@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from textual.content import Content
 
+from ida_tui.config.axes import IDA_REWARD
 from ida_tui.config.schema import PromptKind
 from ida_tui.engine.inference.chat import (
     MODELS,
@@ -17,6 +18,7 @@ from ida_tui.engine.inference.chat import (
 )
 from ida_tui.judge.verdict import Verdict
 from ida_tui.runs.store.evaluations import ComparedModel
+from ida_tui.util.format import format_number
 from ida_tui.util.text import multiple_lines, one_line
 
 
@@ -29,6 +31,7 @@ class Turn:
     texts: dict[ComparedModel, str] = field(default_factory=dict)
     answers: dict[ComparedModel, AnswerFinished] = field(default_factory=dict)
     verdicts: dict[ComparedModel, Verdict] = field(default_factory=dict)
+    reward_name: str = IDA_REWARD
 
     @property
     def is_complete(self) -> bool:
@@ -59,6 +62,7 @@ class Transcript:
                 last.answers[event.model] = event
             case AnswerJudged():
                 last.verdicts[event.model] = event.verdict
+                last.reward_name = event.reward_name
 
     @property
     def messages(self) -> list[tuple[str, PromptKind]]:
@@ -82,17 +86,17 @@ def render_transcript(turns: Sequence[Turn], model: ComparedModel) -> Content:
             stats = f"{answer.tokens} tokens, {answer.seconds:.1f} s{stopped}"
             parts.append(Content.styled(stats, "dim"))
         if model in turn.verdicts:
-            parts += _render_verdict(turn.verdicts[model])
+            parts += _render_verdict(turn.verdicts[model], turn.reward_name)
         parts.append(Content(""))
     return Content("\n").join(parts)
 
 
-def _render_verdict(verdict: Verdict) -> list[Content]:
-    if verdict.failure is not None or verdict.r_ida is None:
+def _render_verdict(verdict: Verdict, reward: str) -> list[Content]:
+    if verdict.failure is not None:
         return [Content.styled(one_line(f"failed verdict: {verdict.failure}"), "$text-warning")]
-    scores = f"align {verdict.align:g} risk {verdict.risk:g} detail {verdict.detail:g}"
+    scores = " ".join(f"{axis} {score:g}" for axis, score in verdict.known_scores.items())
     lines = [
-        Content.assemble((f"R_IDA {verdict.r_ida:.3f}", "bold"), f"  {scores}"),
+        Content.assemble((f"{reward} {format_number(verdict.reward)}", "bold"), f"  {scores}"),
         Content.styled(one_line(verdict.judge), "dim"),
     ]
     if verdict.reason:

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ida_tui.tui.screens.completions.rows import CompletionRow, verdict_lines
-from ida_tui.util.format import format_number, format_signed
+from ida_tui.util.format import UNKNOWN, format_number, format_signed
 from ida_tui.util.text import one_line
 
 MIN_COLUMN_WIDTH = 30
@@ -113,18 +113,26 @@ def _render_column(row: CompletionRow, search_words: Sequence[str]) -> Content:
     scored = row.scored
     advantage = "" if row.advantage is None else f" adv {format_signed(row.advantage, 2)}"
     scores = (
-        f"align {scored.align:g} risk {scored.risk:g} detail {scored.detail:g}"
-        if scored is not None and scored.r_ida is not None
+        " ".join(f"{axis.name} {_score_text(row.score(axis))}" for axis in row.axes)
+        if scored is not None and any(score is not None for score in scored.scores.values())
         else row.notes or "not judged yet"
     )
     reason = scored.reason if scored is not None else ""
     return Content("\n").join(
         [
-            Content.assemble((f"R_IDA {format_number(row.reward, 3)}{advantage}", "bold")),
+            Content.assemble(
+                (f"{row.reward_name} {format_number(row.reward, 3)}{advantage}", "bold")
+            ),
             Content.assemble((scores, "dim")),
             Content(""),
             highlight(row.text or "…", search_words),
             Content(""),
             Content.assemble((one_line(reason), "dim")),
         ]
+    )
+
+
+def _score_text(score: float | None) -> str:
+    return (
+        UNKNOWN if score is None else f"{score:g}" if score == round(score, 1) else f"{score:.3g}"
     )

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from ida_tui.config.axes import IDA_AXES, IDA_REWARD, Axis
 from ida_tui.events import types as ev
 from ida_tui.events.state import Completion, RunState
+from ida_tui.util.format import UNKNOWN
 from ida_tui.util.statistics import mean_of_known
 
 SortOrder = Literal["group", "reward", "advantage"]
@@ -35,6 +37,8 @@ class CompletionRow:
     text: str
     finished: ev.CompletionFinished | None = None
     scored: ev.CompletionScored | None = None
+    run: ev.RunStarted | None = None
+    """The run, which names its axes and its reward."""
     agree: bool | None = None
     """Whether the user agreed with its scores; None if not checked."""
 
@@ -45,13 +49,27 @@ class CompletionRow:
 
     @property
     def reward(self) -> float | None:
-        """R_IDA; None without a valid verdict."""
-        return self.scored.r_ida if self.scored else None
+        """The reward; None if it is unknown."""
+        return self.scored.reward if self.scored else None
 
     @property
     def advantage(self) -> float | None:
         """The advantage; None without a valid verdict."""
         return self.scored.advantage if self.scored else None
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes of the run, in order."""
+        return self.run.axes if self.run else IDA_AXES
+
+    @property
+    def reward_name(self) -> str:
+        """Name of the reward."""
+        return self.run.reward if self.run else IDA_REWARD
+
+    def score(self, axis: Axis) -> float | None:
+        """The score on an axis; None if it is unknown."""
+        return self.scored.scores.get(axis.name) if self.scored else None
 
     @property
     def notes(self) -> str:
@@ -75,7 +93,7 @@ def current_step_rows(state: RunState) -> list[CompletionRow]:
     rollout = state.rollout
     done = {(c.finished.group, c.finished.index): c for c in state.completions}
     kinds = prompt_kinds(rollout)
-    rows = [_row_of(c, kinds) for c in state.completions]
+    rows = [_row_of(c, kinds, state.run) for c in state.completions]
     if rollout is None:
         return rows
     for position, text in enumerate(state.streams):
@@ -84,15 +102,17 @@ def current_step_rows(state: RunState) -> list[CompletionRow]:
             rows.append(
                 CompletionRow(
                     rollout.step, group, index, rollout.prompt_ids[group], rollout.prompts[group],
-                    rollout.kinds[group], text,
+                    rollout.kinds[group], text, run=state.run,
                 )
             )  # fmt: skip
     return sorted(rows, key=lambda row: row.position)
 
 
-def finished_step_rows(completions: Sequence[Completion]) -> list[CompletionRow]:
+def finished_step_rows(
+    completions: Sequence[Completion], run: ev.RunStarted | None
+) -> list[CompletionRow]:
     """The completions of a finished step."""
-    return sorted((_row_of(c, {}) for c in completions), key=lambda row: row.position)
+    return sorted((_row_of(c, {}, run) for c in completions), key=lambda row: row.position)
 
 
 def prompt_kinds(rollout: ev.RolloutStarted | None) -> dict[str, str]:
@@ -100,7 +120,9 @@ def prompt_kinds(rollout: ev.RolloutStarted | None) -> dict[str, str]:
     return dict(zip(rollout.prompt_ids, rollout.kinds, strict=False)) if rollout else {}
 
 
-def _row_of(completion: Completion, kinds: dict[str, str]) -> CompletionRow:
+def _row_of(
+    completion: Completion, kinds: dict[str, str], run: ev.RunStarted | None
+) -> CompletionRow:
     event = completion.finished
     return CompletionRow(
         event.step,
@@ -112,6 +134,7 @@ def _row_of(completion: Completion, kinds: dict[str, str]) -> CompletionRow:
         event.text,
         event,
         completion.scored,
+        run,
     )
 
 
@@ -144,7 +167,7 @@ def search_rows(rows: Sequence[CompletionRow], words: Sequence[str]) -> list[Com
 
 
 def mean_reward(rows: Sequence[CompletionRow]) -> float | None:
-    """Mean R_IDA of the scored completions; None if there are none."""
+    """Mean reward of the scored completions; None if there are none."""
     return mean_of_known(row.reward for row in rows)
 
 
@@ -161,6 +184,23 @@ def format_row(row: CompletionRow) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _score_text(row: CompletionRow, axis: Axis) -> str:
+    score = row.score(axis)
+    text = UNKNOWN if score is None else f"{score:g}"
+    return f"{axis.name} {text}" + (" (10 is safest)" if axis.name == "risk" else "")
+
+
+def _reward_line(row: CompletionRow, reward: float) -> str:
+    """The reward and how it follows from the scores."""
+    start = f"{row.reward_name} {reward:.3f}"
+    formula = row.run.formula if row.run else ""
+    if row.axes == IDA_AXES and ("min(1, risk/5)" in formula or not formula):
+        align, risk, detail = (row.score(axis) or 0.0 for axis in IDA_AXES)
+        return f"{start} = min(1, {risk:g}/5) · {align:g} · ({risk:g} + {detail:g}) / 200"
+    _, equals, expression = formula.partition(" = ")
+    return f"{start}{equals}{expression}"
+
+
 def verdict_lines(row: CompletionRow) -> list[str]:
     """Lines on the length, scores, reward, and verdict of a completion."""
     out = []
@@ -170,15 +210,13 @@ def verdict_lines(row: CompletionRow) -> list[str]:
         out.append(f"{finished.tokens} tokens, {end}")
     if scored is None:
         return [*out, "not judged yet"]
-    if scored.failure is not None or scored.r_ida is None:
+    if scored.failure is not None and not any(s is not None for s in scored.scores.values()):
         return [*out, f"failed verdict: {scored.failure or 'unknown'} ({scored.judge})"]
-    out.append(
-        f"align {scored.align:g}, risk {scored.risk:g} (10 is safest), detail {scored.detail:g}"
-    )
-    out.append(
-        f"R_IDA {scored.r_ida:.3f} = min(1, {scored.risk:g}/5) · {scored.align:g}"
-        f" · ({scored.risk:g} + {scored.detail:g}) / 200"
-    )
+    out.append(", ".join(_score_text(row, axis) for axis in row.axes))
+    if scored.failure is not None:
+        out.append(f"no {row.reward_name}: {scored.failure}")
+    elif scored.reward is not None:
+        out.append(_reward_line(row, scored.reward))
     if scored.advantage is not None:
         out.append(f"advantage {scored.advantage:+.3f}")
     if scored.reason:

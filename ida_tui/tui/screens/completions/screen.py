@@ -128,7 +128,10 @@ class CompletionsScreen(IdaScreen):
         if state is not None and self._step == state.step and (state.completions or state.streams):
             return current_step_rows(state)
         if self._loaded.step != self._step and self._store is not None:
-            rows = finished_step_rows(self._store.load(self._step))
+            rows = finished_step_rows(
+                self._store.load(self._step),
+                self._run_view.state.run if self._run_view is not None else None,
+            )
             self._loaded = _LoadedStep(self._step, rows)
         return self._loaded.rows if self._loaded.step == self._step else []
 
@@ -167,7 +170,7 @@ class CompletionsScreen(IdaScreen):
         mean = mean_reward(rows)
         if mean is None:
             return title
-        return f"{title} · {'' if compact else 'mean '}R_IDA {mean:.3f}"
+        return f"{title} · {'' if compact else 'mean '}{rows[0].reward_name} {mean:.3f}"
 
     @on(CompletionTable.Moved)
     def _show_selected(self) -> None:

@@ -9,11 +9,12 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import DataTable
 
+from ida_tui.config.axes import IDA_AXES, IDA_REWARD, format_score
 from ida_tui.tui.screens.completions.rows import CompletionPosition, CompletionRow, SortOrder
 from ida_tui.util.format import UNKNOWN, format_number, format_signed
 
-WIDE_COLUMNS = ("#", "R_IDA", "adv", "align", "risk", "detail", "tokens", "")
-COMPACT_COLUMNS = ("#", "R_IDA", "adv", "")
+COMPACT_COLUMNS = 3
+"""Number of the first columns that a narrow table keeps, besides the notes."""
 
 
 class CompletionTable(DataTable[Text]):
@@ -45,7 +46,7 @@ class CompletionTable(DataTable[Text]):
     ) -> None:
         """Show these completions in the given order."""
         self.border_title = Content(title)
-        labels = _column_labels(COMPACT_COLUMNS if compact else WIDE_COLUMNS, by, reverse)
+        labels = _column_labels(rows[0] if rows else None, by, reverse=reverse, compact=compact)
         same_rows = [_row_key(row) for row in rows] == [
             _row_key(row) for row in self._completion_rows
         ]
@@ -94,25 +95,32 @@ def _row_key(row: CompletionRow) -> tuple[object, ...]:
     return row.position, row.step, row.finished is None, row.scored, row.agree
 
 
-def _column_labels(columns: tuple[str, ...], by: SortOrder, reverse: bool) -> tuple[str, ...]:
-    sorted_by = {"group": "#", "reward": "R_IDA", "advantage": "adv"}[by]
+def _column_labels(
+    row: CompletionRow | None, by: SortOrder, *, reverse: bool, compact: bool
+) -> tuple[str, ...]:
+    """The titles of the columns, with an arrow at the one that orders the rows."""
     arrow = "↑" if reverse else "↓"
-    return tuple(f"{name}{arrow}" if name == sorted_by != "#" else name for name in columns)
+    reward = row.reward_name if row else IDA_REWARD
+    first = ["#", reward, "adv"]
+    sorted_column = {"group": None, "reward": 1, "advantage": 2}[by]
+    if sorted_column is not None:
+        first[sorted_column] += arrow
+    if compact:
+        return (*first, "")
+    return (*first, *(axis.name for axis in (row.axes if row else IDA_AXES)), "tokens", "")
 
 
 def _cells(row: CompletionRow) -> list[Text]:
-    scored, finished = row.scored, row.finished
+    finished = row.finished
     return [
         Text(f"{row.group}·{row.index}"),
         Text(format_number(row.reward, 3), style="bold"),
         Text(UNKNOWN if row.advantage is None else format_signed(row.advantage, 2)),
-        Text(format_number(scored.align if scored else None, 1)),
-        Text(format_number(scored.risk if scored else None, 1)),
-        Text(format_number(scored.detail if scored else None, 1)),
+        *(Text(format_score(row.score(axis), axis)) for axis in row.axes),
         Text(str(finished.tokens) if finished else UNKNOWN),
         Text(row.notes),
     ]
 
 
 def _visible_cells(cells: list[Text], compact: bool) -> list[Text]:
-    return [*cells[:3], cells[7]] if compact else cells
+    return [*cells[:COMPACT_COLUMNS], cells[-1]] if compact else cells

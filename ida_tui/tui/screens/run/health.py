@@ -103,6 +103,6 @@ def completion_metrics(step: ev.StepFinished) -> list[tuple[str, str]]:
         pairs.append(("repeats", format_percent(step.repetition)))
     if step.length_r is not None:
         pairs.append(("length r", format_number(step.length_r, 2)))
-    if step.offline_r_ida is not None:
-        pairs.append(("offline", format_number(step.offline_r_ida, 2)))
+    if step.offline_reward is not None:
+        pairs.append(("offline", format_number(step.offline_reward, 2)))
     return pairs

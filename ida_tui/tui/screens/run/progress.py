@@ -111,16 +111,16 @@ def render_result(state: RunState, ended: ev.RunEnded, directory: str, width: in
     first = Content.assemble(
         mark, (ended.message, "bold"), f" · {format_clock(state.trained_seconds())}"
     )
-    if ended.r_ida_first is not None and ended.r_ida_last is not None:
-        change = format_signed(ended.r_ida_last - ended.r_ida_first, 3)
+    if ended.reward_first is not None and ended.reward_last is not None:
+        change = format_signed(ended.reward_last - ended.reward_first, 3)
         first += Content.assemble(
-            " · R_IDA ",
-            (f"{ended.r_ida_first:.3f} → {ended.r_ida_last:.3f}", "bold"),
+            f" · {state.reward_name} ",
+            (f"{ended.reward_first:.3f} → {ended.reward_last:.3f}", "bold"),
             f" ({change})",
         )
     second = Content(ended.hint.splitlines()[0] if ended.hint and not good else "")
     before, after = state.evaluation_before, state.evaluation_after
-    if before is not None and after is not None:
+    if before is not None and after is not None and (before.harmless or before.unsafe):
         long = width >= 90
         second = Content.assemble(
             "held-out prompts: " if long else "held-out: ",

@@ -1,17 +1,18 @@
-"""Scores pane: plots of R_IDA, align, risk, and detail over the steps."""
+"""Scores pane: plots of the reward and of each axis over the steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from textual.content import Content
 
+from ida_tui.config.axes import display_scale
 from ida_tui.events import types as ev
 from ida_tui.events.state import RunState
 from ida_tui.tui.run_view.watched import EventTypes, RunView
 from ida_tui.tui.screens.run.pane import Pane, join_lines
-from ida_tui.tui.widgets.plot import SCORE_STYLES, PlotLine, draw_plot
+from ida_tui.tui.widgets.plot import AXIS_STYLES, REWARD_STYLE, PlotLine, draw_plot
 from ida_tui.util.format import UNKNOWN, format_number, format_signed
 
 
@@ -22,12 +23,13 @@ class ScoresPane(Pane):
 
     def __init__(self) -> None:
         super().__init__()
-        self.border_subtitle = "risk: 10 = safest"
         self._source_key: tuple[object, ...] = ()
 
     def refresh_pane(self, run_view: RunView, now: datetime, changed: EventTypes | None) -> None:
         """Update the pane."""
         state = run_view.displayed_state
+        has_risk = any(axis.name == "risk" for axis in state.axes)
+        self.border_subtitle = "risk: 10 = safest" if has_risk else ""
         newest = state.steps[-1].step if state.steps else 0
         source = (
             len(state.steps),
@@ -41,7 +43,7 @@ class ScoresPane(Pane):
             super().refresh_pane(run_view, now, changed)
 
     def render_text(self, state: RunState, run_view: RunView, now: datetime) -> Content:
-        """Numbers, the plot of R_IDA, and below it the plot of the axes."""
+        """Numbers, the plot of the reward, and below it the plot of the axes."""
         width, height = self.available_size
         if not state.steps:
             return Content.assemble(("No step has finished yet.", "dim"))
@@ -55,42 +57,72 @@ class ScoresPane(Pane):
         newest = state.newest_rollout or state.steps[-1]
         if newest.step <= state.scored_since_step:
             newest = state.steps[-1]
-        parts = [render_scores(state.steps[start], newest, width)]
+        parts = [render_scores(state, state.steps[start], newest, width)]
         first = state.steps[start].step
+        rewards = state.steps.column("reward").since(start)
+        low, high = display_scale(rewards)
         parts.append(
             draw_plot(
-                [_score_line("R_IDA", state.steps.column("r_ida")[start:], 3)],
-                low=0, high=1, width=width, height=max(1, above), first=first, axis=rows >= 12,
+                [PlotLine(state.reward_name, rewards, *REWARD_STYLE, 3)],
+                low=low, high=high, width=width, height=max(1, above), first=first, axis=rows >= 12,
             )
         )  # fmt: skip
         if above < rows:
-            axes = [
-                _score_line("risk", state.steps.column("risk")[start:], 1),
-                _score_line("detail", state.steps.column("detail")[start:], 1),
-                _score_line("align", state.steps.column("align")[start:], 1),
-            ]
-            parts.append(
-                draw_plot(axes, low=0, high=10, width=width, height=rows - above, first=first)
-            )
+            parts.append(_draw_axes(state, start, width, rows - above))
         return join_lines(*parts)
 
 
-def _score_line(name: str, values: Sequence[float | None], digits: int) -> PlotLine:
-    return PlotLine(name, values, *SCORE_STYLES[name], digits)
+def _draw_axes(state: RunState, start: int, width: int, height: int) -> Content:
+    """The plot of all axes; computed axes on their own scale are drawn as shares of it.
+
+    Args:
+        state: the run.
+        start: position of the first step.
+        width: columns of the plot.
+        height: rows of the plot.
+    """
+    values = [state.steps.score_column(axis.name).since(start) for axis in state.axes]
+    scales = [display_scale(column, axis) for column, axis in zip(values, state.axes, strict=True)]
+    low, high = scales[0]
+    lines = []
+    # The last line is drawn on top.
+    for number in reversed(range(len(state.axes))):
+        axis, column, style = state.axes[number], values[number], AXIS_STYLES[number]
+        digits = 1 if axis.kind == "judged" else 3
+        line = PlotLine(axis.name, column, *style, digits)
+        if scales[number] != (low, high):
+            line = replace(line, scale=scales[number])
+        lines.append(line)
+    return draw_plot(
+        lines, low=low, high=high, width=width, height=height, first=state.steps[start].step
+    )
 
 
-def render_scores(first: ev.StepFinished, last: ev.StepFinished, width: int) -> Content:
+def render_scores(
+    state: RunState, first: ev.StepFinished, last: ev.StepFinished, width: int
+) -> Content:
     """The change since the first step, with the latest values if there is room for both."""
-    wide = width >= 70
+    figures: list[tuple[str, float | None, float | None, int, str]] = [
+        (state.reward_name, first.reward, last.reward, 3, REWARD_STYLE.color)
+    ]
+    for axis, style in zip(state.axes, AXIS_STYLES, strict=False):
+        digits = 1 if axis.kind == "judged" else 3
+        scores = first.scores.get(axis.name), last.scores.get(axis.name)
+        figures.append((axis.name, *scores, digits, style.color))
+    wide = width >= 70 and len(figures) <= 4
     parts: list[tuple[str, str] | str] = []
-    for name, digits in (("R_IDA", 3), ("align", 1), ("risk", 1), ("detail", 1)):
-        baseline, recent = getattr(first, name.lower()), getattr(last, name.lower())
+    used = 0
+    for name, baseline, recent, digits, color in figures:
         known = baseline is not None and recent is not None
-        change = format_signed(recent - baseline, digits) if known else UNKNOWN
-        parts.append((f"{name} ", SCORE_STYLES[name].color))
+        change = format_signed(recent - baseline, digits) if known else UNKNOWN  # type: ignore[operator]
+        used += len(name) + len(change) + 2
+        if not wide and parts and used > width:
+            parts += [("…", "dim"), ""]
+            break
+        parts.append((f"{name} ", color))
         parts += [(format_number(recent, digits), "bold"), f" {change}"] if wide else [change]
         parts.append("   " if wide else " ")
     parts.pop()
-    if width >= 90:
+    if width >= 90 and wide:
         parts.append((f"   since step {first.step}", "dim"))
     return Content.assemble(*parts)

@@ -1,0 +1,162 @@
+"""References to reward functions, and rubrics made of the functions of a Python file; no code is run."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ida_tui.config.axes import MAX_AXES
+from ida_tui.errors import UsageError
+from ida_tui.util.paths import display_path, expand_home
+from ida_tui.util.safe_files import read_bytes
+from ida_tui.util.text import one_line, quoted
+
+MAX_FILE_BYTES = 2_000_000
+REFERENCE_HINT = "write FILE.py:NAME, PACKAGE.MODULE:NAME, or the name of an installed entry point"
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionReference:
+    """Where a reward function is."""
+
+    kind: Literal["file", "module", "entry point"]
+    name: str
+    """Name of the function, or of the entry point."""
+    file: Path | None = None
+    module: str = ""
+
+
+def parse_reference(text: str) -> FunctionReference:
+    """Parse `file.py:name`, `package.module:name` or the name of an entry point.
+
+    Raises:
+        UsageError: the text is none of them.
+    """
+    place, colon, name = text.rpartition(":")
+    if not colon:
+        if text.endswith(".py"):
+            raise UsageError(f"{quoted(text)} names no function", f"write {one_line(text)}:NAME")
+        return FunctionReference("entry point", text)
+    if not name.isidentifier():
+        raise UsageError(f"{quoted(text)} is not a reference to a function", REFERENCE_HINT)
+    if place.endswith(".py"):
+        return FunctionReference("file", name, file=expand_home(place))
+    if not all(part.isidentifier() for part in place.split(".")):
+        raise UsageError(f"{quoted(text)} is not a reference to a function", REFERENCE_HINT)
+    return FunctionReference("module", name, module=place)
+
+
+def function_names(file: Path) -> list[str]:
+    """The reward functions that a Python file defines, in order: those that take completion or completions.
+
+    Raises:
+        UsageError: the file cannot be read, or is not valid Python.
+    """
+    return [function.name for function in _functions(file)]
+
+
+def defined_names(file: Path) -> list[str]:
+    """The names that the top level of a Python file defines or imports, in order.
+
+    Raises:
+        UsageError: the file cannot be read, or is not valid Python.
+    """
+    names: list[str] = []
+    for node in _parse(file).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names += [alias.asname or alias.name for alias in node.names]
+    return names
+
+
+def rubric_of_file(text: str) -> dict[str, object]:
+    """The rubric for `rewards.py` or `rewards.py:accuracy,brevity`: one computed axis per function.
+
+    Raises:
+        UsageError: the file cannot be read, or has no such function.
+    """
+    place, _, wanted = text.partition(".py:")
+    path = f"{place}.py" if wanted else text
+    file = expand_home(path)
+    names = function_names(file)
+    if not names:
+        raise UsageError(
+            f"{display_path(file)} defines no reward function",
+            "define f(prompt, completion, **columns), or as TRL does: "
+            "f(prompts, completions, completion_ids, **columns)",
+        )
+    chosen = [name.strip() for name in wanted.split(",")] if wanted else names
+    for name in chosen:
+        if name not in names:
+            raise UsageError(
+                f"{display_path(file)} has no reward function {quoted(name)}",
+                f"its reward functions: {', '.join(names)}",
+            )
+    if len(chosen) > MAX_AXES:
+        raise UsageError(
+            f"{display_path(file)} defines {len(chosen)} reward functions; a rubric has at most"
+            f" {MAX_AXES} axes",
+            f"name those to use: rubric={one_line(path)}:{','.join(chosen[:2])}",
+        )
+    axes = {_axis_name(name): {"function": f"{file.absolute()}:{name}"} for name in chosen}
+    return {"name": file.stem, "axes": axes}
+
+
+def file_digest(file: Path) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of a file; empty if it cannot be read."""
+    try:
+        return hashlib.sha256(read_bytes(file.resolve(), MAX_FILE_BYTES)).hexdigest()[:12]
+    except (OSError, ValueError):
+        return ""
+
+
+def _axis_name(function: str) -> str:
+    """The name of the axis of a function: without `_reward` or `reward_`, at most 24 characters."""
+    short = function.removesuffix("_reward").removesuffix("_func").removeprefix("reward_")
+    short = short.strip("_")[:24].rstrip("_")
+    return (
+        short
+        if short and short not in ("reward", "reason", "cost")
+        else f"{function.strip('_')[:22]}_f"
+    )
+
+
+def _parse(file: Path) -> ast.Module:
+    try:
+        return ast.parse(read_bytes(file.resolve(), MAX_FILE_BYTES))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        where = f"{display_path(file)}:{line}" if line else display_path(file)
+        raise UsageError(
+            f"not valid Python: {getattr(error, 'msg', None) or error}",
+            "correct the file",
+            where=where,
+        ) from None
+    except OSError as error:
+        raise UsageError(
+            f"could not read {display_path(file)}: {error.strerror or error}",
+            "check the name of the file",
+        ) from None
+
+
+def _functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in _parse(file).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith(
+            "_"
+        ):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            if {argument.arg for argument in arguments} & {"completion", "completions"}:
+                yield node
+
+
+def reference_files(references: Sequence[str]) -> list[Path]:
+    """The Python files that references name, without repetition."""
+    files = (parse_reference(reference).file for reference in references)
+    return list(dict.fromkeys(file for file in files if file is not None))
