@@ -61,17 +61,22 @@ def test_the_rows_are_those_of_the_profile() -> None:
     ]
 
 
-def test_a_run_on_a_data_file_keeps_its_digest_and_opens_without_the_file() -> None:
+def test_a_run_on_a_data_file_rewards_by_its_columns_and_opens_without_it() -> None:
     file = Path("train.jsonl")
     rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1), "tag": "sum"} for n in range(9)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ["--run", "quickstart", "prompts=train.jsonl", "prompts.held_out_fraction=0.2"]
+    Path("rewards.py").write_text(
+        "def accuracy(completions, answer, tag):\n    return [float(len(a)) for a in answer]\n"
+    )
+    command = ["--run", "quickstart", "prompts=train.jsonl", "prompts.held_out_fraction=0.2",
+               "rubric=rewards.py"]  # fmt: skip
     small = ["training.max_steps=1", "training.num_generations=4", "evaluation.samples=1",
              "training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=1",
              "training.max_completion_length=16"]  # fmt: skip
 
     assert main([*command, *small]) == 0
 
+    # A column that did not arrive would be a failed reward, and pause the run.
     directory = RunDirectory(Path("outputs/quickstart/latest").resolve())
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     written = yaml.safe_load(directory.config.read_text())["prompts"]

@@ -163,7 +163,12 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         """
         step = self._current_step
         rows = self._process_group.all_gather_rows(
-            [PromptRow(row["prompt_id"], row["prompt_text"], row["kind"]) for row in inputs]
+            [
+                PromptRow(
+                    row["prompt_id"], row["prompt_text"], row["kind"], json.loads(row["columns"])
+                )
+                for row in inputs
+            ]
         )
         prompts = rows[:: self.num_generations]
         self._reward_source.begin_step(step, rows)
