@@ -373,8 +373,15 @@ def _yaml_records(file: RecordFile, contents: FileContents) -> Iterator[Record]:
 
 
 def _parquet_records(file: RecordFile) -> Iterator[Record]:
-    import pyarrow
-    import pyarrow.parquet
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UsageError(
+            f"a Parquet file needs the package {error.name}, which is not installed",
+            "install ida-tui in place of ida-tui-viewer, or use another format",
+            where=shown_path(file.path),
+        ) from None
 
     def checked(read: Callable[[], Any]) -> Any:
         try:

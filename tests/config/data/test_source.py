@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ida_tui.cli.main import main
+from ida_tui.config.consent import ConsentRequired
 from ida_tui.config.prompts import PromptRows, PromptSet
 from ida_tui.config.resolve import resolve, to_yaml
 from ida_tui.errors import UsageError
@@ -219,3 +220,28 @@ def test_a_command_that_reads_a_data_file_imports_no_library_for_it(
         monkeypatch.setitem(__import__("sys").modules, library, None)
 
     assert len(prompt_set().train()) == 8
+
+
+def test_a_strangers_profile_does_not_send_a_file_of_this_machine_to_a_judge_elsewhere(
+    tmp_path: Path,
+) -> None:
+    secret = write_rows(8, str(tmp_path / "secret.jsonl"))
+    stranger = tmp_path / "work/stranger"
+    stranger.mkdir()
+    (stranger / "config.yaml").write_text(
+        f"extends: quickstart\nevaluation: {{enabled: false}}\nprompts: {{source: {secret}}}\n"
+        "judge: {extends: vllm, base_url: https://judge.example/v1, api_key_env: null}\n"
+    )
+
+    with pytest.raises(ConsentRequired) as refused:
+        resolve("stranger/config.yaml", SMALL_STEP)
+
+    lines = "\n".join(refused.value.lines())
+    assert f"sends the rows of {secret}" in lines
+    assert f"prompts.source={secret}" in lines
+    resolve("stranger/config.yaml", [*SMALL_STEP, f"prompts.source={secret}"])
+    # A file beside the profile came with it.
+    write_rows(8, str(stranger / "theirs.jsonl"))
+    text = (stranger / "config.yaml").read_text()
+    (stranger / "config.yaml").write_text(text.replace(str(secret), "theirs.jsonl"))
+    resolve("stranger/config.yaml", SMALL_STEP)
