@@ -50,7 +50,7 @@ def test_a_script_trains_the_same_weights_as_the_command_line(
     assert trained.config.seed == 3
     assert len(list(trained.completions())) == 48
     assert {c.finished.step for c in trained.completions(2)} == {2}
-    assert all(c.scored is not None and c.scored.r_ida is not None for c in trained.completions())
+    assert all(c.scored is not None and c.scored.reward is not None for c in trained.completions())
     assert list(trained.events()) == received
     assert isinstance(received[-1].event, ev.RunEnded)
     assert trained.evaluation is None

@@ -205,7 +205,9 @@ def _usage_section(inputs: CardInputs) -> Iterator[str]:
 
 def _training_section(inputs: CardInputs) -> Iterator[str]:
     config, training = inputs.config, inputs.config.training
-    method = f"LoRA, r {config.lora.r}, alpha {config.lora.alpha}"
+    loss: str = training.loss_type
+    if training.importance_sampling_level != "token":
+        loss += f", ratios of each {training.importance_sampling_level}"
     run = inputs.trained.state.run
     revision = f", revision {config.model.revision}" if config.model.revision else ""
     rows = [
@@ -215,7 +217,8 @@ def _training_section(inputs: CardInputs) -> Iterator[str]:
         ("rubric", f"{config.rubric.name} ({config.rubric.digest()})"),
         ("prompts", f"{config.prompts.name}, {len(config.prompts.train())} for training"),
         *_conversation_rows(config),
-        ("method", method if training.method == "lora" else "all weights"),
+        ("method", config.lora.describe() if training.method == "lora" else "all weights"),
+        ("loss", loss),
         ("steps", f"{inputs.trained.step} of {run.steps}" if run else str(inputs.trained.step)),
         ("completions per step", f"{training.completions_per_step} ({training.num_generations} per prompt)"),
         ("learning rate", f"{training.learning_rate:g}, {training.lr_scheduler_type}"),
@@ -294,7 +297,9 @@ def _evaluation_section(inputs: CardInputs) -> Iterator[str]:
             one_line(line).replace("```", "'''") for line in evaluation_lines(inputs.evaluation)
         )
         yield "```"
-    elif before and after and after.step == inputs.trained.step:
+    elif (
+        before and after and after.step == inputs.trained.step and (after.harmless or after.unsafe)
+    ):
         yield "Answers to held-out prompts, classified by text patterns, with 95% intervals over the prompts:"
         yield "answers to the same prompt are not independent."
         yield ""

@@ -32,6 +32,9 @@ MAX_HEADER_BYTES = 100_000_000
 """Longest header of a weight file that is read; the format allows no longer one."""
 _HUB_ID_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
 
+ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""Linear layers of the attention; the others belong to the feed-forward block."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
@@ -81,12 +84,14 @@ class ModelShape:
         )
         return self.layers * layer + embeddings
 
-    def adapter_parameter_count(self, rank: int, target_modules: str | list[str]) -> int:
-        """Parameter count of a LoRA adapter on these modules of every layer."""
-        linears = self.linear_shapes()
-        names = linears if target_modules == "all-linear" else target_modules
-        shapes = [linears[name] for name in names if name in linears]
-        return self.layers * rank * sum(inputs + outputs for inputs, outputs in shapes)
+    def module_shapes(self) -> dict[str, tuple[int, int]]:
+        """Full name of every linear layer and of the embedding → its input and output width."""
+        shapes = {"model.embed_tokens": (self.vocabulary, self.hidden)}
+        for layer in range(self.layers):
+            for name, shape in self.linear_shapes().items():
+                part = "self_attn" if name in ATTENTION_LAYERS else "mlp"
+                shapes[f"model.layers.{layer}.{part}.{name}"] = shape
+        return shapes
 
 
 @dataclass(frozen=True, slots=True)

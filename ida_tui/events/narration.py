@@ -23,6 +23,8 @@ from ida_tui.util.format import (
     format_size,
 )
 
+MAX_AXES_BEFORE_REWARD = 4
+"""Number of axes up to which the line of a step ends with the reward; a longer line starts with it."""
 PHASE_LABELS: dict[ev.Phase, str] = {
     "load": "loading the model",
     "generate": "generating",
@@ -115,7 +117,9 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
         )
     before, after = state.evaluation_before, state.evaluation_after
     if before and after:
-        lines.append("  held-out prompts, never trained on (before → after):")
+        judged = _judged_figures_lines(after, state.reward_name)
+        if before.harmless or before.unsafe or judged:
+            lines.append("  held-out prompts, never trained on (before → after):")
         if before.harmless or before.unsafe:
             lines.append(
                 "    harmless requests answered   "
@@ -127,7 +131,7 @@ def summary_lines(state: RunState, ended: ev.RunEnded) -> list[str]:
                 f"{format_count_share(before.unsafe_refused, before.unsafe)} → "
                 f"{format_count_share(after.unsafe_refused, after.unsafe)}"
             )
-        lines += _judged_figures_lines(after)
+        lines += judged
         verdict = after.verdict or counted_conclusion(before, after)
         lines += [f"  {line}" for line in textwrap.wrap(verdict, 98)]
     if ended.steps_done:
@@ -277,7 +281,10 @@ def _step_line(step: ev.StepFinished, state: RunState) -> str:
     scores = " ".join(
         f"{axis.name}={format_score(step.scores.get(axis.name), axis)}" for axis in state.axes
     )
-    return f"{start} {scores} → {state.reward_name}={step.reward:.3f}{coverage}"
+    reward = f"{state.reward_name}={step.reward:.3f}{coverage}"
+    if len(state.axes) > MAX_AXES_BEFORE_REWARD:
+        return f"{start} {reward} | {scores}"
+    return f"{start} {scores} → {reward}"
 
 
 def _thought_lines(step: ev.StepFinished) -> list[str]:
@@ -300,6 +307,10 @@ def _skipped_update_lines(step: ev.StepFinished) -> list[str]:
 
 def _evaluation_lines(evaluation: ev.EvaluationFinished) -> list[str]:
     moment = "Before training" if evaluation.when == "before" else "After training"
+    if not (evaluation.harmless or evaluation.unsafe):
+        text = f"✓ {moment}, on {evaluation.prompts} held-out prompts"
+        verdict = textwrap.wrap(evaluation.verdict, 97)
+        return [f"{text}{':' if verdict else ''}", *(f"   {line}" for line in verdict)]
     return [
         f"✓ {moment}, on {evaluation.prompts} held-out prompts ({evaluation.classifier}):",
         f"   harmless answered {format_count_share(evaluation.harmless_complied, evaluation.harmless)} · "
@@ -308,12 +319,13 @@ def _evaluation_lines(evaluation: ev.EvaluationFinished) -> list[str]:
     ]
 
 
-def _judged_figures_lines(evaluation: ev.EvaluationFinished) -> list[str]:
-    """The judge's figures for the held-out answers."""
+def _judged_figures_lines(evaluation: ev.EvaluationFinished, reward: str) -> list[str]:
+    """The reward of the held-out answers; `reward` is its name."""
     lines = []
     for figure in evaluation.figures:
-        if figure.name.endswith(" R_IDA"):
-            label = f"R_IDA of {figure.name.removesuffix(' R_IDA')} requests"
+        if figure.name == reward or figure.name.endswith(f" {reward}"):
+            kind = figure.name.removesuffix(reward).strip()
+            label = f"{reward} of {kind} requests" if kind else reward
             interval = (
                 f"95% interval of the change {format_signed(figure.low, 3)}"
                 f" to {format_signed(figure.high, 3)}"

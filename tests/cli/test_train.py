@@ -38,7 +38,7 @@ def of_type(output: list[str], name: str) -> list[dict[str, Any]]:
 
 
 def test_the_quickstart_raises_the_reward(quickstart: tuple[Path, list[str]]) -> None:
-    rewards = [step["r_ida"] for step in of_type(quickstart[1], "StepFinished")]
+    rewards = [step["reward"] for step in of_type(quickstart[1], "StepFinished")]
 
     assert sum(rewards[:3]) / 3 <= 0.40
     assert sum(rewards[-5:]) / 5 >= 0.70
@@ -88,7 +88,7 @@ def test_the_run_directory_is_complete(quickstart: tuple[Path, list[str]]) -> No
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
     completions = [json.loads(line) for line in (run / "completions.jsonl").open()]
     assert len(completions) == len(of_type(quickstart[1], "CompletionScored"))
-    assert {"prompt", "text", "r_ida", "reason", "advantage"} <= completions[0].keys()
+    assert {"prompt", "text", "scores", "reward", "reason", "advantage"} <= completions[0].keys()
 
 
 def test_every_score_is_labeled_as_from_the_offline_heuristic(

@@ -75,7 +75,9 @@ def test_a_checkpoint_that_does_not_fit_does_not_affect_older_ones(small_disk: P
             (folder / name).write_bytes(b"x" * 200_000)
 
     def save(step: int) -> Path:
-        return checkpoints.save_checkpoint(small_disk, step, write, r_ida=None, metadata={}, keep=3)
+        return checkpoints.save_checkpoint(
+            small_disk, step, write, reward=None, metadata={}, keep=3
+        )
 
     save(1)
     fill(small_disk)

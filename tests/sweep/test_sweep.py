@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -168,7 +169,7 @@ def test_the_table_has_means_with_confidence_intervals_over_seeds() -> None:
 
     slow, fast = table.settings
     # The standard deviation of 0.60, 0.62, 0.64 is 0.02; t with 2 degrees of freedom is 4.3027; n is 3.
-    interval = slow.figures["r_ida_last"]
+    interval = slow.figures["reward_last"]
     assert interval.value == pytest.approx(0.62)
     assert interval.high - interval.value == pytest.approx(4.302653 * 0.02 / 3**0.5, abs=1e-6)
     assert text.setting_cells(slow)[:3] == ("3 of 3", "0.250 → 0.620 ±0.050", "100%")
@@ -179,9 +180,21 @@ def test_the_table_has_means_with_confidence_intervals_over_seeds() -> None:
         0.15 - 4.302653 * 0.02 / 3**0.5, abs=1e-6
     )
     assert text.conclusion(table) == [
-        "Best by R_IDA of the last steps: learning_rate=2e-3, +0.150 over learning_rate=1e-3"
+        "Best by the reward of the last steps: learning_rate=2e-3, +0.150 over learning_rate=1e-3"
         " (95% interval +0.100 to +0.200 over 3 seeds): larger than the noise of the seeds."
     ]
+
+
+def test_a_sweep_without_harmless_and_unsafe_prompts_has_no_columns_for_refusals() -> None:
+    sweep = create_sweep({RATES: ("1e-3", "2e-3")}, [RunOutcome(0.6), RunOutcome(0.7)])
+    for trial in sweep.runs_folder.iterdir():
+        events = trial / "events.jsonl"
+        lines = events.read_text().splitlines(keepends=True)
+        events.write_text("".join(line for line in lines if "EvaluationFinished" not in line))
+    printed = "\n".join(text.sweep_lines(table_of(sweep)))
+
+    assert "reward" in printed
+    assert not re.search("answered|declined|harmless|unsafe|R_IDA", printed)
 
 
 def test_a_difference_within_the_variation_of_the_seeds_is_called_noise() -> None:
@@ -528,7 +541,7 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_ends_with_its_table(
 
 @pytest.mark.parametrize("key", ["prompts", "prompts.only", "judge.temperature", "rubric.formula"])
 def test_no_setting_is_best_if_judge_rubric_or_prompts_are_varied(key: str) -> None:
-    outcomes = [RunOutcome(r_ida=0.4), RunOutcome(r_ida=0.8)]
+    outcomes = [RunOutcome(reward=0.4), RunOutcome(reward=0.8)]
     sweep = create_sweep({key: ("a", "b")}, outcomes)
     table = build_table(sweep, SweepReader(sweep).read_all())
     assert (table.comparable, table.comparison) == (False, None)
@@ -537,7 +550,7 @@ def test_no_setting_is_best_if_judge_rubric_or_prompts_are_varied(key: str) -> N
 
 
 def test_no_setting_is_best_if_a_run_was_resumed_with_another_judge() -> None:
-    sweep = create_sweep({"training.beta": ("0", "0.1")}, [RunOutcome(), RunOutcome(r_ida=0.8)])
+    sweep = create_sweep({"training.beta": ("0", "0.1")}, [RunOutcome(), RunOutcome(reward=0.8)])
     trials = SweepReader(sweep).read_all()
     assert build_table(sweep, trials).comparable
     state = trials[1].state

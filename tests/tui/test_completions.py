@@ -338,7 +338,7 @@ def test_an_error_dialog_explains_why_a_file_could_not_be_written() -> None:
 
 
 def test_a_completion_as_text_contains_all_its_details() -> None:
-    (row,) = finished_step_rows(state_of([JUDGED[0], JUDGED[4]]).completions)
+    (row,) = finished_step_rows(state_of([JUDGED[0], JUDGED[4]]).completions, None)
 
     assert format_row(row).startswith("step 1, group 0, completion 0\nprompt (kill): How do I kill")
     assert all(line in format_row(row) for line in verdict_lines(row))

@@ -65,7 +65,7 @@ class ChatModels:
         model = load_trained_model(config, trained, weight_format, self._tokenizer)
         self._trained = model.to(self._device).eval()
         self._base: Any = None
-        if config.training.method != "lora":
+        if config.needs_own_base:
             base = load.load_model(config.model, weight_format, self._tokenizer)
             self._base = base.to(self._device).eval()
 
@@ -87,7 +87,7 @@ class ChatModels:
         longest = inference_memory.longest_conversation(config, name, limit)
         planned = inference_memory.plan_chat(config, name, longest)
         assert planned is not None
-        models = "one model" if config.training.method == "lora" else "both models"
+        models = "both models" if config.needs_own_base else "one model"
         self.memory_text = warning or (
             f"memory: at most about {planned.peak_bytes / 1e9:.1f} of {limit / 1e9:.1f} GB, for {models}"
             f" and a conversation of up to {longest:,} tokens"

@@ -157,6 +157,9 @@ def generate_pairs(
     if trained is None:
         answer_with("base", base)
         answer_with("tuned", base)
+    elif config.training.method == "lora" and not config.lora.keeps_base:
+        answer_with("base", base)
+        answer_with("tuned", attach_adapter(base, trained.path))
     elif config.training.method == "lora":
         model = attach_adapter(base, trained.path)
         with model.disable_adapter():

@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from ida_tui.config.schema import TrainingConfig
+from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.engine.rollout.sampling import TokenSampler
 
 

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from ida_tui.config.model_files import find_damaged_weights, model_problem
 from ida_tui.config.precision import WeightFormat
-from ida_tui.config.schema import LoraConfig, ModelConfig
+from ida_tui.config.schema import ModelConfig
+from ida_tui.config.sections.lora import LoraConfig
 from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.model.generation import prepare_for_generation
 from ida_tui.errors import IdaError, out_of_memory_message, short_text
@@ -188,7 +189,15 @@ def peft_config(lora: LoraConfig, model: ModelConfig) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=0.0,  # see `turn_off_dropout`
         target_modules=lora.target_modules,
-        bias="none",
+        exclude_modules=lora.exclude_modules or None,
+        target_parameters=lora.target_parameters or None,
+        modules_to_save=lora.modules_to_save or None,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        bias=lora.bias,
+        init_lora_weights=lora.init_lora_weights,
         task_type="CAUSAL_LM",
         revision=model.revision if model.folder() is None else None,
     )
@@ -206,7 +215,7 @@ def count_parameters(model: torch.nn.Module) -> ParameterCounts:
     """Count parameters. Tied weights count once, and adapter weights do not count as base weights."""
     base = trainable = 0
     for name, parameter in model.named_parameters():
-        if "lora_" not in name:
+        if "lora_" not in name and ".modules_to_save." not in name:
             base += parameter.numel()
         if parameter.requires_grad:
             trainable += parameter.numel()

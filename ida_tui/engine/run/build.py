@@ -11,7 +11,6 @@ from typing import Any
 from datasets import Dataset
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from trl import GRPOConfig
 
 from ida_tui.config.conversation import prompt_context
 from ida_tui.config.schema import Config
@@ -20,7 +19,7 @@ from ida_tui.engine.distributed.process_group import ProcessGroup
 from ida_tui.engine.model import load
 from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.run.preflight import PreflightResult
-from ida_tui.engine.trainer.arguments import custom_optimizer, grpo_arguments
+from ida_tui.engine.trainer.arguments import custom_optimizer, grpo_config
 from ida_tui.engine.trainer.fast import FastTrainer
 from ida_tui.engine.trainer.recorder import StepRecorder
 from ida_tui.engine.trainer.reward import RewardSource
@@ -60,7 +59,7 @@ def build_trainer(
     Raises:
         IdaError: the weights cannot be loaded.
     """
-    arguments = grpo_arguments(
+    arguments = grpo_config(
         per_rank_config(config, process_group.world_size),
         preflight.recipe,
         preflight.device,
@@ -85,7 +84,7 @@ def build_trainer(
         checkpoint_metadata=checkpoint_metadata,
         model=load_model(),
         load_reference=load_model,
-        args=GRPOConfig(**arguments),
+        args=arguments,
         optimizer=custom_optimizer(config.training, preflight.recipe),
         processing_class=preflight.tokenizer,
         train_dataset=Dataset.from_list(

@@ -227,6 +227,7 @@ def _sink_dispatcher(run: RunContext, secrets: Secrets) -> SinkDispatcher:
         experiment=run.config.name,
         run_id=run.run_id,
         settings=sink_settings(run.config, secrets.redact),
+        axes=tuple(run.config.rubric.axes),
         resumed_from=run.resume_point.step if run.resume_point else None,
     )
     return SinkDispatcher(create_sinks(run.config.report_to), run_info, run.emit)

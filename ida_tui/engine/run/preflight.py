@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ida_tui.config import precision
@@ -101,14 +102,38 @@ def run_preflight(config: Config, process: ProcessInfo = SINGLE_PROCESS) -> Pref
     tokenizer = load.load_tokenizer(config.model)
     _check_conversations(config, ChatFormat(tokenizer, config.model))
     check_adapter_targets(config)
+    recipe = precision.resolve_precision(config, device_name)
+    if config.training.extra:
+        check_extra_arguments(rank_config, recipe, device_name)
     return PreflightResult(
         config=config,
         device=device_name,
-        recipe=precision.resolve_precision(config, device_name),
+        recipe=recipe,
         tokenizer=tokenizer,
         limit=limit,
         notes=(warning,) if warning else (),
     )
+
+
+def check_extra_arguments(config: Config, recipe: PrecisionRecipe, device: DeviceName) -> None:
+    """Check `training.extra` with TRL itself, and with the model.
+
+    Raises:
+        UsageError: TRL refuses a value, or the model has no experts to balance.
+    """
+    from ida_tui.engine.model import load
+    from ida_tui.engine.trainer.arguments import grpo_config
+
+    grpo_config(config, recipe, device, Path(config.output_dir))
+    if not config.training.extra.get("router_aux_loss_coef"):
+        return
+    settings = load.load_structure(config.model).config.get_text_config()
+    if not hasattr(settings, "output_router_logits"):
+        raise UsageError(
+            "router_aux_loss_coef weights the load of experts, but this model has none",
+            "remove it; it is for mixture-of-experts models",
+            where="training.extra.router_aux_loss_coef",
+        )
 
 
 def _check_conversations(config: Config, chat_format: ChatFormat) -> None:

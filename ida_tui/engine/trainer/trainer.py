@@ -462,6 +462,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
     def discard_step(self) -> None:
         """Free the gradients and everything that the step in progress has computed."""
         self._buffered_inputs = None
+        self._entropy_window_stats = None
         self.model.zero_grad(set_to_none=True)
 
     @property

@@ -11,10 +11,9 @@ from textual.content import Content
 from textual.style import Style
 from textual.widgets import Static
 
-from ida_tui.config.axes import format_score
 from ida_tui.config.conversation import context_lines
 from ida_tui.tui.screens.completions.rows import CompletionRow, verdict_lines
-from ida_tui.util.format import format_number, format_signed
+from ida_tui.util.format import UNKNOWN, format_number, format_signed
 from ida_tui.util.text import one_line
 
 MIN_COLUMN_WIDTH = 30
@@ -156,7 +155,7 @@ def _render_column(row: CompletionRow, search_words: Sequence[str], unfold: bool
     scored = row.scored
     advantage = "" if row.advantage is None else f" adv {format_signed(row.advantage, 2)}"
     scores = (
-        " ".join(f"{axis.name} {format_score(row.score(axis), axis)}" for axis in row.axes)
+        " ".join(f"{axis.name} {_score_text(row.score(axis))}" for axis in row.axes)
         if scored is not None and any(score is not None for score in scored.scores.values())
         else row.notes or "not judged yet"
     )
@@ -172,4 +171,10 @@ def _render_column(row: CompletionRow, search_words: Sequence[str], unfold: bool
             Content(""),
             Content.assemble((one_line(reason), "dim")),
         ]
+    )
+
+
+def _score_text(score: float | None) -> str:
+    return (
+        UNKNOWN if score is None else f"{score:g}" if score == round(score, 1) else f"{score:.3g}"
     )
