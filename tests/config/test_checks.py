@@ -235,8 +235,9 @@ def model_folder(folder: Path, settings: object) -> Path:
     (folder / "chat_template.jinja").write_text("{{ messages[-1].content }}", encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     tensor = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
-    header = json.dumps({"__metadata__": {}, "embed.weight": tensor, "lm_head.weight": tensor})
-    data = struct.pack("<Q", len(header)) + header.encode() + bytes(24)
+    copy = {**tensor, "data_offsets": [24, 48]}
+    header = json.dumps({"__metadata__": {}, "embed.weight": tensor, "lm_head.weight": copy})
+    data = struct.pack("<Q", len(header)) + header.encode() + bytes(48)
     (folder / "model.safetensors").write_bytes(data)
     return folder
 
