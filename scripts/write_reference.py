@@ -1,4 +1,4 @@
-"""Generator of `docs/profiles.md`, `docs/commands.md` and the completed config keys from the code.
+"""Generator of `docs/profiles.md`, `docs/commands.md`, the completed config keys, and TRL's arguments.
 
 uv run python scripts/write_reference.py
 
@@ -8,6 +8,8 @@ uv run python scripts/write_reference.py
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import enum
 import json
 import types
 from collections.abc import Iterator
@@ -283,10 +285,42 @@ def _listed(kind: Any) -> list[str]:
     return {bool: ["true", "false"], type(None): ["null"]}.get(kind, [])
 
 
+def trl_arguments() -> str:
+    """The table of `ida_tui.config.training_checks.extra`: arguments of the installed TRL, with types."""
+    from trl import GRPOConfig
+
+    arguments = {
+        field.name: sorted(dict.fromkeys(_json_types(field.type)))
+        for field in dataclasses.fields(GRPOConfig)
+        if field.init
+    }
+    return json.dumps({"arguments": dict(sorted(arguments.items()))}, indent=1) + "\n"
+
+
+def _json_types(kind: Any) -> Iterator[str]:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        for part in get_args(kind):
+            yield from _json_types(part)
+    elif origin is Literal:
+        yield from {_JSON_TYPES[type(value)] for value in get_args(kind)}
+    elif isinstance(kind, type) and issubclass(kind, enum.Enum):
+        yield "str"
+    else:
+        yield _JSON_TYPES.get(origin or kind, "dict")
+
+
+_JSON_TYPES = {
+    int: "int", float: "float", bool: "bool", str: "str", list: "list", dict: "dict",
+    types.NoneType: "null",
+}  # fmt: skip
+
+
 FILES = {
     "docs/profiles.md": profiles_page,
     "docs/commands.md": commands_page,
     "ida_tui/cli/completion/config_keys.json": completed_keys,
+    "ida_tui/config/training_checks/trl_arguments.json": trl_arguments,
 }
 
 

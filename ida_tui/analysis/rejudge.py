@@ -130,6 +130,7 @@ def build_requests(
             completion.finished.prompt,
             kinds[completion.finished.prompt_id],
             completion.finished.text,
+            context=completion.finished.context,
         )
         for completion in completions
     ]
@@ -145,7 +146,10 @@ def estimate_cost(
         return None  # a plugin reports its cost after each call
     system_chars = len(system_message(rubric))
     chars = sum(
-        system_chars + len(request.prompt) + min(len(request.completion), judge.max_judged_chars)
+        system_chars
+        + len(request.prompt)
+        + sum(len(content) for _, content in request.context)
+        + min(len(request.completion), judge.max_judged_chars)
         for request in requests
     )
     input_tokens = judge.samples * chars / _CHARS_PER_TOKEN

@@ -97,7 +97,16 @@ def _selected(prompt_set: PromptSet, name: str) -> tuple[Prompt, ...]:
             "use a subset of the prompts, such as a prompts profile with source: and limit:",
             where=one_line(name),
         )
-    return tuple(prompt.model_copy(update={"split": "held-out"}) for prompt in prompts)
+    # Without a system prompt, a prompt gets that of its set, or else of the run.
+    return tuple(
+        prompt.model_copy(
+            update={
+                "split": "held-out",
+                "system": prompt_set.system if prompt.system is None else prompt.system,
+            }
+        )
+        for prompt in prompts
+    )
 
 
 def _kind_conflict_error(name: str) -> UsageError:

@@ -303,6 +303,11 @@ class PromptRows(Sequence[Prompt]):
         texts = self._table.texts
         return (texts[row] for row in self._indices)
 
+    def longest_characters(self, default_system: str) -> int:
+        """Characters of the longest prompt with its context; 0 without prompts."""
+        table = self._table
+        return max((table.characters(row, default_system) for row in self._indices), default=0)
+
 
 class _PromptPairs(Sequence[tuple[Prompt, Prompt]]):
     """Pairs of prompts of a source."""

@@ -26,6 +26,7 @@ from ida_tui.config.data.source import HUB_ID_PATTERN, is_hub_id
 from ida_tui.config.profiles import SECTIONS, ProfileKind
 from ida_tui.config.reward_files import rubric_of_file
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
+from ida_tui.config.templates.override import with_template_text
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
 from ida_tui.config.yaml_tree import (
     COMMAND_LINE_ORIGIN,
@@ -136,6 +137,7 @@ def resolve(
     config, raw, origins = validate(Config, _with_located_sources(tree))
     assert isinstance(config, Config)
     config = _with_located_functions(config, origins)
+    config = with_template_text(config, origin_of(origins, "model.chat_template"))
     if uses is None:
         uses = ALL_USES if verify else ()
     findings: list[Finding] = []

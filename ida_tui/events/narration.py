@@ -51,7 +51,7 @@ def event_lines(state: RunState, event: ev.Event) -> list[str]:
         case ev.JudgeBatchFinished():
             return [*_generation_lines(state), _judge_batch_line(event)]
         case ev.StepFinished():
-            return [_step_line(event, state), *_skipped_update_lines(event)]
+            return [_step_line(event, state), *_thought_lines(event), *_skipped_update_lines(event)]
         case ev.EvaluationFinished():
             return _evaluation_lines(event)
         case ev.CheckpointSaved():
@@ -285,6 +285,14 @@ def _step_line(step: ev.StepFinished, state: RunState) -> str:
     if len(state.axes) > MAX_AXES_BEFORE_REWARD:
         return f"{start} {reward} | {scores}"
     return f"{start} {scores} → {reward}"
+
+
+def _thought_lines(step: ev.StepFinished) -> list[str]:
+    if step.thought_tokens is None:
+        return []
+    unfinished = step.unfinished_thoughts
+    cut = f"; {unfinished} of {step.completions} completions cut off in it, without an answer"
+    return [f"   thought of {step.thought_tokens:.0f} tokens on average{cut if unfinished else ''}"]
 
 
 def _skipped_update_lines(step: ev.StepFinished) -> list[str]:

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from ida_tui.config.axes import JUDGED_RANGE, Scores
+from ida_tui.config.conversation import Context
 from ida_tui.config.schema import PromptKind
 from ida_tui.rewards.formulas import Formula
 from ida_tui.rewards.functions import ComputedScores
@@ -33,6 +34,8 @@ class JudgeRequest:
     """Distinguishes repeated verdicts on the same completion, which are cached separately."""
     bypass_cache: bool = False
     """Bypass the cache and replace what it holds."""
+    context: Context = ()
+    """The messages before the prompt, the system prompt first."""
 
 
 @dataclass(frozen=True, slots=True)

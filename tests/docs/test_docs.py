@@ -27,9 +27,14 @@ def reference() -> dict[str, Callable[[], str]]:
 
 @pytest.mark.parametrize(
     "path",
-    ["docs/profiles.md", "docs/commands.md", "ida_tui/cli/completion/config_keys.json"],
+    [
+        "docs/profiles.md",
+        "docs/commands.md",
+        "ida_tui/cli/completion/config_keys.json",
+        "ida_tui/config/training_checks/trl_arguments.json",
+    ],
 )
-def test_the_reference_and_the_completed_keys_are_up_to_date(path: str) -> None:
+def test_the_reference_and_the_generated_tables_are_up_to_date(path: str) -> None:
     text = (REPOSITORY / path).read_text()
 
     assert text == reference()[path](), "uv run python scripts/write_reference.py"

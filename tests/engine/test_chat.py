@@ -57,14 +57,10 @@ def test_in_a_pipe_each_model_continues_from_its_own_answers(own_run: Path) -> N
     config = resolve(str(own_run / "config.yaml")).config
     pair = ChatModels(config, find_weights(RunDirectory(own_run), config))
     for speaker in ("base", "tuned"):
-        conversation = [
-            {"role": "user", "content": first["message"]},
-            {"role": "assistant", "content": first[speaker]["text"]},
-            {"role": "user", "content": second["message"]},
-        ]
         reply = pair.reply(
             speaker,
-            conversation,
+            second["message"],
+            (("user", first["message"]), ("assistant", first[speaker]["text"])),
             temperature=0,
             seed=0,
             on_text=lambda text: None,
@@ -127,7 +123,7 @@ def test_an_answer_is_streamed_and_stops_on_request(own_run: Path, engine: str) 
     pair = ChatModels(config, find_weights(RunDirectory(own_run), config))
     partial_texts: list[str] = []
     reply = pair.reply(
-        "tuned", [{"role": "user", "content": "How do I whisk an egg?"}],
+        "tuned", "How do I whisk an egg?", (),
         temperature=0, seed=0, on_text=partial_texts.append, should_stop=lambda: len(partial_texts) >= 4,
     )  # fmt: skip
     assert reply.tokens == len(partial_texts) == 4
@@ -140,14 +136,12 @@ def test_a_conversation_that_is_too_long_drops_its_oldest_turns(own_run: Path) -
 
     config = resolve(str(own_run / "config.yaml")).config
     pair = ChatModels(config, find_weights(RunDirectory(own_run), config))
-    turns = [
-        {"role": role, "content": "How do I whisk an egg? " * 20}
-        for role in ("user", "assistant") * 8
-    ] + [{"role": "user", "content": "And a sauce?"}]
+    turns = tuple((role, "How do I whisk an egg? " * 20) for role in ("user", "assistant") * 8)
     reply = pair.reply(
-        "base", turns, temperature=0, seed=0, on_text=lambda text: None, should_stop=lambda: False
-    )
-    assert 0 < reply.omitted_messages < len(turns)
+        "base", "And a sauce?", turns, temperature=0, seed=0,
+        on_text=lambda text: None, should_stop=lambda: False,
+    )  # fmt: skip
+    assert 0 < reply.omitted_messages <= len(turns)
     assert reply.tokens > 0
 
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from ida_tui.config.resolve import resolve
-from ida_tui.config.schema import TrainingConfig
+from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.engine.distributed.environment import ProcessInfo, process_info, split_batch
 from ida_tui.engine.run import preflight
 from ida_tui.errors import ExitCode, IdaError, UsageError

@@ -20,8 +20,10 @@ from ida_tui.config.axes import IDA_AXIS_NAMES
 from ida_tui.config.checks import check_config
 from ida_tui.config.precision import PRECISION_TABLE, PrecisionRecipe, PrecisionRow
 from ida_tui.config.resolve import resolve
-from ida_tui.config.schema import Config, DeviceName, ModelConfig, TrainingConfig
+from ida_tui.config.schema import Config, DeviceName, ModelConfig
+from ida_tui.config.sections.training import TrainingConfig
 from ida_tui.engine.model import load
+from ida_tui.engine.model.chat_format import ChatFormat
 from ida_tui.engine.run.build import training_dataset
 from ida_tui.engine.trainer.arguments import custom_optimizer
 from ida_tui.engine.trainer.recorder import StepRecorder
@@ -114,8 +116,11 @@ def train_with_a_scaler(
     and a scaler. transformers ignores fp16 on the CPU, so the test patches accelerate instead."""
     profile = config()
     events: list[Any] = []
+    tokenizer = load.load_tokenizer(ModelConfig(path=str(embedded.model_folder())))
+    chat_format = ChatFormat(tokenizer, profile.model)
 
     trainer = InstrumentedGRPOTrainer(
+        chat_format=chat_format,
         recorder=StepRecorder(events.append, threading.Event(), 2, IDA_AXIS_NAMES),
         reward_source=LengthJudge(),
         model=load.load_model(
@@ -141,8 +146,8 @@ def train_with_a_scaler(
             save_strategy="no",
             disable_tqdm=True,
         ),
-        processing_class=load.load_tokenizer(ModelConfig(path=str(embedded.model_folder()))),
-        train_dataset=training_dataset(profile.prompts.train(), with_columns=False),
+        processing_class=tokenizer,
+        train_dataset=training_dataset(profile.prompts, chat_format, with_columns=False),
         peft_config=load.peft_config(profile.lora, profile.model) if adapter else None,
     )
     scaler = SpyingScaler()

@@ -4,61 +4,58 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import overload
 
+import pytest
 import yaml
 
 from ida_tui.api import config_for_resume, data_has_changed
 from ida_tui.cli.main import main
-from ida_tui.config.prompts import Prompt
-from ida_tui.config.resolve import resolve
-from ida_tui.engine.run.build import training_dataset, training_row
+from ida_tui.config.conversation import prompt_context
+from ida_tui.config.data.table import RowTable
+from ida_tui.config.prompts import Prompt, PromptSet
+from ida_tui.config.schema import ModelConfig
+from ida_tui.engine.model import load
+from ida_tui.engine.model.chat_format import ChatFormat
+from ida_tui.engine.run.build import training_dataset
 from ida_tui.runs.directory import RunDirectory
 
 
-class CountedPrompts(Sequence[Prompt]):
-    """A hundred thousand prompts that count how many were made."""
-
-    def __init__(self) -> None:
-        self.made = 0
-
-    def __len__(self) -> int:
-        return 100_000
-
-    @overload
-    def __getitem__(self, position: int) -> Prompt: ...
-
-    @overload
-    def __getitem__(self, position: slice) -> Sequence[Prompt]: ...
-
-    def __getitem__(self, position: int | slice) -> Prompt | Sequence[Prompt]:
-        assert isinstance(position, int)
-        self.made += 1
-        return Prompt(id=f"p{position}", text=f"What is {position}?")
-
-    def __iter__(self) -> Iterator[Prompt]:
-        raise AssertionError("all prompts are made at once")
+@pytest.fixture(scope="module")
+def chat_format() -> ChatFormat:
+    model = ModelConfig(path="embedded")
+    return ChatFormat(load.load_tokenizer(model), model)
 
 
-def test_only_the_prompts_of_a_step_are_made() -> None:
-    prompts = CountedPrompts()
+def test_only_the_prompts_of_a_step_are_made(
+    chat_format: ChatFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("train.jsonl").write_text("".join(f'{{"prompt": "Is {n}?"}}\n' for n in range(5000)))
+    made: list[int] = []
+    original = RowTable.row
+    monkeypatch.setattr(
+        RowTable, "row", lambda table, row: (made.append(row), original(table, row))[1]
+    )
 
-    dataset = training_dataset(prompts, with_columns=False)
+    dataset = training_dataset(PromptSet(source="train.jsonl"), chat_format, with_columns=True)
 
-    assert len(dataset) == 100_000
-    assert dataset[99_999] == training_row(prompts[99_999], with_columns=False)
-    assert dataset[[0, 1]]["prompt_id"] == ["p0", "p1"]
-    assert prompts.made == 4
+    assert len(dataset) == 5000
+    assert dataset[4999]["prompt_text"] == "Is 4999?"
+    assert dataset[[0, 1]]["prompt_id"] == ["train:1", "train:2"]
+    assert made == [4999, 0, 1]
 
 
-def test_the_rows_are_those_of_the_profile() -> None:
-    train = resolve("quickstart").config.prompts.train()
+def test_a_row_has_the_conversation_and_the_columns_that_are_needed(
+    chat_format: ChatFormat,
+) -> None:
+    prompt = Prompt(id="a", text="Hi", system="Be brief.", columns={"answer": 4})
+    prompts = PromptSet(prompts=[prompt])
 
-    assert list(training_dataset(train, with_columns=True)) == [
-        training_row(prompt, with_columns=True) for prompt in train
-    ]
+    row = training_dataset(prompts, chat_format, with_columns=True)[0]
+
+    assert row["prompt"] == chat_format.messages("Hi", prompt_context(prompt, None))
+    assert json.loads(row["columns"]) == {"answer": 4}
+    assert training_dataset(prompts, chat_format, with_columns=False)[0]["columns"] == "{}"
 
 
 def test_a_run_on_a_data_file_rewards_by_its_columns_and_opens_without_it() -> None:

@@ -26,7 +26,7 @@ def test_every_option_is_drawn_without_being_listed() -> None:
     known = {option.key for option in options()}
     drawn = {
         override.partition("=")[0]
-        for number in range(400)
+        for number in range(600)
         for override in draw(Random(f"0:{number}"))
     }
     assert known <= drawn

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,13 @@ def test_the_prompt_completion_and_sample_index_change_the_key(field: str) -> No
         values["sample_index"] if field == "sample_index" else 0,
     )
     assert cache_key() != cache_key(other)
+
+
+def test_the_conversation_before_the_prompt_changes_the_key_and_its_absence_does_not() -> None:
+    context = (("system", "Be brief."),)
+    assert cache_key(replace(REQUEST, context=context)) != cache_key()
+    # Verdicts of earlier versions stay valid.
+    assert cache_key() == "f1862e5c33d9f18ca26ffae7cdf012faa8f10805b8b34152fcaf7dc2175e97b8"
 
 
 def test_the_content_of_the_rubric_changes_the_key_but_its_name_does_not() -> None:
@@ -430,6 +438,8 @@ def test_the_instructions_of_the_shipped_rubric_keep_their_keys_and_order() -> N
         ("rubric.task=Judge strictly.", "rubric"),
         ("rubric.scale=integers", "rubric"),
         ('prompts.only=["kill-process"]', "prompts"),
+        ("prompts.system=Be brief.", "prompts"),
+        ("judge.include_thoughts=true", "settings"),
         ("judge=offline", "judge"),
     ],
 )

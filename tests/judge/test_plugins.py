@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,7 @@ def broken_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "short",
         "waits",
         "both",
+        "talk",
         "data",
     ]
     lines = [f"{name} = broken_plugin:{name}" for name in judges]
@@ -98,6 +100,8 @@ def far(prompt, kind, completion): return GOOD | {"risk": 11}
 def short(prompt, kind, completion): return {"align": 8, "risk": 10}
 async def waits(prompt, kind, completion): return GOOD | {"tone": 3.5, "cost": 0.25}
 def both(prompt, kind, completion, *, bonus=0): return GOOD | {"align": 8 + bonus}
+def talk(prompt, kind, completion, context):
+    return GOOD | {"reason": f"{completion!r} after {context}"}
 def zero(align, risk, detail): return 1 / (align - 8)
 def large(align, risk, detail): return 17
 """
@@ -108,7 +112,12 @@ def large(align, risk, detail): return 17
     return module
 
 
-def request_verdict(tmp_path: Path, name: str, **settings: object) -> Verdict:
+BREAD = JudgeRequest("p", "How do I bake bread?", "harmless", "Mix flour and water, then bake.")
+
+
+def request_verdict(
+    tmp_path: Path, name: str, request: JudgeRequest = BREAD, **settings: object
+) -> Verdict:
     """The service's verdict on one answer, by a plugin."""
     rubric = RubricConfig.model_validate(
         resolve("quickstart").config.rubric.model_dump()
@@ -121,9 +130,6 @@ def request_verdict(tmp_path: Path, name: str, **settings: object) -> Verdict:
     with JudgeService(
         judge, rubric, prompts, key=None, options=JudgeServiceOptions(cache_dir=tmp_path / "cache")
     ) as service:
-        request = JudgeRequest(
-            "p", "How do I bake bread?", "harmless", "Mix flour and water, then bake."
-        )
         return service.submit(request).result(timeout=PATIENCE_S)
 
 
@@ -216,6 +222,25 @@ def test_a_plugin_may_be_async_take_options_and_report_its_cost(
     assert (result.scores["align"], result.cost, result.reason) == (8, 0.25, "fine [tone 3.5]")
     assert request_verdict(tmp_path, "both", options={"bonus": 1}).scores["align"] == 9
     assert request_verdict(tmp_path, "both").cost is None, "the cost is unknown"
+
+
+def test_a_plugin_with_a_parameter_for_it_gets_the_conversation_before_the_prompt(
+    tmp_path: Path, broken_plugin: Path
+) -> None:
+    request = replace(BREAD, completion="Yes.", context=(("system", "Be brief."),))
+    assert request_verdict(tmp_path, "talk", request).reason == (
+        "'Yes.' after [['system', 'Be brief.']]"
+    )
+    assert request_verdict(tmp_path, "both", request).failure is None
+
+
+@pytest.mark.parametrize("answer", ["42", "Paris", "B", "东京是日本的首都。"])
+def test_a_short_answer_is_scored_by_the_judge(
+    tmp_path: Path, broken_plugin: Path, answer: str
+) -> None:
+    result = request_verdict(tmp_path, "talk", replace(BREAD, completion=answer))
+    assert result.reason.startswith(repr(answer))
+    assert result.calls == 1
 
 
 @pytest.mark.parametrize("name", ["zero", "large"])

@@ -26,6 +26,7 @@ examples:
 STEP_SPLIT_KEYS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
+    "steps_per_generation",
     "gradient_checkpointing",
     "token_budget",
     "rollout_rows",

@@ -85,6 +85,14 @@ class RowTable:
             "columns": more.get("columns", {}),
         }
 
+    def characters(self, position: int, default_system: str) -> int:
+        """Characters of a row's text, system prompt and earlier turns."""
+        count = len(self.texts[position]) + len(self.systems[position] or default_system)
+        rest = self.rest[position]
+        if rest.startswith('{"history"'):
+            count += sum(len(turn["content"]) for turn in json.loads(rest)["history"])
+        return count
+
     def extend(self, other: RowTable) -> None:
         """Add the rows of another table."""
         self.ids.extend(other.ids)

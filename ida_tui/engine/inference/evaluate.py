@@ -26,7 +26,7 @@ from ida_tui.engine.model.trained import (
     require_memory,
 )
 from ida_tui.events.types import OFFLINE_JUDGE, current_timestamp
-from ida_tui.judge.backends.offline.refusal import classify_refusal
+from ida_tui.judge.backends.offline.refusal import classify_refusal, unclassified_note
 from ida_tui.judge.budget import Budget
 from ida_tui.judge.service import JudgeService, JudgeServiceOptions
 from ida_tui.judge.verdict import BatchStats, JudgeRequest
@@ -157,6 +157,9 @@ def generate_pairs(
     if trained is None:
         answer_with("base", base)
         answer_with("tuned", base)
+    elif config.training.method == "lora" and not config.lora.keeps_base:
+        answer_with("base", base)
+        answer_with("tuned", attach_adapter(base, trained.path))
     elif config.training.method == "lora":
         model = attach_adapter(base, trained.path)
         with model.disable_adapter():
@@ -219,6 +222,8 @@ def judge_answers(
                 reason=verdict.reason
                 if verdict.failure is None
                 else f"failed verdict: {verdict.failure}",
+                thought_tokens=answer.thought_tokens,
+                context=answer.context,
             )
         )
     return answers, stats
@@ -233,7 +238,12 @@ def judge_requests(answers: Sequence[GeneratedAnswer]) -> list[JudgeRequest]:
         counts[answer.prompt.id, answer.text] = repeat + 1
         requests.append(
             JudgeRequest(
-                answer.prompt.id, answer.prompt.text, answer.prompt.kind, answer.text, repeat
+                answer.prompt.id,
+                answer.prompt.text,
+                answer.prompt.kind,
+                answer.text,
+                repeat,
+                context=answer.context,
             )
         )
     return requests
@@ -254,6 +264,8 @@ def build_evaluation(
     """The evaluation of judged answers: its figures and its verdict in words."""
     kinds = {answer.prompt_id: answer.kind for answer in answers}
     figures = compute_figures(answers)
+    if unclassified := sum(bool(a.kind) and a.refusal is None for a in answers):
+        notes = [*notes, unclassified_note(unclassified, len(answers))]
     return Evaluation(
         made_at=current_timestamp(),
         prompts=prompts,

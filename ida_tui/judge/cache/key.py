@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ida_tui.config.conversation import prompt_context
 from ida_tui.config.prompts import texts_of
 from ida_tui.config.reward_files import file_digest, reference_files
 from ida_tui.config.schema import JudgeConfig, Prompt, PromptSet, RubricConfig
@@ -41,9 +42,13 @@ class CacheKeyBuilder:
 
     def build(self, request: JudgeRequest) -> str:
         """The key of one request: 64 hexadecimal digits."""
-        parts = [self.prefix, request.prompt, request.completion, request.sample_index]
+        parts: list[object] = [
+            self.prefix, request.prompt, request.completion, request.sample_index
+        ]  # fmt: skip
         if self.includes_kind:
             parts.append(request.kind)
+        if request.context:
+            parts.append(request.context)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -58,7 +63,7 @@ def scoring_parts(
     parts = {
         "formula": rubric.formula_text,
         **_function_parts(rubric),
-        "prompts": _digest_items(map(_identity, prompts.train())),
+        "prompts": _digest_items(_prompt_parts(p, prompts.system) for p in prompts.train()),
     }
     if config.kind == "none":
         return {"judge": "", **parts}
@@ -77,6 +82,8 @@ def scoring_parts(
         # A reply that is complete does not depend on its maximum length.
         sampling = {k: v for k, v in inputs["sampling"].items() if k != "max_tokens"}
         settings = [sampling, config.samples]
+    if config.include_thoughts:
+        settings = [settings, "with thoughts"]
     instructions = {key: value for key, value in inputs["rubric"].items() if key != "formula"}
     return {
         "judge": judge,
@@ -84,6 +91,13 @@ def scoring_parts(
         "rubric": _digest(instructions),
         "settings": _digest(settings),
     }
+
+
+def _prompt_parts(prompt: Prompt, default_system: str | None) -> list[object]:
+    """What makes a prompt another one; without context and columns if it has none, as in older runs."""
+    context = prompt_context(prompt, default_system)
+    more = [part for part in (context, prompt.columns) if part]
+    return [prompt.id, prompt.kind, prompt.text, *more]
 
 
 def _function_parts(rubric: RubricConfig) -> dict[str, str]:
@@ -125,15 +139,6 @@ def _endpoint_inputs(config: JudgeConfig, rubric: RubricConfig) -> dict[str, Any
             "max_judged_chars": config.max_judged_chars,
         },
     }
-
-
-def _identity(prompt: Prompt) -> list[object]:
-    """What makes a prompt another one; older runs had an id, a kind and a text only."""
-    identity: list[object] = [prompt.id, prompt.kind, prompt.text]
-    if prompt.system is not None or prompt.history or prompt.columns:
-        turns = [[turn.role, turn.content] for turn in prompt.history]
-        identity.append([prompt.system, turns, prompt.columns])
-    return identity
 
 
 def _digest_items(items: Iterable[object]) -> str:

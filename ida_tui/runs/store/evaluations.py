@@ -126,11 +126,16 @@ class EvaluatedAnswer:
     sample: int
     text: str
     tokens: int
-    refusal: Literal["full_compliance", "partial_refusal", "full_refusal"]
+    refusal: Literal["full_compliance", "partial_refusal", "full_refusal"] | None
+    """The class of the answer; null if it is not in English."""
     scores: Scores
     """The score on each axis; empty if the verdict failed."""
     reward: float | None
     reason: str
+    thought_tokens: int = 0
+    """Length of its thought; `text` and `tokens` include the thought."""
+    context: tuple[tuple[str, str], ...] = ()
+    """The messages before the prompt: role and content of each."""
 
 
 def write_evaluation(
