@@ -303,8 +303,29 @@ def _load_sections(root: Node, selected: Mapping[str, str]) -> Node:
             base = _load_section(section, kind, parent.value, parent.origin)
             if section == "prompts" and "source" in values:
                 base = _without_keys(base, _REPLACED_BY_SOURCE)
+                values = {"name": _source_name(values["source"]), **values}
+            if section == "rubric" and _has_other_axes(base, values):
+                base = Node({}, base.origin)
             entries[section] = merge(base, Node(values, node.origin), SECTIONS)
     return Node(entries, root.origin)
+
+
+def _source_name(source: Node) -> Node:
+    return Node(_data_name(str(source.value)), source.origin)
+
+
+def _has_other_axes(base: Node, values: Mapping[str, Node]) -> bool:
+    """Whether a rubric names axes that the extended one does not have, so that nothing of it fits."""
+    axes = values.get("axes")
+    if axes is None or not isinstance(axes.value, dict):
+        return False
+    assert isinstance(base.value, dict)
+    known = base.value.get("axes")
+    return not (
+        known is not None
+        and isinstance(known.value, dict)
+        and axes.value.keys() <= known.value.keys()
+    )
 
 
 def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) -> Node:
