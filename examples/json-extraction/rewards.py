@@ -11,7 +11,7 @@ def valid_json(completions, **columns):
 def fields(completions, answer, **columns):
     """The share of the right fields that the answer has; every extra field costs one of them."""
     scores = []
-    for chat, right in zip(completions, map(json.loads, answer)):
+    for chat, right in zip(completions, map(json.loads, answer), strict=True):
         found = _parse(chat[-1]["content"])
         found = found if isinstance(found, dict) else {}
         hits = sum(found.get(key) == value for key, value in right.items())

@@ -19,7 +19,8 @@ PROFILES = sorted(EXAMPLES.glob("*/profile.yaml"))
 def test_an_example_is_a_valid_experiment_with_held_out_prompts(profile: Path) -> None:
     config = resolve(str(profile)).config
     assert config.name == profile.parent.name
-    assert config.prompts.train() and config.prompts.held_out()
+    assert config.prompts.train()
+    assert config.prompts.held_out()
     assert not config.rubric.axes.keys() & {"align", "risk", "detail"}
     assert not any(prompt.kind for prompt in config.prompts.rows())
     assert f"| [{profile.parent.name}]" in (EXAMPLES / "README.md").read_text()
