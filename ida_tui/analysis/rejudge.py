@@ -83,7 +83,7 @@ class RejudgeResult:
 
 def draw_completions(
     directory: RunDirectory,
-    kinds: Mapping[str, PromptKind],
+    kinds: Mapping[str, PromptKind | None],
     *,
     count: int | None,
     seed: int,
@@ -122,7 +122,7 @@ def draw_completions(
 
 def build_requests(
     completions: Sequence[Completion],
-    kinds: Mapping[str, PromptKind],
+    kinds: Mapping[str, PromptKind | None],
     checks: Mapping[str, tuple[str, ...]] | None = None,
 ) -> list[JudgeRequest]:
     """The judge requests for the completions, in the same order.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 
 from ida_tui.config.endpoint import base_url_problem
+from ida_tui.config.prompts import RUBRIC_COLUMN, Prompt
 from ida_tui.config.rubric_checks import check_rubric
-from ida_tui.config.schema import RUBRIC_COLUMN, Config, JudgeConfig, JudgeSettings
+from ida_tui.config.schema import Config, JudgeConfig, JudgeSettings
 from ida_tui.errors import UsageError
 from ida_tui.util import plugins
 from ida_tui.util.finding import Finding, error_finding, note_finding
@@ -157,16 +158,20 @@ def _check_plugin(key: str, group: str, name: str) -> Iterator[Finding]:
 
 def _check_rubric_column(config: Config) -> Iterator[Finding]:
     """Whether the additional checks of the prompts' rows are texts, and whether a judge reads them."""
+    prompts = config.prompts
+    rows: Sequence[Prompt] = prompts.prompts
+    if prompts.source is not None:
+        rows = prompts.rows() if RUBRIC_COLUMN in prompts.column_names() else ()
     if config.judge.kind == "none":
         return
     has_checks = False
-    for number, prompt in enumerate(config.prompts.prompts):
+    for number, prompt in enumerate(rows):
         value = prompt.columns.get(RUBRIC_COLUMN)
         has_checks = has_checks or bool(prompt.checks)
         items = value if isinstance(value, list) else [value]
         if value is not None and not all(isinstance(item, str) for item in items):
             yield error_finding(
-                f"prompts.prompts.{number}.columns",
+                "prompts.source" if prompts.source else f"prompts.prompts.{number}.columns",
                 f"the column {RUBRIC_COLUMN} of the prompt {quoted(prompt.id)} is neither a text nor a list"
                 " of texts",
                 "write one check, or a list of checks, for the judge",

@@ -13,6 +13,7 @@ from ida_tui.judge.backends.openai.prompt import system_message
 _CHARS_PER_TOKEN = 4.0
 _TYPICAL_COMPLETION_TOKENS = 250
 _TYPICAL_REPLY_TOKENS = 60
+_SAMPLED_PROMPTS = 2000
 
 
 def typical_call_tokens(
@@ -25,9 +26,11 @@ def typical_call_tokens(
         prompts: the prompts of the run, with their additional checks.
         completions: completions that one call scores.
     """
+    rows = prompts.rows()
+    # A sample of a large set.
+    rows = rows[:: max(1, len(rows) // _SAMPLED_PROMPTS)]
     lengths = [
-        longest_prompt_characters([p], prompts.system) + sum(map(len, p.checks))
-        for p in prompts.prompts
+        longest_prompt_characters([p], prompts.system) + sum(map(len, p.checks)) for p in rows
     ]
     system = system_message(rubric) if completions == 1 else group_system_message(rubric)
     chars = len(system) + sum(lengths) / max(1, len(lengths))

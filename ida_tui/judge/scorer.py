@@ -17,6 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import Protocol
 
+from ida_tui.config.prompts import texts_of
 from ida_tui.config.schema import JudgeConfig, PromptSet, RubricConfig
 from ida_tui.events import types as ev
 from ida_tui.judge.api_key import host_of
@@ -31,10 +32,11 @@ from ida_tui.judge.backends.openai.rate_limit import Limiter
 from ida_tui.judge.backends.plugin import PluginJudge
 from ida_tui.judge.budget import Budget, PaidReply
 from ida_tui.judge.cache.key import CacheKeyBuilder, scoring_parts
-from ida_tui.judge.cache.store import VerdictCache, cache_folder
+from ida_tui.judge.cache.store import VerdictCache
 from ida_tui.judge.errors import JudgeInterrupted, RequestFault
 from ida_tui.judge.estimate import retirement_warning
 from ida_tui.judge.verdict import JudgeRequest, Verdict, share_of_call
+from ida_tui.util.paths import cache_folder
 from ida_tui.util.plugin_threads import PluginStopped
 from ida_tui.util.text import is_blank
 from ida_tui.util.thoughts import split_thought
@@ -142,7 +144,7 @@ class JudgeScorer:
         self._retry_base_s = options.retry_base_s
         self._warn = warn
         self._offline = (
-            OfflineScorer([p.text for p in prompts.prompts]) if config.kind == "offline" else None
+            OfflineScorer(list(texts_of(prompts.rows()))) if config.kind == "offline" else None
         )
         self._cache_keys = CacheKeyBuilder.for_endpoint(config, rubric)
         self._cache: VerdictCache | None = None

@@ -75,7 +75,11 @@ def run(options: Namespace) -> ExitCode:
     config = resolve(str(directory.config), options.overrides, verify=False, uses=("judge",)).config
     _check_budget(config)
     state = read_final_state(directory)
-    kinds = {prompt.id: prompt.kind for prompt in config.prompts.prompts}
+    if config.prompts.problem:
+        raise UsageError(
+            f"the prompts of the run are not known: {config.prompts.problem}", "put the data back"
+        )
+    kinds = {prompt.id: prompt.kind for prompt in config.prompts.rows()}
     drawn = draw_completions(
         directory,
         kinds,
@@ -91,7 +95,7 @@ def run(options: Namespace) -> ExitCode:
     trained_with = resolve(str(directory.config), [], verify=False).config.rubric.formula_text
     same_formula = config.rubric.formula_text == trained_with
     key = load_api_key(config.judge, dotenv_dir=Path.cwd())
-    checks = {prompt.id: prompt.checks for prompt in config.prompts.prompts}
+    checks = {prompt.id: prompt.checks for prompt in config.prompts.rows() if prompt.checks}
     requests = build_requests(drawn.completions, kinds, checks)
     name = f"{directory.path.parent.name}/{directory.run_id}"
     costs = JudgeCosts(directory, "replay-judge", earlier=state.judge.cost)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ida_tui.config.conversation import Context, chat_messages
-from ida_tui.config.schema import Config, PromptKind, rubric_checks_of
+from ida_tui.config.prompts import rubric_checks_of
+from ida_tui.config.schema import Config, PromptKind
 from ida_tui.events import types as ev
 from ida_tui.judge import BatchStats, JudgeRequest, Verdict
 from ida_tui.judge.batch import VerdictBatch, VerdictCoverage
@@ -51,7 +52,7 @@ class PromptRow:
 
     prompt_id: str
     prompt: str
-    kind: PromptKind
+    kind: PromptKind | None
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Further columns of the prompt's row, for reward functions and the rubric."""
     context: Context = ()
