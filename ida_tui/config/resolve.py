@@ -23,7 +23,7 @@ from ida_tui.config.checks import check_config
 from ida_tui.config.consent import ALL_USES, Use, is_own, require_consent
 from ida_tui.config.data.records import COMPRESSED_SUFFIXES, DATA_SUFFIXES
 from ida_tui.config.data.source import HUB_ID_PATTERN, is_hub_id
-from ida_tui.config.judge_checks import PANEL_KEYS
+from ida_tui.config.panel import with_panel, without_stale_member_facts
 from ida_tui.config.profiles import SECTIONS, ProfileKind
 from ida_tui.config.reward_files import rubric_of_file
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
@@ -132,12 +132,11 @@ def resolve(
     tree = _load_sections(tree, {key: value for key, value in pairs if key in SECTIONS})
     dotted = {key: value for key, value in pairs if key not in SECTIONS and key != "experiment"}
     tree = _without_stale_facts(tree, dotted)
-    tree = _with_panel(tree)
-    tree = _without_stale_member_facts(tree, dotted)
+    tree = without_stale_member_facts(with_panel(tree), dotted, _is_same_value)
     for key, text in dotted.items():
         tree = _set_value(tree, key.split("."), _parse_value(key, text), key)
         if key == "judge.panel":
-            tree = _without_stale_member_facts(_with_panel(tree), dotted)
+            tree = without_stale_member_facts(with_panel(tree), dotted, _is_same_value)
     tree = _without_needless_judge(tree)
     config, raw, origins = validate(Config, _with_located_sources(tree))
     assert isinstance(config, Config)
@@ -246,20 +245,6 @@ def _parse_value(key: str, text: str) -> Node:
             f"put it in quotes for YAML and for the shell: {short_key(key)}='\"…\"'",
             where=f"command line: {short_key(key)}",
         ) from error
-
-
-def _with_panel(root: Node) -> Node:
-    """The experiment with the judges of its panel as values; a typed panel replaces the profile's judge."""
-    assert isinstance(root.value, dict)
-    judge = root.value.get("judge")
-    if judge is None or not isinstance(judge.value, dict):
-        return root
-    panel = judge.value.get("panel")
-    if panel is not None and panel.value and panel.origin == COMMAND_LINE_ORIGIN:
-        kept = {key: judge.value[key] for key in PANEL_KEYS if key in judge.value}
-        kind = {key: Node("panel", COMMAND_LINE_ORIGIN) for key in ("name", "kind")}
-        judge = Node({**kept, **kind}, judge.origin)
-    return Node({**root.value, "judge": profiles.load_panel(judge, "judge.panel")}, root.origin)
 
 
 def _without_needless_judge(root: Node) -> Node:
@@ -460,42 +445,6 @@ def _without_stale_facts(root: Node, overrides: Mapping[str, str]) -> Node:
             remaining["name"] = Node(label, COMMAND_LINE_ORIGIN)
         entries[section] = Node(remaining, node.origin)
     return Node(entries, root.origin)
-
-
-def _without_stale_member_facts(root: Node, overrides: Mapping[str, str]) -> Node:
-    """Drop the price and the other facts of a panel's judge whose model or address an override replaces."""
-    assert isinstance(root.value, dict)
-    judge = root.value.get("judge")
-    panel = judge.value.get("panel") if judge and isinstance(judge.value, dict) else None
-    for number in range(len(panel.value) if panel and isinstance(panel.value, list) else 0):
-        place = f"judge.panel.{number}"
-        changed = {
-            key: text
-            for key, text in overrides.items()
-            if key in (f"{place}.model", f"{place}.base_url")
-            and not _is_same_value(root, key, text)
-        }
-        if changed:
-            for fact in ("description", "price", "shutdown_date"):
-                root = _without_key(root, [*place.split("."), fact])
-    return root
-
-
-def _without_key(node: Node, path: Sequence[str]) -> Node:
-    """A copy of `node` without the key at a path; the same node if there is none."""
-    head, *rest = path
-    if isinstance(node.value, list):
-        items = list(node.value)
-        items[int(head)] = _without_key(items[int(head)], rest)
-        return Node(items, node.origin)
-    if not isinstance(node.value, dict) or head not in node.value:
-        return node
-    entries = dict(node.value)
-    if rest:
-        entries[head] = _without_key(entries[head], rest)
-    else:
-        del entries[head]
-    return Node(entries, node.origin)
 
 
 def _is_same_value(root: Node, key: str, text: str) -> bool:
