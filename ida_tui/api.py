@@ -159,7 +159,7 @@ def config_for_resume(directory: RunDirectory, overrides: Sequence[str]) -> Conf
         ConsentRequired: the run asks for something that the person has not agreed to.
     """
     original = resolve(str(directory.config), [], verify=False).config
-    config = resolve(str(directory.config), overrides, uses=("judge", "code")).config
+    config = resolve(str(directory.config), overrides, uses=("judge", "code", "functions")).config
     for key in FIXED_ON_RESUME:
         if _get_value(original, key) != _get_value(config, key):
             raise UsageError(

@@ -21,7 +21,7 @@ from ida_tui.config import profiles
 from ida_tui.config.checks import check_config
 from ida_tui.config.consent import ALL_USES, Use, require_consent
 from ida_tui.config.profiles import SECTIONS, ProfileKind
-from ida_tui.config.reward_files import rubric_of_file
+from ida_tui.config.reward_files import is_function_key, rubric_of_file
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
 from ida_tui.config.yaml_tree import (
@@ -122,6 +122,9 @@ def resolve(
     assert isinstance(config, Config)
     config = _with_located_functions(config, origins)
     findings = check_config(config) if verify else []
+    if uses is not None and "functions" not in uses:
+        # The functions are not called: their files may be gone.
+        findings = [f for f in findings if not is_function_key(f.about)]
     errors = [f for f in findings if f.severity == "error"]
     if errors:
         error = errors[0]

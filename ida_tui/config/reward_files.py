@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ida_tui.config.axes import MAX_AXES
+from ida_tui.config.rubric import RubricConfig
 from ida_tui.errors import UsageError
 from ida_tui.util.paths import display_path, expand_home
 from ida_tui.util.safe_files import read_bytes
@@ -30,6 +32,11 @@ class FunctionReference:
     module: str = ""
 
 
+def is_function_key(key: str) -> bool:
+    """Whether a dotted key of an experiment names a reward function."""
+    return key.startswith("rubric.axes.") and key.endswith(".function")
+
+
 def parse_reference(text: str) -> FunctionReference:
     """Parse `file.py:name`, `package.module:name` or the name of an entry point.
 
@@ -48,6 +55,24 @@ def parse_reference(text: str) -> FunctionReference:
     if not all(part.isidentifier() for part in place.split(".")):
         raise UsageError(f"{quoted(text)} is not a reference to a function", REFERENCE_HINT)
     return FunctionReference("module", name, module=place)
+
+
+def display_reference(reference: str) -> str:
+    """A reference as printed: its path relative to the working directory if that is shorter."""
+    place, colon, function = reference.rpartition(":")
+    shown = display_path(Path(place)) if place.endswith(".py") else place
+    return one_line(f"{shown}{colon}{function}")
+
+
+def named_functions(rubric: RubricConfig) -> list[tuple[str, list[str]]]:
+    """The functions of a rubric as printed, each with the names of the axes that it computes."""
+    axes: dict[str, list[str]] = {}
+    for name, axis in rubric.computed_axes.items():
+        label = display_reference(axis.function)
+        if axis.options:
+            label += " with " + one_line(json.dumps(axis.options, ensure_ascii=False))
+        axes.setdefault(label, []).append(name)
+    return list(axes.items())
 
 
 def function_names(file: Path) -> list[str]:

@@ -8,6 +8,7 @@ file and line.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,6 +81,12 @@ class Prompt(Section):
     """Further columns of its row, such as the right answer, for reward functions and the rubric."""
 
 
+def shared_columns(prompts: Sequence[Prompt]) -> list[str]:
+    """Names of the further columns that all of these prompts have, in order."""
+    shared = set.intersection(*(set(row.columns) for row in prompts)) if prompts else set()
+    return [name for name in (prompts[0].columns if prompts else ()) if name in shared]
+
+
 class PromptSet(Section):
     """The training and held-out prompts of an experiment."""
 
@@ -104,9 +111,7 @@ class PromptSet(Section):
 
     def column_names(self) -> list[str]:
         """Names of the further columns of all training prompts, in order."""
-        rows = self.train()
-        shared = set.intersection(*(set(row.columns) for row in rows)) if rows else set()
-        return [name for name in (rows[0].columns if rows else ()) if name in shared]
+        return shared_columns(self.train())
 
     def held_out(self) -> list[Prompt]:
         """The held-out prompts, in order, without those whose text is trained on or repeated."""
@@ -406,6 +411,11 @@ class Config(Section):
     def evaluation_max_completion_length(self) -> int:
         """Maximum length of an answer in an evaluation, in tokens."""
         return self.evaluation.max_completion_length or self.training.max_completion_length
+
+    @property
+    def scores_evaluation(self) -> bool:
+        """Whether the answers to held-out prompts are scored; without a judge, that costs nothing."""
+        return self.evaluation.judged or not self.rubric.judged_axes
 
     def planned_steps(self) -> int:
         """Optimizer steps of the full run, counted as TRL's sampler and trainer count them.

@@ -45,7 +45,7 @@ class Function:
 
     call: Callable[..., object]
     label: str
-    """Its reference as typed, for messages."""
+    """Its reference as printed."""
     file: Path | None
     signature: Signature
     axes: list[Axis]

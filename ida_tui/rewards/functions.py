@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from ida_tui.config.reward_files import display_reference
 from ida_tui.config.rubric import RubricConfig
 from ida_tui.errors import UsageError
 from ida_tui.rewards.function_call import Function, FunctionCall
@@ -77,12 +78,15 @@ class RewardFunctions:
                 loaded = load_function(
                     reference, options, imported=imported, should_stop=self._should_stop
                 )
-                signature = read_signature(loaded.call, reference, loaded.options)
+                label = display_reference(reference)
+                signature = read_signature(loaded.call, label, loaded.options)
                 loop = PluginLoop() if signature.is_async else None
-                functions[key] = Function(loaded.call, reference, loaded.file, signature, [], loop)
-                if self._columns is not None:
-                    _check_columns(functions[key], self._columns)
+                functions[key] = Function(loaded.call, label, loaded.file, signature, [], loop)
             functions[key].axes.append(axis)
+        if self._columns is not None:
+            for function in functions.values():
+                for column in function.signature.missing_columns(self._columns):
+                    raise missing_column_error(function.label, column, self._columns)
         return list(functions.values())
 
     def __bool__(self) -> bool:
@@ -92,6 +96,32 @@ class RewardFunctions:
     def axes(self) -> tuple[str, ...]:
         """Names of the axes that the functions compute."""
         return tuple(axis.name for function in self.functions for axis in function.axes)
+
+    @property
+    def needs_token_ids(self) -> bool:
+        """Whether a function names `completion_ids`."""
+        return any("completion_ids" in f.signature.parameters for f in self.functions)
+
+    def missing_columns(self, columns: Collection[str]) -> list[tuple[str, str]]:
+        """Each function with a column that it needs and that is not among these."""
+        return [
+            (function.label, column)
+            for function in self.functions
+            for column in function.signature.missing_columns(columns)
+        ]
+
+    def leave_out(self, columns: Collection[str]) -> list[tuple[str, str]]:
+        """Leave out the functions that need other columns; their axes, each with the reason."""
+        left_out, kept = [], []
+        for function in self.functions:
+            missing = function.signature.missing_columns(columns)
+            if missing:
+                names = ", ".join(axis.name for axis in function.axes)
+                left_out.append((names, f"{function.label} needs the column {missing[0]}"))
+            else:
+                kept.append(function)
+        self.functions = kept
+        return left_out
 
     def reload(self) -> None:
         """Import the functions again, after their files have changed.
@@ -166,13 +196,6 @@ class PendingScores:
                 else:
                     scores[axis] = score
         return ComputedScores(scores, failures)
-
-
-def _check_columns(function: Function, columns: Collection[str]) -> None:
-    """Raise if a function needs a column that the data does not have."""
-    missing = function.signature.missing_columns(columns)
-    if missing:
-        raise missing_column_error(function.label, missing[0], columns)
 
 
 def missing_column_error(label: str, column: str, columns: Collection[str]) -> UsageError:

@@ -60,8 +60,8 @@ def load_function(
         should_stop: polled meanwhile.
 
     Raises:
-        UsageError: the reference is invalid, there is no such file, module or function, or it does not take the
-            options.
+        UsageError: the reference is invalid, there is no such file, module or function, or it does not take
+            the options.
         IdaError: the file or module cannot be imported.
         PluginStopped: `should_stop` returned true.
     """

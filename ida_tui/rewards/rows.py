@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 Messages = Sequence[Mapping[str, str]]
 """Chat messages, with role and content."""
+TokenIds = Callable[[str], Sequence[int]]
+"""The token ids of a text, without a template."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ def require_consent_to(sweep: Sweep, overrides: Sequence[str]) -> None:
     for number in range(len(sweep.combinations)):
         file = str(sweep.config_file(number))
         try:
-            resolved = resolve(file, overrides, verify=False, uses=("judge", "code"))
+            resolved = resolve(file, overrides, verify=False, uses=("judge", "code", "functions"))
         except ConsentRequired:
             raise
         except UsageError:
