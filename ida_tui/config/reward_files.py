@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,11 +13,15 @@ from typing import Literal
 from ida_tui.config.axes import MAX_AXES
 from ida_tui.config.rubric import RubricConfig
 from ida_tui.errors import UsageError
-from ida_tui.util.paths import display_path, expand_home
+from ida_tui.util.paths import display_path, expand_home, is_file
 from ida_tui.util.safe_files import read_bytes
 from ida_tui.util.text import one_line, quoted
 
+COMPLETION_PARAMETERS = frozenset(("completion", "completions", "completion_ids"))
+"""A function that takes one of these computes scores."""
 MAX_FILE_BYTES = 2_000_000
+MAX_FILES = 50
+"""Largest number of files whose contents count as those of a reward."""
 REFERENCE_HINT = "write FILE.py:NAME, PACKAGE.MODULE:NAME, or the name of an installed entry point"
 
 
@@ -76,7 +80,7 @@ def named_functions(rubric: RubricConfig) -> list[tuple[str, list[str]]]:
 
 
 def function_names(file: Path) -> list[str]:
-    """The reward functions that a Python file defines, in order: those that take completion or completions.
+    """The reward functions that a Python file defines, in order: those that take `COMPLETION_PARAMETERS`.
 
     Raises:
         UsageError: the file cannot be read, or is not valid Python.
@@ -111,7 +115,7 @@ def rubric_of_file(text: str) -> dict[str, object]:
     path = f"{place}.py" if wanted else text
     file = expand_home(path)
     names = function_names(file)
-    if not names:
+    if not names and not wanted:
         raise UsageError(
             f"{display_path(file)} defines no reward function",
             "define f(prompt, completion, **columns), or as TRL does: "
@@ -119,7 +123,7 @@ def rubric_of_file(text: str) -> dict[str, object]:
         )
     chosen = [name.strip() for name in wanted.split(",")] if wanted else names
     for name in chosen:
-        if name not in names:
+        if name not in names and name not in defined_names(file):
             raise UsageError(
                 f"{display_path(file)} has no reward function {quoted(name)}",
                 f"its reward functions: {', '.join(names)}",
@@ -177,11 +181,40 @@ def _functions(file: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             "_"
         ):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            if {argument.arg for argument in arguments} & {"completion", "completions"}:
+            if {argument.arg for argument in arguments} & COMPLETION_PARAMETERS:
                 yield node
 
 
-def reference_files(references: Sequence[str]) -> list[Path]:
-    """The Python files that references name, without repetition."""
-    files = (parse_reference(reference).file for reference in references)
-    return list(dict.fromkeys(file for file in files if file is not None))
+def reward_files(rubric: RubricConfig) -> list[Path]:
+    """The Python files of a rubric's functions, each followed by the files beside it that it imports."""
+    found: dict[Path, None] = {}
+    for axis in rubric.computed_axes.values():
+        file = parse_reference(axis.function).file
+        if file is not None:
+            _add_with_imports(file, found)
+    return list(found)
+
+
+def file_digests(rubric: RubricConfig) -> dict[str, str]:
+    """The digest of each file of a rubric's functions, by its path."""
+    return {str(file): file_digest(file) for file in reward_files(rubric)}
+
+
+def _add_with_imports(file: Path, found: dict[Path, None]) -> None:
+    if file in found or len(found) >= MAX_FILES:
+        return
+    found[file] = None
+    try:
+        nodes = list(ast.walk(_parse(file)))
+    except UsageError:
+        return
+    for node in nodes:
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        for name in names:
+            beside = file.parent / f"{name.partition('.')[0]}.py"
+            if is_file(beside):
+                _add_with_imports(beside, found)

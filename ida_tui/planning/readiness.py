@@ -117,6 +117,8 @@ def _check_key(config: Config, folder: Path) -> Finding:
         key = load_api_key(judge, dotenv_dir=folder)
     except IdaError as error:
         return Finding("error", "key", error.title, error.hint.splitlines()[0])
+    if not config.rubric.judged_axes:
+        return Finding("good", "key", "not needed: functions compute all scores")
     if key is None:
         reason = "not needed by the offline heuristic" if judge.kind == "offline" else "not needed"
         return Finding("good", "key", reason)

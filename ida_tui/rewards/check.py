@@ -149,14 +149,15 @@ class RewardCheckReport:
             return f"GRPO would learn to write longer answers, not better ones: {do_not}"
         if "injection" in wrong:
             return f"GRPO would learn to print what the functions look for: {do_not}"
-        for about, what in (
-            ("empty", "to say nothing"),
-            ("echo", "to repeat the prompt"),
-            ("rambling", "to ramble"),
-            ("wrong", "nothing about right answers, because wrong ones pay as much"),
-        ):
-            if about in wrong:
-                return f"GRPO would learn {what}: {do_not}"
+        learned: dict[AnswerKind, str] = {
+            "empty": "to say nothing",
+            "echo": "to repeat the prompt",
+            "rambling": "to ramble",
+            "wrong": "nothing about right answers, because wrong ones pay as much",
+        }
+        if bad := [kind for kind in learned if kind in wrong]:
+            best = max(bad, key=lambda kind: self.mean_reward(kind) or 0.0)
+            return f"GRPO would learn {learned[best]}: {do_not}"
         if "failures" in wrong:
             return "GRPO would learn only from the answers that have a reward: correct the failures first."
         if self.gold_column is None:

@@ -110,14 +110,17 @@ class RewardFunctions:
             for column in function.signature.missing_columns(columns)
         ]
 
-    def leave_out(self, columns: Collection[str]) -> list[tuple[str, str]]:
-        """Leave out the functions that need other columns; their axes, each with the reason."""
+    def leave_out_all_but_texts(self) -> list[tuple[str, str]]:
+        """Leave out the functions that need columns or token ids; their axes, each with the reason."""
         left_out, kept = [], []
         for function in self.functions:
-            missing = function.signature.missing_columns(columns)
-            if missing:
+            missing = function.signature.missing_columns(())
+            needs = f"the column {missing[0]}" if missing else ""
+            if not needs and "completion_ids" in function.signature.parameters:
+                needs = "token ids"
+            if needs:
                 names = ", ".join(axis.name for axis in function.axes)
-                left_out.append((names, f"{function.label} needs the column {missing[0]}"))
+                left_out.append((names, f"{function.label} needs {needs}"))
             else:
                 kept.append(function)
         self.functions = kept

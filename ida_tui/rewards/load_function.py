@@ -18,7 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from ida_tui.config.reward_files import FunctionReference, function_names, parse_reference
+from ida_tui.config.reward_files import (
+    COMPLETION_PARAMETERS,
+    FunctionReference,
+    function_names,
+    parse_reference,
+)
 from ida_tui.errors import ExitCode, IdaError, UsageError
 from ida_tui.util import plugins
 from ida_tui.util.paths import display_path
@@ -128,7 +133,7 @@ def _with_options(
     if isinstance(value, type):
         return LoadedFunction(_made_by(value, options), file)
     parameters = inspect.signature(value).parameters
-    takes_completions = "completion" in parameters or "completions" in parameters
+    takes_completions = not COMPLETION_PARAMETERS.isdisjoint(parameters)
     takes_anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if not takes_completions and not takes_anything:
         return LoadedFunction(_made_by(value, options), file)

@@ -69,7 +69,7 @@ def read_signature(
         form: FunctionForm = "single"
     elif "completions" in named:
         form = "group" if "prompt" in named else "batch"
-    elif takes_all:
+    elif takes_all or "completion_ids" in named:
         form = "batch"
     else:
         raise UsageError(

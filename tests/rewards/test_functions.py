@@ -144,7 +144,8 @@ def test_one_function_computes_several_axes_and_fails_on_one_of_them(tmp_path: P
     "code",
     [
         "async def f(completion, answer): return float(completion == answer)",
-        "async def f(completions: list[str], answer, **_): return [a == b for a, b in zip(completions, answer)]",
+        "async def f(completions: list[str], answer, **_):\n"
+        "    return [a == b for a, b in zip(completions, answer)]",
         "async def g(**arguments): return arguments['completion'] == arguments['answer']\n"
         "def f(completion, answer): return g(completion=completion, answer=answer)",
         "class F:\n    async def __call__(self, completion, answer): return completion == answer\nf = F()",
@@ -183,7 +184,8 @@ def test_a_function_that_changes_its_arguments_changes_nothing_else(tmp_path: Pa
     functions = RewardFunctions(rubric_of(write(tmp_path, code), "f"))
     assert scores(functions.compute(rows, group_size=2)) == [2.0, 2.0]
     assert scores(functions.compute(rows, group_size=2)) == [2.0, 2.0]
-    assert answer == ["1", "2"] and rows == rows_of("a", "b", answer=[answer, answer])
+    assert answer == ["1", "2"]
+    assert rows == rows_of("a", "b", answer=[answer, answer])
 
 
 # --- options, classes and factories ----------------------------------------------------------------
@@ -272,7 +274,8 @@ def test_every_kind_of_number_is_a_score(
     tmp_path: Path, code: str, expected: Sequence[float]
 ) -> None:
     computed = scores(compute(tmp_path, code, rows_of("a", "b")))
-    assert computed == expected and all(type(score) is float for score in computed)
+    assert computed == expected
+    assert all(type(score) is float for score in computed)
 
 
 @pytest.mark.parametrize(
@@ -288,8 +291,10 @@ def test_every_kind_of_number_is_a_score(
         ("def f(completion): return 7", "7 is outside of the range from -1 to 2"),
         ("def f(completions, **_): return [1]", "it returned 1 scores for 2 completions"),
         ("def f(completions, **_): return [1] * 10**6", "it returned 1000000 scores for 2 completions"),
-        ("def f(completions, **_): return iter(int, 1)", "it returned more than 2 scores for 2 completions"),
-        ("def f(completions, **_): return {'a': 1, 'b': 2}", "it returned dict instead of a list of 2 scores"),
+        ("def f(completions, **_): return iter(int, 1)",
+         "it returned more than 2 scores for 2 completions"),
+        ("def f(completions, **_): return {'a': 1, 'b': 2}",
+         "it returned dict instead of a list of 2 scores"),
         ("def f(completions, **_): return {1, 2}", "it returned set instead of a list of 2 scores"),
         ("def f(completions, **_): return 'ab'", "it returned str instead of a list of 2 scores"),
         ("def f(completions, **_): return 1.0", "it returned float instead of a list of 2 scores"),
@@ -332,7 +337,8 @@ def test_what_a_function_prints_and_raises_goes_to_the_log(
     with plugin_output_log(tmp_path / "plugin.txt"):
         compute(tmp_path, code, rows_of("a"))
     log = (tmp_path / "plugin.txt").read_text()
-    assert "looking at a" in log and "return 1 / 0" in log
+    assert "looking at a" in log
+    assert "return 1 / 0" in log
     assert capsys.readouterr() == ("", "")
 
 
@@ -443,7 +449,8 @@ def test_a_file_that_cannot_be_imported_is_one_clear_error(
 ) -> None:
     with pytest.raises(IdaError, match="cannot be loaded") as raised:
         RewardFunctions(rubric_of(write(tmp_path, code), "f"))
-    assert reason in raised.value.title and "rewards.py" in raised.value.hint
+    assert reason in raised.value.title
+    assert "rewards.py" in raised.value.hint
 
 
 def test_functions_of_one_file_share_its_module(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ida_tui.engine.inference.chat_models import ChatMessage, ChatModels
     from ida_tui.judge.service import JudgeService
     from ida_tui.judge.verdict import Verdict
+    from ida_tui.rewards.functions import RewardFunctions
     from ida_tui.runs.store.judge_costs import JudgeCosts
 
 MODELS: tuple[ComparedModel, ComparedModel] = ("base", "tuned")
@@ -143,6 +144,7 @@ class Chat:
         self._histories: dict[ComparedModel, list[ChatMessage]] = {"base": [], "tuned": []}
         self._last_turn: tuple[_AskCommand, dict[ComparedModel, str]] | None = None
         self._turn_count = 0
+        self._functions: RewardFunctions | None = None
 
     def start(self) -> None:
         """Start loading the models; returns immediately."""
@@ -198,6 +200,9 @@ class Chat:
             return self._events.get(timeout=timeout)
         except queue.Empty:
             return None
+
+    def _notify(self, text: str) -> None:
+        self._events.put(Notice(text))
 
     # -- the thread ---------------------------------------------------------------------------
 
@@ -311,6 +316,7 @@ class Chat:
     ) -> JudgeService | None:
         from ida_tui.config.consent import ConsentRequired
         from ida_tui.config.resolve import resolve
+        from ida_tui.engine.inference.chat_scores import load_functions, with_computed
         from ida_tui.judge.api_key import load_api_key
         from ida_tui.judge.budget import Budget
         from ida_tui.judge.errors import JudgeInterrupted
@@ -324,7 +330,8 @@ class Chat:
         try:
             if service is None:
                 # The chat does not need the judge, so that its key is asked for only here.
-                resolve(str(self.directory.config), self._overrides, uses=("judge",))
+                resolve(str(self.directory.config), self._overrides, uses=("judge", "functions"))
+                self._functions = load_functions(config, self._notify)
                 service = JudgeService(
                     config.judge,
                     config.rubric,
@@ -339,11 +346,16 @@ class Chat:
                 JudgeRequest("chat", command.text, command.kind, texts[model]) for model in MODELS
             ]
             verdicts, _ = service.score_batch(requests, should_stop=self._stop.is_set)
+            if self._functions is not None:
+                answers = [texts[model] for model in MODELS]
+                verdicts = with_computed(
+                    verdicts, self._functions, service, command.text, answers, self._stop.is_set
+                )
         except JudgeInterrupted:
             self._events.put(Notice("judging was stopped"))
         except IdaError as error:
             words = f"; {error.hint.splitlines()[0]}" if isinstance(error, ConsentRequired) else ""
-            self._events.put(Notice(f"the judge failed: {error.title}{words}"))
+            self._notify(f"the answers cannot be scored: {error.title}{words}")
             if service is not None:
                 service.close()
             return None

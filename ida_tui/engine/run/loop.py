@@ -255,7 +255,9 @@ def _prepare_resume(resume: ResumePoint, config: Config, argv: Sequence[str]) ->
     completions.remove_completions_after(directory.completions, resume.step)
     write_text(directory.config, resolve.to_yaml(config))
     consent.remember_run(config, directory.path)
-    manifest.record_resume(directory.manifest, resumed_at=ev.current_timestamp(), argv=argv)
+    manifest.record_resume(
+        directory.manifest, config=config, resumed_at=ev.current_timestamp(), argv=argv
+    )
 
 
 @dataclass(slots=True)

@@ -163,7 +163,12 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         """
         step = self._current_step
         rows = self._process_group.all_gather_rows(
-            [PromptRow(row["prompt_id"], row["prompt_text"], row["kind"]) for row in inputs]
+            [
+                PromptRow(
+                    row["prompt_id"], row["prompt_text"], row["kind"], json.loads(row["columns"])
+                )
+                for row in inputs
+            ]
         )
         prompts = rows[:: self.num_generations]
         self._reward_source.begin_step(step, rows)
@@ -262,7 +267,6 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         prompt_id: list[str],
         prompt_text: list[str],
         kind: list[Any],
-        columns: list[str],
         log_metric: Callable[[str, float], None],
         **_: Any,
     ) -> list[float | None]:
@@ -276,7 +280,6 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
             prompt_id: a column of the dataset, like `prompt_text` and `kind`.
             prompt_text: the prompts' texts.
             kind: the prompts' kinds.
-            columns: the further columns of the prompts, as JSON.
             log_metric: adds a metric to TRL's log of the step.
             **_: other columns and arguments of TRL.
         """
@@ -284,9 +287,7 @@ class InstrumentedGRPOTrainer(CheckpointedGRPOTrainer):
         rows = self._process_group.all_gather_rows(
             [
                 RolloutRow(
-                    PromptRow(
-                        prompt_id[row], prompt_text[row], kind[row], json.loads(columns[row])
-                    ),
+                    PromptRow(prompt_id[row], prompt_text[row], kind[row]),
                     text=messages[-1]["content"],
                     tokens=len(ids),
                     ended=ids[-1] in self.eos_token_ids,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ida_tui import __version__
+from ida_tui.config.reward_files import file_digests
 from ida_tui.config.schema import Config
 from ida_tui.runs.store.git_revision import git_revision
 from ida_tui.runs.store.json_files import read_json
@@ -46,17 +47,27 @@ def write(
         "platform": platform.platform(),
         "packages": {name: installed_version(name) for name in PACKAGES},
         "git": git_revision(Path.cwd()),
+        **_reward_files(config),
     }
     write_text(path, json.dumps(manifest, indent=2) + "\n")
 
 
-def record_resume(path: Path, *, resumed_at: str, argv: Sequence[str]) -> None:
+def _reward_files(config: Config) -> dict[str, Any]:
+    """The digests of the files of reward functions; empty without any."""
+    digests = file_digests(config.rubric)
+    return {"reward_files": digests} if digests else {}
+
+
+def record_resume(
+    path: Path, *, resumed_at: str, argv: Sequence[str], config: Config | None = None
+) -> None:
     """Record in the manifest that the run was resumed; an unreadable manifest is replaced.
 
     Args:
         path: the file.
         resumed_at: UTC, ISO 8601.
         argv: the command line as typed.
+        config: the resolved profile, whose reward files are recorded.
     """
     manifest = read(path)
     resumed = {
@@ -64,6 +75,7 @@ def record_resume(path: Path, *, resumed_at: str, argv: Sequence[str]) -> None:
         "command": list(argv),
         "ida_tui": __version__,
         "git": git_revision(Path.cwd()),
+        **(_reward_files(config) if config is not None else {}),
     }
     earlier = manifest.get("resumed")
     manifest["resumed"] = [*(earlier if isinstance(earlier, list) else []), resumed]
