@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ida_tui.config.axes import RESERVED_NAMES, Axis, formula_names
+from ida_tui.config.axes import IDA_AXIS_NAMES, RESERVED_NAMES, Axis, formula_names
 from ida_tui.config.reward_files import defined_names, parse_reference
 from ida_tui.config.schema import Config, RubricConfig
 from ida_tui.errors import UsageError
@@ -93,7 +93,9 @@ def _check_judged(config: Config) -> Iterator[Finding]:
             "the rubric does not tell the judge what it grades",
             "write rubric.task: a few sentences on what a good answer is",
         )
-    if config.judge.kind in ("offline", "none") and not rubric.is_ida:
+    if config.judge.kind in ("offline", "none") and rubric.judged_axes.keys() != set(
+        IDA_AXIS_NAMES
+    ):
         names = ", ".join(rubric.judged_axes)
         yield error_finding(
             "judge",

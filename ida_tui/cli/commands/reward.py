@@ -75,11 +75,19 @@ def run(options: Namespace) -> ExitCode:
         raise UsageError("--gold-format has no {}", "such as --gold-format '<answer>{}</answer>'")
     from ida_tui.cli.output.reward import reward_header
     from ida_tui.config.resolve import resolve
+    from ida_tui.config.rubric_checks import check_rubric
+    from ida_tui.config.validation import origin_of
     from ida_tui.rewards.check import check_rewards
     from ida_tui.rewards.check_text import as_json, render_report
 
     uses: tuple[Use, ...] = ("functions", "judge") if options.judge else ("functions",)
-    config = resolve(options.name, options.overrides, uses=uses).config
+    # The reward can be checked while the rest of the profile does not make a run yet.
+    resolved = resolve(options.name, options.overrides, verify=False, uses=uses)
+    config = resolved.config
+    for finding in check_rubric(config):
+        if finding.severity == "error":
+            where = f"{origin_of(resolved.origins, finding.about)}: {finding.about}"
+            raise UsageError(finding.text, finding.fix, where=where)
     # Before any code of the functions runs.
     print_lines(reward_header(config), file=sys.stderr if options.json else None)
     with _judge(config) if options.judge else nullcontext((None, "")) as (judged, judge):
