@@ -43,7 +43,7 @@ from ida_tui.runs.log.reader import Follower
 from ida_tui.runs.log.replay import Replay
 from ida_tui.runs.store import checkpoints, manifest
 from ida_tui.runs.store.completions import CompletionStore, remove_completions_after
-from tests.faults import hostile
+from tests.faults import hostile, reward_results
 
 
 class Defect(Exception):
@@ -545,5 +545,6 @@ TARGETS: dict[str, tuple[Callable[[Random], bool], float]] = {
     "judge exchanges": (exchange, 0.10),
     "verdict caches": (cache, 0.01),
     "small files": (small_file, 0.04),
+    "reward results": (reward_results.reward_result, 0.1),
 }
 """Function and share of all cases for each kind of input."""

@@ -26,9 +26,9 @@ MAX_ROWS = 1000
 
 EPILOG = """\
 examples:
-  ida-tui reward check my-experiment
-  ida-tui reward check quickstart rubric=rewards.py --gold answer --rows 20
-  ida-tui reward check quickstart rubric=rewards.py --gold-format '<answer>{}</answer>' --json
+  ida-tui reward check quickstart rubric=rewards.py prompts=sums.yaml
+  ida-tui reward check quickstart rubric=rewards.py prompts=sums.yaml --gold answer --rows 20
+  ida-tui reward check quickstart rubric=rewards.py prompts=sums.yaml --gold-format '<a>{}</a>' --json
 """
 
 
