@@ -36,7 +36,7 @@ class RubricAxis(Section):
     """Python function of a computed axis: `file.py:name`, `package.module:name`, or an entry point."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Options passed to the function as keyword arguments."""
-    range: tuple[Finite | None, Finite | None] | None = None
+    range: Annotated[list[Finite | None], Field(min_length=2, max_length=2)] | None = None
     """Lowest and highest score of a computed axis; null is unknown. A score outside is a failure."""
 
 

@@ -49,7 +49,7 @@ def _split_result(outcome: object, rows: int, form: FunctionForm) -> list[object
     try:
         length = len(outcome) if isinstance(outcome, Sized) else None
         results = list(islice(cast("Iterable[object]", outcome), rows + 1))
-    except Exception as error:
+    except BaseException as error:  # raised by a class of the person, such as SystemExit
         text = f"its result ({kind}) cannot be read: {type(error).__name__}"
         return [PluginFailure(text)] * rows
     if len(results) != rows or length not in (rows, None):

@@ -314,7 +314,7 @@ def test_every_kind_of_number_is_a_score(
 def test_what_is_not_a_score_is_a_failure_that_says_why(
     tmp_path: Path, code: str, failure: str
 ) -> None:
-    computed = compute(tmp_path, code, rows_of("a", "b"), range=(-1, 2))
+    computed = compute(tmp_path, code, rows_of("a", "b"), range=[-1, 2])
     assert only_failure(computed) == f"f: {failure}"
 
 
