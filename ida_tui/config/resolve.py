@@ -21,7 +21,7 @@ from ida_tui.config import profiles
 from ida_tui.config.checks import check_config
 from ida_tui.config.consent import ALL_USES, Use, require_consent
 from ida_tui.config.profiles import SECTIONS, ProfileKind
-from ida_tui.config.reward_files import is_function_key, rubric_of_file
+from ida_tui.config.reward_files import is_function_key, locate_file, rubric_of_file
 from ida_tui.config.schema import Config, JudgeConfig, ModelConfig, PromptSet, RubricConfig
 from ida_tui.config.validation import more_problems_hint, origin_of, validate
 from ida_tui.config.yaml_tree import (
@@ -217,8 +217,7 @@ def _with_located_functions(config: Config, origins: Mapping[str, Origin]) -> Co
         place, colon, function = axis.function.rpartition(".py:")
         origin = origins.get(f"rubric.axes.{name}.function")
         if colon:
-            folder = origin.file.parent if origin is not None and origin.file else Path()
-            path = (folder / expand_home(f"{place}.py")).absolute()
+            path = locate_file(f"{place}.py", origin.file if origin is not None else None)
             axis = axis.model_copy(update={"function": f"{path}:{function}"})
         axes[name] = axis
     rubric = config.rubric.model_copy(update={"axes": axes})
@@ -256,7 +255,7 @@ def _load_section(section: str, kind: ProfileKind, name: str, origin: Origin) ->
     A model can also be a folder or a Hugging Face id, a rubric also a Python file of reward functions.
     """
     if kind == "rubrics" and (name.endswith(".py") or ".py:" in name):
-        return parse_yaml(json.dumps(rubric_of_file(name)), origin)
+        return parse_yaml(json.dumps(rubric_of_file(name, origin.file)), origin)
     if kind != "models" or name.endswith((".yaml", ".yml")) or name in profiles.list_profiles(kind):
         return profiles.load_profile(kind, name, origin, section)
     if is_directory(expand_home(name)) or _HUB_ID_PATTERN.fullmatch(name):

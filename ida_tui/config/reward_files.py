@@ -105,15 +105,32 @@ def defined_names(file: Path) -> list[str]:
     return names
 
 
-def rubric_of_file(text: str) -> dict[str, object]:
+def locate_file(path: str, naming_file: Path | None) -> Path:
+    """A reward file: relative to the folder of the file that names it, then to the working directory.
+
+    Args:
+        path: the path as written.
+        naming_file: the profile that names it; None for the command line.
+    """
+    file = expand_home(path)
+    if naming_file is not None and is_file(beside := naming_file.parent / file):
+        file = beside
+    return file.absolute()
+
+
+def rubric_of_file(text: str, naming_file: Path | None = None) -> dict[str, object]:
     """The rubric for `rewards.py` or `rewards.py:accuracy,brevity`: one computed axis per function.
+
+    Args:
+        text: the file and, after a colon, some of its functions.
+        naming_file: as in `locate_file`.
 
     Raises:
         UsageError: the file cannot be read, or has no such function.
     """
     place, _, wanted = text.partition(".py:")
     path = f"{place}.py" if wanted else text
-    file = expand_home(path)
+    file = locate_file(path, naming_file)
     names = function_names(file)
     if not names and not wanted:
         raise UsageError(
@@ -134,7 +151,7 @@ def rubric_of_file(text: str) -> dict[str, object]:
             f" {MAX_AXES} axes",
             f"name those to use: rubric={one_line(path)}:{','.join(chosen[:2])}",
         )
-    axes = {_axis_name(name): {"function": f"{file.absolute()}:{name}"} for name in chosen}
+    axes = {_axis_name(name): {"function": f"{file}:{name}"} for name in chosen}
     return {"name": file.stem, "axes": axes}
 
 

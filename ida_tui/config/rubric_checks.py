@@ -74,7 +74,7 @@ def _check_function(key: str, reference: str) -> Iterator[Finding]:
         elif parsed.file is not None and not parsed.file.is_file():
             raise UsageError(
                 f"there is no file {display_path(parsed.file)}",
-                "check the path; it is relative to the file that names it",
+                "check the path; it is relative to the file that names it, or the working directory",
             )
         elif parsed.file is not None and parsed.name not in (names := defined_names(parsed.file)):
             raise UsageError(
