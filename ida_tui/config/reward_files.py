@@ -17,6 +17,11 @@ from ida_tui.util.paths import display_path, expand_home, is_file
 from ida_tui.util.safe_files import read_bytes
 from ida_tui.util.text import one_line, quoted
 
+BUILT_IN_PARAMETERS = (
+    "prompts", "prompt", "completions", "completion", "completion_ids", "trainer_state", "log_extra",
+    "log_metric", "prompt_id",
+)  # fmt: skip
+"""Parameters that every function can have; all others are columns of the data."""
 COMPLETION_PARAMETERS = frozenset(("completion", "completions", "completion_ids"))
 """A function that takes one of these computes scores."""
 MAX_FILE_BYTES = 2_000_000
@@ -103,6 +108,21 @@ def defined_names(file: Path) -> list[str]:
         elif isinstance(node, ast.Import | ast.ImportFrom):
             names += [alias.asname or alias.name for alias in node.names]
     return names
+
+
+def required_parameters(file: Path, name: str) -> list[str]:
+    """The parameters without a default of a function; empty if it is decorated or not a plain function.
+
+    Raises:
+        UsageError: the file cannot be read, or is not valid Python.
+    """
+    for node in _functions(file):
+        if node.name == name and not node.decorator_list:
+            arguments = [*node.args.posonlyargs, *node.args.args]
+            required = arguments[: len(arguments) - len(node.args.defaults)]
+            keywords = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            return [a.arg for a in (*required, *(a for a, default in keywords if default is None))]
+    return []
 
 
 def locate_file(path: str, naming_file: Path | None) -> Path:

@@ -7,15 +7,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
+from ida_tui.config.reward_files import BUILT_IN_PARAMETERS
 from ida_tui.errors import UsageError
 
 FunctionForm = Literal["batch", "group", "single"]
 """Called for a whole step, for the completions of one prompt, or for one completion."""
-BUILT_IN_PARAMETERS = (
-    "prompts", "prompt", "completions", "completion", "completion_ids", "trainer_state", "log_extra",
-    "log_metric", "prompt_id",
-)  # fmt: skip
-"""Parameters that every function can have; all others are columns of the data."""
 TEXT_ANNOTATIONS = ("list[str]", "sequence[str]")
 """Annotations of `completions` with which TRL's form gets texts instead of chat messages, in lower case."""
 

@@ -117,6 +117,23 @@ def test_a_missing_file_or_function_is_found_before_a_run() -> None:
         assert "rubric.axes.f.function" in raised.value.where
 
 
+def test_a_missing_column_is_found_before_a_run_without_running_the_file() -> None:
+    Path("rewards.py").write_text(
+        "raise SystemExit\n"
+        "def f(completion, answer, limit, *, tag, other=1): ...\n"
+        "def decorate(f): return f\n"
+        "@decorate\n"
+        "def g(completion, unknown): ...\n"
+    )
+    Path("mine.yaml").write_text(
+        "axes:\n"
+        "  f: {function: 'rewards.py:f', options: {limit: 3, tag: x}}\n"
+        "  g: {function: 'rewards.py:g'}\n"
+    )
+    with pytest.raises(UsageError, match='needs the column "answer"'):
+        resolve("quickstart", ["rubric=mine.yaml"])
+
+
 def test_a_missing_file_does_not_stop_commands_that_call_no_function() -> None:
     Path("mine.yaml").write_text("axes: {f: {function: 'gone.py:f'}}\n")
     assert resolve("quickstart", ["rubric=mine.yaml"], uses=("code",)).config.rubric.axes

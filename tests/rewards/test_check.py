@@ -51,7 +51,7 @@ def check(base: Config, tmp_path: Path) -> Any:
     ) -> RewardCheckReport:
         file = tmp_path / "rewards.py"
         file.write_text(textwrap.dedent(code))
-        rubric = resolve("quickstart", [f"rubric={file}"]).config.rubric
+        rubric = resolve("quickstart", [f"rubric={file}"], verify=False).config.rubric
         if judged_axis:
             align = base.rubric.axes["align"]
             rubric = rubric.model_copy(update={"axes": {**rubric.axes, "align": align}})

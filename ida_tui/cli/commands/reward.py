@@ -75,6 +75,7 @@ def run(options: Namespace) -> ExitCode:
         raise UsageError("--gold-format has no {}", "such as --gold-format '<answer>{}</answer>'")
     from ida_tui.cli.output.reward import reward_header
     from ida_tui.config.resolve import resolve
+    from ida_tui.config.reward_files import is_function_key
     from ida_tui.config.rubric_checks import check_rubric
     from ida_tui.config.validation import origin_of
     from ida_tui.rewards.check import check_rewards
@@ -85,7 +86,8 @@ def run(options: Namespace) -> ExitCode:
     resolved = resolve(options.name, options.overrides, verify=False, uses=uses)
     config = resolved.config
     for finding in check_rubric(config):
-        if finding.severity == "error":
+        # A function without its file or its column is a result of the check.
+        if finding.severity == "error" and not is_function_key(finding.about):
             where = f"{origin_of(resolved.origins, finding.about)}: {finding.about}"
             raise UsageError(finding.text, finding.fix, where=where)
     # Before any code of the functions runs.
